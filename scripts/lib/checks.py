@@ -1,0 +1,109 @@
+"""scripts/test: every test there is, cheapest first, the first failure ends it.
+
+  format → lints (all features, none) → documentation → unit, property, integration and machine tests → doctests
+
+  --fast        without the machine tests (they count as skipped)
+  --keep        leave the test's machines standing for a look; `scripts/demo down` removes them
+  anything after -- goes to nextest, e.g. scripts/test -- -E 'test(reboot)'
+
+The machine tests boot real systemd machines by scripts/demo; they need root. What is slow is built before them.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+import node
+import roots
+import stack
+import tools
+import up
+from common import REPO, Fail, Stopwatch, need_packages, run, say
+from lifecycle import Demo
+
+
+
+def stage(title, cmd, env=None, timeout=2700):
+    watch = Stopwatch()
+    say(f"\n== {title}")
+    try:
+        code = subprocess.run([str(word) for word in cmd], cwd=REPO, env=dict(os.environ, **(env or {})),
+                              timeout=timeout, check=False).returncode
+    except subprocess.TimeoutExpired as error:
+        raise Fail(f"{title}: not done within {timeout} s") from error
+    if code != 0:
+        raise Fail(f"{title}: failed with exit code {code}")
+    say(f"== {title}: ok, {watch}")
+
+
+def need_components():
+    tools.need_rust()
+    for name in ("fmt", "clippy"):
+        if run(["cargo", name, "--version"], check=False).returncode != 0:
+            component = "rustfmt" if name == "fmt" else name
+            run(["rustup", "component", "add", component], timeout=600)
+
+
+def prepare_machines():
+    """Everything slow, so that no test's deadline pays for it."""
+    say("\n== what the machine tests need")
+    need_packages(up.PACKAGES)
+    roots.base()
+    stack.build(f"{stack.kubernetes.UPSTREAM}-1")
+    tools.cargo_deb()
+    tools.release()
+
+
+def why_no_machines(fast):
+    if fast:
+        return "--fast was given"
+    if os.geteuid() != 0:
+        return "they need root"
+    if not shutil.which("apt-get"):
+        return "they need a Debian machine"
+    if Demo().dir.exists() or run(["ip", "link", "show", node.BRIDGE], check=False).returncode == 0:
+        raise Fail("a demo is on this machine", "the machine tests use the same network: scripts/demo down first")
+    return ""
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="scripts/test", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("nextest", nargs="*")
+    args = parser.parse_args(argv)
+    watch = Stopwatch()
+    need_components()
+    skipped = why_no_machines(args.fast)
+    stage("format", ["cargo", "fmt", "--check"])
+    stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
+                                  "-D", "warnings"])
+    stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
+    stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
+          {"RUSTDOCFLAGS": "-D warnings"})
+    profile = "default" if skipped else "machines"
+    tests = [tools.nextest(), "nextest", "run", "--locked", "--all-features", "--profile", profile, *args.nextest]
+    if skipped:
+        say(f"\nmachine tests are SKIPPED: {skipped}")
+    else:
+        prepare_machines()
+    try:
+        stage("tests" if not skipped else "tests (machine tests skipped)", tests)
+    finally:
+        if not skipped and not args.keep and Demo().dir.exists():
+            Demo().down()
+    stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
+    say(f"\nall of scripts/test passed in {watch.seconds() / 60:.1f} min"
+        + (f"; machine tests were SKIPPED: {skipped}" if skipped else ""))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Fail as fail:
+        print(f"test: {fail}", file=sys.stderr)
+        sys.exit(fail.code if fail.code != 77 else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)

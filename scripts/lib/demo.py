@@ -1,0 +1,104 @@
+"""scripts/demo: a management plane and real systemd machines that become a Kubernetes cluster.
+
+  up [--masters 1] [--workers 1]   build everything, boot the machines, enrol them, make a cluster, prove it
+  status                           what runs, the state of every host, the nodes
+  kubectl ARGS…                    Kubernetes, through the plane and the tunnel
+  shell NODE [CMD…]                a shell or command on a machine
+  logs NODE                        the agent's logs of a machine
+  reboot NODE | crash NODE         orderly reboot | power loss and boot
+  plane stop|start                 take the management plane away, give it back
+  detach NODE…                     take the role away from machines; the next `up` gives it back
+  down                             remove everything this made
+
+State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
+"""
+import argparse
+import os
+import signal
+import sys
+
+import lifecycle
+import up
+from common import Fail, need_root, say
+from lifecycle import Demo
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verb = verbs.add_parser("up")
+    verb.add_argument("--masters", type=int, default=None, choices=range(1, 8))
+    verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
+    verb.add_argument("--stack-version", default=None, help="e.g. 1.20.2-1")
+    verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
+    verb.add_argument("--machines-only", action="store_true", help="plane and bare booted machines, nothing installed")
+    verb = verbs.add_parser("status")
+    verb.add_argument("--json", action="store_true")
+    verbs.add_parser("kubectl").add_argument("args", nargs="*")
+    verb = verbs.add_parser("shell")
+    verb.add_argument("node")
+    verb.add_argument("cmd", nargs=argparse.REMAINDER)
+    for name in ("logs", "reboot", "crash"):
+        verb = verbs.add_parser(name)
+        verb.add_argument("node")
+    verb = verbs.add_parser("detach")
+    verb.add_argument("nodes", nargs="+")
+    verb = verbs.add_parser("plane")
+    verb.add_argument("action", choices=["start", "stop"])
+    verbs.add_parser("down")
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    foreign = argv[1:] if argv[:1] == ["kubectl"] else []  # kubectl's own options are not ours to read
+    args = parse(["kubectl"] if foreign else argv)
+    need_root("scripts/demo")
+    demo = Demo()
+    if args.verb == "up":
+        return up.up(demo, args)
+    if args.verb == "down":
+        return demo.down()
+    demo.must_exist()
+    if args.verb == "status":
+        return lifecycle.status(demo, args.json)
+    if args.verb == "kubectl":
+        command = demo.kubectl_command(foreign)
+        os.execve(command[0], command, lifecycle.clean_env())
+    if args.verb == "shell":
+        command = demo.node(args.node).enter(args.cmd or ["bash", "-l"])
+        os.execvp(command[0], command)
+    if args.verb == "logs":
+        return lifecycle.logs(demo, args.node)
+    if args.verb in ("reboot", "crash"):
+        with demo.lock():
+            machine = demo.node(args.node)
+            (machine.reboot if args.verb == "reboot" else machine.crash)()
+        say(f"{args.node} has booted")
+        return 0
+    if args.verb == "detach":
+        with demo.lock():
+            return up.detach(demo, args.nodes)
+    with demo.lock():
+        demo.network()
+        (demo.plane.start if args.action == "start" else demo.plane.stop)()
+    return 0
+
+
+def terminate(_number, _frame):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGHUP, terminate)
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except Fail as fail:
+        print(f"demo: {fail}", file=sys.stderr)
+        sys.exit(fail.code)
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

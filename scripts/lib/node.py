@@ -1,0 +1,280 @@
+"""A machine: a systemd container with its own address, init, package database and network name space.
+
+  Node(state, name)     one machine; create, boot, reboot, crash, stop, remove, run (a command in it), leader
+  network_up / _down    the bridge the machines hang on, and our two firewall rules if the host needs them
+  kernel_save/_restore  kernel settings shared by all containers of a host, which kubelet changes
+
+The root is a plain copy of the base (containerd's overlay cannot live on an overlay). Nothing of the product
+is in it: the machine's own address and console set-up come from one unit, as a data centre's image would do it.
+"""
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import cgroups
+import proc
+import roots
+from common import Fail, out, run, tail, wait_for
+
+BRIDGE = "pf9demo0"
+NETWORK = "10.99.0"
+HOST = f"{NETWORK}.1"
+BOOT_SECONDS = 60
+FIRST_ADDRESS = {"master": 11, "worker": 51}
+
+SETUP_UNIT = """[Unit]
+Description=address and device set-up of this machine
+DefaultDependencies=no
+Before=network-pre.target sysinit.target
+Wants=network-pre.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/machine-setup
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+# Version 1 controllers come read-only into a container; only this container's view of them is changed.
+SETUP = """#!/bin/sh
+set -u
+while read -r _ where type options _; do
+  case "$type:$where" in cgroup:/sys/fs/cgroup/*) mount -o remount,bind,rw "$where" || : ;; esac
+done < /proc/mounts
+[ -e /dev/kmsg ] || ln -s /dev/null /dev/kmsg
+ip link set lo up
+ip address replace @ADDRESS@/24 dev host0
+ip link set host0 up
+ip route replace default via @HOST@
+"""
+
+
+class Node:
+    def __init__(self, state, name):
+        self.name = name
+        self.role, _, number = name.partition("-")
+        if self.role not in FIRST_ADDRESS or not number.isdigit() or not 1 <= int(number) <= 30:
+            raise Fail(f"no such machine: {name}", "names are master-1 … and worker-1 …")
+        self.address = f"{NETWORK}.{FIRST_ADDRESS[self.role] + int(number) - 1}"
+        self.dir = Path(state) / "nodes" / name
+        self.root = self.dir / "root"
+        self.console = self.dir / "console.log"
+        self.pidfile = self.dir / "pid"
+        self.machine = f"pf9demo-{name}"
+
+    # -- life
+
+    def create(self):
+        if self.root.exists():
+            return
+        self.dir.mkdir(parents=True, exist_ok=True)
+        tmp = self.dir / "root.new"
+        roots.copy(roots.base(), tmp)
+        (tmp / "etc/hostname").write_text(self.name + "\n")
+        (tmp / "etc/hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        (tmp / "etc/resolv.conf").write_text("")
+        setup = tmp / "usr/local/sbin/machine-setup"
+        setup.write_text(SETUP.replace("@ADDRESS@", self.address).replace("@HOST@", HOST))
+        setup.chmod(0o755)
+        unit = tmp / "etc/systemd/system/machine-setup.service"
+        unit.write_text(SETUP_UNIT)
+        wants = tmp / "etc/systemd/system/sysinit.target.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / unit.name).symlink_to(f"../{unit.name}")
+        tmp.rename(self.root)
+
+    def boot(self):
+        self.start()
+        self.wait_booted()
+
+    def start(self):
+        if self.running():
+            return
+        nspawn = ["systemd-nspawn", "-D", self.root, "-M", self.machine, f"--hostname={self.name}", "--boot",
+                  "--register=no", "--keep-unit", "--settings=no", "--resolv-conf=off", "--timezone=off",
+                  "--link-journal=no", "--console=read-only", f"--network-bridge={BRIDGE}", "--capability=all",
+                  "--system-call-filter=@keyring bpf @mount @module"]
+        command = nspawn
+        if os.path.isdir("/run/systemd/system"):
+            command = ["systemd-run", "--quiet", "--scope", f"--unit={self.machine}-{os.getpid()}",
+                       "--property=Delegate=yes", "--collect", "--", *nspawn]
+        join = "" if cgroups.is_v2() and command is not nspawn else cgroups.join_script(self.name)
+        proc.start(["sh", "-c", join + 'exec "$@"', "sh", *command], self.pidfile, self.console,
+                   {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1", "SYSTEMD_NSPAWN_LOCK": "0"})
+
+    def wait_booted(self):
+        def up():
+            if not self.running():
+                raise Fail("the container ended", tail(self.console))
+            leader = self.leader()
+            if not leader:
+                return False
+            state = self.run(["systemctl", "is-system-running"], check=False, timeout=20).stdout.strip()
+            return state in ("running", "degraded")
+        wait_for(f"{self.name}: boot", up, BOOT_SECONDS, 0.3, self.console)
+
+    def running(self):
+        return proc.alive(self.pidfile)
+
+    def leader(self):
+        """Process 1 of the machine, as this host numbers it."""
+        supervisor = self.running()
+        queue = proc.children(supervisor) if supervisor else []
+        while queue:
+            pid = queue.pop()
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+            if len(numbers) > 1 and numbers[-1] == "1" and proc.running(pid):
+                return pid
+            queue += proc.children(pid)
+        return None
+
+    def reboot(self):
+        """An orderly reboot by the machine's own init."""
+        supervisor = self.running()
+        if not supervisor:
+            raise Fail(f"{self.name} is not running")
+        self.run(["systemctl", "reboot", "--no-block"], check=False, timeout=20)
+        try:
+            wait_for(f"{self.name}: shutdown", lambda: not self.running(), 100, 0.2, self.console)
+        except Fail:
+            self.kill()
+            raise
+        self.boot()
+
+    def crash(self):
+        """Power loss: everything of the machine is gone at once, then it boots again."""
+        self.kill()
+        self.boot()
+
+    def kill(self):
+        supervisor = self.running()
+        if supervisor:
+            leader = self.leader()
+            if leader:
+                proc.kill(leader, signal.SIGKILL)  # the end of a pid name space's first process ends them all
+            proc.kill(supervisor, signal.SIGKILL)
+            wait_for(f"{self.name}: death", lambda: not proc.running(supervisor), 20, 0.05)
+            if leader:
+                wait_for(f"{self.name}: death", lambda: not proc.running(leader), 30, 0.05)
+        self.pidfile.unlink(missing_ok=True)
+        for link in host_links(self.name):
+            run(["ip", "link", "delete", link], check=False)
+        try:
+            wait_for("empty cgroups", lambda: not cgroups.remove(self.name), 10, 0.2)
+        except Fail:
+            pass  # reported by `down`, which looks again
+
+    def remove(self):
+        self.kill()
+        shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.machine}", ignore_errors=True)
+        run(["chattr", "-R", "-i", self.root / "var/empty"], check=False)
+        shutil.rmtree(self.dir, ignore_errors=False)
+
+    # -- inside
+
+    def enter(self, cmd):
+        leader = self.leader()
+        if not leader:
+            raise Fail(f"{self.name} is not running", f"scripts/demo up starts it; its console: {self.console}")
+        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+                 "LC_ALL=C.UTF-8", f"TERM={os.environ.get('TERM', 'dumb')}", "DEBIAN_FRONTEND=noninteractive"]
+        return ["nsenter", "-t", str(leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--", *clean, *cmd]
+
+    def run(self, cmd, **kwargs):
+        return run(self.enter([str(c) for c in cmd]), **kwargs)
+
+    def out(self, cmd, **kwargs):
+        return self.run(cmd, **kwargs).stdout.strip()
+
+    def copy_in(self, source, target):
+        """A file from this host, at the same moment complete."""
+        goal = self.root / str(target).lstrip("/")
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, f"{goal}.part")
+        os.replace(f"{goal}.part", goal)
+
+
+# -- the network of the machines
+
+def host_links(name=""):
+    """Our ends of the machines' cables: whatever is plugged into our bridge."""
+    done = run(["ip", "-j", "link", "show", "master", BRIDGE], check=False)
+    links = json.loads(done.stdout or "[]") if done.returncode == 0 else []
+    want = f"vb-pf9demo-{name}" if name else ""
+    return [link["ifname"] for link in links
+            if not want or want in [link["ifname"], *link.get("altnames", [])]]
+
+
+FIREWALL = [["FORWARD", "-i", BRIDGE, "-o", BRIDGE], ["INPUT", "-i", BRIDGE]]
+
+
+def network_up():
+    if run(["ip", "link", "show", BRIDGE], check=False).returncode != 0:
+        taken = out(["ip", "-4", "route", "show", f"{NETWORK}.0/24"])
+        if taken:
+            raise Fail(f"the network {NETWORK}.0/24 is in use on this machine", taken)
+        run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+    run(["ip", "address", "replace", f"{HOST}/24", "dev", BRIDGE])
+    run(["ip", "link", "set", BRIDGE, "up"])
+    for rule in FIREWALL:
+        chain = run(["iptables", "-w", "-S", rule[0]], check=False).stdout
+        if chain.strip() == f"-P {rule[0]} ACCEPT":
+            continue  # nothing in the way, nothing to add
+        full = [*rule, "-m", "comment", "--comment", "pf9demo", "-j", "ACCEPT"]
+        if run(["iptables", "-w", "-C", *full], check=False).returncode != 0:
+            run(["iptables", "-w", "-I", *full])
+
+
+def network_down():
+    for rule in FIREWALL:
+        full = [*rule, "-m", "comment", "--comment", "pf9demo", "-j", "ACCEPT"]
+        while run(["iptables", "-w", "-D", *full], check=False).returncode == 0:
+            pass
+    for link in host_links():
+        run(["ip", "link", "delete", link], check=False)
+    run(["ip", "link", "delete", BRIDGE], check=False)
+
+
+# -- settings that all containers of a kernel share; kubelet writes some of them
+
+SHARED = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+          "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "vm/swappiness", "vm/max_map_count",
+          "fs/inotify/max_user_instances", "fs/inotify/max_user_watches", "fs/file-max", "kernel/pid_max"]
+
+
+def kernel_save(path):
+    if not path.exists():
+        values = {key: Path("/proc/sys", key).read_text().strip()
+                  for key in SHARED if Path("/proc/sys", key).exists()}
+        path.write_text(json.dumps(values, indent=1))
+    raise_inotify()
+
+
+def raise_inotify():
+    """Every systemd and kubelet takes inotify instances out of one shared purse of the root user."""
+    for key, least in (("fs/inotify/max_user_instances", 1024), ("fs/inotify/max_user_watches", 262144)):
+        knob = Path("/proc/sys", key)
+        if knob.exists() and int(knob.read_text()) < least:
+            try:
+                knob.write_text(str(least))
+            except OSError:
+                pass
+
+
+def kernel_restore(path):
+    if path.exists():
+        for key, value in json.loads(path.read_text()).items():
+            knob = Path("/proc/sys", key)
+            if knob.read_text().strip() != value:
+                try:
+                    knob.write_text(value)
+                except OSError:
+                    pass

@@ -1,0 +1,67 @@
+"""Root file systems from the distribution: a small bootstrap, the machines' base, the builder.
+
+  bootstrap()   debootstrap --variant=minbase
+  base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
+  builder()     Go and dpkg-dev, so that the release of the machine we run on does not matter
+"""
+import shutil
+
+import cache
+from common import apt_mirror, apt_settings, need_packages, run
+
+SUITE = "bookworm"
+BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables conntrack kmod procps ca-certificates curl jq less "
+                 "ethtool socat logrotate").split()
+BUILDER_PACKAGES = "golang-1.19-go dpkg-dev ca-certificates".split()
+RECIPE = 3  # raise when the steps below change
+
+
+def bootstrap():
+    need_packages({"debootstrap": "debootstrap", "unshare": "util-linux",
+                   "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring"})
+    mirror = apt_mirror()
+
+    def make(tmp):
+        log = cache.log_of("bootstrap")
+        root = tmp / "root"
+        run(["unshare", "--mount", "debootstrap", "--variant=minbase",
+             "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", SUITE, root, mirror],
+            log=log, timeout=1200)
+        (root / "etc/apt/sources.list").write_text(
+            f"deb {mirror} {SUITE} main\ndeb-src {mirror} {SUITE} main\n")
+        (root / "etc/apt/apt.conf.d/90pf9-build").write_text(
+            apt_settings() + 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
+        (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+        (root / "usr/sbin/policy-rc.d").chmod(0o755)
+
+    return cache.artefact("bootstrap", cache.key_of(RECIPE, SUITE), make)
+
+
+def derived(name, packages, finish):
+    source = bootstrap()
+
+    def make(tmp):
+        run(["cp", "-a", "--reflink=auto", source / "root", tmp / "root"], timeout=300)
+        cache.in_root(tmp / "root", "apt-get update -q && apt-get install -q -y " + " ".join(packages) +
+                      " && apt-get clean" + finish, cache.log_of(name), timeout=1800)
+
+    return cache.artefact(name, cache.key_of(RECIPE, SUITE, packages, finish), make) / "root"
+
+
+def base():
+    """A machine as it comes: package lists dropped, no machine id, nothing of ours."""
+    return derived("base", BASE_PACKAGES,
+                   " && rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt"
+                   " && rm -rf /usr/share/doc /usr/share/man /usr/share/locale"
+                   " && rm -f /etc/apt/apt.conf.d/90pf9-build /etc/hostname && : > /etc/machine-id"
+                   " && : > /etc/resolv.conf")
+
+
+def builder():
+    return derived("builder", BUILDER_PACKAGES, "")
+
+
+def copy(source, target):
+    if target.exists():
+        shutil.rmtree(target)
+    run(["cp", "-a", "--reflink=auto", source, target], timeout=600)

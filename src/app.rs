@@ -1,0 +1,18 @@
+//! Composition: what every daemon of ours has in common.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
+//! | `exit`   | [`Exit`]: the exit-code table |
+//! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
+//! | `daemon` | [`daemon()`]: parse, log, config, run until a signal, exit code |
+
+mod config;
+mod daemon;
+mod exit;
+pub mod tasks;
+
+pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
+pub use daemon::{Daemon, Runtime, daemon};
+pub use exit::Exit;
+pub use tasks::TaskGroup;

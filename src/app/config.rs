@@ -1,0 +1,251 @@
+//! Configuration: `/etc/pf9/hostagent.toml`, then `/etc/pf9/conf.d/*.toml` in order of name.
+//!
+//! Tables merge, everything else replaces. Unknown keys are errors, and *all* faults of *all*
+//! files are reported at once, each with its file and key: an operator repairs them in one go.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::fs::HostFs;
+use crate::model::{Fault, paths};
+use crate::telemetry::LogConfig;
+
+/// The whole configuration of a host's daemons.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Logs of all daemons.
+    pub log: LogConfig,
+    /// The tunnel.
+    pub comms: CommsConfig,
+    /// Documents.
+    pub hostagent: HostagentConfig,
+    /// Effects.
+    pub nodelet: NodeletConfig,
+}
+
+/// `[comms]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommsConfig {
+    /// Ping interval, seconds (2 to 60). A dead path is noticed within 2.5 intervals.
+    pub ping_s: u64,
+    /// Longest wait between two tries to connect, seconds (5 to 600).
+    pub reconnect_cap_s: u64,
+}
+
+/// `[hostagent]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostagentConfig {
+    /// Longest time between two status documents, seconds (10 to 600).
+    pub status_s: u64,
+}
+
+/// `[nodelet]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeletConfig {
+    /// Time between two full sweeps, seconds (30 to 3600).
+    pub sweep_s: u64,
+}
+
+impl Default for CommsConfig {
+    fn default() -> Self {
+        Self {
+            // 2.5 × 8 s = 20 s until a dead path is noticed.
+            ping_s: 8,
+            reconnect_cap_s: 60,
+        }
+    }
+}
+
+impl Default for HostagentConfig {
+    fn default() -> Self {
+        Self { status_s: 60 }
+    }
+}
+
+impl Default for NodeletConfig {
+    fn default() -> Self {
+        Self { sweep_s: 60 }
+    }
+}
+
+impl CommsConfig {
+    /// Ping interval.
+    pub fn ping(&self) -> Duration {
+        Duration::from_secs(self.ping_s)
+    }
+    /// Longest wait between two tries.
+    pub fn reconnect_cap(&self) -> Duration {
+        Duration::from_secs(self.reconnect_cap_s)
+    }
+}
+
+/// Largest configuration file.
+const FILE_MAX: u64 = 256 * 1024;
+
+impl Config {
+    /// Reads the configuration of `host`. No file at all means: the defaults.
+    pub fn load(host: &HostFs) -> Result<Self, Fault> {
+        let mut faults = Vec::new();
+        let mut files = vec![paths::CONFIG.to_owned()];
+        match host.list(paths::CONFIG_DIR) {
+            Ok(names) => files.extend(
+                names
+                    .iter()
+                    .filter(|n| Path::new(n).extension().is_some_and(|e| e == "toml"))
+                    .map(|n| format!("{}/{n}", paths::CONFIG_DIR)),
+            ),
+            Err(e) => faults.push(crate::telemetry::chain(&e)),
+        }
+        let mut all = toml::Table::new();
+        for file in &files {
+            match host.read_text(file, FILE_MAX) {
+                Ok(None) => {}
+                Ok(Some(text)) => merge_file(&mut all, file, &text, &mut faults),
+                Err(e) => faults.push(crate::telemetry::chain(&e)),
+            }
+        }
+        let config = Self::deserialize(all).unwrap_or_default();
+        config.check_ranges(&mut faults);
+        if faults.is_empty() {
+            return Ok(config);
+        }
+        Err(Fault::new(
+            "config-invalid",
+            "cannot use the configuration",
+            faults.join("; "),
+        )
+        .fix("correct the named keys; see the comments in /etc/pf9/hostagent.toml"))
+    }
+
+    fn check_ranges(&self, faults: &mut Vec<String>) {
+        let rows = [
+            ("comms.ping_s", self.comms.ping_s, 2, 60),
+            ("comms.reconnect_cap_s", self.comms.reconnect_cap_s, 5, 600),
+            ("hostagent.status_s", self.hostagent.status_s, 10, 600),
+            ("nodelet.sweep_s", self.nodelet.sweep_s, 30, 3600),
+            ("log.max_mib", self.log.max_mib.into(), 1, 1024),
+            ("log.keep", self.log.keep.into(), 0, 100),
+        ];
+        for (key, value, min, max) in rows {
+            if !(min..=max).contains(&value) {
+                faults.push(format!("{key} is {value}, must be {min} to {max}"));
+            }
+        }
+    }
+}
+
+/// Merges one file. Each key is tried alone, so that one fault does not hide the next.
+fn merge_file(all: &mut toml::Table, file: &str, text: &str, faults: &mut Vec<String>) {
+    let table = match text.parse::<toml::Table>() {
+        Ok(table) => table,
+        Err(e) => {
+            faults.push(format!("{file}: {}", e.to_string().trim()));
+            return;
+        }
+    };
+    for (section, value) in table {
+        let toml::Value::Table(keys) = value else {
+            faults.push(format!("{file}: {section} must be a table"));
+            continue;
+        };
+        if keys.is_empty() {
+            check_alone(file, &section, None, faults);
+        }
+        for (key, value) in keys {
+            if !check_alone(file, &section, Some((&key, &value)), faults) {
+                continue;
+            }
+            let into = all
+                .entry(section.clone())
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(into) = into {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+fn check_alone(
+    file: &str,
+    section: &str,
+    key: Option<(&String, &toml::Value)>,
+    faults: &mut Vec<String>,
+) -> bool {
+    let mut keys = toml::Table::new();
+    let mut name = section.to_owned();
+    if let Some((key, value)) = key {
+        keys.insert(key.clone(), value.clone());
+        name = format!("{section}.{key}");
+    }
+    let mut alone = toml::Table::new();
+    alone.insert(section.to_owned(), toml::Value::Table(keys));
+    match Config::deserialize(alone) {
+        Ok(_) => true,
+        Err(e) => {
+            let why = e.to_string().replace('\n', " ");
+            faults.push(format!("{file}: {name}: {}", why.trim()));
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+
+    fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, HostFs) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        for (path, text) in files {
+            host.write(path, text.as_bytes(), &Attrs::mode(0o644))
+                .expect("write");
+        }
+        (dir, host)
+    }
+
+    #[test]
+    fn no_file_means_the_defaults_and_later_files_win() {
+        let (_dir, empty) = host(&[]);
+        assert_eq!(Config::load(&empty), Ok(Config::default()));
+        let (_dir, two) = host(&[
+            (
+                "/etc/pf9/hostagent.toml",
+                "[comms]\nping_s = 4\nreconnect_cap_s = 9\n",
+            ),
+            ("/etc/pf9/conf.d/10-a.toml", "[comms]\nping_s = 5\n"),
+            ("/etc/pf9/conf.d/README", "not toml"),
+        ]);
+        let config = Config::load(&two).expect("config");
+        assert_eq!((config.comms.ping_s, config.comms.reconnect_cap_s), (5, 9));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once_with_file_and_key() {
+        let (_dir, host) = host(&[
+            (
+                "/etc/pf9/hostagent.toml",
+                "[comms]\npong = 4\nping_s = \"x\"\n[nodelet]\nsweep_s = 5\n",
+            ),
+            ("/etc/pf9/conf.d/10-a.toml", "[wat]\nx = 1\n"),
+            ("/etc/pf9/conf.d/20-b.toml", "= broken"),
+        ]);
+        let fault = Config::load(&host).expect_err("faults");
+        assert_eq!(fault.code, "config-invalid");
+        for part in [
+            "/etc/pf9/hostagent.toml: comms.pong",
+            "/etc/pf9/hostagent.toml: comms.ping_s",
+            "nodelet.sweep_s is 5, must be 30 to 3600",
+            "/etc/pf9/conf.d/10-a.toml: wat.x",
+            "/etc/pf9/conf.d/20-b.toml",
+        ] {
+            assert!(fault.why.contains(part), "{part} not in {}", fault.why);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The life of a daemon: parse, configuration, logs, run until a signal, drain, exit code.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, Exit, TaskGroup};
+use crate::host::fs::HostFs;
+use crate::model::{Fault, paths};
+
+/// Which runtime a daemon wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// One thread: least memory.
+    Single,
+    /// One thread per core, for bytes.
+    Many,
+}
+
+/// What makes a daemon this one.
+pub struct Daemon {
+    /// e.g. `pf9-comms`.
+    pub name: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+    /// Its runtime.
+    pub runtime: Runtime,
+}
+
+#[derive(Parser)]
+struct Args {
+    /// Check the configuration, print what is wrong with it, and end.
+    #[arg(long)]
+    check_config: bool,
+    /// Put this directory in front of every path (for tests).
+    #[arg(long, default_value = "/", hide = true)]
+    root: PathBuf,
+}
+
+/// Longest a daemon drains after a signal; below systemd's own 90 s.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Runs a daemon. `start` puts its tasks into the group; an error ends the process with the
+/// fault's exit code.
+pub fn daemon<F>(daemon: &Daemon, start: F) -> Exit
+where
+    F: AsyncFnOnce(HostFs, Config, &mut TaskGroup) -> Result<(), Fault>,
+{
+    let command = <Args as clap::CommandFactory>::command()
+        .name(daemon.name)
+        .about(daemon.about)
+        .version(env!("CARGO_PKG_VERSION"));
+    let args = match command
+        .try_get_matches()
+        .and_then(|m| <Args as clap::FromArgMatches>::from_arg_matches(&m))
+    {
+        Ok(args) => args,
+        Err(e) => {
+            // Help and version are "errors" of clap that are no failure.
+            let failed = e.use_stderr();
+            drop(e.print());
+            return if failed { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    let host = HostFs::new(args.root);
+    let config = match Config::load(&host) {
+        Ok(config) => config,
+        Err(fault) => return complain(daemon, &fault),
+    };
+    if args.check_config {
+        return Exit::Ok;
+    }
+    let log_dir = host.at(paths::LOG_DIR);
+    if let Err(why) = crate::telemetry::init(daemon.name, &log_dir, &config.log) {
+        let fault = Fault::new("config-invalid", "cannot start logging", why);
+        return complain(daemon, &fault);
+    }
+    crate::tls::install();
+    let runtime = match daemon.runtime {
+        Runtime::Single => tokio::runtime::Builder::new_current_thread(),
+        Runtime::Many => tokio::runtime::Builder::new_multi_thread(),
+    }
+    .enable_all()
+    .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(daemon, host, config, start)),
+        Err(e) => complain(
+            daemon,
+            &Fault::new("runtime", "cannot start", e.to_string()),
+        ),
+    }
+}
+
+async fn run<F>(daemon: &Daemon, host: HostFs, config: Config, start: F) -> Exit
+where
+    F: AsyncFnOnce(HostFs, Config, &mut TaskGroup) -> Result<(), Fault>,
+{
+    let mut group = TaskGroup::new(CancellationToken::new());
+    let stop = group.shutdown();
+    group.finite("signals", signals(stop));
+    group.finite("watchdog", watchdog(group.shutdown()));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "{} starts",
+        daemon.name
+    );
+    if let Err(fault) = start(host, config, &mut group).await {
+        tracing::error!(code = fault.code, "{fault}");
+        return Exit::of(&fault);
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+    let failed = group.run(GRACE).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    match failed {
+        None => {
+            tracing::info!("{} ends", daemon.name);
+            Exit::Ok
+        }
+        Some(task) => {
+            tracing::error!(
+                task,
+                "{} ends: a task it cannot do without ended",
+                daemon.name
+            );
+            Exit::Failed
+        }
+    }
+}
+
+async fn signals(stop: CancellationToken) {
+    let both = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut term), Ok(mut int)) = both else {
+        tracing::error!("cannot listen to signals; SIGTERM will end the process at once");
+        return;
+    };
+    tokio::select! {
+        // cancel-safe: all are
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+}
+
+/// Tells systemd that the runtime still turns, at half its watchdog time.
+async fn watchdog(stop: CancellationToken) {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut tick = tokio::time::interval(period / 2);
+    loop {
+        tokio::select! {
+            // cancel-safe: both are
+            () = stop.cancelled() => return,
+            _ = tick.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
+        }
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+fn complain(daemon: &Daemon, fault: &Fault) -> Exit {
+    // Logging is not up yet: stderr reaches the journal.
+    stderr_line(&format!("{}: {fault}", daemon.name));
+    Exit::of(fault)
+}
+
+fn stderr_line(text: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{text}"));
+}

@@ -1,0 +1,95 @@
+//! The exit-code table: what a script may rely on.
+
+use std::process::ExitCode;
+
+use crate::model::Fault;
+
+macro_rules! exits {
+    ($( $(#[$doc:meta])* $id:ident = $code:literal, $words:literal; )*) => {
+        /// How a program of ours ends.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Exit { $( $(#[$doc])* $id = $code, )* }
+
+        impl Exit {
+            /// Every row of the table.
+            pub const ALL: &'static [Self] = &[ $( Self::$id, )* ];
+            /// The number a shell sees.
+            pub fn code(self) -> u8 { match self { $( Self::$id => $code, )* } }
+            /// What it means, for `--help` and the manual.
+            pub fn meaning(self) -> &'static str { match self { $( Self::$id => $words, )* } }
+        }
+    };
+}
+
+exits! {
+    /// Done.
+    Ok = 0, "done";
+    /// It did not work; the message says why.
+    Failed = 1, "it did not work; the message says why";
+    /// The command line is wrong.
+    Usage = 64, "the command line is wrong";
+    /// A document or answer is malformed.
+    BadData = 65, "a document, token or answer is malformed";
+    /// The plane, or one of our daemons, cannot be reached.
+    Unavailable = 69, "the plane or a daemon cannot be reached";
+    /// This machine is not supported.
+    Unsupported = 71, "this machine or distribution is not supported";
+    /// No space left.
+    DiskFull = 73, "no disk space";
+    /// A port is taken, swap is on, or another check of the machine failed.
+    NotReady = 75, "a check of the machine failed (swap, port, memory, …)";
+    /// The other side is not who it should be.
+    Untrusted = 76, "a certificate or signature is not trusted";
+    /// Not allowed: wrong, used or expired token, or not root.
+    Refused = 77, "not allowed: token wrong, used or expired, or not root";
+    /// The configuration is wrong.
+    Config = 78, "the configuration is wrong";
+    /// A signal or a person asked for the end.
+    Interrupted = 130, "interrupted; what was begun was undone";
+}
+
+impl Exit {
+    /// The row for a fault, by its code.
+    pub fn of(fault: &Fault) -> Self {
+        let code = fault.code.as_str();
+        match code {
+            "not-root" | "token-unknown" | "token-used" | "token-expired" => Self::Refused,
+            "plane-unresolvable" | "plane-refused" | "plane-timeout" | "local-unreachable"
+            | "local-timeout" => Self::Unavailable,
+            "plane-foreign-certificate" | "document-untrusted" | "trust-damaged" => Self::Untrusted,
+            "token-malformed"
+            | "plane-garbage"
+            | "document-malformed"
+            | "spec-invalid"
+            | "stack-manifest-invalid"
+            | "local-malformed" => Self::BadData,
+            "disk-full" => Self::DiskFull,
+            "config-invalid" => Self::Config,
+            "unsupported-os" | "unsupported-arch" => Self::Unsupported,
+            "usage" => Self::Usage,
+            "interrupted" => Self::Interrupted,
+            _ if code.starts_with("check-") => Self::NotReady,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct() {
+        let mut codes: Vec<_> = Exit::ALL.iter().map(|e| e.code()).collect();
+        codes.dedup();
+        assert_eq!(codes.len(), Exit::ALL.len());
+        let fault = Fault::new("token-used", "a", "b");
+        assert_eq!(Exit::of(&fault), Exit::Refused);
+    }
+}

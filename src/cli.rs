@@ -1,0 +1,101 @@
+//! pf9ctl: the operator's hand on the node.
+//!
+//! Every verb gathers one value, and `output` renders it: as a screen for people or as JSON. No
+//! other file prints.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `args`          | the command line |
+//! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
+//! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
+//! | `check`         | `check-node` |
+//! | `prep`          | `prep-node`: checks, enrols, starts, waits; undone when it fails |
+//! | `before`        | the identity files as they were, and the way back |
+//! | `status`        | `status`: gathers the report |
+//! | `status_screen` | the report as one screen |
+//! | `plan`          | `plan`: what nodelet would do |
+//! | `decommission`  | `decommission-node` |
+//! | `leftovers`     | what is ours on this machine, and its removal |
+//! | `words`         | times and sizes for people |
+
+mod args;
+mod before;
+mod check;
+mod context;
+mod decommission;
+mod leftovers;
+mod output;
+mod plan;
+mod prep;
+mod status;
+mod status_screen;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use clap::FromArgMatches;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::Exit;
+use crate::model::Fault;
+
+use args::{Args, Verb};
+use context::Context;
+use output::Output;
+
+/// Parses the command line, runs the verb, returns how it ended.
+pub fn main() -> Exit {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => return output::usage(&e),
+    };
+    let args = match Args::from_arg_matches(&matches) {
+        Ok(args) => args,
+        Err(e) => return output::usage(&e),
+    };
+    let out = Output::terminal(args.verb.json());
+    crate::tls::install();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(until_signal(args, out)),
+        Err(e) => out.fault(&Fault::new("runtime", "cannot start", e.to_string())),
+    }
+}
+
+/// Runs the verb; SIGINT and SIGTERM ask it to end, so that it can undo what it began.
+async fn until_signal(args: Args, out: Output) -> Exit {
+    let ctx = Context::new(&args.root, out);
+    let stop = ctx.stop.clone();
+    let both = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    );
+    let (Ok(mut int), Ok(mut term)) = both else {
+        let fault = Fault::new("runtime", "cannot start", "signals cannot be listened to");
+        return ctx.out.fault(&fault);
+    };
+    let work = run(&ctx, &args.verb);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            // cancel-safe: signals are only flags, and the work is kept pinned
+            exit = &mut work => return exit,
+            _ = int.recv() => stop.cancel(),
+            _ = term.recv() => stop.cancel(),
+        }
+    }
+}
+
+async fn run(ctx: &Context, verb: &Verb) -> Exit {
+    let result = match verb {
+        Verb::CheckNode(args) => check::run(ctx, args),
+        Verb::PrepNode(args) => prep::run(ctx, args).await,
+        Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Plan(_) => plan::run(ctx).await,
+        Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
+    };
+    result.unwrap_or_else(|fault| ctx.out.fault(&fault))
+}

@@ -1,0 +1,128 @@
+//! The command line. Nothing secret is ever an argument: arguments are public (`ps`).
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::app::Exit;
+use crate::model::HostId;
+
+/// The operator's hand on a node.
+#[derive(Debug, Parser)]
+#[command(name = "pf9ctl", version, max_term_width = 100)]
+pub(super) struct Args {
+    /// Put this directory in front of every path (for tests).
+    #[arg(long, global = true, default_value = "/", hide = true)]
+    pub(super) root: PathBuf,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make this machine a host of a plane: check, enrol, start, wait until the plane has heard.
+    PrepNode(PrepArgs),
+    /// One screen: state, why, what to do, next try, tunnel, phases.
+    Status(StatusArgs),
+    /// Look whether this machine can become a node; changes nothing.
+    CheckNode(CheckArgs),
+    /// Show what nodelet would do now; changes nothing.
+    Plan(PlanArgs),
+    /// Remove the role, leave the plane, stop the agent, remove everything it made.
+    DecommissionNode(DecommissionArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct PrepArgs {
+    /// The plane, as `https://HOST[:PORT]`.
+    #[arg(long, value_name = "URL")]
+    pub(super) plane: String,
+    /// File with the one-time token the plane printed; "-" reads it from standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: PathBuf,
+    /// The id this host shall have; default: the one it had before, or a new one.
+    #[arg(long, value_name = "UUID")]
+    pub(super) host_id: Option<HostId>,
+    /// Enrol again although this machine is a host already, of this plane or another.
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Do not count this check; can be repeated. Names: see check-node.
+    #[arg(long, value_name = "CHECK")]
+    pub(super) skip: Vec<String>,
+    /// How long to wait until the plane has heard of this host, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 90,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) wait: u64,
+    /// One JSON value instead of lines for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct StatusArgs {
+    /// One JSON value instead of a screen.
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) json: bool,
+    /// Show it again whenever a second has passed, until Ctrl-C.
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct CheckArgs {
+    /// One JSON value instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Do not count this check; can be repeated.
+    #[arg(long, value_name = "CHECK")]
+    pub(super) skip: Vec<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct PlanArgs {
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct DecommissionArgs {
+    /// Do not ask.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Do not tell the plane; for machines whose plane is gone.
+    #[arg(long)]
+    pub(super) local: bool,
+    /// Keep /var/log/pf9.
+    #[arg(long)]
+    pub(super) keep_logs: bool,
+    /// How long the removal of the role may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 280,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) wait: u64,
+    /// One JSON value instead of lines for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Verb {
+    /// JSON is asked for.
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::PrepNode(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::CheckNode(args) => args.json,
+            Self::Plan(args) => args.json,
+            Self::DecommissionNode(args) => args.json,
+        }
+    }
+}
+
+/// The command with the exit-code table under its help.
+pub(super) fn command() -> clap::Command {
+    let rows: Vec<String> = Exit::ALL
+        .iter()
+        .map(|e| format!("  {:>3}  {}", e.code(), e.meaning()))
+        .collect();
+    Args::command().after_help(format!("Exit codes:\n{}", rows.join("\n")))
+}

@@ -1,0 +1,127 @@
+//! What every verb works with. Tests make one below a temporary root, with peers of their own.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use super::output::Output;
+use crate::host::fs::HostFs;
+use crate::host::units::Units;
+use crate::identity::Owners;
+use crate::local::{Client, LocalError};
+use crate::model::{Fault, Timestamp};
+
+/// A daemon of ours answers from memory.
+pub(super) const ASK: Duration = Duration::from_secs(5);
+
+/// Lives in memory only.
+const LOCK: &str = "/run/pf9ctl.lock";
+
+/// The agent's units, in the order they start.
+pub(super) const AGENT_UNITS: [&str; 3] = [
+    "pf9-nodeletd.socket",
+    "pf9-comms.service",
+    "pf9-hostagent.service",
+];
+/// Started by its socket.
+pub(super) const NODELET_UNIT: &str = "pf9-nodeletd.service";
+/// The node's units; nodelet writes them.
+pub(super) const NODE_UNITS: [&str; 5] = [
+    "pf9-containerd.service",
+    "pf9-etcd.service",
+    "pf9-kubelet.service",
+    "pf9-kube-proxy.service",
+    "pf9-network.service",
+];
+
+/// What every verb works with.
+pub(super) struct Context {
+    /// The machine's files.
+    pub(super) host: HostFs,
+    /// Its systemd.
+    pub(super) units: Units,
+    /// Who owns the identity.
+    pub(super) owners: Owners,
+    /// The printer.
+    pub(super) out: Output,
+    /// Cancelled by a signal: end, and undo what was begun.
+    pub(super) stop: CancellationToken,
+    /// Effective user id.
+    pub(super) uid: u32,
+    /// How often a wait looks again.
+    pub(super) pause: Duration,
+}
+
+impl Context {
+    pub(super) fn new(root: &Path, out: Output) -> Self {
+        let host = HostFs::new(root);
+        Self {
+            units: Units::new(host.clone()),
+            host,
+            owners: Owners::system(),
+            out,
+            stop: CancellationToken::new(),
+            uid: nix::unistd::geteuid().as_raw(),
+            pause: Duration::from_millis(250),
+        }
+    }
+
+    /// The clock.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// A client of one of our sockets.
+    pub(super) fn socket(&self, path: &str) -> Result<Client, LocalError> {
+        Client::unix(self.host.at(path))
+    }
+
+    /// One question to one of our sockets.
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        socket: &str,
+        path: &str,
+    ) -> Result<T, LocalError> {
+        self.socket(socket)?.get(path, ASK).await
+    }
+
+    /// Only the administrator may do this.
+    pub(super) fn need_root(&self, what: &str) -> Result<(), Fault> {
+        match self.uid {
+            0 => Ok(()),
+            uid => Err(Fault::new(
+                "not-root",
+                format!("cannot {what}"),
+                format!("it needs root, this is user id {uid}"),
+            )
+            .fix("run it with sudo")),
+        }
+    }
+
+    /// Two runs at once would undo each other's work: held until the file is dropped.
+    pub(super) fn lock(&self, what: &str) -> Result<File, Fault> {
+        let path = self.host.at(LOCK);
+        let busy = |why: &str| {
+            let why = format!("{}: {why}", path.display());
+            Fault::new("busy", format!("cannot {what}"), why)
+                .fix("wait until the other pf9ctl has ended")
+        };
+        let file = File::create(&path).map_err(|e| busy(&e.to_string()))?;
+        file.try_lock().map_err(|e| busy(&e.to_string()))?;
+        Ok(file)
+    }
+
+    /// Takes the lock's file away: nothing of ours is to be left.
+    pub(super) fn unlock(&self) {
+        // What is left of it is empty and gone with the next boot.
+        drop(self.host.remove_file(LOCK));
+    }
+
+    /// A signal asked for the end.
+    pub(super) fn interrupted(&self, what: &str) -> Fault {
+        Fault::new("interrupted", what, "a signal asked for the end")
+    }
+}

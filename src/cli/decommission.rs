@@ -1,0 +1,331 @@
+//! `decommission-node`: the way back to a bare machine; works without the plane.
+//!
+//! ```text
+//! hostagent stops (no new spec) ─ nodelet removes the role ─ the plane is told ─ units stop
+//!      └─ when the role cannot be removed: hostagent runs again, nothing else was touched
+//! ─ files go ─ look again: what is left is listed, and then it did not work
+//! ```
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::args::DecommissionArgs;
+use super::context::{AGENT_UNITS, Context, NODELET_UNIT};
+use super::leftovers;
+use super::output::{Ink, Screen, Show};
+use crate::app::Exit;
+use crate::host::facts::os_release;
+use crate::local::{LocalError, Method};
+use crate::model::{Fault, HostId, NodeState, NodeStatus, Role, paths};
+use crate::telemetry::chain;
+
+/// The plane answers at once or is not there.
+const LEAVE: Duration = Duration::from_secs(10);
+/// nodelet takes the order and answers; the work comes after.
+const ORDER: Duration = Duration::from_secs(20);
+/// How long nodelet may hold a question for the next change.
+const POLL: Duration = Duration::from_secs(2);
+const HOSTAGENT: &str = "pf9-hostagent.service";
+
+/// What was done.
+#[derive(Debug, Serialize)]
+pub(super) struct DecommissionReport {
+    host_id: Option<HostId>,
+    /// The role that was removed.
+    role: Option<Role>,
+    /// `told`, or why not.
+    plane: String,
+    removed: Vec<String>,
+    /// Must be empty.
+    left: Vec<String>,
+    next: String,
+}
+
+pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, Fault> {
+    ctx.need_root("decommission this machine")?;
+    let _lock = ctx.lock("decommission this machine")?;
+    let host_id = crate::identity::host_id(&ctx.host).ok().flatten();
+    confirm(ctx, args, host_id)?;
+    let role = remove_role(ctx, args).await?;
+    let plane = leave(ctx, args, host_id).await;
+    stop_agent(ctx).await?;
+    let removed = remove_files(ctx, args)?;
+    let left = leftovers::left(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    ctx.unlock();
+    let report = DecommissionReport {
+        host_id,
+        role,
+        plane,
+        removed,
+        left,
+        next: purge_command(ctx),
+    };
+    ctx.out.show(&report);
+    if report.left.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    Ok(Exit::Failed)
+}
+
+fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> Result<(), Fault> {
+    if args.yes {
+        return Ok(());
+    }
+    if !ctx.out.can_ask() {
+        return Err(Fault::new(
+            "usage",
+            "cannot decommission this machine",
+            "nobody can be asked here",
+        )
+        .fix("give --yes if it is meant"));
+    }
+    let who = match host_id {
+        Some(id) => format!("host {id}"),
+        None => "this machine".to_owned(),
+    };
+    let role = match leftovers::role_traces(&ctx.host) {
+        true => "its Kubernetes node with everything that runs and is stored there, ",
+        false => "",
+    };
+    let question = format!("Remove {role}identity, state and logs of {who}?");
+    if ctx.out.ask(&question) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        "interrupted",
+        "this machine is not decommissioned",
+        "the answer was no",
+    ))
+}
+
+/// Has nodelet remove the role. Nothing else is touched before that worked.
+async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Role>, Fault> {
+    let socket = ctx.host.at(paths::NODELET_SOCKET).exists();
+    if !socket && !leftovers::role_traces(&ctx.host) {
+        ctx.out.step(Ink::Good, "no role to remove");
+        return Ok(None);
+    }
+    let hostagent_ran = is_up(ctx, HOSTAGENT).await;
+    // From here on nobody gives nodelet another spec.
+    if hostagent_ran {
+        ctx.units
+            .stop(HOSTAGENT)
+            .await
+            .map_err(|e| unit_fault(&e))?;
+    }
+    let work = order_removal(ctx, Duration::from_secs(args.wait));
+    let result = tokio::select! {
+        // cancel-safe: nodelet goes on by itself; it is only not waited for
+        result = work => result,
+        () = ctx.stop.cancelled() => Err(ctx.interrupted("the role is not removed")),
+    };
+    if result.is_err()
+        && hostagent_ran
+        && let Err(e) = ctx.units.start(HOSTAGENT).await
+    {
+        ctx.out
+            .step(Ink::Bad, &format!("{HOSTAGENT}: {}", chain(&e)));
+    }
+    result
+}
+
+async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>, Fault> {
+    let what = "the role could not be removed, nothing else was touched";
+    if !ctx.host.at(paths::NODELET_SOCKET).exists() {
+        let socket = "pf9-nodeletd.socket";
+        ctx.units.start(socket).await.map_err(|e| {
+            Fault::new("units", what, chain(&e)).fix("install the package pf9-hostagent again")
+        })?;
+    }
+    let deadline = Instant::now() + longest;
+    let before: NodeStatus = ctx
+        .socket(paths::NODELET_SOCKET)
+        .map_err(|e| e.fault(what))?
+        .get("/v1/status", ORDER)
+        .await
+        .map_err(|e| e.fault(what))?;
+    ctx.socket(paths::NODELET_SOCKET)
+        .map_err(|e| e.fault(what))?
+        .send::<_, serde_json::Value>(
+            Method::PUT,
+            "/v1/assignment-none",
+            &serde_json::json!({}),
+            ORDER,
+        )
+        .await
+        .map_err(|e| e.fault(what))?;
+    let mut last = Some(before.clone());
+    loop {
+        if let Some(status) = &last {
+            let gone = status.role == Role::None && status.state == NodeState::Ok;
+            if gone && !leftovers::role_units(&ctx.host) {
+                break;
+            }
+            ctx.out.waiting(&progress(status));
+        }
+        if Instant::now() >= deadline {
+            return Err(late(what, longest, last.as_ref()));
+        }
+        let revision = last.as_ref().map_or(0, |s| s.revision);
+        match next_status(ctx, revision).await {
+            Ok(status) => last = Some(status),
+            // It may be restarting; the deadline bounds this.
+            Err(_) => last = None,
+        }
+        tokio::time::sleep(ctx.pause).await;
+    }
+    let role = Some(before.role).filter(|r| *r != Role::None);
+    let words = match role {
+        Some(_) => "role removed",
+        None => "no role to remove",
+    };
+    ctx.out.step(Ink::Good, words);
+    Ok(role)
+}
+
+async fn next_status(ctx: &Context, revision: u64) -> Result<NodeStatus, LocalError> {
+    let path = format!("/v1/status?after={revision}&wait={}", POLL.as_secs());
+    ctx.socket(paths::NODELET_SOCKET)?
+        .get(&path, POLL + ORDER)
+        .await
+}
+
+fn progress(status: &NodeStatus) -> String {
+    let now = status.current_step.as_deref().unwrap_or("looking");
+    format!("removing the role: {now}")
+}
+
+fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
+    let reason = last.and_then(|s| s.reason.as_ref());
+    let why = match reason {
+        Some(fault) => format!("{}: {}", fault.what, fault.why),
+        None => format!("it was not done within {} s", longest.as_secs()),
+    };
+    let fix = reason.map(|f| f.fix.clone()).filter(|f| !f.is_empty());
+    Fault::new("role-stays", what, why).fix(
+        fix.unwrap_or_else(|| "see /var/log/pf9/kube/kube.log, then try again; --wait".to_owned()),
+    )
+}
+
+/// Takes leave of the plane, best effort.
+async fn leave(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> String {
+    if args.local {
+        return "not told: --local".to_owned();
+    }
+    if host_id.is_none() {
+        return "not told: this machine was no host".to_owned();
+    }
+    ctx.out.waiting("taking leave of the plane");
+    let call = async {
+        ctx.socket(paths::PLANE_SOCKET)?
+            .send::<_, serde_json::Value>(
+                Method::POST,
+                "/v1/hosts/self/leave",
+                &serde_json::json!({}),
+                LEAVE,
+            )
+            .await
+    };
+    match call.await {
+        Ok(_) => {
+            ctx.out.step(Ink::Good, "the plane was told");
+            "told".to_owned()
+        }
+        Err(e) => {
+            let fault = e.fault("the plane could not be told");
+            let text = format!("{fault}; deauthorise this host there");
+            ctx.out.step(Ink::Warn, &text);
+            format!("not told: {}", fault.why)
+        }
+    }
+}
+
+async fn stop_agent(ctx: &Context) -> Result<(), Fault> {
+    let names: Vec<String> = AGENT_UNITS
+        .iter()
+        .chain([&NODELET_UNIT])
+        .map(|u| (*u).to_owned())
+        .collect();
+    let all = ctx.units.show(&names).await.map_err(|e| unit_fault(&e))?;
+    // The last started is the first stopped; nodelet after the socket that would start it again.
+    for unit in AGENT_UNITS.into_iter().rev().chain([NODELET_UNIT]) {
+        // A package that is being purged has no units any more.
+        let Some(state) = all.get(unit).filter(|s| s.loaded) else {
+            continue;
+        };
+        if state.enabled {
+            ctx.units.disable(unit).await.map_err(|e| unit_fault(&e))?;
+        }
+        ctx.units.stop(unit).await.map_err(|e| unit_fault(&e))?;
+        ctx.units.forget_failure(unit).await;
+    }
+    ctx.out.step(Ink::Good, "agent stopped and disabled");
+    Ok(())
+}
+
+fn remove_files(ctx: &Context, args: &DecommissionArgs) -> Result<Vec<String>, Fault> {
+    let trees = leftovers::trees(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    let mut removed = Vec::new();
+    for tree in trees {
+        match ctx.host.remove_tree(&tree) {
+            Ok(()) => removed.push(tree),
+            // Shown as left at the end.
+            Err(e) => ctx.out.step(Ink::Bad, &chain(&e)),
+        }
+    }
+    leftovers::remove_empty_parents(&ctx.host);
+    Ok(removed)
+}
+
+async fn is_up(ctx: &Context, unit: &str) -> bool {
+    let all = ctx.units.show(&[unit.to_owned()]).await;
+    all.is_ok_and(|all| all.get(unit).is_some_and(|s| s.active.is_up()))
+}
+
+fn purge_command(ctx: &Context) -> String {
+    let os = os_release(&ctx.host).unwrap_or_default();
+    let debian = |id: &str| matches!(id, "debian" | "ubuntu");
+    if debian(&os.id) || os.like.iter().any(|l| debian(l)) {
+        "apt purge pf9-hostagent".to_owned()
+    } else {
+        "dnf remove pf9-hostagent".to_owned()
+    }
+}
+
+fn unit_fault(error: &crate::host::exec::ExecError) -> Fault {
+    Fault::new("units", "cannot stop the agent", chain(error))
+        .fix("see systemctl status 'pf9-*', then try again")
+}
+
+fn fs_fault(error: &crate::host::fs::FsError) -> Fault {
+    Fault::new("files", "cannot clean this machine", chain(error))
+}
+
+impl Show for DecommissionReport {
+    fn screen(&self, width: usize) -> Screen {
+        let mut screen = Screen::default();
+        let (ink, word) = match self.left.is_empty() {
+            true => (Ink::GoodBlock, " CLEAN "),
+            false => (Ink::BadBlock, " NOT CLEAN "),
+        };
+        screen.gap();
+        screen.line([(Ink::Plain, "  ".into()), (ink, word.into())]);
+        screen.gap();
+        for path in &self.removed {
+            screen.row("removed", Ink::Dim, path, width);
+        }
+        for path in &self.left {
+            screen.row("left", Ink::Bad, path, width);
+        }
+        screen.row("plane", Ink::Plain, &self.plane, width);
+        let next = match self.left.is_empty() {
+            true => format!("{} takes the package and its configuration", self.next),
+            false => "look at what is left, then run this again".to_owned(),
+        };
+        screen.row("next", Ink::Plain, &next, width);
+        screen.gap();
+        screen
+    }
+}

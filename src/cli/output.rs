@@ -1,0 +1,367 @@
+//! The only printer. A verb hands over one value; here it becomes a screen or JSON.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+
+use serde::Serialize;
+
+use crate::app::Exit;
+use crate::model::Fault;
+
+/// Widest screen: longer lines are hard to read.
+const WIDTH_MAX: usize = 110;
+/// Narrowest: below this wrapping makes it worse.
+const WIDTH_MIN: usize = 60;
+/// Column where values begin, after the labels.
+const VALUE_COLUMN: usize = 15;
+
+/// How a piece of text looks on a terminal. On anything else it is plain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ink {
+    Plain,
+    Bold,
+    Dim,
+    Good,
+    Warn,
+    Bad,
+    GoodBlock,
+    WarnBlock,
+    BadBlock,
+}
+
+/// Lines for people, made without knowing whether a terminal will show them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Screen {
+    lines: Vec<Vec<(Ink, String)>>,
+}
+
+/// A value that people can look at.
+pub(super) trait Show: Serialize {
+    /// As lines of at most `width` characters, where words allow.
+    fn screen(&self, width: usize) -> Screen;
+}
+
+/// Where and how it is printed.
+#[derive(Debug)]
+pub(super) struct Output {
+    json: bool,
+    colour: bool,
+    terminal: bool,
+    width: usize,
+    /// A progress line stands on the terminal and must be taken away before the next line.
+    standing: Mutex<bool>,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Stdout,
+    #[cfg(test)]
+    Memory(Mutex<String>),
+}
+
+// === impl Screen ===
+
+impl Screen {
+    /// Adds a line made of pieces.
+    pub(super) fn line(&mut self, pieces: impl IntoIterator<Item = (Ink, String)>) {
+        self.lines.push(pieces.into_iter().collect());
+    }
+
+    /// Adds an empty line.
+    pub(super) fn gap(&mut self) {
+        self.lines.push(Vec::new());
+    }
+
+    /// Adds `label   value`, the value wrapped below itself.
+    pub(super) fn row(&mut self, label: &str, ink: Ink, value: &str, width: usize) {
+        let room = width.saturating_sub(VALUE_COLUMN).max(20);
+        for (n, part) in wrap(value, room).into_iter().enumerate() {
+            let label = if n == 0 { label } else { "" };
+            let lead = format!("  {label:<w$}", w = VALUE_COLUMN - 2);
+            self.line([(Ink::Dim, lead), (ink, part)]);
+        }
+    }
+
+    /// Adds text from a column on, wrapped below itself.
+    pub(super) fn wrapped(&mut self, column: usize, text: &str, width: usize) {
+        for part in wrap(text, width.saturating_sub(column).max(20)) {
+            self.line([(Ink::Plain, format!("{}{part}", " ".repeat(column)))]);
+        }
+    }
+
+    /// Adds `label   piece piece…`, not wrapped.
+    pub(super) fn pieces(&mut self, label: &str, pieces: Vec<(Ink, String)>) {
+        let lead = format!("  {label:<w$}", w = VALUE_COLUMN - 2);
+        self.line(std::iter::once((Ink::Dim, lead)).chain(pieces));
+    }
+
+    /// Adds the lines of another screen, moved to the right.
+    pub(super) fn indented(&mut self, other: Self, by: usize) {
+        for mut line in other.lines {
+            line.insert(0, (Ink::Plain, " ".repeat(by)));
+            self.lines.push(line);
+        }
+    }
+
+    /// The text, with or without escape sequences.
+    pub(super) fn text(&self, colour: bool) -> String {
+        let mut out = String::new();
+        for line in &self.lines {
+            for (ink, text) in line {
+                match ink.code() {
+                    Some(code) if colour && !text.is_empty() => {
+                        out.push_str(&format!("\x1b[{code}m{text}\x1b[0m"));
+                    }
+                    Some(_) | None => out.push_str(text),
+                }
+            }
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl Ink {
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Bold => Some("1"),
+            Self::Dim => Some("2"),
+            Self::Good => Some("32"),
+            Self::Warn => Some("33"),
+            Self::Bad => Some("31"),
+            Self::GoodBlock => Some("1;30;42"),
+            Self::WarnBlock => Some("1;30;43"),
+            Self::BadBlock => Some("1;97;41"),
+        }
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    /// Standard output, as it is.
+    pub(super) fn terminal(json: bool) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let env = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+        let dumb = env("TERM").is_none_or(|t| t == "dumb");
+        let width = terminal_size::terminal_size().map_or(80, |(w, _)| usize::from(w.0));
+        Self {
+            json,
+            colour: terminal && !dumb && env("NO_COLOR").is_none(),
+            terminal: terminal && !dumb,
+            width: width.clamp(WIDTH_MIN, WIDTH_MAX),
+            standing: Mutex::new(false),
+            sink: Sink::Stdout,
+        }
+    }
+
+    /// Into memory, 80 columns, plain.
+    #[cfg(test)]
+    pub(super) fn memory(json: bool) -> Self {
+        Self {
+            json,
+            colour: false,
+            terminal: false,
+            width: 80,
+            standing: Mutex::new(false),
+            sink: Sink::Memory(Mutex::new(String::new())),
+        }
+    }
+
+    /// What was printed so far.
+    #[cfg(test)]
+    pub(super) fn printed(&self) -> String {
+        match &self.sink {
+            Sink::Stdout => String::new(),
+            Sink::Memory(text) => text.lock().expect("lock").clone(),
+        }
+    }
+
+    /// The end of a verb: its value.
+    pub(super) fn show<T: Show>(&self, value: &T) {
+        self.sweep();
+        if self.json {
+            let text = serde_json::to_string_pretty(value);
+            self.print(&format!("{}\n", text.unwrap_or_default()));
+        } else {
+            self.print(&value.screen(self.width).text(self.colour));
+        }
+    }
+
+    /// The value again, in the place of the one before.
+    pub(super) fn repaint<T: Show>(&self, value: &T) {
+        let text = value.screen(self.width).text(self.colour);
+        if !self.terminal {
+            return self.print(&text);
+        }
+        // Home, each line cleared to its end, the rest below cleared: no flicker.
+        let text = text.replace('\n', "\x1b[K\n");
+        self.print(&format!("\x1b[H{text}\x1b[J"));
+    }
+
+    /// Before the first [`Self::repaint`]: an empty screen; what was on it scrolls away.
+    pub(super) fn clear(&self) {
+        if self.terminal {
+            self.print("\x1b[2J");
+        }
+    }
+
+    /// The end of a verb that failed: what, why, what to do. Returns its exit code.
+    pub(super) fn fault(&self, fault: &Fault) -> Exit {
+        self.sweep();
+        let exit = Exit::of(fault);
+        if self.json {
+            let value = serde_json::json!({ "fault": fault, "exit": exit.code() });
+            self.print(&format!("{value:#}\n"));
+        } else {
+            let line = format!("pf9ctl: {fault}\n");
+            match &self.sink {
+                Sink::Stdout => drop(std::io::stderr().write_all(line.as_bytes())),
+                #[cfg(test)]
+                Sink::Memory(_) => self.print(&line),
+            }
+        }
+        exit
+    }
+
+    /// One step is done (or, with another ink, is not). Not part of the JSON value.
+    pub(super) fn step(&self, ink: Ink, text: &str) {
+        self.sweep();
+        if self.json {
+            return;
+        }
+        let mark = match ink {
+            Ink::Good => "✓",
+            Ink::Warn => "!",
+            Ink::Bad => "✗",
+            Ink::Plain | Ink::Bold | Ink::Dim | Ink::GoodBlock | Ink::WarnBlock | Ink::BadBlock => {
+                "·"
+            }
+        };
+        let mut screen = Screen::default();
+        screen.line([(ink, format!("{mark} ")), (Ink::Plain, text.to_owned())]);
+        self.print(&screen.text(self.colour));
+    }
+
+    /// What is waited for, on a terminal; it is replaced by the next line.
+    pub(super) fn waiting(&self, text: &str) {
+        if self.json || !self.terminal {
+            return;
+        }
+        let text: String = text.chars().take(self.width.saturating_sub(4)).collect();
+        self.print(&format!("\r\x1b[K… {text}"));
+        self.set_standing(true);
+    }
+
+    /// A question with yes or no; no when nobody can answer.
+    pub(super) fn ask(&self, question: &str) -> bool {
+        self.print(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+    }
+
+    /// Somebody sits there who can answer.
+    pub(super) fn can_ask(&self) -> bool {
+        !self.json && self.terminal && std::io::stdin().is_terminal()
+    }
+
+    fn sweep(&self) {
+        if self.set_standing(false) {
+            self.print("\r\x1b[K");
+        }
+    }
+
+    fn set_standing(&self, now: bool) -> bool {
+        match self.standing.lock() {
+            Ok(mut standing) => std::mem::replace(&mut *standing, now),
+            Err(_) => false,
+        }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.sink {
+            Sink::Stdout => {
+                let mut out = std::io::stdout().lock();
+                // A closed pipe (`| head`) is no failure of the verb.
+                drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+            }
+            #[cfg(test)]
+            Sink::Memory(all) => all.lock().expect("lock").push_str(text),
+        }
+    }
+}
+
+/// clap's own words: help and version are no failure.
+pub(super) fn usage(error: &clap::Error) -> Exit {
+    let failed = error.use_stderr();
+    drop(error.print());
+    if failed { Exit::Usage } else { Exit::Ok }
+}
+
+/// Breaks at spaces; a longer word stays whole.
+fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        let used = line.chars().count();
+        if used > 0 && used + 1 + word.chars().count() > room {
+            lines.push(word.to_owned());
+        } else {
+            if used > 0 {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_wrap_below_themselves_and_words_stay_whole() {
+        let mut screen = Screen::default();
+        screen.row(
+            "why",
+            Ink::Plain,
+            "aaa bbb https://long.example/very/very/long ccc",
+            35,
+        );
+        assert_eq!(
+            screen.text(false),
+            "  why          aaa bbb\n               https://long.example/very/very/long\n               ccc\n"
+        );
+    }
+
+    #[test]
+    fn colour_is_only_for_terminals() {
+        let mut screen = Screen::default();
+        screen.line([(Ink::Bad, "x".into()), (Ink::Plain, " y  ".into())]);
+        assert_eq!(screen.text(false), "x y\n");
+        assert_eq!(screen.text(true), "\x1b[31mx\x1b[0m y\n");
+    }
+
+    #[test]
+    fn a_fault_is_one_line_with_its_exit_code() {
+        let out = Output::memory(false);
+        let fault = Fault::new("token-used", "cannot enrol", "the token was used").fix("get one");
+        assert_eq!(out.fault(&fault), Exit::Refused);
+        assert_eq!(
+            out.printed(),
+            "pf9ctl: cannot enrol: the token was used; get one\n"
+        );
+        let out = Output::memory(true);
+        out.fault(&fault);
+        let json: serde_json::Value = serde_json::from_str(&out.printed()).expect("json");
+        assert_eq!(
+            (json["exit"].as_u64(), json["fault"]["code"].as_str()),
+            (Some(77), Some("token-used"))
+        );
+    }
+}

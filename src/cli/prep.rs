@@ -1,0 +1,494 @@
+//! `prep-node`: check, enrol, start, wait until the plane has heard. Undone when it fails.
+//!
+//! ```text
+//! root ─ lock ─ arguments ─ checks ─ already a host of this plane? ──yes──┐
+//!                                        │ no                             ▼
+//!                              remember ─ enrol ─ save ──────► enable, start ─ wait ─ done
+//!                                 ▲                                  │ any failure, any signal
+//!                                 └──────────── back ◄───────────────┘
+//! ```
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use jiff::SignedDuration;
+use serde::Serialize;
+
+use super::args::PrepArgs;
+use super::before::Before;
+use super::context::{AGENT_UNITS, Context};
+use super::output::{Ink, Screen, Show};
+use crate::app::{Config, Exit};
+use crate::host::exec::{self, Cmd};
+use crate::host::fs::FsError;
+use crate::identity::{self, EnrolOrder, Identity};
+use crate::model::{
+    EnrolToken, Fault, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
+};
+use crate::preflight::{Facts, Report, Severity};
+use crate::telemetry::chain;
+
+/// A token is about 120 bytes.
+const TOKEN_MAX: u64 = 4096;
+/// Name look-up, connection, TLS and one request; a plane far away takes two seconds.
+const ENROL: Duration = Duration::from_secs(30);
+/// Making directories and users.
+const TOOL: Duration = Duration::from_secs(20);
+
+/// What prep-node did.
+#[derive(Debug, Serialize)]
+pub(super) struct PrepReport {
+    host_id: HostId,
+    plane: String,
+    /// False: it was a host of this plane before.
+    enrolled: bool,
+    /// Checks that a person should know about.
+    warnings: Vec<String>,
+    /// Round-trip time to the plane, microseconds.
+    rtt_us: Option<u64>,
+    took_ms: u64,
+}
+
+pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
+    let started = Instant::now();
+    ctx.need_root("prepare this machine")?;
+    let _lock = ctx.lock("prepare this machine")?;
+    let token = read_token(args)?;
+    // The configuration is the daemons' to use; a wrong one would only show after enrolment.
+    let config = Config::load(&ctx.host)?;
+    let warnings = check(ctx, args)?;
+    let installed = ctx.host.at("/usr/libexec/pf9/pf9-comms").exists();
+    if !installed {
+        return Err(Fault::new(
+            "not-installed",
+            "cannot prepare this machine",
+            "the package pf9-hostagent is not installed completely",
+        )
+        .fix("install it again"));
+    }
+    directories(ctx).await?;
+    let before = Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
+    let ran = running(ctx).await?;
+    let stage = Cell::new(Stage::Nothing);
+    let work = prepare(ctx, args, &token, &config, &stage);
+    let result = tokio::select! {
+        // cancel-safe: what was begun is undone below
+        result = work => result,
+        () = ctx.stop.cancelled() => Err(ctx.interrupted("this machine is not prepared")),
+    };
+    match result {
+        Ok(done) => {
+            before.forget().map_err(|e| fs_fault(&e))?;
+            ctx.out.show(&PrepReport {
+                host_id: done.host_id,
+                plane: args.plane.clone(),
+                enrolled: done.enrolled,
+                warnings,
+                rtt_us: done.rtt_us,
+                took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+            Ok(Exit::Ok)
+        }
+        Err(fault) => {
+            undo(ctx, &before, &ran, stage.get()).await;
+            Err(fault)
+        }
+    }
+}
+
+/// How far it came: what has to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was changed.
+    Nothing,
+    /// Units were started, with the identity of before.
+    Started,
+    /// A new identity is being written, and then used.
+    Enrolled,
+}
+
+struct Done {
+    host_id: HostId,
+    enrolled: bool,
+    rtt_us: Option<u64>,
+}
+
+async fn prepare(
+    ctx: &Context,
+    args: &PrepArgs,
+    token: &EnrolToken,
+    config: &Config,
+    stage: &Cell<Stage>,
+) -> Result<Done, Fault> {
+    let (host_id, enrolled) = match already(ctx, args)? {
+        Some(host_id) => {
+            let text = format!("already host {host_id} of this plane; the token is not used");
+            ctx.out.step(Ink::Good, &text);
+            (host_id, false)
+        }
+        None => {
+            let identity = enrol(ctx, args, token).await?;
+            stage.set(Stage::Enrolled);
+            identity::save(&ctx.host, &identity, &ctx.owners)
+                .map_err(|e| e.fault("cannot store the identity of this host"))?;
+            let text = format!("enrolled as host {}", identity.host_id);
+            ctx.out.step(Ink::Good, &text);
+            (identity.host_id, true)
+        }
+    };
+    // A host of before is heard of in its own time; what the plane took lately counts.
+    let lately = SignedDuration::from_secs(2 * config.hostagent.status_s.cast_signed());
+    let since = match enrolled {
+        true => ctx.now(),
+        false => ctx.now() - lately,
+    };
+    if !enrolled {
+        stage.set(Stage::Started);
+    }
+    start(ctx, enrolled).await?;
+    ctx.out.step(Ink::Good, "agent started");
+    let wait = wait(ctx, Duration::from_secs(args.wait), since).await;
+    let rtt_us = wait.map_err(|fault| match enrolled {
+        true => {
+            let fix = format!("{}; the next try needs a new token", fault.fix);
+            fault.fix(fix)
+        }
+        false => fault,
+    })?;
+    Ok(Done {
+        host_id,
+        enrolled,
+        rtt_us,
+    })
+}
+
+fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
+    let bad = |why: String| {
+        Fault::new("token-malformed", "cannot read the enrolment token", why)
+            .fix("give the file that holds the line which pf9-plane token create printed")
+    };
+    let path = &args.token_file;
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().take(TOKEN_MAX).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|f| f.take(TOKEN_MAX).read_to_string(&mut text))
+    };
+    read.map_err(|e| bad(format!("{}: {e}", path.display())))?;
+    text.parse()
+}
+
+fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
+    let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
+    let report = Report::of(&facts, &args.skip)?;
+    if let Some(fault) = report.fault() {
+        for check in &report.checks {
+            if check.severity == Severity::Fail {
+                let text = format!("{}: {}; {}", check.id, check.found, check.why);
+                ctx.out.step(Ink::Bad, &text);
+            }
+        }
+        return Err(fault);
+    }
+    let warnings: Vec<String> = report
+        .checks
+        .iter()
+        .filter(|c| c.severity == Severity::Warn)
+        .map(|c| format!("{}: {}; {}", c.id, c.found, c.why))
+        .collect();
+    let text = format!("checked: {} good", report.count(Severity::Ok));
+    ctx.out.step(Ink::Good, &text);
+    for warning in &warnings {
+        ctx.out.step(Ink::Warn, warning);
+    }
+    Ok(warnings)
+}
+
+/// Users and directories: the package made them, a decommission took the directories away.
+async fn directories(ctx: &Context) -> Result<(), Fault> {
+    for tool in ["systemd-sysusers", "systemd-tmpfiles"] {
+        let mut cmd = Cmd::new(exec::program(&ctx.host, tool), TOOL);
+        if tool == "systemd-tmpfiles" {
+            cmd = cmd.arg("--create");
+        }
+        exec::run(cmd.arg("pf9-hostagent.conf"))
+            .await
+            .map_err(|e| {
+                Fault::new(
+                    "directories",
+                    "cannot make users and directories",
+                    chain(&e),
+                )
+                .fix("install the package pf9-hostagent again")
+            })?;
+    }
+    Ok(())
+}
+
+/// `Some` when this machine is a host of the same plane already and that may stay so.
+fn already(ctx: &Context, args: &PrepArgs) -> Result<Option<HostId>, Fault> {
+    if args.force {
+        return Ok(None);
+    }
+    // A damaged identity counts as none: enrolling again is its remedy.
+    let Ok(Some(tunnel)) = identity::load(&ctx.host) else {
+        return Ok(None);
+    };
+    let have = tunnel.endpoints.first().map(|e| authority(e));
+    let want = authority(&args.plane);
+    let other = |why: String| {
+        Err(
+            Fault::new("other-plane", "cannot prepare this machine", why)
+                .fix("pf9ctl decommission-node first, or --force to leave that plane behind"),
+        )
+    };
+    if have.as_deref() != Some(want.as_str()) {
+        let have = have.unwrap_or_default();
+        return other(format!("it is a host of the plane {have}, not {want}"));
+    }
+    match args.host_id {
+        Some(id) if id != tunnel.host_id => other(format!(
+            "it is host {} of that plane, not {id}",
+            tunnel.host_id
+        )),
+        Some(_) | None => Ok(Some(tunnel.host_id)),
+    }
+}
+
+/// `host:port` of a URL, with the port written out.
+fn authority(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or(rest).to_lowercase();
+    let has_port = host
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port {
+        host
+    } else {
+        format!("{host}:443")
+    }
+}
+
+/// Asks the plane; nothing is written.
+async fn enrol(ctx: &Context, args: &PrepArgs, token: &EnrolToken) -> Result<Identity, Fault> {
+    // The id a host had stays: the plane knows it by that.
+    let had = identity::host_id(&ctx.host).ok().flatten();
+    let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
+    ctx.out.waiting(&format!("enrolling with {}", args.plane));
+    let hostname = ctx
+        .host
+        .read_text("/proc/sys/kernel/hostname", TOKEN_MAX)
+        .map_err(|e| fs_fault(&e))?
+        .unwrap_or_default();
+    let order = EnrolOrder {
+        plane: &args.plane,
+        token,
+        host_id,
+        hostname: hostname.trim(),
+        deadline: ENROL,
+    };
+    identity::enrol(&order).await.map_err(|e| e.fault())
+}
+
+/// Which of our units ran and which were enabled, to go back to.
+#[derive(Debug)]
+struct Ran {
+    enabled: Vec<&'static str>,
+    active: Vec<&'static str>,
+}
+
+async fn running(ctx: &Context) -> Result<Ran, Fault> {
+    let names = AGENT_UNITS.map(str::to_owned);
+    let all = ctx.units.show(&names).await.map_err(|e| unit_fault(&e))?;
+    let which = |wanted: fn(&crate::host::units::UnitState) -> bool| {
+        AGENT_UNITS
+            .into_iter()
+            .filter(|u| all.get(*u).is_some_and(wanted))
+            .collect()
+    };
+    Ok(Ran {
+        enabled: which(|s| s.enabled),
+        active: which(|s| s.active.is_up()),
+    })
+}
+
+async fn start(ctx: &Context, fresh: bool) -> Result<(), Fault> {
+    for unit in AGENT_UNITS {
+        ctx.out.waiting(&format!("starting {unit}"));
+        let fault = |e| unit_fault(&e);
+        ctx.units.enable(unit).await.map_err(fault)?;
+        // A daemon that ran before has the old identity in memory.
+        if fresh {
+            ctx.units.restart(unit).await.map_err(fault)?;
+        } else {
+            ctx.units.start(unit).await.map_err(fault)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the tunnel is up and the plane has taken a status that was sent after `since`.
+async fn wait(ctx: &Context, longest: Duration, since: Timestamp) -> Result<Option<u64>, Fault> {
+    let deadline = tokio::time::Instant::now() + longest;
+    let mut up = false;
+    let mut rtt = None;
+    let mut last: Option<Fault> = None;
+    loop {
+        let tunnel = ctx
+            .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
+            .await;
+        match tunnel {
+            Ok(tunnel) => {
+                rtt = tunnel.rtt_us.or(rtt);
+                let now_up = matches!(tunnel.state, TunnelState::Connected { .. });
+                if now_up && !up {
+                    ctx.out.step(Ink::Good, "tunnel is up");
+                }
+                up = now_up;
+                if !up {
+                    last = tunnel.last_fault.or(last);
+                }
+            }
+            Err(e) => last = Some(e.fault("comms does not answer")),
+        }
+        if up {
+            let status = ctx
+                .get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status")
+                .await;
+            match status {
+                Ok(s) if s.acknowledged_at.is_some_and(|at| at >= since) => {
+                    ctx.out.step(Ink::Good, "the plane has heard of this host");
+                    return Ok(rtt);
+                }
+                Ok(_) => {}
+                Err(e) => last = Some(e.fault("hostagent does not answer")),
+            }
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(late(up, longest, last));
+        }
+        ctx.out.waiting(match up {
+            true => "waiting until the plane has taken the first status",
+            false => "waiting for the tunnel",
+        });
+        tokio::time::sleep(ctx.pause).await;
+    }
+}
+
+fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
+    let what = match up {
+        true => "the plane has not taken a status of this host",
+        false => "the tunnel to the plane did not come up",
+    };
+    let why = match &last {
+        Some(fault) => format!("{}: {}", fault.what, fault.why),
+        None => "no reason is known".to_owned(),
+    };
+    let code = match &last {
+        Some(fault) if !up => fault.code.clone(),
+        Some(_) | None => "plane-timeout".to_owned(),
+    };
+    let fix = match last {
+        Some(fault) if !fault.fix.is_empty() => fault.fix,
+        Some(_) | None => "see journalctl -u 'pf9-*'".to_owned(),
+    };
+    Fault::new(&code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
+}
+
+/// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
+/// Units that ran before and still have their identity are not disturbed.
+async fn undo(ctx: &Context, before: &Before<'_>, ran: &Ran, stage: Stage) {
+    let fresh = stage == Stage::Enrolled;
+    let mut kept = Vec::new();
+    let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));
+    if stage != Stage::Nothing {
+        for unit in AGENT_UNITS.into_iter().rev() {
+            if !ran.enabled.contains(&unit)
+                && let Err(e) = ctx.units.disable(unit).await
+            {
+                keep(&e);
+            }
+            if (fresh || !ran.active.contains(&unit))
+                && let Err(e) = ctx.units.stop(unit).await
+            {
+                keep(&e);
+            }
+        }
+    }
+    if let Err(e) = before.back() {
+        keep(&e);
+    }
+    if fresh {
+        for unit in &ran.active {
+            if let Err(e) = ctx.units.start(unit).await {
+                keep(&e);
+            }
+        }
+    }
+    match (kept.as_slice(), stage) {
+        ([], Stage::Nothing) => {}
+        ([], Stage::Started | Stage::Enrolled) => {
+            ctx.out
+                .step(Ink::Warn, "undone: everything is as it was before");
+        }
+        (some, _) => {
+            let text = format!("not everything could be undone: {}", some.join("; "));
+            ctx.out.step(Ink::Bad, &text);
+        }
+    }
+}
+
+fn unit_fault(error: &exec::ExecError) -> Fault {
+    Fault::new("units", "cannot start the agent", chain(error))
+        .fix("see systemctl status 'pf9-*' and journalctl -u 'pf9-*'")
+}
+
+fn fs_fault(error: &FsError) -> Fault {
+    let full = error.source.kind() == std::io::ErrorKind::StorageFull;
+    let code = if full { "disk-full" } else { "files" };
+    Fault::new(code, "cannot prepare this machine", chain(error))
+}
+
+impl Show for PrepReport {
+    fn screen(&self, width: usize) -> Screen {
+        let mut screen = Screen::default();
+        screen.gap();
+        screen.line([
+            (Ink::Plain, "  ".into()),
+            (Ink::GoodBlock, " PREPARED ".into()),
+            (Ink::Bold, format!("  host {}", self.host_id)),
+        ]);
+        screen.gap();
+        let rtt = self.rtt_us.map(super::words::rtt);
+        let plane = match rtt {
+            Some(rtt) => format!("{} · {rtt} away", self.plane),
+            None => self.plane.clone(),
+        };
+        screen.row("plane", Ink::Plain, &plane, width);
+        screen.row("took", Ink::Plain, &super::words::took(self.took_ms), width);
+        screen.row(
+            "next",
+            Ink::Plain,
+            "attach this host to a cluster on the plane; watch it with: pf9ctl status --watch",
+            width,
+        );
+        screen.gap();
+        screen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_are_compared_by_host_and_port() {
+        let same = ["https://Plane.example", "wss://plane.example:443/v1/tunnel"];
+        assert_eq!(authority(same[0]), authority(same[1]));
+        assert_eq!(authority("https://[::1]:8443/"), "[::1]:8443");
+        assert_eq!(authority("https://[::1]"), "[::1]:443");
+        assert_ne!(authority("https://a:1"), authority("https://a:2"));
+    }
+}

@@ -1,0 +1,383 @@
+//! `status`: one report of everything a person asks first, gathered from whoever answers.
+//!
+//! hostagent knows most; comms knows the tunnel; systemd knows who runs. Each may be silent: then
+//! the report says so and shows the rest. nodelet is asked only when it runs already, so that
+//! looking does not start anything.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::args::StatusArgs;
+use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
+use crate::app::Exit;
+use crate::host::units::{Active, UnitState};
+use crate::local::LocalError;
+use crate::model::{
+    Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp, TunnelState,
+    TunnelStatus, paths,
+};
+
+/// Version of the report document.
+pub(super) const REPORT_SCHEMA: u32 = 1;
+/// How often `--watch` looks.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Everything a person asks first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct StatusReport {
+    /// [`REPORT_SCHEMA`].
+    pub(super) schema: u32,
+    /// When it was gathered.
+    pub(super) taken_at: Timestamp,
+    /// The one word.
+    pub(super) state: Overall,
+    /// Why it is not good, what to do, when the next try is.
+    pub(super) reason: Option<Fault>,
+    /// This machine.
+    pub(super) host_name: String,
+    /// Who it is to the plane.
+    pub(super) host_id: Option<HostId>,
+    /// Version of this program.
+    pub(super) version: &'static str,
+    /// Our daemons.
+    pub(super) agent: Vec<UnitReport>,
+    /// The tunnel, if comms answers.
+    pub(super) tunnel: Option<TunnelStatus>,
+    /// When the plane last took a status.
+    pub(super) acknowledged_at: Option<Timestamp>,
+    /// The newest spec that was accepted.
+    pub(super) generation: Option<Generation>,
+    /// The newest document that was refused, and why.
+    pub(super) refused: Option<Fault>,
+    /// A stack on its way.
+    pub(super) download: Option<crate::model::DownloadStatus>,
+    /// The role.
+    pub(super) node: Option<NodeStatus>,
+    /// The node's services.
+    pub(super) services: Vec<UnitReport>,
+    /// File systems that matter.
+    pub(super) disks: Vec<crate::model::DiskHealth>,
+    /// What is wrong with the machine itself.
+    pub(super) warnings: Vec<Fault>,
+}
+
+/// The one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Overall {
+    /// prep-node has not been run.
+    NotPrepared,
+    /// A daemon of ours does not run.
+    AgentDown,
+    /// The plane cannot be reached; the node goes on by itself.
+    Offline,
+    /// A host without a role.
+    Idle,
+    /// Everything is as the plane wants it.
+    Ok,
+    /// Work is under way.
+    Converging,
+    /// A step failed and is tried again soon.
+    Retrying,
+    /// It failed too often; a person is needed.
+    Failed,
+}
+
+/// One unit, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct UnitReport {
+    /// e.g. `comms`.
+    pub(super) name: String,
+    /// e.g. `pf9-comms.service`.
+    pub(super) unit: String,
+    /// It does what it should: runs, or waits for its socket.
+    pub(super) good: bool,
+    /// e.g. `running`, `failed (exit-code)`.
+    pub(super) state: String,
+    /// Automatic restarts.
+    pub(super) restarts: u32,
+}
+
+pub(super) async fn run(ctx: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+    if !args.watch {
+        let report = gather(ctx).await;
+        ctx.out.show(&report);
+        return Ok(report.state.exit());
+    }
+    ctx.out.clear();
+    loop {
+        ctx.out.repaint(&gather(ctx).await);
+        tokio::select! {
+            // cancel-safe: both are
+            () = ctx.stop.cancelled() => return Ok(Exit::Ok),
+            () = tokio::time::sleep(WATCH) => {}
+        }
+    }
+}
+
+/// Asks everybody.
+pub(super) async fn gather(ctx: &Context) -> StatusReport {
+    let (agent, services, systemd) = units(ctx).await;
+    let (status, tunnel) = tokio::join!(
+        ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
+        ctx.get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status"),
+    );
+    let nodelet_runs = agent
+        .iter()
+        .any(|u| u.unit == NODELET_UNIT && u.state == "running");
+    let node = match &status {
+        Ok(status) => status.node.clone(),
+        Err(_) if nodelet_runs => ctx
+            .get::<NodeStatus>(paths::NODELET_SOCKET, "/v1/status")
+            .await
+            .ok(),
+        Err(_) => None,
+    };
+    let host_id = crate::identity::host_id(&ctx.host);
+    let mut report = StatusReport {
+        schema: REPORT_SCHEMA,
+        taken_at: ctx.now(),
+        state: Overall::Ok,
+        reason: None,
+        host_name: host_name(ctx),
+        host_id: host_id.as_ref().ok().copied().flatten(),
+        version: env!("CARGO_PKG_VERSION"),
+        agent,
+        tunnel: tunnel.as_ref().ok().cloned(),
+        acknowledged_at: None,
+        generation: None,
+        refused: None,
+        download: None,
+        node,
+        services,
+        disks: Vec::new(),
+        warnings: Vec::new(),
+    };
+    if let Ok(status) = &status {
+        report.acknowledged_at = status.acknowledged_at;
+        report.generation = Some(status.accepted_generation);
+        report.refused.clone_from(&status.refused);
+        report.download.clone_from(&status.download);
+        report.disks.clone_from(&status.health.disks);
+        report.warnings.clone_from(&status.health.warnings);
+    }
+    let enrolled = crate::host::fs::Found::Nothing
+        != ctx
+            .host
+            .found(paths::HOST_CERT)
+            .unwrap_or(crate::host::fs::Found::Other);
+    let identity = host_id.map_err(|e| e.fault("cannot read this host's identity"));
+    let seen = Seen {
+        enrolled,
+        identity: identity.err(),
+        systemd,
+        status: status.as_ref(),
+        tunnel: tunnel.as_ref(),
+        may_ask: ctx.uid == 0,
+    };
+    (report.state, report.reason) = judge(&report, &seen);
+    report
+}
+
+/// What [`judge`] looks at beside the report.
+struct Seen<'a> {
+    enrolled: bool,
+    identity: Option<Fault>,
+    systemd: Option<Fault>,
+    status: Result<&'a HostStatus, &'a LocalError>,
+    tunnel: Result<&'a TunnelStatus, &'a LocalError>,
+    may_ask: bool,
+}
+
+/// The one word and its reason. What a person must see first wins: a machine that is no host, then
+/// a dead agent, a node in trouble, a lost plane, and only then what is going well.
+fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
+    if let Some(fault) = &seen.identity {
+        return (Overall::AgentDown, Some(fault.clone()));
+    }
+    if !seen.enrolled {
+        let fault = Fault::new(
+            "not-prepared",
+            "this machine is not a host of a plane",
+            "pf9ctl prep-node has not been run",
+        )
+        .fix("pf9ctl prep-node --plane URL --token-file FILE");
+        return (Overall::NotPrepared, Some(fault));
+    }
+    if let Some(fault) = &seen.systemd {
+        return (Overall::AgentDown, Some(fault.clone()));
+    }
+    if let Some(unit) = report.agent.iter().find(|u| !u.good) {
+        return (Overall::AgentDown, Some(down(unit)));
+    }
+    let status = match seen.status {
+        Ok(status) => status,
+        Err(error) => return (Overall::AgentDown, Some(silent("hostagent", error, seen))),
+    };
+    match status.state {
+        NodeState::Retrying => return (Overall::Retrying, status.reason.clone()),
+        NodeState::Failed => return (Overall::Failed, status.reason.clone()),
+        NodeState::Ok | NodeState::Converging => {}
+    }
+    match seen.tunnel {
+        Err(error) => return (Overall::AgentDown, Some(silent("comms", error, seen))),
+        Ok(tunnel) => {
+            if let Some(fault) = offline(tunnel) {
+                return (Overall::Offline, Some(fault));
+            }
+        }
+    }
+    match (status.state, &status.node) {
+        (NodeState::Ok, None) => (Overall::Idle, None),
+        (NodeState::Ok, Some(node)) if node.role == Role::None => (Overall::Idle, None),
+        (NodeState::Ok, Some(_)) => (Overall::Ok, None),
+        (NodeState::Converging | NodeState::Retrying | NodeState::Failed, _) => {
+            (Overall::Converging, status.reason.clone())
+        }
+    }
+}
+
+fn offline(tunnel: &TunnelStatus) -> Option<Fault> {
+    let (code, why) = match &tunnel.last_fault {
+        Some(fault) => (
+            fault.code.as_str(),
+            format!("{}: {}", fault.what, fault.why),
+        ),
+        None => ("plane-unreachable", "no connection was made yet".to_owned()),
+    };
+    let fault = Fault::new(code, "the plane cannot be reached", why);
+    let fix = match &tunnel.last_fault {
+        Some(f) if !f.fix.is_empty() => f.fix.clone(),
+        _ => "nothing on this machine stops meanwhile; check network and plane".to_owned(),
+    };
+    match tunnel.state {
+        TunnelState::Connected { .. } => None,
+        TunnelState::Connecting | TunnelState::NotEnrolled => Some(fault.fix(fix)),
+        TunnelState::Waiting { next_try } => Some(fault.fix(fix).next_try(next_try)),
+    }
+}
+
+fn down(unit: &UnitReport) -> Fault {
+    Fault::new(
+        "agent-down",
+        format!("{} does not run", unit.name),
+        format!("{} is {}", unit.unit, unit.state),
+    )
+    .fix(format!(
+        "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself runs on",
+        u = unit.unit
+    ))
+}
+
+fn silent(name: &str, error: &LocalError, seen: &Seen<'_>) -> Fault {
+    let fault = error.fault(&format!("{name} does not answer"));
+    if seen.may_ask {
+        return fault.fix(format!("journalctl -n 30 -u pf9-{name}"));
+    }
+    fault.fix("only root and the group pf9 may ask: use sudo")
+}
+
+async fn units(ctx: &Context) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault>) {
+    let names: Vec<String> = AGENT_UNITS
+        .iter()
+        .chain([&NODELET_UNIT])
+        .chain(&NODE_UNITS)
+        .map(|u| (*u).to_owned())
+        .collect();
+    let all = match ctx.units.show(&names).await {
+        Ok(all) => all,
+        Err(e) => {
+            let why = crate::telemetry::chain(&e);
+            let fault = Fault::new("systemd-silent", "cannot ask systemd", why);
+            return (Vec::new(), Vec::new(), Some(fault));
+        }
+    };
+    let listening = all
+        .get("pf9-nodeletd.socket")
+        .is_some_and(|s| s.active.is_up());
+    let agent = ["pf9-comms.service", "pf9-hostagent.service", NODELET_UNIT]
+        .iter()
+        .filter_map(|u| {
+            let mut report = unit_report(u, all.get(*u)?);
+            // Started by its socket, and ended when idle.
+            if *u == NODELET_UNIT && !report.good && listening && report.state == "stopped" {
+                report.good = true;
+                "idle".clone_into(&mut report.state);
+            }
+            Some(report)
+        })
+        .collect();
+    let services = NODE_UNITS
+        .iter()
+        .filter_map(|u| Some((u, all.get(*u)?)))
+        .filter(|(_, state)| state.loaded)
+        .map(|(u, state)| unit_report(u, state))
+        .collect();
+    (agent, services, None)
+}
+
+fn unit_report(unit: &str, state: &UnitState) -> UnitReport {
+    let name = match unit {
+        NODELET_UNIT => "nodelet",
+        other => other.trim_start_matches("pf9-"),
+    };
+    let name = name.split('.').next().unwrap_or(name);
+    let words = if !state.loaded {
+        "not installed".to_owned()
+    } else {
+        match state.active {
+            Active::Active | Active::Reloading => match state.sub.as_str() {
+                "" => "running".to_owned(),
+                "exited" => "done".to_owned(),
+                sub => sub.to_owned(),
+            },
+            Active::Activating => format!("starting ({})", state.sub),
+            Active::Deactivating => "stopping".to_owned(),
+            Active::Inactive => "stopped".to_owned(),
+            Active::Failed => format!("failed ({})", state.result),
+            Active::Other => state.sub.clone(),
+        }
+    };
+    UnitReport {
+        name: name.to_owned(),
+        unit: unit.to_owned(),
+        good: state.active.is_up(),
+        state: words,
+        restarts: state.restarts,
+    }
+}
+
+fn host_name(ctx: &Context) -> String {
+    const NAME_MAX: u64 = 4096;
+    let text = ctx.host.read_text("/proc/sys/kernel/hostname", NAME_MAX);
+    let text = text.ok().flatten().unwrap_or_default();
+    text.trim().to_owned()
+}
+
+// === impl Overall ===
+
+impl Overall {
+    /// The word in documents.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotPrepared => "not prepared",
+            Self::AgentDown => "agent down",
+            Self::Offline => "offline",
+            Self::Idle => "idle",
+            Self::Ok => "ok",
+            Self::Converging => "converging",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// 0: nothing is wrong. 69: a daemon or the plane is silent. 1: anything else.
+    pub(super) fn exit(self) -> Exit {
+        match self {
+            Self::Ok | Self::Idle | Self::Converging => Exit::Ok,
+            Self::AgentDown | Self::Offline => Exit::Unavailable,
+            Self::NotPrepared | Self::Retrying | Self::Failed => Exit::Failed,
+        }
+    }
+}

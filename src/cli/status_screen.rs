@@ -1,0 +1,316 @@
+//! The status report as one screen. Pure: the same report gives the same lines.
+
+use super::output::{Ink, Screen, Show};
+use super::status::{Overall, StatusReport, UnitReport};
+use super::words::{ago, rtt, size, span, took, until};
+use crate::model::{
+    CertificateStatus, DownloadStatus, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role,
+    Timestamp, TunnelState, TunnelStatus,
+};
+
+impl Show for StatusReport {
+    fn screen(&self, width: usize) -> Screen {
+        let mut screen = Screen::default();
+        headline(&mut screen, self);
+        reason(&mut screen, self, width);
+        screen.gap();
+        if let Some(id) = self.host_id {
+            screen.row("host", Ink::Plain, &id.to_string(), width);
+        }
+        tunnel(&mut screen, self, width);
+        // Before prep-node nothing runs, and that is as it should be.
+        if self.state != Overall::NotPrepared {
+            units(&mut screen, "agent", &self.agent, Some(self.version));
+        }
+        units(&mut screen, "node", &self.services, None);
+        machine(&mut screen, self, width);
+        if let Some(node) = &self.node {
+            phases(&mut screen, node, self.taken_at, width);
+        }
+        screen.gap();
+        screen
+    }
+}
+
+fn headline(screen: &mut Screen, report: &StatusReport) {
+    let block = match report.state {
+        Overall::Ok | Overall::Idle => Ink::GoodBlock,
+        Overall::Converging | Overall::Offline => Ink::WarnBlock,
+        Overall::Retrying => Ink::WarnBlock,
+        Overall::Failed | Overall::AgentDown | Overall::NotPrepared => Ink::BadBlock,
+    };
+    let mut tail = vec![report.host_name.clone()];
+    match &report.node {
+        Some(node) if node.role != Role::None => {
+            let role = match node.role {
+                Role::Master => "master",
+                Role::Worker => "worker",
+                Role::None => "no role",
+            };
+            tail.push(match node.cluster_id {
+                Some(id) => format!("{role} in cluster {id}"),
+                None => role.to_owned(),
+            });
+        }
+        Some(_) | None if report.state == Overall::Idle => {
+            tail.push("a host without a role: attach it to a cluster on the plane".to_owned());
+        }
+        Some(_) | None => {}
+    }
+    screen.gap();
+    screen.line([
+        (Ink::Plain, "  ".into()),
+        (block, format!(" {} ", report.state.as_str().to_uppercase())),
+        (Ink::Bold, format!("  {}", tail.join(" · "))),
+    ]);
+}
+
+fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
+    let Some(fault) = &report.reason else { return };
+    screen.gap();
+    screen.row("what", Ink::Bold, &fault.what, width);
+    screen.row("why", Ink::Plain, &fault.why, width);
+    if !fault.fix.is_empty() {
+        screen.row("what to do", Ink::Plain, &fault.fix, width);
+    }
+    let attempts = report.node.as_ref().map_or(0, |n| n.attempts);
+    if let Some(at) = fault.next_try {
+        let times = match attempts {
+            0 => String::new(),
+            n => format!(", {n} failed so far"),
+        };
+        let text = format!("{}{times}", until(report.taken_at, at));
+        screen.row("next try", Ink::Plain, &text, width);
+    }
+}
+
+fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
+    let now = report.taken_at;
+    match &report.tunnel {
+        Some(tunnel) => {
+            let (ink, text) = tunnel_words(tunnel, now);
+            screen.pieces("tunnel", vec![mark(ink), (Ink::Plain, text)]);
+        }
+        None if report.host_id.is_some() => {
+            screen.pieces(
+                "tunnel",
+                vec![
+                    mark(Ink::Bad),
+                    (Ink::Plain, "unknown: comms does not answer".into()),
+                ],
+            );
+        }
+        None => {}
+    }
+    let heard = report.tunnel.as_ref().and_then(|t| t.last_contact);
+    let mut plane = Vec::new();
+    if let Some(at) = heard {
+        plane.push(format!("last heard {}", ago(now, at)));
+    }
+    if let Some(at) = report.acknowledged_at {
+        plane.push(format!("took our status {}", ago(now, at)));
+    }
+    if let Some(generation) = report.generation.filter(|g| g.0 > 0) {
+        plane.push(format!("spec {generation}"));
+    }
+    if !plane.is_empty() {
+        screen.row("plane", Ink::Plain, &plane.join(" · "), width);
+    }
+    if let Some(refused) = &report.refused {
+        screen.row("refused", Ink::Warn, &refused.to_string(), width);
+    }
+}
+
+fn tunnel_words(tunnel: &TunnelStatus, now: Timestamp) -> (Ink, String) {
+    let place = tunnel.endpoint.as_deref().unwrap_or("no endpoint");
+    // The path is the same everywhere.
+    let place = place.trim_end_matches("/v1/tunnel");
+    match tunnel.state {
+        TunnelState::Connected { since } => {
+            let mut parts = vec![format!("connected for {}", span(now.duration_since(since)))];
+            parts.extend(tunnel.rtt_us.map(rtt));
+            parts.push(place.to_owned());
+            (Ink::Good, parts.join(" · "))
+        }
+        TunnelState::Connecting => (Ink::Warn, format!("connecting · {place}")),
+        TunnelState::Waiting { next_try } => (
+            Ink::Bad,
+            format!("down · next try {} · {place}", until(now, next_try)),
+        ),
+        TunnelState::NotEnrolled => (Ink::Bad, "not enrolled".to_owned()),
+    }
+}
+
+fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option<&str>) {
+    if units.is_empty() {
+        return;
+    }
+    let mut pieces = Vec::new();
+    for unit in units {
+        pieces.push(mark(if unit.good { Ink::Good } else { Ink::Bad }));
+        let plain = matches!(unit.state.as_str(), "running" | "done");
+        let state = match plain {
+            true => String::new(),
+            false => format!(" {}", unit.state),
+        };
+        let restarts = match unit.restarts {
+            0 => String::new(),
+            n => format!(" ({n} restarts)"),
+        };
+        pieces.push((Ink::Plain, format!("{}{state}{restarts}   ", unit.name)));
+    }
+    pieces.extend(version.map(|v| (Ink::Dim, format!("version {v}"))));
+    screen.pieces(label, pieces);
+}
+
+fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
+    if let Some(node) = &report.node {
+        if let Some(stack) = &node.stack {
+            screen.row("stack", Ink::Plain, &stack.to_string(), width);
+        }
+        if let Some(text) = certificates(&node.certificates, report.taken_at) {
+            screen.row("certificates", Ink::Plain, &text, width);
+        }
+    }
+    if let Some(download) = &report.download {
+        screen.row("download", Ink::Plain, &download_words(download), width);
+    }
+    let disks: Vec<String> = report
+        .disks
+        .iter()
+        .map(|d| format!("{} free at {}", size(d.available_bytes), d.path))
+        .collect();
+    if !disks.is_empty() {
+        screen.row("disk", Ink::Plain, &disks.join(" · "), width);
+    }
+    for warning in &report.warnings {
+        screen.row("warning", Ink::Warn, &warning.to_string(), width);
+    }
+}
+
+fn certificates(all: &[CertificateStatus], now: Timestamp) -> Option<String> {
+    let first = all.iter().min_by_key(|c| c.not_after)?;
+    let name = serde_json::to_value(first.purpose).ok();
+    let name = name.as_ref().and_then(|v| v.as_str()).unwrap_or_default();
+    let when = if first.not_after <= now {
+        format!("{name} EXPIRED {}", ago(now, first.not_after))
+    } else {
+        format!("{name} expires {}", until(now, first.not_after))
+    };
+    Some(format!("{} · {when}, before all others", all.len()))
+}
+
+fn download_words(download: &DownloadStatus) -> String {
+    let percent = download.have.saturating_mul(100) / download.total.max(1);
+    let text = format!(
+        "{} · {percent} % of {}",
+        download.stack,
+        size(download.total)
+    );
+    match &download.fault {
+        Some(fault) => format!("{text} · {fault}"),
+        None => text,
+    }
+}
+
+fn phases(screen: &mut Screen, node: &NodeStatus, now: Timestamp, width: usize) {
+    let shown: Vec<&PhaseStatus> = node.phases.iter().filter(|p| is_shown(p)).collect();
+    if shown.is_empty() {
+        return;
+    }
+    let done = shown
+        .iter()
+        .filter(|p| matches!(p.state, PhaseState::Running | PhaseState::Stopped))
+        .count();
+    screen.gap();
+    screen.line([
+        (Ink::Bold, "  phases".to_owned()),
+        (Ink::Dim, format!("   {done} of {}", shown.len())),
+    ]);
+    let widest = shown.iter().map(|p| p.name.chars().count()).max();
+    for phase in shown {
+        phase_line(screen, phase, now, widest.unwrap_or(0), width);
+    }
+    if let Some(step) = &node.current_step {
+        screen.gap();
+        screen.row("now", Ink::Plain, step, width);
+    }
+}
+
+/// Draining is only for leaving: a node that stays has nothing to say about it.
+fn is_shown(phase: &PhaseStatus) -> bool {
+    match phase.state {
+        PhaseState::NotStarted | PhaseState::Running => phase.id != PhaseId::Drain,
+        PhaseState::Waiting | PhaseState::Executing | PhaseState::Stopped | PhaseState::Failed => {
+            true
+        }
+    }
+}
+
+fn phase_line(
+    screen: &mut Screen,
+    phase: &PhaseStatus,
+    now: Timestamp,
+    name_width: usize,
+    width: usize,
+) {
+    let (ink, sign) = match phase.state {
+        PhaseState::Running => (Ink::Good, "✓"),
+        PhaseState::Executing => (Ink::Warn, "▸"),
+        PhaseState::Waiting => (Ink::Warn, "…"),
+        PhaseState::Failed => (Ink::Bad, "✗"),
+        PhaseState::Stopped => (Ink::Dim, "-"),
+        PhaseState::NotStarted => (Ink::Dim, "·"),
+    };
+    let name_ink = match phase.state {
+        PhaseState::NotStarted | PhaseState::Stopped => Ink::Dim,
+        PhaseState::Running | PhaseState::Waiting => Ink::Plain,
+        PhaseState::Executing | PhaseState::Failed => Ink::Bold,
+    };
+    let time = match (phase.state, phase.took_ms, phase.started_at) {
+        (PhaseState::Executing | PhaseState::Waiting, _, Some(at)) => span(now.duration_since(at)),
+        (PhaseState::Running | PhaseState::Failed | PhaseState::Stopped, Some(ms), _) => took(ms),
+        (
+            PhaseState::NotStarted
+            | PhaseState::Waiting
+            | PhaseState::Executing
+            | PhaseState::Running
+            | PhaseState::Stopped
+            | PhaseState::Failed,
+            _,
+            _,
+        ) => String::new(),
+    };
+    // Beside the time where it fits; else below, in full: it is what a person looks for.
+    let message = phase.message.as_deref().unwrap_or_default();
+    let beside = name_width + 24 + message.chars().count() <= width;
+    screen.line([
+        (ink, format!("  {sign} ")),
+        (Ink::Dim, format!("{:>3}  ", phase.order)),
+        (name_ink, format!("{:<name_width$}", phase.name)),
+        (Ink::Dim, format!("{time:>11}")),
+        (
+            Ink::Plain,
+            format!("  {}", if beside { message } else { "" }),
+        ),
+    ]);
+    if !beside {
+        const INDENT: usize = 9;
+        screen.wrapped(INDENT, message, width);
+    }
+}
+
+fn mark(ink: Ink) -> (Ink, String) {
+    let sign = match ink {
+        Ink::Good => "✓ ",
+        Ink::Warn => "… ",
+        Ink::Plain
+        | Ink::Bold
+        | Ink::Dim
+        | Ink::Bad
+        | Ink::GoodBlock
+        | Ink::WarnBlock
+        | Ink::BadBlock => "✗ ",
+    };
+    (ink, sign.to_owned())
+}

@@ -1,0 +1,246 @@
+use super::*;
+use crate::model::{
+    Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, paths,
+};
+
+fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
+    NodeStatus {
+        schema: 1,
+        revision,
+        generation: Generation(3),
+        role,
+        cluster_id: None,
+        state,
+        reason: None,
+        attempts: 0,
+        phases: vec![PhaseStatus {
+            id: PhaseId::ALL[0],
+            name: PhaseId::ALL[0].name().into(),
+            order: PhaseId::ALL[0].order(),
+            state: PhaseState::Stopped,
+            message: None,
+            started_at: None,
+            took_ms: None,
+        }],
+        current_step: Some("stop pf9-kubelet.service".into()),
+        last_sweep_at: None,
+        stack: None,
+        wants_stack: None,
+        certificate_requests: Vec::new(),
+        service_account_key: None,
+        certificates: Vec::new(),
+    }
+}
+
+/// A prepared machine with a role, and its files.
+fn prepared() -> Rig {
+    let rig = Rig::new();
+    crate::identity::write_host_id(&rig.host, HostId::random()).expect("id");
+    for path in [
+        paths::HOST_KEY,
+        "/etc/pf9/trust/k.json",
+        "/etc/pf9/kube.d/kubelet/config.yaml",
+        "/etc/systemd/system/pf9-kubelet.service",
+        "/var/opt/pf9/hostagent/spec.json",
+        "/var/log/pf9/kube/kube.log",
+    ] {
+        rig.file(path, "x");
+    }
+    for unit in super::super::context::AGENT_UNITS {
+        rig.unit(unit, &["enabled", "active"]);
+    }
+    rig
+}
+
+impl Rig {
+    /// nodelet that removes the role when told: three looks later its files are gone.
+    fn nodelet(&self) {
+        let looks = Shared::new(None::<u32>);
+        let host = self.host.clone();
+        self.serve(paths::NODELET_SOCKET, move |request| {
+            match (request.method.as_str(), request.path.as_str()) {
+                ("PUT", "/v1/assignment-none") => {
+                    looks.set(Some(0));
+                    Reply::empty()
+                }
+                ("GET", "/v1/status") => match looks.get() {
+                    None => ok_json(&node(Role::Worker, NodeState::Ok, 1)),
+                    Some(n) if n < 3 => {
+                        looks.set(Some(n + 1));
+                        ok_json(&node(Role::Worker, NodeState::Converging, 2 + u64::from(n)))
+                    }
+                    Some(_) => {
+                        host.remove_file("/etc/systemd/system/pf9-kubelet.service")
+                            .expect("remove");
+                        ok_json(&node(Role::None, NodeState::Ok, 9))
+                    }
+                },
+                _ => Reply::not_found(&request.path),
+            }
+        });
+    }
+
+    fn plane_hears(&self) -> Shared<Vec<String>> {
+        let heard = Shared::new(Vec::new());
+        let tell = heard.clone();
+        self.serve(paths::PLANE_SOCKET, move |request| {
+            let mut all = tell.get();
+            all.push(format!("{} {}", request.method, request.path));
+            tell.set(all);
+            Reply::empty()
+        });
+        heard
+    }
+}
+
+#[tokio::test]
+async fn the_way_back_leaves_the_package_and_nothing_else() {
+    let rig = prepared();
+    rig.nodelet();
+    let heard = rig.plane_hears();
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    for words in ["   CLEAN\n", "apt purge pf9-hostagent"] {
+        assert!(ran.text.contains(words), "{words}: {}", ran.text);
+    }
+    assert_eq!(heard.get(), ["POST /v1/hosts/self/leave"]);
+    let ours: Vec<_> = rig
+        .files()
+        .into_keys()
+        .filter(|p| p.to_string_lossy().contains("pf9"))
+        .collect();
+    assert_eq!(
+        ours,
+        [
+            PathBuf::from("etc/pf9/hostagent.toml"),
+            "usr/libexec/pf9/pf9-comms".into()
+        ]
+    );
+    assert!(!rig.host.at("/run/pf9ctl.lock").exists());
+    for unit in super::super::context::AGENT_UNITS {
+        assert!(
+            !rig.unit_is(unit, "enabled") && !rig.unit_is(unit, "active"),
+            "{unit}"
+        );
+    }
+    let calls = rig.calls();
+    let at = |call: &str| {
+        calls
+            .find(call)
+            .unwrap_or_else(|| panic!("{call}: {calls}"))
+    };
+    assert!(
+        at("stop pf9-hostagent.service") < at("disable pf9-comms.service"),
+        "no new spec may come while the role is removed: {calls}"
+    );
+}
+
+#[tokio::test]
+async fn a_plane_that_is_away_does_not_hold_it_up() {
+    let rig = prepared();
+    rig.nodelet();
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert!(
+        ran.text.contains("deauthorise this host there"),
+        "{}",
+        ran.text
+    );
+
+    let rig = prepared();
+    rig.nodelet();
+    let heard = rig.plane_hears();
+    let ran = rig.run(&["decommission-node", "--yes", "--local"]).await;
+    assert_eq!((ran.exit, heard.get().len()), (Exit::Ok, 0), "{}", ran.text);
+}
+
+#[tokio::test]
+async fn a_role_that_stays_stops_everything_else() {
+    let rig = prepared();
+    rig.serve(paths::NODELET_SOCKET, |request| {
+        match request.method.as_str() {
+            "PUT" => Reply::empty(),
+            _ => {
+                let mut status = node(Role::Worker, NodeState::Retrying, 1);
+                let why = "/var/lib/pf9/kubelet/pods/x is busy";
+                status.reason =
+                    Some(Fault::new("x", "cannot unmount", why).fix("end what uses it"));
+                ok_json(&status)
+            }
+        }
+    });
+    let heard = rig.plane_hears();
+    let files = rig.files();
+    let ran = rig
+        .run(&["decommission-node", "--yes", "--wait", "1"])
+        .await;
+    assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
+    for words in [
+        "nothing else was touched",
+        "pods/x is busy",
+        "end what uses it",
+    ] {
+        assert!(ran.text.contains(words), "{words}: {}", ran.text);
+    }
+    assert_eq!((rig.files(), heard.get().len()), (files, 0));
+    assert!(
+        rig.unit_is("pf9-hostagent.service", "active"),
+        "it runs again"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_nodelets_words() {
+    let rig = prepared();
+    rig.serve(paths::NODELET_SOCKET, |request| {
+        match request.method.as_str() {
+            "PUT" => no(
+                "role-busy",
+                "an installation is at a step that cannot be left",
+            ),
+            _ => ok_json(&node(Role::Worker, NodeState::Ok, 1)),
+        }
+    });
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Failed);
+    assert!(
+        ran.text.contains("at a step that cannot be left"),
+        "{}",
+        ran.text
+    );
+}
+
+#[tokio::test]
+async fn what_is_left_is_listed_and_is_a_failure() {
+    let rig = prepared();
+    rig.nodelet();
+    rig.file("/etc/sysctl.d/90-pf9-kubernetes.conf", "x");
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
+    assert!(ran.text.contains("   NOT CLEAN\n"), "{}", ran.text);
+    assert!(
+        ran.text
+            .contains("left         /etc/sysctl.d/90-pf9-kubernetes.conf"),
+        "{}",
+        ran.text
+    );
+}
+
+#[tokio::test]
+async fn nobody_to_ask_means_no() {
+    let rig = prepared();
+    let files = rig.files();
+    let ran = rig.run(&["decommission-node"]).await;
+    assert_eq!(ran.exit, Exit::Usage, "{}", ran.text);
+    assert!(ran.text.contains("give --yes"), "{}", ran.text);
+    assert_eq!(rig.files(), files);
+}
+
+#[tokio::test]
+async fn a_bare_machine_is_clean_already() {
+    let rig = Rig::new();
+    std::fs::remove_dir(rig.host.at("/run/pf9")).expect("bare");
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert!(ran.text.contains("no role to remove"), "{}", ran.text);
+}

@@ -1,0 +1,88 @@
+use super::*;
+use crate::app::Config;
+use crate::comms::Services;
+use crate::model::paths;
+
+fn shipped(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("packaging")
+        .join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What is commented out is what the programs do without it.
+#[test]
+fn the_commented_configuration_is_the_default() {
+    let text = shipped("etc/hostagent.toml");
+    let bare: String = text
+        .lines()
+        .filter_map(|l| l.strip_prefix('#'))
+        .filter(|l| !l.starts_with(' ') && !l.is_empty())
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let rig = Rig::new();
+    rig.file(paths::CONFIG, &bare);
+    assert_eq!(Config::load(&rig.host), Ok(Config::default()));
+    let keys = serde_json::to_value(Config::default()).expect("json");
+    for (section, keys) in keys.as_object().expect("sections") {
+        assert!(text.contains(&format!("#[{section}]")), "{section}");
+        for key in keys.as_object().expect("keys").keys() {
+            assert!(
+                text.contains(&format!("\n#{key} = ")),
+                "{section}.{key} is not explained"
+            );
+        }
+    }
+    rig.file(paths::CONFIG, &text);
+    assert_eq!(Config::load(&rig.host), Ok(Config::default()));
+}
+
+#[test]
+fn the_allow_list_names_the_services_planes_ask_for() {
+    let rig = Rig::new();
+    let file = "/etc/pf9/services.d/kubernetes.toml";
+    rig.file(file, &shipped("etc/services.d/kubernetes.toml"));
+    let services = Services::load(&rig.host).expect("services");
+    let names: Vec<&String> = services.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["etcd-metrics", "kube-apiserver", "kubelet"]);
+}
+
+/// Units, directories and users name the same things as the programs do.
+#[test]
+fn units_directories_and_users_fit_the_programs() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = |name: &str| std::fs::read_to_string(root.join("systemd").join(name)).expect("unit");
+    assert!(unit("pf9-comms.service").contains(&format!("\nUser={}\n", paths::USER_COMMS)));
+    assert!(unit("pf9-hostagent.service").contains(&format!("\nUser={}\n", paths::USER_HOSTAGENT)));
+    let socket = format!("\nListenStream={}\n", paths::NODELET_SOCKET);
+    assert!(unit("pf9-nodeletd.socket").contains(&socket));
+    for name in [
+        "pf9-comms.service",
+        "pf9-hostagent.service",
+        "pf9-nodeletd.service",
+    ] {
+        let text = unit(name);
+        // Ends with the exit code of a wrong configuration are not repeated.
+        assert!(text.contains(&format!(
+            "RestartPreventExitStatus=64 {}\n",
+            Exit::Config.code()
+        )));
+        assert!(
+            text.contains("\nType=notify\n") && text.contains("\nWatchdogSec="),
+            "{name}"
+        );
+    }
+    let dirs = shipped("tmpfiles.d/pf9-hostagent.conf");
+    for dir in [
+        paths::COMMS_STATE,
+        paths::HOSTAGENT_STATE,
+        paths::NODELET_STATE,
+        paths::LOG_DIR,
+    ] {
+        assert!(dirs.contains(&format!("d {dir} ")), "{dir}");
+    }
+    let users = shipped("sysusers.d/pf9-hostagent.conf");
+    for user in [paths::USER_COMMS, paths::USER_HOSTAGENT] {
+        assert!(users.contains(&format!("\nu {user} ")), "{user}");
+    }
+}

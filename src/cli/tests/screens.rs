@@ -1,0 +1,344 @@
+use super::super::output::Show;
+use super::super::status::{Overall, StatusReport, UnitReport};
+use super::*;
+use crate::model::{
+    CertPurpose, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
+    HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef, Timestamp,
+    TunnelState, TunnelStatus,
+};
+use crate::preflight::{Disk, Facts, Report};
+
+const WIDTH: usize = 100;
+
+fn at(text: &str) -> Timestamp {
+    format!("2026-11-21T{text}Z").parse().expect("time")
+}
+
+fn unit(name: &str, state: &str) -> UnitReport {
+    UnitReport {
+        name: name.into(),
+        unit: format!("pf9-{name}.service"),
+        good: matches!(state, "running" | "idle" | "done"),
+        state: state.into(),
+        restarts: 0,
+    }
+}
+
+fn phase(id: PhaseId, state: PhaseState) -> PhaseStatus {
+    PhaseStatus {
+        id,
+        name: id.name().into(),
+        order: id.order(),
+        state,
+        message: None,
+        started_at: Some(at("09:59:48")),
+        took_ms: Some(u64::from(id.order()) * 37),
+    }
+}
+
+/// A node of `role` whose phases before `stuck` are done; `stuck` itself is in `state`.
+fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
+    let phases = PhaseId::ALL
+        .iter()
+        .filter(|p| p.applies_to(role))
+        .map(|id| match stuck {
+            Some(stuck) if *id == stuck => phase(*id, state),
+            Some(stuck) if *id > stuck => phase(*id, PhaseState::NotStarted),
+            Some(_) | None => phase(*id, PhaseState::Running),
+        });
+    let cluster = "0c3b5c1e-5d6f-4a6e-9a40-3b2f1d0e9c87";
+    NodeStatus {
+        schema: 1,
+        revision: 41,
+        generation: Generation(7),
+        role,
+        cluster_id: Some(cluster.parse::<ClusterId>().expect("id")),
+        state: NodeState::Ok,
+        reason: None,
+        attempts: 0,
+        phases: phases.collect(),
+        current_step: None,
+        last_sweep_at: Some(at("09:59:30")),
+        stack: Some(stack()),
+        wants_stack: None,
+        certificate_requests: Vec::new(),
+        service_account_key: None,
+        certificates: [
+            (CertPurpose::KubeletClient, 300),
+            (CertPurpose::KubeProxy, 361),
+        ]
+        .map(|(purpose, days)| CertificateStatus {
+            purpose,
+            not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
+        })
+        .into(),
+    }
+}
+
+fn stack() -> StackRef {
+    StackRef {
+        name: "pf9-kube".into(),
+        version: "1.20.2-1".into(),
+        manifest: Digest::of(b"x"),
+    }
+}
+
+fn tunnel() -> TunnelStatus {
+    TunnelStatus {
+        schema: 1,
+        state: TunnelState::Connected {
+            since: at("06:47:00"),
+        },
+        endpoint: Some("wss://plane.example:8443/v1/tunnel".into()),
+        rtt_us: Some(4100),
+        streams: 3,
+        bytes_in: 1,
+        bytes_out: 2,
+        last_contact: Some(at("09:59:58")),
+        last_fault: None,
+    }
+}
+
+fn good(role: Role) -> StatusReport {
+    let id = "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11";
+    StatusReport {
+        schema: 1,
+        taken_at: at("10:00:00"),
+        state: Overall::Ok,
+        reason: None,
+        host_name: "node-1".into(),
+        host_id: Some(id.parse::<HostId>().expect("id")),
+        version: "0.1.0",
+        agent: vec![
+            unit("comms", "running"),
+            unit("hostagent", "running"),
+            unit("nodelet", "running"),
+        ],
+        tunnel: Some(tunnel()),
+        acknowledged_at: Some(at("09:59:48")),
+        generation: Some(Generation(7)),
+        refused: None,
+        download: None,
+        node: Some(node(role, None, PhaseState::Running)),
+        services: ["containerd", "etcd", "kubelet", "kube-proxy"]
+            .iter()
+            .filter(|s| role == Role::Master || **s != "etcd")
+            .map(|s| unit(s, "running"))
+            .collect(),
+        disks: vec![DiskHealth {
+            path: "/var/opt/pf9".into(),
+            total_bytes: 100 << 30,
+            available_bytes: 61 << 30,
+        }],
+        warnings: Vec::new(),
+    }
+}
+
+fn screens() -> Vec<(&'static str, StatusReport)> {
+    let mut converging = good(Role::Worker);
+    converging.state = Overall::Converging;
+    let mut status = node(Role::Worker, Some(PhaseId::Certs), PhaseState::Waiting);
+    for phase in &mut status.phases {
+        if phase.state == PhaseState::Waiting {
+            phase.message = Some("4 certificates from the plane".into());
+        }
+    }
+    status.stack = None;
+    converging.node = Some(status);
+    converging.download = Some(DownloadStatus {
+        stack: stack(),
+        have: 220 << 20,
+        total: 900 << 20,
+        fault: None,
+    });
+
+    let mut retrying = good(Role::Master);
+    retrying.state = Overall::Retrying;
+    retrying.reason = Some(
+        Fault::new(
+            "step-failed",
+            "cannot start etcd",
+            "127.0.0.1:2379 did not answer within 600 s: connection refused; its last words: \
+             mvcc: database space exceeded",
+        )
+        .fix("see journalctl -u pf9-etcd; make room on the disk of /var/lib/pf9/etcd")
+        .next_try(at("10:00:12")),
+    );
+    let mut status = node(Role::Master, Some(PhaseId::EtcdStart), PhaseState::Failed);
+    status.attempts = 4;
+    for phase in &mut status.phases {
+        if phase.state == PhaseState::Failed {
+            let message = "127.0.0.1:2379 did not answer within 600 s: connection refused; its \
+                           last words: mvcc: database space exceeded";
+            phase.message = Some(message.into());
+        }
+    }
+    status.current_step = Some("waits for 127.0.0.1:2379/health".into());
+    retrying.node = Some(status);
+    retrying.services[1] = unit("etcd", "failed (exit-code)");
+    retrying.services[1].restarts = 17;
+    retrying.refused = Some(
+        Fault::new(
+            "document-untrusted",
+            "spec 8 refused",
+            "the signature does not match",
+        )
+        .fix("the last good one stays in force"),
+    );
+
+    let mut offline = good(Role::Worker);
+    offline.state = Overall::Offline;
+    let why = Fault::new(
+        "plane-refused",
+        "the plane cannot be reached",
+        "plane.example:8443 does not accept connections",
+    )
+    .fix("nothing on this machine stops meanwhile; check network and plane")
+    .next_try(at("10:00:41"));
+    offline.reason = Some(why);
+    if let Some(tunnel) = &mut offline.tunnel {
+        tunnel.state = TunnelState::Waiting {
+            next_try: at("10:00:41"),
+        };
+        tunnel.last_contact = Some(at("08:12:09"));
+    }
+    offline.acknowledged_at = Some(at("08:11:40"));
+
+    let mut down = good(Role::Worker);
+    down.state = Overall::AgentDown;
+    let why = "pf9-hostagent.service is failed (exit-code)";
+    down.reason = Some(Fault::new("agent-down", "hostagent does not run", why).fix(
+        "journalctl -n 30 -u pf9-hostagent.service; then systemctl restart \
+             pf9-hostagent.service; the node itself runs on",
+    ));
+    down.agent[1] = unit("hostagent", "failed (exit-code)");
+    down.node = None;
+    down.generation = None;
+    down.acknowledged_at = None;
+    down.disks.clear();
+
+    let mut idle = good(Role::Worker);
+    idle.state = Overall::Idle;
+    idle.node = None;
+    idle.services.clear();
+    idle.generation = Some(Generation(0));
+    idle.agent[2] = unit("nodelet", "idle");
+
+    vec![
+        ("status-ok.txt", good(Role::Master)),
+        ("status-converging.txt", converging),
+        ("status-retrying.txt", retrying),
+        ("status-offline.txt", offline),
+        ("status-agent-down.txt", down),
+        ("status-idle.txt", idle),
+    ]
+}
+
+#[test]
+fn status_screens_are_the_reviewed_ones() {
+    for (name, report) in screens() {
+        golden(name, &report.screen(WIDTH).text(false));
+    }
+    let (_, ok) = screens().swap_remove(0);
+    let json = serde_json::to_string_pretty(&ok).expect("json");
+    golden("status-ok.json", &format!("{json}\n"));
+}
+
+/// One screen is one screen: a master with everything on it fits a common terminal.
+#[test]
+fn a_status_fits_one_screen() {
+    for (name, report) in screens() {
+        let text = report.screen(WIDTH).text(false);
+        let lines = text.lines().count();
+        assert!(lines <= 46, "{name} has {lines} lines");
+        let widest = text.lines().map(|l| l.chars().count()).max();
+        assert!(widest <= Some(WIDTH), "{name} is {widest:?} wide");
+    }
+}
+
+#[test]
+fn check_screens_are_the_reviewed_ones() {
+    let rig = Rig::new();
+    let mut facts = Facts::read(&rig.host, 0, at("10:00:00")).expect("facts");
+    facts.arch = "x86_64".into();
+    facts.disks = vec![Disk {
+        paths: vec![
+            "/opt/pf9/stacks",
+            "/var/lib/pf9",
+            "/var/opt/pf9",
+            "/var/log/pf9",
+        ],
+        total: 100 << 30,
+        available: 61 << 30,
+        inodes: None,
+        read_only: false,
+    }];
+    facts.programs.insert("systemctl".into());
+    let report = |facts: &Facts| Report::of(facts, &["clock".into()]).expect("report");
+    golden(
+        "check-node-good.txt",
+        &report(&facts).screen(WIDTH).text(false),
+    );
+    facts.swaps = vec!["/dev/sda2".into()];
+    facts.cpus = 1;
+    golden(
+        "check-node-bad.txt",
+        &report(&facts).screen(WIDTH).text(false),
+    );
+}
+
+#[test]
+fn plan_screens_are_the_reviewed_ones() {
+    use crate::nodelet::plan::{PlanWords, StepWords, Waits};
+    let (first, second) = (PhaseId::ALL[3], PhaseId::ALL[4]);
+    let step = |phase, what: &str, why: &str| StepWords {
+        phase,
+        what: what.into(),
+        why: why.into(),
+    };
+    let some = PlanWords {
+        steps: vec![
+            step(
+                first,
+                "write /etc/pf9/containerd/config.toml",
+                "mode is 0600, not 0644",
+            ),
+            step(second, "start pf9-containerd.service", "it is not there"),
+            step(
+                second,
+                "wait until the container runtime answers",
+                "what it asks is started again",
+            ),
+        ],
+        waits: Some(Waits {
+            phase: PhaseId::ALL[5],
+            what: "the download of stack pf9-kube 1.20.2-1".into(),
+        }),
+    };
+    let none = PlanWords {
+        steps: Vec::new(),
+        waits: None,
+    };
+    let screen = |plan| super::super::plan::Plan(plan).screen(WIDTH).text(false);
+    golden("plan-some.txt", &screen(some));
+    golden("plan-none.txt", &screen(none));
+}
+
+#[test]
+fn help_is_the_reviewed_one() {
+    let mut root = super::super::args::command().term_width(WIDTH);
+    let version = env!("CARGO_PKG_VERSION");
+    golden("help.txt", &root.render_help().to_string());
+    root.build();
+    for verb in root.get_subcommands_mut() {
+        let name = format!("help-{}.txt", verb.get_name());
+        let mut verb = verb.clone().term_width(WIDTH);
+        golden(
+            &name,
+            &verb
+                .render_long_help()
+                .to_string()
+                .replace(version, "VERSION"),
+        );
+    }
+}

@@ -1,0 +1,178 @@
+use super::super::status::{Overall, gather};
+use super::*;
+use crate::model::{
+    Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp, TunnelState,
+    TunnelStatus, paths,
+};
+
+fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
+    HostStatus {
+        schema: 1,
+        host_id: HostId::random(),
+        agent_version: "1".into(),
+        boot_id: "b".into(),
+        uptime_s: 1,
+        sent_at: Timestamp::now(),
+        acknowledged_at: None,
+        accepted_generation: Generation(2),
+        observed_generation: Generation(2),
+        state,
+        reason,
+        refused: None,
+        node: None,
+        download: None,
+        inventory: Inventory::default(),
+        health: Health::default(),
+    }
+}
+
+fn tunnel(state: TunnelState) -> TunnelStatus {
+    TunnelStatus {
+        schema: 1,
+        state,
+        endpoint: None,
+        rtt_us: None,
+        streams: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        last_contact: None,
+        last_fault: Some(Fault::new(
+            "plane-refused",
+            "cannot connect",
+            "nobody listens",
+        )),
+    }
+}
+
+/// Enrolled, units running; nobody answers yet.
+fn enrolled() -> Rig {
+    let rig = Rig::new();
+    crate::identity::write_host_id(&rig.host, HostId::random()).expect("id");
+    rig.file(paths::HOST_CERT, "x");
+    for unit in super::super::context::AGENT_UNITS {
+        rig.unit(unit, &["enabled", "active"]);
+    }
+    rig
+}
+
+fn connected() -> TunnelState {
+    TunnelState::Connected {
+        since: Timestamp::now(),
+    }
+}
+
+async fn seen(rig: &Rig) -> (Overall, String) {
+    let report = gather(&rig.context()).await;
+    let reason = report.reason.map(|f| f.to_string());
+    (report.state, reason.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_machine_that_is_no_host_is_told_how_to_become_one() {
+    let (state, reason) = seen(&Rig::new()).await;
+    assert_eq!(state, Overall::NotPrepared);
+    assert!(reason.contains("pf9ctl prep-node --plane URL"), "{reason}");
+}
+
+#[tokio::test]
+async fn dead_and_silent_daemons_are_named() {
+    let rig = enrolled();
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    std::fs::remove_file(rig.host.at("/units/pf9-hostagent.service.active")).expect("stop");
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(state, Overall::AgentDown);
+    assert!(
+        reason.contains("pf9-hostagent.service is stopped"),
+        "{reason}"
+    );
+    assert!(
+        reason.contains("systemctl restart pf9-hostagent.service"),
+        "{reason}"
+    );
+
+    rig.unit("pf9-hostagent.service", &["active"]);
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(state, Overall::AgentDown);
+    assert!(reason.contains("hostagent does not answer"), "{reason}");
+    let ran = rig.run(&["status"]).await;
+    assert_eq!(ran.exit, Exit::Unavailable);
+    assert!(ran.text.contains("AGENT DOWN"), "{}", ran.text);
+}
+
+#[tokio::test]
+async fn a_lost_plane_is_not_a_broken_node_and_a_broken_node_comes_first() {
+    let rig = enrolled();
+    let next_try = Timestamp::now();
+    let waiting = TunnelState::Waiting { next_try };
+    rig.serve(paths::COMMS_SOCKET, move |_| ok_json(&tunnel(waiting)));
+    let status = Shared::new(host_status(NodeState::Ok, None));
+    let answer = status.clone();
+    rig.serve(paths::HOSTAGENT_SOCKET, move |_| ok_json(&answer.get()));
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(state, Overall::Offline);
+    assert!(reason.contains("nobody listens"), "{reason}");
+    assert!(
+        reason.contains("nothing on this machine stops meanwhile"),
+        "{reason}"
+    );
+
+    let fault = Fault::new("x", "cannot start etcd", "no space");
+    status.set(host_status(NodeState::Failed, Some(fault)));
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(
+        (state, reason.as_str()),
+        (Overall::Failed, "cannot start etcd: no space")
+    );
+}
+
+#[tokio::test]
+async fn good_states_exit_with_zero_and_nodelet_is_not_woken() {
+    let rig = enrolled();
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    let status = Shared::new(host_status(NodeState::Ok, None));
+    let answer = status.clone();
+    rig.serve(paths::HOSTAGENT_SOCKET, move |_| ok_json(&answer.get()));
+    rig.serve(paths::NODELET_SOCKET, |_| {
+        panic!("looking must start nothing")
+    });
+    let ran = rig.run(&["status"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert!(
+        ran.text.contains("IDLE") && ran.text.contains("✓ nodelet idle"),
+        "{}",
+        ran.text
+    );
+    status.set(host_status(NodeState::Converging, None));
+    let (state, _) = seen(&rig).await;
+    assert_eq!((state, state.exit()), (Overall::Converging, Exit::Ok));
+}
+
+#[tokio::test]
+async fn without_the_right_to_ask_the_reason_is_the_right() {
+    let mut rig = enrolled();
+    rig.uid = 1000;
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    let (_, reason) = seen(&rig).await;
+    assert!(reason.contains("use sudo"), "{reason}");
+}
+
+#[tokio::test]
+async fn watching_ends_with_the_signal() {
+    let rig = enrolled();
+    let ctx = rig.context();
+    ctx.stop.cancel();
+    let ran = rig.run_in(&ctx, &["status", "--watch"]).await;
+    assert_eq!(ran.exit, Exit::Ok);
+    assert!(ran.text.contains("AGENT DOWN"), "{}", ran.text);
+}
+
+#[tokio::test]
+async fn json_is_the_whole_report() {
+    let mut rig = enrolled();
+    rig.json = true;
+    let ran = rig.run(&["status", "--json"]).await;
+    let value: serde_json::Value = serde_json::from_str(&ran.text).expect("json");
+    assert_eq!(value["state"], "agent-down");
+    assert_eq!(value["schema"], 1);
+    assert!(value["host_id"].is_string() && value["agent"].is_array());
+}

@@ -1,0 +1,66 @@
+//! The host seam: every effect on the machine goes through here.
+//!
+//! Concrete on purpose: tests point the same code at a temporary root (files, `/proc`, `/sys` and
+//! the programs are looked up below it) or at a peer of their own (see "fake the peer, not the
+//! client" in `docs/architecture.md`).
+//!
+//! | file | effect |
+//! |---|---|
+//! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
+//! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
+//! | `units`   | [`units::Units`]: systemd |
+//! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
+//! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
+//! | `net`     | [`net::Net`]: links and packet-filter chains, for removal |
+//! | `tls`     | clients with one authority and one certificate |
+//! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
+//! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
+//! | `facts`   | `os-release` |
+//! | `mounts`  | mount points |
+
+pub mod etcd;
+pub mod exec;
+pub mod facts;
+pub mod fs;
+pub mod kernel;
+pub mod kube;
+pub mod mounts;
+pub mod net;
+pub mod runtime;
+pub mod tls;
+pub mod units;
+
+use fs::HostFs;
+
+/// One machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Files.
+    pub fs: HostFs,
+    /// systemd.
+    pub units: units::Units,
+    /// The kernel.
+    pub kernel: kernel::Kernel,
+    /// The container runtime.
+    pub runtime: runtime::Runtime,
+    /// The network.
+    pub net: net::Net,
+}
+
+impl Host {
+    /// The machine below this root; `/` is the machine itself.
+    pub fn new(fs: HostFs) -> Self {
+        Self {
+            units: units::Units::new(fs.clone()),
+            kernel: kernel::Kernel::new(fs.clone()),
+            runtime: runtime::Runtime::new(fs.clone()),
+            net: net::Net::new(fs.clone()),
+            fs,
+        }
+    }
+
+    /// This machine.
+    pub fn real() -> Self {
+        Self::new(HostFs::real())
+    }
+}

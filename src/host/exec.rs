@@ -1,0 +1,350 @@
+//! Processes: an absolute program, an argument list, a deadline. Never a shell.
+//!
+//! ```text
+//! Cmd ──► run ──► Output        own process group, cleared environment, capped output
+//!             └─► ExecError     program, arguments, how it ended, its last words, how long it took
+//! ```
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// What children search: the distribution's own directories and nothing a person could prepend.
+const CHILD_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// Most standard output that is kept: `iptables-save` of a node with thousands of services.
+const STDOUT_MAX: usize = 16 * 1024 * 1024;
+/// Most standard error that is kept: what an error message can show.
+const STDERR_MAX: usize = 4 * 1024;
+/// Longest argument list an error shows.
+const ARGS_SHOWN: usize = 256;
+
+/// One program to be run.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Vec<u8>,
+    deadline: Duration,
+}
+
+/// What a program that ended well said.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+/// A program that did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// It could not be started.
+    #[error("cannot run {program}")]
+    Start {
+        /// The program with its arguments.
+        program: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended with a failure.
+    #[error("{program} failed ({status}, {} ms): {stderr}", took.as_millis())]
+    Failed {
+        /// The program with its arguments.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its standard error.
+        stderr: String,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// It did not end in time; its process group was killed.
+    #[error("{program} did not end within {} s and was killed: {stderr}", deadline.as_secs())]
+    Timeout {
+        /// The program with its arguments.
+        program: String,
+        /// How long it had.
+        deadline: Duration,
+        /// The end of its standard error.
+        stderr: String,
+    },
+}
+
+impl Cmd {
+    /// A program by its absolute path, with a deadline.
+    pub fn new(program: impl Into<PathBuf>, deadline: Duration) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: Vec::new(),
+            deadline,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable; nothing is inherited.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// What the program reads on its standard input.
+    #[must_use]
+    pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
+        self.stdin = bytes;
+        self
+    }
+
+    /// The program with its arguments, for messages.
+    fn shown(&self) -> String {
+        let mut text = self.program.display().to_string();
+        for arg in &self.args {
+            text.push(' ');
+            text.push_str(&arg.to_string_lossy());
+            if text.len() > ARGS_SHOWN {
+                text = text.chars().take(ARGS_SHOWN).collect();
+                text.push('…');
+                break;
+            }
+        }
+        text
+    }
+}
+
+impl Output {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Runs it to its end, at most until its deadline. Dropping the future kills the process group.
+pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
+    let started = Instant::now();
+    let program = cmd.shown();
+    let start = |source| ExecError::Start {
+        program: program.clone(),
+        source,
+    };
+    if !cmd.program.is_absolute() {
+        return Err(start(std::io::Error::other("its path is not absolute")));
+    }
+    let mut child = Command::new(&cmd.program)
+        .args(&cmd.args)
+        .env_clear()
+        .env("PATH", CHILD_PATH)
+        .env("LC_ALL", "C")
+        .envs(cmd.env.iter().map(|(k, v)| (k, v)))
+        .current_dir("/")
+        .process_group(0)
+        .kill_on_drop(true)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(start)?;
+    let mut group = Group::of(&child);
+    let mut stderr = Vec::new();
+    let ended = tokio::time::timeout(cmd.deadline, talk(&mut child, &cmd.stdin, &mut stderr)).await;
+    let took = started.elapsed();
+    let words = last_words(&stderr);
+    match ended {
+        Err(_) => {
+            drop(group);
+            // Reaped in the background by tokio (`kill_on_drop`).
+            Err(ExecError::Timeout {
+                program,
+                deadline: cmd.deadline,
+                stderr: words,
+            })
+        }
+        Ok(Err(source)) => Err(ExecError::Start { program, source }),
+        Ok(Ok((status, stdout))) => {
+            group.disarm();
+            if status.success() {
+                Ok(Output { stdout, took })
+            } else {
+                Err(ExecError::Failed {
+                    program,
+                    status,
+                    stderr: words,
+                    took,
+                })
+            }
+        }
+    }
+}
+
+/// Finds a program of the distribution below `root`: not every distribution has `/bin` merged.
+pub fn program(root: &super::fs::HostFs, name: &str) -> PathBuf {
+    let dirs = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
+    dirs.iter()
+        .map(|dir| root.at(Path::new(dir).join(name)))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| root.at(Path::new("/usr/bin").join(name)))
+}
+
+async fn talk(
+    child: &mut Child,
+    stdin: &[u8],
+    stderr: &mut Vec<u8>,
+) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let mut input = child.stdin.take();
+    let feed = async {
+        if let Some(mut pipe) = input.take()
+            && let Err(e) = pipe.write_all(stdin).await
+            && e.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            return Err(e);
+        }
+        Ok(())
+    };
+    let out = child.stdout.take();
+    let err = child.stderr.take();
+    let mut stdout = Vec::new();
+    let (fed, read_out, read_err) = tokio::join!(
+        feed,
+        read_capped(out, &mut stdout, STDOUT_MAX),
+        read_capped(err, stderr, STDERR_MAX),
+    );
+    fed?;
+    read_out?;
+    read_err?;
+    Ok((child.wait().await?, stdout))
+}
+
+/// Keeps the first `max` bytes and discards the rest, so that the child never blocks on a pipe.
+async fn read_capped(
+    pipe: Option<impl AsyncRead + Unpin>,
+    into: &mut Vec<u8>,
+    max: usize,
+) -> std::io::Result<()> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut chunk = vec![0u8; 16 * 1024];
+    loop {
+        let n = pipe.read(&mut chunk).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        let room = max.saturating_sub(into.len()).min(n);
+        into.extend_from_slice(&chunk[..room]);
+    }
+}
+
+fn last_words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    let from = lines.len().saturating_sub(5);
+    lines[from..].join("; ")
+}
+
+/// Kills the whole process group when dropped, unless disarmed.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(
+            child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw),
+        )
+    }
+    fn disarm(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.take() {
+            // Already gone is what was wanted.
+            killpg(pid, Signal::SIGKILL).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn output_input_and_environment() {
+        let cmd = Cmd::new("/bin/sh", SOON)
+            .args(["-c", "cat; env"])
+            .env("A", "b")
+            .stdin(b"hello\n".to_vec());
+        let text = run(cmd).await.expect("run").text();
+        assert!(text.starts_with("hello\n"), "{text}");
+        assert!(text.contains("A=b") && text.contains("PATH=/usr/sbin"));
+        assert!(!text.contains("CARGO"), "environment leaked: {text}");
+    }
+
+    #[tokio::test]
+    async fn failures_carry_the_last_words() {
+        let cmd = Cmd::new("/bin/sh", SOON).args(["-c", "echo no such thing >&2; exit 3"]);
+        let text = run(cmd).await.expect_err("fails").to_string();
+        assert!(
+            text.contains("no such thing") && text.contains("exit status: 3"),
+            "{text}"
+        );
+        assert!(matches!(
+            run(Cmd::new("sh", SOON)).await,
+            Err(ExecError::Start { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_late_group_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pids = dir.path().join("pids");
+        let script = format!("sleep 600 & echo $! >{}; wait", pids.display());
+        let cmd = Cmd::new("/bin/sh", Duration::from_millis(700)).args(["-c", &script]);
+        assert!(matches!(run(cmd).await, Err(ExecError::Timeout { .. })));
+        let pid: i32 = std::fs::read_to_string(&pids)
+            .expect("pids")
+            .trim()
+            .parse()
+            .expect("number");
+        let gone = async {
+            while std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|s| !s.contains(") Z "))
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, gone)
+            .await
+            .expect("the child of the child is killed");
+    }
+}

@@ -1,0 +1,435 @@
+//! Files: atomic, durable, bounded.
+//!
+//! A write is: temporary file in the same directory, owner and mode before content is visible,
+//! fsync, rename, fsync of the directory. At any instant the path holds the whole old text or the
+//! whole new one. Every path is an absolute path *of the host*; [`HostFs`] puts its root in front,
+//! so tests run the same code in a temporary directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+/// The file system of one host.
+#[derive(Clone, Debug)]
+pub struct HostFs {
+    root: PathBuf,
+}
+
+/// Who may do what with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attrs {
+    /// Permission bits.
+    pub mode: u32,
+    /// `user:group`; absent: whoever runs.
+    pub owner: Option<String>,
+}
+
+/// A file operation that failed: says which, on what, why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}")]
+pub struct FsError {
+    /// What was tried, e.g. `write`.
+    pub action: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What is at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A regular file.
+    File {
+        /// Permission bits.
+        mode: u32,
+        /// Owner's id.
+        uid: u32,
+        /// Group's id.
+        gid: u32,
+        /// Bytes.
+        size: u64,
+    },
+    /// A directory.
+    Dir {
+        /// Permission bits.
+        mode: u32,
+        /// Owner's id.
+        uid: u32,
+        /// Group's id.
+        gid: u32,
+    },
+    /// A symbolic link and what it says.
+    Link(PathBuf),
+    /// A socket, device or pipe.
+    Other,
+}
+
+// === impl Attrs ===
+
+impl Attrs {
+    /// Mode only; the owner is whoever runs.
+    pub fn mode(mode: u32) -> Self {
+        Self { mode, owner: None }
+    }
+
+    /// Mode and `user:group`.
+    pub fn owned(mode: u32, owner: &str) -> Self {
+        Self {
+            mode,
+            owner: Some(owner.to_owned()),
+        }
+    }
+
+    /// The numeric owner, looked up on this machine; `None` when no owner is asked for.
+    pub fn ids(&self) -> io::Result<Option<(u32, u32)>> {
+        let Some(owner) = &self.owner else {
+            return Ok(None);
+        };
+        let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
+        let missing = |kind: &str, name: &str| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no {kind} named {name}"))
+        };
+        let uid = User::from_name(user)?.ok_or_else(|| missing("user", user))?;
+        let gid = Group::from_name(group)?.ok_or_else(|| missing("group", group))?;
+        Ok(Some((uid.uid.as_raw(), gid.gid.as_raw())))
+    }
+}
+
+// === impl HostFs ===
+
+impl HostFs {
+    /// The machine itself.
+    pub fn real() -> Self {
+        Self::new("/")
+    }
+
+    /// A host whose files are below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where an absolute host path is. `..` is not followed: such a path maps to nothing useful.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let mut out = self.root.clone();
+        for part in path.as_ref().components() {
+            match part {
+                Component::Normal(name) => out.push(name),
+                Component::ParentDir => out.push("\u{0}no-parent"),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        out
+    }
+
+    /// What is at `path`; links are not followed.
+    pub fn found(&self, path: impl AsRef<Path>) -> Result<Found, FsError> {
+        let at = self.at(path);
+        let meta = match fs::symlink_metadata(&at) {
+            Ok(meta) => meta,
+            Err(e) if absent(&e) => return Ok(Found::Nothing),
+            Err(e) => return Err(fail("look at", &at, e)),
+        };
+        let mode = meta.mode() & 0o7777;
+        let (uid, gid) = (meta.uid(), meta.gid());
+        if meta.is_symlink() {
+            let target = fs::read_link(&at).map_err(|e| fail("read link", &at, e))?;
+            Ok(Found::Link(target))
+        } else if meta.is_dir() {
+            Ok(Found::Dir { mode, uid, gid })
+        } else if meta.is_file() {
+            Ok(Found::File {
+                mode,
+                uid,
+                gid,
+                size: meta.len(),
+            })
+        } else {
+            Ok(Found::Other)
+        }
+    }
+
+    /// Reads a whole file of at most `max` bytes; `None` when there is none.
+    pub fn read(&self, path: impl AsRef<Path>, max: u64) -> Result<Option<Vec<u8>>, FsError> {
+        let at = self.at(path);
+        let file = match File::open(&at) {
+            Ok(file) => file,
+            Err(e) if absent(&e) => return Ok(None),
+            Err(e) => return Err(fail("open", &at, e)),
+        };
+        let mut bytes = Vec::new();
+        file.take(max.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|e| fail("read", &at, e))?;
+        if bytes.len() as u64 > max {
+            let why = format!("it is larger than {max} bytes");
+            return Err(fail("read", &at, io::Error::other(why)));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Reads a whole UTF-8 file of at most `max` bytes; `None` when there is none.
+    pub fn read_text(&self, path: impl AsRef<Path>, max: u64) -> Result<Option<String>, FsError> {
+        let at = self.at(&path);
+        self.read(path, max)?
+            .map(|bytes| {
+                String::from_utf8(bytes).map_err(|_| {
+                    let why = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
+                    fail("read", &at, why)
+                })
+            })
+            .transpose()
+    }
+
+    /// Replaces `path` by `bytes`, atomically and durably. Missing parent directories are made
+    /// with mode 0755.
+    pub fn write(
+        &self,
+        path: impl AsRef<Path>,
+        bytes: &[u8],
+        attrs: &Attrs,
+    ) -> Result<(), FsError> {
+        let at = self.at(path);
+        let dir = self.parent_of(&at)?;
+        let temp = temp_beside(&at);
+        let result = (|| {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temp)?;
+            if let Some((uid, gid)) = attrs.ids()? {
+                nix::unistd::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
+            file.set_permissions(fs::Permissions::from_mode(attrs.mode))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temp, &at)
+        })();
+        if let Err(e) = result {
+            // The temporary file is ours alone; when even its removal fails the write's own error
+            // is the one that matters.
+            drop(fs::remove_file(&temp));
+            return Err(fail("write", &at, e));
+        }
+        sync_dir(&dir)
+    }
+
+    /// Makes `path` a symbolic link to `target`, atomically (rename over).
+    pub fn link(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), FsError> {
+        let at = self.at(path);
+        let dir = self.parent_of(&at)?;
+        let temp = temp_beside(&at);
+        std::os::unix::fs::symlink(target, &temp).map_err(|e| fail("link", &at, e))?;
+        fs::rename(&temp, &at).map_err(|e| fail("link", &at, e))?;
+        sync_dir(&dir)
+    }
+
+    /// Makes a directory (and its parents, 0755) and sets its mode and owner.
+    pub fn make_dir(&self, path: impl AsRef<Path>, attrs: &Attrs) -> Result<(), FsError> {
+        let at = self.at(path);
+        fs::create_dir_all(&at).map_err(|e| fail("make directory", &at, e))?;
+        let own = attrs.ids().and_then(|ids| match ids {
+            Some((uid, gid)) => std::os::unix::fs::chown(&at, Some(uid), Some(gid)),
+            None => Ok(()),
+        });
+        own.map_err(|e| fail("own", &at, e))?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(attrs.mode))
+            .map_err(|e| fail("set mode of", &at, e))?;
+        match at.parent() {
+            Some(parent) => sync_dir(parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a file or link; nothing there is fine.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), FsError> {
+        let at = self.at(path);
+        match fs::remove_file(&at) {
+            Ok(()) => match at.parent() {
+                Some(parent) => sync_dir(parent),
+                None => Ok(()),
+            },
+            Err(e) if absent(&e) => Ok(()),
+            Err(e) => Err(fail("remove", &at, e)),
+        }
+    }
+
+    /// Removes a directory if it is empty; one that is not, or is a mount point, stays. True when
+    /// it is gone.
+    pub fn remove_empty_dir(&self, path: impl AsRef<Path>) -> Result<bool, FsError> {
+        let at = self.at(path);
+        match fs::remove_dir(&at) {
+            Ok(()) => Ok(true),
+            Err(e) if absent(&e) => Ok(true),
+            Err(e) => match e.kind() {
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(false),
+                _ => Err(fail("remove", &at, e)),
+            },
+        }
+    }
+
+    /// Removes whatever is at `path`, with everything in it; nothing there is fine. Refused while
+    /// something is mounted below it: that is somebody's data. When `path` itself is a mount
+    /// point, it is emptied and stays.
+    pub fn remove_tree(&self, path: &str) -> Result<(), FsError> {
+        let at = self.at(path);
+        match self.found(path)? {
+            Found::Nothing => return Ok(()),
+            Found::File { .. } | Found::Link(_) | Found::Other => return self.remove_file(path),
+            Found::Dir { .. } => {}
+        }
+        let (is_mount, below) = super::mounts::at_or_below(self, path)?;
+        if let Some(mount) = below.first() {
+            let why = format!("something is mounted at {mount}");
+            return Err(fail("remove", &at, io::Error::other(why)));
+        }
+        if !is_mount {
+            return fs::remove_dir_all(&at).map_err(|e| fail("remove", &at, e));
+        }
+        for name in self.list(path)? {
+            self.remove_tree(&format!("{path}/{name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Names in a directory, sorted; empty when there is none.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FsError> {
+        let at = self.at(path);
+        let entries = match fs::read_dir(&at) {
+            Ok(entries) => entries,
+            Err(e) if absent(&e) => return Ok(Vec::new()),
+            Err(e) => return Err(fail("list", &at, e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| fail("list", &at, e))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn parent_of(&self, at: &Path) -> Result<PathBuf, FsError> {
+        let dir = at.parent().unwrap_or(&self.root).to_path_buf();
+        fs::create_dir_all(&dir).map_err(|e| fail("make directory", &dir, e))?;
+        Ok(dir)
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), FsError> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| fail("sync", dir, e))
+}
+
+fn temp_beside(at: &Path) -> PathBuf {
+    // Unique in the process by a counter and among processes by the pid; what a crash leaves is
+    // recognised by the prefix.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = at.file_name().unwrap_or_default().to_string_lossy();
+    at.with_file_name(format!(".pf9-tmp-{}-{n}-{name}", std::process::id()))
+}
+
+fn absent(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn fail(action: &'static str, path: &Path, source: io::Error) -> FsError {
+    FsError {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_replace_and_keep_nothing_beside() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        host.write("/etc/a/b.conf", b"one", &Attrs::mode(0o640))
+            .expect("write");
+        host.write("/etc/a/b.conf", b"two", &Attrs::mode(0o600))
+            .expect("write");
+        assert_eq!(
+            host.read("/etc/a/b.conf", 10).expect("read"),
+            Some(b"two".to_vec())
+        );
+        assert!(matches!(
+            host.found("/etc/a/b.conf").expect("found"),
+            Found::File { mode: 0o600, .. }
+        ));
+        assert_eq!(host.list("/etc/a").expect("list"), ["b.conf"]);
+    }
+
+    #[test]
+    fn reads_are_bounded_and_absence_is_no_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        assert_eq!(host.read("/x", 10).expect("read"), None);
+        host.write("/x", &[0; 11], &Attrs::mode(0o600))
+            .expect("write");
+        assert!(host.read("/x", 10).is_err());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_text() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        host.write("/x", b"old", &Attrs::mode(0o600))
+            .expect("write");
+        let bad = Attrs::owned(0o600, "no-such-user:no-such-group");
+        assert!(host.write("/x", b"new", &bad).is_err());
+        assert_eq!(host.read("/x", 10).expect("read"), Some(b"old".to_vec()));
+        assert_eq!(host.list("/").expect("list"), ["x"]);
+    }
+
+    #[test]
+    fn a_tree_with_a_mount_below_stays() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let attrs = Attrs::mode(0o600);
+        for path in ["/var/a/x", "/var/b/vol/theirs", "/var/c/x"] {
+            host.write(path, b"x", &attrs).expect("write");
+        }
+        let info = "1 2 0:1 / /var/b/vol rw - ext4 x rw\n2 2 0:1 / /var/c rw - ext4 x rw\n";
+        host.write("/proc/self/mountinfo", info.as_bytes(), &attrs)
+            .expect("write");
+        host.remove_tree("/var/a").expect("remove");
+        assert_eq!(host.found("/var/a").expect("found"), Found::Nothing);
+        host.remove_tree("/var/b").expect_err("must be refused");
+        assert!(host.read("/var/b/vol/theirs", 9).expect("read").is_some());
+        host.remove_tree("/var/c").expect("empty the mount");
+        assert_eq!(host.list("/var/c").expect("list").len(), 0);
+        assert!(!host.remove_empty_dir("/var").expect("not empty"));
+        assert!(host.remove_empty_dir("/var/c").expect("empty"));
+    }
+
+    #[test]
+    fn links_flip_and_parents_cannot_be_left() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path().join("root"));
+        host.link("/cur", "a").expect("link");
+        host.link("/cur", "b").expect("link");
+        assert_eq!(host.found("/cur").expect("found"), Found::Link("b".into()));
+        assert!(
+            host.write("/../../evil", b"x", &Attrs::mode(0o600))
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,381 @@
+//! The kernel: modules, parameters, swap, control groups, capabilities.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::exec::{self, Cmd, ExecError};
+use super::fs::{Found, FsError, HostFs};
+
+/// Loading a module reads a file and runs its start function.
+const MODPROBE: Duration = Duration::from_secs(30);
+/// Largest file below `/proc` or `/lib/modules` that is read: `modules.dep` of a full kernel.
+const PROC_FILE_MAX: u64 = 4 * 1024 * 1024;
+/// `CAP_SYS_RESOURCE` in a capability mask.
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The kernel of one host.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    fs: HostFs,
+}
+
+/// Whether a module is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleState {
+    /// Loaded or built in.
+    Present,
+    /// `modprobe` can load it.
+    Loadable,
+    /// This kernel has no module of that name; the function may still be built in.
+    Unknown,
+}
+
+/// A kernel operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A file below `/proc` or `/sys`.
+    #[error(transparent)]
+    File(#[from] FsError),
+    /// A parameter this kernel does not have, or that may not be set here.
+    #[error("cannot set {key} to {value}")]
+    Sysctl {
+        /// The parameter.
+        key: String,
+        /// What it should be.
+        value: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A module could not be loaded.
+    #[error("cannot load kernel module {name}")]
+    Module {
+        /// Its name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: ExecError,
+    },
+}
+
+impl Kernel {
+    /// The kernel whose `/proc` and `/sys` are below this root.
+    pub fn new(fs: HostFs) -> Self {
+        Self { fs }
+    }
+
+    /// Whether a module is loaded, loadable or unknown.
+    pub fn module(&self, name: &str) -> Result<ModuleState, KernelError> {
+        let plain = name.replace('-', "_");
+        if self.fs.found(format!("/sys/module/{plain}"))? != Found::Nothing {
+            return Ok(ModuleState::Present);
+        }
+        let loaded = self.text("/proc/modules")?;
+        if loaded
+            .lines()
+            .any(|l| l.split(' ').next() == Some(plain.as_str()))
+        {
+            return Ok(ModuleState::Present);
+        }
+        let release = self.text("/proc/sys/kernel/osrelease")?;
+        let dir = format!("/lib/modules/{}", release.trim());
+        let names_it = |list: &str| {
+            list.lines().any(|line| {
+                let path = line.split(':').next().unwrap_or_default();
+                let file = Path::new(path).file_name().unwrap_or_default();
+                let file = file.to_string_lossy().replace('-', "_");
+                file.split_once(".ko").map(|(stem, _)| stem) == Some(plain.as_str())
+            })
+        };
+        if names_it(&self.text(&format!("{dir}/modules.builtin"))?) {
+            return Ok(ModuleState::Present);
+        }
+        if names_it(&self.text(&format!("{dir}/modules.dep"))?) {
+            return Ok(ModuleState::Loadable);
+        }
+        Ok(ModuleState::Unknown)
+    }
+
+    /// Loads a module.
+    pub async fn load_module(&self, name: &str) -> Result<(), KernelError> {
+        let program = exec::program(&self.fs, "modprobe");
+        let cmd = Cmd::new(program, MODPROBE).args(["--", name]);
+        exec::run(cmd)
+            .await
+            .map(drop)
+            .map_err(|source| KernelError::Module {
+                name: name.to_owned(),
+                source,
+            })
+    }
+
+    /// The value of a kernel parameter; `None` when this kernel has none of that name.
+    pub fn sysctl(&self, key: &str) -> Result<Option<String>, KernelError> {
+        let text = self.fs.read_text(sysctl_path(key), PROC_FILE_MAX)?;
+        Ok(text.map(|t| t.split_whitespace().collect::<Vec<_>>().join(" ")))
+    }
+
+    /// Sets a kernel parameter now.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<(), KernelError> {
+        let fail = |source| KernelError::Sysctl {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            source,
+        };
+        // A file of the kernel: written in place, there is nothing to rename.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open(self.fs.at(sysctl_path(key)))
+            .map_err(fail)?;
+        file.write_all(value.as_bytes()).map_err(fail)
+    }
+
+    /// Names of the swap areas in use.
+    pub fn swaps(&self) -> Result<Vec<String>, KernelError> {
+        let text = self.text("/proc/swaps")?;
+        Ok(text
+            .lines()
+            .skip(1)
+            .filter_map(|l| l.split_whitespace().next())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Control groups version 2 only.
+    pub fn cgroup_v2(&self) -> Result<bool, KernelError> {
+        let found = self.fs.found("/sys/fs/cgroup/cgroup.controllers")?;
+        Ok(matches!(found, Found::File { .. }))
+    }
+
+    /// systemd manages a hierarchy here that it may write, so its cgroup driver can work.
+    pub fn systemd_cgroups(&self) -> Result<bool, KernelError> {
+        if !matches!(self.fs.found("/run/systemd/system")?, Found::Dir { .. }) {
+            return Ok(false);
+        }
+        if self.cgroup_v2()? {
+            return Ok(self.writable("/sys/fs/cgroup"));
+        }
+        // Version 1: systemd has made its slices in the controllers only where it was allowed to.
+        let memory = "/sys/fs/cgroup/memory";
+        let slice = self.fs.found(format!("{memory}/system.slice"))?;
+        Ok(matches!(slice, Found::Dir { .. }) && self.writable(memory))
+    }
+
+    /// Whether processes of this machine may lower an `oom_score_adj`: asked of process 1, because
+    /// our own unit may be confined further than the runtime's.
+    pub fn can_lower_oom_score(&self) -> Result<bool, KernelError> {
+        let status = self.text("/proc/1/status")?;
+        Ok(bounding_set(&status).is_none_or(|set| set >> CAP_SYS_RESOURCE & 1 == 1))
+    }
+
+    /// The resolver file pods should inherit: systemd-resolved's upstream one when
+    /// `/etc/resolv.conf` names only its local stub.
+    pub fn resolv_conf(&self) -> Result<String, KernelError> {
+        const PLAIN: &str = "/etc/resolv.conf";
+        const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+        let text = self.text(PLAIN)?;
+        let mut servers = text
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("nameserver"))
+            .map(str::trim)
+            .filter_map(|a| a.parse::<IpAddr>().ok())
+            .peekable();
+        let only_stub = servers.peek().is_some() && servers.all(|ip| ip.is_loopback());
+        let upstream = only_stub && matches!(self.fs.found(UPSTREAM)?, Found::File { .. });
+        Ok(if upstream { UPSTREAM } else { PLAIN }.to_owned())
+    }
+
+    /// MTU of a network interface.
+    pub fn mtu(&self, interface: &str) -> Result<Option<u32>, KernelError> {
+        let text = self.text(&format!("/sys/class/net/{interface}/mtu"))?;
+        Ok(text.trim().parse().ok())
+    }
+
+    /// Logical processors.
+    pub fn cpus(&self) -> Result<u32, KernelError> {
+        let text = self.text("/proc/cpuinfo")?;
+        let count = text.lines().filter(|l| l.starts_with("processor")).count();
+        // Other architectures spell it otherwise: what this process may use is the next best.
+        let count = match count {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// The table of tracked connections can be sized here: not in a network namespace of one's
+    /// own, where the kernel shows such settings read-only.
+    pub fn conntrack_tunable(&self) -> bool {
+        let writable = |path: &str| {
+            let meta = std::fs::metadata(self.fs.at(path)).ok()?;
+            Some(meta.permissions().mode() & 0o200 != 0)
+        };
+        // Before its module is loaded another setting of the kind tells the same.
+        writable("/proc/sys/net/netfilter/nf_conntrack_max")
+            .or_else(|| writable("/proc/sys/net/core/rmem_max"))
+            .unwrap_or(false)
+    }
+
+    /// Who made the machine, as its firmware says; `None` where it says nothing.
+    pub fn vendor(&self) -> Result<Option<String>, KernelError> {
+        let text = self.text("/sys/class/dmi/id/sys_vendor")?;
+        let vendor = text.trim();
+        Ok((!vendor.is_empty()).then(|| vendor.to_owned()))
+    }
+
+    /// The kernel's modules are on this machine.
+    pub fn has_modules(&self) -> Result<bool, KernelError> {
+        let release = self.text("/proc/sys/kernel/osrelease")?;
+        let dir = format!("/lib/modules/{}", release.trim());
+        Ok(!release.trim().is_empty() && matches!(self.fs.found(dir)?, Found::Dir { .. }))
+    }
+
+    /// Changes with every boot.
+    pub fn boot_id(&self) -> Result<String, KernelError> {
+        let text = self.text("/proc/sys/kernel/random/boot_id")?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// When a process started, in clock ticks since boot; `None` when it is gone. With the process
+    /// id it names one process for ever.
+    pub fn process_start(&self, pid: u32) -> Option<u64> {
+        let stat = self.text(&format!("/proc/{pid}/stat")).ok()?;
+        let after_name = stat.rsplit_once(')')?.1;
+        let mut fields = after_name.split_whitespace();
+        let state = fields.next()?;
+        if state == "Z" || state == "X" {
+            return None;
+        }
+        // `starttime` is field 22; the state was field 3.
+        fields.nth(18)?.parse().ok()
+    }
+
+    fn writable(&self, path: &str) -> bool {
+        statvfs(&self.fs.at(path)).is_ok_and(|s| !s.flags().contains(FsFlags::ST_RDONLY))
+    }
+
+    fn text(&self, path: &str) -> Result<String, FsError> {
+        Ok(self.fs.read_text(path, PROC_FILE_MAX)?.unwrap_or_default())
+    }
+}
+
+/// Name of the interface that has this address.
+pub fn interface_of(ip: IpAddr) -> Option<String> {
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    for entry in all {
+        let Some(address) = entry.address else {
+            continue;
+        };
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        if v4.or(v6) == Some(ip) {
+            return Some(entry.interface_name);
+        }
+    }
+    None
+}
+
+fn sysctl_path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}
+
+fn bounding_set(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|l| l.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+
+    fn host() -> (tempfile::TempDir, HostFs, Kernel) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        (dir, fs.clone(), Kernel::new(fs))
+    }
+
+    fn put(fs: &HostFs, path: &str, text: &str) {
+        fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    }
+
+    #[test]
+    fn modules_are_loaded_built_in_loadable_or_unknown() {
+        let (_dir, fs, kernel) = host();
+        put(&fs, "/proc/sys/kernel/osrelease", "6.1.0\n");
+        put(&fs, "/proc/modules", "overlay 1 0 - Live 0x0\n");
+        put(
+            &fs,
+            "/lib/modules/6.1.0/modules.builtin",
+            "kernel/net/bridge/br-x.ko\n",
+        );
+        put(
+            &fs,
+            "/lib/modules/6.1.0/modules.dep",
+            "kernel/net/ip_vs.ko.xz: kernel/a.ko\n",
+        );
+        let state = |name: &str| kernel.module(name).expect("module");
+        assert_eq!(state("overlay"), ModuleState::Present);
+        assert_eq!(state("br_x"), ModuleState::Present);
+        assert_eq!(state("ip_vs"), ModuleState::Loadable);
+        assert_eq!(state("a"), ModuleState::Unknown);
+    }
+
+    #[test]
+    fn parameters_are_read_and_set_in_place() {
+        let (_dir, fs, kernel) = host();
+        put(&fs, "/proc/sys/net/ipv4/ip_forward", "0\n");
+        let key = "net.ipv4.ip_forward";
+        assert_eq!(kernel.sysctl(key).expect("get").as_deref(), Some("0"));
+        kernel.set_sysctl(key, "1").expect("set");
+        assert!(
+            kernel
+                .sysctl(key)
+                .expect("get")
+                .is_some_and(|v| v.starts_with('1'))
+        );
+        assert!(kernel.set_sysctl("no.such", "1").is_err());
+        assert_eq!(kernel.sysctl("no.such").expect("get"), None);
+    }
+
+    #[test]
+    fn the_stub_resolver_is_not_passed_on_to_pods() {
+        let (_dir, fs, kernel) = host();
+        put(&fs, "/etc/resolv.conf", "nameserver 127.0.0.53\n");
+        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
+        put(
+            &fs,
+            "/run/systemd/resolve/resolv.conf",
+            "nameserver 10.0.0.1\n",
+        );
+        assert_eq!(
+            kernel.resolv_conf().expect("rc"),
+            "/run/systemd/resolve/resolv.conf"
+        );
+        put(&fs, "/etc/resolv.conf", "nameserver 10.0.0.1\n");
+        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
+    }
+
+    #[test]
+    fn a_dropped_capability_is_seen() {
+        let (_dir, fs, kernel) = host();
+        put(&fs, "/proc/1/status", "CapBnd:\t000001ffffffffff\n");
+        assert!(kernel.can_lower_oom_score().expect("caps"));
+        put(&fs, "/proc/1/status", "CapBnd:\t000001fffeffffff\n");
+        assert!(!kernel.can_lower_oom_score().expect("caps"));
+    }
+
+    #[test]
+    fn processes_are_named_by_their_start() {
+        let kernel = Kernel::new(HostFs::real());
+        assert!(kernel.process_start(std::process::id()).is_some());
+        assert!(kernel.process_start(u32::MAX).is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! Links and packet-filter chains, taken away by name. Only for removal: making the network is the
+//! work of a unit.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::exec::{self, Cmd, ExecError};
+use super::fs::{Found, HostFs};
+
+/// The tools wait for each other's lock at most this long.
+const RUN: Duration = Duration::from_secs(30);
+/// Tools per address family: save, restore.
+const FAMILIES: [(&str, &str); 2] = [
+    ("iptables-save", "iptables-restore"),
+    ("ip6tables-save", "ip6tables-restore"),
+];
+
+/// The network of one host.
+#[derive(Clone, Debug)]
+pub struct Net {
+    fs: HostFs,
+}
+
+impl Net {
+    /// The network whose tools and `/sys` are below this root.
+    pub fn new(fs: HostFs) -> Self {
+        Self { fs }
+    }
+
+    /// Which of these links exist.
+    pub fn links(&self, names: &[String]) -> Vec<String> {
+        let there = |name: &&String| {
+            !matches!(
+                self.fs.found(format!("/sys/class/net/{name}")),
+                Ok(Found::Nothing)
+            )
+        };
+        names.iter().filter(there).cloned().collect()
+    }
+
+    /// Deletes a link.
+    pub async fn delete_link(&self, name: &str) -> Result<(), ExecError> {
+        let cmd =
+            Cmd::new(exec::program(&self.fs, "ip"), RUN).args(["link", "delete", "dev", name]);
+        exec::run(cmd).await.map(drop)
+    }
+
+    /// Names of chains (any table, both families) that start with one of `prefixes`.
+    pub async fn chains(&self, prefixes: &[String]) -> Result<Vec<String>, ExecError> {
+        let mut names = BTreeSet::new();
+        for (save, _) in FAMILIES {
+            let text = self.save(save).await?;
+            names.extend(text.lines().filter_map(|l| ours(l, prefixes)));
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Removes chains that start with one of `prefixes`, and the rules elsewhere that jump to them.
+    /// Other rules are not touched.
+    pub async fn delete_chains(&self, prefixes: &[String]) -> Result<(), ExecError> {
+        for (save, restore) in FAMILIES {
+            let text = self.save(save).await?;
+            let Some(script) = removal_script(&text, prefixes) else {
+                continue;
+            };
+            let program = exec::program(&self.fs, restore);
+            let cmd = Cmd::new(program, RUN)
+                .args(["--noflush", "--wait=10"])
+                .stdin(script.into_bytes());
+            exec::run(cmd).await?;
+        }
+        Ok(())
+    }
+
+    /// A host without the tool has no such chains.
+    async fn save(&self, tool: &str) -> Result<String, ExecError> {
+        let program = exec::program(&self.fs, tool);
+        if !program.is_file() {
+            return Ok(String::new());
+        }
+        Ok(exec::run(Cmd::new(program, RUN)).await?.text())
+    }
+}
+
+/// The name of a chain declared by this line, if it is one of ours.
+fn ours(line: &str, prefixes: &[String]) -> Option<String> {
+    let name = line.strip_prefix(':')?.split(' ').next()?;
+    prefixes
+        .iter()
+        .any(|p| name.starts_with(p.as_str()))
+        .then(|| name.to_owned())
+}
+
+/// What `iptables-restore --noflush` is told, from what `iptables-save` said; `None` when nothing
+/// of ours is there.
+fn removal_script(saved: &str, prefixes: &[String]) -> Option<String> {
+    let mut script = String::new();
+    let mut table: Vec<String> = Vec::new();
+    let mut chains: Vec<String> = Vec::new();
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = vec![format!("*{name}")];
+            chains.clear();
+        } else if let Some(chain) = ours(line, prefixes) {
+            // Declaring a chain again flushes it.
+            table.push(format!(":{chain} - [0:0]"));
+            chains.push(chain);
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let in_ours = rule
+                .split(' ')
+                .next()
+                .is_some_and(|c| chains.iter().any(|x| x == c));
+            let jumps = jump_target(rule).is_some_and(|t| chains.iter().any(|x| x == t));
+            if !in_ours && jumps {
+                table.push(format!("-D {rule}"));
+            }
+        } else if line == "COMMIT" && !chains.is_empty() {
+            table.extend(chains.iter().map(|c| format!("-X {c}")));
+            table.push("COMMIT".to_owned());
+            script.push_str(&table.join("\n"));
+            script.push('\n');
+        }
+    }
+    (!script.is_empty()).then_some(script)
+}
+
+fn jump_target(rule: &str) -> Option<&str> {
+    // From the end: a comment may hold anything.
+    let at = rule.rfind(" -j ").or_else(|| rule.rfind(" -g "))?;
+    rule[at + 4..].split(' ').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_chains_and_the_jumps_to_them_go() {
+        let saved = "*filter\n:INPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n:KUBE-FIREWALL - [0:0]\n\
+                     -A INPUT -m comment --comment \"a -j b\" -j KUBE-FIREWALL\n\
+                     -A INPUT -j DOCKER\n-A KUBE-FIREWALL -j DROP\nCOMMIT\n\
+                     *nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j DOCKER\nCOMMIT\n";
+        let script = removal_script(saved, &["KUBE-".to_owned()]).expect("something to do");
+        // The quoted comment is not mistaken for the jump: the last one counts.
+        assert_eq!(
+            script,
+            "*filter\n:KUBE-FIREWALL - [0:0]\n\
+             -D INPUT -m comment --comment \"a -j b\" -j KUBE-FIREWALL\n\
+             -X KUBE-FIREWALL\nCOMMIT\n"
+        );
+        assert_eq!(removal_script(saved, &["CNI-".to_owned()]), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! HTTPS clients for the node's own services: one authority, one client certificate, HTTP/1.1 with
+//! connections kept, every answer bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// Longest a connection to a service on this node, or on its master, may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A connection lives through the pause between two sweeps (servers close after 90 s).
+const KEEP_IDLE: Duration = Duration::from_secs(80);
+
+/// Who is believed, and who we are; all PEM.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    /// The only authority believed.
+    pub authority: &'a [u8],
+    /// Client certificate.
+    pub certificate: &'a [u8],
+    /// Its private key.
+    pub key: &'a [u8],
+}
+
+/// Material that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the {what}: {why}")]
+pub struct TlsError {
+    what: &'static str,
+    why: String,
+}
+
+/// A client that believes one authority and shows one certificate.
+pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
+    let bad = |what, why: String| TlsError { what, why };
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(identity.authority) {
+        let cert = cert.map_err(|e| bad("authority", e.to_string()))?;
+        roots
+            .add(cert)
+            .map_err(|e| bad("authority", e.to_string()))?;
+    }
+    let chain = CertificateDer::pem_slice_iter(identity.certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| bad("client certificate", e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key)
+        .map_err(|e| bad("client key", e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad("protocol versions", e.to_string()))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| bad("client certificate", e.to_string()))?;
+    base()
+        .tls_backend_preconfigured(config)
+        .build()
+        .map_err(|e| bad("client", e.to_string()))
+}
+
+/// A client for plain HTTP on the loopback address.
+pub fn plain() -> Result<reqwest::Client, TlsError> {
+    // A preconfigured empty trust: the client is never used for https, and must not read the
+    // machine's certificate store at every start.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError {
+            what: "protocol versions",
+            why: e.to_string(),
+        })?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    base()
+        .tls_backend_preconfigured(config)
+        .build()
+        .map_err(|e| TlsError {
+            what: "client",
+            why: e.to_string(),
+        })
+}
+
+fn base() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(KEEP_IDLE)
+        .pool_max_idle_per_host(4)
+}
+
+/// Reads a whole answer of at most `max` bytes; `None` when it is longer.
+pub async fn body(
+    mut answer: reqwest::Response,
+    max: usize,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if bytes.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes))
+}

@@ -1,0 +1,204 @@
+//! DOCUMENTS: the desired spec in, the observed status out. Runs nothing, changes nothing.
+//!
+//! ```text
+//!             plane (through comms, /run/pf9/plane.sock)
+//!   spec ▼      ▲ status, events, certificate orders      ▼ stacks, certificates
+//! ┌─────────────────────────────────────────────────────────────────────────────┐
+//! │ spec_poll ─► spec_store      report ◄── status (pure)       download ─► staging │
+//! │        └──► board: one watch channel with everything known ◄── events ─► spool  │
+//! │ deliver, watch_node, relay           sample ─► inventory, health               │
+//! └─────────────────────────────────────────────────────────────────────────────┘
+//!   spec, certificates, wake ▼      ▲ node status
+//!             nodelet (/run/pf9/nodelet.sock)
+//! ```
+//!
+//! | file | task or value |
+//! |---|---|
+//! | `board`      | [`board::Facts`]: what is known; every task writes its part and wakes on changes |
+//! | `plane`      | calls to the plane; says once when it is away and once when it is back |
+//! | `accept`     | whether a spec is accepted: pure |
+//! | `spec_store` | the accepted spec and the one before it, on disk |
+//! | `spec_poll`  | task: long-poll, judge, store |
+//! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
+//! | `watch_node` | task: nodelet's status, only while nodelet is needed |
+//! | `relay`      | task: certificate requests up, certificates down |
+//! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
+//! | `status`     | the status document from the facts: pure |
+//! | `report`     | task: sends it when it changes and at least once a period |
+//! | `events`     | task: events to the spool and up; `spool` is the bounded store |
+//! | `sample`     | task: what the machine is and how it is; `inventory`, `health` read it |
+//! | `api`        | `GET /v1/status` on the local socket |
+
+mod accept;
+mod api;
+mod backoff;
+mod board;
+mod deliver;
+mod download;
+mod events;
+mod health;
+mod inventory;
+mod part;
+mod plane;
+mod relay;
+mod report;
+mod sample;
+mod spec_poll;
+mod spec_store;
+mod spool;
+mod status;
+mod watch_node;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{Config, TaskGroup};
+use crate::host::fs::HostFs;
+use crate::identity;
+use crate::local::{self, Client, Limits};
+use crate::model::{Fault, HostId, Timestamp, paths};
+
+use board::Board;
+use events::Events;
+use plane::Plane;
+use spec_store::SpecStore;
+
+/// What every task has at hand. Cheap to clone.
+#[derive(Clone)]
+struct Agent {
+    fs: HostFs,
+    host_id: HostId,
+    boot_id: String,
+    board: Board,
+    events: Events,
+    plane: Plane,
+    nodelet: Client,
+    stop: CancellationToken,
+}
+
+/// Puts the agent's tasks into the group. Fails when the host is not enrolled, or when its socket
+/// cannot be made.
+pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+    let host_id = identity::host_id(&fs)
+        .map_err(|e| e.fault("cannot start"))?
+        .ok_or_else(|| {
+            Fault::new("not-enrolled", "cannot start", "this host is not enrolled")
+                .fix("run pf9ctl prep-node with the plane's URL and a token")
+        })?;
+    let boot_id = inventory::boot_id(&fs);
+    let store = SpecStore::new(fs.clone());
+    let board = Board::default();
+    let (events, queue) = events::channel();
+    let call = |e: local::LocalError| e.fault("cannot start");
+    let agent = Agent {
+        plane: Plane::new(Client::unix(fs.at(paths::PLANE_SOCKET)).map_err(call)?),
+        nodelet: Client::unix(fs.at(paths::NODELET_SOCKET)).map_err(call)?,
+        stop: group.shutdown(),
+        fs,
+        host_id,
+        boot_id,
+        board,
+        events,
+    };
+    take_up(&agent, &store);
+    let listener = local::bind(&agent.fs.at(paths::HOSTAGENT_SOCKET), 0o660).map_err(|e| {
+        Fault::new("local-socket", "cannot start", e.to_string())
+            .fix("look at /run/pf9: systemd-tmpfiles makes it")
+    })?;
+
+    agent.task(group, "spec", spec_poll::run);
+    agent.task(group, "deliver", deliver::run);
+    agent.task(group, "watch-node", watch_node::run);
+    agent.task(group, "relay", relay::run);
+    agent.task(group, "download", download::run);
+    agent.task(group, "sample", sample::run);
+    let period = Duration::from_secs(config.hostagent.status_s);
+    agent.task(group, "report", move |agent| report::run(agent, period));
+    let queue = Arc::new(tokio::sync::Mutex::new(queue));
+    group.restart("events", {
+        let agent = agent.clone();
+        move || events::run(agent.clone(), Arc::clone(&queue))
+    });
+    let stop = agent.stop.clone();
+    group.essential("api", async move {
+        let answer = move |request| api::answer(agent.clone(), request);
+        local::serve(listener, Limits::default(), stop, answer).await;
+    });
+    Ok(())
+}
+
+/// The state of the last run: the accepted spec, and whether nodelet has anything of ours.
+fn take_up(agent: &Agent, store: &SpecStore) {
+    let loaded = match identity::trust(&agent.fs) {
+        Ok(trust) => store.load(&trust, agent.host_id),
+        Err(e) => spec_store::Loaded::nothing(e.fault("cannot read the last accepted spec")),
+    };
+    if let Some(fault) = &loaded.fault {
+        tracing::warn!(code = fault.code, "{fault}");
+        agent
+            .events
+            .emit("spec-quarantined", fault.to_string(), Some(fault.clone()));
+    }
+    let generation = loaded.spec.as_ref().map(|s| s.spec.generation);
+    agent.board.update(|facts| {
+        facts.nodelet_needed = store.nodelet_needed();
+        facts.spec = loaded.spec.map(Arc::new);
+    });
+    let message = match generation {
+        Some(generation) => format!("agent started with spec generation {generation}"),
+        None => "agent started without a spec".to_owned(),
+    };
+    tracing::info!(host_id = %agent.host_id, "{message}");
+    agent.events.emit("agent-started", message, None);
+}
+
+impl Agent {
+    /// A task that ends at shutdown (everything it writes is atomic, so it may be cut anywhere)
+    /// and is started again when it fails.
+    fn task<F, Fut>(&self, group: &mut TaskGroup, name: &'static str, run: F)
+    where
+        F: Fn(Self) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let agent = self.clone();
+        group.restart(name, move || {
+            let (stop, work) = (agent.stop.clone(), run(agent.clone()));
+            async move {
+                tokio::select! {
+                    // cancel-safe: see above
+                    () = stop.cancelled() => {}
+                    () = work => {}
+                }
+            }
+        });
+    }
+
+    /// The wall clock; pure code gets it as an argument.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// The wall clock after `wait`, for people.
+    fn later(&self, wait: Duration) -> Timestamp {
+        let now = self.now();
+        now.checked_add(wait).unwrap_or(now)
+    }
+}
+
+/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
+async fn blocking<T, F>(work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only at shutdown of the runtime: there is nobody left to answer.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,427 @@
+//! Task: the stack the spec names, into the staging directory.
+//!
+//! Manifest first (small, signed), then the archive, resumed where it broke off. The digest is
+//! computed while the bytes arrive. nodelet verifies everything again: what happens here spares
+//! it, and the operator, a wait for bytes that are wrong.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::board::Facts;
+use super::part::{self, Answer, Begin};
+use super::{Agent, blocking, plane};
+use crate::host::fs::{Attrs, HostFs};
+use crate::identity;
+use crate::local::Method;
+use crate::model::{Digest, DownloadStatus, Envelope, Fault, Hasher, StackRef, paths};
+use crate::stack::{self, Depth, Manifest, StackError, space};
+
+/// Longest silence in the middle of an archive.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
+/// Progress is told this often; a person needs no more.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Waits after a failure.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// A full disk or a damaged stack needs a person; the plane coming back wakes earlier.
+const RETRY_CAP: Duration = Duration::from_secs(60);
+/// How long nodelet has to take a staged stack before it is looked at again.
+const SETTLE_FIRST: Duration = Duration::from_secs(60);
+/// Reading a whole archive to find it right again is worth doing rarely.
+const SETTLE_CAP: Duration = Duration::from_secs(900);
+/// nodelet only notes that it was woken.
+const WAKE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits of one stack's rounds.
+struct Waits {
+    retry: Backoff,
+    settle: Backoff,
+}
+
+pub(super) async fn run(agent: Agent) {
+    loop {
+        let want = agent.board.read(Facts::stack);
+        sweep(&agent, want.as_ref()).await;
+        agent.board.set(|f| &mut f.download, None);
+        let Some(stack) = want else {
+            agent.board.wait(|f| f.stack().map(drop)).await;
+            continue;
+        };
+        let changed = agent
+            .board
+            .wait(|f| (f.stack().as_ref() != Some(&stack)).then_some(()));
+        let mut waits = Waits {
+            retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
+            settle: Backoff::new(SETTLE_FIRST, SETTLE_CAP),
+        };
+        let rounds = async {
+            loop {
+                one_round(&agent, &stack, &mut waits).await;
+            }
+        };
+        tokio::select! {
+            // A download may be cut at any byte; see the module.
+            () = changed => {}
+            () = rounds => {}
+        }
+    }
+}
+
+/// Returns when it is time to look again.
+async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
+    let wanted = agent.board.read(|f| f.nodelet_wants(stack));
+    if !wanted && is_installed(agent, stack).await {
+        waits.settle.reset();
+        agent
+            .board
+            .wait(|f| f.nodelet_wants(stack).then_some(()))
+            .await;
+        return;
+    }
+    match fetch(agent, stack).await {
+        Ok(()) => {
+            waits.retry.reset();
+            agent.board.set(|f| &mut f.download, None);
+            wake_nodelet(agent).await;
+            // The rest is nodelet's; when it goes on asking, all is looked at anew, ever more rarely.
+            tokio::time::sleep(waits.settle.next()).await;
+        }
+        Err(fault) => {
+            let wait = waits.retry.next();
+            failed(agent, stack, fault.next_try(agent.later(wait)));
+            agent.plane.pause(wait).await;
+        }
+    }
+}
+
+fn failed(agent: &Agent, stack: &StackRef, fault: Fault) {
+    let old = agent
+        .board
+        .read(|f| f.download.as_ref().and_then(|d| d.fault.clone()));
+    if old.as_ref().map(|f| &f.code) != Some(&fault.code) {
+        tracing::warn!(code = fault.code, "{fault}");
+        // That the plane is away cannot be told to it, and is told by its coming back.
+        if fault.code != plane::AWAY {
+            agent
+                .events
+                .emit("stack-failed", fault.to_string(), Some(fault.clone()));
+        }
+    }
+    agent.board.update(|facts| {
+        let download = facts.download.get_or_insert_with(|| progress(stack, 0, 0));
+        download.fault = Some(fault);
+    });
+}
+
+async fn is_installed(agent: &Agent, stack: &StackRef) -> bool {
+    let (fs, stack) = (agent.fs.clone(), stack.clone());
+    blocking(move || {
+        let trust = identity::trust(&fs).ok()?;
+        stack::verify_installed(&fs, &stack, &trust, Depth::Cheap).ok()
+    })
+    .await
+    .is_some()
+}
+
+/// Manifest and archive, complete and verified.
+async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
+    let manifest = manifest(agent, stack).await?;
+    let archive = &manifest.content().archive;
+    let target = Target {
+        done: agent.fs.at(stack::staged_archive(&stack.manifest)),
+        stack: stack.clone(),
+        total: archive.size,
+        sha256: archive.sha256,
+    };
+    if target.is_done().await? {
+        return Ok(());
+    }
+    agent.board.update(|facts| {
+        facts.download = Some(progress(stack, 0, target.total));
+    });
+    let file = target.open(agent).await?;
+    tracing::info!(%stack, have = file.have, total = target.total, "stack download begins");
+    target.receive(agent, file).await?;
+    tracing::info!(%stack, "stack staged");
+    agent
+        .events
+        .emit("stack-staged", format!("stack {stack} staged"), None);
+    Ok(())
+}
+
+/// The staged manifest, fetched when it is not there or no good.
+async fn manifest(agent: &Agent, stack: &StackRef) -> Result<Manifest, Fault> {
+    let what = format!("cannot fetch the manifest of stack {stack}");
+    let trust = identity::trust(&agent.fs).map_err(|e| e.fault(&what))?;
+    match Manifest::open_staged(&agent.fs, stack, &trust) {
+        Ok(manifest) => return Ok(manifest),
+        Err(e) if e.staged_files_are_bad() || matches!(e, StackError::NotStaged { .. }) => {}
+        Err(e) => return Err(e.fault(stack)),
+    }
+    let path = format!("/v1/stacks/{}/manifest", stack.manifest);
+    let envelope = agent
+        .plane
+        .poll::<Envelope>(&path, plane::CALL_DEADLINE)
+        .await
+        .map_err(|e| plane::fault(&e, &what))?
+        .ok_or_else(|| Fault::new("plane-garbage", &what, "the plane's answer is empty"))?;
+    let manifest = Manifest::open(envelope, stack, &trust).map_err(|e| e.fault(stack))?;
+    let bytes = serde_json::to_vec(manifest.envelope()).unwrap_or_default();
+    let (fs, digest) = (agent.fs.clone(), stack.manifest);
+    blocking(move || fs.write(stack::staged_manifest(&digest), &bytes, &Attrs::mode(0o640)))
+        .await
+        .map_err(|e| StackError::Fs(e).fault(stack))?;
+    Ok(manifest)
+}
+
+async fn wake_nodelet(agent: &Agent) {
+    if !agent.board.read(|f| f.nodelet_needed) {
+        return;
+    }
+    let woken = agent
+        .nodelet
+        .send::<_, serde_json::Value>(Method::POST, "/v1/wake", &json!({}), WAKE_DEADLINE)
+        .await;
+    if let Err(error) = woken {
+        // nodelet looks by itself with its next sweep.
+        let why = crate::telemetry::chain(&error);
+        tracing::debug!(%why, "nodelet was not woken");
+    }
+}
+
+/// Removes what is staged for other stacks.
+async fn sweep(agent: &Agent, keep: Option<&StackRef>) {
+    let (fs, keep) = (agent.fs.clone(), keep.map(|s| s.manifest.to_string()));
+    let swept = blocking(move || {
+        let foreign = |name: &String| keep.as_ref().is_none_or(|k| !name.starts_with(k.as_str()));
+        fs.list(paths::STAGING)?
+            .into_iter()
+            .filter(foreign)
+            .try_for_each(|name| fs.remove_file(Path::new(paths::STAGING).join(name)))
+    })
+    .await;
+    if let Err(error) = swept {
+        let why = crate::telemetry::chain(&error);
+        tracing::warn!(%why, "the staging directory was not cleaned");
+    }
+}
+
+fn progress(stack: &StackRef, have: u64, total: u64) -> DownloadStatus {
+    DownloadStatus {
+        stack: stack.clone(),
+        have,
+        total,
+        fault: None,
+    }
+}
+
+/// One archive on its way.
+struct Target {
+    stack: StackRef,
+    done: PathBuf,
+    total: u64,
+    sha256: Digest,
+}
+
+/// The part that is on disk.
+struct Part {
+    file: tokio::fs::File,
+    hasher: Hasher,
+    have: u64,
+}
+
+impl Target {
+    fn part_path(&self) -> PathBuf {
+        self.done.with_extension("zst.part")
+    }
+
+    fn io(&self, action: &'static str, path: &Path) -> impl Fn(io::Error) -> Fault {
+        let (stack, path) = (self.stack.clone(), path.to_path_buf());
+        move |source| {
+            StackError::Io {
+                action,
+                path: path.clone(),
+                source,
+            }
+            .fault(&stack)
+        }
+    }
+
+    /// True when the archive is staged and its bytes are right; a wrong one is removed.
+    async fn is_done(&self) -> Result<bool, Fault> {
+        let path = self.done.clone();
+        let found = blocking(move || hash_file(&path)).await;
+        match found.map(|f| f.map(|(hasher, _)| hasher.finish())) {
+            Ok(Some(digest)) if digest == self.sha256 => Ok(true),
+            Ok(Some(_)) => {
+                fs::remove_file(&self.done).map_err(self.io("remove", &self.done))?;
+                Ok(false)
+            }
+            Ok(None) => Ok(false),
+            Err(e) => Err(self.io("read", &self.done)(e)),
+        }
+    }
+
+    /// Opens the part, hashes what is there, and refuses when the rest does not fit on the disk.
+    async fn open(&self, agent: &Agent) -> Result<Part, Fault> {
+        let path = self.part_path();
+        let found = {
+            let path = path.clone();
+            blocking(move || hash_file(&path)).await
+        }
+        .map_err(self.io("read", &path))?;
+        let have = found.as_ref().map(|(_, len)| *len);
+        let (hasher, have) = match (part::begin(have, self.total), found) {
+            (Begin::Resume(have), Some((hasher, _))) => (hasher, have),
+            (Begin::Check, Some((hasher, have))) => (hasher, have),
+            (Begin::Anew | Begin::Resume(_) | Begin::Check, _) => (Hasher::new(), 0),
+        };
+        let staging = agent.fs.at(paths::STAGING);
+        fs::create_dir_all(&staging).map_err(self.io("make directory", &staging))?;
+        space::of(&staging)
+            .map_err(self.io("ask free space of", &staging))?
+            .require(Path::new(paths::STAGING), self.total - have)
+            .map_err(|e| StackError::Space(e).fault(&self.stack))?;
+        let mut file = tokio::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&path)
+            .await
+            .map_err(self.io("open", &path))?;
+        let placed = async {
+            file.set_len(have).await?;
+            file.seek(io::SeekFrom::Start(have)).await
+        };
+        placed.await.map_err(self.io("write", &path))?;
+        Ok(Part { file, hasher, have })
+    }
+
+    async fn receive(&self, agent: &Agent, mut part: Part) -> Result<(), Fault> {
+        let path = self.part_path();
+        if part.have < self.total {
+            let received = self.receive_rest(agent, &mut part).await;
+            // What came is on disk before the next try looks at it, whatever ended this one.
+            part.file.flush().await.map_err(self.io("write", &path))?;
+            received?;
+        }
+        if part.hasher.finish() != self.sha256 {
+            fs::remove_file(&path).map_err(self.io("remove", &path))?;
+            let why = "its SHA-256 is not what the manifest says".to_owned();
+            return Err(StackError::Damaged(why).fault(&self.stack));
+        }
+        part.file
+            .sync_all()
+            .await
+            .map_err(self.io("write", &path))?;
+        let (fs, from, to) = (agent.fs.clone(), path.clone(), self.done.clone());
+        blocking(move || put_in_place(&fs, &from, &to))
+            .await
+            .map_err(self.io("put in place", &self.done))
+    }
+
+    async fn receive_rest(&self, agent: &Agent, part: &mut Part) -> Result<(), Fault> {
+        let what = format!("cannot fetch stack {}", self.stack);
+        let broken = |why: String| Fault::new("stack-fetch", &what, why);
+        let url = format!("/v1/stacks/{}/archive", self.stack.manifest);
+        let from = (part.have > 0).then_some(part.have);
+        let mut response = agent
+            .plane
+            .stream(&url, from)
+            .await
+            .map_err(|e| plane::fault(&e, &what))?;
+        let range = response
+            .headers()
+            .get(http::header::CONTENT_RANGE)
+            .and_then(|v| v.to_str().ok());
+        match part::answer(response.status().as_u16(), range, part.have, self.total) {
+            Ok(Answer::GoesOn) => {}
+            Ok(Answer::Whole) => self.restart(part).await?,
+            Err(why) => return Err(broken(why)),
+        }
+        let mut told = Instant::now();
+        self.tell(agent, part.have);
+        while part.have < self.total {
+            let chunk = tokio::time::timeout(CHUNK_DEADLINE, response.chunk())
+                .await
+                .map_err(|_| broken(format!("nothing came for {CHUNK_DEADLINE:?}")))?
+                .map_err(|e| broken(format!("it broke off: {}", crate::telemetry::chain(&e))))?;
+            let Some(chunk) = chunk else {
+                return Err(broken(format!("it ended after {} bytes", part.have)));
+            };
+            self.append(part, &chunk).await?;
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                self.tell(agent, part.have);
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&self, part: &mut Part, chunk: &[u8]) -> Result<(), Fault> {
+        let room = usize::try_from(self.total - part.have).unwrap_or(usize::MAX);
+        if chunk.len() > room {
+            let why = format!("the plane sends more than {} bytes", self.total);
+            return Err(StackError::Damaged(why).fault(&self.stack));
+        }
+        part.file
+            .write_all(chunk)
+            .await
+            .map_err(self.io("write", &self.part_path()))?;
+        part.hasher.update(chunk);
+        part.have += chunk.len() as u64;
+        Ok(())
+    }
+
+    async fn restart(&self, part: &mut Part) -> Result<(), Fault> {
+        let again = async {
+            part.file.set_len(0).await?;
+            part.file.seek(io::SeekFrom::Start(0)).await
+        };
+        again.await.map_err(self.io("write", &self.part_path()))?;
+        part.hasher = Hasher::new();
+        part.have = 0;
+        Ok(())
+    }
+
+    fn tell(&self, agent: &Agent, have: u64) {
+        let now = Some(progress(&self.stack, have, self.total));
+        agent.board.set(|f| &mut f.download, now);
+    }
+}
+
+fn put_in_place(fs: &HostFs, from: &Path, to: &Path) -> io::Result<()> {
+    fs::set_permissions(from, fs::Permissions::from_mode(0o640))?;
+    fs::rename(from, to)?;
+    fs::File::open(fs.at(paths::STAGING))?.sync_all()
+}
+
+/// The hash state and length of a file; `None` when there is none.
+fn hash_file(path: &Path) -> io::Result<Option<(Hasher, u64)>> {
+    use io::Read;
+    const CHUNK: usize = 128 * 1024;
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut hasher = Hasher::new();
+    let mut length = 0;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut chunk)?;
+        match chunk.get(..n) {
+            Some(bytes) if !bytes.is_empty() => hasher.update(bytes),
+            Some(_) | None => return Ok(Some((hasher, length))),
+        }
+        length += n as u64;
+    }
+}

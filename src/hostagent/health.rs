@@ -1,0 +1,140 @@
+//! How the machine is: memory, load, the disks that matter to us, and warnings in words.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::inventory::{meminfo, proc_text};
+use crate::host::fs::HostFs;
+use crate::model::{DiskHealth, Fault, Health};
+use crate::stack::space;
+
+/// Where we, the runtime and the logs write. (`/var/lib`, not our directory in it: that is closed
+/// to this process, and the file system is the same.)
+const PATHS: &[&str] = &[
+    "/",
+    "/opt/pf9",
+    "/var/opt/pf9/hostagent",
+    "/var/lib",
+    "/var/log/pf9",
+];
+
+/// kubelet begins to evict pods at 10 % of its file system.
+const DISK_LOW_PERCENT: u64 = 10;
+/// Below this the kernel's OOM killer is near.
+const MEMORY_LOW_PERCENT: u64 = 5;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Reads everything; what cannot be read is left out.
+pub(super) fn read(fs: &HostFs) -> Health {
+    let memory = proc_text(fs, "/proc/meminfo");
+    let available = meminfo(&memory, "MemAvailable").unwrap_or(0);
+    let total = meminfo(&memory, "MemTotal").unwrap_or(0);
+    let disks = disks(fs);
+    Health {
+        load1: load1(&proc_text(fs, "/proc/loadavg")),
+        memory_available_bytes: available,
+        warnings: warnings(&disks, available, total),
+        disks,
+    }
+}
+
+fn load1(loadavg: &str) -> f64 {
+    loadavg
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0.0)
+}
+
+/// One entry a file system, named by the first of our paths on it.
+fn disks(fs: &HostFs) -> Vec<DiskHealth> {
+    let mut seen = Vec::new();
+    let mut disks = Vec::new();
+    for path in PATHS {
+        let at = fs.at(path);
+        let Some(device) = device_of(&at) else {
+            continue;
+        };
+        if seen.contains(&device) {
+            continue;
+        }
+        seen.push(device);
+        if let Ok(room) = space::of(&at) {
+            disks.push(DiskHealth {
+                path: (*path).to_owned(),
+                total_bytes: room.total,
+                available_bytes: room.free,
+            });
+        }
+    }
+    disks
+}
+
+fn device_of(path: &Path) -> Option<u64> {
+    path.ancestors()
+        .find_map(|p| std::fs::metadata(p).ok())
+        .map(|meta| meta.dev())
+}
+
+fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> Vec<Fault> {
+    let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
+    let mut all = Vec::new();
+    for disk in disks {
+        let (free, total) = (disk.available_bytes, disk.total_bytes);
+        let why = format!(
+            "{} has {} of {} MiB free",
+            disk.path,
+            free / MIB,
+            total / MIB
+        );
+        let what = format!("the file system of {} is full", disk.path);
+        if free < space::RESERVE_BYTES {
+            all.push(Fault::new("disk-full", what, why).fix(space::FIX));
+        } else if percent(free, total).is_some_and(|p| p < DISK_LOW_PERCENT) {
+            let what = what.replace("is full", "is nearly full");
+            all.push(Fault::new("disk-nearly-full", what, why).fix(space::FIX));
+        }
+    }
+    if percent(memory_available, memory_total).is_some_and(|p| p < MEMORY_LOW_PERCENT) {
+        let why = format!(
+            "{} of {} MiB are available",
+            memory_available / MIB,
+            memory_total / MIB
+        );
+        let fault = Fault::new("memory-low", "memory is nearly used up", why);
+        all.push(fault.fix("end something, or give the machine more memory"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(free_mib: u64, total_mib: u64, memory: (u64, u64)) -> Vec<String> {
+        let disk = DiskHealth {
+            path: "/".into(),
+            total_bytes: total_mib * MIB,
+            available_bytes: free_mib * MIB,
+        };
+        let all = warnings(&[disk], memory.0, memory.1);
+        all.into_iter().map(|f| f.code).collect()
+    }
+
+    #[test]
+    fn warnings_begin_where_kubelet_or_the_kernel_would() {
+        assert_eq!(codes(5_000, 10_000, (50, 100)), Vec::<String>::new());
+        assert_eq!(codes(999, 10_000, (50, 100)), ["disk-nearly-full"]);
+        assert_eq!(codes(100, 10_000, (50, 100)), ["disk-full"]);
+        assert_eq!(codes(5_000, 10_000, (4, 100)), ["memory-low"]);
+        assert_eq!(codes(5_000, 10_000, (0, 0)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn this_machine_has_disks_each_once() {
+        let health = read(&HostFs::real());
+        assert!(health.disks.iter().any(|d| d.path == "/"));
+        assert!(health.memory_available_bytes > 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! Task: the status document to the plane, when it changes and at least once a period.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::status::{self, Moment, Origin};
+use super::{Agent, inventory};
+use crate::local::LocalError;
+use crate::model::{HostStatus, Inventory, NodeState};
+
+/// A burst of changes is one document.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// A first status without an inventory is of little use; a hanging disk must not hold it up.
+const FIRST_SAMPLE: Duration = Duration::from_secs(3);
+/// Waits after a failure; the first is short because a plane's restart is.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Also how soon a plane that comes back is noticed, at the latest.
+const RETRY_CAP: Duration = Duration::from_secs(15);
+
+pub(super) async fn run(agent: Agent, period: Duration) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let sampled = agent
+        .board
+        .wait(|f| (f.inventory != Inventory::default()).then_some(()));
+    if tokio::time::timeout(FIRST_SAMPLE, sampled).await.is_err() {
+        tracing::warn!("the machine could not be looked at yet; its status is told without that");
+    }
+    let mut facts = agent.board.subscribe();
+    let mut sent: Option<(HostStatus, Instant)> = None;
+    let mut told = None;
+    loop {
+        facts.borrow_and_update();
+        let status = assemble(&agent);
+        tell_change(&agent, &status, &mut told);
+        let essence = status::essence(&status);
+        let due = match &sent {
+            Some((last, at)) if *last == essence => *at + period,
+            Some(_) | None => Instant::now(),
+        };
+        if due > Instant::now() {
+            tokio::select! {
+                // cancel-safe: both are
+                () = tokio::time::sleep_until(due) => {}
+                changed = facts.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(DEBOUNCE).await;
+                }
+            }
+            continue;
+        }
+        match agent
+            .plane
+            .post::<_, serde_json::Value>("/v1/hosts/self/status", &status)
+            .await
+        {
+            Ok(_) => {
+                backoff.reset();
+                let at = agent.now();
+                agent.board.update(|f| f.acknowledged_at = Some(at));
+                sent = Some((essence, Instant::now()));
+                tokio::time::sleep(DEBOUNCE).await;
+            }
+            Err(error) => {
+                if let LocalError::Refused { status, fault } = &error {
+                    tracing::debug!(%status, code = fault.code, "status refused: {fault}");
+                }
+                agent.plane.pause(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// The document as it is now.
+pub(super) fn assemble(agent: &Agent) -> HostStatus {
+    let origin = Origin {
+        host_id: agent.host_id,
+        boot_id: agent.boot_id.clone(),
+    };
+    let moment = Moment {
+        now: agent.now(),
+        uptime_s: inventory::uptime(&agent.fs).as_secs(),
+    };
+    agent
+        .board
+        .read(|facts| status::assemble(&origin, facts, &moment))
+}
+
+/// A change of state is an event and a line in the log.
+fn tell_change(agent: &Agent, status: &HostStatus, told: &mut Option<(NodeState, Option<String>)>) {
+    let now = (status.state, status.reason.as_ref().map(|r| r.code.clone()));
+    if told.as_ref() == Some(&now) {
+        return;
+    }
+    let state = status.state;
+    let message = match &status.reason {
+        Some(reason) => format!("state {state}: {reason}"),
+        None => format!("state {state}"),
+    };
+    tracing::info!(generation = %status.observed_generation, "{message}");
+    agent.events.emit("state", message, status.reason.clone());
+    *told = Some(now);
+}

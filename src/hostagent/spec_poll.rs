@@ -1,0 +1,154 @@
+//! Task: ask the plane for a newer spec, judge it, store it, put it in force.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::accept::{self, Refusal, Verdict};
+use super::backoff::Backoff;
+use super::board::Accepted;
+use super::spec_store::SpecStore;
+use super::{Agent, blocking};
+use crate::identity;
+use crate::local::LocalError;
+use crate::model::{Envelope, Fault, Generation};
+
+/// How long the plane holds a poll that has nothing new.
+const WAIT_S: u64 = 30;
+/// The poll and a slow link.
+const DEADLINE: Duration = Duration::from_secs(WAIT_S + 15);
+/// Waits after a failure or a refusal.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Small against a person's patience, large against a fleet.
+const RETRY_CAP: Duration = Duration::from_secs(30);
+
+/// What the last answers were, so that each new thing is said once.
+#[derive(Default)]
+struct Seen {
+    refused: Option<Refusal>,
+}
+
+pub(super) async fn run(agent: Agent) {
+    let store = SpecStore::new(agent.fs.clone());
+    let mut seen = Seen::default();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    // The first question after a failure is not held by the plane: it is known at once that all is
+    // well again.
+    let mut well = false;
+    loop {
+        let asked = Instant::now();
+        let have = agent.board.read(super::board::Facts::generation);
+        let past = seen.refused.as_ref().and_then(|r| r.generation);
+        let after = past.map_or(have, |p| p.max(have));
+        let wait = if well { WAIT_S } else { 0 };
+        let path = format!("/v1/hosts/self/spec?after={after}&wait={wait}");
+        let answer = agent.plane.poll::<Envelope>(&path, DEADLINE).await;
+        well = answer.is_ok();
+        match answer {
+            Ok(Some(envelope)) => {
+                agent.board.set(|f| &mut f.plane_fault, None);
+                let before = seen.refused.clone();
+                if take(&agent, &store, envelope, &mut seen).await {
+                    backoff.reset();
+                    continue;
+                }
+                // Another bad one is no reason to wait longer for a good one.
+                if seen.refused != before {
+                    backoff.reset();
+                }
+            }
+            Ok(None) => {
+                agent.board.set(|f| &mut f.plane_fault, None);
+                // A plane that does not hold the poll must not be asked in a tight loop.
+                if wait == 0 || asked.elapsed() >= Duration::from_secs(WAIT_S / 2) {
+                    backoff.reset();
+                    continue;
+                }
+            }
+            Err(e) => not_well(&agent, &e),
+        }
+        agent.plane.pause(backoff.next()).await;
+    }
+}
+
+/// Notes what the plane says instead of a spec. That it is away is noted by the link.
+fn not_well(agent: &Agent, error: &LocalError) {
+    match error {
+        LocalError::Unreachable { .. } | LocalError::Timeout { .. } => {}
+        LocalError::Refused { .. } | LocalError::Malformed { .. } => {
+            let fault = error.fault("cannot get the spec");
+            if agent.board.read(|f| f.plane_fault.as_ref() != Some(&fault)) {
+                tracing::warn!(code = fault.code, "{fault}");
+                agent.board.set(|f| &mut f.plane_fault, Some(fault));
+            }
+        }
+    }
+}
+
+/// True when there is nothing wrong with it.
+async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut Seen) -> bool {
+    let trust = match identity::trust(&agent.fs) {
+        Ok(trust) => trust,
+        Err(e) => {
+            let fault = e.fault("cannot check the spec");
+            return refuse(agent, unread(fault), seen);
+        }
+    };
+    let have = agent.board.read(|f| f.spec.clone());
+    match accept::judge(envelope, &trust, agent.host_id, have.as_deref()) {
+        Verdict::Same => true,
+        Verdict::Refused(refusal) => refuse(agent, refusal, seen),
+        Verdict::New(accepted) => {
+            let stored = {
+                let (store, envelope) = (store.clone(), accepted.envelope.clone());
+                blocking(move || store.save(&envelope)).await
+            };
+            match stored {
+                Err(fault) => refuse(agent, unread(fault), seen),
+                Ok(()) => {
+                    seen.refused = None;
+                    in_force(agent, *accepted);
+                    true
+                }
+            }
+        }
+    }
+}
+
+fn in_force(agent: &Agent, accepted: Accepted) {
+    let generation = accepted.spec.generation;
+    let role = accepted.spec.assignment.role();
+    tracing::info!(%generation, %role, "spec accepted");
+    agent.events.emit(
+        "spec-accepted",
+        format!("spec generation {generation} accepted, role {role}"),
+        None,
+    );
+    agent.board.update(|facts| {
+        facts.spec = Some(Arc::new(accepted));
+        facts.refused = None;
+    });
+}
+
+fn refuse(agent: &Agent, refusal: Refusal, seen: &mut Seen) -> bool {
+    if seen.refused.as_ref() != Some(&refusal) {
+        let fault = &refusal.fault;
+        tracing::warn!(code = fault.code, "{fault}");
+        agent
+            .events
+            .emit("spec-refused", fault.to_string(), Some(fault.clone()));
+        agent.board.set(|f| &mut f.refused, Some(fault.clone()));
+        seen.refused = Some(refusal);
+    }
+    false
+}
+
+/// A refusal that is not the document's fault: it is asked for again.
+fn unread(fault: Fault) -> Refusal {
+    Refusal {
+        fault,
+        document: None,
+        generation: None::<Generation>,
+    }
+}

@@ -1,0 +1,302 @@
+//! The status document from the facts: pure.
+
+use super::board::{Delivery, Facts};
+use crate::model::{
+    Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, STATUS_SCHEMA, Timestamp,
+};
+
+/// What the machine says about itself at the moment of assembly.
+#[derive(Clone, Debug)]
+pub(super) struct Moment {
+    pub(super) now: Timestamp,
+    pub(super) uptime_s: u64,
+}
+
+/// What never changes while the process runs.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) host_id: HostId,
+    pub(super) boot_id: String,
+}
+
+/// Puts the document together.
+pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
+    let (state, reason) = judge(facts);
+    let mut health = facts.health.clone();
+    for fault in [&facts.spool_fault, &facts.plane_fault] {
+        health.warnings.extend(fault.clone());
+    }
+    HostStatus {
+        schema: STATUS_SCHEMA,
+        host_id: origin.host_id,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: origin.boot_id.clone(),
+        uptime_s: moment.uptime_s,
+        sent_at: moment.now,
+        acknowledged_at: facts.acknowledged_at,
+        accepted_generation: facts.generation(),
+        observed_generation: observed(facts),
+        state,
+        reason,
+        refused: facts.refused.clone(),
+        node: facts.node.as_deref().cloned(),
+        download: facts.download.clone(),
+        inventory: facts.inventory.clone(),
+        health,
+    }
+}
+
+/// What must be different for a status to be sent before its time: everything but clocks, and
+/// numbers that always move.
+pub(super) fn essence(status: &HostStatus) -> HostStatus {
+    let mut essence = status.clone();
+    essence.sent_at = Timestamp::UNIX_EPOCH;
+    essence.acknowledged_at = None;
+    essence.uptime_s = 0;
+    essence.health.load1 = 0.0;
+    essence.health.memory_available_bytes = 0;
+    for disk in &mut essence.health.disks {
+        disk.available_bytes = 0;
+    }
+    // The words of a warning hold such numbers; that there is one is its code.
+    for warning in &mut essence.health.warnings {
+        warning.why = String::new();
+    }
+    let faults = essence
+        .reason
+        .iter_mut()
+        .chain(essence.download.iter_mut().filter_map(|d| d.fault.as_mut()));
+    for fault in faults {
+        fault.next_try = None;
+    }
+    if let Some(node) = &mut essence.node {
+        node.revision = 0;
+        node.last_sweep_at = None;
+        if let Some(reason) = &mut node.reason {
+            reason.next_try = None;
+        }
+    }
+    essence
+}
+
+/// State and reason of the host: nodelet's word, unless something before nodelet is in the way.
+fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
+    match &facts.delivery {
+        Delivery::Refused(generation, fault) if *generation == facts.generation() => {
+            return (NodeState::Retrying, Some(fault.clone()));
+        }
+        Delivery::Unreachable(fault) => return (NodeState::Retrying, Some(fault.clone())),
+        Delivery::Idle | Delivery::Taken(..) | Delivery::Refused(..) => {}
+    }
+    let needed = facts.nodelet_needed || facts.role() != Role::None;
+    let Some(node) = facts.node.as_ref().filter(|_| needed) else {
+        return match (needed, &facts.node_fault) {
+            (false, _) => (NodeState::Ok, None),
+            (true, Some(fault)) => (NodeState::Retrying, Some(fault.clone())),
+            (true, None) => (NodeState::Converging, Some(on_its_way(facts.generation()))),
+        };
+    };
+    if let Some(fault) = &facts.node_fault {
+        return (NodeState::Retrying, Some(fault.clone()));
+    }
+    if node.generation < facts.generation() {
+        return (NodeState::Converging, Some(on_its_way(facts.generation())));
+    }
+    behind_nodelet(facts, node).unwrap_or_else(|| (node.state, node.reason.clone()))
+}
+
+/// When nodelet waits for something this process is to bring, its failure is the reason.
+fn behind_nodelet(facts: &Facts, node: &NodeStatus) -> Option<(NodeState, Option<Fault>)> {
+    let waits = match node.state {
+        NodeState::Converging | NodeState::Retrying => true,
+        NodeState::Ok | NodeState::Failed => false,
+    };
+    let stack = facts
+        .download
+        .as_ref()
+        .filter(|_| node.wants_stack.is_some())
+        .and_then(|d| d.fault.as_ref());
+    let certificates = facts
+        .relay_fault
+        .as_ref()
+        .filter(|_| !node.certificate_requests.is_empty());
+    let fault = stack.or(certificates).filter(|_| waits)?;
+    Some((NodeState::Retrying, Some(fault.clone())))
+}
+
+fn on_its_way(generation: Generation) -> Fault {
+    Fault::new(
+        "spec-on-its-way",
+        format!("spec generation {generation} is not worked on yet"),
+        "nodelet has just got it",
+    )
+}
+
+/// The spec the state speaks of.
+fn observed(facts: &Facts) -> Generation {
+    let needed = facts.nodelet_needed || facts.role() != Role::None;
+    match &facts.node {
+        Some(node) if needed => node.generation.min(facts.generation()),
+        None if needed => Generation::default(),
+        Some(_) | None => facts.generation(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::hostagent::board::Accepted;
+    use crate::model::{
+        Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind, DownloadStatus,
+        SigningKey, Spec, StackRef,
+    };
+
+    fn origin() -> Origin {
+        Origin {
+            host_id: HostId::random(),
+            boot_id: "boot".into(),
+        }
+    }
+
+    fn moment(s: i64) -> Moment {
+        Moment {
+            now: Timestamp::from_second(s).expect("time"),
+            uptime_s: s.unsigned_abs(),
+        }
+    }
+
+    fn facts(generation: u64) -> Facts {
+        let spec = Spec {
+            schema: 1,
+            host_id: HostId::random(),
+            generation: Generation(generation),
+            issued_at: Timestamp::UNIX_EPOCH,
+            assignment: Assignment::None,
+        };
+        let key = SigningKey::generate().expect("key").0;
+        Facts {
+            spec: Some(Arc::new(Accepted {
+                envelope: key.sign(DocumentKind::Spec, b"{}"),
+                spec,
+            })),
+            nodelet_needed: true,
+            ..Facts::default()
+        }
+    }
+
+    fn node(generation: u64, state: NodeState) -> NodeStatus {
+        NodeStatus {
+            schema: 1,
+            revision: 1,
+            generation: Generation(generation),
+            role: Role::None,
+            cluster_id: None,
+            state,
+            reason: None,
+            attempts: 0,
+            phases: Vec::new(),
+            current_step: None,
+            last_sweep_at: None,
+            stack: None,
+            wants_stack: None,
+            certificate_requests: Vec::new(),
+            service_account_key: None,
+            certificates: Vec::new(),
+        }
+    }
+
+    fn fault(code: &str) -> Fault {
+        Fault::new(code, "cannot x", "y")
+    }
+
+    fn judged(facts: &Facts) -> (NodeState, Option<String>, u64) {
+        let status = assemble(&origin(), facts, &moment(1));
+        let code = status.reason.map(|r| r.code);
+        (status.state, code, status.observed_generation.0)
+    }
+
+    #[test]
+    fn a_host_without_a_role_is_ok_and_needs_no_nodelet() {
+        let mut idle = facts(3);
+        idle.nodelet_needed = false;
+        assert_eq!(judged(&idle), (NodeState::Ok, None, 3));
+        assert_eq!(judged(&Facts::default()), (NodeState::Ok, None, 0));
+    }
+
+    #[test]
+    fn nodelets_word_counts_when_it_is_about_this_spec() {
+        let mut f = facts(3);
+        let code = |c: &str| Some(c.to_owned());
+        assert_eq!(
+            judged(&f),
+            (NodeState::Converging, code("spec-on-its-way"), 0)
+        );
+        f.node = Some(Arc::new(node(2, NodeState::Ok)));
+        assert_eq!(
+            judged(&f),
+            (NodeState::Converging, code("spec-on-its-way"), 2)
+        );
+        f.node = Some(Arc::new(node(3, NodeState::Failed)));
+        assert_eq!(judged(&f), (NodeState::Failed, None, 3));
+        f.node_fault = Some(fault("local-unreachable"));
+        assert_eq!(
+            judged(&f),
+            (NodeState::Retrying, code("local-unreachable"), 3)
+        );
+    }
+
+    #[test]
+    fn what_keeps_nodelet_waiting_is_the_reason() {
+        let mut f = facts(3);
+        let mut n = node(3, NodeState::Converging);
+        n.wants_stack = Some(StackRef {
+            name: "a".into(),
+            version: "1".into(),
+            manifest: Digest::of(b""),
+        });
+        f.download = n.wants_stack.clone().map(|stack| DownloadStatus {
+            stack,
+            have: 1,
+            total: 2,
+            fault: Some(fault("disk-full")),
+        });
+        f.node = Some(Arc::new(n.clone()));
+        assert_eq!(judged(&f).1.as_deref(), Some("disk-full"));
+
+        n.wants_stack = None;
+        n.certificate_requests.push(CertificateRequest {
+            purpose: CertPurpose::Admin,
+            csr: String::new(),
+        });
+        f.node = Some(Arc::new(n));
+        f.relay_fault = Some(fault("plane-away"));
+        assert_eq!(judged(&f).1.as_deref(), Some("plane-away"));
+    }
+
+    #[test]
+    fn a_spec_nodelet_refuses_is_said_with_its_words() {
+        let mut f = facts(3);
+        f.node = Some(Arc::new(node(2, NodeState::Ok)));
+        f.delivery = Delivery::Refused(Generation(3), fault("document-untrusted"));
+        assert_eq!(judged(&f).1.as_deref(), Some("document-untrusted"));
+        f.delivery = Delivery::Refused(Generation(2), fault("document-untrusted"));
+        assert_eq!(judged(&f).1.as_deref(), Some("spec-on-its-way"));
+    }
+
+    #[test]
+    fn clocks_and_moving_numbers_are_not_news() {
+        let origin = origin();
+        let mut f = facts(3);
+        let before = assemble(&origin, &f, &moment(1));
+        f.health.load1 = 7.5;
+        f.acknowledged_at = Some(Timestamp::MAX);
+        let after = assemble(&origin, &f, &moment(99));
+        assert_ne!(before, after);
+        assert_eq!(essence(&before), essence(&after));
+        f.health.warnings.push(fault("disk-full"));
+        let news = assemble(&origin, &f, &moment(99));
+        assert_ne!(essence(&after), essence(&news));
+    }
+}

@@ -1,0 +1,86 @@
+//! Task: nodelet's status by long-poll, only while nodelet is needed. Asking would start it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::board::Facts;
+use super::spec_store::SpecStore;
+use super::{Agent, blocking};
+use crate::model::{NodeState, NodeStatus, Role};
+
+/// How long nodelet holds a poll that has nothing new.
+const WAIT_S: u64 = 25;
+/// The poll, and systemd starting nodelet.
+const DEADLINE: Duration = Duration::from_secs(WAIT_S + 20);
+/// Waits after nodelet did not answer.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// nodelet restarts within seconds; asking more rarely only delays.
+const RETRY_CAP: Duration = Duration::from_secs(15);
+/// Shortest time between two polls: a nodelet that changes its words all the time costs little.
+const PACE: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(agent: Agent) {
+    let store = SpecStore::new(agent.fs.clone());
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let mut after = None;
+    loop {
+        agent.board.wait(|f| f.nodelet_needed.then_some(())).await;
+        let path = match after {
+            Some(revision) => format!("/v1/status?after={revision}&wait={WAIT_S}"),
+            None => "/v1/status".to_owned(),
+        };
+        match agent.nodelet.poll::<NodeStatus>(&path, DEADLINE).await {
+            Ok(status) => {
+                backoff.reset();
+                if let Some(status) = status {
+                    after = Some(status.revision);
+                    heard(&agent, status);
+                }
+                rest_if_done(&agent, &store).await;
+                tokio::time::sleep(PACE).await;
+            }
+            Err(error) => {
+                after = None;
+                let fault = error.fault("cannot ask nodelet for its status");
+                agent.board.set(|f| &mut f.node_fault, Some(fault));
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+fn heard(agent: &Agent, status: NodeStatus) {
+    agent.board.update(|facts| {
+        facts.node_fault = None;
+        facts.node = Some(Arc::new(status));
+    });
+}
+
+/// When the role is gone entirely, nodelet may rest: it is not asked until the next spec.
+async fn rest_if_done(agent: &Agent, store: &SpecStore) {
+    if !agent.board.read(is_clean) {
+        return;
+    }
+    let store = store.clone();
+    match blocking(move || store.note_nodelet_needed(false)).await {
+        // Only on a machine that noted it: else the next start asks nodelet once more, in vain but
+        // without harm.
+        Ok(()) => {}
+        Err(fault) => tracing::warn!(code = fault.code, "{fault}"),
+    }
+    tracing::info!("nothing of a role is left; nodelet may rest");
+    agent.board.update(|facts| {
+        // A role may have been accepted meanwhile; its delivery notes the need again.
+        facts.nodelet_needed = !is_clean(facts);
+        facts.node_fault = None;
+    });
+}
+
+fn is_clean(facts: &Facts) -> bool {
+    let generation = facts.generation();
+    let node_is_clean = facts.node.as_ref().is_some_and(|n| {
+        n.role == Role::None && n.state == NodeState::Ok && n.generation >= generation
+    });
+    facts.nodelet_needed && facts.role() == Role::None && facts.spec.is_some() && node_is_clean
+}

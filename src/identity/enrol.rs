@@ -1,0 +1,323 @@
+//! One call to the plane: `POST /v1/enrol`.
+//!
+//! The steps are taken by hand (resolve, connect, TLS, HTTP) so that each failure can say what it
+//! was: an operator reads "refused the connection" or "shows a foreign certificate", not "error
+//! sending request".
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::material::{self, Identity};
+use super::pinned::PinnedAuthority;
+use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId};
+
+/// What is needed to enrol.
+#[derive(Clone, Copy, Debug)]
+pub struct EnrolOrder<'a> {
+    /// `https://host[:port]` of the plane.
+    pub plane: &'a str,
+    /// The one-time token.
+    pub token: &'a EnrolToken,
+    /// The id this host has, or takes.
+    pub host_id: HostId,
+    /// For people.
+    pub hostname: &'a str,
+    /// Longest the whole call may take.
+    pub deadline: Duration,
+}
+
+/// Why a host was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The plane's URL is no such URL.
+    #[error("{url:?} {why}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The name leads to no address.
+    #[error("the name {host} does not resolve")]
+    Unresolvable {
+        /// The name.
+        host: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody accepts connections there.
+    #[error("{host}:{port} does not accept connections")]
+    Refused {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The other side is not the plane the token names.
+    #[error("the certificate of {host} is not to be trusted: {why}")]
+    ForeignCertificate {
+        /// The name.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What answered is no plane.
+    #[error("{host} does not answer like a management plane: {why}")]
+    Garbage {
+        /// The name.
+        host: String,
+        /// In which way.
+        why: String,
+    },
+    /// It took too long.
+    #[error("no answer from {host} within {} s", after.as_secs())]
+    Timeout {
+        /// The name.
+        host: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The plane said no, in its own words.
+    #[error("{0}")]
+    Said(Fault),
+    /// The machine cannot make a key.
+    #[error("cannot make a key")]
+    Key(#[source] rcgen::Error),
+}
+
+/// Largest answer: certificates, keys and endpoints are a few KiB.
+const ANSWER_MAX: usize = 1024 * 1024;
+
+/// Makes a key, asks the plane for a certificate, checks the answer. Nothing is written.
+pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
+    let target = Target::parse(order.plane)?;
+    let (key, csr) = material::key_and_request(order.host_id).map_err(EnrolError::Key)?;
+    let body = EnrolRequest {
+        schema: 1,
+        token: order.token.secret.clone(),
+        host_id: order.host_id,
+        hostname: order.hostname.to_owned(),
+        csr,
+    };
+    let call = async {
+        let stream = target.connect(order.token).await?;
+        target.post(stream, &body).await
+    };
+    let answer = tokio::time::timeout(order.deadline, call)
+        .await
+        .map_err(|_| EnrolError::Timeout {
+            host: target.host.clone(),
+            after: order.deadline,
+        })??;
+    Identity::assemble(order.host_id, &key, answer, order.token.ca)
+        .map_err(|why| target.garbage(why))
+}
+
+struct Target {
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, EnrolError> {
+        let bad = |why| EnrolError::Url {
+            url: url.chars().take(200).collect(),
+            why,
+        };
+        let uri: Uri = url.trim().parse().map_err(|_| bad("is no URL"))?;
+        if uri.scheme_str() != Some("https") {
+            return Err(bad("does not begin with https://"));
+        }
+        let authority = uri.authority().ok_or_else(|| bad("names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad("must not hold a user name"));
+        }
+        if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
+            return Err(bad("must be https://host:port without a path"));
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        if host.is_empty() {
+            return Err(bad("names no host"));
+        }
+        Ok(Self {
+            host,
+            port: authority.port_u16().unwrap_or(443),
+        })
+    }
+
+    fn garbage(&self, why: impl Into<String>) -> EnrolError {
+        EnrolError::Garbage {
+            host: self.host.clone(),
+            why: why.into(),
+        }
+    }
+
+    async fn connect(&self, token: &EnrolToken) -> Result<TlsStream<TcpStream>, EnrolError> {
+        let unresolvable = |source| EnrolError::Unresolvable {
+            host: self.host.clone(),
+            source,
+        };
+        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port))
+            .await
+            .map_err(unresolvable)?
+            .collect();
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        let mut tcp = None;
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    tcp = Some(stream);
+                    break;
+                }
+                Err(e) => last = e,
+            }
+        }
+        let tcp = tcp.ok_or_else(|| EnrolError::Refused {
+            host: self.host.clone(),
+            port: self.port,
+            source: last,
+        })?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| EnrolError::Url {
+            url: self.host.clone(),
+            why: "is no host name",
+        })?;
+        TlsConnector::from(Arc::new(self.tls(token)?))
+            .connect(name, tcp)
+            .await
+            .map_err(|e| self.handshake_failed(&e))
+    }
+
+    fn tls(&self, token: &EnrolToken) -> Result<ClientConfig, EnrolError> {
+        let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| self.garbage(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PinnedAuthority::new(token.ca)))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn handshake_failed(&self, error: &io::Error) -> EnrolError {
+        let tls = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(why)) => EnrolError::ForeignCertificate {
+                host: self.host.clone(),
+                why: certificate_words(why),
+            },
+            Some(other) => self.garbage(other.to_string()),
+            None => self.garbage(format!("it ended the TLS handshake: {error}")),
+        }
+    }
+
+    async fn post(
+        &self,
+        stream: TlsStream<TcpStream>,
+        body: &EnrolRequest,
+    ) -> Result<EnrolAnswer, EnrolError> {
+        let broken = |e: hyper::Error| self.garbage(e.to_string());
+        let json = serde_json::to_vec(body).map_err(|e| self.garbage(e.to_string()))?;
+        let authority = if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        };
+        let request = Request::post("/v1/enrol")
+            .header(http::header::HOST, authority)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::CONNECTION, "close")
+            .body(Full::new(Bytes::from(json)))
+            .map_err(|e| self.garbage(e.to_string()))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+                .await
+                .map_err(broken)?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            drop(sender);
+            let status = response.status();
+            let bytes = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await
+                .map_err(|e| self.garbage(format!("its answer broke off: {e}")))?
+                .to_bytes();
+            Ok::<_, EnrolError>((status, bytes))
+        };
+        // The connection is driven beside the call; its own error shows up in the call.
+        let (answer, _) = tokio::join!(exchange, connection);
+        let (status, bytes) = answer?;
+        self.read(status, &bytes)
+    }
+
+    fn read(&self, status: StatusCode, bytes: &[u8]) -> Result<EnrolAnswer, EnrolError> {
+        if status.is_success() {
+            return serde_json::from_slice(bytes)
+                .map_err(|e| self.garbage(format!("its answer cannot be read: {e}")));
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(fault) => Err(EnrolError::Said(fault)),
+            Err(_) => Err(self.garbage(format!("it answered {status}"))),
+        }
+    }
+}
+
+fn certificate_words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => {
+            "it is not issued by the authority the token names".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+impl EnrolError {
+    /// The error as a fault with a stable code.
+    pub fn fault(&self) -> Fault {
+        let (code, fix) = match self {
+            Self::Said(fault) => return fault.clone(),
+            Self::Url { .. } => ("usage", "give the URL of the plane as https://host:port"),
+            Self::Unresolvable { .. } => (
+                "plane-unresolvable",
+                "check the plane's URL and this machine's DNS",
+            ),
+            Self::Refused { .. } => (
+                "plane-refused",
+                "check the plane's URL, that the plane runs, and firewalls in between",
+            ),
+            Self::ForeignCertificate { .. } => (
+                "plane-foreign-certificate",
+                "check the plane's URL, use a token of that plane, check this machine's clock; \
+                 a proxy that opens TLS cannot be used",
+            ),
+            Self::Garbage { .. } => ("plane-garbage", "check host and port of the plane's URL"),
+            Self::Timeout { .. } => (
+                "plane-timeout",
+                "check the plane's URL and firewalls in between, then try again",
+            ),
+            Self::Key(_) => ("identity-key", ""),
+        };
+        Fault::new(
+            code,
+            "cannot enrol this host",
+            crate::telemetry::chain(self),
+        )
+        .fix(fix)
+    }
+}

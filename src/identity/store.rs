@@ -1,0 +1,278 @@
+//! The identity on disk.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::material::Identity;
+use crate::host::fs::{Attrs, FsError, HostFs};
+use crate::model::{Fault, HostId, TrustStore, TrustedKey, paths};
+
+/// Who owns the files of the tunnel identity.
+#[derive(Clone, Debug)]
+pub struct Owners {
+    comms: Option<String>,
+}
+
+/// What comms needs to dial the plane.
+#[derive(Clone)]
+pub struct TunnelIdentity {
+    /// Who this host is.
+    pub host_id: HostId,
+    /// TLS 1.3, the plane's authorities, the host's certificate and key.
+    pub tls: Arc<ClientConfig>,
+    /// `wss://…`, best first.
+    pub endpoints: Vec<String>,
+}
+
+/// Why the identity could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Some of the files are there, this one is not.
+    #[error("{0} is missing")]
+    Incomplete(&'static str),
+    /// A file does not hold what it should.
+    #[error("{path} cannot be used: {why}")]
+    Damaged {
+        /// Which.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// Key and certificate do not belong together, or TLS refuses them.
+    #[error("the host's key and certificate cannot be used")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Largest file of the identity.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// Most files that are read from the trust directory.
+const TRUST_MAX: usize = 64;
+
+/// Directory of key and certificate.
+const HOST_CERTS: &str = "/etc/pf9/certs/hostagent";
+
+// === impl Owners ===
+
+impl Owners {
+    /// Of an installed host.
+    pub fn system() -> Self {
+        Self {
+            comms: Some(format!("{}:{}", paths::USER_COMMS, paths::GROUP)),
+        }
+    }
+
+    /// Whoever runs this: for a host below another root.
+    pub fn whoever_runs() -> Self {
+        Self { comms: None }
+    }
+
+    fn comms(&self, mode: u32) -> Attrs {
+        Attrs {
+            mode,
+            owner: self.comms.clone(),
+        }
+    }
+}
+
+/// Writes an identity, each file atomically. The certificate comes last: while it is not there,
+/// the host counts as not enrolled.
+pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), IdentityError> {
+    let world = Attrs::mode(0o644);
+    fs.remove_file(paths::HOST_CERT)?;
+    write_host_id(fs, identity.host_id)?;
+    for key in &identity.trust {
+        let path = format!("{}/{}.json", paths::TRUST_DIR, key.id);
+        fs.write(&path, &json(&path, key)?, &world)?;
+    }
+    let keep: Vec<_> = identity
+        .trust
+        .iter()
+        .map(|k| format!("{}.json", k.id))
+        .collect();
+    for name in trust_files(fs)?.into_iter().filter(|n| !keep.contains(n)) {
+        fs.remove_file(Path::new(paths::TRUST_DIR).join(name))?;
+    }
+    let endpoints = json(paths::ENDPOINTS, &identity.endpoints)?;
+    fs.write(paths::ENDPOINTS, &endpoints, &world)?;
+    fs.write(paths::PLANE_CA, identity.plane_ca.as_bytes(), &world)?;
+    fs.make_dir(HOST_CERTS, &owners.comms(0o750))?;
+    fs.write(
+        paths::HOST_KEY,
+        identity.key.expose().as_bytes(),
+        &owners.comms(0o400),
+    )?;
+    fs.write(
+        paths::HOST_CERT,
+        identity.certificate.as_bytes(),
+        &owners.comms(0o444),
+    )?;
+    Ok(())
+}
+
+/// What comms needs; `None` while the host is not enrolled.
+pub fn load(fs: &HostFs) -> Result<Option<TunnelIdentity>, IdentityError> {
+    let Some(certificate) = fs.read(paths::HOST_CERT, FILE_MAX)? else {
+        return Ok(None);
+    };
+    let need = |path: &'static str| {
+        fs.read(path, FILE_MAX)?
+            .ok_or(IdentityError::Incomplete(path))
+    };
+    let host_id = host_id(fs)?.ok_or(IdentityError::Incomplete(paths::HOST_ID))?;
+    let chain = certificates(paths::HOST_CERT, &certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&need(paths::HOST_KEY)?)
+        .map_err(|e| damaged(paths::HOST_KEY, e))?;
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)? {
+        roots
+            .add(authority)
+            .map_err(|e| damaged(paths::PLANE_CA, e))?;
+    }
+    let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
+        .map_err(|e| damaged(paths::ENDPOINTS, e))?;
+    if endpoints.is_empty() {
+        return Err(damaged(paths::ENDPOINTS, "it names none"));
+    }
+    let tls = ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(IdentityError::Tls)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(IdentityError::Tls)?;
+    Ok(Some(TunnelIdentity {
+        host_id,
+        tls: Arc::new(tls),
+        endpoints,
+    }))
+}
+
+/// The pinned signing keys; an empty store while the host is not enrolled.
+pub fn trust(fs: &HostFs) -> Result<TrustStore, IdentityError> {
+    let mut keys = Vec::new();
+    for name in trust_files(fs)?.into_iter().take(TRUST_MAX) {
+        let path = format!("{}/{name}", paths::TRUST_DIR);
+        let bytes = fs.read(&path, FILE_MAX)?.unwrap_or_default();
+        let key: TrustedKey = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e))?;
+        keys.push(key);
+    }
+    TrustStore::new(keys).map_err(|fault| damaged(paths::TRUST_DIR, fault))
+}
+
+/// The host's id; `None` when it never had one.
+pub fn host_id(fs: &HostFs) -> Result<Option<HostId>, IdentityError> {
+    let Some(text) = fs.read_text(paths::HOST_ID, FILE_MAX)? else {
+        return Ok(None);
+    };
+    parse_host_id(&text)
+        .map(Some)
+        .map_err(|why| damaged(paths::HOST_ID, why))
+}
+
+/// Writes the host's id, in the form operators of such agents know.
+pub fn write_host_id(fs: &HostFs, id: HostId) -> Result<(), IdentityError> {
+    let text = format!("[hostagent]\nhost_id = {id}\n");
+    Ok(fs.write(paths::HOST_ID, text.as_bytes(), &Attrs::mode(0o644))?)
+}
+
+/// Takes everything away that [`save`] wrote, and the directories that are empty then.
+pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
+    // The certificate first: from then on the host counts as not enrolled.
+    for file in [
+        paths::HOST_CERT,
+        paths::HOST_KEY,
+        paths::PLANE_CA,
+        paths::ENDPOINTS,
+        paths::HOST_ID,
+    ] {
+        fs.remove_file(file)?;
+    }
+    for name in trust_files(fs)? {
+        fs.remove_file(Path::new(paths::TRUST_DIR).join(name))?;
+    }
+    for dir in [
+        HOST_CERTS,
+        "/etc/pf9/certs/ca",
+        "/etc/pf9/certs",
+        paths::TRUST_DIR,
+    ] {
+        match std::fs::remove_dir(fs.at(dir)) {
+            Ok(()) => {}
+            Err(e) => match e.kind() {
+                // Somebody else's files stay, and so does their directory.
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty => {}
+                _ => {
+                    return Err(IdentityError::Fs(FsError {
+                        action: "remove",
+                        path: fs.at(dir),
+                        source: e,
+                    }));
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+impl IdentityError {
+    /// The error as a fault about `what`.
+    pub fn fault(&self, what: &str) -> Fault {
+        let again = "run pf9ctl prep-node again with a new token";
+        let (code, fix) = match self {
+            Self::Fs(_) => ("identity-io", "look at the disk and the named path"),
+            Self::Incomplete(_) => ("identity-incomplete", again),
+            Self::Damaged { .. } | Self::Tls(_) => ("identity-damaged", again),
+        };
+        Fault::new(code, what, crate::telemetry::chain(self)).fix(fix)
+    }
+}
+
+fn parse_host_id(text: &str) -> Result<HostId, String> {
+    let mut section = "hostagent";
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = name.trim();
+        }
+        let Some((key, value)) = line.split_once('=') else {
+            continue;
+        };
+        if section == "hostagent" && key.trim() == "host_id" {
+            return value.trim().parse().map_err(|e| format!("{e}"));
+        }
+    }
+    Err("it has no host_id in section hostagent".to_owned())
+}
+
+fn certificates(
+    path: &'static str,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let text = std::str::from_utf8(pem).map_err(|e| damaged(path, e))?;
+    super::material::parse_all(text).map_err(|why| damaged(path, why))
+}
+
+fn trust_files(fs: &HostFs) -> Result<Vec<String>, FsError> {
+    let mut names = fs.list(paths::TRUST_DIR)?;
+    // A name that begins with a dot is what a crash left of an atomic write.
+    names.retain(|n| n.ends_with(".json") && !n.starts_with('.'));
+    Ok(names)
+}
+
+fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityError> {
+    serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))
+}
+
+fn damaged(path: &str, why: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Damaged {
+        path: path.to_owned(),
+        why: why.to_string(),
+    }
+}

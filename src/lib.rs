@@ -1,0 +1,31 @@
+//! The node-side host agent of a SaaS-managed Kubernetes, and the stub of its management plane.
+//!
+//! Three daemons, one noun each: `comms` moves **bytes**, `hostagent` moves **documents**,
+//! `nodelet` makes **effects**. The picture is in `docs/architecture.md`; who may use whom is the
+//! table in `tests/arch.rs`.
+//!
+//! ```text
+//! model ◄── wire ◄── mux ◄── comms ──► identity
+//! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
+//! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity
+//! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
+//! ```
+
+pub mod app;
+pub mod cli;
+pub mod comms;
+pub mod host;
+pub mod hostagent;
+pub mod identity;
+pub mod local;
+pub mod model;
+pub mod mux;
+pub mod nodelet;
+pub mod preflight;
+pub mod stack;
+pub mod telemetry;
+pub mod tls;
+pub mod wire;
+
+#[cfg(feature = "plane")]
+pub mod plane;

@@ -1,0 +1,244 @@
+//! Calls over a Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::Fault;
+
+/// Largest JSON answer that is taken in: a status document with thousands of phases would not
+/// reach it, a broken peer cannot fill memory.
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+
+/// An idle connection is kept this long: well below what any server of ours allows (a minute), so
+/// that a call never goes out on a connection the other side is just closing.
+const KEEP_IDLE: Duration = Duration::from_secs(20);
+
+/// A client of one Unix socket. Cheap to clone; keeps connections alive.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    socket: PathBuf,
+}
+
+/// Why a call did not bring an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// Nobody listens, or the connection broke.
+    #[error("cannot reach {socket}")]
+    Unreachable {
+        /// Which socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No answer in time.
+    #[error("no answer from {socket} within {after:?}")]
+    Timeout {
+        /// Which socket.
+        socket: PathBuf,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The other side said no, in its own words.
+    #[error("{status}: {fault}")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// Its words.
+        fault: Box<Fault>,
+    },
+    /// The answer is not what was expected.
+    #[error("{socket} gave an answer that cannot be read: {why}")]
+    Malformed {
+        /// Which socket.
+        socket: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client of the socket at `socket`. Nothing is connected yet.
+    pub fn unix(socket: impl AsRef<Path>) -> Result<Self, LocalError> {
+        let socket = socket.as_ref().to_path_buf();
+        crate::tls::install();
+        let http = reqwest::Client::builder()
+            .unix_socket(socket.clone())
+            .no_proxy()
+            .pool_max_idle_per_host(2)
+            .pool_idle_timeout(KEEP_IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|source| LocalError::Unreachable {
+                socket: socket.clone(),
+                source,
+            })?;
+        Ok(Self { http, socket })
+    }
+
+    /// `GET path`, parsed.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<T, LocalError> {
+        let request = self.http.get(url(path));
+        let bytes = self.answer(request, deadline).await?;
+        self.parse(&bytes)
+    }
+
+    /// `GET path`, parsed; `None` when the answer is empty (204).
+    pub async fn poll<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<Option<T>, LocalError> {
+        let request = self.http.get(url(path));
+        let bytes = self.answer(request, deadline).await?;
+        self.parse_some(&bytes)
+    }
+
+    /// Sends `body` as JSON; `None` when the answer is empty (204).
+    pub async fn send<B: Serialize + ?Sized, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+        deadline: Duration,
+    ) -> Result<Option<T>, LocalError> {
+        let request = self.http.request(method, url(path)).json(body);
+        let bytes = self.answer(request, deadline).await?;
+        self.parse_some(&bytes)
+    }
+
+    /// `GET path` for a large body, from byte `from` on; the deadline is for the headers only.
+    pub async fn stream(
+        &self,
+        path: &str,
+        from: Option<u64>,
+        deadline: Duration,
+    ) -> Result<reqwest::Response, LocalError> {
+        let mut request = self.http.get(url(path));
+        if let Some(from) = from {
+            request = request.header(http::header::RANGE, format!("bytes={from}-"));
+        }
+        let response = tokio::time::timeout(deadline, request.send())
+            .await
+            .map_err(|_| self.late(deadline))?
+            .map_err(|e| self.unreachable(e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = tokio::time::timeout(deadline, self.body(response))
+            .await
+            .map_err(|_| self.late(deadline))??;
+        Err(refused(status, &bytes))
+    }
+
+    async fn answer(
+        &self,
+        request: reqwest::RequestBuilder,
+        deadline: Duration,
+    ) -> Result<Bytes, LocalError> {
+        let call = async {
+            let response = request.send().await.map_err(|e| self.unreachable(e))?;
+            let status = response.status();
+            let bytes = self.body(response).await?;
+            if status.is_success() {
+                Ok(bytes)
+            } else {
+                Err(refused(status, &bytes))
+            }
+        };
+        tokio::time::timeout(deadline, call)
+            .await
+            .map_err(|_| self.late(deadline))?
+    }
+
+    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, LocalError> {
+        let mut all = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
+            if all.len() + chunk.len() > ANSWER_MAX {
+                return Err(self.malformed(format!("it is larger than {ANSWER_MAX} bytes")));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.into())
+    }
+
+    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, LocalError> {
+        serde_json::from_slice(bytes).map_err(|e| self.malformed(e.to_string()))
+    }
+
+    fn parse_some<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Option<T>, LocalError> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.parse(bytes).map(Some)
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> LocalError {
+        LocalError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        }
+    }
+
+    fn late(&self, after: Duration) -> LocalError {
+        LocalError::Timeout {
+            socket: self.socket.clone(),
+            after,
+        }
+    }
+
+    fn malformed(&self, why: String) -> LocalError {
+        LocalError::Malformed {
+            socket: self.socket.clone(),
+            why,
+        }
+    }
+}
+
+// === impl LocalError ===
+
+impl LocalError {
+    /// The failure as a fault about `what`. A refusal keeps the other side's words.
+    pub fn fault(&self, what: &str) -> Fault {
+        match self {
+            Self::Refused { fault, .. } => (**fault).clone(),
+            Self::Unreachable { socket, .. } => Fault::new(
+                "local-unreachable",
+                what,
+                format!("nobody answers on {}", socket.display()),
+            )
+            .fix("see systemctl status 'pf9-*'"),
+            Self::Timeout { .. } => Fault::new("local-timeout", what, self.to_string()),
+            Self::Malformed { .. } => Fault::new("local-malformed", what, self.to_string()),
+        }
+    }
+}
+
+fn url(path: &str) -> String {
+    format!("http://local{path}")
+}
+
+fn refused(status: StatusCode, bytes: &[u8]) -> LocalError {
+    let fault = serde_json::from_slice(bytes).unwrap_or_else(|_| {
+        const SHOWN: usize = 200;
+        let shown = String::from_utf8_lossy(bytes.get(..SHOWN.min(bytes.len())).unwrap_or(bytes));
+        Fault::new("http-error", "call refused", format!("{status} {shown}"))
+    });
+    LocalError::Refused {
+        status,
+        fault: Box::new(fault),
+    }
+}

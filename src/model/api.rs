@@ -1,0 +1,187 @@
+//! Bodies of the host API (node → plane, over the tunnel), of enrolment (node → plane, before
+//! there is a tunnel) and of nodelet's socket.
+//!
+//! | call | body → answer |
+//! |---|---|
+//! | `POST /v1/enrol` (public HTTPS)                  | [`EnrolRequest`] → [`EnrolAnswer`] |
+//! | `GET  /v1/hosts/self/spec?after=N&wait=S`        | → [`super::Envelope`], 204 when none is newer |
+//! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
+//! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
+//! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
+//! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
+//! | `GET  /v1/stacks/{manifest-digest}/manifest`     | → [`super::Envelope`] |
+//! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
+//!
+//! Every error answer is a [`super::Fault`] as JSON.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{CertPurpose, CertificateRequest, ClusterId, Fault, HostId, Secret, TrustedKey};
+
+/// A node asks to become a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// The secret half of the one-time token; see [`EnrolToken`].
+    #[serde(serialize_with = "expose")]
+    pub token: Secret<String>,
+    /// The id the node chose, or had before.
+    pub host_id: HostId,
+    /// For people.
+    pub hostname: String,
+    /// PKCS#10 request, PEM. Its subject is ignored.
+    pub csr: String,
+}
+
+/// A node has become a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnrolAnswer {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// The host certificate, PEM; common name is the host id.
+    pub certificate: String,
+    /// Authorities of the plane's own certificate, PEM.
+    pub ca: String,
+    /// Keys that sign specs and stacks.
+    pub trust: Vec<TrustedKey>,
+    /// Where to connect the tunnel, `wss://…`, best first.
+    pub endpoints: Vec<String>,
+}
+
+/// A one-time token: `pf9t1.<digest of the plane's CA certificate, hex>.<secret>`.
+///
+/// It names the plane as well as the host: the first contact is safe without a public CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolToken {
+    /// SHA-256 of the plane's CA certificate (DER).
+    pub ca: super::Digest,
+    /// What the plane knows it by.
+    pub secret: Secret<String>,
+}
+
+/// Certificates a node asks the plane for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateOrder {
+    /// The cluster they are for; refused unless the host is in it.
+    pub cluster_id: ClusterId,
+    /// What is wanted.
+    pub requests: Vec<CertificateRequest>,
+    /// Public service-account key of a master, PEM.
+    #[serde(default)]
+    pub service_account_key: Option<String>,
+}
+
+/// Certificates the plane signed; also the body of `PUT /v1/certificates` on nodelet's socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateBatch {
+    /// The cluster they are for.
+    pub cluster_id: ClusterId,
+    /// One for each request.
+    pub certificates: Vec<IssuedCertificate>,
+}
+
+/// One certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCertificate {
+    /// What for.
+    pub purpose: CertPurpose,
+    /// PEM.
+    pub certificate: String,
+}
+
+/// Something that happened on a host; delivered at least once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique per host: `<boot id>-<number>`. The plane drops what it has seen.
+    pub id: String,
+    /// The host's clock.
+    pub at: Timestamp,
+    /// Stable kebab-case word, e.g. `spec-accepted`, `spec-refused`, `stack-staged`, `state`.
+    pub kind: String,
+    /// For people.
+    pub message: String,
+    /// If something failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// Events, oldest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventBatch {
+    /// At most [`EVENT_BATCH_MAX`].
+    pub events: Vec<Event>,
+}
+
+/// Most events of one delivery.
+pub const EVENT_BATCH_MAX: usize = 256;
+
+// === impl EnrolToken ===
+
+const TOKEN_PREFIX: &str = "pf9t1";
+
+impl std::str::FromStr for EnrolToken {
+    type Err = Fault;
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let bad = |why: &str| {
+            Fault::new("token-malformed", "cannot read the enrolment token", why)
+                .fix("copy the whole line that the plane printed")
+        };
+        let mut parts = text.trim().split('.');
+        let (Some(prefix), Some(ca), Some(secret), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad("it does not have three parts"));
+        };
+        if prefix != TOKEN_PREFIX {
+            return Err(bad("it does not start with pf9t1."));
+        }
+        if secret.is_empty() || secret.len() > 128 {
+            return Err(bad("its secret part is empty or too long"));
+        }
+        Ok(Self {
+            ca: ca
+                .parse()
+                .map_err(|_| bad("its second part is no SHA-256 digest"))?,
+            secret: Secret::new(secret.to_owned()),
+        })
+    }
+}
+
+impl EnrolToken {
+    /// The whole token as text: a secret.
+    pub fn to_text(&self) -> Secret<String> {
+        Secret::new(format!(
+            "{TOKEN_PREFIX}.{}.{}",
+            self.ca,
+            self.secret.expose()
+        ))
+    }
+}
+
+fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(secret.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Digest;
+
+    #[test]
+    fn token_text_round_trips() {
+        let token = EnrolToken {
+            ca: Digest::of(b"ca"),
+            secret: Secret::new("abc".into()),
+        };
+        assert_eq!(token.to_text().expose().parse(), Ok(token));
+        for bad in ["", "pf9t1.x.y", "a.b", "pf9t2.00.x"] {
+            assert!(bad.parse::<EnrolToken>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Where things live on a node. Tests put another root in front of them (`host::fs`).
+
+/// Main configuration.
+pub const CONFIG: &str = "/etc/pf9/hostagent.toml";
+/// More configuration, read in order of name.
+pub const CONFIG_DIR: &str = "/etc/pf9/conf.d";
+/// `host_id = <uuid>`.
+pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
+/// Private key of the tunnel identity; owner pf9-comms, 0400.
+pub const HOST_KEY: &str = "/etc/pf9/certs/hostagent/key.pem";
+/// Certificate of the tunnel identity.
+pub const HOST_CERT: &str = "/etc/pf9/certs/hostagent/cert.pem";
+/// Authorities of the plane's certificate.
+pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
+/// Where to connect, as enrolment learnt it: a JSON list of `wss://` URLs.
+pub const ENDPOINTS: &str = "/etc/pf9/endpoints.json";
+/// Pinned signing keys, one JSON [`super::TrustedKey`] a file; root's.
+pub const TRUST_DIR: &str = "/etc/pf9/trust";
+/// Tunnel allow-list; root's.
+pub const SERVICES_DIR: &str = "/etc/pf9/services.d";
+/// Certificates, kubeconfigs and manifests of the node.
+pub const KUBE_DIR: &str = "/etc/pf9/kube.d";
+/// Certificates of the node, see [`super::CertPurpose::dir`].
+pub const KUBE_CERTS: &str = "/etc/pf9/kube.d/certs";
+/// Private key of this master that signs service-account tokens (PKCS#8 PEM, ECDSA P-256).
+pub const SERVICE_ACCOUNT_KEY: &str = "/etc/pf9/kube.d/certs/service-account/key.pem";
+/// Its public half (PEM).
+pub const SERVICE_ACCOUNT_PUBLIC: &str = "/etc/pf9/kube.d/certs/service-account/public.pem";
+/// Name of a private key below `KUBE_CERTS/<dir>`.
+pub const CERT_KEY_FILE: &str = "request.key";
+/// Name of a certificate below `KUBE_CERTS/<dir>`.
+pub const CERT_FILE: &str = "request.crt";
+/// Name of a signing request below `KUBE_CERTS/<dir>`.
+pub const CERT_CSR_FILE: &str = "request.csr";
+/// Name of the issuing authority's certificate below `KUBE_CERTS/<dir>`.
+pub const CERT_CA_FILE: &str = "ca.crt";
+
+/// State of comms.
+pub const COMMS_STATE: &str = "/var/opt/pf9/comms";
+/// State of hostagent: accepted spec, event spool.
+pub const HOSTAGENT_STATE: &str = "/var/opt/pf9/hostagent";
+/// Downloaded stacks: `<manifest digest>.manifest.json`, `<manifest digest>.tar.zst`.
+pub const STAGING: &str = "/var/opt/pf9/hostagent/staging";
+/// State of nodelet: accepted spec, ledger, manifest of what was installed.
+pub const NODELET_STATE: &str = "/var/opt/pf9/nodelet";
+/// JSON status with the keys operators' tools know.
+pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
+/// Unpacked stacks.
+pub const STACKS: &str = "/opt/pf9/stacks";
+/// Symlink to the active stack.
+pub const STACK_CURRENT: &str = "/opt/pf9/stacks/current";
+
+/// Logs.
+pub const LOG_DIR: &str = "/var/log/pf9";
+/// The story of the role.
+pub const KUBE_LOG: &str = "/var/log/pf9/kube/kube.log";
+
+/// HTTP to the plane, through the tunnel (comms listens).
+pub const PLANE_SOCKET: &str = "/run/pf9/plane.sock";
+/// comms' own API.
+pub const COMMS_SOCKET: &str = "/run/pf9/comms.sock";
+/// hostagent's own API.
+pub const HOSTAGENT_SOCKET: &str = "/run/pf9/hostagent.sock";
+/// nodelet's API (systemd listens).
+pub const NODELET_SOCKET: &str = "/run/pf9/nodelet.sock";
+
+/// Runtime state of the node's container runtime; its own, so that no other runtime is disturbed.
+pub const CONTAINERD_SOCKET: &str = "/run/pf9-containerd/containerd.sock";
+/// Data of the node's container runtime.
+pub const CONTAINERD_ROOT: &str = "/var/lib/pf9/containerd";
+/// Data of kubelet.
+pub const KUBELET_ROOT: &str = "/var/lib/pf9/kubelet";
+/// Data of etcd.
+pub const ETCD_DATA: &str = "/var/lib/pf9/etcd";
+/// Address records of the CNI plugins.
+pub const CNI_STATE: &str = "/var/lib/pf9/cni";
+/// CNI configuration.
+pub const CNI_CONF: &str = "/etc/pf9/cni/net.d";
+
+/// User and group of hostagent.
+pub const USER_HOSTAGENT: &str = "pf9";
+/// User of comms.
+pub const USER_COMMS: &str = "pf9-comms";
+/// Group that may talk on the local sockets.
+pub const GROUP: &str = "pf9";

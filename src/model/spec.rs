@@ -1,0 +1,441 @@
+//! The desired state of one host.
+//!
+//! The plane writes it, signs it, and raises `generation` with every change. Everything a node
+//! needs in order to converge without the plane is in here: addresses of its peers, the cluster's
+//! certificate authorities, the exact stack. No secret is in it: private keys are made on the node
+//! and never leave it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ClusterId, Fault, Generation, HostId, NodeName, StackRef};
+
+/// Version of the spec document this program writes and reads.
+pub const SPEC_SCHEMA: u32 = 1;
+
+/// Desired state of one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// [`SPEC_SCHEMA`].
+    pub schema: u32,
+    /// Whom it is for; a spec for another host is refused.
+    pub host_id: HostId,
+    /// Rises with every change.
+    pub generation: Generation,
+    /// When the plane signed it (for people; nothing is decided by it).
+    pub issued_at: Timestamp,
+    /// What the host is to be.
+    pub assignment: Assignment,
+}
+
+/// What a host is to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "lowercase")]
+pub enum Assignment {
+    /// Not part of a cluster: everything installed for one is removed.
+    None,
+    /// Control plane, etcd and kubelet.
+    Master(Box<NodeSpec>),
+    /// Kubelet only.
+    Worker(Box<NodeSpec>),
+}
+
+/// The role of a node, without its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// No cluster.
+    None,
+    /// Control plane, etcd and kubelet.
+    Master,
+    /// Kubelet only.
+    Worker,
+}
+
+/// Everything one node of a cluster needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSpec {
+    /// The cluster's id; a change of it means: remove, then install anew.
+    pub cluster_id: ClusterId,
+    /// The cluster's name, for people.
+    pub cluster_name: String,
+    /// This node's name in Kubernetes.
+    pub node_name: NodeName,
+    /// This node's address: kubelet's `--node-ip`, etcd's peer address.
+    pub node_ip: IpAddr,
+    /// Which pods addresses are this node's; used by the `bridge` network.
+    pub pod_cidr: IpNet,
+    /// Labels kept on the node, beside the role's own.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Which stack runs here.
+    pub stack: StackRef,
+    /// Certificate authorities of the cluster (PEM); private keys stay on the plane.
+    pub authorities: Authorities,
+    /// Where the API server is reached by nodes.
+    pub api: ApiSpec,
+    /// Pod and service network.
+    pub network: NetworkSpec,
+    /// Members of the etcd cluster; the same list on every master, empty on workers.
+    #[serde(default)]
+    pub etcd: EtcdSpec,
+    /// Public keys (PEM) that verify service-account tokens, one per master.
+    #[serde(default)]
+    pub service_account_keys: Vec<String>,
+    /// Container runtime choices.
+    #[serde(default)]
+    pub runtime: RuntimeSpec,
+    /// Kubelet choices.
+    #[serde(default)]
+    pub kubelet: KubeletSpec,
+    /// Masters take ordinary pods too.
+    #[serde(default)]
+    pub allow_workloads_on_master: bool,
+}
+
+/// Certificates of the cluster's authorities, PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorities {
+    /// Signs API server, kubelet and user certificates.
+    pub cluster: String,
+    /// Signs etcd servers, peers and clients; its own, so that a kubelet certificate is no etcd
+    /// client.
+    pub etcd: String,
+    /// Signs the aggregator's client certificate.
+    pub front_proxy: String,
+}
+
+/// Where the API server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiSpec {
+    /// Address or name workers use.
+    pub host: String,
+    /// Port on every master.
+    pub port: u16,
+    /// More names and addresses for the API server's certificate.
+    #[serde(default)]
+    pub extra_sans: Vec<String>,
+}
+
+/// Pod and service network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Who makes the pod network.
+    pub plugin: NetworkPlugin,
+    /// All pods of the cluster.
+    pub pods_cidr: IpNet,
+    /// All services of the cluster; the first address is the API, the tenth the DNS.
+    pub services_cidr: IpNet,
+    /// DNS suffix of the cluster.
+    #[serde(default = "default_domain")]
+    pub cluster_domain: String,
+    /// MTU of the pod bridge; absent: that of the interface with the node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The other nodes, for host routes; used by the `bridge` network.
+    #[serde(default)]
+    pub peers: Vec<NetworkPeer>,
+}
+
+/// Who makes the pod network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkPlugin {
+    /// A Linux bridge per node and host routes between nodes.
+    Bridge,
+    /// Bring your own; nodelet writes no CNI configuration.
+    None,
+}
+
+/// Another node, as a route needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPeer {
+    /// Its address.
+    pub node_ip: IpAddr,
+    /// Its pods.
+    pub pod_cidr: IpNet,
+}
+
+/// The etcd cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdSpec {
+    /// All members.
+    #[serde(default)]
+    pub members: Vec<EtcdMember>,
+    /// `--heartbeat-interval` in milliseconds; absent: etcd's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u32>,
+    /// `--election-timeout` in milliseconds; absent: etcd's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election_ms: Option<u32>,
+}
+
+/// One member of etcd. Its name is the host id, as operators of such clusters know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdMember {
+    /// The master it runs on.
+    pub host_id: HostId,
+    /// Its peer address.
+    pub ip: IpAddr,
+}
+
+/// Container runtime choices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeSpec {
+    /// Which cgroup driver kubelet and runc use.
+    #[serde(default)]
+    pub cgroup_driver: CgroupDriverChoice,
+    /// Registry mirrors: registry host → endpoint URLs, tried in order.
+    #[serde(default)]
+    pub mirrors: BTreeMap<String, Vec<String>>,
+}
+
+/// Which cgroup driver to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriverChoice {
+    /// What the host can do: `systemd` where systemd owns a writable hierarchy, else `cgroupfs`.
+    #[default]
+    Auto,
+    /// systemd slices and scopes.
+    Systemd,
+    /// Plain directories.
+    Cgroupfs,
+}
+
+/// Kubelet choices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubeletSpec {
+    /// `maxPods`.
+    #[serde(default = "default_max_pods")]
+    pub max_pods: u32,
+    /// Run although swap is on.
+    #[serde(default)]
+    pub allow_swap: bool,
+}
+
+/// Most labels, peers, members or mirrors one spec may carry: a cluster of the documented size
+/// (5000 nodes) fits, a hostile document does not fill memory.
+pub const SPEC_LIST_MAX: usize = 5000;
+
+// === impl Spec ===
+
+impl Spec {
+    /// Checks what types cannot say; the fault names the field.
+    pub fn validate(&self, host: HostId) -> Result<(), Fault> {
+        let bad = |field: &str, why: String| {
+            Fault::new("spec-invalid", "spec refused", format!("{field}: {why}"))
+                .fix("correct the field on the plane; the last good spec stays in force")
+        };
+        if self.schema != SPEC_SCHEMA {
+            return Err(bad(
+                "schema",
+                format!("{} is not {SPEC_SCHEMA}", self.schema),
+            ));
+        }
+        if self.host_id != host {
+            return Err(bad(
+                "host_id",
+                format!("it is for {}, this host is {host}", self.host_id),
+            ));
+        }
+        match &self.assignment {
+            Assignment::None => Ok(()),
+            Assignment::Master(node) => {
+                let me = node.etcd.members.iter().find(|m| m.host_id == host);
+                match me {
+                    None => Err(bad(
+                        "assignment.etcd.members",
+                        "this master is not among them".into(),
+                    )),
+                    Some(m) if m.ip != node.node_ip => Err(bad(
+                        "assignment.etcd.members",
+                        format!("this master is at {}, not {}", node.node_ip, m.ip),
+                    )),
+                    Some(_) => node.validate(&bad),
+                }
+            }
+            Assignment::Worker(node) => node.validate(&bad),
+        }
+    }
+}
+
+impl NodeSpec {
+    fn validate(&self, bad: &dyn Fn(&str, String) -> Fault) -> Result<(), Fault> {
+        let lists = [
+            ("assignment.labels", self.labels.len()),
+            ("assignment.network.peers", self.network.peers.len()),
+            ("assignment.etcd.members", self.etcd.members.len()),
+            ("assignment.runtime.mirrors", self.runtime.mirrors.len()),
+            (
+                "assignment.service_account_keys",
+                self.service_account_keys.len(),
+            ),
+        ];
+        for (field, len) in lists {
+            if len > SPEC_LIST_MAX {
+                return Err(bad(
+                    field,
+                    format!("{len} entries, at most {SPEC_LIST_MAX}"),
+                ));
+            }
+        }
+        if self.node_ip.is_loopback() || self.node_ip.is_unspecified() {
+            return Err(bad(
+                "assignment.node_ip",
+                format!("{} cannot be reached by other nodes", self.node_ip),
+            ));
+        }
+        if self.api.port == 0 {
+            return Err(bad("assignment.api.port", "0 is no port".into()));
+        }
+        if self.api.host.is_empty() || self.api.host.contains(['/', '@', ' ', '\n']) {
+            return Err(bad(
+                "assignment.api.host",
+                format!("{:?} is no host", self.api.host),
+            ));
+        }
+        let pods = self.network.pods_cidr;
+        let services = self.network.services_cidr;
+        if pods.contains(&services) || services.contains(&pods) {
+            return Err(bad(
+                "assignment.network.services_cidr",
+                format!("{services} overlaps pods_cidr {pods}"),
+            ));
+        }
+        if service_ip(services, DNS_SERVICE_INDEX).is_none() {
+            return Err(bad(
+                "assignment.network.services_cidr",
+                format!("{services} has no tenth address"),
+            ));
+        }
+        if !pods.contains(&self.pod_cidr) {
+            return Err(bad(
+                "assignment.pod_cidr",
+                format!("{} is not inside pods_cidr {pods}", self.pod_cidr),
+            ));
+        }
+        for (i, peer) in self.network.peers.iter().enumerate() {
+            if !pods.contains(&peer.pod_cidr) {
+                return Err(bad(
+                    &format!("assignment.network.peers[{i}].pod_cidr"),
+                    format!("{} is not inside pods_cidr {pods}", peer.pod_cidr),
+                ));
+            }
+            if peer.node_ip == self.node_ip {
+                return Err(bad(
+                    &format!("assignment.network.peers[{i}].node_ip"),
+                    format!("{} is this node", peer.node_ip),
+                ));
+            }
+        }
+        let domain = &self.network.cluster_domain;
+        if domain.parse::<NodeName>().is_err() {
+            return Err(bad(
+                "assignment.network.cluster_domain",
+                format!("{domain:?} is no DNS name"),
+            ));
+        }
+        for (field, pem) in [
+            ("cluster", &self.authorities.cluster),
+            ("etcd", &self.authorities.etcd),
+            ("front_proxy", &self.authorities.front_proxy),
+        ] {
+            if !pem.starts_with("-----BEGIN CERTIFICATE-----") {
+                return Err(bad(
+                    &format!("assignment.authorities.{field}"),
+                    "is no PEM certificate".into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of the `kubernetes` service: the first of the services network.
+    pub fn api_service_ip(&self) -> Option<IpAddr> {
+        service_ip(self.network.services_cidr, API_SERVICE_INDEX)
+    }
+
+    /// The address of the cluster's DNS: the tenth of the services network.
+    pub fn dns_service_ip(&self) -> Option<IpAddr> {
+        service_ip(self.network.services_cidr, DNS_SERVICE_INDEX)
+    }
+}
+
+impl Assignment {
+    /// The role alone.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::None => Role::None,
+            Self::Master(_) => Role::Master,
+            Self::Worker(_) => Role::Worker,
+        }
+    }
+
+    /// The node's data, if the host is to be a node.
+    pub fn node(&self) -> Option<&NodeSpec> {
+        match self {
+            Self::None => None,
+            Self::Master(node) | Self::Worker(node) => Some(node),
+        }
+    }
+}
+
+impl Role {
+    /// The word used in documents and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Master => "master",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Default for KubeletSpec {
+    fn default() -> Self {
+        Self {
+            max_pods: default_max_pods(),
+            allow_swap: false,
+        }
+    }
+}
+
+const API_SERVICE_INDEX: u32 = 1;
+const DNS_SERVICE_INDEX: u32 = 10;
+
+fn service_ip(net: IpNet, index: u32) -> Option<IpAddr> {
+    let ip = match net.network() {
+        IpAddr::V4(a) => IpAddr::V4(u32::from(a).checked_add(index)?.into()),
+        IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(index))?.into()),
+    };
+    net.contains(&ip).then_some(ip)
+}
+
+fn default_domain() -> String {
+    "cluster.local".to_owned()
+}
+
+fn default_max_pods() -> u32 {
+    200
+}

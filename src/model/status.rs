@@ -1,0 +1,297 @@
+//! What was observed: the documents that go up.
+//!
+//! Nothing here can hold workload data: every field is a name of ours, a number, a time or a
+//! [`Fault`].
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef};
+
+/// Version of the status documents.
+pub const STATUS_SCHEMA: u32 = 1;
+
+/// The state of a host, in the words operators of such agents know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Everything the spec asks for is so.
+    Ok,
+    /// Work is under way, or waits for something that is on its way.
+    Converging,
+    /// A step failed; it is tried again soon.
+    Retrying,
+    /// It failed more often than the budget allows; still tried, slowly. A person is needed.
+    Failed,
+}
+
+/// What a host reports to the plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// [`STATUS_SCHEMA`].
+    pub schema: u32,
+    /// Who reports.
+    pub host_id: HostId,
+    /// Version of the agent package.
+    pub agent_version: String,
+    /// The kernel's boot id: changes with every boot.
+    pub boot_id: String,
+    /// Seconds since boot when this was assembled.
+    pub uptime_s: u64,
+    /// The host's clock when this was assembled; the plane judges by its own.
+    pub sent_at: Timestamp,
+    /// When the plane last took a status from this host; for people on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged_at: Option<Timestamp>,
+    /// The newest spec that was verified and stored.
+    pub accepted_generation: Generation,
+    /// The spec that `state` speaks of.
+    pub observed_generation: Generation,
+    /// The state.
+    pub state: NodeState,
+    /// Why it is not `ok`.
+    pub reason: Option<Fault>,
+    /// The newest document that was refused, and why.
+    pub refused: Option<Fault>,
+    /// The role's state, from nodelet; absent while nodelet was never needed.
+    pub node: Option<NodeStatus>,
+    /// Progress of a stack download.
+    pub download: Option<DownloadStatus>,
+    /// What the machine is.
+    pub inventory: Inventory,
+    /// How the machine is.
+    pub health: Health,
+}
+
+/// Progress of a stack download.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DownloadStatus {
+    /// Which stack.
+    pub stack: StackRef,
+    /// Bytes on disk.
+    pub have: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Why it stands still, if it does.
+    pub fault: Option<Fault>,
+}
+
+/// nodelet's view: `GET /v1/status` on its socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// [`STATUS_SCHEMA`].
+    pub schema: u32,
+    /// Rises with every change of this document since nodelet started.
+    pub revision: u64,
+    /// The spec it works on.
+    pub generation: Generation,
+    /// The role it works on.
+    pub role: Role,
+    /// The cluster it works on.
+    pub cluster_id: Option<ClusterId>,
+    /// The state.
+    pub state: NodeState,
+    /// Why it is not `ok`.
+    pub reason: Option<Fault>,
+    /// Failed attempts since it was last ok.
+    pub attempts: u32,
+    /// Every phase of the role, in order.
+    pub phases: Vec<PhaseStatus>,
+    /// The step that runs now, in words.
+    pub current_step: Option<String>,
+    /// When the last full sweep ended.
+    pub last_sweep_at: Option<Timestamp>,
+    /// The stack that is active.
+    pub stack: Option<StackRef>,
+    /// The stack that is wanted and not yet staged.
+    pub wants_stack: Option<StackRef>,
+    /// Certificates the plane is asked for; see [`CertificateRequest`].
+    pub certificate_requests: Vec<CertificateRequest>,
+    /// Public service-account key of this master (PEM), for the other masters.
+    pub service_account_key: Option<String>,
+    /// Certificates in use.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// One phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseStatus {
+    /// Which.
+    pub id: PhaseId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its order number.
+    pub order: u16,
+    /// How far it is.
+    pub state: PhaseState,
+    /// What it waits for or why it failed.
+    pub message: Option<String>,
+    /// When it last started to work.
+    pub started_at: Option<Timestamp>,
+    /// How long that took, in milliseconds.
+    pub took_ms: Option<u64>,
+}
+
+/// How far a phase is; the words operators of such agents know, and `waiting`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PhaseState {
+    /// Not looked at yet.
+    NotStarted,
+    /// Waits for something from elsewhere.
+    Waiting,
+    /// A step of it runs.
+    Executing,
+    /// Everything it stands for is so.
+    Running,
+    /// Taken away again.
+    Stopped,
+    /// A step of it failed.
+    Failed,
+}
+
+/// A certificate that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRequest {
+    /// What for.
+    pub purpose: CertPurpose,
+    /// PKCS#10 request, PEM. Its subject is ignored: the plane signs by its own table.
+    pub csr: String,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// What for.
+    pub purpose: CertPurpose,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// What the machine is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Host name.
+    pub hostname: String,
+    /// `PRETTY_NAME` of os-release.
+    pub os: String,
+    /// `ID` of os-release.
+    pub os_id: String,
+    /// `VERSION_ID` of os-release.
+    pub os_version: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// `amd64`, `arm64`.
+    pub arch: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// Processor model.
+    pub cpu_model: String,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Addresses that are not loopback or link-local, the default route's first.
+    pub addresses: Vec<IpAddr>,
+    /// Network interfaces.
+    pub interfaces: Vec<Interface>,
+}
+
+/// One network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// e.g. `eth0`.
+    pub name: String,
+    /// Hardware address.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How the machine is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// Load average of one minute.
+    pub load1: f64,
+    /// Bytes of memory available.
+    pub memory_available_bytes: u64,
+    /// File systems that matter to us.
+    pub disks: Vec<DiskHealth>,
+    /// What is wrong with the machine itself, e.g. a full disk.
+    pub warnings: Vec<Fault>,
+}
+
+/// One file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskHealth {
+    /// The path we care for, e.g. `/var/opt/pf9`.
+    pub path: String,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that may be used.
+    pub available_bytes: u64,
+}
+
+/// The tunnel's view: `GET /v1/status` on comms' socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// [`STATUS_SCHEMA`].
+    pub schema: u32,
+    /// Connected, or why not.
+    pub state: TunnelState,
+    /// The endpoint in use or tried last.
+    pub endpoint: Option<String>,
+    /// Round-trip time of the last ping, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Streams open now.
+    pub streams: u32,
+    /// Bytes from the plane since connected.
+    pub bytes_in: u64,
+    /// Bytes to the plane since connected.
+    pub bytes_out: u64,
+    /// When the plane was last heard.
+    pub last_contact: Option<Timestamp>,
+    /// Why the last connection ended or could not be made.
+    pub last_fault: Option<Fault>,
+}
+
+/// Connected, or what is being done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum TunnelState {
+    /// Not enrolled: nothing to connect with.
+    NotEnrolled,
+    /// Dialling.
+    Connecting,
+    /// Up since then.
+    Connected {
+        /// When the tunnel came up.
+        since: Timestamp,
+    },
+    /// Waits before the next try.
+    Waiting {
+        /// When it is tried again.
+        next_try: Timestamp,
+    },
+}
+
+// === impl NodeState ===
+
+impl NodeState {
+    /// The word in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Converging => "converging",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,41 @@
+//! Drives a [`wire::Session`](crate::wire::Session) over a websocket with tokio.
+//!
+//! ```text
+//!            ┌──────────── Driver (one task: reads, writes, timers; no lock is held while waiting)
+//!  websocket ┤
+//!            └── Shared: Mutex<Session + wakers>, held for microseconds, never across an await
+//!                  ▲              ▲                 ▲
+//!               Handle         Incoming         MuxStream … (AsyncRead, AsyncBufRead, AsyncWrite)
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `driver` | [`Driver`]: moves messages between the session and the websocket |
+//! | `shared` | what driver and streams share; [`Handle`], [`Incoming`], [`Opened`] |
+//! | `stream` | [`MuxStream`] |
+//! | `splice` | [`splice()`]: a stream and a socket, joined with half-close |
+//! | `websocket` | [`Websocket`]: RFC 6455 framing without copies |
+//! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials |
+
+mod driver;
+mod handshake;
+mod shared;
+mod splice;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod websocket;
+
+pub use driver::{Closed, Driver, session};
+pub use handshake::{HandshakeError, connect};
+pub use shared::{Handle, Incoming, Opened};
+pub use splice::{Spliced, splice};
+pub use stream::{MuxReader, MuxStream, MuxWriter};
+pub use websocket::{Role, Websocket};
+
+/// Name of the subprotocol in the websocket handshake.
+pub const SUBPROTOCOL: &str = "pf9-tunnel.v1";
+/// Path of the tunnel on the plane.
+pub const TUNNEL_PATH: &str = "/v1/tunnel";
+/// Service of the plane that speaks the host API.
+pub const HOST_API: &str = "host-api";

@@ -1,0 +1,270 @@
+//! Moves messages between a session and its websocket.
+//!
+//! One future does everything, so reading never waits for writing: each turn it reads what there
+//! is, writes what the socket takes, and looks at the time. The lock is taken per message and
+//! never held while anything is waited for.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use super::shared::{Handle, Incoming, Shared};
+use super::websocket::{Message, Websocket, WebsocketError};
+use crate::wire::{Code, Config, Frame, Session, Side, StreamId, Violation};
+
+/// Why a connection is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// One side said farewell and no stream was left.
+    Drained,
+    /// This side asked for it.
+    Asked(Code, String),
+    /// The peer closed the websocket.
+    ByPeer,
+    /// The transport broke.
+    Transport(String),
+    /// The peer broke the protocol, or is dead.
+    Violation(Violation),
+}
+
+/// The future that keeps a connection going. Ends when the connection is over.
+pub struct Driver<S> {
+    websocket: Websocket<S>,
+    shared: Arc<Shared>,
+    timer: Pin<Box<Sleep>>,
+    flushing: bool,
+    ending: Option<Ending>,
+}
+
+struct Ending {
+    why: Closed,
+    /// The last frame, until it is queued.
+    farewell: Option<Frame>,
+    close_sent: bool,
+    until: Instant,
+}
+
+/// Payload gathered before a flush: under load TLS records are full, when idle one frame leaves at
+/// once. Also what a key stroke may find ahead of itself in our own buffers.
+const GATHER: usize = 64 * 1024;
+/// Messages read in a row before others of this thread get a turn.
+const READ_RUN: usize = 64;
+/// Turns of the loop before others of this thread get one.
+const TURNS: usize = 16;
+/// Longest a farewell may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Begins a session on a websocket whose handshake is done. The driver must be run.
+pub fn session<S>(
+    websocket: Websocket<S>,
+    side: Side,
+    config: Config,
+) -> (Handle, Incoming, Driver<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let shared = Shared::new(|now| Session::new(side, config, now));
+    let driver = Driver {
+        websocket,
+        shared: Arc::clone(&shared),
+        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        flushing: false,
+        ending: None,
+    };
+    let handle = Handle {
+        shared: Arc::clone(&shared),
+    };
+    (handle, Incoming { shared }, driver)
+}
+
+// === impl Driver ===
+
+impl<S> Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Reads until nothing is there. True when something was.
+    fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        for n in 0..READ_RUN {
+            let message = match self.websocket.poll_message(cx) {
+                Poll::Pending => return Ok(n > 0),
+                Poll::Ready(message) => message.map_err(|e| transport(&e))?,
+            };
+            match message {
+                Message::Binary(bytes) => {
+                    let mut state = self.shared.lock();
+                    let now = self.shared.now();
+                    let taken = state.session.receive(bytes, now);
+                    state.dispatch();
+                    taken.map_err(Closed::Violation)?;
+                }
+                Message::Close => return Err(Closed::ByPeer),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes until the socket is full or nothing is left. True when something was written.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        let mut wrote = false;
+        loop {
+            // Also writes what the websocket itself has to answer.
+            match self.websocket.poll_flush(cx) {
+                Poll::Pending => {
+                    self.flushing = true;
+                    return Ok(wrote);
+                }
+                Poll::Ready(result) => result.map_err(|e| Closed::Transport(e.to_string()))?,
+            }
+            self.flushing = false;
+            let mut gathered = 0;
+            while gathered < GATHER
+                && let Some(frame) = self.next_frame()
+            {
+                gathered += self.websocket.queue(frame);
+            }
+            if gathered == 0 {
+                return Ok(wrote);
+            }
+            wrote = true;
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<Frame> {
+        let mut state = self.shared.lock();
+        let now = self.shared.now();
+        let frame = state.session.transmit(now);
+        state.dispatch();
+        frame
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        let next = {
+            let mut state = self.shared.lock();
+            // Whatever this turn waits for: the application can always be heard.
+            state.driver = Some(cx.waker().clone());
+            if let Some((code, words)) = state.close_asked.clone() {
+                return Err(Closed::Asked(code, words));
+            }
+            let now = self.shared.now();
+            let alive = state.session.tick(now);
+            state.dispatch();
+            alive.map_err(Closed::Violation)?;
+            if state.session.is_drained() && !self.flushing {
+                return Err(Closed::Drained);
+            }
+            state.session.next_deadline()
+        };
+        self.timer.as_mut().reset(self.shared.instant(next));
+        if self.timer.as_mut().poll(cx).is_ready() {
+            // Due pings leave with this turn's `poll_out`; wake for the deadline after them.
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        for _ in 0..TURNS {
+            // Time first: it registers the waker, so that what an application asks for while the
+            // socket is written is not missed.
+            self.poll_time(cx)?;
+            let read = self.poll_in(cx)?;
+            let wrote = self.poll_out(cx)?;
+            if !read && !wrote {
+                return Ok(());
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Says why, if the transport still can, and closes.
+    fn begin_ending(&mut self, why: Closed) {
+        let last = StreamId(0);
+        let farewell = match &why {
+            Closed::Violation(v) => Some(self.shared.lock().session.farewell(v)),
+            Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
+            Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
+        };
+        self.shared.lock().close(why.clone());
+        let until = Instant::now() + FAREWELL;
+        self.timer.as_mut().reset(until);
+        self.ending = Some(Ending {
+            why,
+            farewell,
+            close_sent: false,
+            until,
+        });
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
+        let Some(ending) = &mut self.ending else {
+            return Poll::Pending;
+        };
+        let why = ending.why.clone();
+        if matches!(why, Closed::Transport(_)) || Instant::now() >= ending.until {
+            return Poll::Ready(why);
+        }
+        if let Some(frame) = ending.farewell.take() {
+            self.websocket.queue(frame);
+        }
+        if !std::mem::replace(&mut ending.close_sent, true) {
+            self.websocket.queue_close();
+        }
+        match self.websocket.poll_flush(cx) {
+            Poll::Ready(_) => Poll::Ready(why),
+            Poll::Pending => {
+                // When the farewell's time is over, so is the connection.
+                ready!(self.timer.as_mut().poll(cx));
+                Poll::Ready(why)
+            }
+        }
+    }
+}
+
+impl<S> Future for Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Closed;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+        let this = self.get_mut();
+        if this.ending.is_none() {
+            match this.poll_turns(cx) {
+                Ok(()) => return Poll::Pending,
+                Err(why) => this.begin_ending(why),
+            }
+        }
+        this.poll_ending(cx)
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        // Without its driver a connection is over; streams must not wait for it.
+        let why = Closed::Transport("its driver was stopped".into());
+        self.shared.lock().close(why);
+    }
+}
+
+fn transport(e: &WebsocketError) -> Closed {
+    Closed::Transport(crate::telemetry::chain(e))
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drained => f.write_str("drained after a farewell"),
+            Self::Asked(code, words) => write!(f, "closed by this side ({code}: {words})"),
+            Self::ByPeer => f.write_str("closed by the peer"),
+            Self::Transport(why) => f.write_str(why),
+            Self::Violation(v) => f.write_str(&crate::telemetry::chain(v)),
+        }
+    }
+}

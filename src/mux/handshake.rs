@@ -1,0 +1,111 @@
+//! From HTTP to a websocket, on the side that dials.
+//!
+//! HTTP is hyper's; only the websocket's own headers are looked at here. What the peer sent right
+//! after its answer is kept.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::SUBPROTOCOL;
+use super::websocket::{Role, Websocket};
+
+/// Why there is no websocket.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The plane said no.
+    #[error("the plane answered {status}")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// Whoever answered does not speak our websocket.
+    #[error("the answer is no websocket handshake: {0}")]
+    Foreign(&'static str),
+    /// The connection broke, or the answer is not HTTP.
+    #[error("the handshake broke")]
+    Http(#[source] hyper::Error),
+    /// Host or path cannot stand in a request.
+    #[error("the request cannot be written")]
+    Request(#[source] http::Error),
+}
+
+/// Asks the server at the other end of `io` for a tunnel.
+pub async fn connect<S>(io: S, host: &str, path: &str) -> Result<Websocket<S>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let key = generate_key();
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, &key)
+        .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+        .body(Empty::<Bytes>::new())
+        .map_err(HandshakeError::Request)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+        .await
+        .map_err(HandshakeError::Http)?;
+    let connection = connection.with_upgrades();
+    // Owns the sender: a refused handshake drops it, and the connection ends instead of waiting
+    // for another request.
+    let key = &key;
+    let asked = async move {
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(HandshakeError::Http)?;
+        check(&answer, key)?;
+        upgrade::on(answer).await.map_err(HandshakeError::Http)
+    };
+    // The connection does the work of both; when the upgrade is there it has ended.
+    let (upgraded, _) = tokio::join!(asked, connection);
+    let parts = upgraded?
+        .downcast::<TokioIo<S>>()
+        .map_err(|_| HandshakeError::Foreign("the connection is not the one that was made"))?;
+    Ok(Websocket::new(
+        parts.io.into_inner(),
+        Role::Client,
+        parts.read_buf,
+    ))
+}
+
+fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
+    let get = |name: header::HeaderName| answer.headers().get(name);
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let retry_after = get(header::RETRY_AFTER)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse().ok())
+            .map(Duration::from_secs);
+        return Err(HandshakeError::Refused {
+            status: answer.status(),
+            retry_after,
+        });
+    }
+    let accept = derive_accept_key(key.as_bytes());
+    if get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept.as_bytes()) {
+        return Err(HandshakeError::Foreign("the key was not answered"));
+    }
+    if get(header::SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::as_bytes)
+        != Some(SUBPROTOCOL.as_bytes())
+    {
+        return Err(HandshakeError::Foreign("it speaks another protocol"));
+    }
+    if get(header::SEC_WEBSOCKET_EXTENSIONS).is_some() {
+        return Err(HandshakeError::Foreign(
+            "it wants extensions nobody asked for",
+        ));
+    }
+    Ok(())
+}

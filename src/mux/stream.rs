@@ -1,0 +1,290 @@
+//! A stream as tokio knows them, whole or in halves.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+use super::shared::{Shared, State};
+use crate::wire::limits::DATA_MAX;
+use crate::wire::{Code, Read, StreamEnd, StreamId, WriteError};
+
+/// One stream of a connection. Shutting it down is a half-close; dropping it unfinished resets it.
+///
+/// Credit goes back to the peer when bytes are *consumed* ([`AsyncBufRead::consume`]), so a reader
+/// that hands bytes on before consuming them keeps the whole path bounded.
+#[derive(Debug)]
+pub struct MuxStream {
+    reader: MuxReader,
+    writer: MuxWriter,
+}
+
+/// The half that reads. The stream lives until both halves are gone.
+#[derive(Debug)]
+pub struct MuxReader {
+    core: Arc<Core>,
+    /// Read from the session, not consumed yet.
+    chunk: Bytes,
+}
+
+/// The half that writes.
+#[derive(Debug)]
+pub struct MuxWriter {
+    core: Arc<Core>,
+}
+
+/// A stream's place in its connection; given back when dropped.
+struct Core {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+// === impl MuxStream ===
+
+impl MuxStream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        let core = Arc::new(Core { shared, id });
+        Self {
+            reader: MuxReader {
+                core: Arc::clone(&core),
+                chunk: Bytes::new(),
+            },
+            writer: MuxWriter { core },
+        }
+    }
+
+    pub(super) fn accept(&self) {
+        let core = &self.writer.core;
+        let mut state = core.shared.lock();
+        state.session.accept(core.id);
+        state.wake_driver();
+    }
+
+    /// Ends the stream in both directions; the peer sees the reason.
+    pub fn reset(self, end: StreamEnd) {
+        let core = &self.writer.core;
+        let mut state = core.shared.lock();
+        state.session.reset(core.id, end);
+        state.wake_driver();
+    }
+
+    /// Its number on the connection, for logs.
+    pub fn id(&self) -> u32 {
+        self.writer.core.id.0
+    }
+
+    /// Both halves, each usable alone.
+    pub fn into_split(self) -> (MuxReader, MuxWriter) {
+        (self.reader, self.writer)
+    }
+}
+
+impl AsyncBufRead for MuxStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().reader).poll_fill_buf(cx)
+    }
+    fn consume(mut self: Pin<&mut Self>, n: usize) {
+        Pin::new(&mut self.reader).consume(n);
+    }
+}
+
+impl AsyncRead for MuxStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.reader).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for MuxStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(cx)
+    }
+}
+
+// === impl MuxReader ===
+
+impl AsyncBufRead for MuxReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.chunk.is_empty() {
+            let Core { shared, id } = &*this.core;
+            let mut state = shared.lock();
+            match state.session.read(*id) {
+                Read::Data(bytes) => this.chunk = bytes,
+                Read::End => {}
+                Read::Ended(end) => return Poll::Ready(Err(ended(&end))),
+                Read::Pending => {
+                    if let Some(e) = over(&state) {
+                        return Poll::Ready(Err(e));
+                    }
+                    if let Some(w) = state.wakers.get_mut(id) {
+                        w.read = Some(cx.waker().clone());
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(&this.chunk))
+    }
+
+    fn consume(self: Pin<&mut Self>, n: usize) {
+        let this = self.get_mut();
+        let n = n.min(this.chunk.len());
+        this.chunk.advance(n);
+        let Core { shared, id } = &*this.core;
+        let mut state = shared.lock();
+        let now = shared.now();
+        if n > 0 && state.session.consumed(*id, n, now) {
+            state.wake_driver();
+        }
+    }
+}
+
+impl AsyncRead for MuxReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let chunk = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = chunk.len().min(buf.remaining());
+        buf.put_slice(chunk.get(..n).unwrap_or_default());
+        self.consume(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+// === impl MuxWriter ===
+
+impl MuxWriter {
+    /// Writes bytes without copying them. Waits until all of them are queued.
+    pub async fn send(&mut self, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = std::future::poll_fn(|cx| self.poll_room(cx)).await?;
+            self.queue(bytes.split_to(n.min(bytes.len())))?;
+        }
+        Ok(())
+    }
+
+    fn queue(&self, piece: Bytes) -> io::Result<()> {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        let written = state.session.write(*id, piece);
+        written.map_err(|e| write_error(&state, e))?;
+        state.wake_driver();
+        Ok(())
+    }
+
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        if let Some(e) = over(&state) {
+            return Poll::Ready(Err(e));
+        }
+        match state.session.room(*id) {
+            Ok(0) => {
+                if let Some(w) = state.wakers.get_mut(id) {
+                    w.write = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            Ok(room) => Poll::Ready(Ok(room)),
+            Err(e) => Poll::Ready(Err(write_error(&state, e))),
+        }
+    }
+}
+
+impl AsyncWrite for MuxWriter {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.poll_room(cx))?;
+        let n = room.min(buf.len()).min(DATA_MAX);
+        let piece = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
+        Poll::Ready(self.queue(piece).map(|()| n))
+    }
+
+    /// Nothing is held back: the driver sends as soon as the socket takes it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        state.session.finish(*id);
+        state.wake_driver();
+        Poll::Ready(Ok(()))
+    }
+}
+
+// === impl Core ===
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.session.release(self.id);
+        state.wakers.remove(&self.id);
+        state.wake_driver();
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stream {}", self.id.0)
+    }
+}
+
+fn over(state: &State) -> Option<io::Error> {
+    let why = state.closed.as_ref()?;
+    Some(io::Error::new(
+        io::ErrorKind::ConnectionReset,
+        format!("the tunnel is down: {why}"),
+    ))
+}
+
+fn write_error(state: &State, e: WriteError) -> io::Error {
+    match e {
+        WriteError::Closed(Some(end)) => ended(&end),
+        WriteError::Closed(None) => {
+            over(state).unwrap_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))
+        }
+    }
+}
+
+/// A reset as an IO error whose kind callers can decide by.
+fn ended(end: &StreamEnd) -> io::Error {
+    let kind = match end.code {
+        Code::Cancelled | Code::Broken | Code::Replaced | Code::FlowControl | Code::Protocol => {
+            io::ErrorKind::ConnectionReset
+        }
+        Code::UnknownService => io::ErrorKind::NotFound,
+        Code::NotAllowed => io::ErrorKind::PermissionDenied,
+        Code::DialFailed | Code::GoingAway => io::ErrorKind::ConnectionRefused,
+        Code::TooMany => io::ErrorKind::QuotaExceeded,
+        Code::TimedOut => io::ErrorKind::TimedOut,
+        Code::Internal | Code::Other(_) => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, end.to_string())
+}

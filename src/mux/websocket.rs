@@ -1,0 +1,363 @@
+//! RFC 6455 framing, as little of it as the protocol uses: binary messages, each in one piece.
+//!
+//! Our own, because here every copy counts. Received payloads are slices of the read buffer; sent
+//! ones are handed to TLS as they are, gathered with their headers into vectored writes. Under TLS
+//! masking protects nothing, so the node masks with a zero key, which is legal and costs nothing;
+//! other keys are honoured. (A general websocket library copies each message twice and masks it.)
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
+
+use crate::wire::Frame;
+use crate::wire::limits::MESSAGE_MAX;
+
+/// A websocket whose handshake is done.
+pub struct Websocket<S> {
+    io: S,
+    role: Role,
+    input: BytesMut,
+    /// Ready to be written, in order.
+    output: VecDeque<Bytes>,
+    /// Headers and small frames after `output`.
+    tail: BytesMut,
+    /// The head of the frame that is being queued; kept for its memory.
+    head: BytesMut,
+    pong: Option<Bytes>,
+}
+
+/// Which end of the handshake this was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Asked for the websocket: masks what it sends.
+    Client,
+    /// Answered: does not mask, insists on masked frames.
+    Server,
+}
+
+/// What was received.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Binary(Bytes),
+    Close,
+}
+
+/// Why a websocket is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WebsocketError {
+    #[error("the connection broke")]
+    Io(#[source] io::Error),
+    #[error("the connection ended without a farewell")]
+    Eof,
+    #[error("websocket: {0}")]
+    Protocol(&'static str),
+}
+
+/// Read at once: about two full frames.
+const READ: usize = 64 * 1024;
+/// Payloads up to this are copied beside their header: one slice less for TLS to gather.
+const COPY_MAX: usize = 1024;
+/// Most slices of one write.
+const SLICES_MAX: usize = 32;
+/// Largest payload of a control message (RFC 6455, 5.5).
+const CONTROL_MAX: usize = 125;
+
+const FIN: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const OP_BINARY: u8 = 0x2;
+const OP_CLOSE: u8 = 0x8;
+const OP_PING: u8 = 0x9;
+const OP_PONG: u8 = 0xa;
+const MASKED: u8 = 0x80;
+
+impl<S> Websocket<S> {
+    /// A websocket on `io`; `received` is what came right after the handshake.
+    pub fn new(io: S, role: Role, received: Bytes) -> Self {
+        Self {
+            io,
+            role,
+            input: BytesMut::from(received),
+            output: VecDeque::new(),
+            tail: BytesMut::new(),
+            head: BytesMut::new(),
+            pong: None,
+        }
+    }
+
+    /// The next whole message in the buffer.
+    fn parse(&mut self) -> Result<Option<(u8, Bytes)>, WebsocketError> {
+        let Some(header) = Header::parse(&self.input, self.role)? else {
+            return Ok(None);
+        };
+        let whole = header.len + header.payload;
+        if self.input.len() < whole {
+            self.input.reserve(whole - self.input.len());
+            return Ok(None);
+        }
+        self.input.advance(header.len);
+        let mut payload = self.input.split_to(header.payload);
+        if header.mask != [0; 4] {
+            payload
+                .iter_mut()
+                .zip(header.mask.iter().cycle())
+                .for_each(|(byte, mask)| *byte ^= mask);
+        }
+        Ok(Some((header.opcode, payload.freeze())))
+    }
+
+    /// Queues a frame as one message. Returns its size.
+    pub(super) fn queue(&mut self, frame: Frame) -> usize {
+        self.head.clear();
+        let payload = frame.into_parts(&mut self.head);
+        let size = self.head.len() + payload.len();
+        self.put_header(OP_BINARY, size);
+        self.tail.extend_from_slice(&self.head);
+        if payload.len() <= COPY_MAX {
+            self.tail.extend_from_slice(&payload);
+        } else {
+            self.output.push_back(self.tail.split().freeze());
+            self.output.push_back(payload);
+        }
+        size
+    }
+
+    /// Queues the websocket's own farewell.
+    pub(super) fn queue_close(&mut self) {
+        const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
+        self.put_header(OP_CLOSE, NORMAL.len());
+        self.tail.extend_from_slice(&NORMAL);
+    }
+
+    fn put_header(&mut self, opcode: u8, size: usize) {
+        // One allocation for the headers of many frames.
+        const ROOM: usize = 4096;
+        if self.tail.capacity() - self.tail.len() < CONTROL_MAX + COPY_MAX {
+            self.tail.reserve(ROOM);
+        }
+        let mask = match self.role {
+            Role::Client => MASKED,
+            Role::Server => 0,
+        };
+        self.tail.put_u8(FIN | opcode);
+        match u8::try_from(size) {
+            Ok(short) if usize::from(short) <= CONTROL_MAX => self.tail.put_u8(mask | short),
+            // MESSAGE_MAX fits into sixteen bits.
+            Ok(_) | Err(_) => {
+                self.tail.put_u8(mask | 126);
+                self.tail.put_u16(u16::try_from(size).unwrap_or(u16::MAX));
+            }
+        }
+        if self.role == Role::Client {
+            self.tail.put_u32(0);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
+    /// The next message; pings are answered on the way.
+    pub(super) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Message, WebsocketError>> {
+        loop {
+            while let Some((opcode, payload)) = self.parse()? {
+                match opcode {
+                    OP_BINARY => return Poll::Ready(Ok(Message::Binary(payload))),
+                    OP_CLOSE => return Poll::Ready(Ok(Message::Close)),
+                    // Only the newest is answered: a flood of pings costs one payload.
+                    OP_PING => self.pong = Some(payload),
+                    _ => {}
+                }
+            }
+            if self.input.capacity() - self.input.len() < READ / 2 {
+                self.input.reserve(READ);
+            }
+            let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
+            if ready!(read).map_err(WebsocketError::Io)? == 0 {
+                return Poll::Ready(Err(WebsocketError::Eof));
+            }
+        }
+    }
+
+    /// Writes everything that is queued.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(payload) = self.pong.take() {
+            self.put_header(OP_PONG, payload.len());
+            self.tail.extend_from_slice(&payload);
+        }
+        if !self.tail.is_empty() {
+            self.output.push_back(self.tail.split().freeze());
+        }
+        while !self.output.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let used = slices
+                .iter_mut()
+                .zip(&self.output)
+                .fold(0, |n, (slice, bytes)| {
+                    *slice = IoSlice::new(bytes);
+                    n + 1
+                });
+            let slices = slices.get(..used).unwrap_or_default();
+            let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            while let Some(front) = self.output.front_mut() {
+                if front.len() > written {
+                    front.advance(written);
+                    break;
+                }
+                written -= front.len();
+                self.output.pop_front();
+            }
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+}
+
+struct Header {
+    opcode: u8,
+    mask: [u8; 4],
+    /// Of the header itself.
+    len: usize,
+    payload: usize,
+}
+
+impl Header {
+    /// `None`: more bytes are needed.
+    fn parse(input: &[u8], role: Role) -> Result<Option<Self>, WebsocketError> {
+        let mut input_left = input;
+        let bytes = &mut input_left;
+        if bytes.len() < 2 {
+            return Ok(None);
+        }
+        let (first, second) = (bytes.get_u8(), bytes.get_u8());
+        if first & RESERVED != 0 {
+            return Err(WebsocketError::Protocol("a reserved bit is set"));
+        }
+        if first & FIN == 0 {
+            return Err(WebsocketError::Protocol("a message came in pieces"));
+        }
+        let opcode = first & 0x0f;
+        if !matches!(opcode, OP_BINARY | OP_CLOSE | OP_PING | OP_PONG) {
+            return Err(WebsocketError::Protocol("a message is not binary"));
+        }
+        let payload = match second & !MASKED {
+            126 if bytes.len() < 2 => return Ok(None),
+            126 => usize::from(bytes.get_u16()),
+            127 => return Err(WebsocketError::Protocol("a message is too long")),
+            short => usize::from(short),
+        };
+        let max = if opcode == OP_BINARY {
+            MESSAGE_MAX
+        } else {
+            CONTROL_MAX
+        };
+        if payload > max {
+            return Err(WebsocketError::Protocol("a message is too long"));
+        }
+        let masked = second & MASKED != 0;
+        if masked != (role == Role::Server) {
+            return Err(WebsocketError::Protocol("the wrong side masks"));
+        }
+        let mut mask = [0; 4];
+        if masked {
+            if bytes.len() < mask.len() {
+                return Ok(None);
+            }
+            bytes.copy_to_slice(&mut mask);
+        }
+        Ok(Some(Self {
+            opcode,
+            mask,
+            len: input.len() - bytes.len(),
+            payload,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_tungstenite::tungstenite::protocol::{Role as TheirRole, WebSocket};
+
+    use super::*;
+
+    fn ours(role: Role, input: &[u8]) -> Websocket<()> {
+        Websocket::new((), role, Bytes::copy_from_slice(input))
+    }
+
+    fn sent(mut ws: Websocket<()>) -> Vec<u8> {
+        ws.output.push_back(ws.tail.split().freeze());
+        ws.output.iter().flat_map(|b| b.to_vec()).collect()
+    }
+
+    /// The other implementation is the judge of our bytes, and we of its.
+    #[test]
+    fn a_library_reads_what_we_write_and_we_what_it_writes() {
+        for (role, their) in [
+            (Role::Client, TheirRole::Server),
+            (Role::Server, TheirRole::Client),
+        ] {
+            for size in [0usize, 10, 117, 118, 1024, 1025, 32_768] {
+                let frame = Frame::Data(crate::wire::StreamId(1), vec![7; size].into(), false);
+                let mut ws = ours(role, &[]);
+                ws.queue(frame.clone());
+                ws.queue_close();
+                let bytes = sent(ws);
+                let mut judge = WebSocket::from_raw_socket(io::Cursor::new(bytes), their, None);
+                let message = judge.read().expect("their reading");
+                assert_eq!(
+                    Frame::decode(message.into_data()),
+                    Ok(frame.clone()),
+                    "{size}"
+                );
+
+                let mut judge =
+                    WebSocket::from_raw_socket(io::Cursor::new(Vec::new()), their, None);
+                let message = tokio_tungstenite::tungstenite::Message::Binary(frame.encode());
+                judge.send(message).expect("their writing");
+                let bytes = judge.get_ref().get_ref().clone();
+                let mut ws = ours(role, &bytes);
+                let (opcode, payload) = ws.parse().expect("our reading").expect("whole");
+                assert_eq!(
+                    (opcode, Frame::decode(payload)),
+                    (OP_BINARY, Ok(frame)),
+                    "{size}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_hurt(bytes in prop::collection::vec(any::<u8>(), 0..400), server in any::<bool>()) {
+            let mut ws = ours(if server { Role::Server } else { Role::Client }, &bytes);
+            while let Ok(Some((_, payload))) = ws.parse() {
+                prop_assert!(payload.len() <= MESSAGE_MAX);
+            }
+            prop_assert!(ws.input.capacity() <= 2 * MESSAGE_MAX + READ);
+        }
+    }
+
+    #[test]
+    fn what_the_page_forbids_is_refused() {
+        for (bytes, role) in [
+            (&[0x02u8, 0x00][..], Role::Client),
+            (&[0xc2, 0x00], Role::Client),
+            (&[0x81, 0x00], Role::Client),
+            (&[0x82, 0x80, 0, 0, 0, 0], Role::Client),
+            (&[0x82, 0x00], Role::Server),
+            (&[0x82, 0x7f], Role::Client),
+            (&[0x82, 0x7e, 0xff, 0xff], Role::Client),
+            (&[0x89, 0x7e, 0x00, 0x7e], Role::Client),
+        ] {
+            assert!(ours(role, bytes).parse().is_err(), "{bytes:x?}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Doing a step. Thin: what to do was decided by the plan, whether it helped is asked afterwards.
+//!
+//! Every step has a deadline of its kind; a step that is cut off is simply tried again.
+
+use std::time::Duration;
+
+use super::certs;
+use super::context::RefusedStack;
+use super::ledger::{LedgerFile, StartIntent, UnitRecord};
+use super::observe::{Applied, Memory, digest, marks_patch, version_of};
+use super::owned;
+use super::phase::Context;
+use super::step::{Step, UnitStep};
+use super::words;
+use crate::host::Host;
+use crate::host::fs::{Attrs, FsError};
+use crate::host::kube::Kube;
+use crate::host::units::Active;
+use crate::model::{Fault, StackRef, TrustStore};
+use crate::stack::{self, StackError};
+use crate::telemetry::chain;
+
+/// Small files on a slow disk.
+const SMALL: Duration = Duration::from_secs(60);
+/// Unpacking a stack of several GiB on a slow disk.
+const STACK: Duration = Duration::from_secs(1800);
+/// One image; [`crate::host::runtime`] has the same bound.
+const IMAGE: Duration = Duration::from_secs(620);
+/// Stop and start of a unit; systemd's own bounds are below this.
+const UNIT: Duration = Duration::from_secs(420);
+/// A few calls of the API server.
+const CLUSTER: Duration = Duration::from_secs(90);
+/// What a drain may take; the number operators of such agents know.
+pub const DRAIN_BUDGET: Duration = Duration::from_secs(300);
+
+/// What a step works on.
+pub struct Effects<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// Whose signatures are believed.
+    pub trust: &'a TrustStore,
+    /// The node.
+    pub ctx: &'a Context,
+    /// Clients and what they were told.
+    pub memory: &'a mut Memory,
+    /// What was installed.
+    pub ledger: &'a mut LedgerFile,
+}
+
+impl Effects<'_> {
+    /// Does one step, within the deadline of its kind.
+    pub async fn apply(&mut self, step: &Step) -> Result<(), Fault> {
+        let deadline = deadline_of(step);
+        let done = tokio::time::timeout(deadline, self.apply_now(step)).await;
+        let why = match done {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Failed::Fault(fault))) => return Err(fault),
+            Ok(Err(Failed::Why(why))) => why,
+            Err(_) => format!("it was not done within {} s", deadline.as_secs()),
+        };
+        Err(fault_of(step, why))
+    }
+
+    async fn apply_now(&mut self, step: &Step) -> Result<(), Failed> {
+        let fs = &self.host.fs;
+        match step {
+            Step::File(f) => {
+                let attrs = Attrs::owned(f.mode, &f.owner);
+                Ok(fs.write(&f.path, f.content.as_bytes(), &attrs)?)
+            }
+            Step::Dir(d) => Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?),
+            Step::Link { path, target } => Ok(fs.link(path, target)?),
+            Step::Absent { path } if owned::is_ours(path) => Ok(fs.remove_tree(path)?),
+            Step::Absent { path } => Err(Failed::Why(format!("{path} is not ours to remove"))),
+            Step::Key { purpose } => Ok(certs::make_key(fs, *purpose, &self.ctx.node)?),
+            Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
+            Step::Stack { stack } => self.stack(stack).await,
+            Step::Module { name, optional } => self.module(step, name, *optional).await,
+            Step::Sysctl { key, value } => self
+                .host
+                .kernel
+                .set_sysctl(key, value)
+                .map_err(|e| Failed::Why(chain(&e))),
+            Step::Image { archive, .. } => Ok(self.host.runtime.import(archive).await?),
+            Step::Unit(unit) => self.unit(unit).await,
+            // Asked by the runner.
+            Step::Probe(_) => Ok(()),
+            Step::Object { object } => self.object(&step.key(), object).await,
+            Step::NodeMarks {
+                node,
+                labels,
+                taints,
+                without_taints,
+            } => {
+                let change =
+                    |live: &serde_json::Value| marks_patch(live, labels, taints, without_taints);
+                Ok(self.kube()?.change_node(node, change).await?)
+            }
+            Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
+            Step::Drain { node } => self.drain(node).await,
+            Step::ForgetNode { node } => Ok(self.kube()?.delete_node(node).await?),
+            Step::UnitGone { unit } => self.unit_gone(unit).await,
+            Step::ContainersGone => Ok(self.host.runtime.clear().await?),
+            Step::NetworkGone { links, chains } => {
+                for link in self.host.net.links(links) {
+                    self.host.net.delete_link(&link).await?;
+                }
+                Ok(self.host.net.delete_chains(chains).await?)
+            }
+        }
+    }
+
+    async fn stack(&mut self, want: &StackRef) -> Result<(), Failed> {
+        let (fs, trust, stack) = (self.host.fs.clone(), self.trust.clone(), want.clone());
+        // Reads and writes GiB: not on the thread that serves the socket.
+        let work = tokio::task::spawn_blocking(move || {
+            let whole = stack::verify_installed(&fs, &stack, &trust, stack::Depth::Full).is_ok();
+            if !whole {
+                stack::install_staged(&fs, &stack, &trust)?;
+            }
+            stack::activate(&fs, &stack)?;
+            match stack::collect_garbage(&fs, std::slice::from_ref(&stack)) {
+                Ok(gone) if gone.is_empty() => {}
+                Ok(gone) => tracing::info!(?gone, "old stacks removed"),
+                // Costs space, not correctness; the next activation tries again.
+                Err(e) => tracing::warn!(error = %chain(&e), "old stacks were not removed"),
+            }
+            Ok::<(), stack::StackError>(())
+        });
+        match work.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => {
+                let fault = e.fault(want);
+                if is_bad_staging(&e) {
+                    self.memory.refused_stack = Some(RefusedStack {
+                        stack: want.clone(),
+                        fault: fault.clone(),
+                    });
+                }
+                Err(Failed::Fault(fault))
+            }
+            Err(e) => Err(Failed::Why(e.to_string())),
+        }
+    }
+
+    async fn module(&mut self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {
+        match self.host.kernel.load_module(name).await {
+            Ok(()) => Ok(()),
+            Err(e) if optional => {
+                // A container may see the host's modules and not be allowed to load them.
+                tracing::warn!(module = name, error = %chain(&e), "optional module not loaded");
+                self.memory.given_up.insert(step.key());
+                Ok(())
+            }
+            Err(e) => Err(Failed::Why(chain(&e))),
+        }
+    }
+
+    async fn unit(&mut self, want: &UnitStep) -> Result<(), Failed> {
+        let name = &want.unit;
+        let units = &self.host.units;
+        let before = units.show(std::slice::from_ref(name)).await?.remove(name);
+        let stale = before.as_ref().is_none_or(|u| !u.loaded || u.need_reload);
+        if stale {
+            units.reload().await?;
+        }
+        let now = units.show(std::slice::from_ref(name)).await?.remove(name);
+        let Some(now) = now.filter(|u| u.loaded) else {
+            return Err(Failed::Why("systemd does not know it".into()));
+        };
+        if !now.enabled {
+            units.enable(name).await?;
+        }
+        let right = self
+            .ledger
+            .ledger
+            .runs_with(name, &want.inputs, &now.invocation);
+        let record = self.ledger.ledger.units.entry(name.clone()).or_default();
+        if now.active.is_up() && right {
+            record.inputs = Some(want.inputs);
+            record.intent = None;
+            return Ok(self.ledger.save()?);
+        }
+        // On the disk before systemd is asked: a start that is interrupted here is recognised by
+        // its new invocation and not repeated.
+        record.intent = Some(StartIntent {
+            inputs: want.inputs,
+            before: now.invocation.clone(),
+        });
+        self.ledger.save()?;
+        match now.active {
+            Active::Inactive | Active::Failed => units.start(name).await?,
+            // One that is on its way may be on its way with older inputs.
+            Active::Active
+            | Active::Reloading
+            | Active::Activating
+            | Active::Deactivating
+            | Active::Other => units.restart(name).await?,
+        }
+        let done = UnitRecord {
+            inputs: Some(want.inputs),
+            intent: None,
+        };
+        self.ledger.ledger.units.insert(name.clone(), done);
+        Ok(self.ledger.save()?)
+    }
+
+    async fn unit_gone(&mut self, unit: &str) -> Result<(), Failed> {
+        let units = &self.host.units;
+        let state = units.show(&[unit.to_owned()]).await?.remove(unit);
+        if state.is_some_and(|s| s.loaded) {
+            if let Err(e) = units.stop(unit).await {
+                tracing::warn!(unit, error = %e, "did not stop, is killed");
+                units.kill(unit).await?;
+            }
+            units.disable(unit).await?;
+        }
+        let file = format!("/etc/systemd/system/{unit}");
+        self.host.fs.remove_file(&file)?;
+        units.reload().await?;
+        units.forget_failure(unit).await;
+        self.ledger.ledger.units.remove(unit);
+        Ok(self.ledger.save()?)
+    }
+
+    async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {
+        let live = self.kube()?.apply(object).await?;
+        let applied = Applied {
+            desired: digest(object),
+            version: version_of(&live),
+        };
+        self.memory.applied.insert(key.to_owned(), applied);
+        Ok(())
+    }
+
+    async fn drain(&mut self, node: &str) -> Result<(), Failed> {
+        let kube = self.kube()?;
+        // Nobody there: nothing is waited for.
+        kube.ready().await?;
+        let outcome = kube.drain(node, DRAIN_BUDGET).await?;
+        if outcome.left > 0 {
+            return Err(Failed::Why(format!(
+                "{} of {} pods were still there after {} s",
+                outcome.left,
+                outcome.asked,
+                DRAIN_BUDGET.as_secs()
+            )));
+        }
+        Ok(())
+    }
+
+    fn kube(&mut self) -> Result<Kube, Failed> {
+        let fs = &self.host.fs;
+        self.memory
+            .peers
+            .kube(fs, self.ctx.role, &self.ctx.node)
+            .map_err(Failed::Why)
+    }
+}
+
+/// What is staged is not what it should be: hostagent has to fetch it again.
+fn is_bad_staging(e: &StackError) -> bool {
+    match e {
+        StackError::Untrusted(_)
+        | StackError::OtherManifest { .. }
+        | StackError::Invalid(_)
+        | StackError::NotStaged { .. }
+        | StackError::Damaged(_)
+        | StackError::Entry { .. } => true,
+        StackError::Arch { .. }
+        | StackError::Space(_)
+        | StackError::NotInstalled
+        | StackError::Drifted { .. }
+        | StackError::Fs(_)
+        | StackError::Io { .. } => false,
+    }
+}
+
+/// Why a step was not done.
+enum Failed {
+    /// In words of its own.
+    Fault(Fault),
+    /// The cause; what was tried is known from the step.
+    Why(String),
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+macro_rules! failed_from {
+    ($($error:ty),*) => { $(
+        impl From<$error> for Failed {
+            fn from(e: $error) -> Self {
+                Self::Why(chain(&e))
+            }
+        }
+    )* };
+}
+failed_from!(
+    FsError,
+    crate::host::exec::ExecError,
+    crate::host::kube::KubeError,
+    crate::host::runtime::Leftovers
+);
+
+/// The fault of a step that was not done.
+pub fn fault_of(step: &Step, why: impl Into<String>) -> Fault {
+    let what = format!("cannot {}", words::doing(step));
+    Fault::new(words::code(step), what, why).fix(words::remedy(step))
+}
+
+fn deadline_of(step: &Step) -> Duration {
+    match step {
+        Step::File(_)
+        | Step::Dir(_)
+        | Step::Link { .. }
+        | Step::Key { .. }
+        | Step::ServiceAccountKey
+        | Step::Module { .. }
+        | Step::Sysctl { .. }
+        | Step::Probe(_) => SMALL,
+        Step::Stack { .. } => STACK,
+        Step::Image { .. } => IMAGE,
+        Step::Unit(_) | Step::UnitGone { .. } | Step::Absent { .. } => UNIT,
+        Step::Object { .. }
+        | Step::NodeMarks { .. }
+        | Step::Uncordon { .. }
+        | Step::ForgetNode { .. }
+        | Step::ContainersGone
+        | Step::NetworkGone { .. } => CLUSTER,
+        Step::Drain { .. } => DRAIN_BUDGET + CLUSTER,
+    }
+}

@@ -1,0 +1,432 @@
+//! Keys, requests and certificates of the node.
+//!
+//! A private key is made here and never leaves. A certificate counts only when it belongs to the
+//! key, is signed by the spec's authority and says exactly what its profile says: the plane is
+//! believed for nothing that the signed spec does not say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use super::phase::{CertificateSeen, Material};
+use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::model::{
+    Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
+    NodeSpec, Role, Timestamp, paths,
+};
+
+/// Keys, requests and certificates are a few KiB; an authority may be a chain.
+const PEM_MAX: u64 = 256 * 1024;
+/// A certificate whose life begins this much later than our clock says is still believed: clocks
+/// of two machines differ.
+const CLOCK_SLACK_S: i64 = 600;
+
+/// Why a certificate is not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BadCertificate {
+    /// Not PEM, or not one certificate.
+    #[error("it is no certificate")]
+    Unreadable,
+    /// Made for another key.
+    #[error("it does not belong to the key of this node")]
+    OtherKey,
+    /// Signed by somebody else.
+    #[error("it is not signed by the cluster's {0} authority")]
+    Issuer(&'static str),
+    /// It says something else than its profile.
+    #[error("its {field} is {found}, not {want}")]
+    Profile {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        found: String,
+        /// What it must say.
+        want: String,
+    },
+    /// Its time is over or has not begun.
+    #[error("it is valid from {not_before} to {not_after}, now is {now}")]
+    Time {
+        /// Begin.
+        not_before: Timestamp,
+        /// End.
+        not_after: Timestamp,
+        /// The host's clock.
+        now: Timestamp,
+    },
+}
+
+/// Path of a file in a purpose's directory.
+pub fn path_of(purpose: CertPurpose, file: &str) -> String {
+    format!("{}/{}/{file}", paths::KUBE_CERTS, purpose.dir())
+}
+
+/// What is on the host for every purpose of a role.
+pub fn material(
+    fs: &HostFs,
+    role: Role,
+    node: &NodeSpec,
+    now: Timestamp,
+) -> Result<BTreeMap<CertPurpose, Material>, FsError> {
+    CertPurpose::ALL
+        .iter()
+        .filter(|p| p.applies_to(role))
+        .map(|p| Ok((*p, material_of(fs, *p, node, now)?)))
+        .collect()
+}
+
+/// Makes a key and its request where there is none. A key that is there is kept.
+pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
+    let what = format!("cannot make the key for {}", purpose.dir());
+    let fail = |e: &dyn std::error::Error| Fault::new("key", what.clone(), chain(e));
+    let key_path = path_of(purpose, paths::CERT_KEY_FILE);
+    let key = match read_key(fs, &key_path).map_err(|e| fail(&e))? {
+        Some(key) => key,
+        None => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| fail(&e))?;
+            fs.write(
+                &key_path,
+                key.serialize_pem().as_bytes(),
+                &Attrs::mode(0o600),
+            )
+            .map_err(|e| fail(&e))?;
+            key
+        }
+    };
+    let mut params = CertificateParams::default();
+    // For people who look at the request; the plane signs by its own table.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, purpose.profile(node).common_name);
+    let request = params.serialize_request(&key).map_err(|e| fail(&e))?;
+    let pem = request.pem().map_err(|e| fail(&e))?;
+    fs.write(
+        path_of(purpose, paths::CERT_CSR_FILE),
+        pem.as_bytes(),
+        &Attrs::mode(0o644),
+    )
+    .map_err(|e| fail(&e))
+}
+
+/// True when key and request are there and belong together.
+pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
+    let path = path_of(purpose, paths::CERT_KEY_FILE);
+    if !matches!(fs.found(&path)?, Found::File { mode: 0o600, .. }) {
+        return Ok(false);
+    }
+    let Some(key) = read_key(fs, &path)? else {
+        return Ok(false);
+    };
+    Ok(request_of(fs, purpose, &key)?.is_some())
+}
+
+/// Makes the service-account key pair where there is none.
+pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
+    let fail = |e: &dyn std::error::Error| {
+        Fault::new("key", "cannot make the service-account key", chain(e))
+    };
+    let key = match read_key(fs, paths::SERVICE_ACCOUNT_KEY).map_err(|e| fail(&e))? {
+        Some(key) => key,
+        None => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|e| fail(&e))?;
+            let pem = key.serialize_pem();
+            fs.write(
+                paths::SERVICE_ACCOUNT_KEY,
+                pem.as_bytes(),
+                &Attrs::mode(0o600),
+            )
+            .map_err(|e| fail(&e))?;
+            key
+        }
+    };
+    fs.write(
+        paths::SERVICE_ACCOUNT_PUBLIC,
+        key.public_key_pem().as_bytes(),
+        &Attrs::mode(0o644),
+    )
+    .map_err(|e| fail(&e))
+}
+
+/// The public service-account key (PEM), if the pair is whole.
+pub fn service_account_key(fs: &HostFs) -> Result<Option<String>, FsError> {
+    let Some(key) = read_key(fs, paths::SERVICE_ACCOUNT_KEY)? else {
+        return Ok(None);
+    };
+    let public = fs.read_text(paths::SERVICE_ACCOUNT_PUBLIC, PEM_MAX)?;
+    Ok(public.filter(|p| *p == key.public_key_pem()))
+}
+
+/// Verifies certificates from the plane and stores the good ones. All are looked at; the fault
+/// names the first bad one.
+pub fn accept(
+    fs: &HostFs,
+    role: Role,
+    node: &NodeSpec,
+    batch: &CertificateBatch,
+    now: Timestamp,
+) -> Result<usize, Fault> {
+    if batch.cluster_id != node.cluster_id {
+        return Err(Fault::new(
+            "certificate-foreign",
+            "certificates refused",
+            format!(
+                "they are for cluster {}, this node is in {}",
+                batch.cluster_id, node.cluster_id
+            ),
+        ));
+    }
+    let mut stored = 0;
+    let mut first = None;
+    for issued in &batch.certificates {
+        let result = accept_one(fs, role, node, issued.purpose, &issued.certificate, now);
+        match result {
+            Ok(()) => stored += 1,
+            Err(fault) => drop(first.get_or_insert(fault)),
+        }
+    }
+    first.map_or(Ok(stored), Err)
+}
+
+fn accept_one(
+    fs: &HostFs,
+    role: Role,
+    node: &NodeSpec,
+    purpose: CertPurpose,
+    pem: &str,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let dir = purpose.dir();
+    let refuse = |why: String| {
+        Fault::new(
+            "certificate-refused",
+            format!("certificate for {dir} refused"),
+            why,
+        )
+        .fix("the plane signs a new one; if it does not, look at its authorities")
+    };
+    if !purpose.applies_to(role) {
+        return Err(refuse(format!("a {role} has none")));
+    }
+    let key = read_key(fs, &path_of(purpose, paths::CERT_KEY_FILE))
+        .map_err(|e| refuse(chain(&e)))?
+        .ok_or_else(|| refuse("there is no key for it on this node".into()))?;
+    let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
+    in_time(&seen, now).map_err(|e| refuse(e.to_string()))?;
+    let (_, authority) = authority_of(node, purpose.profile(node).authority);
+    // The authority first: a certificate never stands beside another's authority.
+    for (file, text) in [(paths::CERT_CA_FILE, authority), (paths::CERT_FILE, pem)] {
+        fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644))
+            .map_err(|e| refuse(chain(&e)))?;
+    }
+    Ok(())
+}
+
+fn material_of(
+    fs: &HostFs,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+    now: Timestamp,
+) -> Result<Material, FsError> {
+    let none = Material {
+        request: None,
+        certificate: None,
+    };
+    let Some(key) = read_key(fs, &path_of(purpose, paths::CERT_KEY_FILE))? else {
+        return Ok(none);
+    };
+    let Some(csr) = request_of(fs, purpose, &key)? else {
+        return Ok(none);
+    };
+    let request = Some(CertificateRequest { purpose, csr });
+    let pem = fs.read_text(path_of(purpose, paths::CERT_FILE), PEM_MAX)?;
+    let certificate = pem
+        .and_then(|pem| check(&pem, &key, purpose, node).ok())
+        // What is over cannot be used; what has not begun may be a wrong clock at boot.
+        .filter(|seen| seen.not_after > now);
+    Ok(Material {
+        request,
+        certificate,
+    })
+}
+
+/// Checks everything but time.
+fn check(
+    pem: &str,
+    key: &KeyPair,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+) -> Result<CertificateSeen, BadCertificate> {
+    let der =
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| BadCertificate::Unreadable)?;
+    let (_, cert) = X509Certificate::from_der(&der).map_err(|_| BadCertificate::Unreadable)?;
+    if cert.public_key().raw != key.subject_public_key_info() {
+        return Err(BadCertificate::OtherKey);
+    }
+    let profile = purpose.profile(node);
+    let (word, authority) = authority_of(node, profile.authority);
+    if !signed_by(&cert, authority) {
+        return Err(BadCertificate::Issuer(word));
+    }
+    says(&cert, &profile)?;
+    let time = |t: x509_parser::time::ASN1Time| {
+        Timestamp::from_second(t.timestamp()).map_err(|_| BadCertificate::Unreadable)
+    };
+    Ok(CertificateSeen {
+        digest: Digest::of(pem.as_bytes()),
+        not_before: time(cert.validity().not_before)?,
+        not_after: time(cert.validity().not_after)?,
+    })
+}
+
+fn in_time(seen: &CertificateSeen, now: Timestamp) -> Result<(), BadCertificate> {
+    let begun = seen.not_before.as_second() <= now.as_second().saturating_add(CLOCK_SLACK_S);
+    if begun && seen.not_after > now {
+        return Ok(());
+    }
+    Err(BadCertificate::Time {
+        not_before: seen.not_before,
+        not_after: seen.not_after,
+        now,
+    })
+}
+
+fn signed_by(cert: &X509Certificate<'_>, authority: &str) -> bool {
+    CertificateDer::pem_slice_iter(authority.as_bytes())
+        .filter_map(Result::ok)
+        .any(|der| {
+            X509Certificate::from_der(&der).is_ok_and(|(_, ca)| {
+                ca.is_ca()
+                    && ca.subject() == cert.issuer()
+                    && cert.verify_signature(Some(ca.public_key())).is_ok()
+            })
+        })
+}
+
+fn says(cert: &X509Certificate<'_>, profile: &CertProfile) -> Result<(), BadCertificate> {
+    let text =
+        |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().unwrap_or("?").to_owned();
+    let names: Vec<String> = cert.subject().iter_common_name().map(text).collect();
+    let mut groups: Vec<String> = cert.subject().iter_organization().map(text).collect();
+    groups.sort();
+    let mut want_groups = profile.organisations.clone();
+    want_groups.sort();
+    let usage = cert.extended_key_usage().ok().flatten().map(|u| u.value);
+    let (server, client, more) = usage.map_or((false, false, true), |u| {
+        let more = u.any || u.code_signing || u.email_protection || !u.other.is_empty();
+        (u.server_auth, u.client_auth, more)
+    });
+    let uses = |s: bool, c: bool| format!("server {s}, client {c}");
+    let rows = [
+        ("common name", names.join(","), profile.common_name.clone()),
+        ("organisation", groups.join(","), want_groups.join(",")),
+        (
+            "alternative names",
+            list(&sans(cert)),
+            list(&normal(&profile.sans)),
+        ),
+        (
+            "extended key usage",
+            format!(
+                "{}{}",
+                uses(server, client),
+                if more { " and more" } else { "" }
+            ),
+            uses(profile.server, profile.client),
+        ),
+        ("CA flag", cert.is_ca().to_string(), false.to_string()),
+    ];
+    for (field, found, want) in rows {
+        if found != want {
+            return Err(BadCertificate::Profile { field, found, want });
+        }
+    }
+    Ok(())
+}
+
+fn sans(cert: &X509Certificate<'_>) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for extension in cert.extensions() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
+            continue;
+        };
+        for name in &names.general_names {
+            out.insert(match name {
+                GeneralName::DNSName(dns) => (*dns).to_owned(),
+                GeneralName::IPAddress(bytes) => ip_text(bytes),
+                other => format!("{other:?}"),
+            });
+        }
+    }
+    out
+}
+
+fn ip_text(bytes: &[u8]) -> String {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return std::net::Ipv4Addr::from(v4).to_string();
+    }
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(v6) => std::net::Ipv6Addr::from(v6).to_string(),
+        Err(_) => "an address of no known length".to_owned(),
+    }
+}
+
+/// Addresses in the one spelling that certificates are compared in.
+fn normal(sans: &BTreeSet<String>) -> BTreeSet<String> {
+    sans.iter()
+        .map(|s| match s.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip.to_string(),
+            Err(_) => s.clone(),
+        })
+        .collect()
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().cloned().collect::<Vec<_>>().join(",")
+}
+
+fn authority_of(node: &NodeSpec, authority: Authority) -> (&'static str, &str) {
+    match authority {
+        Authority::Cluster => ("cluster", &node.authorities.cluster),
+        Authority::Etcd => ("etcd", &node.authorities.etcd),
+        Authority::FrontProxy => ("front-proxy", &node.authorities.front_proxy),
+    }
+}
+
+/// The key at a path; `None` when there is none that can be used.
+fn read_key(fs: &HostFs, path: &str) -> Result<Option<KeyPair>, FsError> {
+    let pem = fs.read(path, PEM_MAX)?;
+    Ok(pem
+        .and_then(|p| String::from_utf8(p).ok())
+        .and_then(|p| KeyPair::from_pem(&p).ok()))
+}
+
+/// The request beside a key, if it is for that key.
+fn request_of(fs: &HostFs, purpose: CertPurpose, key: &KeyPair) -> Result<Option<String>, FsError> {
+    let pem = fs.read(path_of(purpose, paths::CERT_CSR_FILE), PEM_MAX)?;
+    let Some(pem) = pem.and_then(|p| String::from_utf8(p).ok()) else {
+        return Ok(None);
+    };
+    let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(pem.as_bytes());
+    let ours = der.is_ok_and(|der| {
+        X509CertificationRequest::from_der(&der).is_ok_and(|(_, csr)| {
+            csr.certification_request_info.subject_pki.raw == key.subject_public_key_info()
+        })
+    });
+    Ok(ours.then_some(pem))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

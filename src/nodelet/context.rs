@@ -1,0 +1,175 @@
+//! Everything the phases decide by, gathered from the host.
+
+use crate::host::facts::os_release;
+use crate::host::fs::{Found, HostFs};
+use crate::host::{Host, kernel};
+use crate::model::{
+    CertificateStatus, Fault, HostId, NodeSpec, Role, StackManifest, StackRef, Timestamp,
+    TrustStore, paths,
+};
+use crate::stack::{self, Depth, Manifest, StackError};
+use crate::telemetry::chain;
+
+use super::certs;
+use super::phase::{self, Context, Facts};
+use super::status::Learnt;
+
+/// Largest add-on manifest.
+const ADDON_MAX: u64 = 4 * 1024 * 1024;
+/// Most objects of all add-ons of a stack.
+const ADDON_OBJECTS_MAX: usize = 1000;
+
+/// The stack of a node, as far as it is here.
+#[derive(Clone, Debug, Default)]
+pub struct StackSeen {
+    /// Its verified manifest.
+    pub manifest: Option<StackManifest>,
+    /// Installed, or staged whole.
+    pub at_hand: bool,
+    /// Installed and whole.
+    pub installed: bool,
+    /// Why what is staged cannot be used.
+    pub fault: Option<Fault>,
+}
+
+/// A staged stack that turned out not to be what its manifest says: it has to be staged anew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefusedStack {
+    /// Which.
+    pub stack: StackRef,
+    /// Why.
+    pub fault: Fault,
+}
+
+/// Gathers the context of a node.
+pub fn gather(
+    host: &Host,
+    trust: &TrustStore,
+    host_id: HostId,
+    role: Role,
+    node: &NodeSpec,
+    refused: Option<&RefusedStack>,
+    now: Timestamp,
+) -> Result<(Context, StackSeen), Fault> {
+    let fail = |e: &(dyn std::error::Error + 'static)| {
+        Fault::new("facts", "cannot look at this machine", chain(e))
+    };
+    let mut stack = stack_of(&host.fs, trust, &node.stack);
+    if let Some(refused) = refused.filter(|r| r.stack == node.stack && !stack.installed) {
+        stack.at_hand = false;
+        stack.fault = Some(refused.fault.clone());
+    }
+    let addons = match (&stack.manifest, stack.installed, role) {
+        (Some(manifest), true, Role::Master) => addons(&host.fs, manifest)?,
+        (_, _, Role::Master | Role::Worker | Role::None) => Vec::new(),
+    };
+    let context = Context {
+        host_id,
+        role,
+        node: node.clone(),
+        facts: facts(host, node).map_err(|e| fail(&*e))?,
+        manifest: stack.manifest.clone(),
+        stack_at_hand: stack.at_hand,
+        material: certs::material(&host.fs, role, node, now).map_err(|e| fail(&e))?,
+        service_account_key: match role {
+            Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
+            Role::Worker | Role::None => None,
+        },
+        addons,
+        now,
+    };
+    Ok((context, stack))
+}
+
+/// What goes up beside the plan.
+pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
+    let certificates = ctx.material.iter().filter_map(|(purpose, m)| {
+        Some(CertificateStatus {
+            purpose: *purpose,
+            not_after: m.certificate.as_ref()?.not_after,
+        })
+    });
+    Learnt {
+        stack: stack::current(fs).ok().flatten(),
+        wants_stack: (!seen.at_hand).then(|| ctx.node.stack.clone()),
+        requests: phase::wanted_certificates(ctx),
+        certificates: certificates.collect(),
+        service_account_key: ctx.service_account_key.clone(),
+    }
+}
+
+fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
+    if let Ok(manifest) = stack::verify_installed(fs, want, trust, Depth::Cheap) {
+        return StackSeen {
+            manifest: Some(manifest.content().clone()),
+            at_hand: true,
+            installed: true,
+            fault: None,
+        };
+    }
+    match Manifest::open_staged(fs, want, trust) {
+        Ok(manifest) => {
+            let content = manifest.content().clone();
+            let archive = fs.found(stack::staged_archive(&want.manifest));
+            let whole = matches!(archive, Ok(Found::File { size, .. })
+                if size == content.archive.size);
+            StackSeen {
+                manifest: Some(content),
+                at_hand: whole,
+                installed: false,
+                fault: None,
+            }
+        }
+        Err(StackError::NotStaged { .. }) => StackSeen::default(),
+        Err(e) => StackSeen {
+            fault: Some(e.fault(want)),
+            ..StackSeen::default()
+        },
+    }
+}
+
+fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Error>> {
+    let kernel = &host.kernel;
+    let interface = kernel::interface_of(node.node_ip);
+    let mtu = match &interface {
+        Some(name) => kernel.mtu(name)?,
+        None => None,
+    };
+    Ok(Facts {
+        cgroup_v2: kernel.cgroup_v2()?,
+        systemd_cgroups: kernel.systemd_cgroups()?,
+        can_lower_oom_score: kernel.can_lower_oom_score()?,
+        os_id: os_release(&host.fs)?.id,
+        mtu,
+        interface,
+        resolv_conf: kernel.resolv_conf()?,
+        cpus: kernel.cpus()?,
+        conntrack_tunable: kernel.conntrack_tunable(),
+        kernel_modules: kernel.has_modules()?,
+        vendor: kernel.vendor()?,
+    })
+}
+
+/// Every object of the stack's add-on files, in order. The files are the stack's: their bytes are
+/// in the signed manifest.
+fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<serde_json::Value>, Fault> {
+    let mut objects = Vec::new();
+    for file in &manifest.addons {
+        let path = format!("{}/{}/{file}", paths::STACKS, manifest.dir_name());
+        let bad = |why: String| {
+            Fault::new("addon", format!("cannot read add-on {file}"), why)
+                .fix("build the stack again")
+        };
+        let text = fs
+            .read_text(&path, ADDON_MAX)
+            .map_err(|e| bad(chain(&e)))?
+            .ok_or_else(|| bad("it is not there".into()))?;
+        let documents: Vec<serde_json::Value> =
+            serde_saphyr::from_multiple(&text).map_err(|e| bad(e.to_string()))?;
+        objects.extend(documents.into_iter().filter(|d| !d.is_null()));
+        if objects.len() > ADDON_OBJECTS_MAX {
+            return Err(bad(format!("more than {ADDON_OBJECTS_MAX} objects")));
+        }
+    }
+    Ok(objects)
+}

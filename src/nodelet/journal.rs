@@ -1,0 +1,138 @@
+//! The journal: what was intended and how it ended, one JSON line each, bounded.
+//!
+//! An intent is on the disk before its step begins, so that after a power cut a person (and a
+//! test) can see what was under way. Nothing is decided by it: the host itself is asked.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::host::fs::{FsError, HostFs};
+use crate::model::{Generation, PhaseId, Timestamp, paths};
+
+/// Largest journal: about ten installations. One older one is kept beside it.
+const JOURNAL_MAX: u64 = 1024 * 1024;
+
+/// The journal of one host.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    path: PathBuf,
+}
+
+/// One line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry<'a> {
+    /// When.
+    pub at: Timestamp,
+    /// For which spec.
+    pub generation: Generation,
+    /// In which phase.
+    pub phase: PhaseId,
+    /// About what.
+    pub step: &'a str,
+    /// What happens.
+    #[serde(flatten)]
+    pub what: What<'a>,
+}
+
+/// What happens.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum What<'a> {
+    /// About to be done.
+    Intent,
+    /// Done, and seen to be so.
+    Done {
+        /// How long it took.
+        took_ms: u64,
+    },
+    /// Not done.
+    Failed {
+        /// Why.
+        why: &'a str,
+    },
+}
+
+impl Journal {
+    /// The journal in nodelet's state.
+    pub fn new(fs: &HostFs) -> Self {
+        Self {
+            path: fs.at(format!("{}/journal.jsonl", paths::NODELET_STATE)),
+        }
+    }
+
+    /// Adds a line; an intent is on the disk when this returns.
+    pub fn add(&self, entry: &Entry<'_>) -> Result<(), FsError> {
+        let fail = |source| FsError {
+            action: "append to",
+            path: self.path.clone(),
+            source,
+        };
+        let mut line = serde_json::to_vec(entry).map_err(|e| fail(e.into()))?;
+        line.push(b'\n');
+        self.append(&line, matches!(entry.what, What::Intent))
+            .map_err(fail)
+    }
+
+    fn append(&self, line: &[u8], durable: bool) -> std::io::Result<()> {
+        if let Some(dir) = self.path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path)?;
+        if file.metadata()?.len() + line.len() as u64 > JOURNAL_MAX {
+            fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
+            file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(&self.path)?;
+        }
+        file.write_all(line)?;
+        if durable {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_bounded() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let journal = Journal::new(&fs);
+        let why = "x".repeat(60_000);
+        for _ in 0..40 {
+            journal
+                .add(&Entry {
+                    at: Timestamp::UNIX_EPOCH,
+                    generation: Generation(1),
+                    phase: PhaseId::Certs,
+                    step: "file:/x",
+                    what: What::Failed { why: &why },
+                })
+                .expect("add");
+        }
+        let total: u64 = fs
+            .list(paths::NODELET_STATE)
+            .expect("list")
+            .iter()
+            .map(|n| {
+                fs::metadata(fs.at(format!("{}/{n}", paths::NODELET_STATE)))
+                    .expect("meta")
+                    .len()
+            })
+            .sum();
+        assert!(total <= 2 * JOURNAL_MAX, "{total}");
+    }
+}

@@ -1,0 +1,409 @@
+//! Asking the host: what does it say about each step?
+//!
+//! One [`Sweep`] shares what is expensive among the steps: one `systemctl show` for all units, one
+//! image list, one verdict about the API server. A sweep that finds nothing to do writes nothing.
+//!
+//! | file | what |
+//! |---|---|
+//! | here      | the sweep, units, stack, images, files |
+//! | `cluster` | objects, node marks |
+//! | `probes`  | what must answer |
+
+mod cluster;
+mod port;
+mod probes;
+
+pub(super) use cluster::{digest, marks_patch, version_of};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::certs;
+use super::context::RefusedStack;
+use super::ledger::Ledger;
+use super::peers::Peers;
+use super::phase::{Context, PhaseSteps};
+use super::step::{DirStep, FileStep, Seen, Step, UnitStep};
+use crate::host::Host;
+use crate::host::fs::{Attrs, Found, FsError};
+use crate::host::kernel::ModuleState;
+use crate::host::units::UnitState;
+use crate::model::{Digest, Hasher, StackRef, TrustStore, paths};
+use crate::stack::{self, Depth};
+
+/// What the host says about every step of every phase.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// By [`Step::key`].
+    pub seen: BTreeMap<String, Seen>,
+}
+
+/// What is remembered between sweeps, beside the ledger.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Clients.
+    pub peers: Peers,
+    /// Objects as they were when our apply was accepted: the server may write them differently.
+    pub applied: HashMap<String, Applied>,
+    /// Optional steps that cannot be done on this machine; asked again after a restart.
+    pub given_up: BTreeSet<String>,
+    /// What is staged and turned out to be of no use.
+    pub refused_stack: Option<RefusedStack>,
+    /// Since when each probe is waited for: a wait goes on across runs that were interrupted.
+    pub waiting_since: HashMap<String, Instant>,
+    /// A stack that was verified byte by byte in this sweep; goes to the ledger.
+    pub verified_stack: Option<super::ledger::StackRecord>,
+}
+
+/// An object after our apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What we asked for.
+    pub desired: Digest,
+    /// What the server counts changes of the object by.
+    pub version: String,
+}
+
+/// One look at the host.
+pub struct Sweep<'a> {
+    host: &'a Host,
+    ledger: &'a Ledger,
+    trust: &'a TrustStore,
+    ctx: &'a Context,
+    memory: &'a mut Memory,
+    units: BTreeMap<String, UnitState>,
+    images: Option<Result<Vec<String>, String>>,
+    api: Option<Result<(), String>>,
+}
+
+impl<'a> Sweep<'a> {
+    /// Begins a look; asks systemd for all `units` at once.
+    pub async fn begin(
+        host: &'a Host,
+        ledger: &'a Ledger,
+        trust: &'a TrustStore,
+        ctx: &'a Context,
+        memory: &'a mut Memory,
+        units: &[String],
+    ) -> Self {
+        let units = match host.units.show(units).await {
+            Ok(units) => units,
+            Err(e) => {
+                tracing::warn!(error = %e, "systemd does not answer");
+                BTreeMap::new()
+            }
+        };
+        Self {
+            host,
+            ledger,
+            trust,
+            ctx,
+            memory,
+            units,
+            images: None,
+            api: None,
+        }
+    }
+
+    /// Looks at every step.
+    pub async fn all(&mut self, phases: &[PhaseSteps]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for phase in phases {
+            let steps = match &phase.steps {
+                Ok(steps) => steps,
+                Err(wait) => &wait.meanwhile,
+            };
+            for step in steps {
+                let seen = self.look(step).await;
+                snapshot.seen.insert(step.key(), seen);
+            }
+            if phase.steps.is_err() {
+                break;
+            }
+        }
+        snapshot
+    }
+
+    /// The main process of every unit that runs.
+    pub fn main_pids(&self) -> BTreeMap<String, u32> {
+        self.units
+            .iter()
+            .filter(|(_, u)| u.active.is_up())
+            .filter_map(|(name, u)| Some((name.clone(), u.main_pid?)))
+            .collect()
+    }
+
+    /// Looks at one step.
+    pub async fn look(&mut self, step: &Step) -> Seen {
+        if self.memory.given_up.contains(&step.key()) {
+            return Seen::Same;
+        }
+        match step {
+            Step::File(file) => or_unknown(self.file(file)),
+            Step::Dir(dir) => or_unknown(self.dir(dir)),
+            Step::Link { path, target } => or_unknown(self.link(path, target)),
+            Step::Absent { path } => or_unknown(self.absent(path)),
+            Step::Key { purpose } => {
+                let has = certs::has_key(&self.host.fs, *purpose);
+                or_unknown(has.map(|has| if has { Seen::Same } else { Seen::Missing }))
+            }
+            Step::ServiceAccountKey => {
+                let key = certs::service_account_key(&self.host.fs);
+                or_unknown(key.map(|key| key.map_or(Seen::Missing, |_| Seen::Same)))
+            }
+            Step::Stack { stack } => self.stack(stack).await,
+            Step::Module { name, optional } => self.module(name, *optional),
+            Step::Sysctl { key, value } => self.sysctl(key, value),
+            Step::Image { reference, .. } => self.image(reference).await,
+            Step::Unit(unit) => self.unit(unit),
+            Step::Probe(probe) => self.probe(&probe.probe).await,
+            Step::Object { object } => self.object(&step.key(), object).await,
+            Step::NodeMarks {
+                node,
+                labels,
+                taints,
+                without_taints,
+            } => self.marks(node, labels, taints, without_taints).await,
+            Step::Uncordon { node } => self.cordoned(node).await,
+            // Done once, on the way out.
+            Step::Drain { .. } | Step::ForgetNode { .. } => Seen::Missing,
+            Step::UnitGone { unit } => self.unit_gone(unit),
+            Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,
+            Step::ContainersGone => differs("some are left"),
+            Step::NetworkGone { links, chains } => self.network_gone(links, chains).await,
+        }
+    }
+
+    fn file(&self, want: &FileStep) -> Result<Seen, FsError> {
+        let fs = &self.host.fs;
+        let (mode, uid, gid, size) = match fs.found(&want.path)? {
+            Found::Nothing => return Ok(Seen::Missing),
+            Found::File {
+                mode,
+                uid,
+                gid,
+                size,
+            } => (mode, uid, gid, size),
+            Found::Dir { .. } => return Ok(differs("it is a directory")),
+            Found::Link(_) | Found::Other => return Ok(differs("it is no regular file")),
+        };
+        if size != want.content.len() as u64 {
+            return Ok(differs("its content is another"));
+        }
+        let content = fs.read(&want.path, size)?;
+        if content.as_deref() != Some(want.content.as_bytes()) {
+            return Ok(differs("its content is another"));
+        }
+        Ok(attributes(mode, (uid, gid), want.mode, &want.owner))
+    }
+
+    fn dir(&self, want: &DirStep) -> Result<Seen, FsError> {
+        Ok(match self.host.fs.found(&want.path)? {
+            Found::Nothing => Seen::Missing,
+            Found::Dir { mode, uid, gid } => attributes(mode, (uid, gid), want.mode, &want.owner),
+            Found::File { .. } | Found::Link(_) | Found::Other => differs("it is no directory"),
+        })
+    }
+
+    fn link(&self, path: &str, target: &str) -> Result<Seen, FsError> {
+        Ok(match self.host.fs.found(path)? {
+            Found::Nothing => Seen::Missing,
+            Found::Link(says) if says.to_str() == Some(target) => Seen::Same,
+            Found::Link(says) => differs(&format!("it leads to {}", says.display())),
+            Found::File { .. } | Found::Dir { .. } | Found::Other => differs("it is no link"),
+        })
+    }
+
+    fn absent(&self, path: &str) -> Result<Seen, FsError> {
+        Ok(match self.host.fs.found(path)? {
+            Found::Nothing => Seen::Same,
+            Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other => {
+                differs("it is there")
+            }
+        })
+    }
+
+    fn module(&self, name: &str, optional: bool) -> Seen {
+        match self.host.kernel.module(name) {
+            Ok(ModuleState::Present) => Seen::Same,
+            Ok(ModuleState::Unknown) if optional => Seen::Same,
+            Ok(ModuleState::Loadable | ModuleState::Unknown) => Seen::Missing,
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    fn sysctl(&self, key: &str, want: &str) -> Seen {
+        let want = want.split_whitespace().collect::<Vec<_>>().join(" ");
+        match self.host.kernel.sysctl(key) {
+            Ok(Some(value)) if value == want => Seen::Same,
+            Ok(Some(value)) => differs(&format!("it is {value}")),
+            Ok(None) => Seen::Missing,
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    fn unit(&self, want: &UnitStep) -> Seen {
+        let Some(now) = self.units.get(&want.unit) else {
+            return Seen::Unknown {
+                why: "systemd does not answer".into(),
+            };
+        };
+        if !now.loaded {
+            return Seen::Missing;
+        }
+        let how = if !now.active.is_up() {
+            format!("it is not running ({}, {})", now.sub, now.result)
+        } else if !self
+            .ledger
+            .runs_with(&want.unit, &want.inputs, &now.invocation)
+        {
+            "it runs with an older configuration".to_owned()
+        } else if !now.enabled {
+            "it does not start at boot".to_owned()
+        } else if now.need_reload {
+            "systemd has not read its file".to_owned()
+        } else {
+            return Seen::Same;
+        };
+        Seen::Differs { how }
+    }
+
+    fn unit_gone(&self, unit: &str) -> Seen {
+        match self.units.get(unit) {
+            Some(state) if state.loaded || state.active.is_up() => differs("it is there"),
+            Some(_) => Seen::Same,
+            None => Seen::Unknown {
+                why: "systemd does not answer".into(),
+            },
+        }
+    }
+
+    async fn image(&mut self, reference: &str) -> Seen {
+        match self.images().await {
+            Ok(images) if images.iter().any(|i| i == reference) => Seen::Same,
+            Ok(_) => Seen::Missing,
+            Err(why) => Seen::Unknown { why },
+        }
+    }
+
+    /// The image list, asked once a sweep: it also shows that the runtime answers.
+    async fn images(&mut self) -> Result<Vec<String>, String> {
+        if let Some(known) = &self.images {
+            return known.clone();
+        }
+        let asked = self.host.runtime.images().await.map_err(|e| e.to_string());
+        self.images.insert(asked).clone()
+    }
+
+    /// Presence and size of every file each time; every byte when anything about a file changed
+    /// since every byte was read last.
+    async fn stack(&mut self, want: &StackRef) -> Seen {
+        let fs = self.host.fs.clone();
+        match stack::current(&fs) {
+            Ok(Some(now)) if now == *want => {}
+            Ok(Some(now)) => return differs(&format!("{now} is active")),
+            Ok(None) => return Seen::Missing,
+            Err(e) => return Seen::Unknown { why: e.to_string() },
+        }
+        let manifest = match stack::verify_installed(&fs, want, self.trust, Depth::Cheap) {
+            Ok(manifest) => manifest,
+            Err(e) => return differs(&e.to_string()),
+        };
+        let files = manifest.content().files.iter().map(|f| f.path.as_str());
+        let fingerprint = match fingerprint(self.host, want, files) {
+            Ok(fingerprint) => fingerprint,
+            Err(e) => return Seen::Unknown { why: e.to_string() },
+        };
+        let record = super::ledger::StackRecord {
+            stack: want.clone(),
+            fingerprint,
+        };
+        let known = [&self.ledger.stack, &self.memory.verified_stack];
+        if known.into_iter().any(|k| k.as_ref() == Some(&record)) {
+            return Seen::Same;
+        }
+        let (trust, stack) = (self.trust.clone(), want.clone());
+        // Hundreds of MiB are read: not on the thread that serves the socket.
+        let read = tokio::task::spawn_blocking(move || {
+            stack::verify_installed(&fs, &stack, &trust, Depth::Full).map(drop)
+        });
+        match read.await {
+            Ok(Ok(())) => {
+                self.memory.verified_stack = Some(record);
+                Seen::Same
+            }
+            Ok(Err(e)) => differs(&e.to_string()),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    async fn network_gone(&self, links: &[String], chains: &[String]) -> Seen {
+        let left = self.host.net.links(links);
+        if !left.is_empty() {
+            return differs(&format!("there is {}", left.join(", ")));
+        }
+        match self.host.net.chains(chains).await {
+            Ok(left) if left.is_empty() => Seen::Same,
+            Ok(left) => differs(&format!("{} chains are there", left.len())),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+}
+
+fn fingerprint<'a>(
+    host: &Host,
+    stack: &StackRef,
+    files: impl Iterator<Item = &'a str>,
+) -> std::io::Result<Digest> {
+    use std::os::unix::fs::MetadataExt;
+    let dir = host.fs.at(paths::STACKS).join(stack.dir_name());
+    let mut hasher = Hasher::new();
+    for file in files {
+        let meta = std::fs::symlink_metadata(dir.join(file))?;
+        let line = format!(
+            "{file}\0{}\0{:o}\0{}\0{}.{}\0{}.{}\n",
+            meta.len(),
+            meta.mode(),
+            meta.ino(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        );
+        hasher.update(line.as_bytes());
+    }
+    Ok(hasher.finish())
+}
+
+/// Mode and owner as they should be.
+fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> Seen {
+    if mode != want_mode {
+        return differs(&format!("its mode is {mode:04o}, not {want_mode:04o}"));
+    }
+    let want = match want_owner {
+        // Nearly everything is root's: no look into the user database.
+        "root:root" => Ok(Some((0, 0))),
+        owner => Attrs::owned(want_mode, owner).ids(),
+    };
+    match want {
+        Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
+        Ok(_) => Seen::Same,
+        Err(e) => Seen::Unknown { why: e.to_string() },
+    }
+}
+
+fn differs(how: &str) -> Seen {
+    Seen::Differs { how: how.into() }
+}
+
+fn or_unknown<E: std::error::Error>(result: Result<Seen, E>) -> Seen {
+    result.unwrap_or_else(|e| {
+        let why = match e.source() {
+            Some(source) => format!("{e}: {source}"),
+            None => e.to_string(),
+        };
+        Seen::Unknown { why }
+    })
+}

@@ -1,0 +1,316 @@
+//! What the cluster says: objects, labels, taints, readiness.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Sweep, differs};
+use crate::host::kube::{Kube, KubeError};
+use crate::model::Digest;
+use crate::nodelet::step::Seen;
+
+impl Sweep<'_> {
+    pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Seen {
+        let kube = match self.kube().await {
+            Ok(kube) => kube,
+            Err(why) => return Seen::Unknown { why },
+        };
+        match kube.live(desired).await {
+            Ok(None) => Seen::Missing,
+            Ok(Some(live)) => {
+                let known = self.memory.applied.get(key);
+                let untouched = known.is_some_and(|k| {
+                    k.desired == digest(desired) && k.version == version_of(&live)
+                });
+                if untouched || covers(desired, &live) {
+                    Seen::Same
+                } else {
+                    differs("it says something else")
+                }
+            }
+            Err(e @ KubeError::NoSuchKind(_)) => differs(&e.to_string()),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    pub(super) async fn node_ready(&mut self, name: &str) -> Seen {
+        match self.node(name).await {
+            Err(why) => Seen::Unknown { why },
+            Ok(None) => differs("the node has not registered itself"),
+            Ok(Some(node)) => match ready(&node) {
+                Ok(()) => Seen::Same,
+                Err(why) => differs(&format!("the node is not Ready: {why}")),
+            },
+        }
+    }
+
+    pub(super) async fn marks(
+        &mut self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        taints: &[String],
+        without: &[String],
+    ) -> Seen {
+        match self.node(name).await {
+            Err(why) => Seen::Unknown { why },
+            Ok(None) => differs("the node has not registered itself"),
+            Ok(Some(node)) => match marks_patch(&node, labels, taints, without) {
+                None => Seen::Same,
+                Some(_) => differs("its labels or taints are others"),
+            },
+        }
+    }
+
+    pub(super) async fn cordoned(&mut self, name: &str) -> Seen {
+        match self.node(name).await {
+            Err(why) => Seen::Unknown { why },
+            Ok(None) => differs("the node has not registered itself"),
+            Ok(Some(node)) => match Kube::cordoned(&node) {
+                (_, true) => differs("it was cordoned when it was drained"),
+                (_, false) => Seen::Same,
+            },
+        }
+    }
+
+    async fn node(&mut self, name: &str) -> Result<Option<Value>, String> {
+        let kube = self.kube().await?;
+        kube.node(name).await.map_err(|e| e.to_string())
+    }
+
+    /// The client, unless the API server did not answer in this sweep.
+    async fn kube(&mut self) -> Result<Kube, String> {
+        self.api().await?;
+        let fs = &self.host.fs;
+        self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)
+    }
+}
+
+/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of
+/// others stay.
+pub(in crate::nodelet) fn marks_patch(
+    node: &Value,
+    labels: &BTreeMap<String, String>,
+    taints: &[String],
+    without: &[String],
+) -> Option<Value> {
+    let live_labels = node.pointer("/metadata/labels");
+    let missing: serde_json::Map<String, Value> = labels
+        .iter()
+        .filter(|(k, v)| {
+            let live = live_labels.and_then(|l| l.get(k.as_str()));
+            live.and_then(Value::as_str) != Some(v.as_str())
+        })
+        .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
+        .collect();
+    let live: Vec<Value> = node
+        .pointer("/spec/taints")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let wanted: Vec<Value> = taints.iter().filter_map(|t| taint(t)).collect();
+    let key = |t: &Value| t.get("key").and_then(Value::as_str).map(str::to_owned);
+    let same = |a: &Value, b: &Value| {
+        let text = |v: &Value, f: &str| {
+            let text = v.get(f).and_then(Value::as_str).unwrap_or("");
+            text.to_owned()
+        };
+        ["key", "value", "effect"]
+            .iter()
+            .all(|f| text(a, f) == text(b, f))
+    };
+    let mut list: Vec<Value> = live
+        .iter()
+        .filter(|t| key(t).is_none_or(|k| !without.contains(&k)))
+        .filter(|t| !wanted.iter().any(|w| key(w) == key(t)) || wanted.iter().any(|w| same(w, t)))
+        .cloned()
+        .collect();
+    for want in wanted {
+        if !list.iter().any(|t| same(t, &want)) {
+            list.push(want);
+        }
+    }
+    let mut patch = serde_json::Map::new();
+    if !missing.is_empty() {
+        patch.insert("metadata".into(), serde_json::json!({"labels": missing}));
+    }
+    if list != live {
+        patch.insert("spec".into(), serde_json::json!({"taints": list}));
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+/// `key=value:Effect`, as people write taints.
+fn taint(text: &str) -> Option<Value> {
+    let (rest, effect) = text.rsplit_once(':')?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    let mut taint = serde_json::json!({"key": key, "effect": effect});
+    if !value.is_empty() {
+        taint["value"] = Value::from(value);
+    }
+    Some(taint)
+}
+
+fn ready(node: &Value) -> Result<(), String> {
+    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+    let condition = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"));
+    let text = |f: &str| {
+        condition
+            .and_then(|c| c.get(f))
+            .and_then(Value::as_str)
+            .unwrap_or("it has not reported yet")
+    };
+    match text("status") {
+        "True" => Ok(()),
+        _ => Err(text("message").to_owned()),
+    }
+}
+
+pub(in crate::nodelet) fn digest(object: &Value) -> Digest {
+    Digest::of(object.to_string().as_bytes())
+}
+
+/// What the server counts changes by: the generation where a kind has one (its status may change
+/// all the time), else the resource version.
+pub(in crate::nodelet) fn version_of(live: &Value) -> String {
+    let text = |p: &str| live.pointer(p).map(ToString::to_string);
+    let uid = text("/metadata/uid").unwrap_or_default();
+    let version = text("/metadata/generation").or_else(|| text("/metadata/resourceVersion"));
+    format!("{uid} {}", version.unwrap_or_default())
+}
+
+/// True when everything that `desired` says is so in `live`, which may say more.
+pub(in crate::nodelet) fn covers(desired: &Value, live: &Value) -> bool {
+    match (desired, live) {
+        (Value::Object(want), Value::Object(have)) => {
+            want.iter().all(|(key, value)| match have.get(key) {
+                Some(live) => covers(value, live),
+                None => is_empty(value),
+            })
+        }
+        (Value::Array(want), Value::Array(have)) => want
+            .iter()
+            .all(|value| have.iter().any(|live| covers(value, live))),
+        (want, Value::Null) => is_empty(want),
+        (want, have) => want == have || scalar(want).is_some_and(|w| Some(w) == scalar(have)),
+    }
+}
+
+/// What a server leaves out.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_empty),
+    }
+}
+
+/// Numbers, texts and quantities in one spelling: `1`, `"1"`, `"1000m"` are one.
+fn scalar(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Number(n) => n.to_string(),
+        Value::String(text) => text.clone(),
+        Value::Bool(b) => return Some(b.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    let (digits, factor) = [
+        ("Ki", 1024.0),
+        ("Mi", 1024.0 * 1024.0),
+        ("Gi", 1024.0 * 1024.0 * 1024.0),
+        ("m", 0.001),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+    ]
+    .iter()
+    .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
+    .unwrap_or((text.as_str(), 1.0));
+    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match digits.parse::<f64>() {
+        Ok(number) if plain => Some(format!("{:.6}", number * factor)),
+        Ok(_) | Err(_) => Some(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_server_may_say_more_and_spell_differently() {
+        let desired = json!({
+            "metadata": {"name": "a", "labels": {"x": "1"}},
+            "spec": {"cpu": "1000m", "list": [{"name": "b", "v": 1}], "empty": {}, "off": false},
+        });
+        let live = json!({
+            "metadata": {"name": "a", "uid": "u", "labels": {"x": "1", "y": "2"}},
+            "spec": {"cpu": "1", "list": [{"name": "z"}, {"name": "b", "v": 1, "d": true}]},
+            "status": {},
+        });
+        assert!(covers(&desired, &live));
+        let mut other = live.clone();
+        other["spec"]["cpu"] = json!("2");
+        assert!(!covers(&desired, &other));
+        let mut other = live;
+        other["metadata"]["labels"]["x"] = json!("9");
+        assert!(!covers(&desired, &other));
+    }
+
+    #[test]
+    fn marks_of_others_stay() {
+        let node = json!({
+            "metadata": {"labels": {"theirs": "1"}},
+            "spec": {"taints": [
+                {"key": "theirs", "effect": "NoSchedule"},
+                {"key": "old", "effect": "NoSchedule"},
+                {"key": "role", "value": "x", "effect": "NoSchedule"},
+            ]},
+        });
+        let labels = [("ours".to_owned(), String::new())].into();
+        let patch = marks_patch(
+            &node,
+            &labels,
+            &["role=:NoSchedule".into()],
+            &["old".into()],
+        )
+        .expect("something to do");
+        assert_eq!(
+            patch,
+            json!({
+                "metadata": {"labels": {"ours": ""}},
+                "spec": {"taints": [
+                    {"key": "theirs", "effect": "NoSchedule"},
+                    {"key": "role", "effect": "NoSchedule"},
+                ]},
+            })
+        );
+        let mut after = node;
+        after["metadata"]["labels"]["ours"] = json!("");
+        after["spec"]["taints"] = patch["spec"]["taints"].clone();
+        assert_eq!(
+            marks_patch(
+                &after,
+                &labels,
+                &["role=:NoSchedule".into()],
+                &["old".into()]
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn a_node_is_ready_when_its_condition_says_so() {
+        let node = |status: &str| {
+            json!({"status": {"conditions": [
+                {"type": "Ready", "status": status, "message": "no network"}]}})
+        };
+        assert_eq!(ready(&node("True")), Ok(()));
+        assert_eq!(ready(&node("False")), Err("no network".into()));
+        assert!(ready(&json!({})).is_err());
+    }
+}

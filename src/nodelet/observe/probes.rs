@@ -1,0 +1,79 @@
+//! What must answer. Each question is asked once; waiting is the runner's business.
+
+use super::port;
+use super::{Sweep, differs};
+use crate::host::fs::Found;
+use crate::nodelet::step::{Probe, Seen};
+
+/// kubelet's health endpoint, on the loopback address.
+const KUBELET_HEALTH: u16 = 10248;
+/// kube-proxy's health endpoint.
+const KUBE_PROXY_HEALTH: u16 = 10256;
+
+impl Sweep<'_> {
+    pub(super) async fn probe(&mut self, probe: &Probe) -> Seen {
+        let verdict = match probe {
+            Probe::RuntimeReady => self.images().await.map(drop),
+            Probe::EtcdHealthy => self.etcd().await,
+            Probe::KubeletHealthy => self.memory.peers.healthz(KUBELET_HEALTH).await,
+            Probe::KubeProxyHealthy => self.memory.peers.healthz(KUBE_PROXY_HEALTH).await,
+            Probe::ApiHealthy { .. } => self.api().await,
+            Probe::NodeReady { node } => return self.node_ready(node).await,
+            Probe::SwapOff => match self.host.kernel.swaps() {
+                Ok(on) if on.is_empty() => Ok(()),
+                Ok(on) => Err(format!("swap is on: {}", on.join(", "))),
+                Err(e) => return Seen::Unknown { why: e.to_string() },
+            },
+            Probe::PortFree { port, unit } => self.port_free(*port, unit),
+            Probe::AnyPath { package, paths } => {
+                let there = |p: &String| !matches!(self.host.fs.found(p), Ok(Found::Nothing));
+                if paths.iter().any(there) {
+                    Ok(())
+                } else {
+                    Err(format!(
+                        "none of {} is there; install package {package}",
+                        paths.join(", ")
+                    ))
+                }
+            }
+        };
+        match verdict {
+            Ok(()) => Seen::Same,
+            Err(how) => differs(&how),
+        }
+    }
+
+    async fn etcd(&mut self) -> Result<(), String> {
+        let fs = &self.host.fs;
+        let etcd = self.memory.peers.etcd(fs, &self.ctx.node)?;
+        etcd.healthy().await.map_err(|e| e.to_string())
+    }
+
+    /// The API server's verdict, asked once a sweep: when it does not answer, nothing else is
+    /// asked of it.
+    pub(super) async fn api(&mut self) -> Result<(), String> {
+        if let Some(known) = &self.api {
+            return known.clone();
+        }
+        let fs = &self.host.fs;
+        let asked = match self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node) {
+            Ok(kube) => kube.ready().await.map_err(|e| e.to_string()),
+            Err(why) => Err(why),
+        };
+        self.api.insert(asked).clone()
+    }
+
+    fn port_free(&self, port: u16, unit: &str) -> Result<(), String> {
+        if self.units.get(unit).is_some_and(|u| u.active.is_up()) {
+            return Ok(());
+        }
+        match port::holder(self.host, port) {
+            None => Ok(()),
+            Some(holder) if holder.ours => Ok(()),
+            Some(holder) => Err(format!(
+                "port {port} is taken by {}; stop it, or choose another port",
+                holder.name
+            )),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Clients of the node's own services, kept between sweeps so that their connections live on, and
+//! made anew when their certificate changed.
+
+use std::time::Duration;
+
+use crate::host::etcd::Etcd;
+use crate::host::fs::HostFs;
+use crate::host::kube::Kube;
+use crate::host::tls::{self, Identity};
+use crate::model::{CertPurpose, Digest, NodeSpec, Role, paths};
+
+use super::certs;
+
+/// Certificates and keys are a few KiB.
+const PEM_MAX: u64 = 256 * 1024;
+/// Health endpoints on the loopback address answer at once or not at all.
+const LOOPBACK: Duration = Duration::from_secs(3);
+/// The answer is `ok`.
+const HEALTH_ANSWER_MAX: usize = 64 * 1024;
+
+/// The clients.
+#[derive(Debug, Default)]
+pub struct Peers {
+    kube: Option<(Digest, Kube)>,
+    etcd: Option<(Digest, Etcd)>,
+    plain: Option<reqwest::Client>,
+}
+
+impl Peers {
+    /// The API server this node asks, as the identity its role has there.
+    pub fn kube(&mut self, fs: &HostFs, role: Role, node: &NodeSpec) -> Result<Kube, String> {
+        let purpose = match role {
+            Role::Master => CertPurpose::Admin,
+            Role::Worker | Role::None => CertPurpose::Nodelet,
+        };
+        let base = api_url(role, node);
+        let (certificate, key) = pair(fs, purpose)?;
+        let mark = mark(&[
+            base.as_bytes(),
+            node.authorities.cluster.as_bytes(),
+            &certificate,
+            &key,
+        ]);
+        if let Some((known, client)) = &self.kube
+            && *known == mark
+        {
+            return Ok(client.clone());
+        }
+        let identity = Identity {
+            authority: node.authorities.cluster.as_bytes(),
+            certificate: &certificate,
+            key: &key,
+        };
+        let client = Kube::new(&base, identity).map_err(|e| e.to_string())?;
+        self.kube = Some((mark, client.clone()));
+        Ok(client)
+    }
+
+    /// The node's own etcd member.
+    pub fn etcd(&mut self, fs: &HostFs, node: &NodeSpec) -> Result<Etcd, String> {
+        const MEMBER: &str = "https://127.0.0.1:2379";
+        let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
+        let mark = mark(&[node.authorities.etcd.as_bytes(), &certificate, &key]);
+        if let Some((known, client)) = &self.etcd
+            && *known == mark
+        {
+            return Ok(client.clone());
+        }
+        let identity = Identity {
+            authority: node.authorities.etcd.as_bytes(),
+            certificate: &certificate,
+            key: &key,
+        };
+        let client = Etcd::new(MEMBER, identity).map_err(|e| e.to_string())?;
+        self.etcd = Some((mark, client.clone()));
+        Ok(client)
+    }
+
+    /// A health endpoint on the loopback address.
+    pub async fn healthz(&mut self, port: u16) -> Result<(), String> {
+        let client = match &self.plain {
+            Some(client) => client.clone(),
+            None => {
+                let client = tls::plain().map_err(|e| e.to_string())?;
+                self.plain = Some(client.clone());
+                client
+            }
+        };
+        let url = format!("http://127.0.0.1:{port}/healthz");
+        let lost = |e: reqwest::Error| {
+            let cause = crate::host::kube::root_cause(&e);
+            format!("{url} does not answer: {cause}")
+        };
+        let answer = client
+            .get(&url)
+            .timeout(LOOPBACK)
+            .send()
+            .await
+            .map_err(lost)?;
+        let status = answer.status();
+        // Read to the end, so that the connection can be used again.
+        tls::body(answer, HEALTH_ANSWER_MAX).await.map_err(lost)?;
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(format!("{url} answers {status}"))
+        }
+    }
+}
+
+/// Where this node reaches the API server: a master asks its own.
+pub fn api_url(role: Role, node: &NodeSpec) -> String {
+    let host = match role {
+        Role::Master => "127.0.0.1".to_owned(),
+        Role::Worker | Role::None => match node.api.host.parse::<std::net::Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]"),
+            Err(_) => node.api.host.clone(),
+        },
+    };
+    format!("https://{host}:{}", node.api.port)
+}
+
+fn pair(fs: &HostFs, purpose: CertPurpose) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let read = |file: &str| {
+        fs.read(certs::path_of(purpose, file), PEM_MAX)
+            .map_err(|e| e.to_string())?
+            .ok_or_else(|| format!("there is no {file} for {}", purpose.dir()))
+    };
+    Ok((read(paths::CERT_FILE)?, read(paths::CERT_KEY_FILE)?))
+}
+
+fn mark(parts: &[&[u8]]) -> Digest {
+    Digest::of(&parts.join(&[0u8][..]))
+}

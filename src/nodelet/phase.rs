@@ -1,0 +1,192 @@
+//! Phases as data: each is a pure function from [`Context`] to the steps it stands for.
+//!
+//! ```text
+//! Context (spec, facts, stack manifest, keys and certificates seen) ──► phase::X::steps ──► Vec<Step>
+//! ```
+//!
+//! A phase that lacks something from elsewhere (certificates from the plane, the stack's download)
+//! says [`Wait`] instead; the plan ends there and the state says what is waited for.
+//!
+//! | file | what |
+//! |---|---|
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `marks`, `addons` | the phases, in order |
+//! | `removal` | what goes when the role ends |
+//! | `version` | what differs between releases of Kubernetes |
+//! | `layout` | names of files and units |
+//! | `context`, `render` | questions to the context; writing YAML, units, digests |
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role, StackManifest,
+    Timestamp, phases_of,
+};
+
+use super::step::Step;
+
+mod addons;
+mod certs;
+mod cni;
+mod context;
+mod control_plane;
+mod etcd;
+#[cfg(test)]
+mod golden;
+mod images;
+mod kube_proxy;
+mod kubeconfigs;
+mod kubelet;
+pub mod layout;
+mod marks;
+mod misc;
+mod needs;
+mod network;
+mod removal;
+mod render;
+mod runtime;
+#[cfg(test)]
+mod samples;
+mod services;
+mod stack;
+mod version;
+
+pub use certs::wanted as wanted_certificates;
+pub use network::{CHAIN_PREFIX, ROUTE_PROTOCOL};
+pub use removal::removal;
+
+/// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Context {
+    /// This host.
+    pub host_id: HostId,
+    /// Master or worker.
+    pub role: Role,
+    /// The spec's part about this node.
+    pub node: NodeSpec,
+    /// What the machine is like.
+    pub facts: Facts,
+    /// The manifest of the wanted stack, verified; from the staged or the installed copy.
+    pub manifest: Option<StackManifest>,
+    /// True when the stack's archive is staged or the stack is already installed.
+    pub stack_at_hand: bool,
+    /// Keys and certificates on the host.
+    pub material: BTreeMap<CertPurpose, Material>,
+    /// The service-account public key of this master (PEM), once made.
+    pub service_account_key: Option<String>,
+    /// Objects of the stack's add-on files, in order.
+    pub addons: Vec<serde_json::Value>,
+    /// Now; certificates are judged by it.
+    pub now: Timestamp,
+}
+
+/// What the machine is like; observed, never assumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// cgroup v2 only (`unified`), or v1 / hybrid.
+    pub cgroup_v2: bool,
+    /// systemd's hierarchy is writable and delegated, so the systemd cgroup driver can work.
+    pub systemd_cgroups: bool,
+    /// A process may lower `oom_score_adj` (false in restricted containers: CAP_SYS_RESOURCE).
+    pub can_lower_oom_score: bool,
+    /// `ID` of os-release.
+    pub os_id: String,
+    /// MTU of the interface that has the node's address.
+    pub mtu: Option<u32>,
+    /// Interface that has the node's address.
+    pub interface: Option<String>,
+    /// `/etc/resolv.conf` names only a local stub (systemd-resolved): use its upstream file.
+    pub resolv_conf: String,
+    /// Logical processors.
+    pub cpus: u32,
+    /// The table of tracked connections can be sized: false in a network namespace of one's own.
+    #[serde(default)]
+    pub conntrack_tunable: bool,
+    /// The kernel has modules on this host (`/lib/modules/<release>`), so naming them for the next
+    /// boot makes sense.
+    #[serde(default)]
+    pub kernel_modules: bool,
+    /// Who made the machine, as its firmware says (`/sys/class/dmi/id/sys_vendor`), e.g. `QEMU`,
+    /// `Amazon EC2`.
+    #[serde(default)]
+    pub vendor: Option<String>,
+}
+
+/// One key and certificate on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Material {
+    /// The request for the key, once there is a key.
+    pub request: Option<CertificateRequest>,
+    /// The certificate, once it is there *and* belongs to the key, is signed by the spec's
+    /// authority and says what its profile says.
+    pub certificate: Option<CertificateSeen>,
+}
+
+/// A certificate that passed every check but time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSeen {
+    /// Digest of the PEM: part of the inputs of what uses it.
+    pub digest: Digest,
+    /// Valid from.
+    pub not_before: Timestamp,
+    /// Valid to.
+    pub not_after: Timestamp,
+}
+
+/// Something from elsewhere is missing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// In words, e.g. `12 certificates from the plane`.
+    pub what: String,
+    /// Steps that can be done meanwhile (e.g. make the keys).
+    pub meanwhile: Vec<Step>,
+}
+
+/// What a phase answers.
+pub type Steps = Result<Vec<Step>, Wait>;
+
+/// The steps of one phase, labelled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSteps {
+    /// Which.
+    pub id: PhaseId,
+    /// Its steps, or what it waits for.
+    pub steps: Steps,
+}
+
+/// The steps of one phase on this host, in order.
+pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
+    match id {
+        PhaseId::Cleanup => Ok(removal(ctx)),
+        PhaseId::Stack => stack::steps(ctx),
+        PhaseId::Certs => certs::steps(ctx),
+        PhaseId::Kubeconfigs => kubeconfigs::steps(ctx),
+        PhaseId::RuntimeConfigure => runtime::configure(ctx),
+        PhaseId::RuntimeStart => runtime::start(ctx),
+        PhaseId::Images => images::steps(ctx),
+        PhaseId::EtcdConfigure => etcd::configure(ctx),
+        PhaseId::EtcdStart => etcd::start(ctx),
+        PhaseId::Network => network::steps(ctx),
+        PhaseId::Cni => cni::steps(ctx),
+        PhaseId::Misc => misc::steps(ctx),
+        PhaseId::Kubelet => kubelet::steps(ctx),
+        PhaseId::KubeProxy => kube_proxy::steps(ctx),
+        PhaseId::WaitServices => services::steps(ctx),
+        PhaseId::Taints => marks::marks(ctx),
+        PhaseId::Uncordon => marks::uncordon(ctx),
+        PhaseId::Addons => addons::steps(ctx),
+        // Only when leaving: see `removal`.
+        PhaseId::Drain => Ok(Vec::new()),
+    }
+}
+
+/// Every phase of the context's role with its steps, in order.
+pub fn all(ctx: &Context) -> Vec<PhaseSteps> {
+    phases_of(ctx.role)
+        .map(|id| PhaseSteps {
+            id,
+            steps: steps(id, ctx),
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! CNI configuration and plugins (order 65).
+
+use serde_json::json;
+
+use crate::model::{NetworkPlugin, paths};
+use crate::nodelet::step::Step;
+
+use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
+use super::{Context, Steps, layout, runtime};
+
+pub(super) fn steps(ctx: &Context) -> Steps {
+    let mut steps = vec![
+        dir(layout::CNI_DIR, PUBLIC_DIR),
+        dir(paths::CNI_CONF, PUBLIC_DIR),
+    ];
+    steps.extend(runtime::cni_cache());
+    match ctx.node.network.plugin {
+        NetworkPlugin::Bridge => {
+            steps.push(dir(paths::CNI_STATE, PRIVATE_DIR));
+            steps.push(file(layout::CNI_CONFLIST, conflist(ctx), PUBLIC));
+        }
+        NetworkPlugin::None => {
+            steps.push(dir("/opt/pf9/cni", PUBLIC_DIR));
+            steps.push(dir(layout::CNI_BIN_OWN, PUBLIC_DIR));
+            steps.extend(ctx.stack()?.files.iter().filter_map(|f| {
+                let name = f.path.strip_prefix("cni/")?;
+                Some(Step::Link {
+                    path: format!("{}/{name}", layout::CNI_BIN_OWN),
+                    target: format!("{}/{name}", layout::CNI_BIN),
+                })
+            }));
+        }
+    }
+    Ok(steps)
+}
+
+/// A Linux bridge with addresses out of this node's range. Masquerade is the node's, not the
+/// plugin's: see the network phase.
+fn conflist(ctx: &Context) -> String {
+    let network = &ctx.node.network;
+    let any = if ctx.node.pod_cidr.addr().is_ipv6() {
+        "::/0"
+    } else {
+        "0.0.0.0/0"
+    };
+    let mut bridge = json!({
+        "type": "bridge",
+        "bridge": layout::POD_BRIDGE,
+        "isGateway": true,
+        "ipMasq": false,
+        "hairpinMode": true,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": format!("{}/networks", paths::CNI_STATE),
+            "ranges": [[{"subnet": ctx.node.pod_cidr.trunc().to_string()}]],
+            "routes": [{"dst": any}],
+        },
+    });
+    if let Some(mtu) = network.mtu.or(ctx.facts.mtu) {
+        bridge["mtu"] = mtu.into();
+    }
+    let list = json!({
+        "cniVersion": "0.4.0",
+        "name": "pf9",
+        "plugins": [
+            bridge,
+            {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+        ],
+    });
+    format!("{list:#}\n")
+}

@@ -1,0 +1,132 @@
+//! What phases ask of a [`Context`].
+
+use crate::model::{CertPurpose, CgroupDriverChoice, Digest, Role, StackManifest};
+
+use super::render::{Inputs, url_host};
+use super::version::Kubernetes;
+use super::{Context, Wait, layout};
+
+impl Wait {
+    /// Waits; nothing can be done meanwhile.
+    pub(super) fn for_what(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            meanwhile: Vec::new(),
+        }
+    }
+}
+
+impl Context {
+    /// The stack's manifest, once it is known.
+    pub(super) fn stack(&self) -> Result<&StackManifest, Wait> {
+        self.manifest
+            .as_ref()
+            .ok_or_else(|| Wait::for_what(format!("download of stack {}", self.node.stack)))
+    }
+
+    /// The stack's Kubernetes release.
+    pub(super) fn kubernetes(&self) -> Result<Kubernetes, Wait> {
+        Ok(Kubernetes::new(&self.stack()?.kubernetes))
+    }
+
+    /// Reference of a component's image.
+    pub(super) fn image(&self, component: &str) -> Result<&str, Wait> {
+        let stack = self.stack()?;
+        let image = stack.image(component).ok_or_else(|| {
+            Wait::for_what(format!(
+                "a stack with an image of {component}: {} {} has none",
+                stack.name, stack.version
+            ))
+        })?;
+        Ok(&image.reference)
+    }
+
+    /// Digest of one of the stack's programs, e.g. `bin/kubelet`.
+    pub(super) fn program(&self, path: &str) -> Option<Digest> {
+        let files = &self.manifest.as_ref()?.files;
+        files.iter().find(|f| f.path == path).map(|f| f.sha256)
+    }
+
+    /// Digest of a certificate that is there.
+    pub(super) fn certificate(&self, purpose: CertPurpose) -> Option<Digest> {
+        let seen = self.material.get(&purpose)?.certificate.as_ref()?;
+        Some(seen.digest)
+    }
+
+    pub(super) fn is_master(&self) -> bool {
+        self.role == Role::Master
+    }
+
+    /// The driver kubelet and runc share.
+    pub(super) fn cgroup_driver(&self) -> CgroupDriver {
+        match self.node.runtime.cgroup_driver {
+            CgroupDriverChoice::Systemd => CgroupDriver::Systemd,
+            CgroupDriverChoice::Cgroupfs => CgroupDriver::Cgroupfs,
+            CgroupDriverChoice::Auto if self.facts.cgroup_v2 || self.facts.systemd_cgroups => {
+                CgroupDriver::Systemd
+            }
+            CgroupDriverChoice::Auto => CgroupDriver::Cgroupfs,
+        }
+    }
+
+    /// Where this node's own programs reach the API server: a master asks its own.
+    pub(super) fn api_url(&self) -> String {
+        let host = if self.is_master() {
+            "127.0.0.1".to_owned()
+        } else {
+            url_host(&self.node.api.host)
+        };
+        format!("https://{host}:{}", self.node.api.port)
+    }
+
+    /// Every address of this node, in the family of its own.
+    pub(super) fn any_address(&self) -> &'static str {
+        if self.node.node_ip.is_ipv6() {
+            "::"
+        } else {
+            "0.0.0.0"
+        }
+    }
+
+    /// `wanted` where a process may lower its score, else what it has anyway.
+    pub(super) fn oom_score(&self, wanted: i32) -> i32 {
+        if self.facts.can_lower_oom_score {
+            wanted
+        } else {
+            0
+        }
+    }
+
+    /// Inputs that every service of Kubernetes has: its unit, its program, the cluster's authority.
+    pub(super) fn service_inputs(&self, unit_text: &str, program: &str) -> Inputs {
+        Inputs::new()
+            .add("unit", unit_text)
+            .add_digest("program", self.program(program))
+            .add("authority", &self.node.authorities.cluster)
+    }
+
+    /// `PATH` of services: the stack's programs first, then the distribution's.
+    pub(super) fn service_path() -> String {
+        format!(
+            "PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            layout::bin("").trim_end_matches('/')
+        )
+    }
+}
+
+/// Which cgroup driver is used, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CgroupDriver {
+    Systemd,
+    Cgroupfs,
+}
+
+impl CgroupDriver {
+    /// The word in KubeletConfiguration.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemd",
+            Self::Cgroupfs => "cgroupfs",
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The control plane as static pods: kube-apiserver, kube-controller-manager, kube-scheduler.
+//!
+//! Each pod sees only the certificates it reads, at the paths they have on the host. An annotation
+//! carries the digest of what a process reads once, so that a change of it restarts the pod.
+
+use serde_json::{Value, json};
+
+use crate::model::{CertPurpose, paths};
+use crate::nodelet::step::Step;
+
+use super::kubeconfigs::Kubeconfig;
+use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
+use super::{Context, Wait, certs, etcd, layout};
+
+/// Where kube-controller-manager serves, on the loopback address.
+pub(super) const CONTROLLER_MANAGER_PORT: u16 = 10257;
+/// Where kube-scheduler serves, on the loopback address.
+pub(super) const SCHEDULER_PORT: u16 = 10259;
+/// Value of the priority class `system-node-critical`.
+const NODE_CRITICAL: u32 = 2_000_001_000;
+
+pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
+    let mut steps = vec![dir(layout::SCHEDULER_DIR, PUBLIC_DIR)];
+    let scheduler_config = scheduler_config(ctx)?;
+    steps.extend(
+        scheduler_config
+            .clone()
+            .map(|text| file(layout::SCHEDULER_CONFIG, text, PUBLIC)),
+    );
+    steps.extend([
+        dir(layout::MANIFESTS, PRIVATE_DIR),
+        manifest(&api_server(ctx)?),
+        manifest(&controller_manager(ctx)?),
+        manifest(&scheduler(ctx, scheduler_config.as_deref())?),
+    ]);
+    Ok(steps)
+}
+
+fn manifest(pod: &Value) -> Step {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    file(
+        format!("{}/{name}.yaml", layout::MANIFESTS),
+        yaml(pod),
+        PRIVATE,
+    )
+}
+
+/// One component of the control plane.
+struct Component<'a> {
+    name: &'static str,
+    image: &'a str,
+    args: Vec<String>,
+    /// Directories and files of the host it reads.
+    mounts: Vec<(&'static str, String)>,
+    inputs: Inputs,
+    port: u16,
+    /// Paths of the probes: alive, ready.
+    health: (&'static str, &'static str),
+    cpu: &'static str,
+    memory: &'static str,
+}
+
+impl Component<'_> {
+    fn pod(self) -> Value {
+        let named: Vec<(String, &str, &String)> = self
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(i, (kind, path))| (format!("host-{i}"), *kind, path))
+            .collect();
+        let mounts: Vec<Value> = named
+            .iter()
+            .map(|(name, _, path)| json!({"name": name, "mountPath": path, "readOnly": true}))
+            .collect();
+        let volumes: Vec<Value> = named
+            .iter()
+            .map(|(name, kind, path)| {
+                json!({"name": name, "hostPath": {"path": path, "type": kind}})
+            })
+            .collect();
+        let inputs = self.inputs.add("arguments", &self.args.join("\n")).digest();
+        let (alive, ready) = self.health;
+        let get = |path: &str| json!({"scheme": "HTTPS", "host": "127.0.0.1", "port": self.port, "path": path});
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": "kube-system",
+                "labels": {"component": self.name, "tier": "control-plane"},
+                "annotations": {"pf9.io/inputs": inputs},
+            },
+            "spec": {
+                "hostNetwork": true,
+                "priorityClassName": "system-node-critical",
+                "priority": NODE_CRITICAL,
+                "enableServiceLinks": false,
+                // Requests take a moment; the rest would only wait for those who watch.
+                "terminationGracePeriodSeconds": 10,
+                "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{
+                    "name": self.name,
+                    "image": self.image,
+                    // Only what the stack's signature covers may run here.
+                    "imagePullPolicy": "Never",
+                    "command": [format!("/usr/local/bin/{}", self.name)],
+                    "args": self.args,
+                    "resources": {"requests": {"cpu": self.cpu, "memory": self.memory}},
+                    // Up to five minutes to start, then away for more than a minute: restarted.
+                    "startupProbe": {"httpGet": get(alive), "periodSeconds": 2,
+                        "timeoutSeconds": 15, "failureThreshold": 150},
+                    "livenessProbe": {"httpGet": get(alive), "periodSeconds": 10,
+                        "timeoutSeconds": 15, "failureThreshold": 8},
+                    "readinessProbe": {"httpGet": get(ready), "periodSeconds": 5,
+                        "timeoutSeconds": 15, "failureThreshold": 3},
+                    "volumeMounts": mounts,
+                }],
+                "volumes": volumes,
+            },
+        })
+    }
+}
+
+fn api_server(ctx: &Context) -> Result<Value, Wait> {
+    let node = &ctx.node;
+    let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
+    let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
+    let args = vec![
+        format!("--advertise-address={}", node.node_ip),
+        format!("--bind-address={}", ctx.any_address()),
+        format!("--secure-port={}", node.api.port),
+        "--allow-privileged=true".into(),
+        // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
+        // the probes of kubelet and of load balancers need that.
+        "--anonymous-auth=true".into(),
+        "--authorization-mode=Node,RBAC".into(),
+        "--enable-admission-plugins=NodeRestriction".into(),
+        format!("--client-ca-file={}", layout::ca(serving)),
+        format!("--tls-cert-file={}", layout::cert(serving)),
+        format!("--tls-private-key-file={}", layout::key(serving)),
+        "--tls-min-version=VersionTLS12".into(),
+        format!("--etcd-servers=https://127.0.0.1:{}", etcd::CLIENT_PORT),
+        format!("--etcd-cafile={}", layout::ca(etcd_client)),
+        format!("--etcd-certfile={}", layout::cert(etcd_client)),
+        format!("--etcd-keyfile={}", layout::key(etcd_client)),
+        format!(
+            "--kubelet-certificate-authority={}",
+            layout::ca(kubelet_client)
+        ),
+        format!(
+            "--kubelet-client-certificate={}",
+            layout::cert(kubelet_client)
+        ),
+        format!("--kubelet-client-key={}", layout::key(kubelet_client)),
+        "--kubelet-preferred-address-types=InternalIP".into(),
+        format!("--proxy-client-cert-file={}", layout::cert(proxy)),
+        format!("--proxy-client-key-file={}", layout::key(proxy)),
+        format!("--requestheader-client-ca-file={}", layout::ca(proxy)),
+        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        format!(
+            "--service-account-issuer=https://kubernetes.default.svc.{}",
+            node.network.cluster_domain
+        ),
+        format!(
+            "--service-account-key-file={}",
+            layout::SERVICE_ACCOUNT_TRUSTED
+        ),
+        format!(
+            "--service-account-signing-key-file={}",
+            paths::SERVICE_ACCOUNT_KEY
+        ),
+        format!("--service-cluster-ip-range={}", node.network.services_cidr),
+        "--profiling=false".into(),
+        "--v=2".into(),
+    ];
+    let mut inputs = Inputs::new()
+        .add("cluster authority", &node.authorities.cluster)
+        .add("etcd authority", &node.authorities.etcd)
+        .add("front-proxy authority", &node.authorities.front_proxy)
+        .add(
+            "service accounts",
+            &certs::trusted_keys(ctx).unwrap_or_default(),
+        );
+    for purpose in [serving, etcd_client, kubelet_client, proxy] {
+        inputs = inputs.add_digest(purpose.dir(), ctx.certificate(purpose));
+    }
+    Ok(Component {
+        name: "kube-apiserver",
+        image: ctx.image("kube-apiserver")?,
+        args,
+        // The first holds the directories of the client certificates too.
+        mounts: vec![
+            ("Directory", layout::cert_dir(serving)),
+            ("Directory", layout::cert_dir(proxy)),
+            ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
+        ],
+        inputs,
+        port: node.api.port,
+        health: ("/livez", "/readyz"),
+        cpu: "200m",
+        memory: "256Mi",
+    }
+    .pod())
+}
+
+fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+    let kubeconfig = Kubeconfig::ControllerManager;
+    let path = kubeconfig.path();
+    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER_PORT)?;
+    args.extend([
+        format!("--kubeconfig={path}"),
+        "--leader-elect=true".into(),
+        "--profiling=false".into(),
+        "--use-service-account-credentials=true".into(),
+        format!("--root-ca-file={}", layout::ca(kubeconfig.purpose())),
+        format!(
+            "--service-account-private-key-file={}",
+            paths::SERVICE_ACCOUNT_KEY
+        ),
+        // Every node's range of pod addresses is in its spec.
+        "--allocate-node-cidrs=false".into(),
+        format!(
+            "--flex-volume-plugin-dir={}/volumeplugins",
+            paths::KUBELET_ROOT
+        ),
+    ]);
+    let own_key = ctx.service_account_key.as_deref().unwrap_or_default();
+    Ok(Component {
+        name: "kube-controller-manager",
+        image: ctx.image("kube-controller-manager")?,
+        args,
+        mounts: vec![
+            ("Directory", layout::cert_dir(kubeconfig.purpose())),
+            ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
+            ("File", layout::ca(CertPurpose::FrontProxy)),
+            ("File", path),
+        ],
+        inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
+        port: CONTROLLER_MANAGER_PORT,
+        health: ("/healthz", "/healthz"),
+        cpu: "100m",
+        memory: "64Mi",
+    }
+    .pod())
+}
+
+fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
+    let kubeconfig = Kubeconfig::Scheduler;
+    let mut args = serving_args(ctx, kubeconfig, SCHEDULER_PORT)?;
+    match config {
+        Some(_) => args.push(format!("--config={}", layout::SCHEDULER_CONFIG)),
+        None => args.extend([
+            format!("--kubeconfig={}", kubeconfig.path()),
+            "--leader-elect=true".into(),
+            "--profiling=false".into(),
+        ]),
+    }
+    Ok(Component {
+        name: "kube-scheduler",
+        image: ctx.image("kube-scheduler")?,
+        args,
+        mounts: vec![
+            ("Directory", layout::cert_dir(kubeconfig.purpose())),
+            ("Directory", layout::SCHEDULER_DIR.into()),
+            ("File", layout::ca(CertPurpose::FrontProxy)),
+            ("File", kubeconfig.path()),
+        ],
+        inputs: client_inputs(ctx, kubeconfig).add("config", config.unwrap_or_default()),
+        port: SCHEDULER_PORT,
+        health: ("/healthz", "/healthz"),
+        cpu: "50m",
+        memory: "32Mi",
+    }
+    .pod())
+}
+
+/// What both followers of the API server have in common.
+fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<String>, Wait> {
+    let path = kubeconfig.path();
+    let mut args = vec![
+        format!("--authentication-kubeconfig={path}"),
+        format!("--authorization-kubeconfig={path}"),
+        // The authorities as files: else both look them up in the cluster at start, and end when
+        // the API server is not that far yet.
+        "--authentication-skip-lookup=true".into(),
+        format!("--client-ca-file={}", layout::ca(kubeconfig.purpose())),
+        format!(
+            "--requestheader-client-ca-file={}",
+            layout::ca(CertPurpose::FrontProxy)
+        ),
+        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        "--bind-address=127.0.0.1".into(),
+        format!("--secure-port={port}"),
+        "--v=2".into(),
+    ];
+    if ctx.kubernetes()?.has_insecure_ports() {
+        args.push("--port=0".into());
+    }
+    Ok(args)
+}
+
+/// Whom extension API servers believe about others' identity.
+fn proxy_name(ctx: &Context) -> String {
+    CertPurpose::FrontProxy.profile(&ctx.node).common_name
+}
+
+fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
+    Inputs::new()
+        .add("authority", &ctx.node.authorities.cluster)
+        .add("front-proxy authority", &ctx.node.authorities.front_proxy)
+        .add("kubeconfig", &kubeconfig.text(ctx))
+        .add_digest("certificate", ctx.certificate(kubeconfig.purpose()))
+}
+
+fn scheduler_config(ctx: &Context) -> Result<Option<String>, Wait> {
+    if !ctx.kubernetes()?.scheduler_reads_config_file() {
+        return Ok(None);
+    }
+    Ok(Some(yaml(&json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": Kubeconfig::Scheduler.path()},
+        "leaderElection": {"leaderElect": true},
+        "enableProfiling": false,
+    }))))
+}

@@ -1,0 +1,165 @@
+//! etcd: its settings and unit (order 50), running and healthy (order 55). Masters only.
+//!
+//! Settings are environment variables in two files. The second holds what etcd reads only when it
+//! founds or joins a cluster: it changes whenever a master comes or goes, and restarts nothing.
+
+use std::time::Duration;
+
+use crate::model::{CertPurpose, paths};
+use crate::nodelet::step::Probe;
+
+use super::render::{
+    Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, url_host,
+};
+use super::version::major_minor;
+use super::{Context, Steps, Wait, layout};
+
+/// Port for clients.
+pub(super) const CLIENT_PORT: u16 = 2379;
+/// Port for the other members.
+pub(super) const PEER_PORT: u16 = 2380;
+/// Plain metrics and health, on the loopback address only.
+pub(super) const METRICS_PORT: u16 = 2381;
+/// A member with a large database, or one that waits for the others, takes minutes.
+const HEALTHY: Duration = Duration::from_secs(600);
+
+pub(super) fn configure(ctx: &Context) -> Steps {
+    Ok(vec![
+        shared_dir(layout::DATA_DIR, PUBLIC_DIR),
+        dir(paths::ETCD_DATA, PRIVATE_DIR),
+        dir(layout::ETCD_DIR, PUBLIC_DIR),
+        file(layout::ETCD_ENV, env(ctx)?, PUBLIC),
+        file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
+        file(layout::unit_file(layout::ETCD_UNIT), unit_text(ctx), PUBLIC),
+    ])
+}
+
+pub(super) fn start(ctx: &Context) -> Steps {
+    let inputs = Inputs::new()
+        .add("unit", &unit_text(ctx))
+        .add("settings", &env(ctx)?)
+        // Certificates are read anew with every connection, the authorities are not.
+        .add("authority", &ctx.node.authorities.etcd)
+        .add_digest("program", ctx.program("bin/etcd"));
+    Ok(vec![
+        unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV]),
+        probe(Probe::EtcdHealthy, HEALTHY),
+    ])
+}
+
+fn unit_text(ctx: &Context) -> String {
+    UnitText::new("etcd of the Kubernetes control plane")
+        .set("Documentation", "https://etcd.io")
+        .set("After", "network-online.target local-fs.target")
+        .set("Wants", "network-online.target")
+        .set("StartLimitIntervalSec", "0")
+        .section("Service")
+        .set("Type", "notify")
+        // Ready means: part of a cluster with a leader. kubelet starts after it, but not never.
+        .set("TimeoutStartSec", "90")
+        .set("EnvironmentFile", layout::ETCD_ENV)
+        .set("EnvironmentFile", layout::ETCD_CLUSTER_ENV)
+        .command(&layout::bin("etcd"), &[])
+        .set("WorkingDirectory", paths::ETCD_DATA)
+        .set("UMask", "0077")
+        .set("NoNewPrivileges", "yes")
+        .set("Restart", "always")
+        .set("RestartSec", "2")
+        .set("LimitNOFILE", "65536")
+        .set("TasksMax", "infinity")
+        .set_if(ctx.facts.can_lower_oom_score, "OOMScoreAdjust", "-997")
+        .wanted_at_boot()
+}
+
+fn env(ctx: &Context) -> Result<String, Wait> {
+    let version = major_minor(ctx.stack()?.component("etcd").unwrap_or_default());
+    let ip = url_host(&ctx.node.node_ip.to_string());
+    let (client, peer) = (CertPurpose::EtcdServer, CertPurpose::EtcdPeer);
+    let mut lines = vec![
+        ("NAME", ctx.host_id.to_string()),
+        ("DATA_DIR", paths::ETCD_DATA.to_owned()),
+        (
+            "LISTEN_CLIENT_URLS",
+            format!("https://127.0.0.1:{CLIENT_PORT},https://{ip}:{CLIENT_PORT}"),
+        ),
+        (
+            "ADVERTISE_CLIENT_URLS",
+            format!("https://{ip}:{CLIENT_PORT}"),
+        ),
+        ("LISTEN_PEER_URLS", format!("https://{ip}:{PEER_PORT}")),
+        (
+            "INITIAL_ADVERTISE_PEER_URLS",
+            format!("https://{ip}:{PEER_PORT}"),
+        ),
+        (
+            "LISTEN_METRICS_URLS",
+            format!("http://127.0.0.1:{METRICS_PORT}"),
+        ),
+        ("CERT_FILE", layout::cert(client)),
+        ("KEY_FILE", layout::key(client)),
+        ("TRUSTED_CA_FILE", layout::ca(client)),
+        ("CLIENT_CERT_AUTH", "true".into()),
+        ("PEER_CERT_FILE", layout::cert(peer)),
+        ("PEER_KEY_FILE", layout::key(peer)),
+        ("PEER_TRUSTED_CA_FILE", layout::ca(peer)),
+        ("PEER_CLIENT_CERT_AUTH", "true".into()),
+        ("STRICT_RECONFIG_CHECK", "true".into()),
+        // The API server compacts every five minutes; this is for the time it does not run.
+        ("AUTO_COMPACTION_MODE", "periodic".into()),
+        ("AUTO_COMPACTION_RETENTION", "8h".into()),
+        ("LOG_OUTPUTS", "stderr".into()),
+    ];
+    if version < (3, 5) {
+        // The older logger is the default there.
+        lines.push(("LOGGER", "zap".into()));
+    }
+    if version < (3, 6) {
+        // A member whose data differ from the others' must not serve; a feature gate from 3.6 on.
+        lines.push(("EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true".into()));
+    } else {
+        lines.push(("FEATURE_GATES", "InitialCorruptCheck=true".into()));
+    }
+    for (name, ms) in [
+        ("HEARTBEAT_INTERVAL", ctx.node.etcd.heartbeat_ms),
+        ("ELECTION_TIMEOUT", ctx.node.etcd.election_ms),
+    ] {
+        lines.extend(ms.map(|ms| (name, ms.to_string())));
+    }
+    Ok(env_text(&lines))
+}
+
+fn cluster_env(ctx: &Context) -> String {
+    let mut members: Vec<_> = ctx.node.etcd.members.iter().collect();
+    members.sort_by_key(|m| m.host_id);
+    let members: Vec<String> = members
+        .into_iter()
+        .map(|m| {
+            let ip = url_host(&m.ip.to_string());
+            format!("{}=https://{ip}:{PEER_PORT}", m.host_id)
+        })
+        .collect();
+    env_text(&[
+        ("INITIAL_CLUSTER", members.join(",")),
+        ("INITIAL_CLUSTER_STATE", "new".into()),
+        ("INITIAL_CLUSTER_TOKEN", ctx.node.cluster_id.to_string()),
+    ])
+}
+
+fn env_text(lines: &[(&str, String)]) -> String {
+    let head = "# Written by pf9-nodeletd; changes are undone.\n".to_owned();
+    lines.iter().fold(head, |text, (name, value)| {
+        text + &format!("ETCD_{name}={value}\n")
+    })
+}
+
+/// For `etcdctl`.
+pub(super) fn client_env() -> String {
+    let purpose = CertPurpose::EtcdClient;
+    format!(
+        "ETCDCTL_API=3\nETCDCTL_ENDPOINTS=https://127.0.0.1:{CLIENT_PORT}\nETCDCTL_CACERT={}\n\
+         ETCDCTL_CERT={}\nETCDCTL_KEY={}\n",
+        layout::ca(purpose),
+        layout::cert(purpose),
+        layout::key(purpose)
+    )
+}

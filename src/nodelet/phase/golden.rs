@@ -1,0 +1,472 @@
+//! Rendered files and step lists, compared byte for byte with `tests/golden/phases/<case>/`; and
+//! what holds for every context.
+//!
+//! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::{Context, PhaseSteps, all, removal, samples, steps};
+use crate::model::*;
+use crate::nodelet::step::{Step, UnitStep};
+
+fn cases() -> Vec<(&'static str, Context)> {
+    let mut three = samples::master("1.24.17");
+    three.node.etcd.members = (1..=3)
+        .map(|n| EtcdMember {
+            host_id: samples::host(n),
+            ip: format!("10.99.0.{}", 10 + n).parse().expect("address"),
+        })
+        .collect();
+    three.node.etcd.heartbeat_ms = Some(250);
+    three.node.etcd.election_ms = Some(2500);
+    three.node.service_account_keys = vec!["-----BEGIN PUBLIC KEY-----\nother\n".into()];
+    three.node.network.peers = vec![
+        samples::peer("10.99.0.13", "10.244.3.0/24"),
+        samples::peer("10.99.0.12", "10.244.2.0/24"),
+    ];
+    three.node.runtime.mirrors = BTreeMap::from([(
+        "docker.io".into(),
+        vec!["https://mirror.example.com".into()],
+    )]);
+
+    let mut own_network = samples::worker("1.27.6");
+    own_network.node.network.plugin = NetworkPlugin::None;
+    own_network.node.kubelet.allow_swap = true;
+
+    let mut v6 = samples::master("1.31.4");
+    v6.node.node_ip = "fd00:99::11".parse().expect("address");
+    v6.node.api.host = "fd00:99::11".into();
+    v6.node.pod_cidr = "fd00:244:0:1::/64".parse().expect("network");
+    v6.node.network.pods_cidr = "fd00:244::/48".parse().expect("network");
+    v6.node.network.services_cidr = "fd00:96::/108".parse().expect("network");
+    v6.node.network.peers = vec![samples::peer("fd00:99::51", "fd00:244:0:2::/64")];
+    v6.node.etcd.members[0].ip = v6.node.node_ip;
+    v6.node.allow_workloads_on_master = true;
+
+    let mut fresh = samples::worker("1.20.2");
+    fresh.material.clear();
+
+    vec![
+        ("master-1.20-restricted", samples::master("1.20.2")),
+        ("worker-1.20-restricted", samples::worker("1.20.2")),
+        ("worker-1.20-without-certificates", fresh),
+        ("master-1.24-one-of-three", samples::ordinary(three)),
+        ("worker-1.27-own-network", samples::ordinary(own_network)),
+        ("worker-1.31-cgroup-v1", samples::worker("1.31.4")),
+        ("master-1.31-ipv6", samples::ordinary(v6)),
+    ]
+}
+
+/// All steps, also those that can be done while a phase waits.
+fn flat(phases: &[PhaseSteps]) -> Vec<&Step> {
+    phases
+        .iter()
+        .flat_map(|p| match &p.steps {
+            Ok(steps) => steps,
+            Err(wait) => &wait.meanwhile,
+        })
+        .collect()
+}
+
+fn listing(ctx: &Context) -> String {
+    let mut text = String::new();
+    for phase in all(ctx) {
+        text.push_str(&(format!("{} {}", phase.id.order(), phase.id) + "\n"));
+        let list = match &phase.steps {
+            Ok(list) => list,
+            Err(wait) => {
+                text.push_str(&(format!("  waits for {}", wait.what) + "\n"));
+                &wait.meanwhile
+            }
+        };
+        for step in list {
+            text.push_str(&(format!("  {}", line(step)) + "\n"));
+        }
+    }
+    text.push_str("removal\n");
+    for step in removal(ctx) {
+        text.push_str(&(format!("  {}", line(&step)) + "\n"));
+    }
+    text
+}
+
+/// One step in one line; a file's content is a file of its own.
+fn line(step: &Step) -> String {
+    match step {
+        Step::File(f) => format!("file {} {:04o} {}", f.path, f.mode, f.owner),
+        other => serde_json::to_string(other).expect("JSON"),
+    }
+}
+
+#[test]
+fn files_and_steps_are_the_reviewed_ones() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/phases");
+    let bless = std::env::var_os("PF9_BLESS").is_some();
+    if bless && root.exists() {
+        std::fs::remove_dir_all(&root).expect("remove");
+    }
+    let mut wrong = Vec::new();
+    let mut written = BTreeSet::new();
+    for (case, ctx) in cases() {
+        let mut files = BTreeMap::from([(root.join(case).join("steps.txt"), listing(&ctx))]);
+        for step in flat(&all(&ctx)) {
+            if let Step::File(f) = step {
+                let path = format!("{}/files{}", case, f.path);
+                files.insert(root.join(path), f.content.clone());
+            }
+        }
+        for (path, text) in files {
+            if bless {
+                std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+                std::fs::write(&path, &text).expect("write");
+            }
+            match std::fs::read_to_string(&path) {
+                Ok(have) if have == text => {}
+                Ok(_) => wrong.push(format!("{} differs", path.display())),
+                Err(e) => wrong.push(format!("{}: {e}", path.display())),
+            }
+            written.insert(path);
+        }
+    }
+    let mut there = BTreeSet::new();
+    walk(&root, &mut there);
+    wrong.extend(
+        there
+            .difference(&written)
+            .map(|p| format!("{} is no longer rendered", p.display())),
+    );
+    assert!(
+        wrong.is_empty(),
+        "{}\nPF9_BLESS=1 writes them anew",
+        wrong.join("\n")
+    );
+}
+
+fn walk(dir: &Path, out: &mut BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            walk(&path, out);
+        } else {
+            out.insert(path);
+        }
+    }
+}
+
+/// Contexts of every kind.
+fn contexts() -> impl Strategy<Value = Context> {
+    let flags = proptest::collection::vec(any::<bool>(), 10);
+    (20u64..36, flags, 0usize..4, "[ -~]{1,20}").prop_map(|(minor, flags, peers, odd)| {
+        let version = format!("1.{minor}.3");
+        let mut ctx = if flags[0] {
+            samples::master(&version)
+        } else {
+            samples::worker(&version)
+        };
+        if flags[1] {
+            ctx = samples::ordinary(ctx);
+        }
+        ctx.node.allow_workloads_on_master = flags[2];
+        ctx.node.kubelet.allow_swap = flags[3];
+        ctx.facts.cgroup_v2 = flags[4];
+        if flags[5] {
+            ctx.node.network.plugin = NetworkPlugin::None;
+        }
+        if flags[6] {
+            ctx.material.clear();
+        }
+        if flags[7] {
+            ctx.manifest = None;
+        }
+        ctx.stack_at_hand = flags[8];
+        ctx.node.network.peers = (0..peers)
+            .map(|n| samples::peer(&format!("10.99.0.{}", 60 + n), &format!("10.244.{n}.0/24")))
+            .collect();
+        if flags[9] {
+            // Text of people that reaches files.
+            ctx.node.runtime.mirrors = BTreeMap::from([(odd.clone(), vec![odd.clone()])]);
+            ctx.node.labels.insert(odd.clone(), odd);
+        }
+        ctx
+    })
+}
+
+/// Where a step writes.
+fn path(step: &Step) -> Option<&str> {
+    match step {
+        Step::File(f) => Some(&f.path),
+        Step::Dir(d) => Some(&d.path),
+        Step::Link { path, .. } | Step::Absent { path } => Some(path),
+        Step::Key { .. }
+        | Step::ServiceAccountKey
+        | Step::Stack { .. }
+        | Step::Module { .. }
+        | Step::Sysctl { .. }
+        | Step::Image { .. }
+        | Step::Unit(_)
+        | Step::Probe(_)
+        | Step::Object { .. }
+        | Step::NodeMarks { .. }
+        | Step::Uncordon { .. }
+        | Step::Drain { .. }
+        | Step::ForgetNode { .. }
+        | Step::UnitGone { .. }
+        | Step::ContainersGone
+        | Step::NetworkGone { .. } => None,
+    }
+}
+
+/// Ours by directory, or ours by name in a directory of others.
+fn may_write(path: &str) -> bool {
+    const ROOTS: [&str; 8] = [
+        "/etc/pf9/kube.d",
+        "/etc/pf9/containerd",
+        "/etc/pf9/cni",
+        "/etc/pf9/crictl.yaml",
+        "/etc/pf9/node.env",
+        "/opt/pf9",
+        "/var/lib/pf9",
+        "/var/lib/kubelet",
+    ];
+    // Named by Kubernetes and the CNI library themselves.
+    const FOREIGN: [&str; 4] = [
+        "/var/log/pods",
+        "/var/log/containers",
+        "/var/lib/cni",
+        "/var/lib/cni/results",
+    ];
+    let clean = path.split('/').all(|part| part != "." && part != "..");
+    let below = |root: &str| path == root || path.starts_with(&format!("{root}/"));
+    let named = path
+        .strip_prefix("/etc/systemd/system/pf9-")
+        .is_some_and(|name| name.ends_with(".service") && !name.contains('/'));
+    clean
+        && (ROOTS.iter().any(|r| below(r))
+            || FOREIGN.contains(&path)
+            || named
+            || path == "/etc/sysctl.d/90-pf9-kubernetes.conf"
+            || path == "/etc/modules-load.d/pf9-kubernetes.conf")
+}
+
+fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
+    flat(&all(ctx))
+        .into_iter()
+        .filter_map(|s| match s {
+            Step::Unit(u) => Some((u.unit.clone(), u.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn steps_hold_what_every_phase_promises(ctx in contexts()) {
+        let phases = all(&ctx);
+        prop_assert_eq!(&phases, &all(&ctx.clone()), "the same context, the same steps");
+        let listed = flat(&phases);
+        let mut keys = BTreeSet::new();
+        let mut made = BTreeSet::new();
+        for step in &listed {
+            if let Some(path) = path(step) {
+                prop_assert!(may_write(path), "{} is not ours", path);
+            }
+            match step {
+                Step::File(f) => {
+                    let parent = f.path.rsplit_once('/').map(|(p, _)| p).unwrap_or_default();
+                    prop_assert!(
+                        made.contains(parent) || parent == "/etc/pf9" || !f.path.contains("pf9/"),
+                        "nothing makes the directory of {}", f.path
+                    );
+                    prop_assert!(!f.content.contains("PRIVATE KEY"), "{}", f.path);
+                    if f.path.ends_with(".yaml") {
+                        let parsed: Result<serde_json::Value, _> = serde_saphyr::from_str(&f.content);
+                        prop_assert!(parsed.is_ok(), "{}: {:?}", f.path, parsed);
+                    }
+                    if f.path.ends_with(".toml") {
+                        let parsed: Result<toml::Table, _> = f.content.parse();
+                        prop_assert!(parsed.is_ok(), "{}: {:?}", f.path, parsed);
+                    }
+                }
+                Step::Dir(d) => { made.insert(d.path.clone()); }
+                Step::Unit(u) => for file in &u.restart_on {
+                    let known = listed.iter().any(|s| path(s) == Some(file));
+                    prop_assert!(known, "{} names {}, which no step writes", u.unit, file);
+                },
+                _ => {}
+            }
+            // Shared parents may be named by several phases; nothing else twice.
+            let shared = matches!(step, Step::Dir(d) if !d.remove_with_content);
+            prop_assert!(keys.insert(step.key()) || shared, "{} twice", step.key());
+        }
+    }
+
+    #[test]
+    fn a_worker_has_nothing_of_the_control_plane(minor in 20u64..36) {
+        let ctx = samples::worker(&format!("1.{minor}.0"));
+        for step in flat(&all(&ctx)) {
+            let text = serde_json::to_string(step).expect("JSON");
+            for word in ["etcd", "apiserver:", "staticPodPath", "system:masters", "admin"] {
+                prop_assert!(!text.contains(word), "{} in {}", word, text);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_changes_decides_what_restarts() {
+    type Change = fn(&mut Context);
+    let base = samples::master("1.20.2");
+    let table: [(&str, Change, &[&str]); 12] = [
+        ("nothing", |_| {}, &[]),
+        (
+            "time",
+            |c| c.now += jiff::SignedDuration::from_hours(1),
+            &[],
+        ),
+        (
+            "a label",
+            |c| {
+                c.node.labels.clear();
+            },
+            &[],
+        ),
+        (
+            "another master",
+            |c| {
+                c.node.etcd.members.push(EtcdMember {
+                    host_id: samples::host(9),
+                    ip: "10.99.0.12".parse().expect("address"),
+                })
+            },
+            &[],
+        ),
+        (
+            "another master's key",
+            |c| c.node.service_account_keys.push("x".into()),
+            &[],
+        ),
+        (
+            "another node",
+            |c| {
+                c.node
+                    .network
+                    .peers
+                    .push(samples::peer("10.99.0.52", "10.244.2.0/24"))
+            },
+            &["pf9-network.service"],
+        ),
+        ("an add-on", |c| c.addons.clear(), &[]),
+        (
+            "pods",
+            |c| c.node.kubelet.max_pods = 50,
+            &["pf9-kubelet.service"],
+        ),
+        (
+            "kubelet's serving certificate",
+            |c| renew(c, CertPurpose::KubeletServer),
+            &["pf9-kubelet.service"],
+        ),
+        (
+            "kubelet's client certificate",
+            |c| renew(c, CertPurpose::KubeletClient),
+            &[],
+        ),
+        (
+            "etcd's authority",
+            |c| c.node.authorities.etcd = samples::pem("new"),
+            &["pf9-etcd.service"],
+        ),
+        (
+            "cgroup driver",
+            |c| c.node.runtime.cgroup_driver = CgroupDriverChoice::Systemd,
+            &["pf9-containerd.service", "pf9-kubelet.service"],
+        ),
+    ];
+    let before = units(&base);
+    assert_eq!(before.len(), 5);
+    for (what, change, restarted) in table {
+        let mut ctx = base.clone();
+        change(&mut ctx);
+        let changed: Vec<String> = units(&ctx)
+            .into_iter()
+            .filter(|(name, unit)| before.get(name).map(|b| b.inputs) != Some(unit.inputs))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(changed, restarted, "{what}");
+    }
+}
+
+fn renew(ctx: &mut Context, purpose: CertPurpose) {
+    if let Some(seen) = ctx
+        .material
+        .get_mut(&purpose)
+        .and_then(|m| m.certificate.as_mut())
+    {
+        seen.digest = Digest::of(b"renewed");
+    }
+}
+
+/// The text of a static pod.
+fn pod(ctx: &Context, name: &str) -> String {
+    let path = format!("{}/{name}.yaml", super::layout::MANIFESTS);
+    flat(&all(ctx))
+        .into_iter()
+        .find_map(|s| match s {
+            Step::File(f) if f.path == path => Some(f.content.clone()),
+            _ => None,
+        })
+        .expect("a static pod")
+}
+
+#[test]
+fn a_renewed_certificate_restarts_the_pod_that_reads_it_and_no_other() {
+    let base = samples::master("1.20.2");
+    let pods = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ];
+    for (purpose, restarted) in [
+        (CertPurpose::ApiServerEtcd, Some("kube-apiserver")),
+        (CertPurpose::Scheduler, Some("kube-scheduler")),
+        (CertPurpose::KubeletServer, None),
+    ] {
+        let mut ctx = base.clone();
+        renew(&mut ctx, purpose);
+        for name in pods {
+            let changed = pod(&base, name) != pod(&ctx, name);
+            assert_eq!(changed, restarted == Some(name), "{purpose:?} and {name}");
+        }
+    }
+}
+
+#[test]
+fn flags_that_upstream_removed_are_never_emitted() {
+    let gone = [
+        ("--container-runtime=", 24),
+        ("--network-plugin", 24),
+        ("--cni-bin-dir", 24),
+        ("--container-runtime-endpoint", 27),
+        ("--pod-infra-container-image", 29),
+        ("--register-with-taints", 23),
+        ("--port=0", 23),
+    ];
+    let come = [
+        ("registerWithTaints", 23),
+        ("containerRuntimeEndpoint", 27),
+        ("failCgroupV1", 31),
+    ];
+    for minor in 20..36 {
+        let ctx = samples::master(&format!("1.{minor}.1"));
+        let text = serde_json::to_string(&steps(PhaseId::Kubelet, &ctx)).expect("JSON");
+        for (flag, last) in gone {
+            assert_eq!(text.contains(flag), minor < last, "{flag} in 1.{minor}");
+        }
+        for (field, first) in come {
+            assert_eq!(text.contains(field), minor >= first, "{field} in 1.{minor}");
+        }
+    }
+}

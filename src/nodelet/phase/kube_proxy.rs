@@ -1,0 +1,88 @@
+//! kube-proxy: configuration, unit, health (order 90).
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::nodelet::step::Probe;
+
+use super::kubeconfigs::Kubeconfig;
+use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
+use super::{Context, Steps, layout};
+
+/// Health, on the loopback address.
+pub(super) const HEALTH_PORT: u16 = 10256;
+/// Metrics, on the loopback address.
+pub(super) const METRICS_PORT: u16 = 10249;
+/// The first writing of all rules of a large cluster.
+const HEALTHY: Duration = Duration::from_secs(120);
+
+pub(super) fn steps(ctx: &Context) -> Steps {
+    let (unit_text, config) = (unit_text(ctx), config(ctx));
+    let inputs = ctx
+        .service_inputs(&unit_text, "bin/kube-proxy")
+        .add("config", &config)
+        .add("kubeconfig", &Kubeconfig::KubeProxy.text(ctx));
+    let kubeconfig = Kubeconfig::KubeProxy.path();
+    let read = [layout::KUBE_PROXY_CONFIG, kubeconfig.as_str()];
+    let unit_file = layout::unit_file(layout::KUBE_PROXY_UNIT);
+    Ok(vec![
+        dir(layout::KUBE_PROXY_DIR, PUBLIC_DIR),
+        file(layout::KUBE_PROXY_CONFIG, config, PUBLIC),
+        file(unit_file, unit_text, PUBLIC),
+        unit(layout::KUBE_PROXY_UNIT, inputs, &read),
+        probe(Probe::KubeProxyHealthy, HEALTHY),
+    ])
+}
+
+fn unit_text(ctx: &Context) -> String {
+    UnitText::new("kube-proxy of the Kubernetes node")
+        .set("Documentation", "https://kubernetes.io/docs/")
+        .set(
+            "After",
+            &format!("network-online.target {}", layout::NETWORK_UNIT),
+        )
+        .set("Wants", "network-online.target")
+        .set("StartLimitIntervalSec", "0")
+        .section("Service")
+        .set("Environment", &Context::service_path())
+        .command(
+            &layout::bin("kube-proxy"),
+            &[
+                format!("--config={}", layout::KUBE_PROXY_CONFIG),
+                "--v=2".into(),
+            ],
+        )
+        .set("Restart", "always")
+        .set("RestartSec", "2")
+        .set("LimitNOFILE", "65536")
+        .set_if(ctx.facts.can_lower_oom_score, "OOMScoreAdjust", "-999")
+        .wanted_at_boot()
+}
+
+fn config(ctx: &Context) -> String {
+    let node = &ctx.node;
+    let mut config = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        // The node's own address: else kube-proxy waits for the node object to learn it.
+        "bindAddress": node.node_ip,
+        "healthzBindAddress": format!("127.0.0.1:{HEALTH_PORT}"),
+        "metricsBindAddress": format!("127.0.0.1:{METRICS_PORT}"),
+        "clientConnection": {"kubeconfig": Kubeconfig::KubeProxy.path()},
+        "clusterCIDR": node.network.pods_cidr,
+        "hostnameOverride": node.node_name,
+        "mode": "iptables",
+        "oomScoreAdj": ctx.oom_score(-999),
+    });
+    if !ctx.facts.conntrack_tunable {
+        // Zero leaves the kernel's values; kube-proxy would end where it may not set its own.
+        config["conntrack"] = json!({
+            "maxPerCore": 0,
+            "min": 0,
+            "tcpEstablishedTimeout": "0s",
+            "tcpCloseWaitTimeout": "0s",
+        });
+    }
+    yaml(&config)
+}

@@ -1,0 +1,205 @@
+//! kubelet: configuration, unit, health; on masters the static pods before it (order 80).
+//!
+//! The static pods are written here, after their images are in the runtime and etcd is healthy, not
+//! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::model::{CertPurpose, paths};
+use crate::nodelet::step::{Probe, Step};
+
+use super::kubeconfigs::Kubeconfig;
+use super::marks;
+use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
+use super::{Context, Steps, Wait, control_plane, layout};
+
+/// Health, on the loopback address.
+pub(super) const HEALTH_PORT: u16 = 10248;
+/// What the API server calls.
+pub(super) const PORT: u16 = 10250;
+/// kubelet asks the runtime about every container before it is healthy.
+const HEALTHY: Duration = Duration::from_secs(120);
+
+pub(super) fn steps(ctx: &Context) -> Steps {
+    let (unit_text, config) = (unit_text(ctx)?, config(ctx)?);
+    let mut inputs = ctx
+        .service_inputs(&unit_text, "bin/kubelet")
+        .add("config", &config)
+        .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx));
+    if !ctx.kubernetes()?.kubelet_reloads_serving_certificate() {
+        inputs = inputs.add_digest("serving", ctx.certificate(CertPurpose::KubeletServer));
+    }
+    let mut steps = directories();
+    steps.push(dir(layout::KUBELET_DIR, PUBLIC_DIR));
+    steps.push(file(layout::KUBELET_CONFIG, config, PUBLIC));
+    if ctx.is_master() {
+        steps.extend(control_plane::steps(ctx)?);
+    }
+    let unit_file = layout::unit_file(layout::KUBELET_UNIT);
+    steps.push(file(unit_file, unit_text, PUBLIC));
+    let kubeconfig = Kubeconfig::Kubelet.path();
+    let read = [layout::KUBELET_CONFIG, kubeconfig.as_str()];
+    steps.push(unit(layout::KUBELET_UNIT, inputs, &read));
+    steps.push(probe(Probe::KubeletHealthy, HEALTHY));
+    Ok(steps)
+}
+
+/// Own data, and the places that kubelet writes to whatever it is told.
+fn directories() -> Vec<Step> {
+    vec![
+        dir(paths::KUBELET_ROOT, 0o750),
+        shared_dir("/var/lib/kubelet", PUBLIC_DIR),
+        dir("/var/lib/kubelet/device-plugins", 0o750),
+        dir("/var/log/pods", PUBLIC_DIR),
+        dir("/var/log/containers", PUBLIC_DIR),
+    ]
+}
+
+fn unit_text(ctx: &Context) -> Result<String, Wait> {
+    let mut after = format!(
+        "network-online.target {} {}",
+        layout::CONTAINERD_UNIT,
+        layout::NETWORK_UNIT
+    );
+    let vendor = ctx.facts.vendor.as_deref().unwrap_or_default();
+    let on_ec2 = vendor.starts_with("Amazon");
+    if ctx.is_master() {
+        after = format!("{after} {}", layout::ETCD_UNIT);
+    }
+    Ok(UnitText::new("kubelet of the Kubernetes node")
+        .set("Documentation", "https://kubernetes.io/docs/")
+        .set("After", &after)
+        .set(
+            "Wants",
+            &format!("network-online.target {}", layout::CONTAINERD_UNIT),
+        )
+        .set("StartLimitIntervalSec", "0")
+        .section("Service")
+        .set("Type", "notify")
+        .set("Environment", &Context::service_path())
+        .set_if(
+            ctx.kubernetes()?.kubelet_asks_cloud_metadata() && !on_ec2,
+            "Environment",
+            "AWS_EC2_METADATA_DISABLED=true",
+        )
+        .command(&layout::bin("kubelet"), &flags(ctx)?)
+        .set("Restart", "always")
+        .set("RestartSec", "2")
+        .set("LimitNOFILE", "1048576")
+        .set("TasksMax", "infinity")
+        // kubelet looks itself up among the accounted groups.
+        .set("CPUAccounting", "yes")
+        .set("MemoryAccounting", "yes")
+        .set_if(ctx.facts.can_lower_oom_score, "OOMScoreAdjust", "-999")
+        .wanted_at_boot())
+}
+
+fn flags(ctx: &Context) -> Result<Vec<String>, Wait> {
+    let release = ctx.kubernetes()?;
+    let node = &ctx.node;
+    let mut flags = vec![
+        format!("--config={}", layout::KUBELET_CONFIG),
+        format!("--kubeconfig={}", Kubeconfig::Kubelet.path()),
+        format!("--root-dir={}", paths::KUBELET_ROOT),
+        format!("--cert-dir={}/pki", paths::KUBELET_ROOT),
+        format!("--hostname-override={}", node.node_name),
+        format!("--node-ip={}", node.node_ip),
+    ];
+    if release.has_dockershim_flags() {
+        flags.extend([
+            "--container-runtime=remote".to_owned(),
+            "--network-plugin=cni".to_owned(),
+            format!("--cni-conf-dir={}", paths::CNI_CONF),
+            format!("--cni-bin-dir={}", layout::CNI_BIN),
+        ]);
+    }
+    if release.runtime_endpoint_is_flag() {
+        flags.push(format!("--container-runtime-endpoint={}", endpoint()));
+    }
+    if release.pod_infra_image_is_flag() {
+        flags.push(format!(
+            "--pod-infra-container-image={}",
+            ctx.image("pause")?
+        ));
+    }
+    let taints = marks::taints(ctx)?;
+    if release.register_taints_is_flag() && !taints.is_empty() {
+        flags.push(format!("--register-with-taints={}", taints.join(",")));
+    }
+    flags.push("--v=2".to_owned());
+    Ok(flags)
+}
+
+fn endpoint() -> String {
+    format!("unix://{}", paths::CONTAINERD_SOCKET)
+}
+
+fn config(ctx: &Context) -> Result<String, Wait> {
+    let release = ctx.kubernetes()?;
+    let node = &ctx.node;
+    let serving = CertPurpose::KubeletServer;
+    let mut config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": ctx.any_address(),
+        "port": PORT,
+        "readOnlyPort": 0,
+        "healthzBindAddress": "127.0.0.1",
+        "healthzPort": HEALTH_PORT,
+        "authentication": {
+            "anonymous": {"enabled": false},
+            "webhook": {"enabled": true},
+            "x509": {"clientCAFile": layout::ca(serving)},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": layout::cert(serving),
+        "tlsPrivateKeyFile": layout::key(serving),
+        "tlsMinVersion": "VersionTLS12",
+        // Certificates come from the plane, for keys that nodelet made.
+        "rotateCertificates": false,
+        "serverTLSBootstrap": false,
+        "cgroupDriver": ctx.cgroup_driver().word(),
+        "clusterDomain": node.network.cluster_domain,
+        "clusterDNS": node.dns_service_ip().into_iter().collect::<Vec<_>>(),
+        "resolvConf": ctx.facts.resolv_conf,
+        "failSwapOn": !node.kubelet.allow_swap,
+        // A node that has no range of its own in the API learns that it is Ready only with its next
+        // look at itself. It speaks up only when something changed.
+        "nodeStatusUpdateFrequency": "5s",
+        "nodeStatusReportFrequency": "5m",
+        "maxPods": node.kubelet.max_pods,
+        "oomScoreAdj": ctx.oom_score(-999),
+        "volumePluginDir": format!("{}/volumeplugins", paths::KUBELET_ROOT),
+        "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": 5,
+        "evictionHard": {
+            "memory.available": "100Mi",
+            "nodefs.available": "5%",
+            "nodefs.inodesFree": "5%",
+            "imagefs.available": "5%",
+        },
+    });
+    if ctx.is_master() {
+        config["staticPodPath"] = layout::MANIFESTS.into();
+    }
+    if !release.runtime_endpoint_is_flag() {
+        config["containerRuntimeEndpoint"] = endpoint().into();
+    }
+    let taints = marks::taints(ctx)?;
+    if !release.register_taints_is_flag() && !taints.is_empty() {
+        config["registerWithTaints"] = taints.iter().map(|t| taint_object(t)).collect();
+    }
+    if release.can_fail_on_cgroup_v1() && !ctx.facts.cgroup_v2 {
+        config["failCgroupV1"] = false.into();
+    }
+    Ok(yaml(&config))
+}
+
+/// `key=value:Effect` as an object.
+fn taint_object(text: &str) -> Value {
+    let (key_value, effect) = text.rsplit_once(':').unwrap_or((text, "NoSchedule"));
+    let (key, value) = key_value.split_once('=').unwrap_or((key_value, ""));
+    json!({"key": key, "value": value, "effect": effect})
+}

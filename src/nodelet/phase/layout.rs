@@ -1,0 +1,124 @@
+//! Names of the files and units that phases write, below the roots of [`paths`].
+
+use crate::model::{CertPurpose, paths};
+
+/// The container runtime.
+pub const CONTAINERD_UNIT: &str = "pf9-containerd.service";
+/// etcd, on masters.
+pub const ETCD_UNIT: &str = "pf9-etcd.service";
+/// kubelet.
+pub const KUBELET_UNIT: &str = "pf9-kubelet.service";
+/// kube-proxy.
+pub const KUBE_PROXY_UNIT: &str = "pf9-kube-proxy.service";
+/// Routes and packet-filter rules of the pod network.
+pub const NETWORK_UNIT: &str = "pf9-network.service";
+/// Every unit of a node, in the order they start.
+pub const UNITS: &[&str] = &[
+    CONTAINERD_UNIT,
+    ETCD_UNIT,
+    NETWORK_UNIT,
+    KUBELET_UNIT,
+    KUBE_PROXY_UNIT,
+];
+
+/// Where units are written.
+pub const UNIT_DIR: &str = "/etc/systemd/system";
+
+/// Directory of the kubeconfigs.
+pub const KUBECONFIGS: &str = "/etc/pf9/kube.d/kubeconfigs";
+/// Directory of the static pods.
+pub const MANIFESTS: &str = "/etc/pf9/kube.d/manifests";
+/// Directory of kubelet's configuration.
+pub const KUBELET_DIR: &str = "/etc/pf9/kube.d/kubelet";
+/// kubelet's configuration.
+pub const KUBELET_CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
+/// Directory of kube-proxy's configuration.
+pub const KUBE_PROXY_DIR: &str = "/etc/pf9/kube.d/kube-proxy";
+/// kube-proxy's configuration.
+pub const KUBE_PROXY_CONFIG: &str = "/etc/pf9/kube.d/kube-proxy/config.yaml";
+/// Directory of the scheduler's configuration.
+pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
+/// The scheduler's configuration.
+pub const SCHEDULER_CONFIG: &str = "/etc/pf9/kube.d/kube-scheduler/config.yaml";
+/// Directory of etcd's settings.
+pub const ETCD_DIR: &str = "/etc/pf9/kube.d/etcd";
+/// etcd's settings.
+pub const ETCD_ENV: &str = "/etc/pf9/kube.d/etcd/etcd.env";
+/// What etcd reads only when it founds or joins a cluster: a change of it restarts nothing.
+pub const ETCD_CLUSTER_ENV: &str = "/etc/pf9/kube.d/etcd/cluster.env";
+/// Directory of the pod network's script.
+pub const NETWORK_DIR: &str = "/etc/pf9/kube.d/network";
+/// The pod network's script.
+pub const NETWORK_SCRIPT: &str = "/etc/pf9/kube.d/network/network.sh";
+/// Directory of the service-account keys.
+pub const SERVICE_ACCOUNT_DIR: &str = "/etc/pf9/kube.d/certs/service-account";
+/// Public keys whose service-account tokens are believed: this master's and the others'.
+pub const SERVICE_ACCOUNT_TRUSTED: &str = "/etc/pf9/kube.d/certs/service-account/trusted.pem";
+
+/// Directory of the runtime's configuration.
+pub const CONTAINERD_DIR: &str = "/etc/pf9/containerd";
+/// The runtime's configuration.
+pub const CONTAINERD_CONFIG: &str = "/etc/pf9/containerd/config.toml";
+/// Registry mirrors, one directory a registry.
+pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
+/// Ends the containers when the machine goes down.
+pub const CONTAINERD_SHUTDOWN: &str = "/etc/pf9/containerd/shutdown.sh";
+/// State of the running runtime.
+pub const CONTAINERD_STATE: &str = "/run/pf9-containerd";
+/// For `crictl --config`.
+pub const CRICTL_CONFIG: &str = "/etc/pf9/crictl.yaml";
+/// For people: with these variables `ctr`, `crictl`, `kubectl` and `etcdctl` mean this node.
+pub const NODE_ENV: &str = "/etc/pf9/node.env";
+
+/// Parent of [`paths::CNI_CONF`].
+pub const CNI_DIR: &str = "/etc/pf9/cni";
+/// The bridge network's configuration.
+pub const CNI_CONFLIST: &str = "/etc/pf9/cni/net.d/10-pf9.conflist";
+/// CNI plugins of the stack.
+pub const CNI_BIN: &str = "/opt/pf9/stacks/current/cni";
+/// Where a network of one's own may put plugins; the stack's are linked here too.
+pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
+/// The pod bridge.
+pub const POD_BRIDGE: &str = "pf9cni0";
+
+/// Parent of everything that the node's services keep.
+pub const DATA_DIR: &str = "/var/lib/pf9";
+/// Module names for the next boot.
+pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
+/// Kernel parameters for the next boot.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-pf9-kubernetes.conf";
+
+/// Path of a program of the active stack.
+pub(super) fn bin(name: &str) -> String {
+    format!("{}/bin/{name}", paths::STACK_CURRENT)
+}
+
+/// Path of a unit's file.
+pub(super) fn unit_file(unit: &str) -> String {
+    format!("{UNIT_DIR}/{unit}")
+}
+
+/// Path of a kubeconfig, e.g. `kubelet`.
+pub(super) fn kubeconfig(name: &str) -> String {
+    format!("{KUBECONFIGS}/{name}.yaml")
+}
+
+/// Directory of a certificate.
+pub(super) fn cert_dir(purpose: CertPurpose) -> String {
+    format!("{}/{}", paths::KUBE_CERTS, purpose.dir())
+}
+
+/// Path of a certificate.
+pub(super) fn cert(purpose: CertPurpose) -> String {
+    format!("{}/{}", cert_dir(purpose), paths::CERT_FILE)
+}
+
+/// Path of a private key.
+pub(super) fn key(purpose: CertPurpose) -> String {
+    format!("{}/{}", cert_dir(purpose), paths::CERT_KEY_FILE)
+}
+
+/// Path of the authority that a certificate's users believe.
+pub(super) fn ca(purpose: CertPurpose) -> String {
+    format!("{}/{}", cert_dir(purpose), paths::CERT_CA_FILE)
+}

@@ -1,0 +1,31 @@
+//! What is taken away when a role ends, beside the artefacts that the ledger knows.
+
+use crate::nodelet::step::Step;
+
+use super::{Context, layout, network};
+
+/// Prefixes of packet-filter chains: ours, kube-proxy's and kubelet's, the CNI plugins'.
+const CHAINS: [&str; 3] = [network::CHAIN_PREFIX, "KUBE-", "CNI-"];
+
+/// Everything that runs or is in the kernel, in the order it goes. Works whatever the node was,
+/// and however far it came: each step is already so where nothing was installed.
+pub fn removal(ctx: &Context) -> Vec<Step> {
+    let node = ctx.node.node_name.to_string();
+    let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
+    vec![
+        // While the API is still there.
+        Step::Drain { node: node.clone() },
+        Step::ForgetNode { node },
+        // Before the containers, or it starts them again.
+        gone(layout::KUBELET_UNIT),
+        gone(layout::KUBE_PROXY_UNIT),
+        Step::ContainersGone,
+        gone(layout::ETCD_UNIT),
+        gone(layout::CONTAINERD_UNIT),
+        gone(layout::NETWORK_UNIT),
+        Step::NetworkGone {
+            links: vec![layout::POD_BRIDGE.into()],
+            chains: CHAINS.map(str::to_owned).into(),
+        },
+    ]
+}

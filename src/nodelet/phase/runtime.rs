@@ -1,0 +1,424 @@
+//! containerd: its configuration and unit (order 40), running and answering (order 45).
+//!
+//! Root, state, socket, CNI directories and runc's state are the node's own: a Docker or containerd
+//! that is already on the machine is neither used nor disturbed.
+
+use std::time::Duration;
+
+use crate::model::{NetworkPlugin, paths};
+use crate::nodelet::step::{Probe, Step};
+
+use super::context::CgroupDriver;
+use super::render::{
+    Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit,
+    yaml,
+};
+use super::version::major_minor;
+use super::{Context, Steps, Wait, layout};
+
+/// containerd loads its metadata and reconnects to every shim before it answers.
+const START: Duration = Duration::from_secs(120);
+
+/// Snapshotters and extensions nobody uses here: each would make directories or sockets of its own.
+const DISABLED: [&str; 7] = [
+    "io.containerd.internal.v1.opt",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.erofs",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+pub(super) fn configure(ctx: &Context) -> Steps {
+    let mut steps = vec![
+        shared_dir(layout::DATA_DIR, PUBLIC_DIR),
+        dir(paths::CONTAINERD_ROOT, PRIVATE_DIR),
+        dir(layout::CONTAINERD_DIR, PUBLIC_DIR),
+        dir(layout::CONTAINERD_REGISTRIES, PUBLIC_DIR),
+    ];
+    for (registry, endpoints) in &ctx.node.runtime.mirrors {
+        let folder = format!(
+            "{}/{}",
+            layout::CONTAINERD_REGISTRIES,
+            registry_dir(registry)
+        );
+        steps.push(dir(folder.clone(), PUBLIC_DIR));
+        let text = hosts_toml(registry, endpoints);
+        steps.push(file(format!("{folder}/hosts.toml"), text, PUBLIC));
+    }
+    steps.extend([
+        file(layout::CONTAINERD_CONFIG, config(ctx)?, PUBLIC),
+        file(
+            layout::unit_file(layout::CONTAINERD_UNIT),
+            unit_text(ctx),
+            PUBLIC,
+        ),
+        file(layout::CONTAINERD_SHUTDOWN, shutdown(), PROGRAM),
+        file(layout::CRICTL_CONFIG, crictl(), PUBLIC),
+        file(layout::NODE_ENV, node_env(ctx), PUBLIC),
+    ]);
+    Ok(steps)
+}
+
+pub(super) fn start(ctx: &Context) -> Steps {
+    let inputs = Inputs::new()
+        .add("unit", &unit_text(ctx))
+        .add("config", &config(ctx)?)
+        .add_digest("program", ctx.program("bin/containerd"));
+    Ok(vec![
+        unit(
+            layout::CONTAINERD_UNIT,
+            inputs,
+            &[layout::CONTAINERD_CONFIG],
+        ),
+        probe(Probe::RuntimeReady, START),
+    ])
+}
+
+fn unit_text(ctx: &Context) -> String {
+    UnitText::new("Container runtime of the Kubernetes node")
+        .set("Documentation", "https://containerd.io")
+        .set("After", "network.target local-fs.target dbus.service")
+        // At shutdown the API server ends quickly only while its etcd is there.
+        .set_if(ctx.is_master(), "After", layout::ETCD_UNIT)
+        // A node comes back by itself, however often it takes.
+        .set("StartLimitIntervalSec", "0")
+        .section("Service")
+        .set("Type", "notify")
+        .set("Environment", &Context::service_path())
+        .command(
+            &layout::bin("containerd"),
+            &[format!("--config={}", layout::CONTAINERD_CONFIG)],
+        )
+        .set("Delegate", "yes")
+        .set("ExecStop", &format!("-{}", layout::CONTAINERD_SHUTDOWN))
+        .set("TimeoutStopSec", "60")
+        // Containers outlive a restart of the runtime.
+        .set("KillMode", "process")
+        .set("Restart", "always")
+        .set("RestartSec", "2")
+        .set("LimitNOFILE", "1048576")
+        .set("LimitNPROC", "infinity")
+        .set("LimitCORE", "infinity")
+        .set("TasksMax", "infinity")
+        .set_if(ctx.facts.can_lower_oom_score, "OOMScoreAdjust", "-999")
+        .wanted_at_boot()
+}
+
+/// When the machine goes down, kubelet has stopped by now and nobody else ends the containers: the
+/// machine would wait its full time-out for each that ignores `SIGTERM`.
+fn shutdown() -> String {
+    let ctr = layout::bin("ctr");
+    let socket = paths::CONTAINERD_SOCKET;
+    format!(
+        r#"#!/bin/sh
+# Written by pf9-nodeletd; changes are undone.
+# Ends the containers when the machine goes down; does nothing when only the runtime stops.
+set -u
+PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
+[ "$(systemctl is-system-running)" = stopping ] || exit 0
+
+ctr() {{ {ctr} --address {socket} --namespace k8s.io "$@"; }}
+
+# Process ids of the running containers that a filter names.
+running() {{
+  ids=$(ctr containers list --quiet "$1")
+  ctr tasks list | while read -r id pid state _; do
+    case "$state:$ids" in RUNNING:*"$id"*) echo "$pid" ;; esac
+  done
+}}
+
+# The first process of a container does not get a SIGTERM that it does not catch.
+catches() {{
+  while read -r key mask; do
+    if [ "$key" = SigCgt: ]; then
+      [ $((0x${{mask#????????????}} & 0x4000)) -ne 0 ]
+      return
+    fi
+  done < "/proc/$1/status" 2>/dev/null
+  return 1
+}}
+
+# Asks them to end, and ends those that have not after some tenths of a second.
+end() {{
+  tenths=$2 left=
+  for pid in $(running "$1"); do
+    if catches "$pid"; then
+      kill -TERM "$pid" && left="$left $pid"
+    else
+      kill -KILL "$pid"
+    fi
+  done
+  while [ -n "$left" ] && [ "$tenths" -gt 0 ]; do
+    sleep 0.1
+    tenths=$((tenths - 1))
+    still=
+    for pid in $left; do
+      kill -0 "$pid" 2>/dev/null && still="$still $pid"
+    done
+    left=$still
+  done
+  for pid in $left; do
+    kill -KILL "$pid"
+  done
+}}
+
+kind='labels."io.cri-containerd.kind"'
+name='labels."io.kubernetes.container.name"'
+end "$kind==container,$name!=kube-apiserver" 300
+# It listens no more after a moment, but would wait a minute for those who watch it.
+end "$kind==container" 30
+end "$kind==sandbox" 10
+exit 0
+"#
+    )
+}
+
+fn config(ctx: &Context) -> Result<String, Wait> {
+    let version = ctx.stack()?.component("containerd").unwrap_or_default();
+    let plugins = if major_minor(version) >= (2, 0) {
+        plugins_v3(ctx)?
+    } else {
+        plugins_v2(ctx)?
+    };
+    let schema = if major_minor(version) >= (2, 0) { 3 } else { 2 };
+    let disabled: String = DISABLED
+        .iter()
+        .map(|name| format!("  {},\n", quoted(name)))
+        .collect();
+    Ok(format!(
+        "# Written by pf9-nodeletd; changes are undone.\n\
+         version = {schema}\n\
+         root = {root}\n\
+         state = {state}\n\
+         disabled_plugins = [\n{disabled}]\n\
+         \n\
+         [grpc]\n\
+         address = {socket}\n\
+         \n\
+         {plugins}",
+        root = quoted(paths::CONTAINERD_ROOT),
+        state = quoted(layout::CONTAINERD_STATE),
+        socket = quoted(paths::CONTAINERD_SOCKET),
+    ))
+}
+
+/// containerd 1.6 and 1.7.
+fn plugins_v2(ctx: &Context) -> Result<String, Wait> {
+    const CRI: &str = "plugins.\"io.containerd.grpc.v1.cri\"";
+    Ok(format!(
+        "[{CRI}]\n\
+         sandbox_image = {sandbox}\n\
+         # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
+         restrict_oom_score_adj = {restrict}\n\
+         disable_tcp_service = true\n\
+         stream_server_address = \"127.0.0.1\"\n\
+         stream_server_port = \"0\"\n\
+         \n\
+         [{CRI}.containerd]\n\
+         snapshotter = \"overlayfs\"\n\
+         default_runtime_name = \"runc\"\n\
+         \n\
+         [{CRI}.containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         \n\
+         [{CRI}.containerd.runtimes.runc.options]\n\
+         {options}\
+         \n\
+         [{CRI}.cni]\n\
+         bin_dir = {bin}\n\
+         conf_dir = {conf}\n\
+         \n\
+         [{CRI}.registry]\n\
+         config_path = {registries}\n\
+         \n\
+         {nri}",
+        sandbox = quoted(ctx.image("pause")?),
+        restrict = !ctx.facts.can_lower_oom_score,
+        options = runc_options(ctx),
+        bin = quoted(cni_bin(ctx)),
+        conf = quoted(paths::CNI_CONF),
+        registries = quoted(layout::CONTAINERD_REGISTRIES),
+        nri = NRI_OFF,
+    ))
+}
+
+/// containerd 2.
+fn plugins_v3(ctx: &Context) -> Result<String, Wait> {
+    const IMAGES: &str = "plugins.\"io.containerd.cri.v1.images\"";
+    const RUNTIME: &str = "plugins.\"io.containerd.cri.v1.runtime\"";
+    Ok(format!(
+        "[{IMAGES}]\n\
+         snapshotter = \"overlayfs\"\n\
+         \n\
+         [{IMAGES}.pinned_images]\n\
+         sandbox = {sandbox}\n\
+         \n\
+         [{IMAGES}.registry]\n\
+         config_path = {registries}\n\
+         \n\
+         [{RUNTIME}]\n\
+         # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
+         restrict_oom_score_adj = {restrict}\n\
+         \n\
+         [{RUNTIME}.containerd]\n\
+         default_runtime_name = \"runc\"\n\
+         \n\
+         [{RUNTIME}.containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         \n\
+         [{RUNTIME}.containerd.runtimes.runc.options]\n\
+         {options}\
+         \n\
+         [{RUNTIME}.cni]\n\
+         bin_dir = {bin}\n\
+         conf_dir = {conf}\n\
+         \n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\n\
+         disable_tcp_service = true\n\
+         stream_server_address = \"127.0.0.1\"\n\
+         stream_server_port = \"0\"\n\
+         \n\
+         {nri}",
+        sandbox = quoted(ctx.image("pause")?),
+        restrict = !ctx.facts.can_lower_oom_score,
+        options = runc_options(ctx),
+        bin = quoted(cni_bin(ctx)),
+        conf = quoted(paths::CNI_CONF),
+        registries = quoted(layout::CONTAINERD_REGISTRIES),
+        nri = NRI_OFF,
+    ))
+}
+
+/// The resource interface would open a socket and make directories outside our own.
+const NRI_OFF: &str = "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n";
+
+fn runc_options(ctx: &Context) -> String {
+    format!(
+        "BinaryName = {}\nRoot = {}\nSystemdCgroup = {}\n",
+        quoted(&layout::bin("runc")),
+        quoted(&format!("{}/runc", layout::CONTAINERD_STATE)),
+        ctx.cgroup_driver() == CgroupDriver::Systemd,
+    )
+}
+
+/// A network of one's own needs a directory it may write to; the stack's is verified.
+fn cni_bin(ctx: &Context) -> &'static str {
+    match ctx.node.network.plugin {
+        NetworkPlugin::Bridge => layout::CNI_BIN,
+        NetworkPlugin::None => layout::CNI_BIN_OWN,
+    }
+}
+
+/// `hosts.toml` of one registry: the mirrors in order, then the registry itself.
+fn hosts_toml(registry: &str, endpoints: &[String]) -> String {
+    // The name people use for Docker's registry is not the host that serves it.
+    let server = if registry == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        registry
+    };
+    let mut text = format!(
+        "# Written by pf9-nodeletd; changes are undone.\nserver = {}\n",
+        quoted(&format!("https://{server}"))
+    );
+    for endpoint in endpoints {
+        text.push_str(&format!(
+            "\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]\n",
+            quoted(endpoint)
+        ));
+    }
+    text
+}
+
+/// A registry's name as one directory name: whatever a spec says, it stays below its parent.
+fn registry_dir(registry: &str) -> String {
+    let name: String = registry
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | ':' | '_' => c,
+            _ => '_',
+        })
+        .collect();
+    if name.trim_matches('.').is_empty() {
+        "_".into()
+    } else {
+        name
+    }
+}
+
+/// A TOML basic string; JSON's escapes are valid in it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::String(text.to_owned()).to_string()
+}
+
+fn crictl() -> String {
+    let endpoint = format!("unix://{}", paths::CONTAINERD_SOCKET);
+    yaml(&serde_json::json!({
+        "runtime-endpoint": endpoint,
+        "image-endpoint": endpoint,
+        "timeout": 10,
+    }))
+}
+
+fn node_env(ctx: &Context) -> String {
+    let mut text = format!(
+        "# For people: `set -a; . {env}; set +a`: ctr, crictl and kubectl then mean this node.\n\
+         PATH={bin}:$PATH\n\
+         CONTAINERD_ADDRESS={socket}\n\
+         CONTAINERD_NAMESPACE=k8s.io\n\
+         CRI_CONFIG_FILE={crictl}\n\
+         CONTAINER_RUNTIME_ENDPOINT=unix://{socket}\n",
+        env = layout::NODE_ENV,
+        bin = layout::bin("").trim_end_matches('/'),
+        socket = paths::CONTAINERD_SOCKET,
+        crictl = layout::CRICTL_CONFIG,
+    );
+    let kubeconfig = if ctx.is_master() { "admin" } else { "nodelet" };
+    text.push_str(&format!("KUBECONFIG={}\n", layout::kubeconfig(kubeconfig)));
+    if ctx.is_master() {
+        text.push_str(&super::etcd::client_env());
+    }
+    text
+}
+
+/// Where containerd's CNI library keeps results, whatever it is told.
+pub(super) fn cni_cache() -> [Step; 2] {
+    [
+        shared_dir("/var/lib/cni", PRIVATE_DIR),
+        dir("/var/lib/cni/results", PRIVATE_DIR),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn the_configuration_is_toml_of_the_version_containerd_reads() {
+        for (kubernetes, schema) in [("1.20.2", 2), ("1.31.4", 3)] {
+            let text = config(&samples::master(kubernetes)).expect("a manifest");
+            let table: toml::Table = text.parse().expect("valid TOML");
+            assert_eq!(table["version"].as_integer(), Some(schema));
+        }
+    }
+
+    #[test]
+    fn a_registry_cannot_leave_its_directory() {
+        assert_eq!(
+            registry_dir("registry.example:5000"),
+            "registry.example:5000"
+        );
+        assert_eq!(registry_dir("../../etc"), ".._.._etc");
+        assert_eq!(registry_dir(".."), "_");
+        let text = hosts_toml("docker.io", &["https://m\"]\n[x".into()]);
+        let table: toml::Table = text.parse().expect("valid TOML");
+        assert_eq!(
+            table["server"].as_str(),
+            Some("https://registry-1.docker.io")
+        );
+        assert_eq!(table["host"].as_table().map(|t| t.len()), Some(1));
+    }
+}

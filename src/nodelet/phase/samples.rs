@@ -1,0 +1,214 @@
+//! Contexts for tests.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{CertificateSeen, Context, Facts, Material};
+use crate::model::*;
+
+/// Every sample's time.
+fn now() -> Timestamp {
+    Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * 365 * 50)
+}
+
+pub(super) fn host(n: u8) -> HostId {
+    HostId(Uuid::from_bytes([n; 16]))
+}
+
+pub(super) fn pem(word: &str) -> String {
+    format!("-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n")
+}
+
+/// A single master of a bridge cluster on a restricted host with control groups of version 1.
+pub(super) fn master(kubernetes: &str) -> Context {
+    let node = node("master-1", "10.99.0.11", "10.244.0.0/24", kubernetes);
+    sample(Role::Master, node, kubernetes)
+}
+
+/// Its worker.
+pub(super) fn worker(kubernetes: &str) -> Context {
+    let mut node = node("worker-1", "10.99.0.51", "10.244.1.0/24", kubernetes);
+    node.etcd = EtcdSpec::default();
+    node.network.peers = vec![peer("10.99.0.11", "10.244.0.0/24")];
+    sample(Role::Worker, node, kubernetes)
+}
+
+pub(super) fn peer(node_ip: &str, pod_cidr: &str) -> NetworkPeer {
+    NetworkPeer {
+        node_ip: node_ip.parse().expect("address"),
+        pod_cidr: pod_cidr.parse().expect("network"),
+    }
+}
+
+/// An ordinary server: version 2, systemd in charge, nothing restricted.
+pub(super) fn ordinary(mut ctx: Context) -> Context {
+    ctx.facts.cgroup_v2 = true;
+    ctx.facts.systemd_cgroups = true;
+    ctx.facts.can_lower_oom_score = true;
+    ctx.facts.conntrack_tunable = true;
+    ctx.facts.kernel_modules = true;
+    ctx
+}
+
+fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
+    let material = CertPurpose::ALL
+        .iter()
+        .filter(|p| p.applies_to(role))
+        .map(|p| (*p, material(*p)))
+        .collect();
+    Context {
+        host_id: host(1),
+        role,
+        node,
+        facts: Facts {
+            cgroup_v2: false,
+            systemd_cgroups: false,
+            can_lower_oom_score: false,
+            os_id: "debian".into(),
+            mtu: Some(1500),
+            interface: Some("eth0".into()),
+            resolv_conf: "/etc/resolv.conf".into(),
+            cpus: 2,
+            conntrack_tunable: false,
+            kernel_modules: false,
+            vendor: Some("QEMU".into()),
+        },
+        manifest: Some(manifest(kubernetes)),
+        stack_at_hand: true,
+        material,
+        service_account_key: (role == Role::Master)
+            .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
+        addons: vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})],
+        now: now(),
+    }
+}
+
+fn material(purpose: CertPurpose) -> Material {
+    Material {
+        request: Some(CertificateRequest {
+            purpose,
+            csr: format!("csr of {}", purpose.dir()),
+        }),
+        certificate: Some(CertificateSeen {
+            digest: Digest::of(purpose.dir().as_bytes()),
+            not_before: now() - SignedDuration::from_hours(24),
+            not_after: now() + SignedDuration::from_hours(24 * 300),
+        }),
+    }
+}
+
+fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
+    NodeSpec {
+        cluster_id: ClusterId(Uuid::from_bytes([0xc1; 16])),
+        cluster_name: "demo".into(),
+        node_name: name.parse().expect("name"),
+        node_ip: ip.parse().expect("address"),
+        pod_cidr: pods.parse().expect("network"),
+        labels: BTreeMap::from([("example.com/rack".into(), "r1".into())]),
+        stack: StackRef {
+            name: "pf9-kube".into(),
+            version: format!("{kubernetes}-1"),
+            manifest: Digest::of(kubernetes.as_bytes()),
+        },
+        authorities: Authorities {
+            cluster: pem("cluster"),
+            etcd: pem("etcd"),
+            front_proxy: pem("front-proxy"),
+        },
+        api: ApiSpec {
+            host: "10.99.0.11".into(),
+            port: 6443,
+            extra_sans: Vec::new(),
+        },
+        network: NetworkSpec {
+            plugin: NetworkPlugin::Bridge,
+            pods_cidr: "10.244.0.0/16".parse().expect("network"),
+            services_cidr: "10.96.0.0/16".parse().expect("network"),
+            cluster_domain: "cluster.local".into(),
+            mtu: None,
+            peers: vec![peer("10.99.0.51", "10.244.1.0/24")],
+        },
+        etcd: EtcdSpec {
+            members: vec![EtcdMember {
+                host_id: host(1),
+                ip: ip.parse().expect("address"),
+            }],
+            heartbeat_ms: None,
+            election_ms: None,
+        },
+        service_account_keys: Vec::new(),
+        runtime: RuntimeSpec::default(),
+        kubelet: KubeletSpec::default(),
+        allow_workloads_on_master: false,
+    }
+}
+
+/// A stack of the components that belong to a release of Kubernetes.
+pub(super) fn manifest(kubernetes: &str) -> StackManifest {
+    let version: semver::Version = kubernetes.parse().expect("version");
+    let (containerd, etcd) = match version.minor {
+        0..=23 => ("1.6.20", "3.4.23"),
+        24..=29 => ("1.7.24", "3.5.16"),
+        30.. => ("2.0.4", "3.5.21"),
+    };
+    let both = vec![Role::Master, Role::Worker];
+    let image = |component: &str, tag: &str, roles: &[Role]| StackImage {
+        reference: format!("pf9.local/{component}:{tag}"),
+        path: format!("images/{component}.tar"),
+        component: component.into(),
+        roles: roles.to_vec(),
+    };
+    let tag = format!("v{kubernetes}");
+    let files = [
+        "addons/10-x.yaml",
+        "bin/containerd",
+        "bin/etcd",
+        "bin/kube-proxy",
+        "bin/kubelet",
+        "bin/runc",
+        "cni/bridge",
+        "cni/host-local",
+        "cni/loopback",
+        "cni/portmap",
+    ];
+    StackManifest {
+        schema: STACK_SCHEMA,
+        name: "pf9-kube".into(),
+        version: format!("{kubernetes}-1"),
+        kubernetes: version,
+        arch: "amd64".into(),
+        archive: StackArchive {
+            sha256: Digest::of(b"archive"),
+            size: 1,
+        },
+        components: [("containerd", containerd), ("etcd", etcd)]
+            .map(|(name, version)| StackComponent {
+                name: name.into(),
+                version: version.into(),
+            })
+            .into(),
+        files: files
+            .map(|path| StackFile {
+                path: path.into(),
+                mode: 0o755,
+                sha256: Digest::of(format!("{path} {kubernetes}").as_bytes()),
+                size: 1,
+                component: "x".into(),
+            })
+            .into(),
+        images: vec![
+            image("pause", "3.6", &both),
+            image("kube-apiserver", &tag, &[Role::Master]),
+            image("kube-controller-manager", &tag, &[Role::Master]),
+            image("kube-scheduler", &tag, &[Role::Master]),
+        ],
+        addons: vec!["addons/10-x.yaml".into()],
+        requires: vec![StackRequirement {
+            package: "iptables".into(),
+            any_of: vec!["/usr/sbin/iptables".into(), "/sbin/iptables".into()],
+        }],
+    }
+}

@@ -1,0 +1,175 @@
+//! The plan: which steps remain, in order. Pure.
+//!
+//! ```text
+//! phases' steps + what the host says ──► Plan ──► the runner; or the answer to a dry run
+//! ```
+//!
+//! Rules, each of them tested:
+//! * a step that is already so is not in it;
+//! * a unit is in it when a file it has read is repaired, although its inputs are the same;
+//! * what must answer is asked again after a unit of its phase was started;
+//! * nothing after the first phase that waits.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::observe::Snapshot;
+use super::phase::PhaseSteps;
+use super::step::{Seen, Step};
+use super::words;
+use crate::model::PhaseId;
+
+/// What remains to be done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Remaining steps, in order.
+    pub todo: Vec<Planned>,
+    /// Where it ends early, if it does.
+    pub waits: Option<Waits>,
+}
+
+/// One remaining step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Of which phase.
+    pub phase: PhaseId,
+    /// What.
+    pub step: Step,
+    /// Why, in words.
+    pub why: String,
+    /// A unit that must be restarted although its inputs are the same.
+    #[serde(default)]
+    pub restart: bool,
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// By which phase.
+    pub phase: PhaseId,
+    /// In words.
+    pub what: String,
+}
+
+/// The plan for people: the answer to `GET /v1/plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanWords {
+    /// Remaining steps, in order.
+    pub steps: Vec<StepWords>,
+    /// What is waited for, if something is.
+    pub waits: Option<Waits>,
+}
+
+/// A remaining step for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepWords {
+    /// Of which phase.
+    pub phase: PhaseId,
+    /// What will be done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What remains of these phases, given what the host says.
+pub fn plan(phases: &[PhaseSteps], seen: &Snapshot) -> Plan {
+    let mut plan = Plan::default();
+    let mut repaired: BTreeSet<&str> = BTreeSet::new();
+    for phase in phases {
+        let (steps, waits) = match &phase.steps {
+            Ok(steps) => (steps, None),
+            Err(wait) => (&wait.meanwhile, Some(wait)),
+        };
+        let mut started = false;
+        for step in steps {
+            let said = seen.seen.get(&step.key());
+            let Some((why, restart)) = reason(step, said, &repaired, started) else {
+                continue;
+            };
+            match step {
+                Step::File(file) => drop(repaired.insert(&file.path)),
+                Step::Unit(_) => started = true,
+                _ => {}
+            }
+            plan.todo.push(Planned {
+                phase: phase.id,
+                step: step.clone(),
+                why,
+                restart,
+            });
+        }
+        if let Some(wait) = waits {
+            plan.waits = Some(Waits {
+                phase: phase.id,
+                what: wait.what.clone(),
+            });
+            break;
+        }
+    }
+    plan
+}
+
+/// Why a step remains; `None` when it does not.
+fn reason(
+    step: &Step,
+    said: Option<&Seen>,
+    repaired: &BTreeSet<&str>,
+    started: bool,
+) -> Option<(String, bool)> {
+    let why = match said {
+        Some(Seen::Same) => {
+            return match step {
+                Step::Unit(unit) => {
+                    let file = unit
+                        .restart_on
+                        .iter()
+                        .find(|f| repaired.contains(f.as_str()))?;
+                    Some((format!("{file} is repaired"), true))
+                }
+                Step::Probe(_) if started => {
+                    Some(("what it asks is started again".to_owned(), false))
+                }
+                _ => None,
+            };
+        }
+        Some(Seen::Missing) => "it is not there".to_owned(),
+        Some(Seen::Differs { how }) => how.clone(),
+        Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
+        None => "it was not looked at".to_owned(),
+    };
+    let restart = match step {
+        Step::Unit(unit) => unit
+            .restart_on
+            .iter()
+            .any(|f| repaired.contains(f.as_str())),
+        _ => false,
+    };
+    Some((why, restart))
+}
+
+impl Plan {
+    /// Nothing to do and nothing to wait for.
+    pub fn is_settled(&self) -> bool {
+        self.todo.is_empty() && self.waits.is_none()
+    }
+
+    /// For people.
+    pub fn words(&self) -> PlanWords {
+        PlanWords {
+            steps: self
+                .todo
+                .iter()
+                .map(|p| StepWords {
+                    phase: p.phase,
+                    what: words::doing(&p.step),
+                    why: p.why.clone(),
+                })
+                .collect(),
+            waits: self.waits.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! Taking everything away again: what runs and is in the kernel, then the artefacts backwards.
+//!
+//! Works without the plane and without the API server. Errors are collected and the rest goes on;
+//! what could not be removed stays in the ledger and is tried again.
+
+use super::apply::Effects;
+use super::journal::{Entry, Journal, What as Outcome};
+use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
+use super::owned;
+use super::phase;
+use super::plan::{PlanWords, Planned, StepWords};
+use super::run::Stop;
+use super::status::Board;
+use super::step::Step;
+use crate::host::Host;
+use crate::host::fs::{Attrs, FsError};
+use crate::host::kernel::KernelError;
+use crate::model::{Fault, Generation, PhaseId, Timestamp};
+use crate::telemetry::chain;
+
+/// How removal ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// Nothing of ours is left.
+    Done,
+    /// The process ends; goes on at the next start.
+    Interrupted,
+    /// These are left.
+    Left(Vec<Fault>),
+}
+
+/// Removes what the ledger knows.
+pub struct Removal<'a> {
+    /// What steps work on; its context is of the node that was installed.
+    pub effects: Effects<'a>,
+    /// Where intents go.
+    pub journal: &'a Journal,
+    /// Where progress is shown.
+    pub board: &'a mut Board,
+    /// For which spec.
+    pub generation: Generation,
+}
+
+impl Removal<'_> {
+    /// Takes everything away.
+    pub async fn run(&mut self, stop: &Stop) -> End {
+        let mut left = Vec::new();
+        let mut steps = phase::removal(self.effects.ctx);
+        // What the runtime leaves of its sockets and pipes.
+        steps.push(Step::Absent {
+            path: phase::layout::CONTAINERD_STATE.to_owned(),
+        });
+        for step in steps {
+            if stop.shutdown.is_cancelled() {
+                return End::Interrupted;
+            }
+            // The way out is polite, not conditional: pods that cannot be moved and an API server
+            // that is gone hold nobody up.
+            let polite = matches!(step, Step::Drain { .. } | Step::ForgetNode { .. });
+            if polite && !self.was_in_cluster() {
+                continue;
+            }
+            if let Err(fault) = self.step(step).await {
+                if polite {
+                    tracing::warn!(code = fault.code, "{fault}");
+                    self.board.say(&format!("  skipped: {fault}"));
+                } else {
+                    left.push(fault);
+                }
+            }
+        }
+        if stop.shutdown.is_cancelled() {
+            return End::Interrupted;
+        }
+        // What still runs may use the files: they stay until it is gone.
+        if !left.is_empty() {
+            return End::Left(left);
+        }
+        left = self.artefacts();
+        if !left.is_empty() {
+            return End::Left(left);
+        }
+        let ledger = &mut self.effects.ledger;
+        ledger.ledger = Default::default();
+        match ledger.save() {
+            Ok(()) => End::Done,
+            Err(e) => End::Left(vec![Fault::new(
+                "ledger",
+                "cannot close the ledger",
+                chain(&e),
+            )]),
+        }
+    }
+
+    /// kubelet was started once, so there may be a node object and pods.
+    fn was_in_cluster(&self) -> bool {
+        let units = &self.effects.ledger.ledger.units;
+        units.keys().any(|u| u == phase::layout::KUBELET_UNIT)
+    }
+
+    async fn step(&mut self, step: Step) -> Result<(), Fault> {
+        let planned = Planned {
+            phase: PhaseId::Cleanup,
+            why: "the role was taken from this host".into(),
+            restart: false,
+            step,
+        };
+        let key = planned.step.key();
+        self.board.step_begins(&planned);
+        self.note(&key, Outcome::Intent);
+        let began = std::time::Instant::now();
+        let result = self.effects.apply(&planned.step).await;
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &result {
+            Ok(()) => {
+                self.note(&key, Outcome::Done { took_ms });
+                self.board.step_done(&planned, false);
+            }
+            Err(fault) => {
+                self.note(&key, Outcome::Failed { why: &fault.why });
+                self.board.step_failed(&planned, fault);
+            }
+        }
+        result
+    }
+
+    /// Files, directories, parameters: the newest first. What is gone leaves the ledger at once;
+    /// a crash in between only repeats what is already so.
+    fn artefacts(&mut self) -> Vec<Fault> {
+        let host = self.effects.host;
+        let ledger: &mut LedgerFile = self.effects.ledger;
+        let mut left = Vec::new();
+        let mut kept = Vec::new();
+        let count = ledger.ledger.artefacts.len();
+        for artefact in std::mem::take(&mut ledger.ledger.artefacts)
+            .into_iter()
+            .rev()
+        {
+            if let Err(why) = undo(host, &artefact) {
+                let what = format!("cannot undo {}", name_of(&artefact.what));
+                left.push(Fault::new("removal", what, why));
+                kept.push(artefact);
+            }
+        }
+        kept.reverse();
+        let undone = count - kept.len();
+        ledger.ledger.artefacts = kept;
+        if let Err(e) = ledger.save() {
+            left.push(Fault::new("ledger", "cannot write the ledger", chain(&e)));
+        }
+        self.board.say(&format!(
+            "  done: undo {undone} files, directories and parameters"
+        ));
+        left
+    }
+
+    fn note(&self, key: &str, what: Outcome<'_>) {
+        let entry = Entry {
+            at: Timestamp::now(),
+            generation: self.generation,
+            phase: PhaseId::Cleanup,
+            step: key,
+            what,
+        };
+        if let Err(e) = self.journal.add(&entry) {
+            // Removal must work on a full disk too.
+            tracing::warn!(error = %chain(&e), "journal");
+        }
+    }
+}
+
+/// What removal would do, in words.
+pub fn words(ledger: &Ledger) -> PlanWords {
+    let step = |what: String| StepWords {
+        phase: PhaseId::Cleanup,
+        what,
+        why: "this host is to have no such role".into(),
+    };
+    let units = ledger.units.keys().rev();
+    let mut steps: Vec<StepWords> = units
+        .map(|u| step(format!("stop and remove {u}")))
+        .collect();
+    let undone = ledger.artefacts.iter().rev();
+    steps.extend(
+        undone
+            .filter(|a| !matches!(a.what, What::Unit { .. }) && a.before != Before::Foreign)
+            .map(|a| step(format!("undo {}", name_of(&a.what)))),
+    );
+    PlanWords { steps, waits: None }
+}
+
+fn name_of(what: &What) -> &str {
+    match what {
+        What::File { path } | What::Dir { path } | What::Tree { path } => path,
+        What::Unit { unit } => unit,
+        What::Sysctl { key, .. } => key,
+    }
+}
+
+fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
+    let fs = &host.fs;
+    let path_result = |r: Result<(), FsError>| r.map_err(|e| chain(&e));
+    match (&artefact.what, &artefact.before) {
+        (_, Before::Foreign) => Ok(()),
+        // Stopped and removed as steps before.
+        (What::Unit { .. }, _) => Ok(()),
+        (What::Sysctl { key, value }, Before::Value { value: before }) => {
+            restore_sysctl(host, key, value, before).map_err(|e| chain(&e))
+        }
+        (What::Sysctl { .. }, _) => Ok(()),
+        (What::File { path }, Before::Nothing) => path_result(fs.remove_file(path)),
+        (What::File { path }, before) => path_result(put_back(host, path, before)),
+        (What::Dir { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
+        (What::Tree { path }, Before::Nothing) if owned::is_ours_if_made(path) => path_result(
+            fs.remove_tree(path)
+                .and_then(|()| fs.remove_empty_dir(path).map(drop)),
+        ),
+        (What::Tree { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
+    }
+}
+
+/// A parameter gets its old value back, unless somebody else has changed it since.
+fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &str) -> Result<(), KernelError> {
+    match host.kernel.sysctl(key)? {
+        Some(now) if now == ours && now != before => host.kernel.set_sysctl(key, before),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn put_back(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
+    /// As large as what the ledger keeps.
+    const ORIGINAL_MAX: u64 = 1024 * 1024;
+    match before {
+        Before::Link { target } => host.fs.link(path, target),
+        Before::File {
+            saved,
+            mode,
+            uid,
+            gid,
+        } => {
+            let kept = LedgerFile::original(saved);
+            let Some(bytes) = host.fs.read(&kept, ORIGINAL_MAX)? else {
+                return host.fs.remove_file(path);
+            };
+            host.fs.write(path, &bytes, &Attrs::mode(*mode))?;
+            std::os::unix::fs::chown(host.fs.at(path), Some(*uid), Some(*gid)).map_err(
+                |source| FsError {
+                    action: "own",
+                    path: host.fs.at(path),
+                    source,
+                },
+            )?;
+            host.fs.remove_file(kept)
+        }
+        Before::Nothing | Before::Foreign | Before::Value { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,343 @@
+//! The real engine on a temporary root: files, ledger, journal, runner and removal are the
+//! product's own; systemd is a small program below the root that keeps its state in files.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::unistd::{Gid, Group, Uid, User};
+use tokio_util::sync::CancellationToken;
+
+use super::apply::Effects;
+use super::context;
+use super::journal::Journal;
+use super::ledger::{Installed, LedgerFile};
+use super::observe::{Memory, Snapshot, Sweep};
+use super::phase::{Context, PhaseSteps};
+use super::plan::{Plan, plan};
+use super::removal::{self, Removal};
+use super::run::{End, Runner, Stop};
+use super::status::Board;
+use super::step::{DirStep, FileStep, Step, UnitStep};
+use super::testing::{Cas, host_id, node};
+use crate::host::Host;
+use crate::host::fs::{Attrs, HostFs};
+use crate::model::{Digest, Generation, PhaseId, Role, Timestamp, TrustStore, paths};
+
+/// Units are loaded when their file is there; every call but questions is logged.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+root=$(cd "$(dirname "$0")/../.." && pwd)
+state=$root/run/fake-systemd
+mkdir -p "$state"
+shift # --no-ask-password
+verb=$1; shift
+while [ $# -gt 0 ]; do case $1 in -p) shift 2 ;; --) shift; break ;; -*) shift ;; *) break ;; esac; done
+[ "$verb" = show ] || echo "$verb $*" >> "$state/calls"
+number() { n=$(cat "$state/n" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$state/n"; }
+case $verb in
+show)
+  for u in "$@"; do
+    echo "Id=$u"
+    if [ -e "$root/etc/systemd/system/$u" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
+    if [ -e "$state/$u.up" ]; then echo ActiveState=active; echo "InvocationID=$(cat "$state/$u.up")"
+    else echo ActiveState=inactive; fi
+    if [ -e "$state/$u.enabled" ]; then echo UnitFileState=enabled; fi
+    echo "SubState=x"; echo "Result=success"; echo
+  done ;;
+start|restart)
+  if grep -q broken "$root/etc/systemd/system/$1"; then echo "unit $1 is broken" >&2; exit 1; fi
+  number; echo "$n" > "$state/$1.up" ;;
+stop|kill) rm -f "$state/$1.up" ;;
+enable) : > "$state/$1.enabled" ;;
+disable) rm -f "$state/$1.enabled" ;;
+esac
+exit 0
+"#;
+
+/// One machine of a test.
+pub(crate) struct Rig {
+    _dir: tempfile::TempDir,
+    pub(crate) fs: HostFs,
+    host: Host,
+    pub(crate) life: Life,
+}
+
+/// What a process has in memory; gone with a crash.
+pub(crate) struct Life {
+    ctx: Context,
+    memory: Memory,
+    pub(crate) ledger: LedgerFile,
+    board: Board,
+    journal: Journal,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let write = |path: &str, text: &str, mode: u32| {
+            fs.write(path, text.as_bytes(), &Attrs::mode(mode))
+                .expect("write");
+        };
+        write("/usr/bin/systemctl", SYSTEMCTL, 0o755);
+        write("/proc/self/mountinfo", "", 0o644);
+        write("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644);
+        for dir in [
+            "/var/log/pf9/kube",
+            "/run/fake-systemd",
+            paths::NODELET_STATE,
+        ] {
+            std::fs::create_dir_all(fs.at(dir)).expect("directory");
+        }
+        let host = Host::new(fs.clone());
+        let life = Life::begin(&host);
+        Self {
+            _dir: dir,
+            fs,
+            host,
+            life,
+        }
+    }
+
+    /// Everything in memory is lost.
+    pub(crate) fn crash(&mut self) {
+        self.life = Life::begin(&self.host);
+    }
+
+    pub(crate) async fn plan(&mut self, phases: &[PhaseSteps]) -> Plan {
+        let units = ["pf9-a.service".to_owned(), "pf9-b.service".to_owned()];
+        let trust = TrustStore::default();
+        let life = &mut self.life;
+        let mut sweep = Sweep::begin(
+            &self.host,
+            &life.ledger.ledger,
+            &trust,
+            &life.ctx,
+            &mut life.memory,
+            &units,
+        )
+        .await;
+        let seen: Snapshot = sweep.all(phases).await;
+        plan(phases, &seen)
+    }
+
+    pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+        let trust = TrustStore::default();
+        let life = &mut self.life;
+        life.ledger.ledger.installed = Some(Installed {
+            role: Role::Worker,
+            node: life.ctx.node.clone(),
+        });
+        let mut runner = Runner {
+            effects: Effects {
+                host: &self.host,
+                trust: &trust,
+                ctx: &life.ctx,
+                memory: &mut life.memory,
+                ledger: &mut life.ledger,
+            },
+            journal: &life.journal,
+            board: &mut life.board,
+            generation: Generation(1),
+        };
+        runner.run(plan, &never()).await
+    }
+
+    pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> End {
+        let plan = self.plan(phases).await;
+        self.run(&plan).await
+    }
+
+    pub(crate) async fn remove(&mut self) -> removal::End {
+        let trust = TrustStore::default();
+        let life = &mut self.life;
+        let mut removal = Removal {
+            effects: Effects {
+                host: &self.host,
+                trust: &trust,
+                ctx: &life.ctx,
+                memory: &mut life.memory,
+                ledger: &mut life.ledger,
+            },
+            journal: &life.journal,
+            board: &mut life.board,
+            generation: Generation(2),
+        };
+        removal.run(&never()).await
+    }
+
+    /// What systemd was told since the last question, beside `daemon-reload`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let path = "/run/fake-systemd/calls";
+        let text = self.fs.read_text(path, 1 << 20).expect("calls");
+        self.fs.remove_file(path).expect("forget");
+        text.unwrap_or_default()
+            .lines()
+            .map(|l| l.trim().to_owned())
+            .filter(|l| l.starts_with("start") || l.starts_with("restart") || l.starts_with("stop"))
+            .collect()
+    }
+
+    /// Every file outside of nodelet's own state with its bytes and mode.
+    pub(crate) fn listing(&self) -> BTreeMap<String, (u32, String)> {
+        let mut out = BTreeMap::new();
+        walk(&self.fs.at("/"), &mut out);
+        let root = self.fs.at("/").to_string_lossy().into_owned();
+        let ours = [
+            paths::NODELET_STATE,
+            "/run/fake-systemd",
+            "/var/log",
+            paths::KUBE_STATUS,
+        ];
+        out.into_iter()
+            .map(|(p, v)| {
+                (
+                    p.trim_start_matches(root.trim_end_matches('/')).to_owned(),
+                    v,
+                )
+            })
+            .filter(|(p, _)| !ours.iter().any(|o| p.starts_with(o)))
+            .collect()
+    }
+
+    /// Change times of everything on the machine, nodelet's state included.
+    pub(crate) fn change_times(&self) -> BTreeMap<String, i128> {
+        use std::os::unix::fs::MetadataExt;
+        let mut files = BTreeMap::new();
+        walk(&self.fs.at("/"), &mut files);
+        files
+            .into_keys()
+            .filter(|p| !p.contains("fake-systemd"))
+            .map(|p| {
+                let meta = std::fs::symlink_metadata(&p).expect("meta");
+                (
+                    p,
+                    i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
+                )
+            })
+            .collect()
+    }
+}
+
+impl Life {
+    fn begin(host: &Host) -> Self {
+        let now = Timestamp::UNIX_EPOCH;
+        let (ledger, fault) = LedgerFile::load(&host.fs, now).expect("ledger");
+        assert_eq!(fault, None);
+        let node = node(Cas::new().authorities);
+        let trust = TrustStore::default();
+        let (ctx, _) = context::gather(host, &trust, host_id(), Role::Worker, &node, None, now)
+            .expect("context");
+        Self {
+            ctx,
+            memory: Memory::default(),
+            ledger,
+            board: Board::new(&host.fs).0,
+            journal: Journal::new(&host.fs),
+        }
+    }
+}
+
+fn never() -> Stop {
+    Stop {
+        shutdown: CancellationToken::new(),
+        news: CancellationToken::new(),
+    }
+}
+
+fn walk(dir: &Path, out: &mut BTreeMap<String, (u32, String)>) {
+    for entry in std::fs::read_dir(dir).expect("read dir") {
+        let path = entry.expect("entry").path();
+        let meta = std::fs::symlink_metadata(&path).expect("meta");
+        let bytes = if meta.is_file() {
+            String::from_utf8_lossy(&std::fs::read(&path).expect("read")).into_owned()
+        } else {
+            String::new()
+        };
+        let mode = meta.permissions().mode();
+        out.insert(path.to_string_lossy().into_owned(), (mode, bytes));
+        if meta.is_dir() {
+            walk(&path, out);
+        }
+    }
+}
+
+/// Whoever runs the tests: they need not be root.
+fn owner() -> String {
+    let user = User::from_uid(Uid::effective())
+        .expect("user")
+        .expect("user");
+    let group = Group::from_gid(Gid::effective())
+        .expect("group")
+        .expect("group");
+    format!("{}:{}", user.name, group.name)
+}
+
+pub(crate) fn file(path: &str, content: &str) -> Step {
+    Step::File(FileStep {
+        path: path.into(),
+        content: content.into(),
+        mode: 0o644,
+        owner: owner(),
+    })
+}
+
+pub(crate) fn dir(path: &str, remove_with_content: bool) -> Step {
+    Step::Dir(DirStep {
+        path: path.into(),
+        mode: 0o755,
+        owner: owner(),
+        remove_with_content,
+    })
+}
+
+pub(crate) fn unit(name: &str, inputs: &str, reads: &[&str]) -> Step {
+    let file = format!("/etc/systemd/system/{name}");
+    let reads = reads.iter().map(|r| (*r).to_owned());
+    Step::Unit(UnitStep {
+        unit: name.into(),
+        inputs: Digest::of(inputs.as_bytes()),
+        restart_on: std::iter::once(file).chain(reads).collect(),
+        oneshot: false,
+    })
+}
+
+pub(crate) fn phase(id: PhaseId, steps: Vec<Step>) -> PhaseSteps {
+    PhaseSteps {
+        id,
+        steps: Ok(steps),
+    }
+}
+
+/// Two services with a configuration each, and what a node has beside them.
+pub(crate) fn small_node(a: &str, b: &str) -> Vec<PhaseSteps> {
+    const UNITS: &str = "/etc/systemd/system";
+    vec![
+        phase(
+            PhaseId::RuntimeConfigure,
+            vec![
+                dir("/var/lib/pf9", false),
+                dir("/var/lib/pf9/a", true),
+                file("/etc/pf9/kube.d/a.conf", a),
+                file(&format!("{UNITS}/pf9-a.service"), "unit a"),
+            ],
+        ),
+        phase(
+            PhaseId::RuntimeStart,
+            vec![unit("pf9-a.service", a, &["/etc/pf9/kube.d/a.conf"])],
+        ),
+        phase(
+            PhaseId::Kubelet,
+            vec![
+                file("/etc/crictl.yaml", "ours"),
+                Step::Sysctl {
+                    key: "net.ipv4.ip_forward".into(),
+                    value: "1".into(),
+                },
+                file("/etc/pf9/kube.d/b.conf", b),
+                file(&format!("{UNITS}/pf9-b.service"), &format!("unit b {b}")),
+                unit("pf9-b.service", b, &["/etc/pf9/kube.d/b.conf"]),
+            ],
+        ),
+    ]
+}

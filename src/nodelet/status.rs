@@ -1,0 +1,359 @@
+//! The board: what nodelet shows of its work, in three places with the same words: the status
+//! document (a watch channel), `kube_status`, `kube.log`.
+
+use tokio::sync::watch;
+
+use super::kube_status::KubeStatusFile;
+use super::lifecycle::Lifecycle;
+use super::plan::{Plan, Planned};
+use super::words;
+use crate::host::fs::HostFs;
+use crate::model::{
+    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, NodeState, NodeStatus,
+    PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+};
+use crate::telemetry::KubeLog;
+
+/// `kube.log` sums up checks without news at most this often, so that a check that finds nothing
+/// writes nothing.
+const QUIET_SUMMARY_S: i64 = 3600;
+
+/// What nodelet shows.
+pub struct Board {
+    tx: watch::Sender<NodeStatus>,
+    status: NodeStatus,
+    log: KubeLog,
+    file: KubeStatusFile,
+    checks: Checks,
+}
+
+/// Checks since the last line about them.
+#[derive(Default)]
+struct Checks {
+    quiet: u64,
+    since: Option<Timestamp>,
+    last: Option<String>,
+}
+
+/// What a sweep learnt beside the plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learnt {
+    /// The stack that is active.
+    pub stack: Option<StackRef>,
+    /// The stack that is wanted and not at hand.
+    pub wants_stack: Option<StackRef>,
+    /// Certificates that are asked for.
+    pub requests: Vec<CertificateRequest>,
+    /// Certificates in use.
+    pub certificates: Vec<CertificateStatus>,
+    /// Public service-account key.
+    pub service_account_key: Option<String>,
+}
+
+impl Board {
+    /// An empty board; the receiver sees every change.
+    pub fn new(fs: &HostFs) -> (Self, watch::Receiver<NodeStatus>) {
+        let status = NodeStatus {
+            schema: STATUS_SCHEMA,
+            revision: 0,
+            generation: Generation::default(),
+            role: Role::None,
+            cluster_id: None,
+            state: NodeState::Converging,
+            reason: None,
+            attempts: 0,
+            phases: Vec::new(),
+            current_step: None,
+            last_sweep_at: None,
+            stack: None,
+            wants_stack: None,
+            certificate_requests: Vec::new(),
+            service_account_key: None,
+            certificates: Vec::new(),
+        };
+        let (tx, rx) = watch::channel(status.clone());
+        let board = Self {
+            tx,
+            status,
+            log: KubeLog::at(fs.at(paths::KUBE_LOG)),
+            file: KubeStatusFile::new(fs.clone()),
+            checks: Checks::default(),
+        };
+        (board, rx)
+    }
+
+    /// A spec is worked on. Phases keep what is known of them unless the node is another one.
+    pub fn spec(&mut self, generation: Generation, role: Role, cluster: Option<ClusterId>) {
+        let s = &mut self.status;
+        let same = s.role == role && s.cluster_id == cluster && !s.phases.is_empty();
+        s.generation = generation;
+        s.role = role;
+        s.cluster_id = cluster;
+        if !same {
+            s.phases = phases_of(role).map(not_started).collect();
+            s.wants_stack = None;
+            s.certificate_requests.clear();
+            s.certificates.clear();
+            s.service_account_key = None;
+            let what = match cluster {
+                Some(cluster) => format!("this host is to be a {role} of cluster {cluster}"),
+                None => "this host is to have no role".to_owned(),
+            };
+            self.say(&format!("{what} (generation {generation})"));
+        }
+        self.publish();
+    }
+
+    /// What the plan says about every phase, and what was learnt by the way.
+    pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
+        let first = plan.todo.first().map(|p| p.phase);
+        for phase in &mut self.status.phases {
+            let waits = plan.waits.as_ref().filter(|w| w.phase == phase.id);
+            let after_wait = plan.waits.as_ref().is_some_and(|w| phase.id > w.phase);
+            let busy = plan.todo.iter().any(|p| p.phase == phase.id);
+            let was = phase.state;
+            phase.state = match (waits.is_some(), busy) {
+                (true, _) => PhaseState::Waiting,
+                (false, true) if first == Some(phase.id) && was == PhaseState::Failed => was,
+                (false, true) => PhaseState::NotStarted,
+                (false, false) if after_wait => PhaseState::NotStarted,
+                (false, false) => PhaseState::Running,
+            };
+            phase.message = match phase.state {
+                PhaseState::Waiting => waits.map(|w| w.what.clone()),
+                PhaseState::Failed => phase.message.take(),
+                PhaseState::NotStarted
+                | PhaseState::Executing
+                | PhaseState::Running
+                | PhaseState::Stopped => None,
+            };
+        }
+        let s = &mut self.status;
+        s.stack = learnt.stack;
+        s.wants_stack = learnt.wants_stack;
+        s.certificate_requests = learnt.requests;
+        s.certificates = learnt.certificates;
+        s.service_account_key = learnt.service_account_key;
+        self.publish();
+    }
+
+    /// A step begins.
+    pub fn step_begins(&mut self, planned: &Planned) {
+        let what = words::doing(&planned.step);
+        self.status.current_step = Some(what.clone());
+        let now = Timestamp::now();
+        let mut begins = None;
+        if let Some(phase) = self.phase_mut(planned.phase)
+            && phase.state != PhaseState::Executing
+        {
+            phase.state = PhaseState::Executing;
+            phase.message = None;
+            phase.started_at = Some(now);
+            phase.took_ms = None;
+            begins = Some(phase.name.clone());
+        }
+        if let Some(name) = begins {
+            self.say(&format!("phase {} begins: {name}", planned.phase.order()));
+        }
+        tracing::debug!(phase = %planned.phase, why = planned.why, "{what}");
+        self.publish();
+    }
+
+    /// Something is waited for within a step.
+    pub fn waiting(&mut self, what: String, why: String) {
+        let step = Some(format!("wait until {what}: {why}"));
+        if self.status.current_step != step {
+            self.status.current_step = step;
+            self.publish();
+        }
+    }
+
+    /// A step was done; `last`: the phase has no more.
+    pub fn step_done(&mut self, planned: &Planned, last: bool) {
+        let what = words::doing(&planned.step);
+        tracing::info!(phase = %planned.phase, why = planned.why, "done: {what}");
+        self.say(&format!("  done: {what} ({})", planned.why));
+        self.status.current_step = None;
+        if last {
+            let now = Timestamp::now();
+            let mut took = 0;
+            if let Some(phase) = self.phase_mut(planned.phase) {
+                phase.state = PhaseState::Running;
+                phase.message = None;
+                took = phase.started_at.map_or(0, |t| millis(t, now));
+                phase.took_ms = Some(took);
+            }
+            let seconds = took as f64 / 1000.0;
+            self.say(&format!(
+                "phase {} finished in {seconds:.1} s: {}",
+                planned.phase.order(),
+                planned.phase.name()
+            ));
+        }
+        self.publish();
+    }
+
+    /// A step was not done.
+    pub fn step_failed(&mut self, planned: &Planned, fault: &Fault) {
+        tracing::warn!(phase = %planned.phase, code = fault.code, "{fault}");
+        self.say(&format!("  failed: {fault}"));
+        self.status.current_step = None;
+        if let Some(phase) = self.phase_mut(planned.phase) {
+            phase.state = PhaseState::Failed;
+            phase.message = Some(fault.to_string());
+        }
+        self.publish();
+    }
+
+    /// The state.
+    pub fn lifecycle(&mut self, now: &Lifecycle) {
+        let state = now.state();
+        let s = &mut self.status;
+        if s.state != state {
+            let words = match now.reason() {
+                Some(reason) => format!("state {} → {state}: {reason}", s.state),
+                None => format!("state {} → {state}", s.state),
+            };
+            tracing::info!(from = %s.state, to = %state, "state changed");
+            self.log.say(Timestamp::now(), &words);
+        }
+        s.state = state;
+        s.reason = now.reason();
+        s.attempts = now.failing().map_or(0, |f| f.attempts);
+        if state == NodeState::Ok {
+            s.current_step = None;
+        }
+        self.publish();
+    }
+
+    /// A periodic look at the host ended with this result.
+    pub fn checked(&mut self, now: Timestamp, plan: &Plan) {
+        let result = match (plan.todo.first(), &plan.waits) {
+            (None, None) => "everything is as it should be".to_owned(),
+            (None, Some(w)) => format!("waits for {}", w.what),
+            (Some(first), _) => format!(
+                "{} steps to do, first: {} ({})",
+                plan.todo.len(),
+                words::doing(&first.step),
+                first.why
+            ),
+        };
+        let news = self.checks.last.as_deref() != Some(&result);
+        let since = *self.checks.since.get_or_insert(now);
+        self.checks.quiet += 1;
+        if news || now.as_second() - since.as_second() >= QUIET_SUMMARY_S {
+            let many = if news || self.checks.quiet == 1 {
+                "status check".to_owned()
+            } else {
+                format!("{} status checks since {since:.0}", self.checks.quiet)
+            };
+            self.say(&format!("{many}: {result}"));
+            self.checks = Checks {
+                quiet: 0,
+                since: Some(now),
+                last: Some(result),
+            };
+        }
+        self.status.last_sweep_at = Some(now);
+        // The time alone wakes nobody.
+        self.tx.send_if_modified(|s| {
+            s.last_sweep_at = Some(now);
+            false
+        });
+    }
+
+    /// Removal has come to an end.
+    pub fn removed(&mut self) {
+        for phase in &mut self.status.phases {
+            phase.state = PhaseState::Running;
+            phase.message = None;
+        }
+        self.status.stack = None;
+        self.status.current_step = None;
+        self.publish();
+    }
+
+    /// The file `kube_status` goes too, when nothing of the role is left.
+    pub fn forget_file(&mut self) {
+        self.file.remove();
+    }
+
+    /// A line in `kube.log`.
+    pub fn say(&self, line: &str) {
+        self.log.say(Timestamp::now(), line);
+    }
+
+    fn phase_mut(&mut self, id: PhaseId) -> Option<&mut PhaseStatus> {
+        self.status.phases.iter_mut().find(|p| p.id == id)
+    }
+
+    fn publish(&mut self) {
+        let new = &mut self.status;
+        let changed = self.tx.send_if_modified(|old| {
+            new.revision = old.revision;
+            if *old == *new {
+                return false;
+            }
+            new.revision += 1;
+            old.clone_from(new);
+            true
+        });
+        if changed {
+            self.file.update(new);
+        }
+    }
+}
+
+fn not_started(id: PhaseId) -> PhaseStatus {
+    PhaseStatus {
+        id,
+        name: id.name().to_owned(),
+        order: id.order(),
+        state: PhaseState::NotStarted,
+        message: None,
+        started_at: None,
+        took_ms: None,
+    }
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.as_millisecond().saturating_sub(from.as_millisecond())).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodelet::lifecycle::Happened;
+
+    #[test]
+    fn a_check_without_news_changes_nothing_on_disk() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
+        let (mut board, rx) = Board::new(&fs);
+        board.spec(Generation(1), Role::Worker, None);
+        board.planned(&Plan::default(), Learnt::default());
+        board.lifecycle(&Lifecycle::begin().next(Happened::Settled));
+        let at = |s| Timestamp::from_second(s).expect("time");
+        board.checked(at(0), &Plan::default());
+        let seen = || {
+            let read = |p: &str| fs.read(p, 1 << 20).expect("read");
+            (
+                read(paths::KUBE_LOG),
+                read(paths::KUBE_STATUS),
+                rx.borrow().revision,
+            )
+        };
+        let before = seen();
+        assert!(before.0.is_some() && before.1.is_some());
+        for minute in 1..59 {
+            board.planned(&Plan::default(), Learnt::default());
+            board.lifecycle(&Lifecycle::Ok);
+            board.checked(at(minute * 60), &Plan::default());
+        }
+        assert_eq!(seen(), before);
+        board.checked(at(3600), &Plan::default());
+        let log = String::from_utf8(seen().0.expect("log")).expect("text");
+        assert!(log.contains("59 status checks since"), "{log}");
+    }
+}

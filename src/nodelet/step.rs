@@ -1,0 +1,316 @@
+//! [`Step`]: the complete list of what this software can do to a machine.
+//!
+//! A step is a *desired fact with a way to get there*: "this file has this content", "this unit
+//! runs with these inputs", "this probe answers". Phases are pure functions that list steps; the
+//! host is asked which of them are already so ([`Seen`]); the plan is the rest, in order; the
+//! runner applies each and looks again. So every step is idempotent by construction, a dry run is
+//! exact, and removal is the list of artefacts read backwards.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{CertPurpose, Digest, StackRef};
+
+/// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// A regular file has exactly this content, mode and owner.
+    File(FileStep),
+    /// A directory exists with this mode and owner. Its content is not looked at.
+    Dir(DirStep),
+    /// A symbolic link points there.
+    Link {
+        /// Where it is.
+        path: String,
+        /// What it says.
+        target: String,
+    },
+    /// Nothing is at this path. Recursive; refused outside [`crate::nodelet::owned`] roots.
+    Absent {
+        /// What goes away.
+        path: String,
+    },
+    /// A private key exists (made on the host, never leaves it) with a signing request beside it.
+    Key {
+        /// What for; says where.
+        purpose: CertPurpose,
+    },
+    /// The service-account key pair of this master exists.
+    ServiceAccountKey,
+    /// The stack is unpacked, verified and active.
+    Stack {
+        /// Which.
+        stack: StackRef,
+    },
+    /// A kernel module is loaded or built in.
+    Module {
+        /// e.g. `br_netfilter`.
+        name: String,
+        /// A host without it is still fine (e.g. built-in functions without a module name).
+        optional: bool,
+    },
+    /// A kernel parameter has this value now (files for the next boot are `File` steps).
+    Sysctl {
+        /// e.g. `net.ipv4.ip_forward`.
+        key: String,
+        /// e.g. `1`.
+        value: String,
+    },
+    /// An image of the stack is in the runtime, namespace `k8s.io`.
+    Image {
+        /// Its reference.
+        reference: String,
+        /// The archive's path on the host.
+        archive: String,
+    },
+    /// A systemd unit of ours is loaded, enabled, active, and was last started with these inputs.
+    Unit(UnitStep),
+    /// Something answers as it should.
+    Probe(ProbeStep),
+    /// An object is in the cluster and says at least this (server-side apply).
+    Object {
+        /// apiVersion, kind, metadata… as JSON.
+        object: serde_json::Value,
+    },
+    /// The node object has these labels and taints.
+    NodeMarks {
+        /// Node name.
+        node: String,
+        /// Labels it must have.
+        labels: BTreeMap<String, String>,
+        /// Taint keys with value and effect it must have: `key=value:Effect`.
+        taints: Vec<String>,
+        /// Taint keys it must not have.
+        without_taints: Vec<String>,
+    },
+    /// The node is schedulable, unless a person cordoned it.
+    Uncordon {
+        /// Node name.
+        node: String,
+    },
+    /// Pods are moved away (best effort, bounded) and the node is cordoned.
+    Drain {
+        /// Node name.
+        node: String,
+    },
+    /// The node object is gone from the cluster (best effort).
+    ForgetNode {
+        /// Node name.
+        node: String,
+    },
+    /// A unit of ours is stopped, disabled and its file gone.
+    UnitGone {
+        /// e.g. `pf9-kubelet.service`.
+        unit: String,
+    },
+    /// No container of ours runs; shims, mounts and network namespaces are gone.
+    ContainersGone,
+    /// Links, routes and packet-filter chains of ours are gone.
+    NetworkGone {
+        /// Links to delete.
+        links: Vec<String>,
+        /// Chain name prefixes to flush and delete, e.g. `KUBE-`, `CNI-`, `PF9-`.
+        chains: Vec<String>,
+    },
+}
+
+/// A regular file.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileStep {
+    /// Absolute path.
+    pub path: String,
+    /// Its bytes. Configuration is text, so it is kept as text.
+    pub content: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// `user:group`; `root:root` mostly.
+    pub owner: String,
+}
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirStep {
+    /// Absolute path.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// `user:group`.
+    pub owner: String,
+    /// Removed with everything in it when the role goes (data of the role), or kept when not empty.
+    pub remove_with_content: bool,
+}
+
+/// A systemd unit of ours. Its file is a `File` step before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitStep {
+    /// e.g. `pf9-kubelet.service`.
+    pub unit: String,
+    /// Digest over everything that makes a restart necessary when it changes (unit file, its
+    /// configuration, its binary). Compared with what the ledger says it was last started with.
+    pub inputs: Digest,
+    /// Files (paths) whose repair makes a restart necessary although the inputs are the same:
+    /// the process may have read the damaged text.
+    pub restart_on: Vec<String>,
+    /// `Type=oneshot`, `RemainAfterExit=yes`.
+    pub oneshot: bool,
+}
+
+/// Something that must answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStep {
+    /// What is asked.
+    pub probe: Probe,
+    /// How long it may take to come true after the steps before it. Bounded by
+    /// [`PROBE_WAIT_MAX`].
+    pub within: Duration,
+}
+
+/// Longest a probe is waited for: etcd with a large database takes minutes, not more.
+pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(900);
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "probe", rename_all = "kebab-case")]
+pub enum Probe {
+    /// The runtime answers on its socket.
+    RuntimeReady,
+    /// The local etcd member is healthy (and has a leader).
+    EtcdHealthy,
+    /// `http://127.0.0.1:10248/healthz`.
+    KubeletHealthy,
+    /// `http://127.0.0.1:10256/healthz`.
+    KubeProxyHealthy,
+    /// `/readyz` or `/healthz` of this API server, by the given kubeconfig's identity.
+    ApiHealthy {
+        /// Base URL, e.g. `https://127.0.0.1:6443`.
+        url: String,
+    },
+    /// The node object says Ready.
+    NodeReady {
+        /// Node name.
+        node: String,
+    },
+    /// Swap is off.
+    SwapOff,
+    /// Nobody else listens on this TCP port (our own unit may).
+    PortFree {
+        /// The port.
+        port: u16,
+        /// The unit (of ours) that will use it.
+        unit: String,
+    },
+    /// Any of these paths exists (a library or tool of the distribution).
+    AnyPath {
+        /// What it belongs to, for the message.
+        package: String,
+        /// Any of them is enough.
+        paths: Vec<String>,
+    },
+}
+
+/// What the host says about a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "seen", rename_all = "kebab-case")]
+pub enum Seen {
+    /// It is so.
+    Same,
+    /// It is not there at all.
+    Missing,
+    /// It is otherwise; says how, in words.
+    Differs {
+        /// e.g. `mode is 0600, not 0644`.
+        how: String,
+    },
+    /// Could not tell; says why. Counts as not so.
+    Unknown {
+        /// The failure.
+        why: String,
+    },
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Names the fact, independent of its value: two steps with the same key are about the same
+    /// thing. Used in the snapshot, the ledger and the journal.
+    pub fn key(&self) -> String {
+        match self {
+            Self::File(f) => format!("file:{}", f.path),
+            Self::Dir(d) => format!("dir:{}", d.path),
+            Self::Link { path, .. } => format!("link:{path}"),
+            Self::Absent { path } => format!("absent:{path}"),
+            Self::Key { purpose } => format!("key:{}", purpose.dir()),
+            Self::ServiceAccountKey => "key:service-account".into(),
+            Self::Stack { .. } => "stack".into(),
+            Self::Module { name, .. } => format!("module:{name}"),
+            Self::Sysctl { key, .. } => format!("sysctl:{key}"),
+            Self::Image { reference, .. } => format!("image:{reference}"),
+            Self::Unit(u) => format!("unit:{}", u.unit),
+            Self::Probe(p) => format!("probe:{}", p.probe.word()),
+            Self::Object { object } => {
+                let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("");
+                format!(
+                    "object:{}/{}/{}/{}",
+                    text("/apiVersion"),
+                    text("/kind"),
+                    text("/metadata/namespace"),
+                    text("/metadata/name")
+                )
+            }
+            Self::NodeMarks { node, .. } => format!("node-marks:{node}"),
+            Self::Uncordon { node } => format!("uncordon:{node}"),
+            Self::Drain { node } => format!("drain:{node}"),
+            Self::ForgetNode { node } => format!("forget-node:{node}"),
+            Self::UnitGone { unit } => format!("unit-gone:{unit}"),
+            Self::ContainersGone => "containers-gone".into(),
+            Self::NetworkGone { .. } => "network-gone".into(),
+        }
+    }
+}
+
+impl Probe {
+    /// The unit whose state is part of the answer, if one is.
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::PortFree { unit, .. } => Some(unit),
+            Self::RuntimeReady
+            | Self::EtcdHealthy
+            | Self::KubeletHealthy
+            | Self::KubeProxyHealthy
+            | Self::ApiHealthy { .. }
+            | Self::NodeReady { .. }
+            | Self::SwapOff
+            | Self::AnyPath { .. } => None,
+        }
+    }
+
+    /// The word in keys and messages.
+    pub fn word(&self) -> String {
+        match self {
+            Self::RuntimeReady => "runtime-ready".into(),
+            Self::EtcdHealthy => "etcd-healthy".into(),
+            Self::KubeletHealthy => "kubelet-healthy".into(),
+            Self::KubeProxyHealthy => "kube-proxy-healthy".into(),
+            Self::ApiHealthy { url } => format!("api-healthy:{url}"),
+            Self::NodeReady { node } => format!("node-ready:{node}"),
+            Self::SwapOff => "swap-off".into(),
+            Self::PortFree { port, .. } => format!("port-free:{port}"),
+            Self::AnyPath { package, .. } => format!("has:{package}"),
+        }
+    }
+}
+
+impl std::fmt::Debug for FileStep {
+    /// Shows the digest, never the content: a file may hold something private.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileStep")
+            .field("path", &self.path)
+            .field("sha256", &Digest::of(self.content.as_bytes()).short())
+            .field("mode", &format_args!("{:04o}", self.mode))
+            .field("owner", &self.owner)
+            .finish()
+    }
+}

@@ -1,0 +1,168 @@
+//! What the tests of this module share: a node, its authorities, a way to sign.
+
+use std::collections::BTreeSet;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+};
+
+use crate::host::fs::{Attrs, HostFs};
+use crate::model::{
+    ApiSpec, Assignment, Authorities, Authority, CertPurpose, ClusterId, Digest, EtcdMember,
+    EtcdSpec, Generation, HostId, NetworkPlugin, NetworkSpec, NodeSpec, SigningKey, Spec, StackRef,
+    Timestamp, paths,
+};
+
+/// The three authorities of a cluster, as the plane has them.
+pub(crate) struct Cas {
+    cluster: Issuer<'static, KeyPair>,
+    etcd: Issuer<'static, KeyPair>,
+    front: Issuer<'static, KeyPair>,
+    pub(crate) authorities: Authorities,
+}
+
+impl Cas {
+    pub(crate) fn new() -> Self {
+        let ca = |name: &str| {
+            let key = KeyPair::generate().expect("key");
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            let pem = params.self_signed(&key).expect("ca").pem();
+            (Issuer::new(params, key), pem)
+        };
+        let ((cluster, c), (etcd, e), (front, f)) = (ca("cluster"), ca("etcd"), ca("front"));
+        Self {
+            cluster,
+            etcd,
+            front,
+            authorities: Authorities {
+                cluster: c,
+                etcd: e,
+                front_proxy: f,
+            },
+        }
+    }
+
+    /// Signs a request by the table, after `change`.
+    pub(crate) fn sign(
+        &self,
+        csr: &str,
+        purpose: CertPurpose,
+        node: &NodeSpec,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> String {
+        let profile = purpose.profile(node);
+        let mut request = CertificateSigningRequestParams::from_pem(csr).expect("csr");
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, &profile.common_name);
+        for group in &profile.organisations {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, group);
+        }
+        let mut uses = BTreeSet::new();
+        uses.extend(profile.server.then_some(0));
+        uses.extend(profile.client.then_some(1));
+        params.extended_key_usages = uses
+            .into_iter()
+            .map(|u| match u {
+                0 => ExtendedKeyUsagePurpose::ServerAuth,
+                _ => ExtendedKeyUsagePurpose::ClientAuth,
+            })
+            .collect();
+        params.subject_alt_names = profile
+            .sans
+            .iter()
+            .map(|s| match s.parse() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(s.as_str().try_into().expect("dns name")),
+            })
+            .collect();
+        change(&mut params);
+        request.params = params;
+        let issuer = match profile.authority {
+            Authority::Cluster => &self.cluster,
+            Authority::Etcd => &self.etcd,
+            Authority::FrontProxy => &self.front,
+        };
+        request.signed_by(issuer).expect("sign").pem()
+    }
+}
+
+/// A host that is always the same.
+pub(crate) fn host_id() -> HostId {
+    "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11".parse().expect("id")
+}
+
+/// A node with these authorities.
+pub(crate) fn node(authorities: Authorities) -> NodeSpec {
+    let ip = "10.1.2.3".parse().expect("ip");
+    NodeSpec {
+        cluster_id: ClusterId("11111111-2222-4333-8444-555555555555".parse().expect("id")),
+        cluster_name: "c".into(),
+        node_name: "n1".parse().expect("name"),
+        node_ip: ip,
+        pod_cidr: "10.20.1.0/24".parse().expect("net"),
+        labels: Default::default(),
+        stack: StackRef {
+            name: "pf9-kube".into(),
+            version: "1.20.2-1".into(),
+            manifest: Digest::of(b"m"),
+        },
+        authorities,
+        api: ApiSpec {
+            host: "10.1.2.3".into(),
+            port: 6443,
+            extra_sans: Vec::new(),
+        },
+        network: NetworkSpec {
+            plugin: NetworkPlugin::Bridge,
+            pods_cidr: "10.20.0.0/16".parse().expect("net"),
+            services_cidr: "10.21.0.0/16".parse().expect("net"),
+            cluster_domain: "cluster.local".into(),
+            mtu: None,
+            peers: Vec::new(),
+        },
+        etcd: EtcdSpec {
+            members: vec![EtcdMember {
+                host_id: host_id(),
+                ip,
+            }],
+            ..EtcdSpec::default()
+        },
+        service_account_keys: Vec::new(),
+        runtime: Default::default(),
+        kubelet: Default::default(),
+        allow_workloads_on_master: false,
+    }
+}
+
+/// A spec of this generation.
+pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
+    Spec {
+        schema: 1,
+        host_id: host_id(),
+        generation: Generation(generation),
+        issued_at: Timestamp::UNIX_EPOCH,
+        assignment,
+    }
+}
+
+/// Makes the host one that believes a fresh key; forgets others.
+pub(crate) fn enrolled(fs: &HostFs) -> SigningKey {
+    let attrs = Attrs::mode(0o644);
+    fs.remove_tree(paths::TRUST_DIR).expect("forget");
+    let (key, _) = SigningKey::generate().expect("key");
+    let trusted = key.trusted();
+    let bytes = serde_json::to_vec(&trusted).expect("json");
+    let path = format!("{}/{}.json", paths::TRUST_DIR, trusted.id);
+    fs.write(path, &bytes, &attrs).expect("pin");
+    let text = format!("[hostagent]\nhost_id = {}\n", host_id());
+    fs.write(paths::HOST_ID, text.as_bytes(), &attrs)
+        .expect("id");
+    key
+}

@@ -1,0 +1,183 @@
+//! The engine as a whole, on a temporary root; see [`super::rig`].
+
+use super::removal;
+use super::rig::{Rig, small_node};
+use super::run::End;
+use crate::host::fs::Attrs;
+
+#[tokio::test]
+async fn converging_twice_does_nothing_and_writes_nothing() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "1");
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.calls(), ["start pf9-a.service", "start pf9-b.service"]);
+    let before = rig.change_times();
+    let plan = rig.plan(&phases).await;
+    assert!(plan.is_settled(), "{:?}", plan.words());
+    assert_eq!(rig.run(&plan).await, End::Done);
+    assert_eq!(rig.change_times(), before);
+    assert!(rig.calls().is_empty());
+    rig.crash();
+    assert!(
+        rig.plan(&phases).await.is_settled(),
+        "a restart of the agent changes nothing"
+    );
+}
+
+#[tokio::test]
+async fn only_what_drifted_is_touched() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "1");
+    rig.converge(&phases).await;
+    rig.calls();
+    let good = rig.listing();
+    rig.fs
+        .write("/etc/pf9/kube.d/b.conf", b"edited", &Attrs::mode(0o600))
+        .expect("edit");
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.listing(), good);
+    assert_eq!(rig.calls(), ["restart pf9-b.service"]);
+    rig.fs
+        .remove_file("/run/fake-systemd/pf9-a.service.up")
+        .expect("a dies");
+    rig.converge(&phases).await;
+    assert_eq!(rig.calls(), ["start pf9-a.service"]);
+    rig.converge(&small_node("1", "2")).await;
+    assert_eq!(
+        rig.calls(),
+        ["restart pf9-b.service"],
+        "new configuration of one"
+    );
+}
+
+#[tokio::test]
+async fn a_crash_after_any_step_is_made_good_without_needless_restarts() {
+    let steps = Rig::new().plan(&small_node("1", "1")).await.todo.len();
+    for after in 0..=steps {
+        let mut rig = Rig::new();
+        let phases = small_node("1", "1");
+        let mut part = rig.plan(&phases).await;
+        part.todo.truncate(after);
+        rig.run(&part).await;
+        rig.crash();
+        assert_eq!(rig.converge(&phases).await, End::Done, "after {after}");
+        assert!(rig.plan(&phases).await.is_settled(), "after {after}");
+        assert_eq!(
+            rig.calls(),
+            ["start pf9-a.service", "start pf9-b.service"],
+            "after {after}: each service is started once"
+        );
+        assert_eq!(rig.remove().await, removal::End::Done);
+    }
+}
+
+#[tokio::test]
+async fn a_repair_that_was_cut_off_still_restarts_the_service() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "1");
+    rig.converge(&phases).await;
+    rig.calls();
+    rig.fs
+        .write("/etc/pf9/kube.d/a.conf", b"edited", &Attrs::mode(0o644))
+        .expect("edit");
+    let mut part = rig.plan(&phases).await;
+    part.todo.truncate(1);
+    // The service's restart was planned, the power goes after its file was repaired.
+    let mut whole = rig.plan(&phases).await;
+    assert_eq!(whole.todo.len(), 2);
+    whole.todo.swap(0, 1);
+    rig.life.ledger.ledger.must_restart("pf9-a.service");
+    rig.life.ledger.save().expect("save");
+    rig.run(&part).await;
+    rig.crash();
+    rig.converge(&phases).await;
+    assert_eq!(rig.calls(), ["restart pf9-a.service"]);
+}
+
+#[tokio::test]
+async fn a_failing_service_stops_the_run_and_says_why() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "broken");
+    let End::Failed { key, fault } = rig.converge(&phases).await else {
+        panic!("a broken unit was started");
+    };
+    assert_eq!(key, "unit:pf9-b.service");
+    assert!(
+        fault.why.contains("unit pf9-b.service is broken"),
+        "{fault}"
+    );
+    assert!(fault.fix.contains("journalctl -u pf9-b.service"), "{fault}");
+    assert_eq!(rig.converge(&small_node("1", "1")).await, End::Done);
+    assert_eq!(
+        rig.calls().last().map(String::as_str),
+        Some("start pf9-b.service")
+    );
+}
+
+#[tokio::test]
+async fn removal_leaves_the_machine_as_it_was() {
+    let mut rig = Rig::new();
+    rig.fs
+        .write("/etc/crictl.yaml", b"theirs", &Attrs::mode(0o600))
+        .expect("theirs");
+    rig.fs
+        .write(
+            "/etc/systemd/system/docker.service",
+            b"theirs",
+            &Attrs::mode(0o644),
+        )
+        .expect("theirs");
+    std::fs::create_dir_all(rig.fs.at("/var/lib")).expect("dirs");
+    std::fs::create_dir_all(rig.fs.at("/etc/pf9/kube.d")).expect("dirs");
+    let before = rig.listing();
+    let phases = small_node("1", "1");
+    rig.converge(&phases).await;
+    assert_ne!(rig.listing(), before);
+    rig.fs
+        .write("/var/lib/pf9/a/data/file", b"data", &Attrs::mode(0o600))
+        .expect("data of a workload");
+    rig.crash();
+    assert_eq!(rig.remove().await, removal::End::Done);
+    assert!(rig.life.ledger.ledger.is_empty());
+    let sysctl = |l: &std::collections::BTreeMap<String, (u32, String)>| {
+        l["/proc/sys/net/ipv4/ip_forward"].1.chars().next()
+    };
+    let after = rig.listing();
+    assert_eq!(sysctl(&after), sysctl(&before));
+    let without = |mut l: std::collections::BTreeMap<String, (u32, String)>| {
+        // A file of the kernel has no length of its own.
+        l.remove("/proc/sys/net/ipv4/ip_forward");
+        l
+    };
+    assert_eq!(without(after), without(before));
+    assert_eq!(rig.remove().await, removal::End::Done, "twice is harmless");
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    let mount = "1 2 0:1 / /var/lib/pf9/a/theirs rw - ext4 x rw\n";
+    rig.fs
+        .write("/var/lib/pf9/a/theirs/file", b"x", &Attrs::mode(0o600))
+        .expect("mounted data");
+    rig.fs
+        .write(
+            "/proc/self/mountinfo",
+            mount.as_bytes(),
+            &Attrs::mode(0o644),
+        )
+        .expect("mount");
+    let removal::End::Left(faults) = rig.remove().await else {
+        panic!("a mounted tree was removed");
+    };
+    assert!(faults[0].why.contains("mounted"), "{:?}", faults);
+    assert!(!rig.fs.at("/etc/pf9/kube.d/a.conf").exists());
+    assert!(rig.fs.at("/var/lib/pf9/a/theirs/file").exists());
+    rig.crash();
+    rig.fs
+        .write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
+        .expect("unmounted");
+    assert_eq!(rig.remove().await, removal::End::Done);
+    assert!(!rig.fs.at("/var/lib/pf9/a").exists());
+}

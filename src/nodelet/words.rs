@@ -1,0 +1,123 @@
+//! Steps in plain words: for the log, the status, `kube.log` and the dry run.
+
+use super::step::{Probe, Step};
+
+/// What is done, e.g. `write /etc/x`.
+pub fn doing(step: &Step) -> String {
+    match step {
+        Step::File(f) => format!("write {}", f.path),
+        Step::Dir(d) => format!("make directory {}", d.path),
+        Step::Link { path, target } => format!("link {path} to {target}"),
+        Step::Absent { path } => format!("remove {path}"),
+        Step::Key { purpose } => format!("make the private key for {}", purpose.dir()),
+        Step::ServiceAccountKey => "make the service-account key".into(),
+        Step::Stack { stack } => format!("install and activate stack {stack}"),
+        Step::Module { name, .. } => format!("load kernel module {name}"),
+        Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
+        Step::Image { reference, .. } => format!("import image {reference}"),
+        Step::Unit(u) => format!("start {}", u.unit),
+        Step::Probe(p) => format!("wait until {}", asking(&p.probe)),
+        Step::Object { object } => {
+            let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
+            format!("apply {} {}", text("/kind"), text("/metadata/name"))
+        }
+        Step::NodeMarks { node, .. } => format!("set labels and taints of node {node}"),
+        Step::Uncordon { node } => format!("make node {node} schedulable"),
+        Step::Drain { node } => format!("move pods away from node {node}"),
+        Step::ForgetNode { node } => format!("remove node {node} from the cluster"),
+        Step::UnitGone { unit } => format!("stop and remove {unit}"),
+        Step::ContainersGone => "end all containers and their mounts".into(),
+        Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
+    }
+}
+
+/// What is asked, e.g. `etcd is healthy`.
+pub fn asking(probe: &Probe) -> String {
+    match probe {
+        Probe::RuntimeReady => "the container runtime answers".into(),
+        Probe::EtcdHealthy => "etcd is healthy".into(),
+        Probe::KubeletHealthy => "kubelet is healthy".into(),
+        Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
+        Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
+        Probe::NodeReady { node } => format!("node {node} is Ready"),
+        Probe::SwapOff => "swap is off".into(),
+        Probe::PortFree { port, .. } => format!("port {port} is free"),
+        Probe::AnyPath { package, .. } => format!("package {package} is installed"),
+    }
+}
+
+/// The code of a failed step's fault, for programs.
+pub fn code(step: &Step) -> &'static str {
+    match step {
+        Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => "file",
+        Step::Key { .. } | Step::ServiceAccountKey => "key",
+        Step::Stack { .. } => "stack",
+        Step::Module { .. } => "kernel-module",
+        Step::Sysctl { .. } => "kernel-parameter",
+        Step::Image { .. } => "image",
+        Step::Unit(_) => "unit",
+        Step::Probe(p) => match &p.probe {
+            Probe::RuntimeReady => "runtime-not-ready",
+            Probe::EtcdHealthy => "etcd-not-healthy",
+            Probe::KubeletHealthy => "kubelet-not-healthy",
+            Probe::KubeProxyHealthy => "kube-proxy-not-healthy",
+            Probe::ApiHealthy { .. } => "api-not-ready",
+            Probe::NodeReady { .. } => "node-not-ready",
+            Probe::SwapOff => "swap-on",
+            Probe::PortFree { .. } => "port-taken",
+            Probe::AnyPath { .. } => "package-missing",
+        },
+        Step::Object { .. } => "object",
+        Step::NodeMarks { .. } => "node-marks",
+        Step::Uncordon { .. } => "uncordon",
+        Step::Drain { .. } => "drain",
+        Step::ForgetNode { .. } => "forget-node",
+        Step::UnitGone { .. } => "unit-removal",
+        Step::ContainersGone => "containers-left",
+        Step::NetworkGone { .. } => "network-left",
+    }
+}
+
+/// What a person can do about a failed step; empty when trying again is all there is.
+pub fn remedy(step: &Step) -> String {
+    match step {
+        Step::Probe(p) => match &p.probe {
+            Probe::SwapOff => "turn swap off (swapoff -a, and in /etc/fstab), or allow it in the \
+                               cluster's settings"
+                .into(),
+            Probe::PortFree { .. } => "stop what uses it".into(),
+            Probe::AnyPath { package, .. } => format!("install package {package}"),
+            Probe::RuntimeReady => see("pf9-containerd.service"),
+            Probe::EtcdHealthy => see("pf9-etcd.service"),
+            Probe::KubeletHealthy | Probe::NodeReady { .. } => see("pf9-kubelet.service"),
+            Probe::KubeProxyHealthy => see("pf9-kube-proxy.service"),
+            Probe::ApiHealthy { .. } => {
+                "see the API server's log in /var/log/pods, or on a worker whether the master is up"
+                    .into()
+            }
+        },
+        Step::Unit(u) => see(&u.unit),
+        Step::File(_)
+        | Step::Dir(_)
+        | Step::Link { .. }
+        | Step::Absent { .. }
+        | Step::Key { .. }
+        | Step::ServiceAccountKey
+        | Step::Stack { .. }
+        | Step::Module { .. }
+        | Step::Sysctl { .. }
+        | Step::Image { .. }
+        | Step::Object { .. }
+        | Step::NodeMarks { .. }
+        | Step::Uncordon { .. }
+        | Step::Drain { .. }
+        | Step::ForgetNode { .. }
+        | Step::UnitGone { .. }
+        | Step::ContainersGone
+        | Step::NetworkGone { .. } => String::new(),
+    }
+}
+
+fn see(unit: &str) -> String {
+    format!("see journalctl -u {unit}")
+}

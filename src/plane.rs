@@ -1,0 +1,57 @@
+//! The management-plane stub `pf9-plane`: one process, one HTTPS port, one store.
+//!
+//! It is an independent peer of the agent: it shares the documents (`model`) and the tunnel
+//! (`wire`, `mux`) with it and nothing else.
+//!
+//! | files | hold |
+//! |---|---|
+//! | `command`, `serve`, `tls`, `http`, `refusal` | command line, listener, TLS, HTTP manners, errors |
+//! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
+//! | `ca`, `secrets`, `tokens`, `enrol`           | authorities, digests, one-time tokens, becoming a host |
+//! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
+//! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
+//! | `tunnel`, `sessions`, `hostapi`              | tunnels, and what nodes say through them |
+//! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
+//! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `admin`                                      | the administrator's socket |
+//!
+//! ```text
+//! operator ─► keystone, resmgr, qbert ─┐                      ┌─► specs ─► hostapi ─► node
+//!                                      ├─► state::change ─► store
+//! node ─► enrol, hostapi ──────────────┘   (one transaction, specs included)
+//! ```
+
+mod admin;
+mod bootstrap;
+mod ca;
+mod certificates;
+mod command;
+mod compute;
+mod enrol;
+mod events;
+mod fleet;
+mod hostapi;
+mod http;
+mod keystone;
+mod kubeconfig;
+mod membership;
+mod proxy;
+mod qbert;
+mod records;
+mod refusal;
+mod resmgr;
+mod secrets;
+mod serve;
+mod sessions;
+mod settings;
+mod specs;
+mod stacks;
+mod state;
+mod store;
+mod tls;
+mod tokens;
+mod tunnel;
+mod view;
+
+pub use command::main;
+pub use serve::{ServeConfig, Server};

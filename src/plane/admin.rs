@@ -1,0 +1,177 @@
+//! The administrator's socket: what the command line asks of the running plane.
+//!
+//! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: who can open it owns the state anyway.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use super::fleet;
+use super::http::{Doc, no_such_method, no_such_path};
+use super::kubeconfig;
+use super::records::CLUSTERS;
+use super::refusal::{Answer, chain};
+use super::stacks;
+use super::state::Plane;
+use super::store::Read;
+use super::tokens;
+use super::view;
+use crate::model::{Digest, Fault};
+
+/// Name of the socket in the state directory.
+pub(super) const SOCKET: &str = "admin.sock";
+/// Longest an answer may take: an import reads a gigabyte.
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Largest answer: every host of a large fleet.
+const ANSWER_MAX: usize = 256 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    pub(super) ttl_s: i64,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Import {
+    pub(super) path: PathBuf,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedKubeconfig {
+    pub(super) cluster: String,
+}
+
+/// The routes.
+pub(super) fn router(plane: Arc<Plane>) -> Router {
+    Router::new()
+        .route("/tokens", post(token))
+        .route("/stacks", post(import).get(stack_list))
+        .route("/hosts", get(hosts))
+        .route("/clusters", get(clusters))
+        .route("/kubeconfig", post(kubeconfig_for))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(plane)
+}
+
+async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
+    let ca = Digest::of(plane.ca.der());
+    let ttl = SignedDuration::from_secs(wanted.ttl_s);
+    let token = plane
+        .change(move |change| tokens::create(change, ca, ttl))
+        .await?;
+    Ok(Json(json!({"token": token.expose()})))
+}
+
+async fn import(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<Import>) -> Answer<Json<Value>> {
+    let stack = stacks::import(&plane, wanted.path).await?;
+    Ok(Json(view::stack_json(&stack)))
+}
+
+async fn stack_list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let stacks = stacks::list(&plane.read()?)?;
+    Ok(Json(stacks.iter().map(view::stack_json).collect()))
+}
+
+async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let hosts = fleet::all(&plane, &plane.read()?)?;
+    Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
+}
+
+async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let mut out = Vec::new();
+    for (_, cluster) in rows.all(&CLUSTERS)? {
+        let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+        out.push(view::cluster_json(&cluster, &nodes));
+    }
+    Ok(Json(out.into()))
+}
+
+async fn kubeconfig_for(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<WantedKubeconfig>,
+) -> Answer<Json<Value>> {
+    let text = kubeconfig::make(&plane, &wanted.cluster).await?;
+    Ok(Json(json!({"kubeconfig": text})))
+}
+
+/// Asks the running plane of a state directory.
+pub(super) async fn ask<B: Serialize>(
+    dir: &Path,
+    method: Method,
+    path: &str,
+    body: &B,
+) -> Result<Value, Fault> {
+    let socket = dir.join(SOCKET);
+    let away = |why: String| {
+        Fault::new(
+            "plane-away",
+            "cannot ask the plane",
+            format!("{}: {why}", socket.display()),
+        )
+        .fix("start it with pf9-plane serve --state-dir DIR, or correct --state-dir")
+    };
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|e| away(e.to_string()))?;
+    let exchange = async {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| away(chain(&e)))?;
+        let body = serde_json::to_vec(body).map_err(|e| away(e.to_string()))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "plane")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(bytes::Bytes::from(body)))
+            .map_err(|e| away(e.to_string()))?;
+        let answer = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|e| away(chain(&e)))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await;
+            let bytes = body.map_err(|e| away(e.to_string()))?.to_bytes();
+            Ok::<_, Fault>((status, bytes))
+        };
+        // The connection only has to live as long as the answer takes.
+        tokio::select! {
+            answer = answer => answer,
+            Err(e) = connection => Err(away(chain(&e))),
+        }
+    };
+    let (status, bytes) = tokio::time::timeout(DEADLINE, exchange)
+        .await
+        .map_err(|_| away("no answer in time".into()))??;
+    read_answer(status, &bytes)
+}
+
+fn read_answer(status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {
+    let garbage = |e: serde_json::Error| {
+        Fault::new(
+            "plane-garbage",
+            "cannot read the plane's answer",
+            e.to_string(),
+        )
+    };
+    if status.is_success() {
+        return serde_json::from_slice(bytes).map_err(garbage);
+    }
+    Err(serde_json::from_slice::<Fault>(bytes).unwrap_or_else(garbage))
+}

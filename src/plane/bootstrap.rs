@@ -1,0 +1,145 @@
+//! The first start, and every later one: the plane's identity and its administrator.
+//!
+//! The identity (authority, signing key) is one row of the store, so it exists whole or not at
+//! all. What people need of it is written beside the store at every start: `ca.pem`; and once, at
+//! the first: `admin-password` (0600).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ca::{Authority, CaError};
+use super::records::{self, USERS, User};
+use super::secrets::{self, NoRandomness, PasswordHash};
+use super::store::{Read, Rows, Store, StoreError};
+use crate::host::fs::{Attrs, FsError, HostFs};
+use crate::model::{Fault, Secret, SigningKey};
+
+/// Name of the administrator.
+pub(super) const ADMIN: &str = "admin@pf9.local";
+/// Name of the one project.
+pub(super) const PROJECT: &str = "service";
+/// Key of the administrator's row.
+pub(super) const ADMIN_ROW: &str = "admin";
+
+const STORE_FILE: &str = "plane.redb";
+const IDENTITY: Rows<Identity> = Rows::new("identity");
+const IDENTITY_ROW: &str = "plane";
+
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    ca: String,
+    #[serde(serialize_with = "expose")]
+    ca_key: Secret<String>,
+    /// PKCS#8, base64.
+    #[serde(serialize_with = "expose")]
+    signing_key: Secret<String>,
+}
+
+/// What a start yields.
+pub(super) struct Started {
+    pub(super) store: Store,
+    pub(super) ca: Authority,
+    pub(super) signing: SigningKey,
+    /// True when this start made the identity.
+    pub(super) first: bool,
+}
+
+/// Why the plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("cannot prepare the state directory")]
+    Files(#[from] FsError),
+    #[error("cannot use the store")]
+    Store(#[from] StoreError),
+    #[error("cannot use the certificate authority")]
+    Ca(#[from] CaError),
+    #[error("cannot make secrets")]
+    Random(#[from] NoRandomness),
+    #[error("cannot use the signing key")]
+    Signing(#[from] Fault),
+}
+
+/// Opens the state directory, making what is missing.
+pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, BootError> {
+    let files = HostFs::new(dir);
+    files.make_dir("/", &Attrs::mode(0o700))?;
+    files.make_dir("/stacks", &Attrs::mode(0o700))?;
+    let mut tables = records::tables();
+    tables.insert("identity");
+    let store = Store::open(&dir.join(STORE_FILE), &tables)?;
+    let found = store.read()?.get(&IDENTITY, IDENTITY_ROW)?;
+    let first = found.is_none();
+    let identity = match found {
+        Some(identity) => identity,
+        None => make(&files, &store, now)?,
+    };
+    let ca = Authority::load(&identity.ca, &identity.ca_key)?;
+    let key = BASE64
+        .decode(identity.signing_key.expose())
+        .unwrap_or_default();
+    let signing = SigningKey::from_pkcs8(&key)?;
+    files.write("/ca.pem", identity.ca.as_bytes(), &Attrs::mode(0o644))?;
+    Ok(Started {
+        store,
+        ca,
+        signing,
+        first,
+    })
+}
+
+fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootError> {
+    let (ca, ca_key) = Authority::generate("pf9 management plane", now)?;
+    let (_, signing_key) = SigningKey::generate()?;
+    let identity = Identity {
+        ca: ca.pem().to_owned(),
+        ca_key,
+        signing_key: Secret::new(BASE64.encode(signing_key)),
+    };
+    let password = secrets::fresh()?;
+    let admin = User {
+        name: ADMIN.to_owned(),
+        password: PasswordHash::of(password.expose())?,
+        project: Uuid::new_v4().simple().to_string(),
+    };
+    // The file first: an administrator whose password nobody knows must not come to be.
+    let text = format!("{}\n", password.expose());
+    files.write("/admin-password", text.as_bytes(), &Attrs::mode(0o600))?;
+    store.write(|write| {
+        write.put(&USERS, ADMIN_ROW, &admin)?;
+        write.put(&IDENTITY, IDENTITY_ROW, &identity)
+    })?;
+    Ok(identity)
+}
+
+fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(secret.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_start_finds_the_same_identity() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let now = Timestamp::from_second(1_800_000_000).expect("time");
+        let a = start(dir.path(), now).expect("first");
+        let (pem, key) = (a.ca.pem().to_owned(), a.signing.trusted());
+        assert!(a.first);
+        let password = std::fs::read_to_string(dir.path().join("admin-password")).expect("file");
+        drop(a);
+        let b = start(dir.path(), now).expect("second");
+        assert!(!b.first);
+        assert_eq!((b.ca.pem(), b.signing.trusted()), (pem.as_str(), key));
+        let user = b
+            .store
+            .read()
+            .expect("read")
+            .get(&USERS, ADMIN_ROW)
+            .expect("get");
+        assert!(user.expect("admin").password.matches(password.trim()));
+    }
+}

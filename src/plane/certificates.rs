@@ -1,0 +1,149 @@
+//! Certificates of nodes: the shared table decides what they say and who may have them.
+
+use super::ca::{Authority, Leaf, ProvenKey, is_public_key};
+use super::compute;
+use super::records::{CLUSTERS, Cluster};
+use super::refusal::{Answer, Refusal};
+use super::state::{self, Change};
+use crate::model::{
+    Assignment, Authority as Signer, CertPurpose, CertificateBatch, CertificateOrder,
+    CertificateRequest, HostId, IssuedCertificate, NodeSpec, Role,
+};
+
+/// Most requests of one order: every purpose, twice.
+const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
+/// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
+const KEY_MAX: usize = 8 * 1024;
+
+/// Signs what a host ordered, and writes down a master's service-account key.
+pub(super) fn order(
+    change: &mut Change<'_>,
+    host: HostId,
+    order: &CertificateOrder,
+) -> Answer<CertificateBatch> {
+    let row = state::host(&**change, host)?;
+    if row.cluster != Some(order.cluster_id) {
+        let why = format!("host {host} is not in cluster {}", order.cluster_id);
+        return Err(Refusal::forbidden(
+            "cluster-foreign",
+            "no certificate was signed",
+            why,
+        ));
+    }
+    if order.requests.len() > REQUESTS_MAX {
+        let why = format!("{} requests, at most {REQUESTS_MAX}", order.requests.len());
+        return Err(Refusal::bad(
+            "batch-too-large",
+            "no certificate was signed",
+            why,
+        ));
+    }
+    let cluster = state::cluster(&**change, order.cluster_id)?;
+    let assignment = compute::assignment(host, Some(&cluster)).unwrap_or(Assignment::None);
+    let Some(node) = assignment.node() else {
+        let why = format!("host {host} has no role in cluster {}", cluster.name);
+        return Err(Refusal::forbidden(
+            "cluster-foreign",
+            "no certificate was signed",
+            why,
+        ));
+    };
+    let signers = Signers::load(&cluster)?;
+    let certificates = order
+        .requests
+        .iter()
+        .map(|request| sign(&signers, node, assignment.role(), request, change))
+        .collect::<Answer<Vec<_>>>()?;
+    if let Some(key) = &order.service_account_key {
+        learn_key(change, host, cluster, key)?;
+    }
+    Ok(CertificateBatch {
+        cluster_id: order.cluster_id,
+        certificates,
+    })
+}
+
+fn sign(
+    signers: &Signers,
+    node: &NodeSpec,
+    role: Role,
+    request: &CertificateRequest,
+    change: &Change<'_>,
+) -> Answer<IssuedCertificate> {
+    let purpose = request.purpose;
+    if !purpose.applies_to(role) {
+        return Err(Refusal::forbidden(
+            "purpose-refused",
+            "no certificate was signed",
+            format!("a {role} has no certificate {purpose:?}"),
+        ));
+    }
+    let key = ProvenKey::from_csr(&request.csr)?;
+    let profile = purpose.profile(node);
+    let signer = signers.of(profile.authority);
+    let issued = signer.issue(&key, &Leaf::of_profile(profile), change.now)?;
+    Ok(IssuedCertificate {
+        purpose,
+        certificate: issued.pem,
+    })
+}
+
+/// Writes down the key a master signs service-account tokens with; the other masters' specs carry
+/// it. Anything that is no key is refused.
+pub(super) fn learn_key(
+    change: &mut Change<'_>,
+    host: HostId,
+    mut cluster: Cluster,
+    key: &str,
+) -> Answer<()> {
+    let mut masters = cluster
+        .members
+        .iter_mut()
+        .filter(|m| m.role == Role::Master);
+    let Some(member) = masters.find(|m| m.host == host) else {
+        return Err(Refusal::forbidden(
+            "key-refused",
+            "the service-account key was not taken",
+            format!("host {host} is no master of this cluster"),
+        ));
+    };
+    if member.service_account_key.as_deref() == Some(key) {
+        return Ok(());
+    }
+    if key.len() > KEY_MAX || !is_public_key(key) {
+        return Err(Refusal::bad(
+            "key-invalid",
+            "the service-account key was not taken",
+            format!("it is no public key, PEM, of at most {KEY_MAX} bytes"),
+        ));
+    }
+    member.service_account_key = Some(key.to_owned());
+    change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+    change.touch_cluster(&cluster);
+    Ok(())
+}
+
+struct Signers {
+    cluster: Authority,
+    etcd: Authority,
+    front_proxy: Authority,
+}
+
+impl Signers {
+    fn load(cluster: &Cluster) -> Answer<Self> {
+        let (pem, keys) = (&cluster.authorities, &cluster.keys);
+        Ok(Self {
+            cluster: Authority::load(&pem.cluster, &keys.cluster)?,
+            etcd: Authority::load(&pem.etcd, &keys.etcd)?,
+            front_proxy: Authority::load(&pem.front_proxy, &keys.front_proxy)?,
+        })
+    }
+
+    fn of(&self, signer: Signer) -> &Authority {
+        match signer {
+            Signer::Cluster => &self.cluster,
+            Signer::Etcd => &self.etcd,
+            Signer::FrontProxy => &self.front_proxy,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The command line of `pf9-plane`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use http::Method;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::admin::{self, Import, NewToken, WantedKubeconfig};
+use super::serve::{ServeConfig, Server};
+use crate::app::Exit;
+use crate::host::fs::{Attrs, HostFs};
+use crate::model::Fault;
+use crate::telemetry::{self, LogConfig};
+
+/// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
+#[derive(Debug, Parser)]
+#[command(name = "pf9-plane", version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the plane; SIGTERM drains it.
+    Serve {
+        #[command(flatten)]
+        state: State,
+        /// Where to listen, e.g. 10.0.0.1:8443.
+        #[arg(long, value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// How nodes and operators reach it; absent: the listen address.
+        #[arg(long, value_name = "https://HOST:PORT")]
+        public_url: Option<String>,
+    },
+    /// One-time tokens that let a machine enrol.
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// The stacks that clusters may run.
+    #[command(subcommand)]
+    Stack(StackVerb),
+    /// The enrolled machines.
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// The clusters.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Print a kubeconfig that leads through the plane.
+    Kubeconfig {
+        /// Name or id of the cluster.
+        cluster: String,
+        #[command(flatten)]
+        state: State,
+        /// Write it to this file (0600) instead.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Print the certificate of the plane's authority.
+    Ca {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Args)]
+struct State {
+    /// The plane's state directory.
+    #[arg(long, value_name = "DIR")]
+    state_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token and print it.
+    Create {
+        #[command(flatten)]
+        state: State,
+        /// How long it is good: a number and s, m, h or d.
+        #[arg(long, default_value = "24h", value_parser = seconds)]
+        ttl: i64,
+        /// Write it to this file (0600) instead.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StackVerb {
+    /// Verify, sign and keep the stack in a directory (stack.tar.zst, manifest.json).
+    Import {
+        /// The directory.
+        path: PathBuf,
+        #[command(flatten)]
+        state: State,
+    },
+    /// List the stacks.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum HostVerb {
+    /// List the machines.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterVerb {
+    /// List the clusters.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Listing {
+    #[command(flatten)]
+    state: State,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The program: parses, logs, runs, says what went wrong.
+pub fn main() -> Exit {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(e) => {
+            // Help that cannot be printed helps nobody; the exit code still tells.
+            drop(e.print());
+            return if e.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+        }
+    };
+    match enter(command) {
+        Ok(()) => Exit::Ok,
+        Err(fault) => {
+            eprintln!("pf9-plane: {fault}");
+            Exit::of(&fault)
+        }
+    }
+}
+
+fn enter(command: Command) -> Result<(), Fault> {
+    let cannot = |why: String| Fault::new("plane-start", "cannot start", why);
+    if let Verb::Serve { state, .. } = &command.verb {
+        let files = HostFs::new(&state.state_dir);
+        for dir in ["/", "/log", "/log/plane"] {
+            let made = files.make_dir(dir, &Attrs::mode(0o700));
+            made.map_err(|e| cannot(telemetry::chain(&e)))?;
+        }
+        let dir = state.state_dir.join("log");
+        telemetry::init("pf9-plane", &dir, &LogConfig::default()).map_err(cannot)?;
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| cannot(e.to_string()))?
+        .block_on(run(command))
+}
+
+/// Does what the command line says.
+async fn run(command: Command) -> Result<(), Fault> {
+    match command.verb {
+        Verb::Serve {
+            state,
+            listen,
+            public_url,
+        } => {
+            serve(ServeConfig {
+                state_dir: state.state_dir,
+                listen,
+                public_url,
+            })
+            .await
+        }
+        Verb::Token(TokenVerb::Create { state, ttl, out }) => {
+            let body = NewToken { ttl_s: ttl };
+            let answer = admin::ask(&state.state_dir, Method::POST, "/tokens", &body).await?;
+            let token = format!("{}\n", text(&answer, "token"));
+            put(out.as_deref(), &token)
+        }
+        Verb::Stack(StackVerb::Import { path, state }) => import(&state.state_dir, &path).await,
+        Verb::Stack(StackVerb::List { list }) => {
+            show(
+                &list,
+                "/stacks",
+                &["name", "version", "kubernetes", "manifest"],
+            )
+            .await
+        }
+        Verb::Host(HostVerb::List { list }) => {
+            let columns = [
+                "id",
+                "info.hostname",
+                "pf9.connected",
+                "pf9.state",
+                "cluster",
+            ];
+            show(&list, "/hosts", &columns).await
+        }
+        Verb::Cluster(ClusterVerb::List { list }) => {
+            let columns = [
+                "uuid",
+                "name",
+                "status",
+                "numMasters",
+                "numWorkers",
+                "stack",
+            ];
+            show(&list, "/clusters", &columns).await
+        }
+        Verb::Kubeconfig {
+            cluster,
+            state,
+            out,
+        } => {
+            let body = WantedKubeconfig { cluster };
+            let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
+            put(out.as_deref(), text(&answer, "kubeconfig"))
+        }
+        Verb::Ca { state } => {
+            let pem = std::fs::read_to_string(state.state_dir.join("ca.pem"))
+                .map_err(|e| Fault::new("ca-missing", "cannot show ca.pem", e.to_string()))?;
+            put(None, &pem)
+        }
+    }
+}
+
+async fn serve(config: ServeConfig) -> Result<(), Fault> {
+    let cannot = |e: std::io::Error| Fault::new("plane-start", "cannot start", e.to_string());
+    let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let server = Server::start(config).await?;
+    put(None, &format!("ready {}\n", server.public_url()))?;
+    notify(sd_notify::NotifyState::Ready);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    tracing::info!("stopping");
+    notify(sd_notify::NotifyState::Stopping);
+    server.stop().await;
+    Ok(())
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    // Without systemd there is nobody to tell.
+    if let Err(e) = sd_notify::notify(&[state]) {
+        tracing::debug!(why = %e, "service manager was not told");
+    }
+}
+
+async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {
+    let path = path.canonicalize().map_err(|e| {
+        Fault::new(
+            "stack-unreadable",
+            "stack refused",
+            format!("{}: {e}", path.display()),
+        )
+    })?;
+    let stack = admin::ask(dir, Method::POST, "/stacks", &Import { path }).await?;
+    let words = ["name", "version", "manifest"].map(|field| text(&stack, field));
+    put(None, &format!("{}\n", words.join(" ")))
+}
+
+/// Prints a list: JSON, or a table of these fields.
+async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault> {
+    let rows = admin::ask(&list.state.state_dir, Method::GET, path, &Value::Null).await?;
+    if list.json {
+        return put(None, &format!("{rows:#}\n"));
+    }
+    let mut table = vec![columns.iter().map(|c| c.to_uppercase()).collect::<Vec<_>>()];
+    for row in rows.as_array().into_iter().flatten() {
+        table.push(columns.iter().map(|c| cell(row, c)).collect());
+    }
+    let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
+    let widths: Vec<usize> = (0..columns.len()).map(|i| width(i).unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in &table {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    put(None, &out)
+}
+
+fn cell(row: &Value, path: &str) -> String {
+    match row.pointer(&format!("/{}", path.replace('.', "/"))) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Writes to a file that only its owner reads, or to standard output.
+fn put(out: Option<&Path>, text: &str) -> Result<(), Fault> {
+    let cannot = |why: String| Fault::new("output-failed", "cannot write the result", why);
+    match out {
+        None => {
+            let mut stdout = std::io::stdout().lock();
+            let wrote = stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush());
+            wrote.map_err(|e| cannot(e.to_string()))
+        }
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(|e| cannot(e.to_string()))?;
+            HostFs::real()
+                .write(&path, text.as_bytes(), &Attrs::mode(0o600))
+                .map_err(|e| cannot(super::refusal::chain(&e)))
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<i64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "it is no number with s, m, h or d".to_owned())?;
+    let unit = match text.get(digits.len()..) {
+        Some("" | "s") => 1,
+        Some("m") => 60,
+        Some("h") => 3600,
+        Some("d") => 86_400,
+        _ => return Err("its unit is none of s, m, h, d".into()),
+    };
+    let total = Duration::from_secs(number.saturating_mul(unit)).as_secs();
+    i64::try_from(total).map_err(|_| "it is too long".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Command as clap::CommandFactory>::command().debug_assert();
+        for line in [
+            "serve --state-dir d --listen 127.0.0.1:8443 --public-url https://x:1",
+            "token create --state-dir d --ttl 2h --out f",
+            "stack import dir --state-dir d",
+            "stack list --json --state-dir d",
+            "host list --state-dir d",
+            "cluster list --state-dir d --json",
+            "kubeconfig c --out f --state-dir d",
+            "ca --state-dir d",
+        ] {
+            let words = std::iter::once("pf9-plane").chain(line.split(' '));
+            assert!(Command::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn lives_are_read_with_their_unit() {
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("24h"), Ok(86_400));
+        assert_eq!(seconds("2d"), Ok(172_800));
+        for bad in ["", "h", "1w", "-1h", "1.5h"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cells_are_words() {
+        let row = serde_json::json!({"a": {"b": "x"}, "n": 1, "z": null});
+        assert_eq!(
+            [cell(&row, "a.b"), cell(&row, "n"), cell(&row, "z")],
+            ["x", "1", "-"]
+        );
+        assert_eq!(cell(&row, "absent"), "-");
+    }
+}

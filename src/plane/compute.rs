@@ -1,0 +1,364 @@
+//! What every host is to be: a pure function of a cluster and a host.
+//!
+//! Nothing here reads a clock, a store or a key. [`assignment`] says what a host's spec must
+//! contain; whether that is a new generation is decided by comparing it with what was issued last
+//! (`specs`).
+
+use crate::model::{
+    ApiSpec, Assignment, EtcdMember, EtcdSpec, HostId, NetworkPeer, NetworkPlugin, NetworkSpec,
+    NodeSpec, Role,
+};
+
+use super::records::{Cluster, Member};
+
+/// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
+/// that lost its last master leaves its workers as they are.
+pub(super) fn assignment(host: HostId, cluster: Option<&Cluster>) -> Option<Assignment> {
+    let Some(cluster) = cluster else {
+        return Some(Assignment::None);
+    };
+    let Some(member) = cluster.member(host) else {
+        return Some(Assignment::None);
+    };
+    let node = Box::new(node_spec(cluster, member)?);
+    Some(match member.role {
+        Role::None => Assignment::None,
+        Role::Master => Assignment::Master(node),
+        Role::Worker => Assignment::Worker(node),
+    })
+}
+
+fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
+    let settings = &cluster.settings;
+    let master = member.role == Role::Master;
+    Some(NodeSpec {
+        cluster_id: cluster.id,
+        cluster_name: cluster.name.clone(),
+        node_name: member.node_name.clone(),
+        node_ip: member.ip,
+        pod_cidr: member.pod_cidr,
+        labels: settings.labels.clone(),
+        stack: cluster.stack.clone(),
+        authorities: cluster.authorities.clone(),
+        api: api(cluster)?,
+        network: NetworkSpec {
+            plugin: settings.network_plugin,
+            pods_cidr: settings.pods_cidr,
+            services_cidr: settings.services_cidr,
+            cluster_domain: settings.cluster_domain.clone(),
+            mtu: settings.mtu,
+            peers: peers(cluster, member),
+        },
+        // Workers run no etcd and verify no service-account token: what they need not know does
+        // not change their spec.
+        etcd: if master {
+            etcd(cluster)
+        } else {
+            EtcdSpec::default()
+        },
+        service_account_keys: if master {
+            service_account_keys(cluster)
+        } else {
+            Vec::new()
+        },
+        runtime: settings.runtime.clone(),
+        kubelet: settings.kubelet.clone(),
+        allow_workloads_on_master: settings.allow_workloads_on_master,
+    })
+}
+
+/// Where nodes reach the API server: the shared address or name if there is one, else the master
+/// that was attached first.
+fn api(cluster: &Cluster) -> Option<ApiSpec> {
+    let settings = &cluster.settings;
+    let first_master = cluster.masters().next()?;
+    let shared = settings.master_ip.map(|ip| ip.to_string());
+    let named = settings.external_dns_name.clone();
+    let host = shared
+        .clone()
+        .or_else(|| named.clone())
+        .unwrap_or_else(|| first_master.ip.to_string());
+    Some(ApiSpec {
+        host,
+        port: settings.api_port,
+        extra_sans: shared.into_iter().chain(named).collect(),
+    })
+}
+
+fn peers(cluster: &Cluster, me: &Member) -> Vec<NetworkPeer> {
+    match cluster.settings.network_plugin {
+        NetworkPlugin::None => Vec::new(),
+        NetworkPlugin::Bridge => {
+            let mut peers: Vec<NetworkPeer> = cluster
+                .members
+                .iter()
+                .filter(|m| m.host != me.host)
+                .map(|m| NetworkPeer {
+                    node_ip: m.ip,
+                    pod_cidr: m.pod_cidr,
+                })
+                .collect();
+            peers.sort_by_key(|p| p.node_ip);
+            peers
+        }
+    }
+}
+
+fn etcd(cluster: &Cluster) -> EtcdSpec {
+    EtcdSpec {
+        members: cluster
+            .masters()
+            .map(|m| EtcdMember {
+                host_id: m.host,
+                ip: m.ip,
+            })
+            .collect(),
+        heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
+        election_ms: cluster.settings.etcd_election_ms,
+    }
+}
+
+fn service_account_keys(cluster: &Cluster) -> Vec<String> {
+    cluster
+        .masters()
+        .filter_map(|m| m.service_account_key.clone())
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{
+        Authorities, ClusterId, Digest, Generation, HostStatus, KubeletSpec, RuntimeSpec,
+        SPEC_SCHEMA, Secret, Spec, StackRef, Timestamp,
+    };
+    use crate::plane::membership::{Candidate, attach, detach};
+    use crate::plane::records::{AuthorityKeys, Settings};
+
+    pub(in crate::plane) fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).expect("time")
+    }
+
+    pub(in crate::plane) fn host(n: u8) -> HostId {
+        HostId(uuid::Uuid::from_u128(u128::from(n) + 1))
+    }
+
+    pub(in crate::plane) fn status(n: u8) -> HostStatus {
+        serde_json::from_value(serde_json::json!({
+            "schema": 1, "host_id": host(n), "agent_version": "0", "boot_id": "b", "uptime_s": 1,
+            "sent_at": now(), "accepted_generation": 0, "observed_generation": 0, "state": "ok",
+            "reason": null, "refused": null, "node": null, "download": null,
+            "inventory": {
+                "hostname": format!("Node-{n}"), "os": "", "os_id": "", "os_version": "",
+                "kernel": "", "arch": "amd64", "cpus": 1, "cpu_model": "", "memory_bytes": 1,
+                "addresses": [format!("10.1.0.{n}")], "interfaces": [],
+            },
+            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
+        }))
+        .expect("status")
+    }
+
+    pub(in crate::plane) fn cluster() -> Cluster {
+        let pem = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".to_owned();
+        let key = || Secret::new(String::new());
+        Cluster {
+            id: ClusterId(uuid::Uuid::from_u128(99)),
+            name: "c".into(),
+            created_at: now(),
+            stack: StackRef {
+                name: "pf9-kube".into(),
+                version: "1".into(),
+                manifest: Digest::of(b"m"),
+            },
+            settings: Settings {
+                pods_cidr: "10.20.0.0/16".parse().expect("cidr"),
+                services_cidr: "10.21.0.0/22".parse().expect("cidr"),
+                network_plugin: NetworkPlugin::Bridge,
+                cluster_domain: "cluster.local".into(),
+                mtu: None,
+                api_port: 6443,
+                master_ip: None,
+                external_dns_name: None,
+                allow_workloads_on_master: false,
+                labels: Default::default(),
+                runtime: RuntimeSpec::default(),
+                kubelet: KubeletSpec::default(),
+                etcd_heartbeat_ms: None,
+                etcd_election_ms: None,
+            },
+            authorities: Authorities {
+                cluster: pem.clone(),
+                etcd: pem.clone(),
+                front_proxy: pem,
+            },
+            keys: AuthorityKeys {
+                cluster: key(),
+                etcd: key(),
+                front_proxy: key(),
+            },
+            members: Vec::new(),
+        }
+    }
+
+    pub(in crate::plane) fn add(cluster: &mut Cluster, hosts: &[(u8, bool)]) -> Result<(), String> {
+        let statuses: Vec<HostStatus> = hosts.iter().map(|(n, _)| status(*n)).collect();
+        let candidates: Vec<Candidate<'_>> = hosts
+            .iter()
+            .zip(&statuses)
+            .map(|((n, master), status)| Candidate {
+                host: host(*n),
+                master: *master,
+                status: Some(status),
+            })
+            .collect();
+        attach(cluster, &candidates, now()).map_err(|r| r.fault.code)
+    }
+
+    fn spec(n: u8, cluster: &Cluster) -> Spec {
+        Spec {
+            schema: SPEC_SCHEMA,
+            host_id: host(n),
+            generation: Generation(1),
+            issued_at: now(),
+            assignment: assignment(host(n), Some(cluster)).expect("assignment"),
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_three_masters_and_a_worker() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, true), (4, false)]).expect("attach");
+        let master = spec(1, &c);
+        let node = master.assignment.node().expect("node");
+        assert_eq!(node.node_name.as_str(), "node-1");
+        assert_eq!(node.etcd.members.len(), 3);
+        assert_eq!(node.api.host, "10.1.0.1");
+        assert_eq!(node.network.peers.len(), 3);
+        let worker = spec(4, &c);
+        let node = worker.assignment.node().expect("node");
+        assert_eq!(worker.assignment.role(), Role::Worker);
+        assert_eq!(node.etcd, EtcdSpec::default());
+        assert_eq!(node.pod_cidr.to_string(), "10.20.3.0/24");
+        c.settings.external_dns_name = Some("k8s.example".into());
+        c.settings.master_ip = Some(Ipv4Addr::new(10, 1, 0, 250).into());
+        let api = spec(4, &c).assignment.node().expect("node").api.clone();
+        assert_eq!((api.host.as_str(), api.extra_sans.len()), ("10.1.0.250", 2));
+    }
+
+    #[test]
+    fn membership_refuses_what_cannot_work() {
+        let mut c = cluster();
+        assert_eq!(add(&mut c, &[(1, false)]), Err("no-master".into()));
+        assert_eq!(add(&mut c, &[]), Err("attach-empty".into()));
+        add(&mut c, &[(1, true), (2, false)]).expect("attach");
+        let before = c.clone();
+        // All or none: the good host of a bad request stays outside.
+        assert_eq!(
+            add(&mut c, &[(3, false), (1, true)]),
+            Err("host-attached".into())
+        );
+        assert_eq!(
+            add(&mut c, &[(3, false), (3, false)]),
+            Err("host-attached".into())
+        );
+        let code = |r: Result<(), crate::plane::refusal::Refusal>| r.map_err(|r| r.fault.code);
+        assert_eq!(code(detach(&mut c, &[host(1)])), Err("last-master".into()));
+        assert_eq!(
+            code(detach(&mut c, &[host(9)])),
+            Err("host-not-attached".into())
+        );
+        let silent = Candidate {
+            host: host(5),
+            master: false,
+            status: None,
+        };
+        assert_eq!(
+            code(attach(&mut c, &[silent], now())),
+            Err("host-silent".into())
+        );
+        for (change, expected) in [
+            (("hostname", serde_json::json!("a_b")), "node-name-invalid"),
+            (("hostname", serde_json::json!("NODE-1")), "node-name-taken"),
+            (("addresses", serde_json::json!(["fd00::1"])), "no-address"),
+            (
+                ("addresses", serde_json::json!(["10.1.0.1"])),
+                "address-taken",
+            ),
+        ] {
+            let mut json = serde_json::to_value(status(7)).expect("json");
+            json["inventory"][change.0] = change.1;
+            let status: HostStatus = serde_json::from_value(json).expect("status");
+            let candidate = Candidate {
+                host: host(7),
+                master: false,
+                status: Some(&status),
+            };
+            let said = code(attach(&mut c, &[candidate], now()));
+            assert_eq!(said, Err(expected.into()));
+        }
+        assert_eq!(c, before);
+        detach(&mut c, &[host(1), host(2)]).expect("all together");
+        assert!(c.members.is_empty());
+    }
+
+    #[test]
+    fn the_last_pod_network_is_given_and_no_more() {
+        let mut c = cluster();
+        c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
+        add(&mut c, &[(1, true), (2, false)]).expect("two fit");
+        assert_eq!(add(&mut c, &[(3, false)]), Err("pods-cidr-full".into()));
+        detach(&mut c, &[host(2)]).expect("detach");
+        add(&mut c, &[(3, false)]).expect("the place is free again");
+        assert_eq!(c.members[1].pod_cidr.to_string(), "10.20.1.0/24");
+    }
+
+    #[test]
+    fn workers_of_a_cluster_without_master_are_left_alone() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, false)]).expect("attach");
+        c.members.retain(|m| m.role == Role::Worker);
+        assert_eq!(assignment(host(2), Some(&c)), None);
+        assert_eq!(assignment(host(1), Some(&c)), Some(Assignment::None));
+        assert_eq!(assignment(host(1), None), Some(Assignment::None));
+    }
+
+    proptest! {
+        /// Whatever is attached and detached: every spec is one its host accepts, every node sees
+        /// every other, no two nodes share pods, and what did not change computes the same.
+        #[test]
+        fn every_spec_is_valid(ops in proptest::collection::vec(
+            (any::<bool>(), 0u8..12, any::<bool>()), 1..40)
+        ) {
+            let mut c = cluster();
+            for (attach_it, n, master) in ops {
+                let before = c.clone();
+                let done = if attach_it {
+                    add(&mut c, &[(n, master)]).is_ok()
+                } else {
+                    detach(&mut c, &[host(n)]).is_ok()
+                };
+                prop_assert_eq!(done, c != before);
+                let mut pods = std::collections::BTreeSet::new();
+                for n in 0..12 {
+                    let spec = spec(n, &c);
+                    prop_assert_eq!(spec.validate(host(n)), Ok(()));
+                    prop_assert_eq!(spec.assignment.node().is_some(), c.member(host(n)).is_some());
+                    if let Some(node) = spec.assignment.node() {
+                        prop_assert!(pods.insert(node.pod_cidr));
+                        prop_assert_eq!(node.network.peers.len(), c.members.len() - 1);
+                    }
+                    // Who was a node before and is one now has a new spec exactly when the
+                    // cluster changed: with a bridge every node routes to every other.
+                    if before.member(host(n)).is_some() && c.member(host(n)).is_some() {
+                        let old = assignment(host(n), Some(&before));
+                        prop_assert_eq!(old != Some(spec.assignment), done);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Who is in a cluster: attach and detach, pure.
+//!
+//! A request is judged as a whole before anything changes: several hosts attached together either
+//! all become nodes or none does, and masters attached together form the first etcd cluster.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::records::{Cluster, Member};
+use super::refusal::{Answer, Refusal};
+use crate::model::{HostId, HostStatus, NodeName, Role};
+
+/// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
+const NODE_PREFIX_V4: u8 = 24;
+/// The same for IPv6.
+const NODE_PREFIX_V6: u8 = 64;
+/// Most nodes of one cluster: what Kubernetes documents.
+const NODES_MAX: usize = 5000;
+
+/// A host that is to be attached.
+pub(super) struct Candidate<'a> {
+    pub(super) host: HostId,
+    pub(super) master: bool,
+    /// Its last status; none when it never reported.
+    pub(super) status: Option<&'a HostStatus>,
+}
+
+/// Adds nodes to a cluster.
+pub(super) fn attach(
+    cluster: &mut Cluster,
+    candidates: &[Candidate<'_>],
+    now: Timestamp,
+) -> Answer<()> {
+    if candidates.is_empty() {
+        return Err(Refusal::bad(
+            "attach-empty",
+            "attach refused",
+            "no host is named",
+        ));
+    }
+    let mut members = cluster.members.clone();
+    for candidate in candidates {
+        let member = admit(cluster, &members, candidate, now)?;
+        members.push(member);
+    }
+    if members.len() > NODES_MAX {
+        return Err(Refusal::conflict(
+            "cluster-full",
+            "attach refused",
+            format!("a cluster has at most {NODES_MAX} nodes"),
+        ));
+    }
+    if !members.iter().any(|m| m.role == Role::Master) {
+        return Err(Refusal::conflict(
+            "no-master",
+            "attach refused",
+            format!("cluster {} has no master yet", cluster.name),
+        )
+        .fix("attach a master first, or together with the workers (\"isMaster\": true)"));
+    }
+    cluster.members = members;
+    Ok(())
+}
+
+fn admit(
+    cluster: &Cluster,
+    members: &[Member],
+    candidate: &Candidate<'_>,
+    now: Timestamp,
+) -> Answer<Member> {
+    let host = candidate.host;
+    let what = || format!("host {host} cannot be attached to cluster {}", cluster.name);
+    if members.iter().any(|m| m.host == host) {
+        return Err(Refusal::conflict(
+            "host-attached",
+            what(),
+            "it is in it already",
+        ));
+    }
+    let status = candidate.status.ok_or_else(|| {
+        Refusal::conflict("host-silent", what(), "it has not reported yet")
+            .fix("wait until GET /resmgr/v1/hosts shows its inventory")
+    })?;
+    let node_name: NodeName =
+        status
+            .inventory
+            .hostname
+            .to_lowercase()
+            .parse()
+            .map_err(|e: crate::model::BadName| {
+                Refusal::conflict("node-name-invalid", what(), e.to_string())
+                    .fix("give the machine a host name that is a DNS name")
+            })?;
+    let ip = address(&status.inventory.addresses, cluster.settings.pods_cidr).ok_or_else(|| {
+        Refusal::conflict(
+            "no-address",
+            what(),
+            "it reported no address of the pod network's IP version",
+        )
+    })?;
+    for (taken, code, of) in [
+        (
+            members.iter().find(|m| m.node_name == node_name),
+            "node-name-taken",
+            format!("name {node_name}"),
+        ),
+        (
+            members.iter().find(|m| m.ip == ip),
+            "address-taken",
+            format!("address {ip}"),
+        ),
+    ] {
+        if let Some(other) = taken {
+            let why = format!("node {} has the same {of}", other.host);
+            return Err(Refusal::conflict(code, what(), why));
+        }
+    }
+    let pod_cidr = free_pod_cidr(cluster.settings.pods_cidr, members).ok_or_else(|| {
+        let why = format!(
+            "no part of containersCidr {} is free",
+            cluster.settings.pods_cidr
+        );
+        Refusal::conflict("pods-cidr-full", what(), why)
+    })?;
+    Ok(Member {
+        host,
+        role: if candidate.master {
+            Role::Master
+        } else {
+            Role::Worker
+        },
+        node_name,
+        ip,
+        pod_cidr,
+        attached_at: now,
+        service_account_key: None,
+    })
+}
+
+/// Takes nodes out of a cluster. The last master leaves only together with everybody.
+pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
+    if hosts.is_empty() {
+        return Err(Refusal::bad(
+            "detach-empty",
+            "detach refused",
+            "no host is named",
+        ));
+    }
+    for host in hosts {
+        if cluster.member(*host).is_none() {
+            return Err(Refusal::conflict(
+                "host-not-attached",
+                format!(
+                    "host {host} cannot be detached from cluster {}",
+                    cluster.name
+                ),
+                "it is not in it",
+            ));
+        }
+    }
+    let left: Vec<Member> = cluster
+        .members
+        .iter()
+        .filter(|m| !hosts.contains(&m.host))
+        .cloned()
+        .collect();
+    let orphans = !left.is_empty() && !left.iter().any(|m| m.role == Role::Master);
+    if orphans {
+        return Err(Refusal::conflict(
+            "last-master",
+            format!("detach from cluster {} refused", cluster.name),
+            format!("{} workers would be left without a master", left.len()),
+        )
+        .fix("detach the workers first, or together with the master"));
+    }
+    cluster.members = left;
+    Ok(())
+}
+
+/// The first reported address of the pod network's IP version: the default route's comes first.
+fn address(addresses: &[IpAddr], pods: IpNet) -> Option<IpAddr> {
+    let v4 = matches!(pods, IpNet::V4(_));
+    addresses
+        .iter()
+        .copied()
+        .find(|ip| ip.is_ipv4() == v4 && !ip.is_loopback() && !ip.is_unspecified())
+}
+
+/// Prefix length of one node's pods.
+pub(super) fn node_prefix(pods: IpNet) -> u8 {
+    match pods {
+        IpNet::V4(_) => NODE_PREFIX_V4,
+        IpNet::V6(_) => NODE_PREFIX_V6,
+    }
+}
+
+/// The lowest part of the pod network that no node has.
+fn free_pod_cidr(pods: IpNet, members: &[Member]) -> Option<IpNet> {
+    let taken: BTreeSet<IpNet> = members.iter().map(|m| m.pod_cidr).collect();
+    pods.subnets(node_prefix(pods))
+        .ok()?
+        .take(NODES_MAX)
+        .find(|net| !taken.contains(net))
+}

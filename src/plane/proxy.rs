@@ -1,0 +1,372 @@
+//! The Kubernetes API of each cluster, through the tunnel of a connected master.
+//!
+//! ```text
+//! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
+//!                                  └─────────── TLS inside: plane's admin certificate ───────┘
+//! ```
+//! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
+//! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
+//! other. The API server is believed only if the cluster's authority signed it as `kubernetes`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
+use rcgen::KeyPair;
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::bootstrap::ADMIN;
+use super::ca::{self, Authority, Leaf};
+use super::keystone;
+use super::records::{Cluster, Scope};
+use super::refusal::{Answer, Refusal, Shape, chain, reshape};
+use super::state::{self, Plane};
+use crate::model::{ClusterId, Fault, HostId};
+use crate::wire::{Class, Meta};
+
+/// Service of a node that leads to its API server.
+const SERVICE: &str = "kube-apiserver";
+/// Name the API server's certificate must have.
+const SERVER_NAME: &str = "kubernetes";
+/// How long a node may take to dial its API server and agree on TLS.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Life of the plane's administrator certificate; a new one is signed at half of it.
+const ADMIN_LIFE: SignedDuration = SignedDuration::from_hours(24);
+/// Where the clusters' APIs are.
+pub(super) const PREFIX: &str = "/k8s/clusters/";
+
+/// TLS configurations towards the clusters, made when first needed.
+#[derive(Default)]
+pub(super) struct Upstreams {
+    // One entry per cluster.
+    ready: Mutex<HashMap<ClusterId, Upstream>>,
+}
+
+#[derive(Clone)]
+struct Upstream {
+    config: Arc<ClientConfig>,
+    renew_at: Timestamp,
+}
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    /// The cluster is gone.
+    pub(super) fn forget(&self, cluster: ClusterId) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.remove(&cluster);
+    }
+
+    fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = ready.get(&cluster.id).filter(|u| now < u.renew_at) {
+            return Ok(Arc::clone(&found.config));
+        }
+        let config = Arc::new(client_config(cluster, now)?);
+        let renew_at = now + ADMIN_LIFE / 2;
+        let made = Upstream {
+            config: Arc::clone(&config),
+            renew_at,
+        };
+        ready.insert(cluster.id, made);
+        Ok(config)
+    }
+}
+
+/// Trusts only the cluster's authority; shows an administrator's certificate signed by it.
+fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
+    let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
+    let signer = Authority::load(&cluster.authorities.cluster, &cluster.keys.cluster)?;
+    let key = KeyPair::generate().map_err(ca::CaError::from)?;
+    let leaf = Leaf::client("pf9-plane", &["system:masters"], ADMIN_LIFE);
+    let issued = signer.issue(&key, &leaf, now)?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from(signer.der().to_vec()))
+        .map_err(|e| failed(&e))?;
+    ClientConfig::builder_with_provider(crate::tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from(issued.der)],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )
+        .map_err(|e| failed(&e))
+}
+
+/// Any request below `/k8s/clusters/{uuid}`.
+pub(super) async fn handle(State(plane): State<Arc<Plane>>, request: Request) -> Response {
+    match forward(&plane, request).await {
+        Ok(response) => response,
+        Err(refusal) => reshape(Shape::Kubernetes, refusal.into_response()),
+    }
+}
+
+async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
+    let (id, target) = split_path(request.uri())?;
+    let who = authorise(plane, request.headers(), id)?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    let client_side = wants_upgrade(request.headers())
+        .then(|| request.extensions_mut().remove::<OnUpgrade>())
+        .flatten();
+    clean_request(request.headers_mut(), client_side.is_some());
+    *request.uri_mut() = target;
+    let mut sender = connect(plane, &cluster, who).await?;
+    let mut response = sender.send_request(request).await.map_err(|e| {
+        broken(
+            &cluster,
+            format!("its API server did not answer: {}", chain(&e)),
+        )
+    })?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return Err(broken(&cluster, "its API server upgraded unasked".into()));
+        };
+        splice(plane, client_side, hyper::upgrade::on(&mut response));
+    } else {
+        strip_hop_by_hop(response.headers_mut());
+    }
+    Ok(response.map(Body::new))
+}
+
+/// Copies both upgraded connections into each other until either ends.
+fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
+    let shutdown = plane.shutdown.clone();
+    plane.tasks.spawn(async move {
+        let both = async {
+            let (client, node) = tokio::try_join!(client, node)?;
+            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+            // How it ended concerns the two ends only; both see it as the end of their stream.
+            drop(tokio::io::copy_bidirectional(&mut client, &mut node).await);
+            Ok::<_, hyper::Error>(())
+        };
+        tokio::select! {
+            done = both => if let Err(e) = done {
+                tracing::debug!(why = chain(&e), "upgraded connection was not taken over");
+            },
+            () = shutdown.cancelled() => {}
+        }
+    });
+}
+
+/// The cluster's id, and the target as its API server knows it.
+fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
+    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let id = super::qbert::cluster_id(id)?;
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let path = if path.is_empty() { "/" } else { path };
+    let target = format!("{path}{query}")
+        .parse()
+        .map_err(|_| Refusal::bad("path-invalid", "request refused", "its path is no path"))?;
+    Ok((id, target))
+}
+
+/// Whoever bears the token may reach this cluster; answers who it is, for the node's audit.
+fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'static str> {
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "))
+        .ok_or_else(|| Refusal::unauthenticated("there is no bearer token"))?;
+    match keystone::scope_of(plane, token.trim())? {
+        Scope::Everything => Ok(ADMIN),
+        Scope::Cluster(only) if only == id => Ok("kubeconfig"),
+        Scope::Cluster(_) => Err(Refusal::forbidden(
+            "token-scope",
+            "request refused",
+            "the token is good for another cluster",
+        )),
+    }
+}
+
+/// A connection to the API server of the first connected master that answers.
+async fn connect(plane: &Arc<Plane>, cluster: &Cluster, who: &str) -> Answer<SendRequest<Body>> {
+    let meta = Meta::from([("who".to_owned(), who.to_owned())]);
+    let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
+    let mut why = "none of its masters is connected".to_owned();
+    for member in cluster.masters() {
+        let Some(tunnel) = plane.sessions.tunnel(member.host) else {
+            continue;
+        };
+        let stream = match tunnel.open(SERVICE, Class::Interactive, meta.clone()) {
+            Ok(stream) => stream,
+            Err(e) => {
+                why = format!("master {} takes no stream: {}", member.node_name, chain(&e));
+                continue;
+            }
+        };
+        match handshake(plane, &tls, stream, member.host).await {
+            Ok(sender) => return Ok(sender),
+            Err(e) => why = format!("the API server of master {}: {e}", member.node_name),
+        }
+    }
+    Err(away(cluster, why))
+}
+
+async fn handshake<S>(
+    plane: &Arc<Plane>,
+    tls: &TlsConnector,
+    stream: S,
+    host: HostId,
+) -> Result<SendRequest<Body>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let name = ServerName::try_from(SERVER_NAME).map_err(|e| e.to_string())?;
+    let connected = tokio::time::timeout(CONNECT_DEADLINE, tls.connect(name, stream))
+        .await
+        .map_err(|_| "no TLS handshake in time".to_owned())?
+        .map_err(|e| chain(&e))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(connected))
+        .await
+        .map_err(|e| chain(&e))?;
+    let cut = plane.cut.clone();
+    plane.tasks.spawn(async move {
+        tokio::select! {
+            done = connection.with_upgrades() => if let Err(e) = done {
+                tracing::debug!(%host, why = chain(&e), "connection to the api server ended");
+            },
+            () = cut.cancelled() => {}
+        }
+    });
+    Ok(sender)
+}
+
+fn away(cluster: &Cluster, why: String) -> Refusal {
+    let what = format!("cluster {} cannot be reached", cluster.name);
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Fault::new("cluster-away", what, why),
+    )
+}
+
+fn broken(cluster: &Cluster, why: String) -> Refusal {
+    let what = format!("request to cluster {} failed", cluster.name);
+    Refusal::new(
+        StatusCode::BAD_GATEWAY,
+        Fault::new("cluster-broken", what, why),
+    )
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// Takes away what belongs to this hop, and what could speak for somebody else.
+fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
+    let protocol = headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
+    strip_hop_by_hop(headers);
+    headers.remove(header::AUTHORIZATION);
+    headers.remove("x-auth-token");
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-remote-"))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+    headers.insert(header::HOST, HeaderValue::from_static(SERVER_NAME));
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_sees_its_own_paths() {
+        let id = ClusterId::random();
+        for (tail, seen) in [
+            ("", "/"),
+            ("/", "/"),
+            (
+                "/api/v1/pods?watch=true&x=%2F",
+                "/api/v1/pods?watch=true&x=%2F",
+            ),
+            ("/apis/a%20b/", "/apis/a%20b/"),
+        ] {
+            let uri = format!("{PREFIX}{id}{tail}").parse().expect("uri");
+            let (found, target) = split_path(&uri).expect("split");
+            assert_eq!((found, target.to_string().as_str()), (id, seen));
+        }
+        let uri = "/k8s/clusters/nonsense/api".parse().expect("uri");
+        assert!(split_path(&uri).is_err());
+    }
+
+    #[test]
+    fn only_this_hops_headers_are_taken_away() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer x"),
+            ("connection", "Upgrade, X-Mine"),
+            ("upgrade", "SPDY/3.1"),
+            ("x-mine", "1"),
+            ("x-remote-user", "root"),
+            ("x-stream-protocol-version", "v4.channel.k8s.io"),
+            ("accept", "application/json"),
+        ] {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        let mut upgraded = headers.clone();
+        assert!(wants_upgrade(&headers));
+        clean_request(&mut headers, false);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "host", "x-stream-protocol-version"]);
+        clean_request(&mut upgraded, true);
+        assert_eq!(upgraded[header::UPGRADE], "SPDY/3.1");
+        assert_eq!(upgraded[header::CONNECTION], "Upgrade");
+    }
+}

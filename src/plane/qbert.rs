@@ -1,0 +1,330 @@
+//! The subset of qbert v4: clusters, attach, detach, nodes.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, Path, RawPathParams, State};
+use http::StatusCode;
+use http::request::Parts;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bootstrap::{ADMIN_ROW, PROJECT};
+use super::ca::Authority;
+use super::fleet;
+use super::http::Doc;
+use super::keystone::{self, Operator};
+use super::membership::{self, Candidate};
+use super::records::{
+    AuthorityKeys, CLUSTERS, Cluster, HOSTS, ReceivedStatus, STACKS, STATUSES, USERS,
+};
+use super::refusal::{Answer, Refusal};
+use super::resmgr::host_id;
+use super::settings::NewCluster;
+use super::state::{self, Change, Plane};
+use super::store::Read;
+use super::view;
+use crate::model::{Authorities, ClusterId, HostId, StackRef};
+
+/// Most hosts of one attach or detach.
+const BATCH_MAX: usize = 1000;
+/// Most clusters of a stub.
+const CLUSTERS_MAX: usize = 1000;
+
+/// An operator who named the right project.
+pub(super) struct Tenant;
+
+/// One host of an attach.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct AttachHost {
+    uuid: HostId,
+    #[serde(default)]
+    is_master: bool,
+}
+
+/// One host of a detach.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DetachHost {
+    uuid: HostId,
+}
+
+/// `GET …/clusters`.
+pub(super) async fn list(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let mut out = Vec::new();
+    for (_, cluster) in rows.all(&CLUSTERS)? {
+        let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+        out.push(view::cluster_json(&cluster, &nodes));
+    }
+    Ok(Json(out.into()))
+}
+
+/// `GET …/clusters/{uuid}`.
+pub(super) async fn get(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, cluster_id(&id)?)?;
+    let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+    Ok(Json(view::cluster_json(&cluster, &nodes)))
+}
+
+/// `POST …/clusters`.
+pub(super) async fn create(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Doc(body): Doc<NewCluster>,
+) -> Answer<Json<Value>> {
+    let settings = body.settings()?;
+    let id = plane
+        .change(move |change| {
+            let clusters = change.all(&CLUSTERS)?;
+            if clusters.iter().any(|(_, c)| c.name == body.name) {
+                let why = format!("name: there is a cluster {:?} already", body.name);
+                return Err(Refusal::conflict("cluster-exists", "cluster refused", why));
+            }
+            if clusters.len() >= CLUSTERS_MAX {
+                let why = format!("there are {CLUSTERS_MAX} already");
+                return Err(Refusal::conflict("clusters-full", "cluster refused", why));
+            }
+            let stack = choose_stack(&**change, body.stack.as_deref())?;
+            let (authorities, keys) = make_authorities(&body.name, change)?;
+            let cluster = Cluster {
+                id: ClusterId::random(),
+                name: body.name,
+                created_at: change.now,
+                stack,
+                settings,
+                authorities,
+                keys,
+                members: Vec::new(),
+            };
+            change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+            Ok(cluster.id)
+        })
+        .await?;
+    tracing::info!(cluster = %id, "cluster created");
+    Ok(Json(json!({"uuid": id})))
+}
+
+/// The stack of this version; without one, the newest import.
+fn choose_stack(rows: &impl Read, version: Option<&str>) -> Answer<StackRef> {
+    let mut stacks = rows.all(&STACKS)?;
+    stacks.sort_by_key(|(_, s)| s.imported_at);
+    let found = stacks
+        .into_iter()
+        .rev()
+        .map(|(_, s)| s.reference)
+        .find(|r| version.is_none_or(|v| v == r.version));
+    found.ok_or_else(|| {
+        let why = match version {
+            Some(v) => {
+                let v: String = v.chars().take(80).collect();
+                format!("stack: there is no version {v:?}")
+            }
+            None => "stack: none was imported yet".into(),
+        };
+        Refusal::bad("stack-unknown", "cluster refused", why)
+            .fix("see pf9-plane stack list, import one with pf9-plane stack import")
+    })
+}
+
+fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, AuthorityKeys)> {
+    let make = |what: &str| Authority::generate(&format!("{name} {what}"), change.now);
+    let (cluster, cluster_key) = make("kubernetes-ca")?;
+    let (etcd, etcd_key) = make("etcd-ca")?;
+    let (front_proxy, front_proxy_key) = make("front-proxy-ca")?;
+    Ok((
+        Authorities {
+            cluster: cluster.pem().to_owned(),
+            etcd: etcd.pem().to_owned(),
+            front_proxy: front_proxy.pem().to_owned(),
+        },
+        AuthorityKeys {
+            cluster: cluster_key,
+            etcd: etcd_key,
+            front_proxy: front_proxy_key,
+        },
+    ))
+}
+
+/// `DELETE …/clusters/{uuid}`: its nodes are detached.
+pub(super) async fn delete(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    let id = cluster_id(&id)?;
+    plane
+        .change(move |change| {
+            let cluster = state::cluster(&**change, id)?;
+            for member in &cluster.members {
+                set_cluster(change, member.host, None)?;
+            }
+            keystone::forget_cluster(change, id)?;
+            Ok(change.remove(&CLUSTERS, &id.to_string())?)
+        })
+        .await?;
+    plane.upstreams.forget(id);
+    tracing::info!(cluster = %id, "cluster deleted");
+    Ok(StatusCode::OK)
+}
+
+/// `POST …/clusters/{uuid}/attach`: all of them or none.
+pub(super) async fn attach(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Doc(hosts): Doc<Vec<AttachHost>>,
+) -> Answer<StatusCode> {
+    let id = cluster_id(&id)?;
+    check_batch(hosts.len())?;
+    plane
+        .change(move |change| attach_now(change, id, &hosts))
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> Answer<()> {
+    let mut cluster = state::cluster(&**change, id)?;
+    let mut statuses: Vec<Option<ReceivedStatus>> = Vec::new();
+    for wanted in hosts {
+        let host = state::host(&**change, wanted.uuid)?;
+        if let Some(other) = host.cluster.filter(|c| *c != id) {
+            let what = format!(
+                "host {} cannot be attached to cluster {}",
+                host.id, cluster.name
+            );
+            let why = format!("it is in cluster {other}");
+            return Err(Refusal::conflict("host-attached", what, why).fix("detach it there first"));
+        }
+        statuses.push(change.get(&STATUSES, &wanted.uuid.to_string())?);
+    }
+    let candidates: Vec<Candidate<'_>> = hosts
+        .iter()
+        .zip(&statuses)
+        .map(|(wanted, status)| Candidate {
+            host: wanted.uuid,
+            master: wanted.is_master,
+            status: status.as_ref().map(|s| &s.status),
+        })
+        .collect();
+    membership::attach(&mut cluster, &candidates, change.now)?;
+    for wanted in hosts {
+        set_cluster(change, wanted.uuid, Some(id))?;
+        tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
+    }
+    change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+    change.touch_cluster(&cluster);
+    Ok(())
+}
+
+/// `POST …/clusters/{uuid}/detach`: all of them or none.
+pub(super) async fn detach(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Doc(hosts): Doc<Vec<DetachHost>>,
+) -> Answer<StatusCode> {
+    let id = cluster_id(&id)?;
+    check_batch(hosts.len())?;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let hosts: Vec<HostId> = hosts.iter().map(|h| h.uuid).collect();
+            membership::detach(&mut cluster, &hosts)?;
+            for host in hosts {
+                set_cluster(change, host, None)?;
+                tracing::info!(%host, cluster = %id, "host detached");
+            }
+            change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+            change.touch_cluster(&cluster);
+            Ok(())
+        })
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+/// Writes down where a host is; being attached authorises it.
+fn set_cluster(change: &mut Change<'_>, host: HostId, to: Option<ClusterId>) -> Answer<()> {
+    let key = host.to_string();
+    if let Some(mut row) = change.get(&HOSTS, &key)? {
+        row.cluster = to;
+        row.authorised |= to.is_some();
+        change.put(&HOSTS, &key, &row)?;
+        change.touch(host);
+    }
+    Ok(())
+}
+
+/// `GET …/nodes`: every host that has the role.
+pub(super) async fn nodes(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let clusters = rows.all(&CLUSTERS)?;
+    let nodes = fleet::all(&plane, &rows)?
+        .into_iter()
+        .filter(|known| known.host.authorised)
+        .map(|known| {
+            let at = known.host.cluster;
+            let cluster = clusters.iter().map(|(_, c)| c).find(|c| Some(c.id) == at);
+            known.node_json(cluster)
+        })
+        .collect();
+    Ok(Json(nodes))
+}
+
+/// `GET …/nodes/{uuid}`.
+pub(super) async fn node(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, host_id(&id)?)?;
+    let cluster = match host.cluster {
+        Some(id) => Some(state::cluster(&rows, id)?),
+        None => None,
+    };
+    Ok(Json(
+        fleet::known(&plane, &rows, host)?.node_json(cluster.as_ref()),
+    ))
+}
+
+pub(super) fn cluster_id(text: &str) -> Answer<ClusterId> {
+    text.parse().map_err(|e: crate::model::BadName| {
+        Refusal::bad("cluster-id-invalid", "request refused", e.to_string())
+    })
+}
+
+fn check_batch(len: usize) -> Answer<()> {
+    if len <= BATCH_MAX {
+        return Ok(());
+    }
+    let why = format!("{len} hosts, at most {BATCH_MAX} at a time");
+    Err(Refusal::bad("batch-too-large", "request refused", why))
+}
+
+impl FromRequestParts<Arc<Plane>> for Tenant {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
+        Operator::from_request_parts(parts, plane).await?;
+        let params = RawPathParams::from_request_parts(parts, plane).await;
+        let params =
+            params.map_err(|e| Refusal::bad("path-invalid", "request refused", e.to_string()))?;
+        let named = params.iter().find(|(k, _)| *k == "project").map(|(_, v)| v);
+        let user = plane.read()?.get(&USERS, ADMIN_ROW)?;
+        let mine = user.is_some_and(|u| named == Some(u.project.as_str()));
+        if mine || named == Some(PROJECT) {
+            return Ok(Self);
+        }
+        Err(Refusal::forbidden(
+            "project-unknown",
+            "request refused",
+            "it is no project of yours",
+        ))
+    }
+}

@@ -1,0 +1,134 @@
+//! The subset of resmgr v1: hosts and their one role.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::events;
+use super::fleet;
+use super::keystone::Operator;
+use super::records::HOSTS;
+use super::refusal::{Answer, Refusal};
+use super::state::{self, Plane};
+use super::view::ROLE;
+use crate::model::HostId;
+
+/// `GET /resmgr/v1/hosts`.
+pub(super) async fn list(_: Operator, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let hosts = fleet::all(&plane, &rows)?;
+    Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
+}
+
+/// `GET /resmgr/v1/hosts/{id}`.
+pub(super) async fn get(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, host_id(&id)?)?;
+    Ok(Json(fleet::known(&plane, &rows, host)?.host_json()))
+}
+
+/// `GET /resmgr/v1/hosts/{id}/events`: what happened on a host, oldest first.
+pub(super) async fn events(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, host_id(&id)?)?;
+    Ok(Json(events::list(&rows, host.id)?))
+}
+
+/// `GET /resmgr/v1/roles`: there is one.
+pub(super) async fn roles(_: Operator) -> Json<Value> {
+    Json(json!([{
+        "name": ROLE,
+        "display_name": "Kubernetes node",
+        "description": "May be attached to a cluster as master or worker",
+        "active_version": env!("CARGO_PKG_VERSION"),
+        "default_settings": {},
+    }]))
+}
+
+/// `PUT /resmgr/v1/hosts/{id}/roles/{role}`: authorise.
+pub(super) async fn authorise(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path((id, role)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    let (id, ()) = (host_id(&id)?, known_role(&role)?);
+    plane
+        .change(move |change| {
+            let mut host = state::host(&**change, id)?;
+            host.authorised = true;
+            Ok(change.put(&HOSTS, &id.to_string(), &host)?)
+        })
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+/// `DELETE /resmgr/v1/hosts/{id}/roles/{role}`: refused while the host is a node.
+pub(super) async fn unauthorise(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path((id, role)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    let (id, ()) = (host_id(&id)?, known_role(&role)?);
+    plane
+        .change(move |change| {
+            let mut host = state::host(&**change, id)?;
+            if host.cluster.is_some() {
+                let what = format!("role {ROLE} cannot be taken from host {id}");
+                return Err(
+                    Refusal::conflict("host-attached", what, "it is in a cluster")
+                        .fix("detach it first"),
+                );
+            }
+            host.authorised = false;
+            Ok(change.put(&HOSTS, &id.to_string(), &host)?)
+        })
+        .await?;
+    Ok(StatusCode::OK)
+}
+
+/// `DELETE /resmgr/v1/hosts/{id}`: the host is out of its cluster and enrolled no more.
+pub(super) async fn remove(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    let id = host_id(&id)?;
+    if !fleet::remove(&plane, id).await? {
+        return Err(Refusal::missing(
+            "host-unknown",
+            format!("no host {id}"),
+            "it is not enrolled",
+        ));
+    }
+    plane.sessions.end(id, "the host was removed");
+    Ok(StatusCode::OK)
+}
+
+pub(super) fn host_id(text: &str) -> Answer<HostId> {
+    text.parse().map_err(|e: crate::model::BadName| {
+        Refusal::bad("host-id-invalid", "request refused", e.to_string())
+    })
+}
+
+fn known_role(role: &str) -> Answer<()> {
+    if role == ROLE {
+        return Ok(());
+    }
+    let role: String = role.chars().take(80).collect();
+    Err(Refusal::missing(
+        "role-unknown",
+        format!("no role {role}"),
+        format!("the role is {ROLE}"),
+    ))
+}

@@ -1,0 +1,371 @@
+//! The server: one HTTPS port for everybody, one Unix socket for the administrator.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{any, delete, get, post, put};
+use http::{Request, Uri};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::http::{deadline, no_such_method, no_such_path, shaped};
+use super::refusal::{Shape, chain};
+use super::state::{Parts, Plane};
+use super::tls::ServerIdentity;
+use super::tunnel::Shown;
+use super::{admin, bootstrap, enrol, keystone, proxy, qbert, resmgr, tunnel};
+use crate::model::Fault;
+
+/// Bytes the kernel may hold unsent on a connection; the node's end has the same bound.
+const UNSENT_MAX: u32 = 128 * 1024;
+
+/// What [`Server::start`] needs.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// All state is below this directory.
+    pub state_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `https://host:port` as nodes and operators reach the plane; absent: the listen address.
+    pub public_url: Option<String>,
+}
+
+/// A running plane.
+pub struct Server {
+    plane: Arc<Plane>,
+    address: SocketAddr,
+}
+
+/// Connections at a time: the fleet's tunnels, operators, and room.
+const CONNECTIONS_MAX: usize = 8192;
+/// TLS handshakes at a time: a returning fleet queues here instead of taking every core.
+const HANDSHAKES_MAX: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may be silent between requests, or dribble a header.
+const HEADER_DEADLINE: Duration = Duration::from_secs(60);
+/// Largest header block; kubectl's longest is 8 KiB.
+const HEADER_MAX: usize = 64 * 1024;
+/// After a failed accept (no file descriptors): do not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long requests that are under way may take after a stop was asked for; a watch would go on
+/// for ever.
+const DRAIN: Duration = Duration::from_secs(3);
+/// How long connections may take to end after what they carried was cut.
+const CUT: Duration = Duration::from_secs(5);
+
+// === impl Server ===
+
+impl Server {
+    /// Opens the state directory, listens, serves.
+    pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
+        let cannot = |why: String| Fault::new("plane-start", "cannot start the plane", why);
+        let now = Timestamp::now();
+        let started = bootstrap::start(&config.state_dir, now).map_err(|e| cannot(chain(&e)))?;
+        let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+            cannot(format!("{}: {e}", config.listen)).fix("choose another --listen address")
+        })?;
+        let address = listener.local_addr().map_err(|e| cannot(e.to_string()))?;
+        let public = public_url(config.public_url.as_deref(), address)?;
+        if started.first {
+            tracing::info!(dir = %config.state_dir.display(), "new plane: administrator's password is in admin-password");
+        }
+        let plane = Arc::new(Plane::new(Parts {
+            store: started.store,
+            dir: config.state_dir.clone(),
+            ca: started.ca,
+            signing: started.signing,
+            public_url: public.url,
+        }));
+        let identity = ServerIdentity::new(&plane.ca, server_names(&public.host, address), now)
+            .map_err(|e| cannot(chain(&e)))?;
+        let socket = admin_socket(&config.state_dir)
+            .map_err(|e| cannot(format!("{}: {e}", admin::SOCKET)))?;
+        let acceptor =
+            TlsAcceptor::from(identity.config(&plane.ca).map_err(|e| cannot(chain(&e)))?);
+        let tasks = plane.tasks.clone();
+        tasks.spawn(accept_tls(Arc::clone(&plane), listener, acceptor));
+        tasks.spawn(accept_admin(Arc::clone(&plane), socket));
+        tasks.spawn(identity.keep_fresh(Arc::clone(&plane)));
+        tracing::info!(%address, url = plane.public_url, "ready");
+        Ok(Self { plane, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `https://host:port`, as it is reached.
+    pub fn public_url(&self) -> &str {
+        &self.plane.public_url
+    }
+
+    /// Drains: tells the hosts to come back, lets requests finish, ends the rest.
+    pub async fn stop(self) {
+        self.plane.sessions.drain();
+        self.plane.shutdown.cancel();
+        self.plane.tasks.close();
+        let idle = || self.plane.tasks.wait();
+        if tokio::time::timeout(DRAIN, idle()).await.is_err() {
+            self.plane.cut.cancel();
+            if tokio::time::timeout(CUT, idle()).await.is_err() {
+                tracing::warn!("some connections did not end in time");
+            }
+        }
+        let socket = self.plane.dir.join(admin::SOCKET);
+        if let Err(e) = std::fs::remove_file(&socket) {
+            tracing::debug!(why = %e, "admin socket was gone already");
+        }
+    }
+}
+
+struct PublicUrl {
+    url: String,
+    host: String,
+}
+
+fn public_url(given: Option<&str>, address: SocketAddr) -> Result<PublicUrl, Fault> {
+    let bad = |why: &str| {
+        Fault::new(
+            "usage",
+            "cannot start the plane",
+            format!("--public-url: {why}"),
+        )
+        .fix("give it as https://HOST:PORT")
+    };
+    let Some(given) = given else {
+        if address.ip().is_unspecified() {
+            return Err(bad("is needed when --listen is no single address"));
+        }
+        return Ok(PublicUrl {
+            url: format!("https://{address}"),
+            host: address.ip().to_string(),
+        });
+    };
+    let uri: Uri = given
+        .trim_end_matches('/')
+        .parse()
+        .map_err(|_| bad("is no URL"))?;
+    if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") || uri.query().is_some()
+    {
+        return Err(bad("is not https://HOST:PORT"));
+    }
+    let authority = uri.authority().ok_or_else(|| bad("names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(bad("must not hold a user name"));
+    }
+    Ok(PublicUrl {
+        url: format!("https://{authority}"),
+        host: authority.host().trim_matches(['[', ']']).to_owned(),
+    })
+}
+
+/// Names and addresses of the server's certificate.
+fn server_names(public: &str, address: SocketAddr) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = ["localhost", "127.0.0.1", "::1", public]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    if !address.ip().is_unspecified() {
+        names.insert(address.ip().to_string());
+    }
+    names
+}
+
+/// The store's lock says that we are the only plane here, so a socket that is left is stale.
+fn admin_socket(dir: &Path) -> io::Result<UnixListener> {
+    let path = dir.join(admin::SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Everything on the HTTPS port.
+fn router(plane: &Arc<Plane>) -> Router {
+    let api = |routes: Router<Arc<Plane>>, shape| {
+        routes
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(axum::middleware::from_fn(deadline))
+            .layer(axum::middleware::map_response(shaped(shape)))
+    };
+    let keystone = Router::new().route("/v3/auth/tokens", post(keystone::issue));
+    let resmgr = Router::new()
+        .route("/v1/hosts", get(resmgr::list))
+        .route("/v1/hosts/{id}", get(resmgr::get).delete(resmgr::remove))
+        .route("/v1/hosts/{id}/events", get(resmgr::events))
+        .route(
+            "/v1/hosts/{id}/roles/{role}",
+            put(resmgr::authorise).delete(resmgr::unauthorise),
+        )
+        .route("/v1/roles", get(resmgr::roles));
+    let qbert = Router::new()
+        .route(
+            "/v4/{project}/clusters",
+            get(qbert::list).post(qbert::create),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}",
+            get(qbert::get).merge(delete(qbert::delete)),
+        )
+        .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
+        .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
+        .route("/v4/{project}/nodes", get(qbert::nodes))
+        .route("/v4/{project}/nodes/{uuid}", get(qbert::node));
+    let ours = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/v1/enrol", post(enrol::post))
+        .route("/v1/tunnel", get(tunnel::accept));
+    let kube = Router::new()
+        .route("/k8s/clusters/{uuid}", any(proxy::handle))
+        .route("/k8s/clusters/{uuid}/", any(proxy::handle))
+        .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle));
+    api(ours, Shape::Fault)
+        .nest("/keystone", api(keystone, Shape::Keystone))
+        .nest("/resmgr", api(resmgr, Shape::Resmgr))
+        .nest("/qbert", api(qbert, Shape::Qbert))
+        // No deadline: a watch lasts.
+        .merge(kube)
+        .with_state(Arc::clone(plane))
+}
+
+async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAcceptor) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let router = router(&plane);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = plane.shutdown.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!(why = %e, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Full: the stranger is cut off, who is connected stays.
+        let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+            tracing::warn!("connection refused: there are too many");
+            continue;
+        };
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (handshakes, shutdown) = (Arc::clone(&handshakes), plane.shutdown.clone());
+        plane.tasks.spawn(async move {
+            serve_tls(stream, &acceptor, &handshakes, router, shutdown).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_tls(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+    handshakes: &Semaphore,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    // Frames and prompts are small: they must not wait for company.
+    drop(stream.set_nodelay(true));
+    // What the kernel holds unsent is what a key stroke finds ahead of itself.
+    drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX));
+    let handshake = async {
+        let turn = handshakes.acquire().await;
+        let stream = acceptor.accept(stream).await;
+        drop(turn);
+        stream
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => {
+            tracing::debug!(why = %e, "tls handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(|c| c.first());
+    let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
+    serve_http(stream, router, shown, shutdown).await;
+}
+
+async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
+    let router = admin::router(Arc::clone(&plane));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = plane.shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, shutdown) = (router.clone(), plane.shutdown.clone());
+                plane
+                    .tasks
+                    .spawn(serve_http(stream, router, None::<Shown>, shutdown));
+            }
+            Err(e) => {
+                tracing::warn!(why = %e, "cannot accept on the admin socket");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves HTTP/1.1 on any byte stream until it ends. `known` stands in the extensions of every
+/// request: what the connection itself proved.
+pub(super) async fn serve_http<S, K>(
+    stream: S,
+    router: Router,
+    known: Option<K>,
+    shutdown: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    K: Clone + Send + Sync + 'static,
+{
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        if let Some(known) = known.clone() {
+            request.extensions_mut().insert(known);
+        }
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        hyper::service::Service::call(&service, request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(HEADER_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            // Answers that are under way are finished; no further request is read.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(why = chain(&e), "connection ended");
+    }
+}

@@ -1,0 +1,298 @@
+//! The stack repository: import (verify, sign, keep), and serving with ranges.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+
+use super::records::{STACKS, Stack};
+use super::refusal::{Answer, Refusal, chain};
+use super::state::Plane;
+use super::store::Read;
+use crate::host::fs::HostFs;
+use crate::model::{
+    Digest, DocumentKind, Envelope, Fault, Hasher, PAYLOAD_MAX, StackManifest, StackRef,
+};
+
+const MANIFEST: &str = "manifest.json";
+const ARCHIVE: &str = "stack.tar.zst";
+/// Bytes of the archive that are held at a time: a stream's window is of this order.
+const CHUNK: usize = 256 * 1024;
+
+/// Imports the stack in a directory. The same stack again is fine.
+pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
+    let shared = Arc::clone(plane);
+    let work = move || verify_and_keep(&shared, &dir);
+    let stack = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Refusal::internal("the import was lost", &e))??;
+    let row = stack.clone();
+    plane
+        .change(move |change| {
+            let taken = change.all(&STACKS)?.into_iter().find(|(_, s)| {
+                s.reference.dir_name() == row.reference.dir_name() && s.reference != row.reference
+            });
+            if let Some((_, other)) = taken {
+                let why = format!(
+                    "another stack {} is here: {}",
+                    row.reference, other.reference.manifest
+                );
+                return Err(refuse("stack-version-taken", why)
+                    .fix("a version means one content: build the stack with a new version"));
+            }
+            let key = row.reference.manifest.to_string();
+            if change.get(&STACKS, &key)?.is_none() {
+                change.put(&STACKS, &key, &row)?;
+            }
+            Ok(())
+        })
+        .await?;
+    tracing::info!(stack = %stack.reference, manifest = %stack.reference.manifest, "stack imported");
+    Ok(stack)
+}
+
+fn refuse(code: &str, why: impl Into<String>) -> Refusal {
+    Refusal::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        Fault::new(code, "stack refused", why),
+    )
+}
+
+fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
+    let bytes = HostFs::new(dir)
+        .read(MANIFEST, PAYLOAD_MAX as u64)
+        .map_err(|e| refuse("stack-unreadable", chain(&e)))?
+        .ok_or_else(|| {
+            refuse(
+                "stack-unreadable",
+                format!("{} has no {MANIFEST}", dir.display()),
+            )
+        })?;
+    let manifest: StackManifest = serde_json::from_slice(&bytes)
+        .map_err(|e| refuse("stack-manifest-invalid", format!("{MANIFEST}: {e}")))?;
+    manifest.validate()?;
+    let digest = Digest::of(&bytes);
+    keep_archive(plane, &dir.join(ARCHIVE), &manifest, digest)?;
+    Ok(Stack {
+        reference: StackRef {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            manifest: digest,
+        },
+        kubernetes: manifest.kubernetes.to_string(),
+        imported_at: Timestamp::now(),
+        archive: manifest.archive.sha256,
+        archive_size: manifest.archive.size,
+        envelope: plane.signing.sign(DocumentKind::StackManifest, &bytes),
+    })
+}
+
+/// Copies the archive, and keeps the copy only if it is what the manifest says: what was checked
+/// is what is served.
+fn keep_archive(
+    plane: &Plane,
+    from: &Path,
+    manifest: &StackManifest,
+    digest: Digest,
+) -> Answer<()> {
+    let unreadable =
+        |e: std::io::Error| refuse("stack-unreadable", format!("{}: {e}", from.display()));
+    let target = plane.files.at(plane.archive_path(&digest));
+    let temp = target.with_extension("part");
+    let failed = |e: std::io::Error| {
+        let full = e.kind() == std::io::ErrorKind::StorageFull;
+        let code = if full {
+            "disk-full"
+        } else {
+            "stack-unwritable"
+        };
+        refuse(code, format!("{}: {e}", temp.display()))
+    };
+    let mut source = std::fs::File::open(from).map_err(unreadable)?;
+    let mut out = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temp)
+        .map_err(failed)?;
+    let copied = (|| {
+        let (mut hasher, mut size) = (Hasher::new(), 0u64);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let n = source.read(&mut buffer).map_err(unreadable)?;
+            let Some(part) = buffer.get(..n).filter(|p| !p.is_empty()) else {
+                break;
+            };
+            size += n as u64;
+            if size > manifest.archive.size {
+                break;
+            }
+            hasher.update(part);
+            out.write_all(part).map_err(failed)?;
+        }
+        let want = &manifest.archive;
+        if size != want.size {
+            let why = format!(
+                "{ARCHIVE} is not of {} bytes, as the manifest says",
+                want.size
+            );
+            return Err(refuse("stack-archive-wrong", why));
+        }
+        let found = hasher.finish();
+        if found != want.sha256 {
+            let why = format!(
+                "{ARCHIVE} has SHA-256 {found}, the manifest says {}",
+                want.sha256
+            );
+            return Err(refuse("stack-archive-wrong", why));
+        }
+        out.sync_all().map_err(failed)?;
+        std::fs::rename(&temp, &target).map_err(failed)?;
+        let dir = target.parent().unwrap_or(&target);
+        std::fs::File::open(dir)
+            .and_then(|d| d.sync_all())
+            .map_err(failed)
+    })();
+    if copied.is_err() {
+        // Ours alone; the refusal is what matters.
+        drop(std::fs::remove_file(&temp));
+    }
+    copied
+}
+
+/// All stacks, oldest import first.
+pub(super) fn list(rows: &impl Read) -> Answer<Vec<Stack>> {
+    let mut stacks: Vec<Stack> = rows.all(&STACKS)?.into_iter().map(|(_, s)| s).collect();
+    stacks.sort_by_key(|s| s.imported_at);
+    Ok(stacks)
+}
+
+fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
+    let digest: Digest = digest.parse().map_err(|e: crate::model::BadName| {
+        Refusal::bad("digest-invalid", "request refused", e.to_string())
+    })?;
+    rows.get(&STACKS, &digest.to_string())?.ok_or_else(|| {
+        let why = format!("no stack has manifest {digest}");
+        Refusal::missing("stack-unknown", "stack not found", why)
+    })
+}
+
+/// The signed manifest of a stack.
+pub(super) fn manifest(rows: &impl Read, digest: &str) -> Answer<Envelope> {
+    Ok(find(rows, digest)?.envelope)
+}
+
+/// The archive of a stack, or the part of it that `Range` asks for.
+pub(super) async fn archive(plane: &Plane, digest: &str, headers: &HeaderMap) -> Answer<Response> {
+    let stack = find(&plane.read()?, digest)?;
+    let total = stack.archive_size;
+    let etag = format!("\"{}\"", stack.archive);
+    let range = wanted_range(headers, &etag, total)?;
+    let (from, len) = range.unwrap_or((0, total));
+    let path = plane
+        .files
+        .at(plane.archive_path(&stack.reference.manifest));
+    let gone = |e: std::io::Error| Refusal::internal("cannot read the stack's archive", &e);
+    let mut file = tokio::fs::File::open(&path).await.map_err(gone)?;
+    file.seek(std::io::SeekFrom::Start(from))
+        .await
+        .map_err(gone)?;
+    let body = Body::from_stream(ReaderStream::with_capacity(file.take(len), CHUNK));
+    let status = if range.is_some() {
+        StatusCode::PARTIAL_CONTENT
+    } else {
+        StatusCode::OK
+    };
+    let mut response = (status, body).into_response();
+    let mut set = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    set(header::CONTENT_TYPE, "application/zstd");
+    set(header::ACCEPT_RANGES, "bytes");
+    set(header::ETAG, &etag);
+    set(header::CONTENT_LENGTH, &len.to_string());
+    if range.is_some() && len > 0 {
+        set(
+            header::CONTENT_RANGE,
+            &format!("bytes {from}-{}/{total}", from + len - 1),
+        );
+    }
+    Ok(response)
+}
+
+/// Start and length of the one range asked for; `None`: everything. Several ranges or an unknown
+/// unit mean everything, as HTTP allows.
+fn wanted_range(headers: &HeaderMap, etag: &str, total: u64) -> Answer<Option<(u64, u64)>> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|v: &HeaderValue| v.to_str().ok())
+    };
+    if text(header::IF_RANGE).is_some_and(|t| t != etag) {
+        return Ok(None);
+    }
+    let Some(spec) = text(header::RANGE).and_then(|r| r.trim().strip_prefix("bytes=")) else {
+        return Ok(None);
+    };
+    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
+        return Ok(None);
+    };
+    let bounds = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => Some((first, last.saturating_add(1).min(total))),
+        (Ok(first), Err(_)) if last.trim().is_empty() => Some((first, total)),
+        (Err(_), Ok(suffix)) if first.trim().is_empty() => {
+            Some((total.saturating_sub(suffix), total))
+        }
+        _ => return Ok(None),
+    };
+    match bounds {
+        Some((from, end)) if from < end => Ok(Some((from, end - from))),
+        _ => Err(Refusal::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            Fault::new(
+                "range-invalid",
+                "range refused",
+                format!("the archive has {total} bytes"),
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_http_says() {
+        let ask = |range: &str, if_range: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RANGE, range.parse().expect("header"));
+            if let Some(tag) = if_range {
+                headers.insert(header::IF_RANGE, tag.parse().expect("header"));
+            }
+            wanted_range(&headers, "\"e\"", 100).map_err(|r| r.status.as_u16())
+        };
+        assert_eq!(ask("bytes=0-", None), Ok(Some((0, 100))));
+        assert_eq!(ask("bytes=40-", None), Ok(Some((40, 60))));
+        assert_eq!(ask("bytes=10-19", None), Ok(Some((10, 10))));
+        assert_eq!(ask("bytes=90-500", None), Ok(Some((90, 10))));
+        assert_eq!(ask("bytes=-5", None), Ok(Some((95, 5))));
+        assert_eq!(ask("bytes=100-", None), Err(416));
+        assert_eq!(ask("bytes=-0", None), Err(416));
+        for whole in ["bytes=1-2,4-5", "lines=1-2", "bytes=x", "bytes=9-3"] {
+            assert_eq!(ask(whole, None), Ok(None), "{whole}");
+        }
+        assert_eq!(ask("bytes=40-", Some("\"e\"")), Ok(Some((40, 60))));
+        assert_eq!(ask("bytes=40-", Some("\"old\"")), Ok(None));
+    }
+}

@@ -1,0 +1,216 @@
+//! The plane's shared state, and the one way to change it.
+//!
+//! [`Plane::change`] runs a change and the computation of every spec it touches in one
+//! transaction, then wakes the hosts. A change can therefore neither forget a node nor be seen
+//! before it is durable.
+
+use std::collections::BTreeSet;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ca::{Authority, CaError};
+use super::proxy::Upstreams;
+use super::records::{CLUSTERS, Cluster, HOSTS, Host};
+use super::refusal::{Answer, Refusal};
+use super::secrets::NoRandomness;
+use super::sessions::Sessions;
+use super::specs::{self, Announcer};
+use super::store::{Read, Snapshot, Store, StoreError, Write};
+use crate::host::fs::HostFs;
+use crate::model::{ClusterId, Fault, HostId, SigningKey};
+
+/// Passwords that are checked at the same time; each costs a tenth of a second of a core.
+const PASSWORD_CHECKS_AT_ONCE: usize = 2;
+
+/// Everything the plane's parts share.
+pub(super) struct Plane {
+    pub(super) store: Store,
+    /// Files below the state directory.
+    pub(super) files: HostFs,
+    /// The state directory.
+    pub(super) dir: PathBuf,
+    pub(super) ca: Authority,
+    pub(super) signing: SigningKey,
+    /// `https://host:port`, as everybody reaches the plane.
+    pub(super) public_url: String,
+    pub(super) specs: Announcer,
+    pub(super) sessions: Sessions,
+    pub(super) upstreams: Upstreams,
+    pub(super) password_checks: Semaphore,
+    /// The plane stops: nothing new begins.
+    pub(super) shutdown: CancellationToken,
+    /// What is still under way then is cut.
+    pub(super) cut: CancellationToken,
+    /// Every task of the plane; finished before it exits.
+    pub(super) tasks: TaskTracker,
+}
+
+/// What [`Plane::new`] needs.
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) dir: PathBuf,
+    pub(super) ca: Authority,
+    pub(super) signing: SigningKey,
+    pub(super) public_url: String,
+}
+
+/// A change that is being made: an open write and whose specs it touches.
+pub(super) struct Change<'a> {
+    write: &'a mut Write,
+    touched: BTreeSet<HostId>,
+    /// When.
+    pub(super) now: Timestamp,
+}
+
+// === impl Plane ===
+
+impl Plane {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            files: HostFs::new(&parts.dir),
+            store: parts.store,
+            dir: parts.dir,
+            ca: parts.ca,
+            signing: parts.signing,
+            public_url: parts.public_url,
+            specs: Announcer::default(),
+            sessions: Sessions::default(),
+            upstreams: Upstreams::default(),
+            password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
+            shutdown: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.
+    pub(super) fn read(&self) -> Answer<Snapshot> {
+        Ok(self.store.read()?)
+    }
+
+    /// Makes a change durable, with the specs that follow from it, and wakes the hosts.
+    pub(super) async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Change<'_>) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let plane = Arc::clone(self);
+        let now = Timestamp::now();
+        // A commit waits for the disk: not on a thread that moves bytes.
+        let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
+        done.map_err(|e| Refusal::internal("a change was lost", &e))?
+    }
+
+    fn change_now<T>(
+        &self,
+        now: Timestamp,
+        work: impl FnOnce(&mut Change<'_>) -> Answer<T>,
+    ) -> Answer<T> {
+        let (out, changed) = self.store.write(|write| {
+            let mut change = Change::new(write, now);
+            let out = work(&mut change)?;
+            let touched = std::mem::take(&mut change.touched);
+            let changed = specs::refresh(write, &touched, &self.signing, now)?;
+            Ok::<_, Refusal>((out, changed))
+        })?;
+        for (host, generation) in &changed {
+            tracing::info!(%host, %generation, "spec signed");
+        }
+        self.specs.announce(&changed);
+        Ok(out)
+    }
+
+    /// Where a stack's archive is.
+    pub(super) fn archive_path(&self, manifest: &crate::model::Digest) -> PathBuf {
+        Path::new("/stacks").join(format!("{manifest}.tar.zst"))
+    }
+}
+
+// === impl Change ===
+
+impl<'a> Change<'a> {
+    pub(super) fn new(write: &'a mut Write, now: Timestamp) -> Self {
+        Self {
+            write,
+            touched: BTreeSet::new(),
+            now,
+        }
+    }
+
+    /// The spec of this host is computed again.
+    pub(super) fn touch(&mut self, host: HostId) {
+        self.touched.insert(host);
+    }
+
+    /// The specs of all nodes of this cluster are computed again.
+    pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
+        self.touched.extend(cluster.members.iter().map(|m| m.host));
+    }
+}
+
+impl Deref for Change<'_> {
+    type Target = Write;
+    fn deref(&self) -> &Write {
+        self.write
+    }
+}
+
+impl DerefMut for Change<'_> {
+    fn deref_mut(&mut self) -> &mut Write {
+        self.write
+    }
+}
+
+/// A host, or the refusal that there is none.
+pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
+    rows.get(&HOSTS, &id.to_string())?.ok_or_else(|| {
+        Refusal::missing(
+            "host-unknown",
+            format!("no host {id}"),
+            "it is not enrolled",
+        )
+    })
+}
+
+/// A cluster, or the refusal that there is none.
+pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
+    rows.get(&CLUSTERS, &id.to_string())?.ok_or_else(|| {
+        Refusal::missing(
+            "cluster-unknown",
+            format!("no cluster {id}"),
+            "it was never created, or was deleted",
+        )
+    })
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        Self::internal("the plane's store failed", &e)
+    }
+}
+
+impl From<NoRandomness> for Refusal {
+    fn from(e: NoRandomness) -> Self {
+        Self::internal("no secret can be made", &e)
+    }
+}
+
+impl From<CaError> for Refusal {
+    fn from(e: CaError) -> Self {
+        match e {
+            CaError::Unreadable | CaError::Unproven | CaError::Weak(_) => Self::new(
+                StatusCode::BAD_REQUEST,
+                Fault::new("csr-refused", "no certificate was signed", e.to_string()),
+            ),
+            CaError::Library(_) | CaError::Damaged | CaError::Ended(_) | CaError::Random(_) => {
+                Self::internal("no certificate was signed", &e)
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The embedded store: typed rows in redb, one file, crash-safe.
+//!
+//! Rows are JSON under text keys. Every write transaction is all or nothing and durable when
+//! [`Store::write`] returns. One process owns the file; command-line verbs ask that process.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::marker::PhantomData;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Version of the rows this program writes.
+const SCHEMA: u64 = 1;
+/// redb's page cache; its default of a gigabyte is not for a stub.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// The store.
+pub(super) struct Store {
+    db: Database,
+}
+
+/// A kind of rows: its name in the file and its type.
+pub(super) struct Rows<T> {
+    name: &'static str,
+    row: PhantomData<fn() -> T>,
+}
+
+/// Rows can be read from it: a snapshot or an open write.
+pub(super) trait Read {
+    /// One row.
+    fn get<T: DeserializeOwned>(&self, rows: &Rows<T>, key: &str) -> Result<Option<T>, StoreError>;
+    /// Every row whose key starts with `prefix`, in order of key.
+    fn with_prefix<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError>;
+    /// Every row, in order of key.
+    fn all<T: DeserializeOwned>(&self, rows: &Rows<T>) -> Result<Vec<(String, T)>, StoreError> {
+        self.with_prefix(rows, "")
+    }
+}
+
+/// A consistent view.
+pub(super) struct Snapshot(ReadTransaction);
+
+/// An open write.
+pub(super) struct Write(WriteTransaction);
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("cannot open the store {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: redb::Error,
+    },
+    /// The store was written by a newer program.
+    #[error("the store has schema {found}, this program knows up to {SCHEMA}")]
+    Newer { found: u64 },
+    /// redb failed.
+    #[error("the store failed")]
+    Redb(#[source] Box<redb::Error>),
+    /// A row is not what it should be.
+    #[error("row {key} of {rows} cannot be read")]
+    Row {
+        rows: &'static str,
+        key: String,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+type Bytes = &'static [u8];
+
+const META: Rows<u64> = Rows::new("meta");
+
+// === impl Rows ===
+
+impl<T> Rows<T> {
+    pub(super) const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            row: PhantomData,
+        }
+    }
+
+    fn table(&self) -> TableDefinition<'static, &'static str, Bytes> {
+        TableDefinition::new(self.name)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens or makes the store; `tables` are all kinds of rows.
+    pub(super) fn open(path: &Path, tables: &BTreeSet<&'static str>) -> Result<Self, StoreError> {
+        let open = |source: redb::Error| StoreError::Open {
+            path: path.to_path_buf(),
+            source,
+        };
+        // 0600 from the first byte: the clusters' authority keys are in it.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| open(redb::Error::Io(e)))?;
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_file(file)
+            .map_err(|e| open(e.into()))?;
+        let store = Self { db };
+        store.write(|write| {
+            for name in tables.iter().copied().chain([META.name]) {
+                // Opened once, so that later reads never meet a table that does not exist.
+                write
+                    .0
+                    .open_table(Rows::<()>::new(name).table())
+                    .map(drop)
+                    .map_err(redb_failed)?;
+            }
+            match write.get(&META, "schema")? {
+                None => write.put(&META, "schema", &SCHEMA),
+                Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
+                Some(_) => Ok(()),
+            }
+        })?;
+        Ok(store)
+    }
+
+    /// A consistent view of now.
+    pub(super) fn read(&self) -> Result<Snapshot, StoreError> {
+        self.db.begin_read().map(Snapshot).map_err(redb_failed)
+    }
+
+    /// Runs `work` in one transaction. Durable when this returns `Ok`; when `work` fails nothing
+    /// has happened.
+    pub(super) fn write<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&mut Write) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut write = Write(self.db.begin_write().map_err(redb_failed)?);
+        // Dropping the transaction on failure rolls it back.
+        let out = work(&mut write)?;
+        write.0.commit().map_err(redb_failed)?;
+        Ok(out)
+    }
+}
+
+// === impl Write ===
+
+impl Write {
+    /// Puts a row, replacing one that is there.
+    pub(super) fn put<T: Serialize>(
+        &mut self,
+        rows: &Rows<T>,
+        key: &str,
+        row: &T,
+    ) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(row).map_err(|e| unreadable(rows.name, key, e))?;
+        let mut table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        table
+            .insert(key, bytes.as_slice())
+            .map(drop)
+            .map_err(redb_failed)
+    }
+
+    /// Removes a row; nothing there is fine.
+    pub(super) fn remove<T>(&mut self, rows: &Rows<T>, key: &str) -> Result<(), StoreError> {
+        let mut table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        table.remove(key).map(drop).map_err(redb_failed)
+    }
+}
+
+impl Read for Write {
+    fn get<T: DeserializeOwned>(&self, rows: &Rows<T>, key: &str) -> Result<Option<T>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        get_row(&table, rows.name, key)
+    }
+    fn with_prefix<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        rows_from(&table, rows.name, prefix)
+    }
+}
+
+impl Read for Snapshot {
+    fn get<T: DeserializeOwned>(&self, rows: &Rows<T>, key: &str) -> Result<Option<T>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        get_row(&table, rows.name, key)
+    }
+    fn with_prefix<T: DeserializeOwned>(
+        &self,
+        rows: &Rows<T>,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        rows_from(&table, rows.name, prefix)
+    }
+}
+
+fn get_row<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, Bytes>,
+    rows: &'static str,
+    key: &str,
+) -> Result<Option<T>, StoreError> {
+    let Some(found) = table.get(key).map_err(redb_failed)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(found.value())
+        .map(Some)
+        .map_err(|e| unreadable(rows, key, e))
+}
+
+fn rows_from<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, Bytes>,
+    rows: &'static str,
+    prefix: &str,
+) -> Result<Vec<(String, T)>, StoreError> {
+    let mut out = Vec::new();
+    for entry in table.range(prefix..).map_err(redb_failed)? {
+        let (key, value) = entry.map_err(redb_failed)?;
+        let key = key.value();
+        if !key.starts_with(prefix) {
+            break;
+        }
+        let row = serde_json::from_slice(value.value()).map_err(|e| unreadable(rows, key, e))?;
+        out.push((key.to_owned(), row));
+    }
+    Ok(out)
+}
+
+fn redb_failed(e: impl Into<redb::Error>) -> StoreError {
+    StoreError::Redb(Box::new(e.into()))
+}
+
+fn unreadable(rows: &'static str, key: &str, source: serde_json::Error) -> StoreError {
+    StoreError::Row {
+        rows,
+        key: key.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NUMBERS: Rows<u32> = Rows::new("numbers");
+
+    fn open(dir: &Path) -> Store {
+        Store::open(&dir.join("s.redb"), &[NUMBERS.name].into()).expect("open")
+    }
+
+    #[test]
+    fn what_is_written_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = open(dir.path());
+        store
+            .write(|w| {
+                w.put(&NUMBERS, "a/1", &1)?;
+                w.put(&NUMBERS, "a/2", &2)?;
+                w.put(&NUMBERS, "b/1", &3)
+            })
+            .expect("write");
+        drop(store);
+        let read = open(dir.path()).read().expect("read");
+        assert_eq!(read.get(&NUMBERS, "a/2").expect("get"), Some(2));
+        let a = read.with_prefix(&NUMBERS, "a/").expect("prefix");
+        assert_eq!(a, [("a/1".to_owned(), 1), ("a/2".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = open(dir.path());
+        let failed: Result<(), StoreError> = store.write(|w| {
+            w.put(&NUMBERS, "x", &1)?;
+            Err(StoreError::Newer { found: 9 })
+        });
+        assert!(failed.is_err());
+        let read = store.read().expect("read");
+        assert_eq!(read.get(&NUMBERS, "x").expect("get"), None);
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_and_only_the_owner_can_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = open(dir.path());
+        store
+            .write(|w| w.put(&META, "schema", &(SCHEMA + 1)))
+            .expect("write");
+        drop(store);
+        let path = dir.path().join("s.redb");
+        let again = Store::open(&path, &BTreeSet::new());
+        assert!(matches!(again, Err(StoreError::Newer { .. })));
+        let mode = std::fs::metadata(&path)
+            .expect("metadata")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

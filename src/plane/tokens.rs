@@ -1,0 +1,168 @@
+//! Enrolment tokens: one use, one day, kept only as digests.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::records::{TOKENS, Token};
+use super::refusal::{Answer, Refusal};
+use super::secrets;
+use super::state::Change;
+use super::store::Read;
+use crate::model::{Digest, EnrolToken, HostId, Secret};
+
+/// Longest life that can be asked for.
+pub(super) const TTL_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long an ended token is remembered, so that its user is told `expired` and not `unknown`.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Most tokens that are remembered.
+const TOKENS_MAX: usize = 10_000;
+
+/// Makes a token.
+pub(super) fn create(
+    change: &mut Change<'_>,
+    ca: Digest,
+    ttl: SignedDuration,
+) -> Answer<Secret<String>> {
+    if ttl <= SignedDuration::ZERO || ttl > TTL_MAX {
+        return Err(Refusal::bad(
+            "ttl-invalid",
+            "no token made",
+            "ttl must be 1 s to 30 days",
+        ));
+    }
+    forget_old(change)?;
+    let now = change.now;
+    let secret = secrets::fresh()?;
+    let row = Token {
+        created_at: now,
+        expires_at: now + ttl,
+        used: None,
+    };
+    change.put(&TOKENS, &secrets::kept(secret.expose()), &row)?;
+    Ok(EnrolToken { ca, secret }.to_text())
+}
+
+/// Uses a token up. In one transaction with what it is used for.
+pub(super) fn consume(
+    change: &mut Change<'_>,
+    secret: &Secret<String>,
+    host: HostId,
+) -> Answer<()> {
+    let key = secrets::kept(secret.expose());
+    let refuse = |code: &str, why: String| {
+        Refusal::forbidden(code, "enrolment refused", why)
+            .fix("make a new token with pf9-plane token create")
+    };
+    let mut token = change
+        .get(&TOKENS, &key)?
+        .ok_or_else(|| refuse("token-unknown", "this plane never made that token".into()))?;
+    if let Some((by, at)) = token.used {
+        let why = format!("the token was used by host {by} at {}", second(at));
+        return Err(refuse("token-used", why));
+    }
+    if change.now >= token.expires_at {
+        let why = format!("the token expired at {}", second(token.expires_at));
+        return Err(refuse("token-expired", why));
+    }
+    token.used = Some((host, change.now));
+    Ok(change.put(&TOKENS, &key, &token)?)
+}
+
+fn forget_old(change: &mut Change<'_>) -> Answer<()> {
+    let mut tokens = change.all(&TOKENS)?;
+    tokens.sort_by_key(|(_, t)| t.created_at);
+    let surplus = (tokens.len() + 1).saturating_sub(TOKENS_MAX);
+    for (i, (key, token)) in tokens.iter().enumerate() {
+        if i < surplus || token.expires_at + REMEMBERED < change.now {
+            change.remove(&TOKENS, key)?;
+        }
+    }
+    Ok(())
+}
+
+fn second(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second())
+        .unwrap_or(at)
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::records::tables;
+    use crate::plane::store::Store;
+
+    struct World {
+        store: Store,
+        _dir: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+            Self { store, _dir: dir }
+        }
+
+        fn at<T>(
+            &self,
+            second: i64,
+            work: impl FnOnce(&mut Change<'_>) -> Answer<T>,
+        ) -> Result<T, String> {
+            let now = Timestamp::from_second(1_800_000_000 + second).expect("time");
+            let done: Answer<T> = self.store.write(|w| work(&mut Change::new(w, now)));
+            done.map_err(|r| format!("{} {}", r.status.as_u16(), r.fault.code))
+        }
+
+        fn make(&self, second: i64, ttl: i64) -> Result<Secret<String>, String> {
+            let ttl = SignedDuration::from_secs(ttl);
+            let text = self.at(second, |c| create(c, Digest::of(b"ca"), ttl))?;
+            let token: EnrolToken = text.expose().parse().expect("its own text");
+            Ok(token.secret)
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_once_and_in_its_time() {
+        let world = World::new();
+        let host = HostId::random();
+        let (a, b) = (world.make(0, 60).expect("a"), world.make(0, 60).expect("b"));
+        let take = |s, token: &Secret<String>| world.at(s, |c| consume(c, token, host));
+        assert_eq!(take(59, &a), Ok(()));
+        assert_eq!(take(59, &a), Err("403 token-used".into()));
+        assert_eq!(take(60, &b), Err("403 token-expired".into()));
+        // Used is what a person must hear, even later.
+        assert_eq!(take(61, &a), Err("403 token-used".into()));
+        let guess = Secret::new("guess".to_owned());
+        assert_eq!(take(1, &guess), Err("403 token-unknown".into()));
+    }
+
+    #[test]
+    fn a_token_is_not_used_up_by_what_fails_after_it() {
+        let world = World::new();
+        let token = world.make(0, 60).expect("token");
+        let failed: Result<(), String> = world.at(1, |c| {
+            consume(c, &token, HostId::random())?;
+            Err(Refusal::bad("later", "no", "no"))
+        });
+        assert_eq!(failed, Err("400 later".into()));
+        let taken = world.at(2, |c| consume(c, &token, HostId::random()));
+        assert_eq!(taken, Ok(()));
+    }
+
+    #[test]
+    fn old_tokens_are_forgotten_and_odd_lives_refused() {
+        let world = World::new();
+        let old = world.make(0, 60).expect("token");
+        let month = REMEMBERED.as_secs();
+        world.make(month + 61, 60).expect("token");
+        let said = world.at(month + 61, |c| consume(c, &old, HostId::random()));
+        assert_eq!(said, Err("403 token-unknown".into()));
+        for ttl in [0, -1, TTL_MAX.as_secs() + 1, i64::MAX] {
+            assert_eq!(
+                world.make(0, ttl).map(drop),
+                Err("400 ttl-invalid".into()),
+                "{ttl}"
+            );
+        }
+    }
+}

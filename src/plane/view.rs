@@ -1,0 +1,204 @@
+//! How hosts, nodes and clusters look to operators: JSON of rows, pure.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
+use crate::model::{Generation, NodeState, Role};
+
+/// A host that is silent for longer counts as not responding; the figure operators know.
+const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
+/// The same while it converges.
+const RESPONDING_BUSY: SignedDuration = SignedDuration::from_secs(300);
+/// The role of a host that may be a node.
+pub(super) const ROLE: &str = "pf9-kube";
+
+/// All that is known of one host.
+pub(super) struct Known {
+    pub(super) host: Host,
+    pub(super) status: Option<ReceivedStatus>,
+    pub(super) spec: Option<IssuedSpec>,
+    pub(super) connected: bool,
+    pub(super) now: Timestamp,
+}
+
+impl Known {
+    /// Heard of recently.
+    pub(super) fn responding(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| {
+            let patience = match s.status.state {
+                NodeState::Ok | NodeState::Failed => RESPONDING,
+                NodeState::Converging | NodeState::Retrying => RESPONDING_BUSY,
+            };
+            self.now.duration_since(s.received_at) < patience
+        })
+    }
+
+    /// The host's state, as far as it speaks of the spec that is in force.
+    pub(super) fn state(&self) -> Option<NodeState> {
+        let status = &self.status.as_ref()?.status;
+        let behind = self.wanted() > status.observed_generation;
+        Some(match status.state {
+            NodeState::Ok if behind => NodeState::Converging,
+            NodeState::Ok | NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
+                status.state
+            }
+        })
+    }
+
+    fn wanted(&self) -> Generation {
+        self.spec.as_ref().map(|s| s.generation).unwrap_or_default()
+    }
+
+    fn word(&self) -> &'static str {
+        match self.state() {
+            Some(_) if !self.responding() => "disconnected",
+            Some(state) => state.as_str(),
+            None => "converging",
+        }
+    }
+
+    /// As resmgr shows it.
+    pub(super) fn host_json(&self) -> Value {
+        let status = self.status.as_ref();
+        let inventory = status.map(|s| &s.status.inventory);
+        let warnings: Vec<Value> = status
+            .iter()
+            .flat_map(|s| &s.status.health.warnings)
+            .map(|f| json!({"code": f.code, "message": f.to_string()}))
+            .collect();
+        let mut pf9 = status
+            .and_then(|s| serde_json::to_value(&s.status).ok())
+            .unwrap_or_else(|| json!({}));
+        pf9["received_at"] = json!(status.map(|s| s.received_at));
+        pf9["connected"] = json!(self.connected);
+        pf9["generation"] = json!(self.wanted());
+        json!({
+            "id": self.host.id,
+            "roles": if self.host.authorised { vec![ROLE] } else { Vec::new() },
+            "role_status": self.host.authorised.then(|| self.word()),
+            "info": {
+                "hostname": inventory.map_or(&self.host.hostname, |i| &i.hostname),
+                "os_family": "Linux",
+                "arch": inventory.map(|i| &i.arch),
+                "os_info": inventory.map(|i| &i.os),
+                "cpu_info": inventory.map(|i| json!({"cpu_cores": i.cpus, "cpu_model": i.cpu_model})),
+                "responding": self.responding(),
+                "last_response_time": status.map(|s| s.received_at),
+            },
+            "message": {"warn": warnings},
+            "extensions": {
+                "interfaces": inventory.map(|i| &i.interfaces),
+                "ip_address": inventory.map(|i| &i.addresses),
+            },
+            "cluster": self.host.cluster,
+            "enrolled_at": self.host.enrolled_at,
+            "pf9": pf9,
+        })
+    }
+
+    /// As qbert shows it.
+    pub(super) fn node_json(&self, cluster: Option<&Cluster>) -> Value {
+        let member = cluster.and_then(|c| c.member(self.host.id));
+        let report = self.status.as_ref().map(|s| &s.status);
+        let node = report.and_then(|s| s.node.as_ref());
+        let hostname = report.map_or(&self.host.hostname, |s| &s.inventory.hostname);
+        let name = member.map_or_else(|| hostname.to_lowercase(), |m| m.node_name.to_string());
+        let address = report.and_then(|s| s.inventory.addresses.first().copied());
+        json!({
+            "uuid": self.host.id,
+            "name": name,
+            "clusterUuid": cluster.map(|c| c.id),
+            "clusterName": cluster.map(|c| &c.name),
+            "primaryIp": member.map(|m| m.ip).or(address),
+            "isMaster": u8::from(member.is_some_and(is_master)),
+            "status": self.word(),
+            "startKube": u8::from(member.is_some()),
+            "api_responding": u8::from(self.api_responding(member)),
+            "podCidr": member.map(|m| m.pod_cidr),
+            "pf9": {
+                "state": self.state(),
+                "reason": report.and_then(|s| s.reason.as_ref()),
+                "refused": report.and_then(|s| s.refused.as_ref()),
+                "phases": node.map(|n| &n.phases),
+                "current_step": node.and_then(|n| n.current_step.as_ref()),
+                "attempts": node.map(|n| n.attempts),
+                "download": report.and_then(|s| s.download.as_ref()),
+                "generation": self.wanted(),
+                "observed_generation": report.map(|s| s.observed_generation),
+                "connected": self.connected,
+            },
+        })
+    }
+
+    fn api_responding(&self, member: Option<&Member>) -> bool {
+        member.is_some_and(is_master)
+            && self.connected
+            && self.responding()
+            && self.state() == Some(NodeState::Ok)
+    }
+}
+
+fn is_master(member: &Member) -> bool {
+    member.role == Role::Master
+}
+
+/// A cluster as qbert shows it, with what is known of its nodes.
+pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
+    let s = &cluster.settings;
+    let masters = cluster.masters().count();
+    json!({
+        "uuid": cluster.id,
+        "name": cluster.name,
+        "status": cluster_status(cluster, nodes),
+        "created_at": cluster.created_at,
+        "containersCidr": s.pods_cidr,
+        "servicesCidr": s.services_cidr,
+        "networkPlugin": s.network_plugin,
+        "dnsZone": s.cluster_domain,
+        "mtuSize": s.mtu,
+        "k8sApiPort": s.api_port,
+        "masterIp": s.master_ip,
+        "externalDnsName": s.external_dns_name,
+        "allowWorkloadsOnMaster": s.allow_workloads_on_master,
+        "labels": s.labels,
+        "runtime": s.runtime,
+        "kubelet": s.kubelet,
+        "stack": cluster.stack.version,
+        "stackManifest": cluster.stack.manifest,
+        "numMasters": masters,
+        "numWorkers": cluster.members.len() - masters,
+    })
+}
+
+fn cluster_status(cluster: &Cluster, nodes: &[Known]) -> &'static str {
+    if cluster.members.is_empty() {
+        return "pending";
+    }
+    if cluster.masters().next().is_none() {
+        return "failed";
+    }
+    let words: Vec<&str> = nodes.iter().map(Known::word).collect();
+    if words.contains(&"failed") {
+        "failed"
+    } else if words.iter().all(|w| *w == "ok") {
+        "ok"
+    } else if words.contains(&"disconnected") {
+        "degraded"
+    } else {
+        "converging"
+    }
+}
+
+/// A stack, for lists.
+pub(super) fn stack_json(stack: &Stack) -> Value {
+    json!({
+        "name": stack.reference.name,
+        "version": stack.reference.version,
+        "manifest": stack.reference.manifest,
+        "kubernetes": stack.kubernetes,
+        "imported_at": stack.imported_at,
+        "archive": stack.archive,
+        "archive_size": stack.archive_size,
+    })
+}

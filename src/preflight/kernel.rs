@@ -1,0 +1,93 @@
+//! What the kernel can do. Features are looked for, never versions.
+
+use super::{Check, Facts, Group};
+use crate::host::kernel::ModuleState;
+
+/// Controllers a kubelet cannot do without.
+pub(super) const CONTROLLERS: &[&str] = &["cpu", "cpuset", "memory", "pids"];
+
+/// Modules, and a path that exists when the function is there however it came.
+pub(super) const MODULES: &[(&str, &str)] = &[
+    ("overlay", "/sys/module/overlay"),
+    ("br_netfilter", "/proc/sys/net/bridge"),
+    ("nf_conntrack", "/proc/sys/net/netfilter/nf_conntrack_max"),
+];
+
+pub(super) fn control_groups(facts: &Facts) -> Check {
+    let version = if facts.cgroup_v2 {
+        "version 2"
+    } else {
+        "version 1"
+    };
+    let have: Vec<&str> = facts.controllers.iter().map(String::as_str).collect();
+    let check = Check::new(
+        Group::Kernel,
+        "control-groups",
+        format!("{version} with {}", have.join(" ")),
+        CONTROLLERS.join(" "),
+    );
+    let missing: Vec<&str> = CONTROLLERS
+        .iter()
+        .copied()
+        .filter(|c| !facts.controllers.contains(*c))
+        .collect();
+    if missing.is_empty() {
+        return check;
+    }
+    check.fail(
+        format!("kubelet needs {}", missing.join(", ")),
+        "boot with cgroup_enable=memory, or delegate the controllers to this container",
+    )
+}
+
+pub(super) fn overlay(facts: &Facts) -> Check {
+    feature(
+        facts,
+        "overlay",
+        "overlay",
+        "containers' file systems are overlays",
+    )
+}
+
+pub(super) fn bridge_filter(facts: &Facts) -> Check {
+    let check = feature(
+        facts,
+        "bridge-filter",
+        "br_netfilter",
+        "services do not reach pods of the same node without it",
+    );
+    match check.severity {
+        // It may be wanted by no one: a network plug-in of one's own need not be a bridge.
+        super::Severity::Fail => {
+            let (why, fix) = (check.why.clone(), check.fix.clone());
+            check.warn(why, fix)
+        }
+        super::Severity::Ok | super::Severity::Warn | super::Severity::Skip => check,
+    }
+}
+
+pub(super) fn connection_tracking(facts: &Facts) -> Check {
+    feature(
+        facts,
+        "connection-tracking",
+        "nf_conntrack",
+        "kube-proxy does not work without it",
+    )
+}
+
+fn feature(facts: &Facts, id: &'static str, module: &'static str, why: &str) -> Check {
+    let state = facts.modules.get(module).copied();
+    let found = match state {
+        Some(ModuleState::Present) => "there",
+        Some(ModuleState::Loadable) => "can be loaded",
+        Some(ModuleState::Unknown) | None => "absent",
+    };
+    let check = Check::new(Group::Kernel, id, found, format!("{module} in the kernel"));
+    match state {
+        Some(ModuleState::Present | ModuleState::Loadable) => check,
+        Some(ModuleState::Unknown) | None => check.fail(
+            why,
+            format!("modprobe {module}, or use a kernel that has it"),
+        ),
+    }
+}

@@ -1,0 +1,142 @@
+//! What the machine is.
+
+use super::{Check, Facts, Group};
+use crate::model::NodeName;
+
+/// Distributions the packages are made for, with the oldest release.
+const SUPPORTED: &[(&str, u32)] = &[
+    ("debian", 12),
+    ("ubuntu", 22),
+    ("rhel", 9),
+    ("centos", 9),
+    ("rocky", 9),
+    ("almalinux", 9),
+    ("ol", 9),
+    ("fedora", 39),
+];
+
+/// A clock before this is certainly wrong: no certificate of ours is that old.
+const EARLIEST: &str = "2025-01-01T00:00:00Z";
+
+pub(super) fn root(facts: &Facts) -> Check {
+    let found = match facts.uid {
+        0 => "root".to_owned(),
+        uid => format!("user id {uid}"),
+    };
+    let check = Check::new(Group::Machine, "root", found, "root");
+    if facts.uid == 0 {
+        return check;
+    }
+    check.fail(
+        "enrolling and the units are the administrator's",
+        "run it with sudo",
+    )
+}
+
+pub(super) fn distribution(facts: &Facts) -> Check {
+    let os = &facts.os;
+    let found = match (os.pretty.as_str(), os.id.as_str()) {
+        ("", "") => "no os-release file".to_owned(),
+        ("", id) => format!("{id} {}", os.version),
+        (pretty, _) => pretty.to_owned(),
+    };
+    let check = Check::new(
+        Group::Machine,
+        "distribution",
+        found,
+        "Debian 12, Ubuntu 22.04, RHEL 9 or newer, or a rebuild of them",
+    );
+    let fix = "use a supported distribution";
+    let major = os.version.split('.').next().unwrap_or_default();
+    match SUPPORTED.iter().find(|(id, _)| *id == os.id) {
+        // Debian's testing and unstable carry no version.
+        Some(_) if major.is_empty() => check,
+        Some((_, oldest)) if major.parse::<u32>().is_ok_and(|v| v >= *oldest) => check,
+        Some(_) => check.fail(
+            "this release is older than what the packages are made for",
+            fix,
+        ),
+        None if ["debian", "ubuntu", "rhel", "fedora"]
+            .iter()
+            .any(|id| os.like.iter().any(|l| l == id)) =>
+        {
+            check.warn("a relative of a supported distribution: not tried", "")
+        }
+        None => check.fail("not tried, and the paths of its tools are not known", fix),
+    }
+}
+
+pub(super) fn architecture(facts: &Facts) -> Check {
+    let check = Check::new(
+        Group::Machine,
+        "architecture",
+        facts.arch.clone(),
+        "x86_64 or aarch64",
+    );
+    match facts.arch.as_str() {
+        "x86_64" | "aarch64" => check,
+        _ => check.fail("there is no stack for it", "use another machine"),
+    }
+}
+
+pub(super) fn init(facts: &Facts) -> Check {
+    let found = if facts.systemd {
+        "systemd"
+    } else {
+        "something else, or nothing"
+    };
+    let check = Check::new(Group::Machine, "init", found, "systemd as process 1");
+    if facts.systemd {
+        return check;
+    }
+    check.fail(
+        "agent and node run as systemd units",
+        "boot the machine with systemd",
+    )
+}
+
+pub(super) fn host_name(facts: &Facts) -> Check {
+    let name = facts.host_name.to_lowercase();
+    let check = Check::new(
+        Group::Machine,
+        "host-name",
+        facts.host_name.clone(),
+        "a DNS name other than localhost",
+    );
+    let generic = name.is_empty() || name == "(none)" || name.starts_with("localhost");
+    if generic || name.parse::<NodeName>().is_err() {
+        return check.fail(
+            "it becomes the node's name in the cluster",
+            "hostnamectl hostname NAME",
+        );
+    }
+    check
+}
+
+pub(super) fn clock(facts: &Facts) -> Check {
+    let day = facts.now.strftime("%Y-%m-%d").to_string();
+    let kept = match &facts.clock_keeper {
+        Some(keeper) => format!("{day}, kept by {keeper}"),
+        None => format!("{day}, kept by nobody"),
+    };
+    let check = Check::new(
+        Group::Machine,
+        "clock",
+        kept,
+        "today, kept by a time service",
+    );
+    let wrong = EARLIEST.parse().is_ok_and(|earliest| facts.now < earliest);
+    if wrong {
+        return check.fail(
+            "no certificate is valid at that time",
+            "set the clock: timedatectl set-ntp true",
+        );
+    }
+    if facts.clock_keeper.is_none() {
+        return check.warn(
+            "a drifting clock breaks certificates and etcd",
+            "timedatectl set-ntp true, or install chrony",
+        );
+    }
+    check
+}

@@ -1,0 +1,420 @@
+use super::*;
+use crate::app::Exit;
+use crate::host::facts::OsRelease;
+use crate::host::fs::{Attrs, HostFs};
+use crate::host::kernel::ModuleState;
+use crate::model::Timestamp;
+
+const GIB: u64 = 1 << 30;
+
+/// A machine nothing is wrong with.
+fn good() -> Facts {
+    Facts {
+        uid: 0,
+        os: OsRelease {
+            id: "debian".into(),
+            version: "12".into(),
+            pretty: "Debian GNU/Linux 12 (bookworm)".into(),
+            like: Vec::new(),
+        },
+        arch: "x86_64".into(),
+        systemd: true,
+        host_name: "worker-1".into(),
+        now: "2026-11-21T10:00:00Z".parse().expect("time"),
+        clock_keeper: Some("chronyd".into()),
+        memory: 4 * GIB,
+        cpus: 2,
+        disks: vec![Disk {
+            paths: vec![
+                "/opt/pf9/stacks",
+                "/var/lib/pf9",
+                "/var/opt/pf9",
+                "/var/log/pf9",
+            ],
+            total: 100 * GIB,
+            available: 60 * GIB,
+            inodes: Some(1_000_000),
+            read_only: false,
+        }],
+        swaps: Vec::new(),
+        cgroup_v2: true,
+        controllers: ["cpu", "cpuset", "io", "memory", "pids"]
+            .map(str::to_owned)
+            .into(),
+        modules: [
+            ("overlay", ModuleState::Present),
+            ("br_netfilter", ModuleState::Loadable),
+            ("nf_conntrack", ModuleState::Present),
+        ]
+        .into(),
+        programs: software::TOOLS
+            .iter()
+            .map(|t| t.program.to_owned())
+            .collect(),
+        libraries: ["/usr/lib64/libseccomp.so.2".to_owned()].into(),
+        listeners: Vec::new(),
+        kubernetes: Vec::new(),
+        foreign_paths: Vec::new(),
+    }
+}
+
+fn judge(facts: &Facts) -> Report {
+    Report::of(facts, &[]).expect("report")
+}
+
+#[test]
+fn a_good_machine_passes_every_check() {
+    let report = judge(&good());
+    let bad: Vec<_> = report
+        .checks
+        .iter()
+        .filter(|c| c.severity != Severity::Ok)
+        .collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    assert_eq!((report.verdict, report.fault()), (Severity::Ok, None));
+    assert!(report.checks.len() >= 12);
+}
+
+/// What spoils the machine, which check says so, how, with which exit code, naming what.
+type Case = (fn(&mut Facts), &'static str, Severity, Exit, &'static str);
+
+#[test]
+fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
+    let cases: &[Case] = &[
+        (
+            |f| f.uid = 1000,
+            "root",
+            Severity::Fail,
+            Exit::Refused,
+            "user id 1000",
+        ),
+        (
+            |f| f.os.version = "10".into(),
+            "distribution",
+            Severity::Fail,
+            Exit::Unsupported,
+            "bookworm",
+        ),
+        (
+            |f| {
+                f.os = OsRelease {
+                    id: "alpine".into(),
+                    version: "3.20".into(),
+                    pretty: "Alpine Linux v3.20".into(),
+                    like: Vec::new(),
+                };
+            },
+            "distribution",
+            Severity::Fail,
+            Exit::Unsupported,
+            "Alpine Linux v3.20",
+        ),
+        (
+            |f| {
+                f.os.id = "linuxmint".into();
+                f.os.like = vec!["ubuntu".into()];
+            },
+            "distribution",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            |f| f.arch = "riscv64".into(),
+            "architecture",
+            Severity::Fail,
+            Exit::Unsupported,
+            "riscv64",
+        ),
+        (
+            |f| f.systemd = false,
+            "init",
+            Severity::Fail,
+            Exit::NotReady,
+            "something else",
+        ),
+        (
+            |f| f.host_name = "localhost".into(),
+            "host-name",
+            Severity::Fail,
+            Exit::NotReady,
+            "localhost",
+        ),
+        (
+            |f| f.now = "1970-01-02T00:00:00Z".parse().expect("time"),
+            "clock",
+            Severity::Fail,
+            Exit::NotReady,
+            "1970-01-02",
+        ),
+        (
+            |f| f.clock_keeper = None,
+            "clock",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            |f| f.memory = GIB / 2,
+            "memory",
+            Severity::Fail,
+            Exit::NotReady,
+            "0.5 GiB",
+        ),
+        (
+            |f| f.memory = 3 * GIB / 2,
+            "memory",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (|f| f.cpus = 1, "processors", Severity::Warn, Exit::Ok, ""),
+        (
+            |f| f.disks[0].available = GIB,
+            "disk",
+            Severity::Fail,
+            Exit::DiskFull,
+            "1.0 GiB free",
+        ),
+        (
+            |f| f.disks[0].available = 10 * GIB,
+            "disk",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            |f| f.disks[0].inodes = Some(7),
+            "disk",
+            Severity::Fail,
+            Exit::DiskFull,
+            "",
+        ),
+        (
+            |f| f.disks[0].read_only = true,
+            "disk",
+            Severity::Fail,
+            Exit::DiskFull,
+            "",
+        ),
+        (
+            |f| f.swaps = vec!["/dev/sda2".into()],
+            "swap",
+            Severity::Fail,
+            Exit::NotReady,
+            "on (/dev/sda2)",
+        ),
+        (
+            |f| {
+                f.controllers.remove("memory");
+            },
+            "control-groups",
+            Severity::Fail,
+            Exit::NotReady,
+            "cpu cpuset io pids",
+        ),
+        (
+            |f| {
+                f.modules.insert("overlay", ModuleState::Unknown);
+            },
+            "overlay",
+            Severity::Fail,
+            Exit::NotReady,
+            "absent",
+        ),
+        (
+            |f| {
+                f.modules.remove("br_netfilter");
+            },
+            "bridge-filter",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            |f| {
+                f.programs.remove("conntrack");
+            },
+            "tools",
+            Severity::Fail,
+            Exit::NotReady,
+            "missing: conntrack",
+        ),
+        (
+            |f| f.libraries.clear(),
+            "libraries",
+            Severity::Fail,
+            Exit::NotReady,
+            "libseccomp",
+        ),
+        (
+            |f| {
+                f.listeners = vec![Listener {
+                    port: 10250,
+                    process: Some(Process {
+                        pid: 812,
+                        name: "nginx".into(),
+                        ours: false,
+                    }),
+                }];
+            },
+            "ports",
+            Severity::Fail,
+            Exit::NotReady,
+            "10250 (kubelet) is taken by nginx, process 812",
+        ),
+        (
+            |f| {
+                f.kubernetes = vec![Process {
+                    pid: 9,
+                    name: "k3s-server".into(),
+                    ours: false,
+                }];
+            },
+            "other-kubelet",
+            Severity::Fail,
+            Exit::NotReady,
+            "k3s-server (process 9)",
+        ),
+        (
+            |f| f.foreign_paths = vec!["/opt/pf9/hostagent".into()],
+            "other-agent",
+            Severity::Fail,
+            Exit::NotReady,
+            "/opt/pf9/hostagent",
+        ),
+    ];
+    for (spoil, id, severity, exit, words) in cases {
+        let mut facts = good();
+        spoil(&mut facts);
+        let report = judge(&facts);
+        let odd: Vec<_> = report
+            .checks
+            .iter()
+            .filter(|c| c.severity != Severity::Ok)
+            .collect();
+        let [check] = odd.as_slice() else {
+            panic!("{id}: exactly one check must speak: {odd:?}");
+        };
+        assert_eq!((check.id, check.severity), (*id, *severity), "{check:?}");
+        assert_eq!(report.verdict, *severity, "{id}");
+        assert!(!check.why.is_empty(), "{id}");
+        let fault = report.fault();
+        assert_eq!(fault.as_ref().map_or(Exit::Ok, Exit::of), *exit, "{id}");
+        if let Some(fault) = fault {
+            assert!(fault.why.contains(words), "{id}: {fault}");
+            assert!(!fault.fix.is_empty(), "{id}: {fault}");
+        }
+    }
+}
+
+#[test]
+fn the_verdict_is_the_worst_and_every_failure_is_told() {
+    let mut facts = good();
+    facts.cpus = 1;
+    facts.swaps = vec!["/swap".into()];
+    facts.uid = 5;
+    let fault = judge(&facts).fault().expect("fault");
+    assert!(
+        fault.why.contains("root:") && fault.why.contains("swap:"),
+        "{fault}"
+    );
+    assert_eq!(Exit::of(&fault), Exit::Refused);
+}
+
+#[test]
+fn our_own_node_is_not_in_its_own_way() {
+    let mut facts = good();
+    facts.listeners = vec![Listener {
+        port: 10250,
+        process: Some(Process {
+            pid: 3,
+            name: "kubelet".into(),
+            ours: true,
+        }),
+    }];
+    facts.kubernetes = vec![Process {
+        pid: 3,
+        name: "kubelet".into(),
+        ours: true,
+    }];
+    assert_eq!(judge(&facts).verdict, Severity::Ok);
+}
+
+#[test]
+fn skipping_is_by_name_and_unknown_names_are_refused() {
+    let mut facts = good();
+    facts.swaps = vec!["/swap".into()];
+    let report = Report::of(&facts, &["swap".into()]).expect("report");
+    assert_eq!(
+        (report.verdict, report.count(Severity::Skip)),
+        (Severity::Ok, 1)
+    );
+    let fault = Report::of(&facts, &["swop".into()]).expect_err("unknown");
+    assert_eq!(Exit::of(&fault), Exit::Usage);
+    assert!(fault.fix.contains("swap"), "{fault}");
+}
+
+#[test]
+fn facts_are_read_from_the_files_of_the_machine() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let host = HostFs::new(dir.path());
+    let files: &[(&str, &str)] = &[
+        ("/etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n"),
+        ("/proc/meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\n"),
+        ("/proc/cpuinfo", "processor\t: 0\nmodel\nprocessor\t: 1\n"),
+        (
+            "/proc/swaps",
+            "Filename Type Size Used Priority\n/dev/sdb1 partition 1 0 -2\n",
+        ),
+        ("/proc/sys/kernel/hostname", "n1\n"),
+        ("/proc/filesystems", "nodev\tsysfs\nnodev\toverlay\n"),
+        ("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n"),
+        (
+            "/proc/net/tcp",
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n\
+             0: 0100007F:192B 00000000:0000 0A 0:0 0:0 0 0 0 4242 1 0\n\
+             1: 0100007F:280A 0100007F:0050 01 0:0 0:0 0 0 0 4243 1 0\n",
+        ),
+        ("/proc/77/comm", "haproxy\n"),
+        ("/proc/78/comm", "kubelet\n"),
+        ("/proc/78/cgroup", "0::/system.slice\n"),
+        ("/usr/sbin/conntrack", ""),
+        ("/usr/lib64/libseccomp.so.2", ""),
+        ("/run/systemd/system/x", ""),
+        ("/run/systemd/container", "systemd-nspawn"),
+        ("/opt/pf9/hostagent/x", ""),
+    ];
+    for (path, text) in files {
+        host.write(path, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    }
+    host.link("/proc/77/fd/3", "socket:[4242]").expect("link");
+    host.link("/proc/78/exe", "/opt/pf9/stacks/k-1/bin/kubelet")
+        .expect("link");
+    let facts = Facts::read(&host, 0, Timestamp::UNIX_EPOCH).expect("facts");
+    assert_eq!((facts.memory, facts.cpus), (2048 * 1024, 2));
+    assert_eq!(facts.swaps, ["/dev/sdb1"]);
+    assert_eq!(facts.host_name, "n1");
+    assert!(facts.systemd && facts.cgroup_v2 && facts.clock_keeper.is_some());
+    assert_eq!(facts.modules.get("overlay"), Some(&ModuleState::Present));
+    assert_eq!(
+        facts.modules.get("nf_conntrack"),
+        Some(&ModuleState::Unknown)
+    );
+    assert_eq!(facts.programs.iter().collect::<Vec<_>>(), ["conntrack"]);
+    let taken: Vec<_> = facts.listeners.iter().map(|l| l.port).collect();
+    assert_eq!(
+        taken,
+        [6443],
+        "an outgoing connection from 10250 is no listener"
+    );
+    assert_eq!(facts.listeners[0].process.as_ref().map(|p| p.pid), Some(77));
+    assert!(facts.kubernetes[0].ours, "its program is out of our stack");
+    assert_eq!(facts.foreign_paths, ["/opt/pf9/hostagent"]);
+    assert_eq!(
+        facts.disks.len(),
+        1,
+        "one file system below the temporary directory"
+    );
+}

@@ -1,0 +1,185 @@
+//! Stacks on a node: verified, unpacked, activated, kept or collected.
+//!
+//! Whoever calls this trusts nothing in the staging directory: it belongs to the less privileged
+//! hostagent. A manifest is believed by its signature and by the digest the spec names; every byte
+//! of the archive is believed by the manifest.
+//!
+//! ```text
+//! staging/<digest>.manifest.json ─ Manifest::open ─► Manifest (signature, digest, rules)
+//! staging/<digest>.tar.zst ─ install ─► /opt/pf9/stacks/.incoming-<digest>/ ─ rename ─► <name>-<version>/
+//!                                                                            activate ─► current, previous
+//! ```
+//!
+//! | file | does |
+//! |---|---|
+//! | `manifest` | [`Manifest`]: a manifest that was verified, with its envelope |
+//! | `unpack`   | one pass over the archive: hash, decompress, check, write |
+//! | `install`  | [`install()`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
+//! | `space`    | free bytes of a file system, and the refusal when they do not suffice |
+
+mod install;
+mod manifest;
+pub mod space;
+mod unpack;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use install::{
+    Depth, activate, collect_garbage, current, install, install_staged, verify_installed,
+};
+pub use manifest::{Manifest, staged_archive, staged_manifest};
+
+use crate::host::fs::FsError;
+use crate::model::{Digest, Fault, StackRef, Untrusted};
+
+/// Why a stack could not be installed, or is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// The manifest is not signed as it must be.
+    #[error("its manifest is not to be trusted")]
+    Untrusted(#[source] Untrusted),
+    /// A properly signed manifest, but not the one the spec names.
+    #[error("its manifest is {got}, the spec names {want}")]
+    OtherManifest {
+        /// The digest in the spec.
+        want: String,
+        /// The digest of what is there.
+        got: String,
+    },
+    /// The manifest breaks a rule.
+    #[error("its manifest is invalid: {0}")]
+    Invalid(String),
+    /// Built for another processor.
+    #[error("it is built for {stack}, this machine is {machine}")]
+    Arch {
+        /// Of the stack.
+        stack: String,
+        /// Of this machine.
+        machine: &'static str,
+    },
+    /// There is no such file in the staging directory, or it is no regular file.
+    #[error("{path} is not there")]
+    NotStaged {
+        /// What is missing.
+        path: PathBuf,
+    },
+    /// Too little free space; nothing was begun.
+    #[error(transparent)]
+    Space(#[from] space::NoSpace),
+    /// The archive as a whole is not what the manifest says.
+    #[error("its archive is damaged: {0}")]
+    Damaged(String),
+    /// One entry of the archive is not what the manifest says.
+    #[error("its archive is not what the manifest lists: {entry:?} {why}")]
+    Entry {
+        /// Its path, as the archive spells it (shortened).
+        entry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The stack is not installed.
+    #[error("it is not installed")]
+    NotInstalled,
+    /// An installed stack that changed after it was installed.
+    #[error("{path} {how}")]
+    Drifted {
+        /// The file.
+        path: PathBuf,
+        /// How it differs.
+        how: String,
+    },
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another operating system call failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StackError {
+    /// The error as a fault: stable code, the same words everywhere.
+    pub fn fault(&self, stack: &StackRef) -> Fault {
+        let what = format!("cannot install stack {stack}");
+        let why = crate::telemetry::chain(self);
+        let (code, fix) = match self {
+            Self::Untrusted(untrusted) => {
+                let fault = untrusted.fault(&format!("stack {stack}"));
+                return Fault { what, ..fault };
+            }
+            Self::Space(_) => ("disk-full", space::FIX),
+            Self::Fs(FsError { source, .. }) | Self::Io { source, .. } => {
+                if space::is_full(source) {
+                    ("disk-full", space::FIX)
+                } else {
+                    ("stack-io", "look at the disk and the named path")
+                }
+            }
+            Self::OtherManifest { .. } => (
+                "stack-other-manifest",
+                "the right manifest is fetched again from the plane",
+            ),
+            Self::Invalid(_) => ("stack-manifest-invalid", "build the stack again"),
+            Self::Arch { .. } => (
+                "stack-other-arch",
+                "give this host a stack of its architecture",
+            ),
+            Self::NotStaged { .. } => ("stack-not-staged", "it is fetched from the plane"),
+            Self::Damaged(_) => (
+                "stack-damaged",
+                "it is fetched again; if that does not help, import the stack on the plane again",
+            ),
+            Self::Entry { .. } => (
+                "stack-damaged",
+                "build the stack again and import it on the plane",
+            ),
+            Self::NotInstalled | Self::Drifted { .. } => ("stack-drifted", "it is installed again"),
+        };
+        Fault::new(code, what, why).fix(fix)
+    }
+
+    /// True when the staged files are no use and must be fetched again.
+    pub fn staged_files_are_bad(&self) -> bool {
+        match self {
+            Self::Untrusted(_)
+            | Self::OtherManifest { .. }
+            | Self::Invalid(_)
+            | Self::Damaged(_)
+            | Self::Entry { .. } => true,
+            Self::Arch { .. }
+            | Self::NotStaged { .. }
+            | Self::Space(_)
+            | Self::NotInstalled
+            | Self::Drifted { .. }
+            | Self::Fs(_)
+            | Self::Io { .. } => false,
+        }
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StackError {
+    let path = path.to_path_buf();
+    move |source| StackError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+fn other_manifest(want: &Digest, got: &Digest) -> StackError {
+    StackError::OtherManifest {
+        want: want.short(),
+        got: got.short(),
+    }
+}

@@ -1,0 +1,263 @@
+//! Installed stacks: put there, activated, verified, collected.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
+use super::{StackError, io_error, other_manifest, space, unpack};
+use crate::host::fs::{Attrs, Found, HostFs};
+use crate::model::{Digest, Hasher, StackFile, StackRef, TrustStore, paths};
+
+/// Unpacked here first; the prefix tells what a crash left.
+const INCOMING: &str = ".incoming-";
+
+/// Symlink to the stack that was active before.
+const PREVIOUS: &str = "previous";
+
+/// How closely an installed stack is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Presence, kind, size and mode of every file: cheap enough for every sweep.
+    Cheap,
+    /// Every byte.
+    Full,
+}
+
+/// Installs a stack from the staging directory: manifest and archive are verified.
+pub fn install_staged(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Result<(), StackError> {
+    let manifest = Manifest::open_staged(fs, want, trust)?;
+    install(fs, &manifest::staged_archive(&want.manifest), &manifest)
+}
+
+/// Unpacks `archive` (a path of the host) to `/opt/pf9/stacks/<name>-<version>`. All or nothing;
+/// a stack that is there and whole is left alone; what an earlier try left is removed.
+pub fn install(fs: &HostFs, archive: &Path, manifest: &Manifest) -> Result<(), StackError> {
+    let content = manifest.content();
+    let stack = manifest.reference();
+    if content.arch != machine_arch() {
+        return Err(StackError::Arch {
+            stack: content.arch.clone(),
+            machine: machine_arch(),
+        });
+    }
+    if check_files(fs, manifest, Depth::Full).is_ok() {
+        return Ok(());
+    }
+    remove_incoming(fs)?;
+
+    let archive = fs.at(archive);
+    let (file, size) = open_untrusted(&archive)?;
+    if size != content.archive.size {
+        return Err(StackError::Damaged(format!(
+            "it has {size} bytes, the manifest says {}",
+            content.archive.size
+        )));
+    }
+    let stacks = fs.at(paths::STACKS);
+    space::of(&stacks)
+        .map_err(io_error("ask free space of", &stacks))?
+        .require(Path::new(paths::STACKS), content.unpacked_size())?;
+    fs::create_dir_all(&stacks).map_err(io_error("make directory", &stacks))?;
+
+    let incoming = incoming_of(&stack.manifest);
+    let done = unpack::unpack(file, content, &fs.at(&incoming))
+        .and_then(|()| write_inside(fs, &incoming, manifest))
+        .and_then(|()| put_in_place(fs, &incoming, stack));
+    // After success this removes what was exchanged out, after a failure what was begun. When it
+    // fails the next installation removes it.
+    drop(remove_tree(&fs.at(&incoming)));
+    done
+}
+
+/// Makes an installed stack the current one: one atomic flip of a symbolic link.
+pub fn activate(fs: &HostFs, stack: &StackRef) -> Result<(), StackError> {
+    let dir = fs.at(dir_of(stack));
+    if !dir.is_dir() {
+        return Err(StackError::NotInstalled);
+    }
+    let found = read_envelope(&dir.join(INSIDE))?
+        .payload_digest()
+        .map_err(StackError::Untrusted)?;
+    if found != stack.manifest {
+        return Err(other_manifest(&stack.manifest, &found));
+    }
+    let target = PathBuf::from(stack.dir_name());
+    match fs.found(paths::STACK_CURRENT)? {
+        Found::Link(now) if now == target => return Ok(()),
+        // First the way back, then the way forward: a crash in between leaves both links right.
+        Found::Link(now) => fs.link(Path::new(paths::STACKS).join(PREVIOUS), now)?,
+        Found::Nothing | Found::File { .. } | Found::Dir { .. } | Found::Other => {}
+    }
+    fs.link(paths::STACK_CURRENT, target)?;
+    Ok(())
+}
+
+/// Which stack is active; `None` when there is none or the link leads nowhere.
+pub fn current(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
+    let Found::Link(target) = fs.found(paths::STACK_CURRENT)? else {
+        return Ok(None);
+    };
+    let inside = fs.at(Path::new(paths::STACKS).join(target).join(INSIDE));
+    match read_envelope(&inside) {
+        Ok(envelope) => Ok(manifest::reference_of(&envelope)),
+        Err(StackError::NotStaged { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether an installed stack is whole; returns its manifest.
+pub fn verify_installed(
+    fs: &HostFs,
+    stack: &StackRef,
+    trust: &TrustStore,
+    depth: Depth,
+) -> Result<Manifest, StackError> {
+    let inside = fs.at(dir_of(stack)).join(INSIDE);
+    let envelope = match read_envelope(&inside) {
+        Err(StackError::NotStaged { .. }) => return Err(StackError::NotInstalled),
+        other => other?,
+    };
+    let manifest = Manifest::open(envelope, stack, trust)?;
+    check_files(fs, &manifest, depth)?;
+    Ok(manifest)
+}
+
+/// Removes every stack but the current one, the one before it and those in `keep`. Returns the
+/// directories that went.
+pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, StackError> {
+    let stacks = Path::new(paths::STACKS);
+    let mut kept: Vec<PathBuf> = keep.iter().map(|s| s.dir_name().into()).collect();
+    for link in ["current", PREVIOUS] {
+        if let Found::Link(target) = fs.found(stacks.join(link))? {
+            kept.push(target);
+        }
+    }
+    let mut gone = Vec::new();
+    for name in fs.list(stacks)? {
+        let is_dir = matches!(fs.found(stacks.join(&name))?, Found::Dir { .. });
+        if is_dir && !kept.iter().any(|k| k.as_os_str() == name.as_str()) {
+            remove_tree(&fs.at(stacks.join(&name)))?;
+            gone.push(name);
+        }
+    }
+    Ok(gone)
+}
+
+/// The word for this machine's processor in manifests.
+fn machine_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn check_files(fs: &HostFs, manifest: &Manifest, depth: Depth) -> Result<(), StackError> {
+    let dir = dir_of(manifest.reference());
+    let inside = fs.at(&dir).join(INSIDE);
+    let installed = read_envelope(&inside).map_err(|_| StackError::NotInstalled)?;
+    if &installed != manifest.envelope() {
+        return Err(StackError::NotInstalled);
+    }
+    manifest
+        .content()
+        .files
+        .iter()
+        .try_for_each(|file| check_file(fs, &dir.join(&file.path), file, depth))
+}
+
+fn check_file(fs: &HostFs, path: &Path, file: &StackFile, depth: Depth) -> Result<(), StackError> {
+    let drifted = |how: String| {
+        Err(StackError::Drifted {
+            path: path.to_path_buf(),
+            how,
+        })
+    };
+    match fs.found(path)? {
+        Found::File { size, .. } if size != file.size => {
+            drifted(format!("has {size} bytes, not {}", file.size))
+        }
+        Found::File { mode, .. } if mode != file.mode => {
+            drifted(format!("has mode {mode:04o}, not {:04o}", file.mode))
+        }
+        Found::File { .. } => match depth {
+            Depth::Cheap => Ok(()),
+            Depth::Full if digest_of(&fs.at(path))? == file.sha256 => Ok(()),
+            Depth::Full => drifted("has other bytes".to_owned()),
+        },
+        Found::Nothing => drifted("is missing".to_owned()),
+        Found::Dir { .. } | Found::Link(_) | Found::Other => {
+            drifted("is no regular file".to_owned())
+        }
+    }
+}
+
+fn digest_of(path: &Path) -> Result<Digest, StackError> {
+    const CHUNK: usize = 128 * 1024;
+    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let mut hasher = Hasher::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut chunk).map_err(io_error("read", path))?;
+        match chunk.get(..n) {
+            Some(bytes) if !bytes.is_empty() => hasher.update(bytes),
+            Some(_) | None => return Ok(hasher.finish()),
+        }
+    }
+}
+
+fn write_inside(fs: &HostFs, dir: &Path, manifest: &Manifest) -> Result<(), StackError> {
+    let path = dir.join(INSIDE);
+    let bytes = serde_json::to_vec(manifest.envelope())
+        .map_err(|e| io_error("write", &path)(io::Error::other(e)))?;
+    Ok(fs.write(path, &bytes, &Attrs::mode(0o644))?)
+}
+
+fn put_in_place(fs: &HostFs, incoming: &Path, stack: &StackRef) -> Result<(), StackError> {
+    let from = fs.at(incoming);
+    let to = fs.at(dir_of(stack));
+    // Another build of the same version, or a damaged one, is exchanged in one step: there is no
+    // instant without a stack.
+    let flags = match fs.found(dir_of(stack))? {
+        Found::Nothing => RenameFlags::RENAME_NOREPLACE,
+        Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other => {
+            RenameFlags::RENAME_EXCHANGE
+        }
+    };
+    renameat2(AT_FDCWD, &from, AT_FDCWD, &to, flags)
+        .map_err(|e| io_error("put in place", &to)(e.into()))?;
+    unpack::sync_dir(&fs.at(paths::STACKS))
+}
+
+fn remove_incoming(fs: &HostFs) -> Result<(), StackError> {
+    let stacks = Path::new(paths::STACKS);
+    for name in fs.list(stacks)? {
+        if name.starts_with(INCOMING) {
+            remove_tree(&fs.at(stacks.join(name)))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> Result<(), StackError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(io_error("remove", path)),
+    }
+}
+
+fn dir_of(stack: &StackRef) -> PathBuf {
+    Path::new(paths::STACKS).join(stack.dir_name())
+}
+
+fn incoming_of(digest: &Digest) -> PathBuf {
+    Path::new(paths::STACKS).join(format!("{INCOMING}{digest}"))
+}

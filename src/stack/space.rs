@@ -1,0 +1,112 @@
+//! Free space: asked before anything large is begun, so that a disk is never filled to the brim.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::statvfs;
+
+/// Left free on top of what is needed: logs, ledgers and etcd must be able to go on.
+pub const RESERVE_BYTES: u64 = 128 * MIB;
+
+/// What a person does about a full disk.
+pub const FIX: &str = "free some space or enlarge the file system; it is tried again by itself";
+
+const MIB: u64 = 1024 * 1024;
+
+/// Too little room.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} has {} MiB free, {} MiB are needed", path.display(), free / MIB, need.div_ceil(MIB))]
+pub struct NoSpace {
+    /// Where room is needed.
+    pub path: PathBuf,
+    /// Bytes that are free for us.
+    pub free: u64,
+    /// Bytes that are needed, reserve included.
+    pub need: u64,
+}
+
+/// Size and free bytes of the file system that holds `path`, or will: the nearest parent that
+/// exists is asked.
+pub fn of(path: &Path) -> io::Result<Space> {
+    let mut at = path;
+    loop {
+        match statvfs(at) {
+            Ok(stat) => {
+                let unit = stat.fragment_size();
+                return Ok(Space {
+                    total: stat.blocks().saturating_mul(unit),
+                    free: stat.blocks_available().saturating_mul(unit),
+                });
+            }
+            Err(nix::errno::Errno::ENOENT) => match at.parent() {
+                Some(parent) => at = parent,
+                None => return Err(io::ErrorKind::NotFound.into()),
+            },
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Room on one file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes an ordinary user may still write.
+    pub free: u64,
+}
+
+impl Space {
+    /// Refuses when `bytes` and the reserve do not fit; `path` is for the message.
+    pub fn require(self, path: &Path, bytes: u64) -> Result<(), NoSpace> {
+        let need = bytes.saturating_add(RESERVE_BYTES);
+        if self.free >= need {
+            return Ok(());
+        }
+        Err(NoSpace {
+            path: path.to_path_buf(),
+            free: self.free,
+            need,
+        })
+    }
+}
+
+/// True for the errors of a full disk or a used-up quota.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_how_much_is_missing() {
+        let space = Space {
+            total: 10_000 * MIB,
+            free: 120 * MIB,
+        };
+        let refused = space.require(Path::new("/opt/pf9/stacks"), 800 * MIB);
+        assert_eq!(
+            refused.map_err(|e| e.to_string()),
+            Err("/opt/pf9/stacks has 120 MiB free, 928 MiB are needed".to_owned())
+        );
+        let enough = Space {
+            total: 10_000 * MIB,
+            free: 928 * MIB,
+        };
+        assert!(enough.require(Path::new("/x"), 800 * MIB).is_ok());
+    }
+
+    #[test]
+    fn asks_the_nearest_parent_that_exists() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let here = of(dir.path()).expect("space");
+        let below = of(&dir.path().join("a/b/c")).expect("space");
+        assert_eq!(here.total, below.total);
+        assert!(here.total >= here.free && here.total > 0);
+    }
+}

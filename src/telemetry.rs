@@ -1,0 +1,30 @@
+//! Logs: where they go, how large they may get, and how an error is printed.
+//!
+//! Each daemon writes `/var/log/pf9/<program>/<program>.log` (bounded: size × count) and, under
+//! systemd, the same lines to the journal through stderr. `kube/kube.log` is the story of the role
+//! in plain words; nodelet alone writes it ([`KubeLog`]).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `rotate` | [`RotatingFile`]: a writer with a byte bound and a count bound |
+//! | `init`   | [`init()`]: the subscriber of a daemon |
+
+mod init;
+mod rotate;
+
+pub use init::{LogConfig, LogFormat, init};
+pub use rotate::{KubeLog, RotatingFile};
+
+/// The whole chain of an error, outermost first, separated by `: `.
+///
+/// The one place where chains are printed; `Display` of our errors never repeats the source.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

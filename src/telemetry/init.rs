@@ -1,0 +1,82 @@
+//! The subscriber of a daemon.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::RotatingFile;
+
+/// `[log]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Filter in the syntax of `tracing` (`info`, `info,pf9_hostagent::comms=debug`).
+    pub level: String,
+    /// How the file is written.
+    pub format: LogFormat,
+    /// Largest log file of a daemon, MiB.
+    pub max_mib: u32,
+    /// How many older files are kept beside it.
+    pub keep: u32,
+}
+
+/// How a log file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+            max_mib: 10,
+            keep: 4,
+        }
+    }
+}
+
+/// Starts logging for `program`: to `<dir>/<program>/<program>.log`, and to stderr (the journal
+/// puts its own time in front). Call once, first thing.
+pub fn init(program: &str, dir: &Path, config: &LogConfig) -> Result<(), String> {
+    let filter = || {
+        EnvFilter::builder()
+            .parse(&config.level)
+            .map_err(|e| format!("log.level {:?}: {e}", config.level))
+    };
+    // The daemon's directory has the name of its part: nodelet, not nodeletd.
+    let short = match program {
+        "pf9-nodeletd" => "nodelet",
+        other => other.trim_start_matches("pf9-"),
+    };
+    let path = dir.join(short).join(format!("{short}.log"));
+    let file = RotatingFile::new(path, u64::from(config.max_mib) * 1024 * 1024, config.keep);
+    let to_file = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(Mutex::new(file));
+    let to_file = match config.format {
+        LogFormat::Text => to_file.with_filter(filter()?).boxed(),
+        LogFormat::Json => to_file.json().with_filter(filter()?).boxed(),
+    };
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .with_filter(filter()?);
+    tracing_subscriber::registry()
+        .with(to_file)
+        .with(to_stderr)
+        .try_init()
+        .map_err(|e| e.to_string())
+}

@@ -1,0 +1,52 @@
+//! Every bound of the protocol, with its reason. `docs/protocol.md` has the same table.
+
+use std::time::Duration;
+
+/// Version this implementation speaks.
+pub const VERSION: u16 = 1;
+/// Bytes of a frame header: kind, flags, two reserved, stream id.
+pub const HEADER: usize = 8;
+/// Most payload of one DATA frame. Large enough that per-frame work is small beside the
+/// cryptography, small enough that a key stroke waits behind at most a quarter of a millisecond
+/// at 1 Gbit/s.
+pub const DATA_MAX: usize = 32 * 1024;
+/// What a stream may send in one turn while others wait.
+pub const QUANTUM: usize = 16 * 1024;
+/// Largest message that is taken in at all; the websocket refuses larger ones unread.
+pub const MESSAGE_MAX: usize = HEADER + DATA_MAX + 1024;
+/// Credit of a fresh stream in each direction before any CREDIT: an HTTP request with its headers
+/// fits, so the first byte of an answer costs one round trip.
+pub const INITIAL_WINDOW: u32 = 32 * 1024;
+/// Most streams open at once, both directions counted on the side that receives the OPEN.
+pub const STREAMS_MAX: u32 = 1024;
+/// Most bytes a connection may make its receiver hold: the guaranteed
+/// `STREAMS_MAX × INITIAL_WINDOW` (32 MiB) and as much again to grow windows with.
+pub const CONNECTION_WINDOW: u64 = 64 * 1024 * 1024;
+/// Bytes a stream's sender holds before it makes its writer wait. Two turns: enough to keep the
+/// line busy while the writer is woken.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// Longest service name.
+pub const SERVICE_MAX: usize = 64;
+/// Most entries of an OPEN's metadata.
+pub const META_MAX: usize = 8;
+/// Longest key or value of metadata.
+pub const META_TEXT_MAX: usize = 128;
+/// Most capabilities in a HELLO.
+pub const CAPABILITIES_MAX: usize = 32;
+/// Longest capability name.
+pub const CAPABILITY_MAX: usize = 64;
+/// Longest explanation in RESET and GOAWAY.
+pub const WORDS_MAX: usize = 256;
+/// Most OPENs that wait for the application to accept them; more are refused.
+pub const BACKLOG_MAX: usize = 128;
+/// Most refusals that wait to be sent. A peer that opens faster than it reads the refusals breaks
+/// the protocol, as with rapid resets of HTTP/2.
+pub const REFUSALS_MAX: usize = 1024;
+/// Interactive turns in a row before a bulk stream gets one: bulk is slowed, never starved.
+pub const INTERACTIVE_RUN: u32 = 4;
+/// Time between pings by default: 2.5 of them, 20 s, until a dead path is noticed.
+pub const PING_INTERVAL: Duration = Duration::from_secs(8);
+/// Longest an OPEN may stay unanswered: the far side's dial has 10 s, then some.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest "come back after" that is believed.
+pub const COME_BACK_MAX: Duration = Duration::from_secs(600);

@@ -1,0 +1,394 @@
+//! [`Session`]: one end of a tunnel connection.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Time;
+use super::code::Code;
+use super::frame::{Hello, Malformed, Open, StreamId};
+use super::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX};
+use super::liveness::Liveness;
+use super::schedule::Schedule;
+use super::stream::Stream;
+use super::window::Pool;
+
+mod application;
+mod peer;
+
+/// Which end this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Dials out; opens odd streams.
+    Node,
+    /// Accepts; opens even streams.
+    Plane,
+}
+
+/// What an end may be told. The defaults are the documented ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most streams the peer may have open.
+    pub streams_max: u32,
+    /// Most bytes this end may be made to hold.
+    pub connection_window: u64,
+    /// Time between pings.
+    pub ping_interval: Duration,
+    /// Longest an own OPEN stays unanswered.
+    pub open_timeout: Duration,
+}
+
+/// Something the application should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer opened a stream: accept or refuse it.
+    Opened(StreamId, Open),
+    /// The peer took our stream.
+    Accepted(StreamId),
+    /// There is something to read, or the end of it.
+    Readable(StreamId),
+    /// A writer that found no room can go on.
+    Writable(StreamId),
+    /// The stream is over in a way its reader and writer must hear of.
+    Ended(StreamId, StreamEnd),
+    /// The peer is about to leave.
+    GoAway(GoAway),
+}
+
+/// How a stream ended, if not by two FINs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Why.
+    pub code: Code,
+    /// An errno, or 0.
+    pub detail: u32,
+    /// In words.
+    pub words: String,
+    /// The peer said so.
+    pub by_peer: bool,
+}
+
+/// A side's farewell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoAway {
+    /// Why.
+    pub code: Code,
+    /// When to come back.
+    pub come_back_after: Duration,
+    /// In words.
+    pub words: String,
+}
+
+/// The peer broke the protocol; the connection must end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A message is no frame.
+    #[error("malformed frame")]
+    Malformed(#[source] Malformed),
+    /// Anything but HELLO came first, or a second HELLO.
+    #[error("HELLO is missing or repeated")]
+    Hello,
+    /// The peer's version or window is not supported.
+    #[error("the peer's HELLO cannot be worked with")]
+    Incompatible,
+    /// A stream id of the wrong side, not rising, or never opened.
+    #[error("stream {0:?} may not be used like that")]
+    StreamId(StreamId),
+    /// Too many refusals wait for the peer to read them.
+    #[error("the peer opens streams faster than it reads refusals")]
+    Flood,
+    /// Nothing was heard for two and a half ping intervals.
+    #[error("nothing was heard from the peer for {0:?}")]
+    Dead(Duration),
+}
+
+/// Why a stream cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer's limit is reached.
+    #[error("{0} streams are open, more are not allowed")]
+    TooMany(u32),
+    /// This end or the peer is about to leave.
+    #[error("the connection is about to end")]
+    GoingAway,
+    /// Service name empty or too long.
+    #[error("service name {0:?} is empty or too long")]
+    Name(String),
+    /// All stream ids of the connection were used.
+    #[error("the connection has used all its stream ids")]
+    Exhausted,
+}
+
+/// Why bytes cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The direction was finished, or the stream is over.
+    #[error("the stream is closed for writing")]
+    Closed(Option<StreamEnd>),
+}
+
+/// What [`Session::read`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Bytes; tell [`Session::consumed`] when they found their place.
+    Data(Bytes),
+    /// Nothing yet.
+    Pending,
+    /// The peer finished this direction.
+    End,
+    /// The stream is over.
+    Ended(StreamEnd),
+}
+
+/// Numbers for people and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Streams open now.
+    pub streams: u32,
+    /// Streams opened since the beginning, by either side.
+    pub opened: u64,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent.
+    pub bytes_out: u64,
+    /// Smoothed round-trip time.
+    pub round_trip: Option<Duration>,
+    /// Its mean deviation.
+    pub jitter: Duration,
+}
+
+/// One end of a connection. See the module's picture.
+#[derive(Debug)]
+pub struct Session {
+    side: Side,
+    config: Config,
+    peer: Option<Hello>,
+    hello_due: bool,
+    streams: BTreeMap<StreamId, Stream>,
+    next_local: u32,
+    highest_remote: u32,
+    remote_open: u32,
+    local_open: u32,
+    unanswered: usize,
+    open_deadlines: VecDeque<(Time, StreamId)>,
+    schedule: Schedule,
+    pool: Pool,
+    liveness: Liveness,
+    listed: VecDeque<StreamId>,
+    refusals: VecDeque<(StreamId, StreamEnd)>,
+    pong_due: Option<u64>,
+    leaving: Option<GoAway>,
+    leave_due: bool,
+    peer_leaves: bool,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            streams_max: STREAMS_MAX,
+            connection_window: CONNECTION_WINDOW,
+            ping_interval: PING_INTERVAL,
+            open_timeout: OPEN_TIMEOUT,
+        }
+    }
+}
+
+impl StreamEnd {
+    /// An end this side decided on.
+    pub fn own(code: Code, words: &str) -> Self {
+        Self {
+            code,
+            detail: 0,
+            words: words.to_owned(),
+            by_peer: false,
+        }
+    }
+}
+
+impl std::fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.code)?;
+        if !self.words.is_empty() {
+            write!(f, ": {}", self.words)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Session: life ===
+
+impl Session {
+    /// A fresh end. Its HELLO is the first thing [`Session::transmit`] gives.
+    pub fn new(side: Side, config: Config, now: Time) -> Self {
+        let guaranteed = u64::from(config.streams_max) * u64::from(INITIAL_WINDOW);
+        Self {
+            side,
+            config,
+            peer: None,
+            hello_due: true,
+            streams: BTreeMap::new(),
+            next_local: match side {
+                Side::Node => 1,
+                Side::Plane => 2,
+            },
+            highest_remote: 0,
+            remote_open: 0,
+            local_open: 0,
+            unanswered: 0,
+            open_deadlines: VecDeque::new(),
+            schedule: Schedule::default(),
+            pool: Pool::new(config.connection_window.saturating_sub(guaranteed)),
+            liveness: Liveness::new(config.ping_interval, now),
+            listed: VecDeque::new(),
+            refusals: VecDeque::new(),
+            pong_due: None,
+            leaving: None,
+            leave_due: false,
+            peer_leaves: false,
+            events: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// When [`Session::tick`] must be called at the latest.
+    pub fn next_deadline(&self) -> Time {
+        let mut at = self.liveness.dead_at().min(self.liveness.next_ping());
+        if let Some((open, _)) = self.open_deadlines.front() {
+            at = at.min(*open);
+        }
+        at
+    }
+
+    /// Looks at the time: dead peers, unanswered opens. Due pings leave with
+    /// [`Session::transmit`].
+    pub fn tick(&mut self, now: Time) -> Result<(), Violation> {
+        if now >= self.liveness.dead_at() {
+            return Err(Violation::Dead(self.config.ping_interval * 5 / 2));
+        }
+        while let Some((_, stream)) = self.open_deadlines.pop_front_if(|(at, _)| *at <= now) {
+            if self.streams.get(&stream).is_some_and(|s| !s.accepted) {
+                self.end(
+                    stream,
+                    StreamEnd::own(Code::TimedOut, "the far side did not answer"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing the application should know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Says farewell: no new streams from now on; running ones go on.
+    pub fn leave(&mut self, farewell: GoAway) {
+        if self.leaving.is_none() {
+            self.leaving = Some(farewell);
+            self.leave_due = true;
+        }
+    }
+
+    /// One side leaves and no stream is left: the connection can be closed.
+    pub fn is_drained(&self) -> bool {
+        (self.leaving.is_some() || self.peer_leaves) && !self.leave_due && self.streams.is_empty()
+    }
+
+    /// Numbers for people and metrics.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            streams: u32::try_from(self.streams.len()).unwrap_or(u32::MAX),
+            round_trip: self.liveness.round_trip(),
+            jitter: self.liveness.jitter(),
+            ..self.stats
+        }
+    }
+
+    /// Payload bytes that arrived and were not read yet.
+    pub fn held(&self) -> u64 {
+        let held = |s: &Stream| s.arrived.len() as u64;
+        self.streams.values().map(held).sum()
+    }
+
+    /// The peer's HELLO, once it came.
+    pub fn peer(&self) -> Option<&Hello> {
+        self.peer.as_ref()
+    }
+}
+
+// === impl Session: what both sides need ===
+
+impl Session {
+    /// Ends a stream from this side and tells the peer, unless it never heard of it.
+    fn end(&mut self, stream: StreamId, end: StreamEnd) {
+        let Some(s) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        s.sending.cut();
+        if !s.peer_finished {
+            s.arrived.clear();
+        }
+        s.ended = Some(end.clone());
+        s.pending.credit = None;
+        s.pending.accept = false;
+        if !s.local && !s.accepted {
+            s.accepted = true;
+            self.unanswered -= 1;
+        }
+        if s.pending.open.take().is_none() {
+            // Bounded: a stream is reset once, and a peer that lets them pile up opens no more.
+            self.refusals.push_back((stream, end.clone()));
+        }
+        if !s.orphan {
+            self.events.push_back(Event::Ended(stream, end));
+        }
+        self.schedule.remove(stream);
+        self.sweep(stream);
+    }
+
+    fn list(&mut self, stream: StreamId) {
+        if let Some(s) = self.streams.get_mut(&stream)
+            && !s.listed
+        {
+            s.listed = true;
+            self.listed.push_back(stream);
+        }
+    }
+
+    fn plan(&mut self, stream: StreamId) {
+        if let Some(s) = self.streams.get_mut(&stream)
+            && !s.sending.scheduled
+            && s.sending.ready()
+        {
+            s.sending.scheduled = true;
+            self.schedule.add(stream, s.class);
+        }
+    }
+
+    /// Forgets a stream that is over.
+    fn sweep(&mut self, stream: StreamId) {
+        let Some(s) = self.streams.get(&stream) else {
+            return;
+        };
+        if !s.is_over() {
+            return;
+        }
+        if let Some(mut s) = self.streams.remove(&stream) {
+            s.receiving.release(&mut self.pool);
+            if s.local {
+                self.local_open -= 1;
+            } else {
+                self.remote_open -= 1;
+                if !s.accepted {
+                    self.unanswered -= 1;
+                }
+            }
+            if s.sending.scheduled {
+                self.schedule.remove(stream);
+            }
+        }
+    }
+}

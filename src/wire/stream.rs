@@ -1,0 +1,237 @@
+//! One stream's two directions, without the connection around it.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::Time;
+use super::frame::{Class, Open};
+use super::limits::SEND_BUFFER;
+use super::session::StreamEnd;
+use super::window::Receiving;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) class: Class,
+    /// We opened it.
+    pub(super) local: bool,
+    /// The opener knows that it was taken (we said so, or the peer did).
+    pub(super) accepted: bool,
+    /// The application let go of it; it lives on only to send what is queued.
+    pub(super) orphan: bool,
+    pub(super) sending: Sending,
+    pub(super) receiving: Receiving,
+    pub(super) arrived: Arrived,
+    pub(super) peer_finished: bool,
+    /// Control frames that wait for their turn; each kind at most once, newest value.
+    pub(super) pending: Pending,
+    /// In the session's list of streams with pending control frames.
+    pub(super) listed: bool,
+    /// How it ended, if not by two FINs.
+    pub(super) ended: Option<StreamEnd>,
+}
+
+/// Received bytes that nobody read yet.
+///
+/// A payload is a slice of the block it was read into, and keeps all of that block alive. A reader
+/// that keeps up gets such slices; behind one that does not, further bytes are copied together, so
+/// that what a stalled stream costs is its window and a few blocks.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    slices: VecDeque<Bytes>,
+    copied: BytesMut,
+    len: usize,
+}
+
+/// Slices kept as they are: what one read of the socket may bring of one stream.
+const SLICES_MAX: usize = 4;
+
+/// Bytes copied together into one block.
+const COPIED_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Sending {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    sent: u64,
+    credit: u64,
+    finish: Finish,
+    /// In the schedule.
+    pub(super) scheduled: bool,
+    /// The writer found no room and waits.
+    pub(super) writer_waits: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    No,
+    Queued,
+    Sent,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) open: Option<Open>,
+    pub(super) accept: bool,
+    pub(super) credit: Option<u64>,
+}
+
+// === impl Stream ===
+
+impl Stream {
+    pub(super) fn new(
+        local: bool,
+        class: Class,
+        send_credit: u32,
+        receive_floor: u32,
+        now: Time,
+    ) -> Self {
+        Self {
+            class,
+            local,
+            accepted: false,
+            orphan: false,
+            sending: Sending::new(send_credit),
+            receiving: Receiving::new(receive_floor, now),
+            arrived: Arrived::default(),
+            peer_finished: false,
+            pending: Pending::default(),
+            listed: false,
+            ended: None,
+        }
+    }
+
+    /// Both directions are done and nobody needs it any more.
+    pub(super) fn is_over(&self) -> bool {
+        let read = self.peer_finished && self.arrived.is_empty();
+        let both = self.sending.finished() && (read || self.orphan && self.peer_finished);
+        self.pending.open.is_none()
+            && (both && !self.pending.accept || self.ended.is_some() && self.orphan)
+    }
+}
+
+// === impl Arrived ===
+
+impl Arrived {
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        if self.copied.is_empty() && self.slices.len() < SLICES_MAX {
+            self.slices.push_back(bytes);
+            return;
+        }
+        if self.copied.len() + bytes.len() > COPIED_MAX {
+            self.slices.push_back(self.copied.split().freeze());
+        }
+        self.copied.extend_from_slice(&bytes);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        let next = match self.slices.pop_front() {
+            Some(slice) => Some(slice),
+            None if self.copied.is_empty() => None,
+            None => Some(std::mem::take(&mut self.copied).freeze()),
+        }?;
+        self.len -= next.len();
+        Some(next)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+// === impl Sending ===
+
+impl Sending {
+    fn new(credit: u32) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued: 0,
+            sent: 0,
+            credit: u64::from(credit),
+            finish: Finish::No,
+            scheduled: false,
+            writer_waits: false,
+        }
+    }
+
+    /// Bytes a writer may add now.
+    pub(super) fn room(&self) -> usize {
+        match self.finish {
+            Finish::No => SEND_BUFFER.saturating_sub(self.queued),
+            Finish::Queued | Finish::Sent => 0,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.finish == Finish::No
+    }
+
+    pub(super) fn finished(&self) -> bool {
+        self.finish == Finish::Sent
+    }
+
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.queued += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    pub(super) fn finish(&mut self) {
+        if self.finish == Finish::No {
+            self.finish = Finish::Queued;
+        }
+    }
+
+    /// The stream is over: what is queued is dropped.
+    pub(super) fn cut(&mut self) {
+        self.queue.clear();
+        self.queued = 0;
+        self.finish = Finish::Sent;
+    }
+
+    /// The peer gave credit. Absolute numbers: an older one changes nothing.
+    pub(super) fn credit(&mut self, upto: u64) {
+        self.credit = self.credit.max(upto);
+    }
+
+    /// There is something that may be sent now.
+    pub(super) fn ready(&self) -> bool {
+        let data = self.queued > 0 && self.credit > self.sent;
+        data || self.queued == 0 && self.finish == Finish::Queued
+    }
+
+    /// At most `max` bytes that may be sent now, and whether they are the last.
+    pub(super) fn take(&mut self, max: usize) -> (Bytes, bool) {
+        let allowed = usize::try_from(self.credit - self.sent).unwrap_or(usize::MAX);
+        let max = max.min(allowed);
+        let chunk = match self.queue.front_mut() {
+            None => Bytes::new(),
+            Some(front) if front.len() > max => front.split_to(max),
+            Some(_) => self.queue.pop_front().unwrap_or_default(),
+        };
+        self.queued -= chunk.len();
+        self.sent += chunk.len() as u64;
+        let fin = self.queued == 0 && self.finish == Finish::Queued;
+        if fin {
+            self.finish = Finish::Sent;
+        }
+        (chunk, fin)
+    }
+
+    /// The writer waits and there is room for a good piece again.
+    pub(super) fn wakes_writer(&mut self) -> bool {
+        let wake = self.writer_waits && self.queued <= SEND_BUFFER / 2;
+        if wake {
+            self.writer_waits = false;
+        }
+        wake
+    }
+}

@@ -1,0 +1,240 @@
+//! The house plan as a test: who may use whom, how long a file may get, who may print.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Module → modules it may name. A new arrow is a change of this table, seen in review.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("tls", &[]),
+    ("wire", &["model"]),
+    ("mux", &["wire", "model", "telemetry"]),
+    ("telemetry", &["model"]),
+    ("local", &["model", "tls", "telemetry"]),
+    ("host", &["model", "tls", "telemetry"]),
+    ("identity", &["model", "host", "tls", "telemetry"]),
+    ("stack", &["model", "host", "telemetry"]),
+    ("preflight", &["model", "host", "telemetry"]),
+    (
+        "comms",
+        &[
+            "model",
+            "wire",
+            "mux",
+            "local",
+            "host",
+            "identity",
+            "app",
+            "telemetry",
+        ],
+    ),
+    (
+        "hostagent",
+        &[
+            "model",
+            "local",
+            "host",
+            "identity",
+            "stack",
+            "app",
+            "telemetry",
+        ],
+    ),
+    (
+        "nodelet",
+        &[
+            "model",
+            "local",
+            "host",
+            "identity",
+            "stack",
+            "app",
+            "telemetry",
+            "tls",
+        ],
+    ),
+    ("app", &["model", "host", "telemetry", "tls"]),
+    (
+        "cli",
+        &[
+            "model",
+            "local",
+            "host",
+            "identity",
+            // The words of its plan, as it sends them.
+            "nodelet",
+            "preflight",
+            "app",
+            "telemetry",
+            "tls",
+        ],
+    ),
+    // An independent peer: what it shares with the node is the documents and the protocol.
+    (
+        "plane",
+        &[
+            "model",
+            "wire",
+            "mux",
+            "local",
+            "host",
+            "app",
+            "telemetry",
+            "tls",
+        ],
+    ),
+];
+
+/// Longest file that can be read in one sitting.
+const LINES_MAX: usize = 600;
+/// Who may write to standard output.
+const PRINTERS: &[&str] = &["src/cli/output.rs", "src/plane/command.rs"];
+
+/// Files that are compiled for tests only.
+fn is_test(path: &Path) -> bool {
+    let named = ["tests.rs", "testing.rs", "golden.rs"]
+        .iter()
+        .any(|name| path.ends_with(name));
+    named || path.components().any(|part| part.as_os_str() == "tests")
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut dirs = vec![root];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).expect("source directory") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("source file");
+                let short = path
+                    .strip_prefix(env!("CARGO_MANIFEST_DIR"))
+                    .expect("inside the package");
+                found.push((short.to_path_buf(), text));
+            }
+        }
+    }
+    assert!(found.len() > 50, "the walk found too little");
+    found
+}
+
+/// `src/wire/frame.rs` and `src/wire.rs` belong to `wire`.
+fn module_of(path: &Path) -> Option<String> {
+    let second = path.components().nth(1)?.as_os_str().to_str()?;
+    Some(second.trim_end_matches(".rs").to_owned())
+}
+
+/// Code without comments and without its test modules.
+fn product_code(text: &str) -> String {
+    let code = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    code.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn modules_use_only_whom_they_may() {
+    let table: BTreeMap<_, BTreeSet<_>> = ARROWS
+        .iter()
+        .map(|(m, to)| (*m, to.iter().copied().collect()))
+        .collect();
+    let mut wrong = BTreeSet::new();
+    for (path, text) in sources() {
+        let Some(module) = module_of(&path) else {
+            continue;
+        };
+        if matches!(module.as_str(), "lib" | "bin") || is_test(&path) {
+            continue;
+        }
+        let allowed = table
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{module} is not in the table"));
+        for used in product_code(&text).split("crate::").skip(1) {
+            let name: String = used
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            if name != module
+                && table.contains_key(name.as_str())
+                && !allowed.contains(name.as_str())
+            {
+                wrong.insert(format!("{module} → {name} in {}", path.display()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "arrows the plan does not have: {wrong:#?}"
+    );
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|(path, text)| (text.lines().count(), path))
+        .filter(|(lines, _)| *lines > LINES_MAX)
+        .collect();
+    assert!(long.is_empty(), "over {LINES_MAX} lines: {long:#?}");
+}
+
+#[test]
+fn only_the_printers_print() {
+    let chatty: Vec<_> = sources()
+        .into_iter()
+        .filter(|(path, text)| {
+            if is_test(path) {
+                return false;
+            }
+            let code = product_code(text);
+            let prints = ["println!", "print!(", "eprintln!", "stdout()"]
+                .iter()
+                .any(|p| code.contains(p));
+            prints && !PRINTERS.iter().any(|p| path.ends_with(p))
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert!(chatty.is_empty(), "these print: {chatty:#?}");
+}
+
+#[test]
+fn programs_are_thin() {
+    const MAIN_MAX: usize = 60;
+    for (path, text) in sources() {
+        if path.starts_with("src/bin") {
+            let lines = text.lines().count();
+            assert!(lines <= MAIN_MAX, "{} has {lines} lines", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_banned_in_the_product() {
+    // Bans that no lint knows: each would break a promise silently.
+    const BANNED: &[(&str, &str)] = &[
+        ("unbounded_channel", "every queue has a bound"),
+        ("tokio::spawn(", "tasks belong to a group"),
+        ("fs::write(", "writes are atomic: host::fs"),
+        ("process::exit", "return an Exit"),
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if is_test(&path) {
+            continue;
+        }
+        let code = product_code(&text);
+        for (word, why) in BANNED {
+            if code.contains(word) {
+                wrong.push(format!("{}: {word} ({why})", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -1,0 +1,159 @@
+//! One host in a temporary directory, with its plane and its nodelet.
+
+use pf9_hostagent::app::{Config, TaskGroup};
+use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::identity;
+use pf9_hostagent::local::Client;
+use pf9_hostagent::model::{
+    Assignment, ClusterId, Digest, DocumentKind, Envelope, Fault, Generation, HostId, HostStatus,
+    SigningKey, Spec, StackRef, Timestamp, paths,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::plane::FakePlane;
+use crate::support::node::FakeNode;
+use crate::support::{PATIENCE, make_stack, within};
+
+pub(crate) struct Bed {
+    pub(crate) fs: HostFs,
+    pub(crate) host: HostId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) key: SigningKey,
+    pub(crate) plane: FakePlane,
+    pub(crate) node: FakeNode,
+    _dir: tempfile::TempDir,
+}
+
+pub(crate) struct Agent {
+    stop: CancellationToken,
+    run: JoinHandle<Option<&'static str>>,
+}
+
+impl Agent {
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        let failed = within(self.run).await.expect("the agent ends");
+        assert_eq!(failed, None);
+    }
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        // Shown when a test fails; the second test of a process finds it there already.
+        drop(tracing_subscriber::fmt().with_test_writer().try_init());
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let host = HostId::random();
+        let key = SigningKey::generate().expect("key").0;
+        identity::write_host_id(&fs, host).expect("host id");
+        let trusted = serde_json::to_vec(&key.trusted()).expect("json");
+        let path = format!("{}/{}.json", paths::TRUST_DIR, key.trusted().id);
+        fs.write(path, &trusted, &Attrs::mode(0o644))
+            .expect("trust");
+        std::fs::create_dir_all(fs.at("/run/pf9")).expect("run");
+        std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
+        Self {
+            plane: FakePlane::start(fs.at(paths::PLANE_SOCKET)),
+            node: FakeNode::start(&fs.at(paths::NODELET_SOCKET)),
+            cluster: ClusterId::random(),
+            fs,
+            host,
+            key,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn try_start(&self) -> Result<Agent, Fault> {
+        let stop = CancellationToken::new();
+        let mut group = TaskGroup::new(stop.clone());
+        pf9_hostagent::hostagent::start(self.fs.clone(), Config::default(), &mut group).await?;
+        Ok(Agent {
+            stop,
+            run: tokio::spawn(group.run(PATIENCE)),
+        })
+    }
+
+    pub(crate) async fn start(&self) -> Agent {
+        self.try_start().await.expect("start")
+    }
+
+    pub(crate) async fn local_status(&self) -> HostStatus {
+        Client::unix(self.fs.at(paths::HOSTAGENT_SOCKET))
+            .expect("client")
+            .get("/v1/status", PATIENCE)
+            .await
+            .expect("status")
+    }
+
+    /// Events on disk.
+    pub(crate) fn spooled(&self) -> usize {
+        let names = self.fs.list("/var/opt/pf9/hostagent/events").expect("list");
+        names
+            .iter()
+            .filter(|n| n.ends_with(".json") && !n.starts_with('.'))
+            .count()
+    }
+
+    pub(crate) fn spec(&self, generation: u64, assignment: Assignment) -> Spec {
+        Spec {
+            schema: 1,
+            host_id: self.host,
+            generation: Generation(generation),
+            issued_at: Timestamp::UNIX_EPOCH,
+            assignment,
+        }
+    }
+
+    pub(crate) fn spec_bytes(&self, generation: u64, assignment: Assignment) -> Vec<u8> {
+        serde_json::to_vec(&self.spec(generation, assignment)).expect("json")
+    }
+
+    pub(crate) fn sign(&self, generation: u64, assignment: Assignment) -> Envelope {
+        self.key
+            .sign(DocumentKind::Spec, &self.spec_bytes(generation, assignment))
+    }
+
+    /// A stack that is never there.
+    pub(crate) fn no_stack(&self) -> StackRef {
+        StackRef {
+            name: "pf9-kube".into(),
+            version: "0".into(),
+            manifest: Digest::of(b"nothing"),
+        }
+    }
+
+    pub(crate) fn worker(&self, stack: &StackRef) -> Assignment {
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        serde_json::from_value(serde_json::json!({
+            "role": "worker",
+            "cluster_id": self.cluster, "cluster_name": "c", "node_name": "n1",
+            "node_ip": "192.0.2.10", "pod_cidr": "10.20.1.0/24", "stack": stack,
+            "authorities": {"cluster": pem, "etcd": pem, "front_proxy": pem},
+            "api": {"host": "192.0.2.1", "port": 6443},
+            "network": {"plugin": "bridge", "pods_cidr": "10.20.0.0/16",
+                        "services_cidr": "10.21.0.0/16"},
+        }))
+        .expect("assignment")
+    }
+
+    /// Puts a stack with about `size` packed bytes on the plane.
+    pub(crate) fn publish(&self, version: &str, size: usize) -> StackRef {
+        self.publish_signed(version, size, &self.key)
+    }
+
+    pub(crate) fn publish_signed(&self, version: &str, size: usize, key: &SigningKey) -> StackRef {
+        let (payload, archive) = make_stack(version, size);
+        let stack = StackRef {
+            name: "pf9-kube".into(),
+            version: version.into(),
+            manifest: Digest::of(&payload),
+        };
+        let envelope = key.sign(DocumentKind::StackManifest, &payload);
+        self.plane.change(|p| {
+            p.manifests.insert(stack.manifest, envelope);
+            p.archives.insert(stack.manifest, archive);
+        });
+        stack
+    }
+}

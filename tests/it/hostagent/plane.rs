@@ -1,0 +1,304 @@
+//! A plane: the host API on a Unix socket, as comms would serve it, with faults on demand.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::model::{
+    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, Generation,
+    HostStatus, IssuedCertificate, NodeState, Spec,
+};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::support::within;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+#[derive(Default)]
+pub(crate) struct PlaneSide {
+    spec: Option<Envelope>,
+    /// Sent at the next poll, whatever was asked for.
+    forced: Option<Envelope>,
+    /// Answered instead of any spec.
+    pub(crate) banned: Option<Fault>,
+    pub(crate) statuses: Vec<HostStatus>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) orders: Vec<CertificateOrder>,
+    pub(crate) certificates_fail: u32,
+    pub(crate) manifests: BTreeMap<Digest, Envelope>,
+    pub(crate) archives: BTreeMap<Digest, Vec<u8>>,
+    /// After so many bytes the next archive connections break off.
+    pub(crate) cuts: Vec<usize>,
+    /// From where archives were asked for.
+    pub(crate) ranges: Vec<Option<u64>>,
+}
+
+pub(crate) struct FakePlane {
+    side: Arc<watch::Sender<PlaneSide>>,
+    socket: PathBuf,
+    server: Mutex<Option<AbortHandle>>,
+}
+
+impl PlaneSide {
+    pub(crate) fn event(&self, kind: &str) -> Option<&Event> {
+        self.events.iter().find(|e| e.kind == kind)
+    }
+
+    pub(crate) fn last_state(&self) -> Option<NodeState> {
+        self.statuses.last().map(|s| s.state)
+    }
+
+    /// The reason in the newest status, if it has this code.
+    pub(crate) fn reason(&self, code: &str) -> Option<Fault> {
+        let reason = self.statuses.last()?.reason.clone()?;
+        (reason.code == code).then_some(reason)
+    }
+}
+
+impl FakePlane {
+    pub(crate) fn start(socket: PathBuf) -> Self {
+        let plane = Self {
+            side: Arc::new(watch::Sender::new(PlaneSide::default())),
+            socket,
+            server: Mutex::new(None),
+        };
+        plane.listen();
+        plane
+    }
+
+    fn listen(&self) {
+        let listener = UnixListener::bind(&self.socket).expect("bind");
+        let side = Arc::clone(&self.side);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("accept");
+                let side = Arc::clone(&side);
+                connections.spawn(async move {
+                    let service = service_fn(move |r| serve(Arc::clone(&side), r));
+                    let http = hyper::server::conn::http1::Builder::new();
+                    // Connections are cut on purpose here.
+                    drop(http.serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+        *self.server.lock().expect("lock") = Some(task.abort_handle());
+    }
+
+    /// Ends every connection and listens no more.
+    pub(crate) fn go_away(&self) {
+        if let Some(server) = self.server.lock().expect("lock").take() {
+            server.abort();
+        }
+        std::fs::remove_file(&self.socket).expect("socket");
+    }
+
+    pub(crate) async fn come_back(&self) {
+        // The old listener is closed when its task was dropped.
+        tokio::task::yield_now().await;
+        self.listen();
+    }
+
+    /// Makes a spec the newest.
+    pub(crate) fn offer(&self, envelope: Envelope) {
+        self.side.send_modify(|s| s.spec = Some(envelope));
+    }
+
+    /// Sends a document once although it was not asked for.
+    pub(crate) fn force(&self, envelope: Envelope) {
+        self.side.send_modify(|s| s.forced = Some(envelope));
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut PlaneSide)) {
+        self.side.send_modify(change);
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&PlaneSide) -> T) -> T {
+        look(&self.side.borrow())
+    }
+
+    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&PlaneSide) -> Option<T>) -> T {
+        let mut watch = self.side.subscribe();
+        within(async {
+            loop {
+                if let Some(found) = look(&watch.borrow_and_update()) {
+                    return found;
+                }
+                watch.changed().await.expect("the plane is there");
+            }
+        })
+        .await
+    }
+}
+
+async fn serve(
+    side: Arc<watch::Sender<PlaneSide>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body
+        .collect()
+        .await
+        .map(|b| b.to_bytes())
+        .unwrap_or_default();
+    let path = head.uri.path().to_owned();
+    let query = head.uri.query().unwrap_or_default();
+    let digest = path
+        .split('/')
+        .nth(3)
+        .and_then(|d| d.parse::<Digest>().ok());
+    Ok(match (head.method.as_str(), path.as_str(), digest) {
+        ("GET", "/v1/hosts/self/spec", _) => spec(&side, query).await,
+        ("POST", "/v1/hosts/self/status", _) => {
+            let status = serde_json::from_slice(&body).expect("status");
+            side.send_modify(|s| s.statuses.push(status));
+            reply(204, Bytes::new())
+        }
+        ("POST", "/v1/hosts/self/events", _) => {
+            let batch: EventBatch = serde_json::from_slice(&body).expect("events");
+            side.send_modify(|s| s.events.extend(batch.events));
+            reply(204, Bytes::new())
+        }
+        ("POST", "/v1/hosts/self/certificates", _) => {
+            order(&side, serde_json::from_slice(&body).expect("order"))
+        }
+        ("GET", path, Some(digest)) if path.ends_with("/manifest") => {
+            match side.borrow().manifests.get(&digest) {
+                Some(envelope) => json(200, envelope),
+                None => not_found(),
+            }
+        }
+        ("GET", path, Some(digest)) if path.ends_with("/archive") => {
+            let range = head.headers.get(http::header::RANGE);
+            let from = range
+                .and_then(|r| r.to_str().ok())
+                .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+            archive(&side, digest, from)
+        }
+        _ => not_found(),
+    })
+}
+
+async fn spec(side: &watch::Sender<PlaneSide>, query: &str) -> Response<Body> {
+    let number = |key: &str| -> u64 {
+        let mut pairs = query.split('&').filter_map(|p| p.split_once('='));
+        pairs
+            .find(|(k, _)| *k == key)
+            .and_then(|(_, v)| v.parse().ok())
+            .expect(key)
+    };
+    if let Some(fault) = side.borrow().banned.as_ref() {
+        return json(403, fault);
+    }
+    let (after, wait) = (Generation(number("after")), number("wait"));
+    let newer = |s: &PlaneSide| {
+        let generation = s.spec.as_ref().map(generation_of);
+        s.forced.is_some() || generation.is_some_and(|g| g > after)
+    };
+    let mut watch = side.subscribe();
+    let held = watch.wait_for(newer);
+    if tokio::time::timeout(Duration::from_secs(wait), held)
+        .await
+        .is_err()
+    {
+        return reply(204, Bytes::new());
+    }
+    let mut found = None;
+    side.send_modify(|s| found = s.forced.take().or_else(|| s.spec.clone()));
+    json(200, &found.expect("a spec"))
+}
+
+fn generation_of(envelope: &Envelope) -> Generation {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(&envelope.payload)
+        .expect("base64");
+    serde_json::from_slice::<Spec>(&bytes)
+        .expect("spec")
+        .generation
+}
+
+fn order(side: &watch::Sender<PlaneSide>, order: CertificateOrder) -> Response<Body> {
+    let mut refused = false;
+    let batch = CertificateBatch {
+        cluster_id: order.cluster_id,
+        certificates: order
+            .requests
+            .iter()
+            .map(|r| IssuedCertificate {
+                purpose: r.purpose,
+                certificate: format!("signed {}", r.csr),
+            })
+            .collect(),
+    };
+    side.send_modify(|s| {
+        refused = s.certificates_fail > 0;
+        s.certificates_fail = s.certificates_fail.saturating_sub(1);
+        s.orders.push(order);
+    });
+    if refused {
+        let fault = Fault::new("not-in-cluster", "certificates refused", "not yet");
+        return json(403, &fault);
+    }
+    json(200, &batch)
+}
+
+fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -> Response<Body> {
+    let Some(all) = side.borrow().archives.get(&digest).cloned() else {
+        return not_found();
+    };
+    let mut cut = None;
+    side.send_modify(|s| {
+        s.ranges.push(from);
+        cut = (!s.cuts.is_empty()).then(|| s.cuts.remove(0));
+    });
+    let start = usize::try_from(from.unwrap_or(0)).expect("small");
+    let rest = Bytes::from(all).slice(start..);
+    let length = rest.len();
+    let total = start + length;
+    let sent = Ok(Frame::data(rest.slice(..cut.unwrap_or(length))));
+    let end = stream::once(async move {
+        // What was sent leaves the buffers before the connection breaks.
+        tokio::task::yield_now().await;
+        cut.map(|_| Err(std::io::Error::other("cut")))
+    });
+    let frames = stream::iter([sent]).chain(end.filter_map(std::future::ready));
+    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_LENGTH, length.into());
+    if from.is_some() {
+        let range = format!("bytes {start}-{}/{total}", total - 1);
+        headers.insert(http::header::CONTENT_RANGE, range.parse().expect("header"));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+fn not_found() -> Response<Body> {
+    json(
+        404,
+        &Fault::new("not-found", "call refused", "there is no such thing"),
+    )
+}
+
+fn json<T: serde::Serialize>(status: u16, value: &T) -> Response<Body> {
+    reply(status, serde_json::to_vec(value).expect("json").into())
+}
+
+fn reply(status: u16, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(body).map_err(|e| match e {})));
+    *response.status_mut() = StatusCode::from_u16(status).expect("status");
+    response
+}

@@ -1,0 +1,8 @@
+//! Whole daemons in this process, against peers in this process, over real sockets.
+
+#[cfg(feature = "plane")]
+mod chain;
+mod hostagent;
+#[cfg(feature = "plane")]
+mod plane;
+mod support;

@@ -1,0 +1,330 @@
+//! The Kubernetes API through the tunnel: an API server with the certificate the plane signed,
+//! behind a node that carries bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming as Body};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::model::{CertPurpose, ClusterId};
+use pf9_hostagent::mux::MuxStream;
+use pf9_hostagent::wire::Code;
+use rcgen::KeyPair;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::bed::{Bed, within};
+use super::node::{Node, csr};
+
+type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
+
+/// What a test sees of the API server and tells it.
+struct Api {
+    /// `method path|authorization|host|client subject` of each request.
+    seen: mpsc::Receiver<String>,
+    /// Lines of the watch.
+    lines: mpsc::Sender<&'static str>,
+    _tasks: JoinSet<()>,
+}
+
+/// A master with an API server.
+async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
+    let key = KeyPair::generate().expect("key");
+    let ask = json!({"cluster_id": cluster, "requests": [{"purpose": purpose, "csr": csr(&key)}]});
+    let (status, batch) = node
+        .call(Method::POST, "/v1/hosts/self/certificates", &ask)
+        .await;
+    assert_eq!(status, 200, "{batch}");
+    let pem = batch["certificates"][0]["certificate"]
+        .as_str()
+        .expect("pem");
+    let spec = node.current().await;
+    let ca = &spec.assignment.node().expect("node").authorities.cluster;
+    let acceptor = acceptor(pem, ca, &key);
+    let mut incoming = node.incoming.take().expect("connected");
+    let (seen_by, seen) = mpsc::channel(64);
+    let (lines, watch) = mpsc::channel(1);
+    let watch = Arc::new(tokio::sync::Mutex::new(watch));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut streams = JoinSet::new();
+        while let Some(opened) = incoming.next().await {
+            if opened.open.service != "kube-apiserver" {
+                opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+                continue;
+            }
+            let stream = opened.accept().expect("accept");
+            let (acceptor, seen, watch) = (acceptor.clone(), seen_by.clone(), Arc::clone(&watch));
+            streams.spawn(serve(stream, acceptor, seen, watch));
+        }
+    });
+    Api {
+        seen,
+        lines,
+        _tasks: tasks,
+    }
+}
+
+fn acceptor(pem: &str, ca: &str, key: &KeyPair) -> TlsAcceptor {
+    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("pem");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(der(ca)).expect("root");
+    let provider = pf9_hostagent::tls::provider();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .expect("verifier");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![der(pem)], key)
+        .expect("certificate");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+type Watch = Arc<tokio::sync::Mutex<mpsc::Receiver<&'static str>>>;
+
+async fn serve(stream: MuxStream, acceptor: TlsAcceptor, seen: mpsc::Sender<String>, watch: Watch) {
+    // A plane that does not like the certificate hangs up.
+    let Ok(tls) = acceptor.accept(stream).await else {
+        return;
+    };
+    let der = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .expect("client certificate")[0]
+        .to_vec();
+    let subject = {
+        let (_, x) = x509_parser::parse_x509_certificate(&der).expect("x509");
+        x.subject().to_string()
+    };
+    let service = service_fn(move |request: Request<Body>| {
+        let (seen, watch, subject) = (seen.clone(), Arc::clone(&watch), subject.clone());
+        async move {
+            let header = |name: &str| {
+                let value = request.headers().get(name);
+                value.map_or("-", |v| v.to_str().expect("text")).to_owned()
+            };
+            let line = format!(
+                "{} {}|{}|{}|{subject}",
+                request.method(),
+                request.uri(),
+                header("authorization"),
+                header("host")
+            );
+            seen.send(line).await.expect("test listens");
+            Ok::<_, std::io::Error>(answer(request, watch).await)
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(tls), service)
+        .with_upgrades();
+    drop(served.await);
+}
+
+async fn answer(mut request: Request<Body>, watch: Watch) -> Response<Answer> {
+    let whole = |text: String| Full::new(Bytes::from(text)).map_err(|e| match e {}).boxed();
+    if request.headers().contains_key("upgrade") {
+        let protocol = request.headers()["upgrade"].clone();
+        let upgrade = hyper::upgrade::on(&mut request);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.expect("upgraded"));
+            let mut word = [0; 4];
+            while io.read_exact(&mut word).await.is_ok() {
+                word.make_ascii_uppercase();
+                io.write_all(&word).await.expect("write");
+            }
+            io.shutdown().await.expect("shutdown");
+        });
+        tasks.detach_all();
+        return Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "Upgrade")
+            .header("upgrade", protocol)
+            .body(whole(String::new()))
+            .expect("response");
+    }
+    if request.uri().query() == Some("watch=true") {
+        let stream = futures_util::stream::unfold(watch, |watch| async move {
+            let line = watch.lock().await.recv().await?;
+            Some((Ok(Frame::data(Bytes::from_static(line.as_bytes()))), watch))
+        });
+        return Response::new(BodyExt::boxed(StreamBody::new(stream)));
+    }
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .expect("body")
+        .to_bytes();
+    Response::new(whole(format!("got {} bytes", body.len())))
+}
+
+/// A cluster of one connected master; the kubeconfig's server and token.
+async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
+    bed.stack("1").await;
+    let node = bed.host("m1", "10.1.0.1").await;
+    let cluster = bed.cluster("c").await;
+    let (status, said) = bed.attach(cluster, &[(&node, true)]).await;
+    assert_eq!(status, 200, "{said}");
+    let (status, body) = bed.admin("/kubeconfig", json!({"cluster": "c"})).await;
+    assert_eq!(status, 200, "{body}");
+    let text = body["kubeconfig"].as_str().expect("text");
+    let value = |field: &str| {
+        let line = text
+            .lines()
+            .find_map(|l| l.trim().strip_prefix(&format!("{field}: ")));
+        line.expect(field).to_owned()
+    };
+    (cluster, node, value("server"), value("token"))
+}
+
+#[tokio::test]
+async fn requests_reach_the_api_server_as_the_planes_administrator() {
+    let bed = Bed::new().await;
+    let (cluster, mut node, server, token) = world(&bed).await;
+    let mut api = master(cluster, &mut node, CertPurpose::ApiServer).await;
+    let big = vec![7u8; 3_000_000];
+    let posted = bed
+        .http
+        .post(format!("{server}/api/v1/pods?dryRun=All"))
+        .bearer_auth(&token)
+        .body(big)
+        .send();
+    let answer = within(posted).await.expect("answer");
+    assert_eq!(answer.text().await.expect("text"), "got 3000000 bytes");
+    let seen = within(api.seen.recv()).await.expect("request");
+    assert_eq!(
+        seen,
+        "POST /api/v1/pods?dryRun=All|-|kubernetes|O=system:masters, CN=pf9-plane"
+    );
+}
+
+#[tokio::test]
+async fn a_watch_is_live() {
+    let bed = Bed::new().await;
+    let (cluster, mut node, server, token) = world(&bed).await;
+    let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
+    let watch = bed
+        .http
+        .get(format!("{server}/api/v1/pods?watch=true"))
+        .bearer_auth(&token)
+        .send();
+    let mut lines = within(watch).await.expect("answer").bytes_stream();
+    // Each line arrives before the next is even written: nothing on the way gathers.
+    for line in ["one\n", "two\n"] {
+        api.lines.send(line).await.expect("watching");
+        let got = within(lines.next()).await.expect("line").expect("bytes");
+        assert_eq!(got, line);
+    }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_carries_bytes_both_ways() {
+    let bed = Bed::new().await;
+    let (cluster, mut node, server, token) = world(&bed).await;
+    let _api = master(cluster, &mut node, CertPurpose::ApiServer).await;
+    let exec = bed
+        .http
+        .post(format!(
+            "{server}/api/v1/namespaces/default/pods/x/exec?command=sh"
+        ))
+        .bearer_auth(&token)
+        .header("connection", "Upgrade")
+        .header("upgrade", "SPDY/3.1")
+        .send();
+    let answer = within(exec).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["upgrade"], "SPDY/3.1");
+    let mut io = within(answer.upgrade()).await.expect("upgraded");
+    for (word, expected) in [(b"ping", b"PING"), (b"pong", b"PONG")] {
+        io.write_all(word).await.expect("write");
+        let mut got = [0; 4];
+        within(io.read_exact(&mut got)).await.expect("read");
+        assert_eq!(&got, expected);
+    }
+    io.shutdown().await.expect("shutdown");
+    let mut rest = Vec::new();
+    within(io.read_to_end(&mut rest)).await.expect("end");
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
+    let bed = Bed::new().await;
+    let (cluster, mut node, server, token) = world(&bed).await;
+    let ask = async |url: String, token: String| {
+        let answer = within(bed.http.get(url).bearer_auth(token).send())
+            .await
+            .expect("answer");
+        let status = answer.status().as_u16();
+        // kubectl would try again for a minute, in silence.
+        assert!(!answer.headers().contains_key("retry-after"));
+        let body: Value = answer.json().await.expect("Status");
+        assert_eq!(
+            (&body["kind"], &body["code"]),
+            (&json!("Status"), &json!(status))
+        );
+        (
+            status,
+            body["message"].as_str().expect("message").to_owned(),
+        )
+    };
+    let api = format!("{server}/api");
+    assert_eq!(ask(api.clone(), "guess".into()).await.0, 401);
+    let unknown = server.replace(&cluster.to_string(), &ClusterId::random().to_string());
+    assert_eq!(ask(format!("{unknown}/api"), token.clone()).await.0, 403);
+
+    // The node does not know the service.
+    let mut incoming = node.incoming.take().expect("connected");
+    let (said, ()) = tokio::join!(ask(api.clone(), token.clone()), async {
+        let opened = within(incoming.next()).await.expect("opened");
+        assert_eq!(opened.open.service, "kube-apiserver");
+        assert_eq!(
+            opened.open.meta.get("who").map(String::as_str),
+            Some("kubeconfig")
+        );
+        opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+    });
+    assert_eq!(said.0, 503);
+    assert!(said.1.contains("allow-list"), "{}", said.1);
+
+    // Something answers that the cluster's authority did not sign as `kubernetes`.
+    node.incoming = Some(incoming);
+    let _impostor = master(cluster, &mut node, CertPurpose::KubeletServer).await;
+    let said = ask(api.clone(), token.clone()).await;
+    assert_eq!(said.0, 503);
+    assert!(said.1.contains("certificate"), "{}", said.1);
+
+    node.tunnel
+        .as_ref()
+        .expect("connected")
+        .close(Code::Cancelled, "gone");
+    node.closed().await;
+    super::bed::until(|| async {
+        let host = bed.get(&format!("/resmgr/v1/hosts/{}", node.id)).await;
+        (host["pf9"]["connected"] == json!(false)).then_some(())
+    })
+    .await;
+    let said = ask(api, token).await;
+    assert_eq!(said.0, 503);
+    assert!(
+        said.1.contains("none of its masters is connected"),
+        "{}",
+        said.1
+    );
+}

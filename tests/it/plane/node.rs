@@ -1,0 +1,241 @@
+//! A host as the plane meets it: a key, a certificate, a tunnel. It shares the protocol with the
+//! agent and nothing else.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::model::{
+    DocumentKind, EnrolAnswer, EnrolToken, Envelope, HostId, Spec, Timestamp, TrustStore,
+};
+use pf9_hostagent::mux::{self, Closed, Handle, HandshakeError, Incoming, Websocket};
+use pf9_hostagent::wire::{Class, Config, Meta, Side};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use super::bed::{Bed, within};
+
+pub(super) struct Node {
+    pub(super) id: HostId,
+    pub(super) key: KeyPair,
+    pub(super) answer: Option<EnrolAnswer>,
+    pub(super) tunnel: Option<Handle>,
+    pub(super) incoming: Option<Incoming>,
+    tasks: JoinSet<()>,
+}
+
+/// A request for a key; what it says beside the key must not matter.
+pub(super) fn csr(key: &KeyPair) -> String {
+    let params = CertificateParams::new(vec!["liar.example".to_owned()]).expect("params");
+    params
+        .serialize_request(key)
+        .expect("csr")
+        .pem()
+        .expect("pem")
+}
+
+impl Node {
+    pub(super) fn new(id: HostId) -> Self {
+        Self {
+            id,
+            key: KeyPair::generate().expect("key"),
+            answer: None,
+            tunnel: None,
+            incoming: None,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// The same host with the same key and certificate, not connected.
+    pub(super) fn twin(&self) -> Self {
+        Self {
+            key: KeyPair::from_pem(&self.key.serialize_pem()).expect("key"),
+            answer: self.answer.clone(),
+            ..Self::new(self.id)
+        }
+    }
+
+    /// Enrols; on refusal status and fault.
+    pub(super) async fn enrol(
+        &mut self,
+        bed: &Bed,
+        token: &EnrolToken,
+    ) -> Result<(), (u16, Value)> {
+        let body = json!({"schema": 1, "token": token.secret.expose(), "host_id": self.id,
+                          "hostname": "host", "csr": csr(&self.key)});
+        self.enrol_with(bed, &body).await
+    }
+
+    pub(super) async fn enrol_with(&mut self, bed: &Bed, body: &Value) -> Result<(), (u16, Value)> {
+        let url = format!("{}/v1/enrol", bed.url);
+        let answer = within(bed.http.post(url).json(body).send())
+            .await
+            .expect("answer");
+        let status = answer.status().as_u16();
+        let body: Value = answer.json().await.expect("json");
+        if status != 200 {
+            return Err((status, body));
+        }
+        self.answer = Some(serde_json::from_value(body).expect("enrol answer"));
+        Ok(())
+    }
+
+    /// Opens the tunnel; a refusal is its HTTP status.
+    pub(super) async fn connect(&mut self, bed: &Bed) -> Result<(), u16> {
+        let answer = self.answer.as_ref().expect("enrolled");
+        let certificate = CertificateDer::from_pem_slice(answer.certificate.as_bytes());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let identity = Some((certificate.expect("certificate"), key));
+        let socket = dial(bed, &answer.endpoints[0], &answer.ca, identity).await?;
+        let (handle, incoming, driver) = mux::session(socket, Side::Node, Config::default());
+        self.tasks.spawn(async move { drop(driver.await) });
+        self.tunnel = Some(handle);
+        self.incoming = Some(incoming);
+        Ok(())
+    }
+
+    pub(super) async fn closed(&self) -> Closed {
+        within(self.tunnel.as_ref().expect("connected").closed()).await
+    }
+
+    /// A host API request through the tunnel.
+    pub(super) async fn call(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let (status, _, bytes) = self.call_raw(method, path, body, &HeaderMap::new()).await;
+        (
+            status,
+            serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        )
+    }
+
+    pub(super) async fn call_raw(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &HeaderMap,
+    ) -> (u16, HeaderMap, Bytes) {
+        let tunnel = self.tunnel.as_ref().expect("connected");
+        let stream = tunnel
+            .open(mux::HOST_API, Class::Interactive, Meta::new())
+            .expect("open");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("handshake");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "plane");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let request = request.body(Full::new(Bytes::from(text))).expect("request");
+        let exchange = async {
+            let response = sender.send_request(request).await.expect("answer");
+            let (parts, body) = response.into_parts();
+            let bytes = body.collect().await.expect("body").to_bytes();
+            (parts.status.as_u16(), parts.headers, bytes)
+        };
+        within(async {
+            tokio::select! {
+                answer = exchange => answer,
+                Err(e) = connection => panic!("connection: {e}"),
+            }
+        })
+        .await
+    }
+
+    /// The next spec after a generation, waited for.
+    pub(super) async fn spec(&self, after: u64) -> Option<Spec> {
+        let path = format!("/v1/hosts/self/spec?after={after}&wait=20");
+        let (status, body) = self.call(Method::GET, &path, &Value::Null).await;
+        if status == 204 {
+            return None;
+        }
+        assert_eq!(status, 200, "{body}");
+        let envelope: Envelope = serde_json::from_value(body).expect("envelope");
+        let trust = self.answer.as_ref().expect("enrolled").trust.clone();
+        let trust = TrustStore::new(trust).expect("trust");
+        let spec: Spec = envelope.open(DocumentKind::Spec, &trust).expect("signed");
+        spec.validate(self.id).expect("a host takes it");
+        Some(spec)
+    }
+
+    /// What the plane has for this host right now, however old.
+    pub(super) async fn current(&self) -> Spec {
+        self.spec(0).await.expect("every enrolled host has one")
+    }
+
+    pub(super) fn status(&self, name: &str, ip: &str) -> Value {
+        json!({
+            "schema": 1, "host_id": self.id, "agent_version": "0", "boot_id": "b", "uptime_s": 1,
+            "sent_at": Timestamp::now(), "accepted_generation": 0, "observed_generation": 0,
+            "state": "ok", "reason": null, "refused": null, "node": null, "download": null,
+            "inventory": {
+                "hostname": name, "os": "Debian", "os_id": "debian", "os_version": "12",
+                "kernel": "6", "arch": "amd64", "cpus": 2, "cpu_model": "x", "memory_bytes": 1,
+                "addresses": [ip], "interfaces": [],
+            },
+            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
+        })
+    }
+
+    pub(super) async fn report(&self, name: &str, ip: &str) -> (u16, Value) {
+        self.call(
+            Method::POST,
+            "/v1/hosts/self/status",
+            &self.status(name, ip),
+        )
+        .await
+    }
+}
+
+type Socket = Websocket<tokio_rustls::client::TlsStream<TcpStream>>;
+
+/// Dials the tunnel's endpoint. 0 stands for a TLS failure.
+pub(super) async fn dial(
+    bed: &Bed,
+    endpoint: &str,
+    ca: &str,
+    identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> Result<Socket, u16> {
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(ca.as_bytes()).expect("ca");
+    roots.add(ca).expect("root");
+    let builder = rustls::ClientConfig::builder_with_provider(pf9_hostagent::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("tls 1.3")
+        .with_root_certificates(roots);
+    let config = match identity {
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(vec![certificate], key)
+            .expect("identity"),
+        None => builder.with_no_client_auth(),
+    };
+    let address = bed.url.trim_start_matches("https://");
+    assert_eq!(endpoint, format!("wss://{address}{}", mux::TUNNEL_PATH));
+    let tcp = within(TcpStream::connect(address)).await.expect("tcp");
+    let name = ServerName::try_from("127.0.0.1").expect("name");
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = within(connector.connect(name, tcp))
+        .await
+        .map_err(|_| 0u16)?;
+    match within(mux::connect(tls, address, mux::TUNNEL_PATH)).await {
+        Ok(socket) => Ok(socket),
+        Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
+        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
+        Err(HandshakeError::Http(_)) => Err(0),
+        Err(e) => panic!("{e}"),
+    }
+}

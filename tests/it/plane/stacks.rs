@@ -1,0 +1,107 @@
+//! Stacks: import verifies, hosts get what was signed, in parts if they like.
+
+use std::path::Path;
+
+use http::{HeaderMap, Method};
+use pf9_hostagent::model::{Digest, DocumentKind, Envelope, StackManifest, TrustStore};
+use serde_json::{Value, json};
+
+use super::bed::Bed;
+
+/// A stack whose archive is these bytes.
+pub(super) fn write(dir: &Path, version: &str, archive: &[u8]) {
+    let manifest = json!({
+        "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": "1.20.2",
+        "arch": "amd64", "archive": {"sha256": Digest::of(archive), "size": archive.len()},
+        "components": [], "files": [], "images": [],
+    });
+    std::fs::write(dir.join("manifest.json"), manifest.to_string()).expect("write");
+    std::fs::write(dir.join("stack.tar.zst"), archive).expect("write");
+}
+
+#[tokio::test]
+async fn only_what_the_manifest_says_is_imported() {
+    let bed = Bed::new().await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let import = || bed.admin("/stacks", json!({"path": dir.path()}));
+    let code =
+        |answer: (u16, Value)| (answer.0, answer.1["code"].as_str().unwrap_or("").to_owned());
+    let refused = |code: &str| (422, code.to_owned());
+
+    assert_eq!(code(import().await), refused("stack-unreadable"));
+    write(dir.path(), "1", b"abcdef");
+    std::fs::write(dir.path().join("stack.tar.zst"), b"abcdeX").expect("flip");
+    assert_eq!(code(import().await), refused("stack-archive-wrong"));
+    std::fs::write(dir.path().join("stack.tar.zst"), b"abcde").expect("truncate");
+    assert_eq!(code(import().await), refused("stack-archive-wrong"));
+    std::fs::write(dir.path().join("stack.tar.zst"), b"abcdefg").expect("extend");
+    assert_eq!(code(import().await), refused("stack-archive-wrong"));
+    std::fs::write(dir.path().join("manifest.json"), b"{\"schema\": 1}").expect("manifest");
+    assert_eq!(code(import().await), refused("stack-manifest-invalid"));
+    let left = std::fs::read_dir(bed.file("stacks")).expect("dir").count();
+    assert_eq!(left, 0, "nothing of a refused stack stays");
+
+    write(dir.path(), "1", b"abcdef");
+    assert_eq!(import().await.0, 200);
+    assert_eq!(import().await.0, 200, "the same again is fine");
+    write(dir.path(), "1", b"other");
+    assert_eq!(code(import().await), refused("stack-version-taken"));
+}
+
+#[tokio::test]
+async fn a_host_gets_the_signed_manifest_and_any_part_of_the_archive() {
+    let bed = Bed::new().await;
+    let archive: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
+    let dir = tempfile::tempdir().expect("tempdir");
+    write(dir.path(), "1", &archive);
+    let (_, stack) = bed.admin("/stacks", json!({"path": dir.path()})).await;
+    let digest = stack["manifest"].as_str().expect("digest").to_owned();
+    let node = bed.host("a", "10.1.0.1").await;
+
+    let path = format!("/v1/stacks/{digest}/manifest");
+    let (status, body) = node.call(Method::GET, &path, &Value::Null).await;
+    assert_eq!(status, 200);
+    let envelope: Envelope = serde_json::from_value(body).expect("envelope");
+    let trust = node.answer.as_ref().expect("enrolled").trust.clone();
+    let trust = TrustStore::new(trust).expect("trust");
+    let manifest: StackManifest = envelope
+        .open(DocumentKind::StackManifest, &trust)
+        .expect("signed by the pinned key");
+    assert_eq!(
+        envelope.payload_digest().expect("digest").to_string(),
+        digest
+    );
+    assert_eq!(manifest.archive.sha256, Digest::of(&archive));
+
+    let path = format!("/v1/stacks/{digest}/archive");
+    let fetch = async |range: &str| {
+        let mut headers = HeaderMap::new();
+        if !range.is_empty() {
+            headers.insert("range", range.parse().expect("header"));
+        }
+        node.call_raw(Method::GET, &path, &Value::Null, &headers)
+            .await
+    };
+    let (status, _, bytes) = fetch("").await;
+    assert_eq!((status, bytes[..] == archive[..]), (200, true));
+    let (status, headers, bytes) = fetch("bytes=300000-").await;
+    assert_eq!((status, bytes[..] == archive[300_000..]), (206, true));
+    assert_eq!(headers["content-range"], "bytes 300000-699999/700000");
+    let (status, _, bytes) = fetch("bytes=5-9").await;
+    assert_eq!((status, &bytes[..]), (206, &archive[5..10]));
+    assert_eq!(fetch("bytes=700000-").await.0, 416);
+    let unknown = format!("/v1/stacks/{}/archive", Digest::of(b"?"));
+    let (status, fault) = node.call(Method::GET, &unknown, &Value::Null).await;
+    assert_eq!(
+        (status, fault["code"].as_str()),
+        (404, Some("stack-unknown"))
+    );
+    // The repository is for hosts only.
+    let public = bed
+        .http
+        .get(format!("{}{path}", bed.url))
+        .send()
+        .await
+        .expect("answer");
+    assert_eq!(public.status(), 404);
+}

@@ -1,0 +1,59 @@
+//! What several tests need: patience, a nodelet, a stack.
+
+pub(crate) mod node;
+
+use std::time::Duration;
+
+use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
+
+/// Nothing in these tests takes longer on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("it takes too long")
+}
+
+/// A manifest (JSON) and its archive of about `size` packed bytes.
+pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
+    // Bytes that do not compress, the same in every run.
+    let mut random = fastrand::Rng::with_seed(7);
+    let body: Vec<u8> = (0..size).map(|_| random.u8(..)).collect();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(body.len() as u64);
+    header.set_mode(0o755);
+    tar.append_data(&mut header, "bin/kubelet", body.as_slice())
+        .expect("tar");
+    let tar = tar.into_inner().expect("tar");
+    let archive = zstd::encode_all(tar.as_slice(), 1).expect("zstd");
+    let arch = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let manifest = StackManifest {
+        schema: 1,
+        name: "pf9-kube".into(),
+        version: version.into(),
+        kubernetes: semver::Version::new(1, 20, 2),
+        arch: arch.into(),
+        archive: StackArchive {
+            sha256: Digest::of(&archive),
+            size: archive.len() as u64,
+        },
+        components: Vec::new(),
+        files: vec![StackFile {
+            path: "bin/kubelet".into(),
+            mode: 0o755,
+            sha256: Digest::of(&body),
+            size: body.len() as u64,
+            component: "kubelet".into(),
+        }],
+        images: Vec::new(),
+        addons: Vec::new(),
+        requires: Vec::new(),
+    };
+    (serde_json::to_vec(&manifest).expect("json"), archive)
+}

@@ -1,0 +1,167 @@
+//! The demo as the tests use it: `scripts/demo`, and questions to its machines.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub(crate) type Outcome<T = ()> = Result<T, String>;
+
+/// Machines of every test.
+pub(crate) const NODES: [&str; 2] = ["master-1", "worker-1"];
+
+/// Brings the demo up, or finds it so.
+pub(crate) fn up() -> Outcome<String> {
+    demo(&["up", "--masters", "1", "--workers", "1"])
+}
+
+/// Runs `scripts/demo` and returns what it printed.
+pub(crate) fn demo(args: &[&str]) -> Outcome<String> {
+    finished(command(args), args)
+}
+
+/// A running `scripts/demo`.
+pub(crate) fn start(args: &[&str]) -> Outcome<std::process::Child> {
+    command(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("scripts/demo: {e}"))
+}
+
+/// Runs a shell command on a machine.
+pub(crate) fn shell(node: &str, script: &str) -> Outcome<String> {
+    demo(&["shell", node, "sh", "-c", script])
+}
+
+/// Kubernetes' answer, through the plane.
+pub(crate) fn kubectl(args: &[&str]) -> Outcome<String> {
+    let mut words = vec!["kubectl"];
+    words.extend(args);
+    demo(&words)
+}
+
+/// Where the demo keeps the state of a machine.
+pub(crate) fn machine_dir(node: &str) -> PathBuf {
+    let state = std::env::var("PF9_DEMO_STATE").unwrap_or_else(|_| "/var/lib/pf9-demo".into());
+    Path::new(&state).join("nodes").join(node)
+}
+
+/// Polls until `check` says yes; its last words are the failure.
+pub(crate) fn eventually(
+    what: &str,
+    limit: Duration,
+    mut check: impl FnMut() -> Outcome,
+) -> Outcome {
+    let begun = Instant::now();
+    loop {
+        match check() {
+            Ok(()) => {
+                println!("{what}: after {:.1} s", begun.elapsed().as_secs_f32());
+                return Ok(());
+            }
+            Err(why) if begun.elapsed() >= limit => {
+                return Err(format!("{what}: not within {limit:?}: {why}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+        }
+    }
+}
+
+/// Whether the node object was written by this boot's kubelet and is Ready. `source` answers
+/// `kubectl get node -o json`.
+pub(crate) fn is_ready(node: &str, source: impl Fn() -> Outcome<String>) -> Outcome {
+    let boot = shell(node, "cat /proc/sys/kernel/random/boot_id")?;
+    let object: Value = serde_json::from_str(&source()?).map_err(|e| e.to_string())?;
+    let seen = object["status"]["nodeInfo"]["bootID"].as_str();
+    if seen != Some(boot.trim()) {
+        return Err(format!("kubelet of this boot has not reported ({seen:?})"));
+    }
+    let ready = object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "Ready");
+    match ready {
+        Some(c) if c["status"] == "True" => Ok(()),
+        Some(c) => Err(format!("{}: {}", c["reason"], c["message"])),
+        None => Err("no Ready condition".into()),
+    }
+}
+
+/// [`is_ready`] as seen through plane and tunnel.
+pub(crate) fn ready_through_plane(node: &str) -> Outcome {
+    is_ready(node, || {
+        kubectl(&["get", "node", node, "-o", "json", "--request-timeout=10s"])
+    })
+}
+
+/// [`is_ready`] as seen on the master itself, without plane and tunnel.
+pub(crate) fn ready_on_master(node: &str) -> Outcome {
+    is_ready(node, || {
+        shell(
+            "master-1",
+            &format!(
+                "/opt/pf9/stacks/current/bin/kubectl --kubeconfig={ADMIN_KUBECONFIG} \
+                 get node {node} -o json --request-timeout=10s"
+            ),
+        )
+    })
+}
+
+/// The administrator's kubeconfig that nodelet writes on masters.
+const ADMIN_KUBECONFIG: &str = "/etc/pf9/kube.d/kubeconfigs/admin.yaml";
+
+/// The role's own word: state `ok`. Without the plane `pf9ctl status` ends with a code of its own,
+/// which is no matter here.
+pub(crate) fn agent_is_ok(node: &str) -> Outcome {
+    let text = shell(node, "pf9ctl status --json || :")?;
+    let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    match status.pointer("/node/state").and_then(Value::as_str) {
+        Some("ok") => Ok(()),
+        _ => Err(format!("pf9ctl status: {text}")),
+    }
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo"));
+    // What cargo tells its own children would make the release build of `up` a different one.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG")
+            || text.starts_with("CARGO_BIN")
+            || text.starts_with("NEXTEST")
+            || [
+                "CARGO",
+                "CARGO_MANIFEST_DIR",
+                "CARGO_CRATE_NAME",
+                "LD_LIBRARY_PATH",
+            ]
+            .contains(&&*text)
+        {
+            command.env_remove(&name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn finished(mut command: Command, args: &[&str]) -> Outcome<String> {
+    let output = command.output().map_err(|e| format!("scripts/demo: {e}"))?;
+    said(output, args)
+}
+
+/// What a finished `scripts/demo` printed, or why it failed.
+pub(crate) fn said(output: Output, args: &[&str]) -> Outcome<String> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    Err(format!(
+        "scripts/demo {}: {}\n{text}{}",
+        args.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}

@@ -1,0 +1,241 @@
+//! What is promised for whole machines.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::demo::{
+    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
+    ready_through_plane, said, shell, start, up,
+};
+
+/// A node that was Ready is Ready again this long after its machine came back.
+const READY_AGAIN: Duration = Duration::from_secs(150);
+/// The units of a node; killing any of them must heal.
+const DAEMONS: [&str; 7] = [
+    "pf9-comms",
+    "pf9-hostagent",
+    "pf9-nodeletd",
+    "pf9-containerd",
+    "pf9-kubelet",
+    "pf9-kube-proxy",
+    "pf9-etcd",
+];
+/// How often each daemon of each machine is killed.
+const KILLS: usize = 2;
+
+#[test]
+fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
+    let first = up()?;
+    println!("{first}");
+    for node in NODES {
+        ready_through_plane(node)?;
+    }
+    let hello = kubectl(&["logs", "hello-worker-1"])?;
+    assert_eq!(hello.trim(), "hello from worker-1");
+    let running = |node: &str| {
+        shell(
+            node,
+            "systemctl show -p Id,InvocationID 'pf9-*.service' | grep -v -e nodeletd -e '^$'",
+        )
+    };
+    let before = [running(NODES[0])?, running(NODES[1])?];
+    up()?;
+    assert_eq!(before, [running(NODES[0])?, running(NODES[1])?]);
+    eventually("the stack's add-on runs", READY_AGAIN, || {
+        let phase = kubectl(&[
+            "-n",
+            "pf9-info",
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={.items[*].status.phase}",
+        ])?;
+        if phase == "Running" {
+            Ok(())
+        } else {
+            Err(phase)
+        }
+    })
+}
+
+#[test]
+fn b_reboot_and_power_loss_without_the_plane_end_ready() -> Outcome {
+    up()?;
+    demo(&["plane", "stop"])?;
+    for how in ["reboot", "crash"] {
+        for node in NODES {
+            demo(&[how, node])?;
+            eventually(&format!("{node} Ready after {how}"), READY_AGAIN, || {
+                ready_on_master(node)?;
+                agent_is_ok(node)
+            })?;
+        }
+    }
+    demo(&["plane", "start"])?;
+    for node in NODES {
+        eventually(&format!("{node} seen by the plane"), READY_AGAIN, || {
+            ready_through_plane(node)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn c_killed_daemons_while_converging_end_ready() -> Outcome {
+    up()?;
+    demo(&["detach", NODES[1], NODES[0]])?;
+    let seed = match std::env::var("PF9_TEST_SEED") {
+        Ok(text) => text.parse().map_err(|e| format!("PF9_TEST_SEED: {e}"))?,
+        Err(_) => fastrand::u64(..),
+    };
+    println!("PF9_TEST_SEED={seed} repeats this run");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut killings: Vec<(&str, &str)> = NODES
+        .iter()
+        .flat_map(|node| DAEMONS.iter().map(move |daemon| (*node, *daemon)))
+        .filter(|(node, daemon)| *daemon != "pf9-etcd" || node.starts_with("master"))
+        .flat_map(|killing| [killing; KILLS])
+        .collect();
+    random.shuffle(&mut killings);
+    let args = ["up", "--masters", "1", "--workers", "1"];
+    let rising = start(&args)?;
+    let mut killed = 0;
+    for (node, daemon) in killings {
+        // A random moment is the point here; nothing waits for it.
+        std::thread::sleep(Duration::from_millis(random.u64(100..2500)));
+        // A unit that is not there yet cannot be killed, which is fine.
+        let kill = format!(
+            "systemctl is-active -q {daemon} && systemctl kill -s KILL {daemon} && echo killed || :"
+        );
+        if shell(node, &kill)?.contains("killed") {
+            println!("killed {daemon} on {node}");
+            killed += 1;
+        }
+    }
+    let output = rising.wait_with_output().map_err(|e| e.to_string())?;
+    said(output, &args)?;
+    assert!(
+        killed >= DAEMONS.len(),
+        "only {killed} daemons could be killed"
+    );
+    for node in NODES {
+        eventually(&format!("{node} Ready"), READY_AGAIN, || {
+            ready_through_plane(node)?;
+            agent_is_ok(node)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
+    up()?;
+    for node in [NODES[1], NODES[0]] {
+        demo(&["detach", node])?;
+        nothing_runs(
+            node,
+            &[
+                "/opt/pf9/stacks",
+                "/var/lib/pf9",
+                "/etc/pf9/kube.d",
+                "/etc/pf9/cni",
+            ],
+        )?;
+        let units = shell(node, "ls /etc/systemd/system | grep ^pf9- || :")?;
+        let ours: Vec<_> = units
+            .lines()
+            .filter(|unit| {
+                !["pf9-comms", "pf9-hostagent", "pf9-nodeletd"]
+                    .iter()
+                    .any(|own| unit.starts_with(own))
+            })
+            .collect();
+        assert!(ours.is_empty(), "{node}: units are left: {ours:?}");
+    }
+    up()?;
+    for node in NODES {
+        ready_through_plane(node)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn e_decommissioned_machine_is_as_it_was_before() -> Outcome {
+    up()?;
+    for node in [NODES[1], NODES[0]] {
+        shell(node, "pf9ctl decommission-node --yes")?;
+        shell(
+            node,
+            "apt-get purge -y pf9-hostagent && rm -f /root/pf9-hostagent_*.deb",
+        )?;
+        nothing_runs(
+            node,
+            &[
+                "/opt/pf9",
+                "/var/lib/pf9",
+                "/etc/pf9",
+                "/var/opt/pf9",
+                "/var/log/pf9",
+                "/run/pf9",
+            ],
+        )?;
+        let left = shell(node, "getent passwd pf9 pf9-comms; getent group pf9 || :")?;
+        assert_eq!(left, "", "{node}: users or groups are left");
+        same_files(node)?;
+    }
+    demo(&["down"])?;
+    Ok(())
+}
+
+/// No process, mount, link, rule or directory of ours.
+fn nothing_runs(node: &str, gone: &[&str]) -> Outcome {
+    let seen = [
+        (
+            "processes",
+            "ps -eo args= | grep -E '^(/opt/pf9|/usr/local/bin/kube|/pause|containerd-shim|/bin/sleep 2147483647)' || :",
+        ),
+        (
+            "mounts",
+            "cut -d' ' -f2 /proc/mounts | grep -E '/(var/lib|run|opt)/pf9|/run/netns/|/var/lib/kubelet' || :",
+        ),
+        (
+            "links",
+            "ip -o link | grep -v -e ': lo:' -e ': host0@' || :",
+        ),
+        (
+            "routes",
+            "ip route | grep -v -e '^default' -e 'dev host0 proto kernel' || :",
+        ),
+        (
+            "firewall rules",
+            "iptables-save | grep -iE 'kube|cni|pf9' || :",
+        ),
+    ];
+    for (what, script) in seen {
+        let left = shell(node, script)?;
+        assert_eq!(left, "", "{node}: {what} are left");
+    }
+    for path in gone {
+        let left = shell(node, &format!("find {path} -mindepth 1 2>/dev/null || :"))?;
+        assert_eq!(left, "", "{node}: {path} is not empty");
+    }
+    Ok(())
+}
+
+/// The machine's files against the listing taken before the package was installed.
+fn same_files(node: &str) -> Outcome {
+    let dir = machine_dir(node);
+    let output = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/files.py"))
+        .arg(dir.join("root"))
+        .arg(dir.join("files-before.json"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{node}: files differ from before:\n{text}"
+    );
+    Ok(())
+}
