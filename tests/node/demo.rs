@@ -97,14 +97,15 @@ pub(crate) fn ready_through_plane(node: &str) -> Outcome {
     })
 }
 
-/// [`is_ready`] as seen on the master itself, without plane and tunnel.
+/// [`is_ready`] as seen on the master itself, without plane and tunnel. A raw request: any other
+/// `kubectl get` leaves a discovery cache in the home of the machine's root, which is not ours.
 pub(crate) fn ready_on_master(node: &str) -> Outcome {
     is_ready(node, || {
         shell(
             "master-1",
             &format!(
                 "/opt/pf9/stacks/current/bin/kubectl --kubeconfig={ADMIN_KUBECONFIG} \
-                 get node {node} -o json --request-timeout=10s"
+                 get --raw /api/v1/nodes/{node} --request-timeout=10s"
             ),
         )
     })
