@@ -24,11 +24,13 @@
 //! | `window`   | how much a peer may send: growth, pressure, the connection's cap |
 //! | `stream`   | one stream's two directions |
 //! | `schedule` | whose turn it is |
+//! | `inflight` | how many bulk bytes may be under way while somebody types |
 //! | `liveness` | pings, round-trip time, dead peers |
 //! | `session`  | [`Session`]: all of it together |
 
 mod code;
 mod frame;
+mod inflight;
 pub mod limits;
 mod liveness;
 mod schedule;

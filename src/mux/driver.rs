@@ -162,6 +162,7 @@ where
         };
         self.timer.as_mut().reset(self.shared.instant(next));
         if self.timer.as_mut().poll(cx).is_ready() {
+            self.websocket.rest();
             // Due pings leave with this turn's `poll_out`; wake for the deadline after them.
             cx.waker().wake_by_ref();
         }

@@ -1,11 +1,14 @@
 //! A stream and a socket, joined.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use bytes::BytesMut;
-use tokio::io::{
-    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf,
-};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
 use crate::wire::limits::DATA_MAX;
@@ -62,21 +65,55 @@ async fn up<S: AsyncRead>(
     mut writer: MuxWriter,
     passed: &mut u64,
 ) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+    let mut blocks = Blocks::default();
     loop {
-        // An idle stream holds no buffer: thousands of them cost nothing.
-        if buffer.capacity() < READ_MIN {
-            buffer.reserve(DATA_MAX);
-        }
-        if socket.read_buf(&mut buffer).await? == 0 {
+        let bytes = poll_fn(|cx| blocks.poll_read(cx, Pin::new(&mut socket))).await?;
+        if bytes.is_empty() {
             return writer.shutdown().await;
         }
-        let bytes = buffer.split().freeze();
         *passed += bytes.len() as u64;
         writer.send(bytes).await?;
     }
 }
 
+/// Buffers that become frames' payloads, and are read into again once those have left.
+#[derive(Default)]
+struct Blocks {
+    current: BytesMut,
+    resting: VecDeque<BytesMut>,
+}
+
+impl Blocks {
+    fn poll_read<S: AsyncRead>(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: Pin<&mut ReadHalf<S>>,
+    ) -> Poll<io::Result<Bytes>> {
+        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_MAX) {
+            let reclaimed = self
+                .resting
+                .iter_mut()
+                .position(|b| b.try_reclaim(DATA_MAX));
+            let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
+            let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
+            let full = std::mem::replace(&mut self.current, block);
+            if self.resting.len() < RESTING_MAX {
+                self.resting.push_back(full);
+            }
+        }
+        match poll_read_buf(socket, cx, &mut self.current) {
+            Poll::Ready(result) => Poll::Ready(result.map(|_| self.current.split().freeze())),
+            Poll::Pending => {
+                // An idle stream holds one block at most: thousands of them cost little.
+                self.resting.clear();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Blocks of one stream that are on their way: its queue, the websocket's, and one to read into.
+const RESTING_MAX: usize = 4;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
 const READ_MIN: usize = DATA_MAX / 4;

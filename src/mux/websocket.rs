@@ -22,6 +22,8 @@ pub struct Websocket<S> {
     io: S,
     role: Role,
     input: BytesMut,
+    /// Blocks that were read full, until nobody holds a slice of them any more.
+    resting: VecDeque<BytesMut>,
     /// Ready to be written, in order.
     output: VecDeque<Bytes>,
     /// Headers and small frames after `output`.
@@ -60,6 +62,8 @@ pub(super) enum WebsocketError {
 
 /// Read at once: about two full frames.
 const READ: usize = 64 * 1024;
+/// Most blocks kept to be read into again: about what the streams of a busy connection hold.
+const RESTING_MAX: usize = 16;
 /// Payloads up to this are copied beside their header: one slice less for TLS to gather.
 const COPY_MAX: usize = 1024;
 /// Most slices of one write.
@@ -82,6 +86,7 @@ impl<S> Websocket<S> {
             io,
             role,
             input: BytesMut::from(received),
+            resting: VecDeque::new(),
             output: VecDeque::new(),
             tail: BytesMut::new(),
             head: BytesMut::new(),
@@ -96,7 +101,8 @@ impl<S> Websocket<S> {
         };
         let whole = header.len + header.payload;
         if self.input.len() < whole {
-            self.input.reserve(whole - self.input.len());
+            let missing = whole - self.input.len();
+            self.make_room(missing);
             return Ok(None);
         }
         self.input.advance(header.len);
@@ -108,6 +114,30 @@ impl<S> Websocket<S> {
                 .for_each(|(byte, mask)| *byte ^= mask);
         }
         Ok(Some((header.opcode, payload.freeze())))
+    }
+
+    /// Room to read `n` more bytes into. Under load blocks go round: a new one for each read would
+    /// make the allocator give pages back to the kernel and fetch them again, which costs as much
+    /// as the decryption.
+    fn make_room(&mut self, n: usize) {
+        if self.input.capacity() - self.input.len() >= n || self.input.try_reclaim(n) {
+            return;
+        }
+        let size = READ.max(self.input.len() + n);
+        let reclaimed = self.resting.iter_mut().position(|b| b.try_reclaim(size));
+        let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
+        let mut block = block.unwrap_or_else(|| BytesMut::with_capacity(size));
+        block.extend_from_slice(&self.input);
+        let mut old = std::mem::replace(&mut self.input, block);
+        old.clear();
+        if self.resting.len() < RESTING_MAX {
+            self.resting.push_back(old);
+        }
+    }
+
+    /// Gives back what a busy time left behind.
+    pub(super) fn rest(&mut self) {
+        self.resting.clear();
     }
 
     /// Queues a frame as one message. Returns its size.
@@ -175,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
                 }
             }
             if self.input.capacity() - self.input.len() < READ / 2 {
-                self.input.reserve(READ);
+                self.make_room(READ / 2);
             }
             let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
             if ready!(read).map_err(WebsocketError::Io)? == 0 {

@@ -13,8 +13,6 @@ pub(super) struct Liveness {
     heard_at: Time,
     next_ping: Time,
     next_token: u64,
-    /// The ping that waits for its answer.
-    in_flight: Option<(u64, Time)>,
     smoothed: Option<Duration>,
     jitter: Duration,
 }
@@ -30,7 +28,6 @@ impl Liveness {
             // The first at once: windows grow by the round-trip time.
             next_ping: now,
             next_token: 1,
-            in_flight: None,
             smoothed: None,
             jitter: Duration::ZERO,
         }
@@ -48,24 +45,19 @@ impl Liveness {
         self.next_ping
     }
 
-    /// The token of a ping that is due.
-    pub(super) fn ping(&mut self, now: Time) -> Option<u64> {
-        if now < self.next_ping {
+    /// The token of a ping, if one is due or `wanted`.
+    pub(super) fn ping(&mut self, wanted: bool, now: Time) -> Option<u64> {
+        if !wanted && now < self.next_ping {
             return None;
         }
         let token = self.next_token;
         self.next_token += 1;
         self.next_ping = now.plus(self.interval);
-        self.in_flight = Some((token, now));
         Some(token)
     }
 
-    /// An answer; anything but the newest ping's is ignored.
-    pub(super) fn pong(&mut self, token: u64, now: Time) {
-        let Some((_, sent)) = self.in_flight.take_if(|(t, _)| *t == token) else {
-            return;
-        };
-        let sample = now.since(sent);
+    /// A ping was answered after this time.
+    pub(super) fn measured(&mut self, sample: Duration) {
         // RFC 6298's smoothing: 1/8 for the mean, 1/4 for the deviation.
         self.smoothed = Some(match self.smoothed {
             None => {
@@ -97,15 +89,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_newest_ping_measures() {
+    fn pings_are_due_by_time_or_wanted() {
         let mut l = Liveness::new(Duration::from_secs(8), Time(0));
-        let first = l.ping(Time(0)).expect("due");
-        assert_eq!(l.ping(Time(1)), None);
-        let second = l.ping(Time(8_000_000)).expect("due");
-        l.pong(first, Time(8_000_001));
-        assert_eq!(l.round_trip(), None);
-        l.pong(second, Time(8_000_100));
-        assert_eq!(l.round_trip(), Some(Duration::from_micros(100)));
+        assert_eq!(l.ping(false, Time(0)), Some(1));
+        assert_eq!(l.ping(false, Time(1)), None);
+        assert_eq!(l.ping(true, Time(1)), Some(2));
+        assert_eq!(l.next_ping(), Time(8_000_001));
         assert_eq!(l.dead_at(), Time(20_000_000));
+        l.heard(Time(5));
+        assert_eq!(l.dead_at(), Time(20_000_005));
+    }
+
+    #[test]
+    fn the_mean_follows_slowly() {
+        let mut l = Liveness::new(Duration::from_secs(8), Time(0));
+        assert_eq!(l.round_trip(), None);
+        l.measured(Duration::from_micros(100));
+        l.measured(Duration::from_micros(900));
+        assert_eq!(l.round_trip(), Some(Duration::from_micros(200)));
     }
 }

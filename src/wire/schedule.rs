@@ -3,7 +3,7 @@
 //! Deficit round robin is for packets that cannot be split. Ours can: each turn takes at most one
 //! quantum of bytes, so plain round robin is byte-fair among streams that have more to send.
 //! Interactive streams go first, but after [`INTERACTIVE_RUN`] turns in a row a bulk stream gets
-//! one.
+//! one. While somebody types bulk streams also wait for `inflight`'s limit.
 
 use std::collections::VecDeque;
 
@@ -26,15 +26,23 @@ impl Schedule {
         }
     }
 
-    /// The stream whose turn it is, taken out.
-    pub(super) fn next(&mut self) -> Option<StreamId> {
-        let bulk_turn = self.run >= INTERACTIVE_RUN && !self.bulk.is_empty();
+    /// The stream whose turn it is, taken out. `bulk`: whether bulk streams may send now.
+    pub(super) fn next(&mut self, bulk: bool) -> Option<StreamId> {
+        let bulk_turn = bulk && self.run >= INTERACTIVE_RUN && !self.bulk.is_empty();
         if !bulk_turn && let Some(stream) = self.interactive.pop_front() {
             self.run += 1;
             return Some(stream);
         }
+        if !bulk {
+            return None;
+        }
         self.run = 0;
         self.bulk.pop_front()
+    }
+
+    /// A bulk stream waits for its turn.
+    pub(super) fn has_bulk(&self) -> bool {
+        !self.bulk.is_empty()
     }
 
     /// Nobody else waits: a stream may take more than its quantum.
@@ -59,7 +67,7 @@ mod tests {
         s.add(StreamId(2), Class::Interactive);
         let mut turns = [0u32; 3];
         for _ in 0..100 {
-            let id = s.next().expect("somebody");
+            let id = s.next(true).expect("somebody");
             turns[id.0 as usize] += 1;
             let class = if id.0 == 1 {
                 Class::Bulk
@@ -69,5 +77,8 @@ mod tests {
             s.add(id, class);
         }
         assert_eq!(turns, [0, 20, 80]);
+        assert_eq!(s.next(false), Some(StreamId(2)));
+        assert_eq!(s.next(false), None);
+        assert_eq!(s.next(true), Some(StreamId(1)));
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::Time;
 use super::code::Code;
 use super::frame::{Hello, Malformed, Open, StreamId};
+use super::inflight::InFlight;
 use super::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX};
 use super::liveness::Liveness;
 use super::schedule::Schedule;
@@ -175,6 +176,9 @@ pub struct Session {
     schedule: Schedule,
     pool: Pool,
     liveness: Liveness,
+    inflight: InFlight,
+    /// The latest time anybody told.
+    now: Time,
     listed: VecDeque<StreamId>,
     refusals: VecDeque<(StreamId, StreamEnd)>,
     pong_due: Option<u64>,
@@ -242,6 +246,8 @@ impl Session {
             schedule: Schedule::default(),
             pool: Pool::new(config.connection_window.saturating_sub(guaranteed)),
             liveness: Liveness::new(config.ping_interval, now),
+            inflight: InFlight::new(now),
+            now,
             listed: VecDeque::new(),
             refusals: VecDeque::new(),
             pong_due: None,
@@ -364,7 +370,8 @@ impl Session {
             && s.sending.ready()
         {
             s.sending.scheduled = true;
-            self.schedule.add(stream, s.class);
+            let class = s.class_now(self.now);
+            self.schedule.add(stream, class);
         }
     }
 

@@ -13,6 +13,7 @@ use super::window::Receiving;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) class: Class,
+    thrift: Thrift,
     /// We opened it.
     pub(super) local: bool,
     /// The opener knows that it was taken (we said so, or the peer did).
@@ -48,6 +49,18 @@ const SLICES_MAX: usize = 4;
 
 /// Bytes copied together into one block.
 const COPIED_MAX: usize = 64 * 1024;
+
+/// What an interactive stream may send before it counts as bulk: a bucket that fills with time.
+#[derive(Clone, Copy, Debug)]
+struct Thrift {
+    left: u64,
+    at: Time,
+}
+
+/// A screen full of text in every colour, or the list of a large cluster's nodes, is still typing.
+const THRIFT_BURST: u64 = 256 * 1024;
+/// Bytes a second that the bucket gets back: more than any terminal shows.
+const THRIFT_RATE: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Sending {
@@ -88,6 +101,10 @@ impl Stream {
     ) -> Self {
         Self {
             class,
+            thrift: Thrift {
+                left: THRIFT_BURST,
+                at: now,
+            },
             local,
             accepted: false,
             orphan: false,
@@ -101,12 +118,39 @@ impl Stream {
         }
     }
 
+    /// How it is scheduled now: an interactive stream that sends like a bulk one (a copy by
+    /// `kubectl cp`, a log that is read to its end) is treated like one for as long as it does.
+    pub(super) fn class_now(&self, now: Time) -> Class {
+        match self.class {
+            Class::Interactive if self.thrift.at(now) > 0 => Class::Interactive,
+            Class::Interactive | Class::Bulk => Class::Bulk,
+        }
+    }
+
+    /// Counts bytes that leave. How they were scheduled.
+    pub(super) fn spend(&mut self, n: usize, now: Time) -> Class {
+        let class = self.class_now(now);
+        let left = self.thrift.at(now).saturating_sub(n as u64);
+        self.thrift = Thrift { left, at: now };
+        class
+    }
+
     /// Both directions are done and nobody needs it any more.
     pub(super) fn is_over(&self) -> bool {
         let read = self.peer_finished && self.arrived.is_empty();
         let both = self.sending.finished() && (read || self.orphan && self.peer_finished);
         self.pending.open.is_none()
             && (both && !self.pending.accept || self.ended.is_some() && self.orphan)
+    }
+}
+
+// === impl Thrift ===
+
+impl Thrift {
+    fn at(self, now: Time) -> u64 {
+        let micros = now.0.saturating_sub(self.at.0);
+        let back = micros.saturating_mul(THRIFT_RATE) / 1_000_000;
+        self.left.saturating_add(back).min(THRIFT_BURST)
     }
 }
 

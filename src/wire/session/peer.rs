@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::Time;
 use super::super::code::Code;
-use super::super::frame::{Frame, Hello, Open, StreamId};
+use super::super::frame::{Class, Frame, Hello, Open, StreamId};
 use super::super::limits::{
     BACKLOG_MAX, COME_BACK_MAX, DATA_MAX, INITIAL_WINDOW, QUANTUM, REFUSALS_MAX, VERSION,
 };
@@ -17,6 +17,7 @@ impl Session {
     /// Takes in one message. Never waits, never needs room the other way.
     pub fn receive(&mut self, message: Bytes, now: Time) -> Result<(), Violation> {
         let frame = Frame::decode(message).map_err(Violation::Malformed)?;
+        self.now = now;
         self.liveness.heard(now);
         if let Frame::Hello(hello) = frame {
             return self.hello(hello);
@@ -38,7 +39,7 @@ impl Session {
                 }
                 Ok(())
             }
-            Frame::Data(stream, bytes, fin) => self.data(stream, bytes, fin),
+            Frame::Data(stream, bytes, fin) => self.data(stream, bytes, fin, now),
             Frame::Credit(stream, upto) => {
                 if self.known(stream)?
                     && let Some(s) = self.streams.get_mut(&stream)
@@ -66,7 +67,9 @@ impl Session {
                 Ok(())
             }
             Frame::Pong(token) => {
-                self.liveness.pong(token, now);
+                if let Some(sample) = self.inflight.answered(token, now) {
+                    self.liveness.measured(sample);
+                }
                 Ok(())
             }
             Frame::GoAway(last, code, after_ms, words) => {
@@ -87,6 +90,7 @@ impl Session {
 
     /// The next frame to send; `None` when there is nothing. Control frames come first.
     pub fn transmit(&mut self, now: Time) -> Option<Frame> {
+        self.now = now;
         if std::mem::take(&mut self.hello_due) {
             return Some(Frame::Hello(Hello {
                 version: VERSION,
@@ -98,7 +102,8 @@ impl Session {
         if let Some(token) = self.pong_due.take() {
             return Some(Frame::Pong(token));
         }
-        if let Some(token) = self.liveness.ping(now) {
+        if let Some(token) = self.liveness.ping(self.inflight.wants_mark(), now) {
+            self.inflight.mark(token, now);
             return Some(Frame::Ping(token));
         }
         if std::mem::take(&mut self.leave_due)
@@ -119,7 +124,7 @@ impl Session {
         if let Some(frame) = self.transmit_listed() {
             return Some(frame);
         }
-        self.transmit_data()
+        self.transmit_data(now)
     }
 
     /// The frame with which a broken connection says why it ends.
@@ -163,8 +168,10 @@ impl Session {
         None
     }
 
-    fn transmit_data(&mut self) -> Option<Frame> {
-        while let Some(stream) = self.schedule.next() {
+    fn transmit_data(&mut self, now: Time) -> Option<Frame> {
+        // Asked only when it matters: a limit that nobody ran into is not in use.
+        let bulk = self.schedule.has_bulk() && self.inflight.has_room(now);
+        while let Some(stream) = self.schedule.next(bulk) {
             let alone = self.schedule.is_empty();
             let Some(s) = self.streams.get_mut(&stream) else {
                 continue;
@@ -178,6 +185,10 @@ impl Session {
                 self.events.push_back(Event::Writable(stream));
             }
             self.stats.bytes_out += bytes.len() as u64;
+            self.inflight.sent(bytes.len());
+            if s.spend(bytes.len(), now) == Class::Interactive {
+                self.inflight.typed(now);
+            }
             if fin && s.orphan && !s.peer_finished && s.ended.is_none() {
                 // Sent to the end, but nobody will read what the peer still sends.
                 self.end(stream, StreamEnd::own(Code::Cancelled, ""));
@@ -237,7 +248,13 @@ impl Session {
         Ok(())
     }
 
-    fn data(&mut self, stream: StreamId, bytes: Bytes, fin: bool) -> Result<(), Violation> {
+    fn data(
+        &mut self,
+        stream: StreamId,
+        bytes: Bytes,
+        fin: bool,
+        now: Time,
+    ) -> Result<(), Violation> {
         if !self.known(stream)? {
             return Ok(());
         }
@@ -255,6 +272,9 @@ impl Session {
         }
         if !bytes.is_empty() && !s.orphan {
             s.arrived.push(bytes);
+        }
+        if s.class == Class::Interactive {
+            self.inflight.typed(now);
         }
         s.peer_finished |= fin;
         if !s.orphan {
