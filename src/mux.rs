@@ -10,6 +10,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `clock` | time since a connection began, sleep included |
 //! | `driver` | [`Driver`]: moves messages between the session and the websocket |
 //! | `shared` | what driver and streams share; [`Handle`], [`Incoming`], [`Opened`] |
 //! | `stream` | [`MuxStream`] |
@@ -17,6 +18,7 @@
 //! | `websocket` | [`Websocket`]: RFC 6455 framing without copies |
 //! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials |
 
+mod clock;
 mod driver;
 mod handshake;
 mod shared;

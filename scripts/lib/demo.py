@@ -7,6 +7,8 @@
   logs NODE                        the agent's logs of a machine
   reboot NODE | crash NODE         orderly reboot | power loss and boot
   plane stop|start                 take the management plane away, give it back
+  path NODE --rtt 80 --loss 1      a worse network between plane and machine: milliseconds, per cent of packets lost;
+                                   --blackhole drops everything silently; none of them: the plain cable again
   detach NODE…                     take the role away from machines; the next `up` gives it back
   down                             remove everything this made
 
@@ -21,6 +23,8 @@ import lifecycle
 import up
 from common import Fail, need_root, say
 from lifecycle import Demo
+from netpath import Cable
+from node import HOST
 
 
 def parse(argv):
@@ -46,6 +50,11 @@ def parse(argv):
     verb.add_argument("nodes", nargs="+")
     verb = verbs.add_parser("plane")
     verb.add_argument("action", choices=["start", "stop"])
+    verb = verbs.add_parser("path")
+    verb.add_argument("node")
+    verb.add_argument("--rtt", type=float, default=0.0, help="milliseconds")
+    verb.add_argument("--loss", type=float, default=0.0, help="per cent, each direction")
+    verb.add_argument("--blackhole", action="store_true")
     verbs.add_parser("down")
     return parser.parse_args(argv)
 
@@ -79,6 +88,14 @@ def main(argv):
     if args.verb == "detach":
         with demo.lock():
             return up.detach(demo, args.nodes)
+    if args.verb == "path":
+        with demo.lock():
+            cable = Cable(demo.node(args.node), HOST)
+            if args.rtt or args.loss or args.blackhole:
+                cable.set(args.rtt, args.loss / 100, args.blackhole)
+            else:
+                cable.clear()
+        return 0
     with demo.lock():
         demo.network()
         (demo.plane.start if args.action == "start" else demo.plane.stop)()

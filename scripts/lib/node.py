@@ -155,6 +155,7 @@ class Node:
         self.boot()
 
     def kill(self):
+        proc.end(self.dir / "path.pid")
         supervisor = self.running()
         if supervisor:
             leader = self.leader()

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use super::clock::Clock;
 use super::shared::{Handle, Incoming, Shared};
 use super::websocket::{Message, Websocket, WebsocketError};
 use crate::wire::{Code, Config, Frame, Session, Side, StreamId, Violation};
@@ -68,7 +69,20 @@ pub fn session<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let shared = Shared::new(|now| Session::new(side, config, now));
+    session_on(Clock::new(), websocket, side, config)
+}
+
+/// [`session`] with a clock of the caller's.
+pub(super) fn session_on<S>(
+    clock: Clock,
+    websocket: Websocket<S>,
+    side: Side,
+    config: Config,
+) -> (Handle, Incoming, Driver<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let shared = Shared::new(clock, |now| Session::new(side, config, now));
     let driver = Driver {
         websocket,
         shared: Arc::clone(&shared),
@@ -144,6 +158,7 @@ where
     }
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
+        self.shared.clock.look();
         let next = {
             let mut state = self.shared.lock();
             // Whatever this turn waits for: the application can always be heard.
@@ -160,7 +175,7 @@ where
             }
             state.session.next_deadline()
         };
-        self.timer.as_mut().reset(self.shared.instant(next));
+        self.timer.as_mut().reset(self.shared.clock.instant(next));
         if self.timer.as_mut().poll(cx).is_ready() {
             self.websocket.rest();
             // Due pings leave with this turn's `poll_out`; wake for the deadline after them.

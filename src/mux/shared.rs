@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::clock::Clock;
 use super::driver::Closed;
 use super::stream::MuxStream;
 use crate::wire::{
@@ -17,7 +16,7 @@ use crate::wire::{
 
 pub(super) struct Shared {
     state: Mutex<State>,
-    began: Instant,
+    pub(super) clock: Clock,
 }
 
 pub(super) struct State {
@@ -61,7 +60,7 @@ pub struct Opened {
 // === impl Shared, State ===
 
 impl Shared {
-    pub(super) fn new(make: impl FnOnce(Time) -> Session) -> Arc<Self> {
+    pub(super) fn new(clock: Clock, make: impl FnOnce(Time) -> Session) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 session: make(Time::default()),
@@ -74,7 +73,7 @@ impl Shared {
                 peer_left: None,
                 watchers: Vec::new(),
             }),
-            began: Instant::now(),
+            clock,
         })
     }
 
@@ -85,12 +84,7 @@ impl Shared {
     }
 
     pub(super) fn now(&self) -> Time {
-        Time::at(self.began.elapsed())
-    }
-
-    /// When `at` comes, on tokio's clock.
-    pub(super) fn instant(&self, at: Time) -> Instant {
-        self.began + Duration::from_micros(at.0)
+        self.clock.now()
     }
 }
 

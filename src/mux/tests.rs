@@ -144,6 +144,37 @@ async fn a_silent_peer_is_noticed_and_every_stream_hears_of_it() {
     assert_eq!(read.expect_err("no answer").kind(), io::ErrorKind::TimedOut);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_does_not_believe_in_its_connection() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static SLEPT: AtomicU64 = AtomicU64::new(0);
+    let sleeps = || Duration::from_secs(SLEPT.load(Ordering::Relaxed));
+    let (a, b) = tokio::io::duplex(16 * 1024);
+    let a = Websocket::new(a, Role::Client, Bytes::new());
+    let b = Websocket::new(b, Role::Server, Bytes::new());
+    let clock = clock::Clock::with(sleeps);
+    let (_node, _, node) = driver::session_on(clock, a, Side::Node, Config::default());
+    let (_plane, _, plane) = session(b, Side::Plane, Config::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(plane.await) });
+    let mut node = Box::pin(node);
+    // Awake and answered: minutes change nothing.
+    let awake = tokio::time::timeout(Duration::from_secs(300), node.as_mut()).await;
+    assert!(awake.is_err(), "{awake:?}");
+    SLEPT.store(3600, Ordering::Relaxed);
+    let woke = tokio::time::Instant::now();
+    let closed = node.await;
+    assert!(
+        matches!(closed, Closed::Violation(Violation::Dead(_))),
+        "{closed}"
+    );
+    assert!(
+        woke.elapsed() <= Duration::from_secs(8),
+        "{:?}",
+        woke.elapsed()
+    );
+}
+
 #[tokio::test]
 async fn farewell_lets_running_streams_end_and_loses_none() {
     let (node, plane, mut tasks) = echo_pair(16 * 1024).await;
