@@ -19,6 +19,7 @@
 //! | `step`      | the closed list of what can be done to a machine |
 //! | `observe`   | asks the host about each step |
 //! | `plan`      | what remains: pure |
+//! | `check`     | one status check: these three, shown |
 //! | `run`       | one step after the other, with intent and outcome |
 //! | `apply`     | does a step |
 //! | `removal`   | takes everything away again |
@@ -33,6 +34,7 @@
 
 pub mod apply;
 pub mod certs;
+pub mod check;
 pub mod context;
 pub mod engine;
 pub mod inbox;

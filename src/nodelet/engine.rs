@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Effects;
+use super::check;
 use super::context::{self, StackSeen};
 use super::inbox::{self, Job};
 use super::journal::Journal;
@@ -326,9 +327,9 @@ impl Engine {
     }
 
     async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
-        let now = Timestamp::now();
+        let (began, now) = (Instant::now(), Timestamp::now());
         let refused = self.memory.refused_stack.clone();
-        let (ctx, stack) = context::gather(
+        let gathered = context::gather(
             &self.host,
             &node.trust,
             node.host_id,
@@ -336,35 +337,30 @@ impl Engine {
             &node.spec,
             refused.as_ref(),
             now,
-        )?;
+        );
+        let (ctx, stack) = match gathered {
+            Ok(gathered) => gathered,
+            Err(fault) => {
+                self.board.not_checked(now, &fault, began.elapsed());
+                return Err(fault);
+            }
+        };
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
-        let units = units_of(&phases);
-        let ledger = &self.ledger.ledger;
-        let memory = &mut self.memory;
-        let mut sweep = Sweep::begin(&self.host, ledger, &node.trust, &ctx, memory, &units).await;
-        let snapshot = sweep.all(&phases).await;
-        let pids = sweep.main_pids();
-        self.watch.set(&phases, &pids);
-        if let Some(record) = self.memory.verified_stack.take() {
-            self.ledger.ledger.stack = Some(record);
-            self.save_ledger();
-        }
-        let mut plan = plan(&phases, &snapshot);
-        if let (Some(waits), Some(fault)) = (&mut plan.waits, &stack.fault) {
-            waits.what = format!(
-                "{}; what is staged cannot be used: {}",
-                waits.what, fault.why
-            );
-        }
-        let learnt = context::learnt(&self.host.fs, &ctx, &stack);
-        self.board.planned(&plan, learnt);
-        self.board.checked(now, &plan);
+        let effects = Effects {
+            host: &self.host,
+            trust: &node.trust,
+            ctx: &ctx,
+            memory: &mut self.memory,
+            ledger: &mut self.ledger,
+        };
+        let checked = check::check(effects, &mut self.board, &phases, &stack, began).await;
+        self.watch.set(&phases, &checked.main_pids);
         Ok(Look {
             ctx,
             stack,
             phases,
-            plan,
+            plan: checked.plan,
         })
     }
 
@@ -456,12 +452,6 @@ impl Engine {
         self.lifecycle = now.next(what);
         self.board.lifecycle(&self.lifecycle);
     }
-
-    fn save_ledger(&mut self) {
-        if let Err(e) = self.ledger.save() {
-            tracing::warn!(error = %chain(&e), "the ledger was not written");
-        }
-    }
 }
 
 /// A node to be made.
@@ -533,23 +523,6 @@ fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
     }
 }
 
-fn units_of(phases: &[PhaseSteps]) -> Vec<String> {
-    let steps = phases.iter().flat_map(|p| match &p.steps {
-        Ok(steps) => steps,
-        Err(wait) => &wait.meanwhile,
-    });
-    let mut units: Vec<String> = steps
-        .filter_map(|s| match s {
-            Step::Unit(u) => Some(u.unit.clone()),
-            Step::Probe(p) => p.probe.unit().map(str::to_owned),
-            _ => None,
-        })
-        .collect();
-    units.sort();
-    units.dedup();
-    units
-}
-
 /// What would be done now: the same look and the same plan, and nothing else.
 pub async fn dry_run(host: &Host, job: &Job) -> Result<PlanWords, Fault> {
     if let Some(fault) = &job.fault {
@@ -566,7 +539,7 @@ pub async fn dry_run(host: &Host, job: &Job) -> Result<PlanWords, Fault> {
     let mut phases = phase::all(&ctx);
     add_own(host, &mut phases);
     let mut memory = Memory::default();
-    let units = units_of(&phases);
+    let units = check::units_of(&phases);
     let ledger = &file.ledger;
     let mut sweep = Sweep::begin(host, ledger, &trust, &ctx, &mut memory, &units).await;
     let snapshot = sweep.all(&phases).await;
@@ -577,3 +550,6 @@ pub async fn dry_run(host: &Host, job: &Job) -> Result<PlanWords, Fault> {
     }
     Ok(words)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,12 +6,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::Effects;
-use super::context;
+use super::check;
+use super::context::{self, StackSeen};
 use super::journal::Journal;
 use super::ledger::{Installed, LedgerFile};
+use super::lifecycle::Lifecycle;
 use super::observe::{Memory, Snapshot, Sweep};
 use super::phase::{Context, PhaseSteps};
 use super::plan::{Plan, plan};
@@ -121,6 +124,27 @@ impl Rig {
         plan(phases, &seen)
     }
 
+    /// A status check as the loop makes it.
+    pub(crate) async fn check(&mut self, phases: &[PhaseSteps]) -> Plan {
+        let trust = TrustStore::default();
+        let life = &mut self.life;
+        life.board.spec(Generation(1), Role::Worker, None);
+        let effects = Effects {
+            host: &self.host,
+            trust: &trust,
+            ctx: &life.ctx,
+            memory: &mut life.memory,
+            ledger: &mut life.ledger,
+        };
+        let stack = StackSeen::default();
+        let began = Instant::now();
+        let checked = check::check(effects, &mut life.board, phases, &stack, began).await;
+        if checked.plan.is_settled() {
+            life.board.lifecycle(&Lifecycle::Ok);
+        }
+        checked.plan
+    }
+
     pub(crate) async fn run(&mut self, plan: &Plan) -> End {
         let trust = TrustStore::default();
         let life = &mut self.life;
@@ -200,23 +224,38 @@ impl Rig {
             .collect()
     }
 
-    /// Change times of everything on the machine, nodelet's state included.
-    pub(crate) fn change_times(&self) -> BTreeMap<String, i128> {
-        use std::os::unix::fs::MetadataExt;
-        let mut files = BTreeMap::new();
-        walk(&self.fs.at("/"), &mut files);
-        files
-            .into_keys()
-            .filter(|p| !p.contains("fake-systemd"))
-            .map(|p| {
-                let meta = std::fs::symlink_metadata(&p).expect("meta");
-                (
-                    p,
-                    i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
-                )
-            })
-            .collect()
+    /// Of everything on the machine, nodelet's state included: which file it is, when it changed,
+    /// what it says. A rewrite with the same bytes shows too.
+    pub(crate) fn every_file(&self) -> BTreeMap<String, String> {
+        every_file(&self.fs)
     }
+}
+
+pub(crate) fn every_file(fs: &HostFs) -> BTreeMap<String, String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut files = BTreeMap::new();
+    walk(&fs.at("/"), &mut files);
+    files
+        .into_iter()
+        .filter(|(path, _)| !path.contains("fake-systemd"))
+        .map(|(path, (mode, bytes))| {
+            let meta = std::fs::symlink_metadata(&path).expect("meta");
+            let times = (
+                (meta.mtime(), meta.mtime_nsec()),
+                (meta.ctime(), meta.ctime_nsec()),
+            );
+            (path, format!("{} {mode:o} {times:?} {bytes}", meta.ino()))
+        })
+        .collect()
+}
+
+/// Takes `kube.log` out of what [`every_file`] saw and reads its lines.
+pub(crate) fn take_log(fs: &HostFs, files: &mut BTreeMap<String, String>) -> Vec<String> {
+    let path = fs.at(paths::KUBE_LOG);
+    let taken = files.remove(path.to_string_lossy().as_ref());
+    assert!(taken.is_some(), "no kube.log");
+    let text = std::fs::read_to_string(path).expect("kube.log");
+    text.lines().map(str::to_owned).collect()
 }
 
 impl Life {

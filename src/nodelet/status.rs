@@ -1,6 +1,8 @@
 //! The board: what nodelet shows of its work, in three places with the same words: the status
 //! document (a watch channel), `kube_status`, `kube.log`.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::kube_status::KubeStatusFile;
@@ -14,9 +16,10 @@ use crate::model::{
 };
 use crate::telemetry::KubeLog;
 
-/// `kube.log` sums up checks without news at most this often, so that a check that finds nothing
-/// writes nothing.
-const QUIET_SUMMARY_S: i64 = 3600;
+/// Steps that the line about a status check names; the rest is counted.
+const NAMED_STEPS: usize = 3;
+/// Longest result of a status check, in characters: a peer's error may be a page.
+const RESULT_MAX: usize = 400;
 
 /// What nodelet shows.
 pub struct Board {
@@ -24,15 +27,6 @@ pub struct Board {
     status: NodeStatus,
     log: KubeLog,
     file: KubeStatusFile,
-    checks: Checks,
-}
-
-/// Checks since the last line about them.
-#[derive(Default)]
-struct Checks {
-    quiet: u64,
-    since: Option<Timestamp>,
-    last: Option<String>,
 }
 
 /// What a sweep learnt beside the plan.
@@ -77,7 +71,6 @@ impl Board {
             status,
             log: KubeLog::at(fs.at(paths::KUBE_LOG)),
             file: KubeStatusFile::new(fs.clone()),
-            checks: Checks::default(),
         };
         (board, rx)
     }
@@ -226,40 +219,36 @@ impl Board {
         self.publish();
     }
 
-    /// A periodic look at the host ended with this result.
-    pub fn checked(&mut self, now: Timestamp, plan: &Plan) {
-        let result = match (plan.todo.first(), &plan.waits) {
-            (None, None) => "everything is as it should be".to_owned(),
-            (None, Some(w)) => format!("waits for {}", w.what),
-            (Some(first), _) => format!(
-                "{} steps to do, first: {} ({})",
-                plan.todo.len(),
-                words::doing(&first.step),
-                first.why
-            ),
-        };
-        let news = self.checks.last.as_deref() != Some(&result);
-        let since = *self.checks.since.get_or_insert(now);
-        self.checks.quiet += 1;
-        if news || now.as_second() - since.as_second() >= QUIET_SUMMARY_S {
-            let many = if news || self.checks.quiet == 1 {
-                "status check".to_owned()
-            } else {
-                format!("{} status checks since {since:.0}", self.checks.quiet)
-            };
-            self.say(&format!("{many}: {result}"));
-            self.checks = Checks {
-                quiet: 0,
-                since: Some(now),
-                last: Some(result),
-            };
-        }
+    /// A status check ended with this plan, after `took`. Its line in `kube.log` is the one thing
+    /// that a check which finds nothing to do writes.
+    pub fn checked(&mut self, now: Timestamp, plan: &Plan, took: Duration) {
+        let phases = &self.status.phases;
+        let running = phases.iter().filter(|p| p.state == PhaseState::Running);
+        let result = result_of(plan, running.count(), phases.len());
+        self.say_checked(now, &result, took);
         self.status.last_sweep_at = Some(now);
         // The time alone wakes nobody.
         self.tx.send_if_modified(|s| {
             s.last_sweep_at = Some(now);
             false
         });
+    }
+
+    /// A status check could not be made.
+    pub fn not_checked(&self, now: Timestamp, fault: &Fault, took: Duration) {
+        self.say_checked(now, &format!("not possible - {fault}"), took);
+    }
+
+    fn say_checked(&self, now: Timestamp, result: &str, took: Duration) {
+        let short: String = result.chars().take(RESULT_MAX).collect();
+        let cut = if short.len() < result.len() {
+            "…"
+        } else {
+            ""
+        };
+        let seconds = took.as_secs_f64();
+        let line = format!("status check: {short}{cut} (took {seconds:.1} s)");
+        self.log.say(now, &line);
     }
 
     /// Removal has come to an end.
@@ -304,6 +293,24 @@ impl Board {
     }
 }
 
+/// What a check found and what is done about it; `running` of `all` phases are as they should be.
+fn result_of(plan: &Plan, running: usize, all: usize) -> String {
+    let as_it_should = format!("{running} of {all} phases as they should be");
+    if !plan.todo.is_empty() {
+        let named = plan.todo.iter().take(NAMED_STEPS);
+        let mut steps: Vec<String> = named
+            .map(|p| format!("{} ({})", words::doing(&p.step), p.why))
+            .collect();
+        let more = plan.todo.len().saturating_sub(NAMED_STEPS);
+        steps.extend((more > 0).then(|| format!("and {more} more")));
+        return format!("differs - {as_it_should}; now: {}", steps.join(", "));
+    }
+    match &plan.waits {
+        Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
+        None => format!("ok - {as_it_should}"),
+    }
+}
+
 fn not_started(id: PhaseId) -> PhaseStatus {
     PhaseStatus {
         id,
@@ -323,37 +330,64 @@ fn millis(from: Timestamp, to: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodelet::lifecycle::Happened;
+    use crate::nodelet::plan::Waits;
+    use crate::nodelet::step::Step;
+
+    fn planned(n: usize) -> Planned {
+        Planned {
+            phase: PhaseId::Kubelet,
+            step: Step::Absent {
+                path: format!("/x/{n}"),
+            },
+            why: "it is there".into(),
+            restart: false,
+        }
+    }
 
     #[test]
-    fn a_check_without_news_changes_nothing_on_disk() {
+    fn the_result_of_a_check_is_one_plain_line() {
+        let mut plan = Plan::default();
+        assert_eq!(
+            result_of(&plan, 18, 18),
+            "ok - 18 of 18 phases as they should be"
+        );
+        plan.waits = Some(Waits {
+            phase: PhaseId::Certs,
+            what: "12 certificates from the plane".into(),
+        });
+        assert_eq!(
+            result_of(&plan, 1, 18),
+            "waits for 12 certificates from the plane - 1 of 18 phases as they should be"
+        );
+        plan.todo = (0..5).map(planned).collect();
+        assert_eq!(
+            result_of(&plan, 17, 18),
+            "differs - 17 of 18 phases as they should be; now: remove /x/0 (it is there), \
+             remove /x/1 (it is there), remove /x/2 (it is there), and 2 more"
+        );
+    }
+
+    #[test]
+    fn every_check_leaves_a_line_of_bounded_length() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
-        let (mut board, rx) = Board::new(&fs);
-        board.spec(Generation(1), Role::Worker, None);
-        board.planned(&Plan::default(), Learnt::default());
-        board.lifecycle(&Lifecycle::begin().next(Happened::Settled));
-        let at = |s| Timestamp::from_second(s).expect("time");
-        board.checked(at(0), &Plan::default());
-        let seen = || {
-            let read = |p: &str| fs.read(p, 1 << 20).expect("read");
-            (
-                read(paths::KUBE_LOG),
-                read(paths::KUBE_STATUS),
-                rx.borrow().revision,
-            )
-        };
-        let before = seen();
-        assert!(before.0.is_some() && before.1.is_some());
-        for minute in 1..59 {
-            board.planned(&Plan::default(), Learnt::default());
-            board.lifecycle(&Lifecycle::Ok);
-            board.checked(at(minute * 60), &Plan::default());
-        }
-        assert_eq!(seen(), before);
-        board.checked(at(3600), &Plan::default());
-        let log = String::from_utf8(seen().0.expect("log")).expect("text");
-        assert!(log.contains("59 status checks since"), "{log}");
+        let (mut board, _rx) = Board::new(&fs);
+        let took = Duration::from_millis(420);
+        let at = Timestamp::UNIX_EPOCH;
+        board.checked(at, &Plan::default(), took);
+        let fault = Fault::new("facts", "cannot look", "é".repeat(10_000));
+        board.not_checked(at, &fault, took);
+        let log = fs.read_text(paths::KUBE_LOG, 1 << 20).expect("read");
+        let log = log.expect("a log");
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(
+            lines[0],
+            "1970-01-01T00:00:00.000Z status check: ok - 0 of 0 phases as they should be \
+             (took 0.4 s)"
+        );
+        assert!(lines[1].contains("not possible - cannot look"), "{log}");
+        assert!(lines[1].chars().count() < RESULT_MAX + 80, "{log}");
     }
 }

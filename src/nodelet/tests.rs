@@ -1,7 +1,7 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
 use super::removal;
-use super::rig::{Rig, small_node};
+use super::rig::{Rig, small_node, take_log};
 use super::run::End;
 use crate::host::fs::Attrs;
 
@@ -11,17 +11,48 @@ async fn converging_twice_does_nothing_and_writes_nothing() {
     let phases = small_node("1", "1");
     assert_eq!(rig.converge(&phases).await, End::Done);
     assert_eq!(rig.calls(), ["start pf9-a.service", "start pf9-b.service"]);
-    let before = rig.change_times();
+    let before = rig.every_file();
     let plan = rig.plan(&phases).await;
     assert!(plan.is_settled(), "{:?}", plan.words());
     assert_eq!(rig.run(&plan).await, End::Done);
-    assert_eq!(rig.change_times(), before);
+    assert_eq!(rig.every_file(), before);
     assert!(rig.calls().is_empty());
     rig.crash();
     assert!(
         rig.plan(&phases).await.is_settled(),
         "a restart of the agent changes nothing"
     );
+}
+
+#[tokio::test]
+async fn a_check_that_finds_nothing_writes_its_line_and_nothing_else() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "1");
+    assert!(!rig.check(&phases).await.is_settled());
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert!(rig.check(&phases).await.is_settled());
+    let mut before = rig.every_file();
+    let mut story = take_log(&rig.fs, &mut before);
+    for _ in 0..2 {
+        assert!(rig.check(&phases).await.is_settled());
+        let mut after = rig.every_file();
+        let now = take_log(&rig.fs, &mut after);
+        assert_eq!(after, before);
+        let (line, earlier) = now.split_last().expect("a line");
+        assert_eq!(earlier, story);
+        assert!(line.contains(" status check: ok - "), "{line}");
+        assert!(line.contains("phases as they should be (took "), "{line}");
+        story = now;
+    }
+    rig.fs
+        .write("/etc/pf9/kube.d/b.conf", b"edited", &Attrs::mode(0o600))
+        .expect("edit");
+    rig.check(&phases).await;
+    let line = take_log(&rig.fs, &mut rig.every_file()).pop();
+    let line = line.expect("a line");
+    let told = "now: write /etc/pf9/kube.d/b.conf (its content is another), \
+                start pf9-b.service (/etc/pf9/kube.d/b.conf is repaired)";
+    assert!(line.contains(told), "{line}");
 }
 
 #[tokio::test]

@@ -1,0 +1,83 @@
+//! One status check: asks the host about every step, plans what remains, shows the result.
+//!
+//! A check that finds nothing to do leaves one line in `kube.log` and writes nothing else: no
+//! ledger, no journal, no `kube_status`. The line is wanted: it is how a person sees that the node
+//! is looked after.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::apply::Effects;
+use super::context::{self, StackSeen};
+use super::observe::Sweep;
+use super::phase::PhaseSteps;
+use super::plan::{Plan, plan};
+use super::status::Board;
+use super::step::Step;
+use crate::model::Timestamp;
+use crate::telemetry::chain;
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// What remains to be done.
+    pub plan: Plan,
+    /// The main process of every unit that runs.
+    pub main_pids: BTreeMap<String, u32>,
+}
+
+/// Checks these phases; `began` says since when the host is looked at.
+pub async fn check(
+    effects: Effects<'_>,
+    board: &mut Board,
+    phases: &[PhaseSteps],
+    stack: &StackSeen,
+    began: Instant,
+) -> Checked {
+    let Effects {
+        host,
+        trust,
+        ctx,
+        memory,
+        ledger,
+    } = effects;
+    let units = units_of(phases);
+    let mut sweep = Sweep::begin(host, &ledger.ledger, trust, ctx, memory, &units).await;
+    let snapshot = sweep.all(phases).await;
+    let main_pids = sweep.main_pids();
+    if let Some(record) = memory.verified_stack.take() {
+        ledger.ledger.stack = Some(record);
+        if let Err(e) = ledger.save() {
+            tracing::warn!(error = %chain(&e), "the ledger was not written");
+        }
+    }
+    let mut plan = plan(phases, &snapshot);
+    if let (Some(waits), Some(fault)) = (&mut plan.waits, &stack.fault) {
+        waits.what = format!(
+            "{}; what is staged cannot be used: {}",
+            waits.what, fault.why
+        );
+    }
+    board.planned(&plan, context::learnt(&host.fs, ctx, stack));
+    board.checked(Timestamp::now(), &plan, began.elapsed());
+    Checked { plan, main_pids }
+}
+
+/// Units that the steps are about: systemd is asked for all of them at once.
+pub fn units_of(phases: &[PhaseSteps]) -> Vec<String> {
+    let steps = phases.iter().flat_map(|p| match &p.steps {
+        Ok(steps) => steps,
+        Err(wait) => &wait.meanwhile,
+    });
+    let mut units: Vec<String> = steps
+        .filter_map(|s| match s {
+            Step::Unit(u) => Some(u.unit.clone()),
+            Step::Probe(p) => p.probe.unit().map(str::to_owned),
+            _ => None,
+        })
+        .collect();
+    units.sort();
+    units.dedup();
+    units
+}
