@@ -1,8 +1,6 @@
 //! The container runtime of the node: containerd with its own socket and state, reached with the
 //! `ctr` of the active stack.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,15 +26,18 @@ const CMDLINE_MAX: u64 = 64 * 1024;
 const ROUNDS: usize = 20;
 /// Pause between two rounds.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
-/// Below these everything mounted is the runtime's or kubelet's. The directories themselves may be
-/// mount points that a person made, and stay.
+/// Below these everything mounted is the runtime's or kubelet's: containers' roots, pods' volumes
+/// and network namespaces. The directories themselves may be mount points that a person made, and
+/// stay.
+///
+/// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
+/// makes a name before it starts the sandbox. Ours go below its own state
+/// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
 const OUR_MOUNTS: [&str; 3] = [
     "/run/pf9-containerd/",
     "/var/lib/pf9/containerd/",
     "/var/lib/pf9/kubelet/",
 ];
-/// Names of pods' network namespaces begin so, whatever runtime made them.
-const POD_NETWORKS: &str = "/run/netns/cni-";
 /// Namespace of containerd that Kubernetes uses.
 const NAMESPACE: &str = "k8s.io";
 
@@ -137,9 +138,6 @@ impl Runtime {
         for mount in mounts {
             if umount2(Path::new(&mount), MntFlags::MNT_DETACH).is_err() {
                 left.push(format!("mount {mount}"));
-            } else if mount.starts_with(POD_NETWORKS) {
-                // The name of a network namespace is an empty file.
-                self.fs.remove_file(&mount).ok();
             }
         }
         left
@@ -192,28 +190,8 @@ impl Runtime {
 
     fn mounts(&self) -> Vec<String> {
         let mut points = mounts::points(&self.fs).unwrap_or_default();
-        let used = self.used_networks();
-        points.retain(|m| {
-            let ours = OUR_MOUNTS.iter().any(|ours| m.starts_with(ours));
-            ours || m.starts_with(POD_NETWORKS) && !self.is_used(m, &used)
-        });
+        points.retain(|m| OUR_MOUNTS.iter().any(|ours| m.starts_with(ours)));
         points
-    }
-
-    /// Network namespaces that processes live in, by inode.
-    fn used_networks(&self) -> BTreeSet<u64> {
-        let names = self.fs.list("/proc").unwrap_or_default();
-        let inode = |pid: &String| {
-            let at = self.fs.at(format!("/proc/{pid}/ns/net"));
-            std::fs::metadata(at).ok().map(|meta| meta.ino())
-        };
-        names.iter().filter_map(inode).collect()
-    }
-
-    /// A pod's network that nobody lives in is what a killed sandbox left; one of another runtime
-    /// has at least its sandbox in it.
-    fn is_used(&self, mount: &str, used: &BTreeSet<u64>) -> bool {
-        std::fs::metadata(self.fs.at(mount)).is_ok_and(|meta| used.contains(&meta.ino()))
     }
 
     async fn ctr(&self, deadline: Duration, args: &[&str]) -> Result<String, ExecError> {
@@ -269,7 +247,10 @@ mod tests {
             "1 2 0:1 / / rw - ext4 x rw\n\
              3 2 0:1 / /var/lib/containerd/x rw - overlay x rw\n\
              4 2 0:1 / /run/pf9-containerd/io/rootfs rw - overlay x rw\n\
-             5 2 0:1 / /var/lib/pf9/kubelet/pods/a\\040b rw - tmpfs x rw\n",
+             5 2 0:1 / /var/lib/pf9/kubelet/pods/a\\040b rw - tmpfs x rw\n\
+             6 2 0:4 net:[4026532201] /run/netns/cni-theirs rw - nsfs nsfs rw\n\
+             7 2 0:4 net:[4026532202] /run/pf9-containerd/io.containerd.grpc.v1.cri/netns/cni-1 \
+             rw - nsfs nsfs rw\n",
         );
         put(
             "/proc/100/cmdline",
@@ -296,8 +277,10 @@ mod tests {
             runtime.mounts(),
             [
                 "/run/pf9-containerd/io/rootfs",
-                "/var/lib/pf9/kubelet/pods/a b"
-            ]
+                "/var/lib/pf9/kubelet/pods/a b",
+                "/run/pf9-containerd/io.containerd.grpc.v1.cri/netns/cni-1"
+            ],
+            "no name of another runtime, although nobody lives there"
         );
     }
 }

@@ -131,7 +131,11 @@ fn c_killed_daemons_while_converging_end_ready() -> Outcome {
 fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
     up()?;
     for node in [NODES[1], NODES[0]] {
+        // As another runtime makes one before it starts its sandbox.
+        shell(node, "ip netns add cni-theirs")?;
         demo(&["detach", node])?;
+        let names = shell(node, "ls /run/netns && ip netns delete cni-theirs")?;
+        assert_eq!(names.trim(), "cni-theirs", "{node}: network namespaces");
         nothing_runs(
             node,
             &[

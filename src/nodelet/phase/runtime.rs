@@ -212,6 +212,8 @@ fn plugins_v2(ctx: &Context) -> Result<String, Wait> {
          sandbox_image = {sandbox}\n\
          # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
          restrict_oom_score_adj = {restrict}\n\
+         # Pods' network namespaces are named below our state: removal takes these and no others.\n\
+         netns_mounts_under_state_dir = true\n\
          disable_tcp_service = true\n\
          stream_server_address = \"127.0.0.1\"\n\
          stream_server_port = \"0\"\n\
@@ -261,6 +263,8 @@ fn plugins_v3(ctx: &Context) -> Result<String, Wait> {
          [{RUNTIME}]\n\
          # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
          restrict_oom_score_adj = {restrict}\n\
+         # Pods' network namespaces are named below our state: removal takes these and no others.\n\
+         netns_mounts_under_state_dir = true\n\
          \n\
          [{RUNTIME}.containerd]\n\
          default_runtime_name = \"runc\"\n\
@@ -402,6 +406,16 @@ mod tests {
             let text = config(&samples::master(kubernetes)).expect("a manifest");
             let table: toml::Table = text.parse().expect("valid TOML");
             assert_eq!(table["version"].as_integer(), Some(schema));
+            let plugin = match schema {
+                2 => "io.containerd.grpc.v1.cri",
+                _ => "io.containerd.cri.v1.runtime",
+            };
+            let private = &table["plugins"][plugin]["netns_mounts_under_state_dir"];
+            assert_eq!(
+                private.as_bool(),
+                Some(true),
+                "removal finds pods' networks there"
+            );
         }
     }
 
