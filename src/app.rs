@@ -5,7 +5,7 @@
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
 //! | `exit`   | [`Exit`]: the exit-code table |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
-//! | `daemon` | [`daemon()`]: parse, log, config, run until a signal, exit code |
+//! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
 
 mod config;
 mod daemon;
@@ -13,6 +13,6 @@ mod exit;
 pub mod tasks;
 
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
-pub use daemon::{Daemon, Runtime, daemon};
+pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
 pub use exit::Exit;
 pub use tasks::TaskGroup;

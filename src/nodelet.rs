@@ -14,6 +14,7 @@
 //! | `server`    | the socket |
 //! | `inbox`     | what it was told to do |
 //! | `engine`    | the loop |
+//! | `misconfigured` | why the loop does not begin |
 //! | `context`   | everything phases decide by |
 //! | `phase`     | which steps a node consists of: pure |
 //! | `step`      | the closed list of what can be done to a machine |
@@ -42,6 +43,7 @@ pub mod journal;
 pub mod kube_status;
 pub mod ledger;
 pub mod lifecycle;
+pub mod misconfigured;
 pub mod observe;
 pub mod owned;
 pub mod peers;
@@ -69,23 +71,40 @@ use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, Timestamp};
 
-/// Puts nodelet's tasks into the group: the loop and the socket.
-pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+/// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
+/// socket answers all the same and the loop begins when it is right; `[log]` counts from the next
+/// start on.
+pub async fn start(
+    fs: HostFs,
+    config: Result<Config, Fault>,
+    group: &mut TaskGroup,
+) -> Result<(), Fault> {
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
     let (inbox, jobs) = inbox::Inbox::open(fs.clone(), Timestamp::now());
-    let (board, status) = status::Board::new(&fs);
+    let (mut board, status) = status::Board::new(&fs);
     let (wake, woken) = tokio::sync::watch::channel(0);
-    let sweep = Duration::from_secs(config.nodelet.sweep_s);
     let shutdown = group.shutdown();
-    let engine = engine::Engine::new(host.clone(), board, jobs, woken, shutdown.clone(), sweep)?;
-    group.essential("engine", engine.run());
+    let ledger = engine::ledger(&host, &board)?;
     let server = server::Server {
-        host,
+        host: host.clone(),
         inbox,
         status,
         wake,
     };
-    group.essential("socket", server::serve(server, listener, shutdown));
+    group.essential("socket", server::serve(server, listener, shutdown.clone()));
+    group.essential("engine", async move {
+        let right = match config {
+            Ok(config) => Some(config),
+            Err(fault) => {
+                misconfigured::until_right(&fs, &mut board, &jobs, fault, &shutdown).await
+            }
+        };
+        if let Some(config) = right {
+            let sweep = Duration::from_secs(config.nodelet.sweep_s);
+            let engine = engine::Engine::new(host, ledger, board, jobs, woken, shutdown, sweep);
+            engine.run().await;
+        }
+    });
     Ok(())
 }

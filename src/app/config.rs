@@ -137,6 +137,7 @@ impl Config {
                 faults.push(format!("{key} is {value}, must be {min} to {max}"));
             }
         }
+        faults.extend(self.log.check().err());
     }
 }
 
@@ -231,7 +232,8 @@ mod tests {
         let (_dir, host) = host(&[
             (
                 "/etc/pf9/hostagent.toml",
-                "[comms]\npong = 4\nping_s = \"x\"\n[nodelet]\nsweep_s = 5\n",
+                "[comms]\npong = 4\nping_s = \"x\"\n[nodelet]\nsweep_s = 5\n\
+                 [log]\nlevel = \"info,x=loud\"\n",
             ),
             ("/etc/pf9/conf.d/10-a.toml", "[wat]\nx = 1\n"),
             ("/etc/pf9/conf.d/20-b.toml", "= broken"),
@@ -242,6 +244,7 @@ mod tests {
             "/etc/pf9/hostagent.toml: comms.pong",
             "/etc/pf9/hostagent.toml: comms.ping_s",
             "nodelet.sweep_s is 5, must be 30 to 3600",
+            "log.level \"info,x=loud\"",
             "/etc/pf9/conf.d/10-a.toml: wat.x",
             "/etc/pf9/conf.d/20-b.toml",
         ] {

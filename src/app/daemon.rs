@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Config, Exit, TaskGroup};
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
+use crate::telemetry::LogConfig;
 
 /// Which runtime a daemon wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,39 +45,71 @@ struct Args {
 const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs a daemon. `start` puts its tasks into the group; an error ends the process with the
-/// fault's exit code.
+/// fault's exit code. So does a wrong configuration, before anything is started.
 pub fn daemon<F>(daemon: &Daemon, start: F) -> Exit
 where
     F: AsyncFnOnce(HostFs, Config, &mut TaskGroup) -> Result<(), Fault>,
 {
+    match begin(daemon) {
+        Ok((host, Ok(config))) => {
+            let log = config.log.clone();
+            live(daemon, &host.clone(), &log, async |group| {
+                start(host, config, group).await
+            })
+        }
+        Ok((_, Err(fault))) => complain(daemon, &fault),
+        Err(exit) => exit,
+    }
+}
+
+/// Runs a daemon that answers even when its configuration is wrong: `start` gets the fault then,
+/// and logs are as they are without a configuration.
+pub fn answering_daemon<F>(daemon: &Daemon, start: F) -> Exit
+where
+    F: AsyncFnOnce(HostFs, Result<Config, Fault>, &mut TaskGroup) -> Result<(), Fault>,
+{
+    match begin(daemon) {
+        Ok((host, config)) => {
+            let log = config.as_ref().map(|c| c.log.clone()).unwrap_or_default();
+            live(daemon, &host.clone(), &log, async |group| {
+                start(host, config, group).await
+            })
+        }
+        Err(exit) => exit,
+    }
+}
+
+/// Command line and configuration; `Err`: there is nothing to run.
+fn begin(daemon: &Daemon) -> Result<(HostFs, Result<Config, Fault>), Exit> {
     let command = <Args as clap::CommandFactory>::command()
         .name(daemon.name)
         .about(daemon.about)
         .version(env!("CARGO_PKG_VERSION"));
-    let args = match command
+    let args = command
         .try_get_matches()
         .and_then(|m| <Args as clap::FromArgMatches>::from_arg_matches(&m))
-    {
-        Ok(args) => args,
-        Err(e) => {
+        .map_err(|e| {
             // Help and version are "errors" of clap that are no failure.
             let failed = e.use_stderr();
             drop(e.print());
-            return if failed { Exit::Usage } else { Exit::Ok };
-        }
-    };
+            if failed { Exit::Usage } else { Exit::Ok }
+        })?;
     let host = HostFs::new(args.root);
-    let config = match Config::load(&host) {
-        Ok(config) => config,
-        Err(fault) => return complain(daemon, &fault),
-    };
-    if args.check_config {
-        return Exit::Ok;
+    let config = Config::load(&host);
+    match (args.check_config, config) {
+        (true, Ok(_)) => Err(Exit::Ok),
+        (true, Err(fault)) => Err(complain(daemon, &fault)),
+        (false, config) => Ok((host, config)),
     }
+}
+
+fn live<F>(daemon: &Daemon, host: &HostFs, log: &LogConfig, start: F) -> Exit
+where
+    F: AsyncFnOnce(&mut TaskGroup) -> Result<(), Fault>,
+{
     let log_dir = host.at(paths::LOG_DIR);
-    if let Err(why) = crate::telemetry::init(daemon.name, &log_dir, &config.log) {
-        let fault = Fault::new("config-invalid", "cannot start logging", why);
-        return complain(daemon, &fault);
+    if let Err(why) = crate::telemetry::init(daemon.name, &log_dir, log) {
+        return complain(daemon, &Fault::new("log", "cannot start logging", why));
     }
     crate::tls::install();
     let runtime = match daemon.runtime {
@@ -86,7 +119,7 @@ where
     .enable_all()
     .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(daemon, host, config, start)),
+        Ok(runtime) => runtime.block_on(run(daemon, start)),
         Err(e) => complain(
             daemon,
             &Fault::new("runtime", "cannot start", e.to_string()),
@@ -94,9 +127,9 @@ where
     }
 }
 
-async fn run<F>(daemon: &Daemon, host: HostFs, config: Config, start: F) -> Exit
+async fn run<F>(daemon: &Daemon, start: F) -> Exit
 where
-    F: AsyncFnOnce(HostFs, Config, &mut TaskGroup) -> Result<(), Fault>,
+    F: AsyncFnOnce(&mut TaskGroup) -> Result<(), Fault>,
 {
     let mut group = TaskGroup::new(CancellationToken::new());
     let stop = group.shutdown();
@@ -107,7 +140,7 @@ where
         "{} starts",
         daemon.name
     );
-    if let Err(fault) = start(host, config, &mut group).await {
+    if let Err(fault) = start(&mut group).await {
         tracing::error!(code = fault.code, "{fault}");
         return Exit::of(&fault);
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pf9_hostagent::app::{Daemon, Runtime, daemon};
+use pf9_hostagent::app::{Daemon, Runtime, answering_daemon};
 use pf9_hostagent::nodelet;
 
 fn main() -> ExitCode {
@@ -11,5 +11,5 @@ fn main() -> ExitCode {
         about: "Makes this machine a Kubernetes node, keeps it one, and undoes it",
         runtime: Runtime::Single,
     };
-    daemon(&this, nodelet::start).into()
+    answering_daemon(&this, nodelet::start).into()
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
-use crate::app::Exit;
+use crate::app::{Config, Exit};
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
@@ -171,6 +171,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
     let seen = Seen {
         enrolled,
         identity: identity.err(),
+        config: Config::load(&ctx.host).err(),
         systemd,
         status: status.as_ref(),
         tunnel: tunnel.as_ref(),
@@ -184,6 +185,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
 struct Seen<'a> {
     enrolled: bool,
     identity: Option<Fault>,
+    config: Option<Fault>,
     systemd: Option<Fault>,
     status: Result<&'a HostStatus, &'a LocalError>,
     tunnel: Result<&'a TunnelStatus, &'a LocalError>,
@@ -209,7 +211,9 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         return (Overall::AgentDown, Some(fault.clone()));
     }
     if let Some(unit) = report.agent.iter().find(|u| !u.good) {
-        return (Overall::AgentDown, Some(down(unit)));
+        // It does not start with this, so the unit's own words would only lead there.
+        let config = seen.config.clone();
+        return (Overall::AgentDown, config.or_else(|| Some(down(unit))));
     }
     let status = match seen.status {
         Ok(status) => status,

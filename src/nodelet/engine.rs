@@ -80,23 +80,29 @@ struct Look {
     plan: Plan,
 }
 
+/// The ledger of this host; a broken one is told.
+pub fn ledger(host: &Host, board: &Board) -> Result<LedgerFile, Fault> {
+    let (ledger, fault) = LedgerFile::load(&host.fs, Timestamp::now())
+        .map_err(|e| Fault::new("ledger", "cannot read the ledger", chain(&e)))?;
+    if let Some(fault) = fault {
+        tracing::error!(code = fault.code, "{fault}");
+        board.say(&fault.to_string());
+    }
+    Ok(ledger)
+}
+
 impl Engine {
     /// A loop over this host; `sweep` is the time between two looks that nothing asked for.
     pub fn new(
         host: Host,
+        ledger: LedgerFile,
         board: Board,
         jobs: watch::Receiver<Job>,
         wake: watch::Receiver<u64>,
         shutdown: CancellationToken,
         sweep: Duration,
-    ) -> Result<Self, Fault> {
-        let (ledger, fault) = LedgerFile::load(&host.fs, Timestamp::now())
-            .map_err(|e| Fault::new("ledger", "cannot read the ledger", chain(&e)))?;
-        if let Some(fault) = fault {
-            tracing::error!(code = fault.code, "{fault}");
-            board.say(&fault.to_string());
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             watch: Watch::new(host.clone()),
             journal: Journal::new(&host.fs),
             memory: Memory::default(),
@@ -109,7 +115,7 @@ impl Engine {
             wake,
             shutdown,
             sweep,
-        })
+        }
     }
 
     /// Works until shutdown, or until there is nothing to stay for.

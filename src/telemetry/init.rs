@@ -45,14 +45,23 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    fn filter(&self) -> Result<EnvFilter, String> {
+        EnvFilter::builder()
+            .parse(&self.level)
+            .map_err(|e| format!("log.level {:?}: {e}", self.level))
+    }
+
+    /// What is wrong with it beside its numbers, in words.
+    pub fn check(&self) -> Result<(), String> {
+        self.filter().map(drop)
+    }
+}
+
 /// Starts logging for `program`: to `<dir>/<program>/<program>.log`, and to stderr (the journal
 /// puts its own time in front). Call once, first thing.
 pub fn init(program: &str, dir: &Path, config: &LogConfig) -> Result<(), String> {
-    let filter = || {
-        EnvFilter::builder()
-            .parse(&config.level)
-            .map_err(|e| format!("log.level {:?}: {e}", config.level))
-    };
+    let filter = || config.filter();
     // The daemon's directory has the name of its part: nodelet, not nodeletd.
     let short = match program {
         "pf9-nodeletd" => "nodelet",

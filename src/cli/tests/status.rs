@@ -90,6 +90,15 @@ async fn dead_and_silent_daemons_are_named() {
         "{reason}"
     );
 
+    rig.file(paths::CONFIG, "[comms]\npong = 1\n");
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(state, Overall::AgentDown);
+    assert!(
+        reason.contains("comms.pong"),
+        "why it does not start: {reason}"
+    );
+    std::fs::remove_file(rig.host.at(paths::CONFIG)).expect("corrected");
+
     rig.unit("pf9-hostagent.service", &["active"]);
     let (state, reason) = seen(&rig).await;
     assert_eq!(state, Overall::AgentDown);

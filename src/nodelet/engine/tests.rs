@@ -29,15 +29,16 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
         .expect("a good spec");
     let (board, _status) = Board::new(&fs);
     let (_wake, woken) = watch::channel(0);
+    let host = Host::new(fs.clone());
     let mut engine = Engine::new(
-        Host::new(fs.clone()),
+        host.clone(),
+        ledger(&host, &board).expect("ledger"),
         board,
         jobs,
         woken,
         CancellationToken::new(),
         Duration::from_secs(60),
-    )
-    .expect("engine");
+    );
     let job = inbox.job();
     engine.round(&job).await;
     let mut before = every_file(&fs);
