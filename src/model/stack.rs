@@ -16,6 +16,13 @@ pub const STACK_FILES_MAX: usize = 4096;
 /// Most bytes of one stack, packed or unpacked: a full control plane is about 1 GiB.
 pub const STACK_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 
+/// In a text of an add-on: the address of the cluster's DNS service, the tenth of the services
+/// network of the signed spec; the same that kubelet tells every pod. The placeholders are those of
+/// Kubernetes' own add-on manifests.
+pub const ADDON_DNS_SERVER: &str = "__DNS__SERVER__";
+/// In a text of an add-on: the DNS suffix of the cluster, e.g. `cluster.local`.
+pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";
+
 /// Which stack a spec asks for. The digest of the signed manifest says exactly which bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +57,8 @@ pub struct StackManifest {
     pub files: Vec<StackFile>,
     /// Container images.
     pub images: Vec<StackImage>,
-    /// Manifests to be kept applied, in this order; paths inside the stack.
+    /// Manifests to be kept applied, in this order; paths inside the stack. [`ADDON_DNS_SERVER`] and
+    /// [`ADDON_DNS_DOMAIN`] in them stand for what only the cluster's spec says.
     #[serde(default)]
     pub addons: Vec<String>,
     /// What the distribution must have.

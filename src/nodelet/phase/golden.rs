@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::{Context, PhaseSteps, all, removal, samples, steps};
+use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
 use crate::model::*;
 use crate::nodelet::step::{Step, UnitStep};
 
@@ -98,6 +98,71 @@ fn line(step: &Step) -> String {
     match step {
         Step::File(f) => format!("file {} {:04o} {}", f.path, f.mode, f.owner),
         other => serde_json::to_string(other).expect("JSON"),
+    }
+}
+
+/// Pods ask where the DNS is, in every kind of services network.
+#[test]
+fn add_ons_and_kubelet_mean_the_same_dns() {
+    for (services, server) in [
+        ("10.96.0.0/16", "10.96.0.10"),
+        ("10.0.255.240/28", "10.0.255.250"),
+        ("fd00:96::/108", "fd00:96::a"),
+        ("fd00:96::fff0/124", "fd00:96::fffa"),
+    ] {
+        let mut ctx = samples::master("1.31.4");
+        ctx.node.network.services_cidr = services.parse().expect("network");
+        ctx.node.network.cluster_domain = "k8s.example".into();
+        let phases = all(&ctx);
+        let text = |path: &str| {
+            flat(&phases)
+                .into_iter()
+                .find_map(|s| match s {
+                    Step::File(f) if f.path == path => Some(f.content.clone()),
+                    _ => None,
+                })
+                .expect("the file")
+        };
+        let kubelet: serde_json::Value =
+            serde_saphyr::from_str(&text(layout::KUBELET_CONFIG)).expect("YAML");
+        assert_eq!(kubelet["clusterDNS"], serde_json::json!([server]));
+        assert_eq!(kubelet["clusterDomain"], "k8s.example");
+        let object = |kind: &str| {
+            flat(&phases)
+                .into_iter()
+                .find_map(|s| match s {
+                    Step::Object { object } if object["kind"] == kind => Some(object),
+                    _ => None,
+                })
+                .expect("the object")
+        };
+        assert_eq!(object("Service")["spec"]["clusterIP"], server);
+        let corefile = object("ConfigMap")["data"]["Corefile"].to_string();
+        assert!(
+            corefile.contains("kubernetes k8s.example in-addr.arpa"),
+            "{corefile}"
+        );
+        assert!(!listing(&ctx).contains("__DNS__"), "a placeholder is left");
+    }
+}
+
+#[test]
+fn a_services_network_without_a_tenth_address_is_named() {
+    for services in ["10.96.0.0/29", "fd00:96::/125"] {
+        let mut ctx = samples::master("1.31.4");
+        ctx.node.network.services_cidr = services.parse().expect("network");
+        let spec = Spec {
+            schema: SPEC_SCHEMA,
+            host_id: ctx.host_id,
+            generation: Generation(1),
+            issued_at: ctx.now,
+            assignment: Assignment::Master(Box::new(ctx.node.clone())),
+        };
+        let fault = spec.validate(ctx.host_id).expect_err("refused");
+        assert_eq!(fault.code, "spec-invalid");
+        assert!(fault.why.contains("has no tenth address"), "{fault}");
+        let wait = steps(PhaseId::Addons, &ctx).expect_err("nothing is applied");
+        assert!(wait.what.contains(services), "{}", wait.what);
     }
 }
 

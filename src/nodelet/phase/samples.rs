@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::{CertificateSeen, Context, Facts, Material};
@@ -81,9 +80,19 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         material,
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
-        addons: vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})],
+        addons: match role {
+            Role::Master => coredns(),
+            Role::Worker | Role::None => Vec::new(),
+        },
         now: now(),
     }
+}
+
+/// The add-on that `scripts/stack upstream` puts into a stack.
+fn coredns() -> Vec<serde_json::Value> {
+    let text = include_str!("../../../scripts/addons/05-coredns.yaml");
+    let text = text.replace("@COREDNS@", "pf9.local/coredns:v1.11.4");
+    serde_saphyr::from_multiple(&text).expect("YAML")
 }
 
 fn material(purpose: CertPurpose) -> Material {
