@@ -60,9 +60,12 @@ pub(super) fn judge(
             Fault::new(
                 "spec-older",
                 format!("{} refused", name(Some(generation))),
-                format!("this host has generation {}", have.spec.generation),
+                format!(
+                    "this host has generation {}, which stays in force",
+                    have.spec.generation
+                ),
             )
-            .fix("send a spec with a greater generation"),
+            .fix("if the plane was restored from a backup, let it send a greater generation"),
             Some(generation),
         ),
         Some(have) if generation == have.spec.generation => {
@@ -197,8 +200,8 @@ mod tests {
         let older = plane.refused(plane.sign(&spec(plane.2, 3)), Some(&have));
         assert_eq!(
             older.fault.to_string(),
-            "spec generation 3 refused: this host has generation 5; \
-             send a spec with a greater generation"
+            "spec generation 3 refused: this host has generation 5, which stays in force; \
+             if the plane was restored from a backup, let it send a greater generation"
         );
 
         let foreign = plane.refused(plane.sign(&spec(HostId::random(), 6)), Some(&have));

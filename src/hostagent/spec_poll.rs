@@ -42,7 +42,8 @@ pub(super) async fn run(agent: Agent) {
         let past = seen.refused.as_ref().and_then(|r| r.generation);
         let after = past.map_or(have, |p| p.max(have));
         let wait = if well { WAIT_S } else { 0 };
-        let path = format!("/v1/hosts/self/spec?after={after}&wait={wait}");
+        let last = past.unwrap_or(have);
+        let path = format!("/v1/hosts/self/spec?after={after}&seen={last}&wait={wait}");
         let answer = agent.plane.poll::<Envelope>(&path, DEADLINE).await;
         well = answer.is_ok();
         match answer {
@@ -97,7 +98,10 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
     };
     let have = agent.board.read(|f| f.spec.clone());
     match accept::judge(envelope, &trust, agent.host_id, have.as_deref()) {
-        Verdict::Same => true,
+        Verdict::Same => {
+            same_again(agent, seen);
+            true
+        }
         Verdict::Refused(refusal) => refuse(agent, refusal, seen),
         Verdict::New(accepted) => {
             let stored = {
@@ -128,6 +132,18 @@ fn in_force(agent: &Agent, accepted: Accepted) {
     agent.board.update(|facts| {
         facts.spec = Some(Arc::new(accepted));
         facts.refused = None;
+    });
+}
+
+/// The plane speaks of what is in force again: what it said in between is over.
+fn same_again(agent: &Agent, seen: &mut Seen) {
+    let Some(refusal) = seen.refused.take() else {
+        return;
+    };
+    agent.board.update(|facts| {
+        if facts.refused.as_ref() == Some(&refusal.fault) {
+            facts.refused = None;
+        }
     });
 }
 

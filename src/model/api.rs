@@ -4,7 +4,7 @@
 //! | call | body → answer |
 //! |---|---|
 //! | `POST /v1/enrol` (public HTTPS)                  | [`EnrolRequest`] → [`EnrolAnswer`] |
-//! | `GET  /v1/hosts/self/spec?after=N&wait=S`        | → [`super::Envelope`], 204 when none is newer |
+//! | `GET  /v1/hosts/self/spec?after=N&seen=G&wait=S` | → [`super::Envelope`], 204 when there is no other |
 //! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
 //! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
@@ -13,6 +13,11 @@
 //! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
 //!
 //! Every error answer is a [`super::Fault`] as JSON.
+//!
+//! A host asks for its spec with the generation it saw last, accepted or refused (`seen`): whatever
+//! the plane has instead is answered at once, an older one too. A plane that was restored from a
+//! backup so learns from the host's refusal that it speaks of the past, and the host stays with what
+//! it has. A plane that does not know `seen` answers what is newer than `after`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

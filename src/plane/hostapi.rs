@@ -39,6 +39,7 @@ pub(super) struct Caller(pub(super) HostId);
 pub(super) struct SpecQuery {
     #[serde(default)]
     after: Generation,
+    seen: Option<Generation>,
     #[serde(default)]
     wait: u64,
 }
@@ -59,7 +60,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .with_state(plane)
 }
 
-/// Answers the spec as soon as there is one after `after`; 204 when the wait is over.
+/// Answers the spec as soon as there is another than the host has seen; 204 when the wait is over.
 async fn spec(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -71,7 +72,7 @@ async fn spec(
     let mut news = plane.specs.subscribe(host);
     loop {
         news.mark_unchanged();
-        if let Some(envelope) = newer(&plane, host, query.after)? {
+        if let Some(envelope) = unseen(&plane, host, &query)? {
             return Ok(Json(envelope).into_response());
         }
         let changed = tokio::select! {
@@ -85,9 +86,13 @@ async fn spec(
     }
 }
 
-fn newer(plane: &Plane, host: HostId, after: Generation) -> Answer<Option<Envelope>> {
+fn unseen(plane: &Plane, host: HostId, query: &SpecQuery) -> Answer<Option<Envelope>> {
     let issued = plane.read()?.get(&SPECS, &host.to_string())?;
-    Ok(issued.filter(|i| i.generation > after).map(|i| i.envelope))
+    let is_news = |now: Generation| match query.seen {
+        Some(seen) => now != seen,
+        None => now > query.after,
+    };
+    Ok(issued.filter(|i| is_news(i.generation)).map(|i| i.envelope))
 }
 
 async fn status(

@@ -130,6 +130,49 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
     assert_eq!(status.refused, None, "a newer good one ends it");
 }
 
+/// Its backup was older than what the host has.
+#[tokio::test]
+async fn a_plane_that_forgot_is_told_so_and_the_spec_stays() {
+    let bed = Bed::new();
+    let agent = bed.start().await;
+    bed.plane.offer(bed.sign(5, bed.worker(&bed.no_stack())));
+    bed.node.until(|n| n.specs.last().cloned()).await;
+    agent.stop().await;
+    bed.plane.offer(bed.sign(3, Assignment::None));
+    let _agent = bed.start().await;
+    let refused = |code: Option<&'static str>| {
+        bed.plane.until(move |p| {
+            let last = p.statuses.last()?;
+            let now = last.refused.as_ref().map(|f| f.code.as_str());
+            (now == code && last.accepted_generation.0 == 5).then(|| last.clone())
+        })
+    };
+    let status = refused(Some("spec-older")).await;
+    let fault = status.refused.expect("refused");
+    let words = fault.to_string();
+    assert!(
+        words.contains("spec generation 3 refused: this host has generation 5, which stays"),
+        "{words}"
+    );
+    // To a person on the machine, to the plane and in the event: the same words.
+    let local = bed.local_status().await;
+    assert_eq!(local.refused, Some(fault));
+    let event = bed.plane.until(|p| p.event("spec-refused").cloned()).await;
+    assert_eq!(event.message, words);
+    assert!(
+        bed.node.read(|n| n.specs.iter().all(|s| *s == n.specs[0])),
+        "nodelet saw nothing of it"
+    );
+    // The right backup was found: that is over.
+    bed.plane.offer(bed.sign(5, bed.worker(&bed.no_stack())));
+    refused(None).await;
+    let events = |p: &plane::PlaneSide| {
+        let said = p.events.iter().filter(|e| e.kind == "spec-refused");
+        said.count()
+    };
+    assert_eq!(bed.plane.read(events), 1, "said once");
+}
+
 #[tokio::test]
 async fn without_the_plane_the_last_spec_is_handed_on_and_events_wait() {
     let bed = Bed::new();

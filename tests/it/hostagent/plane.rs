@@ -202,10 +202,10 @@ async fn spec(side: &watch::Sender<PlaneSide>, query: &str) -> Response<Body> {
     if let Some(fault) = side.borrow().banned.as_ref() {
         return json(403, fault);
     }
-    let (after, wait) = (Generation(number("after")), number("wait"));
+    let (seen, wait) = (Generation(number("seen")), number("wait"));
     let newer = |s: &PlaneSide| {
         let generation = s.spec.as_ref().map(generation_of);
-        s.forced.is_some() || generation.is_some_and(|g| g > after)
+        s.forced.is_some() || generation.is_some_and(|g| g != seen)
     };
     let mut watch = side.subscribe();
     let held = watch.wait_for(newer);

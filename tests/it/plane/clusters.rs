@@ -132,6 +132,12 @@ async fn an_attach_is_all_or_nothing() {
     );
     assert_eq!(bed.get("/qbert/v4/{project}/nodes").await, json!([]));
     assert_eq!(a.current().await.generation.0, 1);
+    // Restored from a backup: it has less than the host saw. It says so, and says it once.
+    let ask = |seen: u64| format!("/v1/hosts/self/spec?after=9&seen={seen}&wait=0");
+    let (status, _) = a.call(Method::GET, &ask(9), &Value::Null).await;
+    assert_eq!(status, 200, "an older one is told too");
+    let (status, _) = a.call(Method::GET, &ask(1), &Value::Null).await;
+    assert_eq!(status, 204, "but not again");
     let stranger = Node::new(pf9_hostagent::model::HostId::random());
     let (status, said) = bed.attach(cluster, &[(&a, true), (&stranger, false)]).await;
     assert_eq!(
