@@ -1,8 +1,9 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
-  format → lints (all features, none) → documentation → unit, property, integration and machine tests → doctests
+  format → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
+  → unit, property, integration and machine tests → doctests
 
-  --fast        without the machine tests (they count as skipped)
+  --fast        without the machine tests and the packages, which need a release build (they count as skipped)
   --keep        leave the test's machines standing for a look; `scripts/demo down` removes them
   anything after -- goes to nextest, e.g. scripts/test -- -E 'test(reboot)'
 
@@ -52,7 +53,14 @@ def prepare_machines():
     roots.base()
     stack.build(f"{stack.kubernetes.UPSTREAM}-1")
     tools.cargo_deb()
+    tools.cargo_generate_rpm()
     tools.release()
+
+
+def check_packages():
+    """The .deb and the .rpm of the release build; without these tools parts of the check would be skipped."""
+    need_packages({"systemd-analyze": "systemd", "rpm": "rpm", "dpkg-deb": "dpkg"})
+    stage("packages", [REPO / "scripts/package", "--no-build", "--check"])
 
 
 def why_no_machines(fast):
@@ -86,9 +94,10 @@ def main(argv):
     profile = "default" if skipped else "machines"
     tests = [tools.nextest(), "nextest", "run", "--locked", "--all-features", "--profile", profile, *args.nextest]
     if skipped:
-        say(f"\nmachine tests are SKIPPED: {skipped}")
+        say(f"\nmachine tests and packages are SKIPPED: {skipped}")
     else:
         prepare_machines()
+        check_packages()
     try:
         stage("tests" if not skipped else "tests (machine tests skipped)", tests)
     finally:
@@ -96,7 +105,7 @@ def main(argv):
             Demo().down()
     stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
     say(f"\nall of scripts/test passed in {watch.seconds() / 60:.1f} min"
-        + (f"; machine tests were SKIPPED: {skipped}" if skipped else ""))
+        + (f"; machine tests and packages were SKIPPED: {skipped}" if skipped else ""))
 
 
 if __name__ == "__main__":

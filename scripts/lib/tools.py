@@ -1,6 +1,6 @@
 """Rust tools and builds.
 
-  cargo_deb() / nextest()    pinned tools, installed into the cache when the machine has none
+  cargo_deb() / cargo_generate_rpm() / nextest()    pinned tools, compiled into the cache when it has none
   release()                  the release binaries; returns their directory
   package()                  the .deb made from them
 """
@@ -12,6 +12,7 @@ import cache
 from common import REPO, Fail, need_packages, run, say
 
 CARGO_DEB = "3.8.0"
+CARGO_GENERATE_RPM = "0.21.1"
 NEXTEST = "0.9.143"
 BUILD_SECONDS = 2700
 
@@ -35,6 +36,10 @@ def tool(crate, version, binary):
 
 def cargo_deb():
     return tool("cargo-deb", CARGO_DEB, "cargo-deb")
+
+
+def cargo_generate_rpm():
+    return tool("cargo-generate-rpm", CARGO_GENERATE_RPM, "cargo-generate-rpm")
 
 
 def nextest():
