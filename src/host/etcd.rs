@@ -1,16 +1,23 @@
-//! The node's own etcd member, asked over its HTTP endpoint with a client certificate; the same
-//! question is understood by 3.4 and 3.5.
+//! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
+//! and who is a member. The same questions are understood by 3.4 and everything since: membership
+//! goes through etcd's own JSON gateway, so no second protocol is needed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::tls::{self, Identity, TlsError};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
-/// The answer is one small JSON object.
-const ANSWER_MAX: usize = 16 * 1024;
+/// The answer is one small JSON object, or a list of a few members.
+const ANSWER_MAX: usize = 64 * 1024;
+/// Where members listen for each other.
+const PEER_PORT: u16 = 2380;
+/// gRPC's number for: there is no such thing.
+const NOT_FOUND: u32 = 5;
 
 /// A client of one member.
 #[derive(Clone, Debug)]
@@ -36,6 +43,55 @@ pub enum EtcdError {
     /// It says that it is not healthy, e.g. without a leader.
     #[error("etcd says that it is not healthy: {0}")]
     Unhealthy(String),
+    /// It says no, e.g. because it would lose its quorum.
+    #[error("etcd at {url} refuses: {why}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// Its words.
+        why: String,
+    },
+    /// Nobody was there to be asked.
+    #[error("no member of etcd is known")]
+    Nobody,
+}
+
+/// A member as etcd counts it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its number, in decimal: what `etcdctl member remove` takes in hexadecimal.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Its name; empty until it was started once.
+    #[serde(default)]
+    pub name: String,
+    /// Where the others reach it.
+    #[serde(default, rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+}
+
+/// What membership says about one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is no member, or the only one: nobody misses it.
+    Free,
+    /// The others count on it.
+    Counted(Member),
+}
+
+#[derive(Deserialize)]
+struct Members {
+    members: Vec<Member>,
+}
+
+#[derive(Default, Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    code: u32,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +131,135 @@ impl Etcd {
             .unwrap_or_default();
         judge(status.as_u16(), &bytes)
     }
+
+    /// Every member that it knows of.
+    pub async fn members(&self) -> Result<Vec<Member>, EtcdError> {
+        let path = "/v3/cluster/member/list";
+        let bytes = match self.post(path, &serde_json::json!({})).await? {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Err(self.refused(path, refusal.words())),
+        };
+        let list = serde_json::from_slice::<Members>(&bytes);
+        Ok(list
+            .map_err(|e| self.refused(path, format!("its answer cannot be read: {e}")))?
+            .members)
+    }
+
+    /// Takes a member out of the cluster; one that is none is fine.
+    pub async fn remove(&self, id: &str) -> Result<(), EtcdError> {
+        let path = "/v3/cluster/member/remove";
+        match self.post(path, &serde_json::json!({"ID": id})).await? {
+            Ok(_) => Ok(()),
+            Err(refusal) if refusal.code == NOT_FOUND => Ok(()),
+            Err(refusal) => Err(self.refused(path, refusal.words())),
+        }
+    }
+
+    /// A call of the gateway: its answer, or its words when it says no.
+    async fn post(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
+        let url = format!("{}{path}", self.base);
+        let lost = |source| EtcdError::Unreachable {
+            url: url.clone(),
+            source,
+        };
+        let call = self.client.post(&url).json(body).timeout(ASK);
+        let answer = call.send().await.map_err(lost)?;
+        let status = answer.status();
+        let bytes = tls::body(answer, ANSWER_MAX).await.map_err(lost)?;
+        let bytes = bytes.unwrap_or_default();
+        if status.is_success() {
+            return Ok(Ok(bytes));
+        }
+        let mut refusal = serde_json::from_slice::<Refusal>(&bytes).unwrap_or_default();
+        if refusal.words().is_empty() {
+            refusal.error = format!("HTTP status {}", status.as_u16());
+        }
+        Ok(Err(refusal))
+    }
+
+    fn refused(&self, path: &str, why: String) -> EtcdError {
+        EtcdError::Refused {
+            url: format!("{}{path}", self.base),
+            why,
+        }
+    }
+}
+
+impl Refusal {
+    fn words(&self) -> String {
+        let said = [&self.message, &self.error];
+        let words = said.into_iter().find(|w| !w.is_empty());
+        words.cloned().unwrap_or_default()
+    }
+}
+
+/// What the first of these endpoints that answers says about the member with this name or address.
+pub async fn standing(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<Standing, EtcdError> {
+    let mut why = EtcdError::Nobody;
+    for etcd in endpoints {
+        match etcd.members().await {
+            Ok(members) => return Ok(standing_in(members, name, ip)),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
+}
+
+/// Takes a member out of the cluster, by the first of these endpoints that can. Its own had better
+/// come last: a member that removes itself stops before it can say how that went.
+pub async fn leave(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), EtcdError> {
+    let mut why = EtcdError::Nobody;
+    for etcd in endpoints {
+        let members = etcd.members().await;
+        let tried = match members.map(|members| standing_in(members, name, ip)) {
+            Ok(Standing::Free) => return Ok(()),
+            Ok(Standing::Counted(member)) => etcd.remove(&member.id).await,
+            Err(e) => Err(e),
+        };
+        match tried {
+            Ok(()) => return Ok(()),
+            // A no says more than silence.
+            Err(EtcdError::Unreachable { .. }) if matches!(why, EtcdError::Refused { .. }) => {}
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
+}
+
+/// [`leave`], asked again with this pause: members that have just come back are not counted on yet.
+/// A cluster without a quorum says no for ever, so there is an end to it.
+pub async fn leave_within(
+    endpoints: &[Etcd],
+    name: &str,
+    ip: IpAddr,
+    budget: Duration,
+    pause: Duration,
+) -> Result<(), EtcdError> {
+    let end = Instant::now() + budget;
+    loop {
+        match leave(endpoints, name, ip).await {
+            Ok(()) => return Ok(()),
+            Err(why) if Instant::now() + pause >= end => return Err(why),
+            Err(why) => tracing::info!(error = %why, "etcd does not let this member go yet"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn standing_in(members: Vec<Member>, name: &str, ip: IpAddr) -> Standing {
+    if members.len() <= 1 {
+        return Standing::Free;
+    }
+    let at = std::net::SocketAddr::new(ip, PEER_PORT);
+    let url = format!("https://{at}");
+    members
+        .into_iter()
+        .find(|m| m.name == name || (m.name.is_empty() && m.peer_urls.contains(&url)))
+        .map_or(Standing::Free, Standing::Counted)
 }
 
 fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
@@ -94,16 +279,4 @@ fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_generations_of_answers_are_understood() {
-        assert!(judge(200, br#"{"health":"true"}"#).is_ok());
-        assert!(judge(200, br#"{"health":"true","reason":""}"#).is_ok());
-        let no = judge(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
-        assert!(no.expect_err("unhealthy").to_string().contains("NO LEADER"));
-        assert!(judge(503, br#"{"health":"false"}"#).is_err());
-        assert!(judge(200, b"<html>").is_err());
-    }
-}
+mod tests;

@@ -9,14 +9,16 @@ use super::context::RefusedStack;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, marks_patch, version_of};
 use super::owned;
+use super::peers;
 use super::phase::Context;
 use super::step::{Step, UnitStep};
 use super::words;
 use crate::host::Host;
+use crate::host::etcd;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kube::Kube;
 use crate::host::units::Active;
-use crate::model::{Fault, StackRef, TrustStore};
+use crate::model::{EtcdMember, Fault, StackRef, TrustStore};
 use crate::stack::{self, StackError};
 use crate::telemetry::chain;
 
@@ -30,6 +32,10 @@ const IMAGE: Duration = Duration::from_secs(620);
 const UNIT: Duration = Duration::from_secs(420);
 /// A few calls of the API server.
 const CLUSTER: Duration = Duration::from_secs(90);
+/// How long etcd is asked to let a member go: twice what it takes to count on one that came back.
+const ETCD_LEAVE_BUDGET: Duration = Duration::from_secs(30);
+/// Pause between two such questions.
+const ETCD_LEAVE_PAUSE: Duration = Duration::from_secs(2);
 /// What a drain may take; the number operators of such agents know.
 pub const DRAIN_BUDGET: Duration = Duration::from_secs(300);
 
@@ -99,6 +105,7 @@ impl Effects<'_> {
             Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
             Step::Drain { node } => self.drain(node).await,
             Step::ForgetNode { node } => Ok(self.kube()?.delete_node(node).await?),
+            Step::EtcdMemberGone { member } => self.etcd_member_gone(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
             Step::NetworkGone { links, chains } => {
@@ -223,6 +230,17 @@ impl Effects<'_> {
         Ok(self.ledger.save()?)
     }
 
+    async fn etcd_member_gone(&mut self, member: &EtcdMember) -> Result<(), Failed> {
+        let endpoints = peers::etcd_members(&self.host.fs, &self.ctx.node).map_err(Failed::Why)?;
+        let name = member.host_id.to_string();
+        let (budget, pause) = (ETCD_LEAVE_BUDGET, ETCD_LEAVE_PAUSE);
+        let left = etcd::leave_within(&endpoints, &name, member.ip, budget, pause).await;
+        left.map_err(|e| {
+            let seconds = budget.as_secs();
+            Failed::Why(format!("{} (tried for {seconds} s)", chain(&e)))
+        })
+    }
+
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {
         let live = self.kube()?.apply(object).await?;
         let applied = Applied {
@@ -329,6 +347,7 @@ fn deadline_of(step: &Step) -> Duration {
         | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::ForgetNode { .. }
+        | Step::EtcdMemberGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => CLUSTER,
         Step::Drain { .. } => DRAIN_BUDGET + CLUSTER,

@@ -354,6 +354,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
+        | Step::EtcdMemberGone { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => Vec::new(),

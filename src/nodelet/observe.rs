@@ -169,6 +169,7 @@ impl<'a> Sweep<'a> {
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } | Step::ForgetNode { .. } => Seen::Missing,
+            Step::EtcdMemberGone { member } => self.etcd_member(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit),
             Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,
             Step::ContainersGone => differs("some are left"),

@@ -1,6 +1,7 @@
 //! Clients of the node's own services, kept between sweeps so that their connections live on, and
 //! made anew when their certificate changed.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::host::etcd::Etcd;
@@ -17,6 +18,11 @@ const PEM_MAX: u64 = 256 * 1024;
 const LOOPBACK: Duration = Duration::from_secs(3);
 /// The answer is `ok`.
 const HEALTH_ANSWER_MAX: usize = 64 * 1024;
+
+/// Where members of etcd listen for clients.
+const ETCD_PORT: u16 = 2379;
+/// The node's own member.
+const OWN_ETCD: &str = "https://127.0.0.1:2379";
 
 /// The clients.
 #[derive(Debug, Default)]
@@ -58,7 +64,6 @@ impl Peers {
 
     /// The node's own etcd member.
     pub fn etcd(&mut self, fs: &HostFs, node: &NodeSpec) -> Result<Etcd, String> {
-        const MEMBER: &str = "https://127.0.0.1:2379";
         let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
         let mark = mark(&[node.authorities.etcd.as_bytes(), &certificate, &key]);
         if let Some((known, client)) = &self.etcd
@@ -71,7 +76,7 @@ impl Peers {
             certificate: &certificate,
             key: &key,
         };
-        let client = Etcd::new(MEMBER, identity).map_err(|e| e.to_string())?;
+        let client = Etcd::new(OWN_ETCD, identity).map_err(|e| e.to_string())?;
         self.etcd = Some((mark, client.clone()));
         Ok(client)
     }
@@ -106,6 +111,25 @@ impl Peers {
             Err(format!("{url} answers {status}"))
         }
     }
+}
+
+/// Every member of the cluster's etcd: the others first, the node's own last.
+pub fn etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, String> {
+    let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
+    let others = node.etcd.members.iter().filter(|m| m.ip != node.node_ip);
+    let bases = others
+        .map(|m| format!("https://{}", SocketAddr::new(m.ip, ETCD_PORT)))
+        .chain([OWN_ETCD.to_owned()]);
+    bases
+        .map(|base| {
+            let identity = Identity {
+                authority: node.authorities.etcd.as_bytes(),
+                certificate: &certificate,
+                key: &key,
+            };
+            Etcd::new(&base, identity).map_err(|e| e.to_string())
+        })
+        .collect()
 }
 
 /// Where this node reaches the API server: a master asks its own.

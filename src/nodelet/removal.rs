@@ -54,14 +54,12 @@ impl Removal<'_> {
             if stop.shutdown.is_cancelled() {
                 return End::Interrupted;
             }
-            // The way out is polite, not conditional: pods that cannot be moved and an API server
-            // that is gone hold nobody up.
-            let polite = matches!(step, Step::Drain { .. } | Step::ForgetNode { .. });
-            if polite && !self.was_in_cluster() {
+            let polite = politeness(&step);
+            if polite.is_some_and(|unit| !self.was_started(unit)) {
                 continue;
             }
             if let Err(fault) = self.step(step).await {
-                if polite {
+                if polite.is_some() {
                     tracing::warn!(code = fault.code, "{fault}");
                     self.board.say(&format!("  skipped: {fault}"));
                 } else {
@@ -92,10 +90,9 @@ impl Removal<'_> {
         }
     }
 
-    /// kubelet was started once, so there may be a node object and pods.
-    fn was_in_cluster(&self) -> bool {
-        let units = &self.effects.ledger.ledger.units;
-        units.keys().any(|u| u == phase::layout::KUBELET_UNIT)
+    /// And is not removed yet.
+    fn was_started(&self, unit: &str) -> bool {
+        self.effects.ledger.ledger.units.contains_key(unit)
     }
 
     async fn step(&mut self, step: Step) -> Result<(), Fault> {
@@ -166,6 +163,19 @@ impl Removal<'_> {
             // Removal must work on a full disk too.
             tracing::warn!(error = %chain(&e), "journal");
         }
+    }
+}
+
+/// The way out is polite, not conditional: pods that cannot be moved, an API server that is gone and
+/// an etcd without a quorum hold nobody up. `Some`: done only where this unit was started once, so
+/// that there may be a node object, pods, a member.
+fn politeness(step: &Step) -> Option<&'static str> {
+    if matches!(step, Step::Drain { .. } | Step::ForgetNode { .. }) {
+        Some(phase::layout::KUBELET_UNIT)
+    } else if matches!(step, Step::EtcdMemberGone { .. }) {
+        Some(phase::layout::ETCD_UNIT)
+    } else {
+        None
     }
 }
 

@@ -13,10 +13,10 @@ use super::apply::Effects;
 use super::check;
 use super::context::{self, StackSeen};
 use super::journal::Journal;
-use super::ledger::{Installed, LedgerFile};
+use super::ledger::{Installed, LedgerFile, UnitRecord};
 use super::lifecycle::Lifecycle;
 use super::observe::{Memory, Snapshot, Sweep};
-use super::phase::{Context, PhaseSteps};
+use super::phase::{Context, PhaseSteps, layout};
 use super::plan::{Plan, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
@@ -25,7 +25,9 @@ use super::step::{DirStep, FileStep, Step, UnitStep};
 use super::testing::{Cas, host_id, node};
 use crate::host::Host;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Digest, Generation, PhaseId, Role, Timestamp, TrustStore, paths};
+use crate::model::{
+    Digest, EtcdMember, Generation, HostId, PhaseId, Role, Timestamp, TrustStore, paths,
+};
 
 /// Units are loaded when their file is there; every call but questions is logged.
 const SYSTEMCTL: &str = r#"#!/bin/sh
@@ -170,6 +172,19 @@ impl Rig {
     pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> End {
         let plan = self.plan(phases).await;
         self.run(&plan).await
+    }
+
+    /// Makes it a master whose etcd was started and whose certificates are lost, so that no member
+    /// of etcd can be asked.
+    pub(crate) fn master_of_several(&mut self) {
+        let ctx = &mut self.life.ctx;
+        ctx.role = Role::Master;
+        ctx.node.etcd.members.push(EtcdMember {
+            host_id: HostId::random(),
+            ip: "10.1.2.4".parse().expect("address"),
+        });
+        let units = &mut self.life.ledger.ledger.units;
+        units.insert(layout::ETCD_UNIT.into(), UnitRecord::default());
     }
 
     pub(crate) async fn remove(&mut self) -> removal::End {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CertPurpose, Digest, StackRef};
+use crate::model::{CertPurpose, Digest, EtcdMember, StackRef};
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +100,12 @@ pub enum Step {
     ForgetNode {
         /// Node name.
         node: String,
+    },
+    /// The other members of etcd do not count on this one any more (best effort, bounded). Where it
+    /// is the only one, that is so already.
+    EtcdMemberGone {
+        /// This master's member.
+        member: EtcdMember,
     },
     /// A unit of ours is stopped, disabled and its file gone.
     UnitGone {
@@ -264,6 +270,7 @@ impl Step {
             Self::Uncordon { node } => format!("uncordon:{node}"),
             Self::Drain { node } => format!("drain:{node}"),
             Self::ForgetNode { node } => format!("forget-node:{node}"),
+            Self::EtcdMemberGone { member } => format!("etcd-member-gone:{}", member.host_id),
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),

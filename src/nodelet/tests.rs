@@ -185,6 +185,24 @@ async fn removal_leaves_the_machine_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_master_that_cannot_leave_etcd_is_removed_all_the_same_and_says_so() {
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    rig.master_of_several();
+    assert_eq!(rig.remove().await, removal::End::Done);
+    let story = take_log(&rig.fs, &mut rig.every_file());
+    let skipped = story.iter().find(|l| l.contains("  skipped: "));
+    let skipped = skipped.expect("it says so");
+    assert!(
+        skipped.contains("cannot take this host's member out of etcd")
+            && skipped.contains("etcdctl member remove with the ID of"),
+        "{skipped}"
+    );
+    let order = |what: &str| story.iter().position(|l| l.contains(what));
+    assert!(order("skipped") < order("stop and remove pf9-etcd.service"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
     let mut rig = Rig::new();
     rig.converge(&small_node("1", "1")).await;

@@ -245,6 +245,7 @@ fn owned_path(step: &Step) -> Option<&str> {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
+        | Step::EtcdMemberGone { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => None,

@@ -25,6 +25,7 @@ pub fn doing(step: &Step) -> String {
         Step::Uncordon { node } => format!("make node {node} schedulable"),
         Step::Drain { node } => format!("move pods away from node {node}"),
         Step::ForgetNode { node } => format!("remove node {node} from the cluster"),
+        Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
@@ -72,6 +73,7 @@ pub fn code(step: &Step) -> &'static str {
         Step::Uncordon { .. } => "uncordon",
         Step::Drain { .. } => "drain",
         Step::ForgetNode { .. } => "forget-node",
+        Step::EtcdMemberGone { .. } => "etcd-member-left",
         Step::UnitGone { .. } => "unit-removal",
         Step::ContainersGone => "containers-left",
         Step::NetworkGone { .. } => "network-left",
@@ -97,6 +99,10 @@ pub fn remedy(step: &Step) -> String {
             }
         },
         Step::Unit(u) => see(&u.unit),
+        Step::EtcdMemberGone { member } => format!(
+            "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
+            member.host_id
+        ),
         Step::File(_)
         | Step::Dir(_)
         | Step::Link { .. }

@@ -2,7 +2,10 @@
 
 use super::port;
 use super::{Sweep, differs};
+use crate::host::etcd::{self, Standing};
 use crate::host::fs::Found;
+use crate::model::EtcdMember;
+use crate::nodelet::peers;
 use crate::nodelet::step::{Probe, Seen};
 
 /// kubelet's health endpoint, on the loopback address.
@@ -47,6 +50,20 @@ impl Sweep<'_> {
         let fs = &self.host.fs;
         let etcd = self.memory.peers.etcd(fs, &self.ctx.node)?;
         etcd.healthy().await.map_err(|e| e.to_string())
+    }
+
+    /// Whether the other members count on this one.
+    pub(super) async fn etcd_member(&mut self, member: &EtcdMember) -> Seen {
+        let endpoints = match peers::etcd_members(&self.host.fs, &self.ctx.node) {
+            Ok(endpoints) => endpoints,
+            Err(why) => return Seen::Unknown { why },
+        };
+        let name = member.host_id.to_string();
+        match etcd::standing(&endpoints, &name, member.ip).await {
+            Ok(Standing::Free) => Seen::Same,
+            Ok(Standing::Counted(_)) => differs("the others count on it"),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
     }
 
     /// The API server's verdict, asked once a sweep: when it does not answer, nothing else is

@@ -278,6 +278,7 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
+        | Step::EtcdMemberGone { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => None,

@@ -1,5 +1,6 @@
 //! What is taken away when a role ends, beside the artefacts that the ledger knows.
 
+use crate::model::EtcdMember;
 use crate::nodelet::step::Step;
 
 use super::{Context, layout, network};
@@ -12,7 +13,7 @@ const CHAINS: [&str; 3] = [network::CHAIN_PREFIX, "KUBE-", "CNI-"];
 pub fn removal(ctx: &Context) -> Vec<Step> {
     let node = ctx.node.node_name.to_string();
     let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
-    vec![
+    let mut steps = vec![
         // While the API is still there.
         Step::Drain { node: node.clone() },
         Step::ForgetNode { node },
@@ -20,6 +21,10 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),
         Step::ContainersGone,
+    ];
+    // While it runs: the others then go on with a quorum of their own, instead of waiting for it.
+    steps.extend(member(ctx).map(|member| Step::EtcdMemberGone { member }));
+    steps.extend([
         gone(layout::ETCD_UNIT),
         gone(layout::CONTAINERD_UNIT),
         gone(layout::NETWORK_UNIT),
@@ -27,5 +32,14 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
             links: vec![layout::POD_BRIDGE.into()],
             chains: CHAINS.map(str::to_owned).into(),
         },
-    ]
+    ]);
+    steps
+}
+
+/// This master's member of etcd, where there are others. By its address: removal works on a host
+/// whose id is gone, too.
+fn member(ctx: &Context) -> Option<EtcdMember> {
+    let members = &ctx.node.etcd.members;
+    let own = members.iter().find(|m| m.ip == ctx.node.node_ip)?;
+    (ctx.is_master() && members.len() > 1).then(|| own.clone())
 }

@@ -1,0 +1,249 @@
+//! Against members on real sockets that answer as etcd 3.4 was seen to: status, words and numbers.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::host::tls::Identity;
+
+#[test]
+fn both_generations_of_answers_are_understood() {
+    assert!(judge(200, br#"{"health":"true"}"#).is_ok());
+    assert!(judge(200, br#"{"health":"true","reason":""}"#).is_ok());
+    let no = judge(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
+    assert!(no.expect_err("unhealthy").to_string().contains("NO LEADER"));
+    assert!(judge(503, br#"{"health":"false"}"#).is_err());
+    assert!(judge(200, b"<html>").is_err());
+}
+
+/// Members that count each other; the nth is called `m<n>` and has the number 100 + n.
+struct Cluster {
+    members: Mutex<Vec<usize>>,
+    /// Removals that are refused before one is taken.
+    unhealthy: Mutex<u32>,
+}
+
+struct Rig {
+    cluster: Arc<Cluster>,
+    endpoints: Vec<Etcd>,
+    tasks: Vec<JoinSet<()>>,
+}
+
+impl Rig {
+    async fn new(count: usize) -> Self {
+        let cluster = Arc::new(Cluster {
+            members: Mutex::new((0..count).collect()),
+            unhealthy: Mutex::new(0),
+        });
+        let key = rcgen::KeyPair::generate().expect("key");
+        let params = rcgen::CertificateParams::new(vec!["etcd".into()]).expect("params");
+        let certificate = params.self_signed(&key).expect("certificate").pem();
+        crate::tls::install();
+        let mut rig = Self {
+            cluster,
+            endpoints: Vec::new(),
+            tasks: Vec::new(),
+        };
+        for number in 0..count {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+            let base = format!("http://{}", listener.local_addr().expect("address"));
+            let identity = Identity {
+                authority: certificate.as_bytes(),
+                certificate: certificate.as_bytes(),
+                key: key.serialize_pem().into_bytes().leak(),
+            };
+            rig.endpoints
+                .push(Etcd::new(&base, identity).expect("client"));
+            let mut tasks = JoinSet::new();
+            tasks.spawn(member(listener, Arc::clone(&rig.cluster), number));
+            rig.tasks.push(tasks);
+        }
+        rig
+    }
+
+    /// The process of a member ends.
+    async fn kill(&mut self, number: usize) {
+        self.tasks[number].shutdown().await;
+    }
+
+    fn members(&self) -> Vec<usize> {
+        self.cluster.members.lock().expect("lock").clone()
+    }
+
+    async fn leave(&self, name: &str) -> Result<(), EtcdError> {
+        leave(&self.endpoints, name, ip()).await
+    }
+}
+
+fn ip() -> IpAddr {
+    "10.0.0.1".parse().expect("address")
+}
+
+async fn member(listener: TcpListener, cluster: Arc<Cluster>, number: usize) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let cluster = Arc::clone(&cluster);
+        connections.spawn(async move {
+            let service = service_fn(move |r| answer(r, Arc::clone(&cluster), number));
+            let http = hyper::server::conn::http1::Builder::new();
+            drop(http.serve_connection(TokioIo::new(stream), service).await);
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    cluster: Arc<Cluster>,
+    number: usize,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    assert_eq!(request.method(), "POST");
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.expect("body");
+    let body: Value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
+    let mut members = cluster.members.lock().expect("lock");
+    let mut unhealthy = cluster.unhealthy.lock().expect("lock");
+    let no = |status: u16, code: u32, words: &str| {
+        (
+            status,
+            json!({"error": words, "message": words, "code": code}),
+        )
+    };
+    let (status, said) = match path.as_str() {
+        "/v3/cluster/member/list" => (200, list(&members)),
+        "/v3/cluster/member/remove" => {
+            let id = body["ID"].as_str().expect("a number as text");
+            let wanted = id.parse::<usize>().expect("a number") - 100;
+            if *unhealthy > 0 {
+                *unhealthy -= 1;
+                no(503, 14, "etcdserver: unhealthy cluster")
+            } else if !members.contains(&wanted) {
+                no(404, 5, "etcdserver: member not found")
+            } else {
+                members.retain(|m| *m != wanted);
+                if wanted == number {
+                    no(503, 14, "etcdserver: server stopped")
+                } else {
+                    (200, list(&members))
+                }
+            }
+        }
+        other => panic!("{other} was asked"),
+    };
+    let mut response = Response::new(Full::new(said.to_string().into()));
+    *response.status_mut() = status.try_into().expect("status");
+    Ok(response)
+}
+
+fn list(members: &[usize]) -> Value {
+    let members: Vec<Value> = members
+        .iter()
+        .map(|m| {
+            json!({"ID": (100 + m).to_string(), "name": format!("m{m}"),
+                   "peerURLs": [format!("https://10.0.0.{m}:2380")]})
+        })
+        .collect();
+    json!({"header": {"cluster_id": "17032330802997689198"}, "members": members})
+}
+
+#[tokio::test]
+async fn one_of_several_leaves_and_leaving_again_is_fine() {
+    let rig = Rig::new(3).await;
+    rig.leave("m0").await.expect("left");
+    assert_eq!(rig.members(), [1, 2]);
+    rig.leave("m0").await.expect("again is fine");
+    assert_eq!(rig.members(), [1, 2]);
+    let told = standing(&rig.endpoints, "m0", ip()).await.expect("told");
+    assert_eq!(told, Standing::Free);
+}
+
+#[tokio::test]
+async fn the_only_member_stays() {
+    let rig = Rig::new(1).await;
+    rig.leave("m0").await.expect("nobody misses it");
+    assert_eq!(rig.members(), [0]);
+}
+
+#[tokio::test]
+async fn a_member_that_stops_while_it_removes_itself_has_left() {
+    // Its own endpoint comes first here: it cannot tell how it ended, the next one can.
+    let rig = Rig::new(2).await;
+    rig.leave("m0").await.expect("left");
+    assert_eq!(rig.members(), [1]);
+}
+
+#[tokio::test]
+async fn the_others_can_remove_one_that_is_down() {
+    let mut rig = Rig::new(3).await;
+    rig.kill(0).await;
+    rig.leave("m0").await.expect("left");
+    assert_eq!(rig.members(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_would_lose_its_quorum_says_no_in_its_words() {
+    let mut rig = Rig::new(3).await;
+    *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
+    rig.kill(2).await;
+    let no = rig.leave("m0").await.expect_err("refused");
+    assert!(
+        no.to_string().contains("etcdserver: unhealthy cluster"),
+        "the words of who answered, not the silence of the dead: {no}"
+    );
+    assert_eq!(rig.members(), [0, 1, 2]);
+    rig.kill(0).await;
+    rig.kill(1).await;
+    let silence = rig.leave("m0").await.expect_err("nobody answers");
+    assert!(matches!(silence, EtcdError::Unreachable { .. }));
+    assert!(matches!(
+        leave(&[], "m0", ip()).await,
+        Err(EtcdError::Nobody)
+    ));
+}
+
+#[tokio::test]
+async fn a_no_is_asked_again_and_not_for_ever() {
+    let rig = Rig::new(3).await;
+    let (budget, pause) = (Duration::from_secs(60), Duration::from_millis(5));
+    *rig.cluster.unhealthy.lock().expect("lock") = 7;
+    leave_within(&rig.endpoints, "m0", ip(), budget, pause)
+        .await
+        .expect("left in the end");
+    assert_eq!(rig.members(), [1, 2]);
+    *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
+    let budget = Duration::from_millis(100);
+    let no = leave_within(&rig.endpoints, "m1", ip(), budget, pause).await;
+    assert!(matches!(no, Err(EtcdError::Refused { .. })), "{no:?}");
+}
+
+#[test]
+fn a_member_that_was_never_started_is_found_by_its_address() {
+    let member = |name: &str, ip: &str| Member {
+        id: "1".into(),
+        name: name.into(),
+        peer_urls: vec![format!("https://{ip}:2380")],
+    };
+    let others = || vec![member("a", "10.0.0.2"), member("b", "[fd00::2]")];
+    let unnamed = member("", "[fd00::1]");
+    let mut all = others();
+    all.push(unnamed.clone());
+    let v6: IpAddr = "fd00::1".parse().expect("address");
+    assert_eq!(
+        standing_in(all, "me", v6),
+        Standing::Counted(unnamed),
+        "by address"
+    );
+    assert_eq!(standing_in(others(), "me", v6), Standing::Free);
+    // The address of one that has another name is not ours to remove.
+    let b: IpAddr = "fd00::2".parse().expect("address");
+    assert_eq!(standing_in(others(), "me", b), Standing::Free);
+}
