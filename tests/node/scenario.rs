@@ -55,7 +55,42 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
         } else {
             Err(phase)
         }
-    })
+    })?;
+    an_idle_sweep_writes_its_line_only(NODES[0])
+}
+
+/// From one line of `kube.log` to the next, no file of nodelet's is written.
+fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
+    let told = || {
+        shell(
+            node,
+            "grep 'status check: ' /var/log/pf9/kube/kube.log || :",
+        )
+    };
+    let files = || {
+        shell(
+            node,
+            "find /var/opt/pf9/nodelet /var/opt/pf9/kube_status /etc/pf9 -printf '%p %i %C@ %s\\n' | sort",
+        )
+    };
+    // Whole sweeps: begun after the one before them was told.
+    let next = || {
+        let before = told()?.lines().count();
+        eventually(&format!("{node}: a status check"), READY_AGAIN, || {
+            if told()?.lines().count() > before {
+                return Ok(());
+            }
+            Err("no new line in kube.log".to_owned())
+        })?;
+        let line = told()?.lines().last().map(str::to_owned);
+        line.ok_or_else(|| "kube.log is empty".to_owned())
+    };
+    next()?;
+    let before = files()?;
+    let line = next()?;
+    assert!(line.contains("status check: ok - "), "{node}: {line}");
+    assert_eq!(files()?, before, "{node}: an idle sweep wrote");
+    Ok(())
 }
 
 #[test]
