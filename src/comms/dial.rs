@@ -306,4 +306,26 @@ mod tests {
             assert!(split(bad).is_err(), "{bad}");
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_named_after_the_hop_it_strikes_at() {
+        for (hop, code) in [
+            (Hop::ProxyResolve, "proxy-timeout"),
+            (Hop::ProxyConnect, "proxy-timeout"),
+            (Hop::ProxyTunnel, "proxy-timeout"),
+            (Hop::Resolve, "plane-timeout"),
+            (Hop::Connect, "plane-timeout"),
+            (Hop::Tls, "plane-timeout"),
+            (Hop::Websocket, "plane-timeout"),
+        ] {
+            let mut journey = Journey::default();
+            let hangs = in_time(&mut journey, async |journey| {
+                journey.begin(hop);
+                std::future::pending::<Result<(), _>>().await
+            });
+            let fault = hangs.await.expect_err("late").fault("wss://plane.example");
+            assert_eq!(fault.code, code);
+            assert!(fault.why.contains(&hop.to_string()), "{fault}");
+        }
+    }
 }

@@ -173,14 +173,33 @@ async fn a_host_enrols_and_tunnels_through_a_proxy_that_wants_a_password() {
     plane.server.stop().await;
 }
 
+/// The tunnel and enrolment say the same about the same proxy.
 #[tokio::test]
-async fn a_proxy_that_says_yes_and_closes_is_named() {
-    let plane = Plane::start(Some(&format!("https://{NAME}"))).await;
-    let yes = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-    let proxy = FakeProxy::start(Manner::Say(yes), &[]).await;
-    let toml = format!("[comms.proxy]\nurl = \"{}\"\n", proxy.url());
-    let refused = Host::new(&toml, None).enrol(&plane).await;
-    assert_eq!(refused.expect_err("closed").code, "proxy-closed");
+async fn a_proxy_that_does_not_let_through_is_named_by_tunnel_and_enrolment() {
+    let plane = Plane::start(None).await;
+    let rows: [(&[u8], &str); 4] = [
+        (b"HTTP/1.1 200 OK\r\n\r\n", "proxy-closed"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "proxy-denies"),
+        (
+            b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\r\n",
+            "proxy-credentials-wanted",
+        ),
+        (b"220 mail.example ESMTP\r\n", "proxy-garbage"),
+    ];
+    for (said, want) in rows {
+        let host = Host::new("", None);
+        host.enrol(&plane).await.expect("straight");
+        let proxy = FakeProxy::start(Manner::Say(said.to_vec()), &[]).await;
+        let toml = format!("[comms.proxy]\nurl = \"{}\"\n", proxy.url());
+        let attrs = Attrs::mode(0o644);
+        host.fs
+            .write(paths::CONFIG, toml.as_bytes(), &attrs)
+            .expect("write");
+        let fault = go(&host.route()).await.expect_err(want);
+        assert_eq!(fault.code, want, "{fault}");
+        let fault = host.enrol(&plane).await.expect_err(want);
+        assert_eq!(fault.code, want, "{fault}");
+    }
     plane.server.stop().await;
 }
 

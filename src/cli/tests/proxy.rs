@@ -186,3 +186,22 @@ async fn prep_node_goes_through_the_proxy() {
     let target = plane.url.trim_start_matches("https://");
     assert_eq!(proxy.targets(), [target]);
 }
+
+#[tokio::test]
+async fn decommission_takes_it_away_and_leaves_a_persons_own() {
+    let rig = Rig::new();
+    let password = rig.password("secret");
+    let set = ["proxy", "set", "http://proxy:3128", "--user", "node"];
+    let set = [&set[..], &["--password-file", &password]].concat();
+    assert_eq!(rig.run(&set).await.exit, Exit::Ok);
+    let gone = ["decommission-node", "--yes", "--local"];
+    let ran = rig.run(&gone).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert_eq!(rig.host.list("/etc/pf9").expect("list"), ["hostagent.toml"]);
+
+    rig.file("/etc/pf9/conf.d/90-mine.toml", "[log]\nkeep = 2\n");
+    assert_eq!(rig.run(&set).await.exit, Exit::Ok);
+    assert_eq!(rig.run(&gone).await.exit, Exit::Ok);
+    let left = rig.host.list(paths::CONFIG_DIR).expect("list");
+    assert_eq!(left, ["90-mine.toml"]);
+}
