@@ -1,5 +1,6 @@
 //! What an operator asks of TLS with the plane (`[comms.tls]`), read and ready to use.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
@@ -35,7 +36,7 @@ impl TlsPolicy {
             Some(path) => authorities(host, path).map_err(|why| {
                 let why = format!("comms.tls.ca_file: {path}: {why}");
                 Fault::new("config-invalid", "cannot use the configuration", why)
-                    .fix("name a PEM file of certificates that user pf9-comms may read")
+                    .fix("name a PEM file of certificates that user pf9-comms may read and only root may write")
             })?,
             None => Vec::new(),
         };
@@ -97,6 +98,14 @@ fn authorities(host: &HostFs, path: &str) -> Result<Vec<CertificateDer<'static>>
         .read_text(path, BUNDLE_MAX)
         .map_err(|e| crate::telemetry::chain(&e))?
         .ok_or("there is no such file")?;
+    // Whoever writes there says who the plane is. A link to the distribution's bundle is fine.
+    let meta = std::fs::metadata(host.at(path)).map_err(|e| e.to_string())?;
+    if meta.mode() & 0o022 != 0 {
+        return Err(format!(
+            "others may write it (mode {:04o})",
+            meta.mode() & 0o7777
+        ));
+    }
     let all = material::parse_all(&text)?;
     // Each alone, so that the broken one of a bundle is named.
     for (n, one) in all.iter().enumerate() {

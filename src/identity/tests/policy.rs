@@ -36,11 +36,19 @@ fn pin(key: &KeyPair) -> KeyPin {
 }
 
 /// A policy out of a configuration; `bundle` is what its `ca_file` holds.
-fn policy(mut config: TlsConfig, bundle: Option<&str>) -> Result<TlsPolicy, Fault> {
+fn policy(config: TlsConfig, bundle: Option<&str>) -> Result<TlsPolicy, Fault> {
+    policy_with_mode(config, bundle, 0o644)
+}
+
+fn policy_with_mode(
+    mut config: TlsConfig,
+    bundle: Option<&str>,
+    mode: u32,
+) -> Result<TlsPolicy, Fault> {
     let (_dir, fs) = host();
     if let Some(pem) = bundle {
         config.ca_file = Some("/etc/corp.pem".to_owned());
-        fs.write("/etc/corp.pem", pem.as_bytes(), &Attrs::mode(0o644))
+        fs.write("/etc/corp.pem", pem.as_bytes(), &Attrs::mode(mode))
             .expect("write");
     }
     TlsPolicy::load(&fs, &config)
@@ -143,6 +151,7 @@ fn a_bundle_that_is_none_is_a_fault_of_the_configuration() {
         policy(gone, None),
         policy(TlsConfig::default(), Some("not PEM")),
         policy(TlsConfig::default(), Some(&key)),
+        policy_with_mode(TlsConfig::default(), Some(&authority().0.pem()), 0o664),
     ] {
         let fault = result.map(drop).expect_err("refused");
         assert_eq!(fault.code, "config-invalid");
