@@ -14,6 +14,9 @@
 //! | `status`        | `status`: gathers the report |
 //! | `status_screen` | the report as one screen |
 //! | `plan`          | `plan`: what nodelet would do |
+//! | `proxy`         | `proxy set`, `proxy show` |
+//! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
+//! | `way`           | the way to the plane as configured |
 //! | `decommission`  | `decommission-node` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
@@ -27,8 +30,11 @@ mod leftovers;
 mod output;
 mod plan;
 mod prep;
+mod proxy;
+mod proxy_test;
 mod status;
 mod status_screen;
+mod way;
 mod words;
 
 #[cfg(test)]
@@ -40,7 +46,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::Exit;
 use crate::model::Fault;
 
-use args::{Args, Verb};
+use args::{Args, ProxyArgs, ProxyVerb, Verb};
 use context::Context;
 use output::Output;
 
@@ -95,6 +101,15 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::PrepNode(args) => prep::run(ctx, args).await,
         Verb::Status(args) => status::run(ctx, args).await,
         Verb::Plan(_) => plan::run(ctx).await,
+        Verb::Proxy(ProxyArgs {
+            verb: ProxyVerb::Set(args),
+        }) => proxy::set(ctx, args).await,
+        Verb::Proxy(ProxyArgs {
+            verb: ProxyVerb::Show(_),
+        }) => proxy::show(ctx),
+        Verb::Proxy(ProxyArgs {
+            verb: ProxyVerb::Test(args),
+        }) => proxy_test::run(ctx, args).await,
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))

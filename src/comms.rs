@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `services` | reads the allow-list; refuses what others could have written |
 //! | `backoff`  | when to try again: pure |
-//! | `dial`     | DNS, TCP, TLS, websocket; each failure in words |
+//! | `dial`     | the way out, TLS, websocket; each failure in words |
 //! | `link`     | keeps one session up |
 //! | `serve`    | streams from the plane to local services |
 //! | `gate`     | local connections to the plane |
@@ -31,11 +31,13 @@ mod status;
 
 use std::sync::Arc;
 
-pub use dial::DialError;
+pub use dial::{DialError, Route};
 pub use services::{Service, Services, Target};
 
 use crate::app::{Config, TaskGroup};
+use crate::egress::Egress;
 use crate::host::fs::HostFs;
+use crate::identity::TlsPolicy;
 use crate::model::{Fault, paths};
 use audit::Audit;
 use link::Link;
@@ -48,7 +50,9 @@ const SOCKET_MODE: u32 = 0o660;
 pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
     let services = Services::load(&host)?;
     tracing::info!(services = services.len(), "allow-list read");
-    let identity = crate::identity::load(&host)
+    let egress = Egress::load(&host, &config.comms.proxy)?;
+    let tls = TlsPolicy::load(&host, &config.comms.tls)?;
+    let identity = crate::identity::load(&host, &tls)
         .map_err(|e| {
             Fault::new(
                 "identity-damaged",
@@ -67,7 +71,11 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         })?;
     let board = Arc::new(StatusBoard::new());
     let audit = Arc::new(Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log")));
-    let link = Link::new(identity, config.comms, Arc::clone(&board));
+    let link = Link::new(
+        Route::new(identity, egress),
+        config.comms,
+        Arc::clone(&board),
+    );
 
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
     let api = local_socket(&host, paths::COMMS_SOCKET)?;

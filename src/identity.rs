@@ -10,19 +10,27 @@
 //! |---|---|
 //! | `material` | [`Identity`]: what enrolment yields, and the check that it belongs together |
 //! | `enrol`    | [`enrol()`]: one call to the plane, every failure with its own code |
+//! | `look`     | [`look()`]: whether a plane can be reached, before this host is one of its hosts |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
+//! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
+//! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
 //! | `store`    | [`save`], [`load`], [`trust`], [`host_id`], [`remove`] |
 
 mod enrol;
+mod look;
 mod material;
 mod pinned;
+mod pins;
+mod policy;
 mod store;
 
 #[cfg(test)]
 mod tests;
 
-pub use enrol::{EnrolError, EnrolOrder, enrol};
+pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
+pub use look::look;
 pub use material::Identity;
+pub use policy::TlsPolicy;
 pub use store::{
     IdentityError, Owners, TunnelIdentity, host_id, load, remove, save, trust, write_host_id,
 };

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! model ◄── wire ◄── mux ◄── comms ──► identity
+//! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity
 //! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
@@ -14,6 +15,7 @@
 pub mod app;
 pub mod cli;
 pub mod comms;
+pub mod egress;
 pub mod host;
 pub mod hostagent;
 pub mod identity;

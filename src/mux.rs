@@ -16,7 +16,7 @@
 //! | `stream` | [`MuxStream`] |
 //! | `splice` | [`splice()`]: a stream and a socket, joined with half-close |
 //! | `websocket` | [`Websocket`]: RFC 6455 framing without copies |
-//! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials |
+//! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials; [`ask`]: only whether it would |
 
 mod clock;
 mod driver;
@@ -29,7 +29,7 @@ mod tests;
 mod websocket;
 
 pub use driver::{Closed, Driver, session};
-pub use handshake::{HandshakeError, connect};
+pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, splice};
 pub use stream::{MuxReader, MuxStream, MuxWriter};

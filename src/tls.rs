@@ -1,4 +1,12 @@
 //! The one TLS stack: rustls with aws-lc-rs.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config` | [`TlsConfig`]: `[comms.tls]`, what an operator may ask of the connection to the plane |
+
+mod config;
+
+pub use config::{KeyPin, MinVersion, TlsConfig};
 
 use std::sync::Arc;
 

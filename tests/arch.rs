@@ -13,7 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["model"]),
     ("local", &["model", "tls", "telemetry"]),
     ("host", &["model", "tls", "telemetry"]),
-    ("identity", &["model", "host", "tls", "telemetry"]),
+    ("egress", &["model", "host", "telemetry"]),
+    ("identity", &["model", "host", "egress", "tls", "telemetry"]),
     ("stack", &["model", "host", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
     (
@@ -24,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "mux",
             "local",
             "host",
+            "egress",
             "identity",
             "app",
             "telemetry",
@@ -54,14 +56,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("app", &["model", "host", "telemetry", "tls"]),
+    ("app", &["model", "host", "egress", "telemetry", "tls"]),
     (
         "cli",
         &[
             "model",
             "local",
             "host",
+            "egress",
             "identity",
+            // It tries the way to the plane as comms goes it.
+            "comms",
             // The words of its plan, as it sends them.
             "nodelet",
             "preflight",

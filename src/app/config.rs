@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::egress::ProxyConfig;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
 use crate::telemetry::LogConfig;
+use crate::tls::TlsConfig;
 
 /// The whole configuration of a host's daemons.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,10 @@ pub struct CommsConfig {
     pub ping_s: u64,
     /// Longest wait between two tries to connect, seconds (5 to 600).
     pub reconnect_cap_s: u64,
+    /// The way out of the network.
+    pub proxy: ProxyConfig,
+    /// What is asked of TLS with the plane.
+    pub tls: TlsConfig,
 }
 
 /// `[hostagent]`.
@@ -58,6 +64,8 @@ impl Default for CommsConfig {
             // 2.5 × 8 s = 20 s until a dead path is noticed.
             ping_s: 8,
             reconnect_cap_s: 60,
+            proxy: ProxyConfig::default(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -150,48 +158,56 @@ fn merge_file(all: &mut toml::Table, file: &str, text: &str, faults: &mut Vec<St
             return;
         }
     };
-    for (section, value) in table {
-        let toml::Value::Table(keys) = value else {
-            faults.push(format!("{file}: {section} must be a table"));
-            continue;
-        };
-        if keys.is_empty() {
-            check_alone(file, &section, None, faults);
-        }
-        for (key, value) in keys {
-            if !check_alone(file, &section, Some((&key, &value)), faults) {
-                continue;
+    merge_table(all, file, &mut Vec::new(), table, faults);
+}
+
+fn merge_table(
+    all: &mut toml::Table,
+    file: &str,
+    at: &mut Vec<String>,
+    table: toml::Table,
+    faults: &mut Vec<String>,
+) {
+    for (key, value) in table {
+        at.push(key);
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() => {
+                merge_table(all, file, at, inner, faults);
             }
-            let into = all
-                .entry(section.clone())
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            if let toml::Value::Table(into) = into {
-                into.insert(key, value);
-            }
+            value => match check_alone(at, &value) {
+                // An empty one says nothing; only its name may be wrong.
+                Ok(()) if value.is_table() => {}
+                Ok(()) => insert(all, at, value),
+                Err(why) => faults.push(format!("{file}: {}: {why}", at.join("."))),
+            },
         }
+        at.pop();
     }
 }
 
-fn check_alone(
-    file: &str,
-    section: &str,
-    key: Option<(&String, &toml::Value)>,
-    faults: &mut Vec<String>,
-) -> bool {
-    let mut keys = toml::Table::new();
-    let mut name = section.to_owned();
-    if let Some((key, value)) = key {
-        keys.insert(key.clone(), value.clone());
-        name = format!("{section}.{key}");
-    }
+fn check_alone(at: &[String], value: &toml::Value) -> Result<(), String> {
     let mut alone = toml::Table::new();
-    alone.insert(section.to_owned(), toml::Value::Table(keys));
+    insert(&mut alone, at, value.clone());
     match Config::deserialize(alone) {
-        Ok(_) => true,
-        Err(e) => {
-            let why = e.to_string().replace('\n', " ");
-            faults.push(format!("{file}: {name}: {}", why.trim()));
-            false
+        Ok(_) => Ok(()),
+        Err(e) => Err(e.to_string().replace('\n', " ").trim().to_owned()),
+    }
+}
+
+/// Puts `value` at a path of keys; tables on the way are made.
+fn insert(into: &mut toml::Table, at: &[String], value: toml::Value) {
+    match at {
+        [] => {}
+        [key] => {
+            into.insert(key.clone(), value);
+        }
+        [key, rest @ ..] => {
+            let inner = into
+                .entry(key.clone())
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
         }
     }
 }
@@ -225,6 +241,46 @@ mod tests {
         ]);
         let config = Config::load(&two).expect("config");
         assert_eq!((config.comms.ping_s, config.comms.reconnect_cap_s), (5, 9));
+    }
+
+    #[test]
+    fn tables_inside_tables_merge_too() {
+        let (_dir, two) = host(&[
+            (
+                "/etc/pf9/hostagent.toml",
+                "[comms]\nping_s = 4\n[comms.proxy]\nurl = \"http://a:1\"\nno_proxy = [\"x\"]\n",
+            ),
+            (
+                "/etc/pf9/conf.d/10-a.toml",
+                "[comms.proxy]\nurl = \"http://b:2\"\n[comms.tls]\nmin_version = \"1.2\"\n",
+            ),
+            ("/etc/pf9/conf.d/20-b.toml", "[comms.tls]\n[hostagent]\n"),
+        ]);
+        let comms = Config::load(&two).expect("config").comms;
+        assert_eq!(comms.ping_s, 4);
+        assert_eq!(
+            comms.proxy.url.map(|u| u.to_string()).as_deref(),
+            Some("http://b:2")
+        );
+        assert!(comms.proxy.no_proxy.names("x", 1));
+        assert_eq!(comms.tls.min_version, crate::tls::MinVersion::V1_2);
+    }
+
+    #[test]
+    fn a_password_in_a_file_is_a_fault_that_says_where_it_belongs() {
+        let (_dir, host) = host(&[(
+            "/etc/pf9/conf.d/10-a.toml",
+            "[comms.proxy]\nurl = \"http://u:hunter2@proxy:1\"\npassword = \"hunter2\"\n",
+        )]);
+        let fault = Config::load(&host).expect_err("refused");
+        for part in [
+            "comms.proxy.url: ",
+            "comms.proxy.password: ",
+            "/etc/pf9/proxy-credentials",
+        ] {
+            assert!(fault.why.contains(part), "{part} not in {}", fault.why);
+        }
+        assert!(!fault.to_string().contains("hunter2"), "{fault}");
     }
 
     #[test]

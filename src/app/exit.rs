@@ -30,8 +30,8 @@ exits! {
     Usage = 64, "the command line is wrong";
     /// A document or answer is malformed.
     BadData = 65, "a document, token or answer is malformed";
-    /// The plane, or one of our daemons, cannot be reached.
-    Unavailable = 69, "the plane or a daemon cannot be reached";
+    /// The plane, the proxy in between, or one of our daemons cannot be reached.
+    Unavailable = 69, "the plane, the proxy or a daemon cannot be reached";
     /// This machine is not supported.
     Unsupported = 71, "this machine or distribution is not supported";
     /// No space left.
@@ -40,8 +40,8 @@ exits! {
     NotReady = 75, "a check of the machine failed (swap, port, memory, …)";
     /// The other side is not who it should be.
     Untrusted = 76, "a certificate or signature is not trusted";
-    /// Not allowed: wrong, used or expired token, or not root.
-    Refused = 77, "not allowed: token wrong, used or expired, or not root";
+    /// Not allowed: wrong, used or expired token, not root, or a proxy that refuses.
+    Refused = 77, "not allowed: token wrong, used or expired, not root, or the proxy refuses";
     /// The configuration is wrong.
     Config = 78, "the configuration is wrong";
     /// A signal or a person asked for the end.
@@ -53,18 +53,30 @@ impl Exit {
     pub fn of(fault: &Fault) -> Self {
         let code = fault.code.as_str();
         match code {
-            "not-root" | "token-unknown" | "token-used" | "token-expired" => Self::Refused,
-            "plane-unresolvable" | "plane-refused" | "plane-timeout" | "local-unreachable"
-            | "local-timeout" => Self::Unavailable,
+            "not-root"
+            | "token-unknown"
+            | "token-used"
+            | "token-expired"
+            | "plane-forbidden"
+            | "proxy-credentials-wanted"
+            | "proxy-credentials-rejected"
+            | "proxy-credentials-kind"
+            | "proxy-denies" => Self::Refused,
+            "plane-unresolvable" | "plane-refused" | "plane-timeout" | "plane-busy"
+            | "proxy-unresolvable" | "proxy-refused" | "proxy-timeout" | "proxy-cannot-reach"
+            | "proxy-closed" | "local-unreachable" | "local-timeout" => Self::Unavailable,
             "plane-foreign-certificate" | "document-untrusted" | "trust-damaged" => Self::Untrusted,
             "token-malformed"
             | "plane-garbage"
+            | "proxy-garbage"
             | "document-malformed"
             | "spec-invalid"
             | "stack-manifest-invalid"
             | "local-malformed" => Self::BadData,
             "disk-full" => Self::DiskFull,
-            "config-invalid" => Self::Config,
+            "config-invalid" | "proxy-credentials-unsafe" | "proxy-credentials-unreadable" => {
+                Self::Config
+            }
             "unsupported-os" | "unsupported-arch" => Self::Unsupported,
             "usage" => Self::Usage,
             "interrupted" => Self::Interrupted,

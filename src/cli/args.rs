@@ -28,6 +28,8 @@ pub(super) enum Verb {
     CheckNode(CheckArgs),
     /// Show what nodelet would do now; changes nothing.
     Plan(PlanArgs),
+    /// The HTTP proxy between this machine and its plane: set, show, test.
+    Proxy(ProxyArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
 }
@@ -86,6 +88,70 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Parser)]
+pub(super) struct ProxyArgs {
+    #[command(subcommand)]
+    pub(super) verb: ProxyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProxyVerb {
+    /// Go to the plane through a proxy, or without one. Replaces everything that was set before.
+    ///
+    /// Writes /etc/pf9/conf.d/50-proxy.toml and, with --user, /etc/pf9/proxy-credentials (only the
+    /// tunnel's user can read it); restarts pf9-comms if it runs. Can be done before prep-node,
+    /// which goes the same way. The environment (https_proxy, NO_PROXY) is read by no program of
+    /// ours.
+    Set(ProxySetArgs),
+    /// Show the proxy; never the password.
+    Show(ProxyShowArgs),
+    /// Go to the plane as the tunnel does and print each hop with its time.
+    ///
+    /// A tunnel that is up is not disturbed.
+    Test(ProxyTestArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct ProxySetArgs {
+    /// The proxy, as `http://HOST:PORT`; without a password.
+    #[arg(value_name = "URL", required_unless_present = "none")]
+    pub(super) url: Option<String>,
+    /// Go without a proxy.
+    #[arg(long, conflicts_with_all = ["url", "user", "password_file", "no_proxy"])]
+    pub(super) none: bool,
+    /// User, if the proxy wants one.
+    #[arg(long, value_name = "USER", requires = "password_file")]
+    pub(super) user: Option<String>,
+    /// File with the user's password; "-" reads it from standard input.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Who is reached without the proxy, separated by commas: names (and what is below them),
+    /// .suffixes, addresses, networks like 10.0.0.0/8, each perhaps with :port; * is everything.
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub(super) no_proxy: String,
+    /// One JSON value instead of lines for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct ProxyShowArgs {
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct ProxyTestArgs {
+    /// Go to this plane (`https://HOST[:PORT]`) instead of this host's own, up to TLS; for
+    /// machines that are not enrolled yet.
+    #[arg(long, value_name = "URL")]
+    pub(super) plane: Option<String>,
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
 pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
@@ -113,6 +179,11 @@ impl Verb {
             Self::Status(args) => args.json,
             Self::CheckNode(args) => args.json,
             Self::Plan(args) => args.json,
+            Self::Proxy(ProxyArgs { verb }) => match verb {
+                ProxyVerb::Set(args) => args.json,
+                ProxyVerb::Show(args) => args.json,
+                ProxyVerb::Test(args) => args.json,
+            },
             Self::DecommissionNode(args) => args.json,
         }
     }

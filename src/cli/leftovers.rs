@@ -35,15 +35,18 @@ pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     let config = host.list(CONFIG_ROOT)?;
     let ours = config.iter().filter(|n| !KEPT_CONFIG.contains(&n.as_str()));
     all.extend(ours.map(|n| format!("{CONFIG_ROOT}/{n}")));
+    // pf9ctl wrote it, among a person's own.
+    all.push(paths::PROXY_CONFIG.to_owned());
     all.retain(|t| fs::symlink_metadata(host.at(t)).is_ok());
     all.sort();
     Ok(all)
 }
 
-/// Takes `/opt/pf9` away when nobody else has anything there.
+/// Takes `/opt/pf9` and `conf.d` away when nobody else has anything there.
 pub(super) fn remove_empty_parents(host: &HostFs) {
     // Not empty means: not only ours. That is no failure.
     drop(fs::remove_dir(host.at("/opt/pf9")));
+    drop(fs::remove_dir(host.at(paths::CONFIG_DIR)));
 }
 
 /// Everything of ours that is still there: paths, mounts, programs that run.
@@ -121,6 +124,8 @@ mod tests {
             "/etc/pf9/conf.d/mine.toml",
             "/etc/pf9/services.d/kubernetes.toml",
             "/etc/pf9/host_id.conf",
+            paths::PROXY_CONFIG,
+            paths::PROXY_CREDENTIALS,
             "/etc/pf9/certs/hostagent/key.pem",
             "/var/opt/pf9/nodelet/ledger",
             "/var/lib/pf9/etcd/db",

@@ -20,6 +20,7 @@ use super::args::PrepArgs;
 use super::before::Before;
 use super::context::{AGENT_UNITS, Context};
 use super::output::{Ink, Screen, Show};
+use super::way::{Way, not_read};
 use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::FsError;
@@ -58,6 +59,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     let token = read_token(args)?;
     // The configuration is the daemons' to use; a wrong one would only show after enrolment.
     let config = Config::load(&ctx.host)?;
+    let way = Way::load(ctx, &config)?;
     let warnings = check(ctx, args)?;
     let installed = ctx.host.at("/usr/libexec/pf9/pf9-comms").exists();
     if !installed {
@@ -72,7 +74,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     let before = Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
     let ran = running(ctx).await?;
     let stage = Cell::new(Stage::Nothing);
-    let work = prepare(ctx, args, &token, &config, &stage);
+    let work = prepare(ctx, args, &token, &config, &way, &stage);
     let result = tokio::select! {
         // cancel-safe: what was begun is undone below
         result = work => result,
@@ -92,6 +94,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
             Ok(Exit::Ok)
         }
         Err(fault) => {
+            let fault = not_read(fault, &config, |name| std::env::var(name).ok());
             undo(ctx, &before, &ran, stage.get()).await;
             Err(fault)
         }
@@ -120,16 +123,17 @@ async fn prepare(
     args: &PrepArgs,
     token: &EnrolToken,
     config: &Config,
+    way: &Way,
     stage: &Cell<Stage>,
 ) -> Result<Done, Fault> {
-    let (host_id, enrolled) = match already(ctx, args)? {
+    let (host_id, enrolled) = match already(ctx, args, way)? {
         Some(host_id) => {
             let text = format!("already host {host_id} of this plane; the token is not used");
             ctx.out.step(Ink::Good, &text);
             (host_id, false)
         }
         None => {
-            let identity = enrol(ctx, args, token).await?;
+            let identity = enrol(ctx, args, token, way).await?;
             stage.set(Stage::Enrolled);
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
@@ -228,12 +232,12 @@ async fn directories(ctx: &Context) -> Result<(), Fault> {
 }
 
 /// `Some` when this machine is a host of the same plane already and that may stay so.
-fn already(ctx: &Context, args: &PrepArgs) -> Result<Option<HostId>, Fault> {
+fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, Fault> {
     if args.force {
         return Ok(None);
     }
     // A damaged identity counts as none: enrolling again is its remedy.
-    let Ok(Some(tunnel)) = identity::load(&ctx.host) else {
+    let Ok(Some(tunnel)) = identity::load(&ctx.host, &way.tls) else {
         return Ok(None);
     };
     let have = tunnel.endpoints.first().map(|e| authority(e));
@@ -272,7 +276,12 @@ fn authority(url: &str) -> String {
 }
 
 /// Asks the plane; nothing is written.
-async fn enrol(ctx: &Context, args: &PrepArgs, token: &EnrolToken) -> Result<Identity, Fault> {
+async fn enrol(
+    ctx: &Context,
+    args: &PrepArgs,
+    token: &EnrolToken,
+    way: &Way,
+) -> Result<Identity, Fault> {
     // The id a host had stays: the plane knows it by that.
     let had = identity::host_id(&ctx.host).ok().flatten();
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
@@ -287,6 +296,8 @@ async fn enrol(ctx: &Context, args: &PrepArgs, token: &EnrolToken) -> Result<Ide
         token,
         host_id,
         hostname: hostname.trim(),
+        egress: &way.egress,
+        tls: &way.tls,
         deadline: ENROL,
     };
     identity::enrol(&order).await.map_err(|e| e.fault())

@@ -6,6 +6,7 @@
 //! | `screens`      | help, status and check screens are the reviewed ones |
 //! | `status`       | what is gathered when who is silent |
 //! | `prep`         | prep-node: the good way, and every bad input |
+//! | `proxy`        | proxy set, show, test, against a real proxy and plane |
 //! | `decommission` | the way back |
 //! | `packaged`     | what the package ships is what the programs read |
 
@@ -13,6 +14,7 @@ mod decommission;
 mod packaged;
 mod plane;
 mod prep;
+mod proxy;
 mod screens;
 mod status;
 

@@ -1,24 +1,31 @@
-//! One try to reach the plane: DNS, TCP, TLS, websocket.
+//! One try to reach the plane: the way out, TLS, websocket.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::identity::TunnelIdentity;
+use crate::egress::{self, Egress, Hop, Journey, ReachError};
+use crate::identity::{self, TunnelIdentity};
 use crate::model::Fault;
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
 pub(super) type Socket = Websocket<TlsStream<TcpStream>>;
+
+/// How this host goes to its plane: as whom, and which way out.
+#[derive(Clone)]
+pub struct Route {
+    identity: TunnelIdentity,
+    egress: Egress,
+}
 
 /// Why the plane was not reached, by the hop that failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,23 +33,16 @@ pub enum DialError {
     /// The endpoint is no `wss://host[:port][/path]`.
     #[error("{0:?} is no wss:// URL")]
     Url(String),
-    /// DNS does not know the name.
-    #[error("the name {host} cannot be resolved")]
-    Dns {
-        /// Which name.
+    /// There is no connection: DNS, TCP, or the proxy in between.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// The other side's certificate is not believed.
+    #[error("the certificate of {host} is not to be trusted: {why}")]
+    Foreign {
+        /// Which host.
         host: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// No address answered.
-    #[error("no connection to {address}")]
-    Tcp {
-        /// The last address that was tried.
-        address: String,
-        /// Why.
-        #[source]
-        source: io::Error,
+        /// Why not.
+        why: String,
     },
     /// TLS failed.
     #[error("TLS with {host} failed")]
@@ -57,52 +57,130 @@ pub enum DialError {
     #[error("no tunnel at this address")]
     Handshake(#[source] HandshakeError),
     /// It took too long.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+    #[error("no answer within {} s: the time went into {hop}", after.as_secs())]
+    Timeout {
+        /// Where it hung.
+        hop: Hop,
+        /// The deadline of the whole try.
+        after: Duration,
+    },
 }
 
 /// Longest a whole try may take.
 const TRY: Duration = Duration::from_secs(20);
-/// Head start of one address over the next (RFC 8305 calls it the connection attempt delay).
-const STAGGER: Duration = Duration::from_millis(250);
-/// Most addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 8;
 /// Bytes the kernel may hold unsent: what a key stroke finds ahead of itself there.
 const UNSENT_MAX: u32 = 128 * 1024;
 /// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 const DEFAULT_PORT: u16 = 443;
 
-/// Dials `endpoint`. DNS is asked anew each time.
-pub(super) async fn dial(identity: &TunnelIdentity, endpoint: &str) -> Result<Socket, DialError> {
-    tokio::time::timeout(TRY, try_dial(identity, endpoint))
-        .await
-        .map_err(|_| DialError::Timeout(TRY))?
-}
+// === impl Route ===
 
-async fn try_dial(identity: &TunnelIdentity, endpoint: &str) -> Result<Socket, DialError> {
-    let Endpoint { host, port, path } = split(endpoint)?;
-    let tcp = connect(&host, port).await?;
-    tune(&tcp).map_err(|source| DialError::Tcp {
-        address: host.clone(),
-        source,
-    })?;
-    let name =
-        ServerName::try_from(host.clone()).map_err(|_| DialError::Url(endpoint.to_owned()))?;
-    let tls = TlsConnector::from(Arc::clone(&identity.tls))
-        .connect(name, tcp)
+impl Route {
+    /// The identity's endpoints, this way.
+    pub fn new(identity: TunnelIdentity, egress: Egress) -> Self {
+        Self { identity, egress }
+    }
+
+    /// `wss://…`, best first.
+    pub fn endpoints(&self) -> &[String] {
+        &self.identity.endpoints
+    }
+
+    /// Dials `endpoint`.
+    pub(super) async fn dial(&self, endpoint: &str) -> Result<Socket, DialError> {
+        let mut journey = Journey::default();
+        let dialled = in_time(&mut journey, async |journey| {
+            let (tls, at) = self.secure(endpoint, journey).await?;
+            journey.begin(Hop::Websocket);
+            let socket = mux::connect(tls, &at.authority(), &at.path).await;
+            let socket = socket.map_err(DialError::Handshake)?;
+            journey.end("it takes this host's tunnel");
+            Ok(socket)
+        })
+        .await;
+        tracing::debug!(endpoint, hops = ?journey.passed(), "dialled");
+        dialled
+    }
+
+    /// Goes the same way to the same place as the tunnel does, and asks there whether it would be
+    /// taken. No session begins: one that runs is not disturbed.
+    pub async fn try_endpoint(
+        &self,
+        endpoint: &str,
+        journey: &mut Journey,
+    ) -> Result<(), DialError> {
+        in_time(journey, async |journey| {
+            let (tls, at) = self.secure(endpoint, journey).await?;
+            journey.begin(Hop::Websocket);
+            mux::ask(tls, &at.authority(), &at.path)
+                .await
+                .map_err(DialError::Handshake)?;
+            journey.end("it knows this host and takes tunnels");
+            Ok(())
+        })
         .await
-        .map_err(|source| DialError::Tls {
-            host: host.clone(),
+    }
+
+    async fn secure(
+        &self,
+        endpoint: &str,
+        journey: &mut Journey,
+    ) -> Result<(TlsStream<TcpStream>, Endpoint), DialError> {
+        let at = split(endpoint)?;
+        let name = ServerName::try_from(at.host.clone())
+            .map_err(|_| DialError::Url(endpoint.to_owned()))?;
+        let tcp = self.egress.reach(&at.host, at.port, journey).await?;
+        let host = at.host.clone();
+        let failed = |source| match identity::not_believed(&source) {
+            Some(why) => DialError::Foreign { host, why },
+            None => DialError::Tls { host, source },
+        };
+        journey.begin(Hop::Tls);
+        tune(&tcp).map_err(|source| DialError::Tls {
+            host: at.host.clone(),
             source,
         })?;
-    let authority = match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
+        let tls = TlsConnector::from(Arc::clone(&self.identity.tls))
+            .connect(name, tcp)
+            .await
+            .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
+                Some(cut) => cut.into(),
+                None => failed(e),
+            })?;
+        journey.end(session_words(&tls));
+        Ok((tls, at))
+    }
+}
+
+/// Runs one try under its deadline; the hop at which it strikes is named.
+async fn in_time<T>(
+    journey: &mut Journey,
+    work: impl AsyncFnOnce(&mut Journey) -> Result<T, DialError>,
+) -> Result<T, DialError> {
+    let done = tokio::time::timeout(TRY, work(journey)).await;
+    done.unwrap_or_else(|_| {
+        Err(DialError::Timeout {
+            hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
+            after: TRY,
+        })
+    })
+}
+
+/// Version and kind of a handshake, for people.
+fn session_words(tls: &TlsStream<TcpStream>) -> String {
+    let connection = tls.get_ref().1;
+    let version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        Some(_) | None => "TLS",
     };
-    mux::connect(tls, &authority, &path)
-        .await
-        .map_err(DialError::Handshake)
+    match connection.handshake_kind() {
+        Some(HandshakeKind::Resumed) => format!("{version}, resumed"),
+        Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+            version.to_owned()
+        }
+    }
 }
 
 /// A `wss://` URL, taken apart.
@@ -111,6 +189,12 @@ struct Endpoint {
     host: String,
     port: u16,
     path: String,
+}
+
+impl Endpoint {
+    fn authority(&self) -> String {
+        egress::authority(&self.host, self.port)
+    }
 }
 
 fn split(endpoint: &str) -> Result<Endpoint, DialError> {
@@ -130,56 +214,6 @@ fn split(endpoint: &str) -> Result<Endpoint, DialError> {
             path => path.to_owned(),
         },
     })
-}
-
-/// Races the addresses of a name, each with a head start over the next.
-async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|source| DialError::Dns {
-            host: host.to_owned(),
-            source,
-        })?;
-    let mut waiting = interleave(found.take(ADDRESSES_MAX).collect()).into_iter();
-    let mut running = JoinSet::new();
-    let mut last = DialError::Dns {
-        host: host.to_owned(),
-        source: io::Error::new(io::ErrorKind::NotFound, "it has no address"),
-    };
-    let mut next = waiting.next();
-    loop {
-        if let Some(address) = next.take() {
-            running.spawn(async move { (address, TcpStream::connect(address).await) });
-        }
-        if running.is_empty() {
-            return Err(last);
-        }
-        tokio::select! {
-            // cancel-safe: join_next and sleep are
-            Some(ended) = running.join_next() => match ended {
-                Ok((_, Ok(stream))) => return Ok(stream),
-                Ok((address, Err(source))) => {
-                    last = DialError::Tcp { address: address.to_string(), source };
-                    next = waiting.next();
-                }
-                Err(_) => next = waiting.next(),
-            },
-            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => next = waiting.next(),
-        }
-    }
-}
-
-/// IPv6 and IPv4 in turns, so that a family without a path costs one head start.
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (six, four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
-    let (mut six, mut four) = (six.into_iter(), four.into_iter());
-    let mut out = Vec::new();
-    loop {
-        match (six.next(), four.next()) {
-            (None, None) => return out,
-            (a, b) => out.extend(a.into_iter().chain(b)),
-        }
-    }
 }
 
 fn tune(tcp: &TcpStream) -> io::Result<()> {
@@ -203,10 +237,10 @@ impl DialError {
             Self::Handshake(HandshakeError::Refused { retry_after, .. }) => *retry_after,
             Self::Handshake(_)
             | Self::Url(_)
-            | Self::Dns { .. }
-            | Self::Tcp { .. }
+            | Self::Reach(_)
+            | Self::Foreign { .. }
             | Self::Tls { .. }
-            | Self::Timeout(_) => None,
+            | Self::Timeout { .. } => None,
         }
     }
 
@@ -217,17 +251,14 @@ impl DialError {
                 "plane-url",
                 "run pf9ctl prep-node again with the right --plane URL",
             ),
-            Self::Dns { .. } => (
-                "plane-unresolvable",
-                "check the name, /etc/resolv.conf and the name server",
-            ),
-            Self::Tcp { .. } => (
-                "plane-refused",
-                "check that the plane runs and that the firewall lets this host out to it",
-            ),
-            Self::Tls { .. } => (
+            Self::Reach(why) => why.code_and_fix(),
+            Self::Foreign { .. } => (
                 "plane-foreign-certificate",
                 "check that nothing in between opens TLS, and that the host is still enrolled",
+            ),
+            Self::Tls { .. } => (
+                "plane-garbage",
+                "check that the URL is the plane's and that nothing in between opens or forbids TLS",
             ),
             Self::Handshake(HandshakeError::Refused { status, .. })
                 if *status == StatusCode::FORBIDDEN =>
@@ -244,7 +275,11 @@ impl DialError {
                 "plane-garbage",
                 "check that the URL is the plane's and that no proxy answers in its place",
             ),
-            Self::Timeout(_) => (
+            Self::Timeout { hop, .. } if hop.is_the_proxys() => (
+                "proxy-timeout",
+                "check the proxy in [comms.proxy] and that it gets through to the plane",
+            ),
+            Self::Timeout { .. } => (
                 "plane-timeout",
                 "check that the firewall lets this host out to the plane",
             ),
@@ -272,21 +307,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn families_take_turns() {
-        let a = |s: &str| s.parse::<SocketAddr>().expect(s);
-        let all = vec![a("1.1.1.1:1"), a("2.2.2.2:1"), a("[::1]:1")];
-        let want = vec![a("[::1]:1"), a("1.1.1.1:1"), a("2.2.2.2:1")];
-        assert_eq!(interleave(all), want);
-    }
-
-    #[tokio::test]
-    async fn each_hop_that_fails_is_named() {
-        let refused = connect("127.0.0.1", 1).await.expect_err("nobody there");
-        assert_eq!(refused.fault("wss://127.0.0.1:1").code, "plane-refused");
-        let unknown = connect("no-such-name.invalid", 1)
-            .await
-            .expect_err("no name");
-        assert_eq!(unknown.fault("wss://x").code, "plane-unresolvable");
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_named_after_the_hop_it_strikes_at() {
+        for (hop, code) in [
+            (Hop::ProxyResolve, "proxy-timeout"),
+            (Hop::ProxyConnect, "proxy-timeout"),
+            (Hop::ProxyTunnel, "proxy-timeout"),
+            (Hop::Resolve, "plane-timeout"),
+            (Hop::Connect, "plane-timeout"),
+            (Hop::Tls, "plane-timeout"),
+            (Hop::Websocket, "plane-timeout"),
+        ] {
+            let mut journey = Journey::default();
+            let hangs = in_time(&mut journey, async |journey| {
+                journey.begin(hop);
+                std::future::pending::<Result<(), _>>().await
+            });
+            let fault = hangs.await.expect_err("late").fault("wss://plane.example");
+            assert_eq!(fault.code, code);
+            assert!(fault.why.contains(&hop.to_string()), "{fault}");
+        }
     }
 }

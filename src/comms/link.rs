@@ -11,18 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::audit::Audit;
 use super::backoff::Backoff;
-use super::dial::{Socket, dial};
+use super::dial::{Route, Socket};
 use super::serve;
 use super::services::Services;
 use super::status::StatusBoard;
 use crate::app::CommsConfig;
-use crate::identity::TunnelIdentity;
 use crate::model::Fault;
 use crate::mux::{self, Closed, Handle};
 use crate::wire::{Code, Config, Side};
 
 pub(super) struct Link {
-    identity: TunnelIdentity,
+    route: Route,
     config: CommsConfig,
     board: Arc<StatusBoard>,
     current: watch::Sender<Option<Handle>>,
@@ -41,13 +40,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(
-        identity: TunnelIdentity,
-        config: CommsConfig,
-        board: Arc<StatusBoard>,
-    ) -> Self {
+    pub(super) fn new(route: Route, config: CommsConfig, board: Arc<StatusBoard>) -> Self {
         Self {
-            identity,
+            route,
             config,
             board,
             current: watch::Sender::new(None),
@@ -68,7 +63,7 @@ impl Link {
         let mut backoff = Backoff::new(self.config.reconnect_cap());
         let mut turn = 0usize;
         while !shutdown.is_cancelled() {
-            let endpoints = &self.identity.endpoints;
+            let endpoints = self.route.endpoints();
             let Some(endpoint) = endpoints.get(turn % endpoints.len().max(1)) else {
                 return;
             };
@@ -77,7 +72,7 @@ impl Link {
             let dialled = tokio::select! {
                 // cancel-safe: a dial that is dropped leaves nothing behind
                 () = shutdown.cancelled() => return,
-                dialled = dial(&self.identity, endpoint) => dialled,
+                dialled = self.route.dial(endpoint) => dialled,
             };
             let ended = match dialled {
                 Ok(socket) => {

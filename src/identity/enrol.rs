@@ -14,16 +14,18 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::material::{self, Identity};
 use super::pinned::PinnedAuthority;
+use super::policy::TlsPolicy;
+use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId};
 
 /// What is needed to enrol.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EnrolOrder<'a> {
     /// `https://host[:port]` of the plane.
     pub plane: &'a str,
@@ -33,6 +35,10 @@ pub struct EnrolOrder<'a> {
     pub host_id: HostId,
     /// For people.
     pub hostname: &'a str,
+    /// The way out, the same that the tunnel will take.
+    pub egress: &'a Egress,
+    /// What the operator asks of TLS.
+    pub tls: &'a TlsPolicy,
     /// Longest the whole call may take.
     pub deadline: Duration,
 }
@@ -48,26 +54,9 @@ pub enum EnrolError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The name leads to no address.
-    #[error("the name {host} does not resolve")]
-    Unresolvable {
-        /// The name.
-        host: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Nobody accepts connections there.
-    #[error("{host}:{port} does not accept connections")]
-    Refused {
-        /// The name.
-        host: String,
-        /// The port.
-        port: u16,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// There is no connection to the plane.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// The other side is not the plane the token names.
     #[error("the certificate of {host} is not to be trusted: {why}")]
     ForeignCertificate {
@@ -85,10 +74,12 @@ pub enum EnrolError {
         why: String,
     },
     /// It took too long.
-    #[error("no answer from {host} within {} s", after.as_secs())]
+    #[error("no answer from {host} within {} s: the time went into {hop}", after.as_secs())]
     Timeout {
         /// The name.
         host: String,
+        /// Where it hung.
+        hop: Hop,
         /// The deadline.
         after: Duration,
     },
@@ -114,27 +105,29 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         hostname: order.hostname.to_owned(),
         csr,
     };
+    let mut journey = Journey::default();
     let call = async {
-        let stream = target.connect(order.token).await?;
+        let stream = target.connect(order, &mut journey).await?;
+        journey.begin(Hop::Websocket);
         target.post(stream, &body).await
     };
-    let answer = tokio::time::timeout(order.deadline, call)
-        .await
-        .map_err(|_| EnrolError::Timeout {
-            host: target.host.clone(),
-            after: order.deadline,
-        })??;
+    let answer = tokio::time::timeout(order.deadline, call).await;
+    let answer = answer.map_err(|_| EnrolError::Timeout {
+        host: target.host.clone(),
+        hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
+        after: order.deadline,
+    })??;
     Identity::assemble(order.host_id, &key, answer, order.token.ca)
         .map_err(|why| target.garbage(why))
 }
 
-struct Target {
-    host: String,
-    port: u16,
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 impl Target {
-    fn parse(url: &str) -> Result<Self, EnrolError> {
+    pub(super) fn parse(url: &str) -> Result<Self, EnrolError> {
         let bad = |why| EnrolError::Url {
             url: url.chars().take(200).collect(),
             why,
@@ -160,70 +153,52 @@ impl Target {
         })
     }
 
-    fn garbage(&self, why: impl Into<String>) -> EnrolError {
+    pub(super) fn garbage(&self, why: impl Into<String>) -> EnrolError {
         EnrolError::Garbage {
             host: self.host.clone(),
             why: why.into(),
         }
     }
 
-    async fn connect(&self, token: &EnrolToken) -> Result<TlsStream<TcpStream>, EnrolError> {
-        let unresolvable = |source| EnrolError::Unresolvable {
-            host: self.host.clone(),
-            source,
-        };
-        let addresses: Vec<_> = lookup_host((self.host.as_str(), self.port))
-            .await
-            .map_err(unresolvable)?
-            .collect();
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        let mut tcp = None;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    tcp = Some(stream);
-                    break;
-                }
-                Err(e) => last = e,
-            }
-        }
-        let tcp = tcp.ok_or_else(|| EnrolError::Refused {
-            host: self.host.clone(),
-            port: self.port,
-            source: last,
-        })?;
+    async fn connect(
+        &self,
+        order: &EnrolOrder<'_>,
+        journey: &mut Journey,
+    ) -> Result<TlsStream<TcpStream>, EnrolError> {
+        let tcp = order.egress.reach(&self.host, self.port, journey).await?;
         let name = ServerName::try_from(self.host.clone()).map_err(|_| EnrolError::Url {
             url: self.host.clone(),
             why: "is no host name",
         })?;
-        TlsConnector::from(Arc::new(self.tls(token)?))
+        journey.begin(Hop::Tls);
+        TlsConnector::from(Arc::new(self.tls(order)?))
             .connect(name, tcp)
             .await
-            .map_err(|e| self.handshake_failed(&e))
+            .map_err(|e| match order.egress.cut(&self.host, self.port, &e) {
+                Some(cut) => cut.into(),
+                None => self.handshake_failed(&e),
+            })
     }
 
-    fn tls(&self, token: &EnrolToken) -> Result<ClientConfig, EnrolError> {
-        let mut config = ClientConfig::builder_with_provider(crate::tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
+    fn tls(&self, order: &EnrolOrder<'_>) -> Result<ClientConfig, EnrolError> {
+        let policy = order.tls;
+        let verifier = PinnedAuthority::new(order.token.ca, policy.extra.clone());
+        let mut config = policy
+            .client(Arc::new(verifier), policy.extra.clone())
             .map_err(|e| self.garbage(e.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinnedAuthority::new(token.ca)))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 
-    fn handshake_failed(&self, error: &io::Error) -> EnrolError {
-        let tls = error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
-        match tls {
-            Some(rustls::Error::InvalidCertificate(why)) => EnrolError::ForeignCertificate {
+    pub(super) fn handshake_failed(&self, error: &io::Error) -> EnrolError {
+        match (not_believed(error), tls_error(error)) {
+            (Some(why), _) => EnrolError::ForeignCertificate {
                 host: self.host.clone(),
-                why: certificate_words(why),
+                why,
             },
-            Some(other) => self.garbage(other.to_string()),
-            None => self.garbage(format!("it ended the TLS handshake: {error}")),
+            (None, Some(other)) => self.garbage(other.to_string()),
+            (None, None) => self.garbage(format!("it ended the TLS handshake: {error}")),
         }
     }
 
@@ -234,11 +209,7 @@ impl Target {
     ) -> Result<EnrolAnswer, EnrolError> {
         let broken = |e: hyper::Error| self.garbage(e.to_string());
         let json = serde_json::to_vec(body).map_err(|e| self.garbage(e.to_string()))?;
-        let authority = if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        };
+        let authority = egress::authority(&self.host, self.port);
         let request = Request::post("/v1/enrol")
             .header(http::header::HOST, authority)
             .header(http::header::CONTENT_TYPE, "application/json")
@@ -278,13 +249,23 @@ impl Target {
     }
 }
 
-fn certificate_words(error: &CertificateError) -> String {
-    match error {
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Why the other side's certificate is not believed, if that is why a handshake failed.
+pub fn not_believed(error: &io::Error) -> Option<String> {
+    let Some(rustls::Error::InvalidCertificate(why)) = tls_error(error) else {
+        return None;
+    };
+    Some(match why {
         CertificateError::UnknownIssuer => {
-            "it is not issued by the authority the token names".to_owned()
+            "it is not issued by the authority that the token named".to_owned()
         }
-        other => other.to_string(),
-    }
+        CertificateError::Other(why) => why.to_string(),
+        // rustls' own; each in its words.
+        why => why.to_string(),
+    })
 }
 
 impl EnrolError {
@@ -293,20 +274,17 @@ impl EnrolError {
         let (code, fix) = match self {
             Self::Said(fault) => return fault.clone(),
             Self::Url { .. } => ("usage", "give the URL of the plane as https://host:port"),
-            Self::Unresolvable { .. } => (
-                "plane-unresolvable",
-                "check the plane's URL and this machine's DNS",
-            ),
-            Self::Refused { .. } => (
-                "plane-refused",
-                "check the plane's URL, that the plane runs, and firewalls in between",
-            ),
+            Self::Reach(why) => why.code_and_fix(),
             Self::ForeignCertificate { .. } => (
                 "plane-foreign-certificate",
                 "check the plane's URL, use a token of that plane, check this machine's clock; \
                  a proxy that opens TLS cannot be used",
             ),
             Self::Garbage { .. } => ("plane-garbage", "check host and port of the plane's URL"),
+            Self::Timeout { hop, .. } if hop.is_the_proxys() => (
+                "proxy-timeout",
+                "check the proxy in [comms.proxy] and that it gets through to the plane, then try again",
+            ),
             Self::Timeout { .. } => (
                 "plane-timeout",
                 "check the plane's URL and firewalls in between, then try again",

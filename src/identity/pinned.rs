@@ -2,29 +2,32 @@
 //!
 //! The first contact with a plane needs no public authority: the token carries the SHA-256 of the
 //! plane's CA certificate. The server must show that certificate in its chain, and its own
-//! certificate must be issued by it, be in date and carry the name that was dialled.
+//! certificate must be issued by it, be in date and carry the name that was dialled. Where the
+//! operator named further authorities (`comms.tls.ca_file`), one of those may have issued it instead.
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
+use super::policy::believing;
 use crate::model::Digest;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct PinnedAuthority {
     authority: Digest,
+    extra: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl PinnedAuthority {
-    pub(super) fn new(authority: Digest) -> Self {
+    pub(super) fn new(authority: Digest, extra: Vec<CertificateDer<'static>>) -> Self {
         Self {
             authority,
+            extra,
             provider: crate::tls::provider(),
         }
     }
@@ -39,16 +42,21 @@ impl ServerCertVerifier for PinnedAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let authority = intermediates
+        let mut anchors = self.extra.clone();
+        let shown = intermediates
             .iter()
-            .find(|cert| Digest::of(cert) == self.authority)
-            .ok_or(CertificateError::UnknownIssuer)?;
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            .find(|cert| Digest::of(cert) == self.authority);
+        anchors.extend(shown.map(|cert| cert.clone().into_owned()));
+        if anchors.is_empty() {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
+        believing(&anchors)?.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )
     }
 
     fn verify_tls12_signature(

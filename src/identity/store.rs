@@ -4,11 +4,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 
 use super::material::Identity;
+use super::policy::{TlsPolicy, believing};
 use crate::host::fs::{Attrs, FsError, HostFs};
 use crate::model::{Fault, HostId, TrustStore, TrustedKey, paths};
 
@@ -23,7 +24,8 @@ pub struct Owners {
 pub struct TunnelIdentity {
     /// Who this host is.
     pub host_id: HostId,
-    /// TLS 1.3, the plane's authorities, the host's certificate and key.
+    /// The plane's authorities, the host's certificate and key. One for all connections: it keeps
+    /// the tickets with which the next handshake is a short one.
     pub tls: Arc<ClientConfig>,
     /// `wss://…`, best first.
     pub endpoints: Vec<String>,
@@ -75,6 +77,11 @@ impl Owners {
         Self { comms: None }
     }
 
+    /// Of the file with the proxy's credentials: only the tunnel's user reads it.
+    pub fn proxy_credentials(&self) -> Attrs {
+        self.comms(0o600)
+    }
+
     fn comms(&self, mode: u32) -> Attrs {
         Attrs {
             mode,
@@ -119,7 +126,7 @@ pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), Ide
 }
 
 /// What comms needs; `None` while the host is not enrolled.
-pub fn load(fs: &HostFs) -> Result<Option<TunnelIdentity>, IdentityError> {
+pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, IdentityError> {
     let Some(certificate) = fs.read(paths::HOST_CERT, FILE_MAX)? else {
         return Ok(None);
     };
@@ -131,22 +138,17 @@ pub fn load(fs: &HostFs) -> Result<Option<TunnelIdentity>, IdentityError> {
     let chain = certificates(paths::HOST_CERT, &certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&need(paths::HOST_KEY)?)
         .map_err(|e| damaged(paths::HOST_KEY, e))?;
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)? {
-        roots
-            .add(authority)
-            .map_err(|e| damaged(paths::PLANE_CA, e))?;
-    }
+    let mut anchors = certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)?;
+    believing(&anchors).map_err(|e| damaged(paths::PLANE_CA, e))?;
+    anchors.extend(policy.extra.iter().cloned());
     let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
         .map_err(|e| damaged(paths::ENDPOINTS, e))?;
     if endpoints.is_empty() {
         return Err(damaged(paths::ENDPOINTS, "it names none"));
     }
-    let tls = ClientConfig::builder_with_provider(crate::tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(IdentityError::Tls)?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
+    let tls = believing(&anchors)
+        .and_then(|verifier| policy.client(verifier, anchors))
+        .and_then(|builder| builder.with_client_auth_cert(chain, key))
         .map_err(IdentityError::Tls)?;
     Ok(Some(TunnelIdentity {
         host_id,

@@ -1,5 +1,7 @@
 //! Enrolment against a server in this process, over real TLS on loopback.
 
+mod policy;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::egress::Egress;
 use crate::host::fs::{Found, HostFs};
 use crate::model::{
     Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, Secret, SigningKey, paths,
@@ -118,6 +121,8 @@ async fn call(plane: &str, token: &EnrolToken, host_id: HostId) -> Result<Identi
         token,
         host_id,
         hostname: "n1",
+        egress: &Egress::direct(),
+        tls: &TlsPolicy::default(),
         deadline: Duration::from_secs(10),
     })
     .await
@@ -160,14 +165,20 @@ async fn a_host_enrols_and_its_identity_survives_on_disk() {
     assert_eq!(sent, Some(("s3cret".to_owned(), "n1".to_owned())));
 
     let (_dir, fs) = host();
-    assert!(load(&fs).expect("nothing yet").is_none());
+    assert!(
+        load(&fs, &TlsPolicy::default())
+            .expect("nothing yet")
+            .is_none()
+    );
     assert!(trust(&fs).expect("nothing yet").is_empty());
     save(&fs, &identity, &Owners::whoever_runs()).expect("save");
     assert!(matches!(
         fs.found(paths::HOST_KEY).expect("found"),
         Found::File { mode: 0o400, .. }
     ));
-    let loaded = load(&fs).expect("load").expect("enrolled");
+    let loaded = load(&fs, &TlsPolicy::default())
+        .expect("load")
+        .expect("enrolled");
     assert_eq!(loaded.host_id, id);
     assert_eq!(loaded.endpoints, ["wss://127.0.0.1:1/v1/tunnel"]);
     assert!(!trust(&fs).expect("trust").is_empty());
@@ -192,7 +203,7 @@ async fn a_plane_of_another_authority_is_foreign() {
         .expect_err("foreign");
     assert_eq!(fault.code, "plane-foreign-certificate");
     assert!(
-        fault.why.contains("the authority the token names"),
+        fault.why.contains("the authority that the token named"),
         "{fault}"
     );
 }
@@ -326,6 +337,8 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         token: &token,
         host_id: HostId::random(),
         hostname: "n1",
+        egress: &Egress::direct(),
+        tls: &TlsPolicy::default(),
         deadline: Duration::from_millis(50),
     };
     let late = enrol(&order).await.expect_err("late").fault();
@@ -369,9 +382,15 @@ async fn a_key_of_another_certificate_is_said_to_be_so() {
     let attrs = crate::host::fs::Attrs::mode(0o400);
     fs.write(paths::HOST_KEY, other.as_bytes(), &attrs)
         .expect("write");
-    let fault = load(&fs).err().expect("mismatch").fault("cannot connect");
+    let fault = load(&fs, &TlsPolicy::default())
+        .err()
+        .expect("mismatch")
+        .fault("cannot connect");
     assert_eq!(fault.code, "identity-damaged");
     fs.remove_file(paths::HOST_KEY).expect("remove");
-    let fault = load(&fs).err().expect("missing").fault("cannot connect");
+    let fault = load(&fs, &TlsPolicy::default())
+        .err()
+        .expect("missing")
+        .fault("cannot connect");
     assert_eq!(fault.code, "identity-incomplete");
 }

@@ -4,6 +4,10 @@
 pub const CONFIG: &str = "/etc/pf9/hostagent.toml";
 /// More configuration, read in order of name.
 pub const CONFIG_DIR: &str = "/etc/pf9/conf.d";
+/// What `pf9ctl proxy set` writes; world-readable, so never a password.
+pub const PROXY_CONFIG: &str = "/etc/pf9/conf.d/50-proxy.toml";
+/// `user:password` of the proxy; owner pf9-comms, 0600.
+pub const PROXY_CREDENTIALS: &str = "/etc/pf9/proxy-credentials";
 /// `host_id = <uuid>`.
 pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
 /// Private key of the tunnel identity; owner pf9-comms, 0400.

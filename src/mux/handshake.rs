@@ -81,16 +81,51 @@ where
     ))
 }
 
+/// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
+/// request without the wish to upgrade: who the server would refuse, it refuses.)
+pub async fn ask<S>(io: S, host: &str, path: &str) -> Result<(), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(HandshakeError::Request)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+        .await
+        .map_err(HandshakeError::Http)?;
+    // Owns the sender: the connection ends with the head of the answer, its body is not read.
+    let asked = async move {
+        let answer = sender.send_request(request).await;
+        answer
+            .map_err(HandshakeError::Http)
+            .map(|a| (a.status(), retry_after(&a)))
+    };
+    let (answer, _) = tokio::join!(asked, connection);
+    match answer? {
+        (StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_REQUEST, _) => Ok(()),
+        (status, _) if status.is_success() || status.is_informational() => Err(
+            HandshakeError::Foreign("it answers a request that is no websocket's"),
+        ),
+        (status, retry_after) => Err(HandshakeError::Refused {
+            status,
+            retry_after,
+        }),
+    }
+}
+
+fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
+    let value = answer.headers().get(header::RETRY_AFTER)?;
+    value.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
 fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
     let get = |name: header::HeaderName| answer.headers().get(name);
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let retry_after = get(header::RETRY_AFTER)
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.parse().ok())
-            .map(Duration::from_secs);
         return Err(HandshakeError::Refused {
             status: answer.status(),
-            retry_after,
+            retry_after: retry_after(answer),
         });
     }
     let accept = derive_accept_key(key.as_bytes());

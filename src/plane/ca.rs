@@ -302,6 +302,15 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
+/// True while a certificate, DER, is of its time.
+pub(super) fn is_current(der: &[u8], now: Timestamp) -> bool {
+    let Ok(now) = x509_parser::time::ASN1Time::from_timestamp(now.as_second()) else {
+        return false;
+    };
+    x509_parser::certificate::X509Certificate::from_der(der)
+        .is_ok_and(|(_, parsed)| parsed.validity().is_valid_at(now))
+}
+
 fn subject(name: &str, organisations: &[&str]) -> DistinguishedName {
     let mut out = DistinguishedName::new();
     for group in organisations {
@@ -363,6 +372,12 @@ mod tests {
         };
         let issued = ca.issue(&proven, &leaf, now()).expect("issue");
         assert_eq!(common_name(&issued.der).as_deref(), Some("me"));
+        assert!(is_current(&issued.der, now()));
+        assert!(!is_current(
+            &issued.der,
+            issued.not_after + SignedDuration::from_secs(1)
+        ));
+        assert!(!is_current(b"no certificate", now()));
         let (_, x) = x509_parser::certificate::X509Certificate::from_der(&issued.der).expect("x");
         assert_eq!(x.subject().to_string(), "O=group, CN=me");
         assert_eq!(x.public_key().raw, key.subject_public_key_info());

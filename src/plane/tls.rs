@@ -74,6 +74,11 @@ impl ServerIdentity {
             .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Hosts come back with tickets, all at once after an outage: a short handshake costs neither
+        // side a signature. The state is in the ticket and not here, so the number of hosts does not
+        // matter; the key is this process's, so after a restart handshakes are full ones. A resumed
+        // session carries the certificate it began with: `tunnel::identify` looks at it anew.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         Ok(Arc::new(config))
     }
 

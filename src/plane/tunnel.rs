@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
+use jiff::Timestamp;
 
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
@@ -38,7 +39,10 @@ pub(super) fn identify(rows: &impl Read, shown: Option<&Shown>) -> Answer<HostId
             "the connection showed no host certificate",
         )
     })?;
-    // TLS has checked that our authority signed it and that it is of this time.
+    // TLS has checked that our authority signed it, but for a resumed session that was some time ago.
+    if !ca::is_current(&shown.0, Timestamp::now()) {
+        return Err(refuse("certificate-expired", "it is not of this time"));
+    }
     let name = ca::common_name(&shown.0).unwrap_or_default();
     let host: HostId = name
         .parse()

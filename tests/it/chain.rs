@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use pf9_hostagent::app::{Config, TaskGroup};
+use pf9_hostagent::egress::Egress;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners};
+use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
     CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, HostId, HostStatus, NodeState,
@@ -67,6 +68,8 @@ impl Plane {
             token,
             host_id,
             hostname: "n1",
+            egress: &Egress::direct(),
+            tls: &TlsPolicy::default(),
             deadline: PATIENCE,
         })
         .await

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "plane")]
 mod chain;
+#[cfg(feature = "plane")]
+mod egress;
 mod hostagent;
 #[cfg(feature = "plane")]
 mod plane;

@@ -7,4 +7,5 @@ mod kube;
 mod node;
 mod operators;
 mod stacks;
+mod tickets;
 mod tunnels;

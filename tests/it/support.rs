@@ -1,6 +1,9 @@
 //! What several tests need: patience, a nodelet, a stack.
 
 pub(crate) mod node;
+#[cfg(feature = "plane")]
+#[path = "../../src/egress/testing.rs"]
+pub(crate) mod proxy;
 
 use std::time::Duration;
 

@@ -25,16 +25,30 @@ fn the_commented_configuration_is_the_default() {
     assert_eq!(Config::load(&rig.host), Ok(Config::default()));
     let keys = serde_json::to_value(Config::default()).expect("json");
     for (section, keys) in keys.as_object().expect("sections") {
-        assert!(text.contains(&format!("#[{section}]")), "{section}");
-        for key in keys.as_object().expect("keys").keys() {
+        explained(&text, section, keys);
+    }
+    rig.file(paths::CONFIG, &text);
+    assert_eq!(Config::load(&rig.host), Ok(Config::default()));
+}
+
+/// Each section has its head, each key its line below it, before the next head.
+fn explained(text: &str, section: &str, keys: &serde_json::Value) {
+    let head = format!("\n#[{section}]\n");
+    let (_, after) = text
+        .split_once(&head)
+        .unwrap_or_else(|| panic!("{section}"));
+    let lines = after.split("\n#[").next().unwrap_or(after);
+    for (key, value) in keys.as_object().expect("keys") {
+        if value.is_object() {
+            explained(text, &format!("{section}.{key}"), value);
+        } else {
+            let line = format!("\n#{key} = ");
             assert!(
-                text.contains(&format!("\n#{key} = ")),
+                format!("\n{lines}").contains(&line),
                 "{section}.{key} is not explained"
             );
         }
     }
-    rig.file(paths::CONFIG, &text);
-    assert_eq!(Config::load(&rig.host), Ok(Config::default()));
 }
 
 #[test]

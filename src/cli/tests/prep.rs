@@ -107,7 +107,7 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
         );
     }
     assert!(
-        crate::identity::load(&rig.host)
+        crate::identity::load(&rig.host, &crate::identity::TlsPolicy::default())
             .expect("identity")
             .is_some()
     );
@@ -353,7 +353,7 @@ fn bad_inputs() -> Vec<Bad> {
             ..bad(
                 "a name that does not resolve",
                 Exit::Unavailable,
-                &["the name no-such-plane.invalid does not resolve", "DNS"],
+                &["the name no-such-plane.invalid cannot be resolved", "DNS"],
             )
         },
         Bad {

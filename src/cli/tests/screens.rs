@@ -1,6 +1,8 @@
 use super::super::output::Show;
+use super::super::proxy_test::{TestReport, Trial};
 use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
+use crate::egress::{Hop, Passed};
 use crate::model::{
     CertPurpose, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
     HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef, Timestamp,
@@ -325,20 +327,72 @@ fn plan_screens_are_the_reviewed_ones() {
 }
 
 #[test]
+fn the_way_to_the_plane_is_shown_hop_by_hop() {
+    let passed = |rows: &[(Hop, u64, &str)]| {
+        let row = |(hop, took_us, found): &(Hop, u64, &str)| Passed {
+            hop: *hop,
+            took_us: *took_us,
+            found: (*found).to_owned(),
+        };
+        rows.iter().map(row).collect()
+    };
+    let hops = [
+        (Hop::ProxyResolve, 1210, "10.0.0.5"),
+        (Hop::ProxyConnect, 380, "10.0.0.5:3128"),
+        (Hop::ProxyTunnel, 24_100, "to plane.example:443"),
+        (Hop::Tls, 31_900, "TLS 1.3"),
+        (
+            Hop::Websocket,
+            12_300,
+            "it knows this host and takes tunnels",
+        ),
+    ];
+    let fault = Fault::new(
+        "proxy-denies",
+        "cannot connect to wss://other.example/v1/tunnel",
+        "the proxy http://proxy.corp:3128 does not connect to other.example:443: it answered 403 Forbidden",
+    )
+    .fix("have the proxy's administrator allow CONNECT to the plane's name and port");
+    let report = TestReport {
+        proxy: "http://proxy.corp:3128".parse().ok(),
+        tries: vec![
+            Trial {
+                endpoint: "wss://plane.example/v1/tunnel".into(),
+                passed: passed(&hops),
+                failed: None,
+                fault: None,
+                took_us: 69_890,
+            },
+            Trial {
+                endpoint: "wss://other.example/v1/tunnel".into(),
+                passed: passed(&hops[..2]),
+                failed: Some(Hop::ProxyTunnel),
+                fault: Some(fault),
+                took_us: 9000,
+            },
+        ],
+    };
+    golden("proxy-test.txt", &report.screen(WIDTH).text(false));
+}
+
+#[test]
 fn help_is_the_reviewed_one() {
     let mut root = super::super::args::command().term_width(WIDTH);
     let version = env!("CARGO_PKG_VERSION");
     golden("help.txt", &root.render_help().to_string());
     root.build();
-    for verb in root.get_subcommands_mut() {
-        let name = format!("help-{}.txt", verb.get_name());
-        let mut verb = verb.clone().term_width(WIDTH);
-        golden(
-            &name,
-            &verb
-                .render_long_help()
-                .to_string()
-                .replace(version, "VERSION"),
-        );
+    let mut verbs = Vec::new();
+    for verb in root.get_subcommands() {
+        verbs.push((format!("help-{}.txt", verb.get_name()), verb.clone()));
+        if verb.get_name() == "proxy" {
+            for inner in verb.get_subcommands().filter(|v| v.get_name() != "help") {
+                let name = format!("help-proxy-{}.txt", inner.get_name());
+                verbs.push((name, inner.clone()));
+            }
+        }
+    }
+    for (name, verb) in verbs {
+        let help = verb.term_width(WIDTH).render_long_help().to_string();
+        golden(&name, &help.replace(version, "VERSION"));
     }
 }

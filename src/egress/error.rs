@@ -1,0 +1,166 @@
+//! Each way not to get out, by hop, in words a person can act on.
+
+use std::io;
+
+use http::StatusCode;
+
+use crate::model::Fault;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// DNS does not know the plane.
+    #[error("the name {host} cannot be resolved")]
+    Unresolvable {
+        /// Which name.
+        host: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No address of the plane answered.
+    #[error("{address} does not accept connections")]
+    Refused {
+        /// The last address that was tried.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// DNS does not know the proxy.
+    #[error("the name of the proxy {proxy} cannot be resolved")]
+    ProxyUnresolvable {
+        /// Which proxy.
+        proxy: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No address of the proxy answered.
+    #[error("the proxy {proxy} does not accept connections at {address}")]
+    ProxyRefused {
+        /// Which proxy.
+        proxy: String,
+        /// The last address that was tried.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The proxy wants credentials, and there are none.
+    #[error("the proxy {proxy} wants user and password, and none are configured")]
+    ProxyWantsCredentials {
+        /// Which proxy.
+        proxy: String,
+    },
+    /// The proxy does not take the credentials there are.
+    #[error("the proxy {proxy} does not take the password of user {user:?}")]
+    ProxyRejects {
+        /// Which proxy.
+        proxy: String,
+        /// Who.
+        user: String,
+    },
+    /// The proxy wants a kind of credentials that cannot be given.
+    #[error("the proxy {proxy} wants credentials of another kind: {offered}")]
+    ProxyScheme {
+        /// Which proxy.
+        proxy: String,
+        /// What it would take.
+        offered: String,
+    },
+    /// The proxy does not connect to this target.
+    #[error("the proxy {proxy} does not connect to {target}: it answered {status}")]
+    ProxyDenied {
+        /// Which proxy.
+        proxy: String,
+        /// The plane.
+        target: String,
+        /// What it said.
+        status: StatusCode,
+    },
+    /// Whoever answers there is no HTTP proxy.
+    #[error("{proxy} does not answer like an HTTP proxy: {why}")]
+    ProxyGarbage {
+        /// Which proxy.
+        proxy: String,
+        /// In which way.
+        why: String,
+    },
+    /// The proxy said yes, and closed the connection.
+    #[error("the proxy {proxy} said that {target} is connected, and closed the connection")]
+    ProxyClosed {
+        /// Which proxy.
+        proxy: String,
+        /// The plane.
+        target: String,
+    },
+}
+
+// === impl ReachError ===
+
+impl ReachError {
+    /// Stable word and remedy.
+    pub fn code_and_fix(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Unresolvable { .. } => (
+                "plane-unresolvable",
+                "check the plane's name and this machine's DNS; \
+                 where only a proxy leads out: pf9ctl proxy set URL",
+            ),
+            Self::Refused { .. } => (
+                "plane-refused",
+                "check the plane's name and port, that it runs, and that firewalls let this host out to it; \
+                 where only a proxy leads out: pf9ctl proxy set URL",
+            ),
+            Self::ProxyUnresolvable { .. } => (
+                "proxy-unresolvable",
+                "check the proxy's name in [comms.proxy] and this machine's DNS",
+            ),
+            Self::ProxyRefused { .. } => (
+                "proxy-refused",
+                "check host and port in [comms.proxy] and that the proxy runs",
+            ),
+            Self::ProxyWantsCredentials { .. } => (
+                "proxy-credentials-wanted",
+                "run pf9ctl proxy set URL --user USER --password-file FILE",
+            ),
+            Self::ProxyRejects { .. } => (
+                "proxy-credentials-rejected",
+                "ask for the right password, then pf9ctl proxy set URL --user USER --password-file FILE",
+            ),
+            Self::ProxyScheme { .. } => (
+                "proxy-credentials-kind",
+                "only Basic can be given: have the proxy let this host through to the plane without a password",
+            ),
+            Self::ProxyDenied { status, .. } => denied(*status),
+            Self::ProxyGarbage { .. } => (
+                "proxy-garbage",
+                "check host and port in [comms.proxy]: it must be an HTTP proxy that takes CONNECT",
+            ),
+            Self::ProxyClosed { .. } => (
+                "proxy-closed",
+                "look into the proxy's log: it cannot reach the plane, may not, or opens TLS and does not like it",
+            ),
+        }
+    }
+
+    /// The error as a fault about `what`.
+    pub fn fault(&self, what: impl Into<String>) -> Fault {
+        let (code, fix) = self.code_and_fix();
+        Fault::new(code, what, crate::telemetry::chain(self)).fix(fix)
+    }
+}
+
+fn denied(status: StatusCode) -> (&'static str, &'static str) {
+    if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+        return (
+            "proxy-cannot-reach",
+            "the proxy itself does not get through: check the plane's name and port, and the proxy's own DNS and firewall",
+        );
+    }
+    (
+        "proxy-denies",
+        "have the proxy's administrator allow CONNECT to the plane's name and port",
+    )
+}

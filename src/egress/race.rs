@@ -1,0 +1,151 @@
+//! Name to connection: all addresses, each with a head start over the next (RFC 8305).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+
+/// Head start of one address over the next (RFC 8305 calls it the connection attempt delay).
+const STAGGER: Duration = Duration::from_millis(250);
+/// Most addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// The address that failed last.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) address: SocketAddr,
+    pub(super) source: io::Error,
+}
+
+/// The addresses of a name, in the order they are tried; at least one. DNS is asked anew each time.
+pub(super) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = lookup_host((host, port)).await?;
+    let addresses = interleave(found.take(ADDRESSES_MAX).collect());
+    match addresses.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+        false => Ok(addresses),
+    }
+}
+
+/// The first that answers wins; one that refuses makes way for the next at once.
+pub(super) async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Lost> {
+    let mut waiting = addresses.into_iter();
+    let mut running = JoinSet::new();
+    let mut last = Lost {
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        source: io::ErrorKind::NotFound.into(),
+    };
+    let mut next = waiting.next();
+    loop {
+        if let Some(address) = next.take() {
+            running.spawn(async move { (address, TcpStream::connect(address).await) });
+        }
+        if running.is_empty() {
+            return Err(last);
+        }
+        tokio::select! {
+            // cancel-safe: join_next and sleep are
+            Some(ended) = running.join_next() => match ended {
+                Ok((_, Ok(stream))) => return Ok(stream),
+                Ok((address, Err(source))) => {
+                    last = Lost { address, source };
+                    next = waiting.next();
+                }
+                Err(_) => next = waiting.next(),
+            },
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => next = waiting.next(),
+        }
+    }
+}
+
+/// IPv6 and IPv4 in turns, so that a family without a path costs one head start.
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (six, four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
+    let (mut six, mut four) = (six.into_iter(), four.into_iter());
+    let mut out = Vec::new();
+    loop {
+        match (six.next(), four.next()) {
+            (None, None) => return out,
+            (a, b) => out.extend(a.into_iter().chain(b)),
+        }
+    }
+}
+
+/// The addresses for people.
+pub(super) fn words(addresses: &[SocketAddr]) -> String {
+    let all: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
+    all.join(", ")
+}
+
+/// The winner for people.
+pub(super) fn peer(tcp: &TcpStream) -> String {
+    tcp.peer_addr().map(|a| a.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let a = |s: &str| s.parse::<SocketAddr>().expect(s);
+        let all = vec![a("1.1.1.1:1"), a("2.2.2.2:1"), a("[::1]:1")];
+        let want = vec![a("[::1]:1"), a("1.1.1.1:1"), a("2.2.2.2:1")];
+        assert_eq!(interleave(all), want);
+    }
+
+    /// A listener whose queue is full: the kernel drops what else wants to connect, as a firewall
+    /// does that answers nothing.
+    async fn black_hole() -> (SocketAddr, impl Sized) {
+        let socket = TcpSocket::new_v4().expect("socket");
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .expect("bind");
+        // A queue of 0 takes exactly one connection that nobody accepts.
+        let listener = socket.listen(0).expect("listen");
+        let address = listener.local_addr().expect("address");
+        let first = TcpStream::connect(address).await.expect("the one place");
+        (address, (listener, first))
+    }
+
+    #[tokio::test]
+    async fn an_address_that_never_answers_costs_only_the_head_start() {
+        let (silent, _hold) = black_hole().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let good = listener.local_addr().expect("address");
+        let began = Instant::now();
+        let won = connect(vec![silent, good]).await.expect("the second");
+        let took = began.elapsed();
+        assert_eq!(won.peer_addr().expect("peer"), good);
+        assert!(
+            took >= STAGGER,
+            "the first was given its head start: {took:?}"
+        );
+        // The kernel would give the first one up after two minutes.
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_costs_nothing() {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let refusing = free.local_addr().expect("address");
+        drop(free);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let good = listener.local_addr().expect("address");
+        let began = Instant::now();
+        // Many, so that their head starts would be seen on a busy machine too.
+        let mut all = vec![refusing; 19];
+        all.push(good);
+        let won = connect(all).await.expect("the last");
+        assert_eq!(won.peer_addr().expect("peer"), good);
+        assert!(began.elapsed() < 19 * STAGGER, "{:?}", began.elapsed());
+        let lost = connect(vec![refusing]).await.expect_err("nobody there");
+        assert_eq!(lost.address, refusing);
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether a plane can be reached, before this host knows whom to believe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::enrol::{EnrolError, Target};
+use super::policy::TlsPolicy;
+use crate::egress::{Egress, Hop, Journey};
+
+/// Longest that is shown of an issuer: it is the other side's text.
+const ISSUER_MAX: usize = 80;
+
+/// Goes to `plane` (`https://host[:port]`) as enrolment does, up to the end of the TLS handshake.
+/// Nothing is sent over it. Whose certificate it is cannot be told yet: the token knows that.
+pub async fn look(
+    plane: &str,
+    egress: &Egress,
+    tls: &TlsPolicy,
+    longest: Duration,
+    journey: &mut Journey,
+) -> Result<(), EnrolError> {
+    let target = Target::parse(plane)?;
+    let done = tokio::time::timeout(longest, go(&target, egress, tls, journey)).await;
+    done.map_err(|_| EnrolError::Timeout {
+        host: target.host.clone(),
+        hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
+        after: longest,
+    })?
+}
+
+async fn go(
+    target: &Target,
+    egress: &Egress,
+    tls: &TlsPolicy,
+    journey: &mut Journey,
+) -> Result<(), EnrolError> {
+    let tcp = egress.reach(&target.host, target.port, journey).await?;
+    journey.begin(Hop::Tls);
+    let name = ServerName::try_from(target.host.clone()).map_err(|_| EnrolError::Url {
+        url: target.host.clone(),
+        why: "is no host name",
+    })?;
+    let config = tls
+        .unverified(Arc::new(Anybody(crate::tls::provider())))
+        .map_err(|e| target.garbage(e.to_string()))?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+        .map_err(|e| match egress.cut(&target.host, target.port, &e) {
+            Some(cut) => cut.into(),
+            None => target.handshake_failed(&e),
+        })?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let issuer = shown.first().and_then(|leaf| {
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        Some(leaf.issuer().to_string())
+    });
+    let issuer: String = issuer
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(ISSUER_MAX)
+        .collect();
+    journey.end(format!(
+        "issued by {issuer:?}; the token will tell whether that is right"
+    ));
+    Ok(())
+}
+
+/// Believes every certificate, and is therefore used for a connection that nothing is sent over.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

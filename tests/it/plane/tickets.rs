@@ -1,0 +1,82 @@
+//! Short handshakes: what a host that comes back saves, and what it cannot skip.
+
+use http::Method;
+use pf9_hostagent::comms::Route;
+use pf9_hostagent::egress::{Egress, Hop, Journey};
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy};
+use pf9_hostagent::model::HostId;
+use serde_json::Value;
+
+use super::bed::{Bed, within};
+
+/// Enrols under this id; the product's own dialler with what it got.
+async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
+    let (egress, tls) = (Egress::direct(), TlsPolicy::default());
+    let token = bed.new_token().await;
+    let identity = identity::enrol(&EnrolOrder {
+        plane: &bed.url,
+        token: &token,
+        host_id,
+        hostname: "a",
+        egress: &egress,
+        tls: &tls,
+        deadline: std::time::Duration::from_secs(20),
+    })
+    .await
+    .expect("enrolled");
+    identity::save(fs, &identity, &Owners::whoever_runs()).expect("save");
+    load(fs)
+}
+
+fn load(fs: &HostFs) -> Route {
+    let identity = identity::load(fs, &TlsPolicy::default()).expect("load");
+    Route::new(identity.expect("enrolled"), Egress::direct())
+}
+
+/// How the handshake was, and what the plane said; the code of a refusal.
+async fn go(route: &Route) -> (String, Result<(), String>) {
+    let mut journey = Journey::default();
+    let endpoint = &route.endpoints()[0];
+    let done = within(route.try_endpoint(endpoint, &mut journey)).await;
+    let tls = journey.passed().iter().find(|p| p.hop == Hop::Tls);
+    let words = tls.map(|p| p.found.clone()).unwrap_or_default();
+    (words, done.map_err(|e| e.fault(endpoint).code))
+}
+
+#[tokio::test]
+async fn the_second_handshake_is_short_and_still_shows_who_it_is() {
+    let bed = Bed::new().await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let id = HostId::random();
+    let old = enrolled(&bed, &fs, id).await;
+    let full = |result| ("TLS 1.3".to_owned(), result);
+    let resumed = |result| ("TLS 1.3, resumed".to_owned(), result);
+    let forbidden = || Err("plane-forbidden".to_owned());
+
+    assert_eq!(go(&old).await, full(Ok(())));
+    // The plane says yes only to a certificate it knows: it sees the one of the session before.
+    assert_eq!(go(&old).await, resumed(Ok(())));
+    assert_eq!(go(&old).await, resumed(Ok(())));
+    // A dialler of its own has no tickets.
+    assert_eq!(go(&load(&fs)).await, full(Ok(())));
+
+    // Another certificate for the host: the old session resumes, and is refused.
+    let new = enrolled(&bed, &fs, id).await;
+    assert_eq!(go(&old).await, resumed(forbidden()));
+    assert_eq!(go(&new).await, full(Ok(())));
+
+    // The host is removed: the same.
+    let path = format!("/resmgr/v1/hosts/{id}");
+    assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
+    assert_eq!(go(&new).await, resumed(forbidden()));
+
+    // A plane that was started anew cannot read old tickets: a full handshake, no failure.
+    let other = enrolled(&bed, &fs, HostId::random()).await;
+    assert_eq!(go(&other).await, full(Ok(())));
+    let bed = bed.restart().await;
+    assert_eq!(go(&other).await, full(Ok(())));
+    assert_eq!(go(&other).await, resumed(Ok(())));
+    drop(bed);
+}
