@@ -125,7 +125,8 @@ pub(crate) fn agent_is_ok(node: &str) -> Outcome {
     }
 }
 
-fn command(args: &[&str]) -> Command {
+/// `scripts/demo` with these words.
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo"));
     // What cargo tells its own children would make the release build of `up` a different one.
     for (name, _) in std::env::vars_os() {

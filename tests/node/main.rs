@@ -6,11 +6,13 @@
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
-//! e_decommission  the agent removed → the machine's files are what they were before
+//! e_people      kubectl in all its ways through delay, loss, full lines, a restart, a black hole
+//! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
 //! Each begins by bringing the demo up, so each can run alone. Needs root.
 
 mod demo;
+mod network;
 mod scenario;

@@ -7,6 +7,7 @@ use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
 };
+use crate::network;
 
 /// A node that was Ready is Ready again this long after its machine came back.
 const READY_AGAIN: Duration = Duration::from_secs(150);
@@ -199,7 +200,14 @@ fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
 }
 
 #[test]
-fn e_decommissioned_machine_is_as_it_was_before() -> Outcome {
+fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
+    up()?;
+    network::people_work_beside_downloads(&NODES)?;
+    network::black_hole_is_noticed(NODES[1])
+}
+
+#[test]
+fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
     up()?;
     for node in [NODES[1], NODES[0]] {
         shell(node, "pf9ctl decommission-node --yes")?;

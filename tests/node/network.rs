@@ -1,0 +1,374 @@
+//! What an operator does through the tunnel while the network is bad and the line is full.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use serde_json::Value;
+
+use crate::demo::{Outcome, command, demo, eventually, kubectl, shell};
+
+/// What the path between plane and machines does to packets.
+const BAD: [&str; 4] = ["--rtt", "80", "--loss", "1"];
+/// The pod everything is tried on.
+const POD: &str = "hello-worker-1";
+/// Downloads at once beside what people do.
+const DOWNLOADS: usize = 4;
+/// Longest anything a person waits for may take on this path.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A line there and back on this path: the round trip, a little of others' bytes, and a pod's own
+/// time. Without limits on what is under way it is seconds.
+const TYPED_WITHIN: Duration = Duration::from_millis(250);
+/// A file that is copied there and back.
+const COPIED_MIB: usize = 8;
+/// Lines typed.
+const KEYS: usize = 21;
+
+/// Everything at once, and a restart of the plane in the middle.
+pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
+    for node in nodes {
+        demo(&[&["path", node][..], &BAD].concat())?;
+    }
+    // The way to every pod leads through the tunnel of the master.
+    let mut bulk = downloads("master-1")?;
+    let mut typing = Typing::begin()?;
+    let typed = typing.median(KEYS)?;
+    println!("a line there and back beside {DOWNLOADS} downloads: {typed:?}");
+    assert!(typed <= TYPED_WITHIN, "{typed:?}");
+    tried("get -w", watch_sees_a_change)?;
+    tried("logs -f", logs_follow)?;
+    tried("exec -it", terminal_resizes)?;
+    tried("port-forward", ports_are_forwarded)?;
+    tried("cp", || copies(COPIED_MIB))?;
+    bulk.still_run()?;
+    demo(&["plane", "stop"])?;
+    demo(&["plane", "start"])?;
+    eventually(
+        "typing goes on after a restart of the plane",
+        PATIENCE * 2,
+        || Typing::begin().map(drop),
+    )?;
+    bulk.end()?;
+    for node in nodes {
+        demo(&["path", node])?;
+    }
+    Ok(())
+}
+
+fn tried(what: &str, does: impl FnOnce() -> Outcome) -> Outcome {
+    let began = Instant::now();
+    does()?;
+    println!("{what}: {:.1} s", began.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Processes of a test; none outlives it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// `scripts/demo` with these words, its ends in our hands.
+fn start(args: &[&str]) -> Outcome<Running> {
+    command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(Running)
+        .map_err(|e| format!("scripts/demo: {e}"))
+}
+
+/// Lines of a pipe as they come.
+fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn line_with(lines: &mpsc::Receiver<String>, words: &str, limit: Duration) -> Outcome<String> {
+    let until = Instant::now() + limit;
+    let mut last = String::new();
+    while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        if line.contains(words) {
+            return Ok(line);
+        }
+        last = line;
+    }
+    Err(format!(
+        "no line with {words:?} within {limit:?}; the last was {last:?}"
+    ))
+}
+
+/// Bulk: the stack's archive, downloaded through the tunnel again and again.
+struct Downloads(Vec<Running>, String);
+
+fn downloads(node: &str) -> Outcome<Downloads> {
+    let spec = shell(node, "cat /var/opt/pf9/hostagent/spec.json")?;
+    let envelope: Value = serde_json::from_str(&spec).map_err(|e| e.to_string())?;
+    let payload = base64::engine::general_purpose::STANDARD
+        .decode(envelope["payload"].as_str().unwrap_or_default())
+        .map_err(|e| e.to_string())?;
+    let spec: Value = serde_json::from_slice(&payload).map_err(|e| e.to_string())?;
+    let digest = spec
+        .pointer("/assignment/stack/manifest")
+        .and_then(Value::as_str)
+        .ok_or("the spec names no stack")?;
+    // Bytes are counted where they arrive.
+    let script = format!(
+        "while curl -sS --unix-socket /run/pf9/plane.sock http://plane/v1/stacks/{digest}/archive \
+         -o /dev/null -w '%{{size_download}}\\n' >>/run/bulk-$0; do :; done"
+    );
+    let mut running = Vec::new();
+    for n in 0..DOWNLOADS {
+        running.push(start(&[
+            "shell",
+            node,
+            "sh",
+            "-c",
+            &script,
+            &n.to_string(),
+        ])?);
+    }
+    Ok(Downloads(running, node.to_owned()))
+}
+
+impl Downloads {
+    /// All of them still run: what was tried was tried beside them.
+    fn still_run(&mut self) -> Outcome {
+        for running in &mut self.0 {
+            if let Ok(Some(status)) = running.0.try_wait() {
+                return Err(format!("a download ended: {status}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Outcome {
+        let node = self.1.clone();
+        drop(self.0);
+        // The shells on the machine are no children of ours.
+        shell(
+            &node,
+            "pkill -f 'run/plane.sock' ; pkill curl; rm -f /run/bulk-*; :",
+        )?;
+        Ok(())
+    }
+}
+
+/// A terminal's echo: a line into a pod's `cat` and back, again and again.
+struct Typing {
+    _running: Running,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Typing {
+    fn begin() -> Outcome<Self> {
+        let mut running = start(&["kubectl", "exec", "-i", POD, "--", "cat"])?;
+        let to = running.0.stdin.take().ok_or("no stdin")?;
+        let from = BufReader::new(running.0.stdout.take().ok_or("no stdout")?);
+        let mut typing = Self {
+            _running: running,
+            to,
+            from,
+        };
+        typing.key()?;
+        Ok(typing)
+    }
+
+    /// How long one line takes there and back.
+    fn key(&mut self) -> Outcome<Duration> {
+        let began = Instant::now();
+        self.to.write_all(b"x\n").map_err(|e| e.to_string())?;
+        let mut line = String::new();
+        self.from.read_line(&mut line).map_err(|e| e.to_string())?;
+        if line != "x\n" {
+            return Err(format!("cat answered {line:?}"));
+        }
+        Ok(began.elapsed())
+    }
+
+    /// The middle one of many.
+    fn median(&mut self, keys: usize) -> Outcome<Duration> {
+        let mut times = (0..keys).map(|_| self.key()).collect::<Outcome<Vec<_>>>()?;
+        times.sort_unstable();
+        Ok(times.get(keys / 2).copied().unwrap_or_default())
+    }
+}
+
+/// `kubectl get -w` shows a change when it happens.
+fn watch_sees_a_change() -> Outcome {
+    let mut watch = start(&[
+        "kubectl",
+        "get",
+        "pod",
+        POD,
+        "-w",
+        "-o",
+        "jsonpath={.metadata.labels.tried}{\"\\n\"}",
+    ])?;
+    let seen = lines(watch.0.stdout.take().ok_or("no stdout")?);
+    seen.recv_timeout(PATIENCE)
+        .map_err(|e| format!("get -w: {e}"))?;
+    let mark = format!("t{}", std::process::id());
+    kubectl(&["label", "--overwrite", "pod", POD, &format!("tried={mark}")])?;
+    line_with(&seen, &mark, PATIENCE).map(drop)
+}
+
+/// `kubectl logs -f` shows a line when it is written.
+fn logs_follow() -> Outcome {
+    let mut logs = start(&["kubectl", "logs", "-f", POD])?;
+    let seen = lines(logs.0.stdout.take().ok_or("no stdout")?);
+    line_with(&seen, "hello from", PATIENCE)?;
+    let mark = format!("mark-{}", std::process::id());
+    // What process 1 of the container writes is its log.
+    kubectl(&[
+        "exec",
+        POD,
+        "--",
+        "sh",
+        "-c",
+        &format!("echo {mark} >/proc/1/fd/1"),
+    ])?;
+    line_with(&seen, &mark, PATIENCE).map(drop)
+}
+
+/// `kubectl exec -it` in a real terminal that changes its size.
+fn terminal_resizes() -> Outcome {
+    let script = r#"
+import fcntl, os, pty, select, signal, struct, sys, termios, time
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+text, until = "", time.monotonic() + 60
+for rows, columns in ((31, 101), (17, 63)):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    os.kill(pid, signal.SIGWINCH)
+    # The size travels on a channel of its own: it is asked for until it is there.
+    while f"{rows} {columns}" not in text:
+        if time.monotonic() > until:
+            sys.exit(f"{rows} {columns} was never seen: {text!r}")
+        os.write(fd, b"stty size\n")
+        while select.select([fd], [], [], 0.5)[0]:
+            text += os.read(fd, 4096).decode("utf-8", "replace")
+os.write(fd, b"exit\n")
+os.waitpid(pid, 0)
+"#;
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo");
+    let output = Command::new("python3")
+        .args([
+            "-c", script, program, "kubectl", "exec", "-it", POD, "--", "sh",
+        ])
+        .env("TERM", "xterm")
+        .output()
+        .map_err(|e| format!("python3: {e}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "exec -it: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    }
+}
+
+/// `kubectl port-forward`: many connections, each a request and its answer.
+fn ports_are_forwarded() -> Outcome {
+    // It lives as long as this holds its other end.
+    let _server = start(&[
+        "kubectl", "exec", "-i", POD, "--", "httpd", "-f", "-p", "8080", "-h", "/bin",
+    ])?;
+    let mut forward = start(&["kubectl", "port-forward", POD, ":8080"])?;
+    let seen = lines(forward.0.stdout.take().ok_or("no stdout")?);
+    let line = line_with(&seen, "Forwarding from 127.0.0.1:", PATIENCE)?;
+    let port: u16 = line
+        .split("127.0.0.1:")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|port| port.parse().ok())
+        .ok_or(format!("no port in {line:?}"))?;
+    let get = || {
+        let say = |e: std::io::Error| format!("port-forward: {e}");
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).map_err(say)?;
+        socket.set_read_timeout(Some(PATIENCE)).map_err(say)?;
+        let request = b"GET /busybox HTTP/1.0\r\nHost: pod\r\n\r\n";
+        socket.write_all(request).map_err(say)?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).map_err(say)?;
+        // The binary itself, after the headers.
+        match answer.starts_with(b"HTTP/1.") && answer.len() > 500_000 {
+            true => Ok(()),
+            false => Err(format!("the answer has {} bytes", answer.len())),
+        }
+    };
+    // The server needs a moment to listen.
+    eventually("the first answer", PATIENCE, get)?;
+    (0..4).try_for_each(|_| get())
+}
+
+/// `kubectl cp` there and back: the same bytes.
+fn copies(mib: usize) -> Outcome {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let (there, back) = (dir.path().join("there"), dir.path().join("back"));
+    let mut random = fastrand::Rng::new();
+    let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(mib << 20)
+        .collect();
+    std::fs::write(&there, &bytes).map_err(|e| e.to_string())?;
+    let remote = format!("{POD}:/tmp/copied");
+    kubectl(&["cp", &there.to_string_lossy(), &remote])?;
+    kubectl(&["cp", &remote, &back.to_string_lossy()])?;
+    kubectl(&["exec", POD, "--", "rm", "/tmp/copied"])?;
+    let returned = std::fs::read(&back).map_err(|e| e.to_string())?;
+    assert!(
+        returned == bytes,
+        "{} bytes came back of {}",
+        returned.len(),
+        bytes.len()
+    );
+    Ok(())
+}
+
+/// A path that swallows everything: noticed in time at both ends, and back when it is back.
+pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
+    let connected = |want: &str| {
+        let text = shell(node, "pf9ctl status --json || :")?;
+        let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let state = status
+            .pointer("/tunnel/state")
+            .map(Value::to_string)
+            .unwrap_or_default();
+        if state.contains(want) {
+            Ok(())
+        } else {
+            Err(format!("the tunnel is {state}"))
+        }
+    };
+    connected("connected")?;
+    demo(&["path", node, "--blackhole"])?;
+    // 20 s by default, and a look every half second.
+    eventually(
+        "the node notices that nothing comes any more",
+        Duration::from_secs(22),
+        || connected("waiting").or_else(|_| connected("connecting")),
+    )?;
+    demo(&["path", node])?;
+    eventually("the tunnel is up again", Duration::from_secs(75), || {
+        connected("connected")
+    })
+}
