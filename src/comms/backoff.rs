@@ -23,6 +23,11 @@ impl Backoff {
         Self { failures: 0, cap }
     }
 
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// The wait before the next try. `lived`: how long the session was up, if it was at all;
     /// `hint`: the plane's own wish; `random`: uniform in [0, 1).
     pub(super) fn next(

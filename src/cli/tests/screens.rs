@@ -98,6 +98,7 @@ fn tunnel() -> TunnelStatus {
         bytes_out: 2,
         last_contact: Some(at("09:59:58")),
         last_fault: None,
+        sessions: Vec::new(),
     }
 }
 

@@ -231,7 +231,14 @@ pub(super) async fn dial(
     let tls = within(connector.connect(name, tcp))
         .await
         .map_err(|_| 0u16)?;
-    match within(mux::connect(tls, address, mux::TUNNEL_PATH)).await {
+    match within(mux::connect(
+        tls,
+        address,
+        mux::TUNNEL_PATH,
+        HeaderMap::new(),
+    ))
+    .await
+    {
         Ok(socket) => Ok(socket),
         Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
         // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
