@@ -56,6 +56,7 @@ impl Bed {
             state_dir: dir.path().to_path_buf(),
             listen: listen.parse().expect("address"),
             public_url: None,
+        tunnels_per_s: None,
         })
         .await
         .expect("the plane starts");
