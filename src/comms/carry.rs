@@ -74,20 +74,21 @@ where
     }
 }
 
-/// Ends when nothing passed for `idle`; never without one.
+/// Ends when nothing passed for `idle`, or up to a quarter longer; never without one.
 async fn silence(passed: &Passed, idle: Option<Duration>) -> Duration {
+    const LOOKS: u32 = 4;
     let Some(idle) = idle else {
         return std::future::pending().await;
     };
-    let mut before = passed.both();
-    loop {
-        tokio::time::sleep(idle).await;
+    let (mut before, mut quiet) = (passed.both(), 0);
+    // Looking now and then costs less than a timer that every byte sets anew.
+    while quiet < LOOKS {
+        tokio::time::sleep(idle / LOOKS).await;
         let now = passed.both();
-        if now == before {
-            return idle;
-        }
+        quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
     }
+    idle
 }
 
 impl Passed {

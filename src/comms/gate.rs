@@ -172,3 +172,108 @@ async fn read_some(socket: &mut UnixStream, into: &mut BytesMut, room: usize) ->
     let mut limited = (&mut *socket).take(room as u64);
     limited.read_buf(into).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::IntoFuture;
+
+    use bytes::Bytes;
+    use tokio::io::DuplexStream;
+
+    use super::super::sessions::NewSession;
+    use super::*;
+    use crate::mux::{Driver, Handle, Incoming, Role, Websocket};
+    use crate::wire::{Code, Config, Side};
+
+    type End = (Handle, Incoming, Driver<DuplexStream>);
+
+    fn pair() -> (End, End) {
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        let a = Websocket::new(a, Role::Client, Bytes::new());
+        let b = Websocket::new(b, Role::Server, Bytes::new());
+        let config = Config::default();
+        (
+            mux::session(a, Side::Node, config),
+            mux::session(b, Side::Plane, config),
+        )
+    }
+
+    /// A node with one more session; answers the plane's end of it.
+    fn session(sessions: &Sessions, slot: u8, tasks: &mut JoinSet<()>) -> End {
+        let ((handle, incoming, driver), plane) = pair();
+        sessions.begin(NewSession {
+            slot,
+            endpoint: format!("wss://{slot}"),
+            failures: 0,
+            handle,
+            probe: None,
+        });
+        tasks.spawn(async move {
+            drop(driver.into_future().await);
+            drop(incoming);
+        });
+        plane
+    }
+
+    /// The plane leaves while the OPEN and its data are on their way: it looks at neither.
+    #[tokio::test]
+    async fn what_the_plane_did_not_look_at_goes_to_another_session() {
+        let sessions = Arc::new(Sessions::new());
+        let mut tasks = JoinSet::new();
+        let (leaving, _incoming, first) = session(&sessions, 0, &mut tasks);
+        let (mut client, gate) = UnixStream::pair().expect("pair");
+        client.write_all(b"question").await.expect("write");
+        client.shutdown().await.expect("half-close");
+        let mut carried = JoinSet::new();
+        carried.spawn(carry(gate, Arc::clone(&sessions)));
+        // Until the stream is open on the first session, whose plane has not run yet.
+        while sessions.all()[0].handle.stats().opened == 0 {
+            tokio::task::yield_now().await;
+        }
+        leaving.leave(Code::GoingAway, Duration::ZERO, "restart");
+        let (_plane, mut incoming, second) = session(&sessions, 1, &mut tasks);
+        tasks.spawn(async move { drop(first.await) });
+        tasks.spawn(async move { drop(second.await) });
+
+        let opened = incoming.next().await.expect("opened again");
+        assert_eq!(opened.open.service, mux::HOST_API);
+        let mut stream = opened.accept().expect("accept");
+        let mut asked = Vec::new();
+        stream.read_to_end(&mut asked).await.expect("read");
+        assert_eq!(asked, b"question");
+        stream.write_all(b"answer").await.expect("write");
+        stream.shutdown().await.expect("finish");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("read");
+        assert_eq!(answer, b"answer");
+        carried.join_next().await.expect("task").expect("carried");
+    }
+
+    /// More than can be kept: from then on the stream belongs to its session.
+    #[tokio::test]
+    async fn a_large_request_is_handed_over_whole() {
+        let sessions = Arc::new(Sessions::new());
+        let mut tasks = JoinSet::new();
+        let (_plane, mut incoming, driver) = session(&sessions, 0, &mut tasks);
+        tasks.spawn(async move { drop(driver.await) });
+        let (client, gate) = UnixStream::pair().expect("pair");
+        let mut carried = JoinSet::new();
+        carried.spawn(carry(gate, sessions));
+        let large: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        let (mut from, mut to) = client.into_split();
+        let sent = large.clone();
+        tasks.spawn(async move {
+            to.write_all(&sent).await.expect("write");
+            to.shutdown().await.expect("half-close");
+        });
+        let mut stream = incoming.next().await.expect("open").accept().expect("take");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.expect("read");
+        assert!(got == large, "{} bytes", got.len());
+        stream.write_all(b"ok").await.expect("write");
+        stream.shutdown().await.expect("finish");
+        let mut answer = Vec::new();
+        from.read_to_end(&mut answer).await.expect("read");
+        assert_eq!(answer, b"ok");
+    }
+}

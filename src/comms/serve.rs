@@ -118,7 +118,7 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
         Ended::Done(Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => String::new(),
         Ended::Done(Err(e)) => e.to_string(),
         Ended::Idle(idle) => format!("no byte passed for {} s", idle.as_secs()),
-        Ended::SessionOver(why) => format!("the tunnel ended: {why}"),
+        Ended::SessionOver(why) => format!("the tunnel is down: {why}"),
     };
     story.line("close", &why, Some(passed.both()));
 }

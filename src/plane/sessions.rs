@@ -85,9 +85,8 @@ impl Place {
 /// the newest speaks for it; in a slot the newest replaces what it was opened in place of, unless
 /// that one is leaving anyway. Of those that leave only the newest few stay.
 fn fenced(known: &[Known], new: Place) -> Vec<u64> {
-    let (ours, foreign): (Vec<Known>, Vec<Known>) = known
-        .iter()
-        .partition(|k| k.place.instance == new.instance);
+    let (ours, foreign): (Vec<Known>, Vec<Known>) =
+        known.iter().partition(|k| k.place.instance == new.instance);
     let (leaving, live): (Vec<Known>, Vec<Known>) = ours.into_iter().partition(|k| k.leaving);
     let surplus = leaving.len().saturating_sub(DRAINING_MAX);
     let replaced = live.into_iter().filter(|k| k.place.slot == new.slot);
@@ -109,9 +108,7 @@ impl Sessions {
         let all = inner.live.entry(host).or_default();
         let known: Vec<_> = all.iter().map(Session::known).collect();
         let ended = fenced(&known, place);
-        let over: Vec<_> = all
-            .extract_if(.., |s| ended.contains(&s.number))
-            .collect();
+        let over: Vec<_> = all.extract_if(.., |s| ended.contains(&s.number)).collect();
         all.push(Session {
             number,
             place,
@@ -240,7 +237,13 @@ mod tests {
         assert_eq!(none.slot, 0);
         assert_ne!(none.instance, with(None, None).expect("none").instance);
         let signed = format!("+{}", &hex[1..]);
-        for bad in ["", "1", &hex[1..], &signed, "g123456789abcdef0123456789abcdef"] {
+        for bad in [
+            "",
+            "1",
+            &hex[1..],
+            &signed,
+            "g123456789abcdef0123456789abcdef",
+        ] {
             assert!(with(Some(bad), None).is_err(), "{bad}");
         }
         for bad in ["", "2", "-1", "x", "256"] {
