@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status`  | [`TunnelStatus`](crate::model::TunnelStatus) |
 //! | `GET /v1/streams` | [`TunnelStreams`](crate::model::TunnelStreams) |
-//! | `POST /v1/ping`   | [`TunnelPing`](crate::model::TunnelPing): one PING on every session |
+//! | `POST /v1/ping`   | [`TunnelPing`]: one PING on every session |
 //! | `GET /v1/metrics` | Prometheus text |
 
 use std::sync::Arc;

@@ -144,7 +144,7 @@ async fn who_comes_when_many_do_is_told_when_to_come_back() {
     let stranger = dial(&bed, answer, None, HeaderMap::new()).await;
     assert_eq!(stranger.err(), Some((403, None)));
     let waited = std::time::Instant::now();
-    until(|| async { node.twin().connect(&bed).await.ok() }).await;
+    until(|| Box::pin(async { node.twin().connect(&bed).await.ok() })).await;
     assert!(waited.elapsed() < Duration::from_secs(3));
 }
 
