@@ -72,7 +72,7 @@ pub(super) async fn run(
     let mut streams = JoinSet::new();
     streams.spawn(serve::run(incoming, Arc::clone(&live), serve));
     let handle = live.handle.clone();
-    let mut driver = std::pin::pin!(driver);
+    let mut driver = Box::pin(driver);
     let mut cut_at = None;
     let mut stopping = false;
     let mut heard_farewell = false;
@@ -104,6 +104,8 @@ pub(super) async fn run(
         }
     }
     sessions.over(&live);
+    // The connection ends now, not when the last stream has written its line.
+    drop(driver);
     let ended = tokio::time::timeout(LAST_LINES, streams.join_next()).await;
     if ended.is_err() {
         tracing::warn!(

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::tcp::Probe;
+use crate::model::TcpStatus;
 use crate::mux::Handle;
 
 /// One session.
@@ -19,7 +20,8 @@ pub(super) struct Live {
     pub(super) endpoint: String,
     pub(super) since: Timestamp,
     pub(super) handle: Handle,
-    pub(super) probe: Option<Probe>,
+    /// Gone when the session is over: a second descriptor keeps a connection open.
+    probe: Mutex<Option<Probe>>,
     /// How often its endpoint had failed in a row when it came up.
     failures: u32,
     /// When the peer said farewell: when what is left is cut.
@@ -96,7 +98,7 @@ impl Sessions {
             endpoint: new.endpoint,
             since: Timestamp::now(),
             handle: new.handle,
-            probe: new.probe,
+            probe: Mutex::new(new.probe),
             failures: new.failures,
             until: Mutex::new(None),
             names: Mutex::default(),
@@ -114,6 +116,7 @@ impl Sessions {
     /// A session is over.
     pub(super) fn over(&self, live: &Live) {
         let stats = live.handle.stats();
+        live.lock_probe().take();
         self.live.send_modify(|all| {
             all.retain(|l| l.number != live.number);
             let [bytes_in, bytes_out] = &self.past;
@@ -192,6 +195,11 @@ impl Live {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the kernel knows of the connection.
+    pub(super) fn kernel(&self) -> Option<TcpStatus> {
+        self.lock_probe().as_ref().and_then(|p| p.ask().ok())
+    }
+
     /// Keeps a stream's name for as long as the answer lives.
     pub(super) fn name(self: &Arc<Self>, stream: u32, service: &str, who: &str) -> Named {
         let name = Name {
@@ -210,7 +218,11 @@ impl Live {
         self.lock_names().clone()
     }
 
-    fn lock_names(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Name>> {
+    fn lock_probe(&self) -> MutexGuard<'_, Option<Probe>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_names(&self) -> MutexGuard<'_, BTreeMap<u32, Name>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -194,15 +194,10 @@ impl Slot {
             last_contact: self.last_contact,
             last_end: self.last_end.clone(),
         };
-        match self.state {
-            SlotState::Connected { .. } => {
-                // A connection that is up was heard within 2.5 pings.
-                status.last_contact = Some(now);
-                if let Some(live) = live {
-                    numbers(&mut status, live);
-                }
-            }
-            SlotState::Connecting | SlotState::Waiting { .. } => {}
+        match (self.state, live) {
+            (SlotState::Connected { .. }, Some(live)) => numbers(&mut status, live, now),
+            (SlotState::Connected { .. }, None)
+            | (SlotState::Connecting | SlotState::Waiting { .. }, _) => {}
         }
         status
     }
@@ -212,17 +207,17 @@ impl Slot {
 fn draining(slot: &Slot, live: &Arc<Live>, now: Timestamp) -> SessionStatus {
     let mut status = slot.status(live.slot, None, now);
     status.endpoint = Some(live.endpoint.clone());
-    status.last_contact = Some(now);
     status.last_end = None;
     status.state = SessionState::Draining {
         since: live.since,
         until: live.draining_until().unwrap_or(now),
     };
-    numbers(&mut status, live);
+    numbers(&mut status, live, now);
     status
 }
 
-fn numbers(status: &mut SessionStatus, live: &Live) {
+fn numbers(status: &mut SessionStatus, live: &Live, now: Timestamp) {
+    status.last_contact = now.checked_sub(live.handle.silence()).ok();
     let stats = live.handle.stats();
     let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).ok();
     status.rtt_us = stats.round_trip.and_then(micros);
@@ -230,7 +225,7 @@ fn numbers(status: &mut SessionStatus, live: &Live) {
     status.streams = stats.streams;
     status.bytes_in = stats.bytes_in;
     status.bytes_out = stats.bytes_out;
-    status.tcp = live.probe.as_ref().and_then(|p| p.ask().ok());
+    status.tcp = live.kernel();
 }
 
 /// All sessions in one word: pure.

@@ -197,6 +197,12 @@ impl Handle {
         self.shared.lock().session.streams().take(max).collect()
     }
 
+    /// How long ago the peer was last heard.
+    pub fn silence(&self) -> Duration {
+        let state = self.shared.lock();
+        self.shared.now().since(state.session.heard_at())
+    }
+
     /// No new stream can be opened: either side said farewell, or the connection is over.
     pub fn is_leaving(&self) -> bool {
         let state = self.shared.lock();

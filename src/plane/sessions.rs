@@ -251,6 +251,32 @@ mod tests {
         }
     }
 
+    /// A handle whose connection nobody drives: it can be told to leave, and is over when dropped.
+    fn tunnel() -> (Handle, impl Sized) {
+        use crate::wire::{Config, Side};
+        let (io, far) = tokio::io::duplex(64);
+        let socket = mux::Websocket::new(io, mux::Role::Server, bytes::Bytes::new());
+        let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
+        (handle, (incoming, driver, far))
+    }
+
+    #[tokio::test]
+    async fn streams_go_to_a_session_that_does_not_leave() {
+        let (sessions, host) = (Sessions::default(), HostId::random());
+        assert!(sessions.tunnel(host).is_none() && !sessions.is_connected(host));
+        let ((zero, _zero), (one, _one)) = (tunnel(), tunnel());
+        let first = sessions.begin(host, place(7, 0), zero.clone());
+        let second = sessions.begin(host, place(7, 1), one.clone());
+        zero.leave(Code::GoingAway, Duration::ZERO, "test");
+        let chosen = sessions.tunnel(host).expect("the other one");
+        assert!(!chosen.is_leaving());
+        one.leave(Code::GoingAway, Duration::ZERO, "test");
+        assert!(sessions.tunnel(host).is_none() && sessions.is_connected(host));
+        sessions.over(host, first);
+        sessions.over(host, second);
+        assert!(!sessions.is_connected(host));
+    }
+
     proptest! {
         /// Whatever hosts do: one program, one live session a slot, a bounded rest.
         #[test]

@@ -42,6 +42,10 @@ impl Liveness {
         self.heard_at = now;
     }
 
+    pub(super) fn heard_at(&self) -> Time {
+        self.heard_at
+    }
+
     pub(super) fn dead_at(&self) -> Time {
         self.heard_at.plus(self.interval * 5 / 2)
     }

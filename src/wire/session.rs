@@ -354,6 +354,11 @@ impl Session {
         self.leaving.is_some() || self.peer_leaves
     }
 
+    /// When the peer was last heard.
+    pub fn heard_at(&self) -> Time {
+        self.liveness.heard_at()
+    }
+
     /// Lets a PING leave at once.
     pub fn hurry_ping(&mut self, now: Time) {
         self.liveness.hurry(now);

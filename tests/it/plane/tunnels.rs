@@ -148,6 +148,26 @@ async fn who_comes_when_many_do_is_told_when_to_come_back() {
     assert!(waited.elapsed() < Duration::from_secs(3));
 }
 
+/// Whoever connects and says nothing waits for himself only.
+#[tokio::test]
+async fn silent_strangers_do_not_keep_a_host_waiting() {
+    /// More than handshakes that are done at a time.
+    const STRANGERS: usize = 100;
+    let bed = Bed::new().await;
+    let token = bed.new_token().await;
+    let mut node = super::node::Node::new(pf9_hostagent::model::HostId::random());
+    node.enrol(&bed, &token).await.expect("enrolled");
+    let address = bed.url.trim_start_matches("https://");
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        let stranger = tokio::net::TcpStream::connect(address).await;
+        strangers.push(stranger.expect("connect"));
+    }
+    let connect = Box::pin(node.connect(&bed));
+    let connected = tokio::time::timeout(Duration::from_secs(4), connect).await;
+    assert_eq!(connected, Ok(Ok(())));
+}
+
 #[tokio::test]
 async fn a_removed_host_is_out_at_once_and_for_good() {
     let bed = Bed::new().await;
