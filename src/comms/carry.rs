@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::mux::{Handle, MuxStream, splice};
+use super::sessions::Live;
+use crate::mux::{MuxStream, splice};
 use crate::wire::Code;
 
 /// How long a service may take to read the last bytes of a stream whose session is over.
@@ -43,7 +44,7 @@ struct Counted<S> {
 pub(super) async fn join<S>(
     stream: MuxStream,
     socket: S,
-    session: &Handle,
+    session: &Live,
     idle: Option<Duration>,
     passed: &Arc<Passed>,
 ) -> Ended
@@ -59,7 +60,7 @@ where
     tokio::select! {
         // cancel-safe: the splice is kept, the others only watch
         (_, result) = spliced.as_mut() => Ended::Done(result),
-        closed = session.closed() => {
+        closed = session.ended() => {
             // What arrived whole is still handed over; a stream that was cut ends at once, unless
             // its service does not read.
             match tokio::time::timeout(LAST_BYTES, spliced).await {
@@ -68,7 +69,7 @@ where
             }
         }
         idle = silence(passed, idle) => {
-            session.end_stream(id, Code::TimedOut, "no byte passed for too long");
+            session.handle.end_stream(id, Code::TimedOut, "no byte passed for too long");
             Ended::Idle(idle)
         }
     }

@@ -15,7 +15,7 @@ use super::audit::{Audit, Line};
 use super::carry::{Ended, Passed, join};
 use super::services::{Service, Services, Target};
 use super::sessions::Live;
-use crate::mux::{Handle, Incoming, MuxStream, Opened};
+use crate::mux::{Incoming, MuxStream, Opened};
 use crate::wire::Code;
 
 /// Longest a local service may take to accept; the opener waits 15 s.
@@ -92,7 +92,14 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
             return story.refuse(opened, code, 0, &why, &words);
         }
     };
-    let dialled = tokio::time::timeout(DIAL, connect(&service.target)).await;
+    let dialled = tokio::select! {
+        // cancel-safe: a dial that is dropped leaves nothing behind
+        dialled = tokio::time::timeout(DIAL, connect(&service.target)) => dialled,
+        closed = live.ended() => {
+            let why = format!("the tunnel is down: {closed}");
+            return story.refuse(opened, Code::GoingAway, 0, &why, "");
+        }
+    };
     let socket = match dialled {
         Ok(Ok(socket)) => socket,
         Ok(Err(e)) => {
@@ -111,7 +118,7 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
     story.line("open", "", None);
     let _named = live.name(story.stream, &name, &who);
     let passed = Arc::new(Passed::default());
-    let ended = socket.join(accepted, &live.handle, service, &passed).await;
+    let ended = socket.join(accepted, live, service, &passed).await;
     let why = match ended {
         Ended::Done(Ok(())) => String::new(),
         // The opener may let go first: that is an end like any other.
@@ -159,7 +166,7 @@ impl Local {
     async fn join(
         self,
         stream: MuxStream,
-        session: &Handle,
+        session: &Live,
         service: &Service,
         passed: &Arc<Passed>,
     ) -> Ended {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::tcp::Probe;
 use crate::model::TcpStatus;
-use crate::mux::Handle;
+use crate::mux::{Closed, Handle};
 
 /// One session.
 pub(super) struct Live {
@@ -26,6 +27,9 @@ pub(super) struct Live {
     failures: u32,
     /// When the peer said farewell: when what is left is cut.
     until: Mutex<Option<Timestamp>>,
+    /// Cancelled when it is over. Its streams wait for this and not for [`Handle::closed`], which
+    /// is for few: each pong wakes everybody who waits there.
+    over: CancellationToken,
     /// Names of its streams, for people; as many as the protocol lets be open.
     names: Mutex<BTreeMap<u32, Name>>,
 }
@@ -101,6 +105,7 @@ impl Sessions {
             probe: Mutex::new(new.probe),
             failures: new.failures,
             until: Mutex::new(None),
+            over: CancellationToken::new(),
             names: Mutex::default(),
         });
         self.live.send_modify(|all| all.push(Arc::clone(&live)));
@@ -117,6 +122,7 @@ impl Sessions {
     pub(super) fn over(&self, live: &Live) {
         let stats = live.handle.stats();
         live.lock_probe().take();
+        live.over.cancel();
         self.live.send_modify(|all| {
             all.retain(|l| l.number != live.number);
             let [bytes_in, bytes_out] = &self.past;
@@ -193,6 +199,12 @@ impl Live {
     /// When what is left is cut, if it was told to leave.
     pub(super) fn draining_until(&self) -> Option<Timestamp> {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is over, and says why.
+    pub(super) async fn ended(&self) -> Closed {
+        self.over.cancelled().await;
+        self.handle.closed().await
     }
 
     /// What the kernel knows of the connection.
