@@ -302,7 +302,7 @@ async fn serve_tls(
     drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX));
     let turn = async {
         // Who says nothing does not hold a turn that others wait for.
-        stream.readable().await.ok()?;
+        stream.peek(&mut [0]).await.ok()?;
         handshakes.acquire().await.ok()
     };
     let Ok(Some(turn)) = tokio::time::timeout(TURN_DEADLINE, turn).await else {
