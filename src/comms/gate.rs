@@ -205,6 +205,7 @@ mod tests {
             slot,
             endpoint: format!("wss://{slot}"),
             failures: 0,
+            ping_interval: Duration::from_secs(8),
             handle,
             probe: None,
         });

@@ -189,6 +189,7 @@ impl Link {
             slot,
             endpoint: endpoint.clone(),
             failures: self.endpoints.borrow().failures(index, self.now()),
+            ping_interval: self.config.ping(),
             handle: begun.handle.clone(),
             probe: begun.probe,
         });

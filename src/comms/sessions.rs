@@ -23,6 +23,7 @@ pub(super) struct Live {
     pub(super) handle: Handle,
     /// Gone when the session is over: a second descriptor keeps a connection open.
     probe: Mutex<Option<Probe>>,
+    ping_interval: Duration,
     /// How often its endpoint had failed in a row when it came up.
     failures: u32,
     /// When the peer said farewell: when what is left is cut.
@@ -53,6 +54,7 @@ pub(super) struct NewSession {
     pub(super) slot: u8,
     pub(super) endpoint: String,
     pub(super) failures: u32,
+    pub(super) ping_interval: Duration,
     pub(super) handle: Handle,
     pub(super) probe: Option<Probe>,
 }
@@ -72,6 +74,8 @@ pub(super) struct Sessions {
 struct Candidate {
     number: u64,
     leaving: bool,
+    /// Not heard for longer than between two pings: perhaps dead, not yet known to be.
+    silent: bool,
     round_trip: Option<Duration>,
     failures: u32,
 }
@@ -103,6 +107,7 @@ impl Sessions {
             since: Timestamp::now(),
             handle: new.handle,
             probe: Mutex::new(new.probe),
+            ping_interval: new.ping_interval,
             failures: new.failures,
             until: Mutex::new(None),
             over: CancellationToken::new(),
@@ -174,12 +179,12 @@ impl Sessions {
     }
 }
 
-/// The session for a new stream: the one that took the last, unless it leaves or another is much
-/// faster. Else by class of round trip, then by failures, then the oldest.
+/// The session for a new stream: the one that took the last, unless it leaves, is silent or another
+/// is much faster. Else by silence, class of round trip, failures, and then the oldest.
 fn pick(all: &[Candidate], last: u64) -> Option<u64> {
     let able = || all.iter().filter(|c| !c.leaving);
-    let best = able().min_by_key(|c| (c.class(), c.failures, c.number))?;
-    match able().find(|c| c.number == last) {
+    let best = able().min_by_key(|c| (c.silent, c.class(), c.failures, c.number))?;
+    match able().find(|c| c.number == last && c.silent == best.silent) {
         Some(last) if last.class() < best.class() + BETTER_BY => Some(last.number),
         Some(_) | None => Some(best.number),
     }
@@ -242,6 +247,7 @@ impl Live {
         Candidate {
             number: self.number,
             leaving: self.handle.is_leaving(),
+            silent: self.handle.silence() > self.ping_interval * 3 / 2,
             round_trip: self.handle.stats().round_trip,
             failures: self.failures,
         }
@@ -264,6 +270,7 @@ mod tests {
         Candidate {
             number,
             leaving: false,
+            silent: false,
             round_trip: Some(Duration::from_millis(ms)),
             failures: 0,
         }
@@ -278,6 +285,10 @@ mod tests {
         assert_eq!(pick(&[candidate(1, 300), b], 1), Some(2));
         let failed = Candidate { failures: 3, ..a };
         assert_eq!(pick(&[failed, candidate(2, 30)], 0), Some(2));
+        // Perhaps dead: stays only if there is no other.
+        let silent = Candidate { silent: true, ..b };
+        assert_eq!(pick(&[a, silent], 2), Some(1));
+        assert_eq!(pick(&[silent], 2), Some(2));
         let leaving = Candidate { leaving: true, ..a };
         assert_eq!(pick(&[leaving, b], 1), Some(2));
         assert_eq!(pick(&[leaving], 1), None);
@@ -287,9 +298,9 @@ mod tests {
         /// Nobody who leaves is chosen, somebody is while one stays, and asking again changes
         /// nothing.
         #[test]
-        fn a_choice_holds(all in prop::collection::vec((any::<bool>(), prop::option::of(0u64..900), 0u32..5), 0..6), last in 0u64..7) {
-            let all: Vec<_> = all.iter().zip(1u64..).map(|((leaving, ms, failures), number)| Candidate {
-                number, leaving: *leaving, round_trip: ms.map(Duration::from_millis), failures: *failures,
+        fn a_choice_holds(all in prop::collection::vec((any::<bool>(), any::<bool>(), prop::option::of(0u64..900), 0u32..5), 0..6), last in 0u64..7) {
+            let all: Vec<_> = all.iter().zip(1u64..).map(|((leaving, silent, ms, failures), number)| Candidate {
+                number, leaving: *leaving, silent: *silent, round_trip: ms.map(Duration::from_millis), failures: *failures,
             }).collect();
             let chosen = pick(&all, last);
             prop_assert_eq!(chosen.is_some(), all.iter().any(|c| !c.leaving));
