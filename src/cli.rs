@@ -17,6 +17,7 @@
 //! | `proxy`         | `proxy set`, `proxy show` |
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
+//! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
 //! | `decommission`  | `decommission-node` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
@@ -34,6 +35,7 @@ mod proxy;
 mod proxy_test;
 mod status;
 mod status_screen;
+mod tunnel;
 mod way;
 mod words;
 
@@ -110,6 +112,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         Verb::Proxy(ProxyArgs {
             verb: ProxyVerb::Test(args),
         }) => proxy_test::run(ctx, args).await,
+        Verb::Tunnel(args) => tunnel::run(ctx, &args.verb).await,
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))

@@ -1,12 +1,12 @@
 //! BYTES: one outbound tunnel to the plane, and nothing that looks inside.
 //!
 //! ```text
-//!  /run/pf9/plane.sock ──► gate ──► stream "host-api" ─┐
+//!  /run/pf9/plane.sock ──► gate ──► stream "host-api" ─┐ sessions: which one
 //!                                                      ├─► mux session ─► TLS 1.3 websocket ─► plane
-//!  127.0.0.1:6443 … ◄── serve ◄── stream "kube-apiserver" ┘        ▲
-//!                        │ allow-list (services.d), audit          │
+//!  127.0.0.1:6443 … ◄── serve ◄── stream "kube-apiserver" ┘ (up to two, to different endpoints)
+//!                        │ allow-list (services.d), audit          ▲
 //!                        ▼                                  link: dial, run, wait, again
-//!                   audit.log                               status ──► /run/pf9/comms.sock
+//!                   audit.log                               status ──► api ──► /run/pf9/comms.sock
 //! ```
 //!
 //! | file | does |
@@ -14,20 +14,36 @@
 //! | `services` | reads the allow-list; refuses what others could have written |
 //! | `backoff`  | when to try again: pure |
 //! | `dial`     | the way out, TLS, websocket; each failure in words |
-//! | `link`     | keeps one session up |
+//! | `endpoints` | which endpoint next, and when: pure |
+//! | `link`     | keeps the sessions up, one loop per slot |
+//! | `session`  | one session from handshake to end, farewells included |
+//! | `sessions` | those that are up; which takes the next stream (pure) |
+//! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
+//! | `admit`    | who may ask, how many, how often: pure |
+//! | `carry`    | a stream and its service joined; silence, byte counts |
 //! | `gate`     | local connections to the plane |
 //! | `audit`    | one line per stream |
-//! | `status`   | what `pf9ctl status` shows of the tunnel |
+//! | `status`   | what is known of sessions and streams |
+//! | `metrics`  | the same for Prometheus: pure |
+//! | `api`      | comms' own socket |
 
+mod admit;
+mod api;
 mod audit;
 mod backoff;
+mod carry;
 mod dial;
+mod endpoints;
 mod gate;
 mod link;
+mod metrics;
 mod serve;
 mod services;
+mod session;
+mod sessions;
 mod status;
+mod tcp;
 
 use std::sync::Arc;
 
@@ -39,9 +55,11 @@ use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::identity::TlsPolicy;
 use crate::model::{Fault, paths};
+use api::Api;
 use audit::Audit;
 use link::Link;
-use status::StatusBoard;
+use serve::Serve;
+use sessions::Sessions;
 
 /// Mode of our sockets: the group `pf9` may talk.
 const SOCKET_MODE: u32 = 0o660;
@@ -69,25 +87,26 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
             )
             .fix("run pf9ctl prep-node")
         })?;
-    let board = Arc::new(StatusBoard::new());
-    let audit = Arc::new(Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log")));
+    let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
+    let serve = Arc::new(Serve::new(services, audit));
+    let sessions = Arc::new(Sessions::new());
     let link = Link::new(
         Route::new(identity, egress),
         config.comms,
-        Arc::clone(&board),
+        Arc::clone(&sessions),
+        Arc::clone(&serve),
     );
 
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
-    let api = local_socket(&host, paths::COMMS_SOCKET)?;
-    group.essential("gate", gate::run(gate, link.current(), group.shutdown()));
-    group.essential(
-        "status",
-        status::serve(api, board, link.current(), group.shutdown()),
-    );
-    group.essential(
-        "link",
-        link.run(Arc::new(services), audit, group.shutdown()),
-    );
+    let socket = local_socket(&host, paths::COMMS_SOCKET)?;
+    let api = Api {
+        board: link.board(),
+        sessions: Arc::clone(&sessions),
+        serve,
+    };
+    group.essential("gate", gate::run(gate, sessions, group.shutdown()));
+    group.essential("api", api::run(socket, api, group.shutdown()));
+    group.essential("link", link.run(group.shutdown()));
     Ok(())
 }
 

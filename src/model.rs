@@ -11,6 +11,7 @@
 //! | `spec`      | [`Spec`]: the desired state of one host |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
+//! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `api`       | bodies of the host API and of enrolment |
@@ -27,6 +28,7 @@ mod secret;
 mod spec;
 mod stack;
 mod status;
+mod tunnel;
 
 pub use api::*;
 pub use envelope::*;
@@ -38,5 +40,6 @@ pub use secret::*;
 pub use spec::*;
 pub use stack::*;
 pub use status::*;
+pub use tunnel::*;
 
 pub use jiff::Timestamp;

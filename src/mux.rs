@@ -39,5 +39,11 @@ pub use websocket::{Role, Websocket};
 pub const SUBPROTOCOL: &str = "pf9-tunnel.v1";
 /// Path of the tunnel on the plane.
 pub const TUNNEL_PATH: &str = "/v1/tunnel";
+/// Header of the handshake: which run of the node's program this is, 32 hex digits.
+pub const INSTANCE_HEADER: &str = "pf9-instance";
+/// Header of the handshake: which of the node's parallel sessions this is, counted from 0.
+pub const SLOT_HEADER: &str = "pf9-slot";
+/// Most sessions a node keeps at the same time, those that drain not counted.
+pub const SLOTS_MAX: u8 = 2;
 /// Service of the plane that speaks the host API.
 pub const HOST_API: &str = "host-api";

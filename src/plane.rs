@@ -10,7 +10,7 @@
 //! | `ca`, `secrets`, `tokens`, `enrol`           | authorities, digests, one-time tokens, becoming a host |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
-//! | `tunnel`, `sessions`, `hostapi`              | tunnels, and what nodes say through them |
+//! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `admin`                                      | the administrator's socket |
@@ -23,6 +23,7 @@
 
 mod admin;
 mod bootstrap;
+mod budget;
 mod ca;
 mod certificates;
 mod command;

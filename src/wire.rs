@@ -41,7 +41,8 @@ mod window;
 pub use code::Code;
 pub use frame::{Class, Frame, Hello, Malformed, Meta, Open, StreamId};
 pub use session::{
-    Config, Event, GoAway, OpenError, Read, Session, Side, Stats, StreamEnd, Violation, WriteError,
+    Config, Event, GoAway, OpenError, Read, Session, Side, Stats, StreamEnd, StreamStats,
+    Violation, WriteError,
 };
 
 /// A point in time: microseconds since any fixed moment before the session began.

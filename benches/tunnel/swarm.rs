@@ -71,7 +71,13 @@ async fn node(plane: SocketAddr, tls: Arc<ClientConfig>) -> Result<Node> {
     tcp.set_nodelay(true)?;
     let name = plane.ip().into();
     let tls = TlsConnector::from(tls).connect(name, tcp).await?;
-    let socket = mux::connect(tls, &plane.to_string(), mux::TUNNEL_PATH).await?;
+    let socket = mux::connect(
+        tls,
+        &plane.to_string(),
+        mux::TUNNEL_PATH,
+        http::HeaderMap::new(),
+    )
+    .await?;
     // Nothing is opened: handle and queue may go.
     let (_, _, driver) = mux::session(socket, Side::Node, Config::default());
     Ok(driver)

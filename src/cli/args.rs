@@ -1,9 +1,11 @@
 //! The command line. Nothing secret is ever an argument: arguments are public (`ps`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::model::HostId;
 
@@ -30,6 +32,8 @@ pub(super) enum Verb {
     Plan(PlanArgs),
     /// The HTTP proxy between this machine and its plane: set, show, test.
     Proxy(ProxyArgs),
+    /// The tunnel to the plane: its sessions, round trips and streams.
+    Tunnel(TunnelArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
 }
@@ -152,6 +156,55 @@ pub(super) struct ProxyTestArgs {
 }
 
 #[derive(Debug, Parser)]
+pub(super) struct TunnelArgs {
+    #[command(subcommand)]
+    pub(super) verb: TunnelVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TunnelVerb {
+    /// Every session: state, round trip, bytes, what the kernel knows, how the last one ended.
+    Status(SessionsArgs),
+    /// Measure round trips to the plane with PING frames of the tunnel, on every session.
+    Ping(PingArgs),
+    /// The open streams with who asked, bytes and rates, again and again until Ctrl-C.
+    Top(TopArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct SessionsArgs {
+    /// One JSON value instead of a screen.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct PingArgs {
+    /// Stop after so many; default: go on until Ctrl-C.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) count: Option<u64>,
+    /// Seconds between two.
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub(super) interval: Duration,
+    /// The summary as one JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct TopArgs {
+    /// Seconds between two looks; rates are measured over them.
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
+    pub(super) interval: Duration,
+    /// Once, for scripts.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Once, as one JSON value.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
 pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
@@ -183,6 +236,11 @@ impl Verb {
                 ProxyVerb::Set(args) => args.json,
                 ProxyVerb::Show(args) => args.json,
                 ProxyVerb::Test(args) => args.json,
+            },
+            Self::Tunnel(args) => match &args.verb {
+                TunnelVerb::Status(args) => args.json,
+                TunnelVerb::Ping(args) => args.json,
+                TunnelVerb::Top(args) => args.json,
             },
             Self::DecommissionNode(args) => args.json,
         }

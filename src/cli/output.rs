@@ -191,6 +191,23 @@ impl Output {
         }
     }
 
+    /// Lines of a verb that goes on. Not part of the JSON value.
+    pub(super) fn part(&self, screen: &Screen) {
+        self.sweep();
+        if !self.json {
+            self.print(&screen.text(self.colour));
+        }
+    }
+
+    /// Lines of the terminal, if it is one.
+    pub(super) fn rows(&self) -> Option<usize> {
+        if !self.terminal {
+            return None;
+        }
+        // Asked anew each time: people resize.
+        terminal_size::terminal_size().map(|(_, h)| usize::from(h.0))
+    }
+
     /// The value again, in the place of the one before.
     pub(super) fn repaint<T: Show>(&self, value: &T) {
         let text = value.screen(self.width).text(self.colour);

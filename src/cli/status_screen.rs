@@ -5,7 +5,7 @@ use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
     CertificateStatus, DownloadStatus, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role,
-    Timestamp, TunnelState, TunnelStatus,
+    SessionState, Timestamp, TunnelState, TunnelStatus,
 };
 
 impl Show for StatusReport {
@@ -90,6 +90,9 @@ fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
         Some(tunnel) => {
             let (ink, text) = tunnel_words(tunnel, now);
             screen.pieces("tunnel", vec![mark(ink), (Ink::Plain, text)]);
+            for text in others(tunnel, now) {
+                screen.row("", Ink::Warn, &text, width);
+            }
         }
         None if report.host_id.is_some() => {
             screen.pieces(
@@ -129,6 +132,9 @@ fn tunnel_words(tunnel: &TunnelStatus, now: Timestamp) -> (Ink, String) {
         TunnelState::Connected { since } => {
             let mut parts = vec![format!("connected for {}", span(now.duration_since(since)))];
             parts.extend(tunnel.rtt_us.map(rtt));
+            if let (up, all @ 2..) = slots(tunnel) {
+                parts.push(format!("{up} of {all} sessions"));
+            }
             parts.push(place.to_owned());
             (Ink::Good, parts.join(" · "))
         }
@@ -139,6 +145,40 @@ fn tunnel_words(tunnel: &TunnelStatus, now: Timestamp) -> (Ink, String) {
         ),
         TunnelState::NotEnrolled => (Ink::Bad, "not enrolled".to_owned()),
     }
+}
+
+/// Sessions that carry streams, and all that should.
+fn slots(tunnel: &TunnelStatus) -> (usize, usize) {
+    let count = |wanted: fn(&SessionState) -> bool| {
+        let states = tunnel.sessions.iter().map(|s| &s.state);
+        states.filter(|s| wanted(s)).count()
+    };
+    let old = count(|s| matches!(s, SessionState::Draining { .. }));
+    let up = count(|s| matches!(s, SessionState::Connected { .. }));
+    (up, tunnel.sessions.len() - old)
+}
+
+/// Sessions that are down beside one that is up: the plane is reached, but by one way less.
+fn others(tunnel: &TunnelStatus, now: Timestamp) -> Vec<String> {
+    if !matches!(tunnel.state, TunnelState::Connected { .. }) {
+        return Vec::new();
+    }
+    let down = tunnel.sessions.iter().filter_map(|s| match s.state {
+        SessionState::Waiting { next_try } => Some((s, next_try)),
+        SessionState::Connecting
+        | SessionState::Connected { .. }
+        | SessionState::Draining { .. } => None,
+    });
+    down.map(|(s, next_try)| {
+        let why = s.last_end.as_ref().map(|e| e.fault.to_string());
+        let why = why.map(|w| format!(" · {w}")).unwrap_or_default();
+        format!(
+            "session {} down, next try {}{why}",
+            s.slot,
+            until(now, next_try)
+        )
+    })
+    .collect()
 }
 
 fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option<&str>) {

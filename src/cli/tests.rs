@@ -8,6 +8,7 @@
 //! | `prep`         | prep-node: the good way, and every bad input |
 //! | `proxy`        | proxy set, show, test, against a real proxy and plane |
 //! | `decommission` | the way back |
+//! | `tunnel`       | tunnel status, ping, top |
 //! | `packaged`     | what the package ships is what the programs read |
 
 mod decommission;
@@ -17,6 +18,7 @@ mod prep;
 mod proxy;
 mod screens;
 mod status;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -52,6 +52,33 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// `61.2 GiB`, `1.5 KiB`, `17 B`.
+pub(super) fn bytes(n: u64) -> String {
+    match scaled(n) {
+        (n, _, "") => format!("{n} B"),
+        (n, tenth, unit) => format!("{n}.{tenth} {unit}iB"),
+    }
+}
+
+/// The same in at most five characters: `61G`, `1.5K`, `17`.
+pub(super) fn short(n: u64) -> String {
+    match scaled(n) {
+        (n, _, "") => n.to_string(),
+        (n, tenth, unit) if n < 10 => format!("{n}.{tenth}{unit}"),
+        (n, _, unit) => format!("{n}{unit}"),
+    }
+}
+
+/// Whole units, tenths, and which.
+fn scaled(n: u64) -> (u64, u64, &'static str) {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let unit = units.into_iter().find(|(shift, _)| n >> shift > 0);
+    unit.map_or((n, 0, ""), |(shift, name)| {
+        let rest = n & ((1 << shift) - 1);
+        (n >> shift, (rest * 10) >> shift, name)
+    })
+}
+
 /// `4.1 ms`, `380 µs`.
 pub(super) fn rtt(us: u64) -> String {
     if us >= 1000 {
@@ -99,6 +126,15 @@ mod tests {
             (size(65_712_000_000).as_str(), size(1 << 29).as_str()),
             ("61.1 GiB", "512 MiB")
         );
+        let sizes = [17, 1023, 1024, 1536, 10 << 20, 65_712_000_000];
+        let said: Vec<_> = sizes.iter().map(|n| bytes(*n)).collect();
+        let want = [
+            "17 B", "1023 B", "1.0 KiB", "1.5 KiB", "10.0 MiB", "61.1 GiB",
+        ];
+        assert_eq!(said, want);
+        let said: Vec<_> = sizes.iter().map(|n| short(*n)).collect();
+        assert_eq!(said, ["17", "1023", "1.0K", "1.5K", "10M", "61G"]);
+        assert!(short(u64::MAX).len() <= 9 && short((1 << 50) - 1).len() <= 5);
         assert_eq!(
             (rtt(4100).as_str(), rtt(380).as_str()),
             ("4.1 ms", "380 µs")

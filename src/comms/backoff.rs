@@ -23,6 +23,11 @@ impl Backoff {
         Self { failures: 0, cap }
     }
 
+    /// Failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// The wait before the next try. `lived`: how long the session was up, if it was at all;
     /// `hint`: the plane's own wish; `random`: uniform in [0, 1).
     pub(super) fn next(
@@ -58,6 +63,7 @@ mod tests {
     #[test]
     fn doubles_to_the_cap_and_begins_anew_after_a_healthy_minute() {
         let mut b = Backoff::new(CAP);
+        assert_eq!(b.clone().next(None, None, 0.0), Duration::ZERO);
         let waits: Vec<_> = (0..8).map(|_| b.next(None, None, 1.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(b.next(Some(Duration::from_secs(59)), None, 1.0), CAP);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -87,13 +87,13 @@ impl Route {
         &self.identity.endpoints
     }
 
-    /// Dials `endpoint`.
-    pub(super) async fn dial(&self, endpoint: &str) -> Result<Socket, DialError> {
+    /// Dials `endpoint`. `more` are headers of the handshake.
+    pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Socket, DialError> {
         let mut journey = Journey::default();
         let dialled = in_time(&mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
-            let socket = mux::connect(tls, &at.authority(), &at.path).await;
+            let socket = mux::connect(tls, &at.authority(), &at.path, more).await;
             let socket = socket.map_err(DialError::Handshake)?;
             journey.end("it takes this host's tunnel");
             Ok(socket)

@@ -1,30 +1,49 @@
-//! Keeps one session up: dial, run, wait, again; for ever.
+//! Keeps the sessions up: one loop per slot, each dials, runs, waits, again; for ever.
+//!
+//! With one endpoint there is one slot; with more there are [`SESSIONS`], to different endpoints.
+//! When the plane says farewell the slot dials anew at once, while the old session finishes its
+//! streams beside the new one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::audit::Audit;
-use super::backoff::Backoff;
 use super::dial::{Route, Socket};
-use super::serve;
-use super::services::Services;
+use super::endpoints::{Claim, Endpoints};
+use super::serve::Serve;
+use super::session;
+use super::sessions::{Live, NewSession, Sessions};
 use super::status::StatusBoard;
 use crate::app::CommsConfig;
 use crate::model::Fault;
-use crate::mux::{self, Closed, Handle};
-use crate::wire::{Code, Config, Side};
+use crate::mux;
+use crate::wire::{Code, Time};
 
+/// Sessions at the same time, to different endpoints: one may go away while the other carries.
+const SESSIONS: u8 = mux::SLOTS_MAX;
+/// Old sessions of a slot that may drain beside the new one. A plane that comes and goes faster
+/// than streams end does not pile them up; the plane has the same bound.
+const DRAINING_MAX: usize = 4;
+
+/// What all slots share.
 pub(super) struct Link {
     route: Route,
+    /// The endpoints, each once, best first.
+    urls: Vec<String>,
     config: CommsConfig,
     board: Arc<StatusBoard>,
-    current: watch::Sender<Option<Handle>>,
+    sessions: Arc<Sessions>,
+    serve: Arc<Serve>,
+    endpoints: watch::Sender<Endpoints>,
+    began: Instant,
+    /// This run of the program, for the plane's fencing.
+    instance: HeaderValue,
 }
 
 /// How a session or a try ended, for the wait that follows.
@@ -34,54 +53,82 @@ struct Ended {
     hint: Option<Duration>,
 }
 
-/// Longest a drained session may take when this side stops: below the daemon's own grace.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How many slots there are for so many endpoints.
+fn slots(endpoints: usize) -> u8 {
+    u8::try_from(endpoints).unwrap_or(SESSIONS).min(SESSIONS)
+}
 
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(route: Route, config: CommsConfig, board: Arc<StatusBoard>) -> Self {
+    pub(super) fn new(
+        route: Route,
+        config: CommsConfig,
+        sessions: Arc<Sessions>,
+        serve: Arc<Serve>,
+    ) -> Self {
+        // The same endpoint twice would be two sessions to it.
+        let mut seen = std::collections::BTreeSet::new();
+        let mut urls = route.endpoints().to_vec();
+        urls.retain(|url| seen.insert(url.clone()));
+        let slots = slots(urls.len());
+        let endpoints = Endpoints::new(urls.len(), config.reconnect_cap());
+        let instance = uuid::Uuid::new_v4().simple().to_string();
         Self {
             route,
+            urls,
             config,
-            board,
-            current: watch::Sender::new(None),
+            board: Arc::new(StatusBoard::new(slots, Arc::clone(&sessions))),
+            sessions,
+            serve,
+            endpoints: watch::Sender::new(endpoints),
+            began: Instant::now(),
+            // Hex digits are a header's value; an empty one would be a run of its own as well.
+            instance: HeaderValue::from_str(&instance)
+                .unwrap_or_else(|_| HeaderValue::from_static("")),
         }
     }
 
-    /// The session that is up, if one is.
-    pub(super) fn current(&self) -> watch::Receiver<Option<Handle>> {
-        self.current.subscribe()
+    /// What is known of the sessions.
+    pub(super) fn board(&self) -> Arc<StatusBoard> {
+        Arc::clone(&self.board)
     }
 
-    pub(super) async fn run(
-        self,
-        services: Arc<Services>,
-        audit: Arc<Audit>,
-        shutdown: CancellationToken,
-    ) {
-        let mut backoff = Backoff::new(self.config.reconnect_cap());
-        let mut turn = 0usize;
-        while !shutdown.is_cancelled() {
-            let endpoints = self.route.endpoints();
-            let Some(endpoint) = endpoints.get(turn % endpoints.len().max(1)) else {
+    pub(super) async fn run(self, shutdown: CancellationToken) {
+        let link = Arc::new(self);
+        let mut slots = JoinSet::new();
+        for slot in 0..self::slots(link.urls.len()) {
+            slots.spawn(Arc::clone(&link).keep(slot, shutdown.clone()));
+        }
+        // A slot that panicked would leave a host that is half connected: the group starts anew.
+        while let Some(ended) = slots.join_next().await {
+            if ended.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// One slot.
+    async fn keep(self: Arc<Self>, slot: u8, shutdown: CancellationToken) {
+        let mut running = JoinSet::new();
+        while let Some(index) = self.claim(slot, &shutdown).await {
+            while running.try_join_next().is_some() {}
+            let Some(endpoint) = self.urls.get(index) else {
+                break;
             };
-            turn = turn.wrapping_add(1);
-            self.board.connecting(endpoint);
+            self.board.connecting(slot, endpoint);
             let dialled = tokio::select! {
                 // cancel-safe: a dial that is dropped leaves nothing behind
-                () = shutdown.cancelled() => return,
-                dialled = self.route.dial(endpoint) => dialled,
+                () = shutdown.cancelled() => break,
+                dialled = self.route.dial(endpoint, self.headers(slot)) => dialled,
             };
             let ended = match dialled {
                 Ok(socket) => {
-                    let ended = self
-                        .session(endpoint, socket, &services, &audit, &shutdown)
-                        .await;
-                    // A session that worked: the same endpoint first.
-                    turn = turn.wrapping_sub(usize::from(ended.lived.is_some()));
-                    ended
+                    let up = self.up(slot, index, socket, &mut running, &shutdown);
+                    match up.await {
+                        Some(ended) => ended,
+                        None => break,
+                    }
                 }
                 Err(e) => Ended {
                     fault: e.fault(endpoint),
@@ -89,83 +136,155 @@ impl Link {
                     hint: e.retry_after(),
                 },
             };
-            if shutdown.is_cancelled() {
-                return;
-            }
-            self.wait(ended, &mut backoff, &shutdown).await;
+            self.ended(slot, index, ended);
         }
+        // Each is bounded by itself.
+        while running.join_next().await.is_some() {}
     }
 
-    async fn session(
-        &self,
-        endpoint: &str,
-        socket: Socket,
-        services: &Arc<Services>,
-        audit: &Arc<Audit>,
-        shutdown: &CancellationToken,
-    ) -> Ended {
-        let config = Config {
-            ping_interval: self.config.ping(),
-            ..Config::default()
-        };
-        let (handle, incoming, driver) = mux::session(socket, Side::Node, config);
-        let began = Instant::now();
-        self.board.connected(Timestamp::now());
-        self.current.send_replace(Some(handle.clone()));
-        tracing::info!(endpoint, "tunnel is up");
-
-        let mut streams = JoinSet::new();
-        streams.spawn(serve::run(
-            incoming,
-            Arc::clone(services),
-            Arc::clone(audit),
-        ));
-        let mut driver = std::pin::pin!(driver);
-        let mut hint = None;
-        let mut heard_farewell = false;
-        let closed = loop {
+    /// Waits for an endpoint that may be dialled; `None` at shutdown.
+    async fn claim(&self, slot: u8, shutdown: &CancellationToken) -> Option<usize> {
+        let mut changes = self.endpoints.subscribe();
+        while !shutdown.is_cancelled() {
+            changes.mark_unchanged();
+            let now = self.now();
+            let mut claim = Claim::Never;
+            self.endpoints.send_if_modified(|endpoints| {
+                claim = endpoints.claim(slot, now);
+                false
+            });
+            let wait = match claim {
+                Claim::Now(index) => return Some(index),
+                Claim::Later(index, at) => {
+                    let wait = at.since(now);
+                    let endpoint = self.urls.get(index);
+                    self.board.waiting(slot, endpoint, after(wait));
+                    wait
+                }
+                // Slots are no more than endpoints; if it were so, somebody's end is news.
+                Claim::Never => Duration::MAX,
+            };
             tokio::select! {
-                // cancel-safe: the driver is kept, the others only watch
-                closed = driver.as_mut() => break closed,
-                farewell = handle.peer_leaves(), if !heard_farewell => {
-                    heard_farewell = true;
-                    hint = farewell.map(|f| f.come_back_after);
-                    // New local connections wait for the next session.
-                    self.current.send_replace(None);
-                }
-                () = shutdown.cancelled() => {
-                    handle.leave(Code::GoingAway, Duration::ZERO, "pf9-comms stops");
-                    self.current.send_replace(None);
-                    let drained = tokio::time::timeout(DRAIN, driver.as_mut()).await;
-                    break drained.unwrap_or(Closed::Drained);
-                }
+                // cancel-safe: all are
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+                _ = changes.changed() => {}
             }
+        }
+        None
+    }
+
+    /// A session, until it is told to leave or ends; `None` at shutdown.
+    async fn up(
+        &self,
+        slot: u8,
+        index: usize,
+        socket: Socket,
+        running: &mut JoinSet<()>,
+        shutdown: &CancellationToken,
+    ) -> Option<Ended> {
+        let endpoint = self.urls.get(index)?.clone();
+        let begun = session::begin(socket, self.config.ping());
+        let live = self.sessions.begin(NewSession {
+            slot,
+            endpoint: endpoint.clone(),
+            failures: self.endpoints.borrow().failures(index, self.now()),
+            ping_interval: self.config.ping(),
+            handle: begun.handle.clone(),
+            probe: begun.probe,
+        });
+        tracing::info!(session = live.number, slot, endpoint, "tunnel is up");
+        self.board.connected(slot, live.since);
+        running.spawn(session::run(
+            begun.ends,
+            Arc::clone(&live),
+            Arc::clone(&self.sessions),
+            Arc::clone(&self.serve),
+            shutdown.clone(),
+        ));
+        let began = Instant::now();
+        let farewell = tokio::select! {
+            // cancel-safe: both only watch
+            () = shutdown.cancelled() => return None,
+            farewell = begun.handle.peer_leaves() => farewell,
         };
-        self.current.send_replace(None);
-        let fault = Fault::new(
-            "tunnel-down",
-            format!("the tunnel to {endpoint} ended"),
-            closed.to_string(),
-        );
-        Ended {
-            fault,
-            lived: Some(began.elapsed()),
-            hint,
+        let lived = Some(began.elapsed());
+        if let Some(farewell) = farewell {
+            self.bound_draining(slot);
+            let why = match farewell.words.as_str() {
+                "" => farewell.code.to_string(),
+                words => format!("the plane said farewell ({}): {words}", farewell.code),
+            };
+            return Some(Ended {
+                fault: down(&endpoint, why),
+                lived,
+                hint: Some(farewell.come_back_after),
+            });
+        }
+        let closed = begun.handle.closed().await;
+        Some(Ended {
+            fault: down(&endpoint, closed.to_string()),
+            lived,
+            hint: None,
+        })
+    }
+
+    /// Ends the oldest of the sessions that drain, if there are too many.
+    fn bound_draining(&self, slot: u8) {
+        let all = self.sessions.all();
+        let draining = |live: &&Arc<Live>| live.slot == slot && live.handle.is_leaving();
+        let count = all.iter().filter(draining).count();
+        let surplus = count.saturating_sub(DRAINING_MAX);
+        for live in all.iter().filter(draining).take(surplus) {
+            live.handle
+                .close(Code::GoingAway, "too many old sessions drain");
         }
     }
 
-    async fn wait(&self, ended: Ended, backoff: &mut Backoff, shutdown: &CancellationToken) {
-        let wait = backoff.next(ended.lived, ended.hint, fastrand::f64());
-        let now = Timestamp::now();
-        let next_try = now.checked_add(wait).unwrap_or(now);
-        let fault = ended.fault.next_try(next_try);
-        tracing::warn!(code = fault.code, wait_ms = wait.as_millis(), "{fault}");
-        let contact = ended.lived.map(|_| now);
-        self.board.waiting(fault, contact);
-        tokio::select! {
-            // cancel-safe: both are
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
+    fn ended(&self, slot: u8, index: usize, ended: Ended) {
+        let Ended { fault, lived, hint } = ended;
+        let (now, random) = (self.now(), fastrand::f64());
+        let mut wait = Duration::ZERO;
+        self.endpoints.send_modify(|endpoints| {
+            wait = endpoints.ended(index, lived, hint, random, now);
+        });
+        let fault = fault.next_try(after(wait));
+        tracing::warn!(
+            slot,
+            code = fault.code,
+            wait_ms = wait.as_millis(),
+            "{fault}"
+        );
+        self.board.ended(slot, fault, lived.is_some());
     }
+
+    fn headers(&self, slot: u8) -> HeaderMap {
+        HeaderMap::from_iter([
+            (
+                HeaderName::from_static(mux::INSTANCE_HEADER),
+                self.instance.clone(),
+            ),
+            (
+                HeaderName::from_static(mux::SLOT_HEADER),
+                HeaderValue::from(u16::from(slot)),
+            ),
+        ])
+    }
+
+    fn now(&self) -> Time {
+        Time::at(self.began.elapsed())
+    }
+}
+
+fn down(endpoint: &str, why: String) -> Fault {
+    Fault::new(
+        "tunnel-down",
+        format!("the tunnel to {endpoint} ended"),
+        why,
+    )
+}
+
+fn after(wait: Duration) -> Timestamp {
+    let now = Timestamp::now();
+    now.checked_add(wait).unwrap_or(now)
 }

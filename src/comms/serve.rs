@@ -1,4 +1,4 @@
-//! Streams from the plane to local services: allow-list, dial, splice, audit.
+//! Streams from the plane to local services: allow-list, limits, dial, join, audit.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,91 +8,153 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::admit::{Admission, Refusal};
 use super::audit::{Audit, Line};
-use super::services::{Services, Target};
-use crate::mux::{Incoming, MuxStream, Opened, Spliced, splice};
+use super::carry::{Ended, Passed, join};
+use super::services::{Service, Services, Target};
+use super::sessions::Live;
+use crate::mux::{Incoming, MuxStream, Opened};
 use crate::wire::Code;
 
 /// Longest a local service may take to accept; the opener waits 15 s.
 const DIAL: Duration = Duration::from_secs(10);
 
-/// Streams per service, for its limit.
-type Counts = Arc<Mutex<BTreeMap<String, u32>>>;
+/// What serving needs, shared by all sessions: limits count over all of them.
+pub(super) struct Serve {
+    services: Services,
+    audit: Audit,
+    admission: Admission,
+    began: Instant,
+    /// Refused streams by the word of their code: as many rows as there are codes.
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
 
-/// Serves streams until the connection is over.
-pub(super) async fn run(mut incoming: Incoming, services: Arc<Services>, audit: Arc<Audit>) {
-    let counts = Counts::default();
-    let mut running = JoinSet::new();
-    while let Some(opened) = incoming.next().await {
-        while running.try_join_next().is_some() {}
-        let (services, audit, counts) = (
-            Arc::clone(&services),
-            Arc::clone(&audit),
-            Arc::clone(&counts),
-        );
-        // Bounded by the session's limit on streams.
-        running.spawn(async move { one(opened, &services, &audit, &counts).await });
+/// One stream's way through here, for its audit lines.
+struct Story<'a> {
+    serve: &'a Serve,
+    stream: u32,
+    service: &'a str,
+    who: &'a str,
+}
+
+// === impl Serve ===
+
+impl Serve {
+    pub(super) fn new(services: Services, audit: Audit) -> Self {
+        Self {
+            services,
+            audit,
+            admission: Admission::default(),
+            began: Instant::now(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// Refused streams so far, by reason.
+    pub(super) fn refused(&self) -> BTreeMap<&'static str, u64> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.clone()
     }
 }
 
-async fn one(opened: Opened, services: &Services, audit: &Audit, counts: &Counts) {
+/// Serves streams until the connection is over, and each of them to its end.
+pub(super) async fn run(mut incoming: Incoming, live: Arc<Live>, serve: Arc<Serve>) {
+    let mut running = JoinSet::new();
+    while let Some(opened) = incoming.next().await {
+        while running.try_join_next().is_some() {}
+        let (live, serve) = (Arc::clone(&live), Arc::clone(&serve));
+        // Bounded by the session's limit on streams.
+        running.spawn(async move { one(opened, &live, &serve).await });
+    }
+    while running.join_next().await.is_some() {}
+}
+
+async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
     let name = opened.open.service.clone();
     let who = opened.open.meta.get("who").cloned().unwrap_or_default();
-    let stream = opened.id();
-    let line = |what, why: &str, passed: Option<Spliced>| {
-        audit.write(&Line {
-            at: Timestamp::now(),
-            what,
-            stream,
-            service: &name,
-            who: &who,
-            why,
-            bytes_in: passed.map(|p| p.to_socket),
-            bytes_out: passed.map(|p| p.to_stream),
-        });
+    let story = Story {
+        serve,
+        stream: opened.id(),
+        service: &name,
+        who: &who,
     };
-    let Some(service) = services.get(&name) else {
-        line("refuse", "unknown service", None);
-        opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
-        return;
+    let Some(service) = serve.services.get(&name) else {
+        let words = "not on this host's allow-list";
+        return story.refuse(opened, Code::UnknownService, 0, "unknown service", words);
     };
-    let Some(_slot) = Slot::take(counts, &name, service.max_streams) else {
-        line("refuse", "too many streams", None);
-        let words = format!("{} streams of {name} are open", service.max_streams);
-        opened.refuse(Code::TooMany, 0, &words);
-        return;
+    let now = serve.began.elapsed();
+    let _place = match serve.admission.admit(&name, service, &who, now) {
+        Ok(place) => place,
+        Err(Refusal { code, why }) => {
+            let words = format!("{name}: {why}");
+            return story.refuse(opened, code, 0, &why, &words);
+        }
     };
-    let dialled = tokio::time::timeout(DIAL, connect(&service.target)).await;
+    let dialled = tokio::select! {
+        // cancel-safe: a dial that is dropped leaves nothing behind
+        dialled = tokio::time::timeout(DIAL, connect(&service.target)) => dialled,
+        closed = live.ended() => {
+            let why = format!("the tunnel is down: {closed}");
+            return story.refuse(opened, Code::GoingAway, 0, &why, "");
+        }
+    };
     let socket = match dialled {
         Ok(Ok(socket)) => socket,
         Ok(Err(e)) => {
-            line("refuse", &e.to_string(), None);
             let errno = e.raw_os_error().and_then(|n| u32::try_from(n).ok());
-            opened.refuse(
-                Code::DialFailed,
-                errno.unwrap_or(0),
-                &format!("{name}: {e}"),
-            );
-            return;
+            let (why, words) = (e.to_string(), format!("{name}: {e}"));
+            return story.refuse(opened, Code::DialFailed, errno.unwrap_or(0), &why, &words);
         }
         Err(_) => {
-            line("refuse", "the service did not accept in time", None);
-            opened.refuse(Code::TimedOut, 0, "the service did not accept in time");
-            return;
+            let words = "the service did not accept in time";
+            return story.refuse(opened, Code::TimedOut, 0, words, words);
         }
     };
     let Ok(accepted) = opened.accept() else {
         return;
     };
-    line("open", "", None);
-    let (passed, result) = socket.join(accepted).await;
-    // The opener may let go first: that is an end like any other.
-    let why = match result {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => e.to_string(),
-        Ok(()) | Err(_) => String::new(),
+    story.line("open", "", None);
+    let _named = live.name(story.stream, &name, &who);
+    let passed = Arc::new(Passed::default());
+    let ended = socket.join(accepted, live, service, &passed).await;
+    let why = match ended {
+        Ended::Done(Ok(())) => String::new(),
+        // The opener may let go first: that is an end like any other.
+        Ended::Done(Err(e)) if e.kind() == io::ErrorKind::BrokenPipe => String::new(),
+        Ended::Done(Err(e)) => e.to_string(),
+        Ended::Idle(idle) => format!("no byte passed for {} s", idle.as_secs()),
+        Ended::SessionOver(why) => format!("the tunnel is down: {why}"),
     };
-    line("close", &why, Some(passed));
+    story.line("close", &why, Some(passed.both()));
+}
+
+// === impl Story ===
+
+impl Story<'_> {
+    fn refuse(&self, opened: Opened, code: Code, detail: u32, why: &str, words: &str) {
+        self.line("refuse", why, None);
+        {
+            let refused = &self.serve.refused;
+            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused.entry(code.word()).or_default() += 1;
+        }
+        opened.refuse(code, detail, words);
+    }
+
+    fn line(&self, what: &'static str, why: &str, passed: Option<(u64, u64)>) {
+        self.serve.audit.write(&Line {
+            at: Timestamp::now(),
+            what,
+            stream: self.stream,
+            service: self.service,
+            who: self.who,
+            why,
+            bytes_in: passed.map(|(to_service, _)| to_service),
+            bytes_out: passed.map(|(_, to_plane)| to_plane),
+        });
+    }
 }
 
 enum Local {
@@ -101,10 +163,16 @@ enum Local {
 }
 
 impl Local {
-    async fn join(self, stream: MuxStream) -> (Spliced, io::Result<()>) {
+    async fn join(
+        self,
+        stream: MuxStream,
+        session: &Live,
+        service: &Service,
+        passed: &Arc<Passed>,
+    ) -> Ended {
         match self {
-            Self::Tcp(socket) => splice(stream, socket).await,
-            Self::Unix(socket) => splice(stream, socket).await,
+            Self::Tcp(socket) => join(stream, socket, session, service.idle, passed).await,
+            Self::Unix(socket) => join(stream, socket, session, service.idle, passed).await,
         }
     }
 }
@@ -117,35 +185,5 @@ async fn connect(target: &Target) -> io::Result<Local> {
             Ok(Local::Tcp(socket))
         }
         Target::Unix(path) => UnixStream::connect(path).await.map(Local::Unix),
-    }
-}
-
-/// One of a service's streams; given back when dropped.
-struct Slot {
-    counts: Counts,
-    name: String,
-}
-
-impl Slot {
-    fn take(counts: &Counts, name: &str, max: u32) -> Option<Self> {
-        let mut map = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = map.entry(name.to_owned()).or_default();
-        if *n >= max {
-            return None;
-        }
-        *n += 1;
-        Some(Self {
-            counts: Arc::clone(counts),
-            name: name.to_owned(),
-        })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut map = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(n) = map.get_mut(&self.name) {
-            *n = n.saturating_sub(1);
-        }
     }
 }

@@ -1,15 +1,16 @@
 //! The allow-list: what the plane may reach on this machine, by name. Default deny.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
-use crate::wire::limits::{SERVICE_MAX, STREAMS_MAX};
+use crate::wire::limits::{META_TEXT_MAX, SERVICE_MAX, STREAMS_MAX};
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,12 @@ pub struct Service {
     pub target: Target,
     /// Streams at once.
     pub max_streams: u32,
+    /// Who may ask, as the plane says it; empty: whoever the plane lets ask.
+    pub who: Vec<String>,
+    /// Streams opened a second, and as many at once.
+    pub opens_per_s: Option<u32>,
+    /// A stream over which no byte passed for so long is ended.
+    pub idle: Option<Duration>,
 }
 
 /// Where a service is.
@@ -54,9 +61,17 @@ struct Entry {
         reason = "documented key; read so that a typo in it is found"
     )]
     class: EntryClass,
+    #[serde(default)]
+    who: Vec<String>,
+    opens_per_s: Option<u32>,
+    /// None by default: `logs -f` may say nothing for an hour.
+    idle_s: Option<u64>,
     /// The target is not this machine: must be said in so many words.
     #[serde(default)]
     allow_beyond_loopback: bool,
+    /// The target is where clouds keep their metadata services: in so many words as well.
+    #[serde(default)]
+    allow_link_local: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -71,6 +86,12 @@ enum EntryClass {
 const FILE_MAX: u64 = 64 * 1024;
 /// Most services.
 const SERVICES_MAX: usize = 256;
+/// Most callers one service names.
+const WHO_MAX: usize = 32;
+/// Highest limit on opens: no stream is opened faster than a thousand a second.
+const OPENS_MAX: u32 = 1000;
+/// Longest silence that can be allowed: a day. Longer is none at all.
+const IDLE_MAX_S: u64 = 86_400;
 
 fn default_streams() -> u32 {
     128
@@ -83,6 +104,13 @@ impl Services {
     pub fn load(host: &HostFs) -> Result<Self, Fault> {
         let mut all = BTreeMap::new();
         let mut faults = Vec::new();
+        let dir = host.at(paths::SERVICES_DIR);
+        // Who can write the directory can put a list of his own into it.
+        if dir.exists()
+            && let Err(why) = only_owner_writes(&dir)
+        {
+            faults.push(format!("{}: {why}", paths::SERVICES_DIR));
+        }
         let names = host
             .list(paths::SERVICES_DIR)
             .map_err(|e| bad(crate::telemetry::chain(&e)))?;
@@ -147,12 +175,17 @@ fn add(all: &mut BTreeMap<String, Service>, path: &str, entry: Entry, faults: &m
         fault(format!("the name must have 1 to {SERVICE_MAX} bytes"));
     } else if entry.max_streams == 0 || entry.max_streams > STREAMS_MAX {
         fault(format!("max_streams must be 1 to {STREAMS_MAX}"));
+    } else if let Err(why) = limits(&entry) {
+        fault(why);
     } else {
-        match target(&entry.connect, entry.allow_beyond_loopback) {
+        match target(&entry) {
             Ok(target) => {
                 let service = Service {
                     target,
                     max_streams: entry.max_streams,
+                    who: entry.who,
+                    opens_per_s: entry.opens_per_s,
+                    idle: entry.idle_s.map(Duration::from_secs),
                 };
                 if all.insert(entry.name.clone(), service).is_some() {
                     fault("the name stands twice".into());
@@ -163,9 +196,29 @@ fn add(all: &mut BTreeMap<String, Service>, path: &str, entry: Entry, faults: &m
     }
 }
 
+fn limits(entry: &Entry) -> Result<(), String> {
+    let bad_name = |w: &String| w.is_empty() || w.len() > META_TEXT_MAX;
+    if entry.who.len() > WHO_MAX || entry.who.iter().any(bad_name) {
+        return Err(format!(
+            "who must be at most {WHO_MAX} names of 1 to {META_TEXT_MAX} bytes"
+        ));
+    }
+    if entry
+        .opens_per_s
+        .is_some_and(|n| !(1..=OPENS_MAX).contains(&n))
+    {
+        return Err(format!("opens_per_s must be 1 to {OPENS_MAX}"));
+    }
+    if entry.idle_s.is_some_and(|s| !(1..=IDLE_MAX_S).contains(&s)) {
+        return Err(format!("idle_s must be 1 to {IDLE_MAX_S}"));
+    }
+    Ok(())
+}
+
 /// Only loopback and Unix sockets, unless the entry says otherwise. Link-local addresses are where
-/// clouds keep their metadata services: never.
-fn target(connect: &str, beyond: bool) -> Result<Target, String> {
+/// clouds keep their metadata services, credentials included: they have a word of their own.
+fn target(entry: &Entry) -> Result<Target, String> {
+    let connect = entry.connect.as_str();
     if let Some(path) = connect.strip_prefix("unix:") {
         if !path.starts_with('/') {
             return Err(format!("{path:?} is no absolute path"));
@@ -175,19 +228,33 @@ fn target(connect: &str, beyond: bool) -> Result<Target, String> {
     let address: SocketAddr = connect
         .parse()
         .map_err(|_| format!("connect {connect:?} is neither IP:PORT nor unix:/path"))?;
-    let link_local = match address.ip() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    if link_local || address.ip().is_unspecified() || address.port() == 0 {
+    // An IPv4 address in IPv6 clothes is the IPv4 address.
+    let ip = address.ip().to_canonical();
+    if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
         return Err(format!("{address} may not be reached through the tunnel"));
     }
-    if !address.ip().is_loopback() && !beyond {
+    if is_metadata(ip) {
+        if !entry.allow_link_local {
+            return Err(format!(
+                "{address} is where clouds keep their metadata; say allow_link_local = true if \
+                 that is meant"
+            ));
+        }
+    } else if !ip.is_loopback() && !entry.allow_beyond_loopback {
         return Err(format!(
             "{address} is not this machine; say allow_beyond_loopback = true if that is meant"
         ));
     }
     Ok(Target::Tcp(address))
+}
+
+/// Link-local, and the one metadata address that is not: AWS has it in its own IPv6 range.
+fn is_metadata(ip: IpAddr) -> bool {
+    const AWS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == AWS,
+    }
 }
 
 /// The list decides what the plane may reach: a file that someone else can write is no list.
@@ -248,15 +315,44 @@ mod tests {
             entry("unix:relative", ""),
             entry("127.0.0.1:80", "max_streams = 0"),
             entry("127.0.0.1:80", "typo = 1"),
+            entry("[fd00:ec2::254]:80", "allow_beyond_loopback = true"),
+            entry(
+                "[::ffff:169.254.169.254]:80",
+                "allow_beyond_loopback = true",
+            ),
+            entry("[::ffff:10.0.0.1]:80", ""),
+            entry("10.0.0.1:80", "allow_link_local = true"),
+            entry("0.0.0.0:80", "allow_link_local = true"),
+            entry("127.0.0.1:80", "who = [\"\"]"),
+            entry("127.0.0.1:80", "opens_per_s = 0"),
+            entry("127.0.0.1:80", "opens_per_s = 1001"),
+            entry("127.0.0.1:80", "idle_s = 0"),
         ] {
             assert!(load(0o644, &bad).is_err(), "{bad}");
         }
-        assert!(load(0o644, &entry("10.0.0.1:80", "allow_beyond_loopback = true")).is_ok());
+        for good in [
+            entry("10.0.0.1:80", "allow_beyond_loopback = true"),
+            entry("169.254.169.254:80", "allow_link_local = true"),
+            entry("[fe80::1]:80", "allow_link_local = true"),
+            entry(
+                "127.0.0.1:80",
+                "who = [\"a\"]\nopens_per_s = 5\nidle_s = 60",
+            ),
+        ] {
+            assert!(load(0o644, &good).is_ok(), "{good}");
+        }
     }
 
     #[test]
     fn a_list_others_may_write_is_refused() {
         let fault = load(0o666, "").expect_err("refused");
         assert!(fault.why.contains("chmod go-w"), "{fault}");
+
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        host.make_dir(paths::SERVICES_DIR, &Attrs::mode(0o777))
+            .expect("directory");
+        let fault = Services::load(&host).expect_err("refused");
+        assert!(fault.why.contains("services.d: mode 0777"), "{fault}");
     }
 }

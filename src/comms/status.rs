@@ -1,112 +1,323 @@
 //! What is known about the tunnel, for people and for our other daemons.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::net::UnixListener;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use crate::local::{Limits, Method, Reply, Request, StatusCode, serve as serve_local};
-use crate::model::{Fault, STATUS_SCHEMA, TunnelState, TunnelStatus};
-use crate::mux::Handle;
+use super::sessions::{Live, Sessions};
+use crate::model::{
+    Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionState, SessionStatus, StreamClass,
+    StreamDirection, StreamStatus, TunnelState, TunnelStatus, TunnelStreams,
+};
+use crate::wire::Class;
 
-/// State that changes with the connection; the numbers come from the session when asked.
+/// What changes with the connections; the numbers come from the sessions when asked.
 pub(super) struct StatusBoard {
-    state: watch::Sender<Known>,
+    known: Mutex<Known>,
+    sessions: Arc<Sessions>,
+}
+
+struct Known {
+    slots: Vec<Slot>,
+    /// Ends and failed tries by the code of their fault: a closed list of words.
+    failures: BTreeMap<String, u64>,
 }
 
 #[derive(Clone)]
-struct Known {
-    state: TunnelState,
+struct Slot {
+    state: SlotState,
     endpoint: Option<String>,
+    connects: u64,
     last_contact: Option<Timestamp>,
-    last_fault: Option<Fault>,
+    last_end: Option<SessionEnd>,
+}
+
+#[derive(Clone, Copy)]
+enum SlotState {
+    Connecting,
+    Connected { since: Timestamp },
+    Waiting { next_try: Timestamp },
 }
 
 // === impl StatusBoard ===
 
 impl StatusBoard {
-    pub(super) fn new() -> Self {
-        let (state, _) = watch::channel(Known {
-            state: TunnelState::Connecting,
+    pub(super) fn new(slots: u8, sessions: Arc<Sessions>) -> Self {
+        let fresh = Slot {
+            state: SlotState::Connecting,
             endpoint: None,
+            connects: 0,
             last_contact: None,
-            last_fault: None,
-        });
-        Self { state }
-    }
-
-    pub(super) fn connecting(&self, endpoint: &str) {
-        self.state.send_modify(|k| {
-            k.state = TunnelState::Connecting;
-            k.endpoint = Some(endpoint.to_owned());
-        });
-    }
-
-    pub(super) fn connected(&self, since: Timestamp) {
-        self.state.send_modify(|k| {
-            k.state = TunnelState::Connected { since };
-            k.last_contact = Some(since);
-        });
-    }
-
-    pub(super) fn waiting(&self, fault: Fault, last_contact: Option<Timestamp>) {
-        self.state.send_modify(|k| {
-            if let Some(next_try) = fault.next_try {
-                k.state = TunnelState::Waiting { next_try };
-            }
-            k.last_contact = last_contact.or(k.last_contact);
-            k.last_fault = Some(fault);
-        });
-    }
-
-    fn status(&self, session: Option<&Handle>, now: Timestamp) -> TunnelStatus {
-        let known = self.state.borrow().clone();
-        let stats = session.map(Handle::stats).unwrap_or_default();
-        let connected = matches!(known.state, TunnelState::Connected { .. });
-        TunnelStatus {
-            schema: STATUS_SCHEMA,
-            state: known.state,
-            endpoint: known.endpoint,
-            rtt_us: stats
-                .round_trip
-                .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
-            streams: stats.streams,
-            bytes_in: stats.bytes_in,
-            bytes_out: stats.bytes_out,
-            last_contact: if connected {
-                Some(now)
-            } else {
-                known.last_contact
-            },
-            last_fault: known.last_fault,
+            last_end: None,
+        };
+        Self {
+            known: Mutex::new(Known {
+                slots: vec![fresh; usize::from(slots)],
+                failures: BTreeMap::new(),
+            }),
+            sessions,
         }
+    }
+
+    pub(super) fn connecting(&self, slot: u8, endpoint: &str) {
+        self.change(slot, |s| {
+            s.state = SlotState::Connecting;
+            s.endpoint = Some(endpoint.to_owned());
+        });
+    }
+
+    pub(super) fn connected(&self, slot: u8, since: Timestamp) {
+        self.change(slot, |s| {
+            s.state = SlotState::Connected { since };
+            s.connects += 1;
+            s.last_contact = Some(since);
+        });
+    }
+
+    pub(super) fn waiting(&self, slot: u8, endpoint: Option<&String>, next_try: Timestamp) {
+        self.change(slot, |s| {
+            s.state = SlotState::Waiting { next_try };
+            s.endpoint = endpoint.cloned();
+        });
+    }
+
+    /// A session or a try ended; `was_up`: the plane was heard until now.
+    pub(super) fn ended(&self, slot: u8, fault: Fault, was_up: bool) {
+        let at = Timestamp::now();
+        let code = fault.code.clone();
+        self.change(slot, |s| {
+            if let Some(next_try) = fault.next_try {
+                s.state = SlotState::Waiting { next_try };
+            }
+            if was_up {
+                s.last_contact = Some(at);
+            }
+            s.last_end = Some(SessionEnd { at, fault });
+        });
+        *self.lock().failures.entry(code).or_default() += 1;
+    }
+
+    /// Ends and failed tries so far, by the code of their fault.
+    pub(super) fn failures(&self) -> BTreeMap<String, u64> {
+        self.lock().failures.clone()
+    }
+
+    pub(super) fn status(&self, now: Timestamp) -> TunnelStatus {
+        let live = self.sessions.all();
+        let slots = self.lock().slots.clone();
+        let mut sessions = Vec::new();
+        for (number, slot) in (0u8..).zip(&slots) {
+            let current = live
+                .iter()
+                .rev()
+                .find(|l| l.slot == number && l.draining_until().is_none());
+            sessions.push(slot.status(number, current, now));
+            let old = live
+                .iter()
+                .filter(|l| l.slot == number && l.draining_until().is_some());
+            sessions.extend(old.map(|l| draining(slot, l, now)));
+        }
+        summary(sessions)
+    }
+
+    pub(super) fn streams(&self, now: Timestamp) -> TunnelStreams {
+        let mut all = Vec::new();
+        let mut open = 0;
+        for live in self.sessions.all() {
+            open += live.handle.stats().streams;
+            let names = live.names();
+            let room = STREAMS_SHOWN_MAX - all.len();
+            for numbers in live.handle.streams(room) {
+                let name = names.get(&numbers.stream.0);
+                all.push(StreamStatus {
+                    session: live.number,
+                    stream: numbers.stream.0,
+                    endpoint: live.endpoint.clone(),
+                    service: name.map(|n| n.service.clone()).unwrap_or_default(),
+                    who: name.map(|n| n.who.clone()).unwrap_or_default(),
+                    direction: match numbers.local {
+                        true => StreamDirection::ToPlane,
+                        false => StreamDirection::ToNode,
+                    },
+                    class: match numbers.class {
+                        Class::Interactive => StreamClass::Interactive,
+                        Class::Bulk => StreamClass::Bulk,
+                    },
+                    // Refused or dialled just now: it has no name yet.
+                    opened_at: name.map_or(now, |n| n.opened_at),
+                    window: numbers.window,
+                    queued: numbers.queued,
+                    bytes_in: numbers.bytes_in,
+                    bytes_out: numbers.bytes_out,
+                });
+            }
+        }
+        TunnelStreams {
+            schema: STATUS_SCHEMA,
+            taken_at: now,
+            open,
+            streams: all,
+        }
+    }
+
+    fn change(&self, slot: u8, change: impl FnOnce(&mut Slot)) {
+        if let Some(slot) = self.lock().slots.get_mut(usize::from(slot)) {
+            change(slot);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Answers on `/run/pf9/comms.sock`.
-pub(super) async fn serve(
-    listener: UnixListener,
-    board: Arc<StatusBoard>,
-    session: watch::Receiver<Option<Handle>>,
-    shutdown: CancellationToken,
-) {
-    serve_local(
-        listener,
-        Limits::default(),
-        shutdown,
-        move |request: Request| {
-            let session = session.borrow().clone();
-            let reply = match (&request.method, request.path.as_str()) {
-                (&Method::GET, "/v1/status") => {
-                    let now = Timestamp::now();
-                    Reply::json(StatusCode::OK, &board.status(session.as_ref(), now))
-                }
-                (_, other) => Reply::not_found(other),
-            };
-            std::future::ready(reply)
-        },
-    )
-    .await;
+// === impl Slot ===
+
+impl Slot {
+    fn status(&self, number: u8, live: Option<&Arc<Live>>, now: Timestamp) -> SessionStatus {
+        let mut status = SessionStatus {
+            slot: number,
+            endpoint: self.endpoint.clone(),
+            state: match self.state {
+                SlotState::Connecting => SessionState::Connecting,
+                SlotState::Connected { since } => SessionState::Connected { since },
+                SlotState::Waiting { next_try } => SessionState::Waiting { next_try },
+            },
+            rtt_us: None,
+            jitter_us: None,
+            streams: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            tcp: None,
+            reconnects: self.connects.saturating_sub(1),
+            last_contact: self.last_contact,
+            last_end: self.last_end.clone(),
+        };
+        match (self.state, live) {
+            (SlotState::Connected { .. }, Some(live)) => numbers(&mut status, live, now),
+            (SlotState::Connected { .. }, None)
+            | (SlotState::Connecting | SlotState::Waiting { .. }, _) => {}
+        }
+        status
+    }
+}
+
+/// A session that finishes its streams beside the one of its slot.
+fn draining(slot: &Slot, live: &Arc<Live>, now: Timestamp) -> SessionStatus {
+    let mut status = slot.status(live.slot, None, now);
+    status.endpoint = Some(live.endpoint.clone());
+    status.last_end = None;
+    status.state = SessionState::Draining {
+        since: live.since,
+        until: live.draining_until().unwrap_or(now),
+    };
+    numbers(&mut status, live, now);
+    status
+}
+
+fn numbers(status: &mut SessionStatus, live: &Live, now: Timestamp) {
+    status.last_contact = now.checked_sub(live.handle.silence()).ok();
+    let stats = live.handle.stats();
+    let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).ok();
+    status.rtt_us = stats.round_trip.and_then(micros);
+    status.jitter_us = stats.round_trip.and_then(|_| micros(stats.jitter));
+    status.streams = stats.streams;
+    status.bytes_in = stats.bytes_in;
+    status.bytes_out = stats.bytes_out;
+    status.tcp = live.kernel();
+}
+
+/// All sessions in one word: pure.
+fn summary(sessions: Vec<SessionStatus>) -> TunnelStatus {
+    // What says most about the tunnel first: the longest up, then who dials, then who waits least.
+    let rank = |s: &SessionStatus| match s.state {
+        SessionState::Connected { since } => (0, since),
+        SessionState::Connecting => (1, Timestamp::MIN),
+        SessionState::Waiting { next_try } => (2, next_try),
+        SessionState::Draining { since, .. } => (3, since),
+    };
+    let best = sessions.iter().min_by_key(|s| rank(s));
+    let state = best.map_or(TunnelState::NotEnrolled, |s| match s.state {
+        SessionState::Connected { since } => TunnelState::Connected { since },
+        SessionState::Connecting | SessionState::Draining { .. } => TunnelState::Connecting,
+        SessionState::Waiting { next_try } => TunnelState::Waiting { next_try },
+    });
+    let newest = sessions.iter().filter_map(|s| s.last_end.as_ref());
+    let newest = newest.max_by_key(|end| end.at);
+    TunnelStatus {
+        schema: STATUS_SCHEMA,
+        state,
+        endpoint: best.and_then(|s| s.endpoint.clone()),
+        rtt_us: best.and_then(|s| s.rtt_us),
+        streams: sessions.iter().map(|s| s.streams).sum(),
+        bytes_in: sessions.iter().map(|s| s.bytes_in).sum(),
+        bytes_out: sessions.iter().map(|s| s.bytes_out).sum(),
+        last_contact: sessions.iter().filter_map(|s| s.last_contact).max(),
+        last_fault: newest.map(|end| end.fault.clone()),
+        sessions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: i64) -> Timestamp {
+        Timestamp::from_second(s).expect("time")
+    }
+
+    fn session(slot: u8, state: SessionState) -> SessionStatus {
+        SessionStatus {
+            slot,
+            endpoint: Some(format!("wss://{slot}")),
+            state,
+            rtt_us: Some(u64::from(slot) + 1),
+            jitter_us: None,
+            streams: 1,
+            bytes_in: 10,
+            bytes_out: 20,
+            tcp: None,
+            reconnects: 0,
+            last_contact: Some(at(i64::from(slot))),
+            last_end: Some(SessionEnd {
+                at: at(i64::from(slot)),
+                fault: Fault::new("x", format!("end of {slot}"), ""),
+            }),
+        }
+    }
+
+    #[test]
+    fn one_session_that_is_up_is_a_tunnel() {
+        let all = summary(vec![
+            session(0, SessionState::Waiting { next_try: at(50) }),
+            session(1, SessionState::Connected { since: at(9) }),
+        ]);
+        assert_eq!(all.state, TunnelState::Connected { since: at(9) });
+        assert_eq!(
+            (all.endpoint.as_deref(), all.rtt_us),
+            (Some("wss://1"), Some(2))
+        );
+        assert_eq!((all.streams, all.bytes_in, all.bytes_out), (2, 20, 40));
+        assert_eq!(all.last_fault.expect("fault").what, "end of 1");
+    }
+
+    #[test]
+    fn without_one_the_next_try_counts_and_an_old_session_is_none() {
+        let all = summary(vec![
+            session(0, SessionState::Waiting { next_try: at(50) }),
+            session(1, SessionState::Waiting { next_try: at(40) }),
+        ]);
+        assert_eq!(all.state, TunnelState::Waiting { next_try: at(40) });
+        let draining = SessionState::Draining {
+            since: at(1),
+            until: at(99),
+        };
+        let all = summary(vec![
+            session(0, SessionState::Waiting { next_try: at(50) }),
+            session(0, draining),
+        ]);
+        assert_eq!(all.state, TunnelState::Waiting { next_try: at(50) });
+        assert_eq!(summary(Vec::new()).state, TunnelState::NotEnrolled);
+    }
 }

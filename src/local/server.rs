@@ -64,7 +64,11 @@ pub struct Request {
 pub struct Reply {
     status: StatusCode,
     body: Bytes,
+    kind: &'static str,
 }
+
+/// What nearly every answer is.
+const JSON: &str = "application/json";
 
 impl Default for Limits {
     fn default() -> Self {
@@ -88,6 +92,7 @@ impl Reply {
             Ok(body) => Self {
                 status,
                 body: body.into(),
+                kind: JSON,
             },
             Err(e) => Self::fault(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -101,6 +106,7 @@ impl Reply {
         Self {
             status: StatusCode::NO_CONTENT,
             body: Bytes::new(),
+            kind: JSON,
         }
     }
 
@@ -109,6 +115,16 @@ impl Reply {
         Self {
             status,
             body: serde_json::to_vec(fault).unwrap_or_default().into(),
+            kind: JSON,
+        }
+    }
+
+    /// Text of the given media type.
+    pub fn text(status: StatusCode, kind: &'static str, text: String) -> Self {
+        Self {
+            status,
+            body: text.into(),
+            kind,
         }
     }
 
@@ -254,7 +270,7 @@ where
     if reply.status != StatusCode::NO_CONTENT {
         response.headers_mut().insert(
             http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
+            http::HeaderValue::from_static(reply.kind),
         );
     }
     Ok(response)

@@ -233,49 +233,6 @@ pub struct DiskHealth {
     pub available_bytes: u64,
 }
 
-/// The tunnel's view: `GET /v1/status` on comms' socket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TunnelStatus {
-    /// [`STATUS_SCHEMA`].
-    pub schema: u32,
-    /// Connected, or why not.
-    pub state: TunnelState,
-    /// The endpoint in use or tried last.
-    pub endpoint: Option<String>,
-    /// Round-trip time of the last ping, microseconds.
-    pub rtt_us: Option<u64>,
-    /// Streams open now.
-    pub streams: u32,
-    /// Bytes from the plane since connected.
-    pub bytes_in: u64,
-    /// Bytes to the plane since connected.
-    pub bytes_out: u64,
-    /// When the plane was last heard.
-    pub last_contact: Option<Timestamp>,
-    /// Why the last connection ended or could not be made.
-    pub last_fault: Option<Fault>,
-}
-
-/// Connected, or what is being done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
-pub enum TunnelState {
-    /// Not enrolled: nothing to connect with.
-    NotEnrolled,
-    /// Dialling.
-    Connecting,
-    /// Up since then.
-    Connected {
-        /// When the tunnel came up.
-        since: Timestamp,
-    },
-    /// Waits before the next try.
-    Waiting {
-        /// When it is tried again.
-        next_try: Timestamp,
-    },
-}
-
 // === impl NodeState ===
 
 impl NodeState {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade;
@@ -39,13 +39,18 @@ pub enum HandshakeError {
     Request(#[source] http::Error),
 }
 
-/// Asks the server at the other end of `io` for a tunnel.
-pub async fn connect<S>(io: S, host: &str, path: &str) -> Result<Websocket<S>, HandshakeError>
+/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request.
+pub async fn connect<S>(
+    io: S,
+    host: &str,
+    path: &str,
+    more: HeaderMap,
+) -> Result<Websocket<S>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let key = generate_key();
-    let request = Request::get(path)
+    let mut request = Request::get(path)
         .header(header::HOST, host)
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
@@ -54,6 +59,7 @@ where
         .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
         .body(Empty::<Bytes>::new())
         .map_err(HandshakeError::Request)?;
+    request.headers_mut().extend(more);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(HandshakeError::Http)?;

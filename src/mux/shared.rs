@@ -11,7 +11,8 @@ use super::clock::Clock;
 use super::driver::Closed;
 use super::stream::MuxStream;
 use crate::wire::{
-    Class, Code, Event, GoAway, Meta, Open, OpenError, Session, Stats, StreamEnd, StreamId, Time,
+    Class, Code, Event, GoAway, Meta, Open, OpenError, Session, Stats, StreamEnd, StreamId,
+    StreamStats, Time,
 };
 
 pub(super) struct Shared {
@@ -30,6 +31,8 @@ pub(super) struct State {
     /// The application asked to close.
     pub(super) close_asked: Option<(Code, String)>,
     peer_left: Option<GoAway>,
+    /// Answered pings that watchers have heard of.
+    pings_told: u64,
     watchers: Vec<Waker>,
 }
 
@@ -71,6 +74,7 @@ impl Shared {
                 closed: None,
                 close_asked: None,
                 peer_left: None,
+                pings_told: 0,
                 watchers: Vec::new(),
             }),
             clock,
@@ -97,6 +101,10 @@ impl State {
 
     /// Hands the session's events to whom they concern.
     pub(super) fn dispatch(&mut self) {
+        let (pings, _) = self.session.pings_answered();
+        if std::mem::replace(&mut self.pings_told, pings) != pings {
+            self.wake_watchers();
+        }
         while let Some(event) = self.session.poll_event() {
             match event {
                 Event::Opened(stream, open) => {
@@ -182,6 +190,56 @@ impl Handle {
     /// Numbers for people and metrics.
     pub fn stats(&self) -> Stats {
         self.shared.lock().session.stats()
+    }
+
+    /// Numbers of the streams that are open, at most `max` of them.
+    pub fn streams(&self, max: usize) -> Vec<StreamStats> {
+        self.shared.lock().session.streams().take(max).collect()
+    }
+
+    /// How long ago the peer was last heard.
+    pub fn silence(&self) -> Duration {
+        let state = self.shared.lock();
+        self.shared.now().since(state.session.heard_at())
+    }
+
+    /// No new stream can be opened: either side said farewell, or the connection is over.
+    pub fn is_leaving(&self) -> bool {
+        let state = self.shared.lock();
+        state.session.is_leaving() || state.closed.is_some()
+    }
+
+    /// Measures one round trip with a PING of the protocol; `None` when the connection ends first.
+    pub async fn ping(&self) -> Option<Duration> {
+        let before = {
+            let mut state = self.shared.lock();
+            let now = self.shared.now();
+            state.session.hurry_ping(now);
+            state.wake_driver();
+            state.session.pings_answered().0
+        };
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            let (answered, took) = state.session.pings_answered();
+            if answered > before {
+                return Poll::Ready(Some(took));
+            }
+            if state.closed.is_some() {
+                return Poll::Ready(None);
+            }
+            state.watch(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends one stream in both directions; the peer sees the reason. For whoever watches a stream
+    /// that somebody else holds.
+    pub fn end_stream(&self, stream: u32, code: Code, words: &str) {
+        let mut state = self.shared.lock();
+        let end = StreamEnd::own(code, words);
+        state.session.reset(StreamId(stream), end);
+        state.wake_driver();
     }
 
     /// Says farewell: no new streams; the driver ends when the running ones have.

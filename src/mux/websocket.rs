@@ -94,6 +94,11 @@ impl<S> Websocket<S> {
         }
     }
 
+    /// What is below: for asking the socket how it is.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// The next whole message in the buffer.
     fn parse(&mut self) -> Result<Option<(u8, Bytes)>, WebsocketError> {
         let Some(header) = Header::parse(&self.input, self.role)? else {

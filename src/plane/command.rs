@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::{self, Import, NewToken, WantedKubeconfig};
-use super::serve::{ServeConfig, Server};
+use super::serve::{CONNECTIONS_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::Fault;
 use crate::telemetry::{self, LogConfig};
+
+/// The store, the sockets, the log, and files that are served.
+const OTHER_DESCRIPTORS: usize = 1024;
 
 /// The management-plane stub: enrols hosts, makes clusters of them, carries kubectl to them.
 #[derive(Debug, Parser)]
@@ -37,6 +41,9 @@ enum Verb {
         /// How nodes and operators reach it; absent: the listen address.
         #[arg(long, value_name = "https://HOST:PORT")]
         public_url: Option<String>,
+        /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        tunnels_per_second: Option<u32>,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -180,11 +187,13 @@ async fn run(command: Command) -> Result<(), Fault> {
             state,
             listen,
             public_url,
+            tunnels_per_second,
         } => {
             serve(ServeConfig {
                 state_dir: state.state_dir,
                 listen,
                 public_url,
+                tunnels_per_s: tunnels_per_second,
             })
             .await
         }
@@ -245,6 +254,7 @@ async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let cannot = |e: std::io::Error| Fault::new("plane-start", "cannot start", e.to_string());
     let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
+    allow_descriptors();
     let server = Server::start(config).await?;
     put(None, &format!("ready {}\n", server.public_url()))?;
     notify(sd_notify::NotifyState::Ready);
@@ -256,6 +266,20 @@ async fn serve(config: ServeConfig) -> Result<(), Fault> {
     notify(sd_notify::NotifyState::Stopping);
     server.stop().await;
     Ok(())
+}
+
+/// One descriptor a connection: the usual soft limit of 1024 is for programs that use select(2).
+fn allow_descriptors() {
+    let want = u64::try_from(CONNECTIONS_MAX + OTHER_DESCRIPTORS).unwrap_or(u64::MAX);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let to = want.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, to, hard).map(|()| to)
+    });
+    match raised {
+        Ok(have) if have < want => tracing::warn!(have, want, "few file descriptors are allowed"),
+        Ok(_) => {}
+        Err(why) => tracing::warn!(%why, "cannot allow more file descriptors"),
+    }
 }
 
 fn notify(state: sd_notify::NotifyState<'_>) {

@@ -6,7 +6,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::model::Fault;
@@ -19,6 +19,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// What, why and what to do.
     pub(super) fault: Box<Fault>,
+    /// When to come back, seconds.
+    pub(super) retry_after: Option<u64>,
 }
 
 /// How an API writes its errors.
@@ -44,6 +46,7 @@ impl Refusal {
         Self {
             status,
             fault: Box::new(fault),
+            retry_after: None,
         }
     }
 
@@ -74,6 +77,15 @@ impl Refusal {
             Fault::new("unauthenticated", "request refused", why)
                 .fix("get a token from POST /keystone/v3/auth/tokens"),
         )
+    }
+
+    /// 503: not now; come back after so many seconds.
+    pub(super) fn busy(what: &str, why: &str, retry_after: u64) -> Self {
+        let fault = Fault::new("plane-busy", what, why).fix("nothing to do: it is tried again");
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, fault)
+        }
     }
 
     /// 500: our own failure. The cause goes to the log; the caller learns that there is one.
@@ -149,6 +161,10 @@ pub(super) fn reshape(shape: Shape, mut response: Response) -> Response {
 
 fn write(refusal: Refusal, shape: Shape) -> Response {
     let mut response: Response<Body> = (refusal.status, Json(refusal.body(shape))).into_response();
+    if let Some(seconds) = refusal.retry_after {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response.extensions_mut().insert(refusal);
     response
 }

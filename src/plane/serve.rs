@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::TUNNELS_PER_S;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
@@ -42,6 +43,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// `https://host:port` as nodes and operators reach the plane; absent: the listen address.
     pub public_url: Option<String>,
+    /// Tunnels that may begin in a second; absent: the default.
+    pub tunnels_per_s: Option<u32>,
 }
 
 /// A running plane.
@@ -50,12 +53,18 @@ pub struct Server {
     address: SocketAddr,
 }
 
-/// Connections at a time: the fleet's tunnels, operators, and room.
-const CONNECTIONS_MAX: usize = 8192;
+/// Connections at a time: two sessions of each of ten thousand hosts (two, or an old one that
+/// drains and its replacement) and four thousand for operators. One that waits for its handshake
+/// costs a socket and a kilobyte; `command` sees that there are descriptors for them.
+pub(super) const CONNECTIONS_MAX: usize = 24_576;
 /// TLS handshakes at a time: a returning fleet queues here instead of taking every core.
 const HANDSHAKES_MAX: usize = 64;
-/// How long a handshake may take.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may wait for its turn, or for its first byte. With the handshake itself
+/// it is a little less than a node waits.
+const TURN_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a handshake may take: three round trips of the slowest path, with loss. Who holds a
+/// turn keeps others waiting.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection may be silent between requests, or dribble a header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest header block; kubectl's longest is 8 KiB.
@@ -90,6 +99,7 @@ impl Server {
             ca: started.ca,
             signing: started.signing,
             public_url: public.url,
+            tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
         }));
         let identity = ServerIdentity::new(&plane.ca, server_names(&public.host, address), now)
             .map_err(|e| cannot(chain(&e)))?;
@@ -290,13 +300,17 @@ async fn serve_tls(
     drop(stream.set_nodelay(true));
     // What the kernel holds unsent is what a key stroke finds ahead of itself.
     drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX));
-    let handshake = async {
-        let turn = handshakes.acquire().await;
-        let stream = acceptor.accept(stream).await;
-        drop(turn);
-        stream
+    let turn = async {
+        // Who says nothing does not hold a turn that others wait for.
+        stream.peek(&mut [0]).await.ok()?;
+        handshakes.acquire().await.ok()
     };
-    let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
+    let Ok(Some(turn)) = tokio::time::timeout(TURN_DEADLINE, turn).await else {
+        return;
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
+    drop(turn);
+    let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
             tracing::debug!(why = %e, "tls handshake failed");

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::budget::Budget;
 use super::ca::{Authority, CaError};
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
@@ -42,6 +44,9 @@ pub(super) struct Plane {
     pub(super) public_url: String,
     pub(super) specs: Announcer,
     pub(super) sessions: Sessions,
+    /// New tunnels; its times count from `began`.
+    budget: Mutex<Budget>,
+    began: Instant,
     pub(super) upstreams: Upstreams,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
@@ -59,6 +64,7 @@ pub(super) struct Parts {
     pub(super) ca: Authority,
     pub(super) signing: SigningKey,
     pub(super) public_url: String,
+    pub(super) tunnels_per_s: u32,
 }
 
 /// A change that is being made: an open write and whose specs it touches.
@@ -82,12 +88,21 @@ impl Plane {
             public_url: parts.public_url,
             specs: Announcer::default(),
             sessions: Sessions::default(),
+            budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
+            began: Instant::now(),
             upstreams: Upstreams::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// Whether one more tunnel may begin; else in how many seconds it may come back.
+    pub(super) fn admit_tunnel(&self) -> Result<(), u64> {
+        let now = self.began.elapsed();
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.admit(now)
     }
 
     /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.

@@ -18,6 +18,7 @@ use super::hostapi::{self, Caller};
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
 use super::serve::serve_http;
+use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
 use crate::model::{Digest, HostId};
@@ -62,8 +63,18 @@ pub(super) fn identify(rows: &impl Read, shown: Option<&Shown>) -> Answer<HostId
 /// `GET /v1/tunnel`.
 pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) -> Answer<Response> {
     let shown = parts.extensions.remove::<Shown>();
+    // A fleet that comes back is told to spread before anything is looked up for it. Whoever shows
+    // no certificate of ours is refused below and takes nobody's turn.
+    if shown.is_some()
+        && let Err(after) = plane.admit_tunnel()
+    {
+        let why = "many hosts come back at once";
+        return Err(Refusal::busy("tunnel refused", why, after));
+    }
     let host = identify(&plane.read()?, shown.as_ref())?;
     let key = check_handshake(&parts)?;
+    let place = Place::of(&parts.headers)
+        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         Refusal::bad(
             "upgrade-impossible",
@@ -73,7 +84,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     })?;
     let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let shared = Arc::clone(&plane);
-    plane.tasks.spawn(run(shared, host, shown, upgrade));
+    plane.tasks.spawn(run(shared, host, place, shown, upgrade));
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static("websocket")),
@@ -122,7 +133,13 @@ fn check_handshake(parts: &Parts) -> Answer<String> {
 }
 
 /// One session, from the end of the handshake to the end of the connection.
-async fn run(plane: Arc<Plane>, host: HostId, shown: Option<Shown>, upgrade: OnUpgrade) {
+async fn run(
+    plane: Arc<Plane>,
+    host: HostId,
+    place: Place,
+    shown: Option<Shown>,
+    upgrade: OnUpgrade,
+) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(e) => {
@@ -132,7 +149,7 @@ async fn run(plane: Arc<Plane>, host: HostId, shown: Option<Shown>, upgrade: OnU
     };
     let socket = Websocket::new(TokioIo::new(upgraded), Role::Server, Bytes::new());
     let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
-    let number = plane.sessions.begin(host, handle.clone());
+    let number = plane.sessions.begin(host, place, handle.clone());
     tracing::info!(%host, session = number, "tunnel up");
     // The host may have been removed, or the plane told to stop, since the handshake.
     let still = plane

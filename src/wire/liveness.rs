@@ -15,6 +15,9 @@ pub(super) struct Liveness {
     next_token: u64,
     smoothed: Option<Duration>,
     jitter: Duration,
+    /// Answers so far, and what the newest took.
+    answers: u64,
+    newest: Duration,
 }
 
 /// Round-trip time before anything was measured.
@@ -30,11 +33,17 @@ impl Liveness {
             next_token: 1,
             smoothed: None,
             jitter: Duration::ZERO,
+            answers: 0,
+            newest: Duration::ZERO,
         }
     }
 
     pub(super) fn heard(&mut self, now: Time) {
         self.heard_at = now;
+    }
+
+    pub(super) fn heard_at(&self) -> Time {
+        self.heard_at
     }
 
     pub(super) fn dead_at(&self) -> Time {
@@ -43,6 +52,16 @@ impl Liveness {
 
     pub(super) fn next_ping(&self) -> Time {
         self.next_ping
+    }
+
+    /// Somebody wants to know now: the next ping is due.
+    pub(super) fn hurry(&mut self, now: Time) {
+        self.next_ping = now;
+    }
+
+    /// How many pings were answered, and what the newest of them took.
+    pub(super) fn answered(&self) -> (u64, Duration) {
+        (self.answers, self.newest)
     }
 
     /// The token of a ping, if one is due or `wanted`.
@@ -58,6 +77,8 @@ impl Liveness {
 
     /// A ping was answered after this time.
     pub(super) fn measured(&mut self, sample: Duration) {
+        self.answers += 1;
+        self.newest = sample;
         // RFC 6298's smoothing: 1/8 for the mean, 1/4 for the deviation.
         self.smoothed = Some(match self.smoothed {
             None => {
@@ -107,5 +128,15 @@ mod tests {
         l.measured(Duration::from_micros(100));
         l.measured(Duration::from_micros(900));
         assert_eq!(l.round_trip(), Some(Duration::from_micros(200)));
+        assert_eq!(l.answered(), (2, Duration::from_micros(900)));
+    }
+
+    #[test]
+    fn a_hurried_ping_is_due_at_once_and_the_next_as_ever() {
+        let mut l = Liveness::new(Duration::from_secs(8), Time(0));
+        l.ping(false, Time(0)).expect("due");
+        l.hurry(Time(5));
+        assert!(l.ping(false, Time(5)).is_some());
+        assert_eq!(l.next_ping(), Time(8_000_005));
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Time;
 use super::code::Code;
-use super::frame::{Hello, Malformed, Open, StreamId};
+use super::frame::{Class, Hello, Malformed, Open, StreamId};
 use super::inflight::InFlight;
 use super::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX};
 use super::liveness::Liveness;
@@ -157,6 +157,25 @@ pub struct Stats {
     pub round_trip: Option<Duration>,
     /// Its mean deviation.
     pub jitter: Duration,
+}
+
+/// Numbers of one stream, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Which.
+    pub stream: StreamId,
+    /// This side opened it.
+    pub local: bool,
+    /// How it is scheduled.
+    pub class: Class,
+    /// What the peer may have under way towards us, bytes.
+    pub window: u64,
+    /// Bytes of ours that wait for credit or their turn.
+    pub queued: u64,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes sent.
+    pub bytes_out: u64,
 }
 
 /// One end of a connection. See the module's picture.
@@ -311,6 +330,43 @@ impl Session {
             jitter: self.liveness.jitter(),
             ..self.stats
         }
+    }
+
+    /// Numbers of the streams that are open, in order of their ids.
+    pub fn streams(&self) -> impl Iterator<Item = StreamStats> {
+        self.streams.iter().map(|(id, s)| {
+            let (bytes_in, window) = s.receiving.numbers();
+            let (bytes_out, queued) = s.sending.numbers();
+            StreamStats {
+                stream: *id,
+                local: s.local,
+                class: s.class,
+                window,
+                queued,
+                bytes_in,
+                bytes_out,
+            }
+        })
+    }
+
+    /// Either side said farewell: no new streams.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some() || self.peer_leaves
+    }
+
+    /// When the peer was last heard.
+    pub fn heard_at(&self) -> Time {
+        self.liveness.heard_at()
+    }
+
+    /// Lets a PING leave at once.
+    pub fn hurry_ping(&mut self, now: Time) {
+        self.liveness.hurry(now);
+    }
+
+    /// How many PINGs were answered, and what the newest of them took.
+    pub fn pings_answered(&self) -> (u64, Duration) {
+        self.liveness.answered()
     }
 
     /// Payload bytes that arrived and were not read yet.

@@ -215,6 +215,11 @@ impl Sending {
         }
     }
 
+    /// Bytes sent so far, and bytes that wait.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.sent, self.queued as u64)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.finish == Finish::No
     }

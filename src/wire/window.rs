@@ -88,6 +88,11 @@ impl Receiving {
         }
     }
 
+    /// Bytes that arrived so far, and the window of now.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        (self.received, self.window)
+    }
+
     /// Takes in `n` bytes; false when the peer had no credit for them.
     pub(super) fn received(&mut self, n: u64) -> bool {
         self.received += n;

@@ -152,6 +152,7 @@ async fn serve(dir: &Path, listen: SocketAddr) -> Server {
         state_dir: dir.to_path_buf(),
         listen,
         public_url: None,
+        tunnels_per_s: None,
     })
     .await
     .expect("plane")

@@ -40,6 +40,7 @@ impl Plane {
             state_dir: dir.path().to_path_buf(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             public_url: public_url.map(str::to_owned),
+            tunnels_per_s: None,
         })
         .await
         .expect("plane");

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "plane")]
 mod chain;
+mod comms;
 #[cfg(feature = "plane")]
 mod egress;
 mod hostagent;

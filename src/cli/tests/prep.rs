@@ -16,6 +16,7 @@ fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
         bytes_out: 0,
         last_contact: None,
         last_fault,
+        sessions: Vec::new(),
     }
 }
 

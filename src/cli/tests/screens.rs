@@ -98,6 +98,7 @@ fn tunnel() -> TunnelStatus {
         bytes_out: 2,
         last_contact: Some(at("09:59:58")),
         last_fault: None,
+        sessions: Vec::new(),
     }
 }
 
@@ -219,6 +220,9 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     down.acknowledged_at = None;
     down.disks.clear();
 
+    let mut halved = good(Role::Worker);
+    halved.tunnel = Some(super::tunnel::sessions());
+
     let mut idle = good(Role::Worker);
     idle.state = Overall::Idle;
     idle.node = None;
@@ -233,6 +237,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         ("status-offline.txt", offline),
         ("status-agent-down.txt", down),
         ("status-idle.txt", idle),
+        ("status-one-session-down.txt", halved),
     ]
 }
 
@@ -381,18 +386,21 @@ fn help_is_the_reviewed_one() {
     let version = env!("CARGO_PKG_VERSION");
     golden("help.txt", &root.render_help().to_string());
     root.build();
-    let mut verbs = Vec::new();
+    let help = |name: String, verb: &clap::Command| {
+        let mut verb = verb.clone().term_width(WIDTH);
+        let text = verb.render_long_help().to_string();
+        golden(&name, &text.replace(version, "VERSION"));
+    };
     for verb in root.get_subcommands() {
-        verbs.push((format!("help-{}.txt", verb.get_name()), verb.clone()));
-        if verb.get_name() == "proxy" {
-            for inner in verb.get_subcommands().filter(|v| v.get_name() != "help") {
-                let name = format!("help-proxy-{}.txt", inner.get_name());
-                verbs.push((name, inner.clone()));
+        help(format!("help-{}.txt", verb.get_name()), verb);
+        // "help" of a verb with verbs of its own repeats them.
+        for inner in verb.get_subcommands().filter(|v| v.get_name() != "help") {
+            if verb.get_name() != "help" {
+                help(
+                    format!("help-{}-{}.txt", verb.get_name(), inner.get_name()),
+                    inner,
+                );
             }
         }
-    }
-    for (name, verb) in verbs {
-        let help = verb.term_width(WIDTH).render_long_help().to_string();
-        golden(&name, &help.replace(version, "VERSION"));
     }
 }

@@ -41,6 +41,7 @@ fn tunnel(state: TunnelState) -> TunnelStatus {
             "cannot connect",
             "nobody listens",
         )),
+        sessions: Vec::new(),
     }
 }
 

@@ -44,18 +44,24 @@ pub(super) struct Bed {
 impl Bed {
     /// A new plane, its operator logged in.
     pub(super) async fn new() -> Self {
+        Self::with_budget(None).await
+    }
+
+    /// One that lets so many tunnels begin in a second.
+    pub(super) async fn with_budget(tunnels_per_s: Option<u32>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let mut bed = Self::open(dir, "127.0.0.1:0").await;
+        let mut bed = Self::open(dir, "127.0.0.1:0", tunnels_per_s).await;
         bed.log_in().await;
         bed
     }
 
-    async fn open(dir: tempfile::TempDir, listen: &str) -> Self {
+    async fn open(dir: tempfile::TempDir, listen: &str, tunnels_per_s: Option<u32>) -> Self {
         pf9_hostagent::tls::install();
         let server = Server::start(ServeConfig {
             state_dir: dir.path().to_path_buf(),
             listen: listen.parse().expect("address"),
             public_url: None,
+            tunnels_per_s,
         })
         .await
         .expect("the plane starts");
@@ -122,7 +128,7 @@ impl Bed {
         let server = self.server.take().expect("running");
         let address = server.address().to_string();
         within(server.stop()).await;
-        let mut again = Self::open(self.dir, &address).await;
+        let mut again = Self::open(self.dir, &address, None).await;
         (again.token, again.project) = (self.token, self.project);
         again
     }

@@ -2,6 +2,7 @@
 //! agent and nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
@@ -28,6 +29,8 @@ pub(super) struct Node {
     pub(super) answer: Option<EnrolAnswer>,
     pub(super) tunnel: Option<Handle>,
     pub(super) incoming: Option<Incoming>,
+    /// What it says of itself in the handshake, beside its certificate.
+    pub(super) headers: HeaderMap,
     tasks: JoinSet<()>,
 }
 
@@ -49,6 +52,7 @@ impl Node {
             answer: None,
             tunnel: None,
             incoming: None,
+            headers: HeaderMap::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -89,11 +93,16 @@ impl Node {
 
     /// Opens the tunnel; a refusal is its HTTP status.
     pub(super) async fn connect(&mut self, bed: &Bed) -> Result<(), u16> {
+        self.try_connect(bed).await.map_err(|(status, _)| status)
+    }
+
+    /// Opens the tunnel.
+    pub(super) async fn try_connect(&mut self, bed: &Bed) -> Result<(), Refused> {
         let answer = self.answer.as_ref().expect("enrolled");
         let certificate = CertificateDer::from_pem_slice(answer.certificate.as_bytes());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let identity = Some((certificate.expect("certificate"), key));
-        let socket = dial(bed, &answer.endpoints[0], &answer.ca, identity).await?;
+        let socket = dial(bed, answer, identity, self.headers.clone()).await?;
         let (handle, incoming, driver) = mux::session(socket, Side::Node, Config::default());
         self.tasks.spawn(async move { drop(driver.await) });
         self.tunnel = Some(handle);
@@ -203,15 +212,18 @@ impl Node {
 
 type Socket = Websocket<tokio_rustls::client::TlsStream<TcpStream>>;
 
-/// Dials the tunnel's endpoint. 0 stands for a TLS failure.
+/// A refusal: its HTTP status (0 stands for a TLS failure) and when to come back.
+pub(super) type Refused = (u16, Option<Duration>);
+
+/// Dials the tunnel's endpoint.
 pub(super) async fn dial(
     bed: &Bed,
-    endpoint: &str,
-    ca: &str,
+    answer: &EnrolAnswer,
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
-) -> Result<Socket, u16> {
+    headers: HeaderMap,
+) -> Result<Socket, Refused> {
     let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(ca.as_bytes()).expect("ca");
+    let ca = CertificateDer::from_pem_slice(answer.ca.as_bytes()).expect("ca");
     roots.add(ca).expect("root");
     let builder = rustls::ClientConfig::builder_with_provider(pf9_hostagent::tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -224,18 +236,24 @@ pub(super) async fn dial(
         None => builder.with_no_client_auth(),
     };
     let address = bed.url.trim_start_matches("https://");
-    assert_eq!(endpoint, format!("wss://{address}{}", mux::TUNNEL_PATH));
+    assert_eq!(
+        answer.endpoints[0],
+        format!("wss://{address}{}", mux::TUNNEL_PATH)
+    );
     let tcp = within(TcpStream::connect(address)).await.expect("tcp");
     let name = ServerName::try_from("127.0.0.1").expect("name");
     let connector = TlsConnector::from(Arc::new(config));
     let tls = within(connector.connect(name, tcp))
         .await
-        .map_err(|_| 0u16)?;
-    match within(mux::connect(tls, address, mux::TUNNEL_PATH)).await {
+        .map_err(|_| (0, None))?;
+    match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {
         Ok(socket) => Ok(socket),
-        Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
+        Err(HandshakeError::Refused {
+            status,
+            retry_after,
+        }) => Err((status.as_u16(), retry_after)),
         // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
-        Err(HandshakeError::Http(_)) => Err(0),
+        Err(HandshakeError::Http(_)) => Err((0, None)),
         Err(e) => panic!("{e}"),
     }
 }

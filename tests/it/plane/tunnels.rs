@@ -1,7 +1,9 @@
 //! Who may open a tunnel, and for how long.
 
-use http::Method;
-use pf9_hostagent::mux::Closed;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use pf9_hostagent::mux::{self, Closed};
 use pf9_hostagent::wire::{Class, Code, Meta};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -24,8 +26,8 @@ async fn only_a_certificate_of_an_enrolled_host_opens_a_tunnel() {
 
     // None at all.
     assert_eq!(
-        dial(&bed, endpoint, &answer.ca, None).await.err(),
-        Some(403)
+        dial(&bed, answer, None, HeaderMap::new()).await.err(),
+        Some((403, None))
     );
     // One that says the right name, signed by itself.
     let key = KeyPair::generate().expect("key");
@@ -37,8 +39,8 @@ async fn only_a_certificate_of_an_enrolled_host_opens_a_tunnel() {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let identity = Some((CertificateDer::from(forged.der().to_vec()), key));
     assert_eq!(
-        dial(&bed, endpoint, &answer.ca, identity).await.err(),
-        Some(0)
+        dial(&bed, answer, identity, HeaderMap::new()).await.err(),
+        Some((0, None))
     );
     // Nobody reaches the host API around the tunnel.
     let direct = bed
@@ -69,6 +71,101 @@ async fn the_newest_session_speaks_for_the_host() {
         .await
         .expect_err("the plane has one service");
     assert!(refused.to_string().contains("no such service"), "{refused}");
+}
+
+fn says(instance: &'static str, slot: &'static str) -> HeaderMap {
+    let rows = [(mux::INSTANCE_HEADER, instance), (mux::SLOT_HEADER, slot)];
+    let row = |(name, value)| {
+        let name = HeaderName::from_static(name);
+        (name, HeaderValue::from_static(value))
+    };
+    HeaderMap::from_iter(rows.map(row))
+}
+
+#[tokio::test]
+async fn sessions_of_one_program_live_beside_each_other_and_another_program_fences_them() {
+    const FIRST: &str = "00000000000000000000000000000001";
+    const SECOND: &str = "00000000000000000000000000000002";
+    let bed = Bed::new().await;
+    let mut node = bed.host("a", "10.1.0.1").await;
+    let nameless = node.tunnel.clone().expect("connected");
+    node.headers = says(FIRST, "0");
+    node.connect(&bed).await.expect("slot 0");
+    within(nameless.closed()).await;
+    let zero = node.tunnel.clone().expect("connected");
+    node.headers = says(FIRST, "1");
+    node.connect(&bed).await.expect("slot 1");
+    let one = node.tunnel.clone().expect("connected");
+    // Answered on slot 1: so the plane has begun it, and would have fenced slot 0 by now.
+    assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
+    assert!(zero.ping().await.is_some() && !zero.is_leaving());
+
+    // One that leaves does not stand in the way of its replacement.
+    zero.leave(Code::GoingAway, Duration::ZERO, "test");
+    within(zero.closed()).await;
+    node.headers = says(FIRST, "0");
+    node.connect(&bed).await.expect("slot 0 again");
+    assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
+    assert!(one.ping().await.is_some());
+
+    let zero = node.tunnel.clone().expect("connected");
+    node.headers = says(SECOND, "0");
+    node.connect(&bed).await.expect("another program");
+    within(zero.closed()).await;
+    within(one.closed()).await;
+    assert_eq!(node.report("a", "10.1.0.1").await.0, 204);
+    node.headers = says(SECOND, "2");
+    assert_eq!(node.connect(&bed).await, Err(400), "there is no such slot");
+}
+
+#[tokio::test]
+async fn who_comes_when_many_do_is_told_when_to_come_back() {
+    let bed = Bed::with_budget(Some(1)).await;
+    let token = bed.new_token().await;
+    let mut node = super::node::Node::new(pf9_hostagent::model::HostId::random());
+    node.enrol(&bed, &token).await.expect("enrolled");
+    node.connect(&bed).await.expect("the first of this second");
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let (status, after) = node
+            .try_connect(&bed)
+            .await
+            .expect_err("the budget is used up");
+        assert_eq!(status, 503);
+        told.push(after.expect("when to come back").as_secs());
+    }
+    // Each a little later than the one before.
+    assert!(
+        told[0] >= 1 && told.is_sorted() && told[2] > told[0],
+        "{told:?}"
+    );
+    // Strangers are refused as ever, and take nobody's place.
+    let answer = node.answer.as_ref().expect("enrolled");
+    let stranger = dial(&bed, answer, None, HeaderMap::new()).await;
+    assert_eq!(stranger.err(), Some((403, None)));
+    let waited = std::time::Instant::now();
+    until(|| Box::pin(async { node.twin().connect(&bed).await.ok() })).await;
+    assert!(waited.elapsed() < Duration::from_secs(3));
+}
+
+/// Whoever connects and says nothing waits for himself only.
+#[tokio::test]
+async fn silent_strangers_do_not_keep_a_host_waiting() {
+    /// More than handshakes that are done at a time.
+    const STRANGERS: usize = 100;
+    let bed = Bed::new().await;
+    let token = bed.new_token().await;
+    let mut node = super::node::Node::new(pf9_hostagent::model::HostId::random());
+    node.enrol(&bed, &token).await.expect("enrolled");
+    let address = bed.url.trim_start_matches("https://");
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        let stranger = tokio::net::TcpStream::connect(address).await;
+        strangers.push(stranger.expect("connect"));
+    }
+    let connect = Box::pin(node.connect(&bed));
+    let connected = tokio::time::timeout(Duration::from_secs(4), connect).await;
+    assert_eq!(connected, Ok(Ok(())));
 }
 
 #[tokio::test]

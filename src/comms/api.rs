@@ -1,0 +1,91 @@
+//! comms' own socket, `/run/pf9/comms.sock`.
+//!
+//! | call | answers |
+//! |---|---|
+//! | `GET /v1/status`  | [`TunnelStatus`](crate::model::TunnelStatus) |
+//! | `GET /v1/streams` | [`TunnelStreams`](crate::model::TunnelStreams) |
+//! | `POST /v1/ping`   | [`TunnelPing`]: one PING on every session |
+//! | `GET /v1/metrics` | Prometheus text |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics;
+use super::serve::Serve;
+use super::sessions::{Live, Sessions};
+use super::status::StatusBoard;
+use crate::local::{Limits, Method, Reply, Request, StatusCode, serve as serve_local};
+use crate::model::{STATUS_SCHEMA, SessionPing, TunnelPing};
+
+/// Longest a ping is waited for: no path of use is slower, and who asks waits.
+const PING_WAIT: Duration = Duration::from_secs(4);
+
+/// What answers are made of.
+pub(super) struct Api {
+    pub(super) board: Arc<StatusBoard>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) serve: Arc<Serve>,
+}
+
+/// Answers until `shutdown`.
+pub(super) async fn run(listener: UnixListener, api: Api, shutdown: CancellationToken) {
+    let api = Arc::new(api);
+    let answer = move |request: Request| {
+        let api = Arc::clone(&api);
+        async move { api.answer(&request).await }
+    };
+    serve_local(listener, Limits::default(), shutdown, answer).await;
+}
+
+impl Api {
+    async fn answer(&self, request: &Request) -> Reply {
+        let now = Timestamp::now();
+        match (&request.method, request.path.as_str()) {
+            (&Method::GET, "/v1/status") => Reply::json(StatusCode::OK, &self.board.status(now)),
+            (&Method::GET, "/v1/streams") => Reply::json(StatusCode::OK, &self.board.streams(now)),
+            (&Method::POST, "/v1/ping") => Reply::json(StatusCode::OK, &self.ping().await),
+            (&Method::GET, "/v1/metrics") => {
+                let numbers = metrics::Numbers {
+                    status: self.board.status(now),
+                    bytes: self.sessions.bytes(),
+                    failures: self.board.failures(),
+                    refusals: self.serve.refused(),
+                };
+                Reply::text(StatusCode::OK, metrics::CONTENT_TYPE, numbers.text(now))
+            }
+            (_, other) => Reply::not_found(other),
+        }
+    }
+
+    async fn ping(&self) -> TunnelPing {
+        let mut asked = JoinSet::new();
+        for live in self.sessions.all() {
+            // One that drains has nothing new to carry; how far it is does not matter any more.
+            if !live.handle.is_leaving() {
+                asked.spawn(ping(live));
+            }
+        }
+        let mut sessions: Vec<SessionPing> = asked.join_all().await;
+        sessions.sort_by_key(|s| (s.slot, s.session));
+        TunnelPing {
+            schema: STATUS_SCHEMA,
+            sessions,
+        }
+    }
+}
+
+async fn ping(live: Arc<Live>) -> SessionPing {
+    let answer = tokio::time::timeout(PING_WAIT, live.handle.ping()).await;
+    let took = answer.ok().flatten();
+    SessionPing {
+        session: live.number,
+        slot: live.slot,
+        endpoint: live.endpoint.clone(),
+        rtt_us: took.and_then(|t| u64::try_from(t.as_micros()).ok()),
+    }
+}

@@ -1,0 +1,128 @@
+//! One session from its handshake to its end: driver, the plane's streams, farewells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::carry::LAST_BYTES;
+use super::dial::Socket;
+use super::serve::{self, Serve};
+use super::sessions::{Live, Sessions};
+use super::tcp::Probe;
+use crate::mux::{self, Driver, Handle, Incoming};
+use crate::wire::{Code, Config, Side};
+
+/// A session that was told to leave may finish its streams for this long: a download of a stack
+/// over a slow line, an operator's shell. What lasts longer (a watch) is cut and asked for anew.
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
+/// Longest a session may take to finish its streams when this side stops: below the daemon's own
+/// grace.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// How long streams may take to notice that their connection is over, and write their audit line.
+const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
+
+/// A session that was begun and must be run.
+pub(super) struct Begun {
+    pub(super) handle: Handle,
+    pub(super) probe: Option<Probe>,
+    /// For [`run`].
+    pub(super) ends: Ends,
+}
+
+/// What [`run`] drives: the plane's streams, and the connection.
+pub(super) struct Ends {
+    incoming: Incoming,
+    driver: Driver<SocketIo>,
+}
+
+/// What the websocket of a [`Socket`] runs on.
+type SocketIo = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// Begins a session on a fresh websocket.
+pub(super) fn begin(socket: Socket, ping_interval: Duration) -> Begun {
+    let config = Config {
+        ping_interval,
+        ..Config::default()
+    };
+    let probe = Probe::of(socket.get_ref().get_ref().0)
+        .inspect_err(|error| tracing::debug!(%error, "no numbers of the kernel"))
+        .ok();
+    let (handle, incoming, driver) = mux::session(socket, Side::Node, config);
+    Begun {
+        handle,
+        probe,
+        ends: Ends { incoming, driver },
+    }
+}
+
+/// Runs a session to its end. Says farewell when `shutdown` is cancelled; a farewell of either side
+/// bounds what is left of it.
+pub(super) async fn run(
+    ends: Ends,
+    live: Arc<Live>,
+    sessions: Arc<Sessions>,
+    serve: Arc<Serve>,
+    shutdown: CancellationToken,
+) {
+    let Ends { incoming, driver } = ends;
+    let mut streams = JoinSet::new();
+    streams.spawn(serve::run(incoming, Arc::clone(&live), serve));
+    let handle = live.handle.clone();
+    let mut driver = Box::pin(driver);
+    let mut cut_at = None;
+    let mut stopping = false;
+    let mut heard_farewell = false;
+    loop {
+        tokio::select! {
+            // cancel-safe: the driver is kept, the others only watch
+            closed = driver.as_mut() => {
+                tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session over");
+                break;
+            }
+            farewell = handle.peer_leaves(), if !heard_farewell => {
+                heard_farewell = true;
+                if farewell.is_some() {
+                    cut_at.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
+                    sessions.leaves(&live, later(DRAIN_MAX));
+                }
+            }
+            () = shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                handle.leave(Code::GoingAway, Duration::ZERO, "pf9-comms stops");
+                cut_at = Some(Instant::now() + STOP_MAX);
+                sessions.leaves(&live, later(STOP_MAX));
+            }
+            () = at(cut_at) => {
+                // The driver ends by this, so the timer need not be armed again.
+                cut_at = None;
+                handle.close(Code::GoingAway, "streams were left when the time was over");
+            }
+        }
+    }
+    sessions.over(&live);
+    // The connection ends now, not when the last stream has written its line.
+    drop(driver);
+    let ended = tokio::time::timeout(LAST_LINES, streams.join_next()).await;
+    if ended.is_err() {
+        tracing::warn!(
+            session = live.number,
+            "streams did not end with their session"
+        );
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn later(wait: Duration) -> Timestamp {
+    let now = Timestamp::now();
+    now.checked_add(wait).unwrap_or(now)
+}

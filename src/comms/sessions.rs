@@ -1,0 +1,313 @@
+//! The sessions that are up, and which of them takes the next stream.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::tcp::Probe;
+use crate::model::TcpStatus;
+use crate::mux::{Closed, Handle};
+
+/// One session.
+pub(super) struct Live {
+    /// Counted since comms started.
+    pub(super) number: u64,
+    pub(super) slot: u8,
+    pub(super) endpoint: String,
+    pub(super) since: Timestamp,
+    pub(super) handle: Handle,
+    /// Gone when the session is over: a second descriptor keeps a connection open.
+    probe: Mutex<Option<Probe>>,
+    ping_interval: Duration,
+    /// How often its endpoint had failed in a row when it came up.
+    failures: u32,
+    /// When the peer said farewell: when what is left is cut.
+    until: Mutex<Option<Timestamp>>,
+    /// Cancelled when it is over. Its streams wait for this and not for [`Handle::closed`], which
+    /// is for few: each pong wakes everybody who waits there.
+    over: CancellationToken,
+    /// Names of its streams, for people; as many as the protocol lets be open.
+    names: Mutex<BTreeMap<u32, Name>>,
+}
+
+/// What is known of a stream beside its numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) service: String,
+    pub(super) who: String,
+    pub(super) opened_at: Timestamp,
+}
+
+/// A stream's name, for as long as this is kept.
+pub(super) struct Named {
+    live: Arc<Live>,
+    stream: u32,
+}
+
+/// What a new session is made of.
+pub(super) struct NewSession {
+    pub(super) slot: u8,
+    pub(super) endpoint: String,
+    pub(super) failures: u32,
+    pub(super) ping_interval: Duration,
+    pub(super) handle: Handle,
+    pub(super) probe: Option<Probe>,
+}
+
+/// All sessions.
+pub(super) struct Sessions {
+    live: watch::Sender<Vec<Arc<Live>>>,
+    next: AtomicU64,
+    /// Who took the last stream.
+    chosen: AtomicU64,
+    /// Bytes of sessions that are over: from the plane, to the plane.
+    past: [AtomicU64; 2],
+}
+
+/// A session as [`pick`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    number: u64,
+    leaving: bool,
+    /// Not heard for longer than between two pings: perhaps dead, not yet known to be.
+    silent: bool,
+    round_trip: Option<Duration>,
+    failures: u32,
+}
+
+/// Another session must be faster by this many doublings before streams move to it: two paths that
+/// are much alike must not take turns.
+const BETTER_BY: u32 = 2;
+/// Round trip of a session whose first ping is not answered yet: neither the best nor the worst.
+const UNMEASURED: Duration = Duration::from_millis(50);
+
+// === impl Sessions ===
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self {
+            live: watch::Sender::new(Vec::new()),
+            next: AtomicU64::new(1),
+            chosen: AtomicU64::new(0),
+            past: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    /// A session came up.
+    pub(super) fn begin(&self, new: NewSession) -> Arc<Live> {
+        let live = Arc::new(Live {
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            slot: new.slot,
+            endpoint: new.endpoint,
+            since: Timestamp::now(),
+            handle: new.handle,
+            probe: Mutex::new(new.probe),
+            ping_interval: new.ping_interval,
+            failures: new.failures,
+            until: Mutex::new(None),
+            over: CancellationToken::new(),
+            names: Mutex::default(),
+        });
+        self.live.send_modify(|all| all.push(Arc::clone(&live)));
+        live
+    }
+
+    /// A session was told to leave; what it has left is cut `until`.
+    pub(super) fn leaves(&self, live: &Live, until: Timestamp) {
+        *live.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        self.live.send_modify(|_| {});
+    }
+
+    /// A session is over.
+    pub(super) fn over(&self, live: &Live) {
+        let stats = live.handle.stats();
+        live.lock_probe().take();
+        live.over.cancel();
+        self.live.send_modify(|all| {
+            all.retain(|l| l.number != live.number);
+            let [bytes_in, bytes_out] = &self.past;
+            bytes_in.fetch_add(stats.bytes_in, Ordering::Relaxed);
+            bytes_out.fetch_add(stats.bytes_out, Ordering::Relaxed);
+        });
+    }
+
+    /// All of them, the oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        self.live.borrow().clone()
+    }
+
+    /// Bytes from and to the plane, of all sessions there ever were.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let all = self.live.borrow();
+        let [bytes_in, bytes_out] = &self.past;
+        let mut sum = (
+            bytes_in.load(Ordering::Relaxed),
+            bytes_out.load(Ordering::Relaxed),
+        );
+        for live in all.iter() {
+            let stats = live.handle.stats();
+            sum = (sum.0 + stats.bytes_in, sum.1 + stats.bytes_out);
+        }
+        sum
+    }
+
+    /// The session for a new stream, waited for.
+    pub(super) async fn ready(&self) -> Arc<Live> {
+        let mut changes = self.live.subscribe();
+        loop {
+            let all = changes.borrow_and_update().clone();
+            if let Some(live) = self.choose(&all) {
+                return live;
+            }
+            if changes.changed().await.is_err() {
+                // The sender is ours: it cannot be gone while this runs.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn choose(&self, all: &[Arc<Live>]) -> Option<Arc<Live>> {
+        let candidates: Vec<_> = all.iter().map(|live| live.candidate()).collect();
+        let chosen = pick(&candidates, self.chosen.load(Ordering::Relaxed))?;
+        self.chosen.store(chosen, Ordering::Relaxed);
+        all.iter().find(|l| l.number == chosen).cloned()
+    }
+}
+
+/// The session for a new stream: the one that took the last, unless it leaves, is silent or another
+/// is much faster. Else by silence, class of round trip, failures, and then the oldest.
+fn pick(all: &[Candidate], last: u64) -> Option<u64> {
+    let able = || all.iter().filter(|c| !c.leaving);
+    let best = able().min_by_key(|c| (c.silent, c.class(), c.failures, c.number))?;
+    match able().find(|c| c.number == last && c.silent == best.silent) {
+        Some(last) if last.class() < best.class() + BETTER_BY => Some(last.number),
+        Some(_) | None => Some(best.number),
+    }
+}
+
+impl Candidate {
+    /// Doublings of a millisecond.
+    fn class(&self) -> u32 {
+        let ms = self.round_trip.unwrap_or(UNMEASURED).as_millis();
+        u128::BITS - ms.leading_zeros()
+    }
+}
+
+// === impl Live, Named ===
+
+impl Live {
+    /// When what is left is cut, if it was told to leave.
+    pub(super) fn draining_until(&self) -> Option<Timestamp> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is over, and says why.
+    pub(super) async fn ended(&self) -> Closed {
+        self.over.cancelled().await;
+        self.handle.closed().await
+    }
+
+    /// What the kernel knows of the connection.
+    pub(super) fn kernel(&self) -> Option<TcpStatus> {
+        self.lock_probe().as_ref().and_then(|p| p.ask().ok())
+    }
+
+    /// Keeps a stream's name for as long as the answer lives.
+    pub(super) fn name(self: &Arc<Self>, stream: u32, service: &str, who: &str) -> Named {
+        let name = Name {
+            service: service.to_owned(),
+            who: who.to_owned(),
+            opened_at: Timestamp::now(),
+        };
+        self.lock_names().insert(stream, name);
+        Named {
+            live: Arc::clone(self),
+            stream,
+        }
+    }
+
+    pub(super) fn names(&self) -> BTreeMap<u32, Name> {
+        self.lock_names().clone()
+    }
+
+    fn lock_probe(&self) -> MutexGuard<'_, Option<Probe>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_names(&self) -> MutexGuard<'_, BTreeMap<u32, Name>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn candidate(&self) -> Candidate {
+        Candidate {
+            number: self.number,
+            leaving: self.handle.is_leaving(),
+            silent: self.handle.silence() > self.ping_interval * 3 / 2,
+            round_trip: self.handle.stats().round_trip,
+            failures: self.failures,
+        }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.live.lock_names().remove(&self.stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(number: u64, ms: u64) -> Candidate {
+        Candidate {
+            number,
+            leaving: false,
+            silent: false,
+            round_trip: Some(Duration::from_millis(ms)),
+            failures: 0,
+        }
+    }
+
+    #[test]
+    fn the_healthiest_first_and_then_the_same_again() {
+        let (a, b) = (candidate(1, 30), candidate(2, 3));
+        assert_eq!(pick(&[a, b], 0), Some(2));
+        // Nearly as fast: stays. Much slower: moves.
+        assert_eq!(pick(&[candidate(1, 5), b], 1), Some(1));
+        assert_eq!(pick(&[candidate(1, 300), b], 1), Some(2));
+        let failed = Candidate { failures: 3, ..a };
+        assert_eq!(pick(&[failed, candidate(2, 30)], 0), Some(2));
+        // Perhaps dead: stays only if there is no other.
+        let silent = Candidate { silent: true, ..b };
+        assert_eq!(pick(&[a, silent], 2), Some(1));
+        assert_eq!(pick(&[silent], 2), Some(2));
+        let leaving = Candidate { leaving: true, ..a };
+        assert_eq!(pick(&[leaving, b], 1), Some(2));
+        assert_eq!(pick(&[leaving], 1), None);
+    }
+
+    proptest! {
+        /// Nobody who leaves is chosen, somebody is while one stays, and asking again changes
+        /// nothing.
+        #[test]
+        fn a_choice_holds(all in prop::collection::vec((any::<bool>(), any::<bool>(), prop::option::of(0u64..900), 0u32..5), 0..6), last in 0u64..7) {
+            let all: Vec<_> = all.iter().zip(1u64..).map(|((leaving, silent, ms, failures), number)| Candidate {
+                number, leaving: *leaving, silent: *silent, round_trip: ms.map(Duration::from_millis), failures: *failures,
+            }).collect();
+            let chosen = pick(&all, last);
+            prop_assert_eq!(chosen.is_some(), all.iter().any(|c| !c.leaving));
+            if let Some(chosen) = chosen {
+                prop_assert!(all.iter().any(|c| c.number == chosen && !c.leaving));
+                prop_assert_eq!(pick(&all, chosen), Some(chosen));
+            }
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! comms against peers at the other end of real sockets: planes that go away and come back, that
+//! are busy, that ask for more than they may.
+
+mod peer;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::app::{Config, TaskGroup};
+use pf9_hostagent::comms;
+use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::local::{Client, Method};
+use pf9_hostagent::model::{
+    SessionState, Timestamp, TunnelPing, TunnelStatus, TunnelStreams, paths,
+};
+use pf9_hostagent::mux::{Closed, Handle};
+use pf9_hostagent::wire::{Class, Meta};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, within};
+use peer::{CHUNKS, Peer, World, long_answer};
+
+struct Comms {
+    stop: CancellationToken,
+    run: JoinHandle<Option<&'static str>>,
+    api: Client,
+}
+
+impl Comms {
+    async fn start(fs: &HostFs) -> Self {
+        let stop = CancellationToken::new();
+        let mut group = TaskGroup::new(stop.clone());
+        comms::start(fs.clone(), Config::default(), &mut group)
+            .await
+            .expect("comms");
+        Self {
+            stop,
+            run: tokio::spawn(group.run(PATIENCE)),
+            api: Client::unix(fs.at(paths::COMMS_SOCKET)).expect("client"),
+        }
+    }
+
+    async fn status(&self) -> TunnelStatus {
+        self.api.get("/v1/status", PATIENCE).await.expect("status")
+    }
+
+    /// The status, once it is as wanted; it has no long-poll.
+    async fn until(&self, wanted: impl Fn(&TunnelStatus) -> bool) -> TunnelStatus {
+        within(async {
+            loop {
+                let status = self.status().await;
+                if wanted(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        assert_eq!(within(self.run).await.expect("ends"), None);
+    }
+}
+
+/// One request on a connection of its own.
+async fn get(fs: &HostFs, path: &str) -> Result<Vec<u8>, String> {
+    let socket = UnixStream::connect(fs.at(paths::PLANE_SOCKET))
+        .await
+        .map_err(|e| format!("connect: {e}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|e| format!("handshake: {e}"))?;
+    let request = Request::get(path)
+        .header("host", "plane")
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .expect("request");
+    let exchange = async {
+        let answer = sender.send_request(request).await;
+        let body = answer.map_err(|e| format!("answer: {e:?}"))?.into_body();
+        let body = body.collect().await.map_err(|e| format!("body: {e:?}"))?;
+        Ok(body.to_bytes().to_vec())
+    };
+    let (answer, _) = tokio::join!(exchange, connection);
+    answer
+}
+
+/// Both slots connected.
+fn both_up(status: &TunnelStatus) -> bool {
+    let up =
+        |s: &pf9_hostagent::model::SessionStatus| matches!(s.state, SessionState::Connected { .. });
+    status.sessions.iter().filter(|s| up(s)).count() == 2
+}
+
+#[tokio::test]
+async fn a_plane_that_goes_away_costs_no_request_and_cuts_no_stream() {
+    let world = World::new();
+    let (a, b) = (Peer::start(&world).await, Peer::start(&world).await);
+    world.enrol(&[&a, &b]);
+    let comms = Comms::start(&world.fs).await;
+    comms.until(both_up).await;
+
+    let fs = world.fs.clone();
+    let long = tokio::spawn(async move { get(&fs, "/long").await });
+    // Whichever session it is on: that peer goes away first.
+    let on_a = within(async {
+        tokio::select! {
+            _ = a.until(|s| s.long_begun == 1) => true,
+            _ = b.until(|s| s.long_begun == 1) => false,
+        }
+    })
+    .await;
+    let (mut first, mut second) = if on_a { (a, b) } else { (b, a) };
+    first.release(3);
+
+    // Requests all the time, each on a stream of its own.
+    let mut loops = JoinSet::new();
+    let over = CancellationToken::new();
+    for _ in 0..4 {
+        let (fs, over) = (world.fs.clone(), over.clone());
+        loops.spawn(async move {
+            let mut done = Vec::new();
+            while !over.is_cancelled() {
+                done.push(get(&fs, "/hello").await);
+            }
+            done
+        });
+    }
+    let more = |peer: &Peer, n: u64| {
+        let want = peer.state().answered + n;
+        move |s: &peer::State| s.answered >= want
+    };
+    first.until(more(&first, 20)).await;
+
+    let come_back = Duration::from_millis(200);
+    let old = first.state().sessions.pop().expect("session");
+    first.stop_listening().await;
+    first.leave(come_back);
+    second.until(more(&second, 50)).await;
+    let status = comms.status().await;
+    let drains = |s: &TunnelStatus| {
+        let drains = |s: &pf9_hostagent::model::SessionStatus| {
+            matches!(s.state, SessionState::Draining { .. })
+        };
+        s.sessions.iter().filter(|s| drains(s)).count()
+    };
+    assert_eq!(drains(&status), 1, "{status:?}");
+    first.release(10);
+
+    // Back again: beside the old session, which still drains.
+    first.listen().await;
+    let state = first.until(|s| s.sessions.len() == 2).await;
+    assert_eq!(
+        (&state.sessions[0].instance, &state.sessions[0].slot),
+        (&state.sessions[1].instance, &state.sessions[1].slot)
+    );
+    let other = second.state().sessions.pop().expect("session");
+    assert_eq!(other.instance, old.instance);
+    assert_ne!(other.slot, old.slot);
+    let status = comms.until(both_up).await;
+    assert_eq!(drains(&status), 1, "{status:?}");
+
+    // Now the second one goes.
+    second.stop_listening().await;
+    second.leave(come_back);
+    first.until(more(&first, 50)).await;
+    second.listen().await;
+    second.until(|s| s.sessions.len() == 2).await;
+    comms.until(both_up).await;
+
+    first.release(CHUNKS);
+    let answer = within(long).await.expect("task").expect("the long answer");
+    assert!(answer == long_answer(), "{} bytes", answer.len());
+    assert_eq!(within(old.handle.closed()).await, Closed::Drained);
+    over.cancel();
+    let done: Vec<_> = within(loops.join_all())
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    let failed: Vec<_> = done.iter().filter(|r| r.is_err()).collect();
+    assert!(failed.is_empty(), "of {}: {failed:?}", done.len());
+    assert!(done.iter().all(|r| r.as_deref() == Ok(b"hello".as_slice())));
+    comms.stop().await;
+}
+
+#[tokio::test]
+async fn one_endpoint_is_one_session_and_a_stop_lets_it_finish() {
+    let world = World::new();
+    let peer = Peer::start(&world).await;
+    world.enrol(&[&peer, &peer]);
+    let comms = Comms::start(&world.fs).await;
+    let fs = world.fs.clone();
+    let long = tokio::spawn(async move { get(&fs, "/long").await });
+    peer.until(|s| s.long_begun == 1).await;
+    assert_eq!(comms.status().await.sessions.len(), 1);
+    let session = peer.state().sessions.pop().expect("session");
+    comms.stop.cancel();
+    let farewell = within(session.handle.peer_leaves())
+        .await
+        .expect("farewell");
+    assert_eq!(farewell.words, "pf9-comms stops");
+    peer.release(CHUNKS);
+    let answer = within(long).await.expect("task").expect("the long answer");
+    assert!(answer == long_answer(), "{} bytes", answer.len());
+    comms.stop().await;
+    assert_eq!(peer.state().sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn a_busy_plane_is_waited_for_and_said_so() {
+    let world = World::new();
+    let (soon, late) = (Peer::start(&world).await, Peer::start(&world).await);
+    soon.busy(Some(7));
+    late.busy(Some(1_000_000));
+    world.enrol(&[&soon, &late]);
+    let before = Timestamp::now();
+    let comms = Comms::start(&world.fs).await;
+    let status = comms
+        .until(|s| s.sessions.iter().all(|s| s.last_end.is_some()))
+        .await;
+    let after = Timestamp::now();
+    let mut bounds = Vec::new();
+    for session in &status.sessions {
+        let end = session.last_end.as_ref().expect("end");
+        assert_eq!(end.fault.code, "plane-busy", "{end:?}");
+        let waits = matches!(session.state, SessionState::Waiting { .. });
+        assert!(waits, "{session:?}");
+        let next_try = end.fault.next_try.expect("next try");
+        let least = next_try.duration_since(after).as_secs_f64();
+        let most = next_try.duration_since(before).as_secs_f64();
+        bounds.push((least, most));
+    }
+    bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // The wish, and up to a second of jitter; a wish beyond ten minutes is ten minutes.
+    for ((least, most), wish) in bounds.into_iter().zip([7.0, 600.0]) {
+        assert!(most >= wish && least <= wish + 1.0, "{least} {most}");
+    }
+    assert_eq!((soon.state().refused, late.state().refused), (1, 1));
+    comms.stop().await;
+}
+
+/// A service of this machine that sends back what it gets; answers its allow-list entry.
+async fn echo(tasks: &mut JoinSet<()>, name: &str, more: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tasks.spawn(async move {
+        let mut running = JoinSet::new();
+        while let Ok((mut socket, _)) = listener.accept().await {
+            running.spawn(async move {
+                let (mut from, mut to) = socket.split();
+                drop(tokio::io::copy(&mut from, &mut to).await);
+            });
+        }
+    });
+    format!("[[service]]\nname = \"{name}\"\nconnect = \"{address}\"\n{more}\n")
+}
+
+async fn ask(tunnel: &Handle, service: &str, who: &str) -> Result<(), String> {
+    let meta = Meta::from([("who".to_owned(), who.to_owned())]);
+    let mut stream = tunnel
+        .open(service, Class::Interactive, meta)
+        .map_err(|e| e.to_string())?;
+    let mut answer = [0; 4];
+    let exchange = async {
+        stream.write_all(b"ping").await?;
+        stream.read_exact(&mut answer).await
+    };
+    within(exchange).await.map_err(|e| e.to_string())?;
+    assert_eq!(&answer, b"ping");
+    Ok(())
+}
+
+#[tokio::test]
+async fn services_say_who_how_often_and_for_how_long() {
+    let world = World::new();
+    let peer = Peer::start(&world).await;
+    world.enrol(&[&peer]);
+    let mut tasks = JoinSet::new();
+    let list = [
+        echo(&mut tasks, "for-a", "who = [\"a\"]").await,
+        echo(&mut tasks, "slow", "opens_per_s = 1").await,
+        echo(&mut tasks, "brief", "idle_s = 1").await,
+    ];
+    let file = "/etc/pf9/services.d/test.toml";
+    world
+        .fs
+        .write(file, list.concat().as_bytes(), &Attrs::mode(0o644))
+        .expect("write");
+    let comms = Comms::start(&world.fs).await;
+    let state = peer.until(|s| s.sessions.len() == 1).await;
+    let tunnel = &state.sessions[0].handle;
+
+    ask(tunnel, "for-a", "a").await.expect("a may");
+    let refused = ask(tunnel, "for-a", "b").await.expect_err("b may not");
+    assert!(refused.contains("not-allowed"), "{refused}");
+    ask(tunnel, "slow", "a").await.expect("the first");
+    let refused = ask(tunnel, "slow", "a").await.expect_err("the second");
+    assert!(refused.contains("too-many"), "{refused}");
+
+    let mut idle = tunnel
+        .open("brief", Class::Interactive, Meta::new())
+        .expect("open");
+    idle.write_all(b"x").await.expect("write");
+    assert_eq!(within(idle.read_u8()).await.expect("echo"), b'x');
+    let end = within(idle.read_u8()).await.expect_err("silence ends it");
+    assert_eq!(end.kind(), std::io::ErrorKind::TimedOut, "{end}");
+
+    // A stream that is open when the tunnel breaks is in the audit log as well.
+    let mut open = tunnel
+        .open(
+            "for-a",
+            Class::Interactive,
+            Meta::from([("who".into(), "a".into())]),
+        )
+        .expect("open");
+    open.write_all(b"12345").await.expect("write");
+    within(open.read_exact(&mut [0; 5])).await.expect("echo");
+    let metrics = metrics(&world.fs).await;
+    for row in [
+        "pf9_comms_sessions{state=\"connected\"} 1\n",
+        "pf9_comms_refusals_total{reason=\"not-allowed\"} 1\n",
+        "pf9_comms_refusals_total{reason=\"too-many\"} 1\n",
+        "pf9_comms_reconnects_total{slot=\"0\"} 0\n",
+    ] {
+        assert!(metrics.contains(row), "{row} not in\n{metrics}");
+    }
+    tunnel.close(pf9_hostagent::wire::Code::Cancelled, "test");
+    comms
+        .until(|s| s.sessions.iter().all(|s| s.last_end.is_some()))
+        .await;
+    comms.stop().await;
+    let log = world.fs.at(paths::LOG_DIR).join("comms/audit.log");
+    let log = std::fs::read_to_string(log).expect("audit log");
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("json"))
+        .collect();
+    let why = |what: &str, text: &str| {
+        let found = lines
+            .iter()
+            .find(|l| l["what"] == what && l["why"].as_str().unwrap_or_default().contains(text));
+        found.unwrap_or_else(|| panic!("{what} {text} not in\n{log}"))
+    };
+    assert_eq!(why("refuse", "\"b\" may not ask")["service"], "for-a");
+    assert_eq!(why("refuse", "more than 1 are opened")["service"], "slow");
+    let idle = why("close", "no byte passed for 1 s");
+    assert_eq!(
+        (&idle["bytes_in"], &idle["bytes_out"]),
+        (&1.into(), &1.into())
+    );
+    let cut = why("close", "the tunnel is down");
+    assert_eq!(
+        (&cut["bytes_in"], &cut["bytes_out"]),
+        (&5.into(), &5.into())
+    );
+}
+
+async fn metrics(fs: &HostFs) -> String {
+    let http = reqwest::Client::builder()
+        .unix_socket(fs.at(paths::COMMS_SOCKET))
+        .build()
+        .expect("client");
+    let answer = http
+        .get("http://local/v1/metrics")
+        .send()
+        .await
+        .expect("answer");
+    let kind = answer.headers()["content-type"].to_str().expect("text");
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    answer.text().await.expect("text")
+}
+
+#[tokio::test]
+async fn the_tunnel_shows_its_streams_and_measures_itself() {
+    let world = World::new();
+    let (a, b) = (Peer::start(&world).await, Peer::start(&world).await);
+    world.enrol(&[&a, &b]);
+    let mut tasks = JoinSet::new();
+    let list = echo(&mut tasks, "echo", "").await;
+    world
+        .fs
+        .write(
+            "/etc/pf9/services.d/x.toml",
+            list.as_bytes(),
+            &Attrs::mode(0o644),
+        )
+        .expect("write");
+    let comms = Comms::start(&world.fs).await;
+    comms.until(both_up).await;
+    let status = comms
+        .until(|s| s.sessions.iter().all(|s| s.rtt_us.is_some()))
+        .await;
+    for session in &status.sessions {
+        let tcp = session.tcp.expect("TCP_INFO");
+        assert!(tcp.rtt_us > 0 && tcp.cwnd > 0, "{tcp:?}");
+    }
+
+    let meta = Meta::from([("who".to_owned(), "operator".to_owned())]);
+    let tunnel = a.state().sessions.pop().expect("session").handle;
+    let mut stream = tunnel.open("echo", Class::Interactive, meta).expect("open");
+    stream.write_all(&[7; 1000]).await.expect("write");
+    within(stream.read_exact(&mut [0; 1000]))
+        .await
+        .expect("echo");
+    let seen: TunnelStreams = comms
+        .api
+        .get("/v1/streams", PATIENCE)
+        .await
+        .expect("streams");
+    assert_eq!((seen.open, seen.streams.len()), (1, 1));
+    let row = &seen.streams[0];
+    assert_eq!(
+        (
+            row.service.as_str(),
+            row.who.as_str(),
+            row.direction.as_str()
+        ),
+        ("echo", "operator", "to-node")
+    );
+    assert_eq!(
+        (row.class.as_str(), row.bytes_in, row.bytes_out),
+        ("interactive", 1000, 1000)
+    );
+    assert!(row.endpoint.contains(&a.address.to_string()) && row.window >= 32 * 1024);
+
+    for _ in 0..3 {
+        let pinged: Option<TunnelPing> = comms
+            .api
+            .send(Method::POST, "/v1/ping", &(), PATIENCE)
+            .await
+            .expect("ping");
+        let sessions = pinged.expect("answer").sessions;
+        assert_eq!(sessions.len(), 2);
+        for (slot, session) in (0u8..).zip(&sessions) {
+            assert_eq!(session.slot, slot);
+            assert!(session.rtt_us.is_some_and(|us| us > 0), "{session:?}");
+        }
+    }
+    drop(stream);
+    comms.stop().await;
+}

@@ -1,0 +1,324 @@
+//! A plane's end of the tunnel: TLS, websocket, `mux`, and an HTTP service behind it. It does what
+//! the test says: answers, says farewell, goes away, comes back, is busy.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::identity::{self, Identity, Owners};
+use pf9_hostagent::model::{HostId, Secret, SigningKey};
+use pf9_hostagent::mux::{self, Handle, Role, Websocket};
+use pf9_hostagent::wire::{Code, Config, Side};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::support::within;
+
+/// Chunks of the long answer, and the size of each.
+pub(super) const CHUNKS: u64 = 40;
+const CHUNK: usize = 1000;
+
+/// An authority, and a host it knows.
+pub(super) struct World {
+    ca: CertifiedIssuer<'static, KeyPair>,
+    pub(super) fs: HostFs,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        pf9_hostagent::tls::install();
+        drop(tracing_subscriber::fmt().with_test_writer().try_init());
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("key");
+        let ca = CertifiedIssuer::self_signed(params, key).expect("authority");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        for made in ["/run/pf9", "/var/log/pf9/comms"] {
+            std::fs::create_dir_all(fs.at(made)).expect("mkdir");
+        }
+        Self { ca, fs, _dir: dir }
+    }
+
+    /// The host knows these peers, best first.
+    pub(super) fn enrol(&self, peers: &[&Peer]) {
+        let host_id = HostId::random();
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, host_id.to_string());
+        let certificate = params.signed_by(&key, &self.ca).expect("certificate");
+        let endpoint = |p: &&Peer| format!("wss://{}{}", p.address, mux::TUNNEL_PATH);
+        let identity = Identity {
+            host_id,
+            key: Secret::new(key.serialize_pem()),
+            certificate: certificate.pem(),
+            plane_ca: self.ca.pem(),
+            trust: vec![SigningKey::generate().expect("key").0.trusted()],
+            endpoints: peers.iter().map(endpoint).collect(),
+        };
+        identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
+    }
+
+    fn server(&self) -> TlsAcceptor {
+        let key = KeyPair::generate().expect("key");
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("params");
+        let certificate = params.signed_by(&key, &self.ca).expect("certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.der().clone()).expect("root");
+        let provider = pf9_hostagent::tls::provider();
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .expect("verifier");
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("tls 1.3")
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("identity");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// A session as the peer saw it begin.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub(super) handle: Handle,
+    pub(super) instance: String,
+    pub(super) slot: String,
+}
+
+/// What the peer did so far, and may do.
+#[derive(Clone, Default)]
+pub(super) struct State {
+    pub(super) sessions: Vec<Seen>,
+    pub(super) answered: u64,
+    pub(super) long_begun: u64,
+    pub(super) refused: u64,
+}
+
+struct Shared {
+    state: watch::Sender<State>,
+    /// Chunks of long answers that may be sent.
+    released: watch::Sender<u64>,
+    /// `Retry-After` of a busy plane.
+    busy: Mutex<Option<u64>>,
+}
+
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    listening: Option<JoinSet<()>>,
+}
+
+impl Peer {
+    pub(super) async fn start(world: &World) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let mut peer = Self {
+            address: listener.local_addr().expect("address"),
+            acceptor: world.server(),
+            shared: Arc::new(Shared {
+                state: watch::Sender::default(),
+                released: watch::Sender::new(0),
+                busy: Mutex::new(None),
+            }),
+            listening: None,
+        };
+        peer.accept(listener);
+        peer
+    }
+
+    fn accept(&mut self, listener: TcpListener) {
+        let (acceptor, shared) = (self.acceptor.clone(), Arc::clone(&self.shared));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+                // Lives on when the listener is gone, as sessions do.
+                tokio::spawn(async move {
+                    let Ok(tls) = acceptor.accept(socket).await else {
+                        return;
+                    };
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let answer = upgrade(&shared, request);
+                        async { Ok::<_, Infallible>(answer) }
+                    });
+                    drop(
+                        hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(tls), service)
+                            .with_upgrades()
+                            .await,
+                    );
+                });
+            }
+        });
+        self.listening = Some(tasks);
+    }
+
+    /// Nobody listens any more; sessions go on.
+    pub(super) async fn stop_listening(&mut self) {
+        if let Some(mut tasks) = self.listening.take() {
+            tasks.shutdown().await;
+        }
+    }
+
+    /// Listens again, where it did.
+    pub(super) async fn listen(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("bind again");
+        self.accept(listener);
+    }
+
+    /// Says farewell on the newest session.
+    pub(super) fn leave(&self, come_back: Duration) {
+        let newest = self.state().sessions.pop().expect("a session");
+        newest
+            .handle
+            .leave(Code::GoingAway, come_back, "the peer restarts");
+    }
+
+    pub(super) fn busy(&self, retry_after: Option<u64>) {
+        *self.shared.busy.lock().expect("lock") = retry_after;
+    }
+
+    pub(super) fn release(&self, chunks: u64) {
+        self.shared.released.send_replace(chunks);
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.shared.state.borrow().clone()
+    }
+
+    /// Waits until it is so.
+    pub(super) async fn until(&self, so: impl FnMut(&State) -> bool) -> State {
+        let mut changes = self.shared.state.subscribe();
+        within(changes.wait_for(so)).await.expect("peer").clone()
+    }
+}
+
+fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
+    let mut answer = Response::new(Empty::new());
+    if let Some(after) = *shared.busy.lock().expect("lock") {
+        shared.state.send_modify(|s| s.refused += 1);
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let headers = answer.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
+        return answer;
+    }
+    let key = request.headers()[header::SEC_WEBSOCKET_KEY].clone();
+    let asked = request.headers().clone();
+    let upgrading = hyper::upgrade::on(&mut request);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrading.await {
+            session(shared, TokioIo::new(upgraded), &asked).await;
+        }
+    });
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let accept = derive_accept_key(key.as_bytes());
+    let accept = HeaderValue::from_str(&accept).expect("header");
+    let rows = [
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(mux::SUBPROTOCOL),
+        ),
+        (header::SEC_WEBSOCKET_ACCEPT, accept),
+    ];
+    answer.headers_mut().extend(HeaderMap::from_iter(rows));
+    answer
+}
+
+async fn session(
+    shared: Arc<Shared>,
+    upgraded: TokioIo<hyper::upgrade::Upgraded>,
+    asked: &HeaderMap,
+) {
+    let socket = Websocket::new(upgraded, Role::Server, Bytes::new());
+    let (handle, mut incoming, driver) = mux::session(socket, Side::Plane, Config::default());
+    let text = |name| {
+        let value = asked.get(name).and_then(|v| v.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    let seen = Seen {
+        handle,
+        instance: text(mux::INSTANCE_HEADER),
+        slot: text(mux::SLOT_HEADER),
+    };
+    shared.state.send_modify(|s| s.sessions.push(seen));
+    let streams = async {
+        let mut running = JoinSet::new();
+        while let Some(opened) = incoming.next().await {
+            assert_eq!(opened.open.service, mux::HOST_API);
+            let shared = Arc::clone(&shared);
+            running.spawn(async move {
+                let Ok(stream) = opened.accept() else {
+                    return;
+                };
+                let service = service_fn(move |request| {
+                    let answer = answer(&shared, &request);
+                    async { Ok::<_, Infallible>(answer) }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                drop(http.serve_connection(TokioIo::new(stream), service).await);
+            });
+        }
+        while running.join_next().await.is_some() {}
+    };
+    tokio::join!(driver, streams);
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
+    match request.uri().path() {
+        "/long" => {
+            shared.state.send_modify(|s| s.long_begun += 1);
+            let released = shared.released.subscribe();
+            let chunks =
+                futures_util::stream::unfold((0, released), |(n, mut released)| async move {
+                    if n == CHUNKS {
+                        return None;
+                    }
+                    released.wait_for(|r| *r > n).await.ok()?;
+                    Some((Ok(Frame::data(chunk(n))), (n + 1, released)))
+                });
+            Response::new(StreamBody::new(chunks).boxed())
+        }
+        _ => {
+            shared.state.send_modify(|s| s.answered += 1);
+            Response::new(Full::new(Bytes::from_static(b"hello")).boxed())
+        }
+    }
+}
+
+fn chunk(n: u64) -> Bytes {
+    let mut random = fastrand::Rng::with_seed(n);
+    (0..CHUNK).map(|_| random.u8(..)).collect()
+}
+
+/// The long answer, whole.
+pub(super) fn long_answer() -> Vec<u8> {
+    (0..CHUNKS).flat_map(chunk).collect()
+}
