@@ -213,8 +213,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
                 self.make_room(READ / 2);
             }
             let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
-            if ready!(read).map_err(WebsocketError::Io)? == 0 {
-                return Poll::Ready(Err(WebsocketError::Eof));
+            match ready!(read) {
+                Ok(0) => return Poll::Ready(Err(WebsocketError::Eof)),
+                Ok(_) => {}
+                // TLS has its own words for the same, for whoever programs it.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(Err(WebsocketError::Eof));
+                }
+                Err(e) => return Poll::Ready(Err(WebsocketError::Io(e))),
             }
         }
     }

@@ -81,7 +81,6 @@ fn start(args: &[&str]) -> Outcome<Running> {
     command(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .map(Running)
         .map_err(|e| format!("scripts/demo: {e}"))
