@@ -9,7 +9,7 @@
 
 Each figure is one line: name, ours, goal, met. With --json one object a line:
 {"name","unit","ours","target","met"}, with "peers" for the tunnel. Figures are reported, never asserted: this
-machine may be busy.
+machine may be busy. Only `tunnel --gate` fails, on the few that hold on any machine.
 """
 import argparse
 import json

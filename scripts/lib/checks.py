@@ -1,7 +1,7 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
   format → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
-  → unit, property, integration and machine tests → doctests
+  → unit, property, integration and machine tests → doctests → a minute of new hostile frames → the tunnel's gates
 
   --fast        without the machine tests and the packages, which need a release build (they count as skipped)
   --keep        leave the test's machines standing for a look; `scripts/demo down` removes them
@@ -23,6 +23,8 @@ import up
 from common import REPO, Fail, Stopwatch, need_packages, run, say
 from lifecycle import Demo
 
+# Of new attacks, each time; `scripts/fuzz SECONDS` goes on for as long as one likes.
+FUZZ_SECONDS = 60
 
 
 def stage(title, cmd, env=None, timeout=2700):
@@ -104,6 +106,9 @@ def main(argv):
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
     stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
+    stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS])
+    if not skipped:
+        stage("figures that every machine shows", [REPO / "scripts/bench", "tunnel", "--gate"])
     say(f"\nall of scripts/test passed in {watch.seconds() / 60:.1f} min"
         + (f"; machine tests and packages were SKIPPED: {skipped}" if skipped else ""))
 
