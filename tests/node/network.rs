@@ -113,6 +113,9 @@ fn line_with(lines: &mpsc::Receiver<String>, words: &str, limit: Duration) -> Ou
     ))
 }
 
+/// On the machine: downloads end when it is there.
+const STOP: &str = "/run/enough-downloads";
+
 /// Bulk: the stack's archive, downloaded through the tunnel again and again.
 struct Downloads(Vec<Running>, String);
 
@@ -127,11 +130,11 @@ fn downloads(node: &str) -> Outcome<Downloads> {
         .pointer("/assignment/stack/manifest")
         .and_then(Value::as_str)
         .ok_or("the spec names no stack")?;
-    // Bytes are counted where they arrive.
     let script = format!(
-        "while curl -sS --unix-socket /run/pf9/plane.sock http://plane/v1/stacks/{digest}/archive \
-         -o /dev/null -w '%{{size_download}}\\n' >>/run/bulk-$0; do :; done"
+        "while [ ! -e {STOP} ] && curl -sS --unix-socket /run/pf9/plane.sock -o /dev/null \
+         http://plane/v1/stacks/{digest}/archive; do :; done"
     );
+    shell(node, &format!("rm -f {STOP}"))?;
     let mut running = Vec::new();
     for n in 0..DOWNLOADS {
         running.push(start(&[
@@ -157,14 +160,12 @@ impl Downloads {
         Ok(())
     }
 
-    fn end(self) -> Outcome {
-        let node = self.1.clone();
-        drop(self.0);
-        // The shells on the machine are no children of ours.
-        shell(
-            &node,
-            "pkill -f 'run/plane.sock' ; pkill curl; rm -f /run/bulk-*; :",
-        )?;
+    /// The loops on the machine are no children of ours: they are told.
+    fn end(mut self) -> Outcome {
+        shell(&self.1, &format!("touch {STOP}; pkill -x curl || :"))?;
+        for running in &mut self.0 {
+            drop(running.0.wait());
+        }
         Ok(())
     }
 }
@@ -292,6 +293,11 @@ fn ports_are_forwarded() -> Outcome {
     let _server = start(&[
         "kubectl", "exec", "-i", POD, "--", "httpd", "-f", "-p", "8080", "-h", "/bin",
     ])?;
+    // A forwarded connection that is refused makes kubectl 1.20 lose later ones, tunnel or not.
+    let listens = "netstat -ltn | grep :8080";
+    eventually("the pod listens", PATIENCE, || {
+        kubectl(&["exec", POD, "--", "sh", "-c", listens]).map(drop)
+    })?;
     let mut forward = start(&["kubectl", "port-forward", POD, ":8080"])?;
     let seen = lines(forward.0.stdout.take().ok_or("no stdout")?);
     let line = line_with(&seen, "Forwarding from 127.0.0.1:", PATIENCE)?;
@@ -315,9 +321,7 @@ fn ports_are_forwarded() -> Outcome {
             false => Err(format!("the answer has {} bytes", answer.len())),
         }
     };
-    // The server needs a moment to listen.
-    eventually("the first answer", PATIENCE, get)?;
-    (0..4).try_for_each(|_| get())
+    (0..5).try_for_each(|_| get())
 }
 
 /// `kubectl cp` there and back: the same bytes.
@@ -358,7 +362,8 @@ pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
             Err(format!("the tunnel is {state}"))
         }
     };
-    connected("connected")?;
+    let back = Duration::from_secs(75);
+    eventually("the tunnel is up", back, || connected("connected"))?;
     demo(&["path", node, "--blackhole"])?;
     // 20 s by default, and a look every half second.
     eventually(
@@ -367,7 +372,5 @@ pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
         || connected("waiting").or_else(|_| connected("connecting")),
     )?;
     demo(&["path", node])?;
-    eventually("the tunnel is up again", Duration::from_secs(75), || {
-        connected("connected")
-    })
+    eventually("the tunnel is up again", back, || connected("connected"))
 }
