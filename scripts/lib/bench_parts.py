@@ -30,11 +30,8 @@ TUNNEL_UP = "tunnel is up"
 
 def build(log):
     """The load tool and pf9-comms, release build."""
-    tools.need_rust()
-    say("building pf9-comms and the load tool (release)")
-    run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bin", "pf9-comms", "--example", "tunnel"],
-        cwd=tools.REPO, log=log, timeout=tools.BUILD_SECONDS)
-    return tools.target_dir() / "release/examples/tunnel", tools.target_dir() / "release/pf9-comms"
+    folder = tools.release(log)
+    return folder / "pf9-tunnel-load", folder / "pf9-comms"
 
 
 class Running:

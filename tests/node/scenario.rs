@@ -74,21 +74,26 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
             "find /var/opt/pf9/nodelet /var/opt/pf9/kube_status /etc/pf9 -printf '%p %i %C@ %s\\n' | sort",
         )
     };
-    // Whole sweeps: begun after the one before them was told.
-    let next = || {
-        let before = told()?.lines().count();
-        eventually(&format!("{node}: a status check"), READY_AGAIN, || {
-            if told()?.lines().count() > before {
-                return Ok(());
-            }
-            Err("no new line in kube.log".to_owned())
-        })?;
-        let line = told()?.lines().last().map(str::to_owned);
-        line.ok_or_else(|| "kube.log is empty".to_owned())
-    };
-    next()?;
-    let before = files()?;
-    let line = next()?;
+    eventually(
+        &format!("{node}: a check with nothing to do"),
+        READY_AGAIN,
+        || match told()?.lines().last() {
+            Some(line) if line.contains("status check: ok - ") => Ok(()),
+            other => Err(format!("the last check: {other:?}")),
+        },
+    )?;
+    let (before, lines) = (files()?, told()?.lines().count());
+    eventually(&format!("{node}: the next check"), READY_AGAIN, || {
+        match told()?.lines().count() > lines {
+            true => Ok(()),
+            false => Err("no new line in kube.log".to_owned()),
+        }
+    })?;
+    let line = told()?
+        .lines()
+        .last()
+        .map(str::to_owned)
+        .unwrap_or_default();
     assert!(line.contains("status check: ok - "), "{node}: {line}");
     assert_eq!(files()?, before, "{node}: an idle sweep wrote");
     Ok(())
