@@ -214,10 +214,23 @@ def host_links(name=""):
             if not want or want in [link["ifname"], *link.get("altnames", [])]]
 
 
+# What Kubernetes and the machines' cables use of the kernel. A machine here is a container: it has no modules of its
+# own to load, as a real one has, so this host loads them, if its kernel has them as modules at all.
+MODULES = ["overlay", "br_netfilter", "nf_conntrack", "nf_nat", "ip_tables", "iptable_filter", "iptable_nat",
+           "iptable_mangle", "ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle", "xt_comment", "xt_mark",
+           "xt_conntrack", "xt_MASQUERADE", "xt_statistic", "xt_addrtype", "xt_nat", "nft_compat", "veth", "bridge", "tun"]
+
+
+def load_modules():
+    if shutil.which("modprobe") and Path("/lib/modules", os.uname().release).is_dir():
+        run(["modprobe", "-a", "-q", *MODULES], check=False, timeout=60)
+
+
 FIREWALL = [["FORWARD", "-i", BRIDGE, "-o", BRIDGE], ["INPUT", "-i", BRIDGE]]
 
 
 def network_up():
+    load_modules()
     if run(["ip", "link", "show", BRIDGE], check=False).returncode != 0:
         taken = out(["ip", "-4", "route", "show", f"{NETWORK}.0/24"])
         if taken:

@@ -26,7 +26,7 @@ DETACH_SECONDS = 180
 LINE_MAX = 120
 PACKAGE = "pf9-hostagent"
 PACKAGES = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux",
-            "zstd": "zstd"}
+            "modprobe": "kmod", "zstd": "zstd"}
 PODS_CIDR, SERVICES_CIDR = "10.244.0.0/16", "10.96.0.0/16"
 
 
