@@ -100,7 +100,7 @@ class Way:
             self.bytes -= len(packet)
             try:
                 os.write(self.target, packet)
-            except (BlockingIOError, OSError):
+            except OSError:
                 pass  # like a full queue of a router
 
 

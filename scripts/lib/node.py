@@ -141,6 +141,8 @@ class Node:
         supervisor = self.running()
         if not supervisor:
             raise Fail(f"{self.name} is not running")
+        # Its end in the machine goes with the machine; the route on this side would lead into nothing.
+        proc.end(self.dir / "path.pid")
         self.run(["systemctl", "reboot", "--no-block"], check=False, timeout=20)
         try:
             wait_for(f"{self.name}: shutdown", lambda: not self.running(), 100, 0.2, self.console)

@@ -245,7 +245,7 @@ impl InFlight {
             (self.limit as f64 * wanted.max(0.5)) as u64
         } else if self.in_use && delay < target / 2 {
             let step = target / STEP_PART * (1 << self.streak.min(STREAK_FIRST));
-            self.streak += 1;
+            self.streak = self.streak.saturating_add(1);
             let more = step.as_secs_f64() / (base + delay).as_secs_f64().max(1e-6);
             (self.limit as f64 * (1.0 + more.min(1.0))) as u64
         } else {
