@@ -29,7 +29,7 @@ pub(super) struct Live {
     /// When the peer said farewell: when what is left is cut.
     until: Mutex<Option<Timestamp>>,
     /// Cancelled when it is over. Its streams wait for this and not for [`Handle::closed`], which
-    /// is for few: each pong wakes everybody who waits there.
+    /// is for few: it keeps them in a list.
     over: CancellationToken,
     /// Names of its streams, for people; as many as the protocol lets be open.
     names: Mutex<BTreeMap<u32, Name>>,

@@ -31,10 +31,18 @@ pub(super) struct State {
     /// The application asked to close.
     pub(super) close_asked: Option<(Code, String)>,
     peer_left: Option<GoAway>,
-    /// Answered pings that watchers have heard of.
+    /// Who waits for a farewell or the end.
+    watchers: Watchers,
+    /// Who waits for a pong. Apart from the others: while somebody types there are thousands a
+    /// second, and nearly always nobody asked.
+    pingers: Watchers,
+    /// Answered pings that they have heard of.
     pings_told: u64,
-    watchers: Vec<Waker>,
 }
+
+/// Tasks that wait for the same thing; each once.
+#[derive(Default)]
+struct Watchers(Vec<Waker>);
 
 #[derive(Default)]
 pub(super) struct StreamWakers {
@@ -74,8 +82,9 @@ impl Shared {
                 closed: None,
                 close_asked: None,
                 peer_left: None,
+                watchers: Watchers::default(),
+                pingers: Watchers::default(),
                 pings_told: 0,
-                watchers: Vec::new(),
             }),
             clock,
         })
@@ -103,7 +112,7 @@ impl State {
     pub(super) fn dispatch(&mut self) {
         let (pings, _) = self.session.pings_answered();
         if std::mem::replace(&mut self.pings_told, pings) != pings {
-            self.wake_watchers();
+            self.pingers.wake();
         }
         while let Some(event) = self.session.poll_event() {
             match event {
@@ -130,7 +139,7 @@ impl State {
                 }
                 Event::GoAway(farewell) => {
                     self.peer_left = Some(farewell);
-                    self.wake_watchers();
+                    self.watchers.wake();
                 }
             }
         }
@@ -147,19 +156,22 @@ impl State {
             wake(&mut w.write);
         }
         wake(&mut self.incoming_waker);
-        self.wake_watchers();
+        self.watchers.wake();
+        self.pingers.wake();
         self.wake_driver();
     }
+}
 
-    fn wake_watchers(&mut self) {
-        for waker in self.watchers.drain(..) {
+impl Watchers {
+    fn wake(&mut self) {
+        for waker in self.0.drain(..) {
             waker.wake();
         }
     }
 
-    fn watch(&mut self, waker: &Waker) {
-        self.watchers.retain(|w| !w.will_wake(waker));
-        self.watchers.push(waker.clone());
+    fn add(&mut self, waker: &Waker) {
+        self.0.retain(|w| !w.will_wake(waker));
+        self.0.push(waker.clone());
     }
 }
 
@@ -227,7 +239,7 @@ impl Handle {
             if state.closed.is_some() {
                 return Poll::Ready(None);
             }
-            state.watch(cx.waker());
+            state.pingers.add(cx.waker());
             Poll::Pending
         })
         .await
@@ -269,7 +281,7 @@ impl Handle {
             match &state.closed {
                 Some(why) => Poll::Ready(why.clone()),
                 None => {
-                    state.watch(cx.waker());
+                    state.watchers.add(cx.waker());
                     Poll::Pending
                 }
             }
@@ -284,7 +296,7 @@ impl Handle {
             if state.peer_left.is_some() || state.closed.is_some() {
                 return Poll::Ready(state.peer_left.clone());
             }
-            state.watch(cx.waker());
+            state.watchers.add(cx.waker());
             Poll::Pending
         })
         .await
