@@ -12,16 +12,18 @@
 //!              answered            answered
 //! ```
 //!
-//! The limit follows the mean delay those pings see over the round trip without load: above
-//! [`TARGET`] (or a part of that) it shrinks in proportion (bytes under way = rate × round trip); below half of it and
-//! in use it grows, at first twofold, after delay was seen by what adds a little delay, then by
-//! more from round to round. Nobody types: no limit, TCP alone decides. Interactive frames always
-//! pass.
+//! The limit follows the delay those pings see over the round trip without load. Of each round the
+//! median counts: a queue delays all of them, a lost packet some. Above
+//! [`TARGET`] (or a part of the path's own length) the limit shrinks in proportion (bytes under way
+//! = rate × round trip); below half of it and in use it grows, at first twofold, after delay was
+//! seen by what adds a little delay, then by more from round to round. Nobody types: no limit, TCP
+//! alone decides. Interactive frames always pass.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Time;
+use super::limits::DATA_MAX;
 
 /// Bulk bytes under way, and how many may be.
 #[derive(Debug)]
@@ -41,7 +43,8 @@ pub(super) struct InFlight {
     round: Round,
     /// Rounds of growth in a row.
     streak: u32,
-    trial_at: Time,
+    /// When the last trial began.
+    tried: Time,
     trial: Trial,
 }
 
@@ -56,8 +59,8 @@ enum Trial {
     },
     /// Twice the smallest limit: if that takes no longer, the delay is not ours.
     More {
-        /// Mean round trip at the smallest limit.
-        mean: Duration,
+        /// Round trip at the smallest limit.
+        took: Duration,
     },
 }
 
@@ -72,9 +75,8 @@ struct Mark {
 #[derive(Debug)]
 struct Round {
     ends_at: u64,
-    /// Of all answers.
-    sum: Duration,
-    answers: u32,
+    times: [Duration; ROUND_MAX],
+    answers: usize,
 }
 
 /// The round trip without our bytes: the shortest of the last one to two windows, or what it takes
@@ -100,15 +102,21 @@ const TARGET_PART: u32 = 4;
 const STEP_PART: u32 = 4;
 /// Growth begins as if this many rounds had gone well: twofold on any path.
 const STREAK_FIRST: u32 = 12;
-/// The limit never shrinks below two full frames: on a path whose delay has other causes bulk goes
-/// on, and at 10 Mbit/s this much is 50 ms.
-const LIMIT_MIN: u64 = 64 * 1024;
-/// Where it begins when somebody starts to type.
-const LIMIT_FIRST: u64 = 512 * 1024;
+/// The limit never shrinks below this: on a path whose delay has other causes bulk goes on. It is
+/// what TCP has under way on a path that loses one packet of a hundred (half a dozen packets): more
+/// would stand in the sender's kernel, where 64 KiB were six round trips.
+const LIMIT_MIN: u64 = 8 * 1024;
+/// Where it begins when somebody starts to type; a long fat path is full again after ten round
+/// trips.
+const LIMIT_FIRST: u64 = 64 * 1024;
+/// So many frames are under way at the limit: one that stands before a key stroke is short.
+const FRAMES_PER_LIMIT: usize = 8;
 /// It grows no further: what the largest window of the protocol can hold.
 const LIMIT_MAX: u64 = 1 << 30;
 /// Answers that make a round.
-const ANSWERS: u32 = 4;
+const ANSWERS: usize = 4;
+/// Answers of a round that count; a long one is known well enough by its first.
+const ROUND_MAX: usize = 64;
 /// Pings per limit's worth of bytes at least.
 const MARKS_MIN: u64 = 8;
 /// On a fast path pings are so far apart: closer ones would cost more than they tell.
@@ -121,6 +129,9 @@ const MARKS_MAX: usize = 64;
 const FORGET: Duration = Duration::from_secs(30);
 /// Time between two trials.
 const TRIAL_EVERY: Duration = Duration::from_secs(10);
+/// The same at the smallest limit: a route that became longer looks like delay, and bulk should
+/// not crawl for long because of that.
+const TRIAL_AT_LEAST: Duration = Duration::from_secs(1);
 
 // === impl InFlight ===
 
@@ -136,7 +147,7 @@ impl InFlight {
             in_use: false,
             round: Round::from(0),
             streak: STREAK_FIRST,
-            trial_at: now,
+            tried: now,
             trial: Trial::No,
         }
     }
@@ -149,7 +160,7 @@ impl InFlight {
             self.limit = LIMIT_FIRST;
             self.round = Round::from(self.sent);
             self.streak = STREAK_FIRST;
-            self.trial_at = now.plus(TRIAL_EVERY);
+            self.tried = now;
             self.trial = Trial::No;
         }
         self.until = Some(now.plus(TYPING));
@@ -167,6 +178,14 @@ impl InFlight {
         let room = self.sent - self.arrived < self.limit;
         self.in_use |= !room;
         room
+    }
+
+    /// Longest payload of a bulk stream's frame now.
+    pub(super) fn frame_max(&self) -> usize {
+        if self.until.is_none() {
+            return DATA_MAX;
+        }
+        usize::try_from(self.limit).map_or(DATA_MAX, |n| (n / FRAMES_PER_LIMIT).min(DATA_MAX))
     }
 
     /// Payload bytes of a frame leave.
@@ -206,8 +225,7 @@ impl InFlight {
         let sample = now.since(mark.at);
         self.base.saw(sample, now);
         self.arrived = self.arrived.max(mark.sent);
-        self.round.answers += 1;
-        self.round.sum += sample;
+        self.round.add(sample);
         let whole = mark.sent >= self.round.ends_at;
         if self.until.is_some() && whole && self.round.answers >= ANSWERS {
             self.correct(now);
@@ -216,24 +234,26 @@ impl InFlight {
     }
 
     fn correct(&mut self, now: Time) {
-        let mean = self.round.sum / self.round.answers.max(1);
+        let took = self.round.median();
         let trial = std::mem::replace(&mut self.trial, Trial::No);
-        if let Trial::More { mean: before } = trial
-            && mean < before * 5 / 4
+        if let Trial::More { took: before } = trial
+            && took < before * 5 / 4
         {
-            self.base.unavoidable = mean;
+            self.base.unavoidable = took.min(before);
         }
         let base = self.base.get();
-        let delay = mean.saturating_sub(base);
+        let delay = took.saturating_sub(base);
         let target = TARGET.max(base / TARGET_PART);
-        let due = now >= self.trial_at;
+        let least = self.limit == LIMIT_MIN && delay > target;
+        let every = if least { TRIAL_AT_LEAST } else { TRIAL_EVERY };
+        let due = now.since(self.tried) >= every;
         if due {
-            self.trial_at = now.plus(TRIAL_EVERY);
+            self.tried = now;
         }
         let limit = if let Trial::Less { limit } = trial {
             limit
-        } else if due && self.limit == LIMIT_MIN && delay > target {
-            self.trial = Trial::More { mean };
+        } else if due && least {
+            self.trial = Trial::More { took };
             LIMIT_MIN * 2
         } else if due {
             self.trial = Trial::Less { limit: self.limit };
@@ -262,9 +282,25 @@ impl Round {
         Self {
             // The first mark after this place ends it.
             ends_at: sent + 1,
-            sum: Duration::ZERO,
+            times: [Duration::ZERO; ROUND_MAX],
             answers: 0,
         }
+    }
+
+    fn add(&mut self, took: Duration) {
+        if let Some(place) = self.times.get_mut(self.answers) {
+            *place = took;
+            self.answers += 1;
+        }
+    }
+
+    fn median(&mut self) -> Duration {
+        let times = self.times.get_mut(..self.answers).unwrap_or_default();
+        let middle = times.len() / 2;
+        if times.is_empty() {
+            return Duration::ZERO;
+        }
+        *times.select_nth_unstable(middle).1
     }
 }
 
@@ -306,6 +342,10 @@ mod tests {
         now: Time,
         /// When everything sent so far has left the bottleneck.
         free_at: f64,
+        /// Nothing arrives before: a lost packet comes a round trip later, and all behind it.
+        held_until: f64,
+        /// Part of the frames that are lost.
+        loss: f64,
         pongs: VecDeque<(Time, u64)>,
         token: u64,
         delivered: u64,
@@ -313,8 +353,6 @@ mod tests {
         wavers: Duration,
         random: fastrand::Rng,
     }
-
-    const FRAME: usize = 16 * 1024;
 
     impl Path {
         fn new(rate: f64, base: Duration) -> Self {
@@ -324,6 +362,8 @@ mod tests {
                 base,
                 now: Time(0),
                 free_at: 0.0,
+                held_until: 0.0,
+                loss: 0.0,
                 pongs: VecDeque::new(),
                 token: 0,
                 delivered: 0,
@@ -340,7 +380,8 @@ mod tests {
             self.token += 1;
             self.control.mark(self.token, self.now);
             let wavering = self.wavers.mul_f64(self.random.f64());
-            let back = self.free_at.max(self.seconds()) + (self.base + wavering).as_secs_f64();
+            let there = self.free_at.max(self.seconds()).max(self.held_until);
+            let back = there + (self.base + wavering).as_secs_f64();
             // One connection: no pong overtakes another.
             let at = Time((back * 1e6) as u64).max(self.pongs.back().map_or(Time(0), |p| p.0));
             self.pongs.push_back((at, self.token));
@@ -361,9 +402,13 @@ mod tests {
                     if !self.control.has_room(self.now) {
                         break;
                     }
-                    self.control.sent(FRAME);
-                    self.delivered += FRAME as u64;
-                    self.free_at = self.free_at.max(self.seconds()) + FRAME as f64 / self.rate;
+                    let frame = self.control.frame_max();
+                    self.control.sent(frame);
+                    self.delivered += frame as u64;
+                    self.free_at = self.free_at.max(self.seconds()) + frame as f64 / self.rate;
+                    if self.random.f64() < self.loss {
+                        self.held_until = self.free_at + self.base.as_secs_f64();
+                    }
                     if self.control.wants_mark() {
                         self.ping();
                     }
@@ -383,7 +428,9 @@ mod tests {
             (600e6, 60, 6),
             (600e6, 150_000, 100),
             (12e6, 20_000, 14),
-            (1.25e6, 30_000, 80),
+            (1.25e6, 30_000, 40),
+            // TCP that loses one packet of a hundred.
+            (0.2e6, 80_000, 120),
         ] {
             let base = Duration::from_micros(base_us);
             let mut path = Path::new(rate, base);
@@ -408,6 +455,17 @@ mod tests {
         let before = path.delivered;
         path.run(Duration::from_secs(10));
         let share = (path.delivered - before) as f64 / (60e6 * 10.0);
+        assert!(share > 0.5, "{share:.2} of the rate");
+    }
+
+    #[test]
+    fn lost_packets_are_no_queue() {
+        let mut path = Path::new(4e6, Duration::from_millis(80));
+        path.loss = 0.01;
+        path.run(Duration::from_secs(20));
+        let before = path.delivered;
+        path.run(Duration::from_secs(10));
+        let share = (path.delivered - before) as f64 / (4e6 * 10.0);
         assert!(share > 0.5, "{share:.2} of the rate");
     }
 

@@ -180,7 +180,11 @@ impl Session {
             if !s.sending.ready() {
                 continue;
             }
-            let (bytes, fin) = s.sending.take(if alone { DATA_MAX } else { QUANTUM });
+            let longest = if alone { DATA_MAX } else { QUANTUM };
+            let (bytes, fin) = s.sending.take(match s.class_now(now) {
+                Class::Interactive => longest,
+                Class::Bulk => longest.min(self.inflight.frame_max()),
+            });
             if s.sending.wakes_writer() {
                 self.events.push_back(Event::Writable(stream));
             }
