@@ -20,8 +20,9 @@ const DOWNLOADS: usize = 4;
 /// Longest anything a person waits for may take on this path.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A line there and back on this path: the round trip, a little of others' bytes, and a pod's own
-/// time. Without limits on what is under way it is seconds.
+/// A line there and back on this path: one or two round trips (a packet in a hundred comes a second
+/// time), whichever way TCP counts congestion. Without limits on what is under way it is seconds;
+/// with 64 KiB at least it was 400 ms where TCP halves its window at each loss.
 const TYPED_WITHIN: Duration = Duration::from_millis(250);
 /// A file that is copied there and back.
 const COPIED_MIB: usize = 8;
