@@ -13,6 +13,7 @@
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //!
 //! ```text
@@ -36,6 +37,7 @@ mod http;
 mod keystone;
 mod kubeconfig;
 mod membership;
+mod metrics;
 mod proxy;
 mod qbert;
 mod records;

@@ -9,6 +9,8 @@
   plane stop|start                 take the management plane away, give it back
   path NODE --rtt 80 --loss 1      a worse network between plane and machine: milliseconds, per cent of packets lost;
                                    --blackhole drops everything silently; none of them: the plain cable again
+  metrics [NODE [tunnel|etcd]]     a host's numbers through its tunnel; without NODE: who can be scraped, and a
+                                   configuration for Prometheus
   detach NODE…                     take the role away from machines; the next `up` gives it back
   down                             remove everything this made
 
@@ -46,6 +48,9 @@ def parse(argv):
     for name in ("logs", "reboot", "crash"):
         verb = verbs.add_parser(name)
         verb.add_argument("node")
+    verb = verbs.add_parser("metrics")
+    verb.add_argument("node", nargs="?")
+    verb.add_argument("source", nargs="?", default="tunnel")
     verb = verbs.add_parser("detach")
     verb.add_argument("nodes", nargs="+")
     verb = verbs.add_parser("plane")
@@ -77,6 +82,8 @@ def main(argv):
     if args.verb == "shell":
         command = demo.node(args.node).enter(args.cmd or ["bash", "-l"])
         os.execvp(command[0], command)
+    if args.verb == "metrics":
+        return lifecycle.metrics(demo, args.node, args.source)
     if args.verb == "logs":
         return lifecycle.logs(demo, args.node)
     if args.verb in ("reboot", "crash"):

@@ -1,7 +1,7 @@
 """What the demo consists of, and its end.
 
   Demo           state directory, plane, machines, lock; down() removes all of it and looks whether it is gone
-  status, logs   what people ask a running demo
+  status, logs, metrics   what people ask a running demo
 """
 import contextlib
 import fcntl
@@ -174,6 +174,51 @@ def status(demo, as_json):
             say(f"          {row['reason'].get('what')}: {row['reason'].get('why')}")
     if why:
         warn(f"could not ask everything: {why}")
+    return 0
+
+
+# What Prometheus needs to find and scrape every host through its tunnel, kubelets and API server too.
+PROMETHEUS = """\
+scrape_configs:
+- job_name: pf9
+  http_sd_configs:
+  - url: {url}/metrics/targets
+    refresh_interval: 30s
+    authorization: &token {{credentials_file: {token}}}
+    tls_config: &plane {{ca_file: {ca}}}
+  authorization: *token
+  tls_config: *plane
+- job_name: apiserver
+  scheme: https
+  metrics_path: {api}/metrics
+  static_configs: [{{targets: ["{address}"]}}]
+  authorization: *token
+  tls_config: *plane
+"""
+
+
+def metrics(demo, name, source):
+    targets = demo.plane.get("/metrics/targets")
+    if name:
+        paths = [t["labels"]["__metrics_path__"] for t in targets
+                 if (t["labels"]["instance"], t["labels"]["source"]) == (name, source)]
+        if not paths:
+            known = ", ".join(f"{t['labels']['instance']} {t['labels']['source']}" for t in targets)
+            raise Fail(f"no {source} numbers of {name}", f"there are: {known or 'none, no host is connected'}", code=64)
+        say(demo.plane.get(paths[0]).rstrip())
+        return 0
+    for target in targets:
+        labels = target["labels"]
+        say(f"{labels['instance']:<9} {labels['source']:<7} {demo.plane.url}{labels['__metrics_path__']}")
+    kubeconfig = {line.split()[0]: line.split()[1].strip('"')
+                  for line in demo.kubeconfig.read_text().splitlines() if len(line.split()) == 2}
+    server, token, config = kubeconfig["server:"], demo.dir / "prometheus.token", demo.dir / "prometheus.yml"
+    token.touch(0o600)
+    token.write_text(kubeconfig["token:"])
+    config.write_text(PROMETHEUS.format(url=demo.plane.url, token=token, ca=demo.plane.dir / "ca.pem",
+                                        address=demo.plane.url.split("://")[1],
+                                        api=server.removeprefix(demo.plane.url)))
+    say(f"\nprometheus --config.file={config}")
     return 0
 
 

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -188,6 +188,17 @@ pub(super) fn forget_cluster(change: &mut Change<'_>, cluster: ClusterId) -> Ans
         }
     }
     Ok(())
+}
+
+/// The token of a request: as Keystone's clients show it, or as those that cannot name headers of
+/// their own do (kubectl, Prometheus).
+pub(super) fn shown(headers: &HeaderMap) -> Answer<&str> {
+    let text = |name: HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+    text(header::AUTHORIZATION)
+        .and_then(|v| v.strip_prefix("Bearer "))
+        .or_else(|| text(AUTH_TOKEN))
+        .map(str::trim)
+        .ok_or_else(|| Refusal::unauthenticated("there is no bearer token"))
 }
 
 /// What a token is good for, if it is good.

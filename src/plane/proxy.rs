@@ -176,12 +176,7 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
 
 /// Whoever bears the token may reach this cluster; answers who it is, for the node's audit.
 fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'static str> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .ok_or_else(|| Refusal::unauthenticated("there is no bearer token"))?;
-    match keystone::scope_of(plane, token.trim())? {
+    match keystone::scope_of(plane, keystone::shown(headers)?)? {
         Scope::Everything => Ok(ADMIN),
         Scope::Cluster(only) if only == id => Ok("kubeconfig"),
         Scope::Cluster(_) => Err(Refusal::forbidden(
@@ -230,6 +225,18 @@ where
         .await
         .map_err(|_| "no TLS handshake in time".to_owned())?
         .map_err(|e| chain(&e))?;
+    speak(plane, connected, host).await
+}
+
+/// HTTP over a connection to something on a node.
+pub(super) async fn speak<S>(
+    plane: &Arc<Plane>,
+    connected: S,
+    host: HostId,
+) -> Result<SendRequest<Body>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, connection) = http1::handshake(TokioIo::new(connected))
         .await
         .map_err(|e| chain(&e))?;
@@ -237,7 +244,7 @@ where
     plane.tasks.spawn(async move {
         tokio::select! {
             done = connection.with_upgrades() => if let Err(e) = done {
-                tracing::debug!(%host, why = chain(&e), "connection to the api server ended");
+                tracing::debug!(%host, why = chain(&e), "connection to a node's service ended");
             },
             () = cut.cancelled() => {}
         }

@@ -28,7 +28,7 @@ use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
 use super::tls::ServerIdentity;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, enrol, keystone, proxy, qbert, resmgr, tunnel};
+use super::{admin, bootstrap, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
 use crate::model::Fault;
 
 /// Bytes the kernel may hold unsent on a connection; the node's end has the same bound.
@@ -245,11 +245,15 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/enrol", post(enrol::post))
         .route("/v1/tunnel", get(tunnel::accept));
+    let metrics = Router::new()
+        .route("/targets", get(metrics::targets))
+        .route("/hosts/{id}/{source}", get(metrics::numbers));
     let kube = Router::new()
         .route("/k8s/clusters/{uuid}", any(proxy::handle))
         .route("/k8s/clusters/{uuid}/", any(proxy::handle))
         .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle));
     api(ours, Shape::Fault)
+        .nest(metrics::PREFIX, api(metrics, Shape::Fault))
         .nest("/keystone", api(keystone, Shape::Keystone))
         .nest("/resmgr", api(resmgr, Shape::Resmgr))
         .nest("/qbert", api(qbert, Shape::Qbert))

@@ -4,6 +4,7 @@
 mod bed;
 mod clusters;
 mod kube;
+mod metrics;
 mod node;
 mod operators;
 mod stacks;

@@ -57,7 +57,31 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
             Err(phase)
         }
     })?;
+    numbers_come_through_the_tunnel()?;
     an_idle_sweep_writes_its_line_only(NODES[0])
+}
+
+/// What Prometheus would be told: the agent's own numbers of each node, and etcd's of the master.
+fn numbers_come_through_the_tunnel() -> Outcome {
+    let master = NODES[0];
+    let sources = [
+        (master, "tunnel", "pf9_comms_sessions"),
+        (NODES[1], "tunnel", "pf9_comms_sessions"),
+        (master, "etcd", "etcd_server_has_leader 1"),
+    ];
+    let targets = demo(&["metrics"])?;
+    for (node, source, line) in sources {
+        let named = targets
+            .lines()
+            .any(|l| l.split_whitespace().take(2).eq([node, source]));
+        assert!(named, "{node} {source} is no target: {targets}");
+        let numbers = demo(&["metrics", node, source])?;
+        assert!(
+            numbers.lines().any(|l| l.starts_with(line)),
+            "{node} {source} says no {line}: {numbers}"
+        );
+    }
+    Ok(())
 }
 
 /// From one line of `kube.log` to the next, no file of nodelet's is written.

@@ -58,7 +58,10 @@ fn the_allow_list_names_the_services_planes_ask_for() {
     rig.file(file, &shipped("etc/services.d/kubernetes.toml"));
     let services = Services::load(&rig.host).expect("services");
     let names: Vec<&String> = services.iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["etcd-metrics", "kube-apiserver", "kubelet"]);
+    assert_eq!(
+        names,
+        ["agent-metrics", "etcd-metrics", "kube-apiserver", "kubelet"]
+    );
 }
 
 /// Units, directories and users name the same things as the programs do.
