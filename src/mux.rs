@@ -10,7 +10,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `clock` | time since a connection began, sleep included |
+//! | `clock` | time since something began, sleep included |
 //! | `driver` | [`Driver`]: moves messages between the session and the websocket |
 //! | `shared` | what driver and streams share; [`Handle`], [`Incoming`], [`Opened`] |
 //! | `stream` | [`MuxStream`] |
@@ -28,6 +28,7 @@ mod stream;
 mod tests;
 mod websocket;
 
+pub(crate) use clock::Clock;
 pub use driver::{Closed, Driver, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};

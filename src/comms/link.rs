@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{Route, Socket};
@@ -31,6 +30,10 @@ const SESSIONS: u8 = mux::SLOTS_MAX;
 /// than streams end does not pile them up; the plane has the same bound.
 const DRAINING_MAX: usize = 4;
 
+/// Longest wait without a look at the clock: the timer stands still while the machine sleeps, and
+/// who wakes after an hour should not wait for the rest of a minute.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// What all slots share.
 pub(super) struct Link {
     route: Route,
@@ -41,7 +44,7 @@ pub(super) struct Link {
     sessions: Arc<Sessions>,
     serve: Arc<Serve>,
     endpoints: watch::Sender<Endpoints>,
-    began: Instant,
+    clock: mux::Clock,
     /// This run of the program, for the plane's fencing.
     instance: HeaderValue,
 }
@@ -82,7 +85,7 @@ impl Link {
             sessions,
             serve,
             endpoints: watch::Sender::new(endpoints),
-            began: Instant::now(),
+            clock: mux::Clock::new(),
             // Hex digits are a header's value; an empty one would be a run of its own as well.
             instance: HeaderValue::from_str(&instance)
                 .unwrap_or_else(|_| HeaderValue::from_static("")),
@@ -167,7 +170,7 @@ impl Link {
             tokio::select! {
                 // cancel-safe: all are
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
                 _ = changes.changed() => {}
             }
         }
@@ -202,13 +205,13 @@ impl Link {
             Arc::clone(&self.serve),
             shutdown.clone(),
         ));
-        let began = Instant::now();
+        let began = self.now();
         let farewell = tokio::select! {
             // cancel-safe: both only watch
             () = shutdown.cancelled() => return None,
             farewell = begun.handle.peer_leaves() => farewell,
         };
-        let lived = Some(began.elapsed());
+        let lived = Some(self.now().since(began));
         if let Some(farewell) = farewell {
             self.bound_draining(slot);
             let why = match farewell.words.as_str() {
@@ -272,7 +275,8 @@ impl Link {
     }
 
     fn now(&self) -> Time {
-        Time::at(self.began.elapsed())
+        self.clock.look();
+        self.clock.now()
     }
 }
 

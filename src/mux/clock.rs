@@ -1,4 +1,4 @@
-//! Time since a connection began, with the time the machine slept.
+//! Time since something began (a connection, a program), with the time the machine slept.
 //!
 //! The kernel's monotonic clock, and so tokio's, stands still while a machine is suspended. A peer
 //! that was silent for an hour of sleep would count as just heard, and a connection that every
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::wire::Time;
 
-pub(super) struct Clock {
+pub(crate) struct Clock {
     began: Instant,
     /// How long the machine has slept since it was switched on; asked through here so that a test
     /// can let it sleep.
@@ -26,7 +26,7 @@ pub(super) struct Clock {
 // === impl Clock ===
 
 impl Clock {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(slept)
     }
 
@@ -40,12 +40,12 @@ impl Clock {
     }
 
     /// Looks whether the machine has slept; once per turn of the driver is enough.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         let slept = (self.sleeps)().saturating_sub(self.slept_before);
         self.slept.store(Time::at(slept).0, Ordering::Relaxed);
     }
 
-    pub(super) fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         Time::at(self.began.elapsed() + self.slept())
     }
 

@@ -77,7 +77,7 @@ enum Verb {
 #[derive(Debug, Args)]
 struct State {
     /// The plane's state directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     state_dir: PathBuf,
 }
 
@@ -336,6 +336,11 @@ fn cell(row: &Value, path: &str) -> String {
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A path that means the same wherever it is used.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|e| e.to_string())
 }
 
 /// Writes to a file that only its owner reads, or to standard output.
