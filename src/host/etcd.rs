@@ -1,14 +1,19 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! and who is a member. The same questions are understood by 3.4 and everything since: membership
+//! who is a member, leaving (here) and joining (`join`). The same questions are understood by 3.4 and everything since: membership
 //! goes through etcd's own JSON gateway, so no second protocol is needed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::tls::{self, Identity, TlsError};
+
+mod join;
+
+pub use join::{join, promote_within, votes};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -68,6 +73,9 @@ pub struct Member {
     /// Where the others reach it.
     #[serde(default, rename = "peerURLs")]
     pub peer_urls: Vec<String>,
+    /// It receives everything and has no vote yet.
+    #[serde(default, rename = "isLearner")]
+    pub is_learner: bool,
 }
 
 /// What membership says about one host.
@@ -139,10 +147,7 @@ impl Etcd {
             Ok(bytes) => bytes,
             Err(refusal) => return Err(self.refused(path, refusal.words())),
         };
-        let list = serde_json::from_slice::<Members>(&bytes);
-        Ok(list
-            .map_err(|e| self.refused(path, format!("its answer cannot be read: {e}")))?
-            .members)
+        self.read::<Members>(path, &bytes).map(|all| all.members)
     }
 
     /// Takes a member out of the cluster; one that is none is fine.
@@ -179,6 +184,11 @@ impl Etcd {
             refusal.error = format!("HTTP status {}", status.as_u16());
         }
         Ok(Err(refusal))
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str, bytes: &[u8]) -> Result<T, EtcdError> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| self.refused(path, format!("its answer cannot be read: {e}")))
     }
 
     fn refused(&self, path: &str, why: String) -> EtcdError {
@@ -222,9 +232,7 @@ pub async fn leave(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), Etc
         };
         match tried {
             Ok(()) => return Ok(()),
-            // A no says more than silence.
-            Err(EtcdError::Unreachable { .. }) if matches!(why, EtcdError::Refused { .. }) => {}
-            Err(e) => why = e,
+            Err(e) => why = e.or_after(why),
         }
     }
     Err(why)
@@ -254,12 +262,26 @@ fn standing_in(members: Vec<Member>, name: &str, ip: IpAddr) -> Standing {
     if members.len() <= 1 {
         return Standing::Free;
     }
-    let at = std::net::SocketAddr::new(ip, PEER_PORT);
-    let url = format!("https://{at}");
+    let url = peer_url(ip);
     members
         .into_iter()
         .find(|m| m.name == name || (m.name.is_empty() && m.peer_urls.contains(&url)))
         .map_or(Standing::Free, Standing::Counted)
+}
+
+/// Where a member on this address listens for the others.
+pub fn peer_url(ip: IpAddr) -> String {
+    format!("https://{}", SocketAddr::new(ip, PEER_PORT))
+}
+
+impl EtcdError {
+    /// What to report of two: a no says more than silence.
+    fn or_after(self, before: Self) -> Self {
+        match (&self, &before) {
+            (Self::Unreachable { .. }, Self::Refused { .. }) => before,
+            _ => self,
+        }
+    }
 }
 
 fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {

@@ -189,6 +189,9 @@ pub struct EtcdMember {
     pub host_id: HostId,
     /// Its peer address.
     pub ip: IpAddr,
+    /// The cluster had masters before this one: it joins their etcd. The others found it together.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joins: bool,
 }
 
 /// Container runtime choices.

@@ -10,12 +10,12 @@ use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, marks_patch, version_of};
 use super::owned;
 use super::peers;
-use super::phase::Context;
+use super::phase::{self, Context};
 use super::step::{Step, UnitStep};
 use super::words;
 use crate::host::Host;
 use crate::host::etcd;
-use crate::host::fs::{Attrs, FsError};
+use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kube::Kube;
 use crate::host::units::Active;
 use crate::model::{EtcdMember, Fault, StackRef, TrustStore};
@@ -36,6 +36,11 @@ const CLUSTER: Duration = Duration::from_secs(90);
 const ETCD_LEAVE_BUDGET: Duration = Duration::from_secs(30);
 /// Pause between two such questions.
 const ETCD_LEAVE_PAUSE: Duration = Duration::from_secs(2);
+/// How long a new member of etcd may take to catch up: a database of 2 GiB over a slow network. Then
+/// the step has failed and is tried again.
+const ETCD_VOTE_BUDGET: Duration = Duration::from_secs(240);
+/// Between two questions whether it has.
+const ETCD_VOTE_PAUSE: Duration = Duration::from_secs(1);
 /// What a drain may take; the number operators of such agents know.
 pub const DRAIN_BUDGET: Duration = Duration::from_secs(300);
 
@@ -106,6 +111,8 @@ impl Effects<'_> {
             Step::Drain { node } => self.drain(node).await,
             Step::ForgetNode { node } => Ok(self.kube()?.delete_node(node).await?),
             Step::EtcdMemberGone { member } => self.etcd_member_gone(member).await,
+            Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
+            Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
             Step::NetworkGone { links, chains } => {
@@ -241,6 +248,29 @@ impl Effects<'_> {
         })
     }
 
+    async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Result<(), Failed> {
+        let fs = &self.host.fs;
+        let others = peers::other_etcd_members(fs, &self.ctx.node).map_err(Failed::Why)?;
+        let name = member.host_id.to_string();
+        let has_data = !matches!(fs.found(phase::layout::ETCD_MEMBER_DIR)?, Found::Nothing);
+        let joined = etcd::join(&others, &name, member.ip, has_data).await;
+        let members = joined.map_err(|e| Failed::Why(chain(&e)))?;
+        let text = phase::joining_settings(self.ctx, &members);
+        Ok(fs.write(settings, text.as_bytes(), &Attrs::mode(0o644))?)
+    }
+
+    async fn etcd_votes(&mut self, member: &EtcdMember) -> Result<(), Failed> {
+        let others =
+            peers::other_etcd_members(&self.host.fs, &self.ctx.node).map_err(Failed::Why)?;
+        let name = member.host_id.to_string();
+        let (budget, pause) = (ETCD_VOTE_BUDGET, ETCD_VOTE_PAUSE);
+        let promoted = etcd::promote_within(&others, &name, member.ip, budget, pause).await;
+        promoted.map_err(|e| {
+            let seconds = budget.as_secs();
+            Failed::Why(format!("{} (tried for {seconds} s)", chain(&e)))
+        })
+    }
+
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {
         let live = self.kube()?.apply(object).await?;
         let applied = Applied {
@@ -348,8 +378,10 @@ fn deadline_of(step: &Step) -> Duration {
         | Step::Uncordon { .. }
         | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdJoined { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => CLUSTER,
+        Step::EtcdVotes { .. } => ETCD_VOTE_BUDGET + CLUSTER,
         Step::Drain { .. } => DRAIN_BUDGET + CLUSTER,
     }
 }

@@ -319,6 +319,9 @@ fn artefacts_of(step: &Step) -> Vec<What> {
             path: f.path.clone(),
         }],
         Step::Link { path, .. } => vec![What::File { path: path.clone() }],
+        Step::EtcdJoined { settings, .. } => vec![What::File {
+            path: settings.clone(),
+        }],
         Step::Dir(d) if d.remove_with_content => vec![What::Tree {
             path: d.path.clone(),
         }],
@@ -355,6 +358,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => Vec::new(),

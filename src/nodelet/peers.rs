@@ -115,11 +115,26 @@ impl Peers {
 
 /// Every member of the cluster's etcd: the others first, the node's own last.
 pub fn etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, String> {
-    let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
+    let others = others(node);
+    clients(fs, node, others.chain([OWN_ETCD.to_owned()]))
+}
+
+/// The members of the cluster's etcd on other masters.
+pub fn other_etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, String> {
+    clients(fs, node, others(node))
+}
+
+fn others(node: &NodeSpec) -> impl Iterator<Item = String> {
     let others = node.etcd.members.iter().filter(|m| m.ip != node.node_ip);
-    let bases = others
-        .map(|m| format!("https://{}", SocketAddr::new(m.ip, ETCD_PORT)))
-        .chain([OWN_ETCD.to_owned()]);
+    others.map(|m| format!("https://{}", SocketAddr::new(m.ip, ETCD_PORT)))
+}
+
+fn clients(
+    fs: &HostFs,
+    node: &NodeSpec,
+    bases: impl Iterator<Item = String>,
+) -> Result<Vec<Etcd>, String> {
+    let (certificate, key) = pair(fs, CertPurpose::EtcdClient)?;
     bases
         .map(|base| {
             let identity = Identity {

@@ -53,6 +53,7 @@ mod stack;
 mod version;
 
 pub use certs::wanted as wanted_certificates;
+pub(super) use etcd::joining_settings;
 pub use network::{CHAIN_PREFIX, ROUTE_PROTOCOL};
 pub use removal::removal;
 

@@ -182,6 +182,7 @@ impl Rig {
         ctx.node.etcd.members.push(EtcdMember {
             host_id: HostId::random(),
             ip: "10.1.2.4".parse().expect("address"),
+            joins: false,
         });
         let units = &mut self.life.ledger.ledger.units;
         units.insert(layout::ETCD_UNIT.into(), UnitRecord::default());

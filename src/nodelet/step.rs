@@ -107,6 +107,19 @@ pub enum Step {
         /// This master's member.
         member: EtcdMember,
     },
+    /// This master is a member of an etcd that was there before it, and the settings with which it
+    /// starts say so. Asked of the others once: its data remember it.
+    EtcdJoined {
+        /// This master's member.
+        member: EtcdMember,
+        /// The file of those settings.
+        settings: String,
+    },
+    /// The others count this member's vote: it has caught up with them.
+    EtcdVotes {
+        /// This master's member.
+        member: EtcdMember,
+    },
     /// A unit of ours is stopped, disabled and its file gone.
     UnitGone {
         /// e.g. `pf9-kubelet.service`.
@@ -271,6 +284,8 @@ impl Step {
             Self::Drain { node } => format!("drain:{node}"),
             Self::ForgetNode { node } => format!("forget-node:{node}"),
             Self::EtcdMemberGone { member } => format!("etcd-member-gone:{}", member.host_id),
+            Self::EtcdJoined { member, .. } => format!("etcd-joined:{}", member.host_id),
+            Self::EtcdVotes { member } => format!("etcd-votes:{}", member.host_id),
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),

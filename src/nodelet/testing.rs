@@ -131,6 +131,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             members: vec![EtcdMember {
                 host_id: host_id(),
                 ip,
+                joins: false,
             }],
             ..EtcdSpec::default()
         },

@@ -246,6 +246,8 @@ fn owned_path(step: &Step) -> Option<&str> {
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdJoined { .. }
+        | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => None,

@@ -26,6 +26,8 @@ pub fn doing(step: &Step) -> String {
         Step::Drain { node } => format!("move pods away from node {node}"),
         Step::ForgetNode { node } => format!("remove node {node} from the cluster"),
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
+        Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
+        Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
@@ -74,6 +76,8 @@ pub fn code(step: &Step) -> &'static str {
         Step::Drain { .. } => "drain",
         Step::ForgetNode { .. } => "forget-node",
         Step::EtcdMemberGone { .. } => "etcd-member-left",
+        Step::EtcdJoined { .. } => "etcd-not-joined",
+        Step::EtcdVotes { .. } => "etcd-no-vote",
         Step::UnitGone { .. } => "unit-removal",
         Step::ContainersGone => "containers-left",
         Step::NetworkGone { .. } => "network-left",
@@ -103,6 +107,12 @@ pub fn remedy(step: &Step) -> String {
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
         ),
+        Step::EtcdJoined { .. } => {
+            "see whether etcd on the other masters is healthy; one that will \
+                                    not come back is to be detached"
+                .into()
+        }
+        Step::EtcdVotes { .. } => see("pf9-etcd.service"),
         Step::File(_)
         | Step::Dir(_)
         | Step::Link { .. }

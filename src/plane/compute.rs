@@ -111,6 +111,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
             .map(|m| EtcdMember {
                 host_id: m.host,
                 ip: m.ip,
+                joins: m.joins,
             })
             .collect(),
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
@@ -238,6 +239,20 @@ pub(super) mod tests {
         assert_eq!(node.etcd.members.len(), 3);
         assert_eq!(node.api.host, "10.1.0.1");
         assert_eq!(node.network.peers.len(), 3);
+        assert!(node.etcd.members.iter().all(|m| !m.joins), "they found it");
+        let mut grown = c.clone();
+        add(&mut grown, &[(5, true)]).expect("attach");
+        let late = spec(1, &grown);
+        let joins: Vec<bool> = late
+            .assignment
+            .node()
+            .expect("node")
+            .etcd
+            .members
+            .iter()
+            .map(|m| m.joins)
+            .collect();
+        assert_eq!(joins, [false, false, false, true]);
         let worker = spec(4, &c);
         let node = worker.assignment.node().expect("node");
         assert_eq!(worker.assignment.role(), Role::Worker);

@@ -136,6 +136,7 @@ fn admit(
         ip,
         pod_cidr,
         attached_at: now,
+        joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
     })
 }

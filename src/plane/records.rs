@@ -146,6 +146,9 @@ pub(super) struct Member {
     pub(super) ip: IpAddr,
     pub(super) pod_cidr: IpNet,
     pub(super) attached_at: Timestamp,
+    /// A master that came when there were others.
+    #[serde(default)]
+    pub(super) joins: bool,
     /// Of a master, once it told.
     pub(super) service_account_key: Option<String>,
 }

@@ -29,6 +29,8 @@ fn both_generations_of_answers_are_understood() {
 /// Members that count each other; the nth is called `m<n>` and has the number 100 + n.
 struct Cluster {
     members: Mutex<Vec<usize>>,
+    /// Those that have no vote yet, and how often they are behind before they are not.
+    learners: Mutex<Vec<(usize, u32)>>,
     /// Removals that are refused before one is taken.
     unhealthy: Mutex<u32>,
 }
@@ -43,6 +45,7 @@ impl Rig {
     async fn new(count: usize) -> Self {
         let cluster = Arc::new(Cluster {
             members: Mutex::new((0..count).collect()),
+            learners: Mutex::default(),
             unhealthy: Mutex::new(0),
         });
         let key = rcgen::KeyPair::generate().expect("key");
@@ -111,6 +114,7 @@ async fn answer(
     let body = request.into_body().collect().await.expect("body");
     let body: Value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
     let mut members = cluster.members.lock().expect("lock");
+    let mut learners = cluster.learners.lock().expect("lock");
     let mut unhealthy = cluster.unhealthy.lock().expect("lock");
     let no = |status: u16, code: u32, words: &str| {
         (
@@ -119,7 +123,33 @@ async fn answer(
         )
     };
     let (status, said) = match path.as_str() {
-        "/v3/cluster/member/list" => (200, list(&members)),
+        "/v3/cluster/member/list" => (200, list(&members, &learners)),
+        "/v3/cluster/member/add" => {
+            assert_eq!(body["isLearner"], true, "it would count before it runs");
+            let url = body["peerURLs"][0].as_str().expect("a URL");
+            let host = url.strip_prefix("https://10.0.0.").expect("address");
+            let host = host.strip_suffix(":2380").expect("port");
+            learners.push((host.parse().expect("a number"), 2));
+            (200, list(&members, &learners))
+        }
+        "/v3/cluster/member/promote" => {
+            let id = body["ID"].as_str().expect("a number as text");
+            let wanted = id.parse::<usize>().expect("a number") - 100;
+            match learners.iter_mut().find(|(n, _)| *n == wanted) {
+                Some((_, behind)) if *behind > 0 => {
+                    *behind -= 1;
+                    let words = "etcdserver: can only promote a learner member which is in sync \
+                                 with leader";
+                    no(412, 9, words)
+                }
+                Some(_) => {
+                    learners.retain(|(n, _)| *n != wanted);
+                    members.push(wanted);
+                    (200, list(&members, &learners))
+                }
+                None => no(404, 5, "etcdserver: member not found"),
+            }
+        }
         "/v3/cluster/member/remove" => {
             let id = body["ID"].as_str().expect("a number as text");
             let wanted = id.parse::<usize>().expect("a number") - 100;
@@ -133,7 +163,7 @@ async fn answer(
                 if wanted == number {
                     no(503, 14, "etcdserver: server stopped")
                 } else {
-                    (200, list(&members))
+                    (200, list(&members, &learners))
                 }
             }
         }
@@ -144,13 +174,20 @@ async fn answer(
     Ok(response)
 }
 
-fn list(members: &[usize]) -> Value {
+fn list(members: &[usize], learners: &[(usize, u32)]) -> Value {
+    let voter = |m: &usize| {
+        json!({"ID": (100 + m).to_string(), "name": format!("m{m}"),
+               "peerURLs": [format!("https://10.0.0.{m}:2380")]})
+    };
+    // As etcd says it of one that was added and not started.
+    let learner = |(m, _): &(usize, u32)| {
+        json!({"ID": (100 + m).to_string(), "isLearner": true,
+               "peerURLs": [format!("https://10.0.0.{m}:2380")]})
+    };
     let members: Vec<Value> = members
         .iter()
-        .map(|m| {
-            json!({"ID": (100 + m).to_string(), "name": format!("m{m}"),
-                   "peerURLs": [format!("https://10.0.0.{m}:2380")]})
-        })
+        .map(voter)
+        .chain(learners.iter().map(learner))
         .collect();
     json!({"header": {"cluster_id": "17032330802997689198"}, "members": members})
 }
@@ -231,6 +268,7 @@ fn a_member_that_was_never_started_is_found_by_its_address() {
         id: "1".into(),
         name: name.into(),
         peer_urls: vec![format!("https://{ip}:2380")],
+        is_learner: false,
     };
     let others = || vec![member("a", "10.0.0.2"), member("b", "[fd00::2]")];
     let unnamed = member("", "[fd00::1]");
@@ -246,4 +284,65 @@ fn a_member_that_was_never_started_is_found_by_its_address() {
     // The address of one that has another name is not ours to remove.
     let b: IpAddr = "fd00::2".parse().expect("address");
     assert_eq!(standing_in(others(), "me", b), Standing::Free);
+}
+
+fn ip_of(number: usize) -> IpAddr {
+    format!("10.0.0.{number}").parse().expect("address")
+}
+
+fn names(members: &[Member]) -> Vec<(String, bool)> {
+    let mut all: Vec<_> = members
+        .iter()
+        .map(|m| (m.peer_urls.join(","), m.is_learner))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+#[tokio::test]
+async fn a_newcomer_is_counted_without_a_vote_until_it_has_caught_up() {
+    let rig = Rig::new(2).await;
+    let ask = || votes(&rig.endpoints, "m7", ip_of(7));
+    assert_eq!(ask().await.expect("told"), None);
+    let all = join(&rig.endpoints, "m7", ip_of(7), false).await;
+    let url = |n: usize| format!("https://10.0.0.{n}:2380");
+    let expected = [(url(0), false), (url(1), false), (url(7), true)];
+    assert_eq!(names(&all.expect("joined")), expected);
+    assert_eq!(ask().await.expect("told"), Some(false));
+    // Killed before it was started: it asks again and is not counted twice.
+    let again = join(&rig.endpoints, "m7", ip_of(7), false).await;
+    assert_eq!(names(&again.expect("joined")), expected);
+    let (budget, pause) = (Duration::from_secs(60), Duration::from_millis(5));
+    promote_within(&rig.endpoints, "m7", ip_of(7), budget, pause)
+        .await
+        .expect("in the end");
+    assert_eq!(rig.members(), [0, 1, 7]);
+    promote_within(&rig.endpoints, "m7", ip_of(7), budget, pause)
+        .await
+        .expect("again is fine");
+}
+
+#[tokio::test]
+async fn one_that_lost_its_data_comes_as_a_new_one() {
+    let rig = Rig::new(3).await;
+    let others = &rig.endpoints[..2];
+    let kept = join(others, "m2", ip_of(2), true).await.expect("told");
+    assert!(names(&kept).iter().all(|(_, learner)| !learner));
+    assert_eq!(rig.members(), [0, 1, 2]);
+    let anew = join(others, "m2", ip_of(2), false).await.expect("joined");
+    assert_eq!(rig.members(), [0, 1]);
+    assert_eq!(names(&anew).last().map(|(_, learner)| *learner), Some(true));
+}
+
+#[tokio::test]
+async fn who_cannot_join_is_told_why() {
+    let rig = Rig::new(3).await;
+    *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
+    let no = join(&rig.endpoints[..2], "m2", ip_of(2), false).await;
+    let no = no.expect_err("refused").to_string();
+    assert!(no.contains("etcdserver: unhealthy cluster"), "{no}");
+    assert!(matches!(
+        join(&[], "m2", ip_of(2), false).await,
+        Err(EtcdError::Nobody)
+    ));
 }

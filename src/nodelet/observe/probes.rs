@@ -3,9 +3,10 @@
 use super::port;
 use super::{Sweep, differs};
 use crate::host::etcd::{self, Standing};
-use crate::host::fs::Found;
+use crate::host::fs::{Found, FsError};
 use crate::model::EtcdMember;
 use crate::nodelet::peers;
+use crate::nodelet::phase::layout;
 use crate::nodelet::step::{Probe, Seen};
 
 /// kubelet's health endpoint, on the loopback address.
@@ -62,6 +63,34 @@ impl Sweep<'_> {
         match etcd::standing(&endpoints, &name, member.ip).await {
             Ok(Standing::Free) => Seen::Same,
             Ok(Standing::Counted(_)) => differs("the others count on it"),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    /// What etcd has written remembers its cluster; the settings are read before it starts.
+    pub(super) fn etcd_joined(&self, settings: &str) -> Result<Seen, FsError> {
+        for path in [layout::ETCD_MEMBER_DIR, settings] {
+            if matches!(self.host.fs.found(path)?, Found::Nothing) {
+                return Ok(differs(&format!("there is no {path}")));
+            }
+        }
+        Ok(Seen::Same)
+    }
+
+    /// Whether the others count this member's vote. One that answers reads does vote, so they are
+    /// asked only about one that does not.
+    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
+        if self.etcd().await.is_ok() {
+            return Seen::Same;
+        }
+        let others = match peers::other_etcd_members(&self.host.fs, &self.ctx.node) {
+            Ok(others) => others,
+            Err(why) => return Seen::Unknown { why },
+        };
+        match etcd::votes(&others, &member.host_id.to_string(), member.ip).await {
+            Ok(Some(true)) => Seen::Same,
+            Ok(Some(false)) => differs("it receives everything and has no vote yet"),
+            Ok(None) => differs("the others do not know it"),
             Err(e) => Seen::Unknown { why: e.to_string() },
         }
     }

@@ -1,12 +1,15 @@
 //! etcd: its settings and unit (order 50), running and healthy (order 55). Masters only.
 //!
 //! Settings are environment variables in two files. The second holds what etcd reads only when it
-//! founds or joins a cluster: it changes whenever a master comes or goes, and restarts nothing.
+//! founds or joins a cluster. Masters that were attached together found it, and each knows all of
+//! them. A later one joins: who is a member then only the others know, so the file is written from
+//! their answer ([`joining_settings`]). Neither restarts anything.
 
 use std::time::Duration;
 
-use crate::model::{CertPurpose, paths};
-use crate::nodelet::step::Probe;
+use crate::host::etcd::{Member, peer_url};
+use crate::model::{CertPurpose, EtcdMember, paths};
+use crate::nodelet::step::{Probe, Step};
 
 use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, url_host,
@@ -24,12 +27,19 @@ pub(super) const METRICS_PORT: u16 = 2381;
 const HEALTHY: Duration = Duration::from_secs(600);
 
 pub(super) fn configure(ctx: &Context) -> Steps {
+    let cluster = match joining(ctx) {
+        Some(member) => Step::EtcdJoined {
+            member: member.clone(),
+            settings: layout::ETCD_CLUSTER_ENV.into(),
+        },
+        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
+    };
     Ok(vec![
         shared_dir(layout::DATA_DIR, PUBLIC_DIR),
         dir(paths::ETCD_DATA, PRIVATE_DIR),
         dir(layout::ETCD_DIR, PUBLIC_DIR),
         file(layout::ETCD_ENV, env(ctx)?, PUBLIC),
-        file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
+        cluster,
         file(layout::unit_file(layout::ETCD_UNIT), unit_text(ctx), PUBLIC),
     ])
 }
@@ -41,10 +51,18 @@ pub(super) fn start(ctx: &Context) -> Steps {
         // Certificates are read anew with every connection, the authorities are not.
         .add("authority", &ctx.node.authorities.etcd)
         .add_digest("program", ctx.program("bin/etcd"));
-    Ok(vec![
-        unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV]),
-        probe(Probe::EtcdHealthy, HEALTHY),
-    ])
+    let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
+    steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
+        member: member.clone(),
+    }));
+    steps.push(probe(Probe::EtcdHealthy, HEALTHY));
+    Ok(steps)
+}
+
+/// This master's member, if it joins an etcd that was there before.
+fn joining(ctx: &Context) -> Option<&EtcdMember> {
+    let own = |m: &&EtcdMember| m.ip == ctx.node.node_ip;
+    ctx.node.etcd.members.iter().find(own).filter(|m| m.joins)
 }
 
 fn unit_text(ctx: &Context) -> String {
@@ -129,18 +147,38 @@ fn env(ctx: &Context) -> Result<String, Wait> {
 }
 
 fn cluster_env(ctx: &Context) -> String {
-    let mut members: Vec<_> = ctx.node.etcd.members.iter().collect();
-    members.sort_by_key(|m| m.host_id);
-    let members: Vec<String> = members
+    // Who joins later is none of the founders: all of those must name the same.
+    let members = &ctx.node.etcd.members;
+    let mut founders: Vec<_> = members.iter().filter(|m| !m.joins).collect();
+    founders.sort_by_key(|m| m.host_id);
+    let founders = founders
         .into_iter()
-        .map(|m| {
-            let ip = url_host(&m.ip.to_string());
-            format!("{}=https://{ip}:{PEER_PORT}", m.host_id)
+        .map(|m| format!("{}={}", m.host_id, peer_url(m.ip)));
+    cluster_settings(ctx, "new", founders.collect())
+}
+
+/// The second file of a master that joins, from what the members say who they are.
+pub(in crate::nodelet) fn joining_settings(ctx: &Context, members: &[Member]) -> String {
+    let planned = &ctx.node.etcd.members;
+    let pairs = members.iter().flat_map(|member| {
+        member.peer_urls.iter().map(|url| {
+            // One that was not started yet has no name; etcd compares addresses only.
+            let known = planned.iter().find(|m| peer_url(m.ip) == *url);
+            let name = match known {
+                Some(known) if member.name.is_empty() => known.host_id.to_string(),
+                _ if member.name.is_empty() => member.id.clone(),
+                _ => member.name.clone(),
+            };
+            format!("{name}={url}")
         })
-        .collect();
+    });
+    cluster_settings(ctx, "existing", pairs.collect())
+}
+
+fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String {
     env_text(&[
         ("INITIAL_CLUSTER", members.join(",")),
-        ("INITIAL_CLUSTER_STATE", "new".into()),
+        ("INITIAL_CLUSTER_STATE", state.into()),
         ("INITIAL_CLUSTER_TOKEN", ctx.node.cluster_id.to_string()),
     ])
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
+use crate::host::etcd::Member;
 use crate::model::*;
 use crate::nodelet::step::{Step, UnitStep};
 
@@ -18,6 +19,7 @@ fn cases() -> Vec<(&'static str, Context)> {
         .map(|n| EtcdMember {
             host_id: samples::host(n),
             ip: format!("10.99.0.{}", 10 + n).parse().expect("address"),
+            joins: false,
         })
         .collect();
     three.node.etcd.heartbeat_ms = Some(250);
@@ -46,6 +48,14 @@ fn cases() -> Vec<(&'static str, Context)> {
     v6.node.etcd.members[0].ip = v6.node.node_ip;
     v6.node.allow_workloads_on_master = true;
 
+    let mut late = samples::master("1.24.17");
+    late.node.etcd.members[0].joins = true;
+    late.node.etcd.members.push(EtcdMember {
+        host_id: samples::host(2),
+        ip: "10.99.0.12".parse().expect("address"),
+        joins: false,
+    });
+
     let mut fresh = samples::worker("1.20.2");
     fresh.material.clear();
 
@@ -54,6 +64,7 @@ fn cases() -> Vec<(&'static str, Context)> {
         ("worker-1.20-restricted", samples::worker("1.20.2")),
         ("worker-1.20-without-certificates", fresh),
         ("master-1.24-one-of-three", samples::ordinary(three)),
+        ("master-1.24-that-joins", samples::ordinary(late)),
         ("worker-1.27-own-network", samples::ordinary(own_network)),
         ("worker-1.31-cgroup-v1", samples::worker("1.31.4")),
         ("master-1.31-ipv6", samples::ordinary(v6)),
@@ -99,6 +110,47 @@ fn line(step: &Step) -> String {
         Step::File(f) => format!("file {} {:04o} {}", f.path, f.mode, f.owner),
         other => serde_json::to_string(other).expect("JSON"),
     }
+}
+
+/// Founders name each other and nobody who came later; who came later names whom the members name.
+#[test]
+fn who_founds_and_who_joins_says_so() {
+    let mut ctx = samples::master("1.24.17");
+    let (own, other) = (samples::host(1), samples::host(2));
+    ctx.node.etcd.members.push(EtcdMember {
+        host_id: other,
+        ip: "10.99.0.12".parse().expect("address"),
+        joins: true,
+    });
+    let phases = all(&ctx);
+    let founding = flat(&phases)
+        .into_iter()
+        .find_map(|s| match s {
+            Step::File(f) if f.path == layout::ETCD_CLUSTER_ENV => Some(f.content.clone()),
+            _ => None,
+        })
+        .expect("the file");
+    let line = format!("ETCD_INITIAL_CLUSTER={own}=https://10.99.0.11:2380\n");
+    assert!(founding.contains(&line), "{founding}");
+    assert!(founding.contains("CLUSTER_STATE=new\n"), "{founding}");
+    let member = |name: &str, ip: &str| Member {
+        id: "7".into(),
+        name: name.into(),
+        peer_urls: vec![format!("https://{ip}:2380")],
+        is_learner: name.is_empty(),
+    };
+    let members = [
+        member(&own.to_string(), "10.99.0.11"),
+        member("", "10.99.0.12"),
+        member("", "10.99.0.99"),
+    ];
+    let joining = super::joining_settings(&ctx, &members);
+    let line = format!(
+        "ETCD_INITIAL_CLUSTER={own}=https://10.99.0.11:2380,{other}=https://10.99.0.12:2380,\
+         7=https://10.99.0.99:2380\n"
+    );
+    assert!(joining.contains(&line), "{joining}");
+    assert!(joining.contains("CLUSTER_STATE=existing\n"), "{joining}");
 }
 
 /// Pods ask where the DNS is, in every kind of services network.
@@ -265,6 +317,7 @@ fn path(step: &Step) -> Option<&str> {
         Step::File(f) => Some(&f.path),
         Step::Dir(d) => Some(&d.path),
         Step::Link { path, .. } | Step::Absent { path } => Some(path),
+        Step::EtcdJoined { settings, .. } => Some(settings),
         Step::Key { .. }
         | Step::ServiceAccountKey
         | Step::Stack { .. }
@@ -279,6 +332,7 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Drain { .. }
         | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => None,
@@ -405,6 +459,7 @@ fn what_changes_decides_what_restarts() {
                 c.node.etcd.members.push(EtcdMember {
                     host_id: samples::host(9),
                     ip: "10.99.0.12".parse().expect("address"),
+                    joins: true,
                 })
             },
             &[],

@@ -46,6 +46,8 @@ pub const ETCD_DIR: &str = "/etc/pf9/kube.d/etcd";
 pub const ETCD_ENV: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 /// What etcd reads only when it founds or joins a cluster: a change of it restarts nothing.
 pub const ETCD_CLUSTER_ENV: &str = "/etc/pf9/kube.d/etcd/cluster.env";
+/// What etcd makes when it starts for the first time, in its data directory.
+pub const ETCD_MEMBER_DIR: &str = "/var/lib/pf9/etcd/member";
 /// Directory of the pod network's script.
 pub const NETWORK_DIR: &str = "/etc/pf9/kube.d/network";
 /// The pod network's script.

@@ -144,6 +144,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             members: vec![EtcdMember {
                 host_id: host(1),
                 ip: ip.parse().expect("address"),
+                joins: false,
             }],
             heartbeat_ms: None,
             election_ms: None,
