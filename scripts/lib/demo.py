@@ -12,6 +12,7 @@
   metrics [NODE [tunnel|etcd]]     a host's numbers through its tunnel; without NODE: who can be scraped, and a
                                    configuration for Prometheus
   detach NODE…                     take the role away from machines; the next `up` gives it back
+  attach NODE [--master]           give a machine a role, another one than its name says if you like
   down                             remove everything this made
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
@@ -53,6 +54,9 @@ def parse(argv):
     verb.add_argument("source", nargs="?", default="tunnel")
     verb = verbs.add_parser("detach")
     verb.add_argument("nodes", nargs="+")
+    verb = verbs.add_parser("attach")
+    verb.add_argument("node")
+    verb.add_argument("--master", action="store_true")
     verb = verbs.add_parser("plane")
     verb.add_argument("action", choices=["start", "stop"])
     verb = verbs.add_parser("path")
@@ -95,6 +99,9 @@ def main(argv):
     if args.verb == "detach":
         with demo.lock():
             return up.detach(demo, args.nodes)
+    if args.verb == "attach":
+        with demo.lock():
+            return up.attach_one(demo, args.node, args.master)
     if args.verb == "path":
         with demo.lock():
             cable = Cable(demo.node(args.node), HOST)

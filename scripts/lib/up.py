@@ -206,6 +206,24 @@ def detach(demo, names):
     return 0
 
 
+def attach_one(demo, name, master):
+    """Waits until the machine says that it is as it should be, and Kubernetes that its node is Ready."""
+    cluster = demo.plane.cluster(CLUSTER)
+    if not cluster:
+        raise Fail("there is no cluster to attach to")
+    demo.plane.post(f"/qbert/v4/{{project}}/clusters/{cluster['uuid']}/attach",
+                    [{"uuid": host_id(demo.node(name)), "isMaster": master}])
+
+    def settled():
+        item = next(item for item in demo.plane.nodes() if item["name"] == name)
+        state = (item.get("pf9") or {}).get("state")
+        if state == "failed":
+            raise stuck(demo, [item])
+        return state == "ok" and demo.kube_nodes().get(name)
+    wait_for(f"{name} to be Ready", settled, READY_SECONDS, 0.7, str(demo.logs))
+    return 0
+
+
 def write_kubeconfig(demo, cluster):
     demo.plane.admin("kubeconfig", cluster["uuid"], "--out", str(demo.kubeconfig))
     demo.kubeconfig.chmod(0o600)

@@ -195,6 +195,7 @@ fn c_killed_daemons_while_converging_end_ready() -> Outcome {
 #[test]
 fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
     up()?;
+    another_master_joins(NODES[1])?;
     for node in [NODES[1], NODES[0]] {
         // As another runtime makes one before it starts its sandbox.
         shell(node, "ip netns add cni-theirs")?;
@@ -226,6 +227,20 @@ fn d_detached_machine_is_clean_and_can_come_back() -> Outcome {
         ready_through_plane(node)?;
     }
     Ok(())
+}
+
+/// A second master, later than the first: the real etcd takes it in and counts its vote.
+fn another_master_joins(node: &str) -> Outcome {
+    demo(&["detach", node])?;
+    demo(&["attach", node, "--master"])?;
+    let numbers = demo(&["metrics", node, "etcd"])?;
+    for line in ["etcd_server_has_leader 1", "etcd_server_is_learner 0"] {
+        assert!(
+            numbers.lines().any(|l| l == line),
+            "etcd of {node} says no {line}: {numbers}"
+        );
+    }
+    ready_through_plane(node)
 }
 
 #[test]
