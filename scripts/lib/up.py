@@ -217,10 +217,10 @@ def attach_one(demo, name, master):
     def settled():
         item = next(item for item in demo.plane.nodes() if item["name"] == name)
         state = (item.get("pf9") or {}).get("state")
-        if state == "failed":
-            raise stuck(demo, [item])
-        return state == "ok" and demo.kube_nodes().get(name)
-    wait_for(f"{name} to be Ready", settled, READY_SECONDS, 0.7, str(demo.logs))
+        return item if state == "failed" or state == "ok" and demo.kube_nodes().get(name) else None
+    item = wait_for(f"{name} to be Ready", settled, READY_SECONDS, 0.7, str(demo.logs))
+    if item["pf9"]["state"] == "failed":
+        raise stuck(demo, [item])
     return 0
 
 
