@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
@@ -66,8 +68,16 @@ async fn up<S: AsyncRead>(
     passed: &mut u64,
 ) -> io::Result<()> {
     let mut blocks = Blocks::default();
+    let mut idle = pin!(tokio::time::sleep(IDLE));
     loop {
-        let bytes = poll_fn(|cx| blocks.poll_read(cx, Pin::new(&mut socket))).await?;
+        let bytes = poll_fn(|cx| {
+            let read = blocks.poll_read(cx, Pin::new(&mut socket));
+            if read.is_pending() {
+                blocks.poll_rest(cx, idle.as_mut());
+            }
+            read
+        })
+        .await?;
         if bytes.is_empty() {
             return writer.shutdown().await;
         }
@@ -81,6 +91,8 @@ async fn up<S: AsyncRead>(
 struct Blocks {
     current: BytesMut,
     resting: VecDeque<BytesMut>,
+    /// Something was read since the idle timer was set.
+    busy: bool,
 }
 
 impl Blocks {
@@ -102,12 +114,23 @@ impl Blocks {
             }
         }
         match poll_read_buf(socket, cx, &mut self.current) {
-            Poll::Ready(result) => Poll::Ready(result.map(|_| self.current.split().freeze())),
-            Poll::Pending => {
-                // An idle stream holds one block at most: thousands of them cost little.
-                self.resting.clear();
-                Poll::Pending
+            Poll::Ready(result) => {
+                self.busy = true;
+                Poll::Ready(result.map(|_| self.current.split().freeze()))
             }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
+    /// little. Not at the first time nothing is there, which is after every few blocks of a busy
+    /// stream whose socket is slower than the tunnel: each would be allocated anew.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, mut idle: Pin<&mut Sleep>) {
+        while !self.resting.is_empty() && idle.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.busy) {
+                self.resting.clear();
+            }
+            idle.as_mut().reset(Instant::now() + IDLE);
         }
     }
 }
@@ -117,3 +140,6 @@ const RESTING_MAX: usize = 4;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
 const READ_MIN: usize = DATA_MAX / 4;
+/// A stream from whose socket nothing came for this long is idle. The timer moves at most once in
+/// this time, however many blocks pass.
+const IDLE: Duration = Duration::from_secs(1);
