@@ -252,7 +252,7 @@ fn bytes_between_two_sockets_allocate_nothing() {
 fn a_reader_that_is_behind_costs_a_copy_and_its_block() {
     let counted = through_two_sockets(BYTES);
     let frames = BYTES / DATA_MAX;
-    tell("between two sockets, reader behind", &counted, frames);
+    tell("a reader that is behind", &counted, frames);
     assert!(
         counted.count_total <= BEHIND * frames as u64,
         "{} allocations in {frames} frames",

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -68,12 +68,11 @@ async fn up<S: AsyncRead>(
     passed: &mut u64,
 ) -> io::Result<()> {
     let mut blocks = Blocks::default();
-    let mut idle = pin!(tokio::time::sleep(IDLE));
     loop {
         let bytes = poll_fn(|cx| {
             let read = blocks.poll_read(cx, Pin::new(&mut socket));
             if read.is_pending() {
-                blocks.poll_rest(cx, idle.as_mut());
+                blocks.poll_rest(cx);
             }
             read
         })
@@ -91,8 +90,10 @@ async fn up<S: AsyncRead>(
 struct Blocks {
     current: BytesMut,
     resting: VecDeque<BytesMut>,
-    /// Something was read since the idle timer was set.
+    /// Something was read since the timer was set.
     busy: bool,
+    /// Runs while blocks rest. In a box: a stream that was never busy has none.
+    idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Blocks {
@@ -125,10 +126,18 @@ impl Blocks {
     /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
     /// little. Not at the first time nothing is there, which is after every few blocks of a busy
     /// stream whose socket is slower than the tunnel: each would be allocated anew.
-    fn poll_rest(&mut self, cx: &mut Context<'_>, mut idle: Pin<&mut Sleep>) {
-        while !self.resting.is_empty() && idle.as_mut().poll(cx).is_ready() {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let idle = self
+            .idle
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE)));
+        while idle.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.busy) {
                 self.resting.clear();
+                self.idle = None;
+                return;
             }
             idle.as_mut().reset(Instant::now() + IDLE);
         }
@@ -143,3 +152,28 @@ const READ_MIN: usize = DATA_MAX / 4;
 /// A stream from whose socket nothing came for this long is idle. The timer moves at most once in
 /// this time, however many blocks pass.
 const IDLE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn blocks_rest_while_a_stream_is_busy_and_are_given_back_after() {
+        let mut blocks = Blocks::default();
+        blocks.resting.push_back(BytesMut::with_capacity(DATA_MAX));
+        let mut look = async |busy, passed| {
+            tokio::time::advance(passed).await;
+            blocks.busy |= busy;
+            blocks.poll_rest(&mut Context::from_waker(Waker::noop()));
+            blocks.resting.len()
+        };
+        assert_eq!(look(true, Duration::ZERO).await, 1, "the timer begins");
+        assert_eq!(look(false, IDLE / 2).await, 1, "not yet");
+        assert_eq!(look(true, 2 * IDLE).await, 1, "bytes came meanwhile");
+        assert_eq!(look(false, IDLE / 2).await, 1, "not yet again");
+        assert_eq!(look(false, IDLE).await, 0, "nothing came");
+        assert!(blocks.idle.is_none(), "and no timer runs on");
+    }
+}
