@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -67,7 +67,7 @@ async fn up<S: AsyncRead>(
     mut writer: MuxWriter,
     passed: &mut u64,
 ) -> io::Result<()> {
-    let mut blocks = Blocks::default();
+    let mut blocks = Blocks::begin();
     loop {
         let bytes = poll_fn(|cx| {
             let read = blocks.poll_read(cx, Pin::new(&mut socket));
@@ -86,60 +86,79 @@ async fn up<S: AsyncRead>(
 }
 
 /// Buffers that become frames' payloads, and are read into again once those have left.
-#[derive(Default)]
 struct Blocks {
     current: BytesMut,
-    resting: VecDeque<BytesMut>,
+    /// In a box: most streams are never busy, and each keeps room for this as long as it lives.
+    rest: Option<Box<Rest>>,
+}
+
+/// What a busy stream has more than others.
+struct Rest {
+    blocks: VecDeque<BytesMut>,
     /// Something was read since the timer was set.
     busy: bool,
-    /// Runs while blocks rest. In a box: a stream that was never busy has none.
-    idle: Option<Pin<Box<Sleep>>>,
+    idle: Pin<Box<Sleep>>,
 }
 
 impl Blocks {
+    fn begin() -> Self {
+        Self {
+            current: BytesMut::with_capacity(DATA_MAX),
+            rest: None,
+        }
+    }
+
     fn poll_read<S: AsyncRead>(
         &mut self,
         cx: &mut Context<'_>,
         socket: Pin<&mut ReadHalf<S>>,
     ) -> Poll<io::Result<Bytes>> {
         if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_MAX) {
-            let reclaimed = self
-                .resting
-                .iter_mut()
-                .position(|b| b.try_reclaim(DATA_MAX));
-            let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
-            let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
-            let full = std::mem::replace(&mut self.current, block);
-            if self.resting.len() < RESTING_MAX {
-                self.resting.push_back(full);
-            }
+            self.rest
+                .get_or_insert_with(Rest::begin)
+                .replace(&mut self.current);
         }
-        match poll_read_buf(socket, cx, &mut self.current) {
-            Poll::Ready(result) => {
-                self.busy = true;
-                Poll::Ready(result.map(|_| self.current.split().freeze()))
-            }
-            Poll::Pending => Poll::Pending,
+        let read = ready!(poll_read_buf(socket, cx, &mut self.current));
+        if let Some(rest) = &mut self.rest {
+            rest.busy = true;
         }
+        Poll::Ready(read.map(|_| self.current.split().freeze()))
     }
 
     /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
     /// little. Not at the first time nothing is there, which is after every few blocks of a busy
     /// stream whose socket is slower than the tunnel: each would be allocated anew.
     fn poll_rest(&mut self, cx: &mut Context<'_>) {
-        if self.resting.is_empty() {
-            return;
-        }
-        let idle = self
-            .idle
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE)));
-        while idle.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut self.busy) {
-                self.resting.clear();
-                self.idle = None;
-                return;
+        while let Some(rest) = &mut self.rest
+            && rest.idle.as_mut().poll(cx).is_ready()
+        {
+            if std::mem::take(&mut rest.busy) {
+                rest.idle.as_mut().reset(Instant::now() + IDLE);
+            } else {
+                self.rest = None;
             }
-            idle.as_mut().reset(Instant::now() + IDLE);
+        }
+    }
+}
+
+impl Rest {
+    fn begin() -> Box<Self> {
+        Box::new(Self {
+            blocks: VecDeque::with_capacity(RESTING_MAX),
+            busy: true,
+            idle: Box::pin(tokio::time::sleep(IDLE)),
+        })
+    }
+
+    /// Lets a block rest that was read full, for one whose bytes have left; a new one if there is
+    /// none.
+    fn replace(&mut self, current: &mut BytesMut) {
+        let reclaimed = self.blocks.iter_mut().position(|b| b.try_reclaim(DATA_MAX));
+        let block = reclaimed.and_then(|at| self.blocks.swap_remove_back(at));
+        let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
+        let full = std::mem::replace(current, block);
+        if self.blocks.len() < RESTING_MAX {
+            self.blocks.push_back(full);
         }
     }
 }
@@ -161,19 +180,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn blocks_rest_while_a_stream_is_busy_and_are_given_back_after() {
-        let mut blocks = Blocks::default();
-        blocks.resting.push_back(BytesMut::with_capacity(DATA_MAX));
+        let mut blocks = Blocks::begin();
+        let mut rest = Rest::begin();
+        rest.replace(&mut blocks.current);
+        blocks.rest = Some(rest);
         let mut look = async |busy, passed| {
             tokio::time::advance(passed).await;
-            blocks.busy |= busy;
+            if let Some(rest) = &mut blocks.rest {
+                rest.busy |= busy;
+            }
             blocks.poll_rest(&mut Context::from_waker(Waker::noop()));
-            blocks.resting.len()
+            blocks.rest.as_ref().map_or(0, |rest| rest.blocks.len())
         };
         assert_eq!(look(true, Duration::ZERO).await, 1, "the timer begins");
         assert_eq!(look(false, IDLE / 2).await, 1, "not yet");
         assert_eq!(look(true, 2 * IDLE).await, 1, "bytes came meanwhile");
         assert_eq!(look(false, IDLE / 2).await, 1, "not yet again");
         assert_eq!(look(false, IDLE).await, 0, "nothing came");
-        assert!(blocks.idle.is_none(), "and no timer runs on");
     }
 }
