@@ -47,6 +47,7 @@ mod tcp;
 
 use std::sync::Arc;
 
+pub use backoff::Backoff;
 pub use dial::{DialError, Route};
 pub use services::{Service, Services, Target};
 

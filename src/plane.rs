@@ -5,7 +5,7 @@
 //!
 //! | files | hold |
 //! |---|---|
-//! | `command`, `serve`, `tls`, `http`, `refusal` | command line, listener, TLS, HTTP manners, errors |
+//! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`           | authorities, digests, one-time tokens, becoming a host |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
@@ -32,6 +32,7 @@ mod compute;
 mod enrol;
 mod events;
 mod fleet;
+mod handshakes;
 mod hostapi;
 mod http;
 mod keystone;
@@ -56,5 +57,7 @@ mod tokens;
 mod tunnel;
 mod view;
 
+pub use budget::{Budget, TUNNELS_PER_S};
 pub use command::main;
+pub use handshakes::Handshakes;
 pub use serve::{ServeConfig, Server};

@@ -1,7 +1,16 @@
 //! A frame in steady state allocates nothing: neither where it is sent nor where it is received.
+//!
+//! First the protocol alone, then sessions over TCP without TLS: a stream by itself, and a stream
+//! between two sockets. What was counted is printed for `scripts/bench tunnel --only allocations`.
 
+use allocation_counter::AllocationInfo;
 use bytes::{Bytes, BytesMut};
+use pf9_hostagent::mux::{self, MuxStream, Role, Websocket};
+use pf9_hostagent::wire::limits::DATA_MAX;
 use pf9_hostagent::wire::{Class, Config, Event, Meta, Read, Session, Side, StreamId, Time};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
 
 /// Bytes of one frame.
 const FRAME: usize = 16 * 1024;
@@ -9,6 +18,12 @@ const FRAME: usize = 16 * 1024;
 const WARM: u32 = 4000;
 /// Frames that count.
 const FRAMES: u32 = 4000;
+
+/// A line for whoever collects figures.
+fn tell(what: &str, counted: &AllocationInfo, frames: usize) {
+    let per_frame = counted.count_total as f64 / frames as f64;
+    println!("\nallocations per frame: {what}: {per_frame:.4}");
+}
 
 /// Two ends and the memory between them, used again and again as the websocket does.
 struct Pair {
@@ -99,10 +114,148 @@ fn a_frame_in_steady_state_allocates_nothing() {
     for stream in streams {
         pair.send(stream, &bytes, WARM);
         let counted = allocation_counter::measure(|| pair.send(stream, &bytes, FRAMES));
+        tell("the protocol alone", &counted, FRAMES as usize);
         assert_eq!(
             (counted.count_total, counted.bytes_total),
             (0, 0),
             "allocations, bytes, in {FRAMES} frames"
         );
     }
+}
+
+/// Two sessions over a TCP connection of this machine. All of it runs on this thread, where
+/// allocations are counted.
+struct Joined {
+    runtime: Runtime,
+    /// A stream of the node's end, and the same at the plane's end.
+    near: MuxStream,
+    far: MuxStream,
+}
+
+/// Bytes before it counts, and bytes that count.
+const BYTES: usize = 64 << 20;
+/// Bytes under way of a stream whose reader keeps up.
+const STEP: usize = 2 * DATA_MAX;
+/// Frames to one allocation, at least. The websocket renews the block its headers stand in after
+/// some hundred frames; anything that is allocated for each frame, or for each read of a socket,
+/// is far beyond.
+const FRAMES_TO_ONE: u64 = 32;
+/// Allocations for a frame, at most, whose reader is behind: what waits is copied together, so that
+/// a slow reader costs its window and not the blocks its bytes came in. A frame is two turns, each
+/// of which may begin a block, make it larger and hand it out.
+const BEHIND: u64 = 6;
+
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let to = listener.local_addr().expect("an address");
+    let (near, far) = tokio::join!(TcpStream::connect(to), listener.accept());
+    (near.expect("connected"), far.expect("accepted").0)
+}
+
+fn joined() -> Joined {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (near, far) = runtime.block_on(async {
+        let (near, far) = sockets().await;
+        let begin = |socket, role, side| {
+            let websocket = Websocket::new(socket, role, Bytes::new());
+            mux::session(websocket, side, Config::default())
+        };
+        let (node, _, driver) = begin(near, Role::Client, Side::Node);
+        tokio::spawn(driver);
+        let (_, mut incoming, driver) = begin(far, Role::Server, Side::Plane);
+        tokio::spawn(driver);
+        let near = node.open("sink", Class::Bulk, Meta::new()).expect("open");
+        let opened = incoming.next().await.expect("a stream");
+        (near, opened.accept().expect("a stream"))
+    });
+    Joined { runtime, near, far }
+}
+
+#[test]
+fn a_frame_of_a_session_allocates_nothing() {
+    let Joined { runtime, near, far } = joined();
+    let (mut reader, mut writer) = (far.into_split().0, near.into_split().1);
+    let block = Bytes::from(vec![7; STEP]);
+    let mut run = || {
+        let mut frames = 0;
+        runtime.block_on(async {
+            for _ in 0..BYTES / STEP {
+                writer.send(block.clone()).await.expect("room");
+                let mut left = STEP;
+                while left > 0 {
+                    let n = reader.fill_buf().await.expect("bytes").len();
+                    reader.consume(n);
+                    left -= n;
+                    frames += 1;
+                }
+            }
+        });
+        frames
+    };
+    run();
+    let mut frames = 0;
+    let counted = allocation_counter::measure(|| frames = run());
+    tell("a session over TCP", &counted, frames);
+    assert!(
+        counted.count_total * FRAMES_TO_ONE <= frames as u64,
+        "{} allocations in {frames} frames",
+        counted.count_total
+    );
+}
+
+/// Socket, splice, session, TCP, session, splice, socket: `step` bytes are under way at most.
+fn through_two_sockets(step: usize) -> AllocationInfo {
+    let Joined { runtime, near, far } = joined();
+    let (mut source, mut sink) = runtime.block_on(async {
+        let ((source, inner), (sink, outer)) = (sockets().await, sockets().await);
+        tokio::spawn(mux::splice(near, inner));
+        tokio::spawn(mux::splice(far, outer));
+        (source, sink)
+    });
+    let block = vec![7; STEP];
+    let mut room = vec![0; STEP];
+    let mut run = || {
+        runtime.block_on(async {
+            for _ in 0..BYTES / step {
+                let send = async {
+                    for _ in 0..step / STEP {
+                        source.write_all(&block).await.expect("room");
+                    }
+                };
+                let take = async {
+                    for _ in 0..step / STEP {
+                        sink.read_exact(&mut room).await.expect("bytes");
+                    }
+                };
+                tokio::join!(send, take);
+            }
+        });
+    };
+    run();
+    allocation_counter::measure(run)
+}
+
+#[test]
+fn bytes_between_two_sockets_allocate_nothing() {
+    let counted = through_two_sockets(STEP);
+    let frames = BYTES / DATA_MAX;
+    tell("between two sockets", &counted, frames);
+    assert!(
+        counted.count_total * FRAMES_TO_ONE <= frames as u64,
+        "{} allocations in {frames} frames",
+        counted.count_total
+    );
+}
+
+#[test]
+fn a_reader_that_is_behind_costs_a_copy_and_its_block() {
+    let counted = through_two_sockets(BYTES);
+    let frames = BYTES / DATA_MAX;
+    tell("a reader that is behind", &counted, frames);
+    assert!(
+        counted.count_total <= BEHIND * frames as u64,
+        "{} allocations in {frames} frames",
+        counted.count_total
+    );
 }

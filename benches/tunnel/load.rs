@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::client::{Bulk, Direction, connect, echo, query};
 use super::procs::{cpu_seconds, resident_kib};
+use super::relay;
 use super::target::{BLOCK, HALF_CLOSE, Mode};
 
 /// Where the load goes in, where it comes out, and who is in between.
@@ -79,6 +80,14 @@ pub(crate) enum What {
         #[arg(long, default_value_t = 50)]
         each: usize,
     },
+    /// The connection below is cut: when a new stream brings its first byte again.
+    Cut {
+        #[command(flatten)]
+        path: Path,
+        /// Control address of the relay that cuts.
+        #[arg(long)]
+        relay: SocketAddr,
+    },
     /// Half-close both ways, to the byte.
     HalfClose {
         #[command(flatten)]
@@ -102,6 +111,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         What::Opens { path, callers } => opens(path, *callers)?,
         What::Idle { path, count } => idle(path, *count)?,
         What::Stalled { path, each } => stalled(path, *each)?,
+        What::Cut { path, relay } => cut(path, *relay)?,
         What::HalfClose { path } => half_close(path)?,
     };
     println!("{result}");
@@ -298,6 +308,37 @@ fn stalled(path: &Path, each: usize) -> Result<Value> {
     let again = echo(&mut connect(path.to, Mode::Echo)?)?;
     result["afterwards_us"] = json!(again.as_secs_f64() * 1e6);
     Ok(result)
+}
+
+/// Between two tries to open a stream while the tunnel is down: what the figure is exact to.
+const TRY_AGAIN: Duration = Duration::from_millis(2);
+/// Longest a tunnel may be away after a cut.
+const AWAY: Duration = Duration::from_secs(60);
+
+fn cut(path: &Path, relay: SocketAddr) -> Result<Value> {
+    let mut probe = connect(path.to, Mode::Echo)?;
+    echo(&mut probe)?;
+    let mut control = TcpStream::connect(relay)?;
+    let began = Instant::now();
+    control.write_all(&[relay::CUT])?;
+    // The stream that was there tells when the plane's end knows: nothing goes the old way then.
+    if let Ok(1..) = probe.read(&mut [0]) {
+        bail!("a stream said something nobody asked for");
+    }
+    let lost = began.elapsed();
+    let mut tries = 1;
+    while let Err(e) = connect(path.to, Mode::Echo).and_then(|mut socket| echo(&mut socket)) {
+        if began.elapsed() > AWAY {
+            return Err(e.context("the tunnel did not come back"));
+        }
+        tries += 1;
+        thread::sleep(TRY_AGAIN);
+    }
+    Ok(json!({
+        "lost_s": lost.as_secs_f64(),
+        "first_byte_s": began.elapsed().as_secs_f64(),
+        "tries": tries,
+    }))
 }
 
 /// Bytes sent through the client's own half-close tests; no multiple of anything.

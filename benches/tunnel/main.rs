@@ -12,9 +12,9 @@
 //! | `target`  | the far server: echo, sink, source, never reads, half-close |
 //! | `client`  | connections of the load generator, one mode each |
 //! | `load`    | what is measured; each prints one JSON object |
-//! | `relay`   | a path with a round-trip time, that can be frozen |
+//! | `relay`   | a path with a round-trip time, that can be frozen or cut |
 //! | `tls`     | the baseline: one rustls stream, nothing else |
-//! | `swarm`   | very many idle nodes |
+//! | `swarm`   | very many idle nodes, which come back when their plane does |
 //! | `procs`   | CPU time and memory of the processes under test |
 //!
 //! Load and target are plain threads with blocking sockets: their own cost must be small and the

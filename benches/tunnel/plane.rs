@@ -1,13 +1,16 @@
 //! The plane's end of the tunnel, made of the same parts as the plane's own.
 //!
+//! Handshakes take turns as they do there, and of many nodes as many may begin in a second. What is
+//! missing is what is known of a host: no store is asked, no certificate looked up.
+//!
 //! Each TCP connection to one of two local addresses becomes a stream of that class to the node.
 
 use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use hyper::body::Incoming as Body;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::mux::{self, Handle, Role, Websocket};
+use pf9_hostagent::plane::{Budget, Handshakes, TUNNELS_PER_S};
 use pf9_hostagent::wire::{Class, Code, Config, Meta, Side};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -33,9 +37,13 @@ pub(crate) struct Args {
     /// Most bytes a session may make this end hold, MiB; the protocol's default when not given.
     #[arg(long)]
     window_mib: Option<u64>,
-    /// Sessions of many nodes side by side instead of the newest one only.
+    /// Sessions of many nodes side by side instead of the newest one only; as many may begin in a
+    /// second as with the plane.
     #[arg(long)]
     many: bool,
+    /// Where nodes connect.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
 }
 
 /// Longest a connection waits for a session.
@@ -43,7 +51,10 @@ const SESSION_WAIT: Duration = Duration::from_secs(30);
 
 struct Plane {
     config: Config,
-    many: bool,
+    /// How many sessions may begin, if they are many.
+    budget: Option<Mutex<Budget>>,
+    began: Instant,
+    handshakes: Handshakes,
     current: watch::Sender<Option<Handle>>,
     up: std::sync::atomic::AtomicUsize,
 }
@@ -63,14 +74,18 @@ async fn serve(args: Args) -> Result<()> {
     }
     let plane = Arc::new(Plane {
         config,
-        many: args.many,
+        budget: args.many.then(|| Mutex::new(Budget::new(TUNNELS_PER_S))),
+        began: Instant::now(),
+        handshakes: Handshakes::default(),
         current: watch::Sender::new(None),
         up: std::sync::atomic::AtomicUsize::new(0),
     });
     let interactive = local(&plane, Class::Interactive).await?;
     let bulk = local(&plane, Class::Bulk).await?;
     let listener = tokio::net::TcpSocket::new_v4()?;
-    listener.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    // Where a plane was before it, its connections may linger.
+    listener.set_reuseaddr(true)?;
+    listener.bind(args.listen)?;
     let listener = listener.listen(4096)?;
     tell(&format!("{} {interactive} {bulk}", listener.local_addr()?));
     loop {
@@ -81,6 +96,17 @@ async fn serve(args: Args) -> Result<()> {
                 eprintln!("{e:#}");
             }
         });
+    }
+}
+
+impl Plane {
+    /// Lets a session begin, or says in how many seconds it may.
+    fn admit(&self) -> Result<(), u64> {
+        let Some(budget) = &self.budget else {
+            return Ok(());
+        };
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.admit(self.began.elapsed())
     }
 }
 
@@ -126,8 +152,8 @@ async fn carry(mut session: watch::Receiver<Option<Handle>>, socket: TcpStream, 
 
 /// One node: TLS, HTTP upgrade, session.
 async fn node(plane: &Arc<Plane>, socket: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
-    socket.set_nodelay(true)?;
-    let tls = acceptor.accept(socket).await.context("TLS")?;
+    let tls = plane.handshakes.accept(socket, &acceptor).await;
+    let tls = tls.context("no TLS in time")?;
     let service = service_fn(|request: Request<Body>| {
         let answer = upgrade(plane, request);
         async { Ok::<_, Infallible>(answer) }
@@ -141,6 +167,12 @@ async fn node(plane: &Arc<Plane>, socket: TcpStream, acceptor: TlsAcceptor) -> R
 
 fn upgrade(plane: &Arc<Plane>, mut request: Request<Body>) -> Response<Empty<Bytes>> {
     let mut answer = Response::new(Empty::new());
+    if let Err(after) = plane.admit() {
+        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let after = HeaderValue::from(after);
+        answer.headers_mut().insert(header::RETRY_AFTER, after);
+        return answer;
+    }
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
     let accept = key.map(|key| derive_accept_key(key.as_bytes()));
     let Some(Ok(accept)) = accept.map(|key| HeaderValue::from_str(&key)) else {
@@ -172,7 +204,7 @@ async fn session(plane: &Plane, upgraded: TokioIo<hyper::upgrade::Upgraded>) {
     let (handle, mut incoming, driver) = mux::session(websocket, Side::Plane, plane.config);
     let before = plane.current.send_replace(Some(handle));
     let up = 1 + plane.up.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-    if plane.many {
+    if plane.budget.is_some() {
         tell(&format!("up {up}"));
     } else {
         tell("up");
@@ -187,7 +219,7 @@ async fn session(plane: &Plane, upgraded: TokioIo<hyper::upgrade::Upgraded>) {
     };
     let (closed, ()) = tokio::join!(driver, refuse);
     let up = plane.up.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) - 1;
-    if plane.many {
+    if plane.budget.is_some() {
         tell(&format!("up {up}"));
     } else {
         tell(&format!("down {closed}"));

@@ -108,7 +108,7 @@ fn client_pair(dir: &Path, name: &str) -> Result<(String, String)> {
     Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
 }
 
-/// The plane's TLS: 1.3, client certificates asked for, as the plane does.
+/// The plane's TLS: 1.3, client certificates asked for, tickets to come back with, as the plane does.
 pub(crate) fn server_config(dir: &Path) -> Result<Arc<ServerConfig>> {
     let clients =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots(dir)?), tls::provider())
@@ -124,6 +124,7 @@ pub(crate) fn server_config(dir: &Path) -> Result<Arc<ServerConfig>> {
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 

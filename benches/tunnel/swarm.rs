@@ -1,15 +1,17 @@
-//! Very many nodes that are connected and do nothing.
+//! Very many nodes that are connected and do nothing. Each comes back by the node's own rules when its
+//! plane was away.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use pf9_hostagent::mux;
+use anyhow::Result;
+use pf9_hostagent::comms::Backoff;
+use pf9_hostagent::mux::{self, HandshakeError};
 use pf9_hostagent::wire::{Config, Side};
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -29,8 +31,13 @@ pub(crate) struct Args {
     count: usize,
 }
 
-/// Longest one try takes; a plane that is busy with the others is tried again.
+/// Longest one try takes, as with pf9-comms.
 const TRY: Duration = Duration::from_secs(20);
+/// Longest wait between two tries, as pf9-comms has it without a configuration.
+const RECONNECT_CAP: Duration = Duration::from_secs(60);
+/// Every session counts as one that was up for long, as a fleet's are when its plane starts anew:
+/// the waits begin with the shortest, which is the hardest for the plane.
+const LIVED: Duration = Duration::from_secs(3600);
 
 pub(crate) fn run(args: Args) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
@@ -40,28 +47,44 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 async fn all(args: Args) -> Result<()> {
-    // One certificate for all: what is measured is the plane's side.
-    let tls = prepare::client_config(&args.dir)?;
-    let failed = Arc::new(AtomicU64::new(0));
+    // One certificate for all: what is measured is the plane's side. No session is resumed: the
+    // nodes would use each other's tickets, and a plane that was started anew knows none.
+    let mut tls = ClientConfig::clone(&*prepare::client_config(&args.dir)?);
+    tls.resumption = Resumption::disabled();
+    let tls = Arc::new(tls);
     let mut nodes = JoinSet::new();
     for _ in 0..args.count {
-        let (tls, failed) = (Arc::clone(&tls), Arc::clone(&failed));
-        nodes.spawn(async move {
-            loop {
-                let tried = tokio::time::timeout(TRY, node(args.plane, Arc::clone(&tls))).await;
-                let Ok(Ok(driver)) = tried else {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_secs_f64(fastrand::f64())).await;
-                    continue;
-                };
-                return driver.await;
-            }
-        });
+        nodes.spawn(stay(args.plane, Arc::clone(&tls)));
     }
-    while let Some(closed) = nodes.join_next().await {
-        println!("down {}", closed.context("a node panicked")?);
-    }
+    // They end with the program.
+    while nodes.join_next().await.is_some() {}
     Ok(())
+}
+
+/// One node, for ever.
+async fn stay(plane: SocketAddr, tls: Arc<ClientConfig>) {
+    let mut backoff = Backoff::new(RECONNECT_CAP);
+    loop {
+        let tried = tokio::time::timeout(TRY, node(plane, Arc::clone(&tls))).await;
+        let (lived, hint) = match tried {
+            Ok(Ok(driver)) => {
+                // Why it ended is the plane's to tell.
+                let _: mux::Closed = driver.await;
+                (Some(LIVED), None)
+            }
+            Ok(Err(e)) => (None, told(&e)),
+            Err(_) => (None, None),
+        };
+        tokio::time::sleep(backoff.next(lived, hint, fastrand::f64())).await;
+    }
+}
+
+/// When the plane wants to see the node again, if it said so.
+fn told(e: &anyhow::Error) -> Option<Duration> {
+    match e.downcast_ref() {
+        Some(HandshakeError::Refused { retry_after, .. }) => *retry_after,
+        Some(_) | None => None,
+    }
 }
 
 type Node = mux::Driver<tokio_rustls::client::TlsStream<TcpStream>>;

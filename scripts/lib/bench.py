@@ -5,7 +5,7 @@
                                   one status check's line in kube.log to a later one, so it holds whole sweeps; a sweep
                                   that finds nothing to do may write that line and nothing else. The line's bytes are
                                   named apart: on the disk the kernel counts the page it is in (4096), or two
-  tunnel [--json] [--quick]       of the tunnel on loopback, beside its peers; needs no demo
+  tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
 
 Each figure is one line: name, ours, goal, met. With --json one object a line:
 {"name","unit","ours","target","met"}, with "peers" for the tunnel. Figures are reported, never asserted: this

@@ -10,6 +10,7 @@ import getpass
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -20,12 +21,24 @@ import time
 from pathlib import Path
 
 import tools
-from common import Fail, need_packages, run, say, tail, wait_for
+from common import REPO, Fail, need_packages, run, say, tail, wait_for
 
 BORE = "0.6.0"
 BORE_CONTROL = 7835  # fixed in bore
 START_SECONDS = 20
 TUNNEL_UP = "tunnel is up"
+
+
+def allocations(log):
+    """What tests/alloc.rs counts: {what: allocations per frame}. Not the load tool's work: whatever counts allocations
+    makes each of them slower. The build is the one all tests use; how often something is allocated does not depend on
+    optimisation."""
+    tools.need_rust()
+    done = run(["cargo", "test", "--locked", "--all-features", "--test", "alloc", "--", "--nocapture",
+                "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS)
+    log.write_text(done.stdout)
+    lines = (line.split(": ") for line in done.stdout.splitlines() if line.startswith("allocations per frame: "))
+    return {what: float(number) for _, what, number in lines}
 
 
 def build(log):
@@ -166,8 +179,15 @@ class Ours(Way):
     def freeze(self):
         host, port = self.control.rsplit(":", 1)
         with socket.create_connection((host, int(port)), timeout=5) as control:
+            control.sendall(b"f")
             control.recv(1)
         return time.monotonic()
+
+    def waited(self):
+        """Seconds the node drew to wait after the session that just ended; None when it does not say."""
+        down = line_with(self.words, ["tunnel-down"], START_SECONDS)
+        drawn = re.search(r"wait_ms=(\d+)", down[1]) if down else None
+        return drawn and int(drawn.group(1)) / 1000
 
 
 def free_port():

@@ -5,6 +5,7 @@ and system time of the two ends only, taken over the very stretch in which the b
 "down" is plane to node. Peers run at their defaults on the same path; one that cannot be had is named with the reason.
 Gbit/s depend on who else uses the machine (load, target and both ends share its cores): ratios and CPU seconds do not.
 """
+import argparse
 import contextlib
 import json
 import os
@@ -30,7 +31,17 @@ GOALS = {
     "idle all": ("<", 36), "idle stream": ("<", 8), "start": ("<", 15), "stalled": ("<", 64),
     "stalled p99": ("<", 10.0),
     "reconnected": ("<", 25), "noticed": ("<", 20), "storm": ("<", 120), "exact": (">", 1),
+    # The longest first wait of a node, and as much again as a handshake may take beside others.
+    "cut": ("<", 1.5), "allocations": ("<", 0.0),
 }
+# Rows that belong together, in their order.
+GROUPS = ("throughput", "latency", "opens", "half-close", "memory", "round-trips", "dead-path", "cut", "allocations",
+          "swarm")
+# Those that ask much of a machine, or a build: the others' rows are worth having without them.
+MAY_FAIL = {"allocations", "swarm"}
+# Files a process has open beside the sockets of its nodes.
+FILES_BESIDE = 200
+WITH_PEERS = {"throughput", "latency", "opens", "half-close", "memory"}
 
 
 class Table:
@@ -161,9 +172,10 @@ class Bench:
             self.put(f"new streams, {callers} caller{'s' if callers > 1 else ''}", "1/s", got["n"],
                      "opens 16" if callers == 16 else None, 0)
 
-    def memory(self, fresh):
-        """`fresh` is a tunnel that carried nothing yet."""
+    def memory(self, running):
+        fresh = Ours(self.tool, running)
         self.table.row("RSS of pf9-comms, one session", "MiB", memory_kib(fresh.pids()[-1]) / MIB, goal="start")
+        self.table.row("size of pf9-comms on disk", "MiB", self.tool.comms.stat().st_size / MIB**2)
         self.paths["fresh"] = fresh
         streams = 1000
         idle = self.all("idle", "--count", streams, rounds=1, only=self.with_memory("fresh"),
@@ -183,6 +195,20 @@ class Bench:
         self.put("  echo beside them: p99", "ms", got["p99"], "stalled p99")
         self.put("  1 bulk stream beside them, part of before", "ratio", got["share"])
         del self.paths["fresh"]
+        self.after_bulk(running)
+
+    def after_bulk(self, running):
+        """What both ends keep when 8 streams moved all they could, each way."""
+        self.paths["fresh"] = Ours(self.tool, running)
+        kept = {}
+        for name in self.with_memory("fresh"):
+            moved = [self.ask(name, "bulk", "--direction", direction, "--streams", 8, to=self.paths[name].bulk_to,
+                              seconds=self.seconds, pick=lambda r: r["bytes"]) for direction in ("down", "up")]
+            if all(moved):
+                kept[name] = sum(map(memory_kib, self.paths[name].pids())) / MIB
+        kept["ours"] = kept.pop("fresh", None)
+        self.put("RSS of both ends after 8 bulk streams each way", "MiB", kept, digits=1)
+        del self.paths["fresh"]
 
     def with_memory(self, ours):
         peers = () if self.quick else tuple(n for n in self.paths if n not in ("ours", "direct", "fresh"))
@@ -197,12 +223,13 @@ class Bench:
         self.paths.update({"near": near, "far": far})
         picks = {"gbit": lambda r: r["gbit"]}
         for name, ms, warm in (("near", 40, 1.2), ("far", 150, 3.5)):
-            for direction in ("down", "up"):
-                got = self.all("bulk", "--direction", direction, only=[name], to="bulk", rounds=1,
+            for direction, streams in (("down", 1), ("up", 1), ("up", 8)):
+                got = self.all("bulk", "--direction", direction, "--streams", streams, only=[name], to="bulk", rounds=1,
                                seconds=max(0.8, self.seconds), warm=warm, picks=picks)
                 note = "" if name == "near" else (", default cap" if direction == "down" else ", cap 256 MiB")
-                self.table.row(f"{ms} ms round trip, 1 stream {direction}{note}", "Gbit/s", got["gbit"].get(name),
-                               goal="150 ms" if name == "far" and direction == "up" else None)
+                what = f"{streams} stream{'s' if streams > 1 else ''} {direction}{note}"
+                self.table.row(f"{ms} ms round trip, {what}", "Gbit/s", got["gbit"].get(name),
+                               goal="150 ms" if name == "far" and direction == "up" and streams == 1 else None)
                 time.sleep(ms / 1000)
             got = self.all("opens", "--callers", 16, only=[name], rounds=1, seconds=max(1.5, self.seconds),
                            picks={"n": lambda r: r["per_second"], "p50": lambda r: r["p50_us"] / 1000})
@@ -211,25 +238,64 @@ class Bench:
             self.table.row(f"{ms} ms round trip, first byte of a new stream", "ms", got["p50"].get(name), digits=0)
         del self.paths["near"], self.paths["far"]
 
+    def cuts(self):
+        """The connection is reset. A node tells apart what it waits (at random, so that a fleet spreads) from what it
+        does. Each node is cut once after it was started, which is as after a healthy minute, and once more at once."""
+        for ms, count in ((0, 3 if self.quick else 9), (40, 2 if self.quick else 5)):
+            first, again, work = [], [], []
+            with Running(tempfile.mkdtemp(dir=self.tool.folder, prefix="cut-")) as running:
+                for _ in range(count):
+                    ours = Ours(self.tool, running, rtt_ms=ms)
+                    for times in (first, again):
+                        got = self.tool.load("cut", ours, "--relay", ours.control)["first_byte_s"]
+                        waited = ours.waited()
+                        times.append(got)
+                        if waited is not None:
+                            work.append((got - waited) * 1000)
+            path = "" if ms == 0 else f" ({ms} ms)"
+            self.table.row(f"connection cut{path}: first byte again, median", "s", statistics.median(first))
+            self.table.row(f"connection cut{path}: worst of {count} nodes", "s", max(first), goal="cut")
+            if work:
+                self.table.row(f"  without what the node waits{path}, median", "ms", statistics.median(work), digits=1)
+            self.table.row(f"  cut again within a minute{path}, median", "s", statistics.median(again))
+
+    def allocations(self):
+        for what, number in bench_parts.allocations(self.tool.folder / "allocations.log").items():
+            self.table.row(f"allocations per frame: {what}", "", number, digits=3,
+                           goal=None if "behind" in what else "allocations")
+
     def swarm(self, running, count):
-        """A plane with very many nodes, all of them coming at once."""
+        """A plane with very many nodes: all come at once, do nothing, and come back when their plane is killed."""
         tool = self.tool
-        plane, (address, _, _), lines = running.first_line(
-            [tool.program, "plane", "--many", "--dir", tool.pki()], "plane")
-        before = memory_kib(plane.pid)
-        began = time.monotonic()
+        plane, address, lines = self.big_plane(running)
+        before, began = memory_kib(plane.pid), time.monotonic()
         nodes = running.start(
             [tool.program, "swarm", "--dir", tool.pki(), "--plane", address, "--count", count], "swarm")
-        seen = line_with(lines, [f"up {count}"], SWARM_SECONDS)
-        if seen is None:
-            raise Fail(f"not all of {count} nodes came in within {SWARM_SECONDS} s", tail(nodes.log))
-        self.table.row(f"{count} nodes at once: all connected after", "s", seen[0] - began, goal="storm")
+        self.all_in(f"{count} nodes at once: all connected after", nodes, plane, lines, count, began)
         time.sleep(1)
         self.table.row(f"  plane's memory per idle node ({count})", "KiB", (memory_kib(plane.pid) - before) / count)
         cpu, seconds = ticks(plane.pid), 2 if self.quick else 17
         time.sleep(seconds)
         share = (ticks(plane.pid) - cpu) / seconds
         self.table.row(f"  plane's CPU with {count} idle nodes", "% core", share)
+        began = time.monotonic()
+        plane.kill()
+        plane.wait()
+        plane, _, lines = self.big_plane(running, "--listen", address)
+        self.all_in(f"{count} nodes, plane killed and started: all back", nodes, plane, lines, count, began)
+
+    def big_plane(self, running, *more):
+        plane, (address, _, _), lines = running.first_line(
+            [self.tool.program, "plane", "--many", "--dir", self.tool.pki(), *more], "plane")
+        return plane, address, lines
+
+    def all_in(self, name, nodes, plane, lines, count, began):
+        cpu = ticks(plane.pid)
+        seen = line_with(lines, [f"up {count}"], SWARM_SECONDS)
+        if seen is None:
+            raise Fail(f"not all of {count} nodes came in within {SWARM_SECONDS} s", tail(nodes.log))
+        self.table.row(name, "s", seen[0] - began, goal="storm", digits=1)
+        self.table.row("  plane's CPU for it, per node", "ms", (ticks(plane.pid) - cpu) * 10 / count)
 
 
 def memory_kib(pid):
@@ -295,25 +361,33 @@ def tunnel(args):
         load = os.getloadavg()[0]
         running = stack.enter_context(Running(folder))
         tool = Tool(folder, program, comms, running)
-        peers = {} if args.no_peers else start_peers(tool, stack, folder)
+        only = set(args.only or GROUPS)
+        peers = {} if args.no_peers or not only & WITH_PEERS else start_peers(tool, stack, folder)
         names = ["direct", "rustls", *peers]
         table = Table(args.json, names)
         bench = Bench(tool, table, {"direct": tool.direct, "ours": Ours(tool, running), **peers}, args.quick)
         table.row("cores others kept busy before the run", "cores", busy)
-        frozen = Ours(tool, running, rtt_ms=0)
-        frozen_at = frozen.freeze()
-        bench.throughput()
-        bench.latency()
-        bench.opens()
-        bench.half_close()
-        bench.memory(Ours(tool, running))
-        bench.round_trips(Ours(tool, running, rtt_ms=40), Ours(tool, running, rtt_ms=150, window_mib=256))
-        dead_path(frozen, frozen_at, table)
-        count = min(1000 if args.quick else 10_000, (hard - 100) // 2)
-        try:
-            bench.swarm(running, count)
-        except Fail as fail:
-            warn(f"left out: very many nodes: {fail}")
+        if "dead-path" in only:
+            # Nobody waits for it: it is dead while the others are measured.
+            frozen = Ours(tool, running, rtt_ms=0)
+            frozen_at = frozen.freeze()
+        count = min(1000 if args.quick else 10_000, hard - FILES_BESIDE)
+        rows = {
+            "throughput": bench.throughput, "latency": bench.latency, "opens": bench.opens,
+            "half-close": bench.half_close, "memory": lambda: bench.memory(running),
+            "round-trips": lambda: bench.round_trips(
+                Ours(tool, running, rtt_ms=40), Ours(tool, running, rtt_ms=150, window_mib=256)),
+            "dead-path": lambda: dead_path(frozen, frozen_at, table), "cut": bench.cuts,
+            "allocations": bench.allocations, "swarm": lambda: bench.swarm(running, count),
+        }
+        for group in GROUPS:
+            if group in only:
+                try:
+                    rows[group]()
+                except Fail as fail:
+                    if group not in MAY_FAIL:
+                        raise
+                    warn(f"left out: {group}: {fail}")
         for name, why in bench.broken.items():
             warn(f"{name}: {why}")
         after = busy_cores()
@@ -360,8 +434,16 @@ def gate_alone():
         gate(tool, Ours(tool, running))
 
 
+def groups(words):
+    chosen = words.split(",")
+    if unknown := set(chosen) - set(GROUPS):
+        raise argparse.ArgumentTypeError(f"no such rows: {', '.join(sorted(unknown))}")
+    return chosen
+
+
 def add_arguments(verb):
     verb.add_argument("--json", action="store_true", help="one JSON object a line")
     verb.add_argument("--quick", action="store_true", help="about a minute: short stretches, one round, fewer nodes")
+    verb.add_argument("--only", type=groups, metavar="GROUP,...", help="only these rows: " + ", ".join(GROUPS))
     verb.add_argument("--gate", action="store_true", help="only what must hold on any machine; exit 1 if it does not")
     verb.add_argument("--no-peers", action="store_true", help="only our own figures")

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// State between tries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Backoff {
+pub struct Backoff {
     failures: u32,
     cap: Duration,
 }
@@ -19,18 +19,19 @@ const FIRST: Duration = Duration::from_secs(1);
 const HEALTHY: Duration = Duration::from_secs(60);
 
 impl Backoff {
-    pub(super) fn new(cap: Duration) -> Self {
+    /// Nothing failed yet; no wait is longer than `cap` and the plane's own wish.
+    pub fn new(cap: Duration) -> Self {
         Self { failures: 0, cap }
     }
 
     /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
+    pub fn failures(&self) -> u32 {
         self.failures
     }
 
     /// The wait before the next try. `lived`: how long the session was up, if it was at all;
     /// `hint`: the plane's own wish; `random`: uniform in [0, 1).
-    pub(super) fn next(
+    pub fn next(
         &mut self,
         lived: Option<Duration>,
         hint: Option<Duration>,

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
@@ -65,9 +67,16 @@ async fn up<S: AsyncRead>(
     mut writer: MuxWriter,
     passed: &mut u64,
 ) -> io::Result<()> {
-    let mut blocks = Blocks::default();
+    let mut blocks = Blocks::begin();
     loop {
-        let bytes = poll_fn(|cx| blocks.poll_read(cx, Pin::new(&mut socket))).await?;
+        let bytes = poll_fn(|cx| {
+            let read = blocks.poll_read(cx, Pin::new(&mut socket));
+            if read.is_pending() {
+                blocks.poll_rest(cx);
+            }
+            read
+        })
+        .await?;
         if bytes.is_empty() {
             return writer.shutdown().await;
         }
@@ -77,37 +86,79 @@ async fn up<S: AsyncRead>(
 }
 
 /// Buffers that become frames' payloads, and are read into again once those have left.
-#[derive(Default)]
 struct Blocks {
     current: BytesMut,
-    resting: VecDeque<BytesMut>,
+    /// In a box: most streams are never busy, and each keeps room for this as long as it lives.
+    rest: Option<Box<Rest>>,
+}
+
+/// What a busy stream has more than others.
+struct Rest {
+    blocks: VecDeque<BytesMut>,
+    /// Something was read since the timer was set.
+    busy: bool,
+    idle: Pin<Box<Sleep>>,
 }
 
 impl Blocks {
+    fn begin() -> Self {
+        Self {
+            current: BytesMut::with_capacity(DATA_MAX),
+            rest: None,
+        }
+    }
+
     fn poll_read<S: AsyncRead>(
         &mut self,
         cx: &mut Context<'_>,
         socket: Pin<&mut ReadHalf<S>>,
     ) -> Poll<io::Result<Bytes>> {
         if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_MAX) {
-            let reclaimed = self
-                .resting
-                .iter_mut()
-                .position(|b| b.try_reclaim(DATA_MAX));
-            let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
-            let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
-            let full = std::mem::replace(&mut self.current, block);
-            if self.resting.len() < RESTING_MAX {
-                self.resting.push_back(full);
+            self.rest
+                .get_or_insert_with(Rest::begin)
+                .replace(&mut self.current);
+        }
+        let read = ready!(poll_read_buf(socket, cx, &mut self.current));
+        if let Some(rest) = &mut self.rest {
+            rest.busy = true;
+        }
+        Poll::Ready(read.map(|_| self.current.split().freeze()))
+    }
+
+    /// While nothing comes: an idle stream holds one block at most, so thousands of them cost
+    /// little. Not at the first time nothing is there, which is after every few blocks of a busy
+    /// stream whose socket is slower than the tunnel: each would be allocated anew.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) {
+        while let Some(rest) = &mut self.rest
+            && rest.idle.as_mut().poll(cx).is_ready()
+        {
+            if std::mem::take(&mut rest.busy) {
+                rest.idle.as_mut().reset(Instant::now() + IDLE);
+            } else {
+                self.rest = None;
             }
         }
-        match poll_read_buf(socket, cx, &mut self.current) {
-            Poll::Ready(result) => Poll::Ready(result.map(|_| self.current.split().freeze())),
-            Poll::Pending => {
-                // An idle stream holds one block at most: thousands of them cost little.
-                self.resting.clear();
-                Poll::Pending
-            }
+    }
+}
+
+impl Rest {
+    fn begin() -> Box<Self> {
+        Box::new(Self {
+            blocks: VecDeque::with_capacity(RESTING_MAX),
+            busy: true,
+            idle: Box::pin(tokio::time::sleep(IDLE)),
+        })
+    }
+
+    /// Lets a block rest that was read full, for one whose bytes have left; a new one if there is
+    /// none.
+    fn replace(&mut self, current: &mut BytesMut) {
+        let reclaimed = self.blocks.iter_mut().position(|b| b.try_reclaim(DATA_MAX));
+        let block = reclaimed.and_then(|at| self.blocks.swap_remove_back(at));
+        let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
+        let full = std::mem::replace(current, block);
+        if self.blocks.len() < RESTING_MAX {
+            self.blocks.push_back(full);
         }
     }
 }
@@ -117,3 +168,34 @@ const RESTING_MAX: usize = 4;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
 const READ_MIN: usize = DATA_MAX / 4;
+/// A stream from whose socket nothing came for this long is idle. The timer moves at most once in
+/// this time, however many blocks pass.
+const IDLE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn blocks_rest_while_a_stream_is_busy_and_are_given_back_after() {
+        let mut blocks = Blocks::begin();
+        let mut rest = Rest::begin();
+        rest.replace(&mut blocks.current);
+        blocks.rest = Some(rest);
+        let mut look = async |busy, passed| {
+            tokio::time::advance(passed).await;
+            if let Some(rest) = &mut blocks.rest {
+                rest.busy |= busy;
+            }
+            blocks.poll_rest(&mut Context::from_waker(Waker::noop()));
+            blocks.rest.as_ref().map_or(0, |rest| rest.blocks.len())
+        };
+        assert_eq!(look(true, Duration::ZERO).await, 1, "the timer begins");
+        assert_eq!(look(false, IDLE / 2).await, 1, "not yet");
+        assert_eq!(look(true, 2 * IDLE).await, 1, "bytes came meanwhile");
+        assert_eq!(look(false, IDLE / 2).await, 1, "not yet again");
+        assert_eq!(look(false, IDLE).await, 0, "nothing came");
+    }
+}

@@ -10,13 +10,13 @@ use crate::app::Bucket;
 
 /// Tunnels that may begin in a second. A handshake costs about a millisecond of a core, so this is
 /// a quarter of one; ten thousand hosts are in within a minute.
-pub(super) const TUNNELS_PER_S: u32 = 250;
+pub const TUNNELS_PER_S: u32 = 250;
 /// Nobody is told to come back later than this: who waits longer looks dead to its operator.
 const RETRY_MAX: Duration = Duration::from_secs(120);
 
 /// The budget of new tunnels.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub struct Budget {
     bucket: Bucket,
     /// Time between two places of the queue. A fifth more than between two tunnels, so that those
     /// who come as they were told find room beside newcomers.
@@ -27,7 +27,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// `per_second` tunnels, and as many at once.
-    pub(super) fn new(per_second: u32) -> Self {
+    pub fn new(per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self {
             bucket: Bucket::new(per_second, per_second),
@@ -38,7 +38,7 @@ impl Budget {
 
     /// Lets one begin, or says in how many seconds it may come back. `now` is measured from any
     /// fixed moment.
-    pub(super) fn admit(&mut self, now: Duration) -> Result<(), u64> {
+    pub fn admit(&mut self, now: Duration) -> Result<(), u64> {
         let Err(wait) = self.bucket.take(now) else {
             return Ok(());
         };

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::TUNNELS_PER_S;
+use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
@@ -30,9 +31,6 @@ use super::tls::ServerIdentity;
 use super::tunnel::Shown;
 use super::{admin, bootstrap, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
 use crate::model::Fault;
-
-/// Bytes the kernel may hold unsent on a connection; the node's end has the same bound.
-const UNSENT_MAX: u32 = 128 * 1024;
 
 /// What [`Server::start`] needs.
 #[derive(Clone, Debug)]
@@ -57,14 +55,6 @@ pub struct Server {
 /// drains and its replacement) and four thousand for operators. One that waits for its handshake
 /// costs a socket and a kilobyte; `command` sees that there are descriptors for them.
 pub(super) const CONNECTIONS_MAX: usize = 24_576;
-/// TLS handshakes at a time: a returning fleet queues here instead of taking every core.
-const HANDSHAKES_MAX: usize = 64;
-/// How long a connection may wait for its turn, or for its first byte. With the handshake itself
-/// it is a little less than a node waits.
-const TURN_DEADLINE: Duration = Duration::from_secs(12);
-/// How long a handshake may take: three round trips of the slowest path, with loss. Who holds a
-/// turn keeps others waiting.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection may be silent between requests, or dribble a header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest header block; kubectl's longest is 8 KiB.
@@ -264,7 +254,7 @@ fn router(plane: &Arc<Plane>) -> Router {
 
 async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAcceptor) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = Arc::new(Handshakes::default());
     let router = router(&plane);
     loop {
         let accepted = tokio::select! {
@@ -296,31 +286,12 @@ async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAccep
 async fn serve_tls(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
-    handshakes: &Semaphore,
+    handshakes: &Handshakes,
     router: Router,
     shutdown: CancellationToken,
 ) {
-    // Frames and prompts are small: they must not wait for company.
-    drop(stream.set_nodelay(true));
-    // What the kernel holds unsent is what a key stroke finds ahead of itself.
-    drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX));
-    let turn = async {
-        // Who says nothing does not hold a turn that others wait for.
-        stream.peek(&mut [0]).await.ok()?;
-        handshakes.acquire().await.ok()
-    };
-    let Ok(Some(turn)) = tokio::time::timeout(TURN_DEADLINE, turn).await else {
+    let Some(stream) = handshakes.accept(stream, acceptor).await else {
         return;
-    };
-    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
-    drop(turn);
-    let stream = match handshake {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => {
-            tracing::debug!(why = %e, "tls handshake failed");
-            return;
-        }
-        Err(_) => return,
     };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|c| c.first());
