@@ -28,7 +28,7 @@ mod stream;
 mod tests;
 mod websocket;
 
-pub use driver::{Closed, Driver, session};
+pub use driver::{Closed, Driver, WRITE_MAX, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, splice};

@@ -127,7 +127,8 @@ async fn carry(mut session: watch::Receiver<Option<Handle>>, socket: TcpStream, 
 /// One node: TLS, HTTP upgrade, session.
 async fn node(plane: &Arc<Plane>, socket: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
     socket.set_nodelay(true)?;
-    let tls = acceptor.accept(socket).await.context("TLS")?;
+    let mut tls = acceptor.accept(socket).await.context("TLS")?;
+    tls.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
     let service = service_fn(|request: Request<Body>| {
         let answer = upgrade(plane, request);
         async { Ok::<_, Infallible>(answer) }

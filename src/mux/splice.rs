@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf,
 use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
-use crate::wire::limits::DATA_MAX;
+use super::websocket::DATA_FULL;
 
 /// What passed before a splice ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,13 +89,13 @@ impl Blocks {
         cx: &mut Context<'_>,
         socket: Pin<&mut ReadHalf<S>>,
     ) -> Poll<io::Result<Bytes>> {
-        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_MAX) {
+        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_FULL) {
             let reclaimed = self
                 .resting
                 .iter_mut()
-                .position(|b| b.try_reclaim(DATA_MAX));
+                .position(|b| b.try_reclaim(DATA_FULL));
             let block = reclaimed.and_then(|at| self.resting.swap_remove_back(at));
-            let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
+            let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_FULL));
             let full = std::mem::replace(&mut self.current, block);
             if self.resting.len() < RESTING_MAX {
                 self.resting.push_back(full);
@@ -113,7 +113,7 @@ impl Blocks {
 }
 
 /// Blocks of one stream that are on their way: its queue, the websocket's, and one to read into.
-const RESTING_MAX: usize = 4;
+const RESTING_MAX: usize = 6;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
-const READ_MIN: usize = DATA_MAX / 4;
+const READ_MIN: usize = DATA_FULL / 4;

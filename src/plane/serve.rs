@@ -30,6 +30,7 @@ use super::tls::ServerIdentity;
 use super::tunnel::Shown;
 use super::{admin, bootstrap, enrol, keystone, proxy, qbert, resmgr, tunnel};
 use crate::model::Fault;
+use crate::mux;
 
 /// Bytes the kernel may hold unsent on a connection; the node's end has the same bound.
 const UNSENT_MAX: u32 = 128 * 1024;
@@ -310,7 +311,7 @@ async fn serve_tls(
     };
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
     drop(turn);
-    let stream = match handshake {
+    let mut stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
             tracing::debug!(why = %e, "tls handshake failed");
@@ -318,7 +319,8 @@ async fn serve_tls(
         }
         Err(_) => return,
     };
-    let (_, session) = stream.get_ref();
+    let (_, session) = stream.get_mut();
+    session.set_buffer_limit(Some(mux::WRITE_MAX));
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
     serve_http(stream, router, shown, shutdown).await;

@@ -44,8 +44,9 @@ pub(super) struct Arrived {
     len: usize,
 }
 
-/// Slices kept as they are: what one read of the socket may bring of one stream.
-const SLICES_MAX: usize = 4;
+/// Slices kept as they are: what the driver takes of the socket in two runs. While the reader
+/// writes one of them out, perhaps on another core, the next one comes.
+const SLICES_MAX: usize = 8;
 
 /// Bytes copied together into one block.
 const COPIED_MAX: usize = 64 * 1024;
