@@ -29,7 +29,7 @@ mod tests;
 mod websocket;
 
 pub(crate) use clock::Clock;
-pub use driver::{Closed, Driver, session};
+pub use driver::{Closed, Driver, WRITE_MAX, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, splice};

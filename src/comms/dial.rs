@@ -141,13 +141,14 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let tls = TlsConnector::from(Arc::clone(&self.identity.tls))
+        let mut tls = TlsConnector::from(Arc::clone(&self.identity.tls))
             .connect(name, tcp)
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
                 Some(cut) => cut.into(),
                 None => failed(e),
             })?;
+        tls.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
         journey.end(session_words(&tls));
         Ok((tls, at))
     }

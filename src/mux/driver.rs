@@ -15,7 +15,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::clock::Clock;
 use super::shared::{Handle, Incoming, Shared};
-use super::websocket::{Message, Websocket, WebsocketError};
+use super::websocket::{FRAME_FULL, Message, Websocket, WebsocketError};
+use crate::wire::limits::DATA_MAX;
 use crate::wire::{Code, Config, Frame, Session, Side, StreamId, Violation};
 
 /// Why a connection is over.
@@ -42,6 +43,15 @@ pub struct Driver<S> {
     ending: Option<Ending>,
 }
 
+/// What one run of reading brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    Some,
+    /// There may be more, but those it is for come first.
+    Enough,
+}
+
 struct Ending {
     why: Closed,
     /// The last frame, until it is queued.
@@ -50,11 +60,20 @@ struct Ending {
     until: Instant,
 }
 
-/// Payload gathered before a flush: under load TLS records are full, when idle one frame leaves at
-/// once. Also what a key stroke may find ahead of itself in our own buffers.
-const GATHER: usize = 64 * 1024;
-/// Messages read in a row before others of this thread get a turn.
+/// Most payload gathered before a flush: under load TLS records are full, when idle one frame
+/// leaves at once. Also what a key stroke may find ahead of itself in our own buffers.
+const GATHER: usize = 96 * 1024;
+/// What TLS below a driver must take in one piece, beside what GATHER counts: headers of very many
+/// small frames, an answer of the websocket.
+const GATHER_HEADERS: usize = 32 * 1024;
+/// Most bytes one write of a driver hands on. TLS that buffers less makes records and system calls
+/// of a few bytes out of what does not fit.
+pub const WRITE_MAX: usize = GATHER + GATHER_HEADERS;
+/// Messages read in a row before frames are written.
 const READ_RUN: usize = 64;
+/// Bytes read in a row before those they are for get a turn: while all is still in the processor's
+/// cache, and before streams have to copy what waits in them.
+const READ_RUN_BYTES: usize = 4 * FRAME_FULL;
 /// Turns of the loop before others of this thread get one.
 const TURNS: usize = 16;
 /// Longest a farewell may take to leave.
@@ -102,15 +121,21 @@ impl<S> Driver<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Reads until nothing is there. True when something was.
-    fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+    /// Reads until nothing is there, or enough was.
+    fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
+        let mut taken_bytes = 0;
         for n in 0..READ_RUN {
+            if taken_bytes >= READ_RUN_BYTES {
+                return Ok(Taken::Enough);
+            }
             let message = match self.websocket.poll_message(cx) {
-                Poll::Pending => return Ok(n > 0),
+                Poll::Pending if n == 0 => return Ok(Taken::Nothing),
+                Poll::Pending => return Ok(Taken::Some),
                 Poll::Ready(message) => message.map_err(|e| transport(&e))?,
             };
             match message {
                 Message::Binary(bytes) => {
+                    taken_bytes += bytes.len();
                     let mut state = self.shared.lock();
                     let now = self.shared.now();
                     let taken = state.session.receive(bytes, now);
@@ -120,7 +145,7 @@ where
                 Message::Close => return Err(Closed::ByPeer),
             }
         }
-        Ok(true)
+        Ok(Taken::Some)
     }
 
     /// Writes until the socket is full or nothing is left. True when something was written.
@@ -137,7 +162,7 @@ where
             }
             self.flushing = false;
             let mut gathered = 0;
-            while gathered < GATHER
+            while gathered + DATA_MAX <= GATHER
                 && let Some(frame) = self.next_frame()
             {
                 gathered += self.websocket.queue(frame);
@@ -191,8 +216,10 @@ where
             self.poll_time(cx)?;
             let read = self.poll_in(cx)?;
             let wrote = self.poll_out(cx)?;
-            if !read && !wrote {
-                return Ok(());
+            match read {
+                Taken::Nothing if !wrote => return Ok(()),
+                Taken::Nothing | Taken::Some => {}
+                Taken::Enough => break,
             }
         }
         cx.waker().wake_by_ref();

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
-use crate::wire::limits::DATA_MAX;
+use super::websocket::DATA_FULL;
 
 /// What passed before a splice ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,7 +103,7 @@ struct Rest {
 impl Blocks {
     fn begin() -> Self {
         Self {
-            current: BytesMut::with_capacity(DATA_MAX),
+            current: BytesMut::with_capacity(DATA_FULL),
             rest: None,
         }
     }
@@ -113,7 +113,7 @@ impl Blocks {
         cx: &mut Context<'_>,
         socket: Pin<&mut ReadHalf<S>>,
     ) -> Poll<io::Result<Bytes>> {
-        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_MAX) {
+        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_FULL) {
             self.rest
                 .get_or_insert_with(Rest::begin)
                 .replace(&mut self.current);
@@ -153,9 +153,12 @@ impl Rest {
     /// Lets a block rest that was read full, for one whose bytes have left; a new one if there is
     /// none.
     fn replace(&mut self, current: &mut BytesMut) {
-        let reclaimed = self.blocks.iter_mut().position(|b| b.try_reclaim(DATA_MAX));
+        let reclaimed = self
+            .blocks
+            .iter_mut()
+            .position(|b| b.try_reclaim(DATA_FULL));
         let block = reclaimed.and_then(|at| self.blocks.swap_remove_back(at));
-        let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_MAX));
+        let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_FULL));
         let full = std::mem::replace(current, block);
         if self.blocks.len() < RESTING_MAX {
             self.blocks.push_back(full);
@@ -164,10 +167,10 @@ impl Rest {
 }
 
 /// Blocks of one stream that are on their way: its queue, the websocket's, and one to read into.
-const RESTING_MAX: usize = 4;
+const RESTING_MAX: usize = 6;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
-const READ_MIN: usize = DATA_MAX / 4;
+const READ_MIN: usize = DATA_FULL / 4;
 /// A stream from whose socket nothing came for this long is idle. The timer moves at most once in
 /// this time, however many blocks pass.
 const IDLE: Duration = Duration::from_secs(1);

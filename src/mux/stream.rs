@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::{Shared, State};
+use super::websocket::DATA_FULL;
 use crate::wire::limits::DATA_MAX;
 use crate::wire::{Code, Read, StreamEnd, StreamId, WriteError};
 
@@ -173,11 +174,12 @@ impl AsyncRead for MuxReader {
 // === impl MuxWriter ===
 
 impl MuxWriter {
-    /// Writes bytes without copying them. Waits until all of them are queued.
+    /// Writes bytes without copying them. Waits until all of them are queued. A block goes whole as
+    /// soon as there is any room: cut to what is left, much of the traffic would be tiny frames.
     pub async fn send(&mut self, mut bytes: Bytes) -> io::Result<()> {
         while !bytes.is_empty() {
-            let n = std::future::poll_fn(|cx| self.poll_room(cx)).await?;
-            self.queue(bytes.split_to(n.min(bytes.len())))?;
+            std::future::poll_fn(|cx| self.poll_room(cx)).await?;
+            self.queue(bytes.split_to(bytes.len().min(DATA_MAX)))?;
         }
         Ok(())
     }
@@ -191,7 +193,8 @@ impl MuxWriter {
         Ok(())
     }
 
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+    /// Ready when anything may be queued.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let Core { shared, id } = &*self.core;
         let mut state = shared.lock();
         if let Some(e) = over(&state) {
@@ -204,7 +207,7 @@ impl MuxWriter {
                 }
                 Poll::Pending
             }
-            Ok(room) => Poll::Ready(Ok(room)),
+            Ok(_) => Poll::Ready(Ok(())),
             Err(e) => Poll::Ready(Err(write_error(&state, e))),
         }
     }
@@ -219,8 +222,8 @@ impl AsyncWrite for MuxWriter {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let room = ready!(self.poll_room(cx))?;
-        let n = room.min(buf.len()).min(DATA_MAX);
+        ready!(self.poll_room(cx))?;
+        let n = buf.len().min(DATA_FULL);
         let piece = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
         Poll::Ready(self.queue(piece).map(|()| n))
     }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::wire::limits::{DATA_MAX, SEND_BUFFER};
 use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 
 struct End {
@@ -68,6 +69,30 @@ async fn half_close_brings_the_answer_after_the_request_ended() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("read");
     assert_eq!(answer, b"hello");
+}
+
+/// Whatever room is left: a block is one frame, not one of a few bytes and the rest.
+#[tokio::test]
+async fn a_block_goes_whole_or_waits() {
+    let (node, _plane) = pair(1024);
+    let stream = node.handle.open("echo", Class::Bulk, Meta::new());
+    let (_reader, mut writer) = stream.expect("open").into_split();
+    let nearly = Bytes::from(vec![0; SEND_BUFFER - 1]);
+    let block = Bytes::from(vec![0; DATA_MAX]);
+    let mut send = async |bytes| {
+        let sent = writer.send(bytes);
+        // Nothing drives the connection: what has to wait, waits for ever.
+        tokio::select! {
+            biased;
+            sent = sent => sent.is_ok(),
+            () = std::future::ready(()) => false,
+        }
+    };
+    for piece in [nearly.slice(..DATA_MAX), nearly.slice(DATA_MAX..)] {
+        assert!(send(piece).await);
+    }
+    assert!(send(block.clone()).await, "one byte of room is room");
+    assert!(!send(block).await, "no room is none");
 }
 
 #[tokio::test]

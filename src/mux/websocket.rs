@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use crate::wire::Frame;
-use crate::wire::limits::MESSAGE_MAX;
+use crate::wire::limits::{DATA_MAX, HEADER, MESSAGE_MAX};
 
 /// A websocket whose handshake is done.
 pub struct Websocket<S> {
@@ -60,14 +60,22 @@ pub(super) enum WebsocketError {
     Protocol(&'static str),
 }
 
-/// Read at once: about two full frames.
-const READ: usize = 64 * 1024;
+/// Read at once: two full frames, so that none has to be moved to another block.
+const READ: usize = 2 * FRAME_FULL;
+/// A message with a full DATA frame, its own header included: two full records of TLS.
+pub(super) const FRAME_FULL: usize = DATA_MAX;
+/// Payload of such a frame.
+pub(super) const DATA_FULL: usize = FRAME_FULL - HEADER_MAX - HEADER;
 /// Most blocks kept to be read into again: about what the streams of a busy connection hold.
 const RESTING_MAX: usize = 16;
 /// Payloads up to this are copied beside their header: one slice less for TLS to gather.
 const COPY_MAX: usize = 1024;
+/// One block for the headers and small payloads of many frames.
+const HEADERS: usize = 4096;
 /// Most slices of one write.
 const SLICES_MAX: usize = 32;
+/// Longest header of a message that is taken: two bytes, a length of two, a mask of four.
+const HEADER_MAX: usize = 8;
 /// Largest payload of a control message (RFC 6455, 5.5).
 const CONTROL_MAX: usize = 125;
 
@@ -121,6 +129,16 @@ impl<S> Websocket<S> {
         Ok(Some((header.opcode, payload.freeze())))
     }
 
+    /// Room for the next read. A message whose header is known has its room already: a block that
+    /// has little left is filled to its end, so that nothing is moved out of it.
+    fn make_room_to_read(&mut self) {
+        let begun = self.input.len() >= HEADER_MAX;
+        let room = self.input.capacity() - self.input.len();
+        if room == 0 || !begun && room < READ / 2 {
+            self.make_room(READ / 2);
+        }
+    }
+
     /// Room to read `n` more bytes into. Under load blocks go round: a new one for each read would
     /// make the allocator give pages back to the kernel and fetch them again, which costs as much
     /// as the decryption.
@@ -169,10 +187,8 @@ impl<S> Websocket<S> {
     }
 
     fn put_header(&mut self, opcode: u8, size: usize) {
-        // One allocation for the headers of many frames.
-        const ROOM: usize = 4096;
         if self.tail.capacity() - self.tail.len() < CONTROL_MAX + COPY_MAX {
-            self.tail.reserve(ROOM);
+            self.tail.reserve(HEADERS);
         }
         let mask = match self.role {
             Role::Client => MASKED,
@@ -209,9 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
                     _ => {}
                 }
             }
-            if self.input.capacity() - self.input.len() < READ / 2 {
-                self.make_room(READ / 2);
-            }
+            self.make_room_to_read();
             let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
             match ready!(read) {
                 Ok(0) => return Poll::Ready(Err(WebsocketError::Eof)),
@@ -256,6 +270,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
                 written -= front.len();
                 self.output.pop_front();
             }
+        }
+        // Nobody holds a slice of it now: its room comes back, and no new block is needed.
+        if (1..HEADERS / 2).contains(&self.tail.capacity()) {
+            self.tail.reserve(HEADERS);
         }
         Pin::new(&mut self.io).poll_flush(cx)
     }
@@ -325,6 +343,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
     use tokio_tungstenite::tungstenite::protocol::{Role as TheirRole, WebSocket};
 
     use super::*;
@@ -383,6 +402,41 @@ mod tests {
                 prop_assert!(payload.len() <= MESSAGE_MAX);
             }
             prop_assert!(ws.input.capacity() <= 2 * MESSAGE_MAX + READ);
+        }
+    }
+
+    /// Two records of TLS hold it, and one block two of it: nothing is left over that would cost a
+    /// record, a system call or a copy of its own.
+    #[tokio::test]
+    async fn full_frames_fill_records_and_blocks() {
+        let frame = Frame::Data(crate::wire::StreamId(1), vec![7; DATA_FULL].into(), false);
+        for (role, their) in [(Role::Client, Role::Server), (Role::Server, Role::Client)] {
+            let mut sender = ours(role, &[]);
+            sender.queue(frame.clone());
+            let bytes = sent(sender);
+            assert!(bytes.len() <= FRAME_FULL && bytes.len() + HEADER_MAX > FRAME_FULL);
+
+            let (here, mut there) = tokio::io::duplex(FRAME_FULL);
+            let mut receiver = Websocket::new(here, their, Bytes::new());
+            let feed = async {
+                for _ in 0..2 {
+                    there.write_all(&bytes).await.expect("write");
+                }
+            };
+            let take = async {
+                let mut payloads = Vec::new();
+                while payloads.len() < 2 {
+                    let next = std::future::poll_fn(|cx| receiver.poll_message(cx)).await;
+                    let Ok(Message::Binary(payload)) = next else {
+                        panic!("{next:?}");
+                    };
+                    payloads.push(payload);
+                }
+                payloads
+            };
+            let (payloads, ()) = tokio::join!(take, feed);
+            let distance = payloads[1].as_ptr().addr() - payloads[0].as_ptr().addr();
+            assert_eq!(distance, bytes.len(), "they lie in one block as they came");
         }
     }
 

@@ -7,6 +7,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::mux;
+
 /// Turns of a listener's handshakes.
 #[derive(Debug)]
 pub struct Handshakes(Semaphore);
@@ -49,9 +51,11 @@ impl Handshakes {
         let turn = tokio::time::timeout(TURN_DEADLINE, turn).await.ok()??;
         let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
         drop(turn);
-        handshake
+        let mut stream = handshake
             .ok()?
             .inspect_err(|e| tracing::debug!(why = %e, "tls handshake failed"))
-            .ok()
+            .ok()?;
+        stream.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
+        Some(stream)
     }
 }

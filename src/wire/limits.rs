@@ -22,9 +22,10 @@ pub const STREAMS_MAX: u32 = 1024;
 /// Most bytes a connection may make its receiver hold: the guaranteed
 /// `STREAMS_MAX × INITIAL_WINDOW` (32 MiB) and as much again to grow windows with.
 pub const CONNECTION_WINDOW: u64 = 64 * 1024 * 1024;
-/// Bytes a stream's sender holds before it makes its writer wait. Two turns: enough to keep the
-/// line busy while the writer is woken.
-pub const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes a stream's sender holds before it makes its writer wait; the piece that reaches the bound
+/// goes whole. Enough for one write of the socket, and to keep the line busy while the writer is
+/// woken.
+pub const SEND_BUFFER: usize = 96 * 1024;
 /// Longest service name.
 pub const SERVICE_MAX: usize = 64;
 /// Most entries of an OPEN's metadata.

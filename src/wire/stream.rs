@@ -44,7 +44,8 @@ pub(super) struct Arrived {
     len: usize,
 }
 
-/// Slices kept as they are: what one read of the socket may bring of one stream.
+/// Slices kept as they are: what the driver takes of the socket in one run. Twice as many were 4 %
+/// less CPU time, and 15 MiB more for eight stalled readers.
 const SLICES_MAX: usize = 4;
 
 /// Bytes copied together into one block.
