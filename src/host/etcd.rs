@@ -13,7 +13,7 @@ use super::tls::{self, Identity, TlsError};
 
 mod join;
 
-pub use join::{join, promote_within, votes};
+pub use join::{counted, join, promote_within};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);

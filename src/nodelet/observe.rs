@@ -170,7 +170,7 @@ impl<'a> Sweep<'a> {
             // Done once, on the way out.
             Step::Drain { .. } | Step::ForgetNode { .. } => Seen::Missing,
             Step::EtcdMemberGone { member } => self.etcd_member(member).await,
-            Step::EtcdJoined { settings, .. } => or_unknown(self.etcd_joined(settings)),
+            Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit),
             Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,

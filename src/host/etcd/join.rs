@@ -27,12 +27,16 @@ pub async fn join(
     Err(why)
 }
 
-/// Whether the member votes; `None`: the others do not know it.
-pub async fn votes(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<Option<bool>, EtcdError> {
+/// The member with this name or address, as the first of these endpoints that answers counts it.
+pub async fn counted(
+    endpoints: &[Etcd],
+    name: &str,
+    ip: IpAddr,
+) -> Result<Option<Member>, EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
         match etcd.members().await {
-            Ok(members) => return Ok(own(&members, name, ip).map(|m| !m.is_learner)),
+            Ok(members) => return Ok(own(&members, name, ip).cloned()),
             Err(e) => why = e.or_after(why),
         }
     }
@@ -84,6 +88,13 @@ fn own<'a>(members: &'a [Member], name: &str, ip: IpAddr) -> Option<&'a Member> 
         .find(|m| m.name == name || m.peer_urls.contains(&url))
 }
 
+impl Member {
+    /// Its name is empty until then.
+    pub fn was_started(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
 impl Etcd {
     async fn joined(
         &self,
@@ -93,8 +104,7 @@ impl Etcd {
     ) -> Result<Vec<Member>, EtcdError> {
         let members = self.members().await?;
         match own(&members, name, ip) {
-            // Its name is empty until it was started once: it was added and waits for its start.
-            Some(member) if has_data || member.name.is_empty() => return Ok(members),
+            Some(member) if has_data || !member.was_started() => return Ok(members),
             Some(stale) => self.remove(&stale.id).await?,
             None => {}
         }

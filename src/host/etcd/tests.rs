@@ -302,13 +302,16 @@ fn names(members: &[Member]) -> Vec<(String, bool)> {
 #[tokio::test]
 async fn a_newcomer_is_counted_without_a_vote_until_it_has_caught_up() {
     let rig = Rig::new(2).await;
-    let ask = || votes(&rig.endpoints, "m7", ip_of(7));
-    assert_eq!(ask().await.expect("told"), None);
+    let ask = async || {
+        let told = counted(&rig.endpoints, "m7", ip_of(7)).await.expect("told");
+        told.map(|m| (m.is_learner, m.was_started()))
+    };
+    assert_eq!(ask().await, None);
     let all = join(&rig.endpoints, "m7", ip_of(7), false).await;
     let url = |n: usize| format!("https://10.0.0.{n}:2380");
     let expected = [(url(0), false), (url(1), false), (url(7), true)];
     assert_eq!(names(&all.expect("joined")), expected);
-    assert_eq!(ask().await.expect("told"), Some(false));
+    assert_eq!(ask().await, Some((true, false)));
     // Killed before it was started: it asks again and is not counted twice.
     let again = join(&rig.endpoints, "m7", ip_of(7), false).await;
     assert_eq!(names(&again.expect("joined")), expected);

@@ -2,8 +2,8 @@
 
 use super::port;
 use super::{Sweep, differs};
-use crate::host::etcd::{self, Standing};
-use crate::host::fs::{Found, FsError};
+use crate::host::etcd::{self, Member, Standing};
+use crate::host::fs::Found;
 use crate::model::EtcdMember;
 use crate::nodelet::peers;
 use crate::nodelet::phase::layout;
@@ -67,31 +67,59 @@ impl Sweep<'_> {
         }
     }
 
-    /// What etcd has written remembers its cluster; the settings are read before it starts.
-    pub(super) fn etcd_joined(&self, settings: &str) -> Result<Seen, FsError> {
-        for path in [layout::ETCD_MEMBER_DIR, settings] {
-            if matches!(self.host.fs.found(path)?, Found::Nothing) {
-                return Ok(differs(&format!("there is no {path}")));
-            }
+    /// What etcd has written remembers its cluster. Before its first start the others must expect
+    /// it, and the settings say who they are.
+    pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
+        let there = |path: &str| {
+            let found = self.host.fs.found(path);
+            found.map(|found| !matches!(found, Found::Nothing))
+        };
+        let (settings, data) = match (there(settings), there(layout::ETCD_MEMBER_DIR)) {
+            (Ok(settings), Ok(data)) => (settings, data),
+            (Err(e), _) | (_, Err(e)) => return Seen::Unknown { why: e.to_string() },
+        };
+        if !settings {
+            return Seen::Missing;
         }
-        Ok(Seen::Same)
-    }
-
-    /// Whether the others count this member's vote. One that answers reads does vote, so they are
-    /// asked only about one that does not.
-    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
-        if self.etcd().await.is_ok() {
+        if data {
             return Seen::Same;
         }
-        let others = match peers::other_etcd_members(&self.host.fs, &self.ctx.node) {
-            Ok(others) => others,
+        match self.etcd_counted(member).await {
+            Ok(Some(known)) if !known.was_started() => Seen::Same,
+            Ok(Some(_)) => differs("its data are lost, and the others count on them"),
+            Ok(None) => differs("the others do not know it"),
+            Err(why) => Seen::Unknown { why },
+        }
+    }
+
+    /// This master's member, as the others count it.
+    async fn etcd_counted(&self, member: &EtcdMember) -> Result<Option<Member>, String> {
+        let others = peers::other_etcd_members(&self.host.fs, &self.ctx.node)?;
+        let name = member.host_id.to_string();
+        let counted = etcd::counted(&others, &name, member.ip).await;
+        counted.map_err(|e| e.to_string())
+    }
+
+    /// Whether this member's vote counts. It knows that itself; one that has none says nothing about
+    /// members, and the others are asked. (Its health says nothing either: 3.4 without a vote is
+    /// healthy.)
+    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
+        let own = self.memory.peers.etcd(&self.host.fs, &self.ctx.node);
+        let counted = match own {
+            Ok(own) => etcd::counted(&[own], &member.host_id.to_string(), member.ip).await,
             Err(why) => return Seen::Unknown { why },
         };
-        match etcd::votes(&others, &member.host_id.to_string(), member.ip).await {
-            Ok(Some(true)) => Seen::Same,
-            Ok(Some(false)) => differs("it receives everything and has no vote yet"),
+        let counted = match counted {
+            Ok(counted) => Ok(counted),
+            Err(_) => self.etcd_counted(member).await,
+        };
+        match counted {
+            Ok(Some(known)) if known.is_learner => {
+                differs("it receives everything and has no vote yet")
+            }
+            Ok(Some(_)) => Seen::Same,
             Ok(None) => differs("the others do not know it"),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Err(why) => Seen::Unknown { why },
         }
     }
 
