@@ -184,7 +184,7 @@ scrape_configs:
   http_sd_configs:
   - url: {url}/metrics/targets
     refresh_interval: 30s
-    authorization: &token {{credentials_file: {token}}}
+    authorization: &token {{type: Bearer, credentials_file: {token}}}
     tls_config: &plane {{ca_file: {ca}}}
   authorization: *token
   tls_config: *plane
