@@ -1,6 +1,7 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here) and joining (`join`). The same questions are understood by 3.4 and everything since: membership
-//! goes through etcd's own JSON gateway, so no second protocol is needed.
+//! who is a member, leaving (here) and joining (`join`). The same questions are understood by 3.4
+//! and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
+//! needed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

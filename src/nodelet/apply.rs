@@ -249,11 +249,16 @@ impl Effects<'_> {
     }
 
     async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Result<(), Failed> {
-        let fs = &self.host.fs;
-        let others = peers::other_etcd_members(fs, &self.ctx.node).map_err(Failed::Why)?;
-        let name = member.host_id.to_string();
+        let (fs, node) = (&self.host.fs, &self.ctx.node);
         let has_data = !matches!(fs.found(phase::layout::ETCD_MEMBER_DIR)?, Found::Nothing);
-        let joined = etcd::join(&others, &name, member.ip, has_data).await;
+        let mut endpoints = peers::other_etcd_members(fs, node).map_err(Failed::Why)?;
+        if has_data {
+            // It knows itself who is a member; another may be one that never came up.
+            let own = self.memory.peers.etcd(fs, node).map_err(Failed::Why)?;
+            endpoints.insert(0, own);
+        }
+        let name = member.host_id.to_string();
+        let joined = etcd::join(&endpoints, &name, member.ip, has_data).await;
         let members = joined.map_err(|e| Failed::Why(chain(&e)))?;
         let text = phase::joining_settings(self.ctx, &members);
         Ok(fs.write(settings, text.as_bytes(), &Attrs::mode(0o644))?)

@@ -53,7 +53,7 @@ mod stack;
 mod version;
 
 pub use certs::wanted as wanted_certificates;
-pub(super) use etcd::joining_settings;
+pub(super) use etcd::{joining_settings, settings_join};
 pub use network::{CHAIN_PREFIX, ROUTE_PROTOCOL};
 pub use removal::removal;
 

@@ -6,9 +6,11 @@ use crate::host::etcd::{self, Member, Standing};
 use crate::host::fs::Found;
 use crate::model::EtcdMember;
 use crate::nodelet::peers;
-use crate::nodelet::phase::layout;
+use crate::nodelet::phase::{self, layout};
 use crate::nodelet::step::{Probe, Seen};
 
+/// Settings of etcd: a line for each member.
+const SETTINGS_MAX: u64 = 64 * 1024;
 /// kubelet's health endpoint, on the loopback address.
 const KUBELET_HEALTH: u16 = 10248;
 /// kube-proxy's health endpoint.
@@ -70,19 +72,17 @@ impl Sweep<'_> {
     /// What etcd has written remembers its cluster. Before its first start the others must expect
     /// it, and the settings say who they are.
     pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
-        let there = |path: &str| {
-            let found = self.host.fs.found(path);
-            found.map(|found| !matches!(found, Found::Nothing))
-        };
-        let (settings, data) = match (there(settings), there(layout::ETCD_MEMBER_DIR)) {
-            (Ok(settings), Ok(data)) => (settings, data),
-            (Err(e), _) | (_, Err(e)) => return Seen::Unknown { why: e.to_string() },
-        };
-        if !settings {
-            return Seen::Missing;
+        let fs = &self.host.fs;
+        match fs.read_text(settings, SETTINGS_MAX) {
+            Ok(Some(text)) if phase::settings_join(&text) => {}
+            Ok(Some(_)) => return differs("it would found a cluster of its own"),
+            Ok(None) => return Seen::Missing,
+            Err(e) => return Seen::Unknown { why: e.to_string() },
         }
-        if data {
-            return Seen::Same;
+        match fs.found(layout::ETCD_MEMBER_DIR) {
+            Ok(Found::Nothing) => {}
+            Ok(_) => return Seen::Same,
+            Err(e) => return Seen::Unknown { why: e.to_string() },
         }
         match self.etcd_counted(member).await {
             Ok(Some(known)) if !known.was_started() => Seen::Same,

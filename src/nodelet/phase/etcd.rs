@@ -2,7 +2,7 @@
 //!
 //! Settings are environment variables in two files. The second holds what etcd reads only when it
 //! founds or joins a cluster. Masters that were attached together found it, and each knows all of
-//! them. A later one joins: who is a member then only the others know, so the file is written from
+//! them. Where one came later, who is a member only the others know, so the file is written from
 //! their answer ([`joining_settings`]). Neither restarts anything.
 
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(super) const CLIENT_PORT: u16 = 2379;
 pub(super) const PEER_PORT: u16 = 2380;
 /// Plain metrics and health, on the loopback address only.
 pub(super) const METRICS_PORT: u16 = 2381;
+/// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
+const JOINS: &str = "existing";
 /// A member with a large database, or one that waits for the others, takes minutes.
 const HEALTHY: Duration = Duration::from_secs(600);
 
@@ -59,10 +61,13 @@ pub(super) fn start(ctx: &Context) -> Steps {
     Ok(steps)
 }
 
-/// This master's member, if it joins an etcd that was there before.
+/// This master's member, if etcd was there before some master. That holds for its founders as well:
+/// one that lost its data must come back to the others. Founding anew, alone, would put an empty
+/// cluster in the place of the real one.
 fn joining(ctx: &Context) -> Option<&EtcdMember> {
-    let own = |m: &&EtcdMember| m.ip == ctx.node.node_ip;
-    ctx.node.etcd.members.iter().find(own).filter(|m| m.joins)
+    let members = &ctx.node.etcd.members;
+    let own = members.iter().find(|m| m.ip == ctx.node.node_ip)?;
+    members.iter().any(|m| m.joins).then_some(own)
 }
 
 fn unit_text(ctx: &Context) -> String {
@@ -147,9 +152,7 @@ fn env(ctx: &Context) -> Result<String, Wait> {
 }
 
 fn cluster_env(ctx: &Context) -> String {
-    // Who joins later is none of the founders: all of those must name the same.
-    let members = &ctx.node.etcd.members;
-    let mut founders: Vec<_> = members.iter().filter(|m| !m.joins).collect();
+    let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
         .into_iter()
@@ -172,7 +175,13 @@ pub(in crate::nodelet) fn joining_settings(ctx: &Context, members: &[Member]) ->
             format!("{name}={url}")
         })
     });
-    cluster_settings(ctx, "existing", pairs.collect())
+    cluster_settings(ctx, JOINS, pairs.collect())
+}
+
+/// Whether these are the settings of a master that joins.
+pub(in crate::nodelet) fn settings_join(text: &str) -> bool {
+    text.lines()
+        .any(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER_STATE=") == Some(JOINS))
 }
 
 fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String {
