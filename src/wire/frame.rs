@@ -65,6 +65,8 @@ pub enum Frame {
     Data(StreamId, Bytes, bool),
     /// The peer may have sent this many bytes of the stream in all.
     Credit(StreamId, u64),
+    /// The sender knew that it may send so many bytes in all, and has no use for more than so many.
+    Return(StreamId, u64, u64),
     /// The stream is over in both directions.
     Reset(StreamId, Code, u32, String),
     /// To be answered with a PONG of the same token.
@@ -110,6 +112,7 @@ mod kind {
     pub(super) const PING: u8 = 0x07;
     pub(super) const PONG: u8 = 0x08;
     pub(super) const GOAWAY: u8 = 0x09;
+    pub(super) const RETURN: u8 = 0x0a;
     pub(super) const SKIPPABLE: u8 = 0x80;
 }
 
@@ -154,6 +157,7 @@ impl Frame {
                 return Ok(Self::Data(stream, body.0, flags & FLAG_FIN != 0));
             }
             kind::CREDIT => Self::Credit(stream, body.u64()?),
+            kind::RETURN => Self::Return(stream, body.u64()?, body.u64()?),
             kind::RESET => {
                 let (code, detail) = (Code::from_number(body.u16()?), body.u32()?);
                 Self::Reset(stream, code, detail, body.words()?)
@@ -202,6 +206,11 @@ impl Frame {
             Self::Credit(stream, upto) => {
                 header(head, kind::CREDIT, 0, stream);
                 head.put_u64(upto);
+            }
+            Self::Return(stream, had, keeps) => {
+                header(head, kind::RETURN, 0, stream);
+                head.put_u64(had);
+                head.put_u64(keeps);
             }
             Self::Reset(stream, code, detail, words) => {
                 header(head, kind::RESET, 0, stream);
@@ -446,6 +455,7 @@ mod tests {
             id.clone().prop_map(Frame::Accept),
             data.prop_map(|(s, d, fin)| Frame::Data(s, d.into(), fin)),
             (id.clone(), any::<u64>()).prop_map(|(s, n)| Frame::Credit(s, n)),
+            (id.clone(), any::<u64>(), any::<u64>()).prop_map(|(s, n, m)| Frame::Return(s, n, m)),
             (id, any::<u16>(), any::<u32>(), word).prop_map(|(s, c, d, w)| Frame::Reset(
                 s,
                 Code::from_number(c),

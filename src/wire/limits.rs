@@ -10,7 +10,7 @@ pub const HEADER: usize = 8;
 /// cryptography, small enough that a key stroke waits behind at most a quarter of a millisecond
 /// at 1 Gbit/s.
 pub const DATA_MAX: usize = 32 * 1024;
-/// What a stream may send in one turn while others wait.
+/// What a stream may send in one turn while others wait, in as many pieces as it takes.
 pub const QUANTUM: usize = 16 * 1024;
 /// Largest message that is taken in at all; the websocket refuses larger ones unread.
 pub const MESSAGE_MAX: usize = HEADER + DATA_MAX + 1024;
@@ -20,12 +20,24 @@ pub const INITIAL_WINDOW: u32 = 32 * 1024;
 /// Most streams open at once, both directions counted on the side that receives the OPEN.
 pub const STREAMS_MAX: u32 = 1024;
 /// Most bytes a connection may make its receiver hold: the guaranteed
-/// `STREAMS_MAX × INITIAL_WINDOW` (32 MiB) and as much again to grow windows with.
+/// `STREAMS_MAX × INITIAL_WINDOW` (32 MiB), and as much again for the streams this side opens and
+/// to grow windows with.
 pub const CONNECTION_WINDOW: u64 = 64 * 1024 * 1024;
 /// Bytes a stream's sender holds before it makes its writer wait; the piece that reaches the bound
 /// goes whole. Enough for one write of the socket, and to keep the line busy while the writer is
 /// woken.
 pub const SEND_BUFFER: usize = 96 * 1024;
+/// Bytes a session's streams hold to send, all together, before each gets [`SEND_FLOOR`] only: a
+/// peer that takes nothing of a thousand streams must not make this side hold 96 MiB.
+pub const SEND_TOTAL: usize = 16 * 1024 * 1024;
+/// Bytes any stream may hold to send, whatever the others hold: no stream waits for another one.
+pub const SEND_FLOOR: usize = 16 * 1024;
+/// Blocks of the socket that payloads nobody read yet may keep alive; beyond that they are copied
+/// out. A block is 64 KiB and a payload of one byte keeps all of it.
+pub const PINNED_MAX: usize = 256;
+/// Longest a stream that its application let go of waits for the peer to take a further byte: a
+/// person who reads page by page takes minutes, one who went home takes a place of a thousand.
+pub const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest service name.
 pub const SERVICE_MAX: usize = 64;
 /// Most entries of an OPEN's metadata.

@@ -1,9 +1,10 @@
 //! Whose turn it is.
 //!
-//! Deficit round robin is for packets that cannot be split. Ours can: each turn takes at most one
-//! quantum of bytes, so plain round robin is byte-fair among streams that have more to send.
-//! Interactive streams go first, but after [`INTERACTIVE_RUN`] turns in a row a bulk stream gets
-//! one. While somebody types bulk streams also wait for `inflight`'s limit.
+//! Deficit round robin, made simple by pieces that can be split: a turn is one quantum of bytes, in
+//! as many pieces as it takes, so streams that have more to send get the same share of bytes.
+//! Interactive streams go first, also in the middle of a bulk stream's turn, but after
+//! [`INTERACTIVE_RUN`] turns in a row a bulk stream gets one. While somebody types bulk streams also
+//! wait for `inflight`'s limit.
 
 use std::collections::VecDeque;
 
@@ -23,6 +24,17 @@ impl Schedule {
         match class {
             Class::Interactive => self.interactive.push_back(stream),
             Class::Bulk => self.bulk.push_back(stream),
+        }
+    }
+
+    /// The stream that was just taken out goes on with its turn.
+    pub(super) fn go_on(&mut self, stream: StreamId, class: Class) {
+        match class {
+            Class::Interactive => {
+                self.run = self.run.saturating_sub(1);
+                self.interactive.push_front(stream);
+            }
+            Class::Bulk => self.bulk.push_front(stream),
         }
     }
 

@@ -9,10 +9,12 @@ use super::Time;
 use super::code::Code;
 use super::frame::{Class, Hello, Malformed, Open, StreamId};
 use super::inflight::InFlight;
-use super::limits::{CONNECTION_WINDOW, INITIAL_WINDOW, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX};
+use super::limits::{
+    CONNECTION_WINDOW, INITIAL_WINDOW, LAST_BYTES_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX,
+};
 use super::liveness::Liveness;
 use super::schedule::Schedule;
-use super::stream::Stream;
+use super::stream::{Pinned, Stream};
 use super::window::Pool;
 
 mod application;
@@ -116,6 +118,9 @@ pub enum OpenError {
     /// Service name empty or too long.
     #[error("service name {0:?} is empty or too long")]
     Name(String),
+    /// What the connection may hold is in use, to the last initial window.
+    #[error("the connection's memory is in use")]
+    Full,
     /// All stream ids of the connection were used.
     #[error("the connection has used all its stream ids")]
     Exhausted,
@@ -153,6 +158,9 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Payload bytes sent.
     pub bytes_out: u64,
+    /// Streams of the peer that were refused before the application heard of them: too many, or too
+    /// late.
+    pub refused: u64,
     /// Smoothed round-trip time.
     pub round_trip: Option<Duration>,
     /// Its mean deviation.
@@ -194,6 +202,11 @@ pub struct Session {
     open_deadlines: VecDeque<(Time, StreamId)>,
     schedule: Schedule,
     pool: Pool,
+    pinned: Pinned,
+    /// Bytes all streams hold to send.
+    queued: usize,
+    /// When streams are looked at for what they no longer need.
+    look_at: Time,
     liveness: Liveness,
     inflight: InFlight,
     /// The latest time anybody told.
@@ -264,6 +277,9 @@ impl Session {
             open_deadlines: VecDeque::new(),
             schedule: Schedule::default(),
             pool: Pool::new(config.connection_window.saturating_sub(guaranteed)),
+            pinned: Pinned::default(),
+            queued: 0,
+            look_at: now.plus(config.ping_interval),
             liveness: Liveness::new(config.ping_interval, now),
             inflight: InFlight::new(now),
             now,
@@ -284,6 +300,9 @@ impl Session {
         if let Some((open, _)) = self.open_deadlines.front() {
             at = at.min(*open);
         }
+        if !self.streams.is_empty() {
+            at = at.min(self.look_at);
+        }
         at
     }
 
@@ -301,7 +320,41 @@ impl Session {
                 );
             }
         }
+        if now >= self.look_at {
+            self.look_at = now.plus(self.config.ping_interval);
+            self.look(now);
+        }
         Ok(())
+    }
+
+    /// Once an interval: credit that idle streams have no use for goes back, and streams that are
+    /// only there to send their last bytes, and cannot, end.
+    fn look(&mut self, now: Time) {
+        let mut stuck = Vec::new();
+        for (id, s) in &mut self.streams {
+            if !s.sending.is_idle() {
+                s.orphan_since = s.orphan_since.map(|_| now);
+            } else if s
+                .orphan_since
+                .is_some_and(|since| now.since(since) >= LAST_BYTES_TIMEOUT)
+            {
+                stuck.push(*id);
+            } else if s.ended.is_none()
+                && let Some(back) = s.sending.give_back()
+            {
+                // An older one that has not left yet is of more: the peer never heard of it.
+                let had = s.pending.back.map_or(back.0, |(had, _)| had);
+                s.pending.back = Some((had, back.1));
+                if !s.listed {
+                    s.listed = true;
+                    self.listed.push_back(*id);
+                }
+            }
+        }
+        for stream in stuck {
+            let words = "what was left to send found no taker";
+            self.end(stream, StreamEnd::own(Code::TimedOut, words));
+        }
     }
 
     /// The next thing the application should know.
@@ -389,12 +442,13 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return;
         };
-        s.sending.cut();
+        self.queued -= s.sending.cut();
         if !s.peer_finished {
-            s.arrived.clear();
+            s.arrived.clear(&mut self.pinned);
         }
         s.ended = Some(end.clone());
         s.pending.credit = None;
+        s.pending.back = None;
         s.pending.accept = false;
         if !s.local && !s.accepted {
             s.accepted = true;
@@ -404,7 +458,7 @@ impl Session {
             // Bounded: a stream is reset once, and a peer that lets them pile up opens no more.
             self.refusals.push_back((stream, end.clone()));
         }
-        if !s.orphan {
+        if !s.orphan() {
             self.events.push_back(Event::Ended(stream, end));
         }
         self.schedule.remove(stream);
@@ -440,7 +494,9 @@ impl Session {
             return;
         }
         if let Some(mut s) = self.streams.remove(&stream) {
+            self.queued -= s.sending.cut();
             s.receiving.release(&mut self.pool);
+            s.arrived.clear(&mut self.pinned);
             if s.local {
                 self.local_open -= 1;
             } else {
@@ -452,6 +508,19 @@ impl Session {
             if s.sending.scheduled {
                 self.schedule.remove(stream);
             }
+            if self.streams.is_empty() {
+                self.debug_assert_nothing_is_lost();
+            }
         }
     }
+
+    /// Without a stream all memory is where it was at the beginning.
+    fn debug_assert_nothing_is_lost(&self) {
+        debug_assert!(self.pool.is_whole(), "{:?}", self.pool);
+        debug_assert!(self.pinned.is_none(), "{:?}", self.pinned);
+        debug_assert_eq!(self.queued, 0, "bytes to send");
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,13 @@
 //! window grows to the bandwidth-delay product and no further. A stream may hold [`SHARE`] times
 //! what nobody holds: one stream alone gets nearly all of the pool, and whoever comes later finds
 //! something left, grows, and the others give back until all have the same. When the pool runs
-//! dry, streams that do not need their window give half of it back, down to the guaranteed floor.
+//! dry, streams that do not need their window give half of it back, down to the initial one. Credit
+//! that a peer has no use for comes back by its own word ([`Receiving::returned`]).
 //!
 //! What a stream holds covers its window *and* all credit the peer has not used, so the sum of all
 //! grants never exceeds the cap: memory is bounded by construction, and no stream ever waits for
-//! another one's reader.
+//! another one's reader. The initial windows of streams that *this* side opens come out of the pool
+//! too: there is no second guarantee beside the peer's.
 
 use std::time::Duration;
 
@@ -34,8 +36,10 @@ pub(super) struct Receiving {
     granted: u64,
     /// Current window.
     window: u64,
-    /// Its floor.
+    /// What it began with and never goes below.
     floor: u64,
+    /// What of it is paid for outside the pool.
+    guaranteed: u64,
     /// What this stream holds of the pool.
     held: u64,
     /// `consumed` when the window was last judged, and the time of it.
@@ -77,6 +81,11 @@ impl Pool {
         self.free = (self.free + back).min(self.size);
     }
 
+    /// Nobody holds anything of it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.free == self.size
+    }
+
     fn under_pressure(&self) -> bool {
         self.free < self.size / PRESSURE
     }
@@ -90,7 +99,8 @@ impl Pool {
 // === impl Receiving ===
 
 impl Receiving {
-    pub(super) fn new(floor: u32, now: Time) -> Self {
+    /// Of a stream the peer opened: what it begins with is guaranteed.
+    pub(super) fn of_peer(floor: u32, now: Time) -> Self {
         let floor = u64::from(floor);
         Self {
             received: 0,
@@ -98,9 +108,24 @@ impl Receiving {
             granted: floor,
             window: floor,
             floor,
+            guaranteed: floor,
             held: 0,
             judged: (0, now),
         }
+    }
+
+    /// Of a stream this side opens: what it begins with comes out of the pool, if there is enough.
+    pub(super) fn own(floor: u32, now: Time, pool: &mut Pool) -> Option<Self> {
+        let held = u64::from(floor);
+        if held > pool.free {
+            return None;
+        }
+        pool.take(held);
+        Some(Self {
+            guaranteed: 0,
+            held,
+            ..Self::of_peer(floor, now)
+        })
     }
 
     /// Bytes that arrived so far, and the window of now.
@@ -143,7 +168,7 @@ impl Receiving {
     /// Half the window was used, and it took so long.
     fn resize(&mut self, took: Duration, round_trip: Duration, pool: &Pool) {
         let round_trip = round_trip.max(ROUND_TRIP_MIN);
-        let share = self.floor + pool.share(self.held);
+        let share = (self.guaranteed + pool.share(self.held)).max(self.floor);
         if took < round_trip * FAST_ROUND_TRIPS {
             self.window = (self.window * 2).min(share);
         } else if pool.under_pressure() && took > round_trip * SLOW_ROUND_TRIPS {
@@ -151,10 +176,26 @@ impl Receiving {
         }
     }
 
+    /// The peer has no use for the credit beyond `keeps`. It knew of `had` when it said so: if more
+    /// was granted meanwhile, that is on its way and counts. False when it returns what it used or
+    /// never had, or keeps less than any stream begins with: it would wait for ever.
+    pub(super) fn returned(&mut self, had: u64, keeps: u64, pool: &mut Pool) -> bool {
+        if keeps < self.received + self.floor || keeps > had || had > self.granted {
+            return false;
+        }
+        if had == self.granted {
+            self.granted = keeps;
+            self.window = (keeps - self.consumed).max(self.floor).min(self.window);
+            self.settle(pool);
+        }
+        true
+    }
+
     /// Holds of the pool what the window and the credit that is out need, no more and no less.
     /// A window that shrank gives back as the peer uses up its credit, not before.
     fn settle(&mut self, pool: &mut Pool) {
-        let needed = self.window.max(self.granted - self.consumed) - self.floor;
+        let out = self.granted.saturating_sub(self.consumed);
+        let needed = self.window.max(out).saturating_sub(self.guaranteed);
         if needed > self.held {
             pool.take(needed - self.held);
         } else {
@@ -188,7 +229,7 @@ mod tests {
     #[test]
     fn grows_while_the_reader_keeps_up_and_stops_at_the_product() {
         let mut pool = Pool::new(1 << 30);
-        let mut w = Receiving::new(1000, Time(0));
+        let mut w = Receiving::of_peer(1000, Time(0));
         // The path carries 100 000 bytes a round trip.
         let (mut now, mut sent) = (Time(0), 0u64);
         for _ in 0..200 {
@@ -204,8 +245,15 @@ mod tests {
     /// Streams whose senders always have something, on a path of one round trip and any width.
     struct Path {
         pool: Pool,
-        streams: Vec<(Receiving, VecDeque<(Time, u64)>, u64)>,
+        streams: Vec<Carried>,
         now: Time,
+    }
+
+    struct Carried {
+        window: Receiving,
+        /// When how much arrives.
+        under_way: VecDeque<(Time, u64)>,
+        sent: u64,
     }
 
     impl Path {
@@ -220,25 +268,30 @@ mod tests {
         }
 
         fn join(&mut self) {
-            let stream = Receiving::new(32 * 1024, self.now);
-            self.streams.push((stream, VecDeque::new(), 0));
+            self.streams.push(Carried {
+                window: Receiving::of_peer(32 * 1024, self.now),
+                under_way: VecDeque::new(),
+                sent: 0,
+            });
         }
 
         /// Bytes each stream carried in so many round trips.
         fn run(&mut self, round_trips: u32) -> Vec<u64> {
-            let before: Vec<_> = self.streams.iter().map(|(w, ..)| w.consumed).collect();
+            let consumed = |s: &Carried| s.window.consumed;
+            let before: Vec<_> = self.streams.iter().map(consumed).collect();
             for _ in 0..round_trips * Self::STEPS {
                 self.now = self.now.plus(RTT / Self::STEPS);
-                for (w, under_way, sent) in &mut self.streams {
-                    under_way.push_back((self.now.plus(RTT), w.granted - *sent));
-                    *sent = w.granted;
-                    while let Some((_, n)) = under_way.pop_front_if(|(at, _)| *at <= self.now) {
-                        assert!(w.received(n));
-                        w.consumed(n, self.now, RTT, &mut self.pool);
+                for s in &mut self.streams {
+                    let burst = s.window.granted - s.sent;
+                    s.under_way.push_back((self.now.plus(RTT), burst));
+                    s.sent += burst;
+                    while let Some((_, n)) = s.under_way.pop_front_if(|(at, _)| *at <= self.now) {
+                        assert!(s.window.received(n));
+                        s.window.consumed(n, self.now, RTT, &mut self.pool);
                     }
                 }
             }
-            let after = self.streams.iter().map(|(w, ..)| w.consumed);
+            let after = self.streams.iter().map(consumed);
             after.zip(before).map(|(a, b)| a - b).collect()
         }
     }
@@ -273,7 +326,7 @@ mod tests {
     #[test]
     fn pressure_takes_back_from_the_slow() {
         let mut pool = Pool::new(64_000);
-        let mut w = Receiving::new(1000, Time(0));
+        let mut w = Receiving::of_peer(1000, Time(0));
         for _ in 0..20 {
             let n = w.granted - w.consumed;
             assert!(w.received(n));
@@ -293,8 +346,66 @@ mod tests {
     }
 
     #[test]
+    fn returned_credit_is_the_pools_again() {
+        let mut path = Path::new(32 << 20);
+        path.join();
+        path.run(50);
+        let w = &mut path.streams[0].window;
+        // All that is under way arrives, and nothing more is sent.
+        assert!(w.received(w.granted - w.received - 1_000_000));
+        w.consumed(
+            u64::MAX / 2,
+            path.now,
+            Duration::from_secs(60),
+            &mut path.pool,
+        );
+        let mut known = w.granted;
+        for _ in 0..20 {
+            let keeps = w.received + ((known - w.received) / 2).max(w.floor);
+            assert!(w.returned(known, keeps, &mut path.pool));
+            known = keeps;
+        }
+        assert_eq!((w.window, w.held), (w.floor, 0));
+        assert_eq!(path.pool.free, path.pool.size);
+    }
+
+    #[test]
+    fn a_return_that_crossed_new_credit_changes_nothing() {
+        let mut pool = Pool::new(100_000);
+        let mut w = Receiving::of_peer(1000, Time(0));
+        assert!(w.received(500));
+        let known = w.granted;
+        let upto = w.consumed(500, Time(1), RTT, &mut pool);
+        assert!(upto.is_some_and(|upto| upto > known + 500));
+        let before = (w.granted, w.window, w.held);
+        // It kept what any stream begins with, of what it knew of.
+        assert!(
+            !w.returned(known, 1000, &mut pool),
+            "less than it must keep"
+        );
+        assert!(w.returned(known + 500, 1500, &mut pool));
+        assert_eq!((w.granted, w.window, w.held), before);
+        assert!(!w.returned(w.granted + 1, 1500, &mut pool), "never granted");
+        assert!(
+            !w.returned(w.granted, w.granted + 1, &mut pool),
+            "more than it had"
+        );
+    }
+
+    #[test]
+    fn own_streams_are_paid_by_the_pool() {
+        let mut pool = Pool::new(2500);
+        let mut streams: Vec<_> = (0..2)
+            .map(|_| Receiving::own(1000, Time(0), &mut pool).expect("there is room"))
+            .collect();
+        assert!(Receiving::own(1000, Time(0), &mut pool).is_none());
+        streams[0].release(&mut pool);
+        assert!(Receiving::own(1000, Time(0), &mut pool).is_some());
+    }
+
+    #[test]
     fn more_than_granted_is_seen() {
-        let mut w = Receiving::new(10, Time(0));
+        let mut w = Receiving::of_peer(10, Time(0));
         assert!(w.received(10));
         assert!(!w.received(1));
     }
@@ -303,17 +414,24 @@ mod tests {
         /// Whatever is read when: what the peer may send is paid for, by the floor or the pool, and
         /// when all was read it may send something.
         #[test]
-        fn the_cap_holds(steps in prop::collection::vec((0usize..4, 0u64..5000, 0u64..40_000), 1..400)) {
+        fn the_cap_holds(steps in prop::collection::vec((0usize..4, 0u64..6000, 0u64..40_000), 1..400)) {
             let mut pool = Pool::new(20_000);
-            let mut streams: Vec<_> = (0..4).map(|_| Receiving::new(1000, Time(0))).collect();
+            let mut streams: Vec<_> = (0..2).map(|_| Receiving::of_peer(1000, Time(0))).collect();
+            streams.extend((0..2).filter_map(|_| Receiving::own(1000, Time(0), &mut pool)));
             let mut now = Time(0);
             for (i, n, wait) in steps {
                 now = Time(now.0 + wait);
                 let w = &mut streams[i];
-                let n = n.min(w.granted - w.received);
-                prop_assert!(w.received(n));
-                w.consumed(n, now, RTT, &mut pool);
-                prop_assert!(w.bound() <= w.floor + w.held);
+                let left = w.granted - w.received;
+                if n > 5000 && left > w.floor {
+                    let keeps = w.received + (left / 2).max(w.floor);
+                    prop_assert!(w.returned(w.granted, keeps, &mut pool));
+                } else {
+                    let n = n.min(left);
+                    prop_assert!(w.received(n));
+                    w.consumed(n, now, RTT, &mut pool);
+                }
+                prop_assert!(w.bound() <= w.guaranteed + w.held);
                 prop_assert!(w.bound() > 0, "the peer waits for credit for ever");
                 let held: u64 = streams.iter().map(|w| w.held).sum();
                 prop_assert_eq!(held + pool.free, pool.size);

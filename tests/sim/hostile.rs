@@ -4,18 +4,21 @@
 //! `scripts/fuzz SECONDS` runs this for as long as wanted (`FUZZ_SECONDS`); every seed is new then,
 //! and the one that failed is printed. `corpus.hex` holds messages to begin with.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pf9_hostagent::wire::{
     Class, Code, Config, Event, Frame, Hello, Meta, Open, Read, Session, Side, StreamEnd, StreamId,
-    Time, limits,
+    Time, Violation, limits,
 };
 
-/// Sessions of one ordinary run.
-const SEEDS: u64 = 300;
-/// Messages of one session.
-const STEPS: usize = 400;
+/// Attacks of one ordinary run.
+const SEEDS: u64 = 60;
+/// Messages of an attack. Most of its sessions keep to the protocol, or they would be over after a
+/// few messages and never reach a limit.
+const STEPS: usize = 6_000;
 /// How far the clock goes between two steps, at most; far below what makes a peer dead.
 const STEP_US: u64 = 3_000;
 /// Streams of the small session under attack: its limits are reached often.
@@ -63,6 +66,12 @@ struct Attacker {
     rng: fastrand::Rng,
     corpus: Vec<Bytes>,
     next_stream: u32,
+    /// In this session every message is a good frame about a stream that was opened.
+    clean: bool,
+    /// What it may send, of the streams it knows; all of it is used, no more, while `clean`.
+    credit: BTreeMap<StreamId, u64>,
+    /// What it has sent.
+    sent: BTreeMap<StreamId, u64>,
 }
 
 impl Attacker {
@@ -71,10 +80,65 @@ impl Attacker {
             rng: fastrand::Rng::with_seed(seed),
             corpus: corpus(),
             next_stream: 2,
+            clean: true,
+            credit: BTreeMap::new(),
+            sent: BTreeMap::new(),
         }
     }
 
+    /// Another session begins.
+    fn again(&mut self) {
+        self.next_stream = 2;
+        self.clean = self.rng.u32(0..10) > 0;
+        self.credit.clear();
+        self.sent.clear();
+    }
+
+    /// What the victim says, for those who listen.
+    fn hears(&mut self, frame: &Frame) {
+        match frame {
+            Frame::Open(stream, _) => {
+                self.credit
+                    .insert(*stream, u64::from(limits::INITIAL_WINDOW));
+            }
+            Frame::Credit(stream, upto) => {
+                self.credit.insert(*stream, *upto);
+            }
+            Frame::Reset(stream, ..) => {
+                self.credit.remove(stream);
+            }
+            _ => {}
+        }
+    }
+
+    fn any_stream(&mut self) -> StreamId {
+        if !self.clean {
+            return StreamId(self.rng.u32(1..self.next_stream + 3));
+        }
+        let known: Vec<_> = self.credit.keys().copied().collect();
+        // Known ones are open; ones of old are ignored.
+        self.rng.choice(known).unwrap_or(StreamId(2))
+    }
+
+    /// As much as there is credit for, or a little, or nothing.
+    fn allowed(&mut self, stream: StreamId, want: usize) -> usize {
+        if !self.clean {
+            return want;
+        }
+        let sent = self.sent.entry(stream).or_default();
+        let left = self
+            .credit
+            .get(&stream)
+            .map_or(0, |upto| upto.saturating_sub(*sent));
+        let n = want.min(usize::try_from(left).unwrap_or(want));
+        *sent += n as u64;
+        n
+    }
+
     fn message(&mut self) -> Bytes {
+        if self.clean {
+            return self.frame().encode();
+        }
         match self.rng.u32(0..20) {
             0 => self.noise(),
             1 => self.rng.choice(&self.corpus).cloned().unwrap_or_default(),
@@ -110,41 +174,58 @@ impl Attacker {
 
     /// A well-formed frame, often about a stream that exists.
     fn frame(&mut self) -> Frame {
-        let any = StreamId(self.rng.u32(1..self.next_stream + 3));
+        if self.next_stream == 2 {
+            return self.open();
+        }
+        let any = self.any_stream();
         let words = "x".repeat(self.rng.usize(0..limits::WORDS_MAX));
         let code = Code::Cancelled;
         match self.rng.u32(0..16) {
-            0..=3 => {
-                self.next_stream += 2;
-                let class = match self.rng.bool() {
-                    true => Class::Bulk,
-                    false => Class::Interactive,
-                };
-                Frame::Open(
-                    StreamId(self.next_stream - 2),
-                    Open {
-                        service: "s".repeat(self.rng.usize(1..=limits::SERVICE_MAX)),
-                        class,
-                        meta: Meta::new(),
-                    },
-                )
-            }
-            4..=9 => {
+            0..=1 => self.open(),
+            2 => Frame::Return(any, self.rng.u64(0..200_000), self.rng.u64(0..100_000)),
+            3..=9 => {
                 let len = match self.rng.u32(0..4) {
-                    0 => limits::DATA_MAX,
-                    1 => 0,
+                    0..=1 => limits::DATA_MAX,
+                    2 => 0,
                     _ => self.rng.usize(0..2_000),
                 };
-                Frame::Data(any, vec![1; len].into(), self.rng.u32(0..5) == 0)
+                let len = self.allowed(any, len);
+                let fin = self.rng.u32(0..100) == 0;
+                Frame::Data(any, vec![1; len].into(), fin)
             }
             10 => Frame::Accept(any),
             11 => Frame::Credit(any, self.rng.choice([0, 1, 100_000, u64::MAX]).unwrap_or(0)),
-            12 => Frame::Reset(any, code, self.rng.u32(..), words),
+            12 if self.rng.u32(0..5) == 0 => Frame::Reset(any, code, self.rng.u32(..), words),
             13 => Frame::Ping(self.rng.u64(..)),
             14 => Frame::Pong(self.rng.u64(..)),
             _ if self.rng.u32(0..30) == 0 => Frame::GoAway(any, code, self.rng.u32(..), words),
             _ => Frame::Skipped(0x80 | self.rng.u8(..)),
         }
+    }
+
+    fn open(&mut self) -> Frame {
+        let stream = StreamId(self.next_stream);
+        self.next_stream += 2;
+        self.credit
+            .insert(stream, u64::from(limits::INITIAL_WINDOW));
+        // It forgets the oldest: what counts is where it can still send.
+        while self.credit.len() > 2 * STREAMS as usize {
+            self.credit.pop_first();
+        }
+        let class = match self.rng.bool() {
+            true => Class::Bulk,
+            false => Class::Interactive,
+        };
+        let service = "s".repeat(self.rng.usize(1..=limits::SERVICE_MAX));
+        let meta = Meta::new();
+        Frame::Open(
+            stream,
+            Open {
+                service,
+                class,
+                meta,
+            },
+        )
     }
 }
 
@@ -215,21 +296,22 @@ impl Victim {
         let Some(stream) = rng.choice(self.open.clone()) else {
             return;
         };
-        match rng.u32(0..8) {
-            0 => self.session.accept(stream),
-            1..=3 => {
+        match rng.u32(0..40) {
+            0..=9 => self.session.accept(stream),
+            10..=15 => {
                 if let Read::Data(bytes) = self.session.read(stream) {
                     self.session.consumed(stream, bytes.len(), self.now);
                 }
             }
-            4..=5 => {
+            16..=30 => {
                 let room = self.session.room(stream).unwrap_or(0).min(10_000);
                 if room > 0 {
                     let written = self.session.write(stream, vec![2; room].into());
                     written.expect("there was room");
                 }
             }
-            6 => self.session.finish(stream),
+            31..=37 => {}
+            38 => self.session.finish(stream),
             _ => {
                 let end = StreamEnd::own(Code::Cancelled, "enough");
                 self.session.reset(stream, end);
@@ -266,28 +348,61 @@ impl Victim {
     }
 }
 
-fn attack(seed: u64, listens: bool) {
+/// The most that a victim held, the most refusals and messages a session saw.
+#[derive(Debug, Default)]
+struct Reached {
+    held: AtomicU64,
+    refused: AtomicU64,
+    messages: AtomicU64,
+}
+
+impl Reached {
+    fn note(&self, victim: &Victim, messages: u64) {
+        self.held
+            .fetch_max(victim.session.held(), Ordering::Relaxed);
+        let refused = victim.session.stats().refused;
+        self.refused.fetch_max(refused, Ordering::Relaxed);
+        self.messages.fetch_max(messages, Ordering::Relaxed);
+    }
+
+    fn max(of: &AtomicU64) -> u64 {
+        of.load(Ordering::Relaxed)
+    }
+}
+
+fn attack(seed: u64, listens: bool, reached: &Reached) {
     let mut attacker = Attacker::new(seed);
     let mut victim = Victim::new();
+    let mut messages = 0;
     for _ in 0..STEPS {
         let message = attacker.message();
+        messages += 1;
         victim.now = Time(victim.now.0 + attacker.rng.u64(0..STEP_US));
         let taken = victim.session.receive(message, victim.now);
         victim.events();
         let alive = taken.and_then(|()| victim.session.tick(victim.now));
         if let Err(violation) = alive {
+            let flood = violation == Violation::Flood && !listens;
+            assert!(
+                !attacker.clean || flood,
+                "a clean peer was refused: {violation}"
+            );
             // It ends, and says why in a frame that any peer can read.
             let last = victim.session.farewell(&violation).encode();
             Frame::decode(last).expect("a farewell is a frame");
             victim.assert_says_little();
-            (attacker.next_stream, victim) = (2, Victim::new());
+            attacker.again();
+            (messages, victim) = (0, Victim::new());
             continue;
         }
         victim.application(&mut attacker.rng);
         victim.events();
         victim.assert_bounded();
-        if listens && attacker.rng.u32(0..3) == 0 {
-            victim.session.transmit(victim.now);
+        reached.note(&victim, messages);
+        for _ in 0..if listens { attacker.rng.u32(0..4) } else { 0 } {
+            if let Some(frame) = victim.session.transmit(victim.now) {
+                attacker.hears(&frame);
+            }
         }
     }
     victim.assert_says_little();
@@ -295,12 +410,19 @@ fn attack(seed: u64, listens: bool) {
 
 #[test]
 fn a_hostile_peer_makes_no_session_panic_or_grow() {
-    each(|seed| attack(seed, true));
+    let reached = Reached::default();
+    each(|seed| attack(seed, true, &reached));
+    // An attack that never comes near a limit proves nothing about it.
+    assert!(Reached::max(&reached.held) > WINDOW / 3);
+    assert!(Reached::max(&reached.messages) > STEPS as u64 / 2);
+    assert!(Reached::max(&reached.refused) > 0);
 }
 
 #[test]
 fn a_hostile_peer_that_never_reads_makes_no_session_panic_or_grow() {
-    each(|seed| attack(seed, false));
+    let reached = Reached::default();
+    each(|seed| attack(seed, false, &reached));
+    assert!(Reached::max(&reached.refused) > limits::REFUSALS_MAX as u64 / 2);
 }
 
 #[test]

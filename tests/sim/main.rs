@@ -75,6 +75,36 @@ fn resets_anywhere_end_their_stream_only() {
 }
 
 #[test]
+fn pauses_take_no_byte_and_leave_no_stream_waiting() {
+    each_seed_of(SEEDS / 2, |seed| {
+        let plan = Plan {
+            pauses: true,
+            stalled_in_ten: 1,
+            ..Plan::default()
+        };
+        let mut world = World::new(seed, plan);
+        world.chaos(300);
+        world.settle();
+        world.assert_all_delivered();
+    });
+}
+
+#[test]
+fn a_farewell_lets_running_streams_finish() {
+    each_seed(|seed| {
+        let plan = Plan {
+            leaves: true,
+            ..Plan::default()
+        };
+        let mut world = World::new(seed, plan);
+        world.chaos(400);
+        world.settle();
+        world.assert_all_delivered();
+        world.assert_no_stream_left();
+    });
+}
+
+#[test]
 fn a_lost_connection_never_shows_bytes_that_were_not_sent() {
     each_seed(|seed| {
         let mut world = World::new(seed, Plan::default());

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use pf9_hostagent::wire::{
-    Class, Code, Config, Event, Meta, Read, Session, Side, StreamEnd, StreamId, Time, limits,
+    Class, Code, Config, Event, GoAway, Meta, Read, Session, Side, StreamEnd, StreamId, Time,
+    limits,
 };
 
 /// What the applications do.
@@ -15,6 +16,10 @@ pub(crate) struct Plan {
     pub(crate) stalled_in_ten: u64,
     /// Streams are reset at random.
     pub(crate) resets: bool,
+    /// Sometimes nothing happens for a whole ping interval.
+    pub(crate) pauses: bool,
+    /// One end says farewell at some time.
+    pub(crate) leaves: bool,
 }
 
 /// One direction of one stream, as its two applications see it.
@@ -41,6 +46,10 @@ pub(crate) struct World {
     plan: Plan,
     now: Time,
     capacity: usize,
+    /// What an end may be made to hold.
+    cap: u64,
+    /// Who said farewell.
+    left: Option<usize>,
     delivered: usize,
     ends: [End; 2],
     /// (stream, direction: 0 = written by the node).
@@ -49,12 +58,24 @@ pub(crate) struct World {
 }
 
 const WANT_MAX: usize = 200_000;
+/// Streams each end lets the other open: more than a run opens.
+const STREAMS: u32 = 64;
 
 impl World {
     pub(crate) fn new(seed: u64, plan: Plan) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
+        // Small enough that windows fight for it.
+        let pool = *rng
+            .choice(&[256 << 10, 2 << 20, 32 << 20])
+            .expect("a choice");
+        let cap = u64::from(STREAMS * limits::INITIAL_WINDOW) + pool;
+        let config = Config {
+            streams_max: STREAMS,
+            connection_window: cap,
+            ..Config::default()
+        };
         let end = |side| End {
-            session: Session::new(side, Config::default(), Time(0)),
+            session: Session::new(side, config, Time(0)),
             pipe: VecDeque::new(),
             piped: 0,
             open: BTreeMap::new(),
@@ -64,6 +85,8 @@ impl World {
             .expect("a choice");
         Self {
             capacity,
+            cap,
+            left: None,
             rng,
             plan,
             now: Time(0),
@@ -83,11 +106,45 @@ impl World {
                 4..=5 => self.transmit(side),
                 6..=8 => self.deliver(side),
                 9..=10 => self.read(side),
+                _ if self.plan.pauses && self.rng.u32(0..4) == 0 => self.pause(),
+                _ if self.plan.leaves && self.rng.u32(0..10) == 0 => self.leave(side),
                 _ => self.maybe_reset(side),
             }
             self.now = Time(self.now.0 + self.rng.u64(0..2_000));
             self.events(side);
             self.assert_memory();
+        }
+    }
+
+    /// What is under way arrives; then nobody does anything for an interval, again and again.
+    fn pause(&mut self) {
+        for _ in 0..self.rng.u32(1..6) {
+            loop {
+                let before = self.delivered;
+                for side in 0..2 {
+                    self.transmit(side);
+                    self.deliver(side);
+                    self.events(side);
+                }
+                if self.delivered == before {
+                    break;
+                }
+            }
+            self.now = self.now.plus(limits::PING_INTERVAL);
+            for end in &mut self.ends {
+                end.session.tick(self.now).expect("both ends live");
+            }
+        }
+    }
+
+    fn leave(&mut self, side: usize) {
+        if self.left.is_none() {
+            self.left = Some(side);
+            self.ends[side].session.leave(GoAway {
+                code: Code::Cancelled,
+                come_back_after: std::time::Duration::ZERO,
+                words: "as planned".to_owned(),
+            });
         }
     }
 
@@ -255,7 +312,12 @@ impl World {
                     self.ends[side].open.insert(stream, true);
                 }
                 Event::Ended(stream, end) => {
-                    assert!(self.plan.resets, "{stream:?} ended: {end}");
+                    // Only who opened a stream hears that it came too late, at a peer that left.
+                    let late = self.left == Some(1 - side) && end.code == Code::GoingAway;
+                    // Its last bytes waited for a reader that never reads.
+                    let stuck = self.stalled[&stream] && end.code == Code::TimedOut;
+                    let expected = self.plan.resets || late || stuck;
+                    assert!(expected, "{stream:?} ended: {end}");
                     for direction in 0..2 {
                         self.flows.get_mut(&(stream, direction)).expect("flow").cut = true;
                     }
@@ -263,7 +325,9 @@ impl World {
                     self.ends[side].open.remove(&stream);
                 }
                 Event::Accepted(_) | Event::Readable(_) | Event::Writable(_) => {}
-                Event::GoAway(farewell) => panic!("nobody left: {farewell:?}"),
+                Event::GoAway(farewell) => {
+                    assert_eq!(self.left, Some(1 - side), "nobody left: {farewell:?}");
+                }
             }
         }
     }
@@ -271,7 +335,7 @@ impl World {
     fn assert_memory(&self) {
         for end in &self.ends {
             let held = end.session.held();
-            assert!(held <= limits::CONNECTION_WINDOW, "{held} bytes held");
+            assert!(held <= self.cap, "{held} bytes held of {}", self.cap);
         }
     }
 
@@ -288,6 +352,7 @@ impl World {
     pub(crate) fn assert_no_stream_left(&self) {
         for end in &self.ends {
             assert_eq!(end.session.stats().streams, 0);
+            assert_eq!(end.session.is_drained(), self.left.is_some());
         }
     }
 

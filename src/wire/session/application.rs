@@ -7,6 +7,7 @@ use super::super::code::Code;
 use super::super::frame::{Class, Meta, Open, StreamId};
 use super::super::limits::{INITIAL_WINDOW, SERVICE_MAX, STREAMS_MAX};
 use super::super::stream::Stream;
+use super::super::window::Receiving;
 use super::{OpenError, Read, Session, StreamEnd, WriteError};
 
 impl Session {
@@ -29,12 +30,15 @@ impl Session {
             return Err(OpenError::TooMany(max));
         }
         let stream = StreamId(self.next_local);
-        self.next_local = self.next_local.checked_add(2).ok_or(OpenError::Exhausted)?;
+        let next = self.next_local.checked_add(2).ok_or(OpenError::Exhausted)?;
+        let receiving =
+            Receiving::own(INITIAL_WINDOW, now, &mut self.pool).ok_or(OpenError::Full)?;
+        self.next_local = next;
         let credit = self
             .peer
             .as_ref()
             .map_or(INITIAL_WINDOW, |p| p.initial_window);
-        let mut state = Stream::new(true, class, credit, INITIAL_WINDOW, now);
+        let mut state = Stream::new(true, class, credit, receiving, now);
         state.pending.open = Some(Open {
             service: service.to_owned(),
             class,
@@ -77,7 +81,7 @@ impl Session {
         if !s.sending.is_open() {
             return Err(WriteError::Closed(s.ended.clone()));
         }
-        let room = s.sending.room();
+        let room = s.sending.room(self.queued);
         s.sending.writer_waits = room == 0;
         Ok(room)
     }
@@ -92,6 +96,7 @@ impl Session {
             return Err(WriteError::Closed(s.ended.clone()));
         }
         if !bytes.is_empty() {
+            self.queued += bytes.len();
             s.sending.push(bytes);
             self.plan(stream);
         }
@@ -111,7 +116,7 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return Read::End;
         };
-        if let Some(bytes) = s.arrived.pop() {
+        if let Some(bytes) = s.arrived.pop(&mut self.pinned) {
             return Read::Data(bytes);
         }
         if s.peer_finished {
@@ -131,6 +136,7 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return false;
         };
+        s.arrived.placed(n, &mut self.pinned);
         let credit = s
             .receiving
             .consumed(n as u64, now, round_trip, &mut self.pool);
@@ -156,8 +162,8 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return;
         };
-        s.orphan = true;
-        s.arrived.clear();
+        s.orphan_since.get_or_insert(self.now);
+        s.arrived.clear(&mut self.pinned);
         // Not finished, or finished and sent while the peer still talks: tell it to stop. What is
         // queued before a FIN is sent first, see `transmit_data`.
         let unfinished = s.sending.is_open() || s.sending.finished() && !s.peer_finished;

@@ -10,7 +10,8 @@ use super::super::frame::{Class, Frame, Hello, Open, StreamId};
 use super::super::limits::{
     BACKLOG_MAX, COME_BACK_MAX, DATA_MAX, INITIAL_WINDOW, QUANTUM, REFUSALS_MAX, VERSION,
 };
-use super::super::stream::Stream;
+use super::super::stream::{Pending, Stream};
+use super::super::window::Receiving;
 use super::{Event, GoAway, Session, Side, StreamEnd, Violation};
 
 impl Session {
@@ -45,7 +46,20 @@ impl Session {
                     && let Some(s) = self.streams.get_mut(&stream)
                 {
                     s.sending.credit(upto);
+                    // What was to go back is part of it again.
+                    s.pending.back = None;
                     self.plan(stream);
+                }
+                Ok(())
+            }
+            Frame::Return(stream, had, keeps) => {
+                if self.known(stream)?
+                    && let Some(s) = self.streams.get_mut(&stream)
+                    && s.ended.is_none()
+                    && !s.receiving.returned(had, keeps, &mut self.pool)
+                {
+                    let words = "credit was returned that was not there";
+                    self.end(stream, StreamEnd::own(Code::FlowControl, words));
                 }
                 Ok(())
             }
@@ -157,6 +171,9 @@ impl Session {
             if std::mem::take(&mut s.pending.accept) {
                 return Some(Frame::Accept(stream));
             }
+            if let Some((had, keeps)) = s.pending.back.take() {
+                return Some(Frame::Return(stream, had, keeps));
+            }
             let credit = s.pending.credit.take();
             s.listed = false;
             self.listed.pop_front();
@@ -188,12 +205,19 @@ impl Session {
             if s.sending.wakes_writer() {
                 self.events.push_back(Event::Writable(stream));
             }
+            self.queued -= bytes.len();
             self.stats.bytes_out += bytes.len() as u64;
             self.inflight.sent(bytes.len());
-            if s.spend(bytes.len(), now) == Class::Interactive {
+            let class = s.spend(bytes.len(), now);
+            if class == Class::Interactive {
                 self.inflight.typed(now);
             }
-            if fin && s.orphan && !s.peer_finished && s.ended.is_none() {
+            if s.sending.goes_on(bytes.len()) && s.class_now(now) == class {
+                s.sending.scheduled = true;
+                self.schedule.go_on(stream, class);
+                return Some(Frame::Data(stream, bytes, fin));
+            }
+            if fin && s.orphan() && !s.peer_finished && s.ended.is_none() {
                 // Sent to the end, but nobody will read what the peer still sends.
                 self.end(stream, StreamEnd::own(Code::Cancelled, ""));
             }
@@ -211,7 +235,16 @@ impl Session {
         if hello.version < VERSION || hello.initial_window < INITIAL_WINDOW {
             return Err(Violation::Incompatible);
         }
+        // Streams that were opened before it came began with what was assumed.
+        let window = hello.initial_window;
         self.peer = Some(hello);
+        let open: Vec<_> = self.streams.keys().copied().collect();
+        for stream in open {
+            if let Some(s) = self.streams.get_mut(&stream) {
+                s.sending.begins_with(window);
+            }
+            self.plan(stream);
+        }
         Ok(())
     }
 
@@ -236,6 +269,7 @@ impl Session {
             None
         };
         if let Some(end) = refusal {
+            self.stats.refused += 1;
             self.refusals.push_back((stream, end));
             return Ok(());
         }
@@ -243,7 +277,8 @@ impl Session {
             .peer
             .as_ref()
             .map_or(INITIAL_WINDOW, |p| p.initial_window);
-        let state = Stream::new(false, open.class, credit, INITIAL_WINDOW, now);
+        let receiving = Receiving::of_peer(INITIAL_WINDOW, now);
+        let state = Stream::new(false, open.class, credit, receiving, now);
         self.streams.insert(stream, state);
         self.remote_open += 1;
         self.unanswered += 1;
@@ -274,14 +309,14 @@ impl Session {
             self.end(stream, StreamEnd::own(Code::FlowControl, words));
             return Ok(());
         }
-        if !bytes.is_empty() && !s.orphan {
-            s.arrived.push(bytes);
+        if !bytes.is_empty() && !s.orphan() {
+            s.arrived.push(bytes, &mut self.pinned);
         }
         if s.class == Class::Interactive {
             self.inflight.typed(now);
         }
         s.peer_finished |= fin;
-        if !s.orphan {
+        if !s.orphan() {
             self.events.push_back(Event::Readable(stream));
         }
         self.sweep(stream);
@@ -295,13 +330,15 @@ impl Session {
         if s.ended.is_some() {
             return;
         }
-        s.sending.cut();
+        self.queued -= s.sending.cut();
         // What arrived before a FIN is whole and stays readable; a direction that was cut is not.
         if !s.peer_finished {
-            s.arrived.clear();
+            s.arrived.clear(&mut self.pinned);
         }
         s.ended = Some(end.clone());
-        if !s.orphan {
+        // An OPEN that has not left yet never will: the peer goes.
+        s.pending = Pending::default();
+        if !s.orphan() {
             self.events.push_back(Event::Ended(stream, end));
         }
         self.schedule.remove(stream);
