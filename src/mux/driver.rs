@@ -148,7 +148,8 @@ where
         Ok(Taken::Some)
     }
 
-    /// Writes until the socket is full or nothing is left. True when something was written.
+    /// Writes until the socket is full or nothing is left. True when something was written, or what
+    /// the socket had not taken before has left: either changes what the time is looked at for.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let mut wrote = false;
         loop {
@@ -160,7 +161,7 @@ where
                 }
                 Poll::Ready(result) => result.map_err(|e| Closed::Transport(e.to_string()))?,
             }
-            self.flushing = false;
+            wrote |= std::mem::take(&mut self.flushing);
             let mut gathered = 0;
             while gathered + DATA_MAX <= GATHER
                 && let Some(frame) = self.next_frame()
@@ -198,7 +199,8 @@ where
             if state.session.is_drained() && !self.flushing {
                 return Err(Closed::Drained);
             }
-            state.session.next_deadline()
+            // What is due to be sent is looked at again as soon as the socket takes bytes.
+            state.session.next_deadline(!self.flushing)
         };
         self.timer.as_mut().reset(self.shared.clock.instant(next));
         if self.timer.as_mut().poll(cx).is_ready() {

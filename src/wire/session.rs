@@ -278,9 +278,13 @@ impl Session {
         }
     }
 
-    /// When [`Session::tick`] must be called at the latest.
-    pub fn next_deadline(&self) -> Time {
-        let mut at = self.liveness.dead_at().min(self.liveness.next_ping());
+    /// When [`Session::tick`] must be called at the latest, and [`Session::transmit`] after it if
+    /// this side `can_send`: a PING that is due cannot leave while the socket takes nothing.
+    pub fn next_deadline(&self, can_send: bool) -> Time {
+        let mut at = self.liveness.dead_at();
+        if can_send {
+            at = at.min(self.liveness.next_ping());
+        }
         if let Some((open, _)) = self.open_deadlines.front() {
             at = at.min(*open);
         }
