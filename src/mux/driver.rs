@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::shared::{Handle, Incoming, Shared};
 use super::websocket::{FRAME_FULL, Message, Websocket, WebsocketError};
 use crate::wire::limits::DATA_MAX;
-use crate::wire::{Code, Config, Frame, Session, Side, StreamId, Violation};
+use crate::wire::{Code, Config, Frame, Session, Side, Violation};
 
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,13 +230,17 @@ where
 
     /// Says why, if the transport still can, and closes.
     fn begin_ending(&mut self, why: Closed) {
-        let last = StreamId(0);
-        let farewell = match &why {
-            Closed::Violation(v) => Some(self.shared.lock().session.farewell(v)),
-            Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
-            Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
+        let farewell = {
+            let mut state = self.shared.lock();
+            // What was looked at is not safe to repeat elsewhere, however this ends.
+            let last = state.session.last_stream();
+            state.close(why.clone());
+            match &why {
+                Closed::Violation(v) => Some(state.session.farewell(v)),
+                Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
+                Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
+            }
         };
-        self.shared.lock().close(why.clone());
         let until = Instant::now() + FAREWELL;
         self.timer.as_mut().reset(until);
         self.ending = Some(Ending {

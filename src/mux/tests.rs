@@ -13,6 +13,7 @@ use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 
 mod blocked;
 mod byhand;
+mod endings;
 
 struct End {
     handle: Handle,

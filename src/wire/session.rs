@@ -358,6 +358,11 @@ impl Session {
         self.leaving.is_some() || self.peer_leaves
     }
 
+    /// The highest stream of the peer's that was looked at, for a farewell.
+    pub fn last_stream(&self) -> StreamId {
+        StreamId(self.highest_remote)
+    }
+
     /// When the peer was last heard.
     pub fn heard_at(&self) -> Time {
         self.liveness.heard_at()
