@@ -17,6 +17,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         Self(WebSocketStream::from_raw_socket(io, TheirRole::Server, None).await)
     }
 
+    /// The end that asks for them.
+    pub(super) async fn client(io: S) -> Self {
+        Self(WebSocketStream::from_raw_socket(io, TheirRole::Client, None).await)
+    }
+
     pub(super) async fn hello(&mut self) {
         let hello = Hello {
             version: VERSION,
