@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `clock` | time since something began, sleep included |
 //! | `driver` | [`Driver`]: moves messages between the session and the websocket |
+//! | `ending` | what must still leave when a connection is over, and what still comes |
 //! | `shared` | what driver and streams share; [`Handle`], [`Incoming`], [`Opened`] |
 //! | `stream` | [`MuxStream`] |
 //! | `splice` | [`splice()`]: a stream and a socket, joined with half-close |
@@ -20,6 +21,7 @@
 
 mod clock;
 mod driver;
+mod ending;
 mod handshake;
 mod shared;
 mod splice;

@@ -22,6 +22,9 @@ pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Longest a session may take to finish its streams when this side stops: below the daemon's own
 /// grace.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// Longest a session that is over may linger, for the plane to get all that was sent, when this side
+/// stops: with [`STOP_MAX`] below the daemon's own grace.
+const STOP_LINGER: Duration = Duration::from_secs(5);
 /// How long streams may take to notice that their connection is over, and write their audit line.
 const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
 
@@ -76,13 +79,15 @@ pub(super) async fn run(
     let mut cut_at = None;
     let mut stopping = false;
     let mut heard_farewell = false;
-    loop {
+    let mut lingers = true;
+    let closed = loop {
         tokio::select! {
             // cancel-safe: the driver is kept, the others only watch
             closed = driver.as_mut() => {
-                tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session over");
-                break;
+                lingers = false;
+                break closed;
             }
+            closed = handle.closed() => break closed,
             farewell = handle.peer_leaves(), if !heard_farewell => {
                 heard_farewell = true;
                 if farewell.is_some() {
@@ -102,17 +107,33 @@ pub(super) async fn run(
                 handle.close(Code::GoingAway, "streams were left when the time was over");
             }
         }
-    }
+    };
+    tracing::info!(session = live.number, endpoint = live.endpoint, why = %closed, "session over");
     sessions.over(&live);
-    // The connection ends now, not when the last stream has written its line.
-    drop(driver);
-    let ended = tokio::time::timeout(LAST_LINES, streams.join_next()).await;
+    // Nobody waits for what the plane still has to get, and it waits for no stream's last line.
+    let last_bytes = async move {
+        if lingers {
+            tokio::select! {
+                // cancel-safe: whoever is dropped is not needed any more
+                _ = driver => {}
+                () = stopped(&shutdown) => {}
+            }
+        }
+    };
+    let last_lines = tokio::time::timeout(LAST_LINES, streams.join_next());
+    let ((), ended) = tokio::join!(last_bytes, last_lines);
     if ended.is_err() {
         tracing::warn!(
             session = live.number,
             "streams did not end with their session"
         );
     }
+}
+
+/// Waits until this side has been stopping for so long that a plane that reads has read everything.
+async fn stopped(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP_LINGER).await;
 }
 
 async fn at(when: Option<Instant>) {

@@ -11,13 +11,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::clock::Clock;
+use super::ending::Ending;
 use super::shared::{Handle, Incoming, Shared};
 use super::websocket::{FRAME_FULL, Message, Websocket, WebsocketError};
 use crate::wire::limits::DATA_MAX;
-use crate::wire::{Code, Config, Frame, Session, Side, StreamId, Violation};
+use crate::wire::{Code, Config, Frame, Session, Side, Violation};
 
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,8 @@ pub enum Closed {
     Violation(Violation),
 }
 
-/// The future that keeps a connection going. Ends when the connection is over.
+/// The future that keeps a connection going. Ends when the socket may be given up: a while after
+/// [`Handle::closed`], when the peer has all that was sent before, or its time for that is over.
 pub struct Driver<S> {
     websocket: Websocket<S>,
     shared: Arc<Shared>,
@@ -50,14 +52,6 @@ enum Taken {
     Some,
     /// There may be more, but those it is for come first.
     Enough,
-}
-
-struct Ending {
-    why: Closed,
-    /// The last frame, until it is queued.
-    farewell: Option<Frame>,
-    close_sent: bool,
-    until: Instant,
 }
 
 /// Most payload gathered before a flush: under load TLS records are full, when idle one frame
@@ -76,8 +70,6 @@ const READ_RUN: usize = 64;
 const READ_RUN_BYTES: usize = 4 * FRAME_FULL;
 /// Turns of the loop before others of this thread get one.
 const TURNS: usize = 16;
-/// Longest a farewell may take to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Begins a session on a websocket whose handshake is done. The driver must be run.
 pub fn session<S>(
@@ -148,7 +140,8 @@ where
         Ok(Taken::Some)
     }
 
-    /// Writes until the socket is full or nothing is left. True when something was written.
+    /// Writes until the socket is full or nothing is left. True when something was written, or what
+    /// the socket had not taken before has left: either changes what the time is looked at for.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let mut wrote = false;
         loop {
@@ -160,7 +153,7 @@ where
                 }
                 Poll::Ready(result) => result.map_err(|e| Closed::Transport(e.to_string()))?,
             }
-            self.flushing = false;
+            wrote |= std::mem::take(&mut self.flushing);
             let mut gathered = 0;
             while gathered + DATA_MAX <= GATHER
                 && let Some(frame) = self.next_frame()
@@ -198,7 +191,8 @@ where
             if state.session.is_drained() && !self.flushing {
                 return Err(Closed::Drained);
             }
-            state.session.next_deadline()
+            // What is due to be sent is looked at again as soon as the socket takes bytes.
+            state.session.next_deadline(!self.flushing)
         };
         self.timer.as_mut().reset(self.shared.clock.instant(next));
         if self.timer.as_mut().poll(cx).is_ready() {
@@ -226,47 +220,26 @@ where
         Ok(())
     }
 
-    /// Says why, if the transport still can, and closes.
-    fn begin_ending(&mut self, why: Closed) {
-        let last = StreamId(0);
-        let farewell = match &why {
-            Closed::Violation(v) => Some(self.shared.lock().session.farewell(v)),
-            Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
-            Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
-        };
-        self.shared.lock().close(why.clone());
-        let until = Instant::now() + FAREWELL;
-        self.timer.as_mut().reset(until);
-        self.ending = Some(Ending {
-            why,
-            farewell,
-            close_sent: false,
-            until,
-        });
-    }
-
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
-        let Some(ending) = &mut self.ending else {
-            return Poll::Pending;
-        };
-        let why = ending.why.clone();
-        if matches!(why, Closed::Transport(_)) || Instant::now() >= ending.until {
-            return Poll::Ready(why);
-        }
-        if let Some(frame) = ending.farewell.take() {
-            self.websocket.queue(frame);
-        }
-        if !std::mem::replace(&mut ending.close_sent, true) {
-            self.websocket.queue_close();
-        }
-        match self.websocket.poll_flush(cx) {
-            Poll::Ready(_) => Poll::Ready(why),
-            Poll::Pending => {
-                // When the farewell's time is over, so is the connection.
-                ready!(self.timer.as_mut().poll(cx));
-                Poll::Ready(why)
+    /// Tells this side at once, and queues what the peer is to be told.
+    fn begin_ending(&mut self, why: &Closed) {
+        let farewell = {
+            let mut state = self.shared.lock();
+            // What was looked at is not safe to repeat elsewhere, however this ends.
+            let last = state.session.last_stream();
+            state.close(why.clone());
+            match why {
+                Closed::Violation(v) => Some(state.session.farewell(v)),
+                Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
+                Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
             }
-        }
+        };
+        // Of streams that ended well, resets and answers may be left; of others there is no end.
+        let left = std::iter::from_fn(|| match why {
+            Closed::Drained => self.next_frame(),
+            _ => None,
+        });
+        let said: Vec<_> = left.chain(farewell).collect();
+        self.ending = Ending::begin(why, said, &mut self.websocket);
     }
 }
 
@@ -279,12 +252,19 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
         let this = self.get_mut();
         if this.ending.is_none() {
-            match this.poll_turns(cx) {
-                Ok(()) => return Poll::Pending,
-                Err(why) => this.begin_ending(why),
+            let Err(why) = this.poll_turns(cx) else {
+                return Poll::Pending;
+            };
+            this.begin_ending(&why);
+            if this.ending.is_none() {
+                return Poll::Ready(why);
             }
         }
-        this.poll_ending(cx)
+        let Some(ending) = &mut this.ending else {
+            return Poll::Pending;
+        };
+        ready!(ending.poll(cx, &mut this.websocket, this.timer.as_mut()));
+        Poll::Ready(ending.why.clone())
     }
 }
 

@@ -11,6 +11,10 @@ use super::*;
 use crate::wire::limits::{DATA_MAX, SEND_BUFFER};
 use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 
+mod blocked;
+mod byhand;
+mod endings;
+
 struct End {
     handle: Handle,
     incoming: Incoming,

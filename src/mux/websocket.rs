@@ -31,6 +31,8 @@ pub struct Websocket<S> {
     /// The head of the frame that is being queued; kept for its memory.
     head: BytesMut,
     pong: Option<Bytes>,
+    /// What came was no websocket: nobody knows where the next message begins.
+    lost: bool,
 }
 
 /// Which end of the handshake this was.
@@ -47,6 +49,13 @@ pub enum Role {
 pub(super) enum Message {
     Binary(Bytes),
     Close,
+}
+
+/// What the websocket's own farewell says (RFC 6455, 7.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CloseStatus {
+    Normal = 1000,
+    Protocol = 1002,
 }
 
 /// Why a websocket is over.
@@ -99,6 +108,7 @@ impl<S> Websocket<S> {
             tail: BytesMut::new(),
             head: BytesMut::new(),
             pong: None,
+            lost: false,
         }
     }
 
@@ -180,10 +190,10 @@ impl<S> Websocket<S> {
     }
 
     /// Queues the websocket's own farewell.
-    pub(super) fn queue_close(&mut self) {
-        const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
-        self.put_header(OP_CLOSE, NORMAL.len());
-        self.tail.extend_from_slice(&NORMAL);
+    pub(super) fn queue_close(&mut self, status: CloseStatus) {
+        let status = (status as u16).to_be_bytes();
+        self.put_header(OP_CLOSE, status.len());
+        self.tail.extend_from_slice(&status);
     }
 
     fn put_header(&mut self, opcode: u8, size: usize) {
@@ -237,6 +247,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Websocket<S> {
                 Err(e) => return Poll::Ready(Err(WebsocketError::Io(e))),
             }
         }
+    }
+
+    /// Reads and throws away: how many bytes came. `None`: the peer closed, or nothing can come.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+        loop {
+            match self.parse() {
+                _ if self.lost => break self.input.clear(),
+                Ok(Some((OP_CLOSE, _))) => return Poll::Ready(None),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => self.lost = true,
+            }
+        }
+        self.make_room_to_read();
+        let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input));
+        Poll::Ready(read.ok().filter(|n| *n > 0))
+    }
+
+    /// Nothing more will be written; all of it must have been flushed.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     /// Writes everything that is queued.
@@ -368,7 +399,7 @@ mod tests {
                 let frame = Frame::Data(crate::wire::StreamId(1), vec![7; size].into(), false);
                 let mut ws = ours(role, &[]);
                 ws.queue(frame.clone());
-                ws.queue_close();
+                ws.queue_close(CloseStatus::Normal);
                 let bytes = sent(ws);
                 let mut judge = WebSocket::from_raw_socket(io::Cursor::new(bytes), their, None);
                 let message = judge.read().expect("their reading");

@@ -1,6 +1,7 @@
 //! Tunnels: `GET /v1/tunnel` with a host certificate becomes a session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -22,8 +23,11 @@ use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
 use crate::model::{Digest, HostId};
-use crate::mux::{self, Incoming, Role, Websocket};
+use crate::mux::{self, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
+
+/// Longest a session that is over may linger when what is left of a stop is cut.
+const STOP_LINGER: Duration = Duration::from_secs(1);
 
 /// The certificate a connection showed, DER; among the extensions of each of its requests.
 #[derive(Clone, Debug)]
@@ -159,15 +163,29 @@ async fn run(
         handle.close(Code::NotAllowed, &refusal.fault.why);
     }
     if plane.shutdown.is_cancelled() {
-        handle.leave(
-            Code::GoingAway,
-            std::time::Duration::ZERO,
-            "the plane stops",
-        );
+        handle.leave(Code::GoingAway, Duration::ZERO, "the plane stops");
     }
-    let (closed, ()) = tokio::join!(Box::pin(driver), serve_streams(&plane, host, incoming));
-    plane.sessions.over(host, number);
-    tracing::info!(%host, session = number, why = %closed, "tunnel down");
+    let served = async {
+        serve_streams(&plane, host, incoming).await;
+        let closed = handle.closed().await;
+        plane.sessions.over(host, number);
+        tracing::info!(%host, session = number, why = %closed, "tunnel down");
+    };
+    // A driver outlives its session until the host has got all that was sent.
+    let driven = async {
+        tokio::select! {
+            _ = Box::pin(driver) => {}
+            () = stopped(&plane, &handle) => {}
+        }
+    };
+    tokio::join!(driven, served);
+}
+
+/// Waits until the session is over and the plane stops for so long that nobody may linger.
+async fn stopped(plane: &Plane, handle: &Handle) {
+    handle.closed().await;
+    plane.cut.cancelled().await;
+    tokio::time::sleep(STOP_LINGER).await;
 }
 
 /// Serves the streams a host opens, until the connection is over.

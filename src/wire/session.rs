@@ -294,9 +294,13 @@ impl Session {
         }
     }
 
-    /// When [`Session::tick`] must be called at the latest.
-    pub fn next_deadline(&self) -> Time {
-        let mut at = self.liveness.dead_at().min(self.liveness.next_ping());
+    /// When [`Session::tick`] must be called at the latest, and [`Session::transmit`] after it if
+    /// this side `can_send`: a PING that is due cannot leave while the socket takes nothing.
+    pub fn next_deadline(&self, can_send: bool) -> Time {
+        let mut at = self.liveness.dead_at();
+        if can_send {
+            at = at.min(self.liveness.next_ping());
+        }
         if let Some((open, _)) = self.open_deadlines.front() {
             at = at.min(*open);
         }
@@ -405,6 +409,11 @@ impl Session {
     /// Either side said farewell: no new streams.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_some() || self.peer_leaves
+    }
+
+    /// The highest stream of the peer's that was looked at, for a farewell.
+    pub fn last_stream(&self) -> StreamId {
+        StreamId(self.highest_remote)
     }
 
     /// When the peer was last heard.

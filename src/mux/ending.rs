@@ -1,0 +1,161 @@
+//! The end of a connection: what must still leave, and what the peer still sends meanwhile.
+//!
+//! A socket that is given up while bytes of its peer arrive is answered with a reset, and a reset
+//! destroys what has not left yet and what the peer has not read yet: the tail of the last stream,
+//! or the words that say why. So an end is said, flushed and shut down, and then what comes is read
+//! and thrown away until the peer has ended as well. Streams and handles do not wait for any of it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use super::driver::Closed;
+use super::websocket::{CloseStatus, Websocket};
+use crate::wire::limits::CONNECTION_WINDOW;
+use crate::wire::{Frame, Violation};
+
+/// What is left of a connection that is over.
+pub(super) struct Ending {
+    pub(super) why: Closed,
+    /// Whatever is left then, is lost.
+    until: Instant,
+    /// Silent until then: the peer is gone.
+    quiet_until: Instant,
+    saying: Saying,
+    peer: Peer,
+    discarded: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saying {
+    Flush,
+    Shutdown,
+    Said,
+}
+
+/// Whose end is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Talks,
+    /// It has ended, or nobody waits for it.
+    Ended,
+}
+
+/// Longest a farewell may take to leave when nobody can be expected to answer it: the peer has
+/// ended itself, or is dead.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Longest for words about an end that cuts all streams: they stand behind what the kernel holds,
+/// and a peer that sends without reading must come to them first. Far below a daemon's own grace.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Longest for the tail of streams that ended well: own buffers and the kernel's, a quarter of a
+/// mebibyte unsent and a window under way, on a long path that loses packets.
+const LAST_BYTES: Duration = Duration::from_secs(30);
+/// A peer of which nothing is heard for so long is dead, as during the connection's life.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Most bytes thrown away: what credit lets a peer have under way. Whoever sends more does not
+/// read.
+const DISCARD_MAX: u64 = CONNECTION_WINDOW;
+/// Reads in a row before others of this thread get a turn.
+const READ_RUN: usize = 64;
+
+// === impl Ending ===
+
+impl Ending {
+    /// Queues what is to be said. `None`: there is nobody to say it to.
+    pub(super) fn begin<S>(
+        why: &Closed,
+        farewell: impl IntoIterator<Item = Frame>,
+        websocket: &mut Websocket<S>,
+    ) -> Option<Self> {
+        let (status, longest, peer) = match why {
+            Closed::Transport(_) => return None,
+            Closed::ByPeer | Closed::Violation(Violation::Dead(_)) => {
+                (CloseStatus::Normal, FAREWELL, Peer::Ended)
+            }
+            Closed::Violation(_) => (CloseStatus::Protocol, LAST_WORDS, Peer::Talks),
+            Closed::Asked(..) => (CloseStatus::Normal, LAST_WORDS, Peer::Talks),
+            Closed::Drained => (CloseStatus::Normal, LAST_BYTES, Peer::Talks),
+        };
+        for frame in farewell {
+            websocket.queue(frame);
+        }
+        websocket.queue_close(status);
+        let now = Instant::now();
+        Some(Self {
+            why: why.clone(),
+            until: now + longest,
+            quiet_until: now + SILENCE,
+            saying: Saying::Flush,
+            peer,
+            discarded: 0,
+        })
+    }
+
+    /// Ready when the socket may be given up.
+    pub(super) fn poll<S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        websocket: &mut Websocket<S>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let heard = self.poll_discard(cx, websocket);
+        match self.poll_say(cx, websocket) {
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Ok(())) if self.peer == Peer::Ended => return Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if self.discarded > DISCARD_MAX {
+            return Poll::Ready(());
+        }
+        if heard {
+            self.quiet_until = Instant::now() + SILENCE;
+        }
+        timer.as_mut().reset(self.until.min(self.quiet_until));
+        timer.poll(cx)
+    }
+
+    fn poll_say<S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        websocket: &mut Websocket<S>,
+    ) -> Poll<std::io::Result<()>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if self.saying == Saying::Flush {
+            ready!(websocket.poll_flush(cx))?;
+            self.saying = Saying::Shutdown;
+        }
+        if self.saying == Saying::Shutdown {
+            ready!(websocket.poll_shutdown(cx))?;
+            self.saying = Saying::Said;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// True when something came.
+    fn poll_discard<S>(&mut self, cx: &mut Context<'_>, websocket: &mut Websocket<S>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let before = self.discarded;
+        for _ in 0..READ_RUN {
+            if self.peer == Peer::Ended {
+                return self.discarded > before;
+            }
+            match websocket.poll_discard(cx) {
+                Poll::Pending => return self.discarded > before,
+                Poll::Ready(None) => self.peer = Peer::Ended,
+                Poll::Ready(Some(n)) => self.discarded += n as u64,
+            }
+        }
+        cx.waker().wake_by_ref();
+        true
+    }
+}

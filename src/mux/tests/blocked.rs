@@ -1,0 +1,88 @@
+//! A socket that takes nothing: the driver waits for it, and for nothing that it cannot do.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::super::*;
+use super::byhand::Peer;
+use crate::wire::{Class, Config, Frame, Meta, Side, Violation};
+
+/// A driver that may be polled so often.
+struct Counted {
+    driver: Driver<DuplexStream>,
+    left: u32,
+}
+
+impl Future for Counted {
+    type Output = Closed;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+        // Under the paused clock a driver that wakes itself would run for ever.
+        self.left = self.left.checked_sub(1).expect("it is polled too often");
+        Pin::new(&mut self.driver).poll(cx)
+    }
+}
+
+/// A node of which the peer has room for a kilobyte.
+async fn node() -> (Handle, Driver<DuplexStream>, Peer<DuplexStream>) {
+    let (near, far) = tokio::io::duplex(1024);
+    let socket = Websocket::new(near, Role::Client, bytes::Bytes::new());
+    let (handle, _, driver) = session(socket, Side::Node, Config::default());
+    (handle, driver, Peer::server(far).await)
+}
+
+async fn open_bulk(handle: &Handle, bytes: usize) -> MuxStream {
+    let mut stream = handle.open("s", Class::Bulk, Meta::new()).expect("open");
+    stream.write_all(&vec![7; bytes]).await.expect("write");
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_path_costs_nothing_until_the_peer_is_dead() {
+    let (handle, driver, _peer) = node().await;
+    let _stream = open_bulk(&handle, 64 * 1024).await;
+    let closed = Counted { driver, left: 20 }.await;
+    let dead = matches!(closed, Closed::Violation(Violation::Dead(_)));
+    assert!(dead, "{closed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_speaks_and_does_not_read_costs_nothing_and_gets_its_ping_when_it_does() {
+    const TIMES: u32 = 100;
+    let (handle, driver, mut peer) = node().await;
+    let _stream = open_bulk(&handle, 64 * 1024).await;
+    let mut tasks = JoinSet::new();
+    // A poll for each message, few for all the rest.
+    let left = 2 * TIMES + 200;
+    tasks.spawn(async move { drop(Counted { driver, left }.await) });
+    peer.hello().await;
+    for token in 0..u64::from(TIMES) {
+        peer.send(Frame::Ping(token)).await;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+    }
+    let asked = Instant::now();
+    while peer.frame().await != Some(Frame::Ping(2)) {}
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    assert!(tasks.try_join_next().is_none(), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_not_forgotten_when_the_socket_takes_bytes_again_before_it_is_due() {
+    let (handle, driver, mut peer) = node().await;
+    // One gathering: nothing is left to be written when the last of it has left.
+    let _stream = open_bulk(&handle, 16 * 1024).await;
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(driver.await) });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    while peer.frame().await != Some(Frame::Ping(2)) {}
+    let late = began
+        .elapsed()
+        .saturating_sub(Config::default().ping_interval);
+    assert!(late < Duration::from_millis(100), "{late:?}");
+}

@@ -1,0 +1,49 @@
+//! A peer that is moved by hand, frame by frame, on another implementation of websockets.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role as TheirRole;
+
+use crate::wire::limits::{INITIAL_WINDOW, STREAMS_MAX, VERSION};
+use crate::wire::{Frame, Hello};
+
+pub(super) struct Peer<S>(pub(super) WebSocketStream<S>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// The end that answers handshakes.
+    pub(super) async fn server(io: S) -> Self {
+        Self(WebSocketStream::from_raw_socket(io, TheirRole::Server, None).await)
+    }
+
+    /// The end that asks for them.
+    pub(super) async fn client(io: S) -> Self {
+        Self(WebSocketStream::from_raw_socket(io, TheirRole::Client, None).await)
+    }
+
+    pub(super) async fn hello(&mut self) {
+        let hello = Hello {
+            version: VERSION,
+            initial_window: INITIAL_WINDOW,
+            max_streams: STREAMS_MAX,
+            capabilities: Vec::new(),
+        };
+        self.send(Frame::Hello(hello)).await;
+    }
+
+    pub(super) async fn send(&mut self, frame: Frame) {
+        let message = Message::Binary(frame.encode());
+        self.0.send(message).await.expect("send");
+    }
+
+    /// The next frame; `None` at the end, whatever it is.
+    pub(super) async fn frame(&mut self) -> Option<Frame> {
+        while let Some(Ok(message)) = self.0.next().await {
+            if message.is_binary() {
+                return Some(Frame::decode(message.into_data()).expect("a frame"));
+            }
+        }
+        None
+    }
+}
