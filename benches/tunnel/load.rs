@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,9 @@ pub(crate) enum What {
         path: Path,
         #[arg(long, default_value_t = 50)]
         each: usize,
+        /// Seconds they read all they can before they stop; 0: they never begin.
+        #[arg(long, default_value_t = 0.0)]
+        grow: f64,
     },
     /// The connection below is cut: when a new stream brings its first byte again.
     Cut {
@@ -110,7 +113,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         } => echoes(path, bulk_to.unwrap_or(path.to), *direction, *streams)?,
         What::Opens { path, callers } => opens(path, *callers)?,
         What::Idle { path, count } => idle(path, *count)?,
-        What::Stalled { path, each } => stalled(path, *each)?,
+        What::Stalled { path, each, grow } => stalled(path, *each, *grow)?,
         What::Cut { path, relay } => cut(path, *relay)?,
         What::HalfClose { path } => half_close(path)?,
     };
@@ -265,31 +268,52 @@ fn fill(pids: &[u32], written: &AtomicU64) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-fn stalled(path: &Path, each: usize) -> Result<Value> {
+fn stalled(path: &Path, each: usize, grow: f64) -> Result<Value> {
+    let before = resident_kib(&path.pids)?;
     let mut probe = connect(path.to, Mode::Echo)?;
     echo(&mut probe)?;
     let alone = bulk(path, Direction::Down, 1)?;
     let mut held = Vec::new();
-    let mut writers = Vec::new();
+    let mut movers = Vec::new();
     let written = Arc::new(AtomicU64::new(0));
+    let halted = Arc::new(AtomicBool::new(false));
+    let halt = || {
+        halted.store(true, Ordering::Release);
+        connect(path.target, Mode::Halt)?.read_exact(&mut [0])?;
+        Ok::<_, anyhow::Error>(())
+    };
+    if grow == 0.0 {
+        halt()?;
+    }
     for _ in 0..each {
-        // Nobody reads these here …
-        held.push(connect(path.to, Mode::Source)?);
-        // … and these over there.
-        let mut socket = connect(path.to, Mode::Never)?;
+        // Read here, as long as anybody reads …
+        let mut socket = connect(path.to, Mode::Source)?;
+        held.push(socket.try_clone()?);
+        let halted = Arc::clone(&halted);
+        movers.push(thread::spawn(move || {
+            let mut block = vec![0; BLOCK];
+            while !halted.load(Ordering::Acquire) && socket.read(&mut block).is_ok_and(|n| n > 0) {}
+        }));
+        // … and over there.
+        let mut socket = connect(path.to, Mode::Halting)?;
         held.push(socket.try_clone()?);
         let count = Arc::clone(&written);
-        writers.push(thread::spawn(move || {
+        movers.push(thread::spawn(move || {
             let block = vec![0x5a; BLOCK];
             while let Ok(n @ 1..) = socket.write(&block) {
                 count.fetch_add(n as u64, Ordering::Relaxed);
             }
         }));
     }
+    if grow > 0.0 {
+        sleep(grow);
+        halt()?;
+    }
     let filled = fill(&path.pids, &written)?;
     let times = probe_for(&mut probe, path.seconds)?;
     let beside = bulk(path, Direction::Down, 1)?;
     let mut result = json!({
+        "before_kib": before,
         "rss_kib": resident_kib(&path.pids)?,
         "filled_s": filled,
         "gbit_before": alone["gbit"],
@@ -301,8 +325,8 @@ fn stalled(path: &Path, each: usize) -> Result<Value> {
     }
     drop(held);
     connect(path.target, Mode::Release)?.read_exact(&mut [0])?;
-    for writer in writers {
-        drop(writer.join());
+    for mover in movers {
+        drop(mover.join());
     }
     // The path must be as good as before.
     let again = echo(&mut connect(path.to, Mode::Echo)?)?;

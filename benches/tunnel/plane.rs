@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Most bytes a session may make this end hold, MiB; the protocol's default when not given.
     #[arg(long)]
     window_mib: Option<u64>,
+    /// Seconds between pings of this end; the protocol's default when not given.
+    #[arg(long)]
+    ping_s: Option<u64>,
     /// Sessions of many nodes side by side instead of the newest one only; as many may begin in a
     /// second as with the plane.
     #[arg(long)]
@@ -71,6 +74,9 @@ async fn serve(args: Args) -> Result<()> {
     let mut config = Config::default();
     if let Some(mib) = args.window_mib {
         config.connection_window = mib << 20;
+    }
+    if let Some(seconds) = args.ping_s {
+        config.ping_interval = Duration::from_secs(seconds);
     }
     let plane = Arc::new(Plane {
         config,

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// What the node's services lead to.
     #[arg(long)]
     target: Option<SocketAddr>,
+    /// Seconds between the node's pings; its default when not given.
+    #[arg(long)]
+    ping_s: Option<u64>,
 }
 
 /// The one service of the node.
@@ -46,6 +49,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let (Some(root), Some(plane), Some(target)) = (&args.node, args.plane, args.target) {
         node(&args.dir, root, plane, target)?;
+        if let Some(seconds) = args.ping_s {
+            let folder = HostFs::new(root).at(paths::CONFIG_DIR);
+            fs::create_dir_all(&folder)?;
+            let text = format!("[comms]\nping_s = {seconds}\n");
+            fs::write(folder.join("50-bench.toml"), text)?;
+        }
     }
     Ok(())
 }

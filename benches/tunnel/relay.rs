@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Most bytes on the way in each direction, MiB.
     #[arg(long, default_value_t = 128)]
     room_mib: usize,
+    /// Where it listens; for peers whose port is fixed.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
 }
 
 /// Words of the control connection.
@@ -60,7 +63,7 @@ struct Link {
 type Links = Arc<Mutex<Vec<Weak<Link>>>>;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = TcpListener::bind(args.listen)?;
     let control = TcpListener::bind("127.0.0.1:0")?;
     println!("{} {}", listener.local_addr()?, control.local_addr()?);
     let links = Links::default();

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -18,13 +18,15 @@ pub(crate) enum Mode {
     Sink = b'k',
     /// Sends until nobody takes it.
     Source = b's',
-    /// Never reads.
-    Never = b'n',
+    /// Reads until [`Mode::Halt`], then never again.
+    Halting = b'p',
+    /// Stops all readers that halt.
+    Halt = b'z',
     /// Sends [`HALF_CLOSE`] bytes, ends its direction, then reads to the end.
     HalfClose = b'h',
     /// Answers how many bytes were sunk, and how many came after a half-close.
     Query = b'q',
-    /// Drops every connection that is never read.
+    /// Drops every connection that is not read any more.
     Release = b'x',
 }
 
@@ -40,6 +42,8 @@ struct Shared {
     idle: AtomicUsize,
     sunk: AtomicU64,
     after_close: AtomicU64,
+    /// Readers that halt have to.
+    halted: AtomicBool,
     never: Mutex<Vec<TcpStream>>,
 }
 
@@ -49,6 +53,7 @@ pub(crate) fn run() -> Result<()> {
         idle: AtomicUsize::new(0),
         sunk: AtomicU64::new(0),
         after_close: AtomicU64::new(0),
+        halted: AtomicBool::new(false),
         never: Mutex::default(),
     });
     println!("{}", shared.listener.local_addr()?);
@@ -104,10 +109,20 @@ fn serve(shared: &Shared, mut socket: TcpStream, block: &mut Vec<u8>) -> std::io
                 socket.write_all(block)?;
             }
         }
-        m if m == Mode::Never as u8 => {
+        m if m == Mode::Halting as u8 => {
+            block.resize(BLOCK, 0);
+            while !shared.halted.load(Ordering::Acquire) {
+                if socket.read(block)? == 0 {
+                    return Ok(());
+                }
+            }
             let mut never = shared.never.lock().unwrap_or_else(PoisonError::into_inner);
             never.push(socket);
             Ok(())
+        }
+        m if m == Mode::Halt as u8 => {
+            shared.halted.store(true, Ordering::Release);
+            socket.write_all(b"z")
         }
         m if m == Mode::HalfClose as u8 => {
             socket.write_all(&vec![0x5a; HALF_CLOSE])?;
@@ -123,6 +138,7 @@ fn serve(shared: &Shared, mut socket: TcpStream, block: &mut Vec<u8>) -> std::io
         m if m == Mode::Release as u8 => {
             let mut never = shared.never.lock().unwrap_or_else(PoisonError::into_inner);
             never.clear();
+            shared.halted.store(false, Ordering::Release);
             socket.write_all(b"x")
         }
         _ => Err(ErrorKind::InvalidData.into()),

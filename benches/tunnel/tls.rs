@@ -1,4 +1,5 @@
-//! The baseline: one rustls stream over loopback, a writer and a reader, nothing between them.
+//! The baseline: one rustls stream over loopback, a writer and a reader, nothing between them. Or the
+//! same without TLS: what one socket costs, both its ends.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Seconds of measuring.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Without TLS.
+    #[arg(long)]
+    plain: bool,
 }
 
 /// Bytes of a write: four TLS records.
@@ -35,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let address = listener.local_addr()?;
     let server = prepare::server_config(&args.dir)?;
     let client = prepare::client_config(&args.dir)?;
+    let plain = args.plain;
     let (stop, got) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
@@ -43,7 +48,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let reader = thread::spawn(move || -> Result<()> {
         let (socket, _) = listener.accept()?;
         socket.set_nodelay(true)?;
-        let mut tls = StreamOwned::new(ServerConnection::new(server)?, socket);
+        let mut tls: Box<dyn Read> = match plain {
+            true => Box::new(socket),
+            false => Box::new(StreamOwned::new(ServerConnection::new(server)?, socket)),
+        };
         let mut block = vec![0; READ];
         loop {
             match tls.read(&mut block) {
@@ -57,7 +65,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         let name = address.ip().into();
-        let mut tls = StreamOwned::new(ClientConnection::new(client, name)?, socket);
+        let mut tls: Box<dyn Write> = match plain {
+            true => Box::new(socket),
+            false => Box::new(StreamOwned::new(
+                ClientConnection::new(client, name)?,
+                socket,
+            )),
+        };
         let block = vec![0x5a; WRITE];
         while !stopped.load(Ordering::Relaxed) {
             tls.write_all(&block)?;

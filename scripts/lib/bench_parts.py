@@ -2,8 +2,10 @@
 
   Tool      the load tool and pf9-comms, built; runs measurements
   Running   processes of one set-up, ended by their ids only
-  ours      a plane, a pf9-comms and (if wanted) a delay between them
+  Delay     a round trip between the two ends of a path; can be frozen and cut
+  Ours      a plane, a pf9-comms and (if wanted) a delay between them
   PEERS     name -> function that starts the same path through that peer, or Fail with the reason it cannot
+  Peers     those that can be had here; each path of them is started once
 """
 import contextlib
 import getpass
@@ -21,11 +23,12 @@ import time
 from pathlib import Path
 
 import tools
-from common import REPO, Fail, need_packages, run, say, tail, wait_for
+from common import REPO, Fail, need_packages, run, tail, wait_for, warn
 
 BORE = "0.6.0"
 BORE_CONTROL = 7835  # fixed in bore
 START_SECONDS = 20
+MIB = 1024  # of KiB
 TUNNEL_UP = "tunnel is up"
 
 
@@ -148,8 +151,9 @@ class Tool:
             cmd += ["--pids", ",".join(map(str, pids))]
         return json.loads(run(cmd, timeout=120).stdout)
 
-    def tls(self, seconds):
-        return json.loads(run([self.program, "tls", "--dir", self.pki(), "--seconds", seconds], timeout=60).stdout)
+    def tls(self, seconds, plain=False):
+        cmd = [self.program, "tls", "--dir", self.pki(), "--seconds", seconds, *(["--plain"] if plain else [])]
+        return json.loads(run(cmd, timeout=60).stdout)
 
     def pki(self):
         folder = self.folder / "pki"
@@ -158,23 +162,18 @@ class Tool:
         return folder
 
 
-class Ours(Way):
-    """A plane and a node. `lines` are the plane's events, `words` the node's log."""
+class Delay:
+    """A relay between the ends of a path. TCP ends at it, so a handshake of TCP takes no time and no window of TCP
+    is ever too small there: what is seen is what the two ends make of a round trip."""
 
-    def __init__(self, tool, running, rtt_ms=None, window_mib=None):
-        more = ["--window-mib", window_mib] if window_mib else []
-        plane, (tunnel, interactive, bulk), self.lines = running.first_line(
-            [tool.program, "plane", "--dir", tool.pki(), *more], "plane")
-        if rtt_ms is not None:
-            _, (tunnel, self.control), _ = running.first_line(
-                [tool.program, "relay", "--to", tunnel, "--rtt-ms", rtt_ms], "relay")
-        root = Path(tempfile.mkdtemp(dir=tool.folder, prefix="node-"))
-        run([tool.program, "prepare", "--dir", tool.pki(), "--node", root, "--plane", tunnel, "--target", tool.target])
-        node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
-        self.words = reader(node.stderr)
-        super().__init__(interactive, [plane.pid, node.pid], bulk)
-        if line_with(self.lines, ["up"], START_SECONDS) is None:
-            raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
+    def __init__(self, tool, running, rtt_ms):
+        self.tool, self.running, self.rtt_ms = tool, running, rtt_ms
+
+    def before(self, to, listen="127.0.0.1:0"):
+        """The address whose connections lead to `to`."""
+        _, (address, self.control), _ = self.running.first_line(
+            [self.tool.program, "relay", "--to", to, "--rtt-ms", self.rtt_ms, "--listen", listen], "relay")
+        return address
 
     def freeze(self):
         host, port = self.control.rsplit(":", 1)
@@ -182,6 +181,27 @@ class Ours(Way):
             control.sendall(b"f")
             control.recv(1)
         return time.monotonic()
+
+
+class Ours(Way):
+    """A plane and a node. `lines` are the plane's events, `words` the node's log."""
+
+    def __init__(self, tool, running, rtt_ms=None, window_mib=None, ping_s=None):
+        ping = ["--ping-s", ping_s] if ping_s else []
+        more = ping + (["--window-mib", window_mib] if window_mib else [])
+        plane, (tunnel, interactive, bulk), self.lines = running.first_line(
+            [tool.program, "plane", "--dir", tool.pki(), *more], "plane")
+        if rtt_ms is not None:
+            self.delay = Delay(tool, running, rtt_ms)
+            tunnel = self.delay.before(tunnel)
+        root = Path(tempfile.mkdtemp(dir=tool.folder, prefix="node-"))
+        run([tool.program, "prepare", "--dir", tool.pki(), "--node", root, "--plane", tunnel, "--target", tool.target,
+             *ping])
+        node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
+        self.words = reader(node.stderr)
+        super().__init__(interactive, [plane.pid, node.pid], bulk)
+        if line_with(self.lines, ["up"], START_SECONDS) is None:
+            raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
 
     def waited(self):
         """Seconds the node drew to wait after the session that just ended; None when it does not say."""
@@ -196,12 +216,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def listening(port, child):
+def free_host(port):
+    """An address of the loopback network where nobody has this port yet."""
+    for last in range(1, 255):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((f"127.0.0.{last}", port))
+            return f"127.0.0.{last}"
+    raise Fail(f"port {port} is taken")
+
+
+def listening(port, child, host="127.0.0.1"):
     def ask():
         if child.poll() is not None:
             raise Fail(f"it ended with exit code {child.returncode}", tail(child.log))
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
             return True
         except OSError:
             return False
@@ -216,13 +245,14 @@ def installed(probe, package):
     return shutil.which(probe, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or probe
 
 
-def haproxy(tool, running):
+def haproxy(tool, running, delay=None):
     program, near, far = installed("haproxy", "haproxy"), free_port(), free_port()
+    between = delay.before(f"127.0.0.1:{far}") if delay else f"127.0.0.1:{far}"
     common = ("global\n  maxconn 8000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
               "  timeout server 1h\n")
     hops = {
         "far": (far, f"ssl crt {tool.pki()}/server.pem ssl-min-ver TLSv1.3", f"server s {tool.target}"),
-        "near": (near, "", f"server s 127.0.0.1:{far} ssl verify none"),
+        "near": (near, "", f"server s {between} ssl verify none"),
     }
     pids = []
     for name, (port, bind, server) in hops.items():
@@ -234,11 +264,12 @@ def haproxy(tool, running):
     return Way(f"127.0.0.1:{near}", pids)
 
 
-def stunnel(tool, running):
+def stunnel(tool, running, delay=None):
     program, near, far = installed("stunnel4", "stunnel4"), free_port(), free_port()
+    between = delay.before(f"127.0.0.1:{far}") if delay else f"127.0.0.1:{far}"
     hops = {
         "far": f"cert = {tool.pki()}/server.pem\n[far]\naccept = 127.0.0.1:{far}\nconnect = {tool.target}\n",
-        "near": f"client = yes\n[near]\naccept = 127.0.0.1:{near}\nconnect = 127.0.0.1:{far}\n",
+        "near": f"client = yes\n[near]\naccept = 127.0.0.1:{near}\nconnect = {between}\n",
     }
     pids = []
     for name, text in hops.items():
@@ -250,7 +281,13 @@ def stunnel(tool, running):
     return Way(f"127.0.0.1:{near}", pids)
 
 
-def openssh(tool, running):
+# A peer that lives as long as its connection, started again whenever it ended, after a pause.
+AGAIN = 'trap "kill \\$!; exit" TERM; pause=$1; shift; while :; do "$@" & wait $!; sleep "$pause"; done'
+
+
+def openssh(tool, running, delay=None, alive_s=None, pause=None):
+    """One connection of ssh. `alive_s`: both ends ask each other that often and give up at the third silence;
+    `pause`: ssh is started again that many seconds after it ended, as a unit of systemd would be."""
     sshd = installed("/usr/sbin/sshd", "openssh-server")
     ssh, keygen = installed("ssh", "openssh-client"), installed("ssh-keygen", "openssh-client")
     if os.geteuid() == 0:
@@ -262,30 +299,79 @@ def openssh(tool, running):
     (folder / "sshd.conf").write_text(
         f"ListenAddress 127.0.0.1:{server}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
         "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-        "AllowTcpForwarding yes\n")
-    daemon = running.start([sshd, "-D", "-e", "-f", folder / "sshd.conf"], "sshd")
+        "AllowTcpForwarding yes\n" + (f"ClientAliveInterval {alive_s}\nClientAliveCountMax 2\n" if alive_s else ""))
+    # Of one that is kept, it is read what both ends say: when they give up, and when the port listens again.
+    heard = {"stderr": subprocess.PIPE} if pause else {}
+    daemon = running.start([sshd, "-D", "-e", "-f", folder / "sshd.conf"], "sshd", **heard)
     listening(server, daemon)
+    port = delay.before(f"127.0.0.1:{server}").rsplit(":", 1)[1] if delay else server
+    more = ["-o", f"ServerAliveInterval={alive_s}", "-o", "ServerAliveCountMax=2"] if alive_s else []
+    again, loud = (["sh", "-c", AGAIN, "again", pause], ["-o", "LogLevel=DEBUG1"]) if pause else ([], [])
     client = running.start(
-        [ssh, "-N", "-F", "none", "-i", folder / "user", "-p", server, "-o", "StrictHostKeyChecking=no",
+        [*again, ssh, "-N", "-F", "none", "-i", folder / "user", "-p", port, "-o", "StrictHostKeyChecking=no",
          "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes",
-         "-R", f"127.0.0.1:{near}:{tool.target}", f"{getpass.getuser()}@127.0.0.1"], "ssh")
+         *loud, *more, "-R", f"127.0.0.1:{near}:{tool.target}", f"{getpass.getuser()}@127.0.0.1"], "ssh", **heard)
+    way = Way(f"127.0.0.1:{near}", [daemon.pid, client.pid], trees=True)
+    way.delay = delay
+    if pause:
+        way.lines, way.words = reader(daemon.stderr), reader(client.stderr)
     listening(near, client)
-    return Way(f"127.0.0.1:{near}", [daemon.pid, client.pid], trees=True)
+    return way
 
 
-def bore(tool, running):
+def bore(tool, running, delay=None):
     program, near = tools.tool("bore-cli", BORE, "bore"), free_port()
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", BORE_CONTROL))
-        except OSError as error:
-            raise Fail(f"bore's fixed port {BORE_CONTROL} is taken") from error
-    server = running.start([program, "server", "--bind-addr", "127.0.0.1", "--min-port", 1024], "bore-server")
-    listening(BORE_CONTROL, server)
+    # Its port is fixed, its address is not.
+    at = free_host(BORE_CONTROL)
+    server = running.start([program, "server", "--bind-addr", at, "--min-port", 1024], "bore-server")
+    listening(BORE_CONTROL, server, at)
+    to = at
+    if delay:
+        to = free_host(BORE_CONTROL)
+        delay.before(f"{at}:{BORE_CONTROL}", f"{to}:{BORE_CONTROL}")
     client = running.start([program, "local", tool.target.rsplit(":", 1)[1], "--local-host", "127.0.0.1",
-                            "--to", "127.0.0.1", "--port", near], "bore-local")
-    listening(near, client)
-    return Way(f"127.0.0.1:{near}", [server.pid, client.pid])
+                            "--to", to, "--port", near], "bore-local")
+    listening(near, client, at)
+    return Way(f"{at}:{near}", [server.pid, client.pid])
 
 
 PEERS = {"haproxy": haproxy, "stunnel": stunnel, "openssh": openssh, "bore (plain)": bore}
+
+
+class Peers:
+    """Peers by name; those that cannot be had are said once and left out. Each path has a folder of its own."""
+
+    def __init__(self, tool, stack, names):
+        self.tool, self.stack, self.names, self.made = tool, stack, list(names), {}
+
+    def at(self, rtt_ms):
+        """All of them with this round trip between their ends; None: none."""
+        if rtt_ms not in self.made:
+            found = {name: self.one(name, rtt_ms) for name in self.names}
+            self.names = [name for name in self.names if found[name]]
+            self.made[rtt_ms] = {name: found[name] for name in self.names}
+        return {name: way for name, way in self.made[rtt_ms].items() if name in self.names}
+
+    def one(self, name, rtt_ms=None, **more):
+        if name not in self.names:
+            return None
+        running = Running(tempfile.mkdtemp(dir=self.tool.folder, prefix=f"{name.split()[0]}-"))
+        try:
+            way = PEERS[name](self.tool, running, None if rtt_ms is None else Delay(self.tool, running, rtt_ms), **more)
+        except Fail as fail:
+            running.__exit__()
+            warn(f"left out: {name}: {fail}")
+            return None
+        self.stack.push(running)
+        return way
+
+
+def memory_kib(pid, what="VmRSS"):
+    """Resident memory of a process; `VmHWM`: the most it ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(f"{what}:")).split()[1])
+
+
+def ticks(pid):
+    """User and system time in hundredths of a second: over a second, per cent of a core."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
