@@ -43,12 +43,15 @@ pub struct ServeConfig {
     pub public_url: Option<String>,
     /// Tunnels that may begin in a second; absent: the default.
     pub tunnels_per_s: Option<u32>,
+    /// How long what is under way may take after a stop was asked for.
+    pub drain: Duration,
 }
 
 /// A running plane.
 pub struct Server {
     plane: Arc<Plane>,
     address: SocketAddr,
+    drain: Duration,
 }
 
 /// Connections at a time: two sessions of each of ten thousand hosts (two, or an old one that
@@ -61,11 +64,32 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 const HEADER_MAX: usize = 64 * 1024;
 /// After a failed accept (no file descriptors): do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long requests that are under way may take after a stop was asked for; a watch would go on
-/// for ever.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How long what is under way may take after a stop was asked for, unless told otherwise. Where
+/// there is one endpoint nobody connects before the old process is gone: long enough for a request
+/// of every day, and not so long that one shell or watch keeps a whole fleet away. Whoever runs the
+/// plane must wait for this and [`CUT`] before he kills it.
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+/// Longest drain that can be asked for: nodes give an old session no more.
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// How long connections may take to end after what they carried was cut.
 const CUT: Duration = Duration::from_secs(5);
+/// How long a connection that has asked nothing yet may take to ask when a stop is asked for. A
+/// stream's request follows its OPEN closely: not to wait would lose it, and its node does not know
+/// whether it was done.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
+
+impl ServeConfig {
+    /// With nothing but what is needed.
+    pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            listen,
+            public_url: None,
+            tunnels_per_s: None,
+            drain: DRAIN,
+        }
+    }
+}
 
 // === impl Server ===
 
@@ -102,7 +126,11 @@ impl Server {
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(identity.keep_fresh(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
-        Ok(Self { plane, address })
+        Ok(Self {
+            plane,
+            address,
+            drain: config.drain.min(DRAIN_MAX),
+        })
     }
 
     /// Where it listens.
@@ -115,21 +143,36 @@ impl Server {
         &self.plane.public_url
     }
 
-    /// Drains: tells the hosts to come back, lets requests finish, ends the rest.
+    /// Drains: takes no new work, tells the hosts to come back, lets what is under way finish for
+    /// as long as it may, ends the rest.
     pub async fn stop(self) {
-        self.plane.sessions.drain();
-        self.plane.shutdown.cancel();
-        self.plane.tasks.close();
-        let idle = || self.plane.tasks.wait();
-        if tokio::time::timeout(DRAIN, idle()).await.is_err() {
-            self.plane.cut.cancel();
-            if tokio::time::timeout(CUT, idle()).await.is_err() {
-                tracing::warn!("some connections did not end in time");
-            }
+        self.stop_unless(std::future::pending()).await;
+    }
+
+    /// As [`Server::stop`], but waits for nothing any more once `at_once` is ready.
+    pub async fn stop_unless(self, at_once: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.drain() => {}
+            () = at_once => tracing::warn!("stopped at once: what was under way is cut"),
         }
         let socket = self.plane.dir.join(admin::SOCKET);
         if let Err(e) = std::fs::remove_file(&socket) {
             tracing::debug!(why = %e, "admin socket was gone already");
+        }
+    }
+
+    async fn drain(&self) {
+        self.plane.sessions.drain();
+        self.plane.shutdown.cancel();
+        self.plane.tasks.close();
+        let idle = || self.plane.tasks.wait();
+        if tokio::time::timeout(self.drain, idle()).await.is_ok() {
+            return;
+        }
+        tracing::info!(after_s = self.drain.as_secs(), "what is left is cut");
+        self.plane.cut.cancel();
+        if tokio::time::timeout(CUT, idle()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
         }
     }
 }
@@ -275,9 +318,9 @@ async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAccep
             continue;
         };
         let (acceptor, router) = (acceptor.clone(), router.clone());
-        let (handshakes, shutdown) = (Arc::clone(&handshakes), plane.shutdown.clone());
+        let (handshakes, until) = (Arc::clone(&handshakes), Until::of(&plane));
         plane.tasks.spawn(async move {
-            serve_tls(stream, &acceptor, &handshakes, router, shutdown).await;
+            serve_tls(stream, &acceptor, &handshakes, router, until).await;
             drop(place);
         });
     }
@@ -288,15 +331,20 @@ async fn serve_tls(
     acceptor: &TlsAcceptor,
     handshakes: &Handshakes,
     router: Router,
-    shutdown: CancellationToken,
+    until: Until,
 ) {
-    let Some(stream) = handshakes.accept(stream, acceptor).await else {
+    let accepted = tokio::select! {
+        accepted = handshakes.accept(stream, acceptor) => accepted,
+        // Who is not connected yet finds another plane, or this one later.
+        () = until.shutdown.cancelled() => return,
+    };
+    let Some(stream) = accepted else {
         return;
     };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
-    serve_http(stream, router, shown, shutdown).await;
+    serve_http(stream, router, shown, until).await;
 }
 
 async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
@@ -308,10 +356,10 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, shutdown) = (router.clone(), plane.shutdown.clone());
+                let (router, until) = (router.clone(), Until::of(&plane));
                 plane
                     .tasks
-                    .spawn(serve_http(stream, router, None::<Shown>, shutdown));
+                    .spawn(serve_http(stream, router, None::<Shown>, until));
             }
             Err(e) => {
                 tracing::warn!(why = %e, "cannot accept on the admin socket");
@@ -321,18 +369,35 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
     }
 }
 
+/// How long a connection is served.
+#[derive(Clone)]
+pub(super) struct Until {
+    /// No further request is read.
+    shutdown: CancellationToken,
+    /// Nothing goes on.
+    cut: CancellationToken,
+}
+
+impl Until {
+    pub(super) fn of(plane: &Plane) -> Self {
+        Self {
+            shutdown: plane.shutdown.clone(),
+            cut: plane.cut.clone(),
+        }
+    }
+}
+
 /// Serves HTTP/1.1 on any byte stream until it ends. `known` stands in the extensions of every
 /// request: what the connection itself proved.
-pub(super) async fn serve_http<S, K>(
-    stream: S,
-    router: Router,
-    known: Option<K>,
-    shutdown: CancellationToken,
-) where
+pub(super) async fn serve_http<S, K>(stream: S, router: Router, known: Option<K>, until: Until)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     K: Clone + Send + Sync + 'static,
 {
+    let asked = CancellationToken::new();
+    let asks = asked.clone();
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        asks.cancel();
         if let Some(known) = known.clone() {
             request.extensions_mut().insert(known);
         }
@@ -346,12 +411,24 @@ pub(super) async fn serve_http<S, K>(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            // Answers that are under way are finished; no further request is read.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let last_request = async {
+        until.shutdown.cancelled().await;
+        // Who has not asked at all would be closed without an answer; it makes no difference
+        // whether he does so in time.
+        drop(tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await);
+    };
+    let mut last_request = std::pin::pin!(last_request);
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            // cancel-safe: the connection is kept, the others only watch
+            ended = connection.as_mut() => break ended,
+            () = last_request.as_mut(), if !stopping => {
+                stopping = true;
+                // Answers that are under way are finished; no further request is read.
+                connection.as_mut().graceful_shutdown();
+            }
+            () = until.cut.cancelled() => return,
         }
     };
     if let Err(e) = ended {

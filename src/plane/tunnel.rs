@@ -1,5 +1,6 @@
 //! Tunnels: `GET /v1/tunnel` with a host certificate becomes a session.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -17,12 +18,12 @@ use super::ca;
 use super::hostapi::{self, Caller};
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
-use super::serve::serve_http;
+use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
 use crate::model::{Digest, HostId};
-use crate::mux::{self, Incoming, Role, Websocket};
+use crate::mux::{self, Closed, Driver, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
 
 /// The certificate a connection showed, DER; among the extensions of each of its requests.
@@ -165,9 +166,29 @@ async fn run(
             "the plane stops",
         );
     }
-    let (closed, ()) = tokio::join!(Box::pin(driver), serve_streams(&plane, host, incoming));
+    let (closed, ()) = tokio::join!(
+        end_when_cut(&plane, &handle, Box::pin(driver)),
+        serve_streams(&plane, host, incoming)
+    );
     plane.sessions.over(host, number);
     tracing::info!(%host, session = number, why = %closed, "tunnel down");
+}
+
+/// Drives a session to its end, which comes at the latest when the plane's time to drain is over.
+async fn end_when_cut<S>(plane: &Plane, handle: &Handle, mut driver: Pin<Box<Driver<S>>>) -> Closed
+where
+    Driver<S>: Future<Output = Closed>,
+{
+    tokio::select! {
+        // cancel-safe: the driver is kept
+        closed = driver.as_mut() => return closed,
+        () = plane.cut.cancelled() => {}
+    }
+    handle.close(
+        Code::GoingAway,
+        "the plane stops: the time to finish is over",
+    );
+    driver.await
 }
 
 /// Serves the streams a host opens, until the connection is over.
@@ -189,12 +210,12 @@ async fn serve_streams(plane: &Arc<Plane>, host: HostId, mut incoming: Incoming)
         }
         match opened.accept() {
             Ok(stream) => {
-                let shutdown = plane.shutdown.clone();
+                let until = Until::of(plane);
                 streams.spawn(serve_http(
                     stream,
                     router.clone(),
                     Some(Caller(host)),
-                    shutdown,
+                    until,
                 ));
             }
             Err(e) => tracing::debug!(%host, why = %e, "stream was gone already"),
