@@ -41,6 +41,11 @@ enum Verb {
         /// How nodes and operators reach it; absent: the listen address.
         #[arg(long, value_name = "https://HOST:PORT")]
         public_url: Option<String>,
+        /// A plane that nodes are told of when they enrol; several times for several, best first.
+        /// Absent: this one. They must have the same authority, keys and hosts: nothing here keeps
+        /// two planes' stores the same.
+        #[arg(long = "endpoint", value_name = "wss://HOST:PORT")]
+        endpoints: Vec<String>,
         /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         tunnels_per_second: Option<u32>,
@@ -195,11 +200,13 @@ async fn run(command: Command) -> Result<(), Fault> {
             state,
             listen,
             public_url,
+            endpoints,
             tunnels_per_second,
             drain_seconds,
         } => {
             serve(ServeConfig {
                 public_url,
+                endpoints,
                 tunnels_per_s: tunnels_per_second,
                 drain: Duration::from_secs(drain_seconds),
                 ..ServeConfig::new(state.state_dir, listen)
@@ -401,6 +408,7 @@ mod tests {
         for line in [
             "serve --state-dir d --listen 127.0.0.1:8443 --public-url https://x:1",
             "serve --state-dir d --listen 127.0.0.1:8443 --drain-seconds 600",
+            "serve --state-dir d --listen 127.0.0.1:8443 --endpoint wss://a:1 --endpoint wss://b",
             "token create --state-dir d --ttl 2h --out f",
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",

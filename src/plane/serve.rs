@@ -29,7 +29,7 @@ use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
 use super::tls::ServerIdentity;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
+use super::{admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
 use crate::model::Fault;
 
 /// What [`Server::start`] needs.
@@ -41,6 +41,9 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// `https://host:port` as nodes and operators reach the plane; absent: the listen address.
     pub public_url: Option<String>,
+    /// `wss://host:port` of every plane that nodes are told of when they enrol, best first; none:
+    /// this one only.
+    pub endpoints: Vec<String>,
     /// Tunnels that may begin in a second; absent: the default.
     pub tunnels_per_s: Option<u32>,
     /// How long what is under way may take after a stop was asked for.
@@ -85,6 +88,7 @@ impl ServeConfig {
             state_dir: state_dir.into(),
             listen,
             public_url: None,
+            endpoints: Vec::new(),
             tunnels_per_s: None,
             drain: DRAIN,
         }
@@ -104,6 +108,7 @@ impl Server {
         })?;
         let address = listener.local_addr().map_err(|e| cannot(e.to_string()))?;
         let public = public_url(config.public_url.as_deref(), address)?;
+        let endpoints = endpoints::all(&config.endpoints, &public.url)?;
         if started.first {
             tracing::info!(dir = %config.state_dir.display(), "new plane: administrator's password is in admin-password");
         }
@@ -113,10 +118,13 @@ impl Server {
             ca: started.ca,
             signing: started.signing,
             public_url: public.url,
+            endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
         }));
-        let identity = ServerIdentity::new(&plane.ca, server_names(&public.host, address), now)
-            .map_err(|e| cannot(chain(&e)))?;
+        let mut names = server_names(&public.host, address);
+        // One of them leads here, perhaps by another name.
+        names.extend(endpoints.hosts);
+        let identity = ServerIdentity::new(&plane.ca, names, now).map_err(|e| cannot(chain(&e)))?;
         let socket = admin_socket(&config.state_dir)
             .map_err(|e| cannot(format!("{}: {e}", admin::SOCKET)))?;
         let acceptor =
