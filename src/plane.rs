@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
-//! | `ca`, `secrets`, `tokens`, `enrol`           | authorities, digests, one-time tokens, becoming a host |
+//! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
@@ -29,6 +29,7 @@ mod ca;
 mod certificates;
 mod command;
 mod compute;
+mod endpoints;
 mod enrol;
 mod events;
 mod fleet;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::{self, Import, NewToken, WantedKubeconfig};
-use super::serve::{CONNECTIONS_MAX, ServeConfig, Server};
+use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::Fault;
@@ -31,7 +31,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the plane; SIGTERM drains it.
+    /// Run the plane; SIGTERM drains it, a second one ends it at once.
     Serve {
         #[command(flatten)]
         state: State,
@@ -41,9 +41,19 @@ enum Verb {
         /// How nodes and operators reach it; absent: the listen address.
         #[arg(long, value_name = "https://HOST:PORT")]
         public_url: Option<String>,
+        /// A plane that nodes are told of when they enrol; several times for several, best first.
+        /// Absent: this one. They must have the same authority, keys and hosts: nothing here keeps
+        /// two planes' stores the same.
+        #[arg(long = "endpoint", value_name = "wss://HOST:PORT")]
+        endpoints: Vec<String>,
         /// How many tunnels may begin in a second; hosts beyond that are told to come back later.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         tunnels_per_second: Option<u32>,
+        /// How long requests and streams that are under way may go on after SIGTERM; nobody
+        /// connects meanwhile. With several endpoints hosts use another one, and it may be long.
+        #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
+              value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
+        drain_seconds: u64,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -173,11 +183,14 @@ fn enter(command: Command) -> Result<(), Fault> {
         let dir = state.state_dir.join("log");
         telemetry::init("pf9-plane", &dir, &LogConfig::default()).map_err(cannot)?;
     }
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| cannot(e.to_string()))?
-        .block_on(run(command))
+        .map_err(|e| cannot(e.to_string()))?;
+    let done = runtime.block_on(run(command));
+    // What a second signal cut short may still hold a thread; the store is sound at any instant.
+    runtime.shutdown_background();
+    done
 }
 
 /// Does what the command line says.
@@ -187,13 +200,16 @@ async fn run(command: Command) -> Result<(), Fault> {
             state,
             listen,
             public_url,
+            endpoints,
             tunnels_per_second,
+            drain_seconds,
         } => {
             serve(ServeConfig {
-                state_dir: state.state_dir,
-                listen,
                 public_url,
+                endpoints,
                 tunnels_per_s: tunnels_per_second,
+                drain: Duration::from_secs(drain_seconds),
+                ..ServeConfig::new(state.state_dir, listen)
             })
             .await
         }
@@ -258,13 +274,16 @@ async fn serve(config: ServeConfig) -> Result<(), Fault> {
     let server = Server::start(config).await?;
     put(None, &format!("ready {}\n", server.public_url()))?;
     notify(sd_notify::NotifyState::Ready);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+    let mut asked = async || {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    };
+    asked().await;
     tracing::info!("stopping");
     notify(sd_notify::NotifyState::Stopping);
-    server.stop().await;
+    server.stop_unless(asked()).await;
     Ok(())
 }
 
@@ -388,6 +407,8 @@ mod tests {
         <Command as clap::CommandFactory>::command().debug_assert();
         for line in [
             "serve --state-dir d --listen 127.0.0.1:8443 --public-url https://x:1",
+            "serve --state-dir d --listen 127.0.0.1:8443 --drain-seconds 600",
+            "serve --state-dir d --listen 127.0.0.1:8443 --endpoint wss://a:1 --endpoint wss://b",
             "token create --state-dir d --ttl 2h --out f",
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",

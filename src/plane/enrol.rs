@@ -41,14 +41,8 @@ pub(super) async fn post(
         certificate,
         ca: plane.ca.pem().to_owned(),
         trust: vec![plane.signing.trusted()],
-        endpoints: vec![tunnel_url(&plane.public_url)],
+        endpoints: plane.endpoints.clone(),
     }))
-}
-
-/// `https://host:port` → `wss://host:port/v1/tunnel`.
-fn tunnel_url(public: &str) -> String {
-    let rest = public.strip_prefix("https://").unwrap_or(public);
-    format!("wss://{rest}/v1/tunnel")
 }
 
 fn enrol(change: &mut Change<'_>, plane: &Plane, request: &EnrolRequest) -> Answer<String> {

@@ -141,9 +141,10 @@ async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
     Ok(response.map(Body::new))
 }
 
-/// Copies both upgraded connections into each other until either ends.
+/// Copies both upgraded connections into each other until either ends; a plane that stops lets
+/// them, while its time to drain lasts.
 fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
-    let shutdown = plane.shutdown.clone();
+    let cut = plane.cut.clone();
     plane.tasks.spawn(async move {
         let both = async {
             let (client, node) = tokio::try_join!(client, node)?;
@@ -156,7 +157,7 @@ fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
             done = both => if let Err(e) = done {
                 tracing::debug!(why = chain(&e), "upgraded connection was not taken over");
             },
-            () = shutdown.cancelled() => {}
+            () = cut.cancelled() => {}
         }
     });
 }

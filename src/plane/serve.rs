@@ -29,7 +29,7 @@ use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
 use super::tls::ServerIdentity;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
+use super::{admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
 use crate::model::Fault;
 
 /// What [`Server::start`] needs.
@@ -41,14 +41,20 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// `https://host:port` as nodes and operators reach the plane; absent: the listen address.
     pub public_url: Option<String>,
+    /// `wss://host:port` of every plane that nodes are told of when they enrol, best first; none:
+    /// this one only.
+    pub endpoints: Vec<String>,
     /// Tunnels that may begin in a second; absent: the default.
     pub tunnels_per_s: Option<u32>,
+    /// How long what is under way may take after a stop was asked for.
+    pub drain: Duration,
 }
 
 /// A running plane.
 pub struct Server {
     plane: Arc<Plane>,
     address: SocketAddr,
+    drain: Duration,
 }
 
 /// Connections at a time: two sessions of each of ten thousand hosts (two, or an old one that
@@ -61,11 +67,33 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 const HEADER_MAX: usize = 64 * 1024;
 /// After a failed accept (no file descriptors): do not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long requests that are under way may take after a stop was asked for; a watch would go on
-/// for ever.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How long what is under way may take after a stop was asked for, unless told otherwise. Where
+/// there is one endpoint nobody connects before the old process is gone: long enough for a request
+/// of every day, and not so long that one shell or watch keeps a whole fleet away. Whoever runs the
+/// plane must wait for this and [`CUT`] before he kills it.
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+/// Longest drain that can be asked for: nodes give an old session no more.
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// How long connections may take to end after what they carried was cut.
 const CUT: Duration = Duration::from_secs(5);
+/// How long a connection that has asked nothing yet may take to ask when a stop is asked for. A
+/// stream's request follows its OPEN closely: not to wait would lose it, and its node does not know
+/// whether it was done.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
+
+impl ServeConfig {
+    /// With nothing but what is needed.
+    pub fn new(state_dir: impl Into<PathBuf>, listen: SocketAddr) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            listen,
+            public_url: None,
+            endpoints: Vec::new(),
+            tunnels_per_s: None,
+            drain: DRAIN,
+        }
+    }
+}
 
 // === impl Server ===
 
@@ -80,6 +108,7 @@ impl Server {
         })?;
         let address = listener.local_addr().map_err(|e| cannot(e.to_string()))?;
         let public = public_url(config.public_url.as_deref(), address)?;
+        let endpoints = endpoints::all(&config.endpoints, &public.url)?;
         if started.first {
             tracing::info!(dir = %config.state_dir.display(), "new plane: administrator's password is in admin-password");
         }
@@ -89,10 +118,13 @@ impl Server {
             ca: started.ca,
             signing: started.signing,
             public_url: public.url,
+            endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
         }));
-        let identity = ServerIdentity::new(&plane.ca, server_names(&public.host, address), now)
-            .map_err(|e| cannot(chain(&e)))?;
+        let mut names = server_names(&public.host, address);
+        // One of them leads here, perhaps by another name.
+        names.extend(endpoints.hosts);
+        let identity = ServerIdentity::new(&plane.ca, names, now).map_err(|e| cannot(chain(&e)))?;
         let socket = admin_socket(&config.state_dir)
             .map_err(|e| cannot(format!("{}: {e}", admin::SOCKET)))?;
         let acceptor =
@@ -102,7 +134,11 @@ impl Server {
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(identity.keep_fresh(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
-        Ok(Self { plane, address })
+        Ok(Self {
+            plane,
+            address,
+            drain: config.drain.min(DRAIN_MAX),
+        })
     }
 
     /// Where it listens.
@@ -115,21 +151,36 @@ impl Server {
         &self.plane.public_url
     }
 
-    /// Drains: tells the hosts to come back, lets requests finish, ends the rest.
+    /// Drains: takes no new work, tells the hosts to come back, lets what is under way finish for
+    /// as long as it may, ends the rest.
     pub async fn stop(self) {
-        self.plane.sessions.drain();
-        self.plane.shutdown.cancel();
-        self.plane.tasks.close();
-        let idle = || self.plane.tasks.wait();
-        if tokio::time::timeout(DRAIN, idle()).await.is_err() {
-            self.plane.cut.cancel();
-            if tokio::time::timeout(CUT, idle()).await.is_err() {
-                tracing::warn!("some connections did not end in time");
-            }
+        self.stop_unless(std::future::pending()).await;
+    }
+
+    /// As [`Server::stop`], but waits for nothing any more once `at_once` is ready.
+    pub async fn stop_unless(self, at_once: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.drain() => {}
+            () = at_once => tracing::warn!("stopped at once: what was under way is cut"),
         }
         let socket = self.plane.dir.join(admin::SOCKET);
         if let Err(e) = std::fs::remove_file(&socket) {
             tracing::debug!(why = %e, "admin socket was gone already");
+        }
+    }
+
+    async fn drain(&self) {
+        self.plane.sessions.drain();
+        self.plane.shutdown.cancel();
+        self.plane.tasks.close();
+        let idle = || self.plane.tasks.wait();
+        if tokio::time::timeout(self.drain, idle()).await.is_ok() {
+            return;
+        }
+        tracing::info!(after_s = self.drain.as_secs(), "what is left is cut");
+        self.plane.cut.cancel();
+        if tokio::time::timeout(CUT, idle()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
         }
     }
 }
@@ -275,9 +326,9 @@ async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAccep
             continue;
         };
         let (acceptor, router) = (acceptor.clone(), router.clone());
-        let (handshakes, shutdown) = (Arc::clone(&handshakes), plane.shutdown.clone());
+        let (handshakes, until) = (Arc::clone(&handshakes), Until::of(&plane));
         plane.tasks.spawn(async move {
-            serve_tls(stream, &acceptor, &handshakes, router, shutdown).await;
+            serve_tls(stream, &acceptor, &handshakes, router, until).await;
             drop(place);
         });
     }
@@ -288,15 +339,20 @@ async fn serve_tls(
     acceptor: &TlsAcceptor,
     handshakes: &Handshakes,
     router: Router,
-    shutdown: CancellationToken,
+    until: Until,
 ) {
-    let Some(stream) = handshakes.accept(stream, acceptor).await else {
+    let accepted = tokio::select! {
+        accepted = handshakes.accept(stream, acceptor) => accepted,
+        // Who is not connected yet finds another plane, or this one later.
+        () = until.shutdown.cancelled() => return,
+    };
+    let Some(stream) = accepted else {
         return;
     };
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
-    serve_http(stream, router, shown, shutdown).await;
+    serve_http(stream, router, shown, until).await;
 }
 
 async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
@@ -308,10 +364,10 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, shutdown) = (router.clone(), plane.shutdown.clone());
+                let (router, until) = (router.clone(), Until::of(&plane));
                 plane
                     .tasks
-                    .spawn(serve_http(stream, router, None::<Shown>, shutdown));
+                    .spawn(serve_http(stream, router, None::<Shown>, until));
             }
             Err(e) => {
                 tracing::warn!(why = %e, "cannot accept on the admin socket");
@@ -321,18 +377,35 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
     }
 }
 
+/// How long a connection is served.
+#[derive(Clone)]
+pub(super) struct Until {
+    /// No further request is read.
+    shutdown: CancellationToken,
+    /// Nothing goes on.
+    cut: CancellationToken,
+}
+
+impl Until {
+    pub(super) fn of(plane: &Plane) -> Self {
+        Self {
+            shutdown: plane.shutdown.clone(),
+            cut: plane.cut.clone(),
+        }
+    }
+}
+
 /// Serves HTTP/1.1 on any byte stream until it ends. `known` stands in the extensions of every
 /// request: what the connection itself proved.
-pub(super) async fn serve_http<S, K>(
-    stream: S,
-    router: Router,
-    known: Option<K>,
-    shutdown: CancellationToken,
-) where
+pub(super) async fn serve_http<S, K>(stream: S, router: Router, known: Option<K>, until: Until)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     K: Clone + Send + Sync + 'static,
 {
+    let asked = CancellationToken::new();
+    let asks = asked.clone();
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        asks.cancel();
         if let Some(known) = known.clone() {
             request.extensions_mut().insert(known);
         }
@@ -346,12 +419,24 @@ pub(super) async fn serve_http<S, K>(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            // Answers that are under way are finished; no further request is read.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let last_request = async {
+        until.shutdown.cancelled().await;
+        // Who has not asked at all would be closed without an answer; it makes no difference
+        // whether he does so in time.
+        drop(tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await);
+    };
+    let mut last_request = std::pin::pin!(last_request);
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            // cancel-safe: the connection is kept, the others only watch
+            ended = connection.as_mut() => break ended,
+            () = last_request.as_mut(), if !stopping => {
+                stopping = true;
+                // Answers that are under way are finished; no further request is read.
+                connection.as_mut().graceful_shutdown();
+            }
+            () = until.cut.cancelled() => return,
         }
     };
     if let Err(e) = ended {

@@ -42,6 +42,8 @@ pub(super) struct Plane {
     pub(super) signing: SigningKey,
     /// `https://host:port`, as everybody reaches the plane.
     pub(super) public_url: String,
+    /// `wss://…`, where nodes are told to come.
+    pub(super) endpoints: Vec<String>,
     pub(super) specs: Announcer,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
@@ -64,6 +66,7 @@ pub(super) struct Parts {
     pub(super) ca: Authority,
     pub(super) signing: SigningKey,
     pub(super) public_url: String,
+    pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
 }
 
@@ -86,6 +89,7 @@ impl Plane {
             ca: parts.ca,
             signing: parts.signing,
             public_url: parts.public_url,
+            endpoints: parts.endpoints,
             specs: Announcer::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),

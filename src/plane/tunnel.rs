@@ -18,7 +18,7 @@ use super::ca;
 use super::hostapi::{self, Caller};
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
-use super::serve::serve_http;
+use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
@@ -175,16 +175,19 @@ async fn run(
     let driven = async {
         tokio::select! {
             _ = Box::pin(driver) => {}
-            () = stopped(&plane, &handle) => {}
+            () = cut(&plane, &handle) => {}
         }
     };
     tokio::join!(driven, served);
 }
 
-/// Waits until the session is over and the plane stops for so long that nobody may linger.
-async fn stopped(plane: &Plane, handle: &Handle) {
-    handle.closed().await;
+/// Ends the session when the plane's time to drain is over, and waits until nobody may linger.
+async fn cut(plane: &Plane, handle: &Handle) {
     plane.cut.cancelled().await;
+    handle.close(
+        Code::GoingAway,
+        "the plane stops: the time to finish is over",
+    );
     tokio::time::sleep(STOP_LINGER).await;
 }
 
@@ -207,12 +210,12 @@ async fn serve_streams(plane: &Arc<Plane>, host: HostId, mut incoming: Incoming)
         }
         match opened.accept() {
             Ok(stream) => {
-                let shutdown = plane.shutdown.clone();
+                let until = Until::of(plane);
                 streams.spawn(serve_http(
                     stream,
                     router.clone(),
                     Some(Caller(host)),
-                    shutdown,
+                    until,
                 ));
             }
             Err(e) => tracing::debug!(%host, why = %e, "stream was gone already"),

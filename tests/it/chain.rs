@@ -148,14 +148,9 @@ impl Plane {
 }
 
 async fn serve(dir: &Path, listen: SocketAddr) -> Server {
-    Server::start(ServeConfig {
-        state_dir: dir.to_path_buf(),
-        listen,
-        public_url: None,
-        tunnels_per_s: None,
-    })
-    .await
-    .expect("plane")
+    Server::start(ServeConfig::new(dir, listen))
+        .await
+        .expect("plane")
 }
 
 struct Daemons {

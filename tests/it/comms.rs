@@ -26,14 +26,14 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{PATIENCE, within};
 use peer::{CHUNKS, Peer, World, long_answer};
 
-struct Comms {
+pub(crate) struct Comms {
     stop: CancellationToken,
     run: JoinHandle<Option<&'static str>>,
-    api: Client,
+    pub(crate) api: Client,
 }
 
 impl Comms {
-    async fn start(fs: &HostFs) -> Self {
+    pub(crate) async fn start(fs: &HostFs) -> Self {
         let stop = CancellationToken::new();
         let mut group = TaskGroup::new(stop.clone());
         comms::start(fs.clone(), Config::default(), &mut group)
@@ -51,7 +51,7 @@ impl Comms {
     }
 
     /// The status, once it is as wanted; it has no long-poll.
-    async fn until(&self, wanted: impl Fn(&TunnelStatus) -> bool) -> TunnelStatus {
+    pub(crate) async fn until(&self, wanted: impl Fn(&TunnelStatus) -> bool) -> TunnelStatus {
         within(async {
             loop {
                 let status = self.status().await;
@@ -64,14 +64,14 @@ impl Comms {
         .await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         assert_eq!(within(self.run).await.expect("ends"), None);
     }
 }
 
 /// One request on a connection of its own.
-async fn get(fs: &HostFs, path: &str) -> Result<Vec<u8>, String> {
+pub(crate) async fn get(fs: &HostFs, path: &str) -> Result<Vec<u8>, String> {
     let socket = UnixStream::connect(fs.at(paths::PLANE_SOCKET))
         .await
         .map_err(|e| format!("connect: {e}"))?;
@@ -94,7 +94,7 @@ async fn get(fs: &HostFs, path: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Both slots connected.
-fn both_up(status: &TunnelStatus) -> bool {
+pub(crate) fn both_up(status: &TunnelStatus) -> bool {
     let up =
         |s: &pf9_hostagent::model::SessionStatus| matches!(s.state, SessionState::Connected { .. });
     status.sessions.iter().filter(|s| up(s)).count() == 2

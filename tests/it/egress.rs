@@ -37,10 +37,8 @@ impl Plane {
         pf9_hostagent::tls::install();
         let dir = tempfile::tempdir().expect("tempdir");
         let server = Server::start(ServeConfig {
-            state_dir: dir.path().to_path_buf(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             public_url: public_url.map(str::to_owned),
-            tunnels_per_s: None,
+            ..ServeConfig::new(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0)))
         })
         .await
         .expect("plane");

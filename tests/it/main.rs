@@ -9,3 +9,5 @@ mod hostagent;
 #[cfg(feature = "plane")]
 mod plane;
 mod support;
+#[cfg(feature = "plane")]
+mod two_planes;

@@ -8,5 +8,6 @@ mod metrics;
 mod node;
 mod operators;
 mod stacks;
+mod stop;
 mod tickets;
 mod tunnels;

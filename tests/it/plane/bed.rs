@@ -49,22 +49,26 @@ impl Bed {
 
     /// One that lets so many tunnels begin in a second.
     pub(super) async fn with_budget(tunnels_per_s: Option<u32>) -> Self {
+        Self::with(|config| config.tunnels_per_s = tunnels_per_s).await
+    }
+
+    /// One that is started otherwise.
+    pub(super) async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let mut bed = Self::open(dir, "127.0.0.1:0", tunnels_per_s).await;
+        let mut bed = Self::open(dir, "127.0.0.1:0", change).await;
         bed.log_in().await;
         bed
     }
 
-    async fn open(dir: tempfile::TempDir, listen: &str, tunnels_per_s: Option<u32>) -> Self {
+    async fn open(
+        dir: tempfile::TempDir,
+        listen: &str,
+        change: impl FnOnce(&mut ServeConfig),
+    ) -> Self {
         pf9_hostagent::tls::install();
-        let server = Server::start(ServeConfig {
-            state_dir: dir.path().to_path_buf(),
-            listen: listen.parse().expect("address"),
-            public_url: None,
-            tunnels_per_s,
-        })
-        .await
-        .expect("the plane starts");
+        let mut config = ServeConfig::new(dir.path(), listen.parse().expect("address"));
+        change(&mut config);
+        let server = Server::start(config).await.expect("the plane starts");
         let pem = std::fs::read(dir.path().join("ca.pem")).expect("ca.pem");
         let ca = reqwest::Certificate::from_pem(&pem).expect("certificate");
         let http = reqwest::Client::builder()
@@ -125,12 +129,17 @@ impl Bed {
 
     /// Stops the plane and starts it again on the same port.
     pub(super) async fn restart(mut self) -> Self {
-        let server = self.server.take().expect("running");
+        let server = self.server();
         let address = server.address().to_string();
         within(server.stop()).await;
-        let mut again = Self::open(self.dir, &address, None).await;
+        let mut again = Self::open(self.dir, &address, |_| {}).await;
         (again.token, again.project) = (self.token, self.project);
         again
+    }
+
+    /// The plane itself, to be stopped.
+    pub(super) fn server(&mut self) -> Server {
+        self.server.take().expect("running")
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {

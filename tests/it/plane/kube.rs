@@ -29,16 +29,16 @@ use super::node::{Node, csr};
 type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
 /// What a test sees of the API server and tells it.
-struct Api {
+pub(super) struct Api {
     /// `method path|authorization|host|client subject` of each request.
     seen: mpsc::Receiver<String>,
     /// Lines of the watch.
-    lines: mpsc::Sender<&'static str>,
+    pub(super) lines: mpsc::Sender<&'static str>,
     _tasks: JoinSet<()>,
 }
 
 /// A master with an API server.
-async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
+pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
     let key = KeyPair::generate().expect("key");
     let ask = json!({"cluster_id": cluster, "requests": [{"purpose": purpose, "csr": csr(&key)}]});
     let (status, batch) = node
@@ -175,7 +175,7 @@ async fn answer(mut request: Request<Body>, watch: Watch) -> Response<Answer> {
 }
 
 /// A cluster of one connected master; the kubeconfig's server and token.
-async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
+pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
     bed.stack("1").await;
     let node = bed.host("m1", "10.1.0.1").await;
     let cluster = bed.cluster("c").await;
@@ -191,6 +191,23 @@ async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
         line.expect(field).to_owned()
     };
     (cluster, node, value("server"), value("token"))
+}
+
+/// A shell: what is said comes back in capitals, four letters at a time.
+pub(super) async fn exec(bed: &Bed, server: &str, token: &str) -> reqwest::Upgraded {
+    let exec = bed
+        .http
+        .post(format!(
+            "{server}/api/v1/namespaces/default/pods/x/exec?command=sh"
+        ))
+        .bearer_auth(token)
+        .header("connection", "Upgrade")
+        .header("upgrade", "SPDY/3.1")
+        .send();
+    let answer = within(exec).await.expect("answer");
+    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(answer.headers()["upgrade"], "SPDY/3.1");
+    within(answer.upgrade()).await.expect("upgraded")
 }
 
 #[tokio::test]
@@ -238,19 +255,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let _api = master(cluster, &mut node, CertPurpose::ApiServer).await;
-    let exec = bed
-        .http
-        .post(format!(
-            "{server}/api/v1/namespaces/default/pods/x/exec?command=sh"
-        ))
-        .bearer_auth(&token)
-        .header("connection", "Upgrade")
-        .header("upgrade", "SPDY/3.1")
-        .send();
-    let answer = within(exec).await.expect("answer");
-    assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-    assert_eq!(answer.headers()["upgrade"], "SPDY/3.1");
-    let mut io = within(answer.upgrade()).await.expect("upgraded");
+    let mut io = exec(&bed, &server, &token).await;
     for (word, expected) in [(b"ping", b"PING"), (b"pong", b"PONG")] {
         io.write_all(word).await.expect("write");
         let mut got = [0; 4];
