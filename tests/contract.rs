@@ -83,7 +83,7 @@ fn numbers_are_read_as_people_read_them() {
 }
 
 /// One frame of each kind, every field of a length of its own empty.
-fn frames() -> [(&'static str, Frame); 9] {
+fn frames() -> [(&'static str, Frame); 10] {
     let (stream, none) = (StreamId(2), String::new);
     let hello = Hello {
         version: VERSION,
@@ -106,6 +106,7 @@ fn frames() -> [(&'static str, Frame); 9] {
         ("PING", Frame::Ping(1)),
         ("PONG", Frame::Pong(1)),
         ("GOAWAY", Frame::GoAway(stream, Code::Replaced, 1, none())),
+        ("RETURN", Frame::Return(stream, 2, 1)),
     ]
 }
 
@@ -217,7 +218,16 @@ fn limits_are_those_of_the_page() {
             "connection's memory for received data",
             vec![CONNECTION_WINDOW],
         ),
+        (
+            "blocks kept alive by received payloads",
+            usizes(&[PINNED_MAX]),
+        ),
         ("bytes queued to send, per stream", usizes(&[SEND_BUFFER])),
+        ("bytes queued to send, all streams", usizes(&[SEND_TOTAL])),
+        (
+            "last bytes of a stream nobody holds any more",
+            vec![LAST_BYTES_TIMEOUT.as_secs()],
+        ),
         ("service name", usizes(&[SERVICE_MAX])),
         ("metadata", usizes(&[META_MAX, META_TEXT_MAX])),
         ("capabilities", usizes(&[CAPABILITIES_MAX, CAPABILITY_MAX])),
@@ -272,6 +282,7 @@ fn numbers_in_sentences_are_those_of_the_code() {
         ),
         format!("after {run} interactive turns in a row"),
         format!("at most about {} in its own buffers", sized(SEND_BUFFER)),
+        format!("beyond that {} per stream", sized(SEND_FLOOR)),
     ];
     for sentence in &sentences {
         assert!(page.contains(sentence), "the page does not say: {sentence}");
