@@ -242,7 +242,7 @@ mod tests {
         assert!((200_000..=800_000).contains(&w.window), "{}", w.window);
     }
 
-    /// Streams whose senders always have something, on a path of one round trip and any width.
+    /// Streams whose senders always have something, each on a path of its own.
     struct Path {
         pool: Pool,
         streams: Vec<Carried>,
@@ -257,7 +257,10 @@ mod tests {
     }
 
     impl Path {
+        /// Of a round trip.
         const STEPS: u32 = 100;
+        /// Bytes a path carries in a step: a little more than any window allows.
+        const WIDTH: u64 = (32 << 20) / 100;
 
         fn new(pool: u64) -> Self {
             Self {
@@ -282,7 +285,7 @@ mod tests {
             for _ in 0..round_trips * Self::STEPS {
                 self.now = self.now.plus(RTT / Self::STEPS);
                 for s in &mut self.streams {
-                    let burst = s.window.granted - s.sent;
+                    let burst = (s.window.granted - s.sent).min(Self::WIDTH);
                     s.under_way.push_back((self.now.plus(RTT), burst));
                     s.sent += burst;
                     while let Some((_, n)) = s.under_way.pop_front_if(|(at, _)| *at <= self.now) {

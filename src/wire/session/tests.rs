@@ -396,6 +396,20 @@ fn credit_that_comes_before_a_return_has_left_cancels_it() {
 }
 
 #[test]
+fn returns_that_could_not_leave_become_one() {
+    let mut plane = Plane::new();
+    let stream = plane.opens().expect("room");
+    plane.says();
+    plane.hears(Frame::Accept(stream)).expect("taken");
+    let (had, keeps) = (1 << 20, 1 << 18);
+    plane.hears(Frame::Credit(stream, had)).expect("credit");
+    for _ in 0..2 {
+        plane.waits(PING_INTERVAL);
+    }
+    assert_eq!(plane.answers(), [Frame::Return(stream, had, keeps)]);
+}
+
+#[test]
 fn a_busy_stream_returns_nothing() {
     let mut plane = Plane::new();
     let stream = plane.opens().expect("room");
