@@ -31,6 +31,8 @@ pub enum Closed {
     ByPeer,
     /// The transport broke.
     Transport(String),
+    /// What the peer sends is not the websocket that was agreed on.
+    Websocket(&'static str),
     /// The peer broke the protocol, or is dead.
     Violation(Violation),
 }
@@ -123,7 +125,7 @@ where
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
                 Poll::Pending => return Ok(Taken::Some),
-                Poll::Ready(message) => message.map_err(|e| transport(&e))?,
+                Poll::Ready(message) => message.map_err(Closed::from)?,
             };
             match message {
                 Message::Binary(bytes) => {
@@ -230,6 +232,9 @@ where
             match why {
                 Closed::Violation(v) => Some(state.session.farewell(v)),
                 Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
+                Closed::Websocket(_) => {
+                    Some(Frame::GoAway(last, Code::Protocol, 0, why.to_string()))
+                }
                 Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
             }
         };
@@ -276,8 +281,15 @@ impl<S> Drop for Driver<S> {
     }
 }
 
-fn transport(e: &WebsocketError) -> Closed {
-    Closed::Transport(crate::telemetry::chain(e))
+impl From<WebsocketError> for Closed {
+    fn from(e: WebsocketError) -> Self {
+        match e {
+            WebsocketError::Protocol(what) => Self::Websocket(what),
+            WebsocketError::Io(_) | WebsocketError::Eof => {
+                Self::Transport(crate::telemetry::chain(&e))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Closed {
@@ -287,6 +299,7 @@ impl fmt::Display for Closed {
             Self::Asked(code, words) => write!(f, "closed by this side ({code}: {words})"),
             Self::ByPeer => f.write_str("closed by the peer"),
             Self::Transport(why) => f.write_str(why),
+            Self::Websocket(what) => write!(f, "websocket: {what}"),
             Self::Violation(v) => f.write_str(&crate::telemetry::chain(v)),
         }
     }

@@ -181,3 +181,46 @@ async fn nobody_waits_for_a_peer_that_does_not_end() {
         assert!(!drained || began.elapsed() > Duration::from_secs(10));
     }
 }
+
+/// A broken socket ends silently, a broken websocket does not.
+#[tokio::test]
+async fn what_is_no_websocket_of_ours_is_answered_with_words() {
+    let piece = [0x02, 0x80, 0, 0, 0, 0];
+    let text = [0x81, 0x80, 0, 0, 0, 0];
+    let long = [0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0];
+    let longest = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0];
+    let unmasked = [0x82, 0x00];
+    for (bytes, words) in [
+        (&piece[..], "a message came in pieces"),
+        (&text, "a message is not binary"),
+        (&long, "a message is too long"),
+        (&longest, "a message is too long"),
+        (&unmasked, "the wrong side masks"),
+    ] {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let near = Websocket::new(near, Role::Server, Bytes::new());
+        let (_handle, _incoming, driver) = session(near, Side::Plane, Config::default());
+        far.write_all(bytes).await.expect("write");
+        // Not the websocket's close, although it looks like one: nobody knows what it is.
+        far.write_all(&[0x88, 0x80, 0, 0, 0, 0])
+            .await
+            .expect("write");
+        let peer = async move {
+            let mut peer = Peer::client(far).await;
+            let mut last = None;
+            let closed = loop {
+                use futures_util::StreamExt;
+                match peer.0.next().await.expect("a close").expect("message") {
+                    tokio_tungstenite::tungstenite::Message::Close(frame) => break frame,
+                    message => last = Frame::decode(message.into_data()).ok(),
+                }
+            };
+            (last, closed.expect("a status").code)
+        };
+        let (closed, (last, status)) = tokio::join!(driver, peer);
+        assert!(matches!(closed, Closed::Websocket(_)), "{closed}");
+        let words = format!("websocket: {words}");
+        let farewell = Frame::GoAway(StreamId(0), Code::Protocol, 0, words);
+        assert_eq!((last, u16::from(status)), (Some(farewell), 1002));
+    }
+}
