@@ -66,10 +66,7 @@ impl MuxStream {
 
     /// Ends the stream in both directions; the peer sees the reason.
     pub fn reset(self, end: StreamEnd) {
-        let core = &self.writer.core;
-        let mut state = core.shared.lock();
-        state.session.reset(core.id, end);
-        state.wake_driver();
+        self.writer.reset(end);
     }
 
     /// Its number on the connection, for logs.
@@ -182,6 +179,14 @@ impl MuxWriter {
             self.queue(bytes.split_to(bytes.len().min(DATA_MAX)))?;
         }
         Ok(())
+    }
+
+    /// Ends the stream in both directions; the peer sees the reason.
+    pub(super) fn reset(&self, end: StreamEnd) {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        state.session.reset(*id, end);
+        state.wake_driver();
     }
 
     fn queue(&self, piece: Bytes) -> io::Result<()> {

@@ -14,6 +14,7 @@ use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 mod blocked;
 mod byhand;
 mod endings;
+mod services;
 
 struct End {
     handle: Handle,
