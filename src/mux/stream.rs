@@ -125,7 +125,11 @@ impl AsyncBufRead for MuxReader {
             let mut state = shared.lock();
             match state.session.read(*id) {
                 Read::Data(bytes) => this.chunk = bytes,
-                Read::End => {}
+                Read::End => {
+                    if let Some(end) = state.wakers.get(id).and_then(|w| w.ended.as_ref()) {
+                        return Poll::Ready(Err(ended(end)));
+                    }
+                }
                 Read::Ended(end) => return Poll::Ready(Err(ended(&end))),
                 Read::Pending => {
                     if let Some(e) = over(&state) {
