@@ -44,6 +44,8 @@ pub struct Driver<S> {
     shared: Arc<Shared>,
     timer: Pin<Box<Sleep>>,
     flushing: bool,
+    /// HELLO has been queued. Whatever else is said, it comes first.
+    greeted: bool,
     ending: Option<Ending>,
 }
 
@@ -101,6 +103,7 @@ where
         shared: Arc::clone(&shared),
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         flushing: false,
+        greeted: false,
         ending: None,
     };
     let handle = Handle {
@@ -174,6 +177,7 @@ where
         let now = self.shared.now();
         let frame = state.session.transmit(now);
         state.dispatch();
+        self.greeted |= frame.is_some();
         frame
     }
 
@@ -241,6 +245,7 @@ where
         // Of streams that ended well, resets and answers may be left; of others there is no end.
         let left = std::iter::from_fn(|| match why {
             Closed::Drained => self.next_frame(),
+            _ if !self.greeted => self.next_frame(),
             _ => None,
         });
         let said: Vec<_> = left.chain(farewell).collect();

@@ -60,6 +60,23 @@ async fn a_hard_close_does_not_say_that_what_was_looked_at_may_be_repeated() {
     assert_eq!(kind(unseen), io::ErrorKind::ConnectionRefused);
 }
 
+/// Anything but HELLO first would be a violation of ours, and the words would not be believed.
+#[tokio::test]
+async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Websocket::new(near, Role::Server, Bytes::new());
+    let (handle, _incoming, driver) = session(near, Side::Plane, Config::default());
+    handle.close(Code::NotAllowed, "the host was removed");
+    let peer = async move {
+        let mut peer = Peer::client(far).await;
+        [peer.frame().await, peer.frame().await, peer.frame().await]
+    };
+    let (_, said) = tokio::join!(driver, peer);
+    let [Some(Frame::Hello(_)), Some(Frame::GoAway(..)), None] = said else {
+        panic!("{said:?}");
+    };
+}
+
 /// All of it is in the kernel when the connection is over, and the peer reads it later.
 #[tokio::test]
 async fn the_tail_of_the_last_streams_arrives_after_a_drain() {
