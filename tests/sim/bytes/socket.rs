@@ -248,7 +248,7 @@ impl AsyncWrite for Socket {
             return Poll::Pending;
         }
         let n = path.some(whole.min(room));
-        if path.gone[1 - side] {
+        if path.gone[1 - side] && path.state == State::Whole {
             // Taken by this kernel, and answered by the other with a reset.
             path.reset();
             return Poll::Ready(Ok(n));
