@@ -31,6 +31,8 @@ pub enum Closed {
     ByPeer,
     /// The transport broke.
     Transport(String),
+    /// What the peer sends is not the websocket that was agreed on.
+    Websocket(&'static str),
     /// The peer broke the protocol, or is dead.
     Violation(Violation),
 }
@@ -42,6 +44,8 @@ pub struct Driver<S> {
     shared: Arc<Shared>,
     timer: Pin<Box<Sleep>>,
     flushing: bool,
+    /// HELLO has been queued. Whatever else is said, it comes first.
+    greeted: bool,
     ending: Option<Ending>,
 }
 
@@ -99,6 +103,7 @@ where
         shared: Arc::clone(&shared),
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         flushing: false,
+        greeted: false,
         ending: None,
     };
     let handle = Handle {
@@ -123,7 +128,7 @@ where
             let message = match self.websocket.poll_message(cx) {
                 Poll::Pending if n == 0 => return Ok(Taken::Nothing),
                 Poll::Pending => return Ok(Taken::Some),
-                Poll::Ready(message) => message.map_err(|e| transport(&e))?,
+                Poll::Ready(message) => message.map_err(Closed::from)?,
             };
             match message {
                 Message::Binary(bytes) => {
@@ -172,6 +177,7 @@ where
         let now = self.shared.now();
         let frame = state.session.transmit(now);
         state.dispatch();
+        self.greeted |= frame.is_some();
         frame
     }
 
@@ -230,12 +236,16 @@ where
             match why {
                 Closed::Violation(v) => Some(state.session.farewell(v)),
                 Closed::Asked(code, words) => Some(Frame::GoAway(last, *code, 0, words.clone())),
+                Closed::Websocket(_) => {
+                    Some(Frame::GoAway(last, Code::Protocol, 0, why.to_string()))
+                }
                 Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
             }
         };
         // Of streams that ended well, resets and answers may be left; of others there is no end.
         let left = std::iter::from_fn(|| match why {
             Closed::Drained => self.next_frame(),
+            _ if !self.greeted => self.next_frame(),
             _ => None,
         });
         let said: Vec<_> = left.chain(farewell).collect();
@@ -276,8 +286,15 @@ impl<S> Drop for Driver<S> {
     }
 }
 
-fn transport(e: &WebsocketError) -> Closed {
-    Closed::Transport(crate::telemetry::chain(e))
+impl From<WebsocketError> for Closed {
+    fn from(e: WebsocketError) -> Self {
+        match e {
+            WebsocketError::Protocol(what) => Self::Websocket(what),
+            WebsocketError::Io(_) | WebsocketError::Eof => {
+                Self::Transport(crate::telemetry::chain(&e))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Closed {
@@ -287,6 +304,7 @@ impl fmt::Display for Closed {
             Self::Asked(code, words) => write!(f, "closed by this side ({code}: {words})"),
             Self::ByPeer => f.write_str("closed by the peer"),
             Self::Transport(why) => f.write_str(why),
+            Self::Websocket(what) => write!(f, "websocket: {what}"),
             Self::Violation(v) => f.write_str(&crate::telemetry::chain(v)),
         }
     }

@@ -75,7 +75,9 @@ impl Ending {
             Closed::ByPeer | Closed::Violation(Violation::Dead(_)) => {
                 (CloseStatus::Normal, FAREWELL, Peer::Ended)
             }
-            Closed::Violation(_) => (CloseStatus::Protocol, LAST_WORDS, Peer::Talks),
+            Closed::Violation(_) | Closed::Websocket(_) => {
+                (CloseStatus::Protocol, LAST_WORDS, Peer::Talks)
+            }
             Closed::Asked(..) => (CloseStatus::Normal, LAST_WORDS, Peer::Talks),
             Closed::Drained => (CloseStatus::Normal, LAST_BYTES, Peer::Talks),
         };

@@ -48,6 +48,9 @@ struct Watchers(Vec<Waker>);
 pub(super) struct StreamWakers {
     pub(super) read: Option<Waker>,
     pub(super) write: Option<Waker>,
+    /// This side ended it over its holder's head. The session has forgotten it, and a stream that is
+    /// forgotten reads like one that the peer finished.
+    pub(super) ended: Option<Box<StreamEnd>>,
 }
 
 /// Opens streams on a connection. Cheap to clone.
@@ -249,8 +252,11 @@ impl Handle {
     /// that somebody else holds.
     pub fn end_stream(&self, stream: u32, code: Code, words: &str) {
         let mut state = self.shared.lock();
-        let end = StreamEnd::own(code, words);
-        state.session.reset(StreamId(stream), end);
+        let (stream, end) = (StreamId(stream), StreamEnd::own(code, words));
+        if let Some(w) = state.wakers.get_mut(&stream) {
+            w.ended.get_or_insert_with(|| Box::new(end.clone()));
+        }
+        state.session.reset(stream, end);
         state.wake_driver();
     }
 

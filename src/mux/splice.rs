@@ -14,6 +14,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::stream::{MuxReader, MuxStream, MuxWriter};
 use super::websocket::DATA_FULL;
+use crate::wire::{Code, StreamEnd};
 
 /// What passed before a splice ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +25,14 @@ pub struct Spliced {
     pub to_stream: u64,
 }
 
-/// Joins both directions with half-close until both ended, or one broke.
+/// Which end of a splice broke.
+enum Broke {
+    Stream(io::Error),
+    Socket(io::Error),
+}
+
+/// Joins both directions with half-close until both ended, or one broke. A broken socket resets the
+/// stream, so that the peer does not take half an answer for one that somebody cancelled.
 ///
 /// From the stream, bytes go to the socket out of the buffer they were received in, and credit is
 /// returned after the socket took them. To the stream, bytes are read once, into the buffer that
@@ -34,29 +42,56 @@ where
     S: AsyncRead + AsyncWrite,
 {
     let (from_socket, to_socket) = tokio::io::split(socket);
-    let (reader, writer) = stream.into_split();
+    let (mut reader, mut writer) = stream.into_split();
     let mut passed = Spliced::default();
+    let mut answered = false;
     let result = {
-        let down = down(reader, to_socket, &mut passed.to_socket);
-        let up = up(from_socket, writer, &mut passed.to_stream);
+        let down = down(&mut reader, to_socket, &mut passed.to_socket);
+        let up = async {
+            up(from_socket, &mut writer, &mut passed.to_stream).await?;
+            answered = true;
+            Ok(())
+        };
         // The first error ends both: half of a broken stream is of no use to anybody.
-        tokio::try_join!(down, up).map(|_| ())
+        tokio::try_join!(down, up)
+    };
+    let result = match result {
+        Ok(_) => Ok(()),
+        Err(Broke::Stream(e)) => Err(e),
+        Err(Broke::Socket(e)) => {
+            // One that said all it had to say is whole, and only reads no more: what is queued
+            // still leaves, and the peer is told to stop when the stream is let go.
+            if !answered {
+                writer.reset(broken(&e));
+            }
+            Err(e)
+        }
     };
     (passed, result)
 }
 
+fn broken(e: &io::Error) -> StreamEnd {
+    let errno = e.raw_os_error().and_then(|n| u32::try_from(n).ok());
+    StreamEnd {
+        code: Code::Broken,
+        detail: errno.unwrap_or(0),
+        words: e.to_string(),
+        by_peer: false,
+    }
+}
+
 async fn down<S: AsyncWrite>(
-    mut reader: MuxReader,
+    reader: &mut MuxReader,
     mut socket: WriteHalf<S>,
     passed: &mut u64,
-) -> io::Result<()> {
+) -> Result<(), Broke> {
     loop {
-        let chunk = reader.fill_buf().await?;
+        let chunk = reader.fill_buf().await.map_err(Broke::Stream)?;
         if chunk.is_empty() {
-            return socket.shutdown().await;
+            return socket.shutdown().await.map_err(Broke::Socket);
         }
         let len = chunk.len();
-        socket.write_all(chunk).await?;
+        socket.write_all(chunk).await.map_err(Broke::Socket)?;
         reader.consume(len);
         *passed += len as u64;
     }
@@ -64,9 +99,9 @@ async fn down<S: AsyncWrite>(
 
 async fn up<S: AsyncRead>(
     mut socket: ReadHalf<S>,
-    mut writer: MuxWriter,
+    writer: &mut MuxWriter,
     passed: &mut u64,
-) -> io::Result<()> {
+) -> Result<(), Broke> {
     let mut blocks = Blocks::begin();
     loop {
         let bytes = poll_fn(|cx| {
@@ -76,12 +111,13 @@ async fn up<S: AsyncRead>(
             }
             read
         })
-        .await?;
+        .await
+        .map_err(Broke::Socket)?;
         if bytes.is_empty() {
-            return writer.shutdown().await;
+            return writer.shutdown().await.map_err(Broke::Stream);
         }
         *passed += bytes.len() as u64;
-        writer.send(bytes).await?;
+        writer.send(bytes).await.map_err(Broke::Stream)?;
     }
 }
 

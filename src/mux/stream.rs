@@ -66,10 +66,7 @@ impl MuxStream {
 
     /// Ends the stream in both directions; the peer sees the reason.
     pub fn reset(self, end: StreamEnd) {
-        let core = &self.writer.core;
-        let mut state = core.shared.lock();
-        state.session.reset(core.id, end);
-        state.wake_driver();
+        self.writer.reset(end);
     }
 
     /// Its number on the connection, for logs.
@@ -128,7 +125,11 @@ impl AsyncBufRead for MuxReader {
             let mut state = shared.lock();
             match state.session.read(*id) {
                 Read::Data(bytes) => this.chunk = bytes,
-                Read::End => {}
+                Read::End => {
+                    if let Some(end) = state.wakers.get(id).and_then(|w| w.ended.as_ref()) {
+                        return Poll::Ready(Err(ended(end)));
+                    }
+                }
                 Read::Ended(end) => return Poll::Ready(Err(ended(&end))),
                 Read::Pending => {
                     if let Some(e) = over(&state) {
@@ -182,6 +183,14 @@ impl MuxWriter {
             self.queue(bytes.split_to(bytes.len().min(DATA_MAX)))?;
         }
         Ok(())
+    }
+
+    /// Ends the stream in both directions; the peer sees the reason.
+    pub(super) fn reset(&self, end: StreamEnd) {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        state.session.reset(*id, end);
+        state.wake_driver();
     }
 
     fn queue(&self, piece: Bytes) -> io::Result<()> {

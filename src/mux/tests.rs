@@ -14,6 +14,7 @@ use crate::wire::{Class, Code, Config, Meta, Side, Violation};
 mod blocked;
 mod byhand;
 mod endings;
+mod services;
 
 struct End {
     handle: Handle,
@@ -113,6 +114,18 @@ async fn a_refusal_ends_its_stream_only_and_says_why() {
         .expect("open");
     good.shutdown().await.expect("shutdown");
     assert_eq!(good.read(&mut [0; 1]).await.expect("end"), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_its_own_side_ended_does_not_look_finished() {
+    let (node, _plane, _tasks) = echo_pair(16 * 1024).await;
+    let open = node.open("echo", Class::Interactive, Meta::new());
+    let mut stream = open.expect("open");
+    stream.write_all(b"half").await.expect("write");
+    let id = stream.id();
+    let watcher = async { node.end_stream(id, Code::TimedOut, "no byte passed") };
+    let (read, ()) = tokio::join!(stream.read_u8(), watcher);
+    assert_eq!(read.expect_err("ended").kind(), io::ErrorKind::TimedOut);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
-//! Two sessions joined by a simulated path: every schedule is a seed.
+//! Two sessions joined by a simulated path, and two drivers by a simulated socket: every schedule is a
+//! seed.
 //!
 //! A failing run prints `SIM_SEED=…`; with that in the environment only this seed is run.
 
+mod bytes;
 mod hostile;
 mod world;
 

@@ -365,7 +365,7 @@ impl World {
 
 /// `len` bytes of a flow from byte `from` on: a table of a prime length, so that a piece that is
 /// lost, doubled or moved never looks right.
-fn pattern(stream: StreamId, direction: usize, from: usize, len: usize) -> Bytes {
+pub(crate) fn pattern(stream: StreamId, direction: usize, from: usize, len: usize) -> Bytes {
     const PERIOD: usize = 65_521;
     static TABLE: LazyLock<Bytes> = LazyLock::new(|| {
         let mut rng = fastrand::Rng::with_seed(1);

@@ -13,7 +13,7 @@ use super::super::*;
 use super::byhand::Peer;
 use super::pair;
 use crate::wire::limits::{DATA_MAX, INITIAL_WINDOW};
-use crate::wire::{Class, Code, Config, Frame, Meta, Side, StreamId, Violation};
+use crate::wire::{Class, Code, Config, Frame, Meta, Open, Side, StreamEnd, StreamId, Violation};
 
 /// A connection whose dialling end takes next to nothing that it does not read.
 async fn tcp() -> (TcpStream, TcpStream) {
@@ -58,6 +58,50 @@ async fn a_hard_close_does_not_say_that_what_was_looked_at_may_be_repeated() {
     let kind = |read: io::Result<u8>| read.expect_err("over").kind();
     assert_eq!(kind(executing), io::ErrorKind::ConnectionReset);
     assert_eq!(kind(unseen), io::ErrorKind::ConnectionRefused);
+}
+
+/// Anything but HELLO first would be a violation of ours, and the words would not be believed.
+#[tokio::test]
+async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Websocket::new(near, Role::Server, Bytes::new());
+    let (handle, _incoming, driver) = session(near, Side::Plane, Config::default());
+    handle.close(Code::NotAllowed, "the host was removed");
+    let peer = async move {
+        let mut peer = Peer::client(far).await;
+        [peer.frame().await, peer.frame().await, peer.frame().await]
+    };
+    let (_, said) = tokio::join!(driver, peer);
+    let [Some(Frame::Hello(_)), Some(Frame::GoAway(..)), None] = said else {
+        panic!("{said:?}");
+    };
+}
+
+/// The reset of the last stream and the end of the drain fall together.
+#[tokio::test]
+async fn a_drain_does_not_swallow_why_its_last_stream_ended() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Websocket::new(near, Role::Client, Bytes::new());
+    let (handle, mut incoming, driver) = session(near, Side::Node, Config::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(driver.await) });
+    let mut peer = Peer::server(far).await;
+    peer.hello().await;
+    let open = Open {
+        service: "s".into(),
+        class: Class::Bulk,
+        meta: Meta::new(),
+    };
+    peer.send(Frame::Open(StreamId(2), open)).await;
+    let opened = incoming.next().await.expect("opened");
+    let stream = opened.accept().expect("accept");
+    handle.leave(Code::GoingAway, Duration::ZERO, "restart");
+    while !matches!(peer.frame().await, Some(Frame::GoAway(..))) {}
+    stream.reset(StreamEnd::own(Code::Broken, "the socket broke"));
+    let words = "the socket broke".to_owned();
+    let reset = Frame::Reset(StreamId(2), Code::Broken, 0, words);
+    while peer.frame().await.expect("a reset") != reset {}
+    assert_eq!(handle.closed().await, Closed::Drained);
 }
 
 /// All of it is in the kernel when the connection is over, and the peer reads it later.
@@ -179,5 +223,48 @@ async fn nobody_waits_for_a_peer_that_does_not_end() {
         over.expect("a task").expect("the driver");
         assert!(began.elapsed() <= longest, "{:?}", began.elapsed());
         assert!(!drained || began.elapsed() > Duration::from_secs(10));
+    }
+}
+
+/// A broken socket ends silently, a broken websocket does not.
+#[tokio::test]
+async fn what_is_no_websocket_of_ours_is_answered_with_words() {
+    let piece = [0x02, 0x80, 0, 0, 0, 0];
+    let text = [0x81, 0x80, 0, 0, 0, 0];
+    let long = [0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0];
+    let longest = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0];
+    let unmasked = [0x82, 0x00];
+    for (bytes, words) in [
+        (&piece[..], "a message came in pieces"),
+        (&text, "a message is not binary"),
+        (&long, "a message is too long"),
+        (&longest, "a message is too long"),
+        (&unmasked, "the wrong side masks"),
+    ] {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let near = Websocket::new(near, Role::Server, Bytes::new());
+        let (_handle, _incoming, driver) = session(near, Side::Plane, Config::default());
+        far.write_all(bytes).await.expect("write");
+        // Not the websocket's close, although it looks like one: nobody knows what it is.
+        far.write_all(&[0x88, 0x80, 0, 0, 0, 0])
+            .await
+            .expect("write");
+        let peer = async move {
+            let mut peer = Peer::client(far).await;
+            let mut last = None;
+            let closed = loop {
+                use futures_util::StreamExt;
+                match peer.0.next().await.expect("a close").expect("message") {
+                    tokio_tungstenite::tungstenite::Message::Close(frame) => break frame,
+                    message => last = Frame::decode(message.into_data()).ok(),
+                }
+            };
+            (last, closed.expect("a status").code)
+        };
+        let (closed, (last, status)) = tokio::join!(driver, peer);
+        assert!(matches!(closed, Closed::Websocket(_)), "{closed}");
+        let words = format!("websocket: {words}");
+        let farewell = Frame::GoAway(StreamId(0), Code::Protocol, 0, words);
+        assert_eq!((last, u16::from(status)), (Some(farewell), 1002));
     }
 }

@@ -1,0 +1,106 @@
+//! A splice whose local service breaks.
+
+use bytes::Bytes;
+use nix::libc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::super::*;
+use super::byhand::Peer;
+use crate::wire::limits::INITIAL_WINDOW;
+use crate::wire::{Class, Code, Config, Frame, Meta, Open, Side, StreamId};
+
+const STREAM: StreamId = StreamId(2);
+
+/// A stream of the peer's that is joined with a service, and the service's end of it. `speaks`: what
+/// it says before it is joined.
+async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, Handle, TcpStream) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Websocket::new(near, Role::Client, Bytes::new());
+    let (handle, mut incoming, driver) = session(near, Side::Node, Config::default());
+    tasks.spawn(async move { drop(driver.await) });
+    let mut peer = Peer::server(far).await;
+    peer.hello().await;
+    let open = Open {
+        service: "s".into(),
+        class: Class::Bulk,
+        meta: Meta::new(),
+    };
+    peer.send(Frame::Open(STREAM, open)).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let address = listener.local_addr().expect("address");
+    let (socket, service) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (socket, (mut service, _)) = (socket.expect("connect"), service.expect("accept"));
+    if !speaks.is_empty() {
+        service.write_all(speaks).await.expect("write");
+        service.shutdown().await.expect("half-close");
+    }
+    let stream = incoming.next().await.expect("open").accept();
+    let stream = stream.expect("accept");
+    tasks.spawn(async move { drop(splice(stream, socket).await) });
+    (peer, handle, service)
+}
+
+/// Ends a connection as a program does that crashes: without FIN, with a reset.
+fn break_off(service: TcpStream) {
+    let socket = socket2::SockRef::from(&service);
+    socket
+        .set_linger(Some(std::time::Duration::ZERO))
+        .expect("linger");
+}
+
+#[tokio::test]
+async fn a_service_that_breaks_is_not_one_that_was_cancelled() {
+    let mut tasks = JoinSet::new();
+    let (mut peer, _handle, mut service) = joined(b"", &mut tasks).await;
+    let question = Bytes::from_static(b"question");
+    peer.send(Frame::Data(STREAM, question, false)).await;
+    service.read_exact(&mut [0; 8]).await.expect("read");
+    break_off(service);
+    let (code, detail, words) = loop {
+        match peer.frame().await.expect("a reset") {
+            Frame::Reset(STREAM, code, detail, words) => break (code, detail, words),
+            _ => {}
+        }
+    };
+    assert_eq!((code, detail), (Code::Broken, libc::ECONNRESET as u32));
+    assert!(words.contains("reset by peer"), "{words}");
+}
+
+#[tokio::test]
+async fn what_a_service_said_to_its_end_arrives_whole_although_it_broke_then() {
+    let answer = vec![7; 2 * INITIAL_WINDOW as usize];
+    let mut tasks = JoinSet::new();
+    let (mut peer, handle, service) = joined(&answer, &mut tasks).await;
+    // Half of it may be sent, half of it waits for credit.
+    let waits = || handle.streams(1).first().is_some_and(|s| s.queued > 0);
+    while !(waits() && handle.stats().bytes_out == u64::from(INITIAL_WINDOW)) {
+        tokio::task::yield_now().await;
+    }
+    break_off(service);
+    // Enough that the socket says that it is broken.
+    for _ in 0..4 {
+        let more = Bytes::from(vec![0; 1024]);
+        peer.send(Frame::Data(STREAM, more, false)).await;
+    }
+    let (mut got, mut finished) = (0, false);
+    let code = loop {
+        match peer.frame().await.expect("an end") {
+            Frame::Data(STREAM, bytes, fin) => {
+                got += bytes.len();
+                finished |= fin;
+                if got == INITIAL_WINDOW as usize {
+                    // After the splice has seen the end of its socket.
+                    while tasks.len() > 1 {
+                        tasks.join_next().await;
+                    }
+                    peer.send(Frame::Credit(STREAM, u64::from(u32::MAX))).await;
+                }
+            }
+            Frame::Reset(STREAM, code, ..) => break code,
+            _ => {}
+        }
+    };
+    assert_eq!((got, finished, code), (answer.len(), true, Code::Cancelled));
+}
