@@ -17,7 +17,7 @@
 //! | `endpoints` | which endpoint next, and when: pure |
 //! | `link`     | keeps the sessions up, one loop per slot |
 //! | `session`  | one session from handshake to end, farewells included |
-//! | `sessions` | those that are up; which takes the next stream (pure) |
+//! | `sessions` | those that are up; which takes the next stream |
 //! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
 //! | `admit`    | who may ask, how many, how often: pure |

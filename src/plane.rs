@@ -13,6 +13,7 @@
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `ways`                                       | a host's service, by whichever of its sessions works |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //!
@@ -57,6 +58,7 @@ mod tls;
 mod tokens;
 mod tunnel;
 mod view;
+mod ways;
 
 pub use budget::{Budget, TUNNELS_PER_S};
 pub use command::main;

@@ -31,7 +31,7 @@ type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 /// What a test sees of the API server and tells it.
 pub(super) struct Api {
     /// `method path|authorization|host|client subject` of each request.
-    seen: mpsc::Receiver<String>,
+    pub(super) seen: mpsc::Receiver<String>,
     /// Lines of the watch.
     pub(super) lines: mpsc::Sender<&'static str>,
     _tasks: JoinSet<()>,
@@ -332,4 +332,40 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
         "{}",
         said.1
     );
+}
+
+/// A host with two sessions, one of which dies without a word.
+#[tokio::test]
+async fn a_dead_path_is_left_for_the_hosts_other_session() {
+    const PROGRAM: &str = "00000000000000000000000000000001";
+    let bed = Bed::new().await;
+    let (cluster, node, server, token) = world(&bed).await;
+    let mut nodes = [node.twin(), node.twin()];
+    for (node, slot) in nodes.iter_mut().zip(["0", "1"]) {
+        node.headers = super::tunnels::says(PROGRAM, slot);
+        node.connect(&bed).await.expect("connected");
+    }
+    node.closed().await;
+    let [first, second] = &mut nodes;
+    let mut apis = [
+        master(cluster, first, CertPurpose::ApiServer).await,
+        master(cluster, second, CertPurpose::ApiServer).await,
+    ];
+    let get = async || {
+        let get = bed.http.get(format!("{server}/api")).bearer_auth(&token);
+        let answer = within(get.send()).await.expect("answer");
+        let status = answer.status();
+        (status, within(answer.text()).await.expect("text"))
+    };
+    assert_eq!(get().await, (StatusCode::OK, "got 0 bytes".to_owned()));
+    let used = apis
+        .iter_mut()
+        .position(|api| api.seen.try_recv().is_ok())
+        .expect("one of them was asked");
+    nodes[used].freeze();
+    assert_eq!(get().await, (StatusCode::OK, "got 0 bytes".to_owned()));
+    apis[1 - used]
+        .seen
+        .try_recv()
+        .expect("the other one was asked");
 }
