@@ -3,19 +3,25 @@
 //! | file | holds |
 //! |---|---|
 //! | `bucket` | [`Bucket`]: how often something may happen; pure |
+//! | `choice` | [`pick`]: which of several sessions takes the next stream; pure |
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
 //! | `exit`   | [`Exit`]: the exit-code table |
+//! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
 
 mod bucket;
+mod choice;
 mod config;
 mod daemon;
 mod exit;
+pub(crate) mod socket;
 pub mod tasks;
 
 pub use bucket::Bucket;
+pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
 pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
 pub use exit::Exit;
+pub use socket::tune;
 pub use tasks::TaskGroup;

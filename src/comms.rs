@@ -17,13 +17,14 @@
 //! | `endpoints` | which endpoint next, and when: pure |
 //! | `link`     | keeps the sessions up, one loop per slot |
 //! | `session`  | one session from handshake to end, farewells included |
-//! | `sessions` | those that are up; which takes the next stream (pure) |
+//! | `sessions` | those that are up; which takes the next stream |
 //! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
 //! | `admit`    | who may ask, how many, how often: pure |
 //! | `carry`    | a stream and its service joined; silence, byte counts |
 //! | `gate`     | local connections to the plane |
 //! | `audit`    | one line per stream |
+//! | `refusals` | those that are alike, counted: pure |
 //! | `status`   | what is known of sessions and streams |
 //! | `metrics`  | the same for Prometheus: pure |
 //! | `api`      | comms' own socket |
@@ -38,6 +39,7 @@ mod endpoints;
 mod gate;
 mod link;
 mod metrics;
+mod refusals;
 mod serve;
 mod services;
 mod session;
@@ -100,6 +102,9 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
 
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
     let socket = local_socket(&host, paths::COMMS_SOCKET)?;
+    let shutdown = group.shutdown();
+    let counts = Arc::clone(&serve);
+    group.essential("audit", async move { counts.audit.keep(shutdown).await });
     let api = Api {
         board: link.board(),
         sessions: Arc::clone(&sessions),

@@ -1,21 +1,37 @@
-//! One line per stream the plane asked for: who, what, how it went, how many bytes.
+//! One line per stream the plane asked for: who, what, how it went, how many bytes. Refusals that
+//! are alike are one line and a number ([`Fold`]).
 //!
 //! Metadata only; never a byte of what passed.
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::refusals::{Fold, Kind, More, WINDOW};
 use crate::telemetry::RotatingFile;
 
 /// Bounds of the audit log: 5 × 10 MiB are about a quarter of a million streams.
 const AUDIT_BYTES: u64 = 10 * 1024 * 1024;
 const AUDIT_KEEP: u32 = 4;
+/// How often is looked for refusals whose number is due; so much later than it could be one is
+/// written.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-pub(super) struct Audit(Mutex<RotatingFile>);
+pub(super) struct Audit {
+    log: Mutex<Log>,
+    began: Instant,
+}
+
+struct Log {
+    file: RotatingFile,
+    refusals: Fold,
+}
 
 /// What is written; one JSON object a line.
 #[derive(Serialize)]
@@ -23,11 +39,16 @@ pub(super) struct Line<'a> {
     pub(super) at: Timestamp,
     /// `open`, `refuse`, `close`.
     pub(super) what: &'static str,
-    pub(super) stream: u32,
+    /// Absent where the line stands for many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stream: Option<u32>,
     pub(super) service: &'a str,
     /// Who asked, as the plane says.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) who: &'a str,
+    /// Which request of his it belongs to, as the plane says.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) trace: &'a str,
     /// Why it was refused or broke.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) why: &'a str,
@@ -35,20 +56,147 @@ pub(super) struct Line<'a> {
     pub(super) bytes_in: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bytes_out: Option<u64>,
+    /// For how many more this line stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) more: Option<u64>,
 }
 
 impl Audit {
     pub(super) fn at(path: PathBuf) -> Self {
-        Self(Mutex::new(RotatingFile::new(path, AUDIT_BYTES, AUDIT_KEEP)))
+        let file = RotatingFile::new(path, AUDIT_BYTES, AUDIT_KEEP);
+        Self {
+            log: Mutex::new(Log {
+                file,
+                refusals: Fold::default(),
+            }),
+            began: Instant::now(),
+        }
     }
 
     pub(super) fn write(&self, line: &Line<'_>) {
+        self.lock().write(line);
+    }
+
+    /// A refusal: the first of its kind is written, those that follow soon are counted.
+    pub(super) fn refuse(&self, line: &Line<'_>, reason: &'static str) {
+        let kind = Kind {
+            who: line.who.to_owned(),
+            service: line.service.to_owned(),
+            reason,
+        };
+        let now = self.began.elapsed();
+        let mut log = self.lock();
+        let due = log.refusals.due(now);
+        log.count(due);
+        if log.refusals.note(kind, now) {
+            log.write(line);
+        }
+    }
+
+    /// Writes the numbers when they are due, until `shutdown`.
+    pub(super) async fn keep(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                // cancel-safe: both only wait
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shutdown.cancelled() => {}
+            }
+            let now = self.began.elapsed();
+            let mut log = self.lock();
+            let due = log.refusals.due(now);
+            log.count(due);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        let mut log = self.lock();
+        let rest = log.refusals.rest();
+        log.count(rest);
+    }
+}
+
+impl Log {
+    fn write(&mut self, line: &Line<'_>) {
         let Ok(mut text) = serde_json::to_string(line) else {
             return;
         };
         text.push('\n');
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // `RotatingFile::write` never fails: it counts what is lost.
-        drop(file.write(text.as_bytes()));
+        drop(self.file.write(text.as_bytes()));
+    }
+
+    fn count(&mut self, due: Vec<More>) {
+        let within = WINDOW.as_secs();
+        for More { kind, more } in due {
+            let why = match &kind {
+                Some(kind) => format!("{}: and {more} more like it within {within} s", kind.reason),
+                None => format!("and {more} more of many kinds within {within} s"),
+            };
+            self.write(&Line {
+                at: Timestamp::now(),
+                what: "refuse",
+                stream: None,
+                service: kind.as_ref().map_or("", |k| &k.service),
+                who: kind.as_ref().map_or("", |k| &k.who),
+                trace: "",
+                why: &why,
+                bytes_in: None,
+                bytes_out: None,
+                more: Some(more),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(who: &str) -> Line<'_> {
+        Line {
+            at: Timestamp::now(),
+            what: "refuse",
+            stream: Some(2),
+            service: "kubelet",
+            who,
+            trace: "",
+            why: "may not",
+            bytes_in: None,
+            bytes_out: None,
+            more: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_is_written_when_its_time_has_come_or_at_the_end() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("audit.log");
+        let whys = || -> Vec<String> {
+            let log = std::fs::read_to_string(&path).expect("log");
+            let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).expect("json");
+            let why = |l| format!("{} {}", line(l)["who"], line(l)["why"]);
+            log.lines().map(why).collect()
+        };
+        let audit = Audit::at(path.clone());
+        for who in ["a", "a", "b", "a"] {
+            audit.refuse(&refused(who), "not-allowed");
+        }
+        let first = ["\"a\" \"may not\"", "\"b\" \"may not\""];
+        assert_eq!(whys(), first);
+        let keep = audit.keep(CancellationToken::new());
+        drop(tokio::time::timeout(WINDOW + LOOK_EVERY, keep).await);
+        let counted = "\"a\" \"not-allowed: and 2 more like it within 60 s\"";
+        assert_eq!(whys(), [first[0], first[1], counted]);
+        for _ in 0..3 {
+            audit.refuse(&refused("a"), "not-allowed");
+        }
+        drop(audit);
+        assert_eq!(whys()[3..], [first[0], counted]);
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::identity::{self, TunnelIdentity};
 use crate::model::Fault;
@@ -68,10 +68,6 @@ pub enum DialError {
 
 /// Longest a whole try may take.
 const TRY: Duration = Duration::from_secs(20);
-/// Bytes the kernel may hold unsent: what a key stroke finds ahead of itself there.
-const UNSENT_MAX: u32 = 128 * 1024;
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
 const DEFAULT_PORT: u16 = 443;
 
 // === impl Route ===
@@ -217,18 +213,6 @@ fn split(endpoint: &str) -> Result<Endpoint, DialError> {
     })
 }
 
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_notsent_lowat(UNSENT_MAX)
-}
-
 // === impl DialError ===
 
 impl DialError {
@@ -292,7 +276,12 @@ impl DialError {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::app::socket;
+    use crate::model::HostId;
 
     #[test]
     fn endpoints_are_wss_urls() {
@@ -306,6 +295,27 @@ mod tests {
         for bad in ["", "http://a", "ws://a", "wss://", "plane"] {
             assert!(split(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_is_asked_for_all_of_it() {
+        let (server, client) = socket::testing::tls();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
+        let identity = TunnelIdentity {
+            host_id: HostId::random(),
+            tls: client,
+            endpoints: vec![endpoint.clone()],
+        };
+        let route = Route::new(identity, Egress::direct());
+        let mut journey = Journey::default();
+        let (dialled, accepted) = tokio::join!(route.secure(&endpoint, &mut journey), async {
+            let (tcp, _) = listener.accept().await.expect("accept");
+            TlsAcceptor::from(server).accept(tcp).await
+        });
+        accepted.expect("accepted");
+        let (tls, _) = dialled.expect("dialled");
+        socket::testing::check(tls.get_ref().0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ const DIAL: Duration = Duration::from_secs(10);
 /// What serving needs, shared by all sessions: limits count over all of them.
 pub(super) struct Serve {
     services: Services,
-    audit: Audit,
+    pub(super) audit: Audit,
     admission: Admission,
     began: Instant,
     /// Refused streams by the word of their code: as many rows as there are codes.
@@ -37,6 +37,7 @@ struct Story<'a> {
     stream: u32,
     service: &'a str,
     who: &'a str,
+    trace: &'a str,
 }
 
 // === impl Serve ===
@@ -73,12 +74,14 @@ pub(super) async fn run(mut incoming: Incoming, live: Arc<Live>, serve: Arc<Serv
 
 async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
     let name = opened.open.service.clone();
-    let who = opened.open.meta.get("who").cloned().unwrap_or_default();
+    let meta = |key| opened.open.meta.get(key).cloned().unwrap_or_default();
+    let (who, trace): (String, String) = (meta("who"), meta("trace"));
     let story = Story {
         serve,
         stream: opened.id(),
         service: &name,
         who: &who,
+        trace: &trace,
     };
     let Some(service) = serve.services.get(&name) else {
         let words = "not on this host's allow-list";
@@ -115,7 +118,7 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
     let Ok(accepted) = opened.accept() else {
         return;
     };
-    story.line("open", "", None);
+    story.write("open", "", None);
     let _named = live.name(story.stream, &name, &who);
     let passed = Arc::new(Passed::default());
     let ended = socket.join(accepted, live, service, &passed).await;
@@ -127,14 +130,15 @@ async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
         Ended::Idle(idle) => format!("no byte passed for {} s", idle.as_secs()),
         Ended::SessionOver(why) => format!("the tunnel is down: {why}"),
     };
-    story.line("close", &why, Some(passed.both()));
+    story.write("close", &why, Some(passed.both()));
 }
 
 // === impl Story ===
 
 impl Story<'_> {
     fn refuse(&self, opened: Opened, code: Code, detail: u32, why: &str, words: &str) {
-        self.line("refuse", why, None);
+        let line = self.line("refuse", why, None);
+        self.serve.audit.refuse(&line, code.word());
         {
             let refused = &self.serve.refused;
             let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,17 +147,28 @@ impl Story<'_> {
         opened.refuse(code, detail, words);
     }
 
-    fn line(&self, what: &'static str, why: &str, passed: Option<(u64, u64)>) {
-        self.serve.audit.write(&Line {
+    fn write(&self, what: &'static str, why: &str, passed: Option<(u64, u64)>) {
+        self.serve.audit.write(&self.line(what, why, passed));
+    }
+
+    fn line<'a>(
+        &'a self,
+        what: &'static str,
+        why: &'a str,
+        passed: Option<(u64, u64)>,
+    ) -> Line<'a> {
+        Line {
             at: Timestamp::now(),
             what,
-            stream: self.stream,
+            stream: Some(self.stream),
             service: self.service,
             who: self.who,
+            trace: self.trace,
             why,
             bytes_in: passed.map(|(to_service, _)| to_service),
             bytes_out: passed.map(|(_, to_plane)| to_plane),
-        });
+            more: None,
+        }
     }
 }
 

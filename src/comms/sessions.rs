@@ -1,4 +1,4 @@
-//! The sessions that are up, and which of them takes the next stream.
+//! The sessions that are up, and which of them takes the next stream ([`pick`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tcp::Probe;
+use crate::app::{Candidate, is_silent, pick};
 use crate::model::TcpStatus;
 use crate::mux::{Closed, Handle};
 
@@ -68,23 +69,6 @@ pub(super) struct Sessions {
     /// Bytes of sessions that are over: from the plane, to the plane.
     past: [AtomicU64; 2],
 }
-
-/// A session as [`pick`] sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
-    number: u64,
-    leaving: bool,
-    /// Not heard for longer than between two pings: perhaps dead, not yet known to be.
-    silent: bool,
-    round_trip: Option<Duration>,
-    failures: u32,
-}
-
-/// Another session must be faster by this many doublings before streams move to it: two paths that
-/// are much alike must not take turns.
-const BETTER_BY: u32 = 2;
-/// Round trip of a session whose first ping is not answered yet: neither the best nor the worst.
-const UNMEASURED: Duration = Duration::from_millis(50);
 
 // === impl Sessions ===
 
@@ -179,25 +163,6 @@ impl Sessions {
     }
 }
 
-/// The session for a new stream: the one that took the last, unless it leaves, is silent or another
-/// is much faster. Else by silence, class of round trip, failures, and then the oldest.
-fn pick(all: &[Candidate], last: u64) -> Option<u64> {
-    let able = || all.iter().filter(|c| !c.leaving);
-    let best = able().min_by_key(|c| (c.silent, c.class(), c.failures, c.number))?;
-    match able().find(|c| c.number == last && c.silent == best.silent) {
-        Some(last) if last.class() < best.class() + BETTER_BY => Some(last.number),
-        Some(_) | None => Some(best.number),
-    }
-}
-
-impl Candidate {
-    /// Doublings of a millisecond.
-    fn class(&self) -> u32 {
-        let ms = self.round_trip.unwrap_or(UNMEASURED).as_millis();
-        u128::BITS - ms.leading_zeros()
-    }
-}
-
 // === impl Live, Named ===
 
 impl Live {
@@ -247,7 +212,7 @@ impl Live {
         Candidate {
             number: self.number,
             leaving: self.handle.is_leaving(),
-            silent: self.handle.silence() > self.ping_interval * 3 / 2,
+            silent: is_silent(self.handle.silence(), self.ping_interval),
             round_trip: self.handle.stats().round_trip,
             failures: self.failures,
         }
@@ -257,57 +222,5 @@ impl Live {
 impl Drop for Named {
     fn drop(&mut self) {
         self.live.lock_names().remove(&self.stream);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn candidate(number: u64, ms: u64) -> Candidate {
-        Candidate {
-            number,
-            leaving: false,
-            silent: false,
-            round_trip: Some(Duration::from_millis(ms)),
-            failures: 0,
-        }
-    }
-
-    #[test]
-    fn the_healthiest_first_and_then_the_same_again() {
-        let (a, b) = (candidate(1, 30), candidate(2, 3));
-        assert_eq!(pick(&[a, b], 0), Some(2));
-        // Nearly as fast: stays. Much slower: moves.
-        assert_eq!(pick(&[candidate(1, 5), b], 1), Some(1));
-        assert_eq!(pick(&[candidate(1, 300), b], 1), Some(2));
-        let failed = Candidate { failures: 3, ..a };
-        assert_eq!(pick(&[failed, candidate(2, 30)], 0), Some(2));
-        // Perhaps dead: stays only if there is no other.
-        let silent = Candidate { silent: true, ..b };
-        assert_eq!(pick(&[a, silent], 2), Some(1));
-        assert_eq!(pick(&[silent], 2), Some(2));
-        let leaving = Candidate { leaving: true, ..a };
-        assert_eq!(pick(&[leaving, b], 1), Some(2));
-        assert_eq!(pick(&[leaving], 1), None);
-    }
-
-    proptest! {
-        /// Nobody who leaves is chosen, somebody is while one stays, and asking again changes
-        /// nothing.
-        #[test]
-        fn a_choice_holds(all in prop::collection::vec((any::<bool>(), any::<bool>(), prop::option::of(0u64..900), 0u32..5), 0..6), last in 0u64..7) {
-            let all: Vec<_> = all.iter().zip(1u64..).map(|((leaving, silent, ms, failures), number)| Candidate {
-                number, leaving: *leaving, silent: *silent, round_trip: ms.map(Duration::from_millis), failures: *failures,
-            }).collect();
-            let chosen = pick(&all, last);
-            prop_assert_eq!(chosen.is_some(), all.iter().any(|c| !c.leaving));
-            if let Some(chosen) = chosen {
-                prop_assert!(all.iter().any(|c| c.number == chosen && !c.leaving));
-                prop_assert_eq!(pick(&all, chosen), Some(chosen));
-            }
-        }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Lost {
 /// The addresses of a name, in the order they are tried; at least one. DNS is asked anew each time.
 pub(super) async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found = lookup_host((host, port)).await?;
-    let addresses = interleave(found.take(ADDRESSES_MAX).collect());
+    let addresses = in_turns(found);
     match addresses.is_empty() {
         true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
         false => Ok(addresses),
@@ -60,17 +60,21 @@ pub(super) async fn connect(addresses: Vec<SocketAddr>) -> Result<TcpStream, Los
     }
 }
 
-/// IPv6 and IPv4 in turns, so that a family without a path costs one head start.
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let (six, four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv6);
+/// IPv6 and IPv4 in turns, so that a family without a path costs one head start; the first few of
+/// that order, so that many of one family do not hide the other.
+fn in_turns(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    // A resolver's answer has an end: libc reads no more than 64 KiB.
+    let (six, four): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv6);
     let (mut six, mut four) = (six.into_iter(), four.into_iter());
     let mut out = Vec::new();
-    loop {
+    while out.len() < ADDRESSES_MAX {
         match (six.next(), four.next()) {
-            (None, None) => return out,
+            (None, None) => break,
             (a, b) => out.extend(a.into_iter().chain(b)),
         }
     }
+    out.truncate(ADDRESSES_MAX);
+    out
 }
 
 /// The addresses for people.
@@ -97,7 +101,17 @@ mod tests {
         let a = |s: &str| s.parse::<SocketAddr>().expect(s);
         let all = vec![a("1.1.1.1:1"), a("2.2.2.2:1"), a("[::1]:1")];
         let want = vec![a("[::1]:1"), a("1.1.1.1:1"), a("2.2.2.2:1")];
-        assert_eq!(interleave(all), want);
+        assert_eq!(in_turns(all.into_iter()), want);
+    }
+
+    #[test]
+    fn many_of_one_family_do_not_hide_the_other() {
+        let six = |n: u16| SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, n], 1));
+        let four = SocketAddr::from(([1, 1, 1, 1], 1));
+        let found = (1..100).map(six).chain([four]);
+        let mut want = vec![six(1), four];
+        want.extend((2..8).map(six));
+        assert_eq!(in_turns(found), want);
     }
 
     /// A listener whose queue is full: the kernel drops what else wants to connect, as a firewall

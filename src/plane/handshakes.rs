@@ -7,14 +7,13 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::app::tune;
 use crate::mux;
 
 /// Turns of a listener's handshakes.
 #[derive(Debug)]
 pub struct Handshakes(Semaphore);
 
-/// Bytes the kernel may hold unsent on a connection; the node's end has the same bound.
-const UNSENT_MAX: u32 = 128 * 1024;
 /// TLS handshakes at a time: a returning fleet queues here instead of taking every core.
 const HANDSHAKES_MAX: usize = 64;
 /// How long a connection may wait for its turn, or for its first byte. With the handshake itself
@@ -39,10 +38,10 @@ impl Handshakes {
         stream: TcpStream,
         acceptor: &TlsAcceptor,
     ) -> Option<TlsStream<TcpStream>> {
-        // Frames and prompts are small: they must not wait for company.
-        drop(stream.set_nodelay(true));
-        // What the kernel holds unsent is what a key stroke finds ahead of itself.
-        drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX));
+        // Who has gone already cannot be tuned.
+        tune(&stream)
+            .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
+            .ok()?;
         let turn = async {
             // Who says nothing does not hold a turn that others wait for.
             stream.peek(&mut [0]).await.ok()?;
@@ -57,5 +56,38 @@ impl Handshakes {
             .ok()?;
         stream.get_mut().1.set_buffer_limit(Some(mux::WRITE_MAX));
         Some(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::ServerName;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::app::socket;
+
+    #[tokio::test]
+    async fn the_kernel_is_asked_for_all_of_it() {
+        let (server, client) = socket::testing::tls();
+        let (server, client) = (TlsAcceptor::from(server), TlsConnector::from(client));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let dial = async {
+            let tcp = TcpStream::connect(address).await.expect("connect");
+            let name = ServerName::try_from("127.0.0.1").expect("name");
+            client.connect(name, tcp).await
+        };
+        let turns = Handshakes::default();
+        let (accepted, dialled) = tokio::join!(
+            async {
+                let (tcp, _) = listener.accept().await.expect("accept");
+                turns.accept(tcp, &server).await
+            },
+            dial
+        );
+        dialled.expect("dialled");
+        socket::testing::check(accepted.expect("accepted").get_ref().0);
     }
 }

@@ -16,10 +16,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Limited;
 use serde_json::{Value, json};
@@ -32,7 +32,9 @@ use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
 use super::state::{self, Plane};
 use super::store::Read;
+use super::trace::Trace;
 use super::view::Known;
+use super::ways::{self, Failed};
 use crate::model::{Fault, Role};
 use crate::wire::{Class, Meta};
 
@@ -98,6 +100,7 @@ pub(super) async fn targets(
 pub(super) async fn numbers(
     State(plane): State<Arc<Plane>>,
     Path((id, source)): Path<(String, String)>,
+    Extension(trace): Extension<Trace>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
@@ -120,18 +123,20 @@ pub(super) async fn numbers(
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };
     let (service, path) = source.place();
-    let tunnel = plane.sessions.tunnel(id);
-    let tunnel = tunnel.ok_or_else(|| away("it is not connected".into()))?;
-    let meta = Meta::from([("who".to_owned(), "prometheus".to_owned())]);
-    let stream = tunnel.open(service, Class::Bulk, meta);
-    let stream = stream.map_err(|e| away(chain(&e)))?;
-    let mut sender = proxy::speak(&plane, stream, id).await.map_err(away)?;
-    let request = Request::get(path)
-        .header(header::HOST, service)
-        .body(Body::empty())
-        .map_err(|e| Refusal::internal("cannot ask for numbers", &e))?;
-    let answer = sender.send_request(request).await;
-    let answer = answer.map_err(|e| away(chain(&e)))?;
+    let who = ("who".to_owned(), "prometheus".to_owned());
+    let meta = Meta::from([who, trace.entry()]);
+    // To ask for numbers twice changes nothing.
+    let ask = async |stream| {
+        let request = Request::get(path).header(header::HOST, service);
+        let request = request.body(Body::empty());
+        let request = request.map_err(|e| Failed::Host(chain(&e)))?;
+        let mut sender = proxy::speak(&plane, stream, id).await?;
+        let answer = sender.send_request(request).await;
+        answer.map_err(|e| Failed::of(&e))
+    };
+    let answer = ways::reach(&plane, id, (service, Class::Bulk, &meta), ask).await;
+    let answer = answer.unwrap_or_else(|| Err("it is not connected".to_owned()));
+    let answer = answer.map_err(away)?;
     let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
     let mut response = Response::new(());
     *response.status_mut() = answer.status();

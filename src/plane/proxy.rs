@@ -10,8 +10,8 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +32,8 @@ use super::keystone;
 use super::records::{Cluster, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
 use super::state::{self, Plane};
+use super::trace::Trace;
+use super::ways::{self, Failed};
 use crate::model::{ClusterId, Fault, HostId};
 use crate::wire::{Class, Meta};
 
@@ -39,8 +41,6 @@ use crate::wire::{Class, Meta};
 const SERVICE: &str = "kube-apiserver";
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
-/// How long a node may take to dial its API server and agree on TLS.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Life of the plane's administrator certificate; a new one is signed at half of it.
 const ADMIN_LIFE: SignedDuration = SignedDuration::from_hours(24);
 /// Where the clusters' APIs are.
@@ -107,14 +107,18 @@ fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
 }
 
 /// Any request below `/k8s/clusters/{uuid}`.
-pub(super) async fn handle(State(plane): State<Arc<Plane>>, request: Request) -> Response {
-    match forward(&plane, request).await {
+pub(super) async fn handle(
+    State(plane): State<Arc<Plane>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Response {
+    match forward(&plane, request, &trace).await {
         Ok(response) => response,
         Err(refusal) => reshape(Shape::Kubernetes, refusal.into_response()),
     }
 }
 
-async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
+async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Answer<Response> {
     let (id, target) = split_path(request.uri())?;
     let who = authorise(plane, request.headers(), id)?;
     let cluster = state::cluster(&plane.read()?, id)?;
@@ -123,7 +127,7 @@ async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
         .flatten();
     clean_request(request.headers_mut(), client_side.is_some());
     *request.uri_mut() = target;
-    let mut sender = connect(plane, &cluster, who).await?;
+    let mut sender = connect(plane, &cluster, who, trace).await?;
     let mut response = sender.send_request(request).await.map_err(|e| {
         broken(
             &cluster,
@@ -189,24 +193,23 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
 }
 
 /// A connection to the API server of the first connected master that answers.
-async fn connect(plane: &Arc<Plane>, cluster: &Cluster, who: &str) -> Answer<SendRequest<Body>> {
-    let meta = Meta::from([("who".to_owned(), who.to_owned())]);
+async fn connect(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    who: &str,
+    trace: &Trace,
+) -> Answer<SendRequest<Body>> {
+    let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
     let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
     let mut why = "none of its masters is connected".to_owned();
     for member in cluster.masters() {
-        let Some(tunnel) = plane.sessions.tunnel(member.host) else {
-            continue;
-        };
-        let stream = match tunnel.open(SERVICE, Class::Interactive, meta.clone()) {
-            Ok(stream) => stream,
-            Err(e) => {
-                why = format!("master {} takes no stream: {}", member.node_name, chain(&e));
-                continue;
-            }
-        };
-        match handshake(plane, &tls, stream, member.host).await {
-            Ok(sender) => return Ok(sender),
-            Err(e) => why = format!("the API server of master {}: {e}", member.node_name),
+        let wanted = (SERVICE, Class::Interactive, &meta);
+        // Nothing is asked before the handshake is done: it may be begun again elsewhere.
+        let begin = |stream| handshake(plane, &tls, stream, member.host);
+        match ways::reach(plane, member.host, wanted, begin).await {
+            Some(Ok(sender)) => return Ok(sender),
+            Some(Err(e)) => why = format!("the API server of master {}: {e}", member.node_name),
+            None => {}
         }
     }
     Err(away(cluster, why))
@@ -217,16 +220,13 @@ async fn handshake<S>(
     tls: &TlsConnector,
     stream: S,
     host: HostId,
-) -> Result<SendRequest<Body>, String>
+) -> Result<SendRequest<Body>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let name = ServerName::try_from(SERVER_NAME).map_err(|e| e.to_string())?;
-    let connected = tokio::time::timeout(CONNECT_DEADLINE, tls.connect(name, stream))
-        .await
-        .map_err(|_| "no TLS handshake in time".to_owned())?
-        .map_err(|e| chain(&e))?;
-    speak(plane, connected, host).await
+    let name = ServerName::try_from(SERVER_NAME).map_err(|e| Failed::Host(e.to_string()))?;
+    let connected = tls.connect(name, stream).await;
+    speak(plane, connected.map_err(|e| Failed::of(&e))?, host).await
 }
 
 /// HTTP over a connection to something on a node.
@@ -234,13 +234,13 @@ pub(super) async fn speak<S>(
     plane: &Arc<Plane>,
     connected: S,
     host: HostId,
-) -> Result<SendRequest<Body>, String>
+) -> Result<SendRequest<Body>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(connected))
         .await
-        .map_err(|e| chain(&e))?;
+        .map_err(|e| Failed::of(&e))?;
     let cut = plane.cut.clone();
     plane.tasks.spawn(async move {
         tokio::select! {

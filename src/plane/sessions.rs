@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::app::{Candidate, in_order, is_silent};
 use crate::model::HostId;
 use crate::mux::{self, Handle};
 use crate::wire::Code;
+use crate::wire::limits::PING_INTERVAL;
 
 /// When hosts may come back after the plane stopped: a restart takes about as long.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -18,16 +20,31 @@ const COME_BACK: Duration = Duration::from_secs(2);
 const DRAINING_MAX: usize = 4 * mux::SLOTS_MAX as usize;
 
 /// The live sessions.
-#[derive(Default)]
 pub(super) struct Sessions {
     inner: Mutex<Inner>,
+    /// How often they ping: one that is not heard for longer is perhaps dead.
+    ping_interval: Duration,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
-    /// The oldest of a host first. No host has an empty list.
-    live: HashMap<HostId, Vec<Session>>,
+    /// No host has an empty list.
+    live: HashMap<HostId, Connected>,
+}
+
+#[derive(Default)]
+struct Connected {
+    /// The oldest first.
+    all: Vec<Session>,
+    /// Which took the last stream.
+    chosen: u64,
+}
+
+/// A session that takes streams.
+pub(super) struct Way {
+    pub(super) number: u64,
+    pub(super) tunnel: Handle,
 }
 
 struct Session {
@@ -98,6 +115,15 @@ fn fenced(known: &[Known], new: Place) -> Vec<u64> {
         .collect()
 }
 
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::default(),
+            ping_interval: PING_INTERVAL,
+        }
+    }
+}
+
 impl Sessions {
     /// A host connected. What the new session fences is ended at once: a host that comes back
     /// never waits for what is left of it.
@@ -105,7 +131,7 @@ impl Sessions {
         let mut inner = self.lock();
         inner.next += 1;
         let number = inner.next;
-        let all = inner.live.entry(host).or_default();
+        let all = &mut inner.live.entry(host).or_default().all;
         let known: Vec<_> = all.iter().map(Session::known).collect();
         let ended = fenced(&known, place);
         let over: Vec<_> = all.extract_if(.., |s| ended.contains(&s.number)).collect();
@@ -126,9 +152,9 @@ impl Sessions {
     /// A session ended by itself.
     pub(super) fn over(&self, host: HostId, number: u64) {
         let mut inner = self.lock();
-        if let Some(all) = inner.live.get_mut(&host) {
-            all.retain(|s| s.number != number);
-            if all.is_empty() {
+        if let Some(host_is) = inner.live.get_mut(&host) {
+            host_is.all.retain(|s| s.number != number);
+            if host_is.all.is_empty() {
                 inner.live.remove(&host);
             }
         }
@@ -137,7 +163,7 @@ impl Sessions {
     /// Ends a host's sessions at once.
     pub(super) fn end(&self, host: HostId, why: &'static str) {
         let gone = self.lock().live.remove(&host);
-        for session in gone.into_iter().flatten() {
+        for session in gone.into_iter().flat_map(|c| c.all) {
             session.tunnel.close(Code::NotAllowed, why);
         }
     }
@@ -145,7 +171,7 @@ impl Sessions {
     /// Lets a host's sessions finish what is under way, then end.
     pub(super) fn retire(&self, host: HostId, why: &'static str) {
         let gone = self.lock().live.remove(&host);
-        for session in gone.into_iter().flatten() {
+        for session in gone.into_iter().flat_map(|c| c.all) {
             tracing::info!(%host, session = session.number, why, "session retired");
             session.tunnel.leave(Code::NotAllowed, Duration::ZERO, why);
         }
@@ -153,20 +179,38 @@ impl Sessions {
 
     /// The plane stops: every host is told to come back.
     pub(super) fn drain(&self) {
-        for session in self.lock().live.values().flatten() {
+        for session in self.lock().live.values().flat_map(|c| &c.all) {
             session
                 .tunnel
                 .leave(Code::GoingAway, COME_BACK, "the plane stops");
         }
     }
 
-    /// The way to a host, if it is connected: its oldest session that takes streams, so that they
-    /// do not change sides while nothing is wrong.
-    pub(super) fn tunnel(&self, host: HostId) -> Option<Handle> {
+    /// The ways to a host, the best first (by the rule that the host goes by as well): streams do
+    /// not change sides while nothing is wrong.
+    pub(super) fn ways(&self, host: HostId) -> Vec<Way> {
         let inner = self.lock();
-        let all = inner.live.get(&host)?;
-        let able = all.iter().find(|s| !s.tunnel.is_leaving());
-        able.map(|s| s.tunnel.clone())
+        let Some(Connected { all, chosen }) = inner.live.get(&host) else {
+            return Vec::new();
+        };
+        let candidates: Vec<_> = all
+            .iter()
+            .map(|s| s.candidate(self.ping_interval))
+            .collect();
+        let found = |number| {
+            let session = all.iter().find(|s| s.number == number)?;
+            let tunnel = session.tunnel.clone();
+            Some(Way { number, tunnel })
+        };
+        let order = in_order(&candidates, *chosen);
+        order.into_iter().filter_map(found).collect()
+    }
+
+    /// A session took a stream: the next one begins there, too.
+    pub(super) fn prefer(&self, host: HostId, number: u64) {
+        if let Some(connected) = self.lock().live.get_mut(&host) {
+            connected.chosen = number;
+        }
     }
 
     /// Whether a host is connected.
@@ -187,12 +231,28 @@ impl Session {
             leaving: self.tunnel.is_leaving(),
         }
     }
+
+    fn candidate(&self, ping_interval: Duration) -> Candidate {
+        Candidate {
+            number: self.number,
+            leaving: self.tunnel.is_leaving(),
+            silent: is_silent(self.tunnel.silence(), ping_interval),
+            round_trip: self.tunnel.stats().round_trip,
+            failures: 0,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::{IntoFuture, poll_fn};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Poll;
+
     use http::HeaderValue;
     use proptest::prelude::*;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -263,18 +323,70 @@ mod tests {
     #[tokio::test]
     async fn streams_go_to_a_session_that_does_not_leave() {
         let (sessions, host) = (Sessions::default(), HostId::random());
-        assert!(sessions.tunnel(host).is_none() && !sessions.is_connected(host));
+        assert!(sessions.ways(host).is_empty() && !sessions.is_connected(host));
         let ((zero, _zero), (one, _one)) = (tunnel(), tunnel());
         let first = sessions.begin(host, place(7, 0), zero.clone());
         let second = sessions.begin(host, place(7, 1), one.clone());
         zero.leave(Code::GoingAway, Duration::ZERO, "test");
-        let chosen = sessions.tunnel(host).expect("the other one");
-        assert!(!chosen.is_leaving());
+        let ways: Vec<_> = sessions.ways(host).iter().map(|w| w.number).collect();
+        assert_eq!(ways, [second], "the other one");
         one.leave(Code::GoingAway, Duration::ZERO, "test");
-        assert!(sessions.tunnel(host).is_none() && sessions.is_connected(host));
+        assert!(sessions.ways(host).is_empty() && sessions.is_connected(host));
         sessions.over(host, first);
         sessions.over(host, second);
         assert!(!sessions.is_connected(host));
+    }
+
+    /// Both ends of a session that pings often, driven until it is frozen.
+    fn driven(frozen: &Arc<AtomicBool>, tasks: &mut JoinSet<()>) -> Handle {
+        use crate::wire::{Config, Side};
+        let (near, far) = tokio::io::duplex(4096);
+        let config = Config {
+            ping_interval: Duration::from_millis(50),
+            ..Config::default()
+        };
+        let mut begin = |io, role, side| {
+            let socket = mux::Websocket::new(io, role, bytes::Bytes::new());
+            let (handle, incoming, driver) = mux::session(socket, side, config);
+            let (mut driver, frozen) = (Box::pin(driver.into_future()), Arc::clone(frozen));
+            tasks.spawn(async move {
+                let run = poll_fn(|cx| match frozen.load(Ordering::Relaxed) {
+                    true => Poll::Pending,
+                    false => driver.as_mut().poll(cx),
+                });
+                drop((run.await, incoming));
+            });
+            handle
+        };
+        begin(far, mux::Role::Client, Side::Node);
+        begin(near, mux::Role::Server, Side::Plane)
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_silent_is_the_last_that_is_tried() {
+        let mut tasks = JoinSet::new();
+        let host = HostId::random();
+        let sessions = Sessions {
+            ping_interval: Duration::from_secs(1),
+            ..Sessions::default()
+        };
+        let (freeze, never) = (Arc::default(), Arc::default());
+        let dies = driven(&freeze, &mut tasks);
+        let lives = driven(&never, &mut tasks);
+        // Both are fast: what then moves the streams is silence alone.
+        assert!(dies.ping().await.is_some() && lives.ping().await.is_some());
+        let dies = sessions.begin(host, place(7, 0), dies);
+        let lives = sessions.begin(host, place(7, 1), lives);
+        let order = || -> Vec<_> { sessions.ways(host).iter().map(|w| w.number).collect() };
+        assert_eq!(order(), [dies, lives]);
+        freeze.store(true, Ordering::Relaxed);
+        // Silence has no event.
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while order() != [lives, dies] {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        waited.await.expect("streams move to the one that is heard");
     }
 
     proptest! {

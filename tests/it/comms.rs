@@ -319,7 +319,10 @@ async fn services_say_who_how_often_and_for_how_long() {
         .open(
             "for-a",
             Class::Interactive,
-            Meta::from([("who".into(), "a".into())]),
+            Meta::from([
+                ("who".into(), "a".into()),
+                ("trace".into(), "request-7".into()),
+            ]),
         )
         .expect("open");
     open.write_all(b"12345").await.expect("write");
@@ -358,10 +361,41 @@ async fn services_say_who_how_often_and_for_how_long() {
         (&1.into(), &1.into())
     );
     let cut = why("close", "the tunnel is down");
+    assert_eq!(cut["trace"], "request-7");
     assert_eq!(
         (&cut["bytes_in"], &cut["bytes_out"]),
         (&5.into(), &5.into())
     );
+}
+
+/// Who is refused and comes again at once fills neither the log nor anybody's eyes.
+#[tokio::test]
+async fn refusals_that_are_alike_are_one_line_and_a_number() {
+    let world = World::new();
+    let peer = Peer::start(&world).await;
+    world.enrol(&[&peer]);
+    let comms = Comms::start(&world.fs).await;
+    let state = peer.until(|s| s.sessions.len() == 1).await;
+    let tunnel = &state.sessions[0].handle;
+    for _ in 0..50 {
+        ask(tunnel, "nothing", "a")
+            .await
+            .expect_err("no such service");
+    }
+    ask(tunnel, "nothing", "b").await.expect_err("nor for b");
+    let metrics = metrics(&world.fs).await;
+    let all = "pf9_comms_refusals_total{reason=\"unknown-service\"} 51\n";
+    assert!(metrics.contains(all), "{metrics}");
+    comms.stop().await;
+    let log = world.fs.at(paths::LOG_DIR).join("comms/audit.log");
+    let log = std::fs::read_to_string(log).expect("audit log");
+    let lines: Vec<_> = log
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("json"))
+        .map(|l| format!("{} {} {}", l["who"], l["stream"].is_u64(), l["more"]))
+        .collect();
+    let wanted = ["\"a\" true null", "\"b\" true null", "\"a\" false 49"];
+    assert_eq!(lines, wanted, "{log}");
 }
 
 async fn metrics(fs: &HostFs) -> String {

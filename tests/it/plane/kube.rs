@@ -31,7 +31,7 @@ type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 /// What a test sees of the API server and tells it.
 pub(super) struct Api {
     /// `method path|authorization|host|client subject` of each request.
-    seen: mpsc::Receiver<String>,
+    pub(super) seen: mpsc::Receiver<String>,
     /// Lines of the watch.
     pub(super) lines: mpsc::Sender<&'static str>,
     _tasks: JoinSet<()>,
@@ -268,6 +268,48 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     assert!(rest.is_empty());
 }
 
+/// The operator's client, the plane and the node have one name for a request.
+#[tokio::test]
+async fn a_request_has_one_name_everywhere() {
+    let bed = Bed::new().await;
+    let (_, mut node, server, token) = world(&bed).await;
+    let mut incoming = node.incoming.take().expect("connected");
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{id}-00f067aa0ba902b7-01");
+    let host = format!("{}/metrics/hosts/{}/tunnel", bed.url, node.id);
+    for (url, header, sent, wanted) in [
+        (
+            format!("{server}/api"),
+            "traceparent",
+            parent.as_str(),
+            Some(id),
+        ),
+        (
+            format!("{server}/api"),
+            "x-request-id",
+            "my-own.name",
+            Some("my-own.name"),
+        ),
+        (host, "x-request-id", "of a \"scrape\"", None),
+    ] {
+        let asked = bed.http.get(url).bearer_auth(&token).header(header, sent);
+        let (answer, trace) = tokio::join!(within(asked.send()), async {
+            let opened = within(incoming.next()).await.expect("opened");
+            let trace = opened.open.meta.get("trace").cloned();
+            opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+            trace.expect("a name")
+        });
+        let answer = answer.expect("answer");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let said = answer.headers()["x-request-id"].to_str().expect("text");
+        assert_eq!(said, trace);
+        match wanted {
+            Some(wanted) => assert_eq!(said, wanted),
+            None => assert!(said.len() == 32 && said != sent, "{said}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     let bed = Bed::new().await;
@@ -332,4 +374,40 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
         "{}",
         said.1
     );
+}
+
+/// A host with two sessions, one of which dies without a word.
+#[tokio::test]
+async fn a_dead_path_is_left_for_the_hosts_other_session() {
+    const PROGRAM: &str = "00000000000000000000000000000001";
+    let bed = Bed::new().await;
+    let (cluster, node, server, token) = world(&bed).await;
+    let mut nodes = [node.twin(), node.twin()];
+    for (node, slot) in nodes.iter_mut().zip(["0", "1"]) {
+        node.headers = super::tunnels::says(PROGRAM, slot);
+        node.connect(&bed).await.expect("connected");
+    }
+    node.closed().await;
+    let [first, second] = &mut nodes;
+    let mut apis = [
+        master(cluster, first, CertPurpose::ApiServer).await,
+        master(cluster, second, CertPurpose::ApiServer).await,
+    ];
+    let get = async || {
+        let get = bed.http.get(format!("{server}/api")).bearer_auth(&token);
+        let answer = within(get.send()).await.expect("answer");
+        let status = answer.status();
+        (status, within(answer.text()).await.expect("text"))
+    };
+    assert_eq!(get().await, (StatusCode::OK, "got 0 bytes".to_owned()));
+    let used = apis
+        .iter_mut()
+        .position(|api| api.seen.try_recv().is_ok())
+        .expect("one of them was asked");
+    nodes[used].freeze();
+    assert_eq!(get().await, (StatusCode::OK, "got 0 bytes".to_owned()));
+    apis[1 - used]
+        .seen
+        .try_recv()
+        .expect("the other one was asked");
 }

@@ -1,7 +1,10 @@
 //! A host as the plane meets it: a key, a certificate, a tunnel. It shares the protocol with the
 //! agent and nothing else.
 
+use std::future::{IntoFuture, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +35,8 @@ pub(super) struct Node {
     /// What it says of itself in the handshake, beside its certificate.
     pub(super) headers: HeaderMap,
     tasks: JoinSet<()>,
+    /// Its newest session stands still: its connection is there and nobody reads or writes it.
+    frozen: Arc<AtomicBool>,
 }
 
 /// A request for a key; what it says beside the key must not matter.
@@ -54,7 +59,13 @@ impl Node {
             incoming: None,
             headers: HeaderMap::new(),
             tasks: JoinSet::new(),
+            frozen: Arc::default(),
         }
+    }
+
+    /// From now on its session is as good as a path that died.
+    pub(super) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
     }
 
     /// The same host with the same key and certificate, not connected.
@@ -104,7 +115,14 @@ impl Node {
         let identity = Some((certificate.expect("certificate"), key));
         let socket = dial(bed, answer, identity, self.headers.clone()).await?;
         let (handle, incoming, driver) = mux::session(socket, Side::Node, Config::default());
-        self.tasks.spawn(async move { drop(driver.await) });
+        let frozen = Arc::new(AtomicBool::new(false));
+        self.frozen = Arc::clone(&frozen);
+        let mut driver = Box::pin(driver.into_future());
+        let run = poll_fn(move |cx| match frozen.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => driver.as_mut().poll(cx),
+        });
+        self.tasks.spawn(async move { drop(run.await) });
         self.tunnel = Some(handle);
         self.incoming = Some(incoming);
         Ok(())

@@ -73,7 +73,7 @@ async fn the_newest_session_speaks_for_the_host() {
     assert!(refused.to_string().contains("no such service"), "{refused}");
 }
 
-fn says(instance: &'static str, slot: &'static str) -> HeaderMap {
+pub(super) fn says(instance: &'static str, slot: &'static str) -> HeaderMap {
     let rows = [(mux::INSTANCE_HEADER, instance), (mux::SLOT_HEADER, slot)];
     let row = |(name, value)| {
         let name = HeaderName::from_static(name);
