@@ -40,8 +40,8 @@ fn spaced(n: impl TryInto<u64>) -> String {
 fn sized(n: impl TryInto<u64>) -> String {
     let n: u64 = n.try_into().ok().expect("a number");
     match n {
-        _ if n % (1 << 20) == 0 => format!("{} MiB", n >> 20),
-        _ if n % (1 << 10) == 0 => format!("{} KiB", n >> 10),
+        _ if n.is_multiple_of(1 << 20) => format!("{} MiB", n >> 20),
+        _ if n.is_multiple_of(1 << 10) => format!("{} KiB", n >> 10),
         _ => format!("{n} bytes"),
     }
 }

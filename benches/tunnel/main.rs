@@ -15,12 +15,14 @@
 //! | `relay`   | a path with a round-trip time, that can be frozen or cut |
 //! | `tls`     | the baseline: one rustls stream, nothing else |
 //! | `swarm`   | very many idle nodes, which come back when their plane does |
+//! | `enrol`   | those nodes become hosts of a real plane |
 //! | `procs`   | CPU time and memory of the processes under test |
 //!
 //! Load and target are plain threads with blocking sockets: their own cost must be small and the
 //! same for everything that is measured.
 
 mod client;
+mod enrol;
 mod load;
 mod plane;
 mod prepare;
@@ -55,6 +57,8 @@ enum Role {
     Load(load::What),
     /// One rustls stream within this process, both ends.
     Tls(tls::Args),
+    /// Enrol very many nodes at a real plane.
+    Enrol(enrol::Args),
     /// Very many nodes that do nothing.
     Swarm(swarm::Args),
 }
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         Role::Relay(args) => relay::run(&args),
         Role::Load(what) => load::run(&what),
         Role::Tls(args) => tls::run(&args),
+        Role::Enrol(args) => enrol::run(&args),
         Role::Swarm(args) => swarm::run(args),
     }
 }

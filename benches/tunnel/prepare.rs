@@ -138,18 +138,28 @@ pub(crate) fn server_config(dir: &Path) -> Result<Arc<ServerConfig>> {
 }
 
 /// A node's TLS: 1.3 with a certificate of its own, as the node does.
-pub(crate) fn client_config(dir: &Path) -> Result<Arc<ClientConfig>> {
+pub(crate) fn client_config(dir: &Path) -> Result<ClientConfig> {
     let (certificate, key) = client_pair(dir, &HostId::random().to_string())?;
+    client_of(Arc::new(roots(dir)?), &certificate, &key)
+}
+
+/// The same with this certificate and key, PEM.
+pub(crate) fn client_of(
+    roots: Arc<RootCertStore>,
+    certificate: &str,
+    key: &str,
+) -> Result<ClientConfig> {
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes())?];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
     let config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots(dir)?)
+        .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-fn roots(dir: &Path) -> Result<RootCertStore> {
+/// The authority of a directory.
+pub(crate) fn roots(dir: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.join("ca.pem"))?)?;
     Ok(roots)

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let server = prepare::server_config(&args.dir)?;
-    let client = prepare::client_config(&args.dir)?;
+    let client = Arc::new(prepare::client_config(&args.dir)?);
     let plain = args.plain;
     let (stop, got) = (
         Arc::new(AtomicBool::new(false)),

@@ -33,15 +33,20 @@ TUNNEL_UP = "tunnel is up"
 
 
 def allocations(log):
-    """What tests/alloc.rs counts: {what: allocations per frame}. Not the load tool's work: whatever counts allocations
+    """What tests/alloc.rs counts, of both ends: {what: (allocations, bytes of them)} for a frame. Not the load tool's work: whatever counts allocations
     makes each of them slower. The build is the one all tests use; how often something is allocated does not depend on
     optimisation."""
     tools.need_rust()
     done = run(["cargo", "test", "--locked", "--all-features", "--test", "alloc", "--", "--nocapture",
                 "--test-threads", "1"], cwd=REPO, timeout=tools.BUILD_SECONDS)
     log.write_text(done.stdout)
-    lines = (line.split(": ") for line in done.stdout.splitlines() if line.startswith("allocations per frame: "))
-    return {what: float(number) for _, what, number in lines}
+    counted = {"allocations per frame": {}, "bytes allocated per frame": {}}
+    for line in done.stdout.splitlines():
+        words = line.split(": ")
+        if words[0] in counted:
+            counted[words[0]][words[1]] = float(words[2])
+    each, sizes = counted.values()
+    return {what: (number, sizes[what]) for what, number in each.items()}
 
 
 def build(log):

@@ -16,6 +16,9 @@ so what is seen is what the ends make of the delay; who leaves flow control to T
 Only ssh has one connection that can die like ours; others have one for each stream. "dead path": ServerAliveInterval=8,
 ServerAliveCountMax=2 and the same of ClientAlive (we: a ping each 8 s, by default), ssh started again after 5 s; "cut":
 started again after 0.1 s, as systemd would. Our node waits at random before it comes back, so that a fleet spreads.
+
+"allocations" counts what both ends allocate, in one thread and without the load tool: 64 MiB by frames of 32 KiB (16
+where it is the protocol alone) after as many that are not counted, without TLS but where a row says so.
 """
 import argparse
 import contextlib
@@ -23,6 +26,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -30,11 +34,13 @@ from pathlib import Path
 import bench_gate
 import bench_parts
 import bench_paths
-from bench_parts import MIB, PEERS, Ours, Peers, Running, Tool, line_with, memory_kib, ticks
-from common import Fail, say, tail, warn
+from bench_parts import (MIB, PEERS, Ours, Peers, Running, Tool, free_port, line_with, memory_kib, reader, ticks)
+from common import Fail, run, say, tail, warn
 
 SETTLE = 0.1
 SWARM_SECONDS = 240
+# Hosts of the real plane: each has to be enrolled first, and the time of that grows with their square.
+REAL_SWARM = 2000
 # name: (better, goal); `<` is at most, `>` is at least.
 GOALS = {
     "1 stream": (">", 8.0), "ratio": (">", 0.65), "cpu": ("<", 1.5),
@@ -56,6 +62,8 @@ GROUPS = ("throughput", "latency", "opens", "half-close", "memory", "round-trips
           "swarm")
 # Those that ask much of a machine, or a build: the others' rows are worth having without them.
 MAY_FAIL = {"allocations", "swarm"}
+# A directory in memory, where there is one.
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Files a process has open beside the sockets of its nodes.
 FILES_BESIDE = 200
 WITHOUT_PEERS = {"allocations", "swarm"}
@@ -257,9 +265,12 @@ class Bench:
         self.put("half-close exact, both ways", "yes=1", got["exact"], "exact")
 
     def allocations(self):
-        for what, number in bench_parts.allocations(self.tool.folder / "allocations.log").items():
-            self.table.row(f"allocations per frame: {what}", "", number, digits=3,
-                           goal=None if "behind" in what else "allocations")
+        """Both ends in one thread, 64 MiB after as many that do not count; a frame is 32 KiB (the protocol alone: 16).
+        Where TLS is below, what TLS allocates by itself is beside it."""
+        for what, (number, size) in bench_parts.allocations(self.tool.folder / "allocations.log").items():
+            goal = None if "behind" in what or "TLS" in what else "allocations"
+            self.table.row(f"allocations per frame: {what}", "", number, digits=3, goal=goal)
+            self.table.row("  bytes of them", "bytes", size, digits=0)
 
     def swarm(self, running, count):
         """A plane with very many nodes: all come at once, do nothing, and come back when their plane is killed."""
@@ -280,18 +291,54 @@ class Bench:
         plane.wait()
         plane, _, lines = self.big_plane(running, "--listen", address)
         self.all_in(f"{count} nodes, plane killed and started: all back", nodes, plane, lines, count, began)
+        nodes.kill()
+        nodes.wait()
+        self.real_swarm(running, min(REAL_SWARM, count // 2))
+
+    def real_swarm(self, running, count):
+        """The same with pf9-plane itself, which looks every node up in its store. The store is in memory: disks are
+        not what is measured."""
+        tool, port = self.tool, free_port()
+        with tempfile.TemporaryDirectory(prefix="pf9-bench-", dir=MEMORY) as state:
+            address, hosts = f"127.0.0.1:{port}", Path(state) / "hosts"
+            plane = self.real_plane(running, state, address)
+            run([tool.program, "enrol", "--state", state, "--plane", address, "--count", count, "--out", hosts],
+                timeout=SWARM_SECONDS)
+            before, began = memory_kib(plane.pid), time.monotonic()
+            nodes = running.start([tool.program, "swarm", "--dir", state, "--plane", address, "--hosts", hosts], "swarm",
+                                  stdout=subprocess.PIPE)
+            lines = reader(nodes.stdout)
+            self.all_in(f"pf9-plane, {count} nodes at once: all connected", nodes, plane, lines, count, began,
+                        None)
+            self.table.row(f"  its memory per idle node ({count})", "KiB", (memory_kib(plane.pid) - before) / count)
+            began = time.monotonic()
+            plane.kill()
+            plane.wait()
+            # All know: who comes back comes back to the new one.
+            line_with(lines, ["up 0"], SWARM_SECONDS)
+            plane = self.real_plane(running, state, address)
+            self.all_in(f"pf9-plane, {count} nodes, killed and started: all", nodes, plane, lines, count, began,
+                        None)
+            for process in (nodes, plane):
+                process.kill()
+                process.wait()
+
+    def real_plane(self, running, state, address):
+        program = self.tool.program.with_name("pf9-plane")
+        plane, _, _ = running.first_line([program, "serve", "--state-dir", state, "--listen", address], "pf9-plane")
+        return plane
 
     def big_plane(self, running, *more):
         plane, (address, _, _), lines = running.first_line(
             [self.tool.program, "plane", "--many", "--dir", self.tool.pki(), *more], "plane")
         return plane, address, lines
 
-    def all_in(self, name, nodes, plane, lines, count, began):
+    def all_in(self, name, nodes, plane, lines, count, began, goal="storm"):
         cpu = ticks(plane.pid)
         seen = line_with(lines, [f"up {count}"], SWARM_SECONDS)
         if seen is None:
             raise Fail(f"not all of {count} nodes came in within {SWARM_SECONDS} s", tail(nodes.log))
-        self.table.row(name, "s", seen[0] - began, goal="storm", digits=1)
+        self.table.row(name, "s", seen[0] - began, goal=goal, digits=1)
         self.table.row("  plane's CPU for it, per node", "ms", (ticks(plane.pid) - cpu) * 10 / count)
         self.table.row("  plane's memory meanwhile, at most", "MiB", memory_kib(plane.pid, "VmHWM") / MIB, digits=1)
 

@@ -1,15 +1,16 @@
 //! What an operator does through the tunnel while the network is bad and the line is full.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, Command};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::Value;
 
-use crate::demo::{Outcome, command, demo, eventually, kubectl, shell};
+use crate::demo::{Outcome, demo, eventually, kubectl, shell};
+use crate::running::{Following, Running, line_with, lines, start};
 
 /// What the path between plane and machines does to packets.
 const BAD: [&str; 4] = ["--rtt", "80", "--loss", "1"];
@@ -18,16 +19,28 @@ const POD: &str = "hello-worker-1";
 /// Downloads at once beside what people do.
 const DOWNLOADS: usize = 4;
 /// Longest anything a person waits for may take on this path.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A line there and back on this path: one or two round trips (a packet in a hundred comes a second
 /// time), whichever way TCP counts congestion. Without limits on what is under way it is seconds;
 /// with 64 KiB at least it was 400 ms where TCP halves its window at each loss.
 const TYPED_WITHIN: Duration = Duration::from_millis(250);
+/// The same for all keys but two: a packet that was lost at the end of what was sent is missed by a
+/// time-out of TCP's, 0.3 s here, and one lost twice costs that once more.
+const TYPED_ALL_WITHIN: Duration = Duration::from_secs(1);
+/// Keys of which nothing is asked but that they come at all.
+const UNLUCKY: usize = 2;
 /// A file that is copied there and back.
 const COPIED_MIB: usize = 8;
 /// Lines typed.
 const KEYS: usize = 21;
+
+/// A round trip across the world.
+const FAR: &str = "150";
+/// A line there and back on it: two and a half round trips.
+const TYPED_FAR_WITHIN: Duration = Duration::from_millis(375);
+/// Two and a half pings of 8 s until a dead path is noticed, and a look.
+const NOTICED_WITHIN: Duration = Duration::from_secs(22);
 
 /// Everything at once, and a restart of the plane in the middle.
 pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
@@ -37,15 +50,20 @@ pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
     // The way to every pod leads through the tunnel of the master.
     let mut bulk = downloads("master-1")?;
     let mut typing = Typing::begin()?;
-    let typed = typing.median(KEYS)?;
-    println!("a line there and back beside {DOWNLOADS} downloads: {typed:?}");
-    assert!(typed <= TYPED_WITHIN, "{typed:?}");
+    let typed = typing.times(KEYS)?;
+    let (middle, slowest) = (typed[KEYS / 2], typed[KEYS - 1 - UNLUCKY]);
+    println!(
+        "a line there and back beside {DOWNLOADS} downloads: {middle:?}, all but {UNLUCKY}: {slowest:?}"
+    );
+    assert!(middle <= TYPED_WITHIN, "{typed:?}");
+    assert!(slowest <= TYPED_ALL_WITHIN, "{typed:?}");
     tried("get -w", watch_sees_a_change)?;
     tried("logs -f", logs_follow)?;
     tried("exec -it", terminal_resizes)?;
     tried("port-forward", ports_are_forwarded)?;
     tried("cp", || copies(COPIED_MIB))?;
     bulk.still_run()?;
+    let (watch, logs) = (watch()?, follow()?);
     demo(&["plane", "stop"])?;
     demo(&["plane", "start"])?;
     eventually(
@@ -53,7 +71,34 @@ pub(crate) fn people_work_beside_downloads(nodes: &[&str]) -> Outcome {
         PATIENCE * 2,
         || Typing::begin().map(drop),
     )?;
+    let mark = mark("again");
+    relabel(&mark)?;
+    watch.goes_on_or_ends("get -w", &mark)?;
+    log_a_line(&mark)?;
+    logs.goes_on_or_ends("logs -f", &mark)?;
     bulk.end()?;
+    for node in nodes {
+        demo(&["path", node])?;
+    }
+    Ok(())
+}
+
+/// Far away is slow and nothing else.
+pub(crate) fn people_work_from_far(nodes: &[&str]) -> Outcome {
+    for node in nodes {
+        demo(&["path", node, "--rtt", FAR])?;
+    }
+    let typed = Typing::begin()?.times(5)?;
+    println!("a line there and back from far: {typed:?}");
+    assert!(typed[2] <= TYPED_FAR_WITHIN, "{typed:?}");
+    tried("exec from far", || {
+        let said = kubectl(&["exec", POD, "--", "echo", "hello"])?;
+        match said.trim() {
+            "hello" => Ok(()),
+            other => Err(format!("exec: {other:?}")),
+        }
+    })?;
+    tried("cp from far", || copies(1))?;
     for node in nodes {
         demo(&["path", node])?;
     }
@@ -65,53 +110,6 @@ fn tried(what: &str, does: impl FnOnce() -> Outcome) -> Outcome {
     does()?;
     println!("{what}: {:.1} s", began.elapsed().as_secs_f32());
     Ok(())
-}
-
-/// Processes of a test; none outlives it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// `scripts/demo` with these words, its ends in our hands.
-fn start(args: &[&str]) -> Outcome<Running> {
-    command(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map(Running)
-        .map_err(|e| format!("scripts/demo: {e}"))
-}
-
-/// Lines of a pipe as they come.
-fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn line_with(lines: &mpsc::Receiver<String>, words: &str, limit: Duration) -> Outcome<String> {
-    let until = Instant::now() + limit;
-    let mut last = String::new();
-    while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        if line.contains(words) {
-            return Ok(line);
-        }
-        last = line;
-    }
-    Err(format!(
-        "no line with {words:?} within {limit:?}; the last was {last:?}"
-    ))
 }
 
 /// On the machine: downloads end when it is there.
@@ -175,14 +173,14 @@ impl Downloads {
 struct Typing {
     _running: Running,
     to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    from: mpsc::Receiver<String>,
 }
 
 impl Typing {
     fn begin() -> Outcome<Self> {
         let mut running = start(&["kubectl", "exec", "-i", POD, "--", "cat"])?;
         let to = running.0.stdin.take().ok_or("no stdin")?;
-        let from = BufReader::new(running.0.stdout.take().ok_or("no stdout")?);
+        let from = lines(running.0.stdout.take().ok_or("no stdout")?);
         let mut typing = Self {
             _running: running,
             to,
@@ -196,25 +194,38 @@ impl Typing {
     fn key(&mut self) -> Outcome<Duration> {
         let began = Instant::now();
         self.to.write_all(b"x\n").map_err(|e| e.to_string())?;
-        let mut line = String::new();
-        self.from.read_line(&mut line).map_err(|e| e.to_string())?;
-        if line != "x\n" {
-            return Err(format!("cat answered {line:?}"));
+        match self.from.recv_timeout(PATIENCE) {
+            Ok(line) if line == "x" => Ok(began.elapsed()),
+            Ok(line) => Err(format!("cat answered {line:?}")),
+            Err(e) => Err(format!("cat within {PATIENCE:?}: {e}")),
         }
-        Ok(began.elapsed())
     }
 
-    /// The middle one of many.
-    fn median(&mut self, keys: usize) -> Outcome<Duration> {
+    /// Of many, the quickest first.
+    fn times(&mut self, keys: usize) -> Outcome<Vec<Duration>> {
         let mut times = (0..keys).map(|_| self.key()).collect::<Outcome<Vec<_>>>()?;
         times.sort_unstable();
-        Ok(times.get(keys / 2).copied().unwrap_or_default())
+        Ok(times)
     }
 }
 
-/// `kubectl get -w` shows a change when it happens.
-fn watch_sees_a_change() -> Outcome {
-    let mut watch = start(&[
+/// A word nobody has seen before.
+fn mark(what: &str) -> String {
+    format!("{what}-{}", std::process::id())
+}
+
+fn relabel(mark: &str) -> Outcome {
+    kubectl(&["label", "--overwrite", "pod", POD, &format!("tried={mark}")]).map(drop)
+}
+
+/// What process 1 of the container writes is its log.
+fn log_a_line(mark: &str) -> Outcome {
+    let script = format!("echo {mark} >/proc/1/fd/1");
+    kubectl(&["exec", POD, "--", "sh", "-c", &script]).map(drop)
+}
+
+fn watch() -> Outcome<Following> {
+    Following::begin(&[
         "kubectl",
         "get",
         "pod",
@@ -222,31 +233,25 @@ fn watch_sees_a_change() -> Outcome {
         "-w",
         "-o",
         "jsonpath={.metadata.labels.tried}{\"\\n\"}",
-    ])?;
-    let seen = lines(watch.0.stdout.take().ok_or("no stdout")?);
-    seen.recv_timeout(PATIENCE)
-        .map_err(|e| format!("get -w: {e}"))?;
-    let mark = format!("t{}", std::process::id());
-    kubectl(&["label", "--overwrite", "pod", POD, &format!("tried={mark}")])?;
-    line_with(&seen, &mark, PATIENCE).map(drop)
+    ])
+}
+
+/// `kubectl get -w` shows a change when it happens.
+fn watch_sees_a_change() -> Outcome {
+    let (watch, mark) = (watch()?, mark("t"));
+    relabel(&mark)?;
+    line_with(&watch.seen, &mark, PATIENCE).map(drop)
+}
+
+fn follow() -> Outcome<Following> {
+    Following::begin(&["kubectl", "logs", "-f", POD])
 }
 
 /// `kubectl logs -f` shows a line when it is written.
 fn logs_follow() -> Outcome {
-    let mut logs = start(&["kubectl", "logs", "-f", POD])?;
-    let seen = lines(logs.0.stdout.take().ok_or("no stdout")?);
-    line_with(&seen, "hello from", PATIENCE)?;
-    let mark = format!("mark-{}", std::process::id());
-    // What process 1 of the container writes is its log.
-    kubectl(&[
-        "exec",
-        POD,
-        "--",
-        "sh",
-        "-c",
-        &format!("echo {mark} >/proc/1/fd/1"),
-    ])?;
-    line_with(&seen, &mark, PATIENCE).map(drop)
+    let (logs, mark) = (follow()?, mark("mark"));
+    log_a_line(&mark)?;
+    line_with(&logs.seen, &mark, PATIENCE).map(drop)
 }
 
 /// `kubectl exec -it` in a real terminal that changes its size.
@@ -348,7 +353,16 @@ fn copies(mib: usize) -> Outcome {
     Ok(())
 }
 
-/// A path that swallows everything: noticed in time at both ends, and back when it is back.
+/// Whether the plane counts the host among those it can reach.
+fn plane_reaches(node: &str) -> Outcome<bool> {
+    let targets = demo(&["metrics"])?;
+    Ok(targets
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(node)))
+}
+
+/// A path that swallows everything, in the middle of downloads: noticed in time at both ends, and
+/// back when it is back.
 pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
     let connected = |want: &str| {
         let text = shell(node, "pf9ctl status --json || :")?;
@@ -365,13 +379,45 @@ pub(crate) fn black_hole_is_noticed(node: &str) -> Outcome {
     };
     let back = Duration::from_secs(75);
     eventually("the tunnel is up", back, || connected("connected"))?;
+    assert!(
+        plane_reaches(node)?,
+        "the plane does not count {node} in before"
+    );
+    // What is on its way when the path dies is never acknowledged: both ends have queues then.
+    let mut bulk = downloads(node)?;
+    eventually("downloads run", PATIENCE, || {
+        shell(node, "pgrep -x curl").map(drop)
+    })?;
+    bulk.still_run()?;
     demo(&["path", node, "--blackhole"])?;
-    // 20 s by default, and a look every half second.
-    eventually(
-        "the node notices that nothing comes any more",
-        Duration::from_secs(22),
-        || connected("waiting").or_else(|_| connected("connecting")),
-    )?;
+    std::thread::scope(|both| {
+        let plane = both.spawn(|| {
+            eventually(
+                "the plane notices that nothing comes any more",
+                NOTICED_WITHIN,
+                || match plane_reaches(node)? {
+                    true => Err("it counts the host in".to_owned()),
+                    false => Ok(()),
+                },
+            )
+        });
+        let here = eventually(
+            "the node notices that nothing comes any more",
+            NOTICED_WITHIN,
+            || connected("waiting").or_else(|_| connected("connecting")),
+        );
+        let there = plane.join().map_err(|_| "asking the plane panicked")?;
+        here.and(there)
+    })?;
     demo(&["path", node])?;
-    eventually("the tunnel is up again", back, || connected("connected"))
+    bulk.end()?;
+    eventually("the tunnel is up again", back, || connected("connected"))?;
+    eventually(
+        "the plane reaches it again",
+        back,
+        || match plane_reaches(node)? {
+            true => Ok(()),
+            false => Err("it does not count the host in".to_owned()),
+        },
+    )
 }

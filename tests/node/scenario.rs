@@ -247,6 +247,7 @@ fn another_master_joins(node: &str) -> Outcome {
 fn e_people_work_through_a_bad_network_beside_downloads() -> Outcome {
     up()?;
     network::people_work_beside_downloads(&NODES)?;
+    network::people_work_from_far(&NODES)?;
     network::black_hole_is_noticed(NODES[1])
 }
 
