@@ -215,6 +215,29 @@ async fn one_endpoint_is_one_session_and_a_stop_lets_it_finish() {
     assert_eq!(peer.state().sessions.len(), 1);
 }
 
+/// The node sees to it that the plane could read everything; nothing waits for that.
+#[tokio::test]
+async fn a_session_that_is_over_is_replaced_at_once_although_the_plane_does_not_end_it() {
+    let world = World::new();
+    let peer = Peer::start(&world).await;
+    peer.mute_once();
+    world.enrol(&[&peer]);
+    let comms = Comms::start(&world.fs).await;
+    // Far less than what the old connection is kept for.
+    let soon = tokio::time::timeout(PATIENCE / 3, async {
+        peer.until(|s| s.muted == 1 && s.sessions.len() == 1).await;
+        let one = |s: &TunnelStatus| match s.sessions.as_slice() {
+            [only] => matches!(only.state, SessionState::Connected { .. }),
+            _ => false,
+        };
+        comms.until(one).await;
+        get(&world.fs, "/hello").await.expect("an answer")
+    });
+    assert_eq!(soon.await.expect("soon"), b"hello");
+    peer.release(1);
+    comms.stop().await;
+}
+
 #[tokio::test]
 async fn a_busy_plane_is_waited_for_and_said_so() {
     let world = World::new();

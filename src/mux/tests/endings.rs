@@ -174,9 +174,8 @@ async fn the_words_of_a_violation_reach_a_peer_that_is_still_sending() {
                 .await;
         }
         loop {
-            match peer.frame().await.expect("words") {
-                Frame::GoAway(_, code, _, words) => return (code, words),
-                _ => {}
+            if let Frame::GoAway(_, code, _, words) = peer.frame().await.expect("words") {
+                return (code, words);
             }
         }
     };

@@ -59,9 +59,9 @@ async fn a_service_that_breaks_is_not_one_that_was_cancelled() {
     service.read_exact(&mut [0; 8]).await.expect("read");
     break_off(service);
     let (code, detail, words) = loop {
-        match peer.frame().await.expect("a reset") {
-            Frame::Reset(STREAM, code, detail, words) => break (code, detail, words),
-            _ => {}
+        let frame = peer.frame().await.expect("a reset");
+        if let Frame::Reset(STREAM, code, detail, words) = frame {
+            break (code, detail, words);
         }
     };
     assert_eq!((code, detail), (Code::Broken, libc::ECONNRESET as u32));

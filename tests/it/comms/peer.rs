@@ -17,11 +17,12 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::model::{HostId, Secret, SigningKey};
 use pf9_hostagent::mux::{self, Handle, Role, Websocket};
-use pf9_hostagent::wire::{Code, Config, Side};
+use pf9_hostagent::wire::{self, Code, Config, Side};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -115,6 +116,7 @@ pub(super) struct State {
     pub(super) answered: u64,
     pub(super) long_begun: u64,
     pub(super) refused: u64,
+    pub(super) muted: u64,
 }
 
 struct Shared {
@@ -123,6 +125,8 @@ struct Shared {
     released: watch::Sender<u64>,
     /// `Retry-After` of a busy plane.
     busy: Mutex<Option<u64>>,
+    /// The next session is told to leave, and then nothing, not even that it is over.
+    mute: Mutex<bool>,
 }
 
 pub(super) struct Peer {
@@ -142,6 +146,7 @@ impl Peer {
                 state: watch::Sender::default(),
                 released: watch::Sender::new(0),
                 busy: Mutex::new(None),
+                mute: Mutex::new(false),
             }),
             listening: None,
         };
@@ -201,6 +206,11 @@ impl Peer {
         *self.shared.busy.lock().expect("lock") = retry_after;
     }
 
+    /// Says farewell on the next session and nothing after it, until something is released.
+    pub(super) fn mute_once(&self) {
+        *self.shared.mute.lock().expect("lock") = true;
+    }
+
     pub(super) fn release(&self, chunks: u64) {
         self.shared.released.send_replace(chunks);
     }
@@ -230,8 +240,15 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
     let upgrading = hyper::upgrade::on(&mut request);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        if let Ok(upgraded) = upgrading.await {
-            session(shared, TokioIo::new(upgraded), &asked).await;
+        let Ok(upgraded) = upgrading.await else {
+            return;
+        };
+        let upgraded = TokioIo::new(upgraded);
+        let mute = std::mem::take(&mut *shared.mute.lock().expect("lock"));
+        if mute {
+            leave_and_hold(&shared, upgraded).await;
+        } else {
+            session(shared, upgraded, &asked).await;
         }
     });
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -248,6 +265,31 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
     ];
     answer.headers_mut().extend(HeaderMap::from_iter(rows));
     answer
+}
+
+/// A plane that tells a session to leave, hears that it has, and does not end.
+async fn leave_and_hold(shared: &Shared, mut upgraded: TokioIo<hyper::upgrade::Upgraded>) {
+    let hello = wire::Frame::Hello(wire::Hello {
+        version: wire::limits::VERSION,
+        initial_window: wire::limits::INITIAL_WINDOW,
+        max_streams: wire::limits::STREAMS_MAX,
+        capabilities: Vec::new(),
+    });
+    let farewell = wire::Frame::GoAway(wire::StreamId(0), Code::GoingAway, 0, "so long".into());
+    for frame in [hello, farewell] {
+        let message = frame.encode();
+        let header = [0x82, u8::try_from(message.len()).expect("a short one")];
+        upgraded.write_all(&header).await.expect("write");
+        upgraded.write_all(&message).await.expect("write");
+    }
+    upgraded.flush().await.expect("flush");
+    upgraded
+        .read_to_end(&mut Vec::new())
+        .await
+        .expect("its close");
+    shared.state.send_modify(|s| s.muted += 1);
+    let mut released = shared.released.subscribe();
+    drop(released.wait_for(|r| *r > 0).await);
 }
 
 async fn session(
