@@ -50,11 +50,14 @@ impl Api {
             (&Method::GET, "/v1/streams") => Reply::json(StatusCode::OK, &self.board.streams(now)),
             (&Method::POST, "/v1/ping") => Reply::json(StatusCode::OK, &self.ping().await),
             (&Method::GET, "/v1/metrics") => {
+                let totals = self.sessions.totals();
+                let mut refusals = self.serve.refused();
+                refusals.insert(metrics::BY_SESSION, totals.refused);
                 let numbers = metrics::Numbers {
                     status: self.board.status(now),
-                    bytes: self.sessions.bytes(),
+                    bytes: (totals.bytes_in, totals.bytes_out),
                     failures: self.board.failures(),
-                    refusals: self.serve.refused(),
+                    refusals,
                 };
                 Reply::text(StatusCode::OK, metrics::CONTENT_TYPE, numbers.text(now))
             }

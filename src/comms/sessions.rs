@@ -13,6 +13,7 @@ use super::tcp::Probe;
 use crate::app::{Candidate, is_silent, pick};
 use crate::model::TcpStatus;
 use crate::mux::{Closed, Handle};
+use crate::wire::Stats;
 
 /// One session.
 pub(super) struct Live {
@@ -66,8 +67,29 @@ pub(super) struct Sessions {
     next: AtomicU64,
     /// Who took the last stream.
     chosen: AtomicU64,
-    /// Bytes of sessions that are over: from the plane, to the plane.
-    past: [AtomicU64; 2],
+    /// Of sessions that are over.
+    past: Mutex<Totals>,
+}
+
+/// What sessions carried, all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Payload bytes from the plane.
+    pub(super) bytes_in: u64,
+    /// Payload bytes to the plane.
+    pub(super) bytes_out: u64,
+    /// Streams that a session refused before anybody looked at what they are for.
+    pub(super) refused: u64,
+}
+
+// === impl Totals ===
+
+impl Totals {
+    fn add(&mut self, stats: &Stats) {
+        self.bytes_in += stats.bytes_in;
+        self.bytes_out += stats.bytes_out;
+        self.refused += stats.refused;
+    }
 }
 
 // === impl Sessions ===
@@ -78,7 +100,7 @@ impl Sessions {
             live: watch::Sender::new(Vec::new()),
             next: AtomicU64::new(1),
             chosen: AtomicU64::new(0),
-            past: [const { AtomicU64::new(0) }; 2],
+            past: Mutex::default(),
         }
     }
 
@@ -114,9 +136,7 @@ impl Sessions {
         live.over.cancel();
         self.live.send_modify(|all| {
             all.retain(|l| l.number != live.number);
-            let [bytes_in, bytes_out] = &self.past;
-            bytes_in.fetch_add(stats.bytes_in, Ordering::Relaxed);
-            bytes_out.fetch_add(stats.bytes_out, Ordering::Relaxed);
+            self.lock_past().add(&stats);
         });
     }
 
@@ -125,19 +145,19 @@ impl Sessions {
         self.live.borrow().clone()
     }
 
-    /// Bytes from and to the plane, of all sessions there ever were.
-    pub(super) fn bytes(&self) -> (u64, u64) {
+    /// Of all sessions there ever were.
+    pub(super) fn totals(&self) -> Totals {
+        // A session that ends meanwhile is in one of the two: `over` moves it under this lock.
         let all = self.live.borrow();
-        let [bytes_in, bytes_out] = &self.past;
-        let mut sum = (
-            bytes_in.load(Ordering::Relaxed),
-            bytes_out.load(Ordering::Relaxed),
-        );
+        let mut sum = *self.lock_past();
         for live in all.iter() {
-            let stats = live.handle.stats();
-            sum = (sum.0 + stats.bytes_in, sum.1 + stats.bytes_out);
+            sum.add(&live.handle.stats());
         }
         sum
+    }
+
+    fn lock_past(&self) -> MutexGuard<'_, Totals> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session for a new stream, waited for.

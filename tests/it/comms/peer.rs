@@ -123,8 +123,8 @@ struct Shared {
     state: watch::Sender<State>,
     /// Chunks of long answers that may be sent.
     released: watch::Sender<u64>,
-    /// `Retry-After` of a busy plane.
-    busy: Mutex<Option<u64>>,
+    /// What a handshake is refused with, and `Retry-After`.
+    refuse: Mutex<Option<(StatusCode, Option<u64>)>>,
     /// The next session is told to leave, and then nothing, not even that it is over.
     mute: Mutex<bool>,
 }
@@ -145,7 +145,7 @@ impl Peer {
             shared: Arc::new(Shared {
                 state: watch::Sender::default(),
                 released: watch::Sender::new(0),
-                busy: Mutex::new(None),
+                refuse: Mutex::new(None),
                 mute: Mutex::new(false),
             }),
             listening: None,
@@ -202,8 +202,13 @@ impl Peer {
             .leave(Code::GoingAway, come_back, "the peer restarts");
     }
 
-    pub(super) fn busy(&self, retry_after: Option<u64>) {
-        *self.shared.busy.lock().expect("lock") = retry_after;
+    pub(super) fn busy(&self, retry_after: u64) {
+        self.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(retry_after));
+    }
+
+    /// From now on it takes no tunnel.
+    pub(super) fn refuse(&self, status: StatusCode, retry_after: Option<u64>) {
+        *self.shared.refuse.lock().expect("lock") = Some((status, retry_after));
     }
 
     /// Says farewell on the next session and nothing after it, until something is released.
@@ -228,11 +233,11 @@ impl Peer {
 
 fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
     let mut answer = Response::new(Empty::new());
-    if let Some(after) = *shared.busy.lock().expect("lock") {
+    if let Some((status, after)) = *shared.refuse.lock().expect("lock") {
         shared.state.send_modify(|s| s.refused += 1);
-        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let headers = answer.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
+        *answer.status_mut() = status;
+        let after = after.map(|after| (header::RETRY_AFTER, HeaderValue::from(after)));
+        answer.headers_mut().extend(after);
         return answer;
     }
     let key = request.headers()[header::SEC_WEBSOCKET_KEY].clone();
