@@ -205,7 +205,8 @@ class Ours(Way):
         node = running.start([tool.comms, "--root", root], "pf9-comms", stderr=subprocess.PIPE)
         self.words = reader(node.stderr)
         super().__init__(interactive, [plane.pid, node.pid], bulk)
-        if line_with(self.lines, ["up"], START_SECONDS) is None:
+        # Both ends say so: a path that is frozen in between is one that was never up for the node.
+        if not (line_with(self.lines, ["up"], START_SECONDS) and line_with(self.words, [TUNNEL_UP], START_SECONDS)):
             raise Fail("the tunnel did not come up", tail(root / "var/log/pf9/comms/comms.log"))
 
     def waited(self):

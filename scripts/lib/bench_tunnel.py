@@ -270,7 +270,7 @@ class Bench:
         for what, (number, size) in bench_parts.allocations(self.tool.folder / "allocations.log").items():
             goal = None if "behind" in what or "TLS" in what else "allocations"
             self.table.row(f"allocations per frame: {what}", "", number, digits=3, goal=goal)
-            self.table.row("  bytes of them", "bytes", size, digits=0)
+            self.table.row(f"  bytes of them: {what}", "bytes", size, digits=0)
 
     def swarm(self, running, count):
         """A plane with very many nodes: all come at once, do nothing, and come back when their plane is killed."""
