@@ -16,8 +16,8 @@ from bench_parts import MIB, Ours, Running, line_with, memory_kib
 from common import Fail
 
 NOTICE_SECONDS = 45
-# docs/protocol.md, 5: one stream alone gets 8/9 of what the cap leaves beyond the windows all streams begin with.
-FLOORS_MIB, SHARE = 32, 8 / 9
+# docs/protocol.md, 5: one stream alone gets 2/3 of what the cap leaves beyond the windows all streams begin with.
+FLOORS_MIB, SHARE = 32, 2 / 3
 # What both ends ask each other, by default and in the row for those who want to know sooner.
 PING_SECONDS, SHORT_PING_SECONDS = 8, 5
 
