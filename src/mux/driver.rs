@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::clock::Clock;
 use super::ending::Ending;
@@ -46,7 +46,16 @@ pub struct Driver<S> {
     flushing: bool,
     /// HELLO has been queued. Whatever else is said, it comes first.
     greeted: bool,
+    unwritable: Option<Unwritable>,
     ending: Option<Ending>,
+}
+
+/// The socket takes nothing any more. What the peer sent before is read all the same: the answers
+/// of one that was killed, or its farewell.
+struct Unwritable {
+    why: Closed,
+    /// It should have ended by then.
+    until: Instant,
 }
 
 /// What one run of reading brought.
@@ -67,6 +76,8 @@ const GATHER_HEADERS: usize = 32 * 1024;
 /// Most bytes one write of a driver hands on. TLS that buffers less makes records and system calls
 /// of a few bytes out of what does not fit.
 pub const WRITE_MAX: usize = GATHER + GATHER_HEADERS;
+/// Longest for what came before the socket broke: it is in the kernel already, and ends there.
+const LAST_READ: Duration = Duration::from_secs(1);
 /// Messages read in a row before frames are written.
 const READ_RUN: usize = 64;
 /// Bytes read in a row before those they are for get a turn: while all is still in the processor's
@@ -104,6 +115,7 @@ where
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         flushing: false,
         greeted: false,
+        unwritable: None,
         ending: None,
     };
     let handle = Handle {
@@ -149,6 +161,9 @@ where
     /// the socket had not taken before has left: either changes what the time is looked at for.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let mut wrote = false;
+        if self.unwritable.is_some() {
+            return Ok(wrote);
+        }
         loop {
             // Also writes what the websocket itself has to answer.
             match self.websocket.poll_flush(cx) {
@@ -198,9 +213,17 @@ where
                 return Err(Closed::Drained);
             }
             // What is due to be sent is looked at again as soon as the socket takes bytes.
-            state.session.next_deadline(!self.flushing)
+            let can_send = !self.flushing && self.unwritable.is_none();
+            state.session.next_deadline(can_send)
         };
-        self.timer.as_mut().reset(self.shared.clock.instant(next));
+        let mut next = self.shared.clock.instant(next);
+        if let Some(Unwritable { why, until }) = &self.unwritable {
+            if Instant::now() >= *until {
+                return Err(why.clone());
+            }
+            next = next.min(*until);
+        }
+        self.timer.as_mut().reset(next);
         if self.timer.as_mut().poll(cx).is_ready() {
             self.websocket.rest();
             // Due pings leave with this turn's `poll_out`; wake for the deadline after them.
@@ -215,7 +238,11 @@ where
             // socket is written is not missed.
             self.poll_time(cx)?;
             let read = self.poll_in(cx)?;
-            let wrote = self.poll_out(cx)?;
+            let wrote = self.poll_out(cx).unwrap_or_else(|why| {
+                let until = Instant::now() + LAST_READ;
+                self.unwritable = Some(Unwritable { why, until });
+                true
+            });
             match read {
                 Taken::Nothing if !wrote => return Ok(()),
                 Taken::Nothing | Taken::Some => {}

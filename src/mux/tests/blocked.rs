@@ -1,30 +1,67 @@
 //! A socket that takes nothing: the driver waits for it, and for nothing that it cannot do.
 
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::*;
-use super::byhand::Peer;
-use crate::wire::{Class, Config, Frame, Meta, Side, Violation};
+use super::byhand::{self, Peer};
+use crate::wire::{Class, Config, Frame, Meta, Side, StreamId, Violation};
 
 /// A driver that may be polled so often.
-struct Counted {
-    driver: Driver<DuplexStream>,
+struct Counted<S> {
+    driver: Driver<S>,
     left: u32,
 }
 
-impl Future for Counted {
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Counted<S> {
     type Output = Closed;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
         // Under the paused clock a driver that wakes itself would run for ever.
         self.left = self.left.checked_sub(1).expect("it is polled too often");
         Pin::new(&mut self.driver).poll(cx)
+    }
+}
+
+/// A socket whose peer is gone: what it sent can be read, nothing can be written.
+struct Broken(std::io::Cursor<Vec<u8>>, Ends);
+
+/// How the reading of a broken socket ends.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Eof,
+    Never,
+}
+
+impl AsyncRead for Broken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let all = self.0.position() == self.0.get_ref().len() as u64;
+        match self.1 {
+            Ends::Never if all => Poll::Pending,
+            Ends::Never | Ends::Eof => Pin::new(&mut self.0).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Broken {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,4 +122,34 @@ async fn a_ping_is_not_forgotten_when_the_socket_takes_bytes_again_before_it_is_
         .elapsed()
         .saturating_sub(Config::default().ping_interval);
     assert!(late < Duration::from_millis(100), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_sent_before_it_was_gone_is_read_although_nothing_can_be_written() {
+    const PIECES: usize = 80;
+    const PIECE: usize = 100;
+    let piece = |fin| Frame::Data(StreamId(1), vec![7; PIECE].into(), fin);
+    let answer = (1..=PIECES).map(|n| piece(n == PIECES));
+    let mut sent = Vec::new();
+    for frame in std::iter::once(byhand::hello()).chain(answer) {
+        let message = frame.encode();
+        sent.extend([0x82, u8::try_from(message.len()).expect("a short one")]);
+        sent.extend(message);
+    }
+    for ends in [Ends::Eof, Ends::Never] {
+        let socket = Broken(io::Cursor::new(sent.clone()), ends);
+        let socket = Websocket::new(socket, Role::Client, bytes::Bytes::new());
+        let (handle, _, driver) = session(socket, Side::Node, Config::default());
+        let mut stream = open_bulk(&handle, 1).await;
+        let began = Instant::now();
+        let closed = Counted { driver, left: 20 }.await;
+        assert!(matches!(closed, Closed::Transport(_)), "{closed}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{ends:?}");
+        let mut got = Vec::new();
+        stream
+            .read_to_end(&mut got)
+            .await
+            .expect("the whole answer");
+        assert_eq!(got.len(), PIECES * PIECE, "{ends:?}");
+    }
 }

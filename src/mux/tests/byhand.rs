@@ -11,6 +11,15 @@ use crate::wire::{Frame, Hello};
 
 pub(super) struct Peer<S>(pub(super) WebSocketStream<S>);
 
+pub(super) fn hello() -> Frame {
+    Frame::Hello(Hello {
+        version: VERSION,
+        initial_window: INITIAL_WINDOW,
+        max_streams: STREAMS_MAX,
+        capabilities: Vec::new(),
+    })
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     /// The end that answers handshakes.
     pub(super) async fn server(io: S) -> Self {
@@ -23,13 +32,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub(super) async fn hello(&mut self) {
-        let hello = Hello {
-            version: VERSION,
-            initial_window: INITIAL_WINDOW,
-            max_streams: STREAMS_MAX,
-            capabilities: Vec::new(),
-        };
-        self.send(Frame::Hello(hello)).await;
+        self.send(hello()).await;
     }
 
     pub(super) async fn send(&mut self, frame: Frame) {
