@@ -13,7 +13,7 @@
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
-//! | `ways`                                       | a host's service, by whichever of its sessions works |
+//! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //!
@@ -56,6 +56,7 @@ mod state;
 mod store;
 mod tls;
 mod tokens;
+mod trace;
 mod tunnel;
 mod view;
 mod ways;

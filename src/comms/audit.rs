@@ -46,6 +46,9 @@ pub(super) struct Line<'a> {
     /// Who asked, as the plane says.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) who: &'a str,
+    /// Which request of his it belongs to, as the plane says.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) trace: &'a str,
     /// Why it was refused or broke.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) why: &'a str,
@@ -141,6 +144,7 @@ impl Log {
                 stream: None,
                 service: kind.as_ref().map_or("", |k| &k.service),
                 who: kind.as_ref().map_or("", |k| &k.who),
+                trace: "",
                 why: &why,
                 bytes_in: None,
                 bytes_out: None,
@@ -161,6 +165,7 @@ mod tests {
             stream: Some(2),
             service: "kubelet",
             who,
+            trace: "",
             why: "may not",
             bytes_in: None,
             bytes_out: None,

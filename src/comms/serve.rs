@@ -37,6 +37,7 @@ struct Story<'a> {
     stream: u32,
     service: &'a str,
     who: &'a str,
+    trace: &'a str,
 }
 
 // === impl Serve ===
@@ -73,12 +74,14 @@ pub(super) async fn run(mut incoming: Incoming, live: Arc<Live>, serve: Arc<Serv
 
 async fn one(opened: Opened, live: &Arc<Live>, serve: &Serve) {
     let name = opened.open.service.clone();
-    let who = opened.open.meta.get("who").cloned().unwrap_or_default();
+    let meta = |key| opened.open.meta.get(key).cloned().unwrap_or_default();
+    let (who, trace): (String, String) = (meta("who"), meta("trace"));
     let story = Story {
         serve,
         stream: opened.id(),
         service: &name,
         who: &who,
+        trace: &trace,
     };
     let Some(service) = serve.services.get(&name) else {
         let words = "not on this host's allow-list";
@@ -160,6 +163,7 @@ impl Story<'_> {
             stream: Some(self.stream),
             service: self.service,
             who: self.who,
+            trace: self.trace,
             why,
             bytes_in: passed.map(|(to_service, _)| to_service),
             bytes_out: passed.map(|(_, to_plane)| to_plane),

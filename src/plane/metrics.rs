@@ -16,10 +16,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Limited;
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
 use super::state::{self, Plane};
 use super::store::Read;
+use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
 use crate::model::{Fault, Role};
@@ -99,6 +100,7 @@ pub(super) async fn targets(
 pub(super) async fn numbers(
     State(plane): State<Arc<Plane>>,
     Path((id, source)): Path<(String, String)>,
+    Extension(trace): Extension<Trace>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
@@ -121,7 +123,8 @@ pub(super) async fn numbers(
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };
     let (service, path) = source.place();
-    let meta = Meta::from([("who".to_owned(), "prometheus".to_owned())]);
+    let who = ("who".to_owned(), "prometheus".to_owned());
+    let meta = Meta::from([who, trace.entry()]);
     // To ask for numbers twice changes nothing.
     let ask = async |stream| {
         let request = Request::get(path).header(header::HOST, service);

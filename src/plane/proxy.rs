@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -31,6 +32,7 @@ use super::keystone;
 use super::records::{Cluster, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
 use super::state::{self, Plane};
+use super::trace::Trace;
 use super::ways::{self, Failed};
 use crate::model::{ClusterId, Fault, HostId};
 use crate::wire::{Class, Meta};
@@ -105,14 +107,18 @@ fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
 }
 
 /// Any request below `/k8s/clusters/{uuid}`.
-pub(super) async fn handle(State(plane): State<Arc<Plane>>, request: Request) -> Response {
-    match forward(&plane, request).await {
+pub(super) async fn handle(
+    State(plane): State<Arc<Plane>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Response {
+    match forward(&plane, request, &trace).await {
         Ok(response) => response,
         Err(refusal) => reshape(Shape::Kubernetes, refusal.into_response()),
     }
 }
 
-async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
+async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Answer<Response> {
     let (id, target) = split_path(request.uri())?;
     let who = authorise(plane, request.headers(), id)?;
     let cluster = state::cluster(&plane.read()?, id)?;
@@ -121,7 +127,7 @@ async fn forward(plane: &Arc<Plane>, mut request: Request) -> Answer<Response> {
         .flatten();
     clean_request(request.headers_mut(), client_side.is_some());
     *request.uri_mut() = target;
-    let mut sender = connect(plane, &cluster, who).await?;
+    let mut sender = connect(plane, &cluster, who, trace).await?;
     let mut response = sender.send_request(request).await.map_err(|e| {
         broken(
             &cluster,
@@ -187,8 +193,13 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
 }
 
 /// A connection to the API server of the first connected master that answers.
-async fn connect(plane: &Arc<Plane>, cluster: &Cluster, who: &str) -> Answer<SendRequest<Body>> {
-    let meta = Meta::from([("who".to_owned(), who.to_owned())]);
+async fn connect(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    who: &str,
+    trace: &Trace,
+) -> Answer<SendRequest<Body>> {
+    let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
     let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
     let mut why = "none of its masters is connected".to_owned();
     for member in cluster.masters() {

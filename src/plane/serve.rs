@@ -29,7 +29,9 @@ use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
 use super::tls::ServerIdentity;
 use super::tunnel::Shown;
-use super::{admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, tunnel};
+use super::{
+    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, trace, tunnel,
+};
 use crate::model::Fault;
 
 /// What [`Server::start`] needs.
@@ -289,12 +291,14 @@ fn router(plane: &Arc<Plane>) -> Router {
     let metrics = Router::new()
         .route("/targets", get(metrics::targets))
         .route("/hosts/{id}/{source}", get(metrics::numbers));
+    let named = || axum::middleware::from_fn(trace::layer);
     let kube = Router::new()
         .route("/k8s/clusters/{uuid}", any(proxy::handle))
         .route("/k8s/clusters/{uuid}/", any(proxy::handle))
-        .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle));
+        .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle))
+        .layer(named());
     api(ours, Shape::Fault)
-        .nest(metrics::PREFIX, api(metrics, Shape::Fault))
+        .nest(metrics::PREFIX, api(metrics, Shape::Fault).layer(named()))
         .nest("/keystone", api(keystone, Shape::Keystone))
         .nest("/resmgr", api(resmgr, Shape::Resmgr))
         .nest("/qbert", api(qbert, Shape::Qbert))

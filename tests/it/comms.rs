@@ -319,7 +319,10 @@ async fn services_say_who_how_often_and_for_how_long() {
         .open(
             "for-a",
             Class::Interactive,
-            Meta::from([("who".into(), "a".into())]),
+            Meta::from([
+                ("who".into(), "a".into()),
+                ("trace".into(), "request-7".into()),
+            ]),
         )
         .expect("open");
     open.write_all(b"12345").await.expect("write");
@@ -358,6 +361,7 @@ async fn services_say_who_how_often_and_for_how_long() {
         (&1.into(), &1.into())
     );
     let cut = why("close", "the tunnel is down");
+    assert_eq!(cut["trace"], "request-7");
     assert_eq!(
         (&cut["bytes_in"], &cut["bytes_out"]),
         (&5.into(), &5.into())

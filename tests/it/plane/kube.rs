@@ -268,6 +268,48 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     assert!(rest.is_empty());
 }
 
+/// The operator's client, the plane and the node have one name for a request.
+#[tokio::test]
+async fn a_request_has_one_name_everywhere() {
+    let bed = Bed::new().await;
+    let (_, mut node, server, token) = world(&bed).await;
+    let mut incoming = node.incoming.take().expect("connected");
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{id}-00f067aa0ba902b7-01");
+    let host = format!("{}/metrics/hosts/{}/tunnel", bed.url, node.id);
+    for (url, header, sent, wanted) in [
+        (
+            format!("{server}/api"),
+            "traceparent",
+            parent.as_str(),
+            Some(id),
+        ),
+        (
+            format!("{server}/api"),
+            "x-request-id",
+            "my-own.name",
+            Some("my-own.name"),
+        ),
+        (host, "x-request-id", "of a \"scrape\"", None),
+    ] {
+        let asked = bed.http.get(url).bearer_auth(&token).header(header, sent);
+        let (answer, trace) = tokio::join!(within(asked.send()), async {
+            let opened = within(incoming.next()).await.expect("opened");
+            let trace = opened.open.meta.get("trace").cloned();
+            opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+            trace.expect("a name")
+        });
+        let answer = answer.expect("answer");
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let said = answer.headers()["x-request-id"].to_str().expect("text");
+        assert_eq!(said, trace);
+        match wanted {
+            Some(wanted) => assert_eq!(said, wanted),
+            None => assert!(said.len() == 32 && said != sent, "{said}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     let bed = Bed::new().await;
