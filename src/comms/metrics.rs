@@ -33,7 +33,7 @@ struct Text(String);
 impl Numbers {
     pub(super) fn text(&self, now: Timestamp) -> String {
         let mut text = Text(String::new());
-        self.sessions(&mut text);
+        self.sessions(&mut text, now);
         let all = &self.status.sessions;
 
         let m = "pf9_comms_reconnects_total";
@@ -67,7 +67,7 @@ impl Numbers {
         text.0
     }
 
-    fn sessions(&self, text: &mut Text) {
+    fn sessions(&self, text: &mut Text, now: Timestamp) {
         let all = &self.status.sessions;
         let m = "pf9_comms_sessions";
         text.head(m, Kind::Gauge, "Sessions by state.");
@@ -75,35 +75,45 @@ impl Numbers {
             let n = all.iter().filter(|s| word(s.state) == state).count();
             text.row(m, &[("state", state)], n as f64);
         }
-        type Value = fn(&SessionStatus) -> Option<f64>;
-        let rows: [(&str, &str, Value); 6] = [
+        let until = |at: Timestamp| at.duration_since(now).as_secs_f64().max(0.0);
+        type Value<'a> = &'a dyn Fn(&SessionStatus) -> Option<f64>;
+        let rows: [(&str, &str, Value<'_>); 7] = [
             (
                 "pf9_comms_rtt_seconds",
                 "Smoothed round-trip time of pings.",
-                |s| s.rtt_us.map(seconds),
+                &|s| s.rtt_us.map(seconds),
             ),
             (
                 "pf9_comms_rtt_jitter_seconds",
                 "Mean deviation of the round-trip time.",
-                |s| s.jitter_us.map(seconds),
+                &|s| s.jitter_us.map(seconds),
             ),
-            ("pf9_comms_streams", "Streams open now.", |s| {
+            ("pf9_comms_streams", "Streams open now.", &|s| {
                 Some(f64::from(s.streams))
             }),
             (
                 "pf9_comms_tcp_retransmits",
                 "Segments the kernel sent again on this connection.",
-                |s| s.tcp.map(|t| f64::from(t.retransmits)),
+                &|s| s.tcp.map(|t| f64::from(t.retransmits)),
             ),
             (
                 "pf9_comms_tcp_unacked",
                 "Segments sent and not acknowledged.",
-                |s| s.tcp.map(|t| f64::from(t.unacked)),
+                &|s| s.tcp.map(|t| f64::from(t.unacked)),
             ),
             (
                 "pf9_comms_tcp_rtt_seconds",
                 "The kernel's round-trip time.",
-                |s| s.tcp.map(|t| seconds(t.rtt_us.into())),
+                &|s| s.tcp.map(|t| seconds(t.rtt_us.into())),
+            ),
+            (
+                "pf9_comms_next_try_seconds",
+                "Time until a session that is down is dialled again.",
+                &|s| match s.state {
+                    SessionState::Waiting { next_try } => Some(until(next_try)),
+                    SessionState::Connecting => Some(0.0),
+                    SessionState::Connected { .. } | SessionState::Draining { .. } => None,
+                },
             ),
         ];
         for (name, help, value) in rows {
@@ -298,6 +308,10 @@ mod tests {
             ("pf9_comms_bytes_total{direction=\"in\"}", 1000.0),
             ("pf9_comms_last_contact_age_seconds", 10.0),
             (
+                "pf9_comms_next_try_seconds{slot=\"1\",endpoint=\"wss://a\\\"\\\\\\n1\"}",
+                600.0,
+            ),
+            (
                 "pf9_comms_rtt_seconds{slot=\"0\",endpoint=\"wss://a\\\"\\\\\\n0\"}",
                 0.0041,
             ),
@@ -305,5 +319,8 @@ mod tests {
         for (key, value) in want {
             assert_eq!(samples.get(key), Some(&value), "{key}");
         }
+        let next = |k: &&String| k.starts_with("pf9_comms_next_try_seconds");
+        let next = samples.keys().filter(next).count();
+        assert_eq!(next, 1, "who is connected dials nobody");
     }
 }
