@@ -104,10 +104,10 @@ impl Services {
     pub fn load(host: &HostFs) -> Result<Self, Fault> {
         let mut all = BTreeMap::new();
         let mut faults = Vec::new();
-        let dir = host.at(paths::SERVICES_DIR);
+        let (dir, machine) = (host.at(paths::SERVICES_DIR), is_machine(host));
         // Who can write the directory can put a list of his own into it.
         if dir.exists()
-            && let Err(why) = only_owner_writes(&dir)
+            && let Err(why) = only_root_writes(&dir, machine)
         {
             faults.push(format!("{}: {why}", paths::SERVICES_DIR));
         }
@@ -119,7 +119,7 @@ impl Services {
                 continue;
             }
             let path = format!("{}/{name}", paths::SERVICES_DIR);
-            if let Err(why) = only_owner_writes(&host.at(&path)) {
+            if let Err(why) = only_root_writes(&host.at(&path), machine) {
                 faults.push(format!("{path}: {why}"));
                 continue;
             }
@@ -257,18 +257,33 @@ fn is_metadata(ip: IpAddr) -> bool {
     }
 }
 
-/// The list decides what the plane may reach: a file that someone else can write is no list.
-fn only_owner_writes(path: &Path) -> Result<(), String> {
+/// The list decides what the plane may reach: a file that someone else than root can write is no
+/// list. `machine`: it is the machine's own.
+fn only_root_writes(path: &Path, machine: bool) -> Result<(), String> {
     let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
     let me = nix::unistd::geteuid().as_raw();
-    if meta.uid() != 0 && meta.uid() != me {
-        return Err(format!("it belongs to user {}, must be root's", meta.uid()));
+    if !may_own(meta.uid(), me, machine) {
+        return Err(format!(
+            "it belongs to user {}, must be root's; chown root",
+            meta.uid()
+        ));
     }
     if meta.mode() & 0o022 != 0 {
         let mode = meta.mode() & 0o777;
         return Err(format!("mode {mode:04o} lets others write it; chmod go-w"));
     }
     Ok(())
+}
+
+/// Root; not the user this runs as, who could then let the plane in further than root did. Below a
+/// directory that was named at the start (`--root`) nothing is the machine's, and who runs the
+/// program may be whom it all belongs to.
+fn may_own(owner: u32, me: u32, machine: bool) -> bool {
+    owner == 0 || (!machine && owner == me)
+}
+
+fn is_machine(host: &HostFs) -> bool {
+    host.at("/") == Path::new("/")
 }
 
 fn bad(why: String) -> Fault {
@@ -340,6 +355,32 @@ mod tests {
             ),
         ] {
             assert!(load(0o644, &good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_roots() {
+        const SOMEBODY: u32 = 1000;
+        assert!(is_machine(&HostFs::real()));
+        let file = tempfile::NamedTempFile::new().expect("file");
+        assert!(!is_machine(&HostFs::new(file.path())));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(file.path(), Some(SOMEBODY), None).expect("chown");
+        }
+        let why = only_root_writes(file.path(), true).expect_err("refused");
+        assert!(why.contains("must be root's"), "{why}");
+        for (owner, machine, wanted) in [
+            (0, true, true),
+            (0, false, true),
+            (SOMEBODY, true, false),
+            (SOMEBODY, false, true),
+            (SOMEBODY + 1, false, false),
+        ] {
+            assert_eq!(
+                may_own(owner, SOMEBODY, machine),
+                wanted,
+                "{owner} {machine}"
+            );
         }
     }
 
