@@ -68,6 +68,10 @@ pub enum DialError {
 
 /// Longest a whole try may take.
 const TRY: Duration = Duration::from_secs(20);
+/// Who is not enrolled is not asked for sooner, nor later than twice this: only a person changes it.
+/// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
+/// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
+const FORBIDDEN: Duration = Duration::from_secs(300);
 const DEFAULT_PORT: u16 = 443;
 
 // === impl Route ===
@@ -216,9 +220,14 @@ fn split(endpoint: &str) -> Result<Endpoint, DialError> {
 // === impl DialError ===
 
 impl DialError {
-    /// The plane's own wish for the next try.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// How long the plane wants to be left alone; `random`: uniform in [0, 1).
+    pub fn retry_after(&self, random: f64) -> Option<Duration> {
         match self {
+            Self::Handshake(HandshakeError::Refused { status, .. })
+                if *status == StatusCode::FORBIDDEN =>
+            {
+                Some(FORBIDDEN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
+            }
             Self::Handshake(HandshakeError::Refused { retry_after, .. }) => *retry_after,
             Self::Handshake(_)
             | Self::Url(_)

@@ -136,7 +136,7 @@ impl Link {
                 Err(e) => Ended {
                     fault: e.fault(endpoint),
                     lived: None,
-                    hint: e.retry_after(),
+                    hint: e.retry_after(fastrand::f64()),
                 },
             };
             self.ended(slot, index, ended);

@@ -6,7 +6,7 @@ mod peer;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::app::{Config, TaskGroup};
@@ -215,13 +215,9 @@ async fn one_endpoint_is_one_session_and_a_stop_lets_it_finish() {
     assert_eq!(peer.state().sessions.len(), 1);
 }
 
-#[tokio::test]
-async fn a_busy_plane_is_waited_for_and_said_so() {
-    let world = World::new();
-    let (soon, late) = (Peer::start(&world).await, Peer::start(&world).await);
-    soon.busy(Some(7));
-    late.busy(Some(1_000_000));
-    world.enrol(&[&soon, &late]);
+/// comms whose every try was refused, with this code; at least and at most how many seconds each
+/// slot waits until the next.
+async fn refused(world: &World, code: &str) -> (Comms, Vec<(f64, f64)>) {
     let before = Timestamp::now();
     let comms = Comms::start(&world.fs).await;
     let status = comms
@@ -231,7 +227,7 @@ async fn a_busy_plane_is_waited_for_and_said_so() {
     let mut bounds = Vec::new();
     for session in &status.sessions {
         let end = session.last_end.as_ref().expect("end");
-        assert_eq!(end.fault.code, "plane-busy", "{end:?}");
+        assert_eq!(end.fault.code, code, "{end:?}");
         let waits = matches!(session.state, SessionState::Waiting { .. });
         assert!(waits, "{session:?}");
         let next_try = end.fault.next_try.expect("next try");
@@ -240,6 +236,32 @@ async fn a_busy_plane_is_waited_for_and_said_so() {
         bounds.push((least, most));
     }
     bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    (comms, bounds)
+}
+
+#[tokio::test]
+async fn a_plane_that_does_not_know_the_host_is_left_alone() {
+    let world = World::new();
+    let (a, b) = (Peer::start(&world).await, Peer::start(&world).await);
+    a.refuse(StatusCode::FORBIDDEN, None);
+    b.refuse(StatusCode::FORBIDDEN, Some(1));
+    world.enrol(&[&a, &b]);
+    let (comms, bounds) = refused(&world, "plane-forbidden").await;
+    for (least, most) in bounds {
+        assert!(most >= 300.0 && least <= 601.0, "{least} {most}");
+    }
+    assert_eq!((a.state().refused, b.state().refused), (1, 1));
+    comms.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_plane_is_waited_for_and_said_so() {
+    let world = World::new();
+    let (soon, late) = (Peer::start(&world).await, Peer::start(&world).await);
+    soon.busy(7);
+    late.busy(1_000_000);
+    world.enrol(&[&soon, &late]);
+    let (comms, bounds) = refused(&world, "plane-busy").await;
     // The wish, and up to a second of jitter; a wish beyond ten minutes is ten minutes.
     for ((least, most), wish) in bounds.into_iter().zip([7.0, 600.0]) {
         assert!(most >= wish && least <= wish + 1.0, "{least} {most}");

@@ -121,8 +121,8 @@ struct Shared {
     state: watch::Sender<State>,
     /// Chunks of long answers that may be sent.
     released: watch::Sender<u64>,
-    /// `Retry-After` of a busy plane.
-    busy: Mutex<Option<u64>>,
+    /// What a handshake is refused with, and `Retry-After`.
+    refuse: Mutex<Option<(StatusCode, Option<u64>)>>,
 }
 
 pub(super) struct Peer {
@@ -141,7 +141,7 @@ impl Peer {
             shared: Arc::new(Shared {
                 state: watch::Sender::default(),
                 released: watch::Sender::new(0),
-                busy: Mutex::new(None),
+                refuse: Mutex::new(None),
             }),
             listening: None,
         };
@@ -197,8 +197,13 @@ impl Peer {
             .leave(Code::GoingAway, come_back, "the peer restarts");
     }
 
-    pub(super) fn busy(&self, retry_after: Option<u64>) {
-        *self.shared.busy.lock().expect("lock") = retry_after;
+    pub(super) fn busy(&self, retry_after: u64) {
+        self.refuse(StatusCode::SERVICE_UNAVAILABLE, Some(retry_after));
+    }
+
+    /// From now on it takes no tunnel.
+    pub(super) fn refuse(&self, status: StatusCode, retry_after: Option<u64>) {
+        *self.shared.refuse.lock().expect("lock") = Some((status, retry_after));
     }
 
     pub(super) fn release(&self, chunks: u64) {
@@ -218,11 +223,11 @@ impl Peer {
 
 fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
     let mut answer = Response::new(Empty::new());
-    if let Some(after) = *shared.busy.lock().expect("lock") {
+    if let Some((status, after)) = *shared.refuse.lock().expect("lock") {
         shared.state.send_modify(|s| s.refused += 1);
-        *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let headers = answer.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(after));
+        *answer.status_mut() = status;
+        let after = after.map(|after| (header::RETRY_AFTER, HeaderValue::from(after)));
+        answer.headers_mut().extend(after);
         return answer;
     }
     let key = request.headers()[header::SEC_WEBSOCKET_KEY].clone();
