@@ -420,6 +420,8 @@ mod tests {
             let words = std::iter::once("pf9-plane").chain(line.split(' '));
             assert!(Command::try_parse_from(words).is_ok(), "{line}");
         }
+        let words = "pf9-plane serve --state-dir d --listen 127.0.0.1:1 --drain-seconds 601";
+        assert!(Command::try_parse_from(words.split(' ')).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::wire::{Class, Meta};
 /// How long a node may take to dial its service and agree with us on what we speak.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// As long as it may take while another session is left: a path that has just died is not known to
-/// be dead yet. Longer than a healthy one ever takes, and nothing is lost where it was only slow.
+/// be dead yet. Longer than a healthy one takes; where it was only slow, the last one has all the time.
 const IMPATIENT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why a service was not reached on one session.
