@@ -193,7 +193,8 @@ pub struct Session {
     config: Config,
     peer: Option<Hello>,
     hello_due: bool,
-    streams: BTreeMap<StreamId, Stream>,
+    /// Boxed: the tree's nodes are half empty when ids only rise.
+    streams: BTreeMap<StreamId, Box<Stream>>,
     next_local: u32,
     highest_remote: u32,
     remote_open: u32,
@@ -433,8 +434,7 @@ impl Session {
 
     /// Payload bytes that arrived and were not read yet.
     pub fn held(&self) -> u64 {
-        let held = |s: &Stream| s.arrived.len() as u64;
-        self.streams.values().map(held).sum()
+        self.streams.values().map(|s| s.arrived.len() as u64).sum()
     }
 
     /// The peer's HELLO, once it came.

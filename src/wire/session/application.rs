@@ -44,7 +44,7 @@ impl Session {
             class,
             meta,
         });
-        self.streams.insert(stream, state);
+        self.streams.insert(stream, Box::new(state));
         self.local_open += 1;
         self.stats.opened += 1;
         self.list(stream);

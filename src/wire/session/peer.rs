@@ -279,7 +279,7 @@ impl Session {
             .map_or(INITIAL_WINDOW, |p| p.initial_window);
         let receiving = Receiving::of_peer(INITIAL_WINDOW, now);
         let state = Stream::new(false, open.class, credit, receiving, now);
-        self.streams.insert(stream, state);
+        self.streams.insert(stream, Box::new(state));
         self.remote_open += 1;
         self.unanswered += 1;
         self.stats.opened += 1;
