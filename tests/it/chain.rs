@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use pf9_hostagent::app::{Config, TaskGroup};
-use pf9_hostagent::egress::Egress;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy};
+use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
     CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, HostId, HostStatus, NodeState,
@@ -21,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::node::FakeNode;
-use crate::support::{PATIENCE, make_stack, within};
+use crate::support::{PATIENCE, enrol, make_stack, within};
 
 struct Plane {
     dir: tempfile::TempDir,
@@ -63,17 +62,7 @@ impl Plane {
     }
 
     async fn enrol(&self, token: &EnrolToken, host_id: HostId) -> Result<Identity, Fault> {
-        identity::enrol(&EnrolOrder {
-            plane: self.server.public_url(),
-            token,
-            host_id,
-            hostname: "n1",
-            egress: &Egress::direct(),
-            tls: &TlsPolicy::default(),
-            deadline: PATIENCE,
-        })
-        .await
-        .map_err(|e| e.fault())
+        enrol(self.server.public_url(), token, host_id).await
     }
 
     fn rest(&self) -> reqwest::Client {

@@ -8,6 +8,12 @@ pub(crate) mod proxy;
 use std::time::Duration;
 
 use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
+#[cfg(feature = "plane")]
+use pf9_hostagent::{
+    egress::Egress,
+    identity::{self, EnrolOrder, Identity, TlsPolicy},
+    model::{EnrolToken, Fault, HostId},
+};
 
 /// Nothing in these tests takes longer on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,4 +65,24 @@ pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
         requires: Vec::new(),
     };
     (serde_json::to_vec(&manifest).expect("json"), archive)
+}
+
+/// Enrols a host called `n1` at a plane, by the direct way.
+#[cfg(feature = "plane")]
+pub(crate) async fn enrol(
+    plane: &str,
+    token: &EnrolToken,
+    host_id: HostId,
+) -> Result<Identity, Fault> {
+    identity::enrol(&EnrolOrder {
+        plane,
+        token,
+        host_id,
+        hostname: "n1",
+        egress: &Egress::direct(),
+        tls: &TlsPolicy::default(),
+        deadline: PATIENCE,
+    })
+    .await
+    .map_err(|e| e.fault())
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pf9_hostagent::egress::Egress;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy};
+use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{EnrolToken, HostId, SessionState, TunnelStreams, paths};
 use pf9_hostagent::plane::{ServeConfig, Server};
@@ -20,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::comms::{Comms, both_up, get};
-use crate::support::{PATIENCE, make_stack, within};
+use crate::support::{PATIENCE, enrol, make_stack, within};
 
 /// More than fits into all the buffers between the plane and a reader that does not read.
 const ARCHIVE: usize = 8 * 1024 * 1024;
@@ -123,18 +122,8 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
         .expect("text")
         .parse()
         .expect("token");
-    let identity = identity::enrol(&EnrolOrder {
-        plane: first.public_url(),
-        token: &token,
-        host_id: HostId::random(),
-        hostname: "n1",
-        egress: &Egress::direct(),
-        tls: &TlsPolicy::default(),
-        deadline: PATIENCE,
-    })
-    .await
-    .map_err(|e| e.fault())
-    .expect("enrolled");
+    let enrolled = enrol(first.public_url(), &token, HostId::random()).await;
+    let identity = enrolled.expect("enrolled");
     let endpoints = places.map(|p| format!("wss://{p}/v1/tunnel"));
     assert_eq!(identity.endpoints, endpoints);
     let (manifest, archive) = make_stack("1.20.2-1", ARCHIVE);

@@ -36,14 +36,19 @@ impl Drop for PrintSeed {
     }
 }
 
+/// A world after so many steps, and after everything that could still move.
+fn settled(seed: u64, plan: Plan, steps: usize) -> World {
+    let mut world = World::new(seed, plan);
+    world.chaos(steps);
+    world.settle();
+    world.assert_all_delivered();
+    world
+}
+
 #[test]
 fn no_byte_is_lost_doubled_or_reordered_and_every_stream_ends() {
     each_seed(|seed| {
-        let mut world = World::new(seed, Plan::default());
-        world.chaos(300);
-        world.settle();
-        world.assert_all_delivered();
-        world.assert_no_stream_left();
+        settled(seed, Plan::default(), 300).assert_no_stream_left();
     });
 }
 
@@ -54,10 +59,7 @@ fn stalled_readers_on_both_sides_stop_nobody_else() {
             stalled_in_ten: 5,
             ..Plan::default()
         };
-        let mut world = World::new(seed, plan);
-        world.chaos(300);
-        world.settle();
-        world.assert_all_delivered();
+        settled(seed, plan, 300);
     });
 }
 
@@ -68,11 +70,7 @@ fn resets_anywhere_end_their_stream_only() {
             resets: true,
             ..Plan::default()
         };
-        let mut world = World::new(seed, plan);
-        world.chaos(300);
-        world.settle();
-        world.assert_all_delivered();
-        world.assert_no_stream_left();
+        settled(seed, plan, 300).assert_no_stream_left();
     });
 }
 
@@ -84,10 +82,7 @@ fn pauses_take_no_byte_and_leave_no_stream_waiting() {
             stalled_in_ten: 1,
             ..Plan::default()
         };
-        let mut world = World::new(seed, plan);
-        world.chaos(300);
-        world.settle();
-        world.assert_all_delivered();
+        settled(seed, plan, 300);
     });
 }
 
@@ -98,11 +93,7 @@ fn a_farewell_lets_running_streams_finish() {
             leaves: true,
             ..Plan::default()
         };
-        let mut world = World::new(seed, plan);
-        world.chaos(400);
-        world.settle();
-        world.assert_all_delivered();
-        world.assert_no_stream_left();
+        settled(seed, plan, 400).assert_no_stream_left();
     });
 }
 

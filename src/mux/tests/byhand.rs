@@ -1,13 +1,16 @@
 //! A peer that is moved by hand, frame by frame, on another implementation of websockets.
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role as TheirRole;
 
+use super::super::*;
 use crate::wire::limits::{INITIAL_WINDOW, STREAMS_MAX, VERSION};
-use crate::wire::{Frame, Hello};
+use crate::wire::{Class, Config, Frame, Hello, Meta, Open, Side, StreamId};
 
 pub(super) struct Peer<S>(pub(super) WebSocketStream<S>);
 
@@ -49,4 +52,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
         None
     }
+}
+
+/// A node's session whose peer is moved by hand, and which was asked for this stream.
+pub(super) async fn asked(
+    stream: StreamId,
+    tasks: &mut JoinSet<()>,
+) -> (Peer<DuplexStream>, Handle, Incoming) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let near = Websocket::new(near, Role::Client, Bytes::new());
+    let (handle, incoming, driver) = session(near, Side::Node, Config::default());
+    tasks.spawn(async move { drop(driver.await) });
+    let mut peer = Peer::server(far).await;
+    peer.hello().await;
+    let open = Open {
+        service: "s".into(),
+        class: Class::Bulk,
+        meta: Meta::new(),
+    };
+    peer.send(Frame::Open(stream, open)).await;
+    (peer, handle, incoming)
 }

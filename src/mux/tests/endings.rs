@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::*;
-use super::byhand::Peer;
+use super::byhand::{Peer, asked};
 use super::pair;
 use crate::wire::limits::{DATA_MAX, INITIAL_WINDOW};
-use crate::wire::{Class, Code, Config, Frame, Meta, Open, Side, StreamEnd, StreamId, Violation};
+use crate::wire::{Class, Code, Config, Frame, Meta, Side, StreamEnd, StreamId, Violation};
 
 /// A connection whose dialling end takes next to nothing that it does not read.
 async fn tcp() -> (TcpStream, TcpStream) {
@@ -80,19 +80,8 @@ async fn a_session_that_is_closed_before_it_began_says_so_in_order() {
 /// The reset of the last stream and the end of the drain fall together.
 #[tokio::test]
 async fn a_drain_does_not_swallow_why_its_last_stream_ended() {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let near = Websocket::new(near, Role::Client, Bytes::new());
-    let (handle, mut incoming, driver) = session(near, Side::Node, Config::default());
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { drop(driver.await) });
-    let mut peer = Peer::server(far).await;
-    peer.hello().await;
-    let open = Open {
-        service: "s".into(),
-        class: Class::Bulk,
-        meta: Meta::new(),
-    };
-    peer.send(Frame::Open(StreamId(2), open)).await;
+    let (mut peer, handle, mut incoming) = asked(StreamId(2), &mut tasks).await;
     let opened = incoming.next().await.expect("opened");
     let stream = opened.accept().expect("accept");
     handle.leave(Code::GoingAway, Duration::ZERO, "restart");

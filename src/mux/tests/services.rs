@@ -7,27 +7,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::super::*;
-use super::byhand::Peer;
+use super::byhand::{Peer, asked};
 use crate::wire::limits::INITIAL_WINDOW;
-use crate::wire::{Class, Code, Config, Frame, Meta, Open, Side, StreamId};
+use crate::wire::{Code, Frame, StreamId};
 
 const STREAM: StreamId = StreamId(2);
 
 /// A stream of the peer's that is joined with a service, and the service's end of it. `speaks`: what
 /// it says before it is joined.
 async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, Handle, TcpStream) {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let near = Websocket::new(near, Role::Client, Bytes::new());
-    let (handle, mut incoming, driver) = session(near, Side::Node, Config::default());
-    tasks.spawn(async move { drop(driver.await) });
-    let mut peer = Peer::server(far).await;
-    peer.hello().await;
-    let open = Open {
-        service: "s".into(),
-        class: Class::Bulk,
-        meta: Meta::new(),
-    };
-    peer.send(Frame::Open(STREAM, open)).await;
+    let (peer, handle, mut incoming) = asked(STREAM, tasks).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
     let address = listener.local_addr().expect("address");
     let (socket, service) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming as Body};
@@ -210,6 +210,20 @@ pub(super) async fn exec(bed: &Bed, server: &str, token: &str) -> reqwest::Upgra
     within(answer.upgrade()).await.expect("upgraded")
 }
 
+/// `kubectl get -w`.
+pub(super) async fn watch(
+    bed: &Bed,
+    server: &str,
+    token: &str,
+) -> impl Stream<Item = reqwest::Result<Bytes>> + Unpin + use<> {
+    let watch = bed
+        .http
+        .get(format!("{server}/api/v1/pods?watch=true"))
+        .bearer_auth(token)
+        .send();
+    within(watch).await.expect("answer").bytes_stream()
+}
+
 #[tokio::test]
 async fn requests_reach_the_api_server_as_the_planes_administrator() {
     let bed = Bed::new().await;
@@ -236,12 +250,7 @@ async fn a_watch_is_live() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
-    let watch = bed
-        .http
-        .get(format!("{server}/api/v1/pods?watch=true"))
-        .bearer_auth(&token)
-        .send();
-    let mut lines = within(watch).await.expect("answer").bytes_stream();
+    let mut lines = watch(&bed, &server, &token).await;
     // Each line arrives before the next is even written: nothing on the way gathers.
     for line in ["one\n", "two\n"] {
         api.lines.send(line).await.expect("watching");

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::bed::{Bed, until, within};
-use super::kube::{exec, master, world};
+use super::kube::{exec, master, watch, world};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(600);
@@ -25,12 +25,7 @@ async fn a_shell_and_a_watch_outlive_the_order_to_stop_and_end_by_themselves() {
     let tunnel = node.tunnel.clone().expect("connected");
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
     let mut shell = exec(&bed, &server, &token).await;
-    let watch = bed
-        .http
-        .get(format!("{server}/api/v1/pods?watch=true"))
-        .bearer_auth(&token)
-        .send();
-    let mut lines = within(watch).await.expect("answer").bytes_stream();
+    let mut lines = watch(&bed, &server, &token).await;
 
     let stop = tokio::spawn(bed.server().stop());
     within(tunnel.peer_leaves()).await.expect("farewell");
@@ -62,12 +57,7 @@ async fn what_has_not_ended_when_the_time_is_over_is_cut() {
     let (cluster, mut node, server, token) = world(&bed).await;
     let api = master(cluster, &mut node, CertPurpose::ApiServer).await;
     let mut shell = exec(&bed, &server, &token).await;
-    let watch = bed
-        .http
-        .get(format!("{server}/api/v1/pods?watch=true"))
-        .bearer_auth(&token)
-        .send();
-    let mut lines = within(watch).await.expect("answer").bytes_stream();
+    let mut lines = watch(&bed, &server, &token).await;
     within(bed.server().stop()).await;
     let end = within(shell.read(&mut [0; 1])).await;
     assert!(!matches!(end, Ok(1..)), "{end:?}");
