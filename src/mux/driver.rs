@@ -269,13 +269,13 @@ where
                 Closed::Drained | Closed::ByPeer | Closed::Transport(_) => None,
             }
         };
-        // Of streams that ended well, resets and answers may be left; of others there is no end.
-        let left = std::iter::from_fn(|| match why {
-            Closed::Drained => self.next_frame(),
-            _ if !self.greeted => self.next_frame(),
-            _ => None,
-        });
-        let said: Vec<_> = left.chain(farewell).collect();
+        // Whatever it says, HELLO goes first.
+        let hello = if self.greeted {
+            None
+        } else {
+            self.next_frame()
+        };
+        let said = hello.into_iter().chain(farewell);
         self.ending = Ending::begin(why, said, &mut self.websocket);
     }
 }

@@ -375,9 +375,11 @@ impl Session {
         }
     }
 
-    /// One side leaves and no stream is left: the connection can be closed.
+    /// One side leaves, no stream is left and the peer was told why the last ones ended: the
+    /// connection can be closed.
     pub fn is_drained(&self) -> bool {
-        (self.leaving.is_some() || self.peer_leaves) && !self.leave_due && self.streams.is_empty()
+        let said = !self.leave_due && self.refusals.is_empty();
+        self.is_leaving() && said && self.streams.is_empty()
     }
 
     /// Numbers for people and metrics.

@@ -327,6 +327,25 @@ fn a_farewell_names_the_last_stream_and_later_ones_are_refused() {
 }
 
 #[test]
+fn a_session_is_not_drained_before_it_said_why_its_last_stream_ended() {
+    let mut plane = Plane::new();
+    plane.taken(1);
+    plane.session.leave(GoAway {
+        code: Code::Cancelled,
+        come_back_after: Duration::ZERO,
+        words: String::new(),
+    });
+    plane.says();
+    let broken = StreamEnd::own(Code::Broken, "the socket broke");
+    plane.session.reset(StreamId(1), broken);
+    assert_eq!(plane.session.stats().streams, 0);
+    assert!(!plane.session.is_drained());
+    let said = plane.answers();
+    assert_eq!(reset_code(&said), Some((StreamId(1), Code::Broken)));
+    assert!(plane.session.is_drained());
+}
+
+#[test]
 fn the_peers_farewell_gives_back_what_it_did_not_look_at() {
     let mut plane = Plane::new();
     let (seen, unseen) = (plane.opens().expect("room"), plane.opens().expect("room"));
