@@ -6,6 +6,7 @@
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
+//! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
@@ -17,3 +18,4 @@ mod demo;
 mod network;
 mod running;
 mod scenario;
+mod takeover;

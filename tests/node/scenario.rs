@@ -10,7 +10,7 @@ use crate::demo::{
 use crate::network;
 
 /// A node that was Ready is Ready again this long after its machine came back.
-const READY_AGAIN: Duration = Duration::from_secs(150);
+pub(crate) const READY_AGAIN: Duration = Duration::from_secs(150);
 /// The units of a node; killing any of them must heal.
 const DAEMONS: [&str; 7] = [
     "pf9-comms",
