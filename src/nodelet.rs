@@ -30,7 +30,6 @@
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
-//! | `owned`     | which paths are ours |
 //! | `words`     | steps in plain words |
 
 pub mod apply;
@@ -45,7 +44,6 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod misconfigured;
 pub mod observe;
-pub mod owned;
 pub mod peers;
 pub mod phase;
 pub mod plan;
