@@ -18,6 +18,7 @@
 //! | `facts`   | `os-release` |
 //! | `mounts`  | mount points |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
+//! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod etcd;
@@ -31,6 +32,7 @@ pub mod net;
 pub mod ours;
 pub mod proc;
 pub mod runtime;
+pub mod temps;
 pub mod tls;
 pub mod units;
 

@@ -13,6 +13,7 @@ use crate::host::ours::{
     units,
 };
 use crate::host::proc::Proc;
+use crate::host::temps;
 use crate::model::paths as names;
 
 /// Which of our paths to take away; logs only when asked.
@@ -36,6 +37,10 @@ pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
             .map(|(entry, _)| entry)
             .filter(|e| !is_mask(host, e)),
     );
+    // Of writes that were cut off; those in directories of ours go with them.
+    let mut temps = temps::abandoned(host, paths::WRITTEN_BY_ROOT);
+    temps.retain(|t| !all.iter().any(|tree| paths::below(tree, t)));
+    all.extend(temps);
     all.retain(|t| fs::symlink_metadata(host.at(t)).is_ok());
     all.sort();
     all.dedup();

@@ -170,7 +170,7 @@ impl Proc {
 }
 
 /// `starttime` of `/proc/<pid>/stat`; `None` of one that has ended.
-fn start_of(stat: &str) -> Option<u64> {
+pub(super) fn start_of(stat: &str) -> Option<u64> {
     // The name may hold anything, a bracket too.
     let after_name = stat.rsplit_once(')')?.1;
     let mut fields = after_name.split_whitespace();

@@ -252,6 +252,34 @@ async fn what_is_ours_by_name_goes_without_a_ledger() {
     }
 }
 
+/// A write that power or a signal cut off leaves its temporary file; none of them is in the way.
+#[tokio::test]
+async fn interrupted_writes_leave_nothing_behind() {
+    let rig = prepared();
+    rig.nodelet();
+    let temp = |name: &str| format!(".pf9-tmp-41-100-0-{name}.tmp");
+    for dir in [
+        "/etc/pf9",
+        "/etc/pf9/conf.d",
+        "/etc/pf9/kube.d/certs/admin",
+        "/etc/systemd/system",
+        "/etc/systemd/system/multi-user.target.wants",
+        "/etc/sysctl.d",
+        "/etc/modules-load.d",
+        "/opt/pf9/stacks",
+        "/var/opt/pf9",
+    ] {
+        rig.file(&format!("{dir}/{}", temp("pf9-kubelet.service")), "half");
+    }
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let files = rig.files().into_keys();
+    let left: Vec<_> = files
+        .filter(|p| p.to_string_lossy().contains("pf9-tmp"))
+        .collect();
+    assert_eq!(left, [PathBuf::new(); 0]);
+}
+
 #[tokio::test]
 async fn nobody_to_ask_means_no() {
     let rig = prepared();

@@ -57,6 +57,27 @@ pub const SHARED: [&str; 5] = [
     "/etc/modules-load.d",
 ];
 
+/// Directories in which files of ours are written, with the levels below them: where interrupted
+/// writes leave something. The two unprivileged daemons look after their own state; all the rest is
+/// written and looked after by root.
+pub const WRITTEN_BY_ROOT: &[(&str, usize)] = &[
+    (CONFIG_ROOT, 8),
+    ("/var/opt/pf9", 0),
+    (paths::NODELET_STATE, 4),
+    (paths::STACKS, 0),
+    ("/opt/pf9/cni", 2),
+    ("/run/pf9", 0),
+    (SHARED[0], 0),
+    (SHARED[1], 0),
+    (SHARED[2], 0),
+    (SHARED[3], 0),
+    (SHARED[4], 0),
+];
+/// As [`WRITTEN_BY_ROOT`], by comms.
+pub const WRITTEN_BY_COMMS: &[(&str, usize)] = &[(paths::COMMS_STATE, 4)];
+/// As [`WRITTEN_BY_ROOT`], by hostagent.
+pub const WRITTEN_BY_HOSTAGENT: &[(&str, usize)] = &[(paths::HOSTAGENT_STATE, 4)];
+
 /// Kernel parameters for the next boot.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-pf9-kubernetes.conf";
 /// Module names for the next boot.
