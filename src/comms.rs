@@ -69,6 +69,7 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// Starts the tunnel's tasks.
 pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+    crate::host::temps::collect(&host, crate::host::ours::paths::WRITTEN_BY_COMMS);
     let services = Services::load(&host)?;
     tracing::info!(services = services.len(), "allow-list read");
     let egress = Egress::load(&host, &config.comms.proxy)?;

@@ -17,6 +17,9 @@
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `facts`   | `os-release` |
 //! | `mounts`  | mount points |
+//! | `proc`    | [`proc::Proc`]: processes, who listens |
+//! | `temps`   | temporary files of interrupted writes |
+//! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod etcd;
 pub mod exec;
@@ -26,7 +29,10 @@ pub mod kernel;
 pub mod kube;
 pub mod mounts;
 pub mod net;
+pub mod ours;
+pub mod proc;
 pub mod runtime;
+pub mod temps;
 pub mod tls;
 pub mod units;
 
@@ -45,6 +51,8 @@ pub struct Host {
     pub runtime: runtime::Runtime,
     /// The network.
     pub net: net::Net,
+    /// Its processes.
+    pub proc: proc::Proc,
 }
 
 impl Host {
@@ -55,6 +63,7 @@ impl Host {
             kernel: kernel::Kernel::new(fs.clone()),
             runtime: runtime::Runtime::new(fs.clone()),
             net: net::Net::new(fs.clone()),
+            proc: proc::Proc::new(fs.clone()),
             fs,
         }
     }

@@ -81,6 +81,7 @@ struct Agent {
 /// Puts the agent's tasks into the group. Fails when the host is not enrolled, or when its socket
 /// cannot be made.
 pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+    crate::host::temps::collect(&fs, crate::host::ours::paths::WRITTEN_BY_HOSTAGENT);
     let host_id = identity::host_id(&fs)
         .map_err(|e| e.fault("cannot start"))?
         .ok_or_else(|| {

@@ -30,7 +30,6 @@
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
-//! | `owned`     | which paths are ours |
 //! | `words`     | steps in plain words |
 
 pub mod apply;
@@ -45,7 +44,6 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod misconfigured;
 pub mod observe;
-pub mod owned;
 pub mod peers;
 pub mod phase;
 pub mod plan;
@@ -69,6 +67,8 @@ use std::time::Duration;
 use crate::app::{Config, TaskGroup};
 use crate::host::Host;
 use crate::host::fs::HostFs;
+use crate::host::ours::paths::WRITTEN_BY_ROOT;
+use crate::host::temps;
 use crate::model::{Fault, Timestamp};
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
@@ -79,6 +79,7 @@ pub async fn start(
     config: Result<Config, Fault>,
     group: &mut TaskGroup,
 ) -> Result<(), Fault> {
+    temps::collect(&fs, WRITTEN_BY_ROOT);
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
     let (inbox, jobs) = inbox::Inbox::open(fs.clone(), Timestamp::now());

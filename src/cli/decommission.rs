@@ -17,6 +17,7 @@ use super::leftovers;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::host::facts::os_release;
+use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
 use crate::model::{Fault, HostId, NodeState, NodeStatus, Role, paths};
 use crate::telemetry::chain;
@@ -27,7 +28,6 @@ const LEAVE: Duration = Duration::from_secs(10);
 const ORDER: Duration = Duration::from_secs(20);
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
-const HOSTAGENT: &str = "pf9-hostagent.service";
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,8 @@ pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, 
     let plane = leave(ctx, args, host_id).await;
     stop_agent(ctx).await?;
     let removed = remove_files(ctx, args)?;
-    let left = leftovers::left(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    let mut left = leftovers::left(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    left.extend(leftovers::network_left(&ctx.host).await);
     ctx.unlock();
     let report = DecommissionReport {
         host_id,
@@ -134,8 +135,7 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
 async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>, Fault> {
     let what = "the role could not be removed, nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
-        let socket = "pf9-nodeletd.socket";
-        ctx.units.start(socket).await.map_err(|e| {
+        ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
             Fault::new("units", what, chain(&e)).fix("install the package pf9-hostagent again")
         })?;
     }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
 use crate::app::{Config, Exit};
+use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
@@ -298,9 +299,9 @@ async fn units(ctx: &Context) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault
         }
     };
     let listening = all
-        .get("pf9-nodeletd.socket")
+        .get(units::NODELET_SOCKET)
         .is_some_and(|s| s.active.is_up());
-    let agent = ["pf9-comms.service", "pf9-hostagent.service", NODELET_UNIT]
+    let agent = [units::COMMS, units::HOSTAGENT, NODELET_UNIT]
         .iter()
         .filter_map(|u| {
             let mut report = unit_report(u, all.get(*u)?);

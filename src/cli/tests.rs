@@ -128,7 +128,7 @@ impl Rig {
             rig.file(path, text);
         }
         for tool in TOOLS {
-            rig.file(&format!("/usr/sbin/{tool}"), "");
+            rig.program(&format!("/usr/sbin/{tool}"), "#!/bin/sh\n");
         }
         let root = rig.dir.path().display().to_string();
         rig.program("/usr/bin/systemctl", &SYSTEMCTL.replace("@ROOT@", &root));

@@ -8,7 +8,6 @@ use super::certs;
 use super::context::RefusedStack;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, marks_patch, version_of};
-use super::owned;
 use super::peers;
 use super::phase::{self, Context};
 use super::step::{Step, UnitStep};
@@ -17,6 +16,7 @@ use crate::host::Host;
 use crate::host::etcd;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kube::Kube;
+use crate::host::ours;
 use crate::host::units::Active;
 use crate::model::{EtcdMember, Fault, StackRef, TrustStore};
 use crate::stack::{self, StackError};
@@ -81,7 +81,7 @@ impl Effects<'_> {
             }
             Step::Dir(d) => Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?),
             Step::Link { path, target } => Ok(fs.link(path, target)?),
-            Step::Absent { path } if owned::is_ours(path) => Ok(fs.remove_tree(path)?),
+            Step::Absent { path } if ours::paths::of_the_role(path) => Ok(fs.remove_tree(path)?),
             Step::Absent { path } => Err(Failed::Why(format!("{path} is not ours to remove"))),
             Step::Key { purpose } => Ok(certs::make_key(fs, *purpose, &self.ctx.node)?),
             Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
@@ -115,10 +115,15 @@ impl Effects<'_> {
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
-            Step::NetworkGone { links, chains } => {
+            Step::NetworkGone {
+                links,
+                routes,
+                chains,
+            } => {
                 for link in self.host.net.links(links) {
                     self.host.net.delete_link(&link).await?;
                 }
+                self.host.net.delete_routes(*routes).await?;
                 Ok(self.host.net.delete_chains(chains).await?)
             }
         }

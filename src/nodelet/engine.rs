@@ -511,15 +511,15 @@ fn failed(key: &str, fault: Fault) -> Happened {
 /// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is
 /// repaired although nobody knocks at its socket.
 fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
-    const NAME: &str = "pf9-nodeletd.service";
+    use crate::host::ours::{paths::NODELET_AT_BOOT, units::NODELET};
     let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-    let there = |dir: &&&str| host.fs.at(format!("{dir}/{NAME}")).is_file();
+    let there = |dir: &&&str| host.fs.at(format!("{dir}/{NODELET}")).is_file();
     let Some(dir) = dirs.iter().find(there) else {
         return;
     };
     let step = Step::Link {
-        path: format!("/etc/systemd/system/multi-user.target.wants/{NAME}"),
-        target: format!("{dir}/{NAME}"),
+        path: NODELET_AT_BOOT.to_owned(),
+        target: format!("{dir}/{NODELET}"),
     };
     if let Some(first) = phases.first_mut() {
         match &mut first.steps {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::owned;
 use super::step::Step;
 use super::store::{Loaded, Store};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::ours;
 use crate::model::{ClusterId, Digest, Fault, NodeSpec, Role, StackRef, Timestamp, paths};
 
 /// Version of the document.
@@ -291,7 +291,7 @@ impl LedgerFile {
         match self.fs.found(path)? {
             Found::Nothing => Ok(Before::Nothing),
             // Left by an earlier life of ours whose ledger was lost: ours all the same.
-            _ if owned::is_ours(path) => Ok(Before::Nothing),
+            _ if ours::paths::of_the_role(path) => Ok(Before::Nothing),
             Found::Link(target) => Ok(Before::Link {
                 target: target.to_string_lossy().into_owned(),
             }),

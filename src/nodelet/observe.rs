@@ -10,7 +10,6 @@
 //! | `probes`  | what must answer |
 
 mod cluster;
-mod port;
 mod probes;
 
 pub(super) use cluster::{digest, marks_patch, version_of};
@@ -175,7 +174,11 @@ impl<'a> Sweep<'a> {
             Step::UnitGone { unit } => self.unit_gone(unit),
             Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,
             Step::ContainersGone => differs("some are left"),
-            Step::NetworkGone { links, chains } => self.network_gone(links, chains).await,
+            Step::NetworkGone {
+                links,
+                routes,
+                chains,
+            } => self.network_gone(links, *routes, chains).await,
         }
     }
 
@@ -342,10 +345,15 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn network_gone(&self, links: &[String], chains: &[String]) -> Seen {
+    async fn network_gone(&self, links: &[String], routes: u8, chains: &[String]) -> Seen {
         let left = self.host.net.links(links);
         if !left.is_empty() {
             return differs(&format!("there is {}", left.join(", ")));
+        }
+        match self.host.net.routes(routes).await {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => return differs(&format!("{} routes are there", left.len())),
+            Err(e) => return Seen::Unknown { why: e.to_string() },
         }
         match self.host.net.chains(chains).await {
             Ok(left) if left.is_empty() => Seen::Same,

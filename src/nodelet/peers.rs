@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::host::etcd::Etcd;
 use crate::host::fs::HostFs;
 use crate::host::kube::Kube;
+use crate::host::ours::ports;
 use crate::host::tls::{self, Identity};
 use crate::model::{CertPurpose, Digest, NodeSpec, Role, paths};
 
@@ -19,10 +20,10 @@ const LOOPBACK: Duration = Duration::from_secs(3);
 /// The answer is `ok`.
 const HEALTH_ANSWER_MAX: usize = 64 * 1024;
 
-/// Where members of etcd listen for clients.
-const ETCD_PORT: u16 = 2379;
 /// The node's own member.
-const OWN_ETCD: &str = "https://127.0.0.1:2379";
+fn own_etcd() -> String {
+    format!("https://127.0.0.1:{}", ports::ETCD)
+}
 
 /// The clients.
 #[derive(Debug, Default)]
@@ -76,7 +77,7 @@ impl Peers {
             certificate: &certificate,
             key: &key,
         };
-        let client = Etcd::new(OWN_ETCD, identity).map_err(|e| e.to_string())?;
+        let client = Etcd::new(&own_etcd(), identity).map_err(|e| e.to_string())?;
         self.etcd = Some((mark, client.clone()));
         Ok(client)
     }
@@ -116,7 +117,7 @@ impl Peers {
 /// Every member of the cluster's etcd: the others first, the node's own last.
 pub fn etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, String> {
     let others = others(node);
-    clients(fs, node, others.chain([OWN_ETCD.to_owned()]))
+    clients(fs, node, others.chain([own_etcd()]))
 }
 
 /// The members of the cluster's etcd on other masters.
@@ -126,7 +127,7 @@ pub fn other_etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, Str
 
 fn others(node: &NodeSpec) -> impl Iterator<Item = String> {
     let others = node.etcd.members.iter().filter(|m| m.ip != node.node_ip);
-    others.map(|m| format!("https://{}", SocketAddr::new(m.ip, ETCD_PORT)))
+    others.map(|m| format!("https://{}", SocketAddr::new(m.ip, ports::ETCD)))
 }
 
 fn clients(

@@ -54,7 +54,6 @@ mod version;
 
 pub use certs::wanted as wanted_certificates;
 pub(super) use etcd::{joining_settings, settings_join};
-pub use network::{CHAIN_PREFIX, ROUTE_PROTOCOL};
 pub use removal::removal;
 
 /// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.

@@ -6,7 +6,6 @@
 use super::apply::Effects;
 use super::journal::{Entry, Journal, What as Outcome};
 use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
-use super::owned;
 use super::phase;
 use super::plan::{PlanWords, Planned, StepWords};
 use super::run::Stop;
@@ -15,6 +14,7 @@ use super::step::Step;
 use crate::host::Host;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kernel::KernelError;
+use crate::host::ours;
 use crate::model::{Fault, Generation, PhaseId, Timestamp};
 use crate::telemetry::chain;
 
@@ -221,7 +221,7 @@ fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
         (What::File { path }, Before::Nothing) => path_result(fs.remove_file(path)),
         (What::File { path }, before) => path_result(put_back(host, path, before)),
         (What::Dir { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
-        (What::Tree { path }, Before::Nothing) if owned::is_ours_if_made(path) => path_result(
+        (What::Tree { path }, Before::Nothing) if ours::paths::ours_if_made(path) => path_result(
             fs.remove_tree(path)
                 .and_then(|()| fs.remove_empty_dir(path).map(drop)),
         ),

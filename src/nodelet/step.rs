@@ -28,7 +28,8 @@ pub enum Step {
         /// What it says.
         target: String,
     },
-    /// Nothing is at this path. Recursive; refused outside [`crate::nodelet::owned`] roots.
+    /// Nothing is at this path. Recursive; refused for what is not of the role
+    /// ([`crate::host::ours::paths::of_the_role`]).
     Absent {
         /// What goes away.
         path: String,
@@ -131,6 +132,8 @@ pub enum Step {
     NetworkGone {
         /// Links to delete.
         links: Vec<String>,
+        /// Routes with this protocol number.
+        routes: u8,
         /// Chain name prefixes to flush and delete, e.g. `KUBE-`, `CNI-`, `PF9-`.
         chains: Vec<String>,
     },

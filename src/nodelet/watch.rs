@@ -112,9 +112,7 @@ impl Watch {
     pub fn set(&mut self, phases: &[PhaseSteps], pids: &BTreeMap<String, u32>) {
         self.processes = pids
             .iter()
-            .filter_map(|(unit, pid)| {
-                Some((unit.clone(), (*pid, self.host.kernel.process_start(*pid)?)))
-            })
+            .filter_map(|(unit, pid)| Some((unit.clone(), (*pid, self.host.proc.start(*pid)?))))
             .collect();
         self.names.clear();
         let steps = phases
@@ -166,11 +164,11 @@ impl Watch {
     }
 
     fn dead(&mut self) -> Option<String> {
-        let kernel = &self.host.kernel;
+        let proc = &self.host.proc;
         let unit = self
             .processes
             .iter()
-            .find(|(_, (pid, start))| kernel.process_start(*pid) != Some(*start))
+            .find(|(_, (pid, start))| proc.start(*pid) != Some(*start))
             .map(|(unit, _)| unit.clone())?;
         // Told once: the sweep that follows watches its successor.
         self.processes.remove(&unit);

@@ -5,17 +5,14 @@
 
 use serde_json::{Value, json};
 
+use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
 use crate::model::{CertPurpose, paths};
 use crate::nodelet::step::Step;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
-use super::{Context, Wait, certs, etcd, layout};
+use super::{Context, Wait, certs, layout};
 
-/// Where kube-controller-manager serves, on the loopback address.
-pub(super) const CONTROLLER_MANAGER_PORT: u16 = 10257;
-/// Where kube-scheduler serves, on the loopback address.
-pub(super) const SCHEDULER_PORT: u16 = 10259;
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
@@ -139,7 +136,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         format!("--tls-cert-file={}", layout::cert(serving)),
         format!("--tls-private-key-file={}", layout::key(serving)),
         "--tls-min-version=VersionTLS12".into(),
-        format!("--etcd-servers=https://127.0.0.1:{}", etcd::CLIENT_PORT),
+        format!("--etcd-servers=https://127.0.0.1:{}", ETCD),
         format!("--etcd-cafile={}", layout::ca(etcd_client)),
         format!("--etcd-certfile={}", layout::cert(etcd_client)),
         format!("--etcd-keyfile={}", layout::key(etcd_client)),
@@ -209,7 +206,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
 fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let path = kubeconfig.path();
-    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER_PORT)?;
+    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER)?;
     args.extend([
         format!("--kubeconfig={path}"),
         "--leader-elect=true".into(),
@@ -239,7 +236,7 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
             ("File", path),
         ],
         inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
-        port: CONTROLLER_MANAGER_PORT,
+        port: CONTROLLER_MANAGER,
         health: ("/healthz", "/healthz"),
         cpu: "100m",
         memory: "64Mi",
@@ -249,7 +246,7 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
 
 fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::Scheduler;
-    let mut args = serving_args(ctx, kubeconfig, SCHEDULER_PORT)?;
+    let mut args = serving_args(ctx, kubeconfig, SCHEDULER)?;
     match config {
         Some(_) => args.push(format!("--config={}", layout::SCHEDULER_CONFIG)),
         None => args.extend([
@@ -269,7 +266,7 @@ fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
             ("File", kubeconfig.path()),
         ],
         inputs: client_inputs(ctx, kubeconfig).add("config", config.unwrap_or_default()),
-        port: SCHEDULER_PORT,
+        port: SCHEDULER,
         health: ("/healthz", "/healthz"),
         cpu: "50m",
         memory: "32Mi",

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::host::etcd::{Member, peer_url};
+use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{CertPurpose, EtcdMember, paths};
 use crate::nodelet::step::{Probe, Step};
 
@@ -17,12 +18,6 @@ use super::render::{
 use super::version::major_minor;
 use super::{Context, Steps, Wait, layout};
 
-/// Port for clients.
-pub(super) const CLIENT_PORT: u16 = 2379;
-/// Port for the other members.
-pub(super) const PEER_PORT: u16 = 2380;
-/// Plain metrics and health, on the loopback address only.
-pub(super) const METRICS_PORT: u16 = 2381;
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
 /// A member with a large database, or one that waits for the others, takes minutes.
@@ -103,20 +98,17 @@ fn env(ctx: &Context) -> Result<String, Wait> {
         ("DATA_DIR", paths::ETCD_DATA.to_owned()),
         (
             "LISTEN_CLIENT_URLS",
-            format!("https://127.0.0.1:{CLIENT_PORT},https://{ip}:{CLIENT_PORT}"),
+            format!("https://127.0.0.1:{ETCD},https://{ip}:{ETCD}"),
         ),
-        (
-            "ADVERTISE_CLIENT_URLS",
-            format!("https://{ip}:{CLIENT_PORT}"),
-        ),
-        ("LISTEN_PEER_URLS", format!("https://{ip}:{PEER_PORT}")),
+        ("ADVERTISE_CLIENT_URLS", format!("https://{ip}:{ETCD}")),
+        ("LISTEN_PEER_URLS", format!("https://{ip}:{ETCD_PEERS}")),
         (
             "INITIAL_ADVERTISE_PEER_URLS",
-            format!("https://{ip}:{PEER_PORT}"),
+            format!("https://{ip}:{ETCD_PEERS}"),
         ),
         (
             "LISTEN_METRICS_URLS",
-            format!("http://127.0.0.1:{METRICS_PORT}"),
+            format!("http://127.0.0.1:{ETCD_METRICS}"),
         ),
         ("CERT_FILE", layout::cert(client)),
         ("KEY_FILE", layout::key(client)),
@@ -203,7 +195,7 @@ fn env_text(lines: &[(&str, String)]) -> String {
 pub(super) fn client_env() -> String {
     let purpose = CertPurpose::EtcdClient;
     format!(
-        "ETCDCTL_API=3\nETCDCTL_ENDPOINTS=https://127.0.0.1:{CLIENT_PORT}\nETCDCTL_CACERT={}\n\
+        "ETCDCTL_API=3\nETCDCTL_ENDPOINTS=https://127.0.0.1:{ETCD}\nETCDCTL_CACERT={}\n\
          ETCDCTL_CERT={}\nETCDCTL_KEY={}\n",
         layout::ca(purpose),
         layout::cert(purpose),

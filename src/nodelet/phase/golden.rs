@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
 use crate::host::etcd::Member;
+use crate::host::ours::paths as ours;
 use crate::model::*;
 use crate::nodelet::step::{Step, UnitStep};
 
@@ -338,36 +339,13 @@ fn path(step: &Step) -> Option<&str> {
     }
 }
 
-/// Ours by directory, or ours by name in a directory of others.
+/// Everything a phase writes is known to those who take it away: as ours, or as a directory of
+/// others that is taken away only where the ledger says that we made it.
 fn may_write(path: &str) -> bool {
-    const ROOTS: [&str; 8] = [
-        "/etc/pf9/kube.d",
-        "/etc/pf9/containerd",
-        "/etc/pf9/cni",
-        "/etc/pf9/crictl.yaml",
-        "/etc/pf9/node.env",
-        "/opt/pf9",
-        "/var/lib/pf9",
-        "/var/lib/kubelet",
-    ];
-    // Named by Kubernetes and the CNI library themselves.
-    const FOREIGN: [&str; 4] = [
-        "/var/log/pods",
-        "/var/log/containers",
-        "/var/lib/cni",
-        "/var/lib/cni/results",
-    ];
+    // Parents of such directories.
+    const SHARED: [&str; 2] = ["/var/lib/kubelet", "/var/lib/cni"];
     let clean = path.split('/').all(|part| part != "." && part != "..");
-    let below = |root: &str| path == root || path.starts_with(&format!("{root}/"));
-    let named = path
-        .strip_prefix("/etc/systemd/system/pf9-")
-        .is_some_and(|name| name.ends_with(".service") && !name.contains('/'));
-    clean
-        && (ROOTS.iter().any(|r| below(r))
-            || FOREIGN.contains(&path)
-            || named
-            || path == "/etc/sysctl.d/90-pf9-kubernetes.conf"
-            || path == "/etc/modules-load.d/pf9-kubernetes.conf")
+    clean && (ours::ours_if_made(path) || SHARED.contains(&path))
 }
 
 fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {

@@ -4,16 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::host::ours::ports::{KUBE_PROXY_HEALTH, KUBE_PROXY_METRICS};
 use crate::nodelet::step::Probe;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
 use super::{Context, Steps, layout};
 
-/// Health, on the loopback address.
-pub(super) const HEALTH_PORT: u16 = 10256;
-/// Metrics, on the loopback address.
-pub(super) const METRICS_PORT: u16 = 10249;
 /// The first writing of all rules of a large cluster.
 const HEALTHY: Duration = Duration::from_secs(120);
 
@@ -67,8 +64,8 @@ fn config(ctx: &Context) -> String {
         "kind": "KubeProxyConfiguration",
         // The node's own address: else kube-proxy waits for the node object to learn it.
         "bindAddress": node.node_ip,
-        "healthzBindAddress": format!("127.0.0.1:{HEALTH_PORT}"),
-        "metricsBindAddress": format!("127.0.0.1:{METRICS_PORT}"),
+        "healthzBindAddress": format!("127.0.0.1:{KUBE_PROXY_HEALTH}"),
+        "metricsBindAddress": format!("127.0.0.1:{KUBE_PROXY_METRICS}"),
         "clientConnection": {"kubeconfig": Kubeconfig::KubeProxy.path()},
         "clusterCIDR": node.network.pods_cidr,
         "hostnameOverride": node.node_name,

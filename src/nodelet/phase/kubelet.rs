@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::host::ours::ports::{KUBELET, KUBELET_HEALTH};
 use crate::model::{CertPurpose, paths};
 use crate::nodelet::step::{Probe, Step};
 
@@ -15,10 +16,6 @@ use super::marks;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
 use super::{Context, Steps, Wait, control_plane, layout};
 
-/// Health, on the loopback address.
-pub(super) const HEALTH_PORT: u16 = 10248;
-/// What the API server calls.
-pub(super) const PORT: u16 = 10250;
 /// kubelet asks the runtime about every container before it is healthy.
 const HEALTHY: Duration = Duration::from_secs(120);
 
@@ -144,10 +141,10 @@ fn config(ctx: &Context) -> Result<String, Wait> {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": ctx.any_address(),
-        "port": PORT,
+        "port": KUBELET,
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
-        "healthzPort": HEALTH_PORT,
+        "healthzPort": KUBELET_HEALTH,
         "authentication": {
             "anonymous": {"enabled": false},
             "webhook": {"enabled": true},

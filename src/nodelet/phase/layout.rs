@@ -1,28 +1,14 @@
-//! Names of the files and units that phases write, below the roots of [`paths`].
+//! Names of the files that phases write, below the roots of [`paths`]; units and what lies in
+//! directories of the system are [`crate::host::ours`].
 
 use crate::model::{CertPurpose, paths};
 
-/// The container runtime.
-pub const CONTAINERD_UNIT: &str = "pf9-containerd.service";
-/// etcd, on masters.
-pub const ETCD_UNIT: &str = "pf9-etcd.service";
-/// kubelet.
-pub const KUBELET_UNIT: &str = "pf9-kubelet.service";
-/// kube-proxy.
-pub const KUBE_PROXY_UNIT: &str = "pf9-kube-proxy.service";
-/// Routes and packet-filter rules of the pod network.
-pub const NETWORK_UNIT: &str = "pf9-network.service";
-/// Every unit of a node, in the order they start.
-pub const UNITS: &[&str] = &[
-    CONTAINERD_UNIT,
-    ETCD_UNIT,
-    NETWORK_UNIT,
-    KUBELET_UNIT,
-    KUBE_PROXY_UNIT,
-];
-
-/// Where units are written.
-pub const UNIT_DIR: &str = "/etc/systemd/system";
+pub use crate::host::ours::network::POD_BRIDGE;
+pub use crate::host::ours::paths::{CONTAINERD_STATE, MODULES_FILE, SYSCTL_FILE, UNIT_DIR};
+pub use crate::host::ours::units::{
+    CONTAINERD as CONTAINERD_UNIT, ETCD as ETCD_UNIT, KUBE_PROXY as KUBE_PROXY_UNIT,
+    KUBELET as KUBELET_UNIT, NETWORK as NETWORK_UNIT, ROLE as UNITS,
+};
 
 /// Directory of the kubeconfigs.
 pub const KUBECONFIGS: &str = "/etc/pf9/kube.d/kubeconfigs";
@@ -65,8 +51,6 @@ pub const CONTAINERD_CONFIG: &str = "/etc/pf9/containerd/config.toml";
 pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
 /// Ends the containers when the machine goes down.
 pub const CONTAINERD_SHUTDOWN: &str = "/etc/pf9/containerd/shutdown.sh";
-/// State of the running runtime.
-pub const CONTAINERD_STATE: &str = "/run/pf9-containerd";
 /// For `crictl --config`.
 pub const CRICTL_CONFIG: &str = "/etc/pf9/crictl.yaml";
 /// For people: with these variables `ctr`, `crictl`, `kubectl` and `etcdctl` mean this node.
@@ -80,15 +64,9 @@ pub const CNI_CONFLIST: &str = "/etc/pf9/cni/net.d/10-pf9.conflist";
 pub const CNI_BIN: &str = "/opt/pf9/stacks/current/cni";
 /// Where a network of one's own may put plugins; the stack's are linked here too.
 pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
-/// The pod bridge.
-pub const POD_BRIDGE: &str = "pf9cni0";
 
 /// Parent of everything that the node's services keep.
 pub const DATA_DIR: &str = "/var/lib/pf9";
-/// Module names for the next boot.
-pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
-/// Kernel parameters for the next boot.
-pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-pf9-kubernetes.conf";
 
 /// Path of a program of the active stack.
 pub(super) fn bin(name: &str) -> String {
