@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{Config, TaskGroup};
 use crate::host::fs::HostFs;
 use crate::identity;
-use crate::local::{self, Client, Limits};
+use crate::local::{self, Client, Policy};
 use crate::model::{Fault, HostId, Timestamp, paths};
 
 use board::Board;
@@ -125,7 +125,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     let stop = agent.stop.clone();
     group.essential("api", async move {
         let answer = move |request| api::answer(agent.clone(), request);
-        local::serve(listener, Limits::default(), stop, answer).await;
+        local::serve(listener, Policy::default(), stop, answer).await;
     });
     Ok(())
 }

@@ -33,7 +33,7 @@ use super::output::Output;
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::identity::Owners;
-use crate::local::{Limits, Reply, Request, StatusCode};
+use crate::local::{Policy, Reply, Request, StatusCode};
 use crate::model::Fault;
 
 /// A machine nothing is wrong with, as files.
@@ -199,15 +199,10 @@ impl Rig {
     ) -> tokio::task::JoinHandle<()> {
         let listener = crate::local::bind(&self.host.at(socket), 0o600).expect("bind");
         let answer = Arc::new(answer);
-        let limits = Limits {
-            connections: 8,
-            body: 1 << 20,
-            deadline: Duration::from_secs(10),
-        };
         let stop = tokio_util::sync::CancellationToken::new();
         tokio::spawn(crate::local::serve(
             listener,
-            limits,
+            Policy::default(),
             stop,
             move |request| {
                 let answer = Arc::clone(&answer);

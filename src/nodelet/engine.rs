@@ -7,6 +7,10 @@
 //!  watch (files,  │                                     ▲                              │
 //!   processes) ───┘                                     └──────── next round ──────────┘
 //! ```
+//!
+//! A new spec ends a run between two steps. To be woken does not: whoever calls during a run gets
+//! one more look after it, however often he calls, and looks that calls ask for are limited. So no
+//! caller keeps the loop from its work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +34,7 @@ use super::run::{End, Runner, Stop};
 use super::status::Board;
 use super::step::Step;
 use super::watch::Watch;
+use crate::app::Bucket;
 use crate::host::Host;
 use crate::model::{Fault, NodeSpec, NodeState, Role, Timestamp, TrustStore};
 use crate::telemetry::chain;
@@ -42,6 +47,11 @@ const ROUNDS_MAX: u32 = 30;
 const WAIT_SWEEP: Duration = Duration::from_secs(15);
 /// Without a role and without work the process ends after this; its socket starts it again.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
+/// Looks that calls ask for, in the long run: one in this time. A look asks the whole host, which
+/// takes about a second; what calls tell (a stack came, a certificate) is rarely urgent by then.
+const CALLED_EVERY: Duration = Duration::from_secs(5);
+/// As many at once: while a node is made, certificates and the stack come one after the other.
+const CALLED_BURST: u32 = 10;
 /// Pause after a removal that left something.
 const REMOVAL_AGAIN: Duration = Duration::from_secs(10);
 
@@ -58,6 +68,9 @@ pub struct Engine {
     wake: watch::Receiver<u64>,
     shutdown: CancellationToken,
     sweep: Duration,
+    /// Looks that calls ask for.
+    called: Bucket,
+    began: Instant,
     /// The job that was worked on last.
     seen: Option<Job>,
 }
@@ -107,6 +120,8 @@ impl Engine {
             journal: Journal::new(&host.fs),
             memory: Memory::default(),
             lifecycle: Lifecycle::begin(),
+            called: Bucket::every(CALLED_EVERY, CALLED_BURST),
+            began: Instant::now(),
             seen: None,
             host,
             ledger,
@@ -159,12 +174,25 @@ impl Engine {
                 tracing::debug!("woken by a call");
                 // Staged anew, perhaps: it is tried again.
                 self.memory.refused_stack = None;
+                self.until_called_again().await;
                 true
             }
             () = tokio::time::sleep(pause) => false,
             woken = self.watch.woken(), if watching => {
                 tracing::info!(?woken, "looks at the host again");
                 true
+            }
+        }
+    }
+
+    /// Waits until calls may ask for another look. Those that come meanwhile ask for the same one.
+    async fn until_called_again(&mut self) {
+        while let Err(wait) = self.called.take(self.began.elapsed()) {
+            tokio::select! {
+                // cancel-safe: all are; the round that follows takes up whatever the job is then
+                () = self.shutdown.cancelled() => return,
+                _ = self.jobs.changed() => return,
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -429,14 +457,12 @@ impl Engine {
             board: &mut self.board,
             generation: job.generation,
         };
-        let (mut jobs, mut wake) = (self.jobs.clone(), self.wake.clone());
+        let mut jobs = self.jobs.clone();
         let told = async move {
-            tokio::select! {
-                // cancel-safe: both are
-                _ = jobs.changed() => {}
-                _ = wake.changed() => {}
+            // Without a sender there is no more news; the server ends with the process.
+            if jobs.changed().await.is_ok() {
+                news.cancel();
             }
-            news.cancel();
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -447,10 +473,7 @@ impl Engine {
     }
 
     fn interrupted(&self) -> bool {
-        let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(true);
-        self.shutdown.is_cancelled()
-            || changed(self.jobs.has_changed())
-            || changed(self.wake.has_changed())
+        self.shutdown.is_cancelled() || self.jobs.has_changed().unwrap_or(false)
     }
 
     fn happened(&mut self, what: Happened) {

@@ -8,8 +8,12 @@
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
+//!
+//! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
+//! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
+//! was taken over keeps nodelet neither from its steps nor from root.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
@@ -17,19 +21,33 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
 use super::inbox::{Inbox, Refused};
+use crate::app::Bucket;
 use crate::host::Host;
-use crate::local::{self, Limits, Method, Peer, Reply, Request, StatusCode};
-use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, paths};
+use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
+use crate::local::{Share, StatusCode};
+use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, PAYLOAD_MAX, Timestamp, paths};
 
-/// hostagent, `pf9ctl` and a person with curl.
-const CONNECTIONS_MAX: usize = 32;
-/// An envelope of the largest document.
-const BODY_MAX: usize = 8 * 1024 * 1024;
+/// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
+/// people with curl as root.
+const SHARE: Share = Share {
+    all: 16,
+    each: 16,
+    root: 32,
+};
+/// An envelope of the largest document, in base64.
+const SPEC_MAX: usize = PAYLOAD_MAX / 3 * 4 + NOTE_MAX;
+/// All certificates of a master, with their chains, several times over.
+const CERTIFICATES_MAX: usize = 1024 * 1024;
+/// Calls of hostagent that make work: documents come as often as an operator changes something.
+const WORK_PER_S: u32 = 2;
+/// As many at once: the start of a node, its certificates one by one.
+const WORK_BURST: u32 = 30;
 /// Longest a caller may wait for news.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest a call may take; a plan looks at the whole host.
@@ -67,27 +85,61 @@ pub fn listener(host: &Host) -> Result<UnixListener, Fault> {
 
 /// Serves until shutdown.
 pub async fn serve(server: Server, listener: UnixListener, shutdown: CancellationToken) {
-    let limits = Limits {
-        connections: CONNECTIONS_MAX,
-        body: BODY_MAX,
-        deadline: CALL_MAX,
-    };
+    let policy = policy(may_call_now());
     let server = Arc::new(server);
     let stop = shutdown.clone();
-    local::serve(listener, limits, shutdown, move |request| {
+    local::serve(listener, policy, shutdown, move |request| {
         let (server, stop) = (Arc::clone(&server), stop.clone());
         async move { server.answer(request, &stop).await }
     })
     .await;
 }
 
+/// What the socket lets in: callers, connections, bodies, and how often work is asked for.
+pub fn policy(callers: Callers) -> Policy {
+    let began = Instant::now();
+    let work = Mutex::new(Bucket::new(WORK_PER_S, WORK_BURST));
+    Policy {
+        callers,
+        share: SHARE,
+        deadline: CALL_MAX,
+        bodies: SPEC_MAX,
+        judge: Arc::new(move |head| {
+            if makes_work(head) && !head.peer.is_root() {
+                let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+                work.take(began.elapsed()).map_err(too_often)?;
+            }
+            Ok(body_max(head))
+        }),
+    }
+}
+
+/// Most bytes a body may have, by its route. What is not named here has nothing to say.
+fn body_max(head: &Head<'_>) -> usize {
+    match (head.method, head.path) {
+        (&Method::PUT, "/v1/spec") => SPEC_MAX,
+        (&Method::PUT, "/v1/certificates") => CERTIFICATES_MAX,
+        _ => NOTE_MAX,
+    }
+}
+
+/// A document is checked and stored, a plan looks at the whole host; to be woken is another matter,
+/// see `engine`.
+fn makes_work(head: &Head<'_>) -> bool {
+    *head.method == Method::PUT || head.path == "/v1/plan"
+}
+
+fn too_often(wait: Duration) -> Reply {
+    let why = format!(
+        "this is asked for too often; again in {} ms",
+        wait.as_millis()
+    );
+    let fault = Fault::new("too-often", "call refused", why);
+    Reply::fault(StatusCode::TOO_MANY_REQUESTS, &fault)
+}
+
 impl Server {
     async fn answer(&self, request: Request, stop: &CancellationToken) -> Reply {
-        if !may_call(request.peer, User::from_name(paths::USER_HOSTAGENT)) {
-            let why = format!("user {} may not call", request.peer.uid);
-            let fault = Fault::new("not-allowed", "call refused", why);
-            return Reply::fault(StatusCode::FORBIDDEN, &fault);
-        }
         match (&request.method, request.path.as_str()) {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
@@ -199,10 +251,22 @@ impl Server {
     }
 }
 
+/// Root and hostagent's user, which is looked up until it is found: users are made by the package.
+fn may_call_now() -> Callers {
+    let hostagent = OnceLock::new();
+    Callers::Only(Arc::new(move |peer| {
+        if hostagent.get().is_none()
+            && let Ok(Some(user)) = User::from_name(paths::USER_HOSTAGENT)
+        {
+            hostagent.get_or_init(|| user.uid.as_raw());
+        }
+        may_call(peer, hostagent.get().copied())
+    }))
+}
+
 /// Root, hostagent's user, or whoever runs this process.
-fn may_call(peer: Peer, hostagent: nix::Result<Option<User>>) -> bool {
-    let hostagent = hostagent.ok().flatten().map(|u| u.uid.as_raw());
-    peer.uid == 0 || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
+    peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {
@@ -217,21 +281,43 @@ fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply>
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_root_and_hostagent_may_call() {
-        let peer = |uid| Peer {
+    fn peer(uid: u32) -> Peer {
+        Peer {
             uid,
             gid: 0,
             pid: None,
-        };
-        let root = || User::from_name("root");
+        }
+    }
+
+    #[test]
+    fn only_root_and_hostagent_may_call() {
         let nobody = geteuid().as_raw() + 12345;
-        assert!(may_call(peer(0), root()));
-        assert!(may_call(peer(geteuid().as_raw()), Ok(None)));
-        assert!(!may_call(peer(nobody), root()));
-        assert!(!may_call(peer(nobody), Ok(None)));
-        let mut hostagent = root().expect("lookup").expect("root");
-        hostagent.uid = nix::unistd::Uid::from_raw(nobody);
-        assert!(may_call(peer(nobody), Ok(Some(hostagent))));
+        assert!(may_call(peer(0), None));
+        assert!(may_call(peer(geteuid().as_raw()), None));
+        assert!(!may_call(peer(nobody), Some(nobody + 1)));
+        assert!(!may_call(peer(nobody), None));
+        assert!(may_call(peer(nobody), Some(nobody)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_limited_for_all_but_root_and_bodies_by_their_route() {
+        let policy = policy(Callers::ByMode);
+        let ask = |method: &Method, path: &str, uid| {
+            let peer = peer(uid);
+            (policy.judge)(&Head { method, path, peer }).map_err(|r| r.status())
+        };
+        let often = Err(StatusCode::TOO_MANY_REQUESTS);
+        for _ in 0..WORK_BURST {
+            assert_eq!(ask(&Method::PUT, "/v1/spec", 7), Ok(SPEC_MAX));
+        }
+        assert_eq!(ask(&Method::PUT, "/v1/certificates", 7), often);
+        assert_eq!(ask(&Method::GET, "/v1/plan", 7), often);
+        assert_eq!(ask(&Method::GET, "/v1/plan", 0), Ok(NOTE_MAX));
+        assert_eq!(ask(&Method::PUT, "/v1/spec", 0), Ok(SPEC_MAX));
+        assert_eq!(ask(&Method::POST, "/v1/wake", 7), Ok(NOTE_MAX));
+        assert_eq!(ask(&Method::GET, "/v1/status", 7), Ok(NOTE_MAX));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let again = ask(&Method::PUT, "/v1/certificates", 7);
+        assert_eq!(again, Ok(CERTIFICATES_MAX));
     }
 }

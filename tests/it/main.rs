@@ -6,6 +6,7 @@ mod comms;
 #[cfg(feature = "plane")]
 mod egress;
 mod hostagent;
+mod local;
 #[cfg(feature = "plane")]
 mod plane;
 mod support;

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pf9_hostagent::local::{self, Limits, Method, Reply, Request, StatusCode};
+use pf9_hostagent::local::{self, Callers, Method, Reply, Request, StatusCode};
 use pf9_hostagent::model::{
     CertificateBatch, Envelope, Fault, Generation, NodeState, NodeStatus, Role,
 };
+use pf9_hostagent::nodelet::server;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -45,7 +46,7 @@ impl FakeNode {
         };
         tokio::spawn(local::serve(
             listener,
-            Limits::default(),
+            server::policy(Callers::ByMode),
             stop.clone(),
             handler,
         ));
