@@ -6,6 +6,7 @@
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
+//! e_files       a worker's files reach its own node only; a detached master's are worth nothing
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
@@ -15,5 +16,6 @@
 
 mod demo;
 mod network;
+mod rights;
 mod running;
 mod scenario;
