@@ -15,12 +15,14 @@
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `api`       | bodies of the host API and of enrolment |
+//! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
 mod api;
 mod envelope;
 mod fault;
 mod ids;
+mod marks;
 pub mod paths;
 mod phase;
 mod pki;
@@ -34,6 +36,7 @@ pub use api::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
+pub use marks::*;
 pub use phase::*;
 pub use pki::*;
 pub use secret::*;

@@ -13,6 +13,7 @@
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
@@ -30,6 +31,7 @@ mod ca;
 mod certificates;
 mod command;
 mod compute;
+mod departures;
 mod endpoints;
 mod enrol;
 mod events;
@@ -46,6 +48,7 @@ mod qbert;
 mod records;
 mod refusal;
 mod resmgr;
+mod rights;
 mod secrets;
 mod serve;
 mod sessions;

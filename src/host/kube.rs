@@ -198,15 +198,6 @@ impl Kube {
         self.json(Method::PATCH, &path, Some(body)).await
     }
 
-    /// Deletes the node object; none there is fine.
-    pub async fn delete_node(&self, name: &str) -> Result<(), KubeError> {
-        let path = format!("/api/v1/nodes/{name}");
-        match self.json(Method::DELETE, &path, None).await {
-            Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
-            other => other.map(drop),
-        }
-    }
-
     async fn path_of(&self, object: &Value) -> Result<String, KubeError> {
         let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or("");
         let (api, kind) = (text("/apiVersion"), text("/kind"));

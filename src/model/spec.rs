@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,8 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSpec {
+    /// The host this node is, as the whole spec says: what its certificates are named by.
+    pub host_id: HostId,
     /// The cluster's id; a change of it means: remove, then install anew.
     pub cluster_id: ClusterId,
     /// The cluster's name, for people.
@@ -179,6 +183,10 @@ pub struct EtcdSpec {
     /// `--election-timeout` in milliseconds; absent: etcd's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_ms: Option<u32>,
+    /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
+    /// refuse them. Absent on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -234,6 +242,10 @@ pub struct KubeletSpec {
 /// Most labels, peers, members or mirrors one spec may carry: a cluster of the documented size
 /// (5000 nodes) fits, a hostile document does not fill memory.
 pub const SPEC_LIST_MAX: usize = 5000;
+/// Longest list of revoked etcd certificates: some ten thousand of them, 40 bytes each.
+pub const REVOKED_MAX: usize = 512 * 1024;
+/// What the list of revoked certificates is called in its PEM.
+pub const REVOKED_LABEL: &str = "X509 CRL";
 
 // === impl Spec ===
 
@@ -255,6 +267,12 @@ impl Spec {
                 "host_id",
                 format!("it is for {}, this host is {host}", self.host_id),
             ));
+        }
+        if let Some(node) = self.assignment.node()
+            && node.host_id != host
+        {
+            let why = format!("{} is not this host, {host}", node.host_id);
+            return Err(bad("assignment.host_id", why));
         }
         match &self.assignment {
             Assignment::None => Ok(()),
@@ -353,6 +371,15 @@ impl NodeSpec {
                 format!("{domain:?} is no DNS name"),
             ));
         }
+        if let Some(revoked) = &self.etcd.revoked
+            && (revoked.len() > REVOKED_MAX || pem_bytes(revoked, REVOKED_LABEL).is_none())
+        {
+            // etcd lets nobody in while it cannot read the list.
+            return Err(bad(
+                "assignment.etcd.revoked",
+                format!("is no PEM list of certificates of at most {REVOKED_MAX} bytes"),
+            ));
+        }
         for (field, pem) in [
             ("cluster", &self.authorities.cluster),
             ("etcd", &self.authorities.etcd),
@@ -433,6 +460,17 @@ fn service_ip(net: IpNet, index: u32) -> Option<IpAddr> {
         IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(index))?.into()),
     };
     net.contains(&ip).then_some(ip)
+}
+
+/// The bytes of a text that is one PEM block of this label and nothing else.
+pub fn pem_bytes(text: &str, label: &str) -> Option<Vec<u8>> {
+    let body = text
+        .trim_end()
+        .strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    let body: String = body.split_ascii_whitespace().collect();
+    let bytes = BASE64.decode(body).ok()?;
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 fn default_domain() -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::certs;
 use super::context::RefusedStack;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
-use super::observe::{Applied, Memory, digest, marks_patch, version_of};
+use super::observe::{Applied, Memory, digest, version_of};
 use super::peers;
 use super::phase::{self, Context};
 use super::step::{Step, UnitStep};
@@ -77,7 +77,10 @@ impl Effects<'_> {
         match step {
             Step::File(f) => {
                 let attrs = Attrs::owned(f.mode, &f.owner);
-                Ok(fs.write(&f.path, f.content.as_bytes(), &attrs)?)
+                let bytes = f.bytes().ok_or_else(|| {
+                    Failed::Why("its content is no PEM list of revoked certificates".into())
+                })?;
+                Ok(fs.write(&f.path, &bytes, &attrs)?)
             }
             Step::Dir(d) => Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?),
             Step::Link { path, target } => Ok(fs.link(path, target)?),
@@ -97,19 +100,8 @@ impl Effects<'_> {
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::NodeMarks {
-                node,
-                labels,
-                taints,
-                without_taints,
-            } => {
-                let change =
-                    |live: &serde_json::Value| marks_patch(live, labels, taints, without_taints);
-                Ok(self.kube()?.change_node(node, change).await?)
-            }
             Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
             Step::Drain { node } => self.drain(node).await,
-            Step::ForgetNode { node } => Ok(self.kube()?.delete_node(node).await?),
             Step::EtcdMemberGone { member } => self.etcd_member_gone(member).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
@@ -282,7 +274,8 @@ impl Effects<'_> {
     }
 
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {
-        let live = self.kube()?.apply(object).await?;
+        let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
+        let live = admin.map_err(Failed::Why)?.apply(object).await?;
         let applied = Applied {
             desired: digest(object),
             version: version_of(&live),
@@ -384,9 +377,7 @@ fn deadline_of(step: &Step) -> Duration {
         Step::Image { .. } => IMAGE,
         Step::Unit(_) | Step::UnitGone { .. } | Step::Absent { .. } => UNIT,
         Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdJoined { .. }
         | Step::ContainersGone

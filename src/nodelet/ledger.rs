@@ -353,10 +353,8 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Absent { .. }
         | Step::Probe(_)
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
@@ -374,6 +372,7 @@ mod tests {
         Step::File(FileStep {
             path: path.into(),
             content: "new".into(),
+            encoding: Default::default(),
             mode: 0o644,
             owner: "root:root".into(),
         })

@@ -6,13 +6,13 @@
 //! | file | what |
 //! |---|---|
 //! | here      | the sweep, units, stack, images, files |
-//! | `cluster` | objects, node marks |
+//! | `cluster` | objects, the node |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod probes;
 
-pub(super) use cluster::{digest, marks_patch, version_of};
+pub(super) use cluster::{digest, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -159,15 +159,9 @@ impl<'a> Sweep<'a> {
             Step::Unit(unit) => self.unit(unit),
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::NodeMarks {
-                node,
-                labels,
-                taints,
-                without_taints,
-            } => self.marks(node, labels, taints, without_taints).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
-            Step::Drain { .. } | Step::ForgetNode { .. } => Seen::Missing,
+            Step::Drain { .. } => Seen::Missing,
             Step::EtcdMemberGone { member } => self.etcd_member(member).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
@@ -195,11 +189,12 @@ impl<'a> Sweep<'a> {
             Found::Dir { .. } => return Ok(differs("it is a directory")),
             Found::Link(_) | Found::Other => return Ok(differs("it is no regular file")),
         };
-        if size != want.content.len() as u64 {
+        let wanted = want.bytes().unwrap_or_default();
+        if size != wanted.len() as u64 {
             return Ok(differs("its content is another"));
         }
         let content = fs.read(&want.path, size)?;
-        if content.as_deref() != Some(want.content.as_bytes()) {
+        if content.as_deref() != Some(&*wanted) {
             return Ok(differs("its content is another"));
         }
         Ok(attributes(mode, (uid, gid), want.mode, &want.owner))

@@ -29,38 +29,22 @@ fn own_etcd() -> String {
 #[derive(Debug, Default)]
 pub struct Peers {
     kube: Option<(Digest, Kube)>,
+    admin: Option<(Digest, Kube)>,
     etcd: Option<(Digest, Etcd)>,
     plain: Option<reqwest::Client>,
 }
 
 impl Peers {
-    /// The API server this node asks, as the identity its role has there.
+    /// The API server this node asks, as the node.
     pub fn kube(&mut self, fs: &HostFs, role: Role, node: &NodeSpec) -> Result<Kube, String> {
-        let purpose = match role {
-            Role::Master => CertPurpose::Admin,
-            Role::Worker | Role::None => CertPurpose::Nodelet,
-        };
         let base = api_url(role, node);
-        let (certificate, key) = pair(fs, purpose)?;
-        let mark = mark(&[
-            base.as_bytes(),
-            node.authorities.cluster.as_bytes(),
-            &certificate,
-            &key,
-        ]);
-        if let Some((known, client)) = &self.kube
-            && *known == mark
-        {
-            return Ok(client.clone());
-        }
-        let identity = Identity {
-            authority: node.authorities.cluster.as_bytes(),
-            certificate: &certificate,
-            key: &key,
-        };
-        let client = Kube::new(&base, identity).map_err(|e| e.to_string())?;
-        self.kube = Some((mark, client.clone()));
-        Ok(client)
+        kube_as(&mut self.kube, fs, &base, CertPurpose::Nodelet, node)
+    }
+
+    /// A master's own API server, as its administrator: for objects of the cluster.
+    pub fn admin(&mut self, fs: &HostFs, node: &NodeSpec) -> Result<Kube, String> {
+        let base = api_url(Role::Master, node);
+        kube_as(&mut self.admin, fs, &base, CertPurpose::Admin, node)
     }
 
     /// The node's own etcd member.
@@ -112,6 +96,33 @@ impl Peers {
             Err(format!("{url} answers {status}"))
         }
     }
+}
+
+/// A client of the API server at `base` by the certificate of `purpose`; the known one while nothing
+/// it was made of has changed.
+fn kube_as(
+    known: &mut Option<(Digest, Kube)>,
+    fs: &HostFs,
+    base: &str,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+) -> Result<Kube, String> {
+    let (certificate, key) = pair(fs, purpose)?;
+    let authority = node.authorities.cluster.as_bytes();
+    let mark = mark(&[base.as_bytes(), authority, &certificate, &key]);
+    if let Some((made_of, client)) = known
+        && *made_of == mark
+    {
+        return Ok(client.clone());
+    }
+    let identity = Identity {
+        authority,
+        certificate: &certificate,
+        key: &key,
+    };
+    let client = Kube::new(base, identity).map_err(|e| e.to_string())?;
+    *known = Some((mark, client.clone()));
+    Ok(client)
 }
 
 /// Every member of the cluster's etcd: the others first, the node's own last.

@@ -9,7 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `marks`, `addons` | the phases, in order |
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `version` | what differs between releases of Kubernetes |
 //! | `layout` | names of files and units |
@@ -39,7 +39,6 @@ mod kube_proxy;
 mod kubeconfigs;
 mod kubelet;
 pub mod layout;
-mod marks;
 mod misc;
 mod needs;
 mod network;
@@ -50,6 +49,7 @@ mod runtime;
 mod samples;
 mod services;
 mod stack;
+mod uncordon;
 mod version;
 
 pub use certs::wanted as wanted_certificates;
@@ -173,8 +173,9 @@ pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
         PhaseId::Kubelet => kubelet::steps(ctx),
         PhaseId::KubeProxy => kube_proxy::steps(ctx),
         PhaseId::WaitServices => services::steps(ctx),
-        PhaseId::Taints => marks::marks(ctx),
-        PhaseId::Uncordon => marks::uncordon(ctx),
+        // kubelet registers with the taints; labels and taints of a node that exists are the plane's.
+        PhaseId::Taints => Ok(Vec::new()),
+        PhaseId::Uncordon => uncordon::steps(ctx),
         PhaseId::Addons => addons::steps(ctx),
         // Only when leaving: see `removal`.
         PhaseId::Drain => Ok(Vec::new()),

@@ -8,7 +8,7 @@
 //! * a step that is already so is not in it;
 //! * a unit is in it when a file it has read is repaired, although its inputs are the same;
 //! * what must answer is asked again after a unit of its phase was started;
-//! * nothing after the first phase that waits.
+//! * nothing after the first phase that waits, or the first step that does.
 
 use std::collections::BTreeSet;
 
@@ -84,6 +84,13 @@ pub fn plan(phases: &[PhaseSteps], seen: &Snapshot) -> Plan {
         let mut started = false;
         for step in steps {
             let said = seen.seen.get(&step.key());
+            if let Some(Seen::Awaits { what }) = said {
+                plan.waits = Some(Waits {
+                    phase: phase.id,
+                    what: what.clone(),
+                });
+                return plan;
+            }
             let Some((why, restart)) = reason(step, said, &repaired, started) else {
                 continue;
             };
@@ -135,6 +142,7 @@ fn reason(
         }
         Some(Seen::Missing) => "it is not there".to_owned(),
         Some(Seen::Differs { how }) => how.clone(),
+        Some(Seen::Awaits { what }) => format!("it waits for {what}"),
         Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
         None => "it was not looked at".to_owned(),
     };

@@ -168,9 +168,9 @@ impl Removal<'_> {
 
 /// The way out is polite, not conditional: pods that cannot be moved, an API server that is gone and
 /// an etcd without a quorum hold nobody up. `Some`: done only where this unit was started once, so
-/// that there may be a node object, pods, a member.
+/// that there may be pods, a member. (The node object is the plane's to delete: a node may not.)
 fn politeness(step: &Step) -> Option<&'static str> {
-    if matches!(step, Step::Drain { .. } | Step::ForgetNode { .. }) {
+    if matches!(step, Step::Drain { .. }) {
         Some(phase::layout::KUBELET_UNIT)
     } else if matches!(step, Step::EtcdMemberGone { .. }) {
         Some(phase::layout::ETCD_UNIT)

@@ -332,6 +332,7 @@ pub(crate) fn file(path: &str, content: &str) -> Step {
     Step::File(FileStep {
         path: path.into(),
         content: content.into(),
+        encoding: Default::default(),
         mode: 0o644,
         owner: owner(),
     })

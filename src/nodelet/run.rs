@@ -130,8 +130,11 @@ impl Runner<'_> {
                 Err(fault) => End::Failed { key, fault },
             };
         }
-        if self.look(step).await == Seen::Same {
-            return End::Done;
+        match self.look(step).await {
+            Seen::Same => return End::Done,
+            // Planned before that could be known; the next plan ends here and says what it waits for.
+            Seen::Awaits { .. } => return End::Interrupted,
+            Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. } => {}
         }
         let began = Instant::now();
         let result = match self.note(planned, &key, What::Intent) {
@@ -155,13 +158,14 @@ impl Runner<'_> {
         self.effects.apply(step).await?;
         match step {
             // The answer of these was the look: asking again would only show what changed since.
-            Step::Drain { .. } | Step::ForgetNode { .. } => return Ok(()),
+            Step::Drain { .. } => return Ok(()),
             _ => {}
         }
         match self.look(step).await {
             Seen::Same => Ok(()),
             Seen::Missing => Err(fault_of(step, "it was done, and yet it is not there")),
             Seen::Differs { how } => Err(fault_of(step, format!("it was done, and yet {how}"))),
+            Seen::Awaits { what } => Err(fault_of(step, format!("it waits for {what}"))),
             Seen::Unknown { why } => Err(fault_of(step, why)),
         }
     }
@@ -191,6 +195,7 @@ impl Runner<'_> {
                 }
                 Seen::Missing => "it is not there".to_owned(),
                 Seen::Differs { how } => how,
+                Seen::Awaits { what } => format!("it waits for {what}"),
                 Seen::Unknown { why } => why,
             };
             if Instant::now() >= end {

@@ -102,6 +102,7 @@ pub(crate) fn host_id() -> HostId {
 pub(crate) fn node(authorities: Authorities) -> NodeSpec {
     let ip = "10.1.2.3".parse().expect("ip");
     NodeSpec {
+        host_id: host_id(),
         cluster_id: ClusterId("11111111-2222-4333-8444-555555555555".parse().expect("id")),
         cluster_name: "c".into(),
         node_name: "n1".parse().expect("name"),

@@ -239,10 +239,8 @@ fn owned_path(step: &Step) -> Option<&str> {
         | Step::Unit(_)
         | Step::Probe(_)
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdJoined { .. }
         | Step::EtcdVotes { .. }
@@ -272,6 +270,7 @@ mod tests {
             steps: Ok(vec![Step::File(FileStep {
                 path: "/etc/pf9/a".into(),
                 content: "x".into(),
+                encoding: Default::default(),
                 mode: 0o644,
                 owner: "root:root".into(),
             })]),

@@ -21,10 +21,8 @@ pub fn doing(step: &Step) -> String {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
             format!("apply {} {}", text("/kind"), text("/metadata/name"))
         }
-        Step::NodeMarks { node, .. } => format!("set labels and taints of node {node}"),
         Step::Uncordon { node } => format!("make node {node} schedulable"),
         Step::Drain { node } => format!("move pods away from node {node}"),
-        Step::ForgetNode { node } => format!("remove node {node} from the cluster"),
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
@@ -71,10 +69,8 @@ pub fn code(step: &Step) -> &'static str {
             Probe::AnyPath { .. } => "package-missing",
         },
         Step::Object { .. } => "object",
-        Step::NodeMarks { .. } => "node-marks",
         Step::Uncordon { .. } => "uncordon",
         Step::Drain { .. } => "drain",
-        Step::ForgetNode { .. } => "forget-node",
         Step::EtcdMemberGone { .. } => "etcd-member-left",
         Step::EtcdJoined { .. } => "etcd-not-joined",
         Step::EtcdVotes { .. } => "etcd-no-vote",
@@ -124,10 +120,8 @@ pub fn remedy(step: &Step) -> String {
         | Step::Sysctl { .. }
         | Step::Image { .. }
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => String::new(),

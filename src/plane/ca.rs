@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use x509_parser::prelude::FromDer;
 
@@ -133,6 +135,37 @@ impl Authority {
         &self.der
     }
 
+    /// Signs the list of certificates of this authority that are good no more, PEM. The list is
+    /// valid as long as the authority: a new one comes with the next that is revoked, and one that
+    /// ended by itself would shut out everybody.
+    pub(super) fn revoke<'a>(
+        &self,
+        serials: impl IntoIterator<Item = &'a str>,
+        now: Timestamp,
+    ) -> Result<String, CaError> {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let revoked = |serial: &str| {
+            let number = SerialNumber::from_slice(&hex_bytes(serial).ok_or(CaError::Damaged)?);
+            Ok(RevokedCertParams {
+                serial_number: number,
+                revocation_time: epoch + since_epoch(now),
+                reason_code: Some(RevocationReason::PrivilegeWithdrawn),
+                invalidity_date: None,
+            })
+        };
+        let revoked: Result<Vec<_>, CaError> = serials.into_iter().map(revoked).collect();
+        let params = CertificateRevocationListParams {
+            this_update: epoch + since_epoch((now - CLOCK_SKEW).max(self.not_before)),
+            next_update: epoch + since_epoch(self.not_after),
+            // Rises; microseconds since some day of 1970.
+            crl_number: SerialNumber::from(u64::try_from(now.as_microsecond()).unwrap_or(0)),
+            issuing_distribution_point: None,
+            revoked_certs: revoked?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
+    }
+
     /// Signs a certificate.
     pub(super) fn issue(
         &self,
@@ -164,7 +197,8 @@ impl Authority {
             });
         }
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial()?);
+        let serial = serial()?;
+        params.serial_number = Some(serial.clone());
         let not_after = (now + leaf.life).min(self.not_after);
         set_life(
             &mut params,
@@ -175,6 +209,7 @@ impl Authority {
         Ok(Issued {
             pem: certificate.pem(),
             digest: Digest::of(certificate.der()),
+            serial: hex(&serial.to_bytes()),
             der: certificate.der().to_vec(),
             not_after,
         })
@@ -187,6 +222,8 @@ pub(super) struct Issued {
     pub(super) der: Vec<u8>,
     /// SHA-256 of the DER.
     pub(super) digest: Digest,
+    /// Its number, in hex digits.
+    pub(super) serial: String,
     pub(super) not_after: Timestamp,
 }
 
@@ -205,7 +242,7 @@ impl Leaf {
         }
     }
 
-    /// A client without names: a host of the tunnel, or the plane as administrator.
+    /// A client without names: a host of the tunnel, or the plane before an API server.
     pub(super) fn client(name: &str, groups: &[&str], life: SignedDuration) -> Self {
         Self {
             common_name: name.to_owned(),
@@ -331,10 +368,24 @@ fn serial() -> Result<SerialNumber, CaError> {
 
 /// Validity, in the library's own time type.
 fn set_life(params: &mut CertificateParams, from: Timestamp, until: Timestamp) {
-    let seconds = |at: Timestamp| Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + seconds(from);
-    params.not_after = epoch + seconds(until);
+    params.not_before = epoch + since_epoch(from);
+    params.not_after = epoch + since_epoch(until);
+}
+
+fn since_epoch(time: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::ca::{Authority, Leaf, ProvenKey, is_public_key};
 use super::compute;
-use super::records::{CLUSTERS, Cluster};
+use super::departures;
+use super::records::{CLUSTERS, Cluster, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change};
 use crate::model::{
@@ -38,7 +39,7 @@ pub(super) fn order(
             why,
         ));
     }
-    let cluster = state::cluster(&**change, order.cluster_id)?;
+    let mut cluster = state::cluster(&**change, order.cluster_id)?;
     let assignment = compute::assignment(host, Some(&cluster)).unwrap_or(Assignment::None);
     let Some(node) = assignment.node() else {
         let why = format!("host {host} has no role in cluster {}", cluster.name);
@@ -49,11 +50,17 @@ pub(super) fn order(
         ));
     };
     let signers = Signers::load(&cluster)?;
-    let certificates = order
-        .requests
-        .iter()
-        .map(|request| sign(&signers, node, assignment.role(), request, change))
-        .collect::<Answer<Vec<_>>>()?;
+    let mut certificates = Vec::new();
+    let mut of_etcd = Vec::new();
+    for request in &order.requests {
+        let (certificate, etcd) = sign(&signers, node, assignment.role(), request, change)?;
+        certificates.push(certificate);
+        of_etcd.extend(etcd);
+    }
+    if !of_etcd.is_empty() {
+        departures::note_etcd(&mut cluster, host, of_etcd, change.now)?;
+        change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+    }
     if let Some(key) = &order.service_account_key {
         learn_key(change, host, cluster, key)?;
     }
@@ -69,7 +76,7 @@ fn sign(
     role: Role,
     request: &CertificateRequest,
     change: &Change<'_>,
-) -> Answer<IssuedCertificate> {
+) -> Answer<(IssuedCertificate, Option<EtcdCertificate>)> {
     let purpose = request.purpose;
     if !purpose.applies_to(role) {
         return Err(Refusal::forbidden(
@@ -80,12 +87,18 @@ fn sign(
     }
     let key = ProvenKey::from_csr(&request.csr)?;
     let profile = purpose.profile(node);
-    let signer = signers.of(profile.authority);
-    let issued = signer.issue(&key, &Leaf::of_profile(profile), change.now)?;
-    Ok(IssuedCertificate {
+    let authority = profile.authority;
+    let leaf = Leaf::of_profile(profile);
+    let issued = signers.of(authority).issue(&key, &leaf, change.now)?;
+    let etcd = (authority == Signer::Etcd).then_some(EtcdCertificate {
+        serial: issued.serial,
+        not_after: issued.not_after,
+    });
+    let certificate = IssuedCertificate {
         purpose,
         certificate: issued.pem,
-    })
+    };
+    Ok((certificate, etcd))
 }
 
 /// Writes down the key a master signs service-account tokens with; the other masters' specs carry

@@ -32,6 +32,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
     let settings = &cluster.settings;
     let master = member.role == Role::Master;
     Some(NodeSpec {
+        host_id: member.host,
         cluster_id: cluster.id,
         cluster_name: cluster.name.clone(),
         node_name: member.node_name.clone(),
@@ -116,6 +117,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
             .collect(),
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
+        revoked: cluster.etcd_revoked.clone(),
     }
 }
 
@@ -202,6 +204,8 @@ pub(super) mod tests {
                 front_proxy: key(),
             },
             members: Vec::new(),
+            departed: Vec::new(),
+            etcd_revoked: None,
         }
     }
 
@@ -281,9 +285,12 @@ pub(super) mod tests {
             Err("host-attached".into())
         );
         let code = |r: Result<(), crate::plane::refusal::Refusal>| r.map_err(|r| r.fault.code);
-        assert_eq!(code(detach(&mut c, &[host(1)])), Err("last-master".into()));
         assert_eq!(
-            code(detach(&mut c, &[host(9)])),
+            code(detach(&mut c, &[host(1)], now())),
+            Err("last-master".into())
+        );
+        assert_eq!(
+            code(detach(&mut c, &[host(9)], now())),
             Err("host-not-attached".into())
         );
         let silent = Candidate {
@@ -316,7 +323,7 @@ pub(super) mod tests {
             assert_eq!(said, Err(expected.into()));
         }
         assert_eq!(c, before);
-        detach(&mut c, &[host(1), host(2)]).expect("all together");
+        detach(&mut c, &[host(1), host(2)], now()).expect("all together");
         assert!(c.members.is_empty());
     }
 
@@ -326,7 +333,7 @@ pub(super) mod tests {
         c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
         add(&mut c, &[(1, true), (2, false)]).expect("two fit");
         assert_eq!(add(&mut c, &[(3, false)]), Err("pods-cidr-full".into()));
-        detach(&mut c, &[host(2)]).expect("detach");
+        detach(&mut c, &[host(2)], now()).expect("detach");
         add(&mut c, &[(3, false)]).expect("the place is free again");
         assert_eq!(c.members[1].pod_cidr.to_string(), "10.20.1.0/24");
     }
@@ -354,7 +361,7 @@ pub(super) mod tests {
                 let done = if attach_it {
                     add(&mut c, &[(n, master)]).is_ok()
                 } else {
-                    detach(&mut c, &[host(n)]).is_ok()
+                    detach(&mut c, &[host(n)], now()).is_ok()
                 };
                 prop_assert_eq!(done, c != before);
                 let mut pods = std::collections::BTreeSet::new();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::departures;
 use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, SPECS, STATUSES,
 };
@@ -80,7 +81,8 @@ fn remove_now(change: &mut Change<'_>, host: HostId) -> Answer<bool> {
 fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> Answer<()> {
     let key = cluster.to_string();
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {
-        cluster.members.retain(|m| m.host != host);
+        departures::leave(&mut cluster, host, change.now, true);
+        departures::sign_revoked(&mut cluster, change.now)?;
         change.put(&CLUSTERS, &key, &cluster)?;
         change.touch_cluster(&cluster);
     }

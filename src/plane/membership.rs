@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::departures;
 use super::records::{Cluster, Member};
 use super::refusal::{Answer, Refusal};
 use crate::model::{HostId, HostStatus, NodeName, Role};
@@ -62,6 +63,7 @@ pub(super) fn attach(
         .fix("attach a master first, or together with the workers (\"isMaster\": true)"));
     }
     cluster.members = members;
+    departures::forget(cluster);
     Ok(())
 }
 
@@ -138,11 +140,13 @@ fn admit(
         attached_at: now,
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
+        etcd_certificates: departures::came_back(&cluster.departed, host),
     })
 }
 
-/// Takes nodes out of a cluster. The last master leaves only together with everybody.
-pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
+/// Takes nodes out of a cluster. The last master leaves only together with everybody. They move their
+/// pods away and leave etcd before their rights end for good.
+pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) -> Answer<()> {
     if hosts.is_empty() {
         return Err(Refusal::bad(
             "detach-empty",
@@ -162,11 +166,10 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
             ));
         }
     }
-    let left: Vec<Member> = cluster
+    let left: Vec<&Member> = cluster
         .members
         .iter()
         .filter(|m| !hosts.contains(&m.host))
-        .cloned()
         .collect();
     let orphans = !left.is_empty() && !left.iter().any(|m| m.role == Role::Master);
     if orphans {
@@ -177,7 +180,9 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
         )
         .fix("detach the workers first, or together with the master"));
     }
-    cluster.members = left;
+    for host in hosts {
+        departures::leave(cluster, *host, now, false);
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
-//!                                  └─────────── TLS inside: plane's admin certificate ───────┘
+//!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
 //! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
@@ -34,15 +34,16 @@ use super::refusal::{Answer, Refusal, Shape, chain, reshape};
 use super::state::{self, Plane};
 use super::trace::Trace;
 use super::ways::{self, Failed};
-use crate::model::{ClusterId, Fault, HostId};
+use crate::model::{ClusterId, Fault, HostId, PLANE_USER};
 use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
 const SERVICE: &str = "kube-apiserver";
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
-/// Life of the plane's administrator certificate; a new one is signed at half of it.
-const ADMIN_LIFE: SignedDuration = SignedDuration::from_hours(24);
+/// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
+/// of it.
+const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// Where the clusters' APIs are.
 pub(super) const PREFIX: &str = "/k8s/clusters/";
 
@@ -74,7 +75,7 @@ impl Upstreams {
             return Ok(Arc::clone(&found.config));
         }
         let config = Arc::new(client_config(cluster, now)?);
-        let renew_at = now + ADMIN_LIFE / 2;
+        let renew_at = now + OWN_LIFE / 2;
         let made = Upstream {
             config: Arc::clone(&config),
             renew_at,
@@ -84,12 +85,12 @@ impl Upstreams {
     }
 }
 
-/// Trusts only the cluster's authority; shows an administrator's certificate signed by it.
+/// Trusts only the cluster's authority; shows a certificate of the plane signed by it.
 fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
     let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
     let signer = Authority::load(&cluster.authorities.cluster, &cluster.keys.cluster)?;
     let key = KeyPair::generate().map_err(ca::CaError::from)?;
-    let leaf = Leaf::client("pf9-plane", &["system:masters"], ADMIN_LIFE);
+    let leaf = Leaf::client(PLANE_USER, &[], OWN_LIFE);
     let issued = signer.issue(&key, &leaf, now)?;
     let mut roots = rustls::RootCertStore::empty();
     roots
@@ -193,7 +194,7 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
 }
 
 /// A connection to the API server of the first connected master that answers.
-async fn connect(
+pub(super) async fn connect(
     plane: &Arc<Plane>,
     cluster: &Cluster,
     who: &str,

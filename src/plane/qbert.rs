@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
+use super::departures;
 use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
@@ -93,7 +94,7 @@ pub(super) async fn create(
             }
             let stack = choose_stack(&**change, body.stack.as_deref())?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
-            let cluster = Cluster {
+            let mut cluster = Cluster {
                 id: ClusterId::random(),
                 name: body.name,
                 created_at: change.now,
@@ -102,7 +103,10 @@ pub(super) async fn create(
                 authorities,
                 keys,
                 members: Vec::new(),
+                departed: Vec::new(),
+                etcd_revoked: None,
             };
+            departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             Ok(cluster.id)
         })
@@ -236,7 +240,7 @@ pub(super) async fn detach(
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             let hosts: Vec<HostId> = hosts.iter().map(|h| h.uuid).collect();
-            membership::detach(&mut cluster, &hosts)?;
+            membership::detach(&mut cluster, &hosts, change.now)?;
             for host in hosts {
                 set_cluster(change, host, None)?;
                 tracing::info!(%host, cluster = %id, "host detached");

@@ -103,6 +103,12 @@ pub(super) struct Cluster {
     pub(super) keys: AuthorityKeys,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
+    /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
+    #[serde(default)]
+    pub(super) departed: Vec<Departed>,
+    /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
+    #[serde(default)]
+    pub(super) etcd_revoked: Option<String>,
 }
 
 /// What an operator chose for a cluster.
@@ -151,6 +157,29 @@ pub(super) struct Member {
     pub(super) joins: bool,
     /// Of a master, once it told.
     pub(super) service_account_key: Option<String>,
+    /// Every certificate of the etcd authority it was given and that may still be good: what there is
+    /// to revoke.
+    #[serde(default)]
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
+}
+
+/// A certificate that a member of etcd believes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdCertificate {
+    /// In hex digits.
+    pub(super) serial: String,
+    pub(super) not_after: Timestamp,
+}
+
+/// A host that was a node of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Departed {
+    pub(super) host: HostId,
+    pub(super) node_name: NodeName,
+    pub(super) left_at: Timestamp,
+    /// Nothing of it is believed any more. Until then it may move its pods away and leave etcd.
+    pub(super) ended: bool,
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
 }
 
 /// An enrolment token.

@@ -30,7 +30,8 @@ use super::state::{Parts, Plane};
 use super::tls::ServerIdentity;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, trace, tunnel,
+    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
+    tunnel,
 };
 use crate::model::Fault;
 
@@ -134,6 +135,7 @@ impl Server {
         let tasks = plane.tasks.clone();
         tasks.spawn(accept_tls(Arc::clone(&plane), listener, acceptor));
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
+        tasks.spawn(rights::keep(Arc::clone(&plane)));
         tasks.spawn(identity.keep_fresh(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {

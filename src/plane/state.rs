@@ -21,6 +21,7 @@ use super::ca::{Authority, CaError};
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
+use super::rights::Rights;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
 use super::specs::{self, Announcer};
@@ -50,6 +51,7 @@ pub(super) struct Plane {
     budget: Mutex<Budget>,
     began: Instant,
     pub(super) upstreams: Upstreams,
+    pub(super) rights: Rights,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
@@ -74,6 +76,8 @@ pub(super) struct Parts {
 pub(super) struct Change<'a> {
     write: &'a mut Write,
     touched: BTreeSet<HostId>,
+    /// Clusters whose rights follow from it.
+    clusters: BTreeSet<ClusterId>,
     /// When.
     pub(super) now: Timestamp,
 }
@@ -95,6 +99,7 @@ impl Plane {
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
             upstreams: Upstreams::default(),
+            rights: Rights::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -131,17 +136,21 @@ impl Plane {
         now: Timestamp,
         work: impl FnOnce(&mut Change<'_>) -> Answer<T>,
     ) -> Answer<T> {
-        let (out, changed) = self.store.write(|write| {
+        let (out, changed, clusters) = self.store.write(|write| {
             let mut change = Change::new(write, now);
             let out = work(&mut change)?;
             let touched = std::mem::take(&mut change.touched);
+            let change_clusters = std::mem::take(&mut change.clusters);
             let changed = specs::refresh(write, &touched, &self.signing, now)?;
-            Ok::<_, Refusal>((out, changed))
+            Ok::<_, Refusal>((out, changed, change_clusters))
         })?;
         for (host, generation) in &changed {
             tracing::info!(%host, %generation, "spec signed");
         }
         self.specs.announce(&changed);
+        for cluster in clusters {
+            self.rights.poke(cluster);
+        }
         Ok(out)
     }
 
@@ -158,6 +167,7 @@ impl<'a> Change<'a> {
         Self {
             write,
             touched: BTreeSet::new(),
+            clusters: BTreeSet::new(),
             now,
         }
     }
@@ -167,9 +177,10 @@ impl<'a> Change<'a> {
         self.touched.insert(host);
     }
 
-    /// The specs of all nodes of this cluster are computed again.
+    /// The specs of all nodes of this cluster are computed again, and its API is looked at.
     pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
         self.touched.extend(cluster.members.iter().map(|m| m.host));
+        self.clusters.insert(cluster.id);
     }
 }
 

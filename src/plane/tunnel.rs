@@ -156,9 +156,11 @@ async fn run(
     let number = plane.sessions.begin(host, place, handle.clone());
     tracing::info!(%host, session = number, "tunnel up");
     // The host may have been removed, or the plane told to stop, since the handshake.
-    let still = plane
-        .read()
-        .and_then(|rows| identify(&rows, shown.as_ref()));
+    let still = plane.read().and_then(|rows| {
+        identify(&rows, shown.as_ref())?;
+        plane.rights.connected(&rows, host);
+        Ok(())
+    });
     if let Err(refusal) = still {
         handle.close(Code::NotAllowed, &refusal.fault.why);
     }

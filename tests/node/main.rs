@@ -7,6 +7,7 @@
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
+//! e_files       a worker's files reach its own node only; a detached master's are worth nothing
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
@@ -16,6 +17,7 @@
 
 mod demo;
 mod network;
+mod rights;
 mod running;
 mod scenario;
 mod takeover;

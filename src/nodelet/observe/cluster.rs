@@ -1,7 +1,6 @@
-//! What the cluster says: objects, labels, taints, readiness.
+//! What the cluster says: objects, readiness.
 
-use std::collections::BTreeMap;
-
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::{Sweep, differs};
@@ -11,7 +10,7 @@ use crate::nodelet::step::Seen;
 
 impl Sweep<'_> {
     pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Seen {
-        let kube = match self.kube().await {
+        let kube = match self.admin().await {
             Ok(kube) => kube,
             Err(why) => return Seen::Unknown { why },
         };
@@ -28,8 +27,7 @@ impl Sweep<'_> {
                     differs("it says something else")
                 }
             }
-            Err(e @ KubeError::NoSuchKind(_)) => differs(&e.to_string()),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Err(e) => not_shown(&e),
         }
     }
 
@@ -40,23 +38,6 @@ impl Sweep<'_> {
             Ok(Some(node)) => match ready(&node) {
                 Ok(()) => Seen::Same,
                 Err(why) => differs(&format!("the node is not Ready: {why}")),
-            },
-        }
-    }
-
-    pub(super) async fn marks(
-        &mut self,
-        name: &str,
-        labels: &BTreeMap<String, String>,
-        taints: &[String],
-        without: &[String],
-    ) -> Seen {
-        match self.node(name).await {
-            Err(why) => Seen::Unknown { why },
-            Ok(None) => differs("the node has not registered itself"),
-            Ok(Some(node)) => match marks_patch(&node, labels, taints, without) {
-                None => Seen::Same,
-                Some(_) => differs("its labels or taints are others"),
             },
         }
     }
@@ -83,71 +64,33 @@ impl Sweep<'_> {
         let fs = &self.host.fs;
         self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)
     }
+
+    /// The same as this master's administrator.
+    async fn admin(&mut self) -> Result<Kube, String> {
+        self.api().await?;
+        self.memory.peers.admin(&self.host.fs, &self.ctx.node)
+    }
 }
 
-/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of
-/// others stay.
-pub(in crate::nodelet) fn marks_patch(
-    node: &Value,
-    labels: &BTreeMap<String, String>,
-    taints: &[String],
-    without: &[String],
-) -> Option<Value> {
-    let live_labels = node.pointer("/metadata/labels");
-    let missing: serde_json::Map<String, Value> = labels
-        .iter()
-        .filter(|(k, v)| {
-            let live = live_labels.and_then(|l| l.get(k.as_str()));
-            live.and_then(Value::as_str) != Some(v.as_str())
-        })
-        .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
-        .collect();
-    let live: Vec<Value> = node
-        .pointer("/spec/taints")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let wanted: Vec<Value> = taints.iter().filter_map(|t| taint(t)).collect();
-    let key = |t: &Value| t.get("key").and_then(Value::as_str).map(str::to_owned);
-    let same = |a: &Value, b: &Value| {
-        let text = |v: &Value, f: &str| {
-            let text = v.get(f).and_then(Value::as_str).unwrap_or("");
-            text.to_owned()
-        };
-        ["key", "value", "effect"]
-            .iter()
-            .all(|f| text(a, f) == text(b, f))
-    };
-    let mut list: Vec<Value> = live
-        .iter()
-        .filter(|t| key(t).is_none_or(|k| !without.contains(&k)))
-        .filter(|t| !wanted.iter().any(|w| key(w) == key(t)) || wanted.iter().any(|w| same(w, t)))
-        .cloned()
-        .collect();
-    for want in wanted {
-        if !list.iter().any(|t| same(t, &want)) {
-            list.push(want);
-        }
+/// An object that the API server did not show.
+fn not_shown(error: &KubeError) -> Seen {
+    match error {
+        KubeError::NoSuchKind(_) => differs(&error.to_string()),
+        // A new master has no right before the plane knows it and reaches its API server; a removed
+        // one has none any more.
+        KubeError::Refused {
+            status: StatusCode::FORBIDDEN,
+            ..
+        } => Seen::Awaits {
+            what: "the plane's bindings for this master".into(),
+        },
+        KubeError::Refused { .. }
+        | KubeError::Tls(_)
+        | KubeError::Unreachable { .. }
+        | KubeError::Malformed { .. } => Seen::Unknown {
+            why: error.to_string(),
+        },
     }
-    let mut patch = serde_json::Map::new();
-    if !missing.is_empty() {
-        patch.insert("metadata".into(), serde_json::json!({"labels": missing}));
-    }
-    if list != live {
-        patch.insert("spec".into(), serde_json::json!({"taints": list}));
-    }
-    (!patch.is_empty()).then_some(Value::Object(patch))
-}
-
-/// `key=value:Effect`, as people write taints.
-fn taint(text: &str) -> Option<Value> {
-    let (rest, effect) = text.rsplit_once(':')?;
-    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-    let mut taint = serde_json::json!({"key": key, "effect": effect});
-    if !value.is_empty() {
-        taint["value"] = Value::from(value);
-    }
-    Some(taint)
 }
 
 fn ready(node: &Value) -> Result<(), String> {
@@ -262,45 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_others_stay() {
-        let node = json!({
-            "metadata": {"labels": {"theirs": "1"}},
-            "spec": {"taints": [
-                {"key": "theirs", "effect": "NoSchedule"},
-                {"key": "old", "effect": "NoSchedule"},
-                {"key": "role", "value": "x", "effect": "NoSchedule"},
-            ]},
-        });
-        let labels = [("ours".to_owned(), String::new())].into();
-        let patch = marks_patch(
-            &node,
-            &labels,
-            &["role=:NoSchedule".into()],
-            &["old".into()],
-        )
-        .expect("something to do");
-        assert_eq!(
-            patch,
-            json!({
-                "metadata": {"labels": {"ours": ""}},
-                "spec": {"taints": [
-                    {"key": "theirs", "effect": "NoSchedule"},
-                    {"key": "role", "effect": "NoSchedule"},
-                ]},
+    fn a_right_that_is_not_there_yet_is_waited_for() {
+        let refused = |status| {
+            not_shown(&KubeError::Refused {
+                call: "GET /x".into(),
+                status,
+                message: "no".into(),
+                retry_after: None,
             })
-        );
-        let mut after = node;
-        after["metadata"]["labels"]["ours"] = json!("");
-        after["spec"]["taints"] = patch["spec"]["taints"].clone();
-        assert_eq!(
-            marks_patch(
-                &after,
-                &labels,
-                &["role=:NoSchedule".into()],
-                &["old".into()]
-            ),
-            None
-        );
+        };
+        let forbidden = refused(StatusCode::FORBIDDEN);
+        assert!(matches!(forbidden, Seen::Awaits { .. }), "{forbidden:?}");
+        let broken = refused(StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(matches!(broken, Seen::Unknown { .. }), "{broken:?}");
     }
 
     #[test]

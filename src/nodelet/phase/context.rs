@@ -1,6 +1,6 @@
 //! What phases ask of a [`Context`].
 
-use crate::model::{CertPurpose, CgroupDriverChoice, Digest, Role, StackManifest};
+use crate::model::{CertPurpose, CgroupDriverChoice, Digest, Role, StackManifest, role_taints};
 
 use super::render::{Inputs, url_host};
 use super::version::Kubernetes;
@@ -51,6 +51,14 @@ impl Context {
     pub(super) fn certificate(&self, purpose: CertPurpose) -> Option<Digest> {
         let seen = self.material.get(&purpose)?.certificate.as_ref()?;
         Some(seen.digest)
+    }
+
+    /// Taints of the role, as `key=value:Effect`: what kubelet registers with, so that no pod slips
+    /// in before the plane has looked.
+    pub(super) fn taints(&self) -> Result<Vec<String>, Wait> {
+        let takes_workloads = self.node.allow_workloads_on_master;
+        let kubernetes = &self.stack()?.kubernetes;
+        Ok(role_taints(self.role, takes_workloads, kubernetes))
     }
 
     pub(super) fn is_master(&self) -> bool {

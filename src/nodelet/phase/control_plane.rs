@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
-use crate::model::{CertPurpose, paths};
+use crate::model::{CertPurpose, PLANE_POLICY, front_proxy_name, paths};
 use crate::nodelet::step::Step;
 
 use super::kubeconfigs::Kubeconfig;
@@ -17,7 +17,11 @@ use super::{Context, Wait, certs, layout};
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
 pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
-    let mut steps = vec![dir(layout::SCHEDULER_DIR, PUBLIC_DIR)];
+    let mut steps = vec![
+        dir(layout::POLICY_DIR, PUBLIC_DIR),
+        file(layout::POLICY, PLANE_POLICY, PUBLIC),
+        dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
+    ];
     let scheduler_config = scheduler_config(ctx)?;
     steps.extend(
         scheduler_config
@@ -130,7 +134,9 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
         // the probes of kubelet and of load balancers need that.
         "--anonymous-auth=true".into(),
-        "--authorization-mode=Node,RBAC".into(),
+        // The last for one user only: see `PLANE_POLICY`.
+        "--authorization-mode=Node,RBAC,ABAC".into(),
+        format!("--authorization-policy-file={}", layout::POLICY),
         "--enable-admission-plugins=NodeRestriction".into(),
         format!("--client-ca-file={}", layout::ca(serving)),
         format!("--tls-cert-file={}", layout::cert(serving)),
@@ -153,7 +159,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         format!("--proxy-client-cert-file={}", layout::cert(proxy)),
         format!("--proxy-client-key-file={}", layout::key(proxy)),
         format!("--requestheader-client-ca-file={}", layout::ca(proxy)),
-        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        format!("--requestheader-allowed-names={}", aggregators(ctx)),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         "--requestheader-group-headers=X-Remote-Group".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
@@ -177,6 +183,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         .add("cluster authority", &node.authorities.cluster)
         .add("etcd authority", &node.authorities.etcd)
         .add("front-proxy authority", &node.authorities.front_proxy)
+        .add("policy", PLANE_POLICY)
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),
@@ -193,6 +200,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
             ("Directory", layout::cert_dir(serving)),
             ("Directory", layout::cert_dir(proxy)),
             ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
+            ("Directory", layout::POLICY_DIR.into()),
         ],
         inputs,
         port: node.api.port,
@@ -288,7 +296,11 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<
             "--requestheader-client-ca-file={}",
             layout::ca(CertPurpose::FrontProxy)
         ),
-        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        // Its own API server's; others do not call it.
+        format!(
+            "--requestheader-allowed-names={}",
+            front_proxy_name(ctx.node.host_id)
+        ),
         "--bind-address=127.0.0.1".into(),
         format!("--secure-port={port}"),
         "--v=2".into(),
@@ -299,9 +311,13 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<
     Ok(args)
 }
 
-/// Whom extension API servers believe about others' identity.
-fn proxy_name(ctx: &Context) -> String {
-    CertPurpose::FrontProxy.profile(&ctx.node).common_name
+/// Whom API servers believe about others' identity: the masters that are, by name. The certificate of
+/// one that was removed says a name that is not among them, and speaks for nobody.
+fn aggregators(ctx: &Context) -> String {
+    let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();
+    hosts.sort_unstable();
+    let names: Vec<String> = hosts.into_iter().map(front_proxy_name).collect();
+    names.join(",")
 }
 
 fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {

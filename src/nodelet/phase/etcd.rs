@@ -10,10 +10,11 @@ use std::time::Duration;
 use crate::host::etcd::{Member, peer_url};
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{CertPurpose, EtcdMember, paths};
-use crate::nodelet::step::{Probe, Step};
+use crate::nodelet::step::{Encoding, Probe, Step};
 
 use super::render::{
-    Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, url_host,
+    Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
+    url_host,
 };
 use super::version::major_minor;
 use super::{Context, Steps, Wait, layout};
@@ -31,14 +32,25 @@ pub(super) fn configure(ctx: &Context) -> Steps {
         },
         None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
     };
-    Ok(vec![
+    let mut steps = vec![
         shared_dir(layout::DATA_DIR, PUBLIC_DIR),
         dir(paths::ETCD_DATA, PRIVATE_DIR),
         dir(layout::ETCD_DIR, PUBLIC_DIR),
+    ];
+    // Before the settings that name it.
+    steps
+        .extend(revoked(ctx).map(|list| file_as(Encoding::RevokedDer, layout::ETCD_REVOKED, list)));
+    steps.extend([
         file(layout::ETCD_ENV, env(ctx)?, PUBLIC),
         cluster,
         file(layout::unit_file(layout::ETCD_UNIT), unit_text(ctx), PUBLIC),
-    ])
+    ]);
+    Ok(steps)
+}
+
+/// The certificates of masters that are none any more.
+fn revoked(ctx: &Context) -> Option<&str> {
+    ctx.node.etcd.revoked.as_deref()
 }
 
 pub(super) fn start(ctx: &Context) -> Steps {
@@ -47,6 +59,9 @@ pub(super) fn start(ctx: &Context) -> Steps {
         .add("settings", &env(ctx)?)
         // Certificates are read anew with every connection, the authorities are not.
         .add("authority", &ctx.node.authorities.etcd)
+        // So is the list of revoked ones; but who is connected stays so, and a master that was
+        // removed must not. Masters are removed seldom, and their API servers start again then, too.
+        .add("revoked", revoked(ctx).unwrap_or_default())
         .add_digest("program", ctx.program("bin/etcd"));
     let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
     steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
@@ -124,6 +139,11 @@ fn env(ctx: &Context) -> Result<String, Wait> {
         ("AUTO_COMPACTION_RETENTION", "8h".into()),
         ("LOG_OUTPUTS", "stderr".into()),
     ];
+    if revoked(ctx).is_some() {
+        for name in ["CLIENT_CRL_FILE", "PEER_CRL_FILE"] {
+            lines.push((name, layout::ETCD_REVOKED.into()));
+        }
+    }
     if version < (3, 5) {
         // The older logger is the default there.
         lines.push(("LOGGER", "zap".into()));

@@ -327,10 +327,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Unit(_)
         | Step::Probe(_)
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }

@@ -12,10 +12,12 @@ use crate::model::{CertPurpose, paths};
 use crate::nodelet::step::{Probe, Step};
 
 use super::kubeconfigs::Kubeconfig;
-use super::marks;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
 use super::{Context, Steps, Wait, control_plane, layout};
 
+/// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
+/// master could go on; every reader of logs and numbers costs one question this often.
+const AUTHORIZED_FOR: &str = "30s";
 /// kubelet asks the runtime about every container before it is healthy.
 const HEALTHY: Duration = Duration::from_secs(120);
 
@@ -121,7 +123,7 @@ fn flags(ctx: &Context) -> Result<Vec<String>, Wait> {
             ctx.image("pause")?
         ));
     }
-    let taints = marks::taints(ctx)?;
+    let taints = ctx.taints()?;
     if release.register_taints_is_flag() && !taints.is_empty() {
         flags.push(format!("--register-with-taints={}", taints.join(",")));
     }
@@ -150,7 +152,8 @@ fn config(ctx: &Context) -> Result<String, Wait> {
             "webhook": {"enabled": true},
             "x509": {"clientCAFile": layout::ca(serving)},
         },
-        "authorization": {"mode": "Webhook"},
+        // Whoever called may call for this long after the right was taken away.
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": AUTHORIZED_FOR}},
         "tlsCertFile": layout::cert(serving),
         "tlsPrivateKeyFile": layout::key(serving),
         "tlsMinVersion": "VersionTLS12",
@@ -184,7 +187,7 @@ fn config(ctx: &Context) -> Result<String, Wait> {
     if !release.runtime_endpoint_is_flag() {
         config["containerRuntimeEndpoint"] = endpoint().into();
     }
-    let taints = marks::taints(ctx)?;
+    let taints = ctx.taints()?;
     if !release.register_taints_is_flag() && !taints.is_empty() {
         config["registerWithTaints"] = taints.iter().map(|t| taint_object(t)).collect();
     }

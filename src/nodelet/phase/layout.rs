@@ -22,6 +22,10 @@ pub const KUBELET_CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
 pub const KUBE_PROXY_DIR: &str = "/etc/pf9/kube.d/kube-proxy";
 /// kube-proxy's configuration.
 pub const KUBE_PROXY_CONFIG: &str = "/etc/pf9/kube.d/kube-proxy/config.yaml";
+/// Directory of the API server's policy.
+pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
+/// Whom the API server allows what, beside the bindings in the cluster: [`crate::model::PLANE_POLICY`].
+pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
 /// The scheduler's configuration.
@@ -32,6 +36,8 @@ pub const ETCD_DIR: &str = "/etc/pf9/kube.d/etcd";
 pub const ETCD_ENV: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 /// What etcd reads only when it founds or joins a cluster: a change of it restarts nothing.
 pub const ETCD_CLUSTER_ENV: &str = "/etc/pf9/kube.d/etcd/cluster.env";
+/// Certificates that etcd refuses; read with every connection.
+pub const ETCD_REVOKED: &str = "/etc/pf9/kube.d/etcd/revoked.crl";
 /// What etcd makes when it starts for the first time, in its data directory.
 pub const ETCD_MEMBER_DIR: &str = "/var/lib/pf9/etcd/member";
 /// Directory of the pod network's script.

@@ -13,8 +13,7 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
     let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
     let mut steps = vec![
         // While the API is still there.
-        Step::Drain { node: node.clone() },
-        Step::ForgetNode { node },
+        Step::Drain { node },
         // Before the containers, or it starts them again.
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),

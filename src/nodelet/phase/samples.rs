@@ -111,6 +111,7 @@ fn material(purpose: CertPurpose) -> Material {
 
 fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
     NodeSpec {
+        host_id: host(1),
         cluster_id: ClusterId(Uuid::from_bytes([0xc1; 16])),
         cluster_name: "demo".into(),
         node_name: name.parse().expect("name"),
@@ -148,6 +149,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             }],
             heartbeat_ms: None,
             election_ms: None,
+            revoked: None,
         },
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),

@@ -126,7 +126,7 @@ impl Bed {
     pub(crate) fn worker(&self, stack: &StackRef) -> Assignment {
         let pem = "-----BEGIN CERTIFICATE-----\n";
         serde_json::from_value(serde_json::json!({
-            "role": "worker",
+            "role": "worker", "host_id": self.host,
             "cluster_id": self.cluster, "cluster_name": "c", "node_name": "n1",
             "node_ip": "192.0.2.10", "pod_cidr": "10.20.1.0/24", "stack": stack,
             "authorities": {"cluster": pem, "etcd": pem, "front_proxy": pem},
