@@ -7,6 +7,7 @@
 //!  watch (files,  │                                     ▲                              │
 //!   processes) ───┘                                     └──────── next round ──────────┘
 //! ```
+//! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use super::journal::Journal;
 use super::ledger::{Installed, Ledger, LedgerFile};
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::{Memory, Sweep};
-use super::phase::{self, Context, PhaseSteps};
+use super::phase::{self, Context, PhaseSteps, layout};
 use super::plan::{Plan, PlanWords, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
@@ -33,6 +34,10 @@ use super::watch::Watch;
 use crate::host::Host;
 use crate::model::{Fault, NodeSpec, NodeState, Role, Timestamp, TrustStore};
 use crate::telemetry::chain;
+
+mod clock;
+
+use clock::{sleep_by_the_clock, until};
 
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
 /// two steps undo each other.
@@ -44,6 +49,10 @@ const WAIT_SWEEP: Duration = Duration::from_secs(15);
 const IDLE_EXIT: Duration = Duration::from_secs(60);
 /// Pause after a removal that left something.
 const REMOVAL_AGAIN: Duration = Duration::from_secs(10);
+/// What is started again once certificates that were over are renewed: both would go on showing
+/// the old ones on connections they have, and kubelet, started anew, tries the control plane's pods
+/// at once that it had given up on for a while. No workload is touched by it.
+const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
 
 /// The loop's state.
 pub struct Engine {
@@ -60,6 +69,8 @@ pub struct Engine {
     sweep: Duration,
     /// The job that was worked on last.
     seen: Option<Job>,
+    /// Certificates of this node were over at the last look.
+    over: bool,
 }
 
 /// What comes next.
@@ -108,6 +119,7 @@ impl Engine {
             memory: Memory::default(),
             lifecycle: Lifecycle::begin(),
             seen: None,
+            over: false,
             host,
             ledger,
             board,
@@ -161,7 +173,7 @@ impl Engine {
                 self.memory.refused_stack = None;
                 true
             }
-            () = tokio::time::sleep(pause) => false,
+            () = sleep_by_the_clock(pause) => false,
             woken = self.watch.woken(), if watching => {
                 tracing::info!(?woken, "looks at the host again");
                 true
@@ -351,6 +363,7 @@ impl Engine {
                 return Err(fault);
             }
         };
+        self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
         let effects = Effects {
@@ -368,6 +381,19 @@ impl Engine {
             phases,
             plan: checked.plan,
         })
+    }
+
+    /// Certificates were over and are good again: who held on to the old ones begins anew.
+    fn renewed(&mut self, ctx: &Context) {
+        let over = phase::certificates_are_over(ctx);
+        if self.over && !over {
+            self.board
+                .say("the certificates that had ended are renewed");
+            for unit in AFTER_OVER {
+                self.ledger.ledger.must_restart(unit);
+            }
+        }
+        self.over = over;
     }
 
     /// What comes next when nothing can be done now.
@@ -390,8 +416,10 @@ impl Engine {
                 self.sweep
             }
         };
+        let now = Timestamp::now();
+        let change = phase::next_change(&look.ctx).map(|at| until(at, now));
         Some(Next {
-            after,
+            after: change.map_or(after, |change| after.min(change)),
             watching: true,
             may_exit: false,
         })
@@ -481,9 +509,7 @@ impl Next {
     /// again and again would make the pause none.
     fn retry(lifecycle: &Lifecycle) -> Self {
         let at = lifecycle.failing().map(|f| f.next_try);
-        let left = at.map_or(Duration::ZERO, |at| {
-            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
-        });
+        let left = at.map_or(Duration::ZERO, |at| until(at, Timestamp::now()));
         Self {
             after: left,
             watching: false,

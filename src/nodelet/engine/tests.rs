@@ -1,11 +1,31 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+use jiff::SignedDuration;
+
 use super::super::inbox::Inbox;
+use super::super::ledger::UnitRecord;
+use super::super::phase::samples;
 use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Assignment, DocumentKind, paths};
+use crate::model::{Assignment, Digest, DocumentKind, paths};
+
+fn engine(fs: &HostFs, jobs: watch::Receiver<Job>) -> Engine {
+    let (board, _status) = Board::new(fs);
+    // Nobody calls: a wake that cannot come is none.
+    let (_, woken) = watch::channel(0);
+    let host = Host::new(fs.clone());
+    Engine::new(
+        host.clone(),
+        ledger(&host, &board).expect("ledger"),
+        board,
+        jobs,
+        woken,
+        CancellationToken::new(),
+        Duration::from_secs(60),
+    )
+}
 
 #[tokio::test]
 async fn a_round_without_news_writes_its_line_and_nothing_else() {
@@ -27,18 +47,7 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
     inbox
         .put(key.sign(DocumentKind::Spec, &bytes))
         .expect("a good spec");
-    let (board, _status) = Board::new(&fs);
-    let (_wake, woken) = watch::channel(0);
-    let host = Host::new(fs.clone());
-    let mut engine = Engine::new(
-        host.clone(),
-        ledger(&host, &board).expect("ledger"),
-        board,
-        jobs,
-        woken,
-        CancellationToken::new(),
-        Duration::from_secs(60),
-    );
+    let mut engine = engine(&fs, jobs);
     let job = inbox.job();
     engine.round(&job).await;
     let mut before = every_file(&fs);
@@ -55,4 +64,37 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
         assert!(line.contains(told), "{line}");
         story = now;
     }
+}
+
+#[tokio::test]
+async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_they_do_not() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
+    let (_inbox, jobs) = Inbox::open(fs.clone(), Timestamp::UNIX_EPOCH);
+    let mut engine = engine(&fs, jobs);
+    let runs = UnitRecord {
+        inputs: Some(Digest::of(b"inputs")),
+        intent: None,
+    };
+    for unit in layout::UNITS {
+        let units = &mut engine.ledger.ledger.units;
+        units.insert((*unit).to_owned(), runs.clone());
+    }
+    let started_anew = |engine: &Engine| -> Vec<String> {
+        let units = engine.ledger.ledger.units.iter();
+        let anew = units.filter(|(_, record)| record.inputs.is_none());
+        anew.map(|(unit, _)| unit.clone()).collect()
+    };
+    let good = samples::master("1.20.2");
+    let mut ended = good.clone();
+    ended.now = ended.now + SignedDuration::from_hours(24 * 400);
+    engine.renewed(&good);
+    engine.renewed(&ended);
+    assert!(started_anew(&engine).is_empty(), "waiting changes nothing");
+    engine.renewed(&good);
+    assert_eq!(
+        started_anew(&engine),
+        ["pf9-kube-proxy.service", "pf9-kubelet.service"]
+    );
 }

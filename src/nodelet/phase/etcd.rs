@@ -8,14 +8,14 @@
 use std::time::Duration;
 
 use crate::host::etcd::{Member, peer_url};
-use crate::model::{CertPurpose, EtcdMember, paths};
+use crate::model::{Authority, CertPurpose, EtcdMember, paths};
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, url_host,
 };
 use super::version::major_minor;
-use super::{Context, Steps, Wait, layout};
+use super::{Context, Steps, Wait, certs, layout};
 
 /// Port for clients.
 pub(super) const CLIENT_PORT: u16 = 2379;
@@ -50,10 +50,14 @@ pub(super) fn start(ctx: &Context) -> Steps {
     let inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("settings", &env(ctx)?)
-        // Certificates are read anew with every connection, the authorities are not.
-        .add("authority", &ctx.node.authorities.etcd)
+        // Certificates are read anew with every connection, the authorities are not: see `reload`.
+        .add("authority", &ctx.believed(Authority::Etcd))
         .add_digest("program", ctx.program("bin/etcd"));
     let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
+    if certs::are_over(ctx) {
+        // It could not be asked.
+        return Ok(steps);
+    }
     steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
         member: member.clone(),
     }));

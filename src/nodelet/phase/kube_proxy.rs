@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::model::CertPurpose;
 use crate::nodelet::step::Probe;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
-use super::{Context, Steps, layout};
+use super::{Context, Steps, certs, layout, reload};
 
 /// Health, on the loopback address.
 pub(super) const HEALTH_PORT: u16 = 10256;
@@ -23,16 +24,19 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         .service_inputs(&unit_text, "bin/kube-proxy")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::KubeProxy.text(ctx));
+    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy])?;
     let kubeconfig = Kubeconfig::KubeProxy.path();
     let read = [layout::KUBE_PROXY_CONFIG, kubeconfig.as_str()];
     let unit_file = layout::unit_file(layout::KUBE_PROXY_UNIT);
-    Ok(vec![
+    let mut steps = vec![
         dir(layout::KUBE_PROXY_DIR, PUBLIC_DIR),
         file(layout::KUBE_PROXY_CONFIG, config, PUBLIC),
         file(unit_file, unit_text, PUBLIC),
         unit(layout::KUBE_PROXY_UNIT, inputs, &read),
-        probe(Probe::KubeProxyHealthy, HEALTHY),
-    ])
+    ];
+    // Its health is that of what the API server tells it.
+    steps.extend((!certs::are_over(ctx)).then(|| probe(Probe::KubeProxyHealthy, HEALTHY)));
+    Ok(steps)
 }
 
 fn unit_text(ctx: &Context) -> String {
