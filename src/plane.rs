@@ -12,6 +12,7 @@
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
+//! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
@@ -24,6 +25,7 @@
 //! ```
 
 mod admin;
+mod authorities;
 mod bootstrap;
 mod budget;
 mod ca;
@@ -46,6 +48,7 @@ mod qbert;
 mod records;
 mod refusal;
 mod resmgr;
+mod rotation;
 mod secrets;
 mod serve;
 mod sessions;

@@ -1,9 +1,12 @@
 //! Certificates of nodes: the shared table decides what they say and who may have them.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::ca::{Authority, Leaf, ProvenKey, is_public_key};
 use super::compute;
 use super::records::{CLUSTERS, Cluster};
 use super::refusal::{Answer, Refusal};
+use super::rotation;
 use super::state::{self, Change};
 use crate::model::{
     Assignment, Authority as Signer, CertPurpose, CertificateBatch, CertificateOrder,
@@ -15,11 +18,12 @@ const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
 /// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
 const KEY_MAX: usize = 8 * 1024;
 
-/// Signs what a host ordered, and writes down a master's service-account key.
+/// Signs what a host ordered, for this long, and writes down a master's service-account key.
 pub(super) fn order(
     change: &mut Change<'_>,
     host: HostId,
     order: &CertificateOrder,
+    life: SignedDuration,
 ) -> Answer<CertificateBatch> {
     let row = state::host(&**change, host)?;
     if row.cluster != Some(order.cluster_id) {
@@ -48,11 +52,11 @@ pub(super) fn order(
             why,
         ));
     };
-    let signers = Signers::load(&cluster)?;
+    let signers = Signers::load(&cluster, host)?;
     let certificates = order
         .requests
         .iter()
-        .map(|request| sign(&signers, node, assignment.role(), request, change))
+        .map(|request| sign(&signers, node, assignment.role(), request, life, change.now))
         .collect::<Answer<Vec<_>>>()?;
     if let Some(key) = &order.service_account_key {
         learn_key(change, host, cluster, key)?;
@@ -68,7 +72,8 @@ fn sign(
     node: &NodeSpec,
     role: Role,
     request: &CertificateRequest,
-    change: &Change<'_>,
+    life: SignedDuration,
+    now: Timestamp,
 ) -> Answer<IssuedCertificate> {
     let purpose = request.purpose;
     if !purpose.applies_to(role) {
@@ -81,7 +86,7 @@ fn sign(
     let key = ProvenKey::from_csr(&request.csr)?;
     let profile = purpose.profile(node);
     let signer = signers.of(profile.authority);
-    let issued = signer.issue(&key, &Leaf::of_profile(profile), change.now)?;
+    let issued = signer.issue(&key, &Leaf::of_profile(profile, life), now)?;
     Ok(IssuedCertificate {
         purpose,
         certificate: issued.pem,
@@ -130,12 +135,16 @@ struct Signers {
 }
 
 impl Signers {
-    fn load(cluster: &Cluster) -> Answer<Self> {
-        let (pem, keys) = (&cluster.authorities, &cluster.keys);
+    /// Those that sign for this node: while others take over, not every node has the same.
+    fn load(cluster: &Cluster, host: HostId) -> Answer<Self> {
+        let load = |which| {
+            let (pem, key) = rotation::signer(cluster, host, which);
+            Authority::load(pem, key)
+        };
         Ok(Self {
-            cluster: Authority::load(&pem.cluster, &keys.cluster)?,
-            etcd: Authority::load(&pem.etcd, &keys.etcd)?,
-            front_proxy: Authority::load(&pem.front_proxy, &keys.front_proxy)?,
+            cluster: load(Signer::Cluster)?,
+            etcd: load(Signer::Etcd)?,
+            front_proxy: load(Signer::FrontProxy)?,
         })
     }
 

@@ -8,6 +8,7 @@ use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, SPECS, STATUSES,
 };
 use super::refusal::Answer;
+use super::rotation;
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::view::Known;
@@ -81,6 +82,7 @@ fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> A
     let key = cluster.to_string();
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {
         cluster.members.retain(|m| m.host != host);
+        rotation::advance(&mut cluster, change.now);
         change.put(&CLUSTERS, &key, &cluster)?;
         change.touch_cluster(&cluster);
     }
