@@ -13,12 +13,14 @@
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
 mod api;
+mod authorities;
 mod envelope;
 mod fault;
 mod ids;
@@ -33,6 +35,7 @@ mod status;
 mod tunnel;
 
 pub use api::*;
+pub use authorities::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;

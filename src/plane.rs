@@ -12,6 +12,7 @@
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
+//! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
@@ -25,6 +26,7 @@
 //! ```
 
 mod admin;
+mod authorities;
 mod bootstrap;
 mod budget;
 mod ca;
@@ -49,6 +51,7 @@ mod records;
 mod refusal;
 mod resmgr;
 mod rights;
+mod rotation;
 mod secrets;
 mod serve;
 mod sessions;

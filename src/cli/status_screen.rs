@@ -230,8 +230,7 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
 
 fn certificates(all: &[CertificateStatus], now: Timestamp) -> Option<String> {
     let first = all.iter().min_by_key(|c| c.not_after)?;
-    let name = serde_json::to_value(first.purpose).ok();
-    let name = name.as_ref().and_then(|v| v.as_str()).unwrap_or_default();
+    let name = &first.name;
     let when = if first.not_after <= now {
         format!("{name} EXPIRED {}", ago(now, first.not_after))
     } else {

@@ -50,7 +50,7 @@ pub enum CertPurpose {
 }
 
 /// Which authority signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Authority {
     /// [`super::Authorities::cluster`].
@@ -93,6 +93,37 @@ pub const PLANE_POLICY: &str = concat!(
     r#""user":"pf9:plane","namespace":"*","resource":"*","apiGroup":"*","nonResourcePath":"*"}}"#,
     "\n"
 );
+
+// === impl Authority ===
+
+impl Authority {
+    /// Every authority of a cluster.
+    pub const ALL: &'static [Self] = &[Self::Cluster, Self::Etcd, Self::FrontProxy];
+
+    /// The word for people and in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Etcd => "etcd",
+            Self::FrontProxy => "front-proxy",
+        }
+    }
+
+    /// Its field in [`super::Authorities`].
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Etcd => "etcd",
+            Self::FrontProxy => "front_proxy",
+        }
+    }
+}
+
+impl std::fmt::Display for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 // === impl CertPurpose ===
 

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, Fault, Generation, HostId, NodeName, StackRef};
+use super::{Authorities, Authority, ClusterId, Fault, Generation, HostId, NodeName, StackRef};
 
 /// Version of the spec document this program writes and reads.
 pub const SPEC_SCHEMA: u32 = 1;
@@ -80,7 +80,8 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Which stack runs here.
     pub stack: StackRef,
-    /// Certificate authorities of the cluster (PEM); private keys stay on the plane.
+    /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
+    /// the plane.
     pub authorities: Authorities,
     /// Where the API server is reached by nodes.
     pub api: ApiSpec,
@@ -101,19 +102,6 @@ pub struct NodeSpec {
     /// Masters take ordinary pods too.
     #[serde(default)]
     pub allow_workloads_on_master: bool,
-}
-
-/// Certificates of the cluster's authorities, PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Authorities {
-    /// Signs API server, kubelet and user certificates.
-    pub cluster: String,
-    /// Signs etcd servers, peers and clients; its own, so that a kubelet certificate is no etcd
-    /// client.
-    pub etcd: String,
-    /// Signs the aggregator's client certificate.
-    pub front_proxy: String,
 }
 
 /// Where the API server is.
@@ -380,15 +368,11 @@ impl NodeSpec {
                 format!("is no PEM list of certificates of at most {REVOKED_MAX} bytes"),
             ));
         }
-        for (field, pem) in [
-            ("cluster", &self.authorities.cluster),
-            ("etcd", &self.authorities.etcd),
-            ("front_proxy", &self.authorities.front_proxy),
-        ] {
-            if !pem.starts_with("-----BEGIN CERTIFICATE-----") {
+        for which in Authority::ALL {
+            if let Some(why) = self.authorities.fault(*which) {
                 return Err(bad(
-                    &format!("assignment.authorities.{field}"),
-                    "is no PEM certificate".into(),
+                    &format!("assignment.authorities.{}", which.field()),
+                    why,
                 ));
             }
         }

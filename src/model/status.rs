@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef};
+use super::{
+    Authority, CertPurpose, ClusterId, Digest, Fault, Generation, HostId, PhaseId, Role, StackRef,
+};
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -111,7 +113,7 @@ pub struct NodeStatus {
     pub certificate_requests: Vec<CertificateRequest>,
     /// Public service-account key of this master (PEM), for the other masters.
     pub service_account_key: Option<String>,
-    /// Certificates in use.
+    /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
 }
 
@@ -162,13 +164,22 @@ pub struct CertificateRequest {
     pub csr: String,
 }
 
-/// A certificate in use.
+/// A certificate in use, or an authority that is believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
-    /// What for.
-    pub purpose: CertPurpose,
+    /// Its directory below `/etc/pf9/kube.d/certs`, e.g. `kubelet/server`; of an authority, e.g.
+    /// `etcd authority`.
+    pub name: String,
+    /// Of which authority.
+    pub authority: Authority,
+    /// When its life began.
+    pub not_before: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
+    /// SHA-256 of the certificate (DER).
+    pub digest: Digest,
+    /// SHA-256 of the authority's certificate (DER) that signed it; its own where it is one.
+    pub issuer: Digest,
 }
 
 /// What the machine is.
@@ -231,6 +242,15 @@ pub struct DiskHealth {
     pub total_bytes: u64,
     /// Bytes that may be used.
     pub available_bytes: u64,
+}
+
+// === impl CertificateStatus ===
+
+impl CertificateStatus {
+    /// It is an authority, not a certificate of one.
+    pub fn is_authority(&self) -> bool {
+        self.digest == self.issuer
+    }
 }
 
 // === impl NodeState ===

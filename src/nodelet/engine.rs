@@ -11,6 +11,8 @@
 //! A new spec ends a run between two steps. To be woken does not: whoever calls during a run gets
 //! one more look after it, however often he calls, and looks that calls ask for are limited. So no
 //! caller keeps the loop from its work.
+//!
+//! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,7 @@ use super::journal::Journal;
 use super::ledger::{Installed, Ledger, LedgerFile};
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::{Memory, Sweep};
-use super::phase::{self, Context, PhaseSteps};
+use super::phase::{self, Context, PhaseSteps, layout};
 use super::plan::{Plan, PlanWords, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
@@ -38,6 +40,10 @@ use crate::app::Bucket;
 use crate::host::Host;
 use crate::model::{Fault, NodeSpec, NodeState, Role, Timestamp, TrustStore};
 use crate::telemetry::chain;
+
+mod clock;
+
+use clock::{sleep_by_the_clock, until};
 
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
 /// two steps undo each other.
@@ -54,6 +60,10 @@ const CALLED_EVERY: Duration = Duration::from_secs(5);
 const CALLED_BURST: u32 = 10;
 /// Pause after a removal that left something.
 const REMOVAL_AGAIN: Duration = Duration::from_secs(10);
+/// What is started again once certificates that were over are renewed: both would go on showing
+/// the old ones on connections they have, and kubelet, started anew, tries the control plane's pods
+/// at once that it had given up on for a while. No workload is touched by it.
+const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
 
 /// The loop's state.
 pub struct Engine {
@@ -73,6 +83,8 @@ pub struct Engine {
     began: Instant,
     /// The job that was worked on last.
     seen: Option<Job>,
+    /// Certificates of this node were over at the last look.
+    over: bool,
 }
 
 /// What comes next.
@@ -123,6 +135,7 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             seen: None,
+            over: false,
             host,
             ledger,
             board,
@@ -177,7 +190,7 @@ impl Engine {
                 self.until_called_again().await;
                 true
             }
-            () = tokio::time::sleep(pause) => false,
+            () = sleep_by_the_clock(pause) => false,
             woken = self.watch.woken(), if watching => {
                 tracing::info!(?woken, "looks at the host again");
                 true
@@ -379,6 +392,7 @@ impl Engine {
                 return Err(fault);
             }
         };
+        self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
         let effects = Effects {
@@ -396,6 +410,19 @@ impl Engine {
             phases,
             plan: checked.plan,
         })
+    }
+
+    /// Certificates were over and are good again: who held on to the old ones begins anew.
+    fn renewed(&mut self, ctx: &Context) {
+        let over = phase::certificates_are_over(ctx);
+        if self.over && !over {
+            self.board
+                .say("the certificates that had ended are renewed");
+            for unit in AFTER_OVER {
+                self.ledger.ledger.must_restart(unit);
+            }
+        }
+        self.over = over;
     }
 
     /// What comes next when nothing can be done now.
@@ -418,8 +445,10 @@ impl Engine {
                 self.sweep
             }
         };
+        let now = Timestamp::now();
+        let change = phase::next_change(&look.ctx).map(|at| until(at, now));
         Some(Next {
-            after,
+            after: change.map_or(after, |change| after.min(change)),
             watching: true,
             may_exit: false,
         })
@@ -504,9 +533,7 @@ impl Next {
     /// again and again would make the pause none.
     fn retry(lifecycle: &Lifecycle) -> Self {
         let at = lifecycle.failing().map(|f| f.next_try);
-        let left = at.map_or(Duration::ZERO, |at| {
-            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
-        });
+        let left = at.map_or(Duration::ZERO, |at| until(at, Timestamp::now()));
         Self {
             after: left,
             watching: false,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::authorities;
 use super::fleet;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
@@ -59,6 +60,15 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/stacks", post(import).get(stack_list))
         .route("/hosts", get(hosts))
         .route("/clusters", get(clusters))
+        .route("/clusters/{name}/authorities", get(authorities::show))
+        .route(
+            "/clusters/{name}/authorities/rotate",
+            post(authorities::rotate),
+        )
+        .route(
+            "/clusters/{name}/authorities/abort",
+            post(authorities::abort),
+        )
         .route("/kubeconfig", post(kubeconfig_for))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

@@ -24,8 +24,10 @@ use crate::model::{CertProfile, Digest, Secret};
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 /// Life of what an authority signs for nodes; also cut by the authority's end.
 pub(super) const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Clocks may differ by this much.
+/// Clocks may differ by this much: a life begins so much in the past.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
+/// But by no more than this part of it: two thirds of a short life are not over when it begins.
+const SKEW_PART: i32 = 10;
 /// Longest request that is parsed: RSA-4096 with extensions is 2 KiB.
 const CSR_MAX: usize = 16 * 1024;
 /// Shortest RSA key.
@@ -202,7 +204,7 @@ impl Authority {
         let not_after = (now + leaf.life).min(self.not_after);
         set_life(
             &mut params,
-            (now - CLOCK_SKEW).max(self.not_before),
+            (now - CLOCK_SKEW.min(leaf.life / SKEW_PART)).max(self.not_before),
             not_after,
         );
         let certificate = params.signed_by(key, &self.issuer)?;
@@ -231,14 +233,14 @@ pub(super) struct Issued {
 
 impl Leaf {
     /// What the shared table says about a node's certificate.
-    pub(super) fn of_profile(profile: CertProfile) -> Self {
+    pub(super) fn of_profile(profile: CertProfile, life: SignedDuration) -> Self {
         Self {
             common_name: profile.common_name,
             organisations: profile.organisations,
             sans: profile.sans,
             server: profile.server,
             client: profile.client,
-            life: LEAF_LIFE,
+            life,
         }
     }
 
@@ -337,6 +339,12 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
     let name = parsed.subject().iter_common_name().next()?;
     name.as_str().ok().map(str::to_owned)
+}
+
+/// When a certificate, DER, ends.
+pub(super) fn not_after(der: &[u8]) -> Option<Timestamp> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
 /// True while a certificate, DER, is of its time.

@@ -1,10 +1,13 @@
 //! Certificates of nodes: the shared table decides what they say and who may have them.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::ca::{Authority, Leaf, ProvenKey, is_public_key};
 use super::compute;
 use super::departures;
 use super::records::{CLUSTERS, Cluster, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
+use super::rotation;
 use super::state::{self, Change};
 use crate::model::{
     Assignment, Authority as Signer, CertPurpose, CertificateBatch, CertificateOrder,
@@ -16,11 +19,12 @@ const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
 /// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
 const KEY_MAX: usize = 8 * 1024;
 
-/// Signs what a host ordered, and writes down a master's service-account key.
+/// Signs what a host ordered, for this long, and writes down a master's service-account key.
 pub(super) fn order(
     change: &mut Change<'_>,
     host: HostId,
     order: &CertificateOrder,
+    life: SignedDuration,
 ) -> Answer<CertificateBatch> {
     let row = state::host(&**change, host)?;
     if row.cluster != Some(order.cluster_id) {
@@ -49,11 +53,12 @@ pub(super) fn order(
             why,
         ));
     };
-    let signers = Signers::load(&cluster)?;
+    let signers = Signers::load(&cluster, host)?;
     let mut certificates = Vec::new();
     let mut of_etcd = Vec::new();
     for request in &order.requests {
-        let (certificate, etcd) = sign(&signers, node, assignment.role(), request, change)?;
+        let (certificate, etcd) =
+            sign(&signers, node, assignment.role(), request, life, change.now)?;
         certificates.push(certificate);
         of_etcd.extend(etcd);
     }
@@ -75,7 +80,8 @@ fn sign(
     node: &NodeSpec,
     role: Role,
     request: &CertificateRequest,
-    change: &Change<'_>,
+    life: SignedDuration,
+    now: Timestamp,
 ) -> Answer<(IssuedCertificate, Option<EtcdCertificate>)> {
     let purpose = request.purpose;
     if !purpose.applies_to(role) {
@@ -88,8 +94,8 @@ fn sign(
     let key = ProvenKey::from_csr(&request.csr)?;
     let profile = purpose.profile(node);
     let authority = profile.authority;
-    let leaf = Leaf::of_profile(profile);
-    let issued = signers.of(authority).issue(&key, &leaf, change.now)?;
+    let leaf = Leaf::of_profile(profile, life);
+    let issued = signers.of(authority).issue(&key, &leaf, now)?;
     let etcd = (authority == Signer::Etcd).then_some(EtcdCertificate {
         serial: issued.serial,
         not_after: issued.not_after,
@@ -143,12 +149,16 @@ struct Signers {
 }
 
 impl Signers {
-    fn load(cluster: &Cluster) -> Answer<Self> {
-        let (pem, keys) = (&cluster.authorities, &cluster.keys);
+    /// Those that sign for this node: while others take over, not every node has the same.
+    fn load(cluster: &Cluster, host: HostId) -> Answer<Self> {
+        let load = |which| {
+            let (pem, key) = rotation::signer(cluster, host, which);
+            Authority::load(pem, key)
+        };
         Ok(Self {
-            cluster: Authority::load(&pem.cluster, &keys.cluster)?,
-            etcd: Authority::load(&pem.etcd, &keys.etcd)?,
-            front_proxy: Authority::load(&pem.front_proxy, &keys.front_proxy)?,
+            cluster: load(Signer::Cluster)?,
+            etcd: load(Signer::Etcd)?,
+            front_proxy: load(Signer::FrontProxy)?,
         })
     }
 

@@ -11,6 +11,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod authorities;
+
+use authorities::Authorities;
+
 use super::admin::{self, Import, NewToken, WantedKubeconfig};
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
@@ -18,6 +22,10 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::model::Fault;
 use crate::telemetry::{self, LogConfig};
 
+/// Life of a node's certificates: a year.
+const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
+/// Shortest: a node has to ask, and to be answered, in a third of it.
+const NODE_CERTIFICATE_MIN_S: u64 = 15;
 /// The store, the sockets, the log, and files that are served.
 const OTHER_DESCRIPTORS: usize = 1024;
 
@@ -54,6 +62,11 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
               value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
         drain_seconds: u64,
+        /// Life of the certificates that are signed for nodes. Below twenty minutes components are
+        /// started again with every renewal, for they would read the new one too late: for tests.
+        #[arg(long, value_name = "N", default_value_t = NODE_CERTIFICATE_S,
+              value_parser = clap::value_parser!(u64).range(NODE_CERTIFICATE_MIN_S..=NODE_CERTIFICATE_S))]
+        node_certificate_seconds: u64,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -138,6 +151,8 @@ enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// The certificate authorities of a cluster, and new ones in their place.
+    Authorities(Authorities),
 }
 
 #[derive(Debug, Args)]
@@ -203,11 +218,13 @@ async fn run(command: Command) -> Result<(), Fault> {
             endpoints,
             tunnels_per_second,
             drain_seconds,
+            node_certificate_seconds,
         } => {
             serve(ServeConfig {
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,
+                certificate_life: Some(Duration::from_secs(node_certificate_seconds)),
                 drain: Duration::from_secs(drain_seconds),
                 ..ServeConfig::new(state.state_dir, listen)
             })
@@ -249,6 +266,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             ];
             show(&list, "/clusters", &columns).await
         }
+        Verb::Cluster(ClusterVerb::Authorities(authorities)) => authorities.run().await,
         Verb::Kubeconfig {
             cluster,
             state,
@@ -414,6 +432,10 @@ mod tests {
             "stack list --json --state-dir d",
             "host list --state-dir d",
             "cluster list --state-dir d --json",
+            "cluster authorities c show --state-dir d --json",
+            "cluster authorities c rotate --state-dir d --authority etcd --authority cluster --hold 1h",
+            "cluster authorities c abort --state-dir d",
+            "serve --state-dir d --listen 127.0.0.1:8443 --node-certificate-seconds 60",
             "kubeconfig c --out f --state-dir d",
             "ca --state-dir d",
         ] {

@@ -10,6 +10,7 @@ use crate::model::{
 };
 
 use super::records::{Cluster, Member};
+use super::rotation;
 
 /// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
 /// that lost its last master leaves its workers as they are.
@@ -40,7 +41,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         pod_cidr: member.pod_cidr,
         labels: settings.labels.clone(),
         stack: cluster.stack.clone(),
-        authorities: cluster.authorities.clone(),
+        authorities: rotation::authorities(cluster, member.host),
         api: api(cluster)?,
         network: NetworkSpec {
             plugin: settings.network_plugin,
@@ -203,6 +204,7 @@ pub(super) mod tests {
                 etcd: key(),
                 front_proxy: key(),
             },
+            rotation: None,
             members: Vec::new(),
             departed: Vec::new(),
             etcd_revoked: None,

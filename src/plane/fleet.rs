@@ -9,6 +9,7 @@ use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, SPECS, STATUSES,
 };
 use super::refusal::Answer;
+use super::rotation;
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::view::Known;
@@ -83,6 +84,7 @@ fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> A
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {
         departures::leave(&mut cluster, host, change.now, true);
         departures::sign_revoked(&mut cluster, change.now)?;
+        rotation::advance(&mut cluster, change.now);
         change.put(&CLUSTERS, &key, &cluster)?;
         change.touch_cluster(&cluster);
     }

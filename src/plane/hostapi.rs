@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
+use super::authorities;
 use super::certificates;
 use super::events;
 use super::fleet;
@@ -111,6 +112,7 @@ async fn status(
     plane
         .change(move |change| {
             learn_from(change, host, &status)?;
+            authorities::heard(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
                 received_at,
@@ -166,8 +168,9 @@ async fn order(
     State(plane): State<Arc<Plane>>,
     Doc(order): Doc<CertificateOrder>,
 ) -> Answer<Json<CertificateBatch>> {
+    let life = plane.certificate_life;
     let batch = plane
-        .change(move |change| certificates::order(change, host, &order))
+        .change(move |change| certificates::order(change, host, &order, life))
         .await?;
     tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
     Ok(Json(batch))

@@ -31,10 +31,11 @@ use super::ca::{self, Authority, Leaf};
 use super::keystone;
 use super::records::{Cluster, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
+use super::rotation;
 use super::state::{self, Plane};
 use super::trace::Trace;
 use super::ways::{self, Failed};
-use crate::model::{ClusterId, Fault, HostId, PLANE_USER};
+use crate::model::{Authority as Signer, ClusterId, Digest, Fault, HostId, PLANE_USER};
 use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
@@ -58,6 +59,8 @@ pub(super) struct Upstreams {
 struct Upstream {
     config: Arc<ClientConfig>,
     renew_at: Timestamp,
+    /// Who signs and who is believed, when it was made.
+    authorities: Digest,
 }
 
 // === impl Upstreams ===
@@ -71,7 +74,9 @@ impl Upstreams {
 
     fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = ready.get(&cluster.id).filter(|u| now < u.renew_at) {
+        let authorities = authorities(cluster);
+        let good = |u: &&Upstream| now < u.renew_at && u.authorities == authorities;
+        if let Some(found) = ready.get(&cluster.id).filter(good) {
             return Ok(Arc::clone(&found.config));
         }
         let config = Arc::new(client_config(cluster, now)?);
@@ -79,23 +84,29 @@ impl Upstreams {
         let made = Upstream {
             config: Arc::clone(&config),
             renew_at,
+            authorities,
         };
         ready.insert(cluster.id, made);
         Ok(config)
     }
 }
 
-/// Trusts only the cluster's authority; shows a certificate of the plane signed by it.
+/// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
+/// the plane signed by the one that signs.
 fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
     let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
-    let signer = Authority::load(&cluster.authorities.cluster, &cluster.keys.cluster)?;
+    let (pem, key) = rotation::own_signer(cluster, Signer::Cluster);
+    let signer = Authority::load(pem, key)?;
     let key = KeyPair::generate().map_err(ca::CaError::from)?;
     let leaf = Leaf::client(PLANE_USER, &[], OWN_LIFE);
     let issued = signer.issue(&key, &leaf, now)?;
     let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(signer.der().to_vec()))
-        .map_err(|e| failed(&e))?;
+    for pem in rotation::own_believed(cluster, Signer::Cluster) {
+        let der = ca::der_of(pem).ok_or(ca::CaError::Damaged)?;
+        roots
+            .add(CertificateDer::from(der))
+            .map_err(|e| failed(&e))?;
+    }
     ClientConfig::builder_with_provider(crate::tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
@@ -105,6 +116,19 @@ fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
             PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
         )
         .map_err(|e| failed(&e))
+}
+
+/// The cluster's authorities as the plane uses them, told apart.
+fn authorities(cluster: &Cluster) -> Digest {
+    let signs = rotation::own_signer(cluster, Signer::Cluster).0;
+    let believed = rotation::own_believed(cluster, Signer::Cluster);
+    Digest::of(
+        [signs]
+            .into_iter()
+            .chain(believed)
+            .collect::<String>()
+            .as_bytes(),
+    )
 }
 
 /// Any request below `/k8s/clusters/{uuid}`.

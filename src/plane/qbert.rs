@@ -21,11 +21,12 @@ use super::records::{
 };
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
+use super::rotation;
 use super::settings::NewCluster;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
-use crate::model::{Authorities, ClusterId, HostId, StackRef};
+use crate::model::{Authorities, Authority as Signer, ClusterId, HostId, StackRef};
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
@@ -102,6 +103,7 @@ pub(super) async fn create(
                 settings,
                 authorities,
                 keys,
+                rotation: None,
                 members: Vec::new(),
                 departed: Vec::new(),
                 etcd_revoked: None,
@@ -137,11 +139,23 @@ fn choose_stack(rows: &impl Read, version: Option<&str>) -> Answer<StackRef> {
     })
 }
 
+/// What an authority calls itself, behind its cluster's name.
+pub(super) fn authority_name(which: Signer) -> &'static str {
+    match which {
+        Signer::Cluster => "kubernetes-ca",
+        Signer::Etcd => "etcd-ca",
+        Signer::FrontProxy => "front-proxy-ca",
+    }
+}
+
 fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, AuthorityKeys)> {
-    let make = |what: &str| Authority::generate(&format!("{name} {what}"), change.now);
-    let (cluster, cluster_key) = make("kubernetes-ca")?;
-    let (etcd, etcd_key) = make("etcd-ca")?;
-    let (front_proxy, front_proxy_key) = make("front-proxy-ca")?;
+    let make = |which| {
+        let name = format!("{name} {}", authority_name(which));
+        Authority::generate(&name, change.now)
+    };
+    let (cluster, cluster_key) = make(Signer::Cluster)?;
+    let (etcd, etcd_key) = make(Signer::Etcd)?;
+    let (front_proxy, front_proxy_key) = make(Signer::FrontProxy)?;
     Ok((
         Authorities {
             cluster: cluster.pem().to_owned(),
@@ -222,6 +236,7 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
         set_cluster(change, wanted.uuid, Some(id))?;
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
     }
+    rotation::advance(&mut cluster, change.now);
     change.put(&CLUSTERS, &id.to_string(), &cluster)?;
     change.touch_cluster(&cluster);
     Ok(())
@@ -245,6 +260,7 @@ pub(super) async fn detach(
                 set_cluster(change, host, None)?;
                 tracing::info!(%host, cluster = %id, "host detached");
             }
+            rotation::advance(&mut cluster, change.now);
             change.put(&CLUSTERS, &id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
             Ok(())

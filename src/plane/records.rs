@@ -7,11 +7,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, ClusterId, Digest, Envelope, Event, Generation, HostId, HostStatus,
-    KubeletSpec, NetworkPlugin, NodeName, Role, RuntimeSpec, Secret, StackRef,
+    Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
+    HostStatus, KubeletSpec, NetworkPlugin, NodeName, Role, RuntimeSpec, Secret, StackRef,
 };
 
 /// Hosts by host id.
@@ -97,10 +98,13 @@ pub(super) struct Cluster {
     pub(super) created_at: Timestamp,
     pub(super) stack: StackRef,
     pub(super) settings: Settings,
-    /// Certificates of its authorities.
+    /// Certificates of its authorities, one each.
     pub(super) authorities: Authorities,
     /// Their private keys.
     pub(super) keys: AuthorityKeys,
+    /// New authorities that take over.
+    #[serde(default)]
+    pub(super) rotation: Option<Rotation>,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
     /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
@@ -250,6 +254,29 @@ impl Cluster {
     }
 }
 
-fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
+impl AuthorityKeys {
+    /// The key of one authority.
+    pub(super) fn of(&self, which: Authority) -> &Secret<String> {
+        match which {
+            Authority::Cluster => &self.cluster,
+            Authority::Etcd => &self.etcd,
+            Authority::FrontProxy => &self.front_proxy,
+        }
+    }
+
+    /// The key of one authority, to be changed.
+    pub(super) fn of_mut(&mut self, which: Authority) -> &mut Secret<String> {
+        match which {
+            Authority::Cluster => &mut self.cluster,
+            Authority::Etcd => &mut self.etcd,
+            Authority::FrontProxy => &mut self.front_proxy,
+        }
+    }
+}
+
+pub(super) fn expose<S: serde::Serializer>(
+    secret: &Secret<String>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
     s.serialize_str(secret.expose())
 }

@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::TUNNELS_PER_S;
+use super::ca::LEAF_LIFE;
 use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
@@ -49,6 +50,8 @@ pub struct ServeConfig {
     pub endpoints: Vec<String>,
     /// Tunnels that may begin in a second; absent: the default.
     pub tunnels_per_s: Option<u32>,
+    /// Life of the certificates that are signed for nodes; absent: a year.
+    pub certificate_life: Option<Duration>,
     /// How long what is under way may take after a stop was asked for.
     pub drain: Duration,
 }
@@ -93,6 +96,7 @@ impl ServeConfig {
             public_url: None,
             endpoints: Vec::new(),
             tunnels_per_s: None,
+            certificate_life: None,
             drain: DRAIN,
         }
     }
@@ -123,6 +127,10 @@ impl Server {
             public_url: public.url,
             endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
+            certificate_life: config
+                .certificate_life
+                .and_then(|life| SignedDuration::try_from(life).ok())
+                .unwrap_or(LEAF_LIFE),
         }));
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.

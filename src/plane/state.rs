@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ pub(super) struct Plane {
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
     began: Instant,
+    /// Life of the certificates that are signed for nodes.
+    pub(super) certificate_life: SignedDuration,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
     pub(super) password_checks: Semaphore,
@@ -70,6 +72,7 @@ pub(super) struct Parts {
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
+    pub(super) certificate_life: SignedDuration,
 }
 
 /// A change that is being made: an open write and whose specs it touches.
@@ -98,6 +101,7 @@ impl Plane {
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
+            certificate_life: parts.certificate_life,
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),

@@ -4,7 +4,7 @@ use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
-    CertPurpose, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
+    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
     HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef, Timestamp,
     TunnelState, TunnelStatus,
 };
@@ -65,15 +65,16 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         wants_stack: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
-        certificates: [
-            (CertPurpose::KubeletClient, 300),
-            (CertPurpose::KubeProxy, 361),
-        ]
-        .map(|(purpose, days)| CertificateStatus {
-            purpose,
-            not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
-        })
-        .into(),
+        certificates: [("kubelet/apiserver", 300), ("kube-proxy/apiserver", 361)]
+            .map(|(name, days)| CertificateStatus {
+                name: name.into(),
+                authority: Authority::Cluster,
+                digest: Digest::of(name.as_bytes()),
+                issuer: Digest::of(b"cluster"),
+                not_before: at("09:00:00"),
+                not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
+            })
+            .into(),
     }
 }
 

@@ -1,11 +1,29 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+use jiff::SignedDuration;
+
 use super::super::inbox::Inbox;
+use super::super::ledger::UnitRecord;
+use super::super::phase::samples;
 use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Assignment, DocumentKind, paths};
+use crate::model::{Assignment, Digest, DocumentKind, paths};
+
+fn engine(fs: &HostFs, jobs: watch::Receiver<Job>, woken: watch::Receiver<u64>) -> Engine {
+    let (board, _status) = Board::new(fs);
+    let host = Host::new(fs.clone());
+    Engine::new(
+        host.clone(),
+        ledger(&host, &board).expect("ledger"),
+        board,
+        jobs,
+        woken,
+        CancellationToken::new(),
+        Duration::from_secs(60),
+    )
+}
 
 /// A host whose worker waits for its stack, and who tells the loop something.
 struct Bed {
@@ -35,18 +53,8 @@ fn bed() -> Bed {
     inbox
         .put(key.sign(DocumentKind::Spec, &bytes))
         .expect("a good spec");
-    let (board, _status) = Board::new(&fs);
     let (wake, woken) = watch::channel(0);
-    let host = Host::new(fs.clone());
-    let mut engine = Engine::new(
-        host.clone(),
-        ledger(&host, &board).expect("ledger"),
-        board,
-        jobs,
-        woken,
-        CancellationToken::new(),
-        Duration::from_secs(60),
-    );
+    let mut engine = engine(&fs, jobs, woken);
     engine.jobs.mark_unchanged();
     Bed {
         _dir: dir,
@@ -146,4 +154,39 @@ async fn calls_are_merged() {
     let asked = Instant::now();
     bed.engine.sleep(minute, false).await;
     assert_eq!(asked.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_they_do_not() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
+    let (_inbox, jobs) = Inbox::open(fs.clone(), Timestamp::UNIX_EPOCH);
+    // Nobody calls: a wake that cannot come is none.
+    let (_, woken) = watch::channel(0);
+    let mut engine = engine(&fs, jobs, woken);
+    let runs = UnitRecord {
+        inputs: Some(Digest::of(b"inputs")),
+        intent: None,
+    };
+    for unit in layout::UNITS {
+        let units = &mut engine.ledger.ledger.units;
+        units.insert((*unit).to_owned(), runs.clone());
+    }
+    let started_anew = |engine: &Engine| -> Vec<String> {
+        let units = engine.ledger.ledger.units.iter();
+        let anew = units.filter(|(_, record)| record.inputs.is_none());
+        anew.map(|(unit, _)| unit.clone()).collect()
+    };
+    let good = samples::master("1.20.2");
+    let mut ended = good.clone();
+    ended.now = ended.now + SignedDuration::from_hours(24 * 400);
+    engine.renewed(&good);
+    engine.renewed(&ended);
+    assert!(started_anew(&engine).is_empty(), "waiting changes nothing");
+    engine.renewed(&good);
+    assert_eq!(
+        started_anew(&engine),
+        ["pf9-kube-proxy.service", "pf9-kubelet.service"]
+    );
 }

@@ -6,12 +6,12 @@
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
-use crate::model::{CertPurpose, PLANE_POLICY, front_proxy_name, paths};
+use crate::model::{Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths};
 use crate::nodelet::step::Step;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
-use super::{Context, Wait, certs, layout};
+use super::{Context, Wait, certs, layout, reload};
 
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
@@ -179,18 +179,16 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         "--profiling=false".into(),
         "--v=2".into(),
     ];
-    let mut inputs = Inputs::new()
-        .add("cluster authority", &node.authorities.cluster)
-        .add("etcd authority", &node.authorities.etcd)
-        .add("front-proxy authority", &node.authorities.front_proxy)
+    let inputs = Inputs::new()
+        .add("cluster authority", &ctx.believed(Authority::Cluster))
+        .add("etcd authority", &ctx.believed(Authority::Etcd))
         .add("policy", PLANE_POLICY)
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),
         );
-    for purpose in [serving, etcd_client, kubelet_client, proxy] {
-        inputs = inputs.add_digest(purpose.dir(), ctx.certificate(purpose));
-    }
+    let shown = [serving, etcd_client, kubelet_client, proxy];
+    let inputs = reload::inputs(inputs, ctx, &shown)?;
     Ok(Component {
         name: "kube-apiserver",
         image: ctx.image("kube-apiserver")?,
@@ -243,7 +241,7 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", path),
         ],
-        inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
+        inputs: client_inputs(ctx, kubeconfig)?.add("service account", own_key),
         port: CONTROLLER_MANAGER,
         health: ("/healthz", "/healthz"),
         cpu: "100m",
@@ -273,7 +271,7 @@ fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
-        inputs: client_inputs(ctx, kubeconfig).add("config", config.unwrap_or_default()),
+        inputs: client_inputs(ctx, kubeconfig)?.add("config", config.unwrap_or_default()),
         port: SCHEDULER,
         health: ("/healthz", "/healthz"),
         cpu: "50m",
@@ -320,12 +318,15 @@ fn aggregators(ctx: &Context) -> String {
     names.join(",")
 }
 
-fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
-    Inputs::new()
-        .add("authority", &ctx.node.authorities.cluster)
-        .add("front-proxy authority", &ctx.node.authorities.front_proxy)
-        .add("kubeconfig", &kubeconfig.text(ctx))
-        .add_digest("certificate", ctx.certificate(kubeconfig.purpose()))
+fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Result<Inputs, Wait> {
+    let inputs = Inputs::new()
+        .add("authority", &ctx.believed(Authority::Cluster))
+        .add(
+            "front-proxy authority",
+            &ctx.believed(Authority::FrontProxy),
+        )
+        .add("kubeconfig", &kubeconfig.text(ctx));
+    reload::inputs(inputs, ctx, &[kubeconfig.purpose()])
 }
 
 fn scheduler_config(ctx: &Context) -> Result<Option<String>, Wait> {

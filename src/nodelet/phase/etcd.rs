@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::host::etcd::{Member, peer_url};
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
-use crate::model::{CertPurpose, EtcdMember, paths};
+use crate::model::{Authority, CertPurpose, EtcdMember, paths};
 use crate::nodelet::step::{Encoding, Probe, Step};
 
 use super::render::{
@@ -17,7 +17,7 @@ use super::render::{
     url_host,
 };
 use super::version::major_minor;
-use super::{Context, Steps, Wait, layout};
+use super::{Context, Steps, Wait, certs, layout};
 
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
@@ -57,13 +57,17 @@ pub(super) fn start(ctx: &Context) -> Steps {
     let inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("settings", &env(ctx)?)
-        // Certificates are read anew with every connection, the authorities are not.
-        .add("authority", &ctx.node.authorities.etcd)
+        // Certificates are read anew with every connection, the authorities are not: see `reload`.
+        .add("authority", &ctx.believed(Authority::Etcd))
         // So is the list of revoked ones; but who is connected stays so, and a master that was
         // removed must not. Masters are removed seldom, and their API servers start again then, too.
         .add("revoked", revoked(ctx).unwrap_or_default())
         .add_digest("program", ctx.program("bin/etcd"));
     let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
+    if certs::are_over(ctx) {
+        // It could not be asked.
+        return Ok(steps);
+    }
     steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
         member: member.clone(),
     }));

@@ -1,5 +1,5 @@
 //! Rendered files and step lists, compared byte for byte with `tests/golden/phases/<case>/`; and
-//! what holds for every context.
+//! what holds for every context. What restarts when: `restarts`.
 //!
 //! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
 
@@ -12,7 +12,9 @@ use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
 use crate::host::etcd::Member;
 use crate::host::ours::paths as ours;
 use crate::model::*;
-use crate::nodelet::step::{Step, UnitStep};
+use crate::nodelet::step::Step;
+
+mod restarts;
 
 fn cases() -> Vec<(&'static str, Context)> {
     let mut three = samples::master("1.24.17");
@@ -346,16 +348,6 @@ fn may_write(path: &str) -> bool {
     clean && (ours::ours_if_made(path) || SHARED.contains(&path))
 }
 
-fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
-    flat(&all(ctx))
-        .into_iter()
-        .filter_map(|s| match s {
-            Step::Unit(u) => Some((u.unit.clone(), u.clone())),
-            _ => None,
-        })
-        .collect()
-}
-
 proptest! {
     #[test]
     fn steps_hold_what_every_phase_promises(ctx in contexts()) {
@@ -406,135 +398,6 @@ proptest! {
             for word in ["etcd", "apiserver:", "staticPodPath", "system:masters", "admin"] {
                 prop_assert!(!text.contains(word), "{} in {}", word, text);
             }
-        }
-    }
-}
-
-#[test]
-fn what_changes_decides_what_restarts() {
-    type Change = fn(&mut Context);
-    let base = samples::master("1.20.2");
-    let table: [(&str, Change, &[&str]); 12] = [
-        ("nothing", |_| {}, &[]),
-        (
-            "time",
-            |c| c.now += jiff::SignedDuration::from_hours(1),
-            &[],
-        ),
-        (
-            "a label",
-            |c| {
-                c.node.labels.clear();
-            },
-            &[],
-        ),
-        (
-            "another master",
-            |c| {
-                c.node.etcd.members.push(EtcdMember {
-                    host_id: samples::host(9),
-                    ip: "10.99.0.12".parse().expect("address"),
-                    joins: true,
-                })
-            },
-            &[],
-        ),
-        (
-            "another master's key",
-            |c| c.node.service_account_keys.push("x".into()),
-            &[],
-        ),
-        (
-            "another node",
-            |c| {
-                c.node
-                    .network
-                    .peers
-                    .push(samples::peer("10.99.0.52", "10.244.2.0/24"))
-            },
-            &["pf9-network.service"],
-        ),
-        ("an add-on", |c| c.addons.clear(), &[]),
-        (
-            "pods",
-            |c| c.node.kubelet.max_pods = 50,
-            &["pf9-kubelet.service"],
-        ),
-        (
-            "kubelet's serving certificate",
-            |c| renew(c, CertPurpose::KubeletServer),
-            &["pf9-kubelet.service"],
-        ),
-        (
-            "kubelet's client certificate",
-            |c| renew(c, CertPurpose::KubeletClient),
-            &[],
-        ),
-        (
-            "etcd's authority",
-            |c| c.node.authorities.etcd = samples::pem("new"),
-            &["pf9-etcd.service"],
-        ),
-        (
-            "cgroup driver",
-            |c| c.node.runtime.cgroup_driver = CgroupDriverChoice::Systemd,
-            &["pf9-containerd.service", "pf9-kubelet.service"],
-        ),
-    ];
-    let before = units(&base);
-    assert_eq!(before.len(), 5);
-    for (what, change, restarted) in table {
-        let mut ctx = base.clone();
-        change(&mut ctx);
-        let changed: Vec<String> = units(&ctx)
-            .into_iter()
-            .filter(|(name, unit)| before.get(name).map(|b| b.inputs) != Some(unit.inputs))
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(changed, restarted, "{what}");
-    }
-}
-
-fn renew(ctx: &mut Context, purpose: CertPurpose) {
-    if let Some(seen) = ctx
-        .material
-        .get_mut(&purpose)
-        .and_then(|m| m.certificate.as_mut())
-    {
-        seen.digest = Digest::of(b"renewed");
-    }
-}
-
-/// The text of a static pod.
-fn pod(ctx: &Context, name: &str) -> String {
-    let path = format!("{}/{name}.yaml", super::layout::MANIFESTS);
-    flat(&all(ctx))
-        .into_iter()
-        .find_map(|s| match s {
-            Step::File(f) if f.path == path => Some(f.content.clone()),
-            _ => None,
-        })
-        .expect("a static pod")
-}
-
-#[test]
-fn a_renewed_certificate_restarts_the_pod_that_reads_it_and_no_other() {
-    let base = samples::master("1.20.2");
-    let pods = [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-    ];
-    for (purpose, restarted) in [
-        (CertPurpose::ApiServerEtcd, Some("kube-apiserver")),
-        (CertPurpose::Scheduler, Some("kube-scheduler")),
-        (CertPurpose::KubeletServer, None),
-    ] {
-        let mut ctx = base.clone();
-        renew(&mut ctx, purpose);
-        for name in pods {
-            let changed = pod(&base, name) != pod(&ctx, name);
-            assert_eq!(changed, restarted == Some(name), "{purpose:?} and {name}");
         }
     }
 }

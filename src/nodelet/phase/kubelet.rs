@@ -13,7 +13,7 @@ use crate::nodelet::step::{Probe, Step};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
-use super::{Context, Steps, Wait, control_plane, layout};
+use super::{Context, Steps, Wait, control_plane, layout, reload};
 
 /// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
 /// master could go on; every reader of logs and numbers costs one question this often.
@@ -23,13 +23,12 @@ const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let (unit_text, config) = (unit_text(ctx)?, config(ctx)?);
-    let mut inputs = ctx
+    let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx));
-    if !ctx.kubernetes()?.kubelet_reloads_serving_certificate() {
-        inputs = inputs.add_digest("serving", ctx.certificate(CertPurpose::KubeletServer));
-    }
+    let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
+    let inputs = reload::inputs(inputs, ctx, &shown)?;
     let mut steps = directories();
     steps.push(dir(layout::KUBELET_DIR, PUBLIC_DIR));
     steps.push(file(layout::KUBELET_CONFIG, config, PUBLIC));

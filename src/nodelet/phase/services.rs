@@ -6,7 +6,7 @@ use crate::model::NetworkPlugin;
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps};
+use super::{Context, Steps, Wait, certs};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
@@ -14,6 +14,9 @@ const API: Duration = Duration::from_secs(300);
 const READY: Duration = Duration::from_secs(180);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
+    if let Some(what) = certs::over(ctx) {
+        return Err(Wait::for_what(what));
+    }
     let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
