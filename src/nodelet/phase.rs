@@ -9,6 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `env` | the writer of environment files |
 //! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `marks`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `version` | what differs between releases of Kubernetes |
@@ -31,6 +32,7 @@ mod certs;
 mod cni;
 mod context;
 mod control_plane;
+mod env;
 mod etcd;
 #[cfg(test)]
 mod golden;
@@ -47,7 +49,7 @@ mod removal;
 mod render;
 mod runtime;
 #[cfg(test)]
-mod samples;
+pub(in crate::nodelet) mod samples;
 mod services;
 mod stack;
 mod version;

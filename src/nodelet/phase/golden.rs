@@ -141,7 +141,7 @@ fn who_joins_names_whom_the_members_name() {
         member("", "10.99.0.12"),
         member("", "10.99.0.99"),
     ];
-    let joining = super::joining_settings(&ctx, &members);
+    let joining = super::joining_settings(&ctx, &members).expect("good names");
     let line = format!(
         "ETCD_INITIAL_CLUSTER={own}=https://10.99.0.11:2380,{other}=https://10.99.0.12:2380,\
          7=https://10.99.0.99:2380\n"
@@ -151,6 +151,15 @@ fn who_joins_names_whom_the_members_name() {
     assert!(super::settings_join(&joining));
     let founding = joining.replace("existing", "new");
     assert!(!super::settings_join(&founding));
+    // What the others say is not believed to be a name.
+    for name in [
+        "a=https://10.9.9.9:2380,b",
+        "a\nETCD_FORCE_NEW_CLUSTER=true",
+        "a,b",
+    ] {
+        let bad = [member(name, "10.99.0.11")];
+        super::joining_settings(&ctx, &bad).expect_err(name);
+    }
 }
 
 /// Pods ask where the DNS is, in every kind of services network.
