@@ -15,12 +15,14 @@
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
+//! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
 //! | `mounts`  | mount points |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
+pub mod deadlines;
 pub mod etcd;
 pub mod exec;
 pub mod facts;

@@ -32,6 +32,9 @@
 //! | `watch`     | files and processes that wake the loop |
 //! | `words`     | steps in plain words |
 
+// A new kind of step, probe or artefact must be decided about everywhere.
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+
 pub mod apply;
 pub mod certs;
 pub mod check;

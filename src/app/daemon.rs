@@ -1,13 +1,13 @@
 //! The life of a daemon: parse, configuration, logs, run until a signal, drain, exit code.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, Exit, TaskGroup};
+use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
 use crate::telemetry::LogConfig;
@@ -40,9 +40,6 @@ struct Args {
     #[arg(long, default_value = "/", hide = true)]
     root: PathBuf,
 }
-
-/// Longest a daemon drains after a signal; below systemd's own 90 s.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs a daemon. `start` puts its tasks into the group; an error ends the process with the
 /// fault's exit code. So does a wrong configuration, before anything is started.

@@ -16,14 +16,13 @@ use super::context::{AGENT_UNITS, Context, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
+use crate::host::deadlines::LEAVE;
 use crate::host::facts::os_release;
 use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
 use crate::model::{Fault, HostId, NodeState, NodeStatus, Role, paths};
 use crate::telemetry::chain;
 
-/// The plane answers at once or is not there.
-const LEAVE: Duration = Duration::from_secs(10);
 /// nodelet takes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
 /// How long nodelet may hold a question for the next change.
@@ -194,7 +193,14 @@ async fn next_status(ctx: &Context, revision: u64) -> Result<NodeStatus, LocalEr
 
 fn progress(status: &NodeStatus) -> String {
     let now = status.current_step.as_deref().unwrap_or("looking");
-    format!("removing the role: {now}")
+    // A person need not wait for the end to learn why there is none.
+    match &status.reason {
+        Some(fault) => format!(
+            "removing the role: {now}; so far: {}: {}",
+            fault.what, fault.why
+        ),
+        None => format!("removing the role: {now}"),
+    }
 }
 
 fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {

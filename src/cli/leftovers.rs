@@ -25,9 +25,7 @@ pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     let places = paths::PLACES.iter().filter(|(_, keeper)| goes(keeper));
     let mut all: Vec<String> = places.map(|(path, _)| (*path).to_owned()).collect();
     let config = host.list(paths::CONFIG_ROOT)?;
-    let ours = config
-        .iter()
-        .filter(|n| !paths::KEPT_CONFIG.contains(&n.as_str()));
+    let ours = config.iter().filter(|n| !paths::config_is_kept(n));
     all.extend(ours.map(|n| format!("{}/{n}", paths::CONFIG_ROOT)));
     // pf9ctl wrote it, among a person's own.
     all.push(names::PROXY_CONFIG.to_owned());

@@ -17,6 +17,7 @@ mod plane;
 mod prep;
 mod proxy;
 mod screens;
+mod scripts;
 mod status;
 mod tunnel;
 

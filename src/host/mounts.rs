@@ -35,8 +35,7 @@ pub(super) fn root_sources(mountinfo: &str) -> Vec<String> {
     // Of several on top of each other the last one counts.
     let root = mountinfo
         .lines()
-        .filter(|l| l.split(' ').nth(4) == Some("/"))
-        .next_back();
+        .rfind(|l| l.split(' ').nth(4) == Some("/"));
     let Some((mount, source)) = root.and_then(|l| l.split_once(" - ")) else {
         return Vec::new();
     };

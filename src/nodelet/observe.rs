@@ -139,6 +139,11 @@ impl<'a> Sweep<'a> {
         if self.memory.given_up.contains(&step.key()) {
             return Seen::Same;
         }
+        if step.traits().asks_api
+            && let Err(why) = self.api().await
+        {
+            return Seen::Unknown { why };
+        }
         match step {
             Step::File(file) => or_unknown(self.file(file)),
             Step::Dir(dir) => or_unknown(self.dir(dir)),

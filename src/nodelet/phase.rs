@@ -9,6 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `env` | the writer of environment files |
 //! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
@@ -32,6 +33,7 @@ mod certs;
 mod cni;
 mod context;
 mod control_plane;
+mod env;
 mod etcd;
 #[cfg(test)]
 mod golden;
@@ -49,7 +51,7 @@ mod render;
 mod renewal;
 mod runtime;
 #[cfg(test)]
-pub(super) mod samples;
+pub(in crate::nodelet) mod samples;
 mod services;
 mod stack;
 mod uncordon;

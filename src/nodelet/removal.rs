@@ -54,7 +54,7 @@ impl Removal<'_> {
             if stop.shutdown.is_cancelled() {
                 return End::Interrupted;
             }
-            let polite = politeness(&step);
+            let polite = step.traits().polite;
             if polite.is_some_and(|unit| !self.was_started(unit)) {
                 continue;
             }
@@ -166,19 +166,6 @@ impl Removal<'_> {
     }
 }
 
-/// The way out is polite, not conditional: pods that cannot be moved, an API server that is gone and
-/// an etcd without a quorum hold nobody up. `Some`: done only where this unit was started once, so
-/// that there may be pods, a member. (The node object is the plane's to delete: a node may not.)
-fn politeness(step: &Step) -> Option<&'static str> {
-    if matches!(step, Step::Drain { .. }) {
-        Some(phase::layout::KUBELET_UNIT)
-    } else if matches!(step, Step::EtcdMemberGone { .. }) {
-        Some(phase::layout::ETCD_UNIT)
-    } else {
-        None
-    }
-}
-
 /// What removal would do, in words.
 pub fn words(ledger: &Ledger) -> PlanWords {
     let step = |what: String| StepWords {
@@ -193,7 +180,7 @@ pub fn words(ledger: &Ledger) -> PlanWords {
     let undone = ledger.artefacts.iter().rev();
     steps.extend(
         undone
-            .filter(|a| !matches!(a.what, What::Unit { .. }) && a.before != Before::Foreign)
+            .filter(|a| is_undone(a))
             .map(|a| step(format!("undo {}", name_of(&a.what)))),
     );
     PlanWords { steps, waits: None }
@@ -207,32 +194,61 @@ fn name_of(what: &What) -> &str {
     }
 }
 
+/// Something is done about it when artefacts are undone: units were stopped and removed as steps
+/// before, and what was there and cannot be put back was left alone from the beginning.
+fn is_undone(artefact: &Artefact) -> bool {
+    let thing = match &artefact.what {
+        What::Unit { .. } => false,
+        What::File { .. } | What::Dir { .. } | What::Tree { .. } | What::Sysctl { .. } => true,
+    };
+    let known = match &artefact.before {
+        Before::Foreign => false,
+        Before::Nothing | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => true,
+    };
+    thing && known
+}
+
 fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
-    let fs = &host.fs;
-    let path_result = |r: Result<(), FsError>| r.map_err(|e| chain(&e));
-    match (&artefact.what, &artefact.before) {
-        (_, Before::Foreign) => Ok(()),
-        // Stopped and removed as steps before.
-        (What::Unit { .. }, _) => Ok(()),
-        (What::Sysctl { key, value }, Before::Value { value: before }) => {
-            restore_sysctl(host, key, value, before).map_err(|e| chain(&e))
-        }
-        (What::Sysctl { .. }, _) => Ok(()),
-        (What::File { path }, Before::Nothing) => path_result(fs.remove_file(path)),
-        (What::File { path }, before) => path_result(put_back(host, path, before)),
-        (What::Dir { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
-        (What::Tree { path }, Before::Nothing) if ours::paths::ours_if_made(path) => path_result(
-            fs.remove_tree(path)
-                .and_then(|()| fs.remove_empty_dir(path).map(drop)),
-        ),
-        (What::Tree { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
+    if !is_undone(artefact) {
+        return Ok(());
     }
+    let fs = &host.fs;
+    let before = &artefact.before;
+    let done = match &artefact.what {
+        What::Unit { .. } => Ok(()),
+        What::Sysctl { key, value } => {
+            return restore_sysctl(host, key, value, before).map_err(|e| chain(&e));
+        }
+        What::File { path } => put_back(host, path, before),
+        What::Dir { path } => fs.remove_empty_dir(path).map(drop),
+        What::Tree { path } => remove_tree(host, path, before),
+    };
+    done.map_err(|e| chain(&e))
+}
+
+/// A directory goes with its content only where nothing was before us and the name is ours; else
+/// only when it is empty.
+fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
+    let made = match before {
+        Before::Nothing => ours::paths::ours_if_made(path),
+        Before::Foreign | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => false,
+    };
+    if made {
+        host.fs.remove_tree(path)?;
+    }
+    host.fs.remove_empty_dir(path).map(drop)
 }
 
 /// A parameter gets its old value back, unless somebody else has changed it since.
-fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &str) -> Result<(), KernelError> {
+fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &Before) -> Result<(), KernelError> {
+    let before = match before {
+        Before::Value { value } => value,
+        Before::Nothing | Before::Foreign | Before::Link { .. } | Before::File { .. } => {
+            return Ok(());
+        }
+    };
     match host.kernel.sysctl(key)? {
-        Some(now) if now == ours && now != before => host.kernel.set_sysctl(key, before),
+        Some(now) if now == ours && now != *before => host.kernel.set_sysctl(key, before),
         Some(_) | None => Ok(()),
     }
 }
@@ -262,6 +278,7 @@ fn put_back(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
             )?;
             host.fs.remove_file(kept)
         }
-        Before::Nothing | Before::Foreign | Before::Value { .. } => Ok(()),
+        Before::Nothing => host.fs.remove_file(path),
+        Before::Foreign | Before::Value { .. } => Ok(()),
     }
 }

@@ -6,6 +6,10 @@
 //! runner applies each and looks again. So every step is idempotent by construction, a dry run is
 //! exact, and removal is the list of artefacts read backwards.
 
+pub mod table;
+
+pub use table::{Part, Proof, Traits};
+
 use std::borrow::Cow;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::removal;
 use super::rig::{Rig, small_node, take_log};
 use super::run::End;
-use crate::host::fs::Attrs;
+use crate::host::fs::{Attrs, HostFs};
 
 #[tokio::test]
 async fn converging_twice_does_nothing_and_writes_nothing() {
@@ -229,4 +229,34 @@ async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
         .expect("unmounted");
     assert_eq!(rig.remove().await, removal::End::Done);
     assert!(!rig.fs.at("/var/lib/pf9/a").exists());
+}
+
+/// What a killed process left of its writes is gone when nodelet has started, wherever root writes;
+/// what a living one writes is not touched.
+#[tokio::test]
+async fn a_start_takes_away_what_interrupted_writes_left() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let put = |path: String, text: &str| {
+        fs.write(&path, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    };
+    let dirs = crate::host::ours::paths::WRITTEN_BY_ROOT;
+    for (dir, _) in dirs {
+        put(format!("{dir}/.pf9-tmp-41-100-3-x.tmp"), "half");
+        put(format!("{dir}/.pf9-tmp-42-200-3-x.tmp"), "half");
+    }
+    let stat = format!("42 (pf9ctl) S {} 200 0", "0 ".repeat(18).trim());
+    put("/proc/42/stat".into(), &stat);
+    let mut group = crate::app::TaskGroup::new(Default::default());
+    super::start(fs.clone(), Ok(Default::default()), &mut group)
+        .await
+        .expect("start");
+    group.shutdown().cancel();
+    group.run(std::time::Duration::from_secs(20)).await;
+    for (dir, _) in dirs {
+        let at = |pid: &str| fs.at(format!("{dir}/.pf9-tmp-{pid}-3-x.tmp"));
+        assert!(!at("41-100").exists(), "{dir}");
+        assert!(at("42-200").exists(), "{dir}: it was being written");
+    }
 }

@@ -12,7 +12,6 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::net::unix::pipe::Receiver;
 
 use super::phase::PhaseSteps;
-use super::step::Step;
 use crate::host::Host;
 
 /// Time between two looks at our services' processes.
@@ -119,7 +118,7 @@ impl Watch {
             .iter()
             .filter_map(|p| p.steps.as_ref().ok())
             .flatten();
-        for path in steps.filter_map(owned_path) {
+        for path in steps.filter_map(|s| s.traits().watched) {
             if let Some((dir, name)) = path.rsplit_once('/') {
                 let names = self.names.entry(dir.to_owned()).or_default();
                 names.insert(name.to_owned());
@@ -224,38 +223,12 @@ impl Watch {
     }
 }
 
-fn owned_path(step: &Step) -> Option<&str> {
-    match step {
-        Step::File(f) => Some(&f.path),
-        Step::Link { path, .. } => Some(path),
-        Step::Dir(_)
-        | Step::Absent { .. }
-        | Step::Key { .. }
-        | Step::ServiceAccountKey
-        | Step::Stack { .. }
-        | Step::Module { .. }
-        | Step::Sysctl { .. }
-        | Step::Image { .. }
-        | Step::Unit(_)
-        | Step::Probe(_)
-        | Step::Object { .. }
-        | Step::Uncordon { .. }
-        | Step::Drain { .. }
-        | Step::EtcdMemberGone { .. }
-        | Step::EtcdJoined { .. }
-        | Step::EtcdVotes { .. }
-        | Step::UnitGone { .. }
-        | Step::ContainersGone
-        | Step::NetworkGone { .. } => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::fs::{Attrs, HostFs};
     use crate::model::PhaseId;
-    use crate::nodelet::step::FileStep;
+    use crate::nodelet::step::{FileStep, Step};
 
     #[tokio::test]
     async fn an_edited_file_and_a_dead_process_wake_it() {

@@ -28,7 +28,13 @@ pub const UNIT_DIR: &str = "/etc/systemd/system";
 pub const CONFIG_ROOT: &str = "/etc/pf9";
 /// What is the package's own in [`CONFIG_ROOT`], and what a person wrote there: only a purge of the
 /// package takes it.
-pub const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];
+const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];
+/// True for a name in [`CONFIG_ROOT`] that stays with the package; what a package manager saved of
+/// a changed configuration (`hostagent.toml.rpmsave`) as well.
+pub fn config_is_kept(name: &str) -> bool {
+    KEPT_CONFIG.contains(&name) || name.starts_with("hostagent.toml.")
+}
+
 /// A parent that others may use too: goes when it is empty.
 pub const SHARED_PARENTS: [&str; 2] = ["/opt/pf9", paths::CONFIG_DIR];
 
@@ -248,6 +254,21 @@ mod tests {
             "/etc/sysctl.d/99-sysctl.conf",
         ] {
             assert!(!of_the_role(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_persons_configuration_is_kept() {
+        for kept in [
+            "hostagent.toml",
+            "hostagent.toml.rpmsave",
+            "conf.d",
+            "services.d",
+        ] {
+            assert!(config_is_kept(kept), "{kept}");
+        }
+        for ours in ["trust", "host_id.conf", "hostagent.tomlx", ".before"] {
+            assert!(!config_is_kept(ours), "{ours}");
         }
     }
 

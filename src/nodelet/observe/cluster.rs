@@ -54,13 +54,12 @@ impl Sweep<'_> {
     }
 
     async fn node(&mut self, name: &str) -> Result<Option<Value>, String> {
-        let kube = self.kube().await?;
+        let kube = self.kube()?;
         kube.node(name).await.map_err(|e| e.to_string())
     }
 
-    /// The client, unless the API server did not answer in this sweep.
-    async fn kube(&mut self) -> Result<Kube, String> {
-        self.api().await?;
+    /// The client. That the API server answers was asked before ([`Sweep::look`]).
+    fn kube(&mut self) -> Result<Kube, String> {
         let fs = &self.host.fs;
         self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)
     }

@@ -12,6 +12,7 @@ use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{Authority, CertPurpose, EtcdMember, paths};
 use crate::nodelet::step::{Encoding, Probe, Step};
 
+use super::env::{EnvText, Unwritable};
 use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
     url_host,
@@ -30,7 +31,7 @@ pub(super) fn configure(ctx: &Context) -> Steps {
             member: member.clone(),
             settings: layout::ETCD_CLUSTER_ENV.into(),
         },
-        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
+        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx)?, PUBLIC),
     };
     let mut steps = vec![
         shared_dir(layout::DATA_DIR, PUBLIC_DIR),
@@ -164,10 +165,10 @@ fn env(ctx: &Context) -> Result<String, Wait> {
     ] {
         lines.extend(ms.map(|ms| (name, ms.to_string())));
     }
-    Ok(env_text(&lines))
+    Ok(env_text(&lines)?)
 }
 
-fn cluster_env(ctx: &Context) -> String {
+fn cluster_env(ctx: &Context) -> Result<String, Unwritable> {
     let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
@@ -176,22 +177,34 @@ fn cluster_env(ctx: &Context) -> String {
     cluster_settings(ctx, "new", founders.collect())
 }
 
-/// The second file of a master that joins, from what the members say who they are.
-pub(in crate::nodelet) fn joining_settings(ctx: &Context, members: &[Member]) -> String {
+/// The second file of a master that joins, from what the members say who they are. That is what
+/// others say: a name that would be read as more than one member, or as another variable, is
+/// refused.
+pub(in crate::nodelet) fn joining_settings(
+    ctx: &Context,
+    members: &[Member],
+) -> Result<String, String> {
     let planned = &ctx.node.etcd.members;
-    let pairs = members.iter().flat_map(|member| {
-        member.peer_urls.iter().map(|url| {
+    let mut pairs = Vec::new();
+    for member in members {
+        for url in &member.peer_urls {
             // One that was not started yet has no name; etcd compares addresses only.
             let known = planned.iter().find(|m| peer_url(m.ip) == *url);
             let name = match known {
                 Some(known) if member.name.is_empty() => known.host_id.to_string(),
-                _ if member.name.is_empty() => member.id.clone(),
-                _ => member.name.clone(),
+                Some(_) | None if member.name.is_empty() => member.id.clone(),
+                Some(_) | None => member.name.clone(),
             };
-            format!("{name}={url}")
-        })
-    });
-    cluster_settings(ctx, JOINS, pairs.collect())
+            if name.contains([',', '=']) || url.contains(',') {
+                return Err(format!(
+                    "member {name:?} with address {url:?} cannot stand in etcd's list of members; \
+                     rename it there, or take it out"
+                ));
+            }
+            pairs.push(format!("{name}={url}"));
+        }
+    }
+    cluster_settings(ctx, JOINS, pairs).map_err(|e| e.to_string())
 }
 
 /// Whether these are the settings of a master that joins.
@@ -200,7 +213,11 @@ pub(in crate::nodelet) fn settings_join(text: &str) -> bool {
         .any(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER_STATE=") == Some(JOINS))
 }
 
-fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String {
+fn cluster_settings(
+    ctx: &Context,
+    state: &str,
+    members: Vec<String>,
+) -> Result<String, Unwritable> {
     env_text(&[
         ("INITIAL_CLUSTER", members.join(",")),
         ("INITIAL_CLUSTER_STATE", state.into()),
@@ -208,21 +225,20 @@ fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String 
     ])
 }
 
-fn env_text(lines: &[(&str, String)]) -> String {
-    let head = "# Written by pf9-nodeletd; changes are undone.\n".to_owned();
-    lines.iter().fold(head, |text, (name, value)| {
-        text + &format!("ETCD_{name}={value}\n")
-    })
+/// Everything of etcd's begins alike.
+fn env_text(lines: &[(&str, String)]) -> Result<String, Unwritable> {
+    let file = lines.iter().fold(EnvText::new(), |file, (name, value)| {
+        file.set(&format!("ETCD_{name}"), value)
+    });
+    file.text()
 }
 
 /// For `etcdctl`.
-pub(super) fn client_env() -> String {
+pub(super) fn client_env(file: EnvText) -> EnvText {
     let purpose = CertPurpose::EtcdClient;
-    format!(
-        "ETCDCTL_API=3\nETCDCTL_ENDPOINTS=https://127.0.0.1:{ETCD}\nETCDCTL_CACERT={}\n\
-         ETCDCTL_CERT={}\nETCDCTL_KEY={}\n",
-        layout::ca(purpose),
-        layout::cert(purpose),
-        layout::key(purpose)
-    )
+    file.set("ETCDCTL_API", "3")
+        .set("ETCDCTL_ENDPOINTS", &format!("https://127.0.0.1:{ETCD}"))
+        .set("ETCDCTL_CACERT", &layout::ca(purpose))
+        .set("ETCDCTL_CERT", &layout::cert(purpose))
+        .set("ETCDCTL_KEY", &layout::key(purpose))
 }

@@ -143,7 +143,7 @@ fn who_joins_names_whom_the_members_name() {
         member("", "10.99.0.12"),
         member("", "10.99.0.99"),
     ];
-    let joining = super::joining_settings(&ctx, &members);
+    let joining = super::joining_settings(&ctx, &members).expect("good names");
     let line = format!(
         "ETCD_INITIAL_CLUSTER={own}=https://10.99.0.11:2380,{other}=https://10.99.0.12:2380,\
          7=https://10.99.0.99:2380\n"
@@ -153,6 +153,15 @@ fn who_joins_names_whom_the_members_name() {
     assert!(super::settings_join(&joining));
     let founding = joining.replace("existing", "new");
     assert!(!super::settings_join(&founding));
+    // What the others say is not believed to be a name.
+    for name in [
+        "a=https://10.9.9.9:2380,b",
+        "a\nETCD_FORCE_NEW_CLUSTER=true",
+        "a,b",
+    ] {
+        let bad = [member(name, "10.99.0.11")];
+        super::joining_settings(&ctx, &bad).expect_err(name);
+    }
 }
 
 /// Pods ask where the DNS is, in every kind of services network.
@@ -428,4 +437,32 @@ fn flags_that_upstream_removed_are_never_emitted() {
             assert_eq!(text.contains(field), minor >= first, "{field} in 1.{minor}");
         }
     }
+}
+
+/// Units of the node start and stop within what those who wait for them believe.
+#[test]
+fn units_start_and_stop_within_the_bounds() {
+    use crate::host::deadlines::{UNIT_START, UNIT_STOP};
+    let mut seen = 0;
+    for (case, ctx) in cases() {
+        let phases = all(&ctx);
+        for step in flat(&phases) {
+            let Step::File(file) = step else { continue };
+            if !file.path.starts_with(layout::UNIT_DIR) {
+                continue;
+            }
+            for (key, longest) in [
+                ("TimeoutStopSec", UNIT_STOP),
+                ("TimeoutStartSec", UNIT_START),
+            ] {
+                let lines = file.content.lines();
+                for value in lines.filter_map(|l| l.strip_prefix(key)?.strip_prefix('=')) {
+                    let seconds: u64 = value.parse().expect("seconds");
+                    assert!(seconds <= longest.as_secs(), "{case}: {}: {key}", file.path);
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "no unit says so");
 }

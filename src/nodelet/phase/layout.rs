@@ -74,9 +74,12 @@ pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
 /// Parent of everything that the node's services keep.
 pub const DATA_DIR: &str = "/var/lib/pf9";
 
+/// Programs of the active stack.
+pub(super) const BIN: &str = "/opt/pf9/stacks/current/bin";
+
 /// Path of a program of the active stack.
 pub(super) fn bin(name: &str) -> String {
-    format!("{}/bin/{name}", paths::STACK_CURRENT)
+    format!("{BIN}/{name}")
 }
 
 /// Path of a unit's file.
