@@ -156,10 +156,9 @@ impl Runner<'_> {
 
     async fn do_and_look(&mut self, step: &Step) -> Result<(), Fault> {
         self.effects.apply(step).await?;
-        match step {
-            // The answer of these was the look: asking again would only show what changed since.
-            Step::Drain { .. } => return Ok(()),
-            _ => {}
+        // Its answer was the look: asking again would only show what changed since.
+        if matches!(step, Step::Drain { .. }) {
+            return Ok(());
         }
         match self.look(step).await {
             Seen::Same => Ok(()),
