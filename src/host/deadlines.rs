@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! drain ─► its step ─┐
-//! etcd, node object ─┴► polite part ─┐
+//! etcd member ───────┴► polite part ─┐
 //! units, containers, network, files ─┴► removal of the role ─► pf9ctl decommission-node waits
 //!                                       leave of the plane, the agent's units, files ─┴► the package waits
 //! ```

@@ -248,6 +248,7 @@ fn another_master_joins(node: &str) -> Outcome {
 fn e_files_of_a_node_are_good_for_that_node() -> Outcome {
     up()?;
     rights::of_a_worker_end_at_its_own_node(NODES[0], NODES[1])?;
+    rights::are_waited_for(NODES[0])?;
     another_master_joins(NODES[1])?;
     rights::of_a_detached_master_are_worth_nothing(NODES[0], NODES[1])?;
     up()?;

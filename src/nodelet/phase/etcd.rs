@@ -242,3 +242,73 @@ pub(super) fn client_env(file: EnvText) -> EnvText {
         .set("ETCDCTL_CERT", &layout::cert(purpose))
         .set("ETCDCTL_KEY", &layout::key(purpose))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use crate::model::{Assignment, Generation, SPEC_SCHEMA, Spec};
+    use crate::nodelet::step::UnitStep;
+
+    fn unit_of(ctx: &Context) -> UnitStep {
+        let steps = start(ctx).expect("steps");
+        let unit = steps.into_iter().find_map(|step| match step {
+            Step::Unit(unit) => Some(unit),
+            _ => None,
+        });
+        unit.expect("a unit")
+    }
+
+    #[test]
+    fn certificates_of_removed_masters_are_refused_and_their_connections_end() {
+        let mut ctx = samples::master("1.20.2");
+        let before = unit_of(&ctx);
+        assert!(!env(&ctx).expect("settings").contains("CRL"));
+        ctx.node.etcd.revoked = Some(samples::revoked());
+        let settings = env(&ctx).expect("settings");
+        for listener in ["CLIENT", "PEER"] {
+            let line = format!("ETCD_{listener}_CRL_FILE={}\n", layout::ETCD_REVOKED);
+            assert!(settings.contains(&line), "{settings}");
+        }
+        let list = configure(&ctx)
+            .expect("steps")
+            .into_iter()
+            .find_map(|step| match step {
+                Step::File(f) if f.path == layout::ETCD_REVOKED => Some(f),
+                _ => None,
+            });
+        assert_eq!(
+            list.expect("the list").bytes().as_deref(),
+            Some(&[1, 0xff, 0xfe][..])
+        );
+        let with_list = unit_of(&ctx);
+        ctx.node.etcd.revoked = Some(samples::revoked().replace("Af/+", "AQID"));
+        let with_more = unit_of(&ctx);
+        assert!(before.inputs != with_list.inputs && with_list.inputs != with_more.inputs);
+    }
+
+    #[test]
+    fn a_list_that_etcd_could_not_read_is_refused_with_the_spec() {
+        let mut ctx = samples::master("1.20.2");
+        for (list, good) in [
+            (samples::revoked(), true),
+            (samples::revoked().replace("Af/+", "?"), false),
+            (samples::revoked().replace("Af/+", ""), false),
+            (samples::pem("AQID"), false),
+            (format!("{}x", samples::revoked()), false),
+        ] {
+            ctx.node.etcd.revoked = Some(list.clone());
+            let spec = Spec {
+                schema: SPEC_SCHEMA,
+                host_id: ctx.host_id,
+                generation: Generation(1),
+                issued_at: ctx.now,
+                assignment: Assignment::Master(Box::new(ctx.node.clone())),
+            };
+            let said = spec.validate(ctx.host_id);
+            let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");
+            assert_eq!(said.is_ok(), good, "{list}: {said:?}");
+            assert!(said.is_ok() || said.is_err_and(|f| named(&f)));
+        }
+    }
+}

@@ -21,6 +21,11 @@ pub(in crate::nodelet) fn pem(word: &str) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n")
 }
 
+/// A list of revoked certificates, as far as files go.
+pub(super) fn revoked() -> String {
+    format!("-----BEGIN {REVOKED_LABEL}-----\nAf/+\n-----END {REVOKED_LABEL}-----\n")
+}
+
 /// A single master of a bridge cluster on a restricted host with control groups of version 1.
 pub(in crate::nodelet) fn master(kubernetes: &str) -> Context {
     let node = node("master-1", "10.99.0.11", "10.244.0.0/24", kubernetes);

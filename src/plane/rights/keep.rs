@@ -38,6 +38,8 @@ const SOON_MAX: Duration = Duration::from_secs(8);
 const FAILS_MAX: u32 = 80;
 /// A look is no more than this part of a cluster's time, whatever wakes us.
 const SHARE: u32 = 3;
+/// The same while something is not as it should be, however long that lasts.
+const SHARE_SOON: u32 = 10;
 /// The same where all is well.
 const SHARE_SLOW: u32 = 50;
 /// A look with all its changes: marking 5000 new nodes takes minutes. What was done stays done.
@@ -228,7 +230,7 @@ impl Turn {
                 };
                 self.fails = self.fails.saturating_add(1);
                 self.why = why;
-                pause
+                pause.max(took * (SHARE_SOON - 1))
             }
         };
         // Sooner, if somebody poked meanwhile.
@@ -389,6 +391,9 @@ mod tests {
     fn large_clusters_are_looked_at_less_often() {
         let start = Instant::now();
         let mut turn = Turn::new(start);
+        turn.due = start + SLOWEST;
+        turn.ended(start, Duration::from_secs(6), Ended::NotYet("no".into()));
+        assert_eq!(turn.at() - start, Duration::from_secs(54));
         turn.due = start + SLOWEST;
         turn.ended(start, Duration::from_secs(6), Ended::Well);
         assert_eq!(turn.at() - start, Duration::from_secs(300));

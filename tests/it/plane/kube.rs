@@ -105,10 +105,16 @@ fn acceptor(pem: &str, ca: &str, key: &KeyPair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Whom the client's certificate names.
+/// Longest life of what the plane shows: an hour, and what clocks may differ by.
+const OWN_LIFE_S: i64 = 65 * 60;
+
+/// Whom the client's certificate names. Nothing takes it away, so it is not for long.
 pub(super) fn subject_of(session: &rustls::ServerConnection) -> String {
     let shown = session.peer_certificates().expect("client certificate");
     let (_, x) = x509_parser::parse_x509_certificate(&shown[0]).expect("x509");
+    let life = x.validity();
+    let seconds = life.not_after.timestamp() - life.not_before.timestamp();
+    assert!(seconds <= OWN_LIFE_S, "{seconds} s");
     x.subject().to_string()
 }
 
