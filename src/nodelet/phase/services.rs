@@ -8,7 +8,7 @@ use crate::model::{NODELET_GROUP, NetworkPlugin};
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps, Wait, certs};
+use super::{Context, Steps, Wait, certs, control_plane};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
@@ -21,6 +21,8 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     }
     let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
     if ctx.is_master() {
+        let (pod, inputs) = control_plane::api_server_pod(ctx)?;
+        steps.push(probe(Probe::ApiServerCurrent { pod, inputs }, API));
         // Before anything that the nodelets of the cluster do with their own certificates.
         steps.extend(nodelet_role());
     }
