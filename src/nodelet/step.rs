@@ -213,6 +213,14 @@ pub enum Probe {
         /// Base URL, e.g. `https://127.0.0.1:6443`.
         url: String,
     },
+    /// The API server that answers is the one whose manifest was written last: kubelet takes a while
+    /// to replace the one before, which answers meanwhile.
+    ApiServerCurrent {
+        /// Its pod, as kubelet shows it in the API.
+        pod: String,
+        /// Digest of what it must be started again for, as its annotation says.
+        inputs: String,
+    },
     /// The node object says Ready.
     NodeReady {
         /// Node name.
@@ -313,6 +321,7 @@ impl Probe {
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
             | Self::ApiHealthy { .. }
+            | Self::ApiServerCurrent { .. }
             | Self::NodeReady { .. }
             | Self::SwapOff
             | Self::AnyPath { .. } => None,
@@ -327,6 +336,7 @@ impl Probe {
             Self::KubeletHealthy => "kubelet-healthy".into(),
             Self::KubeProxyHealthy => "kube-proxy-healthy".into(),
             Self::ApiHealthy { url } => format!("api-healthy:{url}"),
+            Self::ApiServerCurrent { pod, .. } => format!("api-server-current:{pod}"),
             Self::NodeReady { node } => format!("node-ready:{node}"),
             Self::SwapOff => "swap-off".into(),
             Self::PortFree { port, .. } => format!("port-free:{port}"),

@@ -40,6 +40,7 @@ pub fn asking(probe: &Probe) -> String {
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
         Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
+        Probe::ApiServerCurrent { pod, .. } => format!("{pod} runs as its manifest says"),
         Probe::NodeReady { node } => format!("node {node} is Ready"),
         Probe::SwapOff => "swap is off".into(),
         Probe::PortFree { port, .. } => format!("port {port} is free"),
@@ -63,6 +64,7 @@ pub fn code(step: &Step) -> &'static str {
             Probe::KubeletHealthy => "kubelet-not-healthy",
             Probe::KubeProxyHealthy => "kube-proxy-not-healthy",
             Probe::ApiHealthy { .. } => "api-not-ready",
+            Probe::ApiServerCurrent { .. } => "api-server-not-current",
             Probe::NodeReady { .. } => "node-not-ready",
             Probe::SwapOff => "swap-on",
             Probe::PortFree { .. } => "port-taken",
@@ -91,7 +93,9 @@ pub fn remedy(step: &Step) -> String {
             Probe::AnyPath { package, .. } => format!("install package {package}"),
             Probe::RuntimeReady => see("pf9-containerd.service"),
             Probe::EtcdHealthy => see("pf9-etcd.service"),
-            Probe::KubeletHealthy | Probe::NodeReady { .. } => see("pf9-kubelet.service"),
+            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
+                see("pf9-kubelet.service")
+            }
             Probe::KubeProxyHealthy => see("pf9-kube-proxy.service"),
             Probe::ApiHealthy { .. } => {
                 "see the API server's log in /var/log/pods, or on a worker whether the master is up"

@@ -8,9 +8,12 @@ use crate::host::kube::{Kube, KubeError};
 use crate::model::Digest;
 use crate::nodelet::step::Seen;
 
+/// The annotation with the digest of what a static pod is started again for.
+const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
+
 impl Sweep<'_> {
     pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Seen {
-        let kube = match self.admin().await {
+        let kube = match self.admin() {
             Ok(kube) => kube,
             Err(why) => return Seen::Unknown { why },
         };
@@ -42,6 +45,23 @@ impl Sweep<'_> {
         }
     }
 
+    /// A static pod, as kubelet shows it in the API.
+    pub(super) async fn static_pod(&mut self, name: &str, inputs: &str) -> Seen {
+        let kube = match self.kube() {
+            Ok(kube) => kube,
+            Err(why) => return Seen::Unknown { why },
+        };
+        let path = format!("/api/v1/namespaces/kube-system/pods/{name}");
+        match kube.get(&path).await {
+            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(None) => differs("kubelet does not show it yet"),
+            Ok(Some(pod)) => match runs(&pod, inputs) {
+                Ok(()) => Seen::Same,
+                Err(why) => differs(&why),
+            },
+        }
+    }
+
     pub(super) async fn cordoned(&mut self, name: &str) -> Seen {
         match self.node(name).await {
             Err(why) => Seen::Unknown { why },
@@ -65,8 +85,7 @@ impl Sweep<'_> {
     }
 
     /// The same as this master's administrator.
-    async fn admin(&mut self) -> Result<Kube, String> {
-        self.api().await?;
+    fn admin(&mut self) -> Result<Kube, String> {
         self.memory.peers.admin(&self.host.fs, &self.ctx.node)
     }
 }
@@ -92,8 +111,23 @@ fn not_shown(error: &KubeError) -> Seen {
     }
 }
 
-fn ready(node: &Value) -> Result<(), String> {
-    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+/// A pod that is Ready, and was started with these inputs.
+fn runs(pod: &Value, inputs: &str) -> Result<(), String> {
+    let started = pod.pointer(INPUTS).and_then(Value::as_str);
+    if started != Some(inputs) {
+        return Err("kubelet has not replaced it yet".to_owned());
+    }
+    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err("kubelet is replacing it".to_owned());
+    }
+    ready(pod).map_err(|why| format!("it is not Ready: {why}"))
+}
+
+/// The Ready condition of a node or a pod.
+fn ready(object: &Value) -> Result<(), String> {
+    let conditions = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
     let condition = conditions
         .into_iter()
         .flatten()
@@ -228,5 +262,23 @@ mod tests {
         assert_eq!(ready(&node("True")), Ok(()));
         assert_eq!(ready(&node("False")), Err("no network".into()));
         assert!(ready(&json!({})).is_err());
+    }
+
+    #[test]
+    fn a_static_pod_runs_when_it_is_the_new_one_and_ready() {
+        let pod = |inputs: &str, status: &str| {
+            json!({
+                "metadata": {"annotations": {"pf9.io/inputs": inputs}},
+                "status": {"conditions": [
+                    {"type": "Ready", "status": status, "message": "starting"}]},
+            })
+        };
+        assert_eq!(runs(&pod("new", "True"), "new"), Ok(()));
+        assert!(runs(&pod("old", "True"), "new").is_err(), "the one before");
+        assert!(runs(&pod("new", "False"), "new").is_err());
+        let mut goes = pod("new", "True");
+        goes["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(runs(&goes, "new").is_err());
+        assert!(runs(&json!({}), "new").is_err());
     }
 }

@@ -37,6 +37,16 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     Ok(steps)
 }
 
+/// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
+/// is started again for.
+pub(super) fn api_server_pod(ctx: &Context) -> Result<(String, String), Wait> {
+    let pod = api_server(ctx)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = text(&pod["metadata"]["name"]);
+    let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
+    Ok((format!("{name}-{}", ctx.node.node_name), inputs))
+}
+
 fn manifest(pod: &Value) -> Step {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     file(

@@ -14,7 +14,8 @@
 //! | etcd, server and peer | every connection | etcd 3.2 | `client/pkg/transport/listener.go` (`GetCertificate`) |
 //! | etcd, authorities | at start | | `listener.go` (`NewCertPool`) |
 //! | kubelet, kube-proxy, controller manager, scheduler, as API client | within five minutes | 1.19 | `client-go/transport/cert_rotation.go` |
-//! | the same, the API's authority (kubeconfig), `--root-ca-file` | at start | | `client-go/rest/config.go`, `kube-controller-manager/app/core.go` |
+//! | the same, the API's authority (kubeconfig) | at start | | `client-go/transport/transport.go`; read anew from 1.36 on (`ClientsAllowCARotation`), and started again all the same |
+//! | controller manager, `--root-ca-file` | at start | | `kube-controller-manager/app/certificates.go` (`readCA`) |
 //! | kubelet, serving | at start; within a minute from 1.31 on | 1.31 | `kubelet/certificate/kubelet.go` (`ReloadKubeletServerCertificateFile`) |
 //! | kubelet, `clientCAFile` | within a minute | 1.17 | `…/dynamic_cafile_content.go` |
 //! | controller manager, scheduler, front-proxy authority | at start | | mounted as one file: the pod keeps seeing the file that was replaced |

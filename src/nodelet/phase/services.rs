@@ -6,7 +6,7 @@ use crate::model::NetworkPlugin;
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps, Wait, certs};
+use super::{Context, Steps, Wait, certs, control_plane};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
@@ -18,6 +18,10 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         return Err(Wait::for_what(what));
     }
     let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
+    if ctx.is_master() {
+        let (pod, inputs) = control_plane::api_server_pod(ctx)?;
+        steps.push(probe(Probe::ApiServerCurrent { pod, inputs }, API));
+    }
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.

@@ -144,7 +144,7 @@ impl Probe {
     /// Asking it asks the API server. (Whether that one is well is a question of its own.)
     fn asks_api(&self) -> bool {
         match self {
-            Self::NodeReady { .. } => true,
+            Self::NodeReady { .. } | Self::ApiServerCurrent { .. } => true,
             Self::ApiHealthy { .. }
             | Self::RuntimeReady
             | Self::EtcdHealthy
