@@ -7,6 +7,7 @@
 //! | file | effect |
 //! |---|---|
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
+//! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
@@ -18,6 +19,7 @@
 //! | `facts`   | `os-release` |
 //! | `mounts`  | mount points |
 
+pub mod documents;
 pub mod etcd;
 pub mod exec;
 pub mod facts;

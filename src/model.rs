@@ -8,7 +8,10 @@
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
 //! | `secret`    | [`Secret`]: a value that no log can show |
 //! | `envelope`  | [`Envelope`]: a signed document, [`TrustStore`], [`SigningKey`] |
+//! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
+//! | `needs`     | which fields of a spec an older agent must not ignore |
+//! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
@@ -18,9 +21,12 @@
 //! | `paths`     | where things live on a node |
 
 mod api;
+pub mod document;
 mod envelope;
 mod fault;
 mod ids;
+mod judge;
+mod needs;
 pub mod paths;
 mod phase;
 mod pki;
@@ -34,6 +40,7 @@ pub use api::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
+pub use judge::*;
 pub use phase::*;
 pub use pki::*;
 pub use secret::*;

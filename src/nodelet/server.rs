@@ -21,10 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
-use super::inbox::{Inbox, Refused};
+use super::inbox::{Inbox, NotTaken};
+use super::job::{Job, Work};
 use crate::host::Host;
 use crate::local::{self, Limits, Method, Peer, Reply, Request, StatusCode};
-use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, paths};
+use crate::model::{
+    Because, CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, document, paths,
+};
 
 /// hostagent, `pf9ctl` and a person with curl.
 const CONNECTIONS_MAX: usize = 32;
@@ -41,6 +44,8 @@ pub struct Server {
     pub host: Host,
     /// Where specs go.
     pub inbox: Arc<Inbox>,
+    /// What the loop works on.
+    pub job: watch::Receiver<Job>,
     /// The newest status.
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
@@ -98,8 +103,8 @@ impl Server {
             }
             (&Method::GET, "/v1/status") => self.status(&request, stop).await,
             (&Method::GET, "/v1/plan") => {
-                let job = self.inbox.job();
-                match engine::dry_run(&self.host, &job).await {
+                let orders = self.inbox.orders();
+                match engine::dry_run(&self.host, &orders).await {
                     Ok(plan) => Reply::json(StatusCode::OK, &plan),
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
@@ -113,18 +118,24 @@ impl Server {
             Ok(envelope) => envelope,
             Err(reply) => return reply,
         };
-        let (status, fault) = match self.inbox.put(envelope) {
+        let not_taken = match self.inbox.put(envelope) {
             Ok(generation) => {
                 tracing::info!(%generation, "spec accepted");
                 return Reply::json(StatusCode::OK, &json!({"generation": generation}));
             }
-            Err(Refused::Untrusted(fault)) => (StatusCode::FORBIDDEN, fault),
-            Err(Refused::Older(fault)) => (StatusCode::CONFLICT, fault),
-            Err(Refused::Invalid(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, fault),
-            Err(Refused::Broken(fault)) => (StatusCode::INTERNAL_SERVER_ERROR, fault),
+            Err(not_taken) => not_taken,
         };
+        let status = match &not_taken {
+            NotTaken::Refused(refusal) => match refusal.because {
+                Because::Untrusted | Because::Damaged => StatusCode::FORBIDDEN,
+                Because::NotNewer => StatusCode::CONFLICT,
+                Because::NotUnderstood => StatusCode::UNPROCESSABLE_ENTITY,
+            },
+            NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let fault = not_taken.fault();
         tracing::warn!(code = fault.code, "{fault}");
-        Reply::fault(status, &fault)
+        Reply::fault(status, fault)
     }
 
     fn put_certificates(&self, request: &Request) -> Reply {
@@ -132,7 +143,8 @@ impl Server {
             Ok(batch) => batch,
             Err(reply) => return reply,
         };
-        let Some((role, node)) = self.inbox.job().node else {
+        let job = self.job.borrow().clone();
+        let Some(Work { role, node, .. }) = job.work() else {
             let fault = Fault::new(
                 "certificate-foreign",
                 "certificates refused",
@@ -140,7 +152,7 @@ impl Server {
             );
             return Reply::fault(StatusCode::CONFLICT, &fault);
         };
-        let result = certs::accept(&self.host.fs, role, &node, &batch, Timestamp::now());
+        let result = certs::accept(&self.host.fs, *role, node, &batch, Timestamp::now());
         // Some may have been good.
         self.wake();
         match result {
@@ -206,7 +218,7 @@ fn may_call(peer: Peer, hostagent: nix::Result<Option<User>>) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {
-    serde_json::from_slice(&request.body).map_err(|e| {
+    document::read(&request.body).map_err(|e| {
         let what = format!("{what} refused");
         let fault = Fault::new("document-malformed", what, e.to_string());
         Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault)

@@ -71,8 +71,9 @@ fn next(
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
-    let bytes =
-        serde_json::to_vec(&spec).map_err(|e| Refusal::internal("cannot write the spec", &e))?;
+    let bytes = spec
+        .document()
+        .map_err(|e| Refusal::internal("cannot write the spec", &e))?;
     Ok(Some(IssuedSpec {
         generation,
         issued_at: now,
