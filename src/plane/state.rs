@@ -4,7 +4,7 @@
 //! transaction, then wakes the hosts. A change can therefore neither forget a node nor be seen
 //! before it is durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
-use crate::model::{ClusterId, Fault, HostId, SigningKey};
+use crate::model::{ClusterId, Fault, Generation, HostId, SigningKey};
 
 /// Passwords that are checked at the same time; each costs a tenth of a second of a core.
 const PASSWORD_CHECKS_AT_ONCE: usize = 2;
@@ -49,6 +49,8 @@ pub(super) struct Plane {
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
     began: Instant,
+    /// When this life of the plane began: what a host said before may be out of a backup.
+    pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
@@ -74,6 +76,7 @@ pub(super) struct Parts {
 pub(super) struct Change<'a> {
     write: &'a mut Write,
     touched: BTreeSet<HostId>,
+    raised: BTreeMap<HostId, Generation>,
     /// When.
     pub(super) now: Timestamp,
 }
@@ -94,6 +97,7 @@ impl Plane {
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
+            started: Timestamp::now(),
             upstreams: Upstreams::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
@@ -135,7 +139,9 @@ impl Plane {
             let mut change = Change::new(write, now);
             let out = work(&mut change)?;
             let touched = std::mem::take(&mut change.touched);
-            let changed = specs::refresh(write, &touched, &self.signing, now)?;
+            let raised = std::mem::take(&mut change.raised);
+            let mut changed = specs::refresh(write, &touched, &self.signing, now)?;
+            changed.extend(specs::raise(write, &raised, &self.signing, now)?);
             Ok::<_, Refusal>((out, changed))
         })?;
         for (host, generation) in &changed {
@@ -158,6 +164,7 @@ impl<'a> Change<'a> {
         Self {
             write,
             touched: BTreeSet::new(),
+            raised: BTreeMap::new(),
             now,
         }
     }
@@ -165,6 +172,11 @@ impl<'a> Change<'a> {
     /// The spec of this host is computed again.
     pub(super) fn touch(&mut self, host: HostId) {
         self.touched.insert(host);
+    }
+
+    /// This host gets a spec beyond this generation, whether its content changed or not.
+    pub(super) fn raise(&mut self, host: HostId, above: Generation) {
+        self.raised.insert(host, above);
     }
 
     /// The specs of all nodes of this cluster are computed again.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::apply::Effects;
 use super::super::context;
 use super::super::inbox;
-use super::super::job::{self, Job, Order};
+use super::super::job::{self, Job, Order, Orders};
 use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
@@ -56,11 +57,7 @@ impl Engine {
             shutdown: self.told.shutdown.clone(),
             news: CancellationToken::new(),
         };
-        let orders = self.told.orders.clone();
-        let stands = move |ledger: &LedgerFile| {
-            let job = job::decide(&orders.borrow(), &ledger.seen());
-            matches!(job, Job::Remove(..))
-        };
+        let stands = stands(self.told.orders.clone());
         let mut removal = Removal {
             effects: Effects {
                 host: &self.host,
@@ -104,5 +101,13 @@ impl Engine {
             }
         }
         Next::now()
+    }
+}
+
+/// Whether what is installed is still to be removed, by what is ordered when it is asked.
+pub(super) fn stands(orders: watch::Receiver<Orders>) -> impl Fn(&LedgerFile) -> bool + Sync {
+    move |ledger| {
+        let job = job::decide(&orders.borrow(), &ledger.seen());
+        matches!(job, Job::Remove(..))
     }
 }

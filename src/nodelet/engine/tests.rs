@@ -291,3 +291,42 @@ async fn what_was_obeyed_is_noted_although_nothing_is_to_do() {
     let noted = LedgerFile::look(&machine.fs).generation();
     assert_eq!(noted, Generation(9), "an older order must not count");
 }
+
+/// What the removal asks between its steps; see also `nodelet::tests`.
+#[tokio::test]
+async fn a_spec_that_comes_back_takes_the_order_of_removal_back() {
+    let machine = Machine::node();
+    let life = machine.begin();
+    life.inbox.put(machine.none(6)).expect("put");
+    let stands = removing::stands(life.engine.told.orders.clone());
+    let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+    assert!(stands(&ledger));
+    life.inbox.put(machine.worker(7)).expect("put");
+    assert!(!stands(&ledger));
+    life.inbox.put_none().expect("root's own");
+    assert!(stands(&ledger));
+    life.inbox.put(machine.worker(8)).expect("put");
+    assert!(!stands(&ledger));
+    ledger.ledger.removing = true;
+    assert!(stands(&ledger), "half of it is gone");
+}
+
+#[tokio::test]
+async fn a_spec_that_comes_back_too_late_waits_for_the_end_of_the_removal() {
+    let machine = Machine::node();
+    {
+        let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+        ledger.ledger.removing = true;
+        ledger.save().expect("ledger");
+    }
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(7)).expect("put");
+    life.engine.round().await;
+    assert!(!machine.fs.at(DATA).exists(), "half of it was gone already");
+    assert!(LedgerFile::look(&machine.fs).ledger.is_empty());
+    let job = job::decide(&life.inbox.orders(), &life.engine.ledger.seen());
+    assert!(
+        matches!(job, Job::Node(_)),
+        "then it is made a node again: {job:?}"
+    );
+}
