@@ -7,6 +7,7 @@
 //! | file | effect |
 //! |---|---|
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
+//! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
@@ -23,6 +24,7 @@
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
 pub mod deadlines;
+pub mod documents;
 pub mod etcd;
 pub mod exec;
 pub mod facts;

@@ -16,9 +16,8 @@
 //! |---|---|
 //! | `board`      | [`board::Facts`]: what is known; every task writes its part and wakes on changes |
 //! | `plane`      | calls to the plane; says once when it is away and once when it is back |
-//! | `accept`     | whether a spec is accepted: pure |
-//! | `spec_store` | the accepted spec and the one before it, on disk |
-//! | `spec_poll`  | task: long-poll, judge, store |
+//! | `spec_store` | the accepted spec, and whether nodelet is needed, on disk |
+//! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
 //! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
 //! | `relay`      | task: certificate requests up, certificates down |
@@ -29,7 +28,6 @@
 //! | `sample`     | task: what the machine is and how it is; `inventory`, `health` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
-mod accept;
 mod api;
 mod backoff;
 mod board;
@@ -133,7 +131,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
 /// The state of the last run: the accepted spec, and whether nodelet has anything of ours.
 fn take_up(agent: &Agent, store: &SpecStore) {
     let loaded = match identity::trust(&agent.fs) {
-        Ok(trust) => store.load(&trust, agent.host_id),
+        Ok(trust) => store.load(&trust, agent.host_id, agent.now()),
         Err(e) => spec_store::Loaded::nothing(e.fault("cannot read the last accepted spec")),
     };
     if let Some(fault) = &loaded.fault {

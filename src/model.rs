@@ -8,7 +8,10 @@
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
 //! | `secret`    | [`Secret`]: a value that no log can show |
 //! | `envelope`  | [`Envelope`]: a signed document, [`TrustStore`], [`SigningKey`] |
+//! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
+//! | `needs`     | which fields of a spec an older agent must not ignore |
+//! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
@@ -21,10 +24,13 @@
 
 mod api;
 mod authorities;
+pub mod document;
 mod envelope;
 mod fault;
 mod ids;
+mod judge;
 mod marks;
+mod needs;
 pub mod paths;
 mod phase;
 mod pki;
@@ -39,6 +45,7 @@ pub use authorities::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
+pub use judge::*;
 pub use marks::*;
 pub use phase::*;
 pub use pki::*;

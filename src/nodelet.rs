@@ -2,7 +2,7 @@
 //! a machine; it reaches no network but the node's own services.
 //!
 //! ```text
-//! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► engine
+//! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► job (pure) ──► engine
 //!                                                                 │ one round
 //!   context ─► phase::* (pure) ─► observe ─► plan (pure) ─► run ─► apply ─► ledger, journal
 //!                                                                 │
@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `server`    | the socket |
 //! | `inbox`     | what it was told to do |
+//! | `job`       | what is to be done, by what was ordered and what is installed: pure |
 //! | `engine`    | the loop |
 //! | `misconfigured` | why the loop does not begin |
 //! | `context`   | everything phases decide by |
@@ -25,7 +26,7 @@
 //! | `apply`     | does a step |
 //! | `removal`   | takes everything away again |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
-//! | `ledger`, `journal`, `store` | what was done, on disk |
+//! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
@@ -41,6 +42,7 @@ pub mod check;
 pub mod context;
 pub mod engine;
 pub mod inbox;
+pub mod job;
 pub mod journal;
 pub mod kube_status;
 pub mod ledger;
@@ -57,7 +59,6 @@ pub mod run;
 pub mod server;
 pub mod status;
 pub mod step;
-pub mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -85,14 +86,16 @@ pub async fn start(
     temps::collect(&fs, WRITTEN_BY_ROOT);
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
-    let (inbox, jobs) = inbox::Inbox::open(fs.clone(), Timestamp::now());
+    let (inbox, orders) = inbox::Inbox::open(fs.clone(), Timestamp::now());
     let (mut board, status) = status::Board::new(&fs);
     let (wake, woken) = tokio::sync::watch::channel(0);
     let shutdown = group.shutdown();
-    let ledger = engine::ledger(&host, &board)?;
+    let ledger = engine::ledger(&host, &mut board);
+    let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
     let server = server::Server {
         host: host.clone(),
         inbox,
+        job: working,
         status,
         wake,
     };
@@ -101,12 +104,17 @@ pub async fn start(
         let right = match config {
             Ok(config) => Some(config),
             Err(fault) => {
-                misconfigured::until_right(&fs, &mut board, &jobs, fault, &shutdown).await
+                misconfigured::until_right(&fs, &mut board, &orders, fault, &shutdown).await
             }
         };
         if let Some(config) = right {
             let sweep = Duration::from_secs(config.nodelet.sweep_s);
-            let engine = engine::Engine::new(host, ledger, board, jobs, woken, shutdown, sweep);
+            let told = engine::Told {
+                orders,
+                wake: woken,
+                shutdown,
+            };
+            let engine = engine::Engine::new(host, ledger, board, job, told, sweep);
             engine.run().await;
         }
     });

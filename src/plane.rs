@@ -18,6 +18,7 @@
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
+//! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text
 //! operator ─► keystone, resmgr, qbert ─┐                      ┌─► specs ─► hostapi ─► node
@@ -48,6 +49,7 @@ mod metrics;
 mod proxy;
 mod qbert;
 mod records;
+mod recover;
 mod refusal;
 mod resmgr;
 mod rights;

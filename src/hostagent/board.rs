@@ -6,16 +6,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    DownloadStatus, Envelope, Fault, Generation, Health, Inventory, NodeStatus, Role, Spec,
-    StackRef, Timestamp,
+    Accepted, DownloadStatus, Fault, Generation, Health, Inventory, NodeStatus, Role, StackRef,
+    Timestamp,
 };
-
-/// A spec that was verified and stored, with the document it came in.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Accepted {
-    pub(super) envelope: Envelope,
-    pub(super) spec: Spec,
-}
 
 /// Whether nodelet has the accepted spec.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -99,7 +99,8 @@ fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
     if let Some(fault) = &facts.node_fault {
         return (NodeState::Retrying, Some(fault.clone()));
     }
-    if node.generation < facts.generation() {
+    // What nodelet holds on to says why, whatever it knows of the newest spec.
+    if node.generation < facts.generation() && !node.wants_spec {
         return (NodeState::Converging, Some(on_its_way(facts.generation())));
     }
     behind_nodelet(facts, node).unwrap_or_else(|| (node.state, node.reason.clone()))
@@ -147,10 +148,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hostagent::board::Accepted;
     use crate::model::{
-        Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind, DownloadStatus,
-        SigningKey, Spec, StackRef,
+        Accepted, Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind,
+        DownloadStatus, SigningKey, Spec, StackRef,
     };
 
     fn origin() -> Origin {
@@ -193,6 +193,8 @@ mod tests {
             generation: Generation(generation),
             role: Role::None,
             cluster_id: None,
+            installed: None,
+            wants_spec: false,
             state,
             reason: None,
             attempts: 0,

@@ -22,7 +22,7 @@ use super::material::{self, Identity};
 use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
-use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId};
+use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, document};
 
 /// What is needed to enrol.
 #[derive(Clone, Debug)]
@@ -239,7 +239,7 @@ impl Target {
 
     fn read(&self, status: StatusCode, bytes: &[u8]) -> Result<EnrolAnswer, EnrolError> {
         if status.is_success() {
-            return serde_json::from_slice(bytes)
+            return document::read(bytes)
                 .map_err(|e| self.garbage(format!("its answer cannot be read: {e}")));
         }
         match serde_json::from_slice(bytes) {

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::Fault;
+use crate::model::{Fault, document};
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
@@ -199,7 +199,7 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, LocalError> {
-        serde_json::from_slice(bytes).map_err(|e| self.malformed(e.to_string()))
+        document::read(bytes).map_err(|e| self.malformed(e.to_string()))
     }
 
     fn parse_some<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Option<T>, LocalError> {

@@ -26,7 +26,6 @@ use super::{CertPurpose, CertificateRequest, ClusterId, Fault, HostId, Secret, T
 
 /// A node asks to become a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
     /// Version of this document; 1.
     pub schema: u32,
@@ -69,7 +68,6 @@ pub struct EnrolToken {
 
 /// Certificates a node asks the plane for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertificateOrder {
     /// The cluster they are for; refused unless the host is in it.
     pub cluster_id: ClusterId,
@@ -82,7 +80,6 @@ pub struct CertificateOrder {
 
 /// Certificates the plane signed; also the body of `PUT /v1/certificates` on nodelet's socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertificateBatch {
     /// The cluster they are for.
     pub cluster_id: ClusterId,
@@ -92,7 +89,6 @@ pub struct CertificateBatch {
 
 /// One certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct IssuedCertificate {
     /// What for.
     pub purpose: CertPurpose,

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::document::{self, Unread};
 use super::{Digest, Fault};
 
 /// What a signed document is. The word is part of what is signed.
@@ -30,7 +31,6 @@ pub const PAYLOAD_MAX: usize = 4 * 1024 * 1024;
 
 /// A signed document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// Version of this wrapping; 1.
     pub schema: u32,
@@ -46,7 +46,6 @@ pub struct Envelope {
 
 /// A public key whose signatures are believed; pinned at enrolment in `/etc/pf9/trust/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TrustedKey {
     /// First 16 hex digits of the SHA-256 of the public key.
     pub id: String,
@@ -79,6 +78,9 @@ pub enum Untrusted {
     /// The signature does not match the bytes.
     #[error("the signature does not match the document")]
     BadSignature,
+    /// Signed, and for a later program; see [`document`].
+    #[error("it {}", Unread::Newer(.0.clone()))]
+    Newer(String),
     /// Signed, but not the JSON that was expected; names the field.
     #[error("the signed document is malformed: {0}")]
     Malformed(String),
@@ -90,14 +92,14 @@ pub enum Untrusted {
 // === impl Envelope ===
 
 impl Envelope {
-    /// Verifies the signature and parses the payload.
+    /// Verifies the signature and reads the payload, by the rule of [`document`].
     pub fn open<T: DeserializeOwned>(
         &self,
         kind: DocumentKind,
         trust: &TrustStore,
     ) -> Result<T, Untrusted> {
         let bytes = self.verify(kind, trust)?;
-        serde_json::from_slice(&bytes).map_err(|e| Untrusted::Malformed(e.to_string()))
+        document::read(&bytes).map_err(Untrusted::from)
     }
 
     /// Verifies the signature and returns the signed bytes.
@@ -164,6 +166,11 @@ impl TrustStore {
         Ok(Self(map))
     }
 
+    /// True when this key is among them.
+    pub fn knows(&self, key_id: &str) -> bool {
+        self.0.contains_key(key_id)
+    }
+
     /// True when no key is trusted: nothing can be believed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -227,11 +234,16 @@ impl Untrusted {
             Self::Schema(_) | Self::Kind | Self::Malformed(_) | Self::Damaged => {
                 "document-malformed"
             }
+            Self::Newer(_) => "document-newer",
             Self::UnknownKey(_) | Self::BadSignature => "document-untrusted",
         };
         let fix = match self {
             Self::Malformed(_) => "correct the named field on the plane",
             Self::Schema(_) => "upgrade the agent, or send a document of an older schema",
+            Self::Newer(_) => {
+                "upgrade the agent (package pf9-hostagent), or take back on the plane what is new; \
+                 the last good document stays in force"
+            }
             Self::Kind | Self::Damaged => "send the document again",
             Self::UnknownKey(_) | Self::BadSignature => {
                 "the last good document stays in force; if the plane has a new signing key, \
@@ -239,6 +251,15 @@ impl Untrusted {
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)
+    }
+}
+
+impl From<Unread> for Untrusted {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Newer(needs) => Self::Newer(needs),
+            Unread::Malformed(why) => Self::Malformed(why),
+        }
     }
 }
 

@@ -21,7 +21,6 @@ pub const SPEC_SCHEMA: u32 = 1;
 
 /// Desired state of one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// [`SPEC_SCHEMA`].
     pub schema: u32,
@@ -61,7 +60,6 @@ pub enum Role {
 
 /// Everything one node of a cluster needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeSpec {
     /// The host this node is, as the whole spec says: what its certificates are named by.
     pub host_id: HostId,
@@ -106,7 +104,6 @@ pub struct NodeSpec {
 
 /// Where the API server is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ApiSpec {
     /// Address or name workers use.
     pub host: String,
@@ -119,7 +116,6 @@ pub struct ApiSpec {
 
 /// Pod and service network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Who makes the pod network.
     pub plugin: NetworkPlugin,
@@ -150,7 +146,6 @@ pub enum NetworkPlugin {
 
 /// Another node, as a route needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkPeer {
     /// Its address.
     pub node_ip: IpAddr,
@@ -160,7 +155,6 @@ pub struct NetworkPeer {
 
 /// The etcd cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EtcdSpec {
     /// All members.
     #[serde(default)]
@@ -179,7 +173,6 @@ pub struct EtcdSpec {
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EtcdMember {
     /// The master it runs on.
     pub host_id: HostId,
@@ -192,7 +185,6 @@ pub struct EtcdMember {
 
 /// Container runtime choices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RuntimeSpec {
     /// Which cgroup driver kubelet and runc use.
     #[serde(default)]
@@ -217,7 +209,6 @@ pub enum CgroupDriverChoice {
 
 /// Kubelet choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KubeletSpec {
     /// `maxPods`.
     #[serde(default = "default_max_pods")]
@@ -238,6 +229,18 @@ pub const REVOKED_LABEL: &str = "X509 CRL";
 // === impl Spec ===
 
 impl Spec {
+    /// The document to be signed. It says which agent it needs, if not every one can do what it
+    /// asks for.
+    pub fn document(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut document = serde_json::to_value(self)?;
+        if let Some(version) = super::needs::needs_agent(&document)
+            && let Some(fields) = document.as_object_mut()
+        {
+            fields.insert(super::document::NEEDS_AGENT.to_owned(), version.into());
+        }
+        serde_json::to_vec(&document)
+    }
+
     /// Checks what types cannot say; the fault names the field.
     pub fn validate(&self, host: HostId) -> Result<(), Fault> {
         let bad = |field: &str, why: String| {

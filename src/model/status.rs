@@ -93,6 +93,12 @@ pub struct NodeStatus {
     pub role: Role,
     /// The cluster it works on.
     pub cluster_id: Option<ClusterId>,
+    /// What is installed on the machine, whatever is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<InstalledStatus>,
+    /// The newest spec is lost: it has to be handed over again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wants_spec: bool,
     /// The state.
     pub state: NodeState,
     /// Why it is not `ok`.
@@ -115,6 +121,17 @@ pub struct NodeStatus {
     pub service_account_key: Option<String>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
+}
+
+/// The node that a machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledStatus {
+    /// Master or worker.
+    pub role: Role,
+    /// Of which cluster.
+    pub cluster_id: ClusterId,
+    /// The newest spec that it was worked on by; what takes it away must be newer.
+    pub generation: Generation,
 }
 
 /// One phase.
@@ -156,7 +173,6 @@ pub enum PhaseState {
 
 /// A certificate that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertificateRequest {
     /// What for.
     pub purpose: CertPurpose,

@@ -53,7 +53,7 @@ pub struct Waits {
 }
 
 /// The plan for people: the answer to `GET /v1/plan`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanWords {
     /// Remaining steps, in order.
     pub steps: Vec<StepWords>,

@@ -2,6 +2,11 @@
 //!
 //! Works without the plane and without the API server. Errors are collected and the rest goes on;
 //! what could not be removed stays in the ledger and is tried again.
+//!
+//! Until the first step that destroys something ([`destroys`]) the order is looked at before every
+//! step: one that does not stand any more ends the removal, and the node is mended instead. From
+//! there on the ledger says that a removal is under way, and it goes to the end whatever comes: a
+//! node of which half is gone is no node.
 
 use super::apply::Effects;
 use super::journal::{Entry, Journal, What as Outcome};
@@ -25,6 +30,8 @@ pub enum End {
     Done,
     /// The process ends; goes on at the next start.
     Interrupted,
+    /// The order does not stand any more, and nothing was destroyed.
+    Withdrawn,
     /// These are left.
     Left(Vec<Fault>),
 }
@@ -39,6 +46,8 @@ pub struct Removal<'a> {
     pub board: &'a mut Board,
     /// For which spec.
     pub generation: Generation,
+    /// Whether what is installed is still to be removed.
+    pub stands: &'a (dyn Fn(&LedgerFile) -> bool + Sync),
 }
 
 impl Removal<'_> {
@@ -57,6 +66,9 @@ impl Removal<'_> {
             let polite = step.traits().polite;
             if polite.is_some_and(|unit| !self.was_started(unit)) {
                 continue;
+            }
+            if !self.may(&step) {
+                return End::Withdrawn;
             }
             if let Err(fault) = self.step(step).await {
                 if polite.is_some() {
@@ -88,6 +100,27 @@ impl Removal<'_> {
                 chain(&e),
             )]),
         }
+    }
+
+    /// False when the order does not stand any more. Before the first step that destroys something,
+    /// that is noted, durably.
+    fn may(&mut self, step: &Step) -> bool {
+        let ledger: &mut LedgerFile = self.effects.ledger;
+        if ledger.ledger.removing {
+            return true;
+        }
+        if !(self.stands)(ledger) {
+            return false;
+        }
+        if destroys(step) {
+            ledger.ledger.removing = true;
+            if let Err(e) = ledger.save() {
+                // Removal must work on a full disk too. Were the power to go now, the order is
+                // looked at once more than it should be.
+                tracing::warn!(error = %chain(&e), "ledger");
+            }
+        }
+        true
     }
 
     /// And is not removed yet.
@@ -164,6 +197,12 @@ impl Removal<'_> {
             tracing::warn!(error = %chain(&e), "journal");
         }
     }
+}
+
+/// Whether the node is less than before when this step of a removal was done. Only a drain is made
+/// good by a repair alone: the node is schedulable again, and its pods come back.
+fn destroys(step: &Step) -> bool {
+    !step.traits().repaired
 }
 
 /// What removal would do, in words.

@@ -26,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
-use super::inbox::{Inbox, Refused};
+use super::inbox::{Inbox, NotTaken};
+use super::job::{Job, Work};
 use crate::app::Bucket;
 use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
-use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, PAYLOAD_MAX, Timestamp, paths};
+use crate::model::{
+    Because, CertificateBatch, Envelope, Fault, NodeStatus, PAYLOAD_MAX, Timestamp, document, paths,
+};
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
 /// people with curl as root.
@@ -59,6 +62,8 @@ pub struct Server {
     pub host: Host,
     /// Where specs go.
     pub inbox: Arc<Inbox>,
+    /// What the loop works on.
+    pub job: watch::Receiver<Job>,
     /// The newest status.
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
@@ -150,8 +155,8 @@ impl Server {
             }
             (&Method::GET, "/v1/status") => self.status(&request, stop).await,
             (&Method::GET, "/v1/plan") => {
-                let job = self.inbox.job();
-                match engine::dry_run(&self.host, &job).await {
+                let orders = self.inbox.orders();
+                match engine::dry_run(&self.host, &orders).await {
                     Ok(plan) => Reply::json(StatusCode::OK, &plan),
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
@@ -165,18 +170,24 @@ impl Server {
             Ok(envelope) => envelope,
             Err(reply) => return reply,
         };
-        let (status, fault) = match self.inbox.put(envelope) {
+        let not_taken = match self.inbox.put(envelope) {
             Ok(generation) => {
                 tracing::info!(%generation, "spec accepted");
                 return Reply::json(StatusCode::OK, &json!({"generation": generation}));
             }
-            Err(Refused::Untrusted(fault)) => (StatusCode::FORBIDDEN, fault),
-            Err(Refused::Older(fault)) => (StatusCode::CONFLICT, fault),
-            Err(Refused::Invalid(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, fault),
-            Err(Refused::Broken(fault)) => (StatusCode::INTERNAL_SERVER_ERROR, fault),
+            Err(not_taken) => not_taken,
         };
+        let status = match &not_taken {
+            NotTaken::Refused(refusal) => match refusal.because {
+                Because::Untrusted | Because::Damaged => StatusCode::FORBIDDEN,
+                Because::NotNewer => StatusCode::CONFLICT,
+                Because::NotUnderstood => StatusCode::UNPROCESSABLE_ENTITY,
+            },
+            NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let fault = not_taken.fault();
         tracing::warn!(code = fault.code, "{fault}");
-        Reply::fault(status, &fault)
+        Reply::fault(status, fault)
     }
 
     fn put_certificates(&self, request: &Request) -> Reply {
@@ -184,7 +195,8 @@ impl Server {
             Ok(batch) => batch,
             Err(reply) => return reply,
         };
-        let Some((role, node)) = self.inbox.job().node else {
+        let job = self.job.borrow().clone();
+        let Some(Work { role, node, .. }) = job.work() else {
             let fault = Fault::new(
                 "certificate-foreign",
                 "certificates refused",
@@ -192,7 +204,7 @@ impl Server {
             );
             return Reply::fault(StatusCode::CONFLICT, &fault);
         };
-        let result = certs::accept(&self.host.fs, role, &node, &batch, Timestamp::now());
+        let result = certs::accept(&self.host.fs, *role, node, &batch, Timestamp::now());
         // Some may have been good.
         self.wake();
         match result {
@@ -270,7 +282,7 @@ fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {
-    serde_json::from_slice(&request.body).map_err(|e| {
+    document::read(&request.body).map_err(|e| {
         let what = format!("{what} refused");
         let fault = Fault::new("document-malformed", what, e.to_string());
         Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault)

@@ -11,8 +11,9 @@ use super::plan::{Plan, Planned};
 use super::words;
 use crate::host::fs::HostFs;
 use crate::model::{
-    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, NodeState, NodeStatus,
-    PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, InstalledStatus,
+    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef,
+    Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -53,6 +54,8 @@ impl Board {
             generation: Generation::default(),
             role: Role::None,
             cluster_id: None,
+            installed: None,
+            wants_spec: false,
             state: NodeState::Converging,
             reason: None,
             attempts: 0,
@@ -94,6 +97,13 @@ impl Board {
             };
             self.say(&format!("{what} (generation {generation})"));
         }
+        self.publish();
+    }
+
+    /// What is installed, and whether the spec has to be handed over again.
+    pub fn stands(&mut self, installed: Option<InstalledStatus>, wants_spec: bool) {
+        self.status.installed = installed;
+        self.status.wants_spec = wants_spec;
         self.publish();
     }
 

@@ -22,6 +22,7 @@ use super::fleet;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::records::CLUSTERS;
+use super::recover;
 use super::refusal::{Answer, chain};
 use super::stacks;
 use super::state::Plane;
@@ -70,6 +71,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             post(authorities::abort),
         )
         .route("/kubeconfig", post(kubeconfig_for))
+        .route("/recover", get(review).post(recover_these))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(plane)
@@ -115,6 +117,21 @@ async fn kubeconfig_for(
 ) -> Answer<Json<Value>> {
     let text = kubeconfig::make(&plane, &wanted.cluster).await?;
     Ok(Json(json!({"kubeconfig": text})))
+}
+
+async fn review(State(plane): State<Arc<Plane>>) -> Answer<Json<recover::Review>> {
+    recover::review(&plane, &plane.read()?).map(Json)
+}
+
+async fn recover_these(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<recover::Wanted>,
+) -> Answer<Json<Value>> {
+    let raised = recover::recover(&plane, wanted).await?;
+    let rows = raised
+        .iter()
+        .map(|(host, generation)| json!({"host": host, "generation": generation}));
+    Ok(Json(rows.collect()))
 }
 
 /// Asks the running plane of a state directory.

@@ -1,5 +1,7 @@
 //! The command line of `pf9-plane`.
 
+mod recover;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -90,6 +92,8 @@ enum Verb {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
+    Recover(recover::RecoverArgs),
     /// Print the certificate of the plane's authority.
     Ca {
         #[command(flatten)]
@@ -276,6 +280,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
             put(out.as_deref(), text(&answer, "kubeconfig"))
         }
+        Verb::Recover(args) => recover::run(&args).await,
         Verb::Ca { state } => {
             let pem = std::fs::read_to_string(state.state_dir.join("ca.pem"))
                 .map_err(|e| Fault::new("ca-missing", "cannot show ca.pem", e.to_string()))?;
@@ -349,10 +354,16 @@ async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault>
     for row in rows.as_array().into_iter().flatten() {
         table.push(columns.iter().map(|c| cell(row, c)).collect());
     }
+    put(None, &align(&table))
+}
+
+/// A table with columns below each other.
+fn align(table: &[Vec<String>]) -> String {
+    let columns = table.first().map_or(0, Vec::len);
     let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
-    let widths: Vec<usize> = (0..columns.len()).map(|i| width(i).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
     let mut out = String::new();
-    for row in &table {
+    for row in table {
         let cells = row
             .iter()
             .zip(&widths)
@@ -360,7 +371,7 @@ async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault>
         out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         out.push('\n');
     }
-    put(None, &out)
+    out
 }
 
 fn cell(row: &Value, path: &str) -> String {
@@ -438,6 +449,7 @@ mod tests {
             "serve --state-dir d --listen 127.0.0.1:8443 --node-certificate-seconds 60",
             "kubeconfig c --out f --state-dir d",
             "ca --state-dir d",
+            "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
         ] {
             let words = std::iter::once("pf9-plane").chain(line.split(' '));
             assert!(Command::try_parse_from(words).is_ok(), "{line}");

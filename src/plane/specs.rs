@@ -1,6 +1,6 @@
 //! Specs: when one is new, signing it, and waking whoever waits for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use super::compute;
 use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::store::{Read, Write};
-use crate::model::{DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
+use crate::model::{Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
 
 /// Computes the specs of these hosts anew and signs those that changed. Answers whose changed.
 pub(super) fn refresh(
@@ -47,6 +47,30 @@ pub(super) fn refresh(
     Ok(changed)
 }
 
+/// Signs a spec for each of these hosts that is beyond the generation given, though nothing else
+/// changed.
+pub(super) fn raise(
+    write: &mut Write,
+    hosts: &BTreeMap<HostId, Generation>,
+    key: &SigningKey,
+    now: Timestamp,
+) -> Answer<Vec<(HostId, Generation)>> {
+    let mut changed = Vec::new();
+    for (host, above) in hosts {
+        let at = host.to_string();
+        let cluster = match write.get(&HOSTS, &at)?.and_then(|row| row.cluster) {
+            None => None,
+            Some(id) => write.get(&CLUSTERS, &id.to_string())?,
+        };
+        if let Some(assignment) = compute::assignment(*host, cluster.as_ref()) {
+            let issued = sign(*host, above.next(), assignment, key, now)?;
+            write.put(&SPECS, &at, &issued)?;
+            changed.push((*host, issued.generation));
+        }
+    }
+    Ok(changed)
+}
+
 /// The next spec of a host, if what it is to be changed since the last.
 fn next(
     host: HostId,
@@ -62,6 +86,16 @@ fn next(
         return Ok(None);
     }
     let generation = last.map_or(Generation::default(), |l| l.generation).next();
+    sign(host, generation, assignment, key, now).map(Some)
+}
+
+fn sign(
+    host: HostId,
+    generation: Generation,
+    assignment: Assignment,
+    key: &SigningKey,
+    now: Timestamp,
+) -> Answer<IssuedSpec> {
     let spec = Spec {
         schema: SPEC_SCHEMA,
         host_id: host,
@@ -71,14 +105,15 @@ fn next(
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
-    let bytes =
-        serde_json::to_vec(&spec).map_err(|e| Refusal::internal("cannot write the spec", &e))?;
-    Ok(Some(IssuedSpec {
+    let bytes = spec
+        .document()
+        .map_err(|e| Refusal::internal("cannot write the spec", &e))?;
+    Ok(IssuedSpec {
         generation,
         issued_at: now,
         assignment: spec.assignment,
         envelope: key.sign(DocumentKind::Spec, &bytes),
-    }))
+    })
 }
 
 /// Tells who waits that a host has a new spec.
@@ -112,7 +147,7 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Assignment, ClusterId, Digest, TrustStore};
+    use crate::model::{ClusterId, Digest, TrustStore};
     use crate::plane::compute::tests::{add, cluster, host, now};
     use crate::plane::records::{Host, tables};
     use crate::plane::store::Store;

@@ -4,7 +4,7 @@
 //! transaction, then wakes the hosts. A change can therefore neither forget a node nor be seen
 //! before it is durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
-use crate::model::{ClusterId, Fault, HostId, SigningKey};
+use crate::model::{ClusterId, Fault, Generation, HostId, SigningKey};
 
 /// Passwords that are checked at the same time; each costs a tenth of a second of a core.
 const PASSWORD_CHECKS_AT_ONCE: usize = 2;
@@ -52,6 +52,8 @@ pub(super) struct Plane {
     began: Instant,
     /// Life of the certificates that are signed for nodes.
     pub(super) certificate_life: SignedDuration,
+    /// When this life of the plane began: what a host said before may be out of a backup.
+    pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
     pub(super) password_checks: Semaphore,
@@ -81,6 +83,7 @@ pub(super) struct Change<'a> {
     touched: BTreeSet<HostId>,
     /// Clusters whose rights follow from it.
     clusters: BTreeSet<ClusterId>,
+    raised: BTreeMap<HostId, Generation>,
     /// When.
     pub(super) now: Timestamp,
 }
@@ -102,6 +105,7 @@ impl Plane {
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
             certificate_life: parts.certificate_life,
+            started: Timestamp::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
@@ -145,7 +149,9 @@ impl Plane {
             let out = work(&mut change)?;
             let touched = std::mem::take(&mut change.touched);
             let change_clusters = std::mem::take(&mut change.clusters);
-            let changed = specs::refresh(write, &touched, &self.signing, now)?;
+            let raised = std::mem::take(&mut change.raised);
+            let mut changed = specs::refresh(write, &touched, &self.signing, now)?;
+            changed.extend(specs::raise(write, &raised, &self.signing, now)?);
             Ok::<_, Refusal>((out, changed, change_clusters))
         })?;
         for (host, generation) in &changed {
@@ -172,6 +178,7 @@ impl<'a> Change<'a> {
             write,
             touched: BTreeSet::new(),
             clusters: BTreeSet::new(),
+            raised: BTreeMap::new(),
             now,
         }
     }
@@ -179,6 +186,11 @@ impl<'a> Change<'a> {
     /// The spec of this host is computed again.
     pub(super) fn touch(&mut self, host: HostId) {
         self.touched.insert(host);
+    }
+
+    /// This host gets a spec beyond this generation, whether its content changed or not.
+    pub(super) fn raise(&mut self, host: HostId, above: Generation) {
+        self.raised.insert(host, above);
     }
 
     /// The specs of all nodes of this cluster are computed again, and its API is looked at.

@@ -1,6 +1,8 @@
 //! The whole chain but the effects: the real plane, the real tunnel, the real hostagent; only
 //! nodelet is a fake.
 
+mod restored;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;

@@ -69,7 +69,8 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
     let mut for_another = bed.spec(6, Assignment::None);
     for_another.host_id = HostId::random();
     let bytes = serde_json::to_vec(&for_another).expect("json");
-    let malformed = br#"{"schema":1,"generation":9,"wat":1}"#;
+    let malformed = br#"{"schema":1,"generation":9,"assignment":{"role":"wat"}}"#;
+    let newer = br#"{"schema":7,"generation":9,"needs_agent":"0.5"}"#;
     for (envelope, code, words) in [
         (unsigned, "document-untrusted", "does not trust"),
         (bed.sign(4, Assignment::None), "spec-older", "generation 5"),
@@ -82,6 +83,11 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
             bed.key.sign(DocumentKind::Spec, malformed),
             "document-malformed",
             "wat",
+        ),
+        (
+            bed.key.sign(DocumentKind::Spec, newer),
+            "document-newer",
+            "it needs agent 0.5 or newer (this is ",
         ),
     ] {
         // Whatever the host asks for: a plane may be wrong, too.
@@ -306,7 +312,8 @@ async fn when_the_role_is_gone_nodelet_is_asked_no_more() {
     assert_eq!(status.observed_generation.0, 2);
     within(async {
         let note = "/var/opt/pf9/hostagent/nodelet-needed.json";
-        while bed.fs.read_text(note, 64).expect("note").as_deref() != Some("false\n") {
+        let says_no = |text: Option<String>| text.is_some_and(|t| t.contains("false"));
+        while !says_no(bed.fs.read_text(note, 1024).expect("note")) {
             tokio::task::yield_now().await;
         }
     })

@@ -10,6 +10,8 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         generation: Generation(3),
         role,
         cluster_id: None,
+        installed: None,
+        wants_spec: false,
         state,
         reason: None,
         attempts: 0,

@@ -55,6 +55,8 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         generation: Generation(7),
         role,
         cluster_id: Some(cluster.parse::<ClusterId>().expect("id")),
+        installed: None,
+        wants_spec: false,
         state: NodeState::Ok,
         reason: None,
         attempts: 0,

@@ -40,6 +40,8 @@ pub struct Traits<'a> {
     /// an API server that is gone, an etcd without a quorum hold nobody up. Tried only where this
     /// unit was started once, so that there may be pods, a member.
     pub polite: Option<&'static str>,
+    /// A repair makes good what its doing takes away: a removal can still be taken back after it.
+    pub repaired: bool,
 }
 
 /// What a step means for those after it.
@@ -74,6 +76,7 @@ fn fact(deadline: Duration) -> Traits<'static> {
         asks_api: false,
         watched: None,
         polite: None,
+        repaired: false,
     }
 }
 
@@ -122,6 +125,7 @@ impl Step {
             Self::Drain { .. } => Traits {
                 proof: Proof::Doing,
                 polite: Some(units::KUBELET),
+                repaired: true,
                 ..fact(deadlines::DRAIN_STEP)
             },
             Self::EtcdMemberGone { .. } => Traits {

@@ -137,6 +137,8 @@ fn idle() -> NodeStatus {
         generation: Generation(0),
         role: Role::None,
         cluster_id: None,
+        installed: None,
+        wants_spec: false,
         state: NodeState::Ok,
         reason: None,
         attempts: 0,
