@@ -184,4 +184,33 @@ mod tests {
         assert!(all <= deadlines::ROLE_REMOVAL, "{all:?}");
         assert!(ETCD_LEAVE_BUDGET < deadlines::CALLS && IMAGE < STACK);
     }
+
+    /// Units of the node start and stop within what those who wait for them believe.
+    #[test]
+    fn units_start_and_stop_within_the_bounds() {
+        let bounds = [
+            ("TimeoutStopSec=", deadlines::UNIT_STOP),
+            ("TimeoutStartSec=", deadlines::UNIT_START),
+        ];
+        let mut seen = 0;
+        for ctx in [samples::master("1.20.2"), samples::master("1.31.4")] {
+            for phase in phase::all(&ctx) {
+                for step in phase.steps.expect("nothing is waited for") {
+                    let Step::File(file) = step else { continue };
+                    if !file.path.starts_with(phase::layout::UNIT_DIR) {
+                        continue;
+                    }
+                    for (key, longest) in bounds {
+                        let lines = file.content.lines();
+                        for value in lines.filter_map(|l| l.strip_prefix(key)) {
+                            let seconds: u64 = value.parse().expect("seconds");
+                            assert!(seconds <= longest.as_secs(), "{}: {key}", file.path);
+                            seen += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(seen >= 6, "etcd, network and runtime say so: {seen}");
+    }
 }
