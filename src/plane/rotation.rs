@@ -297,7 +297,7 @@ fn chosen(cluster: &Cluster, stage: Option<Stage>, which: Authority) -> (&str, &
 /// Digests of the certificates in a text, in order.
 fn digests(pem: &str) -> Vec<Digest> {
     let all = crate::model::certificates(pem).into_iter();
-    all.filter_map(|one| super::ca::der_of(one))
+    all.filter_map(super::ca::der_of)
         .map(|der| Digest::of(&der))
         .collect()
 }

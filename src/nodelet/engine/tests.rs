@@ -250,7 +250,7 @@ async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_the
     };
     let good = samples::master("1.20.2");
     let mut ended = good.clone();
-    ended.now = ended.now + SignedDuration::from_hours(24 * 400);
+    ended.now += SignedDuration::from_hours(24 * 400);
     engine.renewed(&good);
     engine.renewed(&ended);
     assert!(started_anew(&engine).is_empty(), "waiting changes nothing");

@@ -18,10 +18,6 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         return Err(Wait::for_what(what));
     }
     let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
-    if ctx.is_master() {
-        let (pod, inputs) = control_plane::api_server_pod(ctx)?;
-        steps.push(probe(Probe::ApiServerCurrent { pod, inputs }, API));
-    }
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
@@ -36,6 +32,13 @@ pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
         NetworkPlugin::Bridge => None,
         NetworkPlugin::None => Some(node_ready(ctx)),
     }
+}
+
+/// The API server of this master is the one that its manifest describes. Asked last: nothing here
+/// needs it, and whoever waits for this master's `ok` before he changes the next one does.
+pub(super) fn api_server_current(ctx: &Context) -> Result<Step, Wait> {
+    let (pod, inputs) = control_plane::api_server_pod(ctx)?;
+    Ok(probe(Probe::ApiServerCurrent { pod, inputs }, API))
 }
 
 fn node_ready(ctx: &Context) -> Step {
