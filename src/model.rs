@@ -14,6 +14,7 @@
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
+//! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `paths`     | where things live on a node |
 
@@ -24,6 +25,7 @@ mod ids;
 pub mod paths;
 mod phase;
 mod pki;
+mod renewal;
 mod secret;
 mod spec;
 mod stack;
@@ -36,6 +38,7 @@ pub use fault::*;
 pub use ids::*;
 pub use phase::*;
 pub use pki::*;
+pub use renewal::*;
 pub use secret::*;
 pub use spec::*;
 pub use stack::*;

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    DownloadStatus, Envelope, Fault, Generation, Health, Inventory, NodeStatus, Role, Spec,
+    DownloadStatus, Envelope, Expiry, Fault, Generation, Health, Inventory, NodeStatus, Role, Spec,
     StackRef, Timestamp,
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Facts {
     pub(super) delivery: Delivery,
     /// nodelet's last word.
     pub(super) node: Option<Arc<NodeStatus>>,
+    /// When the certificates of the tunnel end, as comms said last.
+    pub(super) tunnel: Vec<Expiry>,
     /// Why nodelet's word is old.
     pub(super) node_fault: Option<Fault>,
     /// What the plane answers instead of a spec, in its words.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef};
+use super::{CertPurpose, ClusterId, Expiry, Fault, Generation, HostId, PhaseId, Role, StackRef};
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -59,6 +59,9 @@ pub struct HostStatus {
     pub node: Option<NodeStatus>,
     /// Progress of a stack download.
     pub download: Option<DownloadStatus>,
+    /// When the certificates of this machine end: the tunnel's, and a node's own.
+    #[serde(default)]
+    pub certificates: Vec<Expiry>,
     /// What the machine is.
     pub inventory: Inventory,
     /// How the machine is.
@@ -231,6 +234,17 @@ pub struct DiskHealth {
     pub total_bytes: u64,
     /// Bytes that may be used.
     pub available_bytes: u64,
+}
+
+// === impl CertificateStatus ===
+
+impl From<&CertificateStatus> for Expiry {
+    fn from(certificate: &CertificateStatus) -> Self {
+        // The word that stands in every document for a purpose.
+        let word = serde_json::to_value(certificate.purpose).ok();
+        let word = word.as_ref().and_then(|w| w.as_str()).unwrap_or_default();
+        Self::new(word, certificate.not_after)
+    }
 }
 
 // === impl NodeState ===

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::admin::{self, Import, NewToken, WantedKubeconfig};
+use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig};
+use super::ca::LEAF_LIFE;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::Fault;
+use crate::model::{Fault, HostId};
 use crate::telemetry::{self, LogConfig};
 
 /// The store, the sockets, the log, and files that are served.
@@ -54,6 +56,10 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
               value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
         drain_seconds: u64,
+        /// How long the certificates of hosts live; a host renews its own at two thirds of that.
+        #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
+              value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
+        host_certificate_seconds: i64,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -129,6 +135,17 @@ enum HostVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
+    /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
+    AllowReenrol {
+        /// Id of the host.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+        /// How long it is allowed: a number and s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: i64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -203,12 +220,14 @@ async fn run(command: Command) -> Result<(), Fault> {
             endpoints,
             tunnels_per_second,
             drain_seconds,
+            host_certificate_seconds,
         } => {
             serve(ServeConfig {
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,
                 drain: Duration::from_secs(drain_seconds),
+                host_certificate: SignedDuration::from_secs(host_certificate_seconds),
                 ..ServeConfig::new(state.state_dir, listen)
             })
             .await
@@ -237,6 +256,17 @@ async fn run(command: Command) -> Result<(), Fault> {
                 "cluster",
             ];
             show(&list, "/hosts", &columns).await
+        }
+        Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
+            let body = Reenrol { host, ttl_s: ttl };
+            let path = "/hosts/allow-reenrol";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
+            let until = text(&answer, "until");
+            let next = "run pf9ctl prep-node --force there with a new token";
+            put(
+                None,
+                &format!("host {host} may bring a new key once, until {until}: {next}\n"),
+            )
         }
         Verb::Cluster(ClusterVerb::List { list }) => {
             let columns = [
@@ -413,6 +443,8 @@ mod tests {
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",
             "host list --state-dir d",
+            "host allow-reenrol 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d --ttl 2h",
+            "serve --state-dir d --listen 127.0.0.1:8443 --host-certificate-seconds 60",
             "cluster list --state-dir d --json",
             "kubeconfig c --out f --state-dir d",
             "ca --state-dir d",

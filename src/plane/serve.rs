@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::TUNNELS_PER_S;
+use super::ca::LEAF_LIFE;
 use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
@@ -50,6 +51,8 @@ pub struct ServeConfig {
     pub tunnels_per_s: Option<u32>,
     /// How long what is under way may take after a stop was asked for.
     pub drain: Duration,
+    /// Life of the certificates of hosts; they are renewed at two thirds of it.
+    pub host_certificate: SignedDuration,
 }
 
 /// A running plane.
@@ -93,6 +96,7 @@ impl ServeConfig {
             endpoints: Vec::new(),
             tunnels_per_s: None,
             drain: DRAIN,
+            host_certificate: LEAF_LIFE,
         }
     }
 }
@@ -122,6 +126,7 @@ impl Server {
             public_url: public.url,
             endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
+            host_life: config.host_certificate,
         }));
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.

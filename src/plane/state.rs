@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +44,8 @@ pub(super) struct Plane {
     pub(super) public_url: String,
     /// `wss://…`, where nodes are told to come.
     pub(super) endpoints: Vec<String>,
+    /// Life of a host's certificate.
+    pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
@@ -68,6 +70,7 @@ pub(super) struct Parts {
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
+    pub(super) host_life: SignedDuration,
 }
 
 /// A change that is being made: an open write and whose specs it touches.
@@ -90,6 +93,7 @@ impl Plane {
             signing: parts.signing,
             public_url: parts.public_url,
             endpoints: parts.endpoints,
+            host_life: parts.host_life,
             specs: Announcer::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),

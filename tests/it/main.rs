@@ -8,6 +8,8 @@ mod egress;
 mod hostagent;
 #[cfg(feature = "plane")]
 mod plane;
+#[cfg(feature = "plane")]
+mod renewal;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;
