@@ -223,10 +223,8 @@ fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option
 }
 
 fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
-    if let Some(node) = &report.node {
-        if let Some(stack) = &node.stack {
-            screen.row("stack", Ink::Plain, &stack.to_string(), width);
-        }
+    if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
+        screen.row("stack", Ink::Plain, &stack.to_string(), width);
     }
     if let Some(text) = certificates(&report.certificates, report.taken_at) {
         screen.row("certificates", Ink::Plain, &text, width);

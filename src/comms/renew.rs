@@ -122,13 +122,10 @@ impl Renewal {
 
     async fn keep(&self) {
         self.tell(None);
-        let mut next = self
-            .files(|fs| identity::settle(fs))
-            .await
-            .unwrap_or_else(|e| {
-                tracing::warn!(why = chain(&e), "the next pair cannot be read");
-                None
-            });
+        let mut next = self.files(identity::settle).await.unwrap_or_else(|e| {
+            tracing::warn!(why = chain(&e), "the next pair cannot be read");
+            None
+        });
         let mut backoff = Backoff::new(self.pace().pause);
         loop {
             let done = match next.take() {

@@ -145,8 +145,10 @@ pub fn drop_next(fs: &HostFs) -> Result<(), FsError> {
     fs.remove_file(paths::HOST_NEXT)
 }
 
+type Write = fn(&HostFs, &Pair) -> Result<(), FsError>;
+
 /// What taking over is made of. After each of them there is a pair that works.
-const TAKE_OVER: [fn(&HostFs, &Pair) -> Result<(), FsError>; 3] = [
+const TAKE_OVER: [Write; 3] = [
     |fs, pair| {
         let key = pair.key.expose().as_bytes();
         fs.write(paths::HOST_KEY, key, &Attrs::mode(0o400))

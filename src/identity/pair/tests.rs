@@ -143,7 +143,7 @@ fn an_answer_that_does_not_fit_is_no_pair() {
     let name = world.host.to_string();
     let good = world.answer(&new, &name);
     assert!(new.with(&good).is_ok());
-    let bad = |answer: RenewAnswer| new.with(&answer).err().expect("refused");
+    let bad = |answer: RenewAnswer| new.with(&answer).expect_err("refused");
     let said = bad(RenewAnswer { schema: 2, ..good });
     assert!(said.contains("is not 1"), "{said}");
     assert!(bad(world.answer(&other, &name)).contains("another key"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::SignedDuration;
-use pf9_hostagent::model::{HostId, Timestamp};
+use pf9_hostagent::model::{EnrolRequest, HostId, Timestamp};
 use pf9_hostagent::mux::Closed;
 use serde_json::{Value, json};
 
@@ -194,6 +194,30 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
     };
     thief(node.id).await;
     thief(idle.id).await;
+    // A proof of the pinned key is one for this enrolment, and it is by the pinned key.
+    for (by, token_of, status, code) in [
+        (&node.key, "another", 400, "proof-invalid"),
+        (&idle.key, "this", 409, "host-enrolled"),
+    ] {
+        let (token, other) = (bed.new_token().await, bed.new_token().await);
+        let thief = Node::new(node.id);
+        let csr = csr(&thief.key);
+        let stated = if token_of == "this" { &token } else { &other };
+        let statement = EnrolRequest::possession(&stated.secret, node.id, &csr).to_string();
+        let mut params = rcgen::CertificateParams::default();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, statement);
+        let proof = params
+            .serialize_request(by)
+            .and_then(|r| r.pem())
+            .expect("proof");
+        let body = json!({"schema": 1, "token": token.secret.expose(), "host_id": node.id,
+                          "hostname": "h", "csr": csr, "proof": proof});
+        let refused = Node::new(node.id).enrol_with(&bed, &body).await;
+        let (got, fault) = refused.expect_err("no proof");
+        assert_eq!((got, &fault["code"]), (status, &json!(code)));
+    }
     assert_eq!(
         node.report("m", "10.1.0.1").await.0,
         204,
