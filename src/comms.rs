@@ -25,6 +25,7 @@
 //! | `gate`     | local connections to the plane |
 //! | `audit`    | one line per stream |
 //! | `refusals` | those that are alike, counted: pure |
+//! | `renew`    | this host's own certificate: asked for, shown, taken over |
 //! | `status`   | what is known of sessions and streams |
 //! | `metrics`  | the same for Prometheus: pure |
 //! | `api`      | comms' own socket |
@@ -40,6 +41,7 @@ mod gate;
 mod link;
 mod metrics;
 mod refusals;
+mod renew;
 mod serve;
 mod services;
 mod session;
@@ -61,6 +63,7 @@ use crate::model::{Fault, paths};
 use api::Api;
 use audit::Audit;
 use link::Link;
+use renew::Renewal;
 use serve::Serve;
 use sessions::Sessions;
 
@@ -94,12 +97,19 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
     let serve = Arc::new(Serve::new(services, audit));
     let sessions = Arc::new(Sessions::new());
-    let link = Link::new(
+    let link = Arc::new(Link::new(
         Route::new(identity, egress),
         config.comms,
         Arc::clone(&sessions),
         Arc::clone(&serve),
-    );
+    ));
+    let renewal = Arc::new(Renewal {
+        fs: host.clone(),
+        policy: tls,
+        link: Arc::clone(&link),
+        sessions: Arc::clone(&sessions),
+        board: link.board(),
+    });
 
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
     let socket = local_socket(&host, paths::COMMS_SOCKET)?;
@@ -114,6 +124,10 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     group.essential("gate", gate::run(gate, sessions, group.shutdown()));
     group.essential("api", api::run(socket, api, group.shutdown()));
     group.essential("link", link.run(group.shutdown()));
+    let shutdown = group.shutdown();
+    group.restart("renewal", move || {
+        Arc::clone(&renewal).run(shutdown.clone())
+    });
     Ok(())
 }
 

@@ -20,6 +20,7 @@
 //! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
 //! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
+//! | `watch_tunnel` | task: when the tunnel's certificates end, as comms says |
 //! | `relay`      | task: certificate requests up, certificates down |
 //! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
 //! | `status`     | the status document from the facts: pure |
@@ -46,6 +47,7 @@ mod spec_store;
 mod spool;
 mod status;
 mod watch_node;
+mod watch_tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +112,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "spec", spec_poll::run);
     agent.task(group, "deliver", deliver::run);
     agent.task(group, "watch-node", watch_node::run);
+    agent.task(group, "watch-tunnel", watch_tunnel::run);
     agent.task(group, "relay", relay::run);
     agent.task(group, "download", download::run);
     agent.task(group, "sample", sample::run);

@@ -11,6 +11,7 @@
 //! | `material` | [`Identity`]: what enrolment yields, and the check that it belongs together |
 //! | `enrol`    | [`enrol()`]: one call to the plane, every failure with its own code |
 //! | `look`     | [`look()`]: whether a plane can be reached, before this host is one of its hosts |
+//! | `pair`     | key and certificate in use, and the pair that is to follow: kept, taken over, dropped |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
 //! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
@@ -19,6 +20,7 @@
 mod enrol;
 mod look;
 mod material;
+mod pair;
 mod pinned;
 mod pins;
 mod policy;
@@ -30,7 +32,8 @@ mod tests;
 pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
 pub use look::look;
 pub use material::Identity;
+pub use pair::{NewKey, Pair, drop_next, keep_next, possession, settle, take_over};
 pub use policy::TlsPolicy;
 pub use store::{
-    IdentityError, Owners, TunnelIdentity, host_id, load, remove, save, trust, write_host_id,
+    IdentityError, Owners, TunnelIdentity, host_id, load, remove, save, trust, with, write_host_id,
 };

@@ -18,6 +18,7 @@
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
+//! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
@@ -34,6 +35,7 @@ mod needs;
 pub mod paths;
 mod phase;
 mod pki;
+mod renewal;
 mod secret;
 mod spec;
 mod stack;
@@ -49,6 +51,7 @@ pub use judge::*;
 pub use marks::*;
 pub use phase::*;
 pub use pki::*;
+pub use renewal::*;
 pub use secret::*;
 pub use spec::*;
 pub use stack::*;

@@ -46,6 +46,9 @@ pub const TUNNEL_PATH: &str = "/v1/tunnel";
 pub const INSTANCE_HEADER: &str = "pf9-instance";
 /// Header of the handshake: which of the node's parallel sessions this is, counted from 0.
 pub const SLOT_HEADER: &str = "pf9-slot";
+/// Header of the plane's answer: what the session is good for, a [`crate::model::SessionKind`].
+/// Absent: everything.
+pub const SESSION_HEADER: &str = "pf9-session";
 /// Most sessions a node keeps at the same time, those that drain not counted.
 pub const SLOTS_MAX: u8 = 2;
 /// Service of the plane that speaks the host API.

@@ -8,6 +8,7 @@
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
+//! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
@@ -38,9 +39,11 @@ mod departures;
 mod endpoints;
 mod enrol;
 mod events;
+mod excuse;
 mod fleet;
 mod handshakes;
 mod hostapi;
+mod hostkey;
 mod http;
 mod keystone;
 mod kubeconfig;

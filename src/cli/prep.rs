@@ -3,7 +3,7 @@
 //! ```text
 //! root ─ lock ─ arguments ─ checks ─ already a host of this plane? ──yes──┐
 //!                                        │ no                             ▼
-//!                              remember ─ enrol ─ save ──────► enable, start ─ wait ─ done
+//!                              enrol ─ remember ─ save ──────► enable, start ─ wait ─ done
 //!                                 ▲                                  │ any failure, any signal
 //!                                 └──────────── back ◄───────────────┘
 //! ```
@@ -71,7 +71,9 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
         .fix("install it again"));
     }
     directories(ctx).await?;
-    let before = Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
+    // Only what a run that was cut off left is gone back to here: while nothing is enrolled comms
+    // may renew its pair, and an older one must not take its place.
+    Before::recover(&ctx.host).map_err(|e| fs_fault(&e))?;
     let ran = running(ctx).await?;
     let stage = Cell::new(Stage::Nothing);
     let work = prepare(ctx, args, &token, &config, &way, &stage);
@@ -82,7 +84,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     };
     match result {
         Ok(done) => {
-            before.forget().map_err(|e| fs_fault(&e))?;
+            Before::forget(&ctx.host).map_err(|e| fs_fault(&e))?;
             ctx.out.show(&PrepReport {
                 host_id: done.host_id,
                 plane: args.plane.clone(),
@@ -95,7 +97,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
         }
         Err(fault) => {
             let fault = not_read(fault, &config, |name| std::env::var(name).ok());
-            undo(ctx, &before, &ran, stage.get()).await;
+            undo(ctx, &ran, stage.get()).await;
             Err(fault)
         }
     }
@@ -134,6 +136,7 @@ async fn prepare(
         }
         None => {
             let identity = enrol(ctx, args, token, way).await?;
+            Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
             stage.set(Stage::Enrolled);
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
@@ -296,6 +299,7 @@ async fn enrol(
         token,
         host_id,
         hostname: hostname.trim(),
+        present: Some(&ctx.host),
         egress: &way.egress,
         tls: &way.tls,
         deadline: ENROL,
@@ -410,7 +414,7 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
 
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
 /// Units that ran before and still have their identity are not disturbed.
-async fn undo(ctx: &Context, before: &Before<'_>, ran: &Ran, stage: Stage) {
+async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
     let fresh = stage == Stage::Enrolled;
     let mut kept = Vec::new();
     let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));
@@ -428,10 +432,10 @@ async fn undo(ctx: &Context, before: &Before<'_>, ran: &Ran, stage: Stage) {
             }
         }
     }
-    if let Err(e) = before.back() {
-        keep(&e);
-    }
     if fresh {
+        if let Err(e) = Before::recover(&ctx.host) {
+            keep(&e);
+        }
         for unit in &ran.active {
             if let Err(e) = ctx.units.start(unit).await {
                 keep(&e);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -14,11 +14,17 @@ use tokio_rustls::client::TlsStream;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::identity::{self, TunnelIdentity};
-use crate::model::Fault;
+use crate::model::{Digest, Fault, SessionKind};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
 pub(super) type Socket = Websocket<TlsStream<TcpStream>>;
+
+/// A websocket, and what the plane says it is good for.
+pub(super) struct Dialled {
+    pub(super) socket: Socket,
+    pub(super) kind: SessionKind,
+}
 
 /// How this host goes to its plane: as whom, and which way out.
 #[derive(Clone)]
@@ -87,16 +93,35 @@ impl Route {
         &self.identity.endpoints
     }
 
+    /// The same way, as the holder of another certificate.
+    pub(super) fn as_holder(&self, identity: TunnelIdentity) -> Self {
+        Self {
+            identity,
+            egress: self.egress.clone(),
+        }
+    }
+
+    /// As whom.
+    pub(super) fn identity(&self) -> &TunnelIdentity {
+        &self.identity
+    }
+
+    /// Whether it goes with this certificate.
+    pub(super) fn shows(&self, certificate: &Digest) -> bool {
+        self.identity.certificate == *certificate
+    }
+
     /// Dials `endpoint`. `more` are headers of the handshake.
-    pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Socket, DialError> {
+    pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Dialled, DialError> {
         let mut journey = Journey::default();
         let dialled = in_time(&mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
             let socket = mux::connect(tls, &at.authority(), &at.path, more).await;
-            let socket = socket.map_err(DialError::Handshake)?;
+            let (socket, headers) = socket.map_err(DialError::Handshake)?;
+            let kind = kind_of(&headers);
             journey.end("it takes this host's tunnel");
-            Ok(socket)
+            Ok(Dialled { socket, kind })
         })
         .await;
         tracing::debug!(endpoint, hops = ?journey.passed(), "dialled");
@@ -168,6 +193,14 @@ async fn in_time<T>(
     })
 }
 
+/// What the plane says a session is good for. A word that is not known is none we could use: the
+/// plane refuses what does not fit, in words.
+fn kind_of(headers: &HeaderMap) -> SessionKind {
+    let said = headers.get(mux::SESSION_HEADER).map(HeaderValue::as_bytes);
+    let is_it = |kind: &SessionKind| said == Some(kind.as_str().as_bytes());
+    SessionKind::ALL.into_iter().find(is_it).unwrap_or_default()
+}
+
 /// Version and kind of a handshake, for people.
 fn session_words(tls: &TlsStream<TcpStream>) -> String {
     let connection = tls.get_ref().1;
@@ -220,12 +253,25 @@ fn split(endpoint: &str) -> Result<Endpoint, DialError> {
 // === impl DialError ===
 
 impl DialError {
+    /// Whether the plane refuses this host, or the certificate it showed.
+    pub(super) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Handshake(HandshakeError::Refused { status, .. }) => {
+                *status == StatusCode::FORBIDDEN
+            }
+            Self::Handshake(_)
+            | Self::Url(_)
+            | Self::Reach(_)
+            | Self::Foreign { .. }
+            | Self::Tls { .. }
+            | Self::Timeout { .. } => false,
+        }
+    }
+
     /// How long the plane wants to be left alone; `random`: uniform in [0, 1).
     pub fn retry_after(&self, random: f64) -> Option<Duration> {
         match self {
-            Self::Handshake(HandshakeError::Refused { status, .. })
-                if *status == StatusCode::FORBIDDEN =>
-            {
+            Self::Handshake(_) if self.is_forbidden() => {
                 Some(FORBIDDEN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
             }
             Self::Handshake(HandshakeError::Refused { retry_after, .. }) => *retry_after,
@@ -254,14 +300,11 @@ impl DialError {
                 "plane-garbage",
                 "check that the URL is the plane's and that nothing in between opens or forbids TLS",
             ),
-            Self::Handshake(HandshakeError::Refused { status, .. })
-                if *status == StatusCode::FORBIDDEN =>
-            {
-                (
-                    "plane-forbidden",
-                    "the plane does not know this host any more: run pf9ctl prep-node again",
-                )
-            }
+            Self::Handshake(_) if self.is_forbidden() => (
+                "plane-forbidden",
+                "the plane does not know this host, or its key, any more: see pf9-plane host list \
+                 there; pf9ctl prep-node with a new token makes it a host again",
+            ),
             Self::Handshake(HandshakeError::Refused { .. }) => {
                 ("plane-busy", "nothing to do: it is tried again")
             }
@@ -290,7 +333,7 @@ mod tests {
 
     use super::*;
     use crate::app::socket;
-    use crate::model::HostId;
+    use crate::model::{HostId, Timestamp};
 
     #[test]
     fn endpoints_are_wss_urls() {
@@ -315,6 +358,12 @@ mod tests {
             host_id: HostId::random(),
             tls: client,
             endpoints: vec![endpoint.clone()],
+            certificate: Digest::of(b"certificate"),
+            life: crate::model::Life {
+                not_before: Timestamp::MIN,
+                not_after: Timestamp::MAX,
+            },
+            authorities: Vec::new(),
         };
         let route = Route::new(identity, Egress::direct());
         let mut journey = Journey::default();

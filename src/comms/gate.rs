@@ -187,6 +187,7 @@ mod tests {
 
     use super::super::sessions::NewSession;
     use super::*;
+    use crate::model::SessionKind;
     use crate::mux::{Driver, Handle, Incoming, Role, Websocket};
     use crate::wire::{Code, Config, Side};
 
@@ -208,6 +209,7 @@ mod tests {
         let ((handle, incoming, driver), plane) = pair();
         sessions.begin(NewSession {
             slot,
+            kind: SessionKind::Full,
             endpoint: format!("wss://{slot}"),
             failures: 0,
             ping_interval: Duration::from_secs(8),

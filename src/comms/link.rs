@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{Route, Socket};
+use super::dial::{DialError, Dialled, Route};
 use super::endpoints::{Claim, Endpoints};
 use super::serve::Serve;
 use super::session;
@@ -36,7 +36,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What all slots share.
 pub(super) struct Link {
-    route: Route,
+    /// As whom this host goes; another one after a renewal.
+    route: watch::Sender<Route>,
     /// The endpoints, each once, best first.
     urls: Vec<String>,
     config: CommsConfig,
@@ -78,7 +79,7 @@ impl Link {
         let endpoints = Endpoints::new(urls.len(), config.reconnect_cap());
         let instance = uuid::Uuid::new_v4().simple().to_string();
         Self {
-            route,
+            route: watch::Sender::new(route),
             urls,
             config,
             board: Arc::new(StatusBoard::new(slots, Arc::clone(&sessions))),
@@ -97,8 +98,19 @@ impl Link {
         Arc::clone(&self.board)
     }
 
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let link = Arc::new(self);
+    /// As whom this host goes, and which way.
+    pub(super) fn route(&self) -> Route {
+        self.route.borrow().clone()
+    }
+
+    /// This host goes as the holder of another certificate from now on. Sessions that are up stay.
+    pub(super) fn go_as(&self, route: Route) {
+        self.route.send_replace(route);
+        self.endpoints.send_modify(Endpoints::forgive);
+    }
+
+    pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let link = self;
         let mut slots = JoinSet::new();
         for slot in 0..self::slots(link.urls.len()) {
             slots.spawn(Arc::clone(&link).keep(slot, shutdown.clone()));
@@ -120,14 +132,15 @@ impl Link {
                 break;
             };
             self.board.connecting(slot, endpoint);
+            let route = self.route();
             let dialled = tokio::select! {
                 // cancel-safe: a dial that is dropped leaves nothing behind
                 () = shutdown.cancelled() => break,
-                dialled = self.route.dial(endpoint, self.headers(slot)) => dialled,
+                dialled = route.dial(endpoint, self.headers(slot)) => dialled,
             };
             let ended = match dialled {
-                Ok(socket) => {
-                    let up = self.up(slot, index, socket, &mut running, &shutdown);
+                Ok(dialled) => {
+                    let up = self.up(slot, index, dialled, &mut running, &shutdown);
                     match up.await {
                         Some(ended) => ended,
                         None => break,
@@ -136,13 +149,23 @@ impl Link {
                 Err(e) => Ended {
                     fault: e.fault(endpoint),
                     lived: None,
-                    hint: e.retry_after(fastrand::f64()),
+                    hint: self.hint(&route, &e),
                 },
             };
             self.ended(slot, index, ended);
         }
         // Each is bounded by itself.
         while running.join_next().await.is_some() {}
+    }
+
+    /// How long the plane wants to be left alone. What it said to a certificate that was replaced
+    /// meanwhile says nothing about the one of now.
+    fn hint(&self, gone_as: &Route, error: &DialError) -> Option<Duration> {
+        let now = self.route.borrow();
+        match gone_as.shows(&now.identity().certificate) {
+            true => error.retry_after(fastrand::f64()),
+            false => None,
+        }
     }
 
     /// Waits for an endpoint that may be dialled; `None` at shutdown.
@@ -182,21 +205,23 @@ impl Link {
         &self,
         slot: u8,
         index: usize,
-        socket: Socket,
+        dialled: Dialled,
         running: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) -> Option<Ended> {
         let endpoint = self.urls.get(index)?.clone();
+        let Dialled { socket, kind } = dialled;
         let begun = session::begin(socket, self.config.ping());
         let live = self.sessions.begin(NewSession {
             slot,
+            kind,
             endpoint: endpoint.clone(),
             failures: self.endpoints.borrow().failures(index, self.now()),
             ping_interval: self.config.ping(),
             handle: begun.handle.clone(),
             probe: begun.probe,
         });
-        tracing::info!(session = live.number, slot, endpoint, "tunnel is up");
+        tracing::info!(session = live.number, slot, endpoint, %kind, "tunnel is up");
         self.board.connected(slot, live.since);
         running.spawn(session::run(
             begun.ends,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::tcp::Probe;
 use crate::app::{Candidate, is_silent, pick};
-use crate::model::TcpStatus;
+use crate::model::{SessionKind, TcpStatus};
 use crate::mux::{Closed, Handle};
 use crate::wire::Stats;
 
@@ -20,6 +20,8 @@ pub(super) struct Live {
     /// Counted since comms started.
     pub(super) number: u64,
     pub(super) slot: u8,
+    /// What the plane says it is good for.
+    pub(super) kind: SessionKind,
     pub(super) endpoint: String,
     pub(super) since: Timestamp,
     pub(super) handle: Handle,
@@ -54,6 +56,7 @@ pub(super) struct Named {
 /// What a new session is made of.
 pub(super) struct NewSession {
     pub(super) slot: u8,
+    pub(super) kind: SessionKind,
     pub(super) endpoint: String,
     pub(super) failures: u32,
     pub(super) ping_interval: Duration,
@@ -109,6 +112,7 @@ impl Sessions {
         let live = Arc::new(Live {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             slot: new.slot,
+            kind: new.kind,
             endpoint: new.endpoint,
             since: Timestamp::now(),
             handle: new.handle,
@@ -158,6 +162,11 @@ impl Sessions {
 
     fn lock_past(&self) -> MutexGuard<'_, Totals> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes when sessions come and go.
+    pub(super) fn changes(&self) -> watch::Receiver<Vec<Arc<Live>>> {
+        self.live.subscribe()
     }
 
     /// The session for a new stream, waited for.

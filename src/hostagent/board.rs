@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    Accepted, DownloadStatus, Fault, Generation, Health, Inventory, NodeStatus, Role, StackRef,
-    Timestamp,
+    Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeStatus, Role,
+    StackRef, Timestamp,
 };
 
 /// Whether nodelet has the accepted spec.
@@ -37,6 +37,8 @@ pub(super) struct Facts {
     pub(super) delivery: Delivery,
     /// nodelet's last word.
     pub(super) node: Option<Arc<NodeStatus>>,
+    /// When the certificates of the tunnel end, as comms said last.
+    pub(super) tunnel: Vec<Expiry>,
     /// Why nodelet's word is old.
     pub(super) node_fault: Option<Fault>,
     /// What the plane answers instead of a spec, in its words.

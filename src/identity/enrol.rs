@@ -19,9 +19,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::material::{self, Identity};
+use super::pair;
 use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
+use crate::host::fs::HostFs;
 use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, document};
 
 /// What is needed to enrol.
@@ -35,6 +37,9 @@ pub struct EnrolOrder<'a> {
     pub host_id: HostId,
     /// For people.
     pub hostname: &'a str,
+    /// Where the key is that this host has now, if it has one: with it a host that is known stays
+    /// what it is.
+    pub present: Option<&'a HostFs>,
     /// The way out, the same that the tunnel will take.
     pub egress: &'a Egress,
     /// What the operator asks of TLS.
@@ -98,12 +103,16 @@ const ANSWER_MAX: usize = 1024 * 1024;
 pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
     let target = Target::parse(order.plane)?;
     let (key, csr) = material::key_and_request(order.host_id).map_err(EnrolError::Key)?;
+    let proof = order
+        .present
+        .and_then(|fs| pair::possession(fs, &order.token.secret, order.host_id, &csr));
     let body = EnrolRequest {
         schema: 1,
         token: order.token.secret.clone(),
         host_id: order.host_id,
         hostname: order.hostname.to_owned(),
         csr,
+        proof,
     };
     let mut journey = Journey::default();
     let call = async {

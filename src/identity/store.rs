@@ -9,9 +9,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::material::Identity;
+use super::pair::{self, Pair};
 use super::policy::{TlsPolicy, believing};
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Fault, HostId, TrustStore, TrustedKey, paths};
+use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, paths};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -29,6 +30,12 @@ pub struct TunnelIdentity {
     pub tls: Arc<ClientConfig>,
     /// `wss://…`, best first.
     pub endpoints: Vec<String>,
+    /// The host's certificate.
+    pub certificate: Digest,
+    /// When that is good.
+    pub life: Life,
+    /// When the plane's authorities are good.
+    pub authorities: Vec<Life>,
 }
 
 /// Why the identity could not be read or written.
@@ -54,7 +61,7 @@ pub enum IdentityError {
 }
 
 /// Largest file of the identity.
-const FILE_MAX: u64 = 256 * 1024;
+pub(super) const FILE_MAX: u64 = 256 * 1024;
 
 /// Most files that are read from the trust directory.
 const TRUST_MAX: usize = 64;
@@ -95,6 +102,7 @@ impl Owners {
 pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), IdentityError> {
     let world = Attrs::mode(0o644);
     fs.remove_file(paths::HOST_CERT)?;
+    pair::drop_next(fs)?;
     write_host_id(fs, identity.host_id)?;
     for key in &identity.trust {
         let path = format!("{}/{}.json", paths::TRUST_DIR, key.id);
@@ -127,19 +135,25 @@ pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), Ide
 
 /// What comms needs; `None` while the host is not enrolled.
 pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, IdentityError> {
-    let Some(certificate) = fs.read(paths::HOST_CERT, FILE_MAX)? else {
+    let Some(pair) = pair::present(fs)? else {
         return Ok(None);
     };
+    with(fs, policy, &pair).map(Some)
+}
+
+/// What comms needs, to go as the holder of this pair.
+pub fn with(fs: &HostFs, policy: &TlsPolicy, pair: &Pair) -> Result<TunnelIdentity, IdentityError> {
     let need = |path: &'static str| {
         fs.read(path, FILE_MAX)?
             .ok_or(IdentityError::Incomplete(path))
     };
     let host_id = host_id(fs)?.ok_or(IdentityError::Incomplete(paths::HOST_ID))?;
-    let chain = certificates(paths::HOST_CERT, &certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&need(paths::HOST_KEY)?)
+    let chain = certificates(paths::HOST_CERT, pair.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.expose().as_bytes())
         .map_err(|e| damaged(paths::HOST_KEY, e))?;
     let mut anchors = certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)?;
     believing(&anchors).map_err(|e| damaged(paths::PLANE_CA, e))?;
+    let authorities = pair::ends(&anchors);
     anchors.extend(policy.extra.iter().cloned());
     let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
         .map_err(|e| damaged(paths::ENDPOINTS, e))?;
@@ -150,11 +164,14 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
         .and_then(|verifier| policy.client(verifier, anchors))
         .and_then(|builder| builder.with_client_auth_cert(chain, key))
         .map_err(IdentityError::Tls)?;
-    Ok(Some(TunnelIdentity {
+    Ok(TunnelIdentity {
         host_id,
         tls: Arc::new(tls),
         endpoints,
-    }))
+        certificate: pair.digest,
+        life: pair.life,
+        authorities,
+    })
 }
 
 /// The pinned signing keys; an empty store while the host is not enrolled.
@@ -190,6 +207,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
     // The certificate first: from then on the host counts as not enrolled.
     for file in [
         paths::HOST_CERT,
+        paths::HOST_NEXT,
         paths::HOST_KEY,
         paths::PLANE_CA,
         paths::ENDPOINTS,
@@ -222,6 +240,15 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         }
     }
     Ok(())
+}
+
+// === impl TunnelIdentity ===
+
+impl TunnelIdentity {
+    /// When the host's certificate is to be renewed.
+    pub fn renew_at(&self) -> crate::model::Timestamp {
+        self.life.due(pair::jitter(&self.certificate))
+    }
 }
 
 impl IdentityError {
@@ -272,7 +299,7 @@ fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityE
     serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))
 }
 
-fn damaged(path: &str, why: impl std::fmt::Display) -> IdentityError {
+pub(super) fn damaged(path: &str, why: impl std::fmt::Display) -> IdentityError {
     IdentityError::Damaged {
         path: path.to_owned(),
         why: why.to_string(),

@@ -8,11 +8,14 @@
 //! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
 //! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
+//! | `POST /v1/hosts/self/renew`                      | [`RenewRequest`] → [`RenewAnswer`] |
 //! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
 //! | `GET  /v1/stacks/{manifest-digest}/manifest`     | → [`super::Envelope`] |
 //! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
 //!
-//! Every error answer is a [`super::Fault`] as JSON.
+//! Every error answer is a [`super::Fault`] as JSON. What a session is good for is
+//! [`super::SessionKind`]: one for renewal only takes `renew`, one for removal only `spec`, `status`
+//! and `leave`.
 //!
 //! A host asks for its spec with the generation it saw last, accepted or refused (`seen`): whatever
 //! the plane has instead is answered at once, an older one too. A plane that was restored from a
@@ -38,6 +41,29 @@ pub struct EnrolRequest {
     pub hostname: String,
     /// PKCS#10 request, PEM. Its subject is ignored.
     pub csr: String,
+    /// Where the host has a key already: a PKCS#10 request by that key, PEM, whose common name is
+    /// [`EnrolRequest::possession`]. Without it a plane lets no other key take over a host's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+}
+
+/// A host asks for a certificate for a new key, on a session of the key it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// PKCS#10 request by the new key, PEM. Its subject is ignored.
+    pub csr: String,
+}
+
+/// The certificate for the new key. The one before stays good until a connection shows this one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// PEM; common name is the host id.
+    pub certificate: String,
 }
 
 /// A node has become a host.
@@ -121,6 +147,16 @@ pub struct EventBatch {
 
 /// Most events of one delivery.
 pub const EVENT_BATCH_MAX: usize = 256;
+
+// === impl EnrolRequest ===
+
+impl EnrolRequest {
+    /// What the key a host has must sign to bring another one: this enrolment and no other.
+    pub fn possession(token: &Secret<String>, host: HostId, csr: &str) -> super::Digest {
+        let text = format!("pf9-enrol-possession.v1\n{host}\n{}\n{csr}", token.expose());
+        super::Digest::of(text.as_bytes())
+    }
+}
 
 // === impl EnrolToken ===
 

@@ -14,6 +14,8 @@ pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
 pub const HOST_KEY: &str = "/etc/pf9/certs/hostagent/key.pem";
 /// Certificate of the tunnel identity.
 pub const HOST_CERT: &str = "/etc/pf9/certs/hostagent/cert.pem";
+/// The pair that is to follow, key and certificate in one file, until a connection has shown it.
+pub const HOST_NEXT: &str = "/etc/pf9/certs/hostagent/next.pem";
 /// Authorities of the plane's certificate.
 pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
 /// Where to connect, as enrolment learnt it: a JSON list of `wss://` URLs.

@@ -9,8 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CertPurpose, ClusterId, Digest, Fault, Generation, HostId, PhaseId, Role, StackRef,
+    Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, Life, PhaseId,
+    Role, StackRef,
 };
+
+/// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
+const RENEWED_BY: f64 = 0.7;
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -61,6 +65,9 @@ pub struct HostStatus {
     pub node: Option<NodeStatus>,
     /// Progress of a stack download.
     pub download: Option<DownloadStatus>,
+    /// When the certificates of this machine end: the tunnel's, and a node's own.
+    #[serde(default)]
+    pub certificates: Vec<Expiry>,
     /// What the machine is.
     pub inventory: Inventory,
     /// How the machine is.
@@ -266,6 +273,20 @@ impl CertificateStatus {
     /// It is an authority, not a certificate of one.
     pub fn is_authority(&self) -> bool {
         self.digest == self.issuer
+    }
+}
+
+impl From<&CertificateStatus> for Expiry {
+    fn from(certificate: &CertificateStatus) -> Self {
+        let life = Life {
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        };
+        Self {
+            // Authorities are replaced by a person's order, the rest by the node in time.
+            renew_at: (!certificate.is_authority()).then(|| life.at(RENEWED_BY)),
+            ..Self::new(certificate.name.clone(), certificate.not_after)
+        }
     }
 }
 

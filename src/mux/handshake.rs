@@ -39,13 +39,14 @@ pub enum HandshakeError {
     Request(#[source] http::Error),
 }
 
-/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request.
+/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request. Answers
+/// the websocket, and the headers it was granted with.
 pub async fn connect<S>(
     io: S,
     host: &str,
     path: &str,
     more: HeaderMap,
-) -> Result<Websocket<S>, HandshakeError>
+) -> Result<(Websocket<S>, HeaderMap), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -73,18 +74,19 @@ where
             .await
             .map_err(HandshakeError::Http)?;
         check(&answer, key)?;
-        upgrade::on(answer).await.map_err(HandshakeError::Http)
+        let headers = answer.headers().clone();
+        let upgraded = upgrade::on(answer).await.map_err(HandshakeError::Http)?;
+        Ok((upgraded, headers))
     };
     // The connection does the work of both; when the upgrade is there it has ended.
-    let (upgraded, _) = tokio::join!(asked, connection);
-    let parts = upgraded?
+    let (asked, _) = tokio::join!(asked, connection);
+    let (upgraded, headers): (_, HeaderMap) = asked?;
+    let parts = upgraded
         .downcast::<TokioIo<S>>()
         .map_err(|_| HandshakeError::Foreign("the connection is not the one that was made"))?;
-    Ok(Websocket::new(
-        parts.io.into_inner(),
-        Role::Client,
-        parts.read_buf,
-    ))
+    let io = parts.io.into_inner();
+    let socket = Websocket::new(io, Role::Client, parts.read_buf);
+    Ok((socket, headers))
 }
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same

@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 
 use super::authorities;
 use super::fleet;
+use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::records::CLUSTERS;
@@ -29,7 +30,7 @@ use super::state::Plane;
 use super::store::Read;
 use super::tokens;
 use super::view;
-use crate::model::{Digest, Fault};
+use crate::model::{Digest, Fault, HostId};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -50,6 +51,12 @@ pub(super) struct Import {
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Reenrol {
+    pub(super) host: HostId,
+    pub(super) ttl_s: i64,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WantedKubeconfig {
     pub(super) cluster: String,
 }
@@ -60,6 +67,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/tokens", post(token))
         .route("/stacks", post(import).get(stack_list))
         .route("/hosts", get(hosts))
+        .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/clusters", get(clusters))
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
@@ -99,6 +107,19 @@ async fn stack_list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
 async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let hosts = fleet::all(&plane, &plane.read()?)?;
     Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
+}
+
+async fn allow_reenrol(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<Reenrol>,
+) -> Answer<Json<Value>> {
+    let Reenrol { host, ttl_s } = wanted;
+    let ttl = SignedDuration::from_secs(ttl_s);
+    let until = plane
+        .change(move |change| hostkey::allow(change, host, ttl))
+        .await?;
+    tracing::warn!(%host, %until, "one enrolment may bring another key for this host");
+    Ok(Json(json!({"host": host, "until": until})))
 }
 
 async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {

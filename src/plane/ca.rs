@@ -1,8 +1,8 @@
 //! Certificate authorities: the plane's own and three per cluster; requests and leaves.
 //!
 //! Of a request only the public key is taken, after its signature proved that the asker holds the
-//! private one. Subject and extensions of a request are never looked at: what a certificate says
-//! is decided here, by a [`Leaf`].
+//! private one. Subject and extensions of a request never get into a certificate: what one says is
+//! decided here, by a [`Leaf`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,16 +18,12 @@ use rcgen::{
 use x509_parser::prelude::FromDer;
 
 use super::secrets;
-use crate::model::{CertProfile, Digest, Secret};
+use crate::model::{BACKDATED, CertProfile, Digest, Life, Secret, backdating};
 
 /// Life of an authority: longer than a fleet; a change of it is a project of its own.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 /// Life of what an authority signs for nodes; also cut by the authority's end.
 pub(super) const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Clocks may differ by this much: a life begins so much in the past.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// But by no more than this part of it: two thirds of a short life are not over when it begins.
-const SKEW_PART: i32 = 10;
 /// Longest request that is parsed: RSA-4096 with extensions is 2 KiB.
 const CSR_MAX: usize = 16 * 1024;
 /// Shortest RSA key.
@@ -56,6 +52,7 @@ pub(super) struct Leaf {
 pub(super) struct ProvenKey {
     key: SubjectPublicKeyInfo,
     digest: Digest,
+    named: Option<String>,
 }
 
 /// Why there is no certificate.
@@ -100,7 +97,7 @@ impl Authority {
             KeyUsagePurpose::DigitalSignature,
         ];
         params.serial_number = Some(serial()?);
-        set_life(&mut params, now - CLOCK_SKEW, now + AUTHORITY_LIFE);
+        set_life(&mut params, now - BACKDATED, now + AUTHORITY_LIFE);
         let certificate = params.self_signed(&key)?.pem();
         Ok((Self::load(&certificate, &pem)?, pem))
     }
@@ -109,21 +106,13 @@ impl Authority {
     pub(super) fn load(certificate: &str, key: &Secret<String>) -> Result<Self, CaError> {
         let key = KeyPair::from_pem(key.expose())?;
         let der = der_of(certificate).ok_or(CaError::Damaged)?;
-        let (not_before, not_after) = {
-            let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&der)
-                .map_err(|_| CaError::Damaged)?;
-            let life = parsed.validity();
-            let at = |t: x509_parser::time::ASN1Time| {
-                Timestamp::from_second(t.timestamp()).map_err(|_| CaError::Damaged)
-            };
-            (at(life.not_before)?, at(life.not_after)?)
-        };
+        let life = life(&der).ok_or(CaError::Damaged)?;
         Ok(Self {
             pem: certificate.to_owned(),
             issuer: Issuer::from_ca_cert_der(&der.as_slice().into(), key)?,
             der,
-            not_before,
-            not_after,
+            not_before: life.not_before,
+            not_after: life.not_after,
         })
     }
 
@@ -157,7 +146,7 @@ impl Authority {
         };
         let revoked: Result<Vec<_>, CaError> = serials.into_iter().map(revoked).collect();
         let params = CertificateRevocationListParams {
-            this_update: epoch + since_epoch((now - CLOCK_SKEW).max(self.not_before)),
+            this_update: epoch + since_epoch((now - BACKDATED).max(self.not_before)),
             next_update: epoch + since_epoch(self.not_after),
             // Rises; microseconds since some day of 1970.
             crl_number: SerialNumber::from(u64::try_from(now.as_microsecond()).unwrap_or(0)),
@@ -175,7 +164,7 @@ impl Authority {
         leaf: &Leaf,
         now: Timestamp,
     ) -> Result<Issued, CaError> {
-        if now + CLOCK_SKEW >= self.not_after {
+        if now + BACKDATED >= self.not_after {
             return Err(CaError::Ended(self.not_after));
         }
         let mut params = CertificateParams::default();
@@ -204,7 +193,7 @@ impl Authority {
         let not_after = (now + leaf.life).min(self.not_after);
         set_life(
             &mut params,
-            (now - CLOCK_SKEW.min(leaf.life / SKEW_PART)).max(self.not_before),
+            (now - backdating(leaf.life)).max(self.not_before),
             not_after,
         );
         let certificate = params.signed_by(key, &self.issuer)?;
@@ -281,10 +270,18 @@ impl ProvenKey {
         check_strength(spki)?;
         let key = SubjectPublicKeyInfo::from_der(spki.raw)
             .map_err(|_| CaError::Weak("of an unknown kind"))?;
+        let subject = &csr.certification_request_info.subject;
+        let named = subject.iter_common_name().next().map(|n| n.as_str());
         Ok(Self {
             key,
             digest: Digest::of(spki.raw),
+            named: named.and_then(Result::ok).map(str::to_owned),
         })
+    }
+
+    /// The common name that was signed with the key: what a host states, never what it is called.
+    pub(super) fn states(&self) -> Option<&str> {
+        self.named.as_deref()
     }
 
     /// SHA-256 of the public key.
@@ -343,17 +340,17 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
 
 /// When a certificate, DER, ends.
 pub(super) fn not_after(der: &[u8]) -> Option<Timestamp> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
-    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
+    life(der).map(|life| life.not_after)
 }
 
-/// True while a certificate, DER, is of its time.
-pub(super) fn is_current(der: &[u8], now: Timestamp) -> bool {
-    let Ok(now) = x509_parser::time::ASN1Time::from_timestamp(now.as_second()) else {
-        return false;
-    };
-    x509_parser::certificate::X509Certificate::from_der(der)
-        .is_ok_and(|(_, parsed)| parsed.validity().is_valid_at(now))
+/// What a certificate, DER, says of its time.
+pub(super) fn life(der: &[u8]) -> Option<Life> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    let at = |t: x509_parser::time::ASN1Time| Timestamp::from_second(t.timestamp()).ok();
+    Some(Life {
+        not_before: at(parsed.validity().not_before)?,
+        not_after: at(parsed.validity().not_after)?,
+    })
 }
 
 fn subject(name: &str, organisations: &[&str]) -> DistinguishedName {
@@ -431,12 +428,9 @@ mod tests {
         };
         let issued = ca.issue(&proven, &leaf, now()).expect("issue");
         assert_eq!(common_name(&issued.der).as_deref(), Some("me"));
-        assert!(is_current(&issued.der, now()));
-        assert!(!is_current(
-            &issued.der,
-            issued.not_after + SignedDuration::from_secs(1)
-        ));
-        assert!(!is_current(b"no certificate", now()));
+        let says = life(&issued.der).expect("life");
+        assert_eq!((says.begun(), says.not_after), (now(), issued.not_after));
+        assert_eq!(life(b"no certificate"), None);
         let (_, x) = x509_parser::certificate::X509Certificate::from_der(&issued.der).expect("x");
         assert_eq!(x.subject().to_string(), "O=group, CN=me");
         assert_eq!(x.public_key().raw, key.subject_public_key_info());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,11 +18,12 @@ mod authorities;
 
 use authorities::Authorities;
 
-use super::admin::{self, Import, NewToken, WantedKubeconfig};
+use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig};
+use super::ca::LEAF_LIFE;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::Fault;
+use crate::model::{Fault, HostId};
 use crate::telemetry::{self, LogConfig};
 
 /// Life of a node's certificates: a year.
@@ -69,6 +71,10 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = NODE_CERTIFICATE_S,
               value_parser = clap::value_parser!(u64).range(NODE_CERTIFICATE_MIN_S..=NODE_CERTIFICATE_S))]
         node_certificate_seconds: u64,
+        /// How long the certificates of hosts live; a host renews its own at two thirds of that.
+        #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
+              value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
+        host_certificate_seconds: i64,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -145,6 +151,17 @@ enum HostVerb {
     List {
         #[command(flatten)]
         list: Listing,
+    },
+    /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
+    /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
+    AllowReenrol {
+        /// Id of the host.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+        /// How long it is allowed: a number and s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: i64,
     },
 }
 
@@ -223,6 +240,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             tunnels_per_second,
             drain_seconds,
             node_certificate_seconds,
+            host_certificate_seconds,
         } => {
             serve(ServeConfig {
                 public_url,
@@ -230,6 +248,7 @@ async fn run(command: Command) -> Result<(), Fault> {
                 tunnels_per_s: tunnels_per_second,
                 certificate_life: Some(Duration::from_secs(node_certificate_seconds)),
                 drain: Duration::from_secs(drain_seconds),
+                host_certificate: SignedDuration::from_secs(host_certificate_seconds),
                 ..ServeConfig::new(state.state_dir, listen)
             })
             .await
@@ -258,6 +277,17 @@ async fn run(command: Command) -> Result<(), Fault> {
                 "cluster",
             ];
             show(&list, "/hosts", &columns).await
+        }
+        Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
+            let body = Reenrol { host, ttl_s: ttl };
+            let path = "/hosts/allow-reenrol";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
+            let until = text(&answer, "until");
+            let next = "run pf9ctl prep-node --force there with a new token";
+            put(
+                None,
+                &format!("host {host} may bring a new key once, until {until}: {next}\n"),
+            )
         }
         Verb::Cluster(ClusterVerb::List { list }) => {
             let columns = [
@@ -442,6 +472,8 @@ mod tests {
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",
             "host list --state-dir d",
+            "host allow-reenrol 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d --ttl 2h",
+            "serve --state-dir d --listen 127.0.0.1:8443 --host-certificate-seconds 60",
             "cluster list --state-dir d --json",
             "cluster authorities c show --state-dir d --json",
             "cluster authorities c rotate --state-dir d --authority etcd --authority cluster --hold 1h",

@@ -17,6 +17,9 @@ use crate::model::{
 
 /// Hosts by host id.
 pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
+/// Hosts that were removed while they were nodes, by host id: who may still fetch his order of
+/// removal.
+pub(super) const REMOVED: Rows<Removed> = Rows::new("removed");
 /// Last status by host id.
 pub(super) const STATUSES: Rows<ReceivedStatus> = Rows::new("statuses");
 /// Specs by host id; they outlive the host, so that a generation never falls.
@@ -42,6 +45,7 @@ pub(super) const EVENT_NEXT: Rows<u64> = Rows::new("event-next");
 pub(super) fn tables() -> BTreeSet<&'static str> {
     [
         "hosts",
+        "removed",
         "statuses",
         "specs",
         "clusters",
@@ -63,14 +67,51 @@ pub(super) struct Host {
     /// As it said at enrolment.
     pub(super) hostname: String,
     pub(super) enrolled_at: Timestamp,
-    /// Digest of its public key: proves that a second enrolment comes from the same machine.
+    /// Digest of its public key, the pinned one: only this key, or the operator, brings another.
     pub(super) key: Digest,
-    /// Digest of the one certificate that is good; another one of ours is refused.
+    /// Digest of the certificate that is good for it; see [`Renewal::next`] for the only other one.
     pub(super) certificate: Digest,
     /// Has the role `pf9-kube`.
     pub(super) authorised: bool,
     /// The cluster it is in.
     pub(super) cluster: Option<ClusterId>,
+    /// How the pinned key may be replaced.
+    #[serde(default)]
+    pub(super) renewal: Renewal,
+}
+
+/// What is known of a host's key beside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// When the pinned certificate ends.
+    pub(super) ends: Option<Timestamp>,
+    /// A connection has shown the pinned certificate: its key is in good hands, not lost on the way.
+    pub(super) proven: bool,
+    /// Good as well, until a connection shows it: then it is the pinned one.
+    pub(super) next: Option<Pinned>,
+    /// The operator lets one enrolment bring another key until then.
+    pub(super) allowed_until: Option<Timestamp>,
+}
+
+/// A key and its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    /// Digest of the public key.
+    pub(super) key: Digest,
+    /// Digest of the certificate.
+    pub(super) certificate: Digest,
+    /// When that ends.
+    pub(super) ends: Timestamp,
+}
+
+/// A host that was removed while it was a node, and has not said yet that it is none any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Removed {
+    /// Digests of the certificates that were good.
+    pub(super) certificates: Vec<Digest>,
+    pub(super) removed_at: Timestamp,
+    /// From then on it is a stranger.
+    pub(super) until: Timestamp,
 }
 
 /// A status document and when it came.

@@ -249,6 +249,7 @@ mod tests {
                 certificate: Digest::of(b"c"),
                 authorised: true,
                 cluster: None,
+                renewal: Default::default(),
             },
             status: None,
             spec: Some(IssuedSpec {

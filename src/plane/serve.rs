@@ -54,6 +54,8 @@ pub struct ServeConfig {
     pub certificate_life: Option<Duration>,
     /// How long what is under way may take after a stop was asked for.
     pub drain: Duration,
+    /// Life of the certificates of hosts; they are renewed at two thirds of it.
+    pub host_certificate: SignedDuration,
 }
 
 /// A running plane.
@@ -98,6 +100,7 @@ impl ServeConfig {
             tunnels_per_s: None,
             certificate_life: None,
             drain: DRAIN,
+            host_certificate: LEAF_LIFE,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Server {
                 .certificate_life
                 .and_then(|life| SignedDuration::try_from(life).ok())
                 .unwrap_or(LEAF_LIFE),
+            host_life: config.host_certificate,
         }));
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::compute;
-use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, SPECS};
+use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, REMOVED, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::store::{Read, Write};
 use crate::model::{Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
@@ -23,10 +23,13 @@ pub(super) fn refresh(
     let mut clusters: HashMap<String, Cluster> = HashMap::new();
     for host in hosts {
         let at = host.to_string();
-        let Some(row) = write.get(&HOSTS, &at)? else {
-            continue;
+        let cluster = match write.get(&HOSTS, &at)? {
+            Some(row) => row.cluster,
+            // Of whom was removed nothing is wanted any more: that is his order of removal.
+            None if write.get(&REMOVED, &at)?.is_some() => None,
+            None => continue,
         };
-        let cluster = match row.cluster {
+        let cluster = match cluster {
             None => None,
             Some(id) => {
                 let id = id.to_string();
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
     use crate::model::{ClusterId, Digest, TrustStore};
     use crate::plane::compute::tests::{add, cluster, host, now};
-    use crate::plane::records::{Host, tables};
+    use crate::plane::records::{Host, Renewal, tables};
     use crate::plane::store::Store;
 
     struct World {
@@ -182,6 +185,7 @@ mod tests {
                         certificate: Digest::of(b"c"),
                         authorised: true,
                         cluster: *cluster,
+                        renewal: Renewal::default(),
                     };
                     w.put(&HOSTS, &host(*n).to_string(), &row)?;
                 }

@@ -45,6 +45,8 @@ pub(super) struct Plane {
     pub(super) public_url: String,
     /// `wss://…`, where nodes are told to come.
     pub(super) endpoints: Vec<String>,
+    /// Life of a host's certificate.
+    pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
@@ -75,6 +77,7 @@ pub(super) struct Parts {
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
     pub(super) certificate_life: SignedDuration,
+    pub(super) host_life: SignedDuration,
 }
 
 /// A change that is being made: an open write and whose specs it touches.
@@ -100,6 +103,7 @@ impl Plane {
             signing: parts.signing,
             public_url: parts.public_url,
             endpoints: parts.endpoints,
+            host_life: parts.host_life,
             specs: Announcer::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),

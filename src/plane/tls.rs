@@ -13,6 +13,7 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::ca::{Authority, CaError, Leaf};
+use super::excuse::ExpiryExcused;
 use super::refusal::chain;
 use super::state::Plane;
 
@@ -71,7 +72,7 @@ impl ServerIdentity {
                 .build()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(clients)
+            .with_client_cert_verifier(Arc::new(ExpiryExcused::new(clients)))
             .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Hosts come back with tickets, all at once after an outage: a short handshake costs neither

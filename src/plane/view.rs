@@ -93,6 +93,8 @@ impl Known {
             },
             "cluster": self.host.cluster,
             "enrolled_at": self.host.enrolled_at,
+            "certificate_not_after": self.host.renewal.ends,
+            "reenrol_allowed_until": self.host.renewal.allowed_until,
             "pf9": pf9,
         })
     }

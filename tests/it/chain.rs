@@ -12,8 +12,8 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, HostId, HostStatus, NodeState,
-    Role, paths,
+    CertPurpose, CertificateRequest, Digest, EnrolToken, Expiry, Fault, HostId, HostStatus,
+    NodeState, Role, paths,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
 use pf9_hostagent::{comms, hostagent, stack};
@@ -195,7 +195,13 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
     let node = FakeNode::start(&fs.at(paths::NODELET_SOCKET));
     let daemons = Daemons::start(&fs).await;
-    plane.until(host, |s| s.state == NodeState::Ok).await;
+    let told = |s: &HostStatus, name| s.certificates.iter().any(|c| c.name == name);
+    let first = plane
+        .until(host, |s| s.state == NodeState::Ok && told(s, "host"))
+        .await;
+    assert!(
+        told(&first, "plane-ca") && first.health.warnings.iter().all(|w| !Expiry::is_warning(w))
+    );
     assert_eq!(node.read(|n| n.calls), 0, "nothing to do, nobody woken");
 
     let stack_dir = tempfile::tempdir().expect("tempdir");

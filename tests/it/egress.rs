@@ -98,6 +98,7 @@ impl Host {
             token: &token,
             host_id: self.id,
             hostname: "n1",
+            present: None,
             egress: &egress,
             tls: &tls,
             deadline: PATIENCE,

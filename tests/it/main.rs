@@ -9,6 +9,8 @@ mod hostagent;
 mod local;
 #[cfg(feature = "plane")]
 mod plane;
+#[cfg(feature = "plane")]
+mod renewal;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;

@@ -79,6 +79,7 @@ pub(crate) async fn enrol(
         token,
         host_id,
         hostname: "n1",
+        present: None,
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: PATIENCE,

@@ -17,6 +17,7 @@ fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
         last_contact: None,
         last_fault,
         sessions: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 
@@ -51,6 +52,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         refused: None,
         node: None,
         download: None,
+        certificates: Vec::new(),
         inventory: Inventory::default(),
         health: Health::default(),
     }

@@ -4,9 +4,9 @@ use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
-    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
-    HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef, Timestamp,
-    TunnelState, TunnelStatus,
+    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry,
+    Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef,
+    Timestamp, TunnelState, TunnelStatus,
 };
 use crate::preflight::{Disk, Facts, Report};
 
@@ -102,6 +102,7 @@ fn tunnel() -> TunnelStatus {
         last_contact: Some(at("09:59:58")),
         last_fault: None,
         sessions: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 
@@ -136,8 +137,21 @@ fn good(role: Role) -> StatusReport {
             total_bytes: 100 << 30,
             available_bytes: 61 << 30,
         }],
+        certificates: certificates(role),
         warnings: Vec::new(),
     }
+}
+
+/// The tunnel's, and the node's own.
+fn certificates(role: Role) -> Vec<Expiry> {
+    let days = |days: i64| at("10:00:00") + jiff::SignedDuration::from_hours(24 * days);
+    let tunnel = [("host", 310), ("plane-ca", 3000)];
+    let tunnel = tunnel.map(|(name, n)| Expiry::new(name, days(n)));
+    let node = node(role, None, PhaseState::Running).certificates;
+    tunnel
+        .into_iter()
+        .chain(node.iter().map(Expiry::from))
+        .collect()
 }
 
 fn screens() -> Vec<(&'static str, StatusReport)> {
@@ -226,6 +240,25 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let mut halved = good(Role::Worker);
     halved.tunnel = Some(super::tunnel::sessions());
 
+    let mut expired = good(Role::Worker);
+    expired.tunnel = Some(super::tunnel::renewing());
+    let why = Fault::new(
+        "csr-refused",
+        "cannot renew the host certificate",
+        "no certificate was signed: the plane's store failed",
+    )
+    .fix("look at the plane's log")
+    .next_try(at("10:00:41"));
+    expired.certificates[0] = Expiry {
+        renew_at: Some(at("06:00:00")),
+        fault: Some(why),
+        ..Expiry::new("host", at("09:30:00"))
+    };
+    expired.warnings = expired.certificates[0]
+        .warning(at("10:00:00"))
+        .into_iter()
+        .collect();
+
     let mut idle = good(Role::Worker);
     idle.state = Overall::Idle;
     idle.node = None;
@@ -239,6 +272,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         ("status-retrying.txt", retrying),
         ("status-offline.txt", offline),
         ("status-agent-down.txt", down),
+        ("status-certificate-expired.txt", expired),
         ("status-idle.txt", idle),
         ("status-one-session-down.txt", halved),
     ]

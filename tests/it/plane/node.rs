@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) incoming: Option<Incoming>,
     /// What it says of itself in the handshake, beside its certificate.
     pub(super) headers: HeaderMap,
+    /// What the plane says its newest session is good for.
+    pub(super) kind: String,
     tasks: JoinSet<()>,
     /// Its newest session stands still: its connection is there and nobody reads or writes it.
     frozen: Arc<AtomicBool>,
@@ -58,6 +60,7 @@ impl Node {
             tunnel: None,
             incoming: None,
             headers: HeaderMap::new(),
+            kind: String::new(),
             tasks: JoinSet::new(),
             frozen: Arc::default(),
         }
@@ -107,13 +110,31 @@ impl Node {
         self.try_connect(bed).await.map_err(|(status, _)| status)
     }
 
-    /// Opens the tunnel.
-    pub(super) async fn try_connect(&mut self, bed: &Bed) -> Result<(), Refused> {
+    /// Shows its certificate at the tunnel's address, and opens none.
+    pub(super) async fn show(&self, bed: &Bed) -> Result<(), u16> {
+        let answer = self.answer.as_ref().expect("enrolled");
+        let address = bed.url.trim_start_matches("https://");
+        let tls = secure(bed, answer, self.identity()).await.expect("tls");
+        match within(mux::ask(tls, address, mux::TUNNEL_PATH)).await {
+            Ok(()) => Ok(()),
+            Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    fn identity(&self) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
         let answer = self.answer.as_ref().expect("enrolled");
         let certificate = CertificateDer::from_pem_slice(answer.certificate.as_bytes());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        let identity = Some((certificate.expect("certificate"), key));
-        let socket = dial(bed, answer, identity, self.headers.clone()).await?;
+        Some((certificate.expect("certificate"), key))
+    }
+
+    /// Opens the tunnel.
+    pub(super) async fn try_connect(&mut self, bed: &Bed) -> Result<(), Refused> {
+        let answer = self.answer.as_ref().expect("enrolled");
+        let headers = self.headers.clone();
+        let (socket, kind) = dial(bed, answer, self.identity(), headers).await?;
+        self.kind = kind;
         let (handle, incoming, driver) = mux::session(socket, Side::Node, Config::default());
         let frozen = Arc::new(AtomicBool::new(false));
         self.frozen = Arc::clone(&frozen);
@@ -183,6 +204,20 @@ impl Node {
         .await
     }
 
+    /// Asks for a certificate for a new key; answers the host with that.
+    pub(super) async fn renew(&self) -> Result<Self, (u16, Value)> {
+        let mut next = self.twin();
+        next.key = KeyPair::generate().expect("key");
+        let body = json!({"schema": 1, "csr": csr(&next.key)});
+        let (status, answer) = self.call(Method::POST, "/v1/hosts/self/renew", &body).await;
+        if status != 200 {
+            return Err((status, answer));
+        }
+        let certificate = answer["certificate"].as_str().expect("pem").to_owned();
+        next.answer.as_mut().expect("enrolled").certificate = certificate;
+        Ok(next)
+    }
+
     /// The next spec after a generation, waited for.
     pub(super) async fn spec(&self, after: u64) -> Option<Spec> {
         let path = format!("/v1/hosts/self/spec?after={after}&wait=20");
@@ -239,7 +274,29 @@ pub(super) async fn dial(
     answer: &EnrolAnswer,
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     headers: HeaderMap,
-) -> Result<Socket, Refused> {
+) -> Result<(Socket, String), Refused> {
+    let address = bed.url.trim_start_matches("https://");
+    let tls = secure(bed, answer, identity).await?;
+    match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {
+        Ok((socket, headers)) => {
+            let kind = headers[mux::SESSION_HEADER].to_str().expect("a word");
+            Ok((socket, kind.to_owned()))
+        }
+        Err(HandshakeError::Refused {
+            status,
+            retry_after,
+        }) => Err((status.as_u16(), retry_after)),
+        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
+        Err(HandshakeError::Http(_)) => Err((0, None)),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+async fn secure(
+    bed: &Bed,
+    answer: &EnrolAnswer,
+    identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Refused> {
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(answer.ca.as_bytes()).expect("ca");
     roots.add(ca).expect("root");
@@ -261,17 +318,7 @@ pub(super) async fn dial(
     let tcp = within(TcpStream::connect(address)).await.expect("tcp");
     let name = ServerName::try_from("127.0.0.1").expect("name");
     let connector = TlsConnector::from(Arc::new(config));
-    let tls = within(connector.connect(name, tcp))
+    within(connector.connect(name, tcp))
         .await
-        .map_err(|_| (0, None))?;
-    match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {
-        Ok(socket) => Ok(socket),
-        Err(HandshakeError::Refused {
-            status,
-            retry_after,
-        }) => Err((status.as_u16(), retry_after)),
-        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
-        Err(HandshakeError::Http(_)) => Err((0, None)),
-        Err(e) => panic!("{e}"),
-    }
+        .map_err(|_| (0, None))
 }

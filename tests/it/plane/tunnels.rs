@@ -187,6 +187,7 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
     let token = bed.new_token().await;
     let mut old = node.twin();
     node.enrol(&bed, &token).await.expect("a third time");
+    node.connect(&bed).await.expect("connected");
     assert_eq!(
         old.connect(&bed).await,
         Err(403),
