@@ -287,11 +287,9 @@ impl Store {
         Ok(names)
     }
 
-    fn remove<'a>(&self, names: impl Iterator<Item = &'a String>) -> Result<(), FsError> {
+    fn remove<'a>(&self, mut names: impl Iterator<Item = &'a String>) -> Result<(), FsError> {
         let dir = self.place().0;
-        names
-            .map(|n| self.fs.remove_file(format!("{dir}/{n}")))
-            .collect()
+        names.try_for_each(|n| self.fs.remove_file(format!("{dir}/{n}")))
     }
 
     fn place(&self) -> (&str, &str) {

@@ -101,7 +101,7 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
             same_again(agent, seen);
             true
         }
-        Verdict::Refused(refusal) => refuse(agent, refusal, seen),
+        Verdict::Refused(refusal) => refuse(agent, *refusal, seen),
         Verdict::New(accepted, ignored) => {
             let stored = {
                 let (store, envelope) = (store.clone(), accepted.envelope.clone());

@@ -24,7 +24,7 @@ pub enum Verdict {
     /// It is the one in force.
     Same,
     /// It is refused; what is in force stays.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
 }
 
 /// Why a spec is refused.
@@ -94,12 +94,12 @@ pub fn judge(
         )
         .fix("if the plane was restored from a backup, run pf9-plane recover there"),
     };
-    Verdict::Refused(Refusal {
+    Verdict::Refused(Box::new(Refusal {
         fault,
         because: Because::NotNewer,
         document: envelope.payload_digest().ok(),
         generation: Some(got),
-    })
+    }))
 }
 
 /// True for the refusals that end when the plane raises the generation: what `pf9-plane recover`
@@ -116,23 +116,27 @@ fn believe(
     envelope: &Envelope,
     trust: &TrustStore,
     host: HostId,
-) -> Result<(Spec, Vec<String>), Refusal> {
+) -> Result<(Spec, Vec<String>), Box<Refusal>> {
     let document = envelope.payload_digest().ok();
     let bytes = envelope.verify(DocumentKind::Spec, trust);
     let generation = bytes.as_deref().ok().and_then(generation_of);
-    let refuse = |why: Untrusted| Refusal {
-        fault: why.fault(&name(generation)),
-        because: Because::of(&why),
-        document,
-        generation,
+    let refuse = |why: Untrusted| {
+        Box::new(Refusal {
+            fault: why.fault(&name(generation)),
+            because: Because::of(&why),
+            document,
+            generation,
+        })
     };
     let bytes = bytes.map_err(refuse)?;
     let spec: Spec = document::read(&bytes).map_err(|e| refuse(e.into()))?;
-    spec.validate(host).map_err(|fault| Refusal {
-        fault,
-        because: Because::NotUnderstood,
-        document,
-        generation,
+    spec.validate(host).map_err(|fault| {
+        Box::new(Refusal {
+            fault,
+            because: Because::NotUnderstood,
+            document,
+            generation,
+        })
     })?;
     let ignored = document::ignored(&bytes, &spec);
     Ok((spec, ignored))
@@ -207,7 +211,7 @@ mod tests {
         }
         fn refused(&self, envelope: Envelope, have: Option<&Accepted>) -> Refusal {
             match self.judge(envelope, have) {
-                Verdict::Refused(refusal) => refusal,
+                Verdict::Refused(refusal) => *refusal,
                 other => panic!("not refused: {other:?}"),
             }
         }

@@ -45,7 +45,7 @@ impl Document for LocalOrder {
 #[derive(Clone, Debug, PartialEq)]
 pub enum NotTaken {
     /// It is not to be obeyed.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// It could not be stored, or this host does not know whom to believe.
     Broken(Fault),
 }
