@@ -16,12 +16,14 @@
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `facts`   | `os-release` |
+//! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `mounts`  | mount points |
 
 pub mod etcd;
 pub mod exec;
 pub mod facts;
 pub mod fs;
+pub mod interfaces;
 pub mod kernel;
 pub mod kube;
 pub mod mounts;

@@ -27,6 +27,7 @@
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal`, `store` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
+//! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
@@ -45,6 +46,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod misconfigured;
 pub mod observe;
+pub mod orders;
 pub mod owned;
 pub mod peers;
 pub mod phase;

@@ -11,6 +11,7 @@
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
+//! | `orders`, `nonces`, `claims`                 | what root of a host says, once each, and whose a name or an address is |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
@@ -28,6 +29,7 @@ mod bootstrap;
 mod budget;
 mod ca;
 mod certificates;
+mod claims;
 mod command;
 mod compute;
 mod endpoints;
@@ -41,6 +43,8 @@ mod keystone;
 mod kubeconfig;
 mod membership;
 mod metrics;
+mod nonces;
+mod orders;
 mod proxy;
 mod qbert;
 mod records;

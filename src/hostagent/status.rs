@@ -23,7 +23,7 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut health = facts.health.clone();
-    for fault in [&facts.spool_fault, &facts.plane_fault] {
+    for fault in [&facts.spool_fault, &facts.plane_fault, &facts.facts_fault] {
         health.warnings.extend(fault.clone());
     }
     HostStatus {
@@ -61,6 +61,7 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
     // The words of a warning hold such numbers; that there is one is its code.
     for warning in &mut essence.health.warnings {
         warning.why = String::new();
+        warning.next_try = None;
     }
     let faults = essence
         .reason
@@ -143,7 +144,7 @@ fn observed(facts: &Facts) -> Generation {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -186,7 +187,7 @@ mod tests {
         }
     }
 
-    fn node(generation: u64, state: NodeState) -> NodeStatus {
+    pub(in crate::hostagent) fn node(generation: u64, state: NodeState) -> NodeStatus {
         NodeStatus {
             schema: 1,
             revision: 1,

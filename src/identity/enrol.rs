@@ -19,13 +19,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::material::{self, Identity};
+use super::order_key::OrderKey;
 use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
-use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId};
+use crate::model::{
+    Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Envelope, Fault,
+    HostId, NodeFacts, ORDER_SCHEMA,
+};
 
 /// What is needed to enrol.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EnrolOrder<'a> {
     /// `https://host[:port]` of the plane.
     pub plane: &'a str,
@@ -33,8 +37,10 @@ pub struct EnrolOrder<'a> {
     pub token: &'a EnrolToken,
     /// The id this host has, or takes.
     pub host_id: HostId,
-    /// For people.
-    pub hostname: &'a str,
+    /// What the machine is.
+    pub facts: &'a NodeFacts,
+    /// What root signs that with; its public half is pinned by the plane.
+    pub root: &'a OrderKey,
     /// The way out, the same that the tunnel will take.
     pub egress: &'a Egress,
     /// What the operator asks of TLS.
@@ -102,7 +108,8 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         schema: 1,
         token: order.token.secret.clone(),
         host_id: order.host_id,
-        hostname: order.hostname.to_owned(),
+        order_key: order.root.public(),
+        statement: statement(order, &csr).map_err(EnrolError::Said)?,
         csr,
     };
     let mut journey = Journey::default();
@@ -119,6 +126,18 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
     })??;
     Identity::assemble(order.host_id, &key, answer, order.token.ca)
         .map_err(|why| target.garbage(why))
+}
+
+/// Root's word that this tunnel key is this host's, good with this token.
+fn statement(order: &EnrolOrder<'_>, csr: &str) -> Result<Envelope, Fault> {
+    let said = Enrolment {
+        schema: ORDER_SCHEMA,
+        host_id: order.host_id,
+        token: Digest::of(order.token.secret.expose().as_bytes()),
+        csr: Digest::of(csr.as_bytes()),
+        facts: order.facts.clone(),
+    };
+    order.root.sign(DocumentKind::Enrolment, &said)
 }
 
 pub(super) struct Target {

@@ -14,19 +14,16 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::certificates;
 use super::events;
 use super::fleet;
 use super::http::{Doc, deadline, no_such_method, no_such_path};
-use super::records::{CLUSTERS, HOSTS, ReceivedStatus, SPECS, STATUSES};
+use super::orders;
+use super::records::{HOSTS, ReceivedStatus, SPECS, STATUSES};
 use super::refusal::{Answer, Refusal};
 use super::stacks;
-use super::state::{self, Change, Plane};
+use super::state::Plane;
 use super::store::Read;
-use crate::model::{
-    CertificateBatch, CertificateOrder, Envelope, EventBatch, Generation, HostId, HostStatus,
-    STATUS_SCHEMA,
-};
+use crate::model::{Envelope, EventBatch, Generation, HostId, HostStatus, STATUS_SCHEMA};
 
 /// Longest wait of a long poll; below the idle limits of what may stand between.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -50,7 +47,12 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/hosts/self/spec", get(spec))
         .route("/v1/hosts/self/status", post(status))
         .route("/v1/hosts/self/events", post(take_events))
-        .route("/v1/hosts/self/certificates", post(order))
+        .route("/v1/hosts/self/nonce", post(orders::nonce))
+        .route("/v1/hosts/self/certificates", post(orders::certificates))
+        .route(
+            "/v1/hosts/self/facts",
+            get(orders::known_facts).post(orders::facts),
+        )
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
@@ -110,7 +112,6 @@ async fn status(
     }
     plane
         .change(move |change| {
-            learn_from(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
                 received_at,
@@ -122,34 +123,6 @@ async fn status(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A master's service-account key is in its status as well: should the order that carried it have
-/// been lost, it is learnt here.
-fn learn_from(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
-    let Some(node) = &status.node else {
-        return Ok(());
-    };
-    let (Some(key), Some(id)) = (&node.service_account_key, node.cluster_id) else {
-        return Ok(());
-    };
-    let row = state::host(&**change, host)?;
-    let Some(cluster) = change.get(&CLUSTERS, &id.to_string())? else {
-        return Ok(());
-    };
-    let is_master = cluster.masters().any(|m| m.host == host);
-    if row.cluster != Some(id) || !is_master {
-        return Ok(());
-    }
-    match certificates::learn_key(change, host, cluster, key) {
-        Ok(()) => Ok(()),
-        // A status is taken whatever it says: it is how faults reach a person.
-        Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(%host, fault = %refusal.fault, "service-account key ignored");
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    }
-}
-
 async fn take_events(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -159,18 +132,6 @@ async fn take_events(
         .change(move |change| events::take(change, host, batch.events))
         .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn order(
-    Caller(host): Caller,
-    State(plane): State<Arc<Plane>>,
-    Doc(order): Doc<CertificateOrder>,
-) -> Answer<Json<CertificateBatch>> {
-    let batch = plane
-        .change(move |change| certificates::order(change, host, &order))
-        .await?;
-    tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
-    Ok(Json(batch))
 }
 
 /// The node was decommissioned: it leaves its cluster and is enrolled no more.

@@ -112,9 +112,9 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Assignment, ClusterId, Digest, TrustStore};
-    use crate::plane::compute::tests::{add, cluster, host, now};
-    use crate::plane::records::{Host, tables};
+    use crate::model::{Assignment, ClusterId, TrustStore};
+    use crate::plane::compute::tests::{add, cluster, host, host_row, now};
+    use crate::plane::records::tables;
     use crate::plane::store::Store;
 
     struct World {
@@ -139,15 +139,7 @@ mod tests {
         fn settle(&self, hosts: &[(u8, Option<ClusterId>)], c: &Cluster) -> Vec<(HostId, u64)> {
             let done: Answer<_> = self.store.write(|w| {
                 for (n, cluster) in hosts {
-                    let row = Host {
-                        id: host(*n),
-                        hostname: "h".into(),
-                        enrolled_at: now(),
-                        key: Digest::of(b"k"),
-                        certificate: Digest::of(b"c"),
-                        authorised: true,
-                        cluster: *cluster,
-                    };
+                    let row = host_row(*n, *cluster);
                     w.put(&HOSTS, &host(*n).to_string(), &row)?;
                 }
                 w.put(&CLUSTERS, &c.id.to_string(), c)?;

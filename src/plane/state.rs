@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::ca::{Authority, CaError};
+use super::nonces::Nonces;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -45,6 +46,7 @@ pub(super) struct Plane {
     /// `wss://…`, where nodes are told to come.
     pub(super) endpoints: Vec<String>,
     pub(super) specs: Announcer,
+    pub(super) nonces: Nonces,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
@@ -91,6 +93,7 @@ impl Plane {
             public_url: parts.public_url,
             endpoints: parts.endpoints,
             specs: Announcer::default(),
+            nonces: Nonces::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),

@@ -7,6 +7,7 @@ mod kube;
 mod metrics;
 mod node;
 mod operators;
+mod orders;
 mod stacks;
 mod stop;
 mod tickets;
