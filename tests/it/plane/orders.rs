@@ -17,6 +17,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::bed::Bed;
 use super::node::{Node, csr};
 
+/// Makes a good order a bad one.
+type Spoil = fn(&mut CertificateOrder);
+
 const FACTS: &str = "/v1/hosts/self/facts";
 
 /// An order of a fresh key.
@@ -126,7 +129,7 @@ async fn an_order_is_good_once_and_only_for_what_it_names() {
     assert_eq!(bring(&worker, &good).await.0, 200);
     assert_eq!(code(bring(&worker, &good).await), "order-replayed");
 
-    let cases: [(&str, fn(&mut CertificateOrder)); 6] = [
+    let cases: [(&str, Spoil); 6] = [
         ("order-replayed", |o| o.nonce = Nonce(Digest::of(b"guess"))),
         ("order-foreign", |o| {
             o.host_id = pf9_hostagent::model::HostId::random()
