@@ -18,6 +18,7 @@
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
+//! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `mounts`  | mount points |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
@@ -29,6 +30,7 @@ pub mod etcd;
 pub mod exec;
 pub mod facts;
 pub mod fs;
+pub mod interfaces;
 pub mod kernel;
 pub mod kube;
 pub mod mounts;

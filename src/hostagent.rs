@@ -6,7 +6,7 @@
 //! ┌─────────────────────────────────────────────────────────────────────────────┐
 //! │ spec_poll ─► spec_store      report ◄── status (pure)       download ─► staging │
 //! │        └──► board: one watch channel with everything known ◄── events ─► spool  │
-//! │ deliver, watch_node, relay           sample ─► inventory, health               │
+//! │ deliver, watch_node, relay, facts    sample ─► inventory, health               │
 //! └─────────────────────────────────────────────────────────────────────────────┘
 //!   spec, certificates, wake ▼      ▲ node status
 //!             nodelet (/run/pf9/nodelet.sock)
@@ -22,6 +22,9 @@
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
 //! | `watch_tunnel` | task: when the tunnel's certificates end, as comms says |
 //! | `relay`      | task: certificate requests up, certificates down |
+//! | `relay`      | task: root's orders of certificates up, certificates down |
+//! | `facts`      | task: what root says the machine is, up when it is another |
+//! | `order`      | one order: a number from the plane, root's signature from nodelet |
 //! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
@@ -35,8 +38,10 @@ mod board;
 mod deliver;
 mod download;
 mod events;
+mod facts;
 mod health;
 mod inventory;
+mod order;
 mod part;
 mod plane;
 mod relay;
@@ -114,6 +119,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "watch-node", watch_node::run);
     agent.task(group, "watch-tunnel", watch_tunnel::run);
     agent.task(group, "relay", relay::run);
+    agent.task(group, "facts", facts::run);
     agent.task(group, "download", download::run);
     agent.task(group, "sample", sample::run);
     let period = Duration::from_secs(config.hostagent.status_s);

@@ -12,6 +12,7 @@
 //! | `enrol`    | [`enrol()`]: one call to the plane, every failure with its own code |
 //! | `look`     | [`look()`]: whether a plane can be reached, before this host is one of its hosts |
 //! | `pair`     | key and certificate in use, and the pair that is to follow: kept, taken over, dropped |
+//! | `order_key` | [`order_key::OrderKey`]: what root orders with; never comms' or hostagent's |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
 //! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
@@ -20,6 +21,7 @@
 mod enrol;
 mod look;
 mod material;
+pub mod order_key;
 mod pair;
 mod pinned;
 mod pins;

@@ -19,6 +19,8 @@
 //! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
+//! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |
+//! | `taken`     | [`Taken`]: names and addresses that belong to others |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
@@ -32,6 +34,7 @@ mod ids;
 mod judge;
 mod marks;
 mod needs;
+mod order;
 pub mod paths;
 mod phase;
 mod pki;
@@ -40,6 +43,7 @@ mod secret;
 mod spec;
 mod stack;
 mod status;
+mod taken;
 mod tunnel;
 
 pub use api::*;
@@ -49,6 +53,7 @@ pub use fault::*;
 pub use ids::*;
 pub use judge::*;
 pub use marks::*;
+pub use order::*;
 pub use phase::*;
 pub use pki::*;
 pub use renewal::*;
@@ -56,6 +61,7 @@ pub use secret::*;
 pub use spec::*;
 pub use stack::*;
 pub use status::*;
+pub use taken::*;
 pub use tunnel::*;
 
 pub use jiff::Timestamp;

@@ -28,6 +28,7 @@
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
+//! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
@@ -49,6 +50,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod misconfigured;
 pub mod observe;
+pub mod orders;
 pub mod peers;
 pub mod phase;
 pub mod plan;

@@ -12,6 +12,7 @@
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
+//! | `orders`, `nonces`, `claims`                 | what root of a host says, once each, and whose a name or an address is |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
@@ -33,6 +34,7 @@ mod bootstrap;
 mod budget;
 mod ca;
 mod certificates;
+mod claims;
 mod command;
 mod compute;
 mod departures;
@@ -49,6 +51,8 @@ mod keystone;
 mod kubeconfig;
 mod membership;
 mod metrics;
+mod nonces;
+mod orders;
 mod proxy;
 mod qbert;
 mod records;

@@ -13,7 +13,8 @@ use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
 /// Everything that enrolment writes is one of these or below one of these.
-const IDENTITY: [&str; 5] = [
+const IDENTITY: [&str; 6] = [
+    paths::ROOT_DIR,
     paths::HOST_ID,
     paths::ENDPOINTS,
     "/etc/pf9/certs/hostagent",
@@ -21,7 +22,8 @@ const IDENTITY: [&str; 5] = [
     paths::TRUST_DIR,
 ];
 /// Inner ones first.
-const MADE: [&str; 4] = [
+const MADE: [&str; 5] = [
+    paths::ROOT_DIR,
     "/etc/pf9/certs/hostagent",
     "/etc/pf9/certs/ca",
     "/etc/pf9/certs",

@@ -24,6 +24,8 @@ use super::way::{Way, not_read};
 use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::FsError;
+use crate::host::interfaces::node_facts;
+use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{
     EnrolToken, Fault, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
@@ -278,7 +280,7 @@ fn authority(url: &str) -> String {
     }
 }
 
-/// Asks the plane; nothing is written.
+/// Asks the plane. Nothing is written but the key that root orders with.
 async fn enrol(
     ctx: &Context,
     args: &PrepArgs,
@@ -289,17 +291,20 @@ async fn enrol(
     let had = identity::host_id(&ctx.host).ok().flatten();
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
     ctx.out.waiting(&format!("enrolling with {}", args.plane));
-    let hostname = ctx
-        .host
-        .read_text("/proc/sys/kernel/hostname", TOKEN_MAX)
-        .map_err(|e| fs_fault(&e))?
-        .unwrap_or_default();
+    let (root, had_key) = order_key::ensure(&ctx.host, host_id)?;
+    if had_key == Had::Replaced {
+        let text = "the key that this host orders with could not be used: another one was made; \
+                    a plane that knows the host wants to be asked first";
+        ctx.out.step(Ink::Warn, text);
+    }
+    let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;
     let order = EnrolOrder {
         plane: &args.plane,
         token,
         host_id,
-        hostname: hostname.trim(),
         present: Some(&ctx.host),
+        facts: &facts,
+        root: &root,
         egress: &way.egress,
         tls: &way.tls,
         deadline: ENROL,

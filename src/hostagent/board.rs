@@ -47,6 +47,8 @@ pub(super) struct Facts {
     pub(super) download: Option<DownloadStatus>,
     /// Why certificates do not arrive.
     pub(super) relay_fault: Option<Fault>,
+    /// Why the plane does not know what the machine is.
+    pub(super) facts_fault: Option<Fault>,
     /// Why events are only in memory.
     pub(super) spool_fault: Option<Fault>,
     /// What the machine is.

@@ -24,7 +24,7 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut health = facts.health.clone();
-    for fault in [&facts.spool_fault, &facts.plane_fault] {
+    for fault in [&facts.spool_fault, &facts.plane_fault, &facts.facts_fault] {
         health.warnings.extend(fault.clone());
     }
     let certificates = certificates(facts);
@@ -168,7 +168,7 @@ fn observed(facts: &Facts) -> Generation {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    fn node(generation: u64, state: NodeState) -> NodeStatus {
+    pub(in crate::hostagent) fn node(generation: u64, state: NodeState) -> NodeStatus {
         NodeStatus {
             schema: 1,
             revision: 1,

@@ -202,7 +202,8 @@ pub fn write_host_id(fs: &HostFs, id: HostId) -> Result<(), IdentityError> {
     Ok(fs.write(paths::HOST_ID, text.as_bytes(), &Attrs::mode(0o644))?)
 }
 
-/// Takes everything away that [`save`] wrote, and the directories that are empty then.
+/// Takes everything away that [`save`] and [`super::order_key::ensure`] wrote, and the directories
+/// that are empty then.
 pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
     // The certificate first: from then on the host counts as not enrolled.
     for file in [
@@ -212,6 +213,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::PLANE_CA,
         paths::ENDPOINTS,
         paths::HOST_ID,
+        paths::ORDER_KEY,
     ] {
         fs.remove_file(file)?;
     }
@@ -223,6 +225,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         "/etc/pf9/certs/ca",
         "/etc/pf9/certs",
         paths::TRUST_DIR,
+        paths::ROOT_DIR,
     ] {
         match std::fs::remove_dir(fs.at(dir)) {
             Ok(()) => {}

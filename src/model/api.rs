@@ -7,8 +7,11 @@
 //! | `GET  /v1/hosts/self/spec?after=N&seen=G&wait=S` | → [`super::Envelope`], 204 when there is no other |
 //! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
-//! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
 //! | `POST /v1/hosts/self/renew`                      | [`RenewRequest`] → [`RenewAnswer`] |
+//! | `POST /v1/hosts/self/nonce`                      | → [`super::FreshNonce`] |
+//! | `POST /v1/hosts/self/certificates`               | [`super::CertificateOrder`], signed → [`CertificateBatch`] |
+//! | `GET  /v1/hosts/self/facts`                      | → [`super::NodeFacts`], 204 when none were taken yet |
+//! | `POST /v1/hosts/self/facts`                      | [`super::FactsReport`], signed → 204 |
 //! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
 //! | `GET  /v1/stacks/{manifest-digest}/manifest`     | → [`super::Envelope`] |
 //! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
@@ -25,7 +28,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, CertificateRequest, ClusterId, Fault, HostId, Secret, TrustedKey};
+use super::{CertPurpose, ClusterId, Envelope, Fault, HostId, Secret, TrustedKey};
 
 /// A node asks to become a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,8 +40,10 @@ pub struct EnrolRequest {
     pub token: Secret<String>,
     /// The id the node chose, or had before.
     pub host_id: HostId,
-    /// For people.
-    pub hostname: String,
+    /// The public half of the key that root of this host orders with; the plane pins it.
+    pub order_key: TrustedKey,
+    /// A [`super::Enrolment`], signed with that key.
+    pub statement: Envelope,
     /// PKCS#10 request, PEM. Its subject is ignored.
     pub csr: String,
     /// Where the host has a key already: a PKCS#10 request by that key, PEM, whose common name is
@@ -90,18 +95,6 @@ pub struct EnrolToken {
     pub ca: super::Digest,
     /// What the plane knows it by.
     pub secret: Secret<String>,
-}
-
-/// Certificates a node asks the plane for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CertificateOrder {
-    /// The cluster they are for; refused unless the host is in it.
-    pub cluster_id: ClusterId,
-    /// What is wanted.
-    pub requests: Vec<CertificateRequest>,
-    /// Public service-account key of a master, PEM.
-    #[serde(default)]
-    pub service_account_key: Option<String>,
 }
 
 /// Certificates the plane signed; also the body of `PUT /v1/certificates` on nodelet's socket.

@@ -24,6 +24,15 @@ pub enum DocumentKind {
     /// A [`super::StackManifest`].
     #[serde(rename = "pf9-stack-manifest")]
     StackManifest,
+    /// A [`super::Enrolment`].
+    #[serde(rename = "pf9-enrolment")]
+    Enrolment,
+    /// A [`super::FactsReport`].
+    #[serde(rename = "pf9-facts")]
+    Facts,
+    /// A [`super::CertificateOrder`].
+    #[serde(rename = "pf9-order")]
+    Order,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -57,7 +66,7 @@ pub struct TrustedKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustStore(BTreeMap<String, Vec<u8>>);
 
-/// A private signing key (the plane's).
+/// A private signing key: the plane's, or the one that root of a host orders with.
 pub struct SigningKey {
     pair: Ed25519KeyPair,
     id: String,
@@ -141,6 +150,9 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
     let word: &[u8] = match kind {
         DocumentKind::Spec => b"pf9-spec",
         DocumentKind::StackManifest => b"pf9-stack-manifest",
+        DocumentKind::Enrolment => b"pf9-enrolment",
+        DocumentKind::Facts => b"pf9-facts",
+        DocumentKind::Order => b"pf9-order",
     };
     [word, &[0], payload].concat()
 }

@@ -22,6 +22,10 @@ pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
 pub const ENDPOINTS: &str = "/etc/pf9/endpoints.json";
 /// Pinned signing keys, one JSON [`super::TrustedKey`] a file; root's.
 pub const TRUST_DIR: &str = "/etc/pf9/trust";
+/// What only root reads: 0700.
+pub const ROOT_DIR: &str = "/etc/pf9/root";
+/// The key that root of this host orders certificates with; 0600.
+pub const ORDER_KEY: &str = "/etc/pf9/root/order-key.json";
 /// Tunnel allow-list; root's.
 pub const SERVICES_DIR: &str = "/etc/pf9/services.d";
 /// Certificates, kubeconfigs and manifests of the node.

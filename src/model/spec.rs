@@ -14,7 +14,9 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Authorities, Authority, ClusterId, Fault, Generation, HostId, NodeName, StackRef};
+use super::{
+    Authorities, Authority, ClusterId, Fault, Generation, HostId, NodeName, StackRef, taken_by_spec,
+};
 
 /// Version of the spec document this program writes and reads.
 pub const SPEC_SCHEMA: u32 = 1;
@@ -282,7 +284,26 @@ impl Spec {
                 }
             }
             Assignment::Worker(node) => node.validate(&bad),
-        }
+        }?;
+        self.name_and_address_are_its_own(host, &bad)
+    }
+
+    /// A plane that is wrong about it must not make a node somebody else either.
+    fn name_and_address_are_its_own(
+        &self,
+        host: HostId,
+        bad: &dyn Fn(&str, String) -> Fault,
+    ) -> Result<(), Fault> {
+        let Some(node) = self.assignment.node() else {
+            return Ok(());
+        };
+        let taken = taken_by_spec(host, self.assignment.role(), node);
+        taken
+            .judge_name(&node.node_name)
+            .map_err(|c| bad("assignment.node_name", c.to_string()))?;
+        taken
+            .judge_address(node.node_ip)
+            .map_err(|c| bad("assignment.node_ip", c.to_string()))
     }
 }
 
@@ -305,12 +326,6 @@ impl NodeSpec {
                     format!("{len} entries, at most {SPEC_LIST_MAX}"),
                 ));
             }
-        }
-        if self.node_ip.is_loopback() || self.node_ip.is_unspecified() {
-            return Err(bad(
-                "assignment.node_ip",
-                format!("{} cannot be reached by other nodes", self.node_ip),
-            ));
         }
         if self.api.port == 0 {
             return Err(bad("assignment.api.port", "0 is no port".into()));
@@ -346,12 +361,6 @@ impl NodeSpec {
                 return Err(bad(
                     &format!("assignment.network.peers[{i}].pod_cidr"),
                     format!("{} is not inside pods_cidr {pods}", peer.pod_cidr),
-                ));
-            }
-            if peer.node_ip == self.node_ip {
-                return Err(bad(
-                    &format!("assignment.network.peers[{i}].node_ip"),
-                    format!("{} is this node", peer.node_ip),
                 ));
             }
         }

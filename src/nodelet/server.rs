@@ -5,6 +5,8 @@
 //! | `PUT /v1/spec` (an envelope)          | 200 `{"generation": n}`; 403 untrusted, 409 older, 422 invalid |
 //! | `PUT /v1/certificates`                | 200 `{"stored": n}`; 409 another cluster, 422 refused |
 //! | `PUT /v1/assignment-none` (root only) | 200 `{"generation": n}` |
+//! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
+//! | `POST /v1/facts` (a nonce)            | 200 the machine's name and addresses, signed |
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
@@ -28,12 +30,14 @@ use super::certs;
 use super::engine;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, Work};
+use super::orders;
 use crate::app::Bucket;
 use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
 use crate::model::{
-    Because, CertificateBatch, Envelope, Fault, NodeStatus, PAYLOAD_MAX, Timestamp, document, paths,
+    Because, CertificateBatch, Envelope, Fault, FreshNonce, NodeStatus, PAYLOAD_MAX, Timestamp,
+    document, paths,
 };
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
@@ -149,6 +153,7 @@ impl Server {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
             (&Method::PUT, "/v1/assignment-none") => self.put_none(request.peer),
+            (&Method::POST, "/v1/order" | "/v1/facts") => self.order(&request),
             (&Method::POST, "/v1/wake") => {
                 self.wake();
                 Reply::empty()
@@ -219,6 +224,30 @@ impl Server {
                     _ => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Reply::fault(status, &fault)
+            }
+        }
+    }
+
+    /// Root's word, for whoever carries it. The number it answers is all that a caller chooses.
+    fn order(&self, request: &Request) -> Reply {
+        let nonce = match parse::<FreshNonce>(request, "order") {
+            Ok(fresh) => fresh.nonce,
+            Err(reply) => return reply,
+        };
+        let signed = match request.path.as_str() {
+            "/v1/facts" => orders::facts(&self.host.fs, nonce),
+            _ => orders::order(
+                &self.host,
+                self.job.borrow().clone().work(),
+                &self.status.borrow().clone(),
+                nonce,
+            ),
+        };
+        match signed {
+            Ok(envelope) => Reply::json(StatusCode::OK, &envelope),
+            Err(fault) => {
+                tracing::warn!(code = fault.code, "{fault}");
+                Reply::fault(StatusCode::CONFLICT, &fault)
             }
         }
     }

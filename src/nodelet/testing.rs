@@ -116,7 +116,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         },
         authorities,
         api: ApiSpec {
-            host: "10.1.2.3".into(),
+            host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
         },

@@ -1,58 +1,57 @@
-//! Certificates of nodes: the shared table decides what they say and who may have them.
+//! Certificates of nodes: the shared table decides what they say and who may have them. Who may
+//! order them is decided before (`orders`).
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::ca::{Authority, Leaf, ProvenKey, is_public_key};
+use super::claims;
 use super::compute;
 use super::departures;
-use super::records::{CLUSTERS, Cluster, EtcdCertificate};
+use super::records::{CLUSTERS, Cluster, EtcdCertificate, Host};
 use super::refusal::{Answer, Refusal};
 use super::rotation;
 use super::state::{self, Change};
 use crate::model::{
     Assignment, Authority as Signer, CertPurpose, CertificateBatch, CertificateOrder,
-    CertificateRequest, HostId, IssuedCertificate, NodeSpec, Role,
+    CertificateRequest, ClusterId, HostId, IssuedCertificate, NodeSpec, Role,
 };
 
+/// What every refusal here and in `orders` is about.
+pub(super) const REFUSED: &str = "no certificate was signed";
 /// Most requests of one order: every purpose, twice.
 const REQUESTS_MAX: usize = 2 * CertPurpose::ALL.len();
 /// Longest service-account key that is taken: RSA-4096 is under 1 KiB.
 const KEY_MAX: usize = 8 * 1024;
 
-/// Signs what a host ordered, for this long, and writes down a master's service-account key.
-pub(super) fn order(
+/// Whether certificates of this cluster are any business of the host.
+pub(super) fn in_cluster(host: &Host, cluster: ClusterId) -> Answer<()> {
+    if host.cluster == Some(cluster) {
+        return Ok(());
+    }
+    let why = format!("host {} is not in cluster {cluster}", host.id);
+    Err(Refusal::forbidden("cluster-foreign", REFUSED, why))
+}
+
+/// Signs what root of a host ordered, and writes down a master's service-account key.
+pub(super) fn sign_order(
     change: &mut Change<'_>,
     host: HostId,
     order: &CertificateOrder,
     life: SignedDuration,
 ) -> Answer<CertificateBatch> {
-    let row = state::host(&**change, host)?;
-    if row.cluster != Some(order.cluster_id) {
-        let why = format!("host {host} is not in cluster {}", order.cluster_id);
-        return Err(Refusal::forbidden(
-            "cluster-foreign",
-            "no certificate was signed",
-            why,
-        ));
-    }
     if order.requests.len() > REQUESTS_MAX {
         let why = format!("{} requests, at most {REQUESTS_MAX}", order.requests.len());
-        return Err(Refusal::bad(
-            "batch-too-large",
-            "no certificate was signed",
-            why,
-        ));
+        return Err(Refusal::bad("batch-too-large", REFUSED, why));
     }
     let mut cluster = state::cluster(&**change, order.cluster_id)?;
     let assignment = compute::assignment(host, Some(&cluster)).unwrap_or(Assignment::None);
     let Some(node) = assignment.node() else {
         let why = format!("host {host} has no role in cluster {}", cluster.name);
-        return Err(Refusal::forbidden(
-            "cluster-foreign",
-            "no certificate was signed",
-            why,
-        ));
+        return Err(Refusal::forbidden("cluster-foreign", REFUSED, why));
     };
+    let taken = claims::of_cluster(&cluster, Some(host));
+    claims::judge_name(REFUSED, &node.node_name, &taken)?;
+    claims::judge_address(REFUSED, node.node_ip, &taken)?;
     let signers = Signers::load(&cluster, host)?;
     let mut certificates = Vec::new();
     let mut of_etcd = Vec::new();
@@ -87,7 +86,7 @@ fn sign(
     if !purpose.applies_to(role) {
         return Err(Refusal::forbidden(
             "purpose-refused",
-            "no certificate was signed",
+            REFUSED,
             format!("a {role} has no certificate {purpose:?}"),
         ));
     }
@@ -109,12 +108,7 @@ fn sign(
 
 /// Writes down the key a master signs service-account tokens with; the other masters' specs carry
 /// it. Anything that is no key is refused.
-pub(super) fn learn_key(
-    change: &mut Change<'_>,
-    host: HostId,
-    mut cluster: Cluster,
-    key: &str,
-) -> Answer<()> {
+fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &str) -> Answer<()> {
     let mut masters = cluster
         .members
         .iter_mut()

@@ -137,11 +137,11 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        Authorities, ClusterId, Digest, Generation, HostStatus, KubeletSpec, RuntimeSpec,
-        SPEC_SCHEMA, Secret, Spec, StackRef, Timestamp,
+        Authorities, ClusterId, Digest, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
+        SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
     use crate::plane::membership::{Candidate, attach, detach};
-    use crate::plane::records::{AuthorityKeys, Settings};
+    use crate::plane::records::{AuthorityKeys, Host, Settings};
 
     pub(in crate::plane) fn now() -> Timestamp {
         Timestamp::from_second(1_800_000_000).expect("time")
@@ -151,19 +151,24 @@ pub(super) mod tests {
         HostId(uuid::Uuid::from_u128(u128::from(n) + 1))
     }
 
-    pub(in crate::plane) fn status(n: u8) -> HostStatus {
-        serde_json::from_value(serde_json::json!({
-            "schema": 1, "host_id": host(n), "agent_version": "0", "boot_id": "b", "uptime_s": 1,
-            "sent_at": now(), "accepted_generation": 0, "observed_generation": 0, "state": "ok",
-            "reason": null, "refused": null, "node": null, "download": null,
-            "inventory": {
-                "hostname": format!("Node-{n}"), "os": "", "os_id": "", "os_version": "",
-                "kernel": "", "arch": "amd64", "cpus": 1, "cpu_model": "", "memory_bytes": 1,
-                "addresses": [format!("10.1.0.{n}")], "interfaces": [],
-            },
-            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
-        }))
-        .expect("status")
+    pub(in crate::plane) fn facts(n: u8) -> NodeFacts {
+        NodeFacts::new(&format!("Node-{n}"), &[Ipv4Addr::new(10, 1, 0, n).into()])
+    }
+
+    pub(in crate::plane) fn host_row(n: u8, cluster: Option<ClusterId>) -> Host {
+        let (key, _) = SigningKey::generate().expect("key");
+        Host {
+            id: host(n),
+            hostname: "h".into(),
+            enrolled_at: now(),
+            key: Digest::of(b"k"),
+            certificate: Digest::of(b"c"),
+            order_key: key.trusted(),
+            facts: Some(facts(n)),
+            authorised: true,
+            cluster,
+            renewal: Default::default(),
+        }
     }
 
     pub(in crate::plane) fn cluster() -> Cluster {
@@ -212,17 +217,17 @@ pub(super) mod tests {
     }
 
     pub(in crate::plane) fn add(cluster: &mut Cluster, hosts: &[(u8, bool)]) -> Result<(), String> {
-        let statuses: Vec<HostStatus> = hosts.iter().map(|(n, _)| status(*n)).collect();
+        let all: Vec<NodeFacts> = hosts.iter().map(|(n, _)| facts(*n)).collect();
         let candidates: Vec<Candidate<'_>> = hosts
             .iter()
-            .zip(&statuses)
-            .map(|((n, master), status)| Candidate {
+            .zip(&all)
+            .map(|((n, master), facts)| Candidate {
                 host: host(*n),
                 master: *master,
-                status: Some(status),
+                facts: Some(facts),
             })
             .collect();
-        attach(cluster, &candidates, now()).map_err(|r| r.fault.code)
+        attach(cluster, &candidates, [], now()).map_err(|r| r.fault.code)
     }
 
     fn spec(n: u8, cluster: &Cluster) -> Spec {
@@ -295,34 +300,33 @@ pub(super) mod tests {
             code(detach(&mut c, &[host(9)], now())),
             Err("host-not-attached".into())
         );
-        let silent = Candidate {
-            host: host(5),
-            master: false,
-            status: None,
-        };
-        assert_eq!(
-            code(attach(&mut c, &[silent], now())),
-            Err("host-silent".into())
-        );
-        for (change, expected) in [
-            (("hostname", serde_json::json!("a_b")), "node-name-invalid"),
-            (("hostname", serde_json::json!("NODE-1")), "node-name-taken"),
-            (("addresses", serde_json::json!(["fd00::1"])), "no-address"),
-            (
-                ("addresses", serde_json::json!(["10.1.0.1"])),
-                "address-taken",
-            ),
-        ] {
-            let mut json = serde_json::to_value(status(7)).expect("json");
-            json["inventory"][change.0] = change.1;
-            let status: HostStatus = serde_json::from_value(json).expect("status");
+        let taken = host_row(9, None);
+        let judge = |c: &mut Cluster, facts: Option<&NodeFacts>| {
             let candidate = Candidate {
                 host: host(7),
                 master: false,
-                status: Some(&status),
+                facts,
             };
-            let said = code(attach(&mut c, &[candidate], now()));
-            assert_eq!(said, Err(expected.into()));
+            code(attach(c, &[candidate], [&taken], now()))
+        };
+        assert_eq!(judge(&mut c, None), Err("host-silent".into()));
+        for (name, ip, expected) in [
+            ("a_b", "10.1.0.7", "node-name-invalid"),
+            ("NODE-1", "10.1.0.7", "node-name-taken"),
+            ("kubernetes.default.svc", "10.1.0.7", "node-name-taken"),
+            // Not in the cluster, and it may come into it.
+            ("node-9", "10.1.0.7", "node-name-taken"),
+            ("n7", "fd00::1", "no-address"),
+            ("n7", "10.1.0.1", "address-taken"),
+            ("n7", "10.1.0.9", "address-taken"),
+            ("n7", "10.21.0.1", "address-taken"),
+        ] {
+            let facts = NodeFacts::new(name, &[ip.parse().expect("ip")]);
+            assert_eq!(
+                judge(&mut c, Some(&facts)),
+                Err(expected.into()),
+                "{name} {ip}"
+            );
         }
         assert_eq!(c, before);
         detach(&mut c, &[host(1), host(2)], now()).expect("all together");

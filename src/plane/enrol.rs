@@ -8,15 +8,15 @@ use axum::extract::State;
 use super::ca::ProvenKey;
 use super::hostkey::{self, Entry};
 use super::http::{Doc, STRANGER_MAX};
+use super::orders;
 use super::records::{HOSTS, Host, REMOVED, Renewal};
 use super::refusal::{Answer, Refusal};
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::tokens;
-use crate::model::{Digest, EnrolAnswer, EnrolRequest};
+use crate::model::{Digest, DocumentKind, EnrolAnswer, EnrolRequest, Enrolment, TrustedKey};
 
-/// Longest host name of DNS.
-const HOSTNAME_MAX: usize = 253;
+const REFUSED: &str = "enrolment refused";
 /// Version of the enrolment documents.
 const SCHEMA: u32 = 1;
 
@@ -58,7 +58,7 @@ fn enrol(
     // The token first: a stranger costs no signature.
     tokens::consume(change, &request.token, request.host_id)?;
     let key = ProvenKey::from_csr(&request.csr)?;
-    let hostname = hostname(&request.hostname)?;
+    let said = statement(request)?;
     let (id, row) = (request.host_id, request.host_id.to_string());
     let before = change.get(&HOSTS, &row)?;
     let proven = proven(request)?;
@@ -72,6 +72,7 @@ fn enrol(
              else enrol with a new host id"
         ))
     })?;
+    let order_key = order_key(before.as_ref(), entry, request)?;
     let (new, pem) = hostkey::issue(&plane.ca, id, &key, plane.host_life, change.now)?;
     let mut host = before.unwrap_or(Host {
         id,
@@ -79,15 +80,27 @@ fn enrol(
         enrolled_at: change.now,
         key: new.key,
         certificate: new.certificate,
+        order_key: order_key.clone(),
+        facts: None,
         authorised: false,
         cluster: None,
         renewal: Renewal::default(),
     });
-    host.hostname = hostname;
+    host.hostname.clone_from(&said.facts.hostname);
+    host.order_key = order_key;
     host.enrolled_at = change.now;
     match entry {
         Entry::Pinned => host.pin(new),
         Entry::Next => host.renewal.next = Some(new),
+    }
+    // A machine that calls itself what it must not is a host all the same: it reports again, is
+    // told so, and a person sees it there.
+    match orders::judge(&**change, &host, &said.facts) {
+        Ok(()) => host.facts = Some(said.facts),
+        Err(refusal) if refusal.status.is_client_error() => {
+            tracing::warn!(host = %host.id, code = refusal.fault.code, "{}", refusal.fault);
+        }
+        Err(refusal) => return Err(refusal),
     }
     change.put(&HOSTS, &row, &host)?;
     // A removed host that is let in again is a host like any other, and nobody else is it.
@@ -110,16 +123,41 @@ fn proven(request: &EnrolRequest) -> Answer<Option<Digest>> {
     Ok(Some(key.digest()))
 }
 
-fn hostname(name: &str) -> Answer<String> {
-    let clean = !name.is_empty()
-        && name.len() <= HOSTNAME_MAX
-        && name.chars().all(|c| c.is_ascii_graphic());
-    if clean {
-        return Ok(name.to_owned());
+/// What root of the host says of this enrolment, signed with the key that comes with it.
+fn statement(request: &EnrolRequest) -> Answer<Enrolment> {
+    let kind = DocumentKind::Enrolment;
+    let said: Enrolment = orders::open(REFUSED, kind, &request.statement, &request.order_key)?;
+    orders::said_by(REFUSED, request.host_id, said.schema, said.host_id)?;
+    let token = Digest::of(request.token.expose().as_bytes());
+    if said.token != token || said.csr != Digest::of(request.csr.as_bytes()) {
+        let why = "root signed it for another token or another key of the tunnel";
+        return Err(Refusal::forbidden("order-foreign", REFUSED, why));
     }
-    Err(Refusal::bad(
-        "hostname-invalid",
-        "enrolment refused",
-        format!("hostname must be 1 to {HOSTNAME_MAX} printable characters"),
-    ))
+    let bad = |why| Refusal::bad("facts-invalid", REFUSED, why);
+    said.facts.check().map_err(bad)?;
+    Ok(said)
+}
+
+/// The key that root orders with. The one that is pinned stays: a token lets a machine in, it does
+/// not make it root of another one. Only with the operator's permission, or where nobody ever was
+/// this host, another one comes in together with another key of the tunnel.
+fn order_key(before: Option<&Host>, entry: Entry, request: &EnrolRequest) -> Answer<TrustedKey> {
+    match (before.map(|b| &b.order_key), entry) {
+        (Some(pinned), Entry::Next) if *pinned != request.order_key => Err(Refusal::conflict(
+            "order-key-pinned",
+            REFUSED,
+            format!(
+                "root of host {id} orders with key {}, and key {} was sent",
+                pinned.id,
+                request.order_key.id,
+                id = request.host_id,
+            ),
+        )
+        .fix(format!(
+            "if the key is lost: pf9-plane host allow-reenrol {} on the plane, then a new token; \
+             else enrol with a new host id",
+            request.host_id
+        ))),
+        (Some(_) | None, Entry::Pinned | Entry::Next) => Ok(request.order_key.clone()),
+    }
 }

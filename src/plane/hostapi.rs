@@ -18,19 +18,19 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::authorities;
-use super::certificates;
 use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
 use super::http::{Doc, deadline, no_such_method, no_such_path};
-use super::records::{CLUSTERS, HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
+use super::orders;
+use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
 use super::refusal::{Answer, Refusal};
 use super::stacks;
-use super::state::{self, Change, Plane};
+use super::state::Plane;
 use super::store::Read;
 use crate::model::{
-    CertificateBatch, CertificateOrder, Envelope, EventBatch, Generation, HostId, HostStatus,
-    RenewAnswer, RenewRequest, STATUS_SCHEMA, SessionKind,
+    Envelope, EventBatch, Generation, HostId, HostStatus, RenewAnswer, RenewRequest, STATUS_SCHEMA,
+    SessionKind,
 };
 
 /// Longest wait of a long poll; below the idle limits of what may stand between.
@@ -52,7 +52,7 @@ pub(super) struct Peer {
 
 /// The host at the other end of a full session.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller(HostId);
+pub(super) struct Caller(pub(super) HostId);
 
 /// What is asked, as far as kinds of sessions differ by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +93,13 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/hosts/self/spec", get(spec))
         .route("/v1/hosts/self/status", post(status))
         .route("/v1/hosts/self/events", post(take_events))
-        .route("/v1/hosts/self/certificates", post(order))
         .route("/v1/hosts/self/renew", post(renew))
+        .route("/v1/hosts/self/nonce", post(orders::nonce))
+        .route("/v1/hosts/self/certificates", post(orders::certificates))
+        .route(
+            "/v1/hosts/self/facts",
+            get(orders::known_facts).post(orders::facts),
+        )
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
@@ -166,7 +171,6 @@ async fn status(
     }
     plane
         .change(move |change| {
-            learn_from(change, host, &status)?;
             authorities::heard(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
@@ -179,34 +183,6 @@ async fn status(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A master's service-account key is in its status as well: should the order that carried it have
-/// been lost, it is learnt here.
-fn learn_from(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
-    let Some(node) = &status.node else {
-        return Ok(());
-    };
-    let (Some(key), Some(id)) = (&node.service_account_key, node.cluster_id) else {
-        return Ok(());
-    };
-    let row = state::host(&**change, host)?;
-    let Some(cluster) = change.get(&CLUSTERS, &id.to_string())? else {
-        return Ok(());
-    };
-    let is_master = cluster.masters().any(|m| m.host == host);
-    if row.cluster != Some(id) || !is_master {
-        return Ok(());
-    }
-    match certificates::learn_key(change, host, cluster, key) {
-        Ok(()) => Ok(()),
-        // A status is taken whatever it says: it is how faults reach a person.
-        Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(%host, fault = %refusal.fault, "service-account key ignored");
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    }
-}
-
 async fn take_events(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -216,19 +192,6 @@ async fn take_events(
         .change(move |change| events::take(change, host, batch.events))
         .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn order(
-    Caller(host): Caller,
-    State(plane): State<Arc<Plane>>,
-    Doc(order): Doc<CertificateOrder>,
-) -> Answer<Json<CertificateBatch>> {
-    let life = plane.certificate_life;
-    let batch = plane
-        .change(move |change| certificates::order(change, host, &order, life))
-        .await?;
-    tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
-    Ok(Json(batch))
 }
 
 /// A certificate for a new key of the host whose key opened this session.

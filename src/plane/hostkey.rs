@@ -232,17 +232,13 @@ mod tests {
 
     fn host() -> Host {
         Host {
-            id: HostId::random(),
-            hostname: "h".into(),
-            enrolled_at: at(0),
             key: digest(1),
             certificate: digest(11),
-            authorised: true,
-            cluster: None,
             renewal: Renewal {
                 proven: true,
                 ..Renewal::default()
             },
+            ..crate::plane::compute::tests::host_row(1, None)
         }
     }
 

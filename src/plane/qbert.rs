@@ -16,9 +16,7 @@ use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
 use super::membership::{self, Candidate};
-use super::records::{
-    AuthorityKeys, CLUSTERS, Cluster, HOSTS, ReceivedStatus, STACKS, STATUSES, USERS,
-};
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, USERS};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
@@ -209,7 +207,7 @@ pub(super) async fn attach(
 
 fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> Answer<()> {
     let mut cluster = state::cluster(&**change, id)?;
-    let mut statuses: Vec<Option<ReceivedStatus>> = Vec::new();
+    let mut rows = Vec::new();
     for wanted in hosts {
         let host = state::host(&**change, wanted.uuid)?;
         if let Some(other) = host.cluster.filter(|c| *c != id) {
@@ -220,18 +218,21 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
             let why = format!("it is in cluster {other}");
             return Err(Refusal::conflict("host-attached", what, why).fix("detach it there first"));
         }
-        statuses.push(change.get(&STATUSES, &wanted.uuid.to_string())?);
+        rows.push(host);
     }
     let candidates: Vec<Candidate<'_>> = hosts
         .iter()
-        .zip(&statuses)
-        .map(|(wanted, status)| Candidate {
+        .zip(&rows)
+        .map(|(wanted, row)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
-            status: status.as_ref().map(|s| &s.status),
+            facts: row.facts.as_ref(),
         })
         .collect();
-    membership::attach(&mut cluster, &candidates, change.now)?;
+    let all = change.all(&HOSTS)?;
+    let others = all.iter().map(|(_, h)| h);
+    let others = others.filter(|h| !hosts.iter().any(|wanted| wanted.uuid == h.id));
+    membership::attach(&mut cluster, &candidates, others, change.now)?;
     for wanted in hosts {
         set_cluster(change, wanted.uuid, Some(id))?;
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");

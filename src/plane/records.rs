@@ -12,7 +12,8 @@ use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeletSpec, NetworkPlugin, NodeName, Role, RuntimeSpec, Secret, StackRef,
+    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, Role, RuntimeSpec, Secret,
+    StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -64,13 +65,17 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Host {
     pub(super) id: HostId,
-    /// As it said at enrolment.
+    /// As root of it said at enrolment.
     pub(super) hostname: String,
     pub(super) enrolled_at: Timestamp,
     /// Digest of its public key, the pinned one: only this key, or the operator, brings another.
     pub(super) key: Digest,
     /// Digest of the certificate that is good for it; see [`Renewal::next`] for the only other one.
     pub(super) certificate: Digest,
+    /// What root of it signs orders with: pinned at its first enrolment.
+    pub(super) order_key: TrustedKey,
+    /// Its name and addresses, the last that root signed and that are nobody else's.
+    pub(super) facts: Option<NodeFacts>,
     /// Has the role `pf9-kube`.
     pub(super) authorised: bool,
     /// The cluster it is in.

@@ -232,25 +232,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{
-        ClusterId, Digest, DocumentKind, Fault, InstalledStatus, NodeStatus, SigningKey,
-    };
-    use crate::plane::compute::tests::{add, cluster, host, now, status};
-    use crate::plane::records::{Host, IssuedSpec, ReceivedStatus};
+    use crate::model::{ClusterId, DocumentKind, Fault, InstalledStatus, NodeStatus, SigningKey};
+    use crate::plane::compute::tests::{add, cluster, host, host_row, now};
+    use crate::plane::records::{IssuedSpec, ReceivedStatus};
+
+    fn status(n: u8) -> HostStatus {
+        serde_json::from_value(json!({
+            "schema": 1, "host_id": host(n), "agent_version": "0", "boot_id": "b", "uptime_s": 1,
+            "sent_at": now(), "accepted_generation": 0, "observed_generation": 0, "state": "ok",
+            "reason": null, "refused": null, "node": null, "download": null,
+            "inventory": {
+                "hostname": format!("Node-{n}"), "os": "", "os_id": "", "os_version": "",
+                "kernel": "", "arch": "amd64", "cpus": 1, "cpu_model": "", "memory_bytes": 1,
+                "addresses": [format!("10.1.0.{n}")], "interfaces": [],
+            },
+            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
+        }))
+        .expect("status")
+    }
 
     fn known(plane: u64) -> Known {
         let key = SigningKey::generate().expect("key").0;
         Known {
-            host: Host {
-                id: host(1),
-                hostname: "h".into(),
-                enrolled_at: now(),
-                key: Digest::of(b"k"),
-                certificate: Digest::of(b"c"),
-                authorised: true,
-                cluster: None,
-                renewal: Default::default(),
-            },
+            host: host_row(1, None),
             status: None,
             spec: Some(IssuedSpec {
                 generation: Generation(plane),

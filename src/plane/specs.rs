@@ -150,9 +150,9 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ClusterId, Digest, TrustStore};
-    use crate::plane::compute::tests::{add, cluster, host, now};
-    use crate::plane::records::{Host, Renewal, tables};
+    use crate::model::{Assignment, ClusterId, TrustStore};
+    use crate::plane::compute::tests::{add, cluster, host, host_row, now};
+    use crate::plane::records::tables;
     use crate::plane::store::Store;
 
     struct World {
@@ -177,16 +177,7 @@ mod tests {
         fn settle(&self, hosts: &[(u8, Option<ClusterId>)], c: &Cluster) -> Vec<(HostId, u64)> {
             let done: Answer<_> = self.store.write(|w| {
                 for (n, cluster) in hosts {
-                    let row = Host {
-                        id: host(*n),
-                        hostname: "h".into(),
-                        enrolled_at: now(),
-                        key: Digest::of(b"k"),
-                        certificate: Digest::of(b"c"),
-                        authorised: true,
-                        cluster: *cluster,
-                        renewal: Renewal::default(),
-                    };
+                    let row = host_row(*n, *cluster);
                     w.put(&HOSTS, &host(*n).to_string(), &row)?;
                 }
                 w.put(&CLUSTERS, &c.id.to_string(), c)?;

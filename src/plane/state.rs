@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::ca::{Authority, CaError};
+use super::nonces::Nonces;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -48,6 +49,7 @@ pub(super) struct Plane {
     /// Life of a host's certificate.
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
+    pub(super) nonces: Nonces,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
@@ -105,6 +107,7 @@ impl Plane {
             endpoints: parts.endpoints,
             host_life: parts.host_life,
             specs: Announcer::default(),
+            nonces: Nonces::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),

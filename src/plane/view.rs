@@ -72,6 +72,7 @@ impl Known {
             .unwrap_or_else(|| json!({}));
         pf9["received_at"] = json!(status.map(|s| s.received_at));
         pf9["connected"] = json!(self.connected);
+        pf9["facts"] = json!(self.host.facts);
         pf9["generation"] = json!(self.wanted());
         json!({
             "id": self.host.id,

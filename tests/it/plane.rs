@@ -9,6 +9,7 @@ mod metrics;
 mod node;
 mod objects;
 mod operators;
+mod orders;
 mod renewal;
 mod rights;
 mod stacks;

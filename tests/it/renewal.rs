@@ -56,14 +56,14 @@ impl World {
             .parse()
             .expect("token");
         let host = HostId::random();
-        let identity = enrol(plane.public_url(), &token, host)
-            .await
-            .expect("enrolled");
         let root = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(root.path());
         for made in ["/run/pf9", "/var/log/pf9/comms"] {
             std::fs::create_dir_all(fs.at(made)).expect("mkdir");
         }
+        let identity = enrol(plane.public_url(), &token, host, &fs)
+            .await
+            .expect("enrolled");
         identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
         Self {
             dir,

@@ -60,11 +60,11 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     pf9_hostagent::tls::install();
     let plane = Plane::start().await;
     let host = HostId::random();
-    let enrolled = plane.enrol(&plane.token().await, host).await;
     let (_dir, fs) = host_root();
+    let enrolled = plane.enrol(&plane.token().await, host, &fs).await;
     identity::save(&fs, &enrolled.expect("enrolled"), &Owners::whoever_runs()).expect("save");
     let trust = identity::trust(&fs).expect("trust");
-    let node = FakeNode::start(&fs.at(paths::NODELET_SOCKET));
+    let node = FakeNode::start(&fs, host);
     let daemons = Daemons::start(&fs).await;
     plane.until(host, |s| s.accepted_generation.0 == 1).await;
     let stack_dir = tempfile::tempdir().expect("tempdir");

@@ -2,6 +2,7 @@
 
 use pf9_hostagent::app::{Config, TaskGroup};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::host::interfaces::node_facts;
 use pf9_hostagent::identity;
 use pf9_hostagent::local::Client;
 use pf9_hostagent::model::{
@@ -53,9 +54,13 @@ impl Bed {
             .expect("trust");
         std::fs::create_dir_all(fs.at("/run/pf9")).expect("run");
         std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
+        let plane = FakePlane::start(fs.at(paths::PLANE_SOCKET));
+        // As after an enrolment.
+        let facts = node_facts(&fs).expect("facts");
+        plane.change(|p| p.facts = Some(facts));
         Self {
-            plane: FakePlane::start(fs.at(paths::PLANE_SOCKET)),
-            node: FakeNode::start(&fs.at(paths::NODELET_SOCKET)),
+            plane,
+            node: FakeNode::start(&fs, host),
             cluster: ClusterId::random(),
             fs,
             host,

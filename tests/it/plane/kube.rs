@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming as Body};
 use hyper::service::service_fn;
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::bed::{Bed, within};
-use super::node::{Node, csr};
+use super::node::Node;
 use super::objects::Objects;
 
 type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
@@ -43,10 +43,8 @@ pub(super) struct Api {
 /// A master with an API server.
 pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
     let key = KeyPair::generate().expect("key");
-    let ask = json!({"cluster_id": cluster, "requests": [{"purpose": purpose, "csr": csr(&key)}]});
-    let (status, batch) = node
-        .call(Method::POST, "/v1/hosts/self/certificates", &ask)
-        .await;
+    let order = node.order(cluster, &key, &[purpose]).await;
+    let (status, batch) = node.bring(&node.signed_order(&order)).await;
     assert_eq!(status, 200, "{batch}");
     let pem = batch["certificates"][0]["certificate"]
         .as_str()

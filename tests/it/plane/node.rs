@@ -12,7 +12,9 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    DocumentKind, EnrolAnswer, EnrolToken, Envelope, HostId, Spec, Timestamp, TrustStore,
+    CertPurpose, CertificateOrder, CertificateRequest, ClusterId, Digest, DocumentKind,
+    EnrolAnswer, EnrolToken, Enrolment, Envelope, FactsReport, FreshNonce, HostId, NodeFacts,
+    Nonce, SigningKey, Spec, Timestamp, TrustStore,
 };
 use pf9_hostagent::mux::{self, Closed, Handle, HandshakeError, Incoming, Websocket};
 use pf9_hostagent::wire::{Class, Config, Meta, Side};
@@ -29,6 +31,10 @@ use super::bed::{Bed, within};
 pub(super) struct Node {
     pub(super) id: HostId,
     pub(super) key: KeyPair,
+    /// What root of it signs with; whoever has only the tunnel has not.
+    pub(super) root: Arc<SigningKey>,
+    /// What root says the machine is.
+    pub(super) facts: NodeFacts,
     pub(super) answer: Option<EnrolAnswer>,
     pub(super) tunnel: Option<Handle>,
     pub(super) incoming: Option<Incoming>,
@@ -56,6 +62,8 @@ impl Node {
         Self {
             id,
             key: KeyPair::generate().expect("key"),
+            root: Arc::new(SigningKey::generate().expect("key").0),
+            facts: NodeFacts::new("host", &[]),
             answer: None,
             tunnel: None,
             incoming: None,
@@ -71,10 +79,12 @@ impl Node {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// The same host with the same key and certificate, not connected.
+    /// The same host with the same keys and certificate, not connected.
     pub(super) fn twin(&self) -> Self {
         Self {
             key: KeyPair::from_pem(&self.key.serialize_pem()).expect("key"),
+            root: Arc::clone(&self.root),
+            facts: self.facts.clone(),
             answer: self.answer.clone(),
             ..Self::new(self.id)
         }
@@ -86,9 +96,82 @@ impl Node {
         bed: &Bed,
         token: &EnrolToken,
     ) -> Result<(), (u16, Value)> {
-        let body = json!({"schema": 1, "token": token.secret.expose(), "host_id": self.id,
-                          "hostname": "host", "csr": csr(&self.key)});
-        self.enrol_with(bed, &body).await
+        self.enrol_with(bed, &self.enrolment(token, &csr(&self.key)))
+            .await
+    }
+
+    /// A request for this key of the tunnel, with root's word.
+    pub(super) fn enrolment(&self, token: &EnrolToken, csr: &str) -> Value {
+        let said = Enrolment {
+            schema: 1,
+            host_id: self.id,
+            token: Digest::of(token.secret.expose().as_bytes()),
+            csr: Digest::of(csr.as_bytes()),
+            facts: self.facts.clone(),
+        };
+        json!({"schema": 1, "token": token.secret.expose(), "host_id": self.id, "csr": csr,
+               "order_key": self.root.trusted(),
+               "statement": self.signed(DocumentKind::Enrolment, &said)})
+    }
+
+    /// As root of this host signs.
+    pub(super) fn signed(&self, kind: DocumentKind, said: &impl serde::Serialize) -> Envelope {
+        self.root
+            .sign(kind, &serde_json::to_vec(said).expect("json"))
+    }
+
+    /// A number to answer.
+    pub(super) async fn nonce(&self) -> Nonce {
+        let path = "/v1/hosts/self/nonce";
+        let (status, body) = self.call(Method::POST, path, &json!({})).await;
+        assert_eq!(status, 200, "{body}");
+        let fresh: FreshNonce = serde_json::from_value(body).expect("nonce");
+        fresh.nonce
+    }
+
+    /// An order as nodelet makes it.
+    pub(super) async fn order(
+        &self,
+        cluster: ClusterId,
+        key: &KeyPair,
+        purposes: &[CertPurpose],
+    ) -> CertificateOrder {
+        let request = |purpose: &CertPurpose| CertificateRequest {
+            purpose: *purpose,
+            csr: csr(key),
+        };
+        CertificateOrder {
+            schema: 1,
+            host_id: self.id,
+            cluster_id: cluster,
+            generation: self.current().await.generation,
+            nonce: self.nonce().await,
+            requests: purposes.iter().map(request).collect(),
+            service_account_key: None,
+        }
+    }
+
+    /// The order with root's signature.
+    pub(super) fn signed_order(&self, order: &CertificateOrder) -> Value {
+        json!(self.signed(DocumentKind::Order, order))
+    }
+
+    /// Brings the plane something that may be an order.
+    pub(super) async fn bring(&self, said: &Value) -> (u16, Value) {
+        let path = "/v1/hosts/self/certificates";
+        self.call(Method::POST, path, said).await
+    }
+
+    /// Root says that the machine is something else now.
+    pub(super) async fn say(&self, name: &str, ip: &str) -> (u16, Value) {
+        let report = FactsReport {
+            schema: 1,
+            host_id: self.id,
+            nonce: self.nonce().await,
+            facts: NodeFacts::new(name, &[ip.parse().expect("ip")]),
+        };
+        let said = json!(self.signed(DocumentKind::Facts, &report));
+        self.call(Method::POST, "/v1/hosts/self/facts", &said).await
     }
 
     pub(super) async fn enrol_with(&mut self, bed: &Bed, body: &Value) -> Result<(), (u16, Value)> {

@@ -4,8 +4,8 @@ use http::Method;
 use pf9_hostagent::comms::Route;
 use pf9_hostagent::egress::{Egress, Hop, Journey};
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy};
-use pf9_hostagent::model::HostId;
+use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy, order_key};
+use pf9_hostagent::model::{HostId, NodeFacts};
 use serde_json::Value;
 
 use super::bed::{Bed, within};
@@ -14,12 +14,14 @@ use super::bed::{Bed, within};
 async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
     let (egress, tls) = (Egress::direct(), TlsPolicy::default());
     let token = bed.new_token().await;
+    let (root, _) = order_key::ensure(fs, host_id).expect("order key");
     let identity = identity::enrol(&EnrolOrder {
         plane: &bed.url,
         token: &token,
         host_id,
-        hostname: "a",
         present: Some(fs),
+        facts: &NodeFacts::new("a", &[]),
+        root: &root,
         egress: &egress,
         tls: &tls,
         deadline: std::time::Duration::from_secs(20),
