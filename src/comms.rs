@@ -26,6 +26,7 @@
 //! | `audit`    | one line per stream |
 //! | `refusals` | those that are alike, counted: pure |
 //! | `status`   | what is known of sessions and streams |
+//! | `memory`   | what all of it may hold, added up |
 //! | `metrics`  | the same for Prometheus: pure |
 //! | `api`      | comms' own socket |
 
@@ -38,6 +39,8 @@ mod dial;
 mod endpoints;
 mod gate;
 mod link;
+#[cfg(test)]
+pub(crate) mod memory;
 mod metrics;
 mod refusals;
 mod serve;
@@ -92,7 +95,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         })?;
     let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
     let serve = Arc::new(Serve::new(services, audit));
-    let sessions = Arc::new(Sessions::new());
+    let sessions = Arc::new(Sessions::new(group.progress()));
     let link = Link::new(
         Route::new(identity, egress),
         config.comms,

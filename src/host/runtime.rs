@@ -19,7 +19,7 @@ const ASK: Duration = Duration::from_secs(20);
 /// Importing the largest control-plane image on a slow disk.
 const IMPORT: Duration = Duration::from_secs(600);
 /// Largest `/proc/<pid>/mountinfo`.
-const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
 /// Largest `/proc/<pid>/cmdline` that is looked at.
 const CMDLINE_MAX: u64 = 64 * 1024;
 /// Rounds of killing and unmounting: a shim that dies leaves its children to the next round.

@@ -365,7 +365,8 @@ pub fn fault_of(step: &Step, why: impl Into<String>) -> Fault {
     Fault::new(words::code(step), what, why).fix(words::remedy(step))
 }
 
-fn deadline_of(step: &Step) -> Duration {
+/// Longest a step may take, by its kind.
+pub fn deadline_of(step: &Step) -> Duration {
     match step {
         Step::File(_)
         | Step::Dir(_)

@@ -31,7 +31,7 @@ use super::phase::{self, Context, PhaseSteps};
 use super::plan::{Plan, PlanWords, plan};
 use super::removal::{self, Removal};
 use super::run::{End, Runner, Stop};
-use super::status::Board;
+use super::status::{Board, LOOK_MAX};
 use super::step::Step;
 use super::watch::Watch;
 use crate::app::Bucket;
@@ -139,6 +139,7 @@ impl Engine {
         while !self.shutdown.is_cancelled() {
             let job = self.jobs.borrow_and_update().clone();
             self.wake.borrow_and_update();
+            self.board.expects(LOOK_MAX);
             let next = self.round(&job).await;
             let mut pause = next.after;
             if next.may_exit {
@@ -163,6 +164,7 @@ impl Engine {
     /// Sleeps; true when something else than the time woke it.
     async fn sleep(&mut self, pause: Duration, watching: bool) -> bool {
         tracing::debug!(?pause, watching, "sleeps");
+        self.board.expects(pause);
         tokio::select! {
             // cancel-safe: all are; what is missed is seen by the look that follows
             () = self.shutdown.cancelled() => true,
@@ -188,6 +190,7 @@ impl Engine {
     /// Waits until calls may ask for another look. Those that come meanwhile ask for the same one.
     async fn until_called_again(&mut self) {
         while let Err(wait) = self.called.take(self.began.elapsed()) {
+            self.board.expects(wait);
             tokio::select! {
                 // cancel-safe: all are; the round that follows takes up whatever the job is then
                 () = self.shutdown.cancelled() => return,
@@ -361,6 +364,7 @@ impl Engine {
     }
 
     async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
+        self.board.expects(LOOK_MAX);
         let (began, now) = (Instant::now(), Timestamp::now());
         let refused = self.memory.refused_stack.clone();
         let gathered = context::gather(

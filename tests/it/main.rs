@@ -12,3 +12,4 @@ mod plane;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;
+mod watchdog;
