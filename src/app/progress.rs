@@ -258,7 +258,7 @@ mod tests {
             };
             progress.feed(PERIOD, end, feed).await;
         });
-        group.finite("test", async move {
+        let look = async {
             let fed = || fed.load(Ordering::Relaxed);
             tokio::time::sleep(MARGIN).await;
             assert!(fed() >= 2, "{} while it was not late", fed());
@@ -267,10 +267,12 @@ mod tests {
             tokio::time::sleep(PERIOD).await;
             assert_eq!(fed(), before, "systemd would end it now");
             blocked.notify_one();
-            tokio::time::sleep(PERIOD / FEEDS).await;
+            tokio::time::sleep(PERIOD / FEEDS * 2).await;
             assert!(fed() > before);
             stop.cancel();
-        });
-        assert_eq!(group.run(Duration::ZERO).await, None);
+        };
+        // A look that fails ends the test here, not only a task.
+        let (failed, ()) = tokio::join!(group.run(Duration::ZERO), look);
+        assert_eq!(failed, None);
     }
 }
