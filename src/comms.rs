@@ -27,6 +27,7 @@
 //! | `refusals` | those that are alike, counted: pure |
 //! | `renew`    | this host's own certificate: asked for, shown, taken over |
 //! | `status`   | what is known of sessions and streams |
+//! | `memory`   | what all of it may hold, added up |
 //! | `metrics`  | the same for Prometheus: pure |
 //! | `api`      | comms' own socket |
 
@@ -39,6 +40,8 @@ mod dial;
 mod endpoints;
 mod gate;
 mod link;
+#[cfg(test)]
+pub(crate) mod memory;
 mod metrics;
 mod refusals;
 mod renew;
@@ -96,7 +99,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         })?;
     let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
     let serve = Arc::new(Serve::new(services, audit));
-    let sessions = Arc::new(Sessions::new());
+    let sessions = Arc::new(Sessions::new(group.progress()));
     let link = Arc::new(Link::new(
         Route::new(identity, egress),
         config.comms,

@@ -59,7 +59,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Config, TaskGroup};
+use crate::app::{Config, Progress, TaskGroup};
 use crate::host::fs::HostFs;
 use crate::identity;
 use crate::local::{self, Client, Policy};
@@ -80,6 +80,7 @@ struct Agent {
     events: Events,
     plane: Plane,
     nodelet: Client,
+    progress: Progress,
     stop: CancellationToken,
 }
 
@@ -101,6 +102,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     let agent = Agent {
         plane: Plane::new(Client::unix(fs.at(paths::PLANE_SOCKET)).map_err(call)?),
         nodelet: Client::unix(fs.at(paths::NODELET_SOCKET)).map_err(call)?,
+        progress: group.progress(),
         stop: group.shutdown(),
         fs,
         host_id,
@@ -209,4 +211,17 @@ where
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Most bytes that the plane, nodelet and local callers can make this program hold, added up; the
+/// unit's `MemoryMax` is more (`app::memory`).
+#[cfg(test)]
+pub(crate) fn memory_most() -> u64 {
+    /// Those that take an answer in at the same time: spec, relay, watch-node, download, deliver,
+    /// report, events.
+    const TASKS: usize = 7;
+    /// The program and its libraries, the spec in force twice, the machine's inventory.
+    const BASE: usize = 48 * 1024 * 1024;
+    let answers = TASKS * local::ANSWER_MAX;
+    (answers + Policy::default().bytes_max() + BASE) as u64
 }

@@ -18,6 +18,8 @@ mod door;
 mod server;
 mod share;
 
+#[cfg(test)]
+pub(crate) use client::ANSWER_MAX;
 pub use client::{Client, LocalError};
 pub use door::{Caller, Callers, Door, Peer, Place, bind};
 pub use server::{Head, Judge, NOTE_MAX, Policy, Reply, Request, serve};

@@ -90,6 +90,7 @@ pub async fn start(
     let listener = server::listener(&host)?;
     let (inbox, orders) = inbox::Inbox::open(fs.clone(), Timestamp::now());
     let (mut board, status) = status::Board::new(&fs);
+    board.watched(group.progress().beat("engine"));
     let (wake, woken) = tokio::sync::watch::channel(0);
     let shutdown = group.shutdown();
     let ledger = engine::ledger(&host, &mut board);
@@ -121,4 +122,26 @@ pub async fn start(
         }
     });
     Ok(())
+}
+
+/// Most bytes that callers, the machine and the node's own services can make this program hold, and
+/// its largest helper with it, added up; the unit's `MemoryMax` is more (`app::memory`).
+#[cfg(test)]
+pub(crate) fn memory_most() -> u64 {
+    use crate::host::{exec, kube, mounts};
+
+    const MIB: u64 = 1024 * 1024;
+    /// The program and its libraries, the ledger, the spec in force and what phases make of it.
+    const BASE: u64 = 48 * MIB;
+    /// A document's body, parsed, and its payload, and that parsed.
+    const DOCUMENT_COPIES: u64 = 3;
+    /// The loop's look at the host, and that of who asks for a plan.
+    const LOOKS: u64 = 2;
+    /// `ctr images import` of the largest image of a stack: 34 MiB are measured. It streams.
+    const HELPER: u64 = 64 * MIB;
+    let socket = server::policy(crate::local::Callers::ByMode);
+    let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
+    let documents = DOCUMENT_COPIES * socket.bodies as u64;
+    let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER
 }

@@ -222,6 +222,10 @@ fn limits_are_those_of_the_page() {
             vec![CONNECTION_WINDOW],
         ),
         (
+            "a window, once either side said farewell",
+            vec![LEAVING_WINDOW],
+        ),
+        (
             "blocks kept alive by received payloads",
             usizes(&[PINNED_MAX]),
         ),

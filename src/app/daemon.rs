@@ -6,7 +6,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Exit, TaskGroup};
+use super::{Config, Exit, Progress, TaskGroup};
 use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
@@ -131,7 +131,7 @@ where
     let mut group = TaskGroup::new(CancellationToken::new());
     let stop = group.shutdown();
     group.finite("signals", signals(stop));
-    group.finite("watchdog", watchdog(group.shutdown()));
+    group.finite("watchdog", watchdog(group.progress(), group.shutdown()));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "{} starts",
@@ -178,18 +178,11 @@ async fn signals(stop: CancellationToken) {
     stop.cancel();
 }
 
-/// Tells systemd that the runtime still turns, at half its watchdog time.
-async fn watchdog(stop: CancellationToken) {
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let mut tick = tokio::time::interval(period / 2);
-    loop {
-        tokio::select! {
-            // cancel-safe: both are
-            () = stop.cancelled() => return,
-            _ = tick.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
-        }
+/// Tells systemd that the work goes on.
+async fn watchdog(progress: Progress, stop: CancellationToken) {
+    if let Some(period) = sd_notify::watchdog_enabled() {
+        let feed = || notify(&[sd_notify::NotifyState::Watchdog]);
+        progress.feed(period, stop, feed).await;
     }
 }
 

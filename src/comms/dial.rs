@@ -73,7 +73,7 @@ pub enum DialError {
 }
 
 /// Longest a whole try may take.
-const TRY: Duration = Duration::from_secs(20);
+pub(super) const TRY: Duration = Duration::from_secs(20);
 /// Who is not enrolled is not asked for sooner, nor later than twice this: only a person changes it.
 /// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
 /// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.

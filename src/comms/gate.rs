@@ -22,7 +22,7 @@ use crate::wire::{Class, Meta};
 
 /// Connections at once: hostagent's long-poll, its calls and a download, times a margin; and root
 /// with curl.
-const SHARE: Share = Share {
+pub(super) const SHARE: Share = Share {
     all: 48,
     each: 40,
     root: 16,
@@ -226,7 +226,7 @@ mod tests {
     /// The plane leaves while the OPEN and its data are on their way: it looks at neither.
     #[tokio::test]
     async fn what_the_plane_did_not_look_at_goes_to_another_session() {
-        let sessions = Arc::new(Sessions::new());
+        let sessions = Arc::new(Sessions::new(Default::default()));
         let mut tasks = JoinSet::new();
         let (leaving, _incoming, first) = session(&sessions, 0, &mut tasks);
         let (mut client, gate) = UnixStream::pair().expect("pair");
@@ -260,7 +260,7 @@ mod tests {
     /// More than can be kept: from then on the stream belongs to its session.
     #[tokio::test]
     async fn a_large_request_is_handed_over_whole() {
-        let sessions = Arc::new(Sessions::new());
+        let sessions = Arc::new(Sessions::new(Default::default()));
         let mut tasks = JoinSet::new();
         let (_plane, mut incoming, driver) = session(&sessions, 0, &mut tasks);
         tasks.spawn(async move { drop(driver.await) });

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tcp::Probe;
-use crate::app::{Candidate, is_silent, pick};
+use crate::app::{Beat, Candidate, Progress, is_silent, pick};
 use crate::model::{SessionKind, TcpStatus};
 use crate::mux::{Closed, Handle};
 use crate::wire::Stats;
@@ -72,6 +72,7 @@ pub(super) struct Sessions {
     chosen: AtomicU64,
     /// Of sessions that are over.
     past: Mutex<Totals>,
+    progress: Progress,
 }
 
 /// What sessions carried, all together.
@@ -98,13 +99,19 @@ impl Totals {
 // === impl Sessions ===
 
 impl Sessions {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(progress: Progress) -> Self {
         Self {
+            progress,
             live: watch::Sender::new(Vec::new()),
             next: AtomicU64::new(1),
             chosen: AtomicU64::new(0),
             past: Mutex::default(),
         }
+    }
+
+    /// Signs of life of a loop that keeps sessions up, or of a session.
+    pub(super) fn beat(&self, name: String) -> Beat {
+        self.progress.beat(name)
     }
 
     /// A session came up.
@@ -204,6 +211,11 @@ impl Live {
     pub(super) async fn ended(&self) -> Closed {
         self.over.cancelled().await;
         self.handle.closed().await
+    }
+
+    /// Its driver looks at the time at least this often: a peer that is silent is dead by then.
+    pub(super) fn heard_within(&self) -> Duration {
+        self.ping_interval * 3
     }
 
     /// What the kernel knows of the connection.

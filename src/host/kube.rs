@@ -21,7 +21,7 @@ pub use drain::{DRAIN_MARK, DrainOutcome};
 /// One call: the API server answers from memory or etcd, or it is not well.
 const CALL: Duration = Duration::from_secs(10);
 /// Largest answer: a list of all pods of one node, with their status.
-const ANSWER_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const ANSWER_MAX: usize = 32 * 1024 * 1024;
 /// Tries of a read-change-write that met another writer.
 const CONFLICT_TRIES: usize = 5;
 /// Who we are in `managedFields`.

@@ -3,7 +3,7 @@
 use super::fs::{FsError, HostFs};
 
 /// Largest `/proc/self/mountinfo`: thousands of pods' mounts.
-const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
 
 /// Every mount point of this host.
 pub fn points(fs: &HostFs) -> Result<Vec<String>, FsError> {

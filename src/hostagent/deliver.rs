@@ -29,8 +29,11 @@ const WANTED_AFTER: Duration = Duration::from_secs(5);
 pub(super) async fn run(agent: Agent) {
     let store = SpecStore::new(agent.fs.clone());
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let beat = agent.progress.beat("deliver");
     loop {
+        beat.rests();
         let spec = agent.board.wait(due).await;
+        beat.within(DEADLINE);
         let generation = spec.spec.generation;
         note_needed(&agent, &store, &spec).await;
         let answer = agent
@@ -45,6 +48,7 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(LocalError::Refused { status, fault }) => {
                 refused(&agent, generation, status, *fault);
+                beat.within(REFUSED_AGAIN);
                 let newer = agent
                     .board
                     .wait(|f| (f.generation() != generation).then_some(()));
@@ -56,7 +60,9 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(error) => {
                 unreachable(&agent, error.fault("cannot hand the spec to nodelet"));
-                tokio::time::sleep(backoff.next()).await;
+                let wait = backoff.next();
+                beat.within(wait);
+                tokio::time::sleep(wait).await;
             }
         }
     }

@@ -35,7 +35,10 @@ pub(super) async fn run(agent: Agent) {
     // The first question after a failure is not held by the plane: it is known at once that all is
     // well again.
     let mut well = false;
+    let beat = agent.progress.beat("spec");
     loop {
+        // What comes is stored meanwhile.
+        beat.within(DEADLINE);
         let asked = Instant::now();
         let have = agent.board.read(super::board::Facts::generation);
         let past = seen.refused.as_ref().and_then(|r| r.generation);
@@ -68,7 +71,9 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(e) => not_well(&agent, &e),
         }
-        agent.plane.pause(backoff.next()).await;
+        let wait = backoff.next();
+        beat.within(wait);
+        agent.plane.pause(wait).await;
     }
 }
 

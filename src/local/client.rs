@@ -12,7 +12,7 @@ use crate::model::{Fault, document};
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const ANSWER_MAX: usize = 16 * 1024 * 1024;
 
 /// An idle connection is kept this long: well below what any server of ours allows (20 s), so
 /// that a call never goes out on a connection the other side is just closing.
@@ -238,12 +238,19 @@ impl LocalError {
     pub fn fault(&self, what: &str) -> Fault {
         match self {
             Self::Refused { fault, .. } => (**fault).clone(),
-            Self::Unreachable { socket, .. } => Fault::new(
-                "local-unreachable",
-                what,
-                format!("nobody answers on {}", socket.display()),
-            )
-            .fix("see systemctl status 'pf9-*'"),
+            Self::Unreachable { socket, source } => {
+                let at = socket.display();
+                // What a door says on closing may come before the question has left.
+                let why = match source.is_connect() {
+                    true => format!("nobody answers on {at}"),
+                    false => format!(
+                        "{at} was closed on this call: its program ended, or this user may not \
+                         call, or has too many connections open"
+                    ),
+                };
+                let fix = "see systemctl status 'pf9-*'";
+                Fault::new("local-unreachable", what, why).fix(fix)
+            }
             Self::Timeout { .. } => Fault::new("local-timeout", what, self.to_string()),
             Self::Malformed { .. } => Fault::new("local-malformed", what, self.to_string()),
         }

@@ -140,7 +140,8 @@ impl Door {
                         place,
                     };
                 }
-                Err((status, fault)) => {
+                Err(no) => {
+                    let (status, fault) = *no;
                     self.refusals.tell(peer, &fault);
                     refuse(&stream, status, &fault);
                 }
@@ -148,17 +149,17 @@ impl Door {
         }
     }
 
-    fn judge(&self, peer: Peer) -> Result<Place, (StatusCode, Fault)> {
+    fn judge(&self, peer: Peer) -> Result<Place, Box<(StatusCode, Fault)>> {
         if !self.callers.may(peer) {
             let why = format!("user {} may not call", peer.uid);
             let fault = Fault::new("not-allowed", "call refused", why);
-            return Err((StatusCode::FORBIDDEN, fault));
+            return Err(Box::new((StatusCode::FORBIDDEN, fault)));
         }
         lock(&self.held).admit(peer.uid).map_err(|full| {
             let why = format!("user {}: {full}", peer.uid);
             let fault = Fault::new("too-many", "call refused", why)
                 .fix("close some, or find the program of this user that keeps them open");
-            (StatusCode::SERVICE_UNAVAILABLE, fault)
+            Box::new((StatusCode::SERVICE_UNAVAILABLE, fault))
         })?;
         Ok(Place {
             held: Arc::clone(&self.held),

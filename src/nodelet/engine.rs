@@ -37,7 +37,7 @@ use super::observe::Memory;
 use super::phase::{self, Context, PhaseSteps, layout};
 use super::plan::Plan;
 use super::run::{End, Runner, Stop};
-use super::status::Board;
+use super::status::{Board, LOOK_MAX};
 use super::step::Step;
 use super::watch::Watch;
 use crate::app::Bucket;
@@ -160,6 +160,7 @@ impl Engine {
     pub async fn run(mut self) {
         let mut idle_since = None;
         while !self.told.shutdown.is_cancelled() {
+            self.board.expects(LOOK_MAX);
             let next = self.round().await;
             let mut pause = next.after;
             if next.may_exit {
@@ -184,6 +185,7 @@ impl Engine {
     /// Sleeps; true when something else than the time woke it.
     async fn sleep(&mut self, pause: Duration, watching: bool) -> bool {
         tracing::debug!(?pause, watching, "sleeps");
+        self.board.expects(pause);
         tokio::select! {
             // cancel-safe: all are; what is missed is seen by the look that follows
             () = self.told.shutdown.cancelled() => true,
@@ -209,6 +211,7 @@ impl Engine {
     /// Waits until calls may ask for another look. Those that come meanwhile ask for the same one.
     async fn until_called_again(&mut self) {
         while let Err(wait) = self.called.take(self.began.elapsed()) {
+            self.board.expects(wait);
             tokio::select! {
                 // cancel-safe: all are; the round that follows takes up whatever the job is then
                 () = self.told.shutdown.cancelled() => return,
@@ -341,6 +344,7 @@ impl Engine {
     }
 
     async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
+        self.board.expects(LOOK_MAX);
         let (began, now) = (Instant::now(), Timestamp::now());
         let refused = self.memory.refused_stack.clone();
         let gathered = context::gather(

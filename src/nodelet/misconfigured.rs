@@ -33,6 +33,7 @@ pub async fn until_right(
         show(board, &orders.borrow().clone(), &fault);
         let before = fault.clone();
         while fault == before {
+            board.expects(LOOK_AGAIN);
             tokio::select! {
                 // cancel-safe: both are
                 () = shutdown.cancelled() => return None,

@@ -14,3 +14,4 @@ mod renewal;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;
+mod watchdog;

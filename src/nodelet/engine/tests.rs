@@ -169,25 +169,27 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
 }
 
 /// Calls without end, during every look and every step: the run is done all the same, whole, and
-/// one more look follows.
+/// one more look follows. Several times, because whether a call or a step comes first is chance.
 #[tokio::test]
 async fn calls_do_not_end_a_run() {
-    let machine = Machine::new();
-    let mut bed = machine.begin();
-    bed.inbox.put(machine.worker(1)).expect("a good spec");
-    let calls = tokio::spawn(async move {
-        loop {
-            bed.wake.send_modify(|n| *n += 1);
-            tokio::task::yield_now().await;
-        }
-    });
-    let next = bed.engine.round().await;
-    assert_eq!(
-        next.after, WAIT_SWEEP,
-        "all was done but what is waited for"
-    );
-    assert!(bed.engine.told.wake.has_changed().expect("callers"));
-    calls.abort();
+    for _ in 0..12 {
+        let machine = Machine::new();
+        let mut bed = machine.begin();
+        bed.inbox.put(machine.worker(1)).expect("a good spec");
+        let calls = tokio::spawn(async move {
+            loop {
+                bed.wake.send_modify(|n| *n += 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let next = bed.engine.round().await;
+        assert_eq!(
+            next.after, WAIT_SWEEP,
+            "all was done but what is waited for"
+        );
+        assert!(bed.engine.told.wake.has_changed().expect("callers"));
+        calls.abort();
+    }
 }
 
 /// The same spec again, and worse ones, are no news: they end no run either.
