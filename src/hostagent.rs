@@ -23,6 +23,7 @@
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
 //! | `relay`      | task: certificate requests up, certificates down |
 //! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
+//! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
@@ -47,6 +48,7 @@ mod spec_poll;
 mod spec_store;
 mod spool;
 mod status;
+mod trust;
 mod watch_node;
 
 use std::sync::Arc;
@@ -113,6 +115,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "watch-node", watch_node::run);
     agent.task(group, "relay", relay::run);
     agent.task(group, "download", download::run);
+    agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
     let period = Duration::from_secs(config.hostagent.status_s);
     agent.task(group, "report", move |agent| report::run(agent, period));

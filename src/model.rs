@@ -14,6 +14,8 @@
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
+//! | `trust`     | [`TrustDocument`]: whom a host believes, and how that changes |
+//! | `machine`   | [`MachineMarks`]: what a copy of a machine does not share, and who is one |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `paths`     | where things live on a node |
 
@@ -21,6 +23,7 @@ mod api;
 mod envelope;
 mod fault;
 mod ids;
+mod machine;
 pub mod paths;
 mod phase;
 mod pki;
@@ -28,18 +31,21 @@ mod secret;
 mod spec;
 mod stack;
 mod status;
+mod trust;
 mod tunnel;
 
 pub use api::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
+pub use machine::*;
 pub use phase::*;
 pub use pki::*;
 pub use secret::*;
 pub use spec::*;
 pub use stack::*;
 pub use status::*;
+pub use trust::*;
 pub use tunnel::*;
 
 pub use jiff::Timestamp;

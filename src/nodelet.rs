@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `server`    | the socket |
 //! | `inbox`     | what it was told to do |
+//! | `trust`     | whom to believe from now on; whether this machine is a copy |
 //! | `engine`    | the loop |
 //! | `misconfigured` | why the loop does not begin |
 //! | `context`   | everything phases decide by |
@@ -61,6 +62,7 @@ pub mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 pub mod watch;
 pub mod words;
 

@@ -8,6 +8,8 @@
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
+//! | `keys`, `rotation`, `trust`               | the plane's own keys, how they change, whom hosts are to believe |
+//! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
@@ -37,8 +39,10 @@ mod fleet;
 mod handshakes;
 mod hostapi;
 mod http;
+mod keys;
 mod keystone;
 mod kubeconfig;
+mod machines;
 mod membership;
 mod metrics;
 mod proxy;
@@ -46,6 +50,7 @@ mod qbert;
 mod records;
 mod refusal;
 mod resmgr;
+mod rotation;
 mod secrets;
 mod serve;
 mod sessions;
@@ -54,9 +59,11 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+mod tickets;
 mod tls;
 mod tokens;
 mod trace;
+mod trust;
 mod tunnel;
 mod view;
 mod ways;

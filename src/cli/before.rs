@@ -13,8 +13,11 @@ use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
 /// Everything that enrolment writes is one of these or below one of these.
-const IDENTITY: [&str; 5] = [
+const IDENTITY: [&str; 8] = [
     paths::HOST_ID,
+    paths::MACHINE,
+    paths::TICKETS,
+    paths::HOLD,
     paths::ENDPOINTS,
     "/etc/pf9/certs/hostagent",
     "/etc/pf9/certs/ca",

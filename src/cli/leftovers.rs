@@ -8,12 +8,13 @@ use crate::host::mounts;
 use crate::model::paths;
 
 /// Taken away whole.
-const TREES: [&str; 5] = [
+const TREES: [&str; 6] = [
     "/var/opt/pf9",
     "/var/lib/pf9",
     paths::STACKS,
     "/run/pf9-containerd",
     "/run/pf9",
+    paths::MACHINE_NOW,
 ];
 /// The package's own, and what a person wrote there; a purge takes it.
 const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];

@@ -296,6 +296,7 @@ async fn enrol(
         token,
         host_id,
         hostname: hostname.trim(),
+        machine: identity::look_at_machine(&ctx.host, host_id),
         egress: &way.egress,
         tls: &way.tls,
         deadline: ENROL,

@@ -7,14 +7,17 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::own::Own;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
-use crate::identity::{self, TunnelIdentity};
-use crate::model::Fault;
+use crate::host::fs::HostFs;
+use crate::identity::{self, TlsPolicy, TunnelIdentity};
+use crate::model::{COPIED, Envelope, Fault};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
@@ -25,6 +28,17 @@ pub(super) type Socket = Websocket<TlsStream<TcpStream>>;
 pub struct Route {
     identity: TunnelIdentity,
     egress: Egress,
+    own: Option<Arc<Own>>,
+}
+
+/// What the plane says to a copy.
+#[derive(Debug, Deserialize)]
+pub(super) struct Copied {
+    #[serde(flatten)]
+    pub(super) fault: Fault,
+    /// Signed, for whoever must believe it.
+    #[serde(default)]
+    pub(super) documents: Vec<Envelope>,
 }
 
 /// Why the plane was not reached, by the hop that failed.
@@ -72,6 +86,9 @@ const TRY: Duration = Duration::from_secs(20);
 /// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
 /// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
 const FORBIDDEN: Duration = Duration::from_secs(300);
+/// A copy is looked at again after this, and at most twice this: a person may just have said that it
+/// is the host.
+const COPIED_AGAIN: Duration = Duration::from_secs(30);
 const DEFAULT_PORT: u16 = 443;
 
 // === impl Route ===
@@ -79,7 +96,21 @@ const DEFAULT_PORT: u16 = 443;
 impl Route {
     /// The identity's endpoints, this way.
     pub fn new(identity: TunnelIdentity, egress: Egress) -> Self {
-        Self { identity, egress }
+        Self {
+            identity,
+            egress,
+            own: None,
+        }
+    }
+
+    /// The route of the machine itself: it says which machine it is, shows and takes tickets, and
+    /// goes by the identity that is on the disk when it dials.
+    pub(super) fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
+        let own = Own::new(fs, policy, self.identity.clone());
+        Self {
+            own: Some(Arc::new(own)),
+            ..self
+        }
     }
 
     /// `wss://…`, best first.
@@ -93,8 +124,15 @@ impl Route {
         let dialled = in_time(&mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
-            let socket = mux::connect(tls, &at.authority(), &at.path, more).await;
-            let socket = socket.map_err(DialError::Handshake)?;
+            let mut headers = more;
+            if let Some(own) = &self.own {
+                headers.extend(own.headers(endpoint));
+            }
+            let connected = mux::connect_hearing(tls, &at.authority(), &at.path, headers).await;
+            let (socket, answer) = connected.map_err(DialError::Handshake)?;
+            if let Some(own) = &self.own {
+                own.heard(endpoint, &answer).await;
+            }
             journey.end("it takes this host's tunnel");
             Ok(socket)
         })
@@ -141,7 +179,11 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let mut tls = TlsConnector::from(Arc::clone(&self.identity.tls))
+        let config = match &self.own {
+            Some(own) => own.identity().tls,
+            None => Arc::clone(&self.identity.tls),
+        };
+        let mut tls = TlsConnector::from(config)
             .connect(name, tcp)
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
@@ -223,6 +265,9 @@ impl DialError {
     /// How long the plane wants to be left alone; `random`: uniform in [0, 1).
     pub fn retry_after(&self, random: f64) -> Option<Duration> {
         match self {
+            Self::Handshake(_) if self.copied().is_some() => {
+                Some(COPIED_AGAIN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
+            }
             Self::Handshake(HandshakeError::Refused { status, .. })
                 if *status == StatusCode::FORBIDDEN =>
             {
@@ -238,8 +283,20 @@ impl DialError {
         }
     }
 
+    /// The plane's word that this machine is a copy, and its signed orders.
+    pub(super) fn copied(&self) -> Option<Copied> {
+        let Self::Handshake(HandshakeError::Refused { said, .. }) = self else {
+            return None;
+        };
+        let said = serde_json::from_slice::<Copied>(said).ok();
+        said.filter(|s| s.fault.code == COPIED)
+    }
+
     /// The failure in words a person can act on.
     pub fn fault(&self, endpoint: &str) -> Fault {
+        if let Some(copied) = self.copied() {
+            return copied.fault;
+        }
         let (code, fix) = match self {
             Self::Url(_) => (
                 "plane-url",

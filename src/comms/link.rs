@@ -133,11 +133,15 @@ impl Link {
                         None => break,
                     }
                 }
-                Err(e) => Ended {
-                    fault: e.fault(endpoint),
-                    lived: None,
-                    hint: e.retry_after(fastrand::f64()),
-                },
+                Err(e) => {
+                    let orders = e.copied().map(|c| c.documents).unwrap_or_default();
+                    self.board.ordered(orders);
+                    Ended {
+                        fault: e.fault(endpoint),
+                        lived: None,
+                        hint: e.retry_after(fastrand::f64()),
+                    }
+                }
             };
             self.ended(slot, index, ended);
         }

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 
 use super::sessions::{Live, Sessions};
 use crate::model::{
-    Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionState, SessionStatus, StreamClass,
-    StreamDirection, StreamStatus, TunnelState, TunnelStatus, TunnelStreams,
+    Envelope, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionState, SessionStatus,
+    StreamClass, StreamDirection, StreamStatus, TRUST_ANSWER_MAX, TunnelState, TunnelStatus,
+    TunnelStreams,
 };
 use crate::wire::Class;
 
@@ -22,6 +23,8 @@ struct Known {
     slots: Vec<Slot>,
     /// Ends and failed tries by the code of their fault: a closed list of words.
     failures: BTreeMap<String, u64>,
+    /// What the plane ordered as it refused this machine.
+    orders: Vec<Envelope>,
 }
 
 #[derive(Clone)]
@@ -55,6 +58,7 @@ impl StatusBoard {
             known: Mutex::new(Known {
                 slots: vec![fresh; usize::from(slots)],
                 failures: BTreeMap::new(),
+                orders: Vec::new(),
             }),
             sessions,
         }
@@ -73,6 +77,13 @@ impl StatusBoard {
             s.connects += 1;
             s.last_contact = Some(since);
         });
+        self.lock().orders.clear();
+    }
+
+    /// The plane refused this machine with these orders, or without any.
+    pub(super) fn ordered(&self, mut orders: Vec<Envelope>) {
+        orders.truncate(TRUST_ANSWER_MAX);
+        self.lock().orders = orders;
     }
 
     pub(super) fn waiting(&self, slot: u8, endpoint: Option<&String>, next_try: Timestamp) {
@@ -105,7 +116,10 @@ impl StatusBoard {
 
     pub(super) fn status(&self, now: Timestamp) -> TunnelStatus {
         let live = self.sessions.all();
-        let slots = self.lock().slots.clone();
+        let (slots, orders) = {
+            let known = self.lock();
+            (known.slots.clone(), known.orders.clone())
+        };
         let mut sessions = Vec::new();
         for (number, slot) in (0u8..).zip(&slots) {
             let current = live
@@ -118,7 +132,10 @@ impl StatusBoard {
                 .filter(|l| l.slot == number && l.draining_until().is_some());
             sessions.extend(old.map(|l| draining(slot, l, now)));
         }
-        summary(sessions)
+        TunnelStatus {
+            orders,
+            ..summary(sessions)
+        }
     }
 
     pub(super) fn streams(&self, now: Timestamp) -> TunnelStreams {
@@ -256,6 +273,7 @@ fn summary(sessions: Vec<SessionStatus>) -> TunnelStatus {
         last_contact: sessions.iter().filter_map(|s| s.last_contact).max(),
         last_fault: newest.map(|end| end.fault.clone()),
         sessions,
+        orders: Vec::new(),
     }
 }
 

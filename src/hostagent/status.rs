@@ -23,9 +23,10 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut health = facts.health.clone();
-    for fault in [&facts.spool_fault, &facts.plane_fault] {
+    for fault in [&facts.spool_fault, &facts.plane_fault, &facts.trust_fault] {
         health.warnings.extend(fault.clone());
     }
+    health.warnings.extend(facts.notices.iter().cloned());
     HostStatus {
         schema: STATUS_SCHEMA,
         host_id: origin.host_id,
@@ -43,6 +44,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         download: facts.download.clone(),
         inventory: facts.inventory.clone(),
         health,
+        trust: facts.trust.clone(),
     }
 }
 

@@ -22,7 +22,9 @@ use super::material::{self, Identity};
 use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
-use crate::model::{EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId};
+use crate::model::{
+    EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, MachineMarks, authority_hints,
+};
 
 /// What is needed to enrol.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct EnrolOrder<'a> {
     pub host_id: HostId,
     /// For people.
     pub hostname: &'a str,
+    /// The machine, as root sees it; its digests are salted with `host_id`.
+    pub machine: MachineMarks,
     /// The way out, the same that the tunnel will take.
     pub egress: &'a Egress,
     /// What the operator asks of TLS.
@@ -104,6 +108,7 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         host_id: order.host_id,
         hostname: order.hostname.to_owned(),
         csr,
+        machine: Some(order.machine.clone()).filter(|m| !m.is_empty()),
     };
     let mut journey = Journey::default();
     let call = async {
@@ -117,7 +122,8 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
         after: order.deadline,
     })??;
-    Identity::assemble(order.host_id, &key, answer, order.token.ca)
+    let machine = order.machine.clone();
+    Identity::assemble(order.host_id, &key, answer, order.token.ca, machine)
         .map_err(|why| target.garbage(why))
 }
 
@@ -187,7 +193,7 @@ impl Target {
             .client(Arc::new(verifier), policy.extra.clone())
             .map_err(|e| self.garbage(e.to_string()))?
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = authority_hints([order.token.ca]);
         Ok(config)
     }
 
@@ -277,7 +283,8 @@ impl EnrolError {
             Self::Reach(why) => why.code_and_fix(),
             Self::ForeignCertificate { .. } => (
                 "plane-foreign-certificate",
-                "check the plane's URL, use a token of that plane, check this machine's clock; \
+                "check the plane's URL, use a token of that plane, a new one \
+                 if it has another authority now, check this machine's clock; \
                  a proxy that opens TLS cannot be used",
             ),
             Self::Garbage { .. } => ("plane-garbage", "check host and port of the plane's URL"),

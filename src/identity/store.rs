@@ -8,10 +8,12 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::machine::pin;
 use super::material::Identity;
 use super::policy::{TlsPolicy, believing};
+use super::trust::note_version;
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Fault, HostId, TrustStore, TrustedKey, paths};
+use crate::model::{Digest, Fault, HostId, TrustStore, TrustedKey, authority_hints, paths};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ pub enum IdentityError {
 }
 
 /// Largest file of the identity.
-const FILE_MAX: u64 = 256 * 1024;
+pub(super) const FILE_MAX: u64 = 256 * 1024;
 
 /// Most files that are read from the trust directory.
 const TRUST_MAX: usize = 64;
@@ -108,6 +110,14 @@ pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), Ide
     for name in trust_files(fs)?.into_iter().filter(|n| !keep.contains(n)) {
         fs.remove_file(Path::new(paths::TRUST_DIR).join(name))?;
     }
+    match &identity.trust_version {
+        Some(version) => note_version(fs, version)?,
+        None => fs.remove_file(paths::TRUST_VERSION)?,
+    }
+    pin(fs, &identity.machine)?;
+    // What belonged to the identity before.
+    fs.remove_file(paths::TICKETS)?;
+    fs.remove_file(paths::HOLD)?;
     let endpoints = json(paths::ENDPOINTS, &identity.endpoints)?;
     fs.write(paths::ENDPOINTS, &endpoints, &world)?;
     fs.write(paths::PLANE_CA, identity.plane_ca.as_bytes(), &world)?;
@@ -140,16 +150,18 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
         .map_err(|e| damaged(paths::HOST_KEY, e))?;
     let mut anchors = certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)?;
     believing(&anchors).map_err(|e| damaged(paths::PLANE_CA, e))?;
+    let hints = authority_hints(anchors.iter().map(|a| Digest::of(a)));
     anchors.extend(policy.extra.iter().cloned());
     let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
         .map_err(|e| damaged(paths::ENDPOINTS, e))?;
     if endpoints.is_empty() {
         return Err(damaged(paths::ENDPOINTS, "it names none"));
     }
-    let tls = believing(&anchors)
+    let mut tls = believing(&anchors)
         .and_then(|verifier| policy.client(verifier, anchors))
         .and_then(|builder| builder.with_client_auth_cert(chain, key))
         .map_err(IdentityError::Tls)?;
+    tls.alpn_protocols = hints;
     Ok(Some(TunnelIdentity {
         host_id,
         tls: Arc::new(tls),
@@ -193,6 +205,11 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::HOST_KEY,
         paths::PLANE_CA,
         paths::ENDPOINTS,
+        paths::MACHINE,
+        paths::MACHINE_NOW,
+        paths::TRUST_VERSION,
+        paths::TICKETS,
+        paths::HOLD,
         paths::HOST_ID,
     ] {
         fs.remove_file(file)?;
@@ -253,7 +270,7 @@ fn parse_host_id(text: &str) -> Result<HostId, String> {
     Err("it has no host_id in section hostagent".to_owned())
 }
 
-fn certificates(
+pub(super) fn certificates(
     path: &'static str,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
@@ -261,18 +278,18 @@ fn certificates(
     super::material::parse_all(text).map_err(|why| damaged(path, why))
 }
 
-fn trust_files(fs: &HostFs) -> Result<Vec<String>, FsError> {
+pub(super) fn trust_files(fs: &HostFs) -> Result<Vec<String>, FsError> {
     let mut names = fs.list(paths::TRUST_DIR)?;
     // A name that begins with a dot is what a crash left of an atomic write.
     names.retain(|n| n.ends_with(".json") && !n.starts_with('.'));
     Ok(names)
 }
 
-fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityError> {
+pub(super) fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityError> {
     serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))
 }
 
-fn damaged(path: &str, why: impl std::fmt::Display) -> IdentityError {
+pub(super) fn damaged(path: &str, why: impl std::fmt::Display) -> IdentityError {
     IdentityError::Damaged {
         path: path.to_owned(),
         why: why.to_string(),

@@ -16,7 +16,8 @@ use super::*;
 use crate::egress::Egress;
 use crate::host::fs::{Found, HostFs};
 use crate::model::{
-    Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, Secret, SigningKey, paths,
+    Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, MachineMarks, Secret, SigningKey,
+    paths,
 };
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -65,6 +66,7 @@ impl Authority {
             ca: self.0.pem(),
             trust: vec![signing.trusted()],
             endpoints: vec!["wss://127.0.0.1:1/v1/tunnel".into()],
+            trust_version: None,
         }
     }
 }
@@ -121,6 +123,7 @@ async fn call(plane: &str, token: &EnrolToken, host_id: HostId) -> Result<Identi
         token,
         host_id,
         hostname: "n1",
+        machine: MachineMarks::default(),
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: Duration::from_secs(10),
@@ -337,6 +340,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         token: &token,
         host_id: HostId::random(),
         hostname: "n1",
+        machine: MachineMarks::default(),
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: Duration::from_millis(50),

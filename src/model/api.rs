@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `POST /v1/enrol` (public HTTPS)                  | [`EnrolRequest`] → [`EnrolAnswer`] |
 //! | `GET  /v1/hosts/self/spec?after=N&seen=G&wait=S` | → [`super::Envelope`], 204 when there is no other |
-//! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
+//! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204, or [`super::StatusAnswer`] |
+//! | `GET  /v1/hosts/self/trust`                      | → [`super::TrustAnswer`] |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
 //! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
 //! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
@@ -22,7 +23,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, CertificateRequest, ClusterId, Fault, HostId, Secret, TrustedKey};
+use super::{
+    CertPurpose, CertificateRequest, ClusterId, Fault, HostId, MachineMarks, Secret, TrustVersion,
+    TrustedKey,
+};
 
 /// A node asks to become a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +43,9 @@ pub struct EnrolRequest {
     pub hostname: String,
     /// PKCS#10 request, PEM. Its subject is ignored.
     pub csr: String,
+    /// What the machine is; absent from an agent that does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineMarks>,
 }
 
 /// A node has become a host.
@@ -54,6 +61,9 @@ pub struct EnrolAnswer {
     pub trust: Vec<TrustedKey>,
     /// Where to connect the tunnel, `wss://…`, best first.
     pub endpoints: Vec<String>,
+    /// What `ca` and `trust` say, counted: an older document is none of this host's any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_version: Option<TrustVersion>,
 }
 
 /// A one-time token: `pf9t1.<digest of the plane's CA certificate, hex>.<secret>`.

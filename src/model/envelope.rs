@@ -23,6 +23,9 @@ pub enum DocumentKind {
     /// A [`super::StackManifest`].
     #[serde(rename = "pf9-stack-manifest")]
     StackManifest,
+    /// A [`super::TrustDocument`].
+    #[serde(rename = "pf9-trust")]
+    Trust,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -139,6 +142,7 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
     let word: &[u8] = match kind {
         DocumentKind::Spec => b"pf9-spec",
         DocumentKind::StackManifest => b"pf9-stack-manifest",
+        DocumentKind::Trust => b"pf9-trust",
     };
     [word, &[0], payload].concat()
 }
@@ -164,6 +168,16 @@ impl TrustStore {
         Ok(Self(map))
     }
 
+    /// Whether this key is among them.
+    pub fn has(&self, id: &str) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// Ids of the keys, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
     /// True when no key is trusted: nothing can be believed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -186,6 +200,11 @@ impl SigningKey {
         let pair = Ed25519KeyPair::from_pkcs8(doc).map_err(|_| bad_key("cannot read a key"))?;
         let id = key_id(pair.public_key().as_ref());
         Ok(Self { pair, id })
+    }
+
+    /// Its id, as envelopes name it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The public half, as hosts pin it.

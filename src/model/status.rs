@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef};
+use super::{
+    CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef, TrustStatus,
+};
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -63,6 +65,9 @@ pub struct HostStatus {
     pub inventory: Inventory,
     /// How the machine is.
     pub health: Health,
+    /// Whom the host believes; absent from an agent that cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustStatus>,
 }
 
 /// Progress of a stack download.

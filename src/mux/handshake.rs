@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,8 @@ pub enum HandshakeError {
         status: StatusCode,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
+        /// What it said besides, as it came; at most [`SAID_MAX`] bytes.
+        said: Bytes,
     },
     /// Whoever answered does not speak our websocket.
     #[error("the answer is no websocket handshake: {0}")]
@@ -39,6 +41,9 @@ pub enum HandshakeError {
     Request(#[source] http::Error),
 }
 
+/// Most bytes of a refusal that are read: words, and signed documents of a few KiB.
+const SAID_MAX: usize = 256 * 1024;
+
 /// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request.
 pub async fn connect<S>(
     io: S,
@@ -46,6 +51,20 @@ pub async fn connect<S>(
     path: &str,
     more: HeaderMap,
 ) -> Result<Websocket<S>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connected = connect_hearing(io, host, path, more).await;
+    connected.map(|(socket, _)| socket)
+}
+
+/// As [`connect`]; also answers the headers of the other side's answer.
+pub async fn connect_hearing<S>(
+    io: S,
+    host: &str,
+    path: &str,
+    more: HeaderMap,
+) -> Result<(Websocket<S>, HeaderMap), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -72,19 +91,19 @@ where
             .send_request(request)
             .await
             .map_err(HandshakeError::Http)?;
-        check(&answer, key)?;
-        upgrade::on(answer).await.map_err(HandshakeError::Http)
+        let answer = check(answer, key).await?;
+        let headers = answer.headers().clone();
+        let upgraded = upgrade::on(answer).await.map_err(HandshakeError::Http)?;
+        Ok((upgraded, headers))
     };
     // The connection does the work of both; when the upgrade is there it has ended.
     let (upgraded, _) = tokio::join!(asked, connection);
-    let parts = upgraded?
+    let (upgraded, headers) = upgraded?;
+    let parts = upgraded
         .downcast::<TokioIo<S>>()
         .map_err(|_| HandshakeError::Foreign("the connection is not the one that was made"))?;
-    Ok(Websocket::new(
-        parts.io.into_inner(),
-        Role::Client,
-        parts.read_buf,
-    ))
+    let socket = Websocket::new(parts.io.into_inner(), Role::Client, parts.read_buf);
+    Ok((socket, headers))
 }
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
@@ -117,6 +136,7 @@ where
         (status, retry_after) => Err(HandshakeError::Refused {
             status,
             retry_after,
+            said: Bytes::new(),
         }),
     }
 }
@@ -126,14 +146,21 @@ fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
     value.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
-fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
-    let get = |name: header::HeaderName| answer.headers().get(name);
+async fn check(
+    answer: Response<Incoming>,
+    key: &str,
+) -> Result<Response<Incoming>, HandshakeError> {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (status, retry_after) = (answer.status(), retry_after(&answer));
+        // Without its words a refusal is one all the same.
+        let said = Limited::new(answer.into_body(), SAID_MAX).collect().await;
         return Err(HandshakeError::Refused {
-            status: answer.status(),
-            retry_after: retry_after(answer),
+            status,
+            retry_after,
+            said: said.map(|s| s.to_bytes()).unwrap_or_default(),
         });
     }
+    let get = |name: header::HeaderName| answer.headers().get(name);
     let accept = derive_accept_key(key.as_bytes());
     if get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept.as_bytes()) {
         return Err(HandshakeError::Foreign("the key was not answered"));
@@ -148,5 +175,5 @@ fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
             "it wants extensions nobody asked for",
         ));
     }
-    Ok(())
+    Ok(answer)
 }

@@ -174,6 +174,12 @@ impl Engine {
             self.happened(Happened::NewWork);
             self.seen = Some(job.clone());
         }
+        if let Some(fault) = super::trust::held(&self.host.fs) {
+            // A copy: what it would change is not its own. Removal too: it would take the original
+            // out of its cluster.
+            self.happened(failed("identity", fault));
+            return Next::retry(&self.lifecycle);
+        }
         if let Some(fault) = &job.fault {
             // What is installed goes on; without a believed spec nothing is changed.
             self.happened(failed("spec", fault.clone()));

@@ -3,6 +3,7 @@
 //! | call | answer |
 //! |---|---|
 //! | `PUT /v1/spec` (an envelope)          | 200 `{"generation": n}`; 403 untrusted, 409 older, 422 invalid |
+//! | `PUT /v1/trust`                       | 200 the version; 403, 409, 422 as above |
 //! | `PUT /v1/certificates`                | 200 `{"stored": n}`; 409 another cluster, 422 refused |
 //! | `PUT /v1/assignment-none` (root only) | 200 `{"generation": n}` |
 //! | `POST /v1/wake`                       | 204 |
@@ -22,9 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::certs;
 use super::engine;
 use super::inbox::{Inbox, Refused};
+use super::trust;
 use crate::host::Host;
 use crate::local::{self, Limits, Method, Peer, Reply, Request, StatusCode};
-use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, paths};
+use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, TrustAnswer, paths};
 
 /// hostagent, `pf9ctl` and a person with curl.
 const CONNECTIONS_MAX: usize = 32;
@@ -90,6 +92,7 @@ impl Server {
         }
         match (&request.method, request.path.as_str()) {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
+            (&Method::PUT, "/v1/trust") => self.put_trust(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
             (&Method::PUT, "/v1/assignment-none") => self.put_none(request.peer),
             (&Method::POST, "/v1/wake") => {
@@ -113,18 +116,28 @@ impl Server {
             Ok(envelope) => envelope,
             Err(reply) => return reply,
         };
-        let (status, fault) = match self.inbox.put(envelope) {
+        match self.inbox.put(envelope) {
             Ok(generation) => {
                 tracing::info!(%generation, "spec accepted");
-                return Reply::json(StatusCode::OK, &json!({"generation": generation}));
+                Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
-            Err(Refused::Untrusted(fault)) => (StatusCode::FORBIDDEN, fault),
-            Err(Refused::Older(fault)) => (StatusCode::CONFLICT, fault),
-            Err(Refused::Invalid(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, fault),
-            Err(Refused::Broken(fault)) => (StatusCode::INTERNAL_SERVER_ERROR, fault),
+            Err(refused) => refusal(refused),
+        }
+    }
+
+    fn put_trust(&self, request: &Request) -> Reply {
+        let answer: TrustAnswer = match parse(request, "trust document") {
+            Ok(answer) => answer,
+            Err(reply) => return reply,
         };
-        tracing::warn!(code = fault.code, "{fault}");
-        Reply::fault(status, &fault)
+        match trust::put(&self.host.fs, &answer, Timestamp::now()) {
+            Ok(version) => {
+                // What was refused or held before may be otherwise now.
+                self.wake();
+                Reply::json(StatusCode::OK, &version)
+            }
+            Err(refused) => refusal(refused),
+        }
     }
 
     fn put_certificates(&self, request: &Request) -> Reply {
@@ -203,6 +216,17 @@ impl Server {
 fn may_call(peer: Peer, hostagent: nix::Result<Option<User>>) -> bool {
     let hostagent = hostagent.ok().flatten().map(|u| u.uid.as_raw());
     peer.uid == 0 || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+}
+
+fn refusal(refused: Refused) -> Reply {
+    let (status, fault) = match refused {
+        Refused::Untrusted(fault) => (StatusCode::FORBIDDEN, fault),
+        Refused::Older(fault) => (StatusCode::CONFLICT, fault),
+        Refused::Invalid(fault) => (StatusCode::UNPROCESSABLE_ENTITY, fault),
+        Refused::Broken(fault) => (StatusCode::INTERNAL_SERVER_ERROR, fault),
+    };
+    tracing::warn!(code = fault.code, "{fault}");
+    Reply::fault(status, &fault)
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {

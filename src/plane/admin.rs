@@ -2,11 +2,11 @@
 //!
 //! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: who can open it owns the state anyway.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
@@ -27,7 +27,8 @@ use super::state::Plane;
 use super::store::Read;
 use super::tokens;
 use super::view;
-use crate::model::{Digest, Fault};
+use super::{machines, resmgr, rotation};
+use crate::model::Fault;
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -58,6 +59,8 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/tokens", post(token))
         .route("/stacks", post(import).get(stack_list))
         .route("/hosts", get(hosts))
+        .route("/hosts/{id}/accept-machine", post(accept_machine))
+        .route("/keys", get(rotation::list).post(rotation::step))
         .route("/clusters", get(clusters))
         .route("/kubeconfig", post(kubeconfig_for))
         .fallback(no_such_path)
@@ -66,7 +69,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
 }
 
 async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
-    let ca = Digest::of(plane.ca.der());
+    let ca = plane.ca.digest();
     let ttl = SignedDuration::from_secs(wanted.ttl_s);
     let token = plane
         .change(move |change| tokens::create(change, ca, ttl))
@@ -89,6 +92,15 @@ async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
 }
 
+async fn accept_machine(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    machines::accept_next(&plane, host).await?;
+    Ok(Json(json!({"host": host})))
+}
+
 async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let mut out = Vec::new();
@@ -109,7 +121,7 @@ async fn kubeconfig_for(
 
 /// Asks the running plane of a state directory.
 pub(super) async fn ask<B: Serialize>(
-    dir: &Path,
+    dir: &std::path::Path,
     method: Method,
     path: &str,
     body: &B,

@@ -1,5 +1,7 @@
 //! The command line of `pf9-plane`.
 
+mod keys;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use super::admin::{self, Import, NewToken, WantedKubeconfig};
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::Fault;
+use crate::model::{Fault, HostId};
 use crate::telemetry::{self, LogConfig};
 
 /// The store, the sockets, the log, and files that are served.
@@ -64,6 +66,9 @@ enum Verb {
     /// The enrolled machines.
     #[command(subcommand)]
     Host(HostVerb),
+    /// The plane's own keys: a second one is announced, takes over, and the first is retired.
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
     /// The clusters.
     #[command(subcommand)]
     Cluster(ClusterVerb),
@@ -128,6 +133,14 @@ enum HostVerb {
     List {
         #[command(flatten)]
         list: Listing,
+    },
+    /// Take the machine that connects next for this host, once: its disk moved, its mainboard was
+    /// replaced, or its disk was set back. Refused while one is connected.
+    AcceptMachine {
+        /// The host's id.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
     },
 }
 
@@ -238,6 +251,15 @@ async fn run(command: Command) -> Result<(), Fault> {
             ];
             show(&list, "/hosts", &columns).await
         }
+        Verb::Host(HostVerb::AcceptMachine { host, state }) => {
+            let path = format!("/hosts/{host}/accept-machine");
+            admin::ask(&state.state_dir, Method::POST, &path, &Value::Null).await?;
+            put(
+                None,
+                &format!("the next machine that comes is host {host}\n"),
+            )
+        }
+        Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(ClusterVerb::List { list }) => {
             let columns = [
                 "uuid",
@@ -413,6 +435,11 @@ mod tests {
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",
             "host list --state-dir d",
+            "host accept-machine 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111 --state-dir d",
+            "keys list --json --state-dir d",
+            "keys announce signing --state-dir d",
+            "keys take-over authority --state-dir d --force 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",
+            "keys retire signing --state-dir d",
             "cluster list --state-dir d --json",
             "kubeconfig c --out f --state-dir d",
             "ca --state-dir d",

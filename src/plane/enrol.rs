@@ -12,6 +12,7 @@ use super::refusal::{Answer, Refusal};
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::tokens;
+use super::{machines, trust};
 use crate::model::{EnrolAnswer, EnrolRequest};
 
 /// Longest host name of DNS.
@@ -36,12 +37,15 @@ pub(super) async fn post(
     // Whoever is connected with an older certificate of this host is connected no more.
     plane.sessions.end(host, "the host enrolled again");
     tracing::info!(%host, "host enrolled");
+    let ring = plane.keys.ring();
+    let version = trust::version(&plane.read()?, &ring, host)?;
     Ok(Json(EnrolAnswer {
         schema: SCHEMA,
         certificate,
-        ca: plane.ca.pem().to_owned(),
-        trust: vec![plane.signing.trusted()],
+        ca: ring.bundle(),
+        trust: ring.trusted(),
         endpoints: plane.endpoints.clone(),
+        trust_version: Some(version),
     }))
 }
 
@@ -76,6 +80,7 @@ fn enrol(change: &mut Change<'_>, plane: &Plane, request: &EnrolRequest) -> Answ
     };
     change.put(&HOSTS, &row, &host)?;
     change.touch(request.host_id);
+    machines::enrolled(change, request.host_id, request.machine.as_ref())?;
     Ok(issued.pem)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::machines::MACHINES;
 use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, SPECS, STATUSES,
 };
@@ -19,6 +20,7 @@ pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known
     Ok(Known {
         status: rows.get(&STATUSES, &id)?,
         spec: rows.get(&SPECS, &id)?,
+        copy: rows.get(&MACHINES, &id)?.and_then(|m| m.copy),
         connected: plane.sessions.is_connected(host.id),
         now: Timestamp::now(),
         host,
@@ -64,6 +66,7 @@ fn remove_now(change: &mut Change<'_>, host: HostId) -> Answer<bool> {
     }
     change.remove(&HOSTS, &id)?;
     change.remove(&STATUSES, &id)?;
+    change.remove(&MACHINES, &id)?;
     change.remove(&EVENT_NEXT, &id)?;
     let mine = format!("{id}/");
     for (key, _) in change.with_prefix(&EVENTS, &mine)? {

@@ -23,6 +23,7 @@ use super::refusal::{Answer, Refusal};
 use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
+use super::trust;
 use crate::model::{
     CertificateBatch, CertificateOrder, Envelope, EventBatch, Generation, HostId, HostStatus,
     STATUS_SCHEMA,
@@ -49,6 +50,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/v1/hosts/self/spec", get(spec))
         .route("/v1/hosts/self/status", post(status))
+        .route("/v1/hosts/self/trust", get(trust::get))
         .route("/v1/hosts/self/events", post(take_events))
         .route("/v1/hosts/self/certificates", post(order))
         .route("/v1/hosts/self/leave", post(leave))
@@ -99,7 +101,7 @@ async fn status(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
     Doc(status): Doc<HostStatus>,
-) -> Answer<StatusCode> {
+) -> Answer<Response> {
     if status.schema != STATUS_SCHEMA {
         let why = format!("schema {} is not {STATUS_SCHEMA}", status.schema);
         return Err(Refusal::bad("schema-unsupported", "status refused", why));
@@ -108,6 +110,7 @@ async fn status(
         let why = format!("host_id {} is not yours", status.host_id);
         return Err(Refusal::forbidden("host-mismatch", "status refused", why));
     }
+    let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
     plane
         .change(move |change| {
             learn_from(change, host, &status)?;
@@ -119,7 +122,10 @@ async fn status(
             Ok(change.put(&STATUSES, &host.to_string(), &row)?)
         })
         .await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(match answer {
+        Some(answer) => Json(answer).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
 /// A master's service-account key is in its status as well: should the order that carried it have

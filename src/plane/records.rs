@@ -51,6 +51,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "events",
         "event-ids",
         "event-next",
+        "machines",
     ]
     .into()
 }

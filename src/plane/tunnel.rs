@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::ca;
 use super::hostapi::{self, Caller};
+use super::machines::{self, Hello};
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal, chain};
 use super::serve::{Until, serve_http};
@@ -79,6 +80,8 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let key = check_handshake(&parts)?;
     let place = Place::of(&parts.headers)
         .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+    let hello = Hello::of(&parts.headers)
+        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         Refusal::bad(
             "upgrade-impossible",
@@ -86,6 +89,9 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
             "this connection cannot upgrade",
         )
     })?;
+    // Before anything of the host that it may be a copy of is disturbed.
+    let certificate = shown.as_ref().map(|s| Arc::clone(&s.0)).unwrap_or_default();
+    let ticket = machines::begin(&plane, host, hello, certificate).await?;
     let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let shared = Arc::clone(&plane);
     plane.tasks.spawn(run(shared, host, place, shown, upgrade));
@@ -102,7 +108,13 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
                 .map_err(|e| Refusal::internal("tunnel refused", &e))?,
         ),
     ];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    let mut answer = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+    if let Some(ticket) = ticket {
+        let value = HeaderValue::from_str(ticket.expose())
+            .map_err(|e| Refusal::internal("tunnel refused", &e))?;
+        answer.headers_mut().insert(mux::TICKET_HEADER, value);
+    }
+    Ok(answer)
 }
 
 /// The websocket handshake, as RFC 6455 wants it; answers the client's key.

@@ -98,6 +98,7 @@ impl Host {
             token: &token,
             host_id: self.id,
             hostname: "n1",
+            machine: pf9_hostagent::model::MachineMarks::default(),
             egress: &egress,
             tls: &tls,
             deadline: PATIENCE,

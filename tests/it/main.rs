@@ -7,6 +7,8 @@ mod comms;
 mod egress;
 mod hostagent;
 #[cfg(feature = "plane")]
+mod identity;
+#[cfg(feature = "plane")]
 mod plane;
 mod support;
 #[cfg(feature = "plane")]

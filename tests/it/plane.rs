@@ -4,9 +4,11 @@
 mod bed;
 mod clusters;
 mod kube;
+mod machines;
 mod metrics;
 mod node;
 mod operators;
+mod rotation;
 mod stacks;
 mod stop;
 mod tickets;

@@ -12,7 +12,7 @@ use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
 use pf9_hostagent::{
     egress::Egress,
     identity::{self, EnrolOrder, Identity, TlsPolicy},
-    model::{EnrolToken, Fault, HostId},
+    model::{EnrolToken, Fault, HostId, MachineMarks},
 };
 
 /// Nothing in these tests takes longer on a busy machine.
@@ -79,6 +79,7 @@ pub(crate) async fn enrol(
         token,
         host_id,
         hostname: "n1",
+        machine: MachineMarks::default(),
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: PATIENCE,

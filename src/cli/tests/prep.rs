@@ -8,6 +8,7 @@ use crate::model::{
 fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
     TunnelStatus {
         schema: 1,
+        orders: Vec::new(),
         state,
         endpoint: None,
         rtt_us: Some(4100),
@@ -53,6 +54,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         download: None,
         inventory: Inventory::default(),
         health: Health::default(),
+        trust: None,
     }
 }
 

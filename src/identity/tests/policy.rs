@@ -63,6 +63,7 @@ async fn outcome(ca: &Arc<Authority>, server: TlsAcceptor, tls: &TlsPolicy) -> S
         token: &token,
         host_id: HostId::random(),
         hostname: "n1",
+        machine: MachineMarks::default(),
         egress: &Egress::direct(),
         tls,
         deadline: Duration::from_secs(10),

@@ -241,8 +241,9 @@ pub(super) async fn dial(
     headers: HeaderMap,
 ) -> Result<Socket, Refused> {
     let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(answer.ca.as_bytes()).expect("ca");
-    roots.add(ca).expect("root");
+    for ca in CertificateDer::pem_slice_iter(answer.ca.as_bytes()) {
+        roots.add(ca.expect("ca")).expect("root");
+    }
     let builder = rustls::ClientConfig::builder_with_provider(pf9_hostagent::tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("tls 1.3")
@@ -269,6 +270,7 @@ pub(super) async fn dial(
         Err(HandshakeError::Refused {
             status,
             retry_after,
+            ..
         }) => Err((status.as_u16(), retry_after)),
         // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
         Err(HandshakeError::Http(_)) => Err((0, None)),

@@ -5,7 +5,7 @@ use pf9_hostagent::comms::Route;
 use pf9_hostagent::egress::{Egress, Hop, Journey};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy};
-use pf9_hostagent::model::HostId;
+use pf9_hostagent::model::{HostId, MachineMarks};
 use serde_json::Value;
 
 use super::bed::{Bed, within};
@@ -19,6 +19,7 @@ async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
         token: &token,
         host_id,
         hostname: "a",
+        machine: MachineMarks::default(),
         egress: &egress,
         tls: &tls,
         deadline: std::time::Duration::from_secs(20),
