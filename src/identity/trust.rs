@@ -117,7 +117,10 @@ mod tests {
         assert_eq!(seen(2), (2, 2));
         apply_trust(&fs, &document(3, &[&b], &[&y])).expect("second");
         assert_eq!(seen(3), (1, 1));
-        assert_eq!(trust_status(&fs).expect("status").keys, [b.id.clone()]);
+        assert_eq!(
+            trust_status(&fs).expect("status").keys,
+            std::slice::from_ref(&b.id)
+        );
         // What is no certificate changes nothing.
         apply_trust(&fs, &document(4, &[&a], &["nonsense"])).expect_err("refused");
         assert_eq!(trust_status(&fs).expect("status").keys, [b.id]);

@@ -41,9 +41,12 @@ struct Now {
     not_after: Timestamp,
 }
 
+/// A certificate of each authority, by its name in ALPN.
+type Certificates = Vec<(Vec<u8>, Arc<CertifiedKey>)>;
+
 /// Which certificate is shown to whom.
 #[derive(Debug)]
-struct Shown(RwLock<Vec<(Vec<u8>, Arc<CertifiedKey>)>>);
+struct Shown(RwLock<Certificates>);
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +167,7 @@ fn certificates(
     ring: &Ring,
     names: &BTreeSet<String>,
     now: Timestamp,
-) -> Result<(Vec<(Vec<u8>, Arc<CertifiedKey>)>, Timestamp), TlsError> {
+) -> Result<(Certificates, Timestamp), TlsError> {
     let mut all = Vec::new();
     let mut first_end = Timestamp::MAX;
     for authority in ring.authorities.signers() {

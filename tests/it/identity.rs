@@ -241,7 +241,10 @@ impl Daemons {
     {
         within(async {
             loop {
-                if let Some(found) = look(self.get(socket).await) {
+                // One that was just started may not listen yet.
+                let client = Client::unix(self.fs.at(socket)).expect("client");
+                let said = client.get("/v1/status", PATIENCE).await.ok();
+                if let Some(found) = said.and_then(&look) {
                     return found;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
