@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use serde_json::Value;
 
-use super::bed::{Bed, within};
+use super::bed::Bed;
 use super::node::Node;
 
 fn boot(id: &str) -> HeaderMap {
@@ -43,7 +43,7 @@ async fn who_booted_elsewhere_comes_in_only_when_the_other_is_gone() {
     again.freeze();
     let mut rebooted = again.twin();
     rebooted.headers = boot("third");
-    within(rebooted.connect(&bed)).await.expect("connected");
+    rebooted.connect(&bed).await.expect("connected");
     assert_eq!(rebooted.report("a", "10.0.0.1").await.0, 200);
 }
 
