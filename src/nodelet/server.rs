@@ -101,6 +101,10 @@ impl Server {
             }
             (&Method::GET, "/v1/status") => self.status(&request, stop).await,
             (&Method::GET, "/v1/plan") => {
+                // On a copy nothing would be done, whatever the plan.
+                if let Some(fault) = trust::held(&self.host.fs) {
+                    return Reply::fault(StatusCode::CONFLICT, &fault);
+                }
                 let job = self.inbox.job();
                 match engine::dry_run(&self.host, &job).await {
                     Ok(plan) => Reply::json(StatusCode::OK, &plan),
@@ -145,6 +149,9 @@ impl Server {
             Ok(batch) => batch,
             Err(reply) => return reply,
         };
+        if let Some(fault) = trust::held(&self.host.fs) {
+            return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
         let Some((role, node)) = self.inbox.job().node else {
             let fault = Fault::new(
                 "certificate-foreign",

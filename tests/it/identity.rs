@@ -414,6 +414,10 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     assert_eq!(said.code, "identity-copied", "{said}");
     assert!(said.why.contains("network interfaces"), "{said}");
     assert_eq!(clone.holds().await.why, said.why);
+    let nodelet = Client::unix(copy.fs.at(paths::NODELET_SOCKET)).expect("client");
+    let plan = nodelet.get::<Value>("/v1/plan", PATIENCE).await;
+    let no_plan = plan.expect_err("nothing would be done").fault("plan");
+    assert_eq!(no_plan.why, said.why);
     // The plane says so with the same words, and so does the original, which goes on.
     let known = plane.until(host, |h| !h["pf9"]["copy"].is_null()).await;
     assert_eq!(known["pf9"]["copy"]["fault"]["why"], said.why.as_str());
