@@ -6,6 +6,7 @@
 //! | `choice` | [`pick`]: which of several sessions takes the next stream; pure |
 //! | `config` | [`Config`]: `/etc/pf9/hostagent.toml` and `conf.d`; every fault at once |
 //! | `exit`   | [`Exit`]: the exit-code table |
+//! | `progress` | [`Progress`]: signs of life, which feed the watchdog |
 //! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
@@ -15,6 +16,9 @@ mod choice;
 mod config;
 mod daemon;
 mod exit;
+#[cfg(test)]
+mod memory;
+mod progress;
 pub(crate) mod socket;
 pub mod tasks;
 
@@ -23,5 +27,6 @@ pub use choice::{Candidate, in_order, is_silent, pick};
 pub use config::{CommsConfig, Config, HostagentConfig, NodeletConfig};
 pub use daemon::{Daemon, Runtime, answering_daemon, daemon};
 pub use exit::Exit;
+pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;
 pub use tasks::TaskGroup;

@@ -27,7 +27,9 @@
 //! | `gate`     | local connections to the plane |
 //! | `audit`    | one line per stream |
 //! | `refusals` | those that are alike, counted: pure |
+//! | `renew`    | this host's own certificate: asked for, shown, taken over |
 //! | `status`   | what is known of sessions and streams |
+//! | `memory`   | what all of it may hold, added up |
 //! | `metrics`  | the same for Prometheus: pure |
 //! | `api`      | comms' own socket |
 
@@ -40,9 +42,12 @@ mod dial;
 mod endpoints;
 mod gate;
 mod link;
+#[cfg(test)]
+pub(crate) mod memory;
 mod metrics;
 mod own;
 mod refusals;
+mod renew;
 mod serve;
 mod services;
 mod session;
@@ -65,6 +70,7 @@ use crate::model::{Fault, paths};
 use api::Api;
 use audit::Audit;
 use link::Link;
+use renew::Renewal;
 use serve::Serve;
 use sessions::Sessions;
 
@@ -73,6 +79,7 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// Starts the tunnel's tasks.
 pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+    crate::host::temps::collect(&host, crate::host::ours::paths::WRITTEN_BY_COMMS);
     let services = Services::load(&host)?;
     tracing::info!(services = services.len(), "allow-list read");
     let egress = Egress::load(&host, &config.comms.proxy)?;
@@ -96,13 +103,20 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         })?;
     let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
     let serve = Arc::new(Serve::new(services, audit));
-    let sessions = Arc::new(Sessions::new());
-    let link = Link::new(
-        Route::new(identity, egress).of_this_machine(host.clone(), tls),
+    let sessions = Arc::new(Sessions::new(group.progress()));
+    let link = Arc::new(Link::new(
+        Route::new(identity, egress).of_this_machine(host.clone(), tls.clone()),
         config.comms,
         Arc::clone(&sessions),
         Arc::clone(&serve),
-    );
+    ));
+    let renewal = Arc::new(Renewal {
+        fs: host.clone(),
+        policy: tls,
+        link: Arc::clone(&link),
+        sessions: Arc::clone(&sessions),
+        board: link.board(),
+    });
 
     let gate = local_socket(&host, paths::PLANE_SOCKET)?;
     let socket = local_socket(&host, paths::COMMS_SOCKET)?;
@@ -117,6 +131,10 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     group.essential("gate", gate::run(gate, sessions, group.shutdown()));
     group.essential("api", api::run(socket, api, group.shutdown()));
     group.essential("link", link.run(group.shutdown()));
+    let shutdown = group.shutdown();
+    group.restart("renewal", move || {
+        Arc::clone(&renewal).run(shutdown.clone())
+    });
     Ok(())
 }
 

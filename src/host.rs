@@ -7,6 +7,7 @@
 //! | file | effect |
 //! |---|---|
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
+//! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
@@ -15,18 +16,29 @@
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
+//! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
+//! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `mounts`  | mount points |
+//! | `proc`    | [`proc::Proc`]: processes, who listens |
+//! | `temps`   | temporary files of interrupted writes |
+//! | `ours`    | what on this machine is ours, and by what rule; pure |
 
+pub mod deadlines;
+pub mod documents;
 pub mod etcd;
 pub mod exec;
 pub mod facts;
 pub mod fs;
+pub mod interfaces;
 pub mod kernel;
 pub mod kube;
 pub mod mounts;
 pub mod net;
+pub mod ours;
+pub mod proc;
 pub mod runtime;
+pub mod temps;
 pub mod tls;
 pub mod units;
 
@@ -45,6 +57,8 @@ pub struct Host {
     pub runtime: runtime::Runtime,
     /// The network.
     pub net: net::Net,
+    /// Its processes.
+    pub proc: proc::Proc,
 }
 
 impl Host {
@@ -55,6 +69,7 @@ impl Host {
             kernel: kernel::Kernel::new(fs.clone()),
             runtime: runtime::Runtime::new(fs.clone()),
             net: net::Net::new(fs.clone()),
+            proc: proc::Proc::new(fs.clone()),
             fs,
         }
     }

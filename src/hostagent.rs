@@ -6,7 +6,7 @@
 //! ┌─────────────────────────────────────────────────────────────────────────────┐
 //! │ spec_poll ─► spec_store      report ◄── status (pure)       download ─► staging │
 //! │        └──► board: one watch channel with everything known ◄── events ─► spool  │
-//! │ deliver, watch_node, relay           sample ─► inventory, health               │
+//! │ deliver, watch_node, relay, facts    sample ─► inventory, health               │
 //! └─────────────────────────────────────────────────────────────────────────────┘
 //!   spec, certificates, wake ▼      ▲ node status
 //!             nodelet (/run/pf9/nodelet.sock)
@@ -16,12 +16,15 @@
 //! |---|---|
 //! | `board`      | [`board::Facts`]: what is known; every task writes its part and wakes on changes |
 //! | `plane`      | calls to the plane; says once when it is away and once when it is back |
-//! | `accept`     | whether a spec is accepted: pure |
-//! | `spec_store` | the accepted spec and the one before it, on disk |
-//! | `spec_poll`  | task: long-poll, judge, store |
+//! | `spec_store` | the accepted spec, and whether nodelet is needed, on disk |
+//! | `spec_poll`  | task: long-poll, judge ([`crate::model::judge()`]), store |
 //! | `deliver`    | task: the accepted spec to nodelet, at start at once, plane or not |
 //! | `watch_node` | task: nodelet's status, only while nodelet is needed |
+//! | `watch_tunnel` | task: when the tunnel's certificates end, as comms says |
 //! | `relay`      | task: certificate requests up, certificates down |
+//! | `relay`      | task: root's orders of certificates up, certificates down |
+//! | `facts`      | task: what root says the machine is, up when it is another |
+//! | `order`      | one order: a number from the plane, root's signature from nodelet |
 //! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
 //! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
@@ -30,15 +33,16 @@
 //! | `sample`     | task: what the machine is and how it is; `inventory`, `health` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
-mod accept;
 mod api;
 mod backoff;
 mod board;
 mod deliver;
 mod download;
 mod events;
+mod facts;
 mod health;
 mod inventory;
+mod order;
 mod part;
 mod plane;
 mod relay;
@@ -50,16 +54,17 @@ mod spool;
 mod status;
 mod trust;
 mod watch_node;
+mod watch_tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Config, TaskGroup};
+use crate::app::{Config, Progress, TaskGroup};
 use crate::host::fs::HostFs;
 use crate::identity;
-use crate::local::{self, Client, Limits};
+use crate::local::{self, Client, Policy};
 use crate::model::{Fault, HostId, Timestamp, paths};
 
 use board::Board;
@@ -77,12 +82,14 @@ struct Agent {
     events: Events,
     plane: Plane,
     nodelet: Client,
+    progress: Progress,
     stop: CancellationToken,
 }
 
 /// Puts the agent's tasks into the group. Fails when the host is not enrolled, or when its socket
 /// cannot be made.
 pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<(), Fault> {
+    crate::host::temps::collect(&fs, crate::host::ours::paths::WRITTEN_BY_HOSTAGENT);
     let host_id = identity::host_id(&fs)
         .map_err(|e| e.fault("cannot start"))?
         .ok_or_else(|| {
@@ -97,6 +104,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     let agent = Agent {
         plane: Plane::new(Client::unix(fs.at(paths::PLANE_SOCKET)).map_err(call)?),
         nodelet: Client::unix(fs.at(paths::NODELET_SOCKET)).map_err(call)?,
+        progress: group.progress(),
         stop: group.shutdown(),
         fs,
         host_id,
@@ -113,7 +121,9 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "spec", spec_poll::run);
     agent.task(group, "deliver", deliver::run);
     agent.task(group, "watch-node", watch_node::run);
+    agent.task(group, "watch-tunnel", watch_tunnel::run);
     agent.task(group, "relay", relay::run);
+    agent.task(group, "facts", facts::run);
     agent.task(group, "download", download::run);
     agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
@@ -127,7 +137,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     let stop = agent.stop.clone();
     group.essential("api", async move {
         let answer = move |request| api::answer(agent.clone(), request);
-        local::serve(listener, Limits::default(), stop, answer).await;
+        local::serve(listener, Policy::default(), stop, answer).await;
     });
     Ok(())
 }
@@ -135,7 +145,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
 /// The state of the last run: the accepted spec, and whether nodelet has anything of ours.
 fn take_up(agent: &Agent, store: &SpecStore) {
     let loaded = match identity::trust(&agent.fs) {
-        Ok(trust) => store.load(&trust, agent.host_id),
+        Ok(trust) => store.load(&trust, agent.host_id, agent.now()),
         Err(e) => spec_store::Loaded::nothing(e.fault("cannot read the last accepted spec")),
     };
     if let Some(fault) = &loaded.fault {
@@ -204,4 +214,17 @@ where
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Most bytes that the plane, nodelet and local callers can make this program hold, added up; the
+/// unit's `MemoryMax` is more (`app::memory`).
+#[cfg(test)]
+pub(crate) fn memory_most() -> u64 {
+    /// Those that take an answer in at the same time: spec, relay, watch-node, download, deliver,
+    /// report, events.
+    const TASKS: usize = 7;
+    /// The program and its libraries, the spec in force twice, the machine's inventory.
+    const BASE: usize = 48 * 1024 * 1024;
+    let answers = TASKS * local::ANSWER_MAX;
+    (answers + Policy::default().bytes_max() + BASE) as u64
 }

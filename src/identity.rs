@@ -11,6 +11,8 @@
 //! | `material` | [`Identity`]: what enrolment yields, and the check that it belongs together |
 //! | `enrol`    | [`enrol()`]: one call to the plane, every failure with its own code |
 //! | `look`     | [`look()`]: whether a plane can be reached, before this host is one of its hosts |
+//! | `pair`     | key and certificate in use, and the pair that is to follow: kept, taken over, dropped |
+//! | `order_key` | [`order_key::OrderKey`]: what root orders with; never comms' or hostagent's |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
 //! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
 //! | `trust`    | [`apply_trust`]: whom the host believes from now on; root's |
@@ -22,6 +24,8 @@ mod enrol;
 mod look;
 mod machine;
 mod material;
+pub mod order_key;
+mod pair;
 mod pinned;
 mod pins;
 mod policy;
@@ -35,8 +39,10 @@ pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
 pub use look::look;
 pub use machine::{is_our_machine, look_at_machine, note_machine, pinned_machine, this_machine};
 pub use material::Identity;
+pub use pair::{NewKey, Pair, drop_next, keep_next, possession, settle, take_over};
 pub use policy::TlsPolicy;
 pub use store::{
-    IdentityError, Owners, TunnelIdentity, host_id, load, remove, save, trust, write_host_id,
+    IdentityError, Owners, TunnelIdentity, believing_anew, host_id, load, remove, save, trust,
+    with, write_host_id,
 };
 pub use trust::{apply_trust, trust_status, trust_version};

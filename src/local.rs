@@ -1,15 +1,28 @@
 //! HTTP + JSON over Unix sockets: how the daemons of one host speak to each other, and how a
 //! person can look (`curl --unix-socket /run/pf9/nodelet.sock http://local/v1/status`).
 //!
+//! ```text
+//!  connect ─► Door: who is it? has he a place? ─► head: which route? ─► body, within its bound ─► handler
+//!               no: said and closed, unread          no: said, body unread
+//! ```
+//!
 //! | file | holds |
 //! |---|---|
 //! | `client` | [`Client`]: calls with deadlines, [`LocalError`] with the other side's own words |
-//! | `server` | [`serve`]: a handler function, the caller's uid, limits on everything |
+//! | `share`  | [`Share`]: how many connections each caller may hold; pure |
+//! | `door`   | [`Door`]: the caller is known and judged at accept |
+//! | `server` | [`serve`]: a handler function behind a door, limits on everything |
 
 mod client;
+mod door;
 mod server;
+mod share;
 
+#[cfg(test)]
+pub(crate) use client::ANSWER_MAX;
 pub use client::{Client, LocalError};
-pub use server::{Limits, Peer, Reply, Request, bind, serve};
+pub use door::{Caller, Callers, Door, Peer, Place, bind};
+pub use server::{Head, Judge, NOTE_MAX, Policy, Reply, Request, serve};
+pub use share::Share;
 
 pub use http::{Method, StatusCode};

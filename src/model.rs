@@ -8,43 +8,65 @@
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
 //! | `secret`    | [`Secret`]: a value that no log can show |
 //! | `envelope`  | [`Envelope`]: a signed document, [`TrustStore`], [`SigningKey`] |
+//! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
+//! | `needs`     | which fields of a spec an older agent must not ignore |
+//! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
+//! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
+//! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |
+//! | `taken`     | [`Taken`]: names and addresses that belong to others |
 //! | `trust`     | [`TrustDocument`]: whom a host believes, and how that changes |
 //! | `machine`   | [`MachineMarks`]: what a copy of a machine does not share, and who is one |
 //! | `api`       | bodies of the host API and of enrolment |
+//! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
 mod api;
+mod authorities;
+pub mod document;
 mod envelope;
 mod fault;
 mod ids;
+mod judge;
 mod machine;
+mod marks;
+mod needs;
+mod order;
 pub mod paths;
 mod phase;
 mod pki;
+mod renewal;
 mod secret;
 mod spec;
 mod stack;
 mod status;
+mod taken;
 mod trust;
 mod tunnel;
 
 pub use api::*;
+pub use authorities::*;
 pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
+pub use judge::*;
 pub use machine::*;
+pub use marks::*;
+pub use order::*;
 pub use phase::*;
 pub use pki::*;
+pub use renewal::*;
 pub use secret::*;
 pub use spec::*;
 pub use stack::*;
 pub use status::*;
+pub use taken::*;
 pub use trust::*;
 pub use tunnel::*;
 

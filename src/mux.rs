@@ -32,7 +32,7 @@ mod websocket;
 
 pub(crate) use clock::Clock;
 pub use driver::{Closed, Driver, WRITE_MAX, session};
-pub use handshake::{HandshakeError, ask, connect, connect_hearing};
+pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
 pub use splice::{Spliced, splice};
 pub use stream::{MuxReader, MuxStream, MuxWriter};
@@ -57,6 +57,9 @@ pub const CHAIN_HEADER: &str = "pf9-chain";
 pub const TICKETS_HEADER: &str = "pf9-tickets";
 /// Header of the answer: the ticket for the next session of this chain.
 pub const TICKET_HEADER: &str = "pf9-ticket";
+/// Header of the plane's answer: what the session is good for, a [`crate::model::SessionKind`].
+/// Absent: everything.
+pub const SESSION_HEADER: &str = "pf9-session";
 /// Most sessions a node keeps at the same time, those that drain not counted.
 pub const SLOTS_MAX: u8 = 2;
 /// Service of the plane that speaks the host API.

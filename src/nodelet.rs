@@ -2,7 +2,7 @@
 //! a machine; it reaches no network but the node's own services.
 //!
 //! ```text
-//! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► engine
+//! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► job (pure) ──► engine
 //!                                                                 │ one round
 //!   context ─► phase::* (pure) ─► observe ─► plan (pure) ─► run ─► apply ─► ledger, journal
 //!                                                                 │
@@ -14,6 +14,7 @@
 //! | `server`    | the socket |
 //! | `inbox`     | what it was told to do |
 //! | `trust`     | whom to believe from now on; whether this machine is a copy |
+//! | `job`       | what is to be done, by what was ordered and what is installed: pure |
 //! | `engine`    | the loop |
 //! | `misconfigured` | why the loop does not begin |
 //! | `context`   | everything phases decide by |
@@ -26,13 +27,16 @@
 //! | `apply`     | does a step |
 //! | `removal`   | takes everything away again |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
-//! | `ledger`, `journal`, `store` | what was done, on disk |
+//! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
+//! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
-//! | `owned`     | which paths are ours |
 //! | `words`     | steps in plain words |
+
+// A new kind of step, probe or artefact must be decided about everywhere.
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 pub mod apply;
 pub mod certs;
@@ -40,13 +44,14 @@ pub mod check;
 pub mod context;
 pub mod engine;
 pub mod inbox;
+pub mod job;
 pub mod journal;
 pub mod kube_status;
 pub mod ledger;
 pub mod lifecycle;
 pub mod misconfigured;
 pub mod observe;
-pub mod owned;
+pub mod orders;
 pub mod peers;
 pub mod phase;
 pub mod plan;
@@ -57,7 +62,6 @@ pub mod run;
 pub mod server;
 pub mod status;
 pub mod step;
-pub mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -71,6 +75,8 @@ use std::time::Duration;
 use crate::app::{Config, TaskGroup};
 use crate::host::Host;
 use crate::host::fs::HostFs;
+use crate::host::ours::paths::WRITTEN_BY_ROOT;
+use crate::host::temps;
 use crate::model::{Fault, Timestamp};
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
@@ -81,16 +87,20 @@ pub async fn start(
     config: Result<Config, Fault>,
     group: &mut TaskGroup,
 ) -> Result<(), Fault> {
+    temps::collect(&fs, WRITTEN_BY_ROOT);
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
-    let (inbox, jobs) = inbox::Inbox::open(fs.clone(), Timestamp::now());
+    let (inbox, orders) = inbox::Inbox::open(fs.clone(), Timestamp::now());
     let (mut board, status) = status::Board::new(&fs);
+    board.watched(group.progress().beat("engine"));
     let (wake, woken) = tokio::sync::watch::channel(0);
     let shutdown = group.shutdown();
-    let ledger = engine::ledger(&host, &board)?;
+    let ledger = engine::ledger(&host, &mut board);
+    let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
     let server = server::Server {
         host: host.clone(),
         inbox,
+        job: working,
         status,
         wake,
     };
@@ -99,14 +109,41 @@ pub async fn start(
         let right = match config {
             Ok(config) => Some(config),
             Err(fault) => {
-                misconfigured::until_right(&fs, &mut board, &jobs, fault, &shutdown).await
+                misconfigured::until_right(&fs, &mut board, &orders, fault, &shutdown).await
             }
         };
         if let Some(config) = right {
             let sweep = Duration::from_secs(config.nodelet.sweep_s);
-            let engine = engine::Engine::new(host, ledger, board, jobs, woken, shutdown, sweep);
+            let told = engine::Told {
+                orders,
+                wake: woken,
+                shutdown,
+            };
+            let engine = engine::Engine::new(host, ledger, board, job, told, sweep);
             engine.run().await;
         }
     });
     Ok(())
+}
+
+/// Most bytes that callers, the machine and the node's own services can make this program hold, and
+/// its largest helper with it, added up; the unit's `MemoryMax` is more (`app::memory`).
+#[cfg(test)]
+pub(crate) fn memory_most() -> u64 {
+    use crate::host::{exec, kube, mounts};
+
+    const MIB: u64 = 1024 * 1024;
+    /// The program and its libraries, the ledger, the spec in force and what phases make of it.
+    const BASE: u64 = 48 * MIB;
+    /// A document's body, parsed, and its payload, and that parsed.
+    const DOCUMENT_COPIES: u64 = 3;
+    /// The loop's look at the host, and that of who asks for a plan.
+    const LOOKS: u64 = 2;
+    /// `ctr images import` of the largest image of a stack: 34 MiB are measured. It streams.
+    const HELPER: u64 = 64 * MIB;
+    let socket = server::policy(crate::local::Callers::ByMode);
+    let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
+    let documents = DOCUMENT_COPIES * socket.bodies as u64;
+    let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER
 }

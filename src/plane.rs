@@ -8,16 +8,21 @@
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
-//! | `keys`, `rotation`, `trust`               | the plane's own keys, how they change, whom hosts are to believe |
+//! | `keys`, `takeover`, `trust`                 | the plane's own keys, how they change, whom hosts are to believe |
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
+//! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
+//! | `orders`, `nonces`, `claims`                 | what root of a host says, once each, and whose a name or an address is |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
+//! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
+//! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text
 //! operator ─► keystone, resmgr, qbert ─┐                      ┌─► specs ─► hostapi ─► node
@@ -26,18 +31,23 @@
 //! ```
 
 mod admin;
+mod authorities;
 mod bootstrap;
 mod budget;
 mod ca;
 mod certificates;
+mod claims;
 mod command;
 mod compute;
+mod departures;
 mod endpoints;
 mod enrol;
 mod events;
+mod excuse;
 mod fleet;
 mod handshakes;
 mod hostapi;
+mod hostkey;
 mod http;
 mod keys;
 mod keystone;
@@ -45,11 +55,15 @@ mod kubeconfig;
 mod machines;
 mod membership;
 mod metrics;
+mod nonces;
+mod orders;
 mod proxy;
 mod qbert;
 mod records;
+mod recover;
 mod refusal;
 mod resmgr;
+mod rights;
 mod rotation;
 mod secrets;
 mod serve;
@@ -59,6 +73,7 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+mod takeover;
 mod tickets;
 mod tls;
 mod tokens;

@@ -20,7 +20,7 @@
 mod install;
 mod manifest;
 pub mod space;
-mod unpack;
+pub(crate) mod unpack;
 
 #[cfg(test)]
 mod tests;

@@ -243,3 +243,61 @@ fn nothing_is_banned_in_the_product() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// A new kind of step, question, artefact or outcome must be decided about wherever kinds matter:
+/// in matches that name each (clippy's `wildcard_enum_match_arm` sees to the rest), not by picking
+/// one out.
+#[test]
+fn kinds_are_not_picked_out_of_the_closed_enums() {
+    const ENUMS: [&str; 6] = ["Step", "Probe", "What", "Before", "Part", "Proof"];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (path, text) in sources() {
+        if is_test(&path) || path.ends_with("rig.rs") || !path.starts_with("src/nodelet") {
+            continue;
+        }
+        seen += 1;
+        let code = product_code(&text);
+        for name in ENUMS {
+            let picked = code.contains(&format!("let {name}::"))
+                || code.split("matches!(").skip(1).any(|call| {
+                    let call = call.split(';').next().unwrap_or(call);
+                    let call: String = call.chars().take(200).collect();
+                    call.contains(&format!(" {name}::"))
+                });
+            if picked {
+                wrong.push(format!("{}: {name}", path.display()));
+            }
+        }
+    }
+    assert!(seen > 30, "the walk found too little");
+    assert!(
+        wrong.is_empty(),
+        "decided outside an exhaustive match: {wrong:#?}"
+    );
+}
+
+/// Processes, sockets and mounts are read in one place each: two parsers disagree sooner or later.
+#[test]
+fn processes_are_looked_at_in_one_place() {
+    const READERS: [(&str, &[&str]); 5] = [
+        ("list(\"/proc\")", &[]),
+        ("at(\"/proc\")", &["src/host/proc.rs"]),
+        ("/proc/{pid}", &["src/host/proc.rs"]),
+        ("/proc/net/tcp", &["src/host/proc.rs"]),
+        ("/mountinfo", &["src/host/mounts.rs", "src/host/proc.rs"]),
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if is_test(&path) || path.ends_with("rig.rs") {
+            continue;
+        }
+        let code = product_code(&text);
+        for (word, readers) in READERS {
+            if code.contains(word) && !readers.iter().any(|r| path.ends_with(r)) {
+                wrong.push(format!("{}: {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

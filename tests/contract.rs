@@ -4,7 +4,10 @@
 //! number that differs. Numbers in sentences are looked for as the code would write them.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pf9_hostagent::mux::{INSTANCE_HEADER, SLOT_HEADER, SLOTS_MAX, SUBPROTOCOL, TUNNEL_PATH};
+use pf9_hostagent::model::SessionKind;
+use pf9_hostagent::mux::{
+    INSTANCE_HEADER, SESSION_HEADER, SLOT_HEADER, SLOTS_MAX, SUBPROTOCOL, TUNNEL_PATH,
+};
 use pf9_hostagent::wire::limits::*;
 use pf9_hostagent::wire::{Class, Code, Frame, Hello, Malformed, Meta, Open, StreamId};
 
@@ -219,6 +222,10 @@ fn limits_are_those_of_the_page() {
             vec![CONNECTION_WINDOW],
         ),
         (
+            "a window, once either side said farewell",
+            vec![LEAVING_WINDOW],
+        ),
+        (
             "blocks kept alive by received payloads",
             usizes(&[PINNED_MAX]),
         ),
@@ -287,7 +294,11 @@ fn numbers_in_sentences_are_those_of_the_code() {
     for sentence in &sentences {
         assert!(page.contains(sentence), "the page does not say: {sentence}");
     }
-    for header in [INSTANCE_HEADER, SLOT_HEADER] {
+    for kind in SessionKind::ALL {
+        let row = PAGE.lines().find(|l| l.starts_with(&format!("| `{kind}`")));
+        assert!(row.is_some(), "no row of {kind}");
+    }
+    for header in [INSTANCE_HEADER, SESSION_HEADER, SLOT_HEADER] {
         assert!(
             page.to_lowercase().contains(&format!("`{header}`")),
             "{header}"

@@ -130,7 +130,7 @@ async fn node(plane: SocketAddr, tls: Arc<ClientConfig>) -> Result<Node> {
     tcp.set_nodelay(true)?;
     let name = plane.ip().into();
     let tls = TlsConnector::from(tls).connect(name, tcp).await?;
-    let socket = mux::connect(
+    let (socket, _) = mux::connect(
         tls,
         &plane.to_string(),
         mux::TUNNEL_PATH,

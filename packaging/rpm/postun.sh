@@ -1,3 +1,26 @@
+# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
+ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
+ROLE_TREES="/opt/pf9/cni /opt/pf9/stacks /var/lib/pf9 /run/pf9-containerd"
+ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
+AGENT_TREES="/var/opt/pf9 /run/pf9 /var/log/pf9"
+AGENT_ENTRIES="/etc/systemd/system/multi-user.target.wants/pf9-comms.service /etc/systemd/system/multi-user.target.wants/pf9-hostagent.service /etc/systemd/system/sockets.target.wants/pf9-nodeletd.socket"
+CONFIG_ROOT="/etc/pf9"
+PROXY_CONFIG="/etc/pf9/conf.d/50-proxy.toml"
+SHARED_DIRS="/etc/systemd/system /etc/systemd/system/multi-user.target.wants /etc/systemd/system/sockets.target.wants /etc/sysctl.d /etc/modules-load.d"
+SHARED_PARENTS="/opt/pf9 /etc/pf9/conf.d"
+role_is_left() {
+    for unit in $ROLE_UNITS; do
+        if [ -e "$unit" ]; then return 0; fi
+    done
+    return 1
+}
+config_is_kept() {
+    case "$1" in
+        hostagent.toml | hostagent.toml.* | conf.d | services.d) return 0 ;;
+    esac
+    return 1
+}
+# <<<
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
@@ -6,12 +29,18 @@ if [ "$1" -ge 1 ]; then
     if [ -d /run/systemd/system ]; then
         systemctl --quiet try-restart pf9-nodeletd.socket pf9-comms.service pf9-hostagent.service || :
     fi
-elif [ ! -e /etc/systemd/system/pf9-kubelet.service ]; then
-    rm -rf --one-file-system /var/opt/pf9 /var/log/pf9 /run/pf9 /opt/pf9/stacks /var/lib/pf9 \
-        /etc/pf9/certs /etc/pf9/trust /etc/pf9/kube.d /etc/pf9/host_id.conf /etc/pf9/endpoints.json \
-        /etc/pf9/conf.d/50-proxy.toml /etc/pf9/proxy-credentials
-    if [ -d /etc/pf9/conf.d ]; then rmdir --ignore-fail-on-non-empty /etc/pf9/conf.d; fi
-    if [ -d /opt/pf9 ]; then rmdir --ignore-fail-on-non-empty /opt/pf9; fi
+elif ! role_is_left; then
+    rm -rf --one-file-system $AGENT_TREES $ROLE_TREES
+    rm -f $ROLE_ENTRIES $AGENT_ENTRIES $PROXY_CONFIG
+    # Of writes that were cut off; nobody of ours writes any more.
+    for dir in $SHARED_DIRS; do rm -f "$dir"/.pf9-tmp-*.tmp; done
+    # The package's own configuration, and what rpm saved of it, is a person's.
+    for path in "$CONFIG_ROOT"/* "$CONFIG_ROOT"/.[!.]*; do
+        if [ -e "$path" ] && ! config_is_kept "${path##*/}"; then rm -rf --one-file-system "$path"; fi
+    done
+    for dir in $SHARED_PARENTS; do
+        if [ -d "$dir" ]; then rmdir --ignore-fail-on-non-empty "$dir"; fi
+    done
     for user in pf9-comms pf9; do
         if getent passwd "$user" >/dev/null; then userdel "$user" 2>/dev/null || :; fi
     done

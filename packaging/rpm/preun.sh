@@ -1,9 +1,20 @@
 # $1 = 0: the last version goes. There is no purge after an erase, so the node role goes now,
 # while the programs that know how are still here.
+# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
+ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
+REMOVAL_SECONDS="2390"
+role_is_left() {
+    for unit in $ROLE_UNITS; do
+        if [ -e "$unit" ]; then return 0; fi
+    done
+    return 1
+}
+# <<<
+
 if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
-    if [ -e /etc/systemd/system/pf9-kubelet.service ] || [ -e /etc/systemd/system/pf9-containerd.service ]; then
-        echo "pf9-hostagent: WARNING: this machine is still a Kubernetes node: removing the role (at most 300 s)" >&2
-        timeout 300 /usr/bin/pf9ctl decommission-node --local --yes </dev/null ||
+    if role_is_left; then
+        echo "pf9-hostagent: WARNING: this machine is still a Kubernetes node: removing the role (at most $REMOVAL_SECONDS s)" >&2
+        timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl decommission-node --local --yes </dev/null ||
             echo "pf9-hostagent: WARNING: the node role could not be removed; see /etc/systemd/system/pf9-*.service" >&2
     fi
     systemctl --quiet disable --now pf9-hostagent.service pf9-comms.service pf9-nodeletd.socket || :

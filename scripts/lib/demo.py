@@ -16,6 +16,7 @@
   down                             remove everything this made
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
+$PF9_DEMO_PLANE_OPTIONS: more options of pf9-plane serve, e.g. --node-certificate-seconds 180.
 """
 import argparse
 import os

@@ -30,6 +30,8 @@ class Plane:
         self.log = Path(state) / "logs/plane.log"
         self.url = f"https://{node.HOST}:{PORT}"
         self.token = self.project = None
+        # More of the plane's own options, e.g. lives of seconds.
+        self.extra = os.environ.get("PF9_DEMO_PLANE_OPTIONS", "").split()
 
     # -- the process
 
@@ -53,7 +55,7 @@ class Plane:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         proc.start([self.binary, "serve", "--state-dir", self.dir, "--listen", f"{node.HOST}:{PORT}",
-                    "--public-url", self.url], self.pidfile, self.log, {"RUST_BACKTRACE": "1"})
+                    "--public-url", self.url, *self.extra], self.pidfile, self.log, {"RUST_BACKTRACE": "1"})
 
         def healthy():
             if not self.running():

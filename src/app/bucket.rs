@@ -18,7 +18,11 @@ pub struct Bucket {
 impl Bucket {
     /// `per_second` (at least 1) in the long run, `burst` (at least 1) at once.
     pub fn new(per_second: u32, burst: u32) -> Self {
-        let every = Duration::from_secs(1) / per_second.max(1);
+        Self::every(Duration::from_secs(1) / per_second.max(1), burst)
+    }
+
+    /// One in `every` in the long run, `burst` (at least 1) at once.
+    pub fn every(every: Duration, burst: u32) -> Self {
         Self {
             every,
             depth: every * burst.max(1),

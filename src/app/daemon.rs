@@ -1,13 +1,13 @@
 //! The life of a daemon: parse, configuration, logs, run until a signal, drain, exit code.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Exit, TaskGroup};
+use super::{Config, Exit, Progress, TaskGroup};
+use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
 use crate::model::{Fault, paths};
 use crate::telemetry::LogConfig;
@@ -40,9 +40,6 @@ struct Args {
     #[arg(long, default_value = "/", hide = true)]
     root: PathBuf,
 }
-
-/// Longest a daemon drains after a signal; below systemd's own 90 s.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// Runs a daemon. `start` puts its tasks into the group; an error ends the process with the
 /// fault's exit code. So does a wrong configuration, before anything is started.
@@ -134,7 +131,7 @@ where
     let mut group = TaskGroup::new(CancellationToken::new());
     let stop = group.shutdown();
     group.finite("signals", signals(stop));
-    group.finite("watchdog", watchdog(group.shutdown()));
+    group.finite("watchdog", watchdog(group.progress(), group.shutdown()));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         "{} starts",
@@ -181,18 +178,11 @@ async fn signals(stop: CancellationToken) {
     stop.cancel();
 }
 
-/// Tells systemd that the runtime still turns, at half its watchdog time.
-async fn watchdog(stop: CancellationToken) {
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let mut tick = tokio::time::interval(period / 2);
-    loop {
-        tokio::select! {
-            // cancel-safe: both are
-            () = stop.cancelled() => return,
-            _ = tick.tick() => notify(&[sd_notify::NotifyState::Watchdog]),
-        }
+/// Tells systemd that the work goes on.
+async fn watchdog(progress: Progress, stop: CancellationToken) {
+    if let Some(period) = sd_notify::watchdog_enabled() {
+        let feed = || notify(&[sd_notify::NotifyState::Watchdog]);
+        progress.feed(period, stop, feed).await;
     }
 }
 

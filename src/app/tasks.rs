@@ -12,10 +12,13 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::Progress;
+
 /// The tasks of one process. Dropping it aborts them.
 pub struct TaskGroup {
     shutdown: CancellationToken,
     failed: Arc<Mutex<Option<&'static str>>>,
+    progress: Progress,
     tasks: JoinSet<()>,
     names: Vec<(Id, &'static str)>,
 }
@@ -34,6 +37,7 @@ impl TaskGroup {
         Self {
             shutdown,
             failed: Arc::default(),
+            progress: Progress::default(),
             tasks: JoinSet::new(),
             names: Vec::new(),
         }
@@ -42,6 +46,11 @@ impl TaskGroup {
     /// The token every task should watch.
     pub fn shutdown(&self) -> CancellationToken {
         self.shutdown.clone()
+    }
+
+    /// Where tasks give their signs of life.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Without this task the process is of no use.

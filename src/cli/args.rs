@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::tunnel::ping::interval;
 use crate::app::Exit;
+use crate::host::deadlines::DECOMMISSION;
 use crate::model::HostId;
 
 /// The operator's hand on a node.
@@ -255,7 +256,7 @@ pub(super) struct DecommissionArgs {
     #[arg(long)]
     pub(super) keep_logs: bool,
     /// How long the removal of the role may take, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 280,
+    #[arg(long, value_name = "SECONDS", default_value_t = DECOMMISSION.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) wait: u64,
     /// One JSON value instead of lines for people.

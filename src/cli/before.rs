@@ -24,7 +24,8 @@ const IDENTITY: [&str; 8] = [
     paths::TRUST_DIR,
 ];
 /// Inner ones first.
-const MADE: [&str; 4] = [
+const MADE: [&str; 5] = [
+    paths::ROOT_DIR,
     "/etc/pf9/certs/hostagent",
     "/etc/pf9/certs/ca",
     "/etc/pf9/certs",
@@ -33,17 +34,12 @@ const MADE: [&str; 4] = [
 
 /// The identity as it was.
 #[derive(Debug)]
-pub(super) struct Before<'a> {
-    host: &'a HostFs,
-}
+pub(super) struct Before;
 
-impl<'a> Before<'a> {
-    /// Goes back first if a former run was cut off, then remembers.
-    pub(super) fn remember(host: &'a HostFs) -> Result<Self, FsError> {
-        let before = Self { host };
-        if host.at(BEFORE).exists() {
-            before.back()?;
-        }
+impl Before {
+    /// Remembers what is there, just before another identity is written.
+    pub(super) fn remember(host: &HostFs) -> Result<(), FsError> {
+        Self::recover(host)?;
         // Complete under another name first: a half-made backup must never be gone back to.
         let making = host.at("/etc/pf9/.before-making");
         remove_dir(&making)?;
@@ -55,20 +51,23 @@ impl<'a> Before<'a> {
         }
         fs::create_dir_all(&making).map_err(|e| fail("make directory", &making, e))?;
         let to = host.at(BEFORE);
-        fs::rename(&making, &to).map_err(|e| fail("rename", &to, e))?;
-        Ok(before)
+        fs::rename(&making, &to).map_err(|e| fail("rename", &to, e))
     }
 
     /// The new identity stays.
-    pub(super) fn forget(self) -> Result<(), FsError> {
-        remove_dir(&self.host.at(BEFORE))
+    pub(super) fn forget(host: &HostFs) -> Result<(), FsError> {
+        remove_dir(&host.at(BEFORE))
     }
 
-    /// The old identity is back; what was not there is not there.
-    pub(super) fn back(&self) -> Result<(), FsError> {
-        let backup = self.host.at(BEFORE);
-        for file in files(self.host)? {
-            let at = self.host.at(&file);
+    /// The remembered identity is back, whoever remembered it; what was not there is not there.
+    /// Nothing is done where nothing is remembered.
+    pub(super) fn recover(host: &HostFs) -> Result<(), FsError> {
+        let backup = host.at(BEFORE);
+        if !backup.exists() {
+            return Ok(());
+        }
+        for file in files(host)? {
+            let at = host.at(&file);
             let old = backup.join(file.trim_start_matches('/'));
             if !old.exists() {
                 fs::remove_file(&at).map_err(|e| fail("remove", &at, e))?;
@@ -76,7 +75,7 @@ impl<'a> Before<'a> {
         }
         for old in walk(&backup)? {
             let name = old.strip_prefix(&backup).unwrap_or(&old);
-            let at = self.host.at(Path::new("/").join(name));
+            let at = host.at(Path::new("/").join(name));
             if let Some(dir) = at.parent() {
                 fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
             }
@@ -85,7 +84,7 @@ impl<'a> Before<'a> {
         }
         // Directories that enrolment made; one with something in it was there before.
         for dir in MADE {
-            drop(fs::remove_dir(self.host.at(dir)));
+            drop(fs::remove_dir(host.at(dir)));
         }
         remove_dir(&backup)
     }
@@ -157,13 +156,13 @@ mod tests {
         write(&host, paths::HOST_KEY, "old key", 0o400);
         write(&host, "/etc/pf9/trust/a.json", "a", 0o644);
         write(&host, paths::CONFIG, "mine", 0o644);
-        let before = Before::remember(&host).expect("remember");
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "new id", 0o644);
         write(&host, paths::HOST_KEY, "new key", 0o440);
         write(&host, paths::PLANE_CA, "new ca", 0o644);
         host.remove_file("/etc/pf9/trust/a.json").expect("remove");
         write(&host, "/etc/pf9/trust/b.json", "b", 0o644);
-        before.back().expect("back");
+        Before::recover(&host).expect("back");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
         assert_eq!(read(&host, paths::HOST_KEY).as_deref(), Some("old key"));
         let found = host.found(paths::HOST_KEY).expect("found");
@@ -185,10 +184,12 @@ mod tests {
         // Cut off: neither forgotten nor gone back to.
         Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "half new", 0o644);
-        let again = Before::remember(&host).expect("again");
+        Before::recover(&host).expect("again");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
+        Before::remember(&host).expect("remember");
         write(&host, paths::HOST_ID, "new", 0o644);
-        again.forget().expect("forget");
+        Before::forget(&host).expect("forget");
+        Before::recover(&host).expect("nothing is remembered");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("new"));
         assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
     }

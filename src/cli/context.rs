@@ -20,22 +20,9 @@ pub(super) const ASK: Duration = Duration::from_secs(5);
 /// Lives in memory only.
 const LOCK: &str = "/run/pf9ctl.lock";
 
-/// The agent's units, in the order they start.
-pub(super) const AGENT_UNITS: [&str; 3] = [
-    "pf9-nodeletd.socket",
-    "pf9-comms.service",
-    "pf9-hostagent.service",
-];
-/// Started by its socket.
-pub(super) const NODELET_UNIT: &str = "pf9-nodeletd.service";
-/// The node's units; nodelet writes them.
-pub(super) const NODE_UNITS: [&str; 5] = [
-    "pf9-containerd.service",
-    "pf9-etcd.service",
-    "pf9-kubelet.service",
-    "pf9-kube-proxy.service",
-    "pf9-network.service",
-];
+pub(super) use crate::host::ours::units::{
+    AGENT as AGENT_UNITS, NODELET as NODELET_UNIT, ROLE as NODE_UNITS,
+};
 
 /// What every verb works with.
 pub(super) struct Context {

@@ -16,18 +16,17 @@ use super::context::{AGENT_UNITS, Context, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
+use crate::host::deadlines::LEAVE;
 use crate::host::facts::os_release;
+use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
 use crate::model::{Fault, HostId, NodeState, NodeStatus, Role, paths};
 use crate::telemetry::chain;
 
-/// The plane answers at once or is not there.
-const LEAVE: Duration = Duration::from_secs(10);
 /// nodelet takes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
-const HOSTAGENT: &str = "pf9-hostagent.service";
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -52,7 +51,8 @@ pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, 
     let plane = leave(ctx, args, host_id).await;
     stop_agent(ctx).await?;
     let removed = remove_files(ctx, args)?;
-    let left = leftovers::left(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    let mut left = leftovers::left(&ctx.host, !args.keep_logs).map_err(|e| fs_fault(&e))?;
+    left.extend(leftovers::network_left(&ctx.host).await);
     ctx.unlock();
     let report = DecommissionReport {
         host_id,
@@ -134,8 +134,7 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
 async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>, Fault> {
     let what = "the role could not be removed, nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
-        let socket = "pf9-nodeletd.socket";
-        ctx.units.start(socket).await.map_err(|e| {
+        ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
             Fault::new("units", what, chain(&e)).fix("install the package pf9-hostagent again")
         })?;
     }
@@ -194,7 +193,14 @@ async fn next_status(ctx: &Context, revision: u64) -> Result<NodeStatus, LocalEr
 
 fn progress(status: &NodeStatus) -> String {
     let now = status.current_step.as_deref().unwrap_or("looking");
-    format!("removing the role: {now}")
+    // A person need not wait for the end to learn why there is none.
+    match &status.reason {
+        Some(fault) => format!(
+            "removing the role: {now}; so far: {}: {}",
+            fault.what, fault.why
+        ),
+        None => format!("removing the role: {now}"),
+    }
 }
 
 fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {

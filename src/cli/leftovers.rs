@@ -1,67 +1,71 @@
-//! What is ours on this machine beside the package: its removal, and the proof that it is gone.
+//! What is ours on this machine beside the package ([`ours`] says so): its removal, and the proof
+//! that it is gone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::host::fs::{FsError, HostFs};
 use crate::host::mounts;
-use crate::model::paths;
-
-/// Taken away whole.
-const TREES: [&str; 6] = [
-    "/var/opt/pf9",
-    "/var/lib/pf9",
-    paths::STACKS,
-    "/run/pf9-containerd",
-    "/run/pf9",
-    paths::MACHINE_NOW,
-];
-/// The package's own, and what a person wrote there; a purge takes it.
-const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];
-const CONFIG_ROOT: &str = "/etc/pf9";
-/// Shared directories where the node role puts files, all named after us.
-const SHARED: [&str; 4] = [
-    "/etc/systemd/system",
-    "/etc/sysctl.d",
-    "/etc/modules-load.d",
-    "/etc/udev/rules.d",
-];
+use crate::host::net::Net;
+use crate::host::ours::{
+    network,
+    paths::{self, Keeper, PathRule},
+    units,
+};
+use crate::host::proc::Proc;
+use crate::host::temps;
+use crate::model::paths as names;
 
 /// Which of our paths to take away; logs only when asked.
 pub(super) fn trees(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
-    let mut all: Vec<String> = TREES.iter().map(|t| (*t).to_owned()).collect();
-    if logs {
-        all.push(paths::LOG_DIR.to_owned());
-    }
-    let config = host.list(CONFIG_ROOT)?;
-    let ours = config.iter().filter(|n| !KEPT_CONFIG.contains(&n.as_str()));
-    all.extend(ours.map(|n| format!("{CONFIG_ROOT}/{n}")));
+    let goes = |keeper: &Keeper| match keeper {
+        Keeper::Role | Keeper::Agent => true,
+        Keeper::Logs => logs,
+    };
+    let places = paths::PLACES.iter().filter(|(_, keeper)| goes(keeper));
+    let mut all: Vec<String> = places.map(|(path, _)| (*path).to_owned()).collect();
+    let config = host.list(paths::CONFIG_ROOT)?;
+    let ours = config.iter().filter(|n| !paths::config_is_kept(n));
+    all.extend(ours.map(|n| format!("{}/{n}", paths::CONFIG_ROOT)));
     // pf9ctl wrote it, among a person's own.
-    all.push(paths::PROXY_CONFIG.to_owned());
+    all.push(names::PROXY_CONFIG.to_owned());
+    let entries = paths::entries().into_iter();
+    all.extend(
+        entries
+            .map(|(entry, _)| entry)
+            .filter(|e| !is_mask(host, e)),
+    );
+    // Of writes that were cut off; those in directories of ours go with them.
+    let mut temps = temps::abandoned(host, paths::WRITTEN_BY_ROOT);
+    temps.retain(|t| !all.iter().any(|tree| paths::below(tree, t)));
+    all.extend(temps);
     all.retain(|t| fs::symlink_metadata(host.at(t)).is_ok());
     all.sort();
+    all.dedup();
     Ok(all)
 }
 
-/// Takes `/opt/pf9` and `conf.d` away when nobody else has anything there.
+/// Takes parents away that others may use too, where nobody has anything there.
 pub(super) fn remove_empty_parents(host: &HostFs) {
-    // Not empty means: not only ours. That is no failure.
-    drop(fs::remove_dir(host.at("/opt/pf9")));
-    drop(fs::remove_dir(host.at(paths::CONFIG_DIR)));
+    for parent in paths::SHARED_PARENTS {
+        // Not empty means: not only ours. That is no failure.
+        drop(fs::remove_dir(host.at(parent)));
+    }
 }
 
 /// Everything of ours that is still there: paths, mounts, programs that run.
 pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     let mut all = trees(host, logs)?;
-    for dir in SHARED {
-        for name in host.list(dir)?.iter().filter(|n| n.contains("pf9")) {
+    for dir in paths::SHARED {
+        for name in host.list(dir)? {
             let path = format!("{dir}/{name}");
-            if !is_mask(host, &path) {
+            // Those that are known by their exact names are among the trees.
+            if paths::path(&path) == Some(PathRule::CalledAfterUs) && !is_mask(host, &path) {
                 all.push(path);
             }
         }
     }
-    for root in TREES {
+    for (root, _) in paths::PLACES {
         let (is_mount, below) = mounts::at_or_below(host, root)?;
         all.extend(below.iter().map(|m| format!("mount {m}")));
         // A disk that somebody mounted there is theirs; emptied is all it can be.
@@ -69,22 +73,38 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
             all.retain(|path| path != root);
         }
     }
-    all.extend(programs(host));
+    let programs = Proc::new(host.clone()).ours().into_iter();
+    all.extend(programs.map(|(p, _)| format!("process {} ({})", p.pid, p.program)));
     Ok(all)
+}
+
+/// Links, routes and packet-filter chains that nobody but us makes.
+pub(super) async fn network_left(host: &HostFs) -> Vec<String> {
+    let net = Net::new(host.clone());
+    let links = net.links(&[network::POD_BRIDGE.to_owned()]);
+    let mut left: Vec<String> = links.iter().map(|l| format!("link {l}")).collect();
+    let routes = net.routes(network::ROUTE_PROTOCOL).await;
+    let chains = net.chains(&[network::CHAIN_PREFIX.to_owned()]).await;
+    for (what, found) in [("route", routes), ("packet-filter chain", chains)] {
+        match found {
+            Ok(found) => left.extend(found.iter().map(|f| format!("{what} {f}"))),
+            // A proof that cannot be made is none.
+            Err(e) => left.push(format!("perhaps a {what}: {}", crate::telemetry::chain(&e))),
+        }
+    }
+    left
 }
 
 /// True while units of the node role are there.
 pub(super) fn role_units(host: &HostFs) -> bool {
-    let units = host.list("/etc/systemd/system").unwrap_or_default();
-    let ours = |n: &String| n.starts_with("pf9-") && n.ends_with(".service");
-    let mine = units.iter().filter(|n| ours(n));
-    mine.map(|n| format!("/etc/systemd/system/{n}"))
-        .any(|p| !is_mask(host, &p))
+    let found = host.list(paths::UNIT_DIR).unwrap_or_default();
+    let mut role = found.iter().filter(|n| units::of_the_role(n));
+    role.any(|n| !is_mask(host, &format!("{}/{n}", paths::UNIT_DIR)))
 }
 
 /// True while anything of the node role is there.
 pub(super) fn role_traces(host: &HostFs) -> bool {
-    role_units(host) || host.at(paths::KUBE_DIR).exists()
+    role_units(host) || host.at(names::KUBE_DIR).exists()
 }
 
 /// A package that was removed and not purged leaves its units masked.
@@ -92,22 +112,12 @@ fn is_mask(host: &HostFs, path: &str) -> bool {
     fs::read_link(host.at(path)).is_ok_and(|to| to == Path::new("/dev/null"))
 }
 
-/// Processes whose program is out of one of our stacks.
-fn programs(host: &HostFs) -> Vec<String> {
-    let names = host.list("/proc").unwrap_or_default();
-    let pids = names.iter().filter(|n| n.parse::<u32>().is_ok());
-    pids.filter_map(|pid| {
-        let exe: PathBuf = fs::read_link(host.at(format!("/proc/{pid}/exe"))).ok()?;
-        exe.starts_with(paths::STACKS)
-            .then(|| format!("process {pid} ({})", exe.display()))
-    })
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::fs::Attrs;
+    use crate::host::ours::paths::NODELET_AT_BOOT;
+    use crate::model::paths;
 
     fn host_with(files: &[&str]) -> (tempfile::TempDir, HostFs) {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -161,6 +171,8 @@ mod tests {
         ]);
         host.link("/etc/systemd/system/pf9-comms.service", "/dev/null")
             .expect("mask");
+        host.link(NODELET_AT_BOOT, "/lib/systemd/system/pf9-nodeletd.service")
+            .expect("the engine's own link");
         host.link(
             "/proc/41/exe",
             "/opt/pf9/stacks/k/bin/containerd-shim-runc-v2 (deleted)",
@@ -177,8 +189,9 @@ mod tests {
         assert_eq!(
             left(&host, false).expect("left"),
             [
-                "/etc/systemd/system/pf9-kubelet.service",
                 "/etc/sysctl.d/90-pf9-kubernetes.conf",
+                NODELET_AT_BOOT,
+                "/etc/systemd/system/pf9-kubelet.service",
                 "mount /var/lib/pf9/kubelet/pods/x",
                 "process 41 (/opt/pf9/stacks/k/bin/containerd-shim-runc-v2 (deleted))",
             ]

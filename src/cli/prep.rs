@@ -3,7 +3,7 @@
 //! ```text
 //! root ─ lock ─ arguments ─ checks ─ already a host of this plane? ──yes──┐
 //!                                        │ no                             ▼
-//!                              remember ─ enrol ─ save ──────► enable, start ─ wait ─ done
+//!                              enrol ─ remember ─ save ──────► enable, start ─ wait ─ done
 //!                                 ▲                                  │ any failure, any signal
 //!                                 └──────────── back ◄───────────────┘
 //! ```
@@ -24,6 +24,8 @@ use super::way::{Way, not_read};
 use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::FsError;
+use crate::host::interfaces::node_facts;
+use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{
     EnrolToken, Fault, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
@@ -71,7 +73,9 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
         .fix("install it again"));
     }
     directories(ctx).await?;
-    let before = Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
+    // Only what a run that was cut off left is gone back to here: while nothing is enrolled comms
+    // may renew its pair, and an older one must not take its place.
+    Before::recover(&ctx.host).map_err(|e| fs_fault(&e))?;
     let ran = running(ctx).await?;
     let stage = Cell::new(Stage::Nothing);
     let work = prepare(ctx, args, &token, &config, &way, &stage);
@@ -82,7 +86,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     };
     match result {
         Ok(done) => {
-            before.forget().map_err(|e| fs_fault(&e))?;
+            Before::forget(&ctx.host).map_err(|e| fs_fault(&e))?;
             ctx.out.show(&PrepReport {
                 host_id: done.host_id,
                 plane: args.plane.clone(),
@@ -95,7 +99,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
         }
         Err(fault) => {
             let fault = not_read(fault, &config, |name| std::env::var(name).ok());
-            undo(ctx, &before, &ran, stage.get()).await;
+            undo(ctx, &ran, stage.get()).await;
             Err(fault)
         }
     }
@@ -134,6 +138,7 @@ async fn prepare(
         }
         None => {
             let identity = enrol(ctx, args, token, way).await?;
+            Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
             stage.set(Stage::Enrolled);
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
@@ -275,7 +280,7 @@ fn authority(url: &str) -> String {
     }
 }
 
-/// Asks the plane; nothing is written.
+/// Asks the plane. Nothing is written but the key that root orders with.
 async fn enrol(
     ctx: &Context,
     args: &PrepArgs,
@@ -286,17 +291,21 @@ async fn enrol(
     let had = identity::host_id(&ctx.host).ok().flatten();
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
     ctx.out.waiting(&format!("enrolling with {}", args.plane));
-    let hostname = ctx
-        .host
-        .read_text("/proc/sys/kernel/hostname", TOKEN_MAX)
-        .map_err(|e| fs_fault(&e))?
-        .unwrap_or_default();
+    let (root, had_key) = order_key::ensure(&ctx.host, host_id)?;
+    if had_key == Had::Replaced {
+        let text = "the key that this host orders with could not be used: another one was made; \
+                    a plane that knows the host wants to be asked first";
+        ctx.out.step(Ink::Warn, text);
+    }
+    let facts = node_facts(&ctx.host).map_err(|e| fs_fault(&e))?;
     let order = EnrolOrder {
         plane: &args.plane,
         token,
         host_id,
-        hostname: hostname.trim(),
+        present: Some(&ctx.host),
         machine: identity::look_at_machine(&ctx.host, host_id),
+        facts: &facts,
+        root: &root,
         egress: &way.egress,
         tls: &way.tls,
         deadline: ENROL,
@@ -411,7 +420,7 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
 
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
 /// Units that ran before and still have their identity are not disturbed.
-async fn undo(ctx: &Context, before: &Before<'_>, ran: &Ran, stage: Stage) {
+async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
     let fresh = stage == Stage::Enrolled;
     let mut kept = Vec::new();
     let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));
@@ -429,10 +438,10 @@ async fn undo(ctx: &Context, before: &Before<'_>, ran: &Ran, stage: Stage) {
             }
         }
     }
-    if let Err(e) = before.back() {
-        keep(&e);
-    }
     if fresh {
+        if let Err(e) = Before::recover(&ctx.host) {
+            keep(&e);
+        }
         for unit in &ran.active {
             if let Err(e) = ctx.units.start(unit).await {
                 keep(&e);

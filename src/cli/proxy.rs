@@ -12,11 +12,11 @@ use super::output::{Ink, Screen, Show};
 use crate::app::{Config, Exit};
 use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
 use crate::host::fs::{Attrs, FsError};
+use crate::host::ours::units::COMMS;
 use crate::host::units::Active;
 use crate::model::{Fault, Secret, paths};
 use crate::telemetry::chain;
 
-const COMMS: &str = "pf9-comms.service";
 /// Larger than any password that fits.
 const PASSWORD_MAX: u64 = 4096;
 /// Largest file that is put back when the new one cannot stay.

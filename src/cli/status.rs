@@ -11,10 +11,11 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
 use crate::app::{Config, Exit};
+use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
-    COPIED, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp,
+    COPIED, Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp,
     TunnelState, TunnelStatus, paths,
 };
 
@@ -58,7 +59,9 @@ pub(super) struct StatusReport {
     pub(super) services: Vec<UnitReport>,
     /// File systems that matter.
     pub(super) disks: Vec<crate::model::DiskHealth>,
-    /// What is wrong with the machine itself.
+    /// When certificates end: the tunnel's, and the node's own.
+    pub(super) certificates: Vec<Expiry>,
+    /// What is wrong with the machine itself, and certificates that are not renewed.
     pub(super) warnings: Vec<Fault>,
 }
 
@@ -152,6 +155,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         node,
         services,
         disks: Vec::new(),
+        certificates: Vec::new(),
         warnings: Vec::new(),
     };
     if let Ok(status) = &status {
@@ -162,6 +166,7 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         report.disks.clone_from(&status.health.disks);
         report.warnings.clone_from(&status.health.warnings);
     }
+    certificates(&mut report, status.as_ref().ok());
     let enrolled = crate::host::fs::Found::Nothing
         != ctx
             .host
@@ -179,6 +184,24 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
     };
     (report.state, report.reason) = judge(&report, &seen);
     report
+}
+
+/// comms knows more of the tunnel's certificates, and sooner, than hostagent last heard of it; what
+/// is to be said of them follows from that.
+fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
+    let now = report.taken_at;
+    let node = report.node.iter().flat_map(|n| &n.certificates);
+    let told = status.map(|s| s.certificates.clone()).unwrap_or_default();
+    report.certificates = match &report.tunnel {
+        Some(tunnel) if !tunnel.certificates.is_empty() => {
+            let tunnel = tunnel.certificates.iter().cloned();
+            tunnel.chain(node.map(Expiry::from)).collect()
+        }
+        Some(_) | None => told,
+    };
+    report.warnings.retain(|w| !Expiry::is_warning(w));
+    let new = report.certificates.iter().filter_map(|c| c.warning(now));
+    report.warnings.extend(new);
 }
 
 /// What [`judge`] looks at beside the report.
@@ -313,9 +336,9 @@ async fn units(ctx: &Context) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault
         }
     };
     let listening = all
-        .get("pf9-nodeletd.socket")
+        .get(units::NODELET_SOCKET)
         .is_some_and(|s| s.active.is_up());
-    let agent = ["pf9-comms.service", "pf9-hostagent.service", NODELET_UNIT]
+    let agent = [units::COMMS, units::HOSTAGENT, NODELET_UNIT]
         .iter()
         .filter_map(|u| {
             let mut report = unit_report(u, all.get(*u)?);

@@ -4,8 +4,8 @@ use super::output::{Ink, Screen, Show};
 use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
-    CertificateStatus, DownloadStatus, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role,
-    SessionState, Timestamp, TunnelState, TunnelStatus,
+    DownloadStatus, Expiry, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, SessionKind,
+    SessionState, SessionStatus, Timestamp, TunnelState, TunnelStatus,
 };
 
 impl Show for StatusReport {
@@ -90,6 +90,9 @@ fn tunnel(screen: &mut Screen, report: &StatusReport, width: usize) {
         Some(tunnel) => {
             let (ink, text) = tunnel_words(tunnel, now);
             screen.pieces("tunnel", vec![mark(ink), (Ink::Plain, text)]);
+            if let Some(text) = limit(tunnel) {
+                screen.row("", Ink::Warn, text, width);
+            }
             for text in others(tunnel, now) {
                 screen.row("", Ink::Warn, &text, width);
             }
@@ -136,7 +139,8 @@ fn tunnel_words(tunnel: &TunnelStatus, now: Timestamp) -> (Ink, String) {
                 parts.push(format!("{up} of {all} sessions"));
             }
             parts.push(place.to_owned());
-            (Ink::Good, parts.join(" · "))
+            let ink = limit(tunnel).map_or(Ink::Good, |_| Ink::Warn);
+            (ink, parts.join(" · "))
         }
         TunnelState::Connecting => (Ink::Warn, format!("connecting · {place}")),
         TunnelState::Waiting { next_try } => (
@@ -144,6 +148,21 @@ fn tunnel_words(tunnel: &TunnelStatus, now: Timestamp) -> (Ink, String) {
             format!("down · next try {} · {place}", until(now, next_try)),
         ),
         TunnelState::NotEnrolled => (Ink::Bad, "not enrolled".to_owned()),
+    }
+}
+
+/// What the sessions are not good for, if none is good for everything.
+fn limit(tunnel: &TunnelStatus) -> Option<&'static str> {
+    let up = |s: &&SessionStatus| matches!(s.state, SessionState::Connected { .. });
+    let best = tunnel.sessions.iter().filter(up).map(|s| s.kind).min();
+    match best {
+        Some(SessionKind::Full) | None => None,
+        Some(SessionKind::RenewalOnly) => {
+            Some("only to renew the host certificate, which has expired")
+        }
+        Some(SessionKind::RemovalOnly) => {
+            Some("only for the order of removal: the plane removed this host")
+        }
     }
 }
 
@@ -204,13 +223,11 @@ fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option
 }
 
 fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
-    if let Some(node) = &report.node {
-        if let Some(stack) = &node.stack {
-            screen.row("stack", Ink::Plain, &stack.to_string(), width);
-        }
-        if let Some(text) = certificates(&node.certificates, report.taken_at) {
-            screen.row("certificates", Ink::Plain, &text, width);
-        }
+    if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
+        screen.row("stack", Ink::Plain, &stack.to_string(), width);
+    }
+    if let Some(text) = certificates(&report.certificates, report.taken_at) {
+        screen.row("certificates", Ink::Plain, &text, width);
     }
     if let Some(download) = &report.download {
         screen.row("download", Ink::Plain, &download_words(download), width);
@@ -228,10 +245,9 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     }
 }
 
-fn certificates(all: &[CertificateStatus], now: Timestamp) -> Option<String> {
+fn certificates(all: &[Expiry], now: Timestamp) -> Option<String> {
     let first = all.iter().min_by_key(|c| c.not_after)?;
-    let name = serde_json::to_value(first.purpose).ok();
-    let name = name.as_ref().and_then(|v| v.as_str()).unwrap_or_default();
+    let name = &first.name;
     let when = if first.not_after <= now {
         format!("{name} EXPIRED {}", ago(now, first.not_after))
     } else {

@@ -19,6 +19,7 @@ mod plane;
 mod prep;
 mod proxy;
 mod screens;
+mod scripts;
 mod status;
 mod tunnel;
 
@@ -35,7 +36,7 @@ use super::output::Output;
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::identity::Owners;
-use crate::local::{Limits, Reply, Request, StatusCode};
+use crate::local::{Policy, Reply, Request, StatusCode};
 use crate::model::Fault;
 
 /// A machine nothing is wrong with, as files.
@@ -130,7 +131,7 @@ impl Rig {
             rig.file(path, text);
         }
         for tool in TOOLS {
-            rig.file(&format!("/usr/sbin/{tool}"), "");
+            rig.program(&format!("/usr/sbin/{tool}"), "#!/bin/sh\n");
         }
         let root = rig.dir.path().display().to_string();
         rig.program("/usr/bin/systemctl", &SYSTEMCTL.replace("@ROOT@", &root));
@@ -201,15 +202,10 @@ impl Rig {
     ) -> tokio::task::JoinHandle<()> {
         let listener = crate::local::bind(&self.host.at(socket), 0o600).expect("bind");
         let answer = Arc::new(answer);
-        let limits = Limits {
-            connections: 8,
-            body: 1 << 20,
-            deadline: Duration::from_secs(10),
-        };
         let stop = tokio_util::sync::CancellationToken::new();
         tokio::spawn(crate::local::serve(
             listener,
-            limits,
+            Policy::default(),
             stop,
             move |request| {
                 let answer = Arc::clone(&answer);

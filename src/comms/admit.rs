@@ -8,6 +8,10 @@ use super::services::Service;
 use crate::app::Bucket;
 use crate::wire::Code;
 
+/// Streams of the plane that are carried at the same time, of all services and sessions: what each
+/// may hold on its way through here adds up. The services that the package ships take less.
+pub(super) const CARRIED_MAX: u32 = 448;
+
 /// Why a stream is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -65,6 +69,13 @@ impl Admission {
         now: Duration,
     ) -> Result<Place, Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.values().map(|load| load.open).sum::<u32>() >= CARRIED_MAX {
+            let why = format!("{CARRIED_MAX} streams are open, more are not carried at a time");
+            return Err(Refusal {
+                code: Code::TooMany,
+                why,
+            });
+        }
         // Only names of the allow-list come this far.
         let load = all.entry(name.to_owned()).or_default();
         load.admit(service, who, now)?;
@@ -111,6 +122,19 @@ mod tests {
         assert!(all.admit("b", &service, "x", NOW).is_ok());
         drop(first);
         assert!(all.admit("a", &service, "x", NOW).is_ok());
+    }
+
+    #[test]
+    fn all_services_together_have_a_bound() {
+        let (all, mut service) = (Admission::default(), service());
+        service.max_streams = CARRIED_MAX;
+        let admit = |name: &str| all.admit(name, &service, "x", NOW);
+        let mut places: Vec<_> = (0..CARRIED_MAX)
+            .map(|n| admit(if n % 2 == 0 { "a" } else { "b" }).expect("room"))
+            .collect();
+        assert_eq!(admit("c").expect_err("full").code, Code::TooMany);
+        places.pop();
+        assert!(admit("c").is_ok());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::metrics;
 use super::serve::Serve;
 use super::sessions::{Live, Sessions};
 use super::status::StatusBoard;
-use crate::local::{Limits, Method, Reply, Request, StatusCode, serve as serve_local};
+use crate::local::{Method, Policy, Reply, Request, StatusCode, serve as serve_local};
 use crate::model::{STATUS_SCHEMA, SessionPing, TunnelPing};
 
 /// Longest a ping is waited for: no path of use is slower, and who asks waits.
@@ -39,7 +39,7 @@ pub(super) async fn run(listener: UnixListener, api: Api, shutdown: Cancellation
         let api = Arc::clone(&api);
         async move { api.answer(&request).await }
     };
-    serve_local(listener, Limits::default(), shutdown, answer).await;
+    serve_local(listener, Policy::default(), shutdown, answer).await;
 }
 
 impl Api {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
@@ -17,11 +17,17 @@ use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::identity::{self, TlsPolicy, TunnelIdentity};
-use crate::model::{COPIED, Envelope, Fault};
+use crate::model::{COPIED, Envelope, Fault, SessionKind};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
 pub(super) type Socket = Websocket<TlsStream<TcpStream>>;
+
+/// A websocket, and what the plane says it is good for.
+pub(super) struct Dialled {
+    pub(super) socket: Socket,
+    pub(super) kind: SessionKind,
+}
 
 /// How this host goes to its plane: as whom, and which way out.
 #[derive(Clone)]
@@ -81,7 +87,7 @@ pub enum DialError {
 }
 
 /// Longest a whole try may take.
-const TRY: Duration = Duration::from_secs(20);
+pub(super) const TRY: Duration = Duration::from_secs(20);
 /// Who is not enrolled is not asked for sooner, nor later than twice this: only a person changes it.
 /// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
 /// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
@@ -104,9 +110,9 @@ impl Route {
     }
 
     /// The route of the machine itself: it says which machine it is, shows and takes tickets, and
-    /// goes by the identity that is on the disk when it dials.
+    /// believes the authorities that are on the disk when it dials.
     pub(super) fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
-        let own = Own::new(fs, policy, self.identity.clone());
+        let own = Own::new(fs, policy, self.identity.host_id);
         Self {
             own: Some(Arc::new(own)),
             ..self
@@ -118,8 +124,30 @@ impl Route {
         &self.identity.endpoints
     }
 
+    /// The same way, as the holder of another certificate.
+    pub(super) fn as_holder(&self, identity: TunnelIdentity) -> Self {
+        Self {
+            identity,
+            egress: self.egress.clone(),
+            own: self.own.clone(),
+        }
+    }
+
+    /// As whom, and whom it believes now.
+    pub(super) fn identity(&self) -> TunnelIdentity {
+        match &self.own {
+            Some(own) => own.believing_now(&self.identity),
+            None => self.identity.clone(),
+        }
+    }
+
+    /// Whether both go with the same certificate.
+    pub(super) fn shows_what(&self, other: &Self) -> bool {
+        self.identity.certificate == other.identity.certificate
+    }
+
     /// Dials `endpoint`. `more` are headers of the handshake.
-    pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Socket, DialError> {
+    pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Dialled, DialError> {
         let mut journey = Journey::default();
         let dialled = in_time(&mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
@@ -128,13 +156,14 @@ impl Route {
             if let Some(own) = &self.own {
                 headers.extend(own.headers(endpoint));
             }
-            let connected = mux::connect_hearing(tls, &at.authority(), &at.path, headers).await;
+            let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
             let (socket, answer) = connected.map_err(DialError::Handshake)?;
             if let Some(own) = &self.own {
                 own.heard(endpoint, &answer).await;
             }
+            let kind = kind_of(&answer);
             journey.end("it takes this host's tunnel");
-            Ok(socket)
+            Ok(Dialled { socket, kind })
         })
         .await;
         tracing::debug!(endpoint, hops = ?journey.passed(), "dialled");
@@ -151,7 +180,8 @@ impl Route {
         in_time(journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
-            mux::ask(tls, &at.authority(), &at.path)
+            let own = self.own.as_ref().map(|own| own.headers(endpoint));
+            mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
             journey.end("it knows this host and takes tunnels");
@@ -179,11 +209,7 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let config = match &self.own {
-            Some(own) => own.identity().tls,
-            None => Arc::clone(&self.identity.tls),
-        };
-        let mut tls = TlsConnector::from(config)
+        let mut tls = TlsConnector::from(self.identity().tls)
             .connect(name, tcp)
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
@@ -208,6 +234,14 @@ async fn in_time<T>(
             after: TRY,
         })
     })
+}
+
+/// What the plane says a session is good for. A word that is not known is none we could use: the
+/// plane refuses what does not fit, in words.
+fn kind_of(headers: &HeaderMap) -> SessionKind {
+    let said = headers.get(mux::SESSION_HEADER).map(HeaderValue::as_bytes);
+    let is_it = |kind: &SessionKind| said == Some(kind.as_str().as_bytes());
+    SessionKind::ALL.into_iter().find(is_it).unwrap_or_default()
 }
 
 /// Version and kind of a handshake, for people.
@@ -262,15 +296,28 @@ fn split(endpoint: &str) -> Result<Endpoint, DialError> {
 // === impl DialError ===
 
 impl DialError {
+    /// Whether the plane refuses this host, or the certificate it showed.
+    pub(super) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Handshake(HandshakeError::Refused { status, .. }) => {
+                *status == StatusCode::FORBIDDEN
+            }
+            Self::Handshake(_)
+            | Self::Url(_)
+            | Self::Reach(_)
+            | Self::Foreign { .. }
+            | Self::Tls { .. }
+            | Self::Timeout { .. } => false,
+        }
+    }
+
     /// How long the plane wants to be left alone; `random`: uniform in [0, 1).
     pub fn retry_after(&self, random: f64) -> Option<Duration> {
         match self {
             Self::Handshake(_) if self.copied().is_some() => {
                 Some(COPIED_AGAIN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
             }
-            Self::Handshake(HandshakeError::Refused { status, .. })
-                if *status == StatusCode::FORBIDDEN =>
-            {
+            Self::Handshake(_) if self.is_forbidden() => {
                 Some(FORBIDDEN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
             }
             Self::Handshake(HandshakeError::Refused { retry_after, .. }) => *retry_after,
@@ -311,14 +358,11 @@ impl DialError {
                 "plane-garbage",
                 "check that the URL is the plane's and that nothing in between opens or forbids TLS",
             ),
-            Self::Handshake(HandshakeError::Refused { status, .. })
-                if *status == StatusCode::FORBIDDEN =>
-            {
-                (
-                    "plane-forbidden",
-                    "the plane does not know this host any more: run pf9ctl prep-node again",
-                )
-            }
+            Self::Handshake(_) if self.is_forbidden() => (
+                "plane-forbidden",
+                "the plane does not know this host, or its key, any more: see pf9-plane host list \
+                 there; pf9ctl prep-node with a new token makes it a host again",
+            ),
             Self::Handshake(HandshakeError::Refused { .. }) => {
                 ("plane-busy", "nothing to do: it is tried again")
             }
@@ -347,7 +391,6 @@ mod tests {
 
     use super::*;
     use crate::app::socket;
-    use crate::model::HostId;
 
     #[test]
     fn endpoints_are_wss_urls() {
@@ -368,11 +411,7 @@ mod tests {
         let (server, client) = socket::testing::tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
-        let identity = TunnelIdentity {
-            host_id: HostId::random(),
-            tls: client,
-            endpoints: vec![endpoint.clone()],
-        };
+        let identity = TunnelIdentity::of_nobody(&endpoint, client);
         let route = Route::new(identity, Egress::direct());
         let mut journey = Journey::default();
         let (dialled, accepted) = tokio::join!(route.secure(&endpoint, &mut journey), async {

@@ -92,6 +92,15 @@ impl Endpoints {
         wait
     }
 
+    /// This host goes as somebody else from now on: what the plane said to whom it was before does
+    /// not count.
+    pub(super) fn forgive(&mut self) {
+        for endpoint in &mut self.0 {
+            endpoint.not_before = Time(0);
+            endpoint.failed_at = None;
+        }
+    }
+
     /// How often an endpoint failed in a row of late.
     pub(super) fn failures(&self, index: usize, now: Time) -> u32 {
         self.0.get(index).map_or(0, |e| e.failures(now))
@@ -146,6 +155,16 @@ mod tests {
         let due = secs(90).plus(wait);
         assert_eq!(all.claim(0, secs(91)), Claim::Later(0, due));
         assert_eq!(all.claim(0, due), Claim::Now(0));
+    }
+
+    #[test]
+    fn whoever_goes_as_somebody_else_need_not_wait() {
+        let mut all = Endpoints::new(1, CAP);
+        assert_eq!(all.claim(0, secs(0)), Claim::Now(0));
+        all.ended(0, None, Some(Duration::from_secs(300)), 0.0, secs(0));
+        assert!(matches!(all.claim(0, secs(1)), Claim::Later(..)));
+        all.forgive();
+        assert_eq!(all.claim(0, secs(1)), Claim::Now(0));
     }
 
     #[test]

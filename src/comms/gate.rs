@@ -15,12 +15,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::{Live, Named, Sessions};
+use crate::local::{Callers, Door, Share};
 use crate::mux::{self, MuxStream};
 use crate::wire::limits::INITIAL_WINDOW;
 use crate::wire::{Class, Meta};
 
-/// Connections at once: hostagent's long-poll, its calls and a download, times a margin.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections at once: hostagent's long-poll, its calls and a download, times a margin; and root
+/// with curl.
+pub(super) const SHARE: Share = Share {
+    all: 48,
+    each: 40,
+    root: 16,
+};
 /// How long a connection waits for the tunnel before it is closed; its caller tries again.
 const TUNNEL_WAIT: Duration = Duration::from_secs(5);
 /// Bytes kept for a second opening: what can be sent before the plane has looked at a stream.
@@ -34,25 +40,24 @@ pub(super) async fn run(
     sessions: Arc<Sessions>,
     shutdown: CancellationToken,
 ) {
+    let mut door = Door::new(listener, Callers::ByMode, SHARE);
+    // Bounded by the door.
     let mut running = JoinSet::new();
     loop {
-        while running.try_join_next().is_some() {}
         tokio::select! {
             // cancel-safe: all are
             () = shutdown.cancelled() => break,
-            _ = running.join_next(), if running.len() >= CONNECTIONS_MAX => {}
-            accepted = listener.accept(), if running.len() < CONNECTIONS_MAX => match accepted {
-                Ok((socket, _)) => {
-                    running.spawn(carry(socket, Arc::clone(&sessions)));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on plane.sock");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
+            Some(_) = running.join_next() => {}
+            caller = door.next() => {
+                let sessions = Arc::clone(&sessions);
+                running.spawn(async move {
+                    let _place = caller.place;
+                    carry(caller.stream, sessions).await;
+                });
+            }
         }
     }
-    drop(listener);
+    drop(door);
     // What is under way ends with its session, and those drain with a bound.
     while running.join_next().await.is_some() {}
 }
@@ -182,6 +187,7 @@ mod tests {
 
     use super::super::sessions::NewSession;
     use super::*;
+    use crate::model::SessionKind;
     use crate::mux::{Driver, Handle, Incoming, Role, Websocket};
     use crate::wire::{Code, Config, Side};
 
@@ -203,6 +209,7 @@ mod tests {
         let ((handle, incoming, driver), plane) = pair();
         sessions.begin(NewSession {
             slot,
+            kind: SessionKind::Full,
             endpoint: format!("wss://{slot}"),
             failures: 0,
             ping_interval: Duration::from_secs(8),
@@ -219,7 +226,7 @@ mod tests {
     /// The plane leaves while the OPEN and its data are on their way: it looks at neither.
     #[tokio::test]
     async fn what_the_plane_did_not_look_at_goes_to_another_session() {
-        let sessions = Arc::new(Sessions::new());
+        let sessions = Arc::new(Sessions::new(Default::default()));
         let mut tasks = JoinSet::new();
         let (leaving, _incoming, first) = session(&sessions, 0, &mut tasks);
         let (mut client, gate) = UnixStream::pair().expect("pair");
@@ -253,7 +260,7 @@ mod tests {
     /// More than can be kept: from then on the stream belongs to its session.
     #[tokio::test]
     async fn a_large_request_is_handed_over_whole() {
-        let sessions = Arc::new(Sessions::new());
+        let sessions = Arc::new(Sessions::new(Default::default()));
         let mut tasks = JoinSet::new();
         let (_plane, mut incoming, driver) = session(&sessions, 0, &mut tasks);
         tasks.spawn(async move { drop(driver.await) });

@@ -13,22 +13,30 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{Route, Socket};
+use super::dial::{DialError, Dialled, Route, TRY};
 use super::endpoints::{Claim, Endpoints};
 use super::serve::Serve;
 use super::session;
-use super::sessions::{Live, NewSession, Sessions};
+use super::sessions::{NewSession, Sessions};
 use super::status::StatusBoard;
-use crate::app::CommsConfig;
+use crate::app::{Beat, CommsConfig};
 use crate::model::Fault;
 use crate::mux;
+use crate::wire::limits::{BLOCK, CONNECTION_WINDOW, PINNED_MAX, SEND_TOTAL};
 use crate::wire::{Code, Time};
 
 /// Sessions at the same time, to different endpoints: one may go away while the other carries.
-const SESSIONS: u8 = mux::SLOTS_MAX;
+pub(super) const SESSIONS: u8 = mux::SLOTS_MAX;
 /// Old sessions of a slot that may drain beside the new one. A plane that comes and goes faster
 /// than streams end does not pile them up; the plane has the same bound.
-const DRAINING_MAX: usize = 4;
+pub(super) const DRAINING_MAX: usize = 4;
+/// Bytes that all old sessions that drain may make this program hold: as much as one whole session.
+/// A plane that restarts has one; more only fit when they carry less than they could.
+pub(super) const DRAINING_BYTES: u64 = SESSION_BYTES;
+/// Bytes that one session may make this program hold: received and not taken by those they are for,
+/// with the blocks they came in, and waiting to be sent.
+pub(super) const SESSION_BYTES: u64 =
+    CONNECTION_WINDOW + (PINNED_MAX * BLOCK) as u64 + SEND_TOTAL as u64;
 
 /// Longest wait without a look at the clock: the timer stands still while the machine sleeps, and
 /// who wakes after an hour should not wait for the rest of a minute.
@@ -36,7 +44,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What all slots share.
 pub(super) struct Link {
-    route: Route,
+    /// As whom this host goes; another one after a renewal.
+    route: watch::Sender<Route>,
     /// The endpoints, each once, best first.
     urls: Vec<String>,
     config: CommsConfig,
@@ -78,7 +87,7 @@ impl Link {
         let endpoints = Endpoints::new(urls.len(), config.reconnect_cap());
         let instance = uuid::Uuid::new_v4().simple().to_string();
         Self {
-            route,
+            route: watch::Sender::new(route),
             urls,
             config,
             board: Arc::new(StatusBoard::new(slots, Arc::clone(&sessions))),
@@ -97,8 +106,19 @@ impl Link {
         Arc::clone(&self.board)
     }
 
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let link = Arc::new(self);
+    /// As whom this host goes, and which way.
+    pub(super) fn route(&self) -> Route {
+        self.route.borrow().clone()
+    }
+
+    /// This host goes as the holder of another certificate from now on. Sessions that are up stay.
+    pub(super) fn go_as(&self, route: Route) {
+        self.route.send_replace(route);
+        self.endpoints.send_modify(Endpoints::forgive);
+    }
+
+    pub(super) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let link = self;
         let mut slots = JoinSet::new();
         for slot in 0..self::slots(link.urls.len()) {
             slots.spawn(Arc::clone(&link).keep(slot, shutdown.clone()));
@@ -114,20 +134,25 @@ impl Link {
     /// One slot.
     async fn keep(self: Arc<Self>, slot: u8, shutdown: CancellationToken) {
         let mut running = JoinSet::new();
-        while let Some(index) = self.claim(slot, &shutdown).await {
+        let beat = self.sessions.beat(format!("link of slot {slot}"));
+        while let Some(index) = self.claim(slot, &beat, &shutdown).await {
             while running.try_join_next().is_some() {}
             let Some(endpoint) = self.urls.get(index) else {
                 break;
             };
             self.board.connecting(slot, endpoint);
+            let route = self.route();
+            beat.within(TRY);
             let dialled = tokio::select! {
                 // cancel-safe: a dial that is dropped leaves nothing behind
                 () = shutdown.cancelled() => break,
-                dialled = self.route.dial(endpoint, self.headers(slot)) => dialled,
+                dialled = route.dial(endpoint, self.headers(slot)) => dialled,
             };
             let ended = match dialled {
-                Ok(socket) => {
-                    let up = self.up(slot, index, socket, &mut running, &shutdown);
+                Ok(dialled) => {
+                    // From here on the session's driver gives signs of life.
+                    beat.rests();
+                    let up = self.up(slot, index, dialled, &mut running, &shutdown);
                     match up.await {
                         Some(ended) => ended,
                         None => break,
@@ -139,21 +164,33 @@ impl Link {
                     Ended {
                         fault: e.fault(endpoint),
                         lived: None,
-                        hint: e.retry_after(fastrand::f64()),
+                        hint: self.hint(&route, &e),
                     }
                 }
             };
             self.ended(slot, index, ended);
         }
+        beat.rests();
         // Each is bounded by itself.
         while running.join_next().await.is_some() {}
     }
 
+    /// How long the plane wants to be left alone. What it said to a certificate that was replaced
+    /// meanwhile says nothing about the one of now.
+    fn hint(&self, gone_as: &Route, error: &DialError) -> Option<Duration> {
+        let now = self.route.borrow();
+        match gone_as.shows_what(&now) {
+            true => error.retry_after(fastrand::f64()),
+            false => None,
+        }
+    }
+
     /// Waits for an endpoint that may be dialled; `None` at shutdown.
-    async fn claim(&self, slot: u8, shutdown: &CancellationToken) -> Option<usize> {
+    async fn claim(&self, slot: u8, beat: &Beat, shutdown: &CancellationToken) -> Option<usize> {
         let mut changes = self.endpoints.subscribe();
         while !shutdown.is_cancelled() {
             changes.mark_unchanged();
+            beat.within(LOOK_AGAIN);
             let now = self.now();
             let mut claim = Claim::Never;
             self.endpoints.send_if_modified(|endpoints| {
@@ -186,21 +223,23 @@ impl Link {
         &self,
         slot: u8,
         index: usize,
-        socket: Socket,
+        dialled: Dialled,
         running: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) -> Option<Ended> {
         let endpoint = self.urls.get(index)?.clone();
+        let Dialled { socket, kind } = dialled;
         let begun = session::begin(socket, self.config.ping());
         let live = self.sessions.begin(NewSession {
             slot,
+            kind,
             endpoint: endpoint.clone(),
             failures: self.endpoints.borrow().failures(index, self.now()),
             ping_interval: self.config.ping(),
             handle: begun.handle.clone(),
             probe: begun.probe,
         });
-        tracing::info!(session = live.number, slot, endpoint, "tunnel is up");
+        tracing::info!(session = live.number, slot, endpoint, %kind, "tunnel is up");
         self.board.connected(slot, live.since);
         running.spawn(session::run(
             begun.ends,
@@ -238,13 +277,15 @@ impl Link {
 
     /// Ends the oldest of the sessions that drain, if there are too many.
     fn bound_draining(&self, slot: u8) {
-        let all = self.sessions.all();
-        let draining = |live: &&Arc<Live>| live.slot == slot && live.handle.is_leaving();
-        let count = all.iter().filter(draining).count();
-        let surplus = count.saturating_sub(DRAINING_MAX);
-        for live in all.iter().filter(draining).take(surplus) {
-            live.handle
-                .close(Code::GoingAway, "too many old sessions drain");
+        let mut draining = self.sessions.all();
+        draining.retain(|live| live.handle.is_leaving());
+        let of_slot: Vec<_> = draining.iter().map(|live| live.slot == slot).collect();
+        let bounds: Vec<_> = draining.iter().map(|live| live.handle.bound()).collect();
+        for (live, goes) in draining.iter().zip(surplus(&of_slot, &bounds)) {
+            if goes {
+                live.handle
+                    .close(Code::GoingAway, "too many old sessions drain");
+            }
         }
     }
 
@@ -284,6 +325,22 @@ impl Link {
     }
 }
 
+/// Which of the sessions that drain, the oldest first, must go so that the rest has its bounds: of
+/// this slot no more than [`DRAINING_MAX`], all together no more than [`DRAINING_BYTES`].
+fn surplus(of_slot: &[bool], bounds: &[u64]) -> Vec<bool> {
+    let mut count = of_slot.iter().filter(|of_slot| **of_slot).count();
+    let mut bytes: u64 = bounds.iter().sum();
+    let each = of_slot.iter().zip(bounds).map(|(of_slot, bound)| {
+        let goes = bytes > DRAINING_BYTES || (*of_slot && count > DRAINING_MAX);
+        if goes {
+            count -= usize::from(*of_slot);
+            bytes -= bound;
+        }
+        goes
+    });
+    each.collect()
+}
+
 fn down(endpoint: &str, why: String) -> Fault {
     Fault::new(
         "tunnel-down",
@@ -295,4 +352,32 @@ fn down(endpoint: &str, why: String) -> Fault {
 fn after(wait: Duration) -> Timestamp {
     let now = Timestamp::now();
     now.checked_add(wait).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The rest has its bounds, nobody goes in vain, and one alone never does.
+        #[test]
+        fn only_the_oldest_go_and_only_as_many_as_must(
+            all in prop::collection::vec((any::<bool>(), 0..=SESSION_BYTES), 0..12),
+        ) {
+            let (of_slot, bounds): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
+            let goes = surplus(&of_slot, &bounds);
+            let stays = |n: usize| !goes[n];
+            let bytes: u64 = (0..all.len()).filter(|n| stays(*n)).map(|n| bounds[n]).sum();
+            let count = (0..all.len()).filter(|n| stays(*n) && of_slot[*n]).count();
+            prop_assert!(bytes <= DRAINING_BYTES && count <= DRAINING_MAX);
+            if let Some(last) = goes.iter().rposition(|g| *g) {
+                // With it there would be too much, or too many.
+                let with = bytes + bounds[last];
+                prop_assert!(with > DRAINING_BYTES || count + usize::from(of_slot[last]) > DRAINING_MAX);
+                prop_assert!(last + 1 < all.len(), "the newest stays");
+            }
+        }
+    }
 }

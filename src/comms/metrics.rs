@@ -63,6 +63,29 @@ impl Numbers {
         text.head(m, Kind::Counter, "Payload bytes of all sessions.");
         text.row(m, &[("direction", "in")], self.bytes.0 as f64);
         text.row(m, &[("direction", "out")], self.bytes.1 as f64);
+        let m = "pf9_certificate_not_after_seconds";
+        text.head(
+            m,
+            Kind::Gauge,
+            "When a certificate ends, in seconds since 1970.",
+        );
+        for c in &self.status.certificates {
+            text.row(
+                m,
+                &[("name", &c.name)],
+                c.not_after.as_second().max(0) as f64,
+            );
+        }
+        let m = "pf9_certificate_not_renewed";
+        text.head(
+            m,
+            Kind::Gauge,
+            "1 while a certificate is due, or over, and not renewed.",
+        );
+        for c in &self.status.certificates {
+            let late = c.warning(now).is_some();
+            text.row(m, &[("name", &c.name)], f64::from(u8::from(late)));
+        }
         let m = "pf9_comms_last_contact_age_seconds";
         text.head(m, Kind::Gauge, "Time since the plane was last heard.");
         if let Some(at) = self.status.last_contact {
@@ -185,7 +208,9 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Fault, STATUS_SCHEMA, SessionEnd, TcpStatus, TunnelState};
+    use crate::model::{
+        Expiry, Fault, STATUS_SCHEMA, SessionEnd, SessionKind, TcpStatus, TunnelState,
+    };
 
     /// Reads the text as strictly as the format is written: every sample below its own HELP and
     /// TYPE, names and labels as allowed, no sample twice.
@@ -263,6 +288,7 @@ mod tests {
             slot,
             endpoint: Some(format!("wss://a\"\\\n{slot}")),
             state,
+            kind: SessionKind::Full,
             rtt_us: Some(4100),
             jitter_us: Some(200),
             streams: 3,
@@ -297,6 +323,10 @@ mod tests {
                     session(0, SessionState::Draining { since, until }),
                     session(1, SessionState::Waiting { next_try: until }),
                 ],
+                certificates: vec![
+                    Expiry::new("host", at(95)),
+                    Expiry::new("plane-ca", at(1_800_000_000)),
+                ],
             },
             bytes: (1000, 2000),
             failures: BTreeMap::from([("plane-busy".to_owned(), 4)]),
@@ -312,6 +342,12 @@ mod tests {
             ("pf9_comms_refusals_total{reason=\"not-allowed\"}", 6.0),
             ("pf9_comms_bytes_total{direction=\"in\"}", 1000.0),
             ("pf9_comms_last_contact_age_seconds", 10.0),
+            (
+                "pf9_certificate_not_after_seconds{name=\"plane-ca\"}",
+                1.8e9,
+            ),
+            ("pf9_certificate_not_renewed{name=\"host\"}", 1.0),
+            ("pf9_certificate_not_renewed{name=\"plane-ca\"}", 0.0),
             (
                 "pf9_comms_next_try_seconds{slot=\"1\",endpoint=\"wss://a\\\"\\\\\\n1\"}",
                 600.0,

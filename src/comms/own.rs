@@ -1,5 +1,5 @@
-//! What this machine brings to a handshake, and takes from it: its identity as it is on the disk,
-//! what it is, and its tickets.
+//! What this machine brings to a handshake, and takes from it: the authorities that it believes
+//! as they are on the disk, what it is, and its tickets.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,66 +10,66 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::tickets::Tickets;
 use crate::host::fs::HostFs;
 use crate::identity::{self, TlsPolicy, TunnelIdentity};
-use crate::model::{Digest, paths};
+use crate::model::HostId;
 use crate::mux;
 use crate::telemetry::chain;
 
 /// A boot id is a UUID.
 const BOOT_ID_MAX: u64 = 128;
-/// Largest file of the identity.
-const FILE_MAX: u64 = 256 * 1024;
 
 /// See the module.
 pub(super) struct Own {
     fs: HostFs,
     policy: TlsPolicy,
+    host: HostId,
     tickets: Tickets,
-    now: Mutex<Now>,
-}
-
-struct Now {
-    identity: TunnelIdentity,
-    /// Of the files it was made of.
-    of: Option<Digest>,
+    /// What was made last because the authorities on the disk had changed.
+    now: Mutex<Option<TunnelIdentity>>,
 }
 
 impl Own {
-    pub(super) fn new(fs: HostFs, policy: TlsPolicy, identity: TunnelIdentity) -> Self {
-        let of = files(&fs);
+    pub(super) fn new(fs: HostFs, policy: TlsPolicy, host: HostId) -> Self {
         Self {
             tickets: Tickets::load(fs.clone()),
             fs,
             policy,
-            now: Mutex::new(Now { identity, of }),
+            host,
+            now: Mutex::new(None),
         }
     }
 
-    /// The identity of now: when the plane's authorities or the host's certificate were replaced, the
-    /// next connection goes by the new ones, and those that run are not touched. Dials are rare, so
-    /// looking at the files each time needs nobody who tells.
-    pub(super) fn identity(&self) -> TunnelIdentity {
+    /// The same holder, who believes the plane's authorities of now: when they were replaced the next
+    /// connection goes by the new ones, and those that run are not touched. Dials are rare, so
+    /// looking at the file each time needs nobody who tells. The pair is not looked for there: who
+    /// renews it says when it is to be shown.
+    pub(super) fn believing_now(&self, holder: &TunnelIdentity) -> TunnelIdentity {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = files(&self.fs);
-        if of.is_none() || of == now.of {
-            return now.identity.clone();
-        }
-        match identity::load(&self.fs, &self.policy) {
-            Ok(Some(identity)) => {
-                tracing::info!("identity or the plane's authorities changed: read again");
-                *now = Now { identity, of };
+        let made = now
+            .as_ref()
+            .filter(|made| made.certificate == holder.certificate)
+            .unwrap_or(holder);
+        match identity::believing_anew(&self.fs, &self.policy, made) {
+            Ok(None) => made.clone(),
+            Ok(Some(anew)) => {
+                tracing::info!("the plane's authorities changed: read again");
+                *now = Some(anew.clone());
+                anew
             }
-            Ok(None) => {}
-            // One of them is being replaced; the next dial reads it whole.
-            Err(e) => tracing::warn!(why = chain(&e), "the identity on disk cannot be used yet"),
+            // They are being replaced; the next dial reads them whole.
+            Err(e) => {
+                tracing::warn!(
+                    why = chain(&e),
+                    "the plane's authorities cannot be used yet"
+                );
+                made.clone()
+            }
         }
-        now.identity.clone()
     }
 
     /// Headers of a handshake with `endpoint`.
     pub(super) fn headers(&self, endpoint: &str) -> HeaderMap {
         let mut headers = self.tickets.headers(endpoint);
-        let host = self.identity().host_id;
-        let marks = identity::this_machine(&self.fs, host);
+        let marks = identity::this_machine(&self.fs, self.host);
         let mut set = |name, text: &str| {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(HeaderName::from_static(name), value);
@@ -93,14 +93,4 @@ impl Own {
     pub(super) async fn heard(&self, endpoint: &str, answer: &HeaderMap) {
         self.tickets.take(endpoint, answer).await;
     }
-}
-
-/// The digest of what an identity is made of; `None` when a file cannot be read.
-fn files(fs: &HostFs) -> Option<Digest> {
-    let mut all = Vec::new();
-    for path in [paths::HOST_CERT, paths::HOST_KEY, paths::PLANE_CA] {
-        all.extend(fs.read(path, FILE_MAX).ok()??);
-        all.push(0);
-    }
-    Some(Digest::of(&all))
 }

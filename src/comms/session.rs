@@ -75,7 +75,14 @@ pub(super) async fn run(
     let mut streams = JoinSet::new();
     streams.spawn(serve::run(incoming, Arc::clone(&live), serve));
     let handle = live.handle.clone();
+    let live_within = live.heard_within();
+    let beat = sessions.beat(format!("session {}", live.number));
     let mut driver = Box::pin(driver);
+    // It turns when there is something to move, and when a ping is due.
+    let mut driver = std::future::poll_fn(move |cx| {
+        beat.within(live_within);
+        driver.as_mut().poll(cx)
+    });
     let mut cut_at = None;
     let mut stopping = false;
     let mut heard_farewell = false;
@@ -83,7 +90,7 @@ pub(super) async fn run(
     let closed = loop {
         tokio::select! {
             // cancel-safe: the driver is kept, the others only watch
-            closed = driver.as_mut() => {
+            closed = &mut driver => {
                 lingers = false;
                 break closed;
             }

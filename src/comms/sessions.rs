@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::tcp::Probe;
-use crate::app::{Candidate, is_silent, pick};
-use crate::model::TcpStatus;
+use crate::app::{Beat, Candidate, Progress, is_silent, pick};
+use crate::model::{SessionKind, TcpStatus};
 use crate::mux::{Closed, Handle};
 use crate::wire::Stats;
 
@@ -20,6 +20,8 @@ pub(super) struct Live {
     /// Counted since comms started.
     pub(super) number: u64,
     pub(super) slot: u8,
+    /// What the plane says it is good for.
+    pub(super) kind: SessionKind,
     pub(super) endpoint: String,
     pub(super) since: Timestamp,
     pub(super) handle: Handle,
@@ -54,6 +56,7 @@ pub(super) struct Named {
 /// What a new session is made of.
 pub(super) struct NewSession {
     pub(super) slot: u8,
+    pub(super) kind: SessionKind,
     pub(super) endpoint: String,
     pub(super) failures: u32,
     pub(super) ping_interval: Duration,
@@ -69,6 +72,7 @@ pub(super) struct Sessions {
     chosen: AtomicU64,
     /// Of sessions that are over.
     past: Mutex<Totals>,
+    progress: Progress,
 }
 
 /// What sessions carried, all together.
@@ -95,8 +99,9 @@ impl Totals {
 // === impl Sessions ===
 
 impl Sessions {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(progress: Progress) -> Self {
         Self {
+            progress,
             live: watch::Sender::new(Vec::new()),
             next: AtomicU64::new(1),
             chosen: AtomicU64::new(0),
@@ -104,11 +109,17 @@ impl Sessions {
         }
     }
 
+    /// Signs of life of a loop that keeps sessions up, or of a session.
+    pub(super) fn beat(&self, name: String) -> Beat {
+        self.progress.beat(name)
+    }
+
     /// A session came up.
     pub(super) fn begin(&self, new: NewSession) -> Arc<Live> {
         let live = Arc::new(Live {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             slot: new.slot,
+            kind: new.kind,
             endpoint: new.endpoint,
             since: Timestamp::now(),
             handle: new.handle,
@@ -160,6 +171,11 @@ impl Sessions {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes when sessions come and go.
+    pub(super) fn changes(&self) -> watch::Receiver<Vec<Arc<Live>>> {
+        self.live.subscribe()
+    }
+
     /// The session for a new stream, waited for.
     pub(super) async fn ready(&self) -> Arc<Live> {
         let mut changes = self.live.subscribe();
@@ -195,6 +211,11 @@ impl Live {
     pub(super) async fn ended(&self) -> Closed {
         self.over.cancelled().await;
         self.handle.closed().await
+    }
+
+    /// Its driver looks at the time at least this often: a peer that is silent is dead by then.
+    pub(super) fn heard_within(&self) -> Duration {
+        self.ping_interval * 3
     }
 
     /// What the kernel knows of the connection.

@@ -7,15 +7,17 @@ use jiff::Timestamp;
 
 use super::sessions::{Live, Sessions};
 use crate::model::{
-    Envelope, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionState, SessionStatus,
-    StreamClass, StreamDirection, StreamStatus, TRUST_ANSWER_MAX, TunnelState, TunnelStatus,
-    TunnelStreams,
+    Envelope, Expiry, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionKind,
+    SessionState, SessionStatus, StreamClass, StreamDirection, StreamStatus, TRUST_ANSWER_MAX,
+    TunnelState, TunnelStatus, TunnelStreams,
 };
 use crate::wire::Class;
 
 /// What changes with the connections; the numbers come from the sessions when asked.
 pub(super) struct StatusBoard {
     known: Mutex<Known>,
+    /// Of the tunnel itself.
+    certificates: Mutex<Vec<Expiry>>,
     sessions: Arc<Sessions>,
 }
 
@@ -60,8 +62,14 @@ impl StatusBoard {
                 failures: BTreeMap::new(),
                 orders: Vec::new(),
             }),
+            certificates: Mutex::default(),
             sessions,
         }
+    }
+
+    /// When the certificates of the tunnel end, and what is done about it.
+    pub(super) fn certificates(&self, all: Vec<Expiry>) {
+        *self.lock_certificates() = all;
     }
 
     pub(super) fn connecting(&self, slot: u8, endpoint: &str) {
@@ -134,6 +142,7 @@ impl StatusBoard {
         }
         TunnelStatus {
             orders,
+            certificates: self.lock_certificates().clone(),
             ..summary(sessions)
         }
     }
@@ -184,6 +193,12 @@ impl StatusBoard {
         }
     }
 
+    fn lock_certificates(&self) -> MutexGuard<'_, Vec<Expiry>> {
+        self.certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,6 +216,7 @@ impl Slot {
                 SlotState::Connected { since } => SessionState::Connected { since },
                 SlotState::Waiting { next_try } => SessionState::Waiting { next_try },
             },
+            kind: SessionKind::Full,
             rtt_us: None,
             jitter_us: None,
             streams: 0,
@@ -235,6 +251,7 @@ fn draining(slot: &Slot, live: &Arc<Live>, now: Timestamp) -> SessionStatus {
 
 fn numbers(status: &mut SessionStatus, live: &Live, now: Timestamp) {
     status.last_contact = now.checked_sub(live.handle.silence()).ok();
+    status.kind = live.kind;
     let stats = live.handle.stats();
     let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).ok();
     status.rtt_us = stats.round_trip.and_then(micros);
@@ -274,6 +291,7 @@ fn summary(sessions: Vec<SessionStatus>) -> TunnelStatus {
         last_fault: newest.map(|end| end.fault.clone()),
         sessions,
         orders: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 
@@ -290,6 +308,7 @@ mod tests {
             slot,
             endpoint: Some(format!("wss://{slot}")),
             state,
+            kind: SessionKind::Full,
             rtt_us: Some(u64::from(slot) + 1),
             jitter_us: None,
             streams: 1,

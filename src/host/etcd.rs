@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
 mod join;
@@ -20,8 +21,6 @@ pub use join::{counted, join, promote_within};
 const ASK: Duration = Duration::from_secs(8);
 /// The answer is one small JSON object, or a list of a few members.
 const ANSWER_MAX: usize = 64 * 1024;
-/// Where members listen for each other.
-const PEER_PORT: u16 = 2380;
 /// gRPC's number for: there is no such thing.
 const NOT_FOUND: u32 = 5;
 
@@ -272,7 +271,7 @@ fn standing_in(members: Vec<Member>, name: &str, ip: IpAddr) -> Standing {
 
 /// Where a member on this address listens for the others.
 pub fn peer_url(ip: IpAddr) -> String {
-    format!("https://{}", SocketAddr::new(ip, PEER_PORT))
+    format!("https://{}", SocketAddr::new(ip, ports::ETCD_PEERS))
 }
 
 impl EtcdError {

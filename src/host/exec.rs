@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 /// What children search: the distribution's own directories and nothing a person could prepend.
 const CHILD_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Most standard output that is kept: `iptables-save` of a node with thousands of services.
-const STDOUT_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const STDOUT_MAX: usize = 16 * 1024 * 1024;
 /// Most standard error that is kept: what an error message can show.
 const STDERR_MAX: usize = 4 * 1024;
 /// Longest argument list an error shows.

@@ -3,12 +3,14 @@
 //! A write is: temporary file in the same directory, owner and mode before content is visible,
 //! fsync, rename, fsync of the directory. At any instant the path holds the whole old text or the
 //! whole new one. Every path is an absolute path *of the host*; [`HostFs`] puts its root in front,
-//! so tests run the same code in a temporary directory.
+//! so tests run the same code in a temporary directory. What a write that was cut off leaves is told
+//! by its name and taken away by [`super::temps`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -228,7 +230,10 @@ impl HostFs {
         let dir = self.parent_of(&at)?;
         let temp = temp_beside(&at);
         std::os::unix::fs::symlink(target, &temp).map_err(|e| fail("link", &at, e))?;
-        fs::rename(&temp, &at).map_err(|e| fail("link", &at, e))?;
+        if let Err(e) = fs::rename(&temp, &at) {
+            drop(fs::remove_file(&temp));
+            return Err(fail("link", &at, e));
+        }
         sync_dir(&dir)
     }
 
@@ -330,13 +335,62 @@ fn sync_dir(dir: &Path) -> Result<(), FsError> {
         .map_err(|e| fail("sync", dir, e))
 }
 
+/// Who writes a temporary file: a process id and when that process started name one process for
+/// ever (of one boot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Writer {
+    pub(super) pid: u32,
+    pub(super) start: u64,
+}
+
+impl Writer {
+    /// This process.
+    pub(super) fn this() -> Self {
+        static THIS: OnceLock<Writer> = OnceLock::new();
+        // The process's own, whatever root its host's files are below.
+        *THIS.get_or_init(|| Self {
+            pid: std::process::id(),
+            start: fs::read_to_string("/proc/self/stat")
+                .ok()
+                .and_then(|stat| super::proc::start_of(&stat))
+                .unwrap_or_default(),
+        })
+    }
+}
+
+const TEMP_PREFIX: &str = ".pf9-tmp-";
+/// So that nobody who reads `*.json` or `*.toml` in that directory takes it for one.
+const TEMP_SUFFIX: &str = ".tmp";
+/// Most of the target's own name that is kept, for people: a name has at most 255 bytes.
+const TEMP_NAME_MAX: usize = 128;
+
+/// The name of a temporary file for `name`; `n` is unique in the process.
+pub(super) fn temp_name(writer: Writer, n: u32, name: &str) -> String {
+    let mut end = name.len().min(TEMP_NAME_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let (Writer { pid, start }, name) = (writer, &name[..end]);
+    format!("{TEMP_PREFIX}{pid}-{start}-{n}-{name}{TEMP_SUFFIX}")
+}
+
+/// Who made the temporary file of this name; `None` for every other name.
+pub(super) fn writer_of(name: &str) -> Option<Writer> {
+    let rest = name.strip_prefix(TEMP_PREFIX)?.strip_suffix(TEMP_SUFFIX)?;
+    let mut parts = rest.splitn(4, '-');
+    let writer = Writer {
+        pid: parts.next()?.parse().ok()?,
+        start: parts.next()?.parse().ok()?,
+    };
+    let n = parts.next()?.parse::<u32>().ok();
+    n.and(parts.next()).map(|_| writer)
+}
+
 fn temp_beside(at: &Path) -> PathBuf {
-    // Unique in the process by a counter and among processes by the pid; what a crash leaves is
-    // recognised by the prefix.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = at.file_name().unwrap_or_default().to_string_lossy();
-    at.with_file_name(format!(".pf9-tmp-{}-{n}-{name}", std::process::id()))
+    at.with_file_name(temp_name(Writer::this(), n, &name))
 }
 
 fn absent(e: &io::Error) -> bool {

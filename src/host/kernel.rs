@@ -242,20 +242,6 @@ impl Kernel {
         Ok(text.trim().to_owned())
     }
 
-    /// When a process started, in clock ticks since boot; `None` when it is gone. With the process
-    /// id it names one process for ever.
-    pub fn process_start(&self, pid: u32) -> Option<u64> {
-        let stat = self.text(&format!("/proc/{pid}/stat")).ok()?;
-        let after_name = stat.rsplit_once(')')?.1;
-        let mut fields = after_name.split_whitespace();
-        let state = fields.next()?;
-        if state == "Z" || state == "X" {
-            return None;
-        }
-        // `starttime` is field 22; the state was field 3.
-        fields.nth(18)?.parse().ok()
-    }
-
     fn writable(&self, path: &str) -> bool {
         statvfs(&self.fs.at(path)).is_ok_and(|s| !s.flags().contains(FsFlags::ST_RDONLY))
     }
@@ -370,12 +356,5 @@ mod tests {
         assert!(kernel.can_lower_oom_score().expect("caps"));
         put(&fs, "/proc/1/status", "CapBnd:\t000001fffeffffff\n");
         assert!(!kernel.can_lower_oom_score().expect("caps"));
-    }
-
-    #[test]
-    fn processes_are_named_by_their_start() {
-        let kernel = Kernel::new(HostFs::real());
-        assert!(kernel.process_start(std::process::id()).is_some());
-        assert!(kernel.process_start(u32::MAX).is_none());
     }
 }

@@ -21,7 +21,7 @@ pub use drain::{DRAIN_MARK, DrainOutcome};
 /// One call: the API server answers from memory or etcd, or it is not well.
 const CALL: Duration = Duration::from_secs(10);
 /// Largest answer: a list of all pods of one node, with their status.
-const ANSWER_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const ANSWER_MAX: usize = 32 * 1024 * 1024;
 /// Tries of a read-change-write that met another writer.
 const CONFLICT_TRIES: usize = 5;
 /// Who we are in `managedFields`.
@@ -196,15 +196,6 @@ impl Kube {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
         let body = (APPLY_PATCH, with_protocols(object));
         self.json(Method::PATCH, &path, Some(body)).await
-    }
-
-    /// Deletes the node object; none there is fine.
-    pub async fn delete_node(&self, name: &str) -> Result<(), KubeError> {
-        let path = format!("/api/v1/nodes/{name}");
-        match self.json(Method::DELETE, &path, None).await {
-            Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
-            other => other.map(drop),
-        }
     }
 
     async fn path_of(&self, object: &Value) -> Result<String, KubeError> {

@@ -3,7 +3,7 @@
 use super::fs::{FsError, HostFs};
 
 /// Largest `/proc/self/mountinfo`: thousands of pods' mounts.
-const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
 
 /// Every mount point of this host.
 pub fn points(fs: &HostFs) -> Result<Vec<String>, FsError> {
@@ -28,9 +28,48 @@ pub fn at_or_below(fs: &HostFs, path: &str) -> Result<(bool, Vec<String>), FsErr
     ))
 }
 
+/// What a process's root is mounted from, out of its `mountinfo`: the root of the mount, its source
+/// and the paths in its options (the layers of an overlay). Only of `/`: what else is mounted there
+/// says nothing of where the process itself lives. Paths that are no more than `/` are left out.
+pub(super) fn root_sources(mountinfo: &str) -> Vec<String> {
+    // Of several on top of each other the last one counts.
+    let root = mountinfo
+        .lines()
+        .rfind(|l| l.split(' ').nth(4) == Some("/"));
+    let Some((mount, source)) = root.and_then(|l| l.split_once(" - ")) else {
+        return Vec::new();
+    };
+    let mut fields = source.splitn(3, ' ').skip(1);
+    let (device, options) = (fields.next(), fields.next().unwrap_or_default());
+    mount
+        .split(' ')
+        .nth(3)
+        .into_iter()
+        .chain(device)
+        .chain(options.split([',', '=', ':']))
+        .filter(|part| part.starts_with('/') && part.len() > 1)
+        .map(unescape)
+        .collect()
+}
+
 /// Mount points in `mountinfo` have blanks as octal.
 fn unescape(text: &str) -> String {
     text.replace("\\040", " ")
         .replace("\\011", "\t")
         .replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_told_by_its_own_mount_only() {
+        let container = "1 2 0:1 / / rw - overlay overlay rw,lowerdir=/var/a\\040b/1:/var/2,upperdir=/up\n\
+                         2 1 8:1 /var/lib/pf9/kubelet/x /etc/hosts rw - ext4 /dev/sda rw\n";
+        assert_eq!(root_sources(container), ["/var/a b/1", "/var/2", "/up"]);
+        let bound = "1 2 8:1 /data/snapshots/3 / rw shared:1 - ext4 /dev/sda1 rw\n";
+        assert_eq!(root_sources(bound), ["/data/snapshots/3", "/dev/sda1"]);
+        assert_eq!(root_sources("").len(), 0);
+    }
 }

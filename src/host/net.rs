@@ -1,5 +1,5 @@
-//! Links and packet-filter chains, taken away by name. Only for removal: making the network is the
-//! work of a unit.
+//! Links, routes and packet-filter chains, taken away by name and number ([`super::ours::network`]).
+//! Only for removal: making the network is the work of a unit.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -43,6 +43,40 @@ impl Net {
         let cmd =
             Cmd::new(exec::program(&self.fs, "ip"), RUN).args(["link", "delete", "dev", name]);
         exec::run(cmd).await.map(drop)
+    }
+
+    /// Routes with this protocol number, both families, one a line.
+    pub async fn routes(&self, protocol: u8) -> Result<Vec<String>, ExecError> {
+        let mut found = Vec::new();
+        for family in ["-4", "-6"] {
+            let text = self.ip_route(family, "show", protocol).await?;
+            found.extend(text.lines().map(|l| l.trim().to_owned()));
+        }
+        Ok(found)
+    }
+
+    /// Removes the routes with this protocol number.
+    pub async fn delete_routes(&self, protocol: u8) -> Result<(), ExecError> {
+        for family in ["-4", "-6"] {
+            // Flushing what is not there is a failure of some versions of the tool.
+            if !self.ip_route(family, "show", protocol).await?.is_empty() {
+                self.ip_route(family, "flush", protocol).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A host without the tool has no such routes, nor one whose kernel does not know the family.
+    async fn ip_route(&self, family: &str, verb: &str, protocol: u8) -> Result<String, ExecError> {
+        let program = exec::program(&self.fs, "ip");
+        let no_v6 = matches!(self.fs.found("/proc/sys/net/ipv6"), Ok(Found::Nothing));
+        if !program.is_file() || family == "-6" && no_v6 {
+            return Ok(String::new());
+        }
+        let cmd = Cmd::new(program, RUN)
+            .args([family, "route", verb, "proto"])
+            .arg(protocol.to_string());
+        Ok(exec::run(cmd).await?.text())
     }
 
     /// Names of chains (any table, both families) that start with one of `prefixes`.
@@ -133,6 +167,7 @@ fn jump_target(rule: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fs::Attrs;
 
     #[test]
     fn only_our_chains_and_the_jumps_to_them_go() {
@@ -149,5 +184,42 @@ mod tests {
              -X KUBE-FIREWALL\nCOMMIT\n"
         );
         assert_eq!(removal_script(saved, &["CNI-".to_owned()]), None);
+    }
+
+    #[tokio::test]
+    async fn only_routes_with_our_number_go() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let net = Net::new(fs.clone());
+        assert_eq!(net.routes(159).await.expect("no tool"), [""; 0]);
+        // Keeps routes in a file, one a line, the protocol last.
+        let tool = format!(
+            "#!/bin/sh\ncd {0}\ncase $3 in\nshow) grep -- \"proto $5\\$\" routes$1 || : ;;\n\
+             flush) grep -v -- \"proto $5\\$\" routes$1 > kept; mv kept routes$1 ;;\nesac\n",
+            dir.path().display()
+        );
+        let put = |path: &str, text: &str, mode: u32| {
+            fs.write(path, text.as_bytes(), &Attrs::mode(mode))
+                .expect("write");
+        };
+        put("/usr/sbin/ip", &tool, 0o755);
+        put(
+            "/routes-4",
+            "10.1.0.0/24 via 10.0.0.2 proto 159\ndefault proto 15\n",
+            0o644,
+        );
+        put("/routes-6", "fd00::/64 via fe80::1 proto 159\n", 0o644);
+        let found = net.routes(159).await.expect("routes");
+        assert_eq!(
+            found.len(),
+            1,
+            "a kernel without IPv6 is not asked for it: {found:?}"
+        );
+        put("/proc/sys/net/ipv6/x", "", 0o644);
+        assert_eq!(net.routes(159).await.expect("routes").len(), 2);
+        net.delete_routes(159).await.expect("delete");
+        assert_eq!(net.routes(159).await.expect("routes"), [""; 0]);
+        let kept = fs.read_text("/routes-4", 1024).expect("read");
+        assert_eq!(kept.as_deref(), Some("default proto 15\n"));
     }
 }

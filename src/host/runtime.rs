@@ -12,32 +12,18 @@ use tokio::net::UnixStream;
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
 use super::mounts;
+use super::ours::{self, processes::Process};
+use super::proc::Proc;
 use crate::model::paths;
 
 /// Questions are answered from containerd's database.
 const ASK: Duration = Duration::from_secs(20);
 /// Importing the largest control-plane image on a slow disk.
 const IMPORT: Duration = Duration::from_secs(600);
-/// Largest `/proc/<pid>/mountinfo`.
-const MOUNTINFO_MAX: u64 = 64 * 1024 * 1024;
-/// Largest `/proc/<pid>/cmdline` that is looked at.
-const CMDLINE_MAX: u64 = 64 * 1024;
 /// Rounds of killing and unmounting: a shim that dies leaves its children to the next round.
 const ROUNDS: usize = 20;
 /// Pause between two rounds.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
-/// Below these everything mounted is the runtime's or kubelet's: containers' roots, pods' volumes
-/// and network namespaces. The directories themselves may be mount points that a person made, and
-/// stay.
-///
-/// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
-/// makes a name before it starts the sandbox. Ours go below its own state
-/// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
-const OUR_MOUNTS: [&str; 3] = [
-    "/run/pf9-containerd/",
-    "/var/lib/pf9/containerd/",
-    "/var/lib/pf9/kubelet/",
-];
 /// Namespace of containerd that Kubernetes uses.
 const NAMESPACE: &str = "k8s.io";
 
@@ -89,8 +75,7 @@ impl Runtime {
     }
 
     /// Kills every shim and container process of ours and unmounts what they left. Works without a
-    /// running containerd: the processes are found by the socket and the state directory that
-    /// their arguments name.
+    /// running containerd: [`ours::processes`] says which they are.
     pub async fn clear(&self) -> Result<(), Leftovers> {
         let mut left = Vec::new();
         for round in 0..ROUNDS {
@@ -127,10 +112,12 @@ impl Runtime {
 
     fn clear_once(&self) -> Vec<String> {
         let mut left = Vec::new();
-        for (pid, name) in self.processes() {
-            // Gone in the meantime is what was wanted.
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-            left.push(format!("process {pid} ({name})"));
+        for process in self.processes() {
+            if let Ok(pid) = i32::try_from(process.pid) {
+                // Gone in the meantime is what was wanted.
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+            left.push(process.to_string());
         }
         // The deepest first, as they are stacked.
         let mut mounts = self.mounts();
@@ -143,54 +130,17 @@ impl Runtime {
         left
     }
 
-    /// Shims of ours, and everything in their control groups' pods: children of a killed shim are
-    /// found by the control group that kubelet made for pods.
-    fn processes(&self) -> Vec<(i32, String)> {
-        let mut found = Vec::new();
-        for name in self.fs.list("/proc").unwrap_or_default() {
-            let Ok(pid) = name.parse::<i32>() else {
-                continue;
-            };
-            let read = |file: &str| {
-                self.fs
-                    .read(format!("/proc/{pid}/{file}"), CMDLINE_MAX)
-                    .ok()
-                    .flatten()
-                    .unwrap_or_default()
-            };
-            let cmdline = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            let shim = cmdline.contains("containerd-shim")
-                && (cmdline.contains(paths::CONTAINERD_SOCKET)
-                    || cmdline.contains("/opt/pf9/stacks/"));
-            let groups = read("cgroup");
-            let pod = String::from_utf8_lossy(&groups)
-                .lines()
-                .any(|l| is_pod_group(l) && self.is_our_container(pid));
-            if shim || pod {
-                let word = cmdline.split(' ').next().unwrap_or_default().to_owned();
-                found.push((pid, word));
-            }
-        }
-        found
-    }
-
-    /// A container's root is mounted below the runtime's state: another runtime's pods are left
-    /// alone.
-    fn is_our_container(&self, pid: i32) -> bool {
-        let info = self
-            .fs
-            .read(format!("/proc/{pid}/mountinfo"), MOUNTINFO_MAX)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        let info = String::from_utf8_lossy(&info);
-        info.lines()
-            .any(|l| l.contains(paths::CONTAINERD_ROOT) || l.contains("/run/pf9-containerd"))
+    /// Shims and container processes of ours: those of a shim that was killed are found too.
+    fn processes(&self) -> Vec<Process> {
+        let ours = Proc::new(self.fs.clone()).ours().into_iter();
+        ours.filter(|(_, rule)| rule.killed_with_the_containers())
+            .map(|(process, _)| process)
+            .collect()
     }
 
     fn mounts(&self) -> Vec<String> {
         let mut points = mounts::points(&self.fs).unwrap_or_default();
-        points.retain(|m| OUR_MOUNTS.iter().any(|ours| m.starts_with(ours)));
+        points.retain(|m| ours::paths::mount(m));
         points
     }
 
@@ -224,11 +174,6 @@ fn remove_groups(group: &Path) {
     std::fs::remove_dir(group).ok();
 }
 
-/// The control groups kubelet makes for pods, with either driver.
-fn is_pod_group(line: &str) -> bool {
-    line.contains("/kubepods")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,18 +205,23 @@ mod tests {
             "/proc/101/cmdline",
             "/opt/pf9/stacks/x/bin/containerd-shim-runc-v2\0-address\0/run/pf9-containerd/containerd.sock\0",
         );
-        put("/proc/102/cgroup", "1:memory:/kubepods/besteffort/pod1/c\n");
         put(
             "/proc/102/mountinfo",
-            "1 2 0:1 / / rw - overlay upperdir=/var/lib/docker/x\n",
+            "1 2 0:1 / / rw - overlay overlay rw,upperdir=/var/lib/docker/x\n",
         );
-        put("/proc/103/cgroup", "1:memory:/kubepods/besteffort/pod1/c\n");
         put(
             "/proc/103/mountinfo",
-            "1 2 0:1 / / rw - overlay upperdir=/var/lib/pf9/containerd/x\n",
+            "1 2 0:1 / / rw - overlay overlay rw,upperdir=/var/lib/pf9/containerd/x\n",
         );
+        // A person edits a file of ours, and one of our services runs: neither is killed.
+        put(
+            "/proc/104/cmdline",
+            "vim\0/opt/pf9/stacks/x/bin/containerd-shim-runc-v2\0",
+        );
+        fs.link("/proc/105/exe", "/opt/pf9/stacks/x/bin/etcd")
+            .expect("link");
         let runtime = Runtime::new(fs);
-        let pids: Vec<i32> = runtime.processes().into_iter().map(|p| p.0).collect();
+        let pids: Vec<u32> = runtime.processes().iter().map(|p| p.pid).collect();
         assert_eq!(pids, [101, 103]);
         assert_eq!(
             runtime.mounts(),

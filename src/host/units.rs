@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::deadlines::{UNIT_CALL, UNIT_STOP_CALL};
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
 
 /// Questions are answered by systemd from memory.
 const ASK: Duration = Duration::from_secs(15);
-/// Starting waits for `Type=notify` readiness, stopping for `TimeoutStopSec`; both are bounded by
-/// the units themselves below this.
-const ACT: Duration = Duration::from_secs(200);
 
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,\
                           MainPID,InvocationID,NRestarts,Result,FragmentPath";
@@ -114,6 +112,12 @@ impl Units {
         self.act(&["stop"], &[unit]).await
     }
 
+    /// Stops a unit of the node; waits no longer than such a unit may take, so that what does not stop
+    /// can be killed.
+    pub async fn stop_of_the_node(&self, unit: &str) -> Result<(), ExecError> {
+        self.act_within(UNIT_STOP_CALL, &["stop"], &[unit]).await
+    }
+
     /// Kills what is left of a unit that did not stop.
     pub async fn kill(&self, unit: &str) -> Result<(), ExecError> {
         self.act(&["kill", "--signal=SIGKILL"], &[unit]).await
@@ -127,8 +131,19 @@ impl Units {
         }
     }
 
+    /// Starting waits for `Type=notify` readiness, stopping for `TimeoutStopSec`; both are bounded by
+    /// the units themselves below this.
     async fn act(&self, verb: &[&str], units: &[&str]) -> Result<(), ExecError> {
-        let cmd = self.systemctl(ACT).args(verb.iter().copied());
+        self.act_within(UNIT_CALL, verb, units).await
+    }
+
+    async fn act_within(
+        &self,
+        deadline: Duration,
+        verb: &[&str],
+        units: &[&str],
+    ) -> Result<(), ExecError> {
+        let cmd = self.systemctl(deadline).args(verb.iter().copied());
         let cmd = if units.is_empty() {
             cmd
         } else {

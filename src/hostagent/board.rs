@@ -6,16 +6,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    DownloadStatus, Envelope, Fault, Generation, Health, Inventory, NodeStatus, Role, Spec,
+    Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeStatus, Role,
     StackRef, Timestamp, TrustStatus, TrustVersion,
 };
-
-/// A spec that was verified and stored, with the document it came in.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Accepted {
-    pub(super) envelope: Envelope,
-    pub(super) spec: Spec,
-}
 
 /// Whether nodelet has the accepted spec.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +37,8 @@ pub(super) struct Facts {
     pub(super) delivery: Delivery,
     /// nodelet's last word.
     pub(super) node: Option<Arc<NodeStatus>>,
+    /// When the certificates of the tunnel end, as comms said last.
+    pub(super) tunnel: Vec<Expiry>,
     /// Why nodelet's word is old.
     pub(super) node_fault: Option<Fault>,
     /// What the plane answers instead of a spec, in its words.
@@ -52,6 +47,8 @@ pub(super) struct Facts {
     pub(super) download: Option<DownloadStatus>,
     /// Why certificates do not arrive.
     pub(super) relay_fault: Option<Fault>,
+    /// Why the plane does not know what the machine is.
+    pub(super) facts_fault: Option<Fault>,
     /// Why events are only in memory.
     pub(super) spool_fault: Option<Fault>,
     /// What the machine is.

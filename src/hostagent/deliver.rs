@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::board::{Accepted, Delivery, Facts};
+use super::board::{Delivery, Facts};
 use super::spec_store::SpecStore;
 use super::{Agent, blocking};
 use crate::local::{LocalError, Method, StatusCode};
-use crate::model::{Fault, Generation, Role};
+use crate::model::{Accepted, Fault, Generation, Role};
 
 /// nodelet stores the spec before it answers; systemd may have to start it first.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -23,12 +23,17 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 /// nodelet finishes its current step before it speaks of a new spec. When it still speaks of an
 /// older one after this, it lost what it took.
 const LOST_AFTER: Duration = Duration::from_secs(60);
+/// When nodelet says that its spec is lost: long enough to have taken what was handed over last.
+const WANTED_AFTER: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(agent: Agent) {
     let store = SpecStore::new(agent.fs.clone());
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let beat = agent.progress.beat("deliver");
     loop {
+        beat.rests();
         let spec = agent.board.wait(due).await;
+        beat.within(DEADLINE);
         let generation = spec.spec.generation;
         note_needed(&agent, &store, &spec).await;
         let answer = agent
@@ -43,6 +48,7 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(LocalError::Refused { status, fault }) => {
                 refused(&agent, generation, status, *fault);
+                beat.within(REFUSED_AGAIN);
                 let newer = agent
                     .board
                     .wait(|f| (f.generation() != generation).then_some(()));
@@ -54,7 +60,9 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(error) => {
                 unreachable(&agent, error.fault("cannot hand the spec to nodelet"));
-                tokio::time::sleep(backoff.next()).await;
+                let wait = backoff.next();
+                beat.within(wait);
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -64,13 +72,15 @@ pub(super) async fn run(agent: Agent) {
 fn due(facts: &Facts) -> Option<Arc<Accepted>> {
     let spec = facts.to_deliver()?;
     let generation = spec.spec.generation;
-    let lost_it = facts
-        .node
-        .as_ref()
-        .is_some_and(|n| n.generation < generation);
+    let node = facts.node.as_ref();
+    let lost_after = match node {
+        Some(n) if n.wants_spec => Some(WANTED_AFTER),
+        Some(n) if n.generation < generation => Some(LOST_AFTER),
+        Some(_) | None => None,
+    };
     let has_it = match &facts.delivery {
         Delivery::Taken(taken, at) => {
-            *taken >= generation && !(lost_it && at.elapsed() >= LOST_AFTER)
+            *taken >= generation && lost_after.is_none_or(|after| at.elapsed() < after)
         }
         Delivery::Idle | Delivery::Refused(..) | Delivery::Unreachable(_) => false,
     };

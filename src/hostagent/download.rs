@@ -175,7 +175,7 @@ pub(super) async fn sign_anew(agent: &Agent, stack: &StackRef, signer: &str) -> 
     let trust = identity::trust(&agent.fs).map_err(|e| e.fault(&what))?;
     let staged = Manifest::open_staged(&agent.fs, stack, &trust);
     let done = staged.is_ok_and(|m| m.envelope().key_id == signer);
-    if !done && trust.has(signer) {
+    if !done && trust.knows(signer) {
         fetch_manifest(agent, stack, &trust).await?;
     }
     Ok(())

@@ -1,34 +1,13 @@
 //! What the machine is. Read from `/proc`, `/etc/os-release` and the kernel's address list.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::ifaddrs::getifaddrs;
-
-use crate::host::facts;
 use crate::host::fs::HostFs;
-use crate::model::{Interface, Inventory};
+use crate::host::{facts, interfaces};
+use crate::model::Inventory;
 
 /// Largest file of `/proc` that is read: `/proc/cpuinfo` of a machine with hundreds of processors.
 const PROC_MAX: u64 = 4 * 1024 * 1024;
-/// Most interfaces that are reported; a node has one per pod, which are no inventory.
-const INTERFACES_MAX: usize = 64;
-
-/// Names (prefixes) of interfaces that containers and bridges come with.
-const FOREIGN_PREFIXES: &[&str] = &[
-    "lo",
-    "veth",
-    "cali",
-    "cni",
-    "pf9cni",
-    "docker",
-    "br-",
-    "tap",
-    "vnet",
-    "kube-ipvs",
-    "flannel",
-];
 
 /// The kernel's boot id; empty when it cannot be read.
 pub(super) fn boot_id(fs: &HostFs) -> String {
@@ -51,8 +30,7 @@ pub(super) fn uptime(fs: &HostFs) -> Duration {
 pub(super) fn read(fs: &HostFs) -> Inventory {
     let os = facts::os_release(fs).unwrap_or_default();
     let cpuinfo = proc_text(fs, "/proc/cpuinfo");
-    let interfaces = interfaces();
-    let default = default_route(&proc_text(fs, "/proc/net/route"));
+    let interfaces = interfaces::interfaces();
     Inventory {
         hostname: proc_text(fs, "/proc/sys/kernel/hostname").trim().to_owned(),
         os: os.pretty,
@@ -66,7 +44,7 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
             .map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         cpu_model: cpu_model(&cpuinfo),
         memory_bytes: meminfo(&proc_text(fs, "/proc/meminfo"), "MemTotal").unwrap_or(0),
-        addresses: addresses(&interfaces, default.as_deref()),
+        addresses: interfaces::addresses(fs, &interfaces),
         interfaces,
     }
 }
@@ -110,97 +88,9 @@ fn cpu_model(cpuinfo: &str) -> String {
     String::new()
 }
 
-/// The interface of the IPv4 default route, from `/proc/net/route`.
-fn default_route(text: &str) -> Option<String> {
-    text.lines()
-        .skip(1)
-        .map(|l| l.split_whitespace().collect::<Vec<_>>())
-        .filter(|f| f.get(1) == Some(&"00000000"))
-        .min_by_key(|f| f.get(6).and_then(|m| m.parse::<u64>().ok()))
-        .and_then(|f| f.first().map(|name| (*name).to_owned()))
-}
-
-fn interfaces() -> Vec<Interface> {
-    let mut found: BTreeMap<String, Interface> = BTreeMap::new();
-    let Ok(list) = getifaddrs() else {
-        return Vec::new();
-    };
-    for entry in list {
-        let name = entry.interface_name;
-        let foreign = FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p));
-        if foreign || (found.len() >= INTERFACES_MAX && !found.contains_key(&name)) {
-            continue;
-        }
-        let interface = found.entry(name.clone()).or_insert_with(|| Interface {
-            name,
-            mac: String::new(),
-            addresses: Vec::new(),
-        });
-        let Some(address) = entry.address else {
-            continue;
-        };
-        if let Some(mac) = address.as_link_addr().and_then(|l| l.addr()) {
-            interface.mac = mac.map(|b| format!("{b:02x}")).join(":");
-        }
-        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
-        interface.addresses.extend(v4.or(v6).filter(is_of_interest));
-    }
-    let mut all: Vec<_> = found.into_values().collect();
-    for interface in &mut all {
-        interface.addresses.sort_unstable();
-    }
-    all
-}
-
-fn is_of_interest(ip: &IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !link_local && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
-}
-
-fn addresses(interfaces: &[Interface], default: Option<&str>) -> Vec<IpAddr> {
-    let (first, rest): (Vec<_>, Vec<_>) = interfaces
-        .iter()
-        .partition(|i| Some(i.name.as_str()) == default);
-    first
-        .into_iter()
-        .chain(rest)
-        .flat_map(|i| i.addresses.iter().copied())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_route_with_the_lowest_metric_counts() {
-        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
-            eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
-            wlan0\t00000000\t0100A8C0\t0003\t0\t0\t600\t00000000\n\
-            eth1\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\n";
-        assert_eq!(default_route(text).as_deref(), Some("eth1"));
-        assert_eq!(default_route(""), None);
-    }
-
-    #[test]
-    fn the_default_routes_addresses_come_first() {
-        let interface = |name: &str, ip: &str| Interface {
-            name: name.into(),
-            mac: String::new(),
-            addresses: vec![ip.parse().expect("ip")],
-        };
-        let all = [interface("a", "10.0.0.1"), interface("b", "10.0.0.2")];
-        let found = addresses(&all, Some("b"));
-        assert_eq!(
-            found.first().map(ToString::to_string).as_deref(),
-            Some("10.0.0.2")
-        );
-        assert_eq!(found.len(), 2);
-    }
 
     #[test]
     fn any_processor_has_an_inventory() {

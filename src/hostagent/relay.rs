@@ -1,17 +1,17 @@
-//! Task: certificate requests from nodelet to the plane, certificates back.
+//! Task: root's orders of certificates to the plane, certificates back.
 //!
-//! nodelet names the requests in its status until it has the certificates, so a lost answer only
-//! means another round.
+//! nodelet names in its status what it wants until it has it, so a lost answer only means another
+//! round. What stands in an order is nodelet's to say, and signed by it; here is decided when.
 
 use std::time::Duration;
 
-use super::Agent;
 use super::backoff::Backoff;
 use super::board::Facts;
-use super::plane;
+use super::{Agent, order, plane};
 use crate::local::Method;
-use crate::model::{CertificateBatch, CertificateOrder, CertificateRequest, Fault};
+use crate::model::{CertificateBatch, CertificateRequest, Fault, Role};
 
+const WHAT: &str = "cannot get the node's certificates";
 /// nodelet checks and writes a dozen files.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Waits after a failure.
@@ -19,28 +19,35 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Small against the time a node takes to come up.
 const RETRY_CAP: Duration = Duration::from_secs(30);
 /// How long nodelet has to take the requests out of its status again: it finishes its current step
-/// first, and an import of images takes a while. New certificates for the same requests would only
-/// make it restart what uses them.
+/// first, and an import of images takes a while. Also how long the spec has to name a master's key.
 const SETTLE: Duration = Duration::from_secs(180);
+
+/// What nodelet wants of the plane.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Want {
+    requests: Vec<CertificateRequest>,
+    /// A master's service-account key that the spec does not name yet.
+    key: Option<String>,
+}
 
 pub(super) async fn run(agent: Agent) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
-    // What nodelet was given and may not have taken in yet.
-    let mut given: Vec<CertificateRequest> = Vec::new();
+    // What was answered and nodelet may not have taken in yet.
+    let mut given = Want::default();
     loop {
-        let order = if given.is_empty() {
-            agent.board.wait(|f| lacking(f, &[])).await
+        let want = if given.is_empty() {
+            agent.board.wait(|f| lacking(f, &given)).await
         } else {
             let news = agent.board.wait(|f| news(f, &given));
             match tokio::time::timeout(SETTLE, news).await {
-                Ok(Some(order)) => order,
+                Ok(Some(want)) => want,
                 Ok(None) | Err(_) => {
-                    given.clear();
+                    given = Want::default();
                     continue;
                 }
             }
         };
-        match relay(&agent, &order).await {
+        match relay(&agent).await {
             Ok(count) => {
                 backoff.reset();
                 tracing::info!(count, "certificates handed to nodelet");
@@ -50,7 +57,8 @@ pub(super) async fn run(agent: Agent) {
                     None,
                 );
                 agent.board.set(|f| &mut f.relay_fault, None);
-                given.extend(order.requests);
+                given.requests.extend(want.requests);
+                given.key = want.key.or(given.key);
             }
             Err(fault) => {
                 let was = agent.board.read(|f| f.relay_fault.clone());
@@ -66,45 +74,53 @@ pub(super) async fn run(agent: Agent) {
     }
 }
 
-/// The requests nodelet has, without those it was given an answer to.
-fn lacking(facts: &Facts, given: &[CertificateRequest]) -> Option<CertificateOrder> {
-    let node = facts.node.as_ref()?;
-    let requests: Vec<_> = node
-        .certificate_requests
-        .iter()
-        .filter(|r| !given.contains(r))
-        .cloned()
-        .collect();
-    if requests.is_empty() {
-        return None;
+impl Want {
+    fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.key.is_none()
     }
-    Some(CertificateOrder {
-        cluster_id: node.cluster_id?,
-        requests,
-        service_account_key: node.service_account_key.clone(),
-    })
 }
 
-/// Another request (an order), or none left at all (`None`): nodelet took what it was given.
-fn news(facts: &Facts, given: &[CertificateRequest]) -> Option<Option<CertificateOrder>> {
-    let none_left = facts
-        .node
-        .as_ref()
-        .is_none_or(|n| n.certificate_requests.is_empty());
-    if none_left {
+/// Everything nodelet wants by its last word.
+fn wanted(facts: &Facts) -> Want {
+    let Some(node) = facts.node.as_ref().filter(|n| n.cluster_id.is_some()) else {
+        return Want::default();
+    };
+    let spec = facts.spec.as_ref().map(|s| &s.spec.assignment);
+    let known = spec.and_then(|a| a.node()).map(|n| &n.service_account_keys);
+    let key = node.service_account_key.as_ref();
+    let key =
+        key.filter(|k| node.role == Role::Master && !known.is_some_and(|all| all.contains(k)));
+    Want {
+        requests: node.certificate_requests.clone(),
+        key: key.cloned(),
+    }
+}
+
+/// The same without what was answered.
+fn lacking(facts: &Facts, given: &Want) -> Option<Want> {
+    let mut want = wanted(facts);
+    want.requests.retain(|r| !given.requests.contains(r));
+    want.key = want.key.filter(|k| given.key.as_ref() != Some(k));
+    (!want.is_empty()).then_some(want)
+}
+
+/// Something else is wanted (an order), or nothing at all any more (`None`): nodelet took what it
+/// was given.
+fn news(facts: &Facts, given: &Want) -> Option<Option<Want>> {
+    if wanted(facts).is_empty() {
         return Some(None);
     }
     lacking(facts, given).map(Some)
 }
 
-async fn relay(agent: &Agent, order: &CertificateOrder) -> Result<usize, Fault> {
-    let what = "cannot get the node's certificates";
+async fn relay(agent: &Agent) -> Result<usize, Fault> {
+    let order = order::signed(agent, "/v1/order", WHAT).await?;
     let batch = agent
         .plane
-        .post::<_, CertificateBatch>("/v1/hosts/self/certificates", order)
+        .post::<_, CertificateBatch>("/v1/hosts/self/certificates", &order)
         .await
-        .map_err(|e| plane::fault(&e, what))?
-        .ok_or_else(|| Fault::new("plane-garbage", what, "the plane's answer is empty"))?;
+        .map_err(|e| plane::fault(&e, WHAT))?
+        .ok_or_else(|| Fault::new("plane-garbage", WHAT, "the plane's answer is empty"))?;
     let count = batch.certificates.len();
     agent
         .nodelet
@@ -112,4 +128,55 @@ async fn relay(agent: &Agent, order: &CertificateOrder) -> Result<usize, Fault> 
         .await
         .map_err(|e| e.fault("cannot hand the certificates to nodelet"))?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(csr: &str) -> CertificateRequest {
+        CertificateRequest {
+            purpose: crate::model::CertPurpose::Nodelet,
+            csr: csr.into(),
+        }
+    }
+
+    fn facts(role: Role, requests: &[&str], key: Option<&str>) -> Facts {
+        let mut node = crate::hostagent::status::tests::node(1, crate::model::NodeState::Ok);
+        node.role = role;
+        node.cluster_id = Some(crate::model::ClusterId::random());
+        node.certificate_requests = requests.iter().map(|r| request(r)).collect();
+        node.service_account_key = key.map(str::to_owned);
+        Facts {
+            node: Some(std::sync::Arc::new(node)),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn only_what_was_not_answered_is_ordered() {
+        let none = Want::default();
+        let given = Want {
+            requests: vec![request("a")],
+            key: Some("k".into()),
+        };
+        let all = facts(Role::Master, &["a", "b"], Some("k"));
+        let first = lacking(&all, &none).expect("something");
+        assert_eq!((first.requests.len(), first.key.as_deref()), (2, Some("k")));
+        let rest = lacking(&all, &given).expect("something");
+        assert_eq!((rest.requests, rest.key), (vec![request("b")], None));
+        let old = facts(Role::Master, &["a"], Some("k"));
+        assert_eq!(lacking(&old, &given), None);
+        assert_eq!(news(&old, &given), None, "nodelet is not done yet");
+        let done = facts(Role::Worker, &[], Some("k"));
+        assert_eq!(
+            news(&done, &given),
+            Some(None),
+            "a worker has no key to tell"
+        );
+        let another = facts(Role::Master, &[], Some("l"));
+        let another = lacking(&another, &given).expect("another key");
+        assert_eq!(another.key.as_deref(), Some("l"));
+        assert_eq!(lacking(&Facts::default(), &none), None);
+    }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::status::{self, Moment, Origin};
-use super::{Agent, inventory};
+use super::{Agent, inventory, plane};
 use crate::local::LocalError;
 use crate::model::{HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
 
@@ -21,6 +21,7 @@ const RETRY_CAP: Duration = Duration::from_secs(15);
 
 pub(super) async fn run(agent: Agent, period: Duration) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let beat = agent.progress.beat("report");
     let sampled = agent
         .board
         .wait(|f| (f.inventory != Inventory::default()).then_some(()));
@@ -40,6 +41,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
             Some(_) | None => Instant::now(),
         };
         if due > Instant::now() {
+            beat.within(period);
             tokio::select! {
                 // cancel-safe: both are
                 () = tokio::time::sleep_until(due) => {}
@@ -52,6 +54,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
             }
             continue;
         }
+        beat.within(plane::CALL_DEADLINE);
         match agent
             .plane
             .post::<_, StatusAnswer>("/v1/hosts/self/status", &status)
@@ -69,7 +72,9 @@ pub(super) async fn run(agent: Agent, period: Duration) {
                 if let LocalError::Refused { status, fault } = &error {
                     tracing::debug!(%status, code = fault.code, "status refused: {fault}");
                 }
-                agent.plane.pause(backoff.next()).await;
+                let wait = backoff.next();
+                beat.within(wait);
+                agent.plane.pause(wait).await;
             }
         }
     }

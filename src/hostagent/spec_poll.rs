@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::accept::{self, Refusal, Verdict};
 use super::backoff::Backoff;
-use super::board::Accepted;
 use super::spec_store::SpecStore;
 use super::{Agent, blocking};
 use crate::identity;
 use crate::local::LocalError;
-use crate::model::{Envelope, Fault, Generation};
+use crate::model::{Accepted, Because, Envelope, Fault, Generation, Refusal, Verdict, judge};
 
 /// How long the plane holds a poll that has nothing new.
 const WAIT_S: u64 = 30;
@@ -27,6 +25,7 @@ const RETRY_CAP: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Seen {
     refused: Option<Refusal>,
+    ignored: Vec<String>,
 }
 
 pub(super) async fn run(agent: Agent) {
@@ -36,7 +35,10 @@ pub(super) async fn run(agent: Agent) {
     // The first question after a failure is not held by the plane: it is known at once that all is
     // well again.
     let mut well = false;
+    let beat = agent.progress.beat("spec");
     loop {
+        // What comes is stored meanwhile.
+        beat.within(DEADLINE);
         let asked = Instant::now();
         let have = agent.board.read(super::board::Facts::generation);
         let past = seen.refused.as_ref().and_then(|r| r.generation);
@@ -69,7 +71,9 @@ pub(super) async fn run(agent: Agent) {
             }
             Err(e) => not_well(&agent, &e),
         }
-        agent.plane.pause(backoff.next()).await;
+        let wait = backoff.next();
+        beat.within(wait);
+        agent.plane.pause(wait).await;
     }
 }
 
@@ -97,13 +101,13 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
         }
     };
     let have = agent.board.read(|f| f.spec.clone());
-    match accept::judge(envelope, &trust, agent.host_id, have.as_deref()) {
+    match judge(envelope, &trust, agent.host_id, have.as_deref()) {
         Verdict::Same => {
             same_again(agent, seen);
             true
         }
-        Verdict::Refused(refusal) => refuse(agent, refusal, seen),
-        Verdict::New(accepted) => {
+        Verdict::Refused(refusal) => refuse(agent, *refusal, seen),
+        Verdict::New(accepted, ignored) => {
             let stored = {
                 let (store, envelope) = (store.clone(), accepted.envelope.clone());
                 blocking(move || store.save(&envelope)).await
@@ -113,6 +117,7 @@ async fn take(agent: &Agent, store: &SpecStore, envelope: Envelope, seen: &mut S
                 Ok(()) => {
                     seen.refused = None;
                     in_force(agent, *accepted);
+                    tell_ignored(agent, seen, ignored);
                     true
                 }
             }
@@ -133,6 +138,18 @@ fn in_force(agent: &Agent, accepted: Accepted) {
         facts.spec = Some(Arc::new(accepted));
         facts.refused = None;
     });
+}
+
+/// Fields that this agent does not know are no reason to refuse; that they are not heeded is said,
+/// once for as long as they are the same.
+fn tell_ignored(agent: &Agent, seen: &mut Seen, ignored: Vec<String>) {
+    if !ignored.is_empty() && seen.ignored != ignored {
+        let fields = ignored.join(", ");
+        let message = format!("the spec has fields that this agent does not know: {fields}");
+        tracing::warn!("{message}");
+        agent.events.emit("spec-fields-ignored", message, None);
+    }
+    seen.ignored = ignored;
 }
 
 /// The plane speaks of what is in force again: what it said in between is over.
@@ -164,6 +181,7 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut Seen) -> bool {
 fn unread(fault: Fault) -> Refusal {
     Refusal {
         fault,
+        because: Because::NotUnderstood,
         document: None,
         generation: None::<Generation>,
     }

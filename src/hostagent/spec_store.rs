@@ -1,40 +1,51 @@
-//! The accepted spec on disk, and the one before it.
+//! The accepted spec on disk, and whether nodelet is needed.
 //!
-//! A broken file is put aside and the one before it is used: a node never forgets what it is to be
-//! because of one bad sector.
+//! Where the newest document cannot be used, the one before it is what there is: nodelet and the
+//! plane judge by themselves whether it is still of use.
 
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 
-use super::accept::{self, Verdict};
-use super::board::Accepted;
-use crate::host::fs::{Attrs, Found, FsError, HostFs};
-use crate::model::{Envelope, Fault, HostId, PAYLOAD_MAX, TrustStore, paths};
+use crate::host::documents::{Document, Store, stored_spec};
+use crate::host::fs::{Found, FsError, HostFs};
+use crate::model::{Accepted, Envelope, Fault, HostId, Timestamp, TrustStore, paths};
 use crate::stack::space;
 
+/// The accepted spec.
 const SPEC: &str = "/var/opt/pf9/hostagent/spec.json";
-const PREVIOUS: &str = "/var/opt/pf9/hostagent/spec.json.prev";
-const BROKEN: &str = "/var/opt/pf9/hostagent/spec.json.broken";
-/// Whether nodelet has something of a role on this machine: `true` or `false`.
+/// Whether nodelet has something of a role on this machine.
 const NEEDED: &str = "/var/opt/pf9/hostagent/nodelet-needed.json";
 
-/// An envelope of the largest payload.
-const ENVELOPE_MAX: u64 = (PAYLOAD_MAX as u64) / 3 * 4 + 4096;
+/// One word and a number.
+const NOTE_MAX: u64 = 1024;
 
 /// Nobody but us and root needs to read it.
 const MODE: u32 = 0o640;
 
-/// Reads and writes the accepted spec.
+/// Reads and writes what hostagent must remember.
 #[derive(Clone)]
 pub(super) struct SpecStore {
     fs: HostFs,
+    spec: Store,
+    needed: Store,
 }
 
 /// What was found at start.
 pub(super) struct Loaded {
     /// The spec to go on with.
     pub(super) spec: Option<Accepted>,
-    /// What was wrong with a file.
+    /// Why it is not the newest.
     pub(super) fault: Option<Fault>,
+}
+
+/// Whether nodelet has, or may have, something of a role.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    schema: u32,
+    needed: bool,
+}
+
+impl Document for Note {
+    const SCHEMA: u32 = 1;
 }
 
 impl Loaded {
@@ -48,50 +59,36 @@ impl Loaded {
 
 impl SpecStore {
     pub(super) fn new(fs: HostFs) -> Self {
-        Self { fs }
+        Self {
+            spec: Store::of_envelope(fs.clone(), SPEC, MODE),
+            needed: Store::new(fs.clone(), NEEDED, MODE, NOTE_MAX),
+            fs,
+        }
     }
 
     /// The last good spec.
-    pub(super) fn load(&self, trust: &TrustStore, host: HostId) -> Loaded {
-        let mut fault = None;
-        for path in [SPEC, PREVIOUS] {
-            match self.read(path, trust, host) {
-                Ok(None) => {}
-                Ok(Some(spec)) => {
-                    return Loaded {
-                        spec: Some(spec),
-                        fault,
-                    };
-                }
-                Err(why) => {
-                    self.put_aside(path);
-                    fault.get_or_insert(why);
-                }
-            }
+    pub(super) fn load(&self, trust: &TrustStore, host: HostId, now: Timestamp) -> Loaded {
+        let loaded = self.spec.load(now, stored_spec(trust, host));
+        Loaded {
+            spec: loaded.value,
+            fault: loaded.fault,
         }
-        Loaded { spec: None, fault }
     }
 
     /// Puts a spec in force: durable when this returns.
     pub(super) fn save(&self, envelope: &Envelope) -> Result<(), Fault> {
-        let write = || -> Result<(), FsError> {
-            if let Some(old) = self.fs.read(SPEC, ENVELOPE_MAX)? {
-                self.fs.write(PREVIOUS, &old, &Attrs::mode(MODE))?;
-            }
-            // An envelope is text and numbers: it can always be written as JSON.
-            let bytes = serde_json::to_vec(envelope).unwrap_or_default();
-            self.fs.write(SPEC, &bytes, &Attrs::mode(MODE))
-        };
-        write().map_err(|e| store_fault(&e))
+        self.spec.save(envelope).map_err(|e| store_fault(&e))
     }
 
-    /// Whether nodelet has, or may have, something of a role. Without a note of our own the
-    /// machine is asked: a lost state directory must not leave a role behind unseen.
+    /// Whether nodelet has, or may have, something of a role. Without a note of our own that can be
+    /// believed the machine is asked: a lost state directory must not leave a role behind unseen.
     pub(super) fn nodelet_needed(&self) -> bool {
-        const NOTE_MAX: u64 = 64;
-        match self.fs.read_text(NEEDED, NOTE_MAX) {
-            Ok(Some(text)) => text.trim() != "false",
-            Ok(None) | Err(_) => [paths::KUBE_STATUS, paths::STACK_CURRENT]
+        let note = self.needed.look(|note: Note| Ok(note.needed));
+        match (note.value, note.fault) {
+            (Some(needed), None) => needed,
+            // The note before may say no where the newest said yes.
+            (_, Some(_)) => true,
+            (None, None) => [paths::KUBE_STATUS, paths::STACK_CURRENT]
                 .into_iter()
                 .any(|p| !matches!(self.fs.found(p), Ok(Found::Nothing))),
         }
@@ -99,48 +96,11 @@ impl SpecStore {
 
     /// Notes it for the next start.
     pub(super) fn note_nodelet_needed(&self, needed: bool) -> Result<(), Fault> {
-        let text = if needed { "true\n" } else { "false\n" };
-        self.fs
-            .write(NEEDED, text.as_bytes(), &Attrs::mode(MODE))
-            .map_err(|e| store_fault(&e))
-    }
-
-    fn read(
-        &self,
-        path: &str,
-        trust: &TrustStore,
-        host: HostId,
-    ) -> Result<Option<Accepted>, Fault> {
-        let bad = |why: String| {
-            Fault::new(
-                "spec-damaged",
-                format!("cannot use the stored spec {path}"),
-                why,
-            )
-            .fix("nothing: the spec before it is used, and the plane sends the newest again")
+        let note = Note {
+            schema: Note::SCHEMA,
+            needed,
         };
-        let Some(bytes) = self
-            .fs
-            .read(path, ENVELOPE_MAX)
-            .map_err(|e| bad(crate::telemetry::chain(&e)))?
-        else {
-            return Ok(None);
-        };
-        let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        match accept::judge(envelope, trust, host, None) {
-            Verdict::New(accepted) => Ok(Some(*accepted)),
-            // Nothing is in force yet, so nothing can be the same.
-            Verdict::Same => Ok(None),
-            Verdict::Refused(refusal) => Err(bad(refusal.fault.why)),
-        }
-    }
-
-    /// Best effort: what matters is that it is not used.
-    fn put_aside(&self, path: &str) {
-        let moved = std::fs::rename(self.fs.at(path), self.fs.at(Path::new(BROKEN)));
-        if let Err(error) = moved {
-            tracing::warn!(path, %error, "cannot put a broken spec aside");
-        }
+        self.needed.save(&note).map_err(|e| store_fault(&e))
     }
 }
 
@@ -157,7 +117,8 @@ fn store_fault(error: &FsError) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Assignment, DocumentKind, Generation, SigningKey, Spec, Timestamp};
+    use crate::host::fs::Attrs;
+    use crate::model::{Assignment, DocumentKind, Generation, SigningKey, Spec};
 
     struct Fixture {
         store: SpecStore,
@@ -192,7 +153,9 @@ mod tests {
             self.key.sign(DocumentKind::Spec, &bytes)
         }
         fn load(&self) -> (Option<u64>, Option<String>) {
-            let loaded = self.store.load(&self.trust, self.host);
+            let loaded = self
+                .store
+                .load(&self.trust, self.host, Timestamp::UNIX_EPOCH);
             (
                 loaded.spec.map(|s| s.spec.generation.0),
                 loaded.fault.map(|f| f.code),
@@ -210,30 +173,33 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_one_is_put_aside_and_the_one_before_is_used() {
-        for damage in [&b"{\"schema\":1"[..], b"", &[0xff; 64], b"null"] {
-            let f = fixture();
-            f.store.save(&f.envelope(1)).expect("save");
-            f.store.save(&f.envelope(2)).expect("save");
-            f.store
-                .fs
-                .write(SPEC, damage, &Attrs::mode(MODE))
-                .expect("damage");
-            assert_eq!(f.load(), (Some(1), Some("spec-damaged".into())));
-            assert_eq!(f.load(), (Some(1), None), "reported once");
-            let kept = f.store.fs.read(BROKEN, 100).expect("read");
-            assert_eq!(kept.as_deref(), Some(damage), "kept for a person");
-        }
+    fn when_the_newest_is_damaged_the_one_before_it_is_used_and_that_is_said() {
+        let f = fixture();
+        f.store.save(&f.envelope(1)).expect("save");
+        f.store.save(&f.envelope(2)).expect("save");
+        let mut damaged = f.envelope(3);
+        damaged.payload.truncate(damaged.payload.len() - 4);
+        let text = serde_json::to_vec(&damaged).expect("json");
+        let path = "/var/opt/pf9/hostagent/spec.json";
+        f.store
+            .fs
+            .write(path, &text, &Attrs::mode(MODE))
+            .expect("damage");
+        assert_eq!(f.load(), (Some(1), Some("state-broken".into())));
+        f.store.save(&f.envelope(3)).expect("save");
+        assert_eq!(f.load(), (Some(3), None), "the plane sent it again");
     }
 
     #[test]
-    fn another_plane_s_spec_is_not_used() {
+    fn another_plane_s_spec_is_not_used_and_stays() {
         let f = fixture();
         f.store.save(&f.envelope(1)).expect("save");
         let other = SigningKey::generate().expect("key").0;
         let trust = TrustStore::new([other.trusted()]).expect("trust");
-        let loaded = f.store.load(&trust, f.host);
-        assert!(loaded.spec.is_none() && loaded.fault.is_some());
+        let loaded = f.store.load(&trust, f.host, Timestamp::UNIX_EPOCH);
+        assert!(loaded.spec.is_none());
+        assert_eq!(loaded.fault.expect("said").code, "state-not-understood");
+        assert_eq!(f.load(), (Some(1), None));
     }
 
     #[test]
@@ -247,6 +213,11 @@ mod tests {
         assert!(f.store.nodelet_needed());
         f.store.note_nodelet_needed(false).expect("note");
         assert!(!f.store.nodelet_needed());
+        f.store
+            .fs
+            .write(NEEDED, b"no note", &Attrs::mode(MODE))
+            .expect("damage");
+        assert!(f.store.nodelet_needed(), "the note before it is none");
         f.store.note_nodelet_needed(true).expect("note");
         assert!(f.store.nodelet_needed());
     }

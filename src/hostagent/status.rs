@@ -2,7 +2,8 @@
 
 use super::board::{Delivery, Facts};
 use crate::model::{
-    Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, STATUS_SCHEMA, Timestamp,
+    Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, STATUS_SCHEMA,
+    Timestamp,
 };
 
 /// What the machine says about itself at the moment of assembly.
@@ -23,10 +24,19 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut health = facts.health.clone();
-    for fault in [&facts.spool_fault, &facts.plane_fault, &facts.trust_fault] {
+    let faults = [
+        &facts.spool_fault,
+        &facts.plane_fault,
+        &facts.facts_fault,
+        &facts.trust_fault,
+    ];
+    for fault in faults {
         health.warnings.extend(fault.clone());
     }
     health.warnings.extend(facts.notices.iter().cloned());
+    let certificates = certificates(facts);
+    let ends = certificates.iter().filter_map(|c| c.warning(moment.now));
+    health.warnings.extend(ends);
     HostStatus {
         schema: STATUS_SCHEMA,
         host_id: origin.host_id,
@@ -42,10 +52,22 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         refused: facts.refused.clone(),
         node: facts.node.as_deref().cloned(),
         download: facts.download.clone(),
+        certificates,
         inventory: facts.inventory.clone(),
         health,
         trust: facts.trust.clone(),
     }
+}
+
+/// The certificates of the tunnel and of the node.
+fn certificates(facts: &Facts) -> Vec<Expiry> {
+    let node = facts.node.iter().flat_map(|n| &n.certificates);
+    facts
+        .tunnel
+        .iter()
+        .cloned()
+        .chain(node.map(Expiry::from))
+        .collect()
 }
 
 /// What must be different for a status to be sent before its time: everything but clocks, and
@@ -63,6 +85,14 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
     // The words of a warning hold such numbers; that there is one is its code.
     for warning in &mut essence.health.warnings {
         warning.why = String::new();
+        warning.next_try = None;
+    }
+    for fault in essence
+        .certificates
+        .iter_mut()
+        .filter_map(|c| c.fault.as_mut())
+    {
+        fault.next_try = None;
     }
     let faults = essence
         .reason
@@ -101,7 +131,8 @@ fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
     if let Some(fault) = &facts.node_fault {
         return (NodeState::Retrying, Some(fault.clone()));
     }
-    if node.generation < facts.generation() {
+    // What nodelet holds on to says why, whatever it knows of the newest spec.
+    if node.generation < facts.generation() && !node.wants_spec {
         return (NodeState::Converging, Some(on_its_way(facts.generation())));
     }
     behind_nodelet(facts, node).unwrap_or_else(|| (node.state, node.reason.clone()))
@@ -145,14 +176,13 @@ fn observed(facts: &Facts) -> Generation {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::hostagent::board::Accepted;
     use crate::model::{
-        Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind, DownloadStatus,
-        SigningKey, Spec, StackRef,
+        Accepted, Assignment, CertPurpose, CertificateRequest, Digest, DocumentKind,
+        DownloadStatus, SigningKey, Spec, StackRef,
     };
 
     fn origin() -> Origin {
@@ -188,13 +218,15 @@ mod tests {
         }
     }
 
-    fn node(generation: u64, state: NodeState) -> NodeStatus {
+    pub(in crate::hostagent) fn node(generation: u64, state: NodeState) -> NodeStatus {
         NodeStatus {
             schema: 1,
             revision: 1,
             generation: Generation(generation),
             role: Role::None,
             cluster_id: None,
+            installed: None,
+            wants_spec: false,
             state,
             reason: None,
             attempts: 0,
@@ -285,6 +317,41 @@ mod tests {
         assert_eq!(judged(&f).1.as_deref(), Some("document-untrusted"));
         f.delivery = Delivery::Refused(Generation(2), fault("document-untrusted"));
         assert_eq!(judged(&f).1.as_deref(), Some("spec-on-its-way"));
+    }
+
+    #[test]
+    fn certificates_are_told_of_and_warned_of_until_they_are_renewed() {
+        let at = |s| Timestamp::from_second(s).expect("time");
+        let mut f = facts(3);
+        f.tunnel = vec![Expiry {
+            renew_at: Some(at(60)),
+            ..Expiry::new("host", at(90))
+        }];
+        let mut n = node(3, NodeState::Ok);
+        n.certificates.push(crate::model::CertificateStatus {
+            name: "kubelet/server".into(),
+            authority: crate::model::Authority::Cluster,
+            not_before: at(0),
+            not_after: at(500),
+            digest: crate::model::Digest::of(b"leaf"),
+            issuer: crate::model::Digest::of(b"authority"),
+        });
+        f.node = Some(Arc::new(n));
+        let told = |f: &Facts, now| {
+            let status = assemble(&origin(), f, &moment(now));
+            let names: Vec<_> = status.certificates.iter().map(|c| c.name.clone()).collect();
+            assert_eq!(names, ["host", "kubelet/server"]);
+            let warnings = status.health.warnings.into_iter();
+            warnings.map(|w| w.code).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&f, 50), Vec::<String>::new());
+        assert_eq!(told(&f, 80), ["certificate-not-renewed"]);
+        assert_eq!(told(&f, 90), ["certificate-expired"]);
+        f.tunnel = vec![Expiry {
+            renew_at: Some(at(150)),
+            ..Expiry::new("host", at(180))
+        }];
+        assert_eq!(told(&f, 95), Vec::<String>::new());
     }
 
     #[test]

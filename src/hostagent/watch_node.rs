@@ -24,8 +24,11 @@ pub(super) async fn run(agent: Agent) {
     let store = SpecStore::new(agent.fs.clone());
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     let mut after = None;
+    let beat = agent.progress.beat("watch-node");
     loop {
+        beat.rests();
         agent.board.wait(|f| f.nodelet_needed.then_some(())).await;
+        beat.within(DEADLINE);
         let path = match after {
             Some(revision) => format!("/v1/status?after={revision}&wait={WAIT_S}"),
             None => "/v1/status".to_owned(),
@@ -44,7 +47,9 @@ pub(super) async fn run(agent: Agent) {
                 after = None;
                 let fault = error.fault("cannot ask nodelet for its status");
                 agent.board.set(|f| &mut f.node_fault, Some(fault));
-                tokio::time::sleep(backoff.next()).await;
+                let wait = backoff.next();
+                beat.within(wait);
+                tokio::time::sleep(wait).await;
             }
         }
     }

@@ -19,15 +19,19 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::material::{self, Identity};
+use super::order_key::OrderKey;
+use super::pair;
 use super::pinned::PinnedAuthority;
 use super::policy::TlsPolicy;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
+use crate::host::fs::HostFs;
 use crate::model::{
-    EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, MachineMarks, authority_hints,
+    Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Envelope, Fault,
+    HostId, MachineMarks, NodeFacts, ORDER_SCHEMA, authority_hints, document,
 };
 
 /// What is needed to enrol.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EnrolOrder<'a> {
     /// `https://host[:port]` of the plane.
     pub plane: &'a str,
@@ -35,10 +39,15 @@ pub struct EnrolOrder<'a> {
     pub token: &'a EnrolToken,
     /// The id this host has, or takes.
     pub host_id: HostId,
-    /// For people.
-    pub hostname: &'a str,
+    /// Where the key is that this host has now, if it has one: with it a host that is known stays
+    /// what it is.
+    pub present: Option<&'a HostFs>,
     /// The machine, as root sees it; its digests are salted with `host_id`.
     pub machine: MachineMarks,
+    /// What the machine is.
+    pub facts: &'a NodeFacts,
+    /// What root signs that with; its public half is pinned by the plane.
+    pub root: &'a OrderKey,
     /// The way out, the same that the tunnel will take.
     pub egress: &'a Egress,
     /// What the operator asks of TLS.
@@ -102,13 +111,18 @@ const ANSWER_MAX: usize = 1024 * 1024;
 pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
     let target = Target::parse(order.plane)?;
     let (key, csr) = material::key_and_request(order.host_id).map_err(EnrolError::Key)?;
+    let proof = order
+        .present
+        .and_then(|fs| pair::possession(fs, &order.token.secret, order.host_id, &csr));
     let body = EnrolRequest {
         schema: 1,
         token: order.token.secret.clone(),
         host_id: order.host_id,
-        hostname: order.hostname.to_owned(),
+        order_key: order.root.public(),
+        statement: statement(order, &csr).map_err(EnrolError::Said)?,
         csr,
         machine: Some(order.machine.clone()).filter(|m| !m.is_empty()),
+        proof,
     };
     let mut journey = Journey::default();
     let call = async {
@@ -125,6 +139,18 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
     let machine = order.machine.clone();
     Identity::assemble(order.host_id, &key, answer, order.token.ca, machine)
         .map_err(|why| target.garbage(why))
+}
+
+/// Root's word that this tunnel key is this host's, good with this token.
+fn statement(order: &EnrolOrder<'_>, csr: &str) -> Result<Envelope, Fault> {
+    let said = Enrolment {
+        schema: ORDER_SCHEMA,
+        host_id: order.host_id,
+        token: Digest::of(order.token.secret.expose().as_bytes()),
+        csr: Digest::of(csr.as_bytes()),
+        facts: order.facts.clone(),
+    };
+    order.root.sign(DocumentKind::Enrolment, &said)
 }
 
 pub(super) struct Target {
@@ -245,7 +271,7 @@ impl Target {
 
     fn read(&self, status: StatusCode, bytes: &[u8]) -> Result<EnrolAnswer, EnrolError> {
         if status.is_success() {
-            return serde_json::from_slice(bytes)
+            return document::read(bytes)
                 .map_err(|e| self.garbage(format!("its answer cannot be read: {e}")));
         }
         match serde_json::from_slice(bytes) {

@@ -36,13 +36,18 @@ const LIST_MAX: usize = 32;
 /// A fresh key (P-256) and a signing request for it, PEM.
 pub(super) fn key_and_request(host: HostId) -> Result<(KeyPair, String), rcgen::Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let request = request(&key, host.to_string())?;
+    Ok((key, request))
+}
+
+/// A signing request of a key, PEM.
+pub(super) fn request(key: &KeyPair, common_name: String) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
-        .push(DnType::CommonName, host.to_string());
-    let request = params.serialize_request(&key)?.pem()?;
-    Ok((key, request))
+        .push(DnType::CommonName, common_name);
+    params.serialize_request(key)?.pem()
 }
 
 impl Identity {
@@ -96,7 +101,7 @@ pub(super) fn parse_all(pem: &str) -> Result<Vec<CertificateDer<'static>>, Strin
     Ok(all)
 }
 
-fn check_certificate(pem: &str, host: HostId, key: &KeyPair) -> Result<(), String> {
+pub(super) fn check_certificate(pem: &str, host: HostId, key: &KeyPair) -> Result<(), String> {
     let chain = parse_all(pem)?;
     let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
     let (_, cert) = X509Certificate::from_der(leaf)

@@ -10,10 +10,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::machine::pin;
 use super::material::Identity;
+use super::pair::{self, Pair};
 use super::policy::{TlsPolicy, believing};
 use super::trust::note_version;
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Digest, Fault, HostId, TrustStore, TrustedKey, authority_hints, paths};
+use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, authority_hints, paths};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -31,6 +32,18 @@ pub struct TunnelIdentity {
     pub tls: Arc<ClientConfig>,
     /// `wss://…`, best first.
     pub endpoints: Vec<String>,
+    /// The host's certificate.
+    pub certificate: Digest,
+    /// The file of the plane's authorities.
+    pub bundle: Digest,
+    /// Whether the first of them, which issues from now on, has issued the certificate.
+    pub is_of_first: bool,
+    /// What is shown.
+    pair: Pair,
+    /// When that is good.
+    pub life: Life,
+    /// When the plane's authorities are good.
+    pub authorities: Vec<Life>,
 }
 
 /// Why the identity could not be read or written.
@@ -97,6 +110,7 @@ impl Owners {
 pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), IdentityError> {
     let world = Attrs::mode(0o644);
     fs.remove_file(paths::HOST_CERT)?;
+    pair::drop_next(fs)?;
     write_host_id(fs, identity.host_id)?;
     for key in &identity.trust {
         let path = format!("{}/{}.json", paths::TRUST_DIR, key.id);
@@ -137,20 +151,29 @@ pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), Ide
 
 /// What comms needs; `None` while the host is not enrolled.
 pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, IdentityError> {
-    let Some(certificate) = fs.read(paths::HOST_CERT, FILE_MAX)? else {
+    let Some(pair) = pair::present(fs)? else {
         return Ok(None);
     };
+    with(fs, policy, &pair).map(Some)
+}
+
+/// What comms needs, to go as the holder of this pair.
+pub fn with(fs: &HostFs, policy: &TlsPolicy, pair: &Pair) -> Result<TunnelIdentity, IdentityError> {
     let need = |path: &'static str| {
         fs.read(path, FILE_MAX)?
             .ok_or(IdentityError::Incomplete(path))
     };
     let host_id = host_id(fs)?.ok_or(IdentityError::Incomplete(paths::HOST_ID))?;
-    let chain = certificates(paths::HOST_CERT, &certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&need(paths::HOST_KEY)?)
+    let chain = certificates(paths::HOST_CERT, pair.certificate.as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.expose().as_bytes())
         .map_err(|e| damaged(paths::HOST_KEY, e))?;
-    let mut anchors = certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)?;
+    let bundle = need(paths::PLANE_CA)?;
+    let mut anchors = certificates(paths::PLANE_CA, &bundle)?;
     believing(&anchors).map_err(|e| damaged(paths::PLANE_CA, e))?;
     let hints = authority_hints(anchors.iter().map(|a| Digest::of(a)));
+    let authorities = pair::ends(&anchors);
+    let is_of_first =
+        matches!((anchors.first(), chain.first()), (Some(a), Some(c)) if pair::issued(a, c));
     anchors.extend(policy.extra.iter().cloned());
     let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
         .map_err(|e| damaged(paths::ENDPOINTS, e))?;
@@ -162,11 +185,31 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
         .and_then(|builder| builder.with_client_auth_cert(chain, key))
         .map_err(IdentityError::Tls)?;
     tls.alpn_protocols = hints;
-    Ok(Some(TunnelIdentity {
+    Ok(TunnelIdentity {
         host_id,
         tls: Arc::new(tls),
         endpoints,
-    }))
+        certificate: pair.digest,
+        bundle: Digest::of(&bundle),
+        is_of_first,
+        pair: pair.clone(),
+        life: pair.life,
+        authorities,
+    })
+}
+
+/// The same holder with the plane's authorities that are on the disk now; `None`: they are those it
+/// has.
+pub fn believing_anew(
+    fs: &HostFs,
+    policy: &TlsPolicy,
+    holder: &TunnelIdentity,
+) -> Result<Option<TunnelIdentity>, IdentityError> {
+    let bundle = fs.read(paths::PLANE_CA, FILE_MAX)?;
+    match bundle.is_none_or(|b| Digest::of(&b) == holder.bundle) {
+        true => Ok(None),
+        false => with(fs, policy, &holder.pair).map(Some),
+    }
 }
 
 /// The pinned signing keys; an empty store while the host is not enrolled.
@@ -197,11 +240,13 @@ pub fn write_host_id(fs: &HostFs, id: HostId) -> Result<(), IdentityError> {
     Ok(fs.write(paths::HOST_ID, text.as_bytes(), &Attrs::mode(0o644))?)
 }
 
-/// Takes everything away that [`save`] wrote, and the directories that are empty then.
+/// Takes everything away that [`save`] and [`super::order_key::ensure`] wrote, and the directories
+/// that are empty then.
 pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
     // The certificate first: from then on the host counts as not enrolled.
     for file in [
         paths::HOST_CERT,
+        paths::HOST_NEXT,
         paths::HOST_KEY,
         paths::PLANE_CA,
         paths::ENDPOINTS,
@@ -211,6 +256,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::TICKETS,
         paths::HOLD,
         paths::HOST_ID,
+        paths::ORDER_KEY,
     ] {
         fs.remove_file(file)?;
     }
@@ -222,6 +268,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         "/etc/pf9/certs/ca",
         "/etc/pf9/certs",
         paths::TRUST_DIR,
+        paths::ROOT_DIR,
     ] {
         match std::fs::remove_dir(fs.at(dir)) {
             Ok(()) => {}
@@ -239,6 +286,32 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         }
     }
     Ok(())
+}
+
+// === impl TunnelIdentity ===
+
+impl TunnelIdentity {
+    /// One that no file is behind.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(endpoint: &str, tls: Arc<ClientConfig>) -> Self {
+        let pair = Pair::of_nobody();
+        Self {
+            host_id: HostId::random(),
+            tls,
+            endpoints: vec![endpoint.to_owned()],
+            certificate: pair.digest,
+            bundle: Digest::of(b"bundle"),
+            is_of_first: true,
+            life: pair.life,
+            authorities: Vec::new(),
+            pair,
+        }
+    }
+
+    /// When the host's certificate is to be renewed.
+    pub fn renew_at(&self) -> crate::model::Timestamp {
+        self.life.due(pair::jitter(&self.certificate))
+    }
 }
 
 impl IdentityError {

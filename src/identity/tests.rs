@@ -16,8 +16,8 @@ use super::*;
 use crate::egress::Egress;
 use crate::host::fs::{Found, HostFs};
 use crate::model::{
-    Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, HostId, MachineMarks, Secret, SigningKey,
-    paths,
+    Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Fault, HostId,
+    MachineMarks, NodeFacts, Secret, SigningKey, TrustStore, paths,
 };
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -118,12 +118,16 @@ async fn read_body(stream: &mut tokio_rustls::server::TlsStream<TcpStream>) -> V
 }
 
 async fn call(plane: &str, token: &EnrolToken, host_id: HostId) -> Result<Identity, Fault> {
+    let (_dir, fs) = host();
+    let (root, _) = order_key::ensure(&fs, host_id)?;
     enrol(&EnrolOrder {
         plane,
         token,
         host_id,
-        hostname: "n1",
+        present: None,
         machine: MachineMarks::default(),
+        facts: &NodeFacts::new("n1", &[]),
+        root: &root,
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: Duration::from_secs(10),
@@ -158,14 +162,21 @@ async fn a_host_enrols_and_its_identity_survives_on_disk() {
     let (note, signer) = (Arc::clone(&seen), Arc::clone(&ca));
     let url = serve_once(ca.server("127.0.0.1"), move |request| {
         let answer = signer.answer(&request);
-        *note.lock().expect("lock") = Some((request.token.expose().clone(), request.hostname));
+        let trust = TrustStore::new([request.order_key.clone()]).expect("trust");
+        let said: Enrolment = request
+            .statement
+            .open(DocumentKind::Enrolment, &trust)
+            .expect("root signed it");
+        assert_eq!(said.csr, Digest::of(request.csr.as_bytes()));
+        assert_eq!(said.token, Digest::of(b"s3cret"));
+        *note.lock().expect("lock") = Some((said.host_id, said.facts.hostname));
         (200, serde_json::to_vec(&answer).expect("json"))
     })
     .await;
     let id = HostId::random();
     let identity = call(&url, &ca.token(), id).await.expect("enrolled");
     let sent = seen.lock().expect("lock").take();
-    assert_eq!(sent, Some(("s3cret".to_owned(), "n1".to_owned())));
+    assert_eq!(sent, Some((id, "n1".to_owned())));
 
     let (_dir, fs) = host();
     assert!(
@@ -335,12 +346,17 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
     // Something that never answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("https://{}", listener.local_addr().expect("addr"));
+    let host_id = HostId::random();
+    let (_dir, fs) = host();
+    let (root, _) = order_key::ensure(&fs, host_id).expect("order key");
     let order = EnrolOrder {
         plane: &url,
         token: &token,
-        host_id: HostId::random(),
-        hostname: "n1",
+        host_id,
+        present: None,
         machine: MachineMarks::default(),
+        facts: &NodeFacts::new("n1", &[]),
+        root: &root,
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: Duration::from_millis(50),

@@ -8,15 +8,19 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::Fault;
+use crate::model::{Fault, document};
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const ANSWER_MAX: usize = 16 * 1024 * 1024;
 
-/// An idle connection is kept this long: well below what any server of ours allows (a minute), so
+/// An idle connection is kept this long: well below what any server of ours allows (20 s), so
 /// that a call never goes out on a connection the other side is just closing.
-const KEEP_IDLE: Duration = Duration::from_secs(20);
+const KEEP_IDLE: Duration = Duration::from_secs(10);
+
+/// Pause before another try to connect to a socket whose backlog is full at the moment. The kernel
+/// says so at once to whoever does not block; it lets in those who block one after the other.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// A client of one Unix socket. Cheap to clone; keeps connections alive.
 #[derive(Clone, Debug)]
@@ -130,10 +134,9 @@ impl Client {
         if let Some(from) = from {
             request = request.header(http::header::RANGE, format!("bytes={from}-"));
         }
-        let response = tokio::time::timeout(deadline, request.send())
+        let response = tokio::time::timeout(deadline, self.sent(request))
             .await
-            .map_err(|_| self.late(deadline))?
-            .map_err(|e| self.unreachable(e))?;
+            .map_err(|_| self.late(deadline))??;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -150,7 +153,7 @@ impl Client {
         deadline: Duration,
     ) -> Result<Bytes, LocalError> {
         let call = async {
-            let response = request.send().await.map_err(|e| self.unreachable(e))?;
+            let response = self.sent(request).await?;
             let status = response.status();
             let bytes = self.body(response).await?;
             if status.is_success() {
@@ -162,6 +165,26 @@ impl Client {
         tokio::time::timeout(deadline, call)
             .await
             .map_err(|_| self.late(deadline))?
+    }
+
+    /// Sends the request, again as long as it finds the backlog full; the caller has the deadline.
+    async fn sent(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, LocalError> {
+        let mut this = request;
+        loop {
+            // None of ours has a body that can be sent only once.
+            let again = this.try_clone();
+            match (this.send().await, again) {
+                (Ok(response), _) => return Ok(response),
+                (Err(e), Some(again)) if is_crowded(&e) => {
+                    tokio::time::sleep(BACKLOG_PAUSE).await;
+                    this = again;
+                }
+                (Err(e), _) => return Err(self.unreachable(e)),
+            }
+        }
     }
 
     async fn body(&self, mut response: reqwest::Response) -> Result<Bytes, LocalError> {
@@ -176,7 +199,7 @@ impl Client {
     }
 
     fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, LocalError> {
-        serde_json::from_slice(bytes).map_err(|e| self.malformed(e.to_string()))
+        document::read(bytes).map_err(|e| self.malformed(e.to_string()))
     }
 
     fn parse_some<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Option<T>, LocalError> {
@@ -215,16 +238,35 @@ impl LocalError {
     pub fn fault(&self, what: &str) -> Fault {
         match self {
             Self::Refused { fault, .. } => (**fault).clone(),
-            Self::Unreachable { socket, .. } => Fault::new(
-                "local-unreachable",
-                what,
-                format!("nobody answers on {}", socket.display()),
-            )
-            .fix("see systemctl status 'pf9-*'"),
+            Self::Unreachable { socket, source } => {
+                let at = socket.display();
+                // What a door says on closing may come before the question has left.
+                let why = match source.is_connect() {
+                    true => format!("nobody answers on {at}"),
+                    false => format!(
+                        "{at} was closed on this call: its program ended, or this user may not \
+                         call, or has too many connections open"
+                    ),
+                };
+                let fix = "see systemctl status 'pf9-*'";
+                Fault::new("local-unreachable", what, why).fix(fix)
+            }
             Self::Timeout { .. } => Fault::new("local-timeout", what, self.to_string()),
             Self::Malformed { .. } => Fault::new("local-malformed", what, self.to_string()),
         }
     }
+}
+
+/// The connection was not made because too many others are being made.
+fn is_crowded(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return error.is_connect() && io.kind() == std::io::ErrorKind::WouldBlock;
+        }
+        cause = e.source();
+    }
+    false
 }
 
 fn url(path: &str) -> String {

@@ -1,47 +1,71 @@
 //! A small HTTP/1.1 server on a Unix socket.
 //!
-//! Every connection is a task of one [`JoinSet`] with a cap; every request has a body cap and a
-//! deadline. The kernel says who called ([`Peer`]); the handler decides what they may do.
+//! The [`Door`] says who came in. What he asks for is judged by its head; a body is read after that
+//! only, within the bound of its route and within the bytes that all bodies together may have.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::door::{Caller, Callers, Door, Peer};
+use super::share::Share;
 use crate::model::Fault;
 
-/// Bounds of a server.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Most connections at once; more wait in the kernel's backlog.
-    pub connections: usize,
-    /// Largest request body, bytes.
-    pub body: usize,
+/// Body of a call that has nothing to say but its path.
+pub const NOTE_MAX: usize = 4096;
+/// Bytes kept of what a connection sends before its head is whole; longer heads are refused. Also
+/// what a body is read in.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a caller that is not root may take for a head, and be idle between two calls: longer
+/// than our own clients keep a connection.
+const HEAD_WAIT: Duration = Duration::from_secs(20);
+/// The same for root, whose places nobody else wants: a person types.
+const ROOT_HEAD_WAIT: Duration = Duration::from_secs(60);
+/// How long the body of a caller that is not root may take, and wait for its turn before that.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+
+/// Who may ask a server for what, and how much of it.
+#[derive(Clone)]
+pub struct Policy {
+    /// Who may call.
+    pub callers: Callers,
+    /// How many connections each may hold.
+    pub share: Share,
     /// Longest a request may take, body and handler together.
     pub deadline: Duration,
+    /// Bytes of bodies in memory at once: of root, and as much again of all others. No route has a
+    /// larger bound.
+    pub bodies: usize,
+    /// Looks at a head, before the body is read: the most bytes it may have, or a refusal.
+    pub judge: Judge,
 }
 
-/// Who called, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Process id.
-    pub pid: Option<i32>,
+/// See [`Policy::judge`].
+pub type Judge = Arc<dyn Fn(&Head<'_>) -> Result<usize, Reply> + Send + Sync>;
+
+/// What is known of a call before its body is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// e.g. `GET`.
+    pub method: &'a Method,
+    /// e.g. `/v1/status`.
+    pub path: &'a str,
+    /// Who calls.
+    pub peer: Peer,
 }
 
 /// One call.
@@ -70,16 +94,25 @@ pub struct Reply {
 /// What nearly every answer is.
 const JSON: &str = "application/json";
 
-impl Default for Limits {
+impl Default for Policy {
+    /// A socket to look at: whoever the mode lets in, and notes only.
     fn default() -> Self {
         Self {
-            // A handful of our own daemons and a person with curl.
-            connections: 64,
-            // The largest document is a signed spec.
-            body: crate::model::PAYLOAD_MAX * 2,
+            callers: Callers::ByMode,
+            share: Share::default(),
             // Long-polls wait up to a minute.
             deadline: Duration::from_secs(90),
+            bodies: 64 * 1024,
+            judge: Arc::new(|_| Ok(NOTE_MAX)),
         }
+    }
+}
+
+impl Policy {
+    /// Most bytes that callers can make a server with this policy hold: heads and bodies. What
+    /// handlers make of them comes on top.
+    pub fn bytes_max(&self) -> usize {
+        self.share.most() * HEAD_BYTES_MAX + 2 * self.bodies
     }
 }
 
@@ -145,79 +178,71 @@ impl Reply {
     }
 }
 
-/// Binds `path` with the given mode, replacing what a former process left there.
-///
-/// The caller owns the directory; group access is by the directory's or the socket's group.
-pub fn bind(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
-}
-
 /// Serves until `shutdown`; then lets running requests end (bounded by their deadline).
 pub async fn serve<F, Fut>(
     listener: UnixListener,
-    limits: Limits,
+    policy: Policy,
     shutdown: CancellationToken,
     handler: F,
 ) where
     F: Fn(Request) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Reply> + Send + 'static,
 {
+    let mut door = Door::new(listener, policy.callers.clone(), policy.share);
+    let room = Arc::new(Room::new(policy));
+    // Bounded by the door.
     let mut connections = JoinSet::new();
     loop {
-        while connections.try_join_next().is_some() {}
         tokio::select! {
-            // cancel-safe: accept, join_next and cancelled all are
+            // cancel-safe: all are
             () = shutdown.cancelled() => break,
-            _ = connections.join_next(), if connections.len() >= limits.connections => {}
-            accepted = listener.accept(), if connections.len() < limits.connections => {
-                match accepted {
-                    Ok((stream, _)) => {
-                        let done = shutdown.clone();
-                        connections.spawn(connection(stream, limits, done, handler.clone()));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a local connection");
-                        // Out of file descriptors: a pause lets some close; without it this loop
-                        // would spin.
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
+            Some(_) = connections.join_next() => {}
+            caller = door.next() => {
+                let (room, done) = (Arc::clone(&room), shutdown.clone());
+                connections.spawn(connection(caller, room, done, handler.clone()));
             }
         }
     }
+    // What comes from now on is for who runs next.
+    drop(door);
     while connections.join_next().await.is_some() {}
 }
 
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What the connections of a server share.
+struct Room {
+    policy: Policy,
+    /// Bytes of bodies that may still be read.
+    root: Semaphore,
+    others: Semaphore,
+}
 
 async fn connection<F, Fut>(
-    stream: UnixStream,
-    limits: Limits,
+    caller: Caller,
+    room: Arc<Room>,
     shutdown: CancellationToken,
     handler: F,
 ) where
     F: Fn(Request) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Reply> + Send + 'static,
 {
-    let Ok(cred) = stream.peer_cred() else {
-        return;
+    let Caller {
+        stream,
+        peer,
+        place: _place,
+    } = caller;
+    let head_wait = if peer.is_root() {
+        ROOT_HEAD_WAIT
+    } else {
+        HEAD_WAIT
     };
-    let peer = Peer {
-        uid: cred.uid(),
-        gid: cred.gid(),
-        pid: cred.pid(),
-    };
-    let service = service_fn(move |request| answer(request, peer, limits, handler.clone()));
+    let service = service_fn(move |request| {
+        let (room, handler) = (Arc::clone(&room), handler.clone());
+        async move { Ok::<_, Infallible>(room.answer(request, peer, handler).await) }
+    });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Some(limits.deadline))
+        .header_read_timeout(Some(head_wait))
+        .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);
     let result = tokio::select! {
@@ -232,48 +257,135 @@ async fn connection<F, Fut>(
     }
 }
 
-async fn answer<F, Fut>(
-    request: http::Request<Incoming>,
-    peer: Peer,
-    limits: Limits,
-    handler: F,
-) -> Result<http::Response<Full<Bytes>>, Infallible>
-where
-    F: Fn(Request) -> Fut + Sync,
-    Fut: Future<Output = Reply>,
-{
-    let work = async {
+// === impl Room ===
+
+impl Room {
+    fn new(policy: Policy) -> Self {
+        Self {
+            root: Semaphore::new(policy.bodies),
+            others: Semaphore::new(policy.bodies),
+            policy,
+        }
+    }
+
+    async fn answer<F, Fut>(
+        &self,
+        request: http::Request<Incoming>,
+        peer: Peer,
+        handler: F,
+    ) -> http::Response<Full<Bytes>>
+    where
+        F: Fn(Request) -> Fut + Sync,
+        Fut: Future<Output = Reply>,
+    {
+        let deadline = self.policy.deadline;
+        let reply = timeout(deadline, self.work(request, peer, handler))
+            .await
+            .unwrap_or_else(|_| {
+                let why = format!("it took longer than {deadline:?}");
+                let fault = Fault::new("deadline", "call given up", why);
+                Reply::fault(StatusCode::GATEWAY_TIMEOUT, &fault)
+            });
+        let mut response = http::Response::new(Full::new(reply.body));
+        *response.status_mut() = reply.status;
+        if reply.status != StatusCode::NO_CONTENT {
+            response.headers_mut().insert(
+                http::header::CONTENT_TYPE,
+                http::HeaderValue::from_static(reply.kind),
+            );
+        }
+        response
+    }
+
+    async fn work<F, Fut>(&self, request: http::Request<Incoming>, peer: Peer, handler: F) -> Reply
+    where
+        F: Fn(Request) -> Fut + Sync,
+        Fut: Future<Output = Reply>,
+    {
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, limits.body).collect().await else {
-            let why = format!("the body is broken or larger than {} bytes", limits.body);
-            let fault = Fault::new("body-too-large", "call refused", why);
-            return Reply::fault(StatusCode::PAYLOAD_TOO_LARGE, &fault);
+        let asked = Head {
+            method: &head.method,
+            path: head.uri.path(),
+            peer,
+        };
+        let bound = match (self.policy.judge)(&asked) {
+            Ok(bound) => bound.min(self.policy.bodies),
+            Err(refusal) => return refusal,
+        };
+        // Held until the handler is done with the body.
+        let (body, _bytes) = match self.body(body, bound, peer).await {
+            Ok(read) => read,
+            Err(refusal) => return refusal,
         };
         handler(Request {
-            method: head.method,
             path: head.uri.path().to_owned(),
             query: query(head.uri.query().unwrap_or("")),
-            body: body.to_bytes(),
+            method: head.method,
+            body,
             peer,
         })
         .await
-    };
-    let reply = tokio::time::timeout(limits.deadline, work)
-        .await
-        .unwrap_or_else(|_| {
-            let why = format!("it took longer than {:?}", limits.deadline);
-            let fault = Fault::new("deadline", "call given up", why);
-            Reply::fault(StatusCode::GATEWAY_TIMEOUT, &fault)
-        });
-    let mut response = http::Response::new(Full::new(reply.body));
-    *response.status_mut() = reply.status;
-    if reply.status != StatusCode::NO_CONTENT {
-        response.headers_mut().insert(
-            http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static(reply.kind),
-        );
     }
-    Ok(response)
+
+    /// The body, whole, and what it takes of the bytes there are.
+    async fn body(
+        &self,
+        body: Incoming,
+        bound: usize,
+        peer: Peer,
+    ) -> Result<(Bytes, SemaphorePermit<'_>), Reply> {
+        // Of one whose length is not said, as much as it may be.
+        let said = body.size_hint().exact().map(usize::try_from);
+        let size = said.unwrap_or(Ok(bound)).unwrap_or(usize::MAX);
+        if size > bound {
+            return Err(too_large(bound));
+        }
+        let (room, wait) = match peer.is_root() {
+            true => (&self.root, self.policy.deadline),
+            false => (&self.others, BODY_WAIT),
+        };
+        let reading = async {
+            let bytes = room.acquire_many(u32::try_from(size).unwrap_or(u32::MAX));
+            // Nobody closes it.
+            let bytes = bytes.await.map_err(|_| slow())?;
+            Ok((read(body, size, bound).await?, bytes))
+        };
+        timeout(wait, reading).await.unwrap_or_else(|_| Err(slow()))
+    }
+}
+
+async fn read(mut body: Incoming, size: usize, bound: usize) -> Result<Bytes, Reply> {
+    let mut all = Vec::with_capacity(size);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map(|f| f.into_data().unwrap_or_default()) else {
+            let fault = Fault::new("body-broken", "call refused", "the body ended early");
+            return Err(Reply::fault(StatusCode::BAD_REQUEST, &fault));
+        };
+        if all.len() + data.len() > bound {
+            return Err(too_large(bound));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.into())
+}
+
+fn too_large(bound: usize) -> Reply {
+    let why = format!("the body is larger than {bound} bytes");
+    let fault = Fault::new("body-too-large", "call refused", why);
+    Reply::fault(StatusCode::PAYLOAD_TOO_LARGE, &fault)
+}
+
+fn slow() -> Reply {
+    let why = "the body did not arrive in time, or others are being read";
+    let fault = Fault::new("body-slow", "call refused", why);
+    Reply::fault(StatusCode::REQUEST_TIMEOUT, &fault)
+}
+
+impl Peer {
+    /// The superuser.
+    pub fn is_root(self) -> bool {
+        self.uid == 0
+    }
 }
 
 /// Numbers and plain words only: our own calls need no percent-decoding, and what looks otherwise
@@ -291,7 +403,7 @@ mod tests {
     use crate::local::{Client, LocalError};
 
     async fn start(
-        limits: Limits,
+        policy: Policy,
     ) -> (
         tempfile::TempDir,
         Client,
@@ -300,11 +412,11 @@ mod tests {
     ) {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("s.sock");
-        let listener = bind(&path, 0o600).expect("bind");
+        let listener = crate::local::bind(&path, 0o600).expect("bind");
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(
             listener,
-            limits,
+            policy,
             stop.clone(),
             |r: Request| async move {
                 match r.path.as_str() {
@@ -322,7 +434,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_carry_body_query_and_caller() {
-        let (_dir, client, stop, server) = start(Limits::default()).await;
+        let (_dir, client, stop, server) = start(Policy::default()).await;
         let answer: Option<serde_json::Value> = client
             .send(Method::PUT, "/echo?after=7", "abc", Duration::from_secs(5))
             .await
@@ -336,12 +448,12 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_keep_their_words_and_limits_hold() {
-        let limits = Limits {
-            body: 10,
+        let policy = Policy {
+            judge: Arc::new(|_| Ok(10)),
             deadline: Duration::from_millis(50),
-            ..Limits::default()
+            ..Policy::default()
         };
-        let (_dir, client, _stop, _server) = start(limits).await;
+        let (_dir, client, _stop, _server) = start(policy).await;
         let wait = Duration::from_secs(5);
         let code = |e: LocalError| match e {
             LocalError::Refused { status, fault } => (status.as_u16(), fault.code),

@@ -8,12 +8,18 @@
 //! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204, or [`super::StatusAnswer`] |
 //! | `GET  /v1/hosts/self/trust`                      | → [`super::TrustAnswer`] |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
-//! | `POST /v1/hosts/self/certificates`               | [`CertificateOrder`] → [`CertificateBatch`] |
+//! | `POST /v1/hosts/self/renew`                      | [`RenewRequest`] → [`RenewAnswer`] |
+//! | `POST /v1/hosts/self/nonce`                      | → [`super::FreshNonce`] |
+//! | `POST /v1/hosts/self/certificates`               | [`super::CertificateOrder`], signed → [`CertificateBatch`] |
+//! | `GET  /v1/hosts/self/facts`                      | → [`super::NodeFacts`], 204 when none were taken yet |
+//! | `POST /v1/hosts/self/facts`                      | [`super::FactsReport`], signed → 204 |
 //! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
 //! | `GET  /v1/stacks/{manifest-digest}/manifest`     | → [`super::Envelope`] |
 //! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
 //!
-//! Every error answer is a [`super::Fault`] as JSON.
+//! Every error answer is a [`super::Fault`] as JSON. What a session is good for is
+//! [`super::SessionKind`]: one for renewal only takes `renew`, one for removal only `spec`, `status`
+//! and `leave`.
 //!
 //! A host asks for its spec with the generation it saw last, accepted or refused (`seen`): whatever
 //! the plane has instead is answered at once, an older one too. A plane that was restored from a
@@ -24,13 +30,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CertPurpose, CertificateRequest, ClusterId, Fault, HostId, MachineMarks, Secret, TrustVersion,
-    TrustedKey,
+    CertPurpose, ClusterId, Envelope, Fault, HostId, MachineMarks, Secret, TrustVersion, TrustedKey,
 };
 
 /// A node asks to become a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
     /// Version of this document; 1.
     pub schema: u32,
@@ -39,13 +43,38 @@ pub struct EnrolRequest {
     pub token: Secret<String>,
     /// The id the node chose, or had before.
     pub host_id: HostId,
-    /// For people.
-    pub hostname: String,
+    /// The public half of the key that root of this host orders with; the plane pins it.
+    pub order_key: TrustedKey,
+    /// A [`super::Enrolment`], signed with that key.
+    pub statement: Envelope,
     /// PKCS#10 request, PEM. Its subject is ignored.
     pub csr: String,
     /// What the machine is; absent from an agent that does not look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineMarks>,
+    /// Where the host has a key already: a PKCS#10 request by that key, PEM, whose common name is
+    /// [`EnrolRequest::possession`]. Without it a plane lets no other key take over a host's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+}
+
+/// A host asks for a certificate for a new key, on a session of the key it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// PKCS#10 request by the new key, PEM. Its subject is ignored.
+    pub csr: String,
+}
+
+/// The certificate for the new key. The one before stays good until a connection shows this one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// Version of this document; 1.
+    pub schema: u32,
+    /// PEM; common name is the host id.
+    pub certificate: String,
 }
 
 /// A node has become a host.
@@ -77,22 +106,8 @@ pub struct EnrolToken {
     pub secret: Secret<String>,
 }
 
-/// Certificates a node asks the plane for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateOrder {
-    /// The cluster they are for; refused unless the host is in it.
-    pub cluster_id: ClusterId,
-    /// What is wanted.
-    pub requests: Vec<CertificateRequest>,
-    /// Public service-account key of a master, PEM.
-    #[serde(default)]
-    pub service_account_key: Option<String>,
-}
-
 /// Certificates the plane signed; also the body of `PUT /v1/certificates` on nodelet's socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertificateBatch {
     /// The cluster they are for.
     pub cluster_id: ClusterId,
@@ -102,7 +117,6 @@ pub struct CertificateBatch {
 
 /// One certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct IssuedCertificate {
     /// What for.
     pub purpose: CertPurpose,
@@ -135,6 +149,16 @@ pub struct EventBatch {
 
 /// Most events of one delivery.
 pub const EVENT_BATCH_MAX: usize = 256;
+
+// === impl EnrolRequest ===
+
+impl EnrolRequest {
+    /// What the key a host has must sign to bring another one: this enrolment and no other.
+    pub fn possession(token: &Secret<String>, host: HostId, csr: &str) -> super::Digest {
+        let text = format!("pf9-enrol-possession.v1\n{host}\n{}\n{csr}", token.expose());
+        super::Digest::of(text.as_bytes())
+    }
+}
 
 // === impl EnrolToken ===
 

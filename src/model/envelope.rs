@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::document::{self, Unread};
 use super::{Digest, Fault};
 
 /// What a signed document is. The word is part of what is signed.
@@ -26,6 +27,15 @@ pub enum DocumentKind {
     /// A [`super::TrustDocument`].
     #[serde(rename = "pf9-trust")]
     Trust,
+    /// A [`super::Enrolment`].
+    #[serde(rename = "pf9-enrolment")]
+    Enrolment,
+    /// A [`super::FactsReport`].
+    #[serde(rename = "pf9-facts")]
+    Facts,
+    /// A [`super::CertificateOrder`].
+    #[serde(rename = "pf9-order")]
+    Order,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -33,7 +43,6 @@ pub const PAYLOAD_MAX: usize = 4 * 1024 * 1024;
 
 /// A signed document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// Version of this wrapping; 1.
     pub schema: u32,
@@ -49,7 +58,6 @@ pub struct Envelope {
 
 /// A public key whose signatures are believed; pinned at enrolment in `/etc/pf9/trust/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TrustedKey {
     /// First 16 hex digits of the SHA-256 of the public key.
     pub id: String,
@@ -61,7 +69,7 @@ pub struct TrustedKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustStore(BTreeMap<String, Vec<u8>>);
 
-/// A private signing key (the plane's).
+/// A private signing key: the plane's, or the one that root of a host orders with.
 pub struct SigningKey {
     pair: Ed25519KeyPair,
     id: String,
@@ -82,6 +90,9 @@ pub enum Untrusted {
     /// The signature does not match the bytes.
     #[error("the signature does not match the document")]
     BadSignature,
+    /// Signed, and for a later program; see [`document`].
+    #[error("it {}", Unread::Newer(.0.clone()))]
+    Newer(String),
     /// Signed, but not the JSON that was expected; names the field.
     #[error("the signed document is malformed: {0}")]
     Malformed(String),
@@ -93,14 +104,14 @@ pub enum Untrusted {
 // === impl Envelope ===
 
 impl Envelope {
-    /// Verifies the signature and parses the payload.
+    /// Verifies the signature and reads the payload, by the rule of [`document`].
     pub fn open<T: DeserializeOwned>(
         &self,
         kind: DocumentKind,
         trust: &TrustStore,
     ) -> Result<T, Untrusted> {
         let bytes = self.verify(kind, trust)?;
-        serde_json::from_slice(&bytes).map_err(|e| Untrusted::Malformed(e.to_string()))
+        document::read(&bytes).map_err(Untrusted::from)
     }
 
     /// Verifies the signature and returns the signed bytes.
@@ -143,6 +154,9 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
         DocumentKind::Spec => b"pf9-spec",
         DocumentKind::StackManifest => b"pf9-stack-manifest",
         DocumentKind::Trust => b"pf9-trust",
+        DocumentKind::Enrolment => b"pf9-enrolment",
+        DocumentKind::Facts => b"pf9-facts",
+        DocumentKind::Order => b"pf9-order",
     };
     [word, &[0], payload].concat()
 }
@@ -168,9 +182,9 @@ impl TrustStore {
         Ok(Self(map))
     }
 
-    /// Whether this key is among them.
-    pub fn has(&self, id: &str) -> bool {
-        self.0.contains_key(id)
+    /// True when this key is among them.
+    pub fn knows(&self, key_id: &str) -> bool {
+        self.0.contains_key(key_id)
     }
 
     /// Ids of the keys, in order.
@@ -246,18 +260,33 @@ impl Untrusted {
             Self::Schema(_) | Self::Kind | Self::Malformed(_) | Self::Damaged => {
                 "document-malformed"
             }
+            Self::Newer(_) => "document-newer",
             Self::UnknownKey(_) | Self::BadSignature => "document-untrusted",
         };
         let fix = match self {
             Self::Malformed(_) => "correct the named field on the plane",
             Self::Schema(_) => "upgrade the agent, or send a document of an older schema",
+            Self::Newer(_) => {
+                "upgrade the agent (package pf9-hostagent), or take back on the plane what is new; \
+                 the last good document stays in force"
+            }
             Self::Kind | Self::Damaged => "send the document again",
             Self::UnknownKey(_) | Self::BadSignature => {
-                "the last good document stays in force; if the plane has a new signing key, \
-                 run pf9ctl prep-node again"
+                "the last good document stays in force; if the plane's key was replaced while this \
+                 host was away, it hears of the new one by itself; if it was retired meanwhile \
+                 (pf9-plane keys list), run pf9ctl prep-node again"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)
+    }
+}
+
+impl From<Unread> for Untrusted {
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::Newer(needs) => Self::Newer(needs),
+            Unread::Malformed(why) => Self::Malformed(why),
+        }
     }
 }
 

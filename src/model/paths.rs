@@ -14,6 +14,8 @@ pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
 pub const HOST_KEY: &str = "/etc/pf9/certs/hostagent/key.pem";
 /// Certificate of the tunnel identity.
 pub const HOST_CERT: &str = "/etc/pf9/certs/hostagent/cert.pem";
+/// The pair that is to follow, key and certificate in one file, until a connection has shown it.
+pub const HOST_NEXT: &str = "/etc/pf9/certs/hostagent/next.pem";
 /// Authorities of the plane's certificate.
 pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
 /// Where to connect, as enrolment learnt it: a JSON list of `wss://` URLs.
@@ -26,6 +28,10 @@ pub const TRUST_VERSION: &str = "/etc/pf9/trust/version";
 pub const MACHINE: &str = "/etc/pf9/machine.json";
 /// What the machine is now, as root sees it; noted before comms starts.
 pub const MACHINE_NOW: &str = "/run/pf9-machine.json";
+/// What only root reads: 0700.
+pub const ROOT_DIR: &str = "/etc/pf9/root";
+/// The key that root of this host orders certificates with; 0600.
+pub const ORDER_KEY: &str = "/etc/pf9/root/order-key.json";
 /// Tunnel allow-list; root's.
 pub const SERVICES_DIR: &str = "/etc/pf9/services.d";
 /// Certificates, kubeconfigs and manifests of the node.

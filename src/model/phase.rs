@@ -75,7 +75,8 @@ phases! {
     KubeProxy = 90, "kube-proxy", "Configure and start kube-proxy", Node;
     /// API server answering, node Ready.
     WaitServices = 100, "wait-services", "Wait for k8s services and network to be up", Node;
-    /// Role label and taint.
+    /// Role label and taint: not this host's to set (kubelet registers with the taint, the plane
+    /// keeps both), so there is nothing to do. Kept for the tools that know the number.
     Taints = 110, "taints", "Apply and validate node taints", Node;
     /// Schedulable again, unless a person cordoned it.
     Uncordon = 130, "uncordon", "Uncordon node", Node;

@@ -3,12 +3,16 @@
 //! The table is shared: the plane signs by it (it never copies a subject out of a request) and the
 //! node checks by it what it was given. Names and directories are those of the certificate tree
 //! operators know (`/etc/pf9/kube.d/certs/<dir>/request.{key,crt}`).
+//!
+//! The API server knows no revocation list. So no certificate says `system:masters`, and none has a
+//! name that Kubernetes itself gives rights to, but for nodes' own ([`CertPurpose::bound_user`]):
+//! what such a certificate may do is bindings of that one host, which the plane takes away with it.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeSpec, Role};
+use super::{HostId, NodeSpec, Role};
 
 /// What one certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,12 +44,13 @@ pub enum CertPurpose {
     KubeletServer,
     /// kube-proxy as API client.
     KubeProxy,
-    /// nodelet as API client: labels, cordon, drain; nothing else.
+    /// nodelet as API client. It is the node: what the Node authoriser and NodeRestriction do not
+    /// leave to a node, nodelet cannot do.
     Nodelet,
 }
 
 /// Which authority signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Authority {
     /// [`super::Authorities::cluster`].
@@ -73,8 +78,52 @@ pub struct CertProfile {
     pub client: bool,
 }
 
-/// Group of the nodelet client certificates; the cluster role is applied with the add-ons.
-pub const NODELET_GROUP: &str = "pf9:nodelets";
+/// The plane as client of its clusters' API servers. Rights: [`PLANE_POLICY`].
+pub const PLANE_USER: &str = "pf9:plane";
+
+/// The policy file of every API server, one line: the plane may do everything.
+///
+/// Somebody must be allowed to make the first binding, and on a new cluster RBAC knows only the group
+/// `system:masters`. A certificate of that group, however short its life, would be one that nothing
+/// can take away, and would make "there is none" untrue; bindings written past the API server, into
+/// etcd, would bind us to how each release stores objects. A line of policy names one user, of whom
+/// only the plane can make certificates, and its removal ends that user's rights.
+pub const PLANE_POLICY: &str = concat!(
+    r#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","kind":"Policy","spec":{"#,
+    r#""user":"pf9:plane","namespace":"*","resource":"*","apiGroup":"*","nonResourcePath":"*"}}"#,
+    "\n"
+);
+
+// === impl Authority ===
+
+impl Authority {
+    /// Every authority of a cluster.
+    pub const ALL: &'static [Self] = &[Self::Cluster, Self::Etcd, Self::FrontProxy];
+
+    /// The word for people and in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Etcd => "etcd",
+            Self::FrontProxy => "front-proxy",
+        }
+    }
+
+    /// Its field in [`super::Authorities`].
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Etcd => "etcd",
+            Self::FrontProxy => "front_proxy",
+        }
+    }
+}
+
+impl std::fmt::Display for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 // === impl CertPurpose ===
 
@@ -136,6 +185,29 @@ impl CertPurpose {
         }
     }
 
+    /// The user that a certificate of this purpose makes of `host`, where that user's rights are
+    /// bindings which the plane makes and takes away. By the host's id, not the node's name: a name
+    /// may be another host's one day, and a certificate of its past must not come to life with it.
+    pub fn bound_user(self, host: HostId) -> Option<String> {
+        let what = match self {
+            Self::ApiServerKubelet => "apiserver",
+            Self::ControllerManager => "controller-manager",
+            Self::Scheduler => "scheduler",
+            Self::Admin => "admin",
+            Self::KubeProxy => "kube-proxy",
+            Self::ApiServer
+            | Self::ApiServerEtcd
+            | Self::FrontProxy
+            | Self::EtcdServer
+            | Self::EtcdPeer
+            | Self::EtcdClient
+            | Self::KubeletClient
+            | Self::KubeletServer
+            | Self::Nodelet => return None,
+        };
+        Some(format!("pf9:{what}:{host}"))
+    }
+
     /// What the certificate must say on this node.
     pub fn profile(self, node: &NodeSpec) -> CertProfile {
         let client = |authority, name: &str, groups: &[&str]| CertProfile {
@@ -146,7 +218,11 @@ impl CertPurpose {
             server: false,
             client: true,
         };
-        let name = node.node_name.as_str();
+        let (host, name) = (node.host_id, node.node_name.as_str());
+        let bound = || {
+            let user = self.bound_user(host).unwrap_or_default();
+            client(Authority::Cluster, &user, &[])
+        };
         match self {
             Self::ApiServer => CertProfile {
                 authority: Authority::Cluster,
@@ -157,12 +233,7 @@ impl CertPurpose {
                 client: false,
             },
             Self::ApiServerEtcd => client(Authority::Etcd, "kube-apiserver-etcd-client", &[]),
-            Self::ApiServerKubelet => client(
-                Authority::Cluster,
-                "kube-apiserver-kubelet-client",
-                &["system:masters"],
-            ),
-            Self::FrontProxy => client(Authority::FrontProxy, "front-proxy-client", &[]),
+            Self::FrontProxy => client(Authority::FrontProxy, &front_proxy_name(host), &[]),
             Self::EtcdServer | Self::EtcdPeer => CertProfile {
                 authority: Authority::Etcd,
                 common_name: name.to_owned(),
@@ -172,12 +243,12 @@ impl CertPurpose {
                 client: true,
             },
             Self::EtcdClient => client(Authority::Etcd, "etcdctl", &[]),
-            Self::ControllerManager => {
-                client(Authority::Cluster, "system:kube-controller-manager", &[])
-            }
-            Self::Scheduler => client(Authority::Cluster, "system:kube-scheduler", &[]),
-            Self::Admin => client(Authority::Cluster, "admin", &["system:masters"]),
-            Self::KubeletClient => client(
+            Self::ApiServerKubelet
+            | Self::ControllerManager
+            | Self::Scheduler
+            | Self::Admin
+            | Self::KubeProxy => bound(),
+            Self::KubeletClient | Self::Nodelet => client(
                 Authority::Cluster,
                 &format!("system:node:{name}"),
                 &["system:nodes"],
@@ -190,14 +261,14 @@ impl CertPurpose {
                 server: true,
                 client: false,
             },
-            Self::KubeProxy => client(Authority::Cluster, "system:kube-proxy", &[]),
-            Self::Nodelet => client(
-                Authority::Cluster,
-                &format!("pf9:nodelet:{name}"),
-                &[NODELET_GROUP],
-            ),
         }
     }
+}
+
+/// Common name of a master's aggregator. Whoever shows it may speak for anybody, so API servers
+/// believe the names of the masters that are, one by one, and a removed one's no longer.
+pub fn front_proxy_name(host: HostId) -> String {
+    format!("pf9:front-proxy:{host}")
 }
 
 fn local_sans(node: &NodeSpec) -> BTreeSet<String> {
@@ -224,4 +295,61 @@ fn api_sans(node: &NodeSpec) -> BTreeSet<String> {
     sans.extend(node.api_service_ip().map(|ip| ip.to_string()));
     sans.extend(node.api.extra_sans.iter().cloned());
     sans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whom Kubernetes gives rights to by name, in bindings that it makes itself and makes again.
+    const BUILT_IN: [&str; 4] = [
+        "system:masters",
+        "system:kube-controller-manager",
+        "system:kube-scheduler",
+        "system:kube-proxy",
+    ];
+
+    fn node() -> NodeSpec {
+        let text = r#"{
+            "host_id": "00000000-0000-4000-8000-000000000001",
+            "cluster_id": "00000000-0000-4000-8000-000000000002", "cluster_name": "c",
+            "node_name": "n1", "node_ip": "10.1.0.1", "pod_cidr": "10.2.1.0/24",
+            "stack": {"name": "s", "version": "1",
+                "manifest": "0000000000000000000000000000000000000000000000000000000000000000"},
+            "authorities": {"cluster": "", "etcd": "", "front_proxy": ""},
+            "api": {"host": "10.1.0.1", "port": 6443},
+            "network": {"plugin": "bridge", "pods_cidr": "10.2.0.0/16",
+                "services_cidr": "10.3.0.0/16"}}"#;
+        serde_json::from_str(text).expect("node")
+    }
+
+    #[test]
+    fn no_certificate_has_rights_that_cannot_be_taken_away() {
+        let node = node();
+        for purpose in CertPurpose::ALL {
+            let profile = purpose.profile(&node);
+            let names = profile.organisations.iter().chain([&profile.common_name]);
+            for name in names {
+                assert!(!BUILT_IN.contains(&name.as_str()), "{purpose:?}: {name}");
+            }
+            // A node is the one thing that Kubernetes knows by its name and limits to itself.
+            let of_cluster = profile.authority == Authority::Cluster && profile.client;
+            let is_node = profile.organisations == ["system:nodes"];
+            let bound = purpose.bound_user(node.host_id);
+            assert_eq!(of_cluster && !is_node, bound.is_some(), "{purpose:?}");
+            if let Some(user) = bound {
+                assert_eq!(profile.common_name, user);
+                assert!(profile.organisations.is_empty(), "{purpose:?}");
+                assert!(user.ends_with(&node.host_id.to_string()), "{user}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_policy_names_the_plane_and_nobody_else() {
+        let line: serde_json::Value = serde_json::from_str(PLANE_POLICY).expect("JSON");
+        assert_eq!(line["spec"]["user"], PLANE_USER);
+        assert_eq!(line["spec"]["group"], serde_json::Value::Null);
+        assert!(PLANE_POLICY.ends_with("}}\n") && PLANE_POLICY.lines().count() == 1);
+    }
 }

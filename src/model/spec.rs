@@ -8,18 +8,21 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, Fault, Generation, HostId, NodeName, StackRef};
+use super::{
+    Authorities, Authority, ClusterId, Fault, Generation, HostId, NodeName, StackRef, taken_by_spec,
+};
 
 /// Version of the spec document this program writes and reads.
 pub const SPEC_SCHEMA: u32 = 1;
 
 /// Desired state of one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// [`SPEC_SCHEMA`].
     pub schema: u32,
@@ -59,8 +62,9 @@ pub enum Role {
 
 /// Everything one node of a cluster needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeSpec {
+    /// The host this node is, as the whole spec says: what its certificates are named by.
+    pub host_id: HostId,
     /// The cluster's id; a change of it means: remove, then install anew.
     pub cluster_id: ClusterId,
     /// The cluster's name, for people.
@@ -76,7 +80,8 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Which stack runs here.
     pub stack: StackRef,
-    /// Certificate authorities of the cluster (PEM); private keys stay on the plane.
+    /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
+    /// the plane.
     pub authorities: Authorities,
     /// Where the API server is reached by nodes.
     pub api: ApiSpec,
@@ -99,22 +104,8 @@ pub struct NodeSpec {
     pub allow_workloads_on_master: bool,
 }
 
-/// Certificates of the cluster's authorities, PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Authorities {
-    /// Signs API server, kubelet and user certificates.
-    pub cluster: String,
-    /// Signs etcd servers, peers and clients; its own, so that a kubelet certificate is no etcd
-    /// client.
-    pub etcd: String,
-    /// Signs the aggregator's client certificate.
-    pub front_proxy: String,
-}
-
 /// Where the API server is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ApiSpec {
     /// Address or name workers use.
     pub host: String,
@@ -127,7 +118,6 @@ pub struct ApiSpec {
 
 /// Pod and service network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Who makes the pod network.
     pub plugin: NetworkPlugin,
@@ -158,7 +148,6 @@ pub enum NetworkPlugin {
 
 /// Another node, as a route needs it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkPeer {
     /// Its address.
     pub node_ip: IpAddr,
@@ -168,7 +157,6 @@ pub struct NetworkPeer {
 
 /// The etcd cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EtcdSpec {
     /// All members.
     #[serde(default)]
@@ -179,11 +167,14 @@ pub struct EtcdSpec {
     /// `--election-timeout` in milliseconds; absent: etcd's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_ms: Option<u32>,
+    /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
+    /// refuse them. Absent on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EtcdMember {
     /// The master it runs on.
     pub host_id: HostId,
@@ -196,7 +187,6 @@ pub struct EtcdMember {
 
 /// Container runtime choices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RuntimeSpec {
     /// Which cgroup driver kubelet and runc use.
     #[serde(default)]
@@ -221,7 +211,6 @@ pub enum CgroupDriverChoice {
 
 /// Kubelet choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct KubeletSpec {
     /// `maxPods`.
     #[serde(default = "default_max_pods")]
@@ -234,10 +223,26 @@ pub struct KubeletSpec {
 /// Most labels, peers, members or mirrors one spec may carry: a cluster of the documented size
 /// (5000 nodes) fits, a hostile document does not fill memory.
 pub const SPEC_LIST_MAX: usize = 5000;
+/// Longest list of revoked etcd certificates: some ten thousand of them, 40 bytes each.
+pub const REVOKED_MAX: usize = 512 * 1024;
+/// What the list of revoked certificates is called in its PEM.
+pub const REVOKED_LABEL: &str = "X509 CRL";
 
 // === impl Spec ===
 
 impl Spec {
+    /// The document to be signed. It says which agent it needs, if not every one can do what it
+    /// asks for.
+    pub fn document(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut document = serde_json::to_value(self)?;
+        if let Some(version) = super::needs::needs_agent(&document)
+            && let Some(fields) = document.as_object_mut()
+        {
+            fields.insert(super::document::NEEDS_AGENT.to_owned(), version.into());
+        }
+        serde_json::to_vec(&document)
+    }
+
     /// Checks what types cannot say; the fault names the field.
     pub fn validate(&self, host: HostId) -> Result<(), Fault> {
         let bad = |field: &str, why: String| {
@@ -256,6 +261,12 @@ impl Spec {
                 format!("it is for {}, this host is {host}", self.host_id),
             ));
         }
+        if let Some(node) = self.assignment.node()
+            && node.host_id != host
+        {
+            let why = format!("{} is not this host, {host}", node.host_id);
+            return Err(bad("assignment.host_id", why));
+        }
         match &self.assignment {
             Assignment::None => Ok(()),
             Assignment::Master(node) => {
@@ -273,7 +284,26 @@ impl Spec {
                 }
             }
             Assignment::Worker(node) => node.validate(&bad),
-        }
+        }?;
+        self.name_and_address_are_its_own(host, &bad)
+    }
+
+    /// A plane that is wrong about it must not make a node somebody else either.
+    fn name_and_address_are_its_own(
+        &self,
+        host: HostId,
+        bad: &dyn Fn(&str, String) -> Fault,
+    ) -> Result<(), Fault> {
+        let Some(node) = self.assignment.node() else {
+            return Ok(());
+        };
+        let taken = taken_by_spec(host, self.assignment.role(), node);
+        taken
+            .judge_name(&node.node_name)
+            .map_err(|c| bad("assignment.node_name", c.to_string()))?;
+        taken
+            .judge_address(node.node_ip)
+            .map_err(|c| bad("assignment.node_ip", c.to_string()))
     }
 }
 
@@ -296,12 +326,6 @@ impl NodeSpec {
                     format!("{len} entries, at most {SPEC_LIST_MAX}"),
                 ));
             }
-        }
-        if self.node_ip.is_loopback() || self.node_ip.is_unspecified() {
-            return Err(bad(
-                "assignment.node_ip",
-                format!("{} cannot be reached by other nodes", self.node_ip),
-            ));
         }
         if self.api.port == 0 {
             return Err(bad("assignment.api.port", "0 is no port".into()));
@@ -339,12 +363,6 @@ impl NodeSpec {
                     format!("{} is not inside pods_cidr {pods}", peer.pod_cidr),
                 ));
             }
-            if peer.node_ip == self.node_ip {
-                return Err(bad(
-                    &format!("assignment.network.peers[{i}].node_ip"),
-                    format!("{} is this node", peer.node_ip),
-                ));
-            }
         }
         let domain = &self.network.cluster_domain;
         if domain.parse::<NodeName>().is_err() {
@@ -353,15 +371,20 @@ impl NodeSpec {
                 format!("{domain:?} is no DNS name"),
             ));
         }
-        for (field, pem) in [
-            ("cluster", &self.authorities.cluster),
-            ("etcd", &self.authorities.etcd),
-            ("front_proxy", &self.authorities.front_proxy),
-        ] {
-            if !pem.starts_with("-----BEGIN CERTIFICATE-----") {
+        if let Some(revoked) = &self.etcd.revoked
+            && (revoked.len() > REVOKED_MAX || pem_bytes(revoked, REVOKED_LABEL).is_none())
+        {
+            // etcd lets nobody in while it cannot read the list.
+            return Err(bad(
+                "assignment.etcd.revoked",
+                format!("is no PEM list of certificates of at most {REVOKED_MAX} bytes"),
+            ));
+        }
+        for which in Authority::ALL {
+            if let Some(why) = self.authorities.fault(*which) {
                 return Err(bad(
-                    &format!("assignment.authorities.{field}"),
-                    "is no PEM certificate".into(),
+                    &format!("assignment.authorities.{}", which.field()),
+                    why,
                 ));
             }
         }
@@ -433,6 +456,17 @@ fn service_ip(net: IpNet, index: u32) -> Option<IpAddr> {
         IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(index))?.into()),
     };
     net.contains(&ip).then_some(ip)
+}
+
+/// The bytes of a text that is one PEM block of this label and nothing else.
+pub fn pem_bytes(text: &str, label: &str) -> Option<Vec<u8>> {
+    let body = text
+        .trim_end()
+        .strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    let body: String = body.split_ascii_whitespace().collect();
+    let bytes = BASE64.decode(body).ok()?;
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 fn default_domain() -> String {

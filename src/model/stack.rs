@@ -25,7 +25,6 @@ pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";
 
 /// Which stack a spec asks for. The digest of the signed manifest says exactly which bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackRef {
     /// e.g. `pf9-kube`.
     pub name: String,
@@ -37,7 +36,6 @@ pub struct StackRef {
 
 /// Table of contents of a stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackManifest {
     /// [`STACK_SCHEMA`].
     pub schema: u32,
@@ -68,7 +66,6 @@ pub struct StackManifest {
 
 /// The packed stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackArchive {
     /// SHA-256 of `stack.tar.zst`.
     pub sha256: Digest,
@@ -78,7 +75,6 @@ pub struct StackArchive {
 
 /// One component, for people and for the status document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackComponent {
     /// e.g. `kubelet`.
     pub name: String,
@@ -88,7 +84,6 @@ pub struct StackComponent {
 
 /// One file of the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackFile {
     /// Relative, without `..`; e.g. `bin/kubelet`.
     pub path: String,
@@ -105,7 +100,6 @@ pub struct StackFile {
 
 /// One container image, a docker archive inside the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackImage {
     /// Reference after import, e.g. `pf9.local/kube-apiserver:v1.20.2`.
     pub reference: String,
@@ -119,7 +113,6 @@ pub struct StackImage {
 
 /// Something of the distribution that a component needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackRequirement {
     /// Package, as Debian names it.
     pub package: String,

@@ -9,8 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CertPurpose, ClusterId, Fault, Generation, HostId, PhaseId, Role, StackRef, TrustStatus,
+    Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, Life, PhaseId,
+    Role, StackRef, TrustStatus,
 };
+
+/// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
+const RENEWED_BY: f64 = 0.7;
 
 /// Version of the status documents.
 pub const STATUS_SCHEMA: u32 = 1;
@@ -61,6 +65,9 @@ pub struct HostStatus {
     pub node: Option<NodeStatus>,
     /// Progress of a stack download.
     pub download: Option<DownloadStatus>,
+    /// When the certificates of this machine end: the tunnel's, and a node's own.
+    #[serde(default)]
+    pub certificates: Vec<Expiry>,
     /// What the machine is.
     pub inventory: Inventory,
     /// How the machine is.
@@ -96,6 +103,12 @@ pub struct NodeStatus {
     pub role: Role,
     /// The cluster it works on.
     pub cluster_id: Option<ClusterId>,
+    /// What is installed on the machine, whatever is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<InstalledStatus>,
+    /// The newest spec is lost: it has to be handed over again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wants_spec: bool,
     /// The state.
     pub state: NodeState,
     /// Why it is not `ok`.
@@ -116,8 +129,19 @@ pub struct NodeStatus {
     pub certificate_requests: Vec<CertificateRequest>,
     /// Public service-account key of this master (PEM), for the other masters.
     pub service_account_key: Option<String>,
-    /// Certificates in use.
+    /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
+}
+
+/// The node that a machine was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledStatus {
+    /// Master or worker.
+    pub role: Role,
+    /// Of which cluster.
+    pub cluster_id: ClusterId,
+    /// The newest spec that it was worked on by; what takes it away must be newer.
+    pub generation: Generation,
 }
 
 /// One phase.
@@ -159,7 +183,6 @@ pub enum PhaseState {
 
 /// A certificate that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CertificateRequest {
     /// What for.
     pub purpose: CertPurpose,
@@ -167,13 +190,22 @@ pub struct CertificateRequest {
     pub csr: String,
 }
 
-/// A certificate in use.
+/// A certificate in use, or an authority that is believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
-    /// What for.
-    pub purpose: CertPurpose,
+    /// Its directory below `/etc/pf9/kube.d/certs`, e.g. `kubelet/server`; of an authority, e.g.
+    /// `etcd authority`.
+    pub name: String,
+    /// Of which authority.
+    pub authority: Authority,
+    /// When its life began.
+    pub not_before: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
+    /// SHA-256 of the certificate (DER).
+    pub digest: Digest,
+    /// SHA-256 of the authority's certificate (DER) that signed it; its own where it is one.
+    pub issuer: Digest,
 }
 
 /// What the machine is.
@@ -236,6 +268,29 @@ pub struct DiskHealth {
     pub total_bytes: u64,
     /// Bytes that may be used.
     pub available_bytes: u64,
+}
+
+// === impl CertificateStatus ===
+
+impl CertificateStatus {
+    /// It is an authority, not a certificate of one.
+    pub fn is_authority(&self) -> bool {
+        self.digest == self.issuer
+    }
+}
+
+impl From<&CertificateStatus> for Expiry {
+    fn from(certificate: &CertificateStatus) -> Self {
+        let life = Life {
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        };
+        Self {
+            // Authorities are replaced by a person's order, the rest by the node in time.
+            renew_at: (!certificate.is_authority()).then(|| life.at(RENEWED_BY)),
+            ..Self::new(certificate.name.clone(), certificate.not_after)
+        }
+    }
 }
 
 // === impl NodeState ===

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Envelope, Fault};
+use super::{Envelope, Expiry, Fault};
 
 /// The tunnel's view: `GET /v1/status` on comms' socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct TunnelStatus {
     /// alone judges them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<Envelope>,
+    /// The certificates of the tunnel: this host's, and the plane's authorities.
+    #[serde(default)]
+    pub certificates: Vec<Expiry>,
 }
 
 /// Connected, or what is being done about it.
@@ -64,6 +67,9 @@ pub struct SessionStatus {
     pub endpoint: Option<String>,
     /// How it is.
     pub state: SessionState,
+    /// What it is good for, while it is up.
+    #[serde(default)]
+    pub kind: SessionKind,
     /// Smoothed round-trip time of its pings, microseconds.
     pub rtt_us: Option<u64>,
     /// Mean deviation of that, microseconds.
@@ -82,6 +88,20 @@ pub struct SessionStatus {
     pub last_contact: Option<Timestamp>,
     /// How the connection before ended, or why none was made.
     pub last_end: Option<SessionEnd>,
+}
+
+/// What a session is good for: the plane decides by the certificate that opened it, and says it in
+/// the handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionKind {
+    /// Everything.
+    #[default]
+    Full,
+    /// To renew the host's certificate, which has expired.
+    RenewalOnly,
+    /// To fetch the signed order of removal and to say that it was followed: the host was removed.
+    RemovalOnly,
 }
 
 /// How a session is.
@@ -220,6 +240,28 @@ pub struct SessionPing {
     pub endpoint: String,
     /// The round trip, microseconds; none when no answer came in time.
     pub rtt_us: Option<u64>,
+}
+
+// === impl SessionKind ===
+
+impl SessionKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Full, Self::RenewalOnly, Self::RemovalOnly];
+
+    /// The word in documents and in the handshake.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::RenewalOnly => "renewal-only",
+            Self::RemovalOnly => "removal-only",
+        }
+    }
+}
+
+impl std::fmt::Display for SessionKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 // === impl StreamDirection, StreamClass ===

@@ -44,22 +44,9 @@ pub enum HandshakeError {
 /// Most bytes of a refusal that are read: words, and signed documents of a few KiB.
 const SAID_MAX: usize = 256 * 1024;
 
-/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request.
+/// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request. Answers
+/// the websocket, and the headers it was granted with.
 pub async fn connect<S>(
-    io: S,
-    host: &str,
-    path: &str,
-    more: HeaderMap,
-) -> Result<Websocket<S>, HandshakeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connected = connect_hearing(io, host, path, more).await;
-    connected.map(|(socket, _)| socket)
-}
-
-/// As [`connect`]; also answers the headers of the other side's answer.
-pub async fn connect_hearing<S>(
     io: S,
     host: &str,
     path: &str,
@@ -97,26 +84,28 @@ where
         Ok((upgraded, headers))
     };
     // The connection does the work of both; when the upgrade is there it has ended.
-    let (upgraded, _) = tokio::join!(asked, connection);
-    let (upgraded, headers) = upgraded?;
+    let (asked, _) = tokio::join!(asked, connection);
+    let (upgraded, headers): (_, HeaderMap) = asked?;
     let parts = upgraded
         .downcast::<TokioIo<S>>()
         .map_err(|_| HandshakeError::Foreign("the connection is not the one that was made"))?;
-    let socket = Websocket::new(parts.io.into_inner(), Role::Client, parts.read_buf);
+    let io = parts.io.into_inner();
+    let socket = Websocket::new(io, Role::Client, parts.read_buf);
     Ok((socket, headers))
 }
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
-/// request without the wish to upgrade: who the server would refuse, it refuses.)
-pub async fn ask<S>(io: S, host: &str, path: &str) -> Result<(), HandshakeError>
+/// request without the wish to upgrade: who the server would refuse, it refuses.) `more` goes along.
+pub async fn ask<S>(io: S, host: &str, path: &str, more: HeaderMap) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = Request::get(path)
+    let mut request = Request::get(path)
         .header(header::HOST, host)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(HandshakeError::Request)?;
+    request.headers_mut().extend(more);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(HandshakeError::Http)?;

@@ -224,6 +224,11 @@ impl Handle {
         state.session.is_leaving() || state.closed.is_some()
     }
 
+    /// Most bytes it can make this side hold from here on, when it leaves.
+    pub fn bound(&self) -> u64 {
+        self.shared.lock().session.bound()
+    }
+
     /// Measures one round trip with a PING of the protocol; `None` when the connection ends first.
     pub async fn ping(&self) -> Option<Duration> {
         let before = {

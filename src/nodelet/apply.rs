@@ -7,42 +7,27 @@ use std::time::Duration;
 use super::certs;
 use super::context::RefusedStack;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
-use super::observe::{Applied, Memory, digest, marks_patch, version_of};
-use super::owned;
+use super::observe::{Applied, Memory, digest, version_of};
 use super::peers;
 use super::phase::{self, Context};
+use super::step::table::{ETCD_LEAVE_BUDGET, ETCD_VOTE_BUDGET};
 use super::step::{Step, UnitStep};
 use super::words;
 use crate::host::Host;
+use crate::host::deadlines::DRAIN;
 use crate::host::etcd;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kube::Kube;
+use crate::host::ours;
 use crate::host::units::Active;
 use crate::model::{EtcdMember, Fault, StackRef, TrustStore};
 use crate::stack::{self, StackError};
 use crate::telemetry::chain;
 
-/// Small files on a slow disk.
-const SMALL: Duration = Duration::from_secs(60);
-/// Unpacking a stack of several GiB on a slow disk.
-const STACK: Duration = Duration::from_secs(1800);
-/// One image; [`crate::host::runtime`] has the same bound.
-const IMAGE: Duration = Duration::from_secs(620);
-/// Stop and start of a unit; systemd's own bounds are below this.
-const UNIT: Duration = Duration::from_secs(420);
-/// A few calls of the API server.
-const CLUSTER: Duration = Duration::from_secs(90);
-/// How long etcd is asked to let a member go: twice what it takes to count on one that came back.
-const ETCD_LEAVE_BUDGET: Duration = Duration::from_secs(30);
-/// Pause between two such questions.
+/// Pause between two questions whether etcd has let a member go.
 const ETCD_LEAVE_PAUSE: Duration = Duration::from_secs(2);
-/// How long a new member of etcd may take to catch up: a database of 2 GiB over a slow network. Then
-/// the step has failed and is tried again.
-const ETCD_VOTE_BUDGET: Duration = Duration::from_secs(240);
-/// Between two questions whether it has.
+/// Between two questions whether a new member has caught up.
 const ETCD_VOTE_PAUSE: Duration = Duration::from_secs(1);
-/// What a drain may take; the number operators of such agents know.
-pub const DRAIN_BUDGET: Duration = Duration::from_secs(300);
 
 /// What a step works on.
 pub struct Effects<'a> {
@@ -61,7 +46,7 @@ pub struct Effects<'a> {
 impl Effects<'_> {
     /// Does one step, within the deadline of its kind.
     pub async fn apply(&mut self, step: &Step) -> Result<(), Fault> {
-        let deadline = deadline_of(step);
+        let deadline = step.traits().deadline;
         let done = tokio::time::timeout(deadline, self.apply_now(step)).await;
         let why = match done {
             Ok(Ok(())) => return Ok(()),
@@ -77,11 +62,14 @@ impl Effects<'_> {
         match step {
             Step::File(f) => {
                 let attrs = Attrs::owned(f.mode, &f.owner);
-                Ok(fs.write(&f.path, f.content.as_bytes(), &attrs)?)
+                let bytes = f.bytes().ok_or_else(|| {
+                    Failed::Why("its content is no PEM list of revoked certificates".into())
+                })?;
+                Ok(fs.write(&f.path, &bytes, &attrs)?)
             }
             Step::Dir(d) => Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?),
             Step::Link { path, target } => Ok(fs.link(path, target)?),
-            Step::Absent { path } if owned::is_ours(path) => Ok(fs.remove_tree(path)?),
+            Step::Absent { path } if ours::paths::of_the_role(path) => Ok(fs.remove_tree(path)?),
             Step::Absent { path } => Err(Failed::Why(format!("{path} is not ours to remove"))),
             Step::Key { purpose } => Ok(certs::make_key(fs, *purpose, &self.ctx.node)?),
             Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
@@ -97,28 +85,22 @@ impl Effects<'_> {
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::NodeMarks {
-                node,
-                labels,
-                taints,
-                without_taints,
-            } => {
-                let change =
-                    |live: &serde_json::Value| marks_patch(live, labels, taints, without_taints);
-                Ok(self.kube()?.change_node(node, change).await?)
-            }
             Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
             Step::Drain { node } => self.drain(node).await,
-            Step::ForgetNode { node } => Ok(self.kube()?.delete_node(node).await?),
             Step::EtcdMemberGone { member } => self.etcd_member_gone(member).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
-            Step::NetworkGone { links, chains } => {
+            Step::NetworkGone {
+                links,
+                routes,
+                chains,
+            } => {
                 for link in self.host.net.links(links) {
                     self.host.net.delete_link(&link).await?;
                 }
+                self.host.net.delete_routes(*routes).await?;
                 Ok(self.host.net.delete_chains(chains).await?)
             }
         }
@@ -223,7 +205,7 @@ impl Effects<'_> {
         let units = &self.host.units;
         let state = units.show(&[unit.to_owned()]).await?.remove(unit);
         if state.is_some_and(|s| s.loaded) {
-            if let Err(e) = units.stop(unit).await {
+            if let Err(e) = units.stop_of_the_node(unit).await {
                 tracing::warn!(unit, error = %e, "did not stop, is killed");
                 units.kill(unit).await?;
             }
@@ -260,7 +242,7 @@ impl Effects<'_> {
         let name = member.host_id.to_string();
         let joined = etcd::join(&endpoints, &name, member.ip, has_data).await;
         let members = joined.map_err(|e| Failed::Why(chain(&e)))?;
-        let text = phase::joining_settings(self.ctx, &members);
+        let text = phase::joining_settings(self.ctx, &members).map_err(Failed::Why)?;
         Ok(fs.write(settings, text.as_bytes(), &Attrs::mode(0o644))?)
     }
 
@@ -277,7 +259,8 @@ impl Effects<'_> {
     }
 
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {
-        let live = self.kube()?.apply(object).await?;
+        let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
+        let live = admin.map_err(Failed::Why)?.apply(object).await?;
         let applied = Applied {
             desired: digest(object),
             version: version_of(&live),
@@ -290,13 +273,13 @@ impl Effects<'_> {
         let kube = self.kube()?;
         // Nobody there: nothing is waited for.
         kube.ready().await?;
-        let outcome = kube.drain(node, DRAIN_BUDGET).await?;
+        let outcome = kube.drain(node, DRAIN).await?;
         if outcome.left > 0 {
             return Err(Failed::Why(format!(
                 "{} of {} pods were still there after {} s",
                 outcome.left,
                 outcome.asked,
-                DRAIN_BUDGET.as_secs()
+                DRAIN.as_secs()
             )));
         }
         Ok(())
@@ -363,30 +346,4 @@ failed_from!(
 pub fn fault_of(step: &Step, why: impl Into<String>) -> Fault {
     let what = format!("cannot {}", words::doing(step));
     Fault::new(words::code(step), what, why).fix(words::remedy(step))
-}
-
-fn deadline_of(step: &Step) -> Duration {
-    match step {
-        Step::File(_)
-        | Step::Dir(_)
-        | Step::Link { .. }
-        | Step::Key { .. }
-        | Step::ServiceAccountKey
-        | Step::Module { .. }
-        | Step::Sysctl { .. }
-        | Step::Probe(_) => SMALL,
-        Step::Stack { .. } => STACK,
-        Step::Image { .. } => IMAGE,
-        Step::Unit(_) | Step::UnitGone { .. } | Step::Absent { .. } => UNIT,
-        Step::Object { .. }
-        | Step::NodeMarks { .. }
-        | Step::Uncordon { .. }
-        | Step::ForgetNode { .. }
-        | Step::EtcdMemberGone { .. }
-        | Step::EtcdJoined { .. }
-        | Step::ContainersGone
-        | Step::NetworkGone { .. } => CLUSTER,
-        Step::EtcdVotes { .. } => ETCD_VOTE_BUDGET + CLUSTER,
-        Step::Drain { .. } => DRAIN_BUDGET + CLUSTER,
-    }
 }

@@ -1,8 +1,9 @@
 //! Keys, requests and certificates of the node.
 //!
 //! A private key is made here and never leaves. A certificate counts only when it belongs to the
-//! key, is signed by the spec's authority and says exactly what its profile says: the plane is
-//! believed for nothing that the signed spec does not say.
+//! key, is signed by an authority the spec believes and says exactly what its profile says: the
+//! plane is believed for nothing that the signed spec does not say. Which authority should have
+//! signed it, and whether its life is over, is for whoever decides what to ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-use super::phase::{CertificateSeen, Material};
+use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
@@ -36,7 +37,7 @@ pub enum BadCertificate {
     OtherKey,
     /// Signed by somebody else.
     #[error("it is not signed by the cluster's {0} authority")]
-    Issuer(&'static str),
+    Issuer(Authority),
     /// It says something else than its profile.
     #[error("its {field} is {found}, not {want}")]
     Profile {
@@ -69,12 +70,11 @@ pub fn material(
     fs: &HostFs,
     role: Role,
     node: &NodeSpec,
-    now: Timestamp,
 ) -> Result<BTreeMap<CertPurpose, Material>, FsError> {
     CertPurpose::ALL
         .iter()
         .filter(|p| p.applies_to(role))
-        .map(|p| Ok((*p, material_of(fs, *p, node, now)?)))
+        .map(|p| Ok((*p, material_of(fs, *p, node)?)))
         .collect()
 }
 
@@ -215,21 +215,17 @@ fn accept_one(
         .ok_or_else(|| refuse("there is no key for it on this node".into()))?;
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
     in_time(&seen, now).map_err(|e| refuse(e.to_string()))?;
-    let (_, authority) = authority_of(node, purpose.profile(node).authority);
+    let believed = node.authorities.believed(purpose.profile(node).authority);
+    let believed = believed.as_str();
     // The authority first: a certificate never stands beside another's authority.
-    for (file, text) in [(paths::CERT_CA_FILE, authority), (paths::CERT_FILE, pem)] {
+    for (file, text) in [(paths::CERT_CA_FILE, believed), (paths::CERT_FILE, pem)] {
         fs.write(path_of(purpose, file), text.as_bytes(), &Attrs::mode(0o644))
             .map_err(|e| refuse(chain(&e)))?;
     }
     Ok(())
 }
 
-fn material_of(
-    fs: &HostFs,
-    purpose: CertPurpose,
-    node: &NodeSpec,
-    now: Timestamp,
-) -> Result<Material, FsError> {
+fn material_of(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<Material, FsError> {
     let none = Material {
         request: None,
         certificate: None,
@@ -242,10 +238,7 @@ fn material_of(
     };
     let request = Some(CertificateRequest { purpose, csr });
     let pem = fs.read_text(path_of(purpose, paths::CERT_FILE), PEM_MAX)?;
-    let certificate = pem
-        .and_then(|pem| check(&pem, &key, purpose, node).ok())
-        // What is over cannot be used; what has not begun may be a wrong clock at boot.
-        .filter(|seen| seen.not_after > now);
+    let certificate = pem.and_then(|pem| check(&pem, &key, purpose, node).ok());
     Ok(Material {
         request,
         certificate,
@@ -266,18 +259,16 @@ fn check(
         return Err(BadCertificate::OtherKey);
     }
     let profile = purpose.profile(node);
-    let (word, authority) = authority_of(node, profile.authority);
-    if !signed_by(&cert, authority) {
-        return Err(BadCertificate::Issuer(word));
-    }
+    let issuer = issuer_of(&cert, node.authorities.of(profile.authority))
+        .ok_or(BadCertificate::Issuer(profile.authority))?;
     says(&cert, &profile)?;
-    let time = |t: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(t.timestamp()).map_err(|_| BadCertificate::Unreadable)
-    };
+    let (not_before, not_after) = life_of(&cert).ok_or(BadCertificate::Unreadable)?;
     Ok(CertificateSeen {
         digest: Digest::of(pem.as_bytes()),
-        not_before: time(cert.validity().not_before)?,
-        not_after: time(cert.validity().not_after)?,
+        not_before,
+        not_after,
+        own: Digest::of(&der),
+        issuer,
     })
 }
 
@@ -293,16 +284,46 @@ fn in_time(seen: &CertificateSeen, now: Timestamp) -> Result<(), BadCertificate>
     })
 }
 
-fn signed_by(cert: &X509Certificate<'_>, authority: &str) -> bool {
-    CertificateDer::pem_slice_iter(authority.as_bytes())
+/// Which of these authorities signed it: the digest of its certificate.
+fn issuer_of(cert: &X509Certificate<'_>, authorities: &str) -> Option<Digest> {
+    CertificateDer::pem_slice_iter(authorities.as_bytes())
         .filter_map(Result::ok)
-        .any(|der| {
-            X509Certificate::from_der(&der).is_ok_and(|(_, ca)| {
+        .find(|der| {
+            X509Certificate::from_der(der).is_ok_and(|(_, ca)| {
                 ca.is_ca()
                     && ca.subject() == cert.issuer()
                     && cert.verify_signature(Some(ca.public_key())).is_ok()
             })
         })
+        .map(|der| Digest::of(&der))
+}
+
+/// Begin and end of a certificate's life.
+fn life_of(cert: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
+    let time = |t: x509_parser::time::ASN1Time| Timestamp::from_second(t.timestamp()).ok();
+    let life = cert.validity();
+    Some((time(life.not_before)?, time(life.not_after)?))
+}
+
+/// The authorities of a spec. What cannot be read signs nothing and is left out.
+pub fn authorities(node: &NodeSpec) -> Vec<AuthoritySeen> {
+    let of = |authority: Authority| {
+        CertificateDer::pem_slice_iter(node.authorities.of(authority).as_bytes())
+            .enumerate()
+            .filter_map(move |(i, der)| {
+                let der = der.ok()?;
+                let (_, cert) = X509Certificate::from_der(&der).ok()?;
+                let (not_before, not_after) = life_of(&cert)?;
+                Some(AuthoritySeen {
+                    authority,
+                    digest: Digest::of(&der),
+                    not_before,
+                    not_after,
+                    signs: i == 0,
+                })
+            })
+    };
+    Authority::ALL.iter().flat_map(|a| of(*a)).collect()
 }
 
 fn says(cert: &X509Certificate<'_>, profile: &CertProfile) -> Result<(), BadCertificate> {
@@ -346,6 +367,10 @@ fn says(cert: &X509Certificate<'_>, profile: &CertProfile) -> Result<(), BadCert
     Ok(())
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "another library's enum: any other kind of name is compared as it is shown"
+)]
 fn sans(cert: &X509Certificate<'_>) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     for extension in cert.extensions() {
@@ -385,14 +410,6 @@ fn normal(sans: &BTreeSet<String>) -> BTreeSet<String> {
 
 fn list(names: &BTreeSet<String>) -> String {
     names.iter().cloned().collect::<Vec<_>>().join(",")
-}
-
-fn authority_of(node: &NodeSpec, authority: Authority) -> (&'static str, &str) {
-    match authority {
-        Authority::Cluster => ("cluster", &node.authorities.cluster),
-        Authority::Etcd => ("etcd", &node.authorities.etcd),
-        Authority::FrontProxy => ("front-proxy", &node.authorities.front_proxy),
-    }
 }
 
 /// The key at a path; `None` when there is none that can be used.

@@ -14,7 +14,6 @@ use super::observe::Sweep;
 use super::phase::PhaseSteps;
 use super::plan::{Plan, plan};
 use super::status::Board;
-use super::step::Step;
 use crate::model::Timestamp;
 use crate::telemetry::chain;
 
@@ -71,11 +70,7 @@ pub fn units_of(phases: &[PhaseSteps]) -> Vec<String> {
         Err(wait) => &wait.meanwhile,
     });
     let mut units: Vec<String> = steps
-        .filter_map(|s| match s {
-            Step::Unit(u) => Some(u.unit.clone()),
-            Step::Probe(p) => p.probe.unit().map(str::to_owned),
-            _ => None,
-        })
+        .filter_map(|s| s.traits().unit.map(str::to_owned))
         .collect();
     units.sort();
     units.dedup();

@@ -70,7 +70,8 @@ pub fn gather(
         facts: facts(host, node).map_err(|e| fail(&*e))?,
         manifest: stack.manifest.clone(),
         stack_at_hand: stack.at_hand,
-        material: certs::material(&host.fs, role, node, now).map_err(|e| fail(&e))?,
+        material: certs::material(&host.fs, role, node).map_err(|e| fail(&e))?,
+        authorities: certs::authorities(node),
         service_account_key: match role {
             Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
             Role::Worker | Role::None => None,
@@ -83,17 +84,30 @@ pub fn gather(
 
 /// What goes up beside the plan.
 pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
-    let certificates = ctx.material.iter().filter_map(|(purpose, m)| {
+    let leaves = ctx.material.iter().filter_map(|(purpose, m)| {
+        let seen = m.certificate.as_ref()?;
         Some(CertificateStatus {
-            purpose: *purpose,
-            not_after: m.certificate.as_ref()?.not_after,
+            name: purpose.dir().to_owned(),
+            authority: purpose.profile(&ctx.node).authority,
+            not_before: seen.not_before,
+            not_after: seen.not_after,
+            digest: seen.own,
+            issuer: seen.issuer,
         })
+    });
+    let authorities = ctx.authorities.iter().map(|a| CertificateStatus {
+        name: format!("{} authority", a.authority),
+        authority: a.authority,
+        not_before: a.not_before,
+        not_after: a.not_after,
+        digest: a.digest,
+        issuer: a.digest,
     });
     Learnt {
         stack: stack::current(fs).ok().flatten(),
         wants_stack: (!seen.at_hand).then(|| ctx.node.stack.clone()),
         requests: phase::wanted_certificates(ctx),
-        certificates: certificates.collect(),
+        certificates: leaves.chain(authorities).collect(),
         service_account_key: ctx.service_account_key.clone(),
     }
 }

@@ -1,54 +1,51 @@
 //! What nodelet was told to do: the newest spec that was verified, on disk before it is answered.
 //!
 //! A spec is believed by its signature alone; who brought it does not matter. A person who is root
-//! may take the role away without the plane; that holds until the plane sends something newer.
+//! may take the role away without the plane: what was installed until then goes, and only a newer
+//! spec makes the host a node again. What that means for what is installed: [`super::job`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::store::Store;
-use crate::host::fs::HostFs;
+use super::job::{LocalSeen, Orders, SpecSeen};
+use super::ledger::LedgerFile;
+use crate::host::documents::{Document, Store, stored_spec};
+use crate::host::fs::{FsError, HostFs};
 use crate::identity;
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, Fault, Generation, HostId, NodeSpec, Role, Spec,
-    Timestamp, TrustStore, Untrusted, paths,
+    Accepted, Envelope, Fault, Generation, HostId, Refusal, Timestamp, TrustStore, Verdict, judge,
+    paths,
 };
 use crate::telemetry::chain;
 
-/// Version of the note that a person took the role away.
-const LOCAL_SCHEMA: u32 = 1;
-
-/// The job of the loop.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Job {
-    /// The newest spec.
-    pub generation: Generation,
-    /// What the host is to be; `None`: no role.
-    pub node: Option<(Role, Arc<NodeSpec>)>,
-    /// Why there is no job although there was one: the stored spec cannot be used.
-    pub fault: Option<Fault>,
-}
+/// Root's.
+const MODE: u32 = 0o600;
+/// A number and a name.
+const LOCAL_MAX: u64 = 4096;
 
 /// A person took the role away.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LocalNone {
+struct LocalOrder {
     schema: u32,
-    /// Specs up to this one do not count.
+    /// What specs up to this one installed is to go, and they do not count any more.
     generation: Generation,
+    /// Whose specs: the key that signed the newest one then.
+    #[serde(default)]
+    key_id: Option<String>,
+}
+
+impl Document for LocalOrder {
+    const SCHEMA: u32 = 1;
 }
 
 /// Why a spec was not taken.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Refused {
-    /// Not signed by a key that is believed.
-    Untrusted(Fault),
-    /// Signed, and not what a spec must be.
-    Invalid(Fault),
-    /// Older than what is in force.
-    Older(Fault),
+pub enum NotTaken {
+    /// It is not to be obeyed.
+    Refused(Box<Refusal>),
     /// It could not be stored, or this host does not know whom to believe.
     Broken(Fault),
 }
@@ -59,157 +56,139 @@ pub struct Inbox {
     spec: Store,
     local: Store,
     state: Mutex<State>,
-    job: watch::Sender<Job>,
+    orders: watch::Sender<Orders>,
 }
 
 #[derive(Default)]
 struct State {
-    envelope: Option<Envelope>,
-    local: Option<Generation>,
-}
-
-struct Believed {
-    spec: Spec,
-    digest: Digest,
+    /// The newest that can be read.
+    have: Option<Accepted>,
+    local: Option<LocalOrder>,
 }
 
 impl Inbox {
     /// Takes up what was stored; works on it at once, whether anybody calls or not.
-    pub fn open(fs: HostFs, now: Timestamp) -> (Arc<Self>, watch::Receiver<Job>) {
-        let at = |name: &str| Store::new(fs.clone(), format!("{}/{name}", paths::NODELET_STATE));
-        let (job, rx) = watch::channel(Job::default());
+    pub fn open(fs: HostFs, now: Timestamp) -> (Arc<Self>, watch::Receiver<Orders>) {
+        let at = |name: &str| format!("{}/{name}", paths::NODELET_STATE);
+        let (orders, rx) = watch::channel(Orders::default());
         let inbox = Self {
-            spec: at("spec.json"),
-            local: at("local-none.json"),
+            spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE),
+            local: Store::new(fs.clone(), at("local-none.json"), MODE, LOCAL_MAX),
             fs,
             state: Mutex::default(),
-            job,
+            orders,
         };
         inbox.take_up(now);
         (Arc::new(inbox), rx)
     }
 
     /// A spec arrived. It is on the disk when this returns.
-    pub fn put(&self, envelope: Envelope) -> Result<Generation, Refused> {
-        let (trust, host) = whom_to_believe(&self.fs).map_err(Refused::Broken)?;
-        let new = believe(&envelope, &trust, host)?;
+    pub fn put(&self, envelope: Envelope) -> Result<Generation, NotTaken> {
+        let (trust, host) = whom_to_believe(&self.fs).map_err(NotTaken::Broken)?;
         let mut state = self.lock();
-        // One that is no longer believed (the host has another plane now) does not count.
-        let now = state
-            .envelope
-            .as_ref()
-            .and_then(|e| believe(e, &trust, host).ok());
-        if let Some(now) = now {
-            let (have, got) = (now.spec.generation, new.spec.generation);
-            if got == have && new.digest == now.digest {
-                return Ok(have);
-            }
-            if got <= have {
-                let why = format!("generation {got} is not newer than {have}, which is in force");
-                let fault = Fault::new("spec-older", "spec refused", why);
-                return Err(Refused::Older(fault));
-            }
-        }
-        let broken = |e: &crate::host::fs::FsError| {
-            Refused::Broken(Fault::new("state", "cannot store the spec", chain(e)))
+        let had = state.have.is_some();
+        let (new, ignored) = match judge(envelope, &trust, host, state.have.as_ref()) {
+            Verdict::New(new, ignored) => (new, ignored),
+            Verdict::Same => return Ok(self.orders.borrow().generation()),
+            Verdict::Refused(refusal) => return Err(NotTaken::Refused(refusal)),
         };
-        self.spec.save(&envelope).map_err(|e| broken(&e))?;
-        state.envelope = Some(envelope);
+        if !ignored.is_empty() {
+            tracing::warn!(generation = %new.spec.generation, fields = ignored.join(", "),
+                "the spec has fields that this agent does not know; they are ignored");
+        }
+        let broken =
+            |e: &FsError| NotTaken::Broken(Fault::new("state", "cannot store the spec", chain(e)));
+        self.spec.save(&new.envelope).map_err(|e| broken(&e))?;
         let generation = new.spec.generation;
-        self.publish(&state, Ok(Some(new)));
+        // After the spec: were the power to go in between, the order still does not cover it.
+        if self.is_over(&state, generation, &trust, had) {
+            self.local.forget().map_err(|e| broken(&e))?;
+            state.local = None;
+            self.orders.send_modify(|o| o.local = LocalSeen::No);
+        }
+        let seen = SpecSeen::Newest(Arc::new(new.spec.clone()));
+        state.have = Some(*new);
+        self.orders.send_modify(|o| o.spec = seen);
         Ok(generation)
+    }
+
+    /// True when root's order is none against this new spec: it is newer, or of a plane that the
+    /// host did not have then.
+    fn is_over(&self, state: &State, new: Generation, trust: &TrustStore, had: bool) -> bool {
+        match (&state.local, &self.orders.borrow().local) {
+            (Some(order), _) => {
+                let key = order.key_id.as_deref();
+                new > order.generation || key.is_some_and(|k| !trust.knows(k))
+            }
+            // An order that cannot be read was of a time when the spec before this one was there.
+            (None, LocalSeen::Lost(_)) => had,
+            (None, LocalSeen::No | LocalSeen::UpTo(_)) => false,
+        }
     }
 
     /// A person takes the role away, without the plane.
     pub fn put_none(&self) -> Result<Generation, Fault> {
+        let what = "cannot take the role away";
         let mut state = self.lock();
-        let generation = self.job.borrow().generation;
-        let note = LocalNone {
-            schema: LOCAL_SCHEMA,
+        let spec = state.have.as_ref();
+        let asked = spec.map_or(Generation::default(), |s| s.spec.generation);
+        // A lost spec may leave behind what a newer one installed.
+        let generation = asked.max(LedgerFile::look(&self.fs).generation());
+        let order = LocalOrder {
+            schema: LocalOrder::SCHEMA,
             generation,
+            key_id: spec.map(|s| s.envelope.key_id.clone()),
         };
-        self.local
-            .save(&note)
-            .map_err(|e| Fault::new("state", "cannot take the role away", chain(&e)))?;
-        state.local = Some(generation);
-        let job = self.job.borrow().clone();
-        self.job.send_replace(Job {
-            node: None,
-            fault: None,
-            ..job
-        });
+        self.local.save(&order).map_err(|e| {
+            Fault::new("state", what, chain(&e)).fix("look at the disk, then try again")
+        })?;
+        state.local = Some(order);
+        self.orders
+            .send_modify(|o| o.local = LocalSeen::UpTo(generation));
         Ok(generation)
     }
 
-    /// The job now.
-    pub fn job(&self) -> Job {
-        self.job.borrow().clone()
+    /// What was ordered.
+    pub fn orders(&self) -> Orders {
+        self.orders.borrow().clone()
     }
 
     fn take_up(&self, now: Timestamp) {
         let mut state = self.lock();
-        let local = self.local.load(now, |n: &LocalNone| {
-            (n.schema == LOCAL_SCHEMA)
-                .then_some(())
-                .ok_or_else(|| format!("schema {}", n.schema))
-        });
-        state.local = local.ok().and_then(|l| l.value).map(|n| n.generation);
-        let result = whom_to_believe(&self.fs).and_then(|(trust, host)| {
-            let good = |e: &Envelope| match believe(e, &trust, host) {
-                Ok(_) => Ok(()),
-                // Somebody else's signature is no damage: the file stays as it is.
-                Err(Refused::Untrusted(_)) => Ok(()),
-                Err(Refused::Invalid(f) | Refused::Older(f) | Refused::Broken(f)) => {
-                    Err(f.to_string())
-                }
-            };
-            let loaded = self
-                .spec
-                .load(now, good)
-                .map_err(|e| Fault::new("state", "cannot read the stored spec", chain(&e)))?;
-            if let Some(fault) = &loaded.fault {
-                tracing::error!(code = fault.code, "{fault}");
+        let local = self.local.load(now, Ok::<LocalOrder, _>);
+        let local = match (local.value, local.fault) {
+            (_, Some(why)) => {
+                tracing::error!(code = why.code, "{why}");
+                LocalSeen::Lost(why)
             }
-            let believed = match &loaded.value {
-                None => None,
-                Some(envelope) => Some(believe(envelope, &trust, host).map_err(Refused::fault)?),
-            };
-            state.envelope = loaded.value;
-            match (believed, loaded.fault) {
-                (None, Some(fault)) => Err(fault),
-                (believed, _) => Ok(believed),
+            (None, None) => LocalSeen::No,
+            (Some(order), None) => {
+                let upto = order.generation;
+                state.local = Some(order);
+                LocalSeen::UpTo(upto)
             }
-        });
-        self.publish(&state, result);
-    }
-
-    fn publish(&self, state: &State, believed: Result<Option<Believed>, Fault>) {
-        let job = match believed {
-            Err(fault) => Job {
-                fault: Some(fault),
-                ..Job::default()
-            },
-            Ok(None) => Job::default(),
-            Ok(Some(Believed { spec, .. })) => {
-                let generation = spec.generation;
-                let overruled = state.local.is_some_and(|local| generation <= local);
-                Job {
-                    generation,
-                    fault: None,
-                    node: match spec.assignment {
-                        _ if overruled => None,
-                        Assignment::None => None,
-                        Assignment::Master(node) => Some((Role::Master, Arc::from(node))),
-                        Assignment::Worker(node) => Some((Role::Worker, Arc::from(node))),
-                    },
+        };
+        let spec = match whom_to_believe(&self.fs) {
+            // Who is believed is not known: whatever is stored stays as it is.
+            Err(why) if self.fs.at(self.spec.path()).exists() => {
+                SpecSeen::Lost { why, before: None }
+            }
+            Err(_) => SpecSeen::Never,
+            Ok((trust, host)) => {
+                let loaded = self.spec.load(now, stored_spec(&trust, host));
+                state.have = loaded.value;
+                let known = state.have.as_ref().map(|a| Arc::new(a.spec.clone()));
+                match (known, loaded.fault) {
+                    (before, Some(why)) => {
+                        tracing::error!(code = why.code, "{why}");
+                        SpecSeen::Lost { why, before }
+                    }
+                    (Some(newest), None) => SpecSeen::Newest(newest),
+                    (None, None) => SpecSeen::Never,
                 }
             }
         };
-        self.job.send_if_modified(|old| {
-            let changed = *old != job;
-            *old = job;
-            changed
-        });
+        self.orders.send_replace(Orders { spec, local });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -217,11 +196,12 @@ impl Inbox {
     }
 }
 
-impl Refused {
+impl NotTaken {
     /// In words.
-    pub fn fault(self) -> Fault {
+    pub fn fault(&self) -> &Fault {
         match self {
-            Self::Untrusted(f) | Self::Invalid(f) | Self::Older(f) | Self::Broken(f) => f,
+            Self::Refused(refusal) => &refusal.fault,
+            Self::Broken(fault) => fault,
         }
     }
 }
@@ -238,29 +218,10 @@ pub fn whom_to_believe(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
     Ok((trust, host))
 }
 
-fn believe(envelope: &Envelope, trust: &TrustStore, host: HostId) -> Result<Believed, Refused> {
-    let refuse = |e: &Untrusted| {
-        let fault = e.fault("spec");
-        match e {
-            Untrusted::UnknownKey(_) | Untrusted::BadSignature => Refused::Untrusted(fault),
-            Untrusted::Schema(_)
-            | Untrusted::Kind
-            | Untrusted::Malformed(_)
-            | Untrusted::Damaged => Refused::Invalid(fault),
-        }
-    };
-    let spec: Spec = envelope
-        .open(DocumentKind::Spec, trust)
-        .map_err(|e| refuse(&e))?;
-    spec.validate(host).map_err(Refused::Invalid)?;
-    let digest = envelope.payload_digest().map_err(|e| refuse(&e))?;
-    Ok(Believed { spec, digest })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SigningKey;
+    use crate::model::{Assignment, Because, DocumentKind, Role, SigningKey, Spec};
     use crate::nodelet::testing::{Cas, enrolled, node, spec};
 
     struct Plane {
@@ -291,42 +252,88 @@ mod tests {
         Inbox::open(fs.clone(), Timestamp::UNIX_EPOCH).0
     }
 
+    fn refused(result: Result<Generation, NotTaken>) -> (Because, String) {
+        match result {
+            Err(NotTaken::Refused(refusal)) => (refusal.because, refusal.fault.code),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    const SPEC: &str = "/var/opt/pf9/nodelet/spec.json";
+
+    fn damage(fs: &HostFs, path: &str) {
+        let attrs = crate::host::fs::Attrs::mode(0o600);
+        fs.write(path, b"{", &attrs).expect("damage");
+    }
+
     #[test]
     fn only_newer_believed_specs_are_taken_and_they_survive() {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
+        assert_eq!(inbox.orders(), Orders::default());
         assert_eq!(inbox.put(plane.worker(3)), Ok(Generation(3)));
         assert_eq!(
             inbox.put(plane.worker(3)),
             Ok(Generation(3)),
             "again is fine"
         );
-        assert!(matches!(inbox.put(plane.worker(2)), Err(Refused::Older(_))));
+        let older = (Because::NotNewer, "spec-older".to_owned());
+        assert_eq!(refused(inbox.put(plane.worker(2))), older);
         let other = plane.envelope(&spec(3, Assignment::None));
-        assert!(matches!(inbox.put(other), Err(Refused::Older(_))));
+        let conflict = (Because::NotNewer, "spec-conflict".to_owned());
+        assert_eq!(refused(inbox.put(other)), conflict);
         let (stranger, _) = SigningKey::generate().expect("key");
         let bytes = serde_json::to_vec(&spec(9, Assignment::None)).expect("json");
         let foreign = stranger.sign(DocumentKind::Spec, &bytes);
-        assert!(matches!(inbox.put(foreign), Err(Refused::Untrusted(_))));
+        assert_eq!(refused(inbox.put(foreign)).0, Because::Untrusted);
         let mut elsewhere = spec(9, Assignment::None);
         elsewhere.host_id = HostId::random();
         let elsewhere = plane.envelope(&elsewhere);
-        assert!(matches!(inbox.put(elsewhere), Err(Refused::Invalid(_))));
-        let job = open(&fs).job();
-        assert_eq!(job.generation, Generation(3));
-        assert_eq!(job.node.map(|(role, _)| role), Some(Role::Worker));
+        assert_eq!(refused(inbox.put(elsewhere)).0, Because::NotUnderstood);
+        let orders = open(&fs).orders();
+        let SpecSeen::Newest(newest) = orders.spec else {
+            panic!("{orders:?}");
+        };
+        assert_eq!(newest.generation, Generation(3));
+        assert_eq!(newest.assignment.role(), Role::Worker);
     }
 
     #[test]
-    fn a_broken_store_falls_back_to_the_spec_before() {
+    fn what_is_lost_is_said_and_the_one_before_is_only_that() {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(1)).expect("put");
         inbox.put(plane.worker(2)).expect("put");
-        let path = format!("{}/spec.json", paths::NODELET_STATE);
+        damage(&fs, SPEC);
+        for _ in 0..2 {
+            let SpecSeen::Lost { why, before } = open(&fs).orders().spec else {
+                panic!("the newest is lost");
+            };
+            assert_eq!(why.code, "state-broken");
+            assert_eq!(before.expect("before").generation, Generation(1));
+        }
+        // What is handed over again is newer than the one before it.
+        let inbox = open(&fs);
+        assert_eq!(inbox.put(plane.worker(2)), Ok(Generation(2)));
+        assert!(matches!(inbox.orders().spec, SpecSeen::Newest(_)));
+        assert!(matches!(open(&fs).orders().spec, SpecSeen::Newest(_)));
+    }
+
+    #[test]
+    fn a_document_of_another_version_stays_where_it_is() {
+        let (_dir, fs, plane) = fixture();
+        open(&fs).put(plane.worker(1)).expect("put");
+        let later = br#"{"schema": 2, "kind": "pf9-spec", "what": "is this"}"#;
         let attrs = crate::host::fs::Attrs::mode(0o600);
-        fs.write(&path, b"{", &attrs).expect("break");
-        assert_eq!(open(&fs).job().generation, Generation(1));
+        fs.write(SPEC, later, &attrs).expect("a later program's");
+        let SpecSeen::Lost { why, before } = open(&fs).orders().spec else {
+            panic!("it cannot be read");
+        };
+        assert_eq!((why.code.as_str(), before), ("state-not-understood", None));
+        assert_eq!(
+            fs.read(SPEC, 1000).expect("read").as_deref(),
+            Some(&later[..])
+        );
     }
 
     #[test]
@@ -335,25 +342,56 @@ mod tests {
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");
         assert_eq!(inbox.put_none().expect("none"), Generation(5));
-        assert_eq!(inbox.job().node, None);
+        let upto = LocalSeen::UpTo(Generation(5));
+        assert_eq!(inbox.orders().local, upto);
         inbox.put(plane.worker(5)).expect("the same again");
-        assert_eq!(inbox.job().node, None);
-        assert_eq!(open(&fs).job().node, None, "after a restart too");
+        assert_eq!(inbox.orders().local, upto);
+        assert_eq!(open(&fs).orders().local, upto, "after a restart too");
+        // The spec is lost and handed over again: it is not newer for that.
+        fs.remove_file(SPEC).expect("lost");
+        let inbox = open(&fs);
+        inbox.put(plane.worker(5)).expect("again");
+        assert_eq!(inbox.orders().local, upto);
         inbox.put(plane.worker(6)).expect("newer");
-        assert!(inbox.job().node.is_some());
+        assert_eq!(inbox.orders().local, LocalSeen::No);
+        assert_eq!(open(&fs).orders().local, LocalSeen::No);
+    }
+
+    #[test]
+    fn a_local_order_that_cannot_be_read_is_not_taken_for_none() {
+        let (_dir, fs, plane) = fixture();
+        let inbox = open(&fs);
+        inbox.put(plane.worker(5)).expect("put");
+        inbox.put_none().expect("none");
+        damage(&fs, "/var/opt/pf9/nodelet/local-none.json");
+        let inbox = open(&fs);
+        assert!(matches!(inbox.orders().local, LocalSeen::Lost(_)));
+        inbox.put(plane.worker(6)).expect("newer");
+        assert_eq!(inbox.orders().local, LocalSeen::No);
     }
 
     #[test]
     fn another_plane_starts_counting_anew() {
         let (_dir, fs, plane) = fixture();
-        open(&fs).put(plane.worker(50)).expect("put");
+        let inbox = open(&fs);
+        inbox.put(plane.worker(50)).expect("put");
+        inbox.put_none().expect("none");
         let other = Plane {
             key: enrolled(&fs),
             cas: Cas::new(),
         };
         let inbox = open(&fs);
-        assert!(inbox.job().fault.is_some(), "the old one is not believed");
+        assert!(
+            matches!(inbox.orders().spec, SpecSeen::Lost { .. }),
+            "the old one is not believed"
+        );
         assert_eq!(inbox.put(other.worker(1)), Ok(Generation(1)));
-        assert!(inbox.job().node.is_some());
+        let orders = inbox.orders();
+        assert!(matches!(orders.spec, SpecSeen::Newest(_)));
+        assert_eq!(
+            orders.local,
+            LocalSeen::No,
+            "that was about the other plane's"
+        );
     }
 }

@@ -73,8 +73,12 @@ impl Journal {
         };
         let mut line = serde_json::to_vec(entry).map_err(|e| fail(e.into()))?;
         line.push(b'\n');
-        self.append(&line, matches!(entry.what, What::Intent))
-            .map_err(fail)
+        let durable = match entry.what {
+            What::Intent => true,
+            // For people; without it the intent still tells what was tried.
+            What::Done { .. } | What::Failed { .. } => false,
+        };
+        self.append(&line, durable).map_err(fail)
     }
 
     fn append(&self, line: &[u8], durable: bool) -> std::io::Result<()> {

@@ -5,15 +5,22 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::owned;
+use super::job::LedgerSeen;
+use super::phase::layout;
 use super::step::Step;
-use super::store::{Loaded, Store};
 use crate::host::Host;
+use crate::host::documents::{Document, Store};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
-use crate::model::{ClusterId, Digest, Fault, NodeSpec, Role, StackRef, Timestamp, paths};
+use crate::host::ours;
+use crate::model::{
+    CertPurpose, Digest, Fault, Generation, InstalledStatus, NodeSpec, Role, StackRef, Timestamp,
+    paths,
+};
 
-/// Version of the document.
-const LEDGER_SCHEMA: u32 = 1;
+/// A few thousand artefacts, and the spec of a large cluster.
+const LEDGER_MAX: u64 = 16 * 1024 * 1024;
+/// A few certificates.
+const AUTHORITY_MAX: u64 = 256 * 1024;
 /// Largest foreign file that is kept so that removal can put it back.
 const ORIGINAL_MAX: u64 = 1024 * 1024;
 
@@ -24,6 +31,10 @@ pub struct Ledger {
     schema: u32,
     /// For what the artefacts were installed; absent on a host that is no node.
     pub installed: Option<Installed>,
+    /// A removal has destroyed something of it, by the order of that time: it goes on to the end,
+    /// whatever comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removing: bool,
     /// Units of ours that were started.
     pub units: BTreeMap<String, UnitRecord>,
     /// Everything that was made or changed, oldest first.
@@ -38,8 +49,15 @@ pub struct Ledger {
 pub struct Installed {
     /// Master or worker.
     pub role: Role,
-    /// The spec's part about it: removal needs names, addresses and authorities.
+    /// The verified spec's part about it: removal needs names, addresses and authorities, and a node
+    /// whose spec is lost is kept in repair by it.
     pub node: NodeSpec,
+    /// The newest spec that it was worked on by; what takes it away must be newer.
+    pub generation: Generation,
+}
+
+impl Document for Ledger {
+    const SCHEMA: u32 = 1;
 }
 
 /// How a unit was last started.
@@ -152,15 +170,25 @@ pub struct LedgerFile {
     store: Store,
     fs: HostFs,
     saved: Option<Ledger>,
+    doubt: Option<Doubt>,
     /// The ledger; [`LedgerFile::save`] after a change.
     pub ledger: Ledger,
+}
+
+/// The machine shows traces of a role, and no ledger that can be used tells of it.
+#[derive(Debug)]
+struct Doubt {
+    why: Fault,
+    /// The cluster's authority that the machine has, if the ledger may be written anew.
+    authority: Option<String>,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
         Self {
-            schema: LEDGER_SCHEMA,
+            schema: Self::SCHEMA,
             installed: None,
+            removing: false,
             units: BTreeMap::new(),
             artefacts: Vec::new(),
             stack: None,
@@ -172,23 +200,6 @@ impl Ledger {
     /// True when removal has nothing to do.
     pub fn is_empty(&self) -> bool {
         self.installed.is_none() && self.artefacts.is_empty() && self.units.is_empty()
-    }
-
-    /// True when what is installed belongs to this node: an update, not a removal, leads to it.
-    pub fn belongs_to(&self, role: Role, node: &NodeSpec) -> bool {
-        match &self.installed {
-            None => self.artefacts.is_empty(),
-            Some(now) => {
-                now.role == role
-                    && now.node.cluster_id == node.cluster_id
-                    && now.node.node_name == node.node_name
-            }
-        }
-    }
-
-    /// The cluster that things are installed for.
-    pub fn cluster(&self) -> Option<ClusterId> {
-        self.installed.as_ref().map(|i| i.node.cluster_id)
     }
 
     /// True when the running unit was started with these inputs. A start that was under way when
@@ -222,23 +233,84 @@ impl Ledger {
 }
 
 impl LedgerFile {
-    /// Reads it; the fault tells of a broken one.
-    pub fn load(fs: &HostFs, now: Timestamp) -> Result<(Self, Option<Fault>), FsError> {
-        let store = Store::new(fs.clone(), format!("{}/ledger.json", paths::NODELET_STATE));
-        let Loaded { value, fault } = store.load(now, |l: &Ledger| {
-            if l.schema == LEDGER_SCHEMA {
-                Ok(())
-            } else {
-                Err(format!("schema {} is not {LEDGER_SCHEMA}", l.schema))
-            }
-        })?;
+    /// Reads it; a broken one is put aside, and the fault tells of it.
+    pub fn load(fs: &HostFs, now: Timestamp) -> (Self, Option<Fault>) {
+        Self::read(fs, Some(now))
+    }
+
+    /// Reads it and changes nothing.
+    pub fn look(fs: &HostFs) -> Self {
+        Self::read(fs, None).0
+    }
+
+    fn read(fs: &HostFs, now: Option<Timestamp>) -> (Self, Option<Fault>) {
+        let path = format!("{}/ledger.json", paths::NODELET_STATE);
+        let store = Store::new(fs.clone(), path, 0o600, LEDGER_MAX);
+        let loaded = match now {
+            Some(now) => store.load(now, Ok::<Ledger, _>),
+            None => store.look(Ok::<Ledger, _>),
+        };
+        // The one before it tells who is installed, and most of what: with that the node is kept,
+        // and what is missing is noted anew. One of another version is not replaced.
+        let usable = loaded.value.filter(|l| {
+            loaded.fault.is_none() || (l.installed.is_some() && !loaded.not_understood)
+        });
+        let doubt = match (&usable, &loaded.fault) {
+            (Some(_), _) => None,
+            (None, Some(why)) if loaded.not_understood => Some(Doubt {
+                why: why.clone(),
+                authority: None,
+            }),
+            (None, fault) => traces(fs).map(|authority| Doubt {
+                why: fault.clone().unwrap_or_else(|| {
+                    let why = "it is not there, and units or data of a role are";
+                    Fault::new("state-broken", format!("cannot use {}", store.path()), why)
+                }),
+                authority,
+            }),
+        };
         let file = Self {
             store,
             fs: fs.clone(),
-            saved: value.clone(),
-            ledger: value.unwrap_or_default(),
+            saved: usable.clone().filter(|_| loaded.fault.is_none()),
+            doubt,
+            ledger: usable.unwrap_or_default(),
         };
-        Ok((file, fault))
+        (file, loaded.fault)
+    }
+
+    /// What is installed, as [`super::job`] asks.
+    pub fn seen(&self) -> LedgerSeen<'_> {
+        match (&self.doubt, &self.ledger.installed) {
+            (Some(doubt), _) => LedgerSeen::Unknown {
+                why: doubt.why.clone(),
+                authority: doubt.authority.as_deref(),
+            },
+            (None, Some(now)) if self.ledger.removing => LedgerSeen::Removing(now),
+            (None, Some(now)) => LedgerSeen::Installed(now),
+            (None, None) => LedgerSeen::Empty,
+        }
+    }
+
+    /// True while the ledger does not tell what is on the machine.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// The newest spec that what is installed was worked on by.
+    pub fn generation(&self) -> Generation {
+        let now = self.ledger.installed.as_ref();
+        now.map_or(Generation::default(), |i| i.generation)
+    }
+
+    /// What is installed, to be shown.
+    pub fn shown(&self) -> Option<InstalledStatus> {
+        let now = self.ledger.installed.as_ref()?;
+        Some(InstalledStatus {
+            role: now.role,
+            cluster_id: now.node.cluster_id,
+            generation: now.generation,
+        })
     }
 
     /// Writes it, if it changed.
@@ -252,6 +324,7 @@ impl LedgerFile {
         }
         self.store.save(&self.ledger)?;
         self.saved = Some(self.ledger.clone());
+        self.doubt = None;
         Ok(())
     }
 
@@ -291,7 +364,7 @@ impl LedgerFile {
         match self.fs.found(path)? {
             Found::Nothing => Ok(Before::Nothing),
             // Left by an earlier life of ours whose ledger was lost: ours all the same.
-            _ if owned::is_ours(path) => Ok(Before::Nothing),
+            _ if ours::paths::of_the_role(path) => Ok(Before::Nothing),
             Found::Link(target) => Ok(Before::Link {
                 target: target.to_string_lossy().into_owned(),
             }),
@@ -310,6 +383,30 @@ impl LedgerFile {
             Found::Dir { .. } | Found::Other => Ok(Before::Foreign),
         }
     }
+}
+
+/// Whether the machine shows that it is or was a node, though nothing tells which; with the
+/// cluster's authority that it has.
+fn traces(fs: &HostFs) -> Option<Option<String>> {
+    let units = layout::UNITS.iter();
+    let units = units.map(|unit| format!("{}/{unit}", layout::UNIT_DIR));
+    let data = [
+        paths::ETCD_DATA,
+        paths::KUBELET_ROOT,
+        paths::CONTAINERD_ROOT,
+    ];
+    let mut all = units.chain(data.map(str::to_owned));
+    // What cannot be looked at counts as there.
+    if all.all(|path| matches!(fs.found(path), Ok(Found::Nothing))) {
+        return None;
+    }
+    let authority = format!(
+        "{}/{}/{}",
+        paths::KUBE_CERTS,
+        CertPurpose::KubeletClient.dir(),
+        paths::CERT_CA_FILE
+    );
+    Some(fs.read_text(authority, AUTHORITY_MAX).ok().flatten())
 }
 
 /// What a step leaves on the host.
@@ -353,10 +450,8 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Absent { .. }
         | Step::Probe(_)
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
@@ -374,6 +469,7 @@ mod tests {
         Step::File(FileStep {
             path: path.into(),
             content: "new".into(),
+            encoding: Default::default(),
             mode: 0o644,
             owner: "root:root".into(),
         })
@@ -387,7 +483,7 @@ mod tests {
             .write("/etc/crictl.yaml", b"theirs", &Attrs::mode(0o640))
             .expect("write");
         let now = Timestamp::UNIX_EPOCH;
-        let (mut file_, fault) = LedgerFile::load(&host.fs, now).expect("load");
+        let (mut file_, fault) = LedgerFile::load(&host.fs, now);
         assert_eq!(fault, None);
         file_.save().expect("save");
         assert_eq!(host.fs.list(paths::NODELET_STATE).expect("list").len(), 0);
@@ -403,7 +499,7 @@ mod tests {
         };
         assert_eq!((*mode, *saved), (0o640, Digest::of(b"theirs")));
         assert_eq!(file_.ledger.artefacts[1].before, Before::Nothing);
-        let (again, _) = LedgerFile::load(&host.fs, now).expect("load");
+        let (again, _) = LedgerFile::load(&host.fs, now);
         assert_eq!(again.ledger, file_.ledger);
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::inbox::Job;
+use super::job::{self, Orders};
 use super::lifecycle::{Failing, Lifecycle};
 use super::status::Board;
 use crate::app::Config;
 use crate::host::fs::HostFs;
-use crate::model::{Fault, Role, Timestamp};
+use crate::model::{Fault, Timestamp};
 
 /// How soon a corrected configuration is noticed. A few small files are read: that costs nothing,
 /// and unlike a watch it misses no way in which files come about.
@@ -24,15 +24,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub async fn until_right(
     fs: &HostFs,
     board: &mut Board,
-    jobs: &watch::Receiver<Job>,
+    orders: &watch::Receiver<Orders>,
     mut fault: Fault,
     shutdown: &CancellationToken,
 ) -> Option<Config> {
     loop {
         tracing::error!(code = fault.code, "{fault}");
-        show(board, &jobs.borrow().clone(), &fault);
+        show(board, &orders.borrow().clone(), &fault);
         let before = fault.clone();
         while fault == before {
+            board.expects(LOOK_AGAIN);
             tokio::select! {
                 // cancel-safe: both are
                 () = shutdown.cancelled() => return None,
@@ -49,12 +50,9 @@ pub async fn until_right(
     }
 }
 
-fn show(board: &mut Board, job: &Job, fault: &Fault) {
-    let (role, cluster) = match &job.node {
-        Some((role, node)) => (*role, Some(node.cluster_id)),
-        None => (Role::None, None),
-    };
-    board.spec(job.generation, role, cluster);
+fn show(board: &mut Board, orders: &Orders, fault: &Fault) {
+    let (role, cluster) = job::shown(orders.spec.known().map(|s| &s.assignment));
+    board.spec(orders.generation(), role, cluster);
     board.lifecycle(&Lifecycle::Failed(Failing {
         key: "config".into(),
         attempts: 1,

@@ -6,14 +6,13 @@
 //! | file | what |
 //! |---|---|
 //! | here      | the sweep, units, stack, images, files |
-//! | `cluster` | objects, node marks |
+//! | `cluster` | objects, the node |
 //! | `probes`  | what must answer |
 
 mod cluster;
-mod port;
 mod probes;
 
-pub(super) use cluster::{digest, marks_patch, version_of};
+pub(super) use cluster::{digest, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -140,6 +139,11 @@ impl<'a> Sweep<'a> {
         if self.memory.given_up.contains(&step.key()) {
             return Seen::Same;
         }
+        if step.traits().asks_api
+            && let Err(why) = self.api().await
+        {
+            return Seen::Unknown { why };
+        }
         match step {
             Step::File(file) => or_unknown(self.file(file)),
             Step::Dir(dir) => or_unknown(self.dir(dir)),
@@ -160,22 +164,20 @@ impl<'a> Sweep<'a> {
             Step::Unit(unit) => self.unit(unit),
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
-            Step::NodeMarks {
-                node,
-                labels,
-                taints,
-                without_taints,
-            } => self.marks(node, labels, taints, without_taints).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
-            Step::Drain { .. } | Step::ForgetNode { .. } => Seen::Missing,
+            Step::Drain { .. } => Seen::Missing,
             Step::EtcdMemberGone { member } => self.etcd_member(member).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit),
             Step::ContainersGone if self.host.runtime.is_clear() => Seen::Same,
             Step::ContainersGone => differs("some are left"),
-            Step::NetworkGone { links, chains } => self.network_gone(links, chains).await,
+            Step::NetworkGone {
+                links,
+                routes,
+                chains,
+            } => self.network_gone(links, *routes, chains).await,
         }
     }
 
@@ -192,11 +194,12 @@ impl<'a> Sweep<'a> {
             Found::Dir { .. } => return Ok(differs("it is a directory")),
             Found::Link(_) | Found::Other => return Ok(differs("it is no regular file")),
         };
-        if size != want.content.len() as u64 {
+        let wanted = want.bytes().unwrap_or_default();
+        if size != wanted.len() as u64 {
             return Ok(differs("its content is another"));
         }
         let content = fs.read(&want.path, size)?;
-        if content.as_deref() != Some(want.content.as_bytes()) {
+        if content.as_deref() != Some(&*wanted) {
             return Ok(differs("its content is another"));
         }
         Ok(attributes(mode, (uid, gid), want.mode, &want.owner))
@@ -342,10 +345,15 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn network_gone(&self, links: &[String], chains: &[String]) -> Seen {
+    async fn network_gone(&self, links: &[String], routes: u8, chains: &[String]) -> Seen {
         let left = self.host.net.links(links);
         if !left.is_empty() {
             return differs(&format!("there is {}", left.join(", ")));
+        }
+        match self.host.net.routes(routes).await {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => return differs(&format!("{} routes are there", left.len())),
+            Err(e) => return Seen::Unknown { why: e.to_string() },
         }
         match self.host.net.chains(chains).await {
             Ok(left) if left.is_empty() => Seen::Same,

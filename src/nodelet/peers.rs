@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::host::etcd::Etcd;
 use crate::host::fs::HostFs;
 use crate::host::kube::Kube;
+use crate::host::ours::ports;
 use crate::host::tls::{self, Identity};
 use crate::model::{CertPurpose, Digest, NodeSpec, Role, paths};
 
@@ -19,47 +20,31 @@ const LOOPBACK: Duration = Duration::from_secs(3);
 /// The answer is `ok`.
 const HEALTH_ANSWER_MAX: usize = 64 * 1024;
 
-/// Where members of etcd listen for clients.
-const ETCD_PORT: u16 = 2379;
 /// The node's own member.
-const OWN_ETCD: &str = "https://127.0.0.1:2379";
+fn own_etcd() -> String {
+    format!("https://127.0.0.1:{}", ports::ETCD)
+}
 
 /// The clients.
 #[derive(Debug, Default)]
 pub struct Peers {
     kube: Option<(Digest, Kube)>,
+    admin: Option<(Digest, Kube)>,
     etcd: Option<(Digest, Etcd)>,
     plain: Option<reqwest::Client>,
 }
 
 impl Peers {
-    /// The API server this node asks, as the identity its role has there.
+    /// The API server this node asks, as the node.
     pub fn kube(&mut self, fs: &HostFs, role: Role, node: &NodeSpec) -> Result<Kube, String> {
-        let purpose = match role {
-            Role::Master => CertPurpose::Admin,
-            Role::Worker | Role::None => CertPurpose::Nodelet,
-        };
         let base = api_url(role, node);
-        let (certificate, key) = pair(fs, purpose)?;
-        let mark = mark(&[
-            base.as_bytes(),
-            node.authorities.cluster.as_bytes(),
-            &certificate,
-            &key,
-        ]);
-        if let Some((known, client)) = &self.kube
-            && *known == mark
-        {
-            return Ok(client.clone());
-        }
-        let identity = Identity {
-            authority: node.authorities.cluster.as_bytes(),
-            certificate: &certificate,
-            key: &key,
-        };
-        let client = Kube::new(&base, identity).map_err(|e| e.to_string())?;
-        self.kube = Some((mark, client.clone()));
-        Ok(client)
+        kube_as(&mut self.kube, fs, &base, CertPurpose::Nodelet, node)
+    }
+
+    /// A master's own API server, as its administrator: for objects of the cluster.
+    pub fn admin(&mut self, fs: &HostFs, node: &NodeSpec) -> Result<Kube, String> {
+        let base = api_url(Role::Master, node);
+        kube_as(&mut self.admin, fs, &base, CertPurpose::Admin, node)
     }
 
     /// The node's own etcd member.
@@ -76,7 +61,7 @@ impl Peers {
             certificate: &certificate,
             key: &key,
         };
-        let client = Etcd::new(OWN_ETCD, identity).map_err(|e| e.to_string())?;
+        let client = Etcd::new(&own_etcd(), identity).map_err(|e| e.to_string())?;
         self.etcd = Some((mark, client.clone()));
         Ok(client)
     }
@@ -113,10 +98,37 @@ impl Peers {
     }
 }
 
+/// A client of the API server at `base` by the certificate of `purpose`; the known one while nothing
+/// it was made of has changed.
+fn kube_as(
+    known: &mut Option<(Digest, Kube)>,
+    fs: &HostFs,
+    base: &str,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+) -> Result<Kube, String> {
+    let (certificate, key) = pair(fs, purpose)?;
+    let authority = node.authorities.cluster.as_bytes();
+    let mark = mark(&[base.as_bytes(), authority, &certificate, &key]);
+    if let Some((made_of, client)) = known
+        && *made_of == mark
+    {
+        return Ok(client.clone());
+    }
+    let identity = Identity {
+        authority,
+        certificate: &certificate,
+        key: &key,
+    };
+    let client = Kube::new(base, identity).map_err(|e| e.to_string())?;
+    *known = Some((mark, client.clone()));
+    Ok(client)
+}
+
 /// Every member of the cluster's etcd: the others first, the node's own last.
 pub fn etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, String> {
     let others = others(node);
-    clients(fs, node, others.chain([OWN_ETCD.to_owned()]))
+    clients(fs, node, others.chain([own_etcd()]))
 }
 
 /// The members of the cluster's etcd on other masters.
@@ -126,7 +138,7 @@ pub fn other_etcd_members(fs: &HostFs, node: &NodeSpec) -> Result<Vec<Etcd>, Str
 
 fn others(node: &NodeSpec) -> impl Iterator<Item = String> {
     let others = node.etcd.members.iter().filter(|m| m.ip != node.node_ip);
-    others.map(|m| format!("https://{}", SocketAddr::new(m.ip, ETCD_PORT)))
+    others.map(|m| format!("https://{}", SocketAddr::new(m.ip, ports::ETCD)))
 }
 
 fn clients(

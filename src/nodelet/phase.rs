@@ -9,8 +9,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `marks`, `addons` | the phases, in order |
+//! | `env` | the writer of environment files |
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
+//! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of Kubernetes |
 //! | `layout` | names of files and units |
 //! | `context`, `render` | questions to the context; writing YAML, units, digests |
@@ -20,8 +22,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role, StackManifest,
-    Timestamp, phases_of,
+    Authority, CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role,
+    StackManifest, Timestamp, phases_of,
 };
 
 use super::step::Step;
@@ -31,6 +33,7 @@ mod certs;
 mod cni;
 mod context;
 mod control_plane;
+mod env;
 mod etcd;
 #[cfg(test)]
 mod golden;
@@ -39,23 +42,25 @@ mod kube_proxy;
 mod kubeconfigs;
 mod kubelet;
 pub mod layout;
-mod marks;
 mod misc;
 mod needs;
 mod network;
+mod reload;
 mod removal;
 mod render;
+mod renewal;
 mod runtime;
 #[cfg(test)]
-mod samples;
+pub(in crate::nodelet) mod samples;
 mod services;
 mod stack;
+mod uncordon;
 mod version;
 
-pub use certs::wanted as wanted_certificates;
+pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
 pub(super) use etcd::{joining_settings, settings_join};
-pub use network::{CHAIN_PREFIX, ROUTE_PROTOCOL};
 pub use removal::removal;
+pub use renewal::next_change;
 
 /// Everything a phase may decide by. Serialisable, so that a report from the field is a test case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +79,9 @@ pub struct Context {
     pub stack_at_hand: bool,
     /// Keys and certificates on the host.
     pub material: BTreeMap<CertPurpose, Material>,
+    /// The authorities that the spec believes.
+    #[serde(default)]
+    pub authorities: Vec<AuthoritySeen>,
     /// The service-account public key of this master (PEM), once made.
     pub service_account_key: Option<String>,
     /// Objects of the stack's add-on files, in order.
@@ -119,8 +127,8 @@ pub struct Facts {
 pub struct Material {
     /// The request for the key, once there is a key.
     pub request: Option<CertificateRequest>,
-    /// The certificate, once it is there *and* belongs to the key, is signed by the spec's
-    /// authority and says what its profile says.
+    /// The certificate, once it is there *and* belongs to the key, is signed by an authority the
+    /// spec believes and says what its profile says. Its life may be over.
     pub certificate: Option<CertificateSeen>,
 }
 
@@ -133,6 +141,25 @@ pub struct CertificateSeen {
     pub not_before: Timestamp,
     /// Valid to.
     pub not_after: Timestamp,
+    /// SHA-256 of the certificate (DER).
+    pub own: Digest,
+    /// SHA-256 of the certificate (DER) of the authority that signed it.
+    pub issuer: Digest,
+}
+
+/// An authority of the spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthoritySeen {
+    /// Which.
+    pub authority: Authority,
+    /// SHA-256 of its certificate (DER).
+    pub digest: Digest,
+    /// Valid from.
+    pub not_before: Timestamp,
+    /// Valid to.
+    pub not_after: Timestamp,
+    /// It signs; the others are believed beside it.
+    pub signs: bool,
 }
 
 /// Something from elsewhere is missing.
@@ -174,8 +201,9 @@ pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
         PhaseId::Kubelet => kubelet::steps(ctx),
         PhaseId::KubeProxy => kube_proxy::steps(ctx),
         PhaseId::WaitServices => services::steps(ctx),
-        PhaseId::Taints => marks::marks(ctx),
-        PhaseId::Uncordon => marks::uncordon(ctx),
+        // kubelet registers with the taints; labels and taints of a node that exists are the plane's.
+        PhaseId::Taints => Ok(Vec::new()),
+        PhaseId::Uncordon => uncordon::steps(ctx),
         PhaseId::Addons => addons::steps(ctx),
         // Only when leaving: see `removal`.
         PhaseId::Drain => Ok(Vec::new()),

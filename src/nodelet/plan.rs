@@ -8,7 +8,7 @@
 //! * a step that is already so is not in it;
 //! * a unit is in it when a file it has read is repaired, although its inputs are the same;
 //! * what must answer is asked again after a unit of its phase was started;
-//! * nothing after the first phase that waits.
+//! * nothing after the first phase that waits, or the first step that does.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::observe::Snapshot;
 use super::phase::PhaseSteps;
-use super::step::{Seen, Step};
+use super::step::{Part, Seen, Step, UnitStep};
 use super::words;
 use crate::model::PhaseId;
 
@@ -53,7 +53,7 @@ pub struct Waits {
 }
 
 /// The plan for people: the answer to `GET /v1/plan`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanWords {
     /// Remaining steps, in order.
     pub steps: Vec<StepWords>,
@@ -84,13 +84,20 @@ pub fn plan(phases: &[PhaseSteps], seen: &Snapshot) -> Plan {
         let mut started = false;
         for step in steps {
             let said = seen.seen.get(&step.key());
+            if let Some(Seen::Awaits { what }) = said {
+                plan.waits = Some(Waits {
+                    phase: phase.id,
+                    what: what.clone(),
+                });
+                return plan;
+            }
             let Some((why, restart)) = reason(step, said, &repaired, started) else {
                 continue;
             };
-            match step {
-                Step::File(file) => drop(repaired.insert(&file.path)),
-                Step::Unit(_) => started = true,
-                _ => {}
+            match step.traits().part {
+                Part::Repairs(path) => drop(repaired.insert(path)),
+                Part::Starts(_) => started = true,
+                Part::Fact | Part::Asks(_) => {}
             }
             plan.todo.push(Planned {
                 phase: phase.id,
@@ -117,35 +124,28 @@ fn reason(
     repaired: &BTreeSet<&str>,
     started: bool,
 ) -> Option<(String, bool)> {
+    let part = step.traits().part;
+    let read = |unit: &UnitStep| {
+        let mut files = unit.restart_on.iter();
+        files.find(|f| repaired.contains(f.as_str())).cloned()
+    };
+    let restart = match &part {
+        Part::Starts(unit) => read(unit),
+        Part::Fact | Part::Repairs(_) | Part::Asks(_) => None,
+    };
     let why = match said {
-        Some(Seen::Same) => {
-            return match step {
-                Step::Unit(unit) => {
-                    let file = unit
-                        .restart_on
-                        .iter()
-                        .find(|f| repaired.contains(f.as_str()))?;
-                    Some((format!("{file} is repaired"), true))
-                }
-                Step::Probe(_) if started => {
-                    Some(("what it asks is started again".to_owned(), false))
-                }
-                _ => None,
-            };
-        }
+        Some(Seen::Same) => match part {
+            Part::Starts(_) => format!("{} is repaired", restart.as_deref()?),
+            Part::Asks(_) if started => "what it asks is started again".to_owned(),
+            Part::Asks(_) | Part::Fact | Part::Repairs(_) => return None,
+        },
         Some(Seen::Missing) => "it is not there".to_owned(),
         Some(Seen::Differs { how }) => how.clone(),
+        Some(Seen::Awaits { what }) => format!("it waits for {what}"),
         Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
         None => "it was not looked at".to_owned(),
     };
-    let restart = match step {
-        Step::Unit(unit) => unit
-            .restart_on
-            .iter()
-            .any(|f| repaired.contains(f.as_str())),
-        _ => false,
-    };
-    Some((why, restart))
+    Some((why, restart.is_some()))
 }
 
 impl Plan {

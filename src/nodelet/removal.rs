@@ -2,11 +2,15 @@
 //!
 //! Works without the plane and without the API server. Errors are collected and the rest goes on;
 //! what could not be removed stays in the ledger and is tried again.
+//!
+//! Until the first step that destroys something ([`destroys`]) the order is looked at before every
+//! step: one that does not stand any more ends the removal, and the node is mended instead. From
+//! there on the ledger says that a removal is under way, and it goes to the end whatever comes: a
+//! node of which half is gone is no node.
 
 use super::apply::Effects;
 use super::journal::{Entry, Journal, What as Outcome};
 use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
-use super::owned;
 use super::phase;
 use super::plan::{PlanWords, Planned, StepWords};
 use super::run::Stop;
@@ -15,6 +19,7 @@ use super::step::Step;
 use crate::host::Host;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kernel::KernelError;
+use crate::host::ours;
 use crate::model::{Fault, Generation, PhaseId, Timestamp};
 use crate::telemetry::chain;
 
@@ -25,6 +30,8 @@ pub enum End {
     Done,
     /// The process ends; goes on at the next start.
     Interrupted,
+    /// The order does not stand any more, and nothing was destroyed.
+    Withdrawn,
     /// These are left.
     Left(Vec<Fault>),
 }
@@ -39,6 +46,8 @@ pub struct Removal<'a> {
     pub board: &'a mut Board,
     /// For which spec.
     pub generation: Generation,
+    /// Whether what is installed is still to be removed.
+    pub stands: &'a (dyn Fn(&LedgerFile) -> bool + Sync),
 }
 
 impl Removal<'_> {
@@ -54,9 +63,12 @@ impl Removal<'_> {
             if stop.shutdown.is_cancelled() {
                 return End::Interrupted;
             }
-            let polite = politeness(&step);
+            let polite = step.traits().polite;
             if polite.is_some_and(|unit| !self.was_started(unit)) {
                 continue;
+            }
+            if !self.may(&step) {
+                return End::Withdrawn;
             }
             if let Err(fault) = self.step(step).await {
                 if polite.is_some() {
@@ -88,6 +100,27 @@ impl Removal<'_> {
                 chain(&e),
             )]),
         }
+    }
+
+    /// False when the order does not stand any more. Before the first step that destroys something,
+    /// that is noted, durably.
+    fn may(&mut self, step: &Step) -> bool {
+        let ledger: &mut LedgerFile = self.effects.ledger;
+        if ledger.ledger.removing {
+            return true;
+        }
+        if !(self.stands)(ledger) {
+            return false;
+        }
+        if destroys(step) {
+            ledger.ledger.removing = true;
+            if let Err(e) = ledger.save() {
+                // Removal must work on a full disk too. Were the power to go now, the order is
+                // looked at once more than it should be.
+                tracing::warn!(error = %chain(&e), "ledger");
+            }
+        }
+        true
     }
 
     /// And is not removed yet.
@@ -166,17 +199,10 @@ impl Removal<'_> {
     }
 }
 
-/// The way out is polite, not conditional: pods that cannot be moved, an API server that is gone and
-/// an etcd without a quorum hold nobody up. `Some`: done only where this unit was started once, so
-/// that there may be a node object, pods, a member.
-fn politeness(step: &Step) -> Option<&'static str> {
-    if matches!(step, Step::Drain { .. } | Step::ForgetNode { .. }) {
-        Some(phase::layout::KUBELET_UNIT)
-    } else if matches!(step, Step::EtcdMemberGone { .. }) {
-        Some(phase::layout::ETCD_UNIT)
-    } else {
-        None
-    }
+/// Whether the node is less than before when this step of a removal was done. Only a drain is made
+/// good by a repair alone: the node is schedulable again, and its pods come back.
+fn destroys(step: &Step) -> bool {
+    !step.traits().repaired
 }
 
 /// What removal would do, in words.
@@ -193,7 +219,7 @@ pub fn words(ledger: &Ledger) -> PlanWords {
     let undone = ledger.artefacts.iter().rev();
     steps.extend(
         undone
-            .filter(|a| !matches!(a.what, What::Unit { .. }) && a.before != Before::Foreign)
+            .filter(|a| is_undone(a))
             .map(|a| step(format!("undo {}", name_of(&a.what)))),
     );
     PlanWords { steps, waits: None }
@@ -207,32 +233,61 @@ fn name_of(what: &What) -> &str {
     }
 }
 
+/// Something is done about it when artefacts are undone: units were stopped and removed as steps
+/// before, and what was there and cannot be put back was left alone from the beginning.
+fn is_undone(artefact: &Artefact) -> bool {
+    let thing = match &artefact.what {
+        What::Unit { .. } => false,
+        What::File { .. } | What::Dir { .. } | What::Tree { .. } | What::Sysctl { .. } => true,
+    };
+    let known = match &artefact.before {
+        Before::Foreign => false,
+        Before::Nothing | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => true,
+    };
+    thing && known
+}
+
 fn undo(host: &Host, artefact: &Artefact) -> Result<(), String> {
-    let fs = &host.fs;
-    let path_result = |r: Result<(), FsError>| r.map_err(|e| chain(&e));
-    match (&artefact.what, &artefact.before) {
-        (_, Before::Foreign) => Ok(()),
-        // Stopped and removed as steps before.
-        (What::Unit { .. }, _) => Ok(()),
-        (What::Sysctl { key, value }, Before::Value { value: before }) => {
-            restore_sysctl(host, key, value, before).map_err(|e| chain(&e))
-        }
-        (What::Sysctl { .. }, _) => Ok(()),
-        (What::File { path }, Before::Nothing) => path_result(fs.remove_file(path)),
-        (What::File { path }, before) => path_result(put_back(host, path, before)),
-        (What::Dir { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
-        (What::Tree { path }, Before::Nothing) if owned::is_ours_if_made(path) => path_result(
-            fs.remove_tree(path)
-                .and_then(|()| fs.remove_empty_dir(path).map(drop)),
-        ),
-        (What::Tree { path }, _) => path_result(fs.remove_empty_dir(path).map(drop)),
+    if !is_undone(artefact) {
+        return Ok(());
     }
+    let fs = &host.fs;
+    let before = &artefact.before;
+    let done = match &artefact.what {
+        What::Unit { .. } => Ok(()),
+        What::Sysctl { key, value } => {
+            return restore_sysctl(host, key, value, before).map_err(|e| chain(&e));
+        }
+        What::File { path } => put_back(host, path, before),
+        What::Dir { path } => fs.remove_empty_dir(path).map(drop),
+        What::Tree { path } => remove_tree(host, path, before),
+    };
+    done.map_err(|e| chain(&e))
+}
+
+/// A directory goes with its content only where nothing was before us and the name is ours; else
+/// only when it is empty.
+fn remove_tree(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
+    let made = match before {
+        Before::Nothing => ours::paths::ours_if_made(path),
+        Before::Foreign | Before::Link { .. } | Before::File { .. } | Before::Value { .. } => false,
+    };
+    if made {
+        host.fs.remove_tree(path)?;
+    }
+    host.fs.remove_empty_dir(path).map(drop)
 }
 
 /// A parameter gets its old value back, unless somebody else has changed it since.
-fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &str) -> Result<(), KernelError> {
+fn restore_sysctl(host: &Host, key: &str, ours: &str, before: &Before) -> Result<(), KernelError> {
+    let before = match before {
+        Before::Value { value } => value,
+        Before::Nothing | Before::Foreign | Before::Link { .. } | Before::File { .. } => {
+            return Ok(());
+        }
+    };
     match host.kernel.sysctl(key)? {
-        Some(now) if now == ours && now != before => host.kernel.set_sysctl(key, before),
+        Some(now) if now == ours && now != *before => host.kernel.set_sysctl(key, before),
         Some(_) | None => Ok(()),
     }
 }
@@ -262,6 +317,7 @@ fn put_back(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
             )?;
             host.fs.remove_file(kept)
         }
-        Before::Nothing | Before::Foreign | Before::Value { .. } => Ok(()),
+        Before::Nothing => host.fs.remove_file(path),
+        Before::Foreign | Before::Value { .. } => Ok(()),
     }
 }

@@ -153,6 +153,7 @@ impl Rig {
         life.ledger.ledger.installed = Some(Installed {
             role: Role::Worker,
             node: life.ctx.node.clone(),
+            generation: Generation(1),
         });
         let mut runner = Runner {
             effects: Effects {
@@ -189,6 +190,14 @@ impl Rig {
     }
 
     pub(crate) async fn remove(&mut self) -> removal::End {
+        self.remove_while(&|_| true).await
+    }
+
+    /// Removes as long as the order stands.
+    pub(crate) async fn remove_while(
+        &mut self,
+        stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
+    ) -> removal::End {
         let trust = TrustStore::default();
         let life = &mut self.life;
         let mut removal = Removal {
@@ -202,6 +211,7 @@ impl Rig {
             journal: &life.journal,
             board: &mut life.board,
             generation: Generation(2),
+            stands,
         };
         removal.run(&never()).await
     }
@@ -277,7 +287,7 @@ pub(crate) fn take_log(fs: &HostFs, files: &mut BTreeMap<String, String>) -> Vec
 impl Life {
     fn begin(host: &Host) -> Self {
         let now = Timestamp::UNIX_EPOCH;
-        let (ledger, fault) = LedgerFile::load(&host.fs, now).expect("ledger");
+        let (ledger, fault) = LedgerFile::load(&host.fs, now);
         assert_eq!(fault, None);
         let node = node(Cas::new().authorities);
         let trust = TrustStore::default();
@@ -332,6 +342,7 @@ pub(crate) fn file(path: &str, content: &str) -> Step {
     Step::File(FileStep {
         path: path.into(),
         content: content.into(),
+        encoding: Default::default(),
         mode: 0o644,
         owner: owner(),
     })

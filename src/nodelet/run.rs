@@ -17,7 +17,7 @@ use super::journal::{Entry, Journal, What};
 use super::observe::Sweep;
 use super::plan::{Plan, Planned};
 use super::status::Board;
-use super::step::{PROBE_WAIT_MAX, ProbeStep, Seen, Step};
+use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
 use super::words;
 use crate::model::{Fault, Generation, Timestamp};
 
@@ -102,10 +102,11 @@ impl Runner<'_> {
     /// units run with a file that is about to be repaired.
     fn prepare(&mut self, plan: &Plan) -> Result<(), Fault> {
         for planned in &plan.todo {
-            if let Step::Unit(unit) = &planned.step
-                && planned.restart
-            {
-                self.effects.ledger.ledger.must_restart(&unit.unit);
+            match planned.step.traits().part {
+                Part::Starts(unit) if planned.restart => {
+                    self.effects.ledger.ledger.must_restart(&unit.unit);
+                }
+                Part::Starts(_) | Part::Fact | Part::Repairs(_) | Part::Asks(_) => {}
             }
         }
         let steps = plan.todo.iter().map(|p| &p.step);
@@ -123,15 +124,21 @@ impl Runner<'_> {
     async fn step(&mut self, planned: &Planned, stop: &Stop) -> End {
         let step = &planned.step;
         let key = step.key();
-        if let Step::Probe(probe) = step {
-            return match self.wait_for(probe, step, stop).await {
-                Ok(true) => End::Done,
-                Ok(false) => End::Interrupted,
-                Err(fault) => End::Failed { key, fault },
-            };
+        match step.traits().part {
+            Part::Asks(probe) => {
+                return match self.wait_for(probe, step, stop).await {
+                    Ok(true) => End::Done,
+                    Ok(false) => End::Interrupted,
+                    Err(fault) => End::Failed { key, fault },
+                };
+            }
+            Part::Fact | Part::Repairs(_) | Part::Starts(_) => {}
         }
-        if self.look(step).await == Seen::Same {
-            return End::Done;
+        match self.look(step).await {
+            Seen::Same => return End::Done,
+            // Planned before that could be known; the next plan ends here and says what it waits for.
+            Seen::Awaits { .. } => return End::Interrupted,
+            Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. } => {}
         }
         let began = Instant::now();
         let result = match self.note(planned, &key, What::Intent) {
@@ -153,15 +160,15 @@ impl Runner<'_> {
 
     async fn do_and_look(&mut self, step: &Step) -> Result<(), Fault> {
         self.effects.apply(step).await?;
-        match step {
-            // The answer of these was the look: asking again would only show what changed since.
-            Step::Drain { .. } | Step::ForgetNode { .. } => return Ok(()),
-            _ => {}
+        match step.traits().proof {
+            Proof::Doing => return Ok(()),
+            Proof::Look => {}
         }
         match self.look(step).await {
             Seen::Same => Ok(()),
             Seen::Missing => Err(fault_of(step, "it was done, and yet it is not there")),
             Seen::Differs { how } => Err(fault_of(step, format!("it was done, and yet {how}"))),
+            Seen::Awaits { what } => Err(fault_of(step, format!("it waits for {what}"))),
             Seen::Unknown { why } => Err(fault_of(step, why)),
         }
     }
@@ -191,6 +198,7 @@ impl Runner<'_> {
                 }
                 Seen::Missing => "it is not there".to_owned(),
                 Seen::Differs { how } => how,
+                Seen::Awaits { what } => format!("it waits for {what}"),
                 Seen::Unknown { why } => why,
             };
             if Instant::now() >= end {
@@ -219,12 +227,7 @@ impl Runner<'_> {
     }
 
     async fn look(&mut self, step: &Step) -> Seen {
-        let units: Vec<String> = match step {
-            Step::Unit(u) => vec![u.unit.clone()],
-            Step::UnitGone { unit } => vec![unit.clone()],
-            Step::Probe(p) => p.probe.unit().into_iter().map(str::to_owned).collect(),
-            _ => Vec::new(),
-        };
+        let units: Vec<String> = step.traits().unit.into_iter().map(str::to_owned).collect();
         let e = &mut self.effects;
         let ledger = &e.ledger.ledger;
         let mut sweep = Sweep::begin(e.host, ledger, e.trust, e.ctx, e.memory, &units).await;

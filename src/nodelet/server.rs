@@ -6,11 +6,17 @@
 //! | `PUT /v1/trust`                       | 200 the version; 403, 409, 422 as above |
 //! | `PUT /v1/certificates`                | 200 `{"stored": n}`; 409 another cluster, 422 refused |
 //! | `PUT /v1/assignment-none` (root only) | 200 `{"generation": n}` |
+//! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
+//! | `POST /v1/facts` (a nonce)            | 200 the machine's name and addresses, signed |
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
+//!
+//! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
+//! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
+//! was taken over keeps nodelet neither from its steps nor from root.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
@@ -18,20 +24,41 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
-use super::inbox::{Inbox, Refused};
+use super::inbox::{Inbox, NotTaken};
+use super::job::{Job, Work};
+use super::orders;
 use super::trust;
+use crate::app::Bucket;
 use crate::host::Host;
-use crate::local::{self, Limits, Method, Peer, Reply, Request, StatusCode};
-use crate::model::{CertificateBatch, Envelope, Fault, NodeStatus, Timestamp, TrustAnswer, paths};
+use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
+use crate::local::{Share, StatusCode};
+use crate::model::{
+    Because, CertificateBatch, Envelope, Fault, FreshNonce, NodeStatus, PAYLOAD_MAX,
+    TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document, paths,
+};
 
-/// hostagent, `pf9ctl` and a person with curl.
-const CONNECTIONS_MAX: usize = 32;
-/// An envelope of the largest document.
-const BODY_MAX: usize = 8 * 1024 * 1024;
+/// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
+/// people with curl as root.
+const SHARE: Share = Share {
+    all: 16,
+    each: 16,
+    root: 32,
+};
+/// An envelope of the largest document, in base64.
+const SPEC_MAX: usize = PAYLOAD_MAX / 3 * 4 + NOTE_MAX;
+/// All certificates of a master, with their chains, several times over.
+const CERTIFICATES_MAX: usize = 1024 * 1024;
+/// One document of a few KiB (keys, authorities, the machine's marks) under each signature.
+const TRUST_MAX: usize = TRUST_ANSWER_MAX * 2 * TRUST_BUNDLE_MAX;
+/// Calls of hostagent that make work: documents come as often as an operator changes something.
+const WORK_PER_S: u32 = 2;
+/// As many at once: the start of a node, its certificates one by one.
+const WORK_BURST: u32 = 30;
 /// Longest a caller may wait for news.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest a call may take; a plan looks at the whole host.
@@ -43,6 +70,8 @@ pub struct Server {
     pub host: Host,
     /// Where specs go.
     pub inbox: Arc<Inbox>,
+    /// What the loop works on.
+    pub job: watch::Receiver<Job>,
     /// The newest status.
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
@@ -69,32 +98,68 @@ pub fn listener(host: &Host) -> Result<UnixListener, Fault> {
 
 /// Serves until shutdown.
 pub async fn serve(server: Server, listener: UnixListener, shutdown: CancellationToken) {
-    let limits = Limits {
-        connections: CONNECTIONS_MAX,
-        body: BODY_MAX,
-        deadline: CALL_MAX,
-    };
+    let policy = policy(may_call_now());
     let server = Arc::new(server);
     let stop = shutdown.clone();
-    local::serve(listener, limits, shutdown, move |request| {
+    local::serve(listener, policy, shutdown, move |request| {
         let (server, stop) = (Arc::clone(&server), stop.clone());
         async move { server.answer(request, &stop).await }
     })
     .await;
 }
 
+/// What the socket lets in: callers, connections, bodies, and how often work is asked for.
+pub fn policy(callers: Callers) -> Policy {
+    let began = Instant::now();
+    let work = Mutex::new(Bucket::new(WORK_PER_S, WORK_BURST));
+    Policy {
+        callers,
+        share: SHARE,
+        deadline: CALL_MAX,
+        bodies: SPEC_MAX,
+        judge: Arc::new(move |head| {
+            if makes_work(head) && !head.peer.is_root() {
+                let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+                work.take(began.elapsed()).map_err(too_often)?;
+            }
+            Ok(body_max(head))
+        }),
+    }
+}
+
+/// Most bytes a body may have, by its route. What is not named here has nothing to say.
+fn body_max(head: &Head<'_>) -> usize {
+    match (head.method, head.path) {
+        (&Method::PUT, "/v1/spec") => SPEC_MAX,
+        (&Method::PUT, "/v1/certificates") => CERTIFICATES_MAX,
+        (&Method::PUT, "/v1/trust") => TRUST_MAX,
+        _ => NOTE_MAX,
+    }
+}
+
+/// A document is checked and stored, a plan looks at the whole host; to be woken is another matter,
+/// see `engine`.
+fn makes_work(head: &Head<'_>) -> bool {
+    *head.method == Method::PUT || head.path == "/v1/plan"
+}
+
+fn too_often(wait: Duration) -> Reply {
+    let why = format!(
+        "this is asked for too often; again in {} ms",
+        wait.as_millis()
+    );
+    let fault = Fault::new("too-often", "call refused", why);
+    Reply::fault(StatusCode::TOO_MANY_REQUESTS, &fault)
+}
+
 impl Server {
     async fn answer(&self, request: Request, stop: &CancellationToken) -> Reply {
-        if !may_call(request.peer, User::from_name(paths::USER_HOSTAGENT)) {
-            let why = format!("user {} may not call", request.peer.uid);
-            let fault = Fault::new("not-allowed", "call refused", why);
-            return Reply::fault(StatusCode::FORBIDDEN, &fault);
-        }
         match (&request.method, request.path.as_str()) {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
             (&Method::PUT, "/v1/trust") => self.put_trust(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
             (&Method::PUT, "/v1/assignment-none") => self.put_none(request.peer),
+            (&Method::POST, "/v1/order" | "/v1/facts") => self.order(&request),
             (&Method::POST, "/v1/wake") => {
                 self.wake();
                 Reply::empty()
@@ -105,8 +170,8 @@ impl Server {
                 if let Some(fault) = trust::held(&self.host.fs) {
                     return Reply::fault(StatusCode::CONFLICT, &fault);
                 }
-                let job = self.inbox.job();
-                match engine::dry_run(&self.host, &job).await {
+                let orders = self.inbox.orders();
+                match engine::dry_run(&self.host, &orders).await {
                     Ok(plan) => Reply::json(StatusCode::OK, &plan),
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
@@ -125,7 +190,7 @@ impl Server {
                 tracing::info!(%generation, "spec accepted");
                 Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
-            Err(refused) => refusal(refused),
+            Err(not_taken) => refusal(&not_taken),
         }
     }
 
@@ -134,13 +199,13 @@ impl Server {
             Ok(answer) => answer,
             Err(reply) => return reply,
         };
-        match trust::put(&self.host.fs, &answer, Timestamp::now()) {
+        match trust::put(&self.host.fs, &answer) {
             Ok(version) => {
                 // What was refused or held before may be otherwise now.
                 self.wake();
                 Reply::json(StatusCode::OK, &version)
             }
-            Err(refused) => refusal(refused),
+            Err(not_taken) => refusal(&not_taken),
         }
     }
 
@@ -152,7 +217,8 @@ impl Server {
         if let Some(fault) = trust::held(&self.host.fs) {
             return Reply::fault(StatusCode::CONFLICT, &fault);
         }
-        let Some((role, node)) = self.inbox.job().node else {
+        let job = self.job.borrow().clone();
+        let Some(Work { role, node, .. }) = job.work() else {
             let fault = Fault::new(
                 "certificate-foreign",
                 "certificates refused",
@@ -160,7 +226,7 @@ impl Server {
             );
             return Reply::fault(StatusCode::CONFLICT, &fault);
         };
-        let result = certs::accept(&self.host.fs, role, &node, &batch, Timestamp::now());
+        let result = certs::accept(&self.host.fs, *role, node, &batch, Timestamp::now());
         // Some may have been good.
         self.wake();
         match result {
@@ -175,6 +241,34 @@ impl Server {
                     _ => StatusCode::UNPROCESSABLE_ENTITY,
                 };
                 Reply::fault(status, &fault)
+            }
+        }
+    }
+
+    /// Root's word, for whoever carries it. The number it answers is all that a caller chooses.
+    fn order(&self, request: &Request) -> Reply {
+        // A copy orders nothing in the original's name.
+        if let Some(fault) = trust::held(&self.host.fs) {
+            return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
+        let nonce = match parse::<FreshNonce>(request, "order") {
+            Ok(fresh) => fresh.nonce,
+            Err(reply) => return reply,
+        };
+        let signed = match request.path.as_str() {
+            "/v1/facts" => orders::facts(&self.host.fs, nonce),
+            _ => orders::order(
+                &self.host,
+                self.job.borrow().clone().work(),
+                &self.status.borrow().clone(),
+                nonce,
+            ),
+        };
+        match signed {
+            Ok(envelope) => Reply::json(StatusCode::OK, &envelope),
+            Err(fault) => {
+                tracing::warn!(code = fault.code, "{fault}");
+                Reply::fault(StatusCode::CONFLICT, &fault)
             }
         }
     }
@@ -219,25 +313,40 @@ impl Server {
     }
 }
 
-/// Root, hostagent's user, or whoever runs this process.
-fn may_call(peer: Peer, hostagent: nix::Result<Option<User>>) -> bool {
-    let hostagent = hostagent.ok().flatten().map(|u| u.uid.as_raw());
-    peer.uid == 0 || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+/// Root and hostagent's user, which is looked up until it is found: users are made by the package.
+fn may_call_now() -> Callers {
+    let hostagent = OnceLock::new();
+    Callers::Only(Arc::new(move |peer| {
+        if hostagent.get().is_none()
+            && let Ok(Some(user)) = User::from_name(paths::USER_HOSTAGENT)
+        {
+            hostagent.get_or_init(|| user.uid.as_raw());
+        }
+        may_call(peer, hostagent.get().copied())
+    }))
 }
 
-fn refusal(refused: Refused) -> Reply {
-    let (status, fault) = match refused {
-        Refused::Untrusted(fault) => (StatusCode::FORBIDDEN, fault),
-        Refused::Older(fault) => (StatusCode::CONFLICT, fault),
-        Refused::Invalid(fault) => (StatusCode::UNPROCESSABLE_ENTITY, fault),
-        Refused::Broken(fault) => (StatusCode::INTERNAL_SERVER_ERROR, fault),
+/// Root, hostagent's user, or whoever runs this process.
+fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
+    peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+}
+
+fn refusal(not_taken: &NotTaken) -> Reply {
+    let status = match not_taken {
+        NotTaken::Refused(refusal) => match refusal.because {
+            Because::Untrusted | Because::Damaged => StatusCode::FORBIDDEN,
+            Because::NotNewer => StatusCode::CONFLICT,
+            Because::NotUnderstood => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+        NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
+    let fault = not_taken.fault();
     tracing::warn!(code = fault.code, "{fault}");
-    Reply::fault(status, &fault)
+    Reply::fault(status, fault)
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {
-    serde_json::from_slice(&request.body).map_err(|e| {
+    document::read(&request.body).map_err(|e| {
         let what = format!("{what} refused");
         let fault = Fault::new("document-malformed", what, e.to_string());
         Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault)
@@ -248,21 +357,43 @@ fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply>
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_root_and_hostagent_may_call() {
-        let peer = |uid| Peer {
+    fn peer(uid: u32) -> Peer {
+        Peer {
             uid,
             gid: 0,
             pid: None,
-        };
-        let root = || User::from_name("root");
+        }
+    }
+
+    #[test]
+    fn only_root_and_hostagent_may_call() {
         let nobody = geteuid().as_raw() + 12345;
-        assert!(may_call(peer(0), root()));
-        assert!(may_call(peer(geteuid().as_raw()), Ok(None)));
-        assert!(!may_call(peer(nobody), root()));
-        assert!(!may_call(peer(nobody), Ok(None)));
-        let mut hostagent = root().expect("lookup").expect("root");
-        hostagent.uid = nix::unistd::Uid::from_raw(nobody);
-        assert!(may_call(peer(nobody), Ok(Some(hostagent))));
+        assert!(may_call(peer(0), None));
+        assert!(may_call(peer(geteuid().as_raw()), None));
+        assert!(!may_call(peer(nobody), Some(nobody + 1)));
+        assert!(!may_call(peer(nobody), None));
+        assert!(may_call(peer(nobody), Some(nobody)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_limited_for_all_but_root_and_bodies_by_their_route() {
+        let policy = policy(Callers::ByMode);
+        let ask = |method: &Method, path: &str, uid| {
+            let peer = peer(uid);
+            (policy.judge)(&Head { method, path, peer }).map_err(|r| r.status())
+        };
+        let often = Err(StatusCode::TOO_MANY_REQUESTS);
+        for _ in 0..WORK_BURST {
+            assert_eq!(ask(&Method::PUT, "/v1/spec", 7), Ok(SPEC_MAX));
+        }
+        assert_eq!(ask(&Method::PUT, "/v1/certificates", 7), often);
+        assert_eq!(ask(&Method::GET, "/v1/plan", 7), often);
+        assert_eq!(ask(&Method::GET, "/v1/plan", 0), Ok(NOTE_MAX));
+        assert_eq!(ask(&Method::PUT, "/v1/spec", 0), Ok(SPEC_MAX));
+        assert_eq!(ask(&Method::POST, "/v1/wake", 7), Ok(NOTE_MAX));
+        assert_eq!(ask(&Method::GET, "/v1/status", 7), Ok(NOTE_MAX));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let again = ask(&Method::PUT, "/v1/certificates", 7);
+        assert_eq!(again, Ok(CERTIFICATES_MAX));
     }
 }

@@ -9,10 +9,12 @@ use super::kube_status::KubeStatusFile;
 use super::lifecycle::Lifecycle;
 use super::plan::{Plan, Planned};
 use super::words;
+use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, NodeState, NodeStatus,
-    PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, InstalledStatus,
+    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef,
+    Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -21,12 +23,17 @@ const NAMED_STEPS: usize = 3;
 /// Longest result of a status check, in characters: a peer's error may be a page.
 const RESULT_MAX: usize = 400;
 
+/// Longest a look at the whole host takes: every question has a deadline of its own, and most of
+/// them are files. Who asks for a plan waits for half of it.
+pub const LOOK_MAX: Duration = Duration::from_secs(300);
+
 /// What nodelet shows.
 pub struct Board {
     tx: watch::Sender<NodeStatus>,
     status: NodeStatus,
     log: KubeLog,
     file: KubeStatusFile,
+    beat: Option<Beat>,
 }
 
 /// What a sweep learnt beside the plan.
@@ -53,6 +60,8 @@ impl Board {
             generation: Generation::default(),
             role: Role::None,
             cluster_id: None,
+            installed: None,
+            wants_spec: false,
             state: NodeState::Converging,
             reason: None,
             attempts: 0,
@@ -71,8 +80,21 @@ impl Board {
             status,
             log: KubeLog::at(fs.at(paths::KUBE_LOG)),
             file: KubeStatusFile::new(fs.clone()),
+            beat: None,
         };
         (board, rx)
+    }
+
+    /// The work that is shown here feeds the watchdog.
+    pub fn watched(&mut self, beat: Beat) {
+        self.beat = Some(beat);
+    }
+
+    /// What is done now takes no longer than this.
+    pub fn expects(&self, at_most: Duration) {
+        if let Some(beat) = &self.beat {
+            beat.within(at_most);
+        }
     }
 
     /// A spec is worked on. Phases keep what is known of them unless the node is another one.
@@ -94,6 +116,13 @@ impl Board {
             };
             self.say(&format!("{what} (generation {generation})"));
         }
+        self.publish();
+    }
+
+    /// What is installed, and whether the spec has to be handed over again.
+    pub fn stands(&mut self, installed: Option<InstalledStatus>, wants_spec: bool) {
+        self.status.installed = installed;
+        self.status.wants_spec = wants_spec;
         self.publish();
     }
 
@@ -132,6 +161,8 @@ impl Board {
 
     /// A step begins.
     pub fn step_begins(&mut self, planned: &Planned) {
+        // Cut off at its deadline, and looked at before and after it.
+        self.expects(planned.step.traits().deadline + LOOK_MAX);
         let what = words::doing(&planned.step);
         self.status.current_step = Some(what.clone());
         let now = Timestamp::now();

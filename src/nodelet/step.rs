@@ -6,12 +6,16 @@
 //! runner applies each and looks again. So every step is idempotent by construction, a dry run is
 //! exact, and removal is the list of artefacts read backwards.
 
-use std::collections::BTreeMap;
+pub mod table;
+
+pub use table::{Part, Proof, Traits};
+
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CertPurpose, Digest, EtcdMember, StackRef};
+use crate::model::{CertPurpose, Digest, EtcdMember, REVOKED_LABEL, StackRef, pem_bytes};
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +32,8 @@ pub enum Step {
         /// What it says.
         target: String,
     },
-    /// Nothing is at this path. Recursive; refused outside [`crate::nodelet::owned`] roots.
+    /// Nothing is at this path. Recursive; refused for what is not of the role
+    /// ([`crate::host::ours::paths::of_the_role`]).
     Absent {
         /// What goes away.
         path: String,
@@ -75,17 +80,6 @@ pub enum Step {
         /// apiVersion, kind, metadata… as JSON.
         object: serde_json::Value,
     },
-    /// The node object has these labels and taints.
-    NodeMarks {
-        /// Node name.
-        node: String,
-        /// Labels it must have.
-        labels: BTreeMap<String, String>,
-        /// Taint keys with value and effect it must have: `key=value:Effect`.
-        taints: Vec<String>,
-        /// Taint keys it must not have.
-        without_taints: Vec<String>,
-    },
     /// The node is schedulable, unless a person cordoned it.
     Uncordon {
         /// Node name.
@@ -93,11 +87,6 @@ pub enum Step {
     },
     /// Pods are moved away (best effort, bounded) and the node is cordoned.
     Drain {
-        /// Node name.
-        node: String,
-    },
-    /// The node object is gone from the cluster (best effort).
-    ForgetNode {
         /// Node name.
         node: String,
     },
@@ -131,6 +120,8 @@ pub enum Step {
     NetworkGone {
         /// Links to delete.
         links: Vec<String>,
+        /// Routes with this protocol number.
+        routes: u8,
         /// Chain name prefixes to flush and delete, e.g. `KUBE-`, `CNI-`, `PF9-`.
         chains: Vec<String>,
     },
@@ -141,12 +132,27 @@ pub enum Step {
 pub struct FileStep {
     /// Absolute path.
     pub path: String,
-    /// Its bytes. Configuration is text, so it is kept as text.
+    /// What it holds. Configuration is text, so it is kept as text.
     pub content: String,
+    /// How that stands in the file.
+    #[serde(default, skip_serializing_if = "Encoding::is_text")]
+    pub encoding: Encoding,
     /// Permission bits.
     pub mode: u32,
     /// `user:group`; `root:root` mostly.
     pub owner: String,
+}
+
+/// How a file's content stands in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// As it is.
+    #[default]
+    Text,
+    /// The content is a list of revoked certificates in PEM, the file is its DER: the newer releases
+    /// of Go, and so of etcd, read no other.
+    RevokedDer,
 }
 
 /// A directory.
@@ -207,6 +213,14 @@ pub enum Probe {
         /// Base URL, e.g. `https://127.0.0.1:6443`.
         url: String,
     },
+    /// The API server that answers is the one whose manifest was written last: kubelet takes a while
+    /// to replace the one before, which answers meanwhile.
+    ApiServerCurrent {
+        /// Its pod, as kubelet shows it in the API.
+        pod: String,
+        /// Digest of what it must be started again for, as its annotation says.
+        inputs: String,
+    },
     /// The node object says Ready.
     NodeReady {
         /// Node name.
@@ -230,7 +244,7 @@ pub enum Probe {
     },
 }
 
-/// What the host says about a step.
+/// What the host says about a step, or the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "seen", rename_all = "kebab-case")]
 pub enum Seen {
@@ -242,6 +256,12 @@ pub enum Seen {
     Differs {
         /// e.g. `mode is 0600, not 0644`.
         how: String,
+    },
+    /// It cannot be done before something comes from elsewhere; says what. Not a failure: the plan
+    /// ends there, and waits.
+    Awaits {
+        /// In words, e.g. `the plane's bindings for this master`.
+        what: String,
     },
     /// Could not tell; says why. Counts as not so.
     Unknown {
@@ -279,10 +299,8 @@ impl Step {
                     text("/metadata/name")
                 )
             }
-            Self::NodeMarks { node, .. } => format!("node-marks:{node}"),
             Self::Uncordon { node } => format!("uncordon:{node}"),
             Self::Drain { node } => format!("drain:{node}"),
-            Self::ForgetNode { node } => format!("forget-node:{node}"),
             Self::EtcdMemberGone { member } => format!("etcd-member-gone:{}", member.host_id),
             Self::EtcdJoined { member, .. } => format!("etcd-joined:{}", member.host_id),
             Self::EtcdVotes { member } => format!("etcd-votes:{}", member.host_id),
@@ -303,6 +321,7 @@ impl Probe {
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
             | Self::ApiHealthy { .. }
+            | Self::ApiServerCurrent { .. }
             | Self::NodeReady { .. }
             | Self::SwapOff
             | Self::AnyPath { .. } => None,
@@ -317,11 +336,28 @@ impl Probe {
             Self::KubeletHealthy => "kubelet-healthy".into(),
             Self::KubeProxyHealthy => "kube-proxy-healthy".into(),
             Self::ApiHealthy { url } => format!("api-healthy:{url}"),
+            Self::ApiServerCurrent { pod, .. } => format!("api-server-current:{pod}"),
             Self::NodeReady { node } => format!("node-ready:{node}"),
             Self::SwapOff => "swap-off".into(),
             Self::PortFree { port, .. } => format!("port-free:{port}"),
             Self::AnyPath { package, .. } => format!("has:{package}"),
         }
+    }
+}
+
+impl FileStep {
+    /// The bytes of the file; `None` when the content is not what its encoding says.
+    pub fn bytes(&self) -> Option<Cow<'_, [u8]>> {
+        match self.encoding {
+            Encoding::Text => Some(Cow::Borrowed(self.content.as_bytes())),
+            Encoding::RevokedDer => pem_bytes(&self.content, REVOKED_LABEL).map(Cow::Owned),
+        }
+    }
+}
+
+impl Encoding {
+    fn is_text(&self) -> bool {
+        *self == Self::Text
     }
 }
 

@@ -102,6 +102,7 @@ pub(crate) fn host_id() -> HostId {
 pub(crate) fn node(authorities: Authorities) -> NodeSpec {
     let ip = "10.1.2.3".parse().expect("ip");
     NodeSpec {
+        host_id: host_id(),
         cluster_id: ClusterId("11111111-2222-4333-8444-555555555555".parse().expect("id")),
         cluster_name: "c".into(),
         node_name: "n1".parse().expect("name"),
@@ -115,7 +116,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         },
         authorities,
         api: ApiSpec {
-            host: "10.1.2.3".into(),
+            host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
         },

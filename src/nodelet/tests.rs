@@ -1,9 +1,14 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::job::LedgerSeen;
+use super::ledger::{LedgerFile, UnitRecord};
+use super::phase::layout;
 use super::removal;
 use super::rig::{Rig, small_node, take_log};
 use super::run::End;
-use crate::host::fs::Attrs;
+use crate::host::fs::{Attrs, HostFs};
 
 #[tokio::test]
 async fn converging_twice_does_nothing_and_writes_nothing() {
@@ -229,4 +234,99 @@ async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
         .expect("unmounted");
     assert_eq!(rig.remove().await, removal::End::Done);
     assert!(!rig.fs.at("/var/lib/pf9/a").exists());
+}
+
+/// What a killed process left of its writes is gone when nodelet has started, wherever root writes;
+/// what a living one writes is not touched.
+#[tokio::test]
+async fn a_start_takes_away_what_interrupted_writes_left() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let put = |path: String, text: &str| {
+        fs.write(&path, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    };
+    let dirs = crate::host::ours::paths::WRITTEN_BY_ROOT;
+    for (dir, _) in dirs {
+        put(format!("{dir}/.pf9-tmp-41-100-3-x.tmp"), "half");
+        put(format!("{dir}/.pf9-tmp-42-200-3-x.tmp"), "half");
+    }
+    let stat = format!("42 (pf9ctl) S {} 200 0", "0 ".repeat(18).trim());
+    put("/proc/42/stat".into(), &stat);
+    let mut group = crate::app::TaskGroup::new(Default::default());
+    super::start(fs.clone(), Ok(Default::default()), &mut group)
+        .await
+        .expect("start");
+    group.shutdown().cancel();
+    group.run(std::time::Duration::from_secs(20)).await;
+    for (dir, _) in dirs {
+        let at = |pid: &str| fs.at(format!("{dir}/.pf9-tmp-{pid}-3-x.tmp"));
+        assert!(!at("41-100").exists(), "{dir}");
+        assert!(at("42-200").exists(), "{dir}: it was being written");
+    }
+}
+
+/// The first removal of a node whose kubelet ran: the drain comes first and destroys nothing.
+fn ran(rig: &mut Rig) {
+    let units = &mut rig.life.ledger.ledger.units;
+    units.insert(layout::KUBELET_UNIT.into(), UnitRecord::default());
+}
+
+#[tokio::test]
+async fn an_order_that_is_taken_back_before_anything_is_destroyed_ends_the_removal() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "1");
+    rig.converge(&phases).await;
+    ran(&mut rig);
+    let before = rig.listing();
+    // It stands when the removal begins, and not any more after the drain.
+    let asked = AtomicUsize::new(0);
+    let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) == 0;
+    assert_eq!(rig.remove_while(&stands).await, removal::End::Withdrawn);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(rig.listing(), before);
+    assert!(!rig.life.ledger.ledger.removing);
+    rig.crash();
+    assert!(matches!(rig.life.ledger.seen(), LedgerSeen::Installed(_)));
+    let story = take_log(&rig.fs, &mut rig.every_file());
+    assert!(story.iter().any(|l| l.contains("skipped: ")), "{story:?}");
+    assert!(
+        !story.iter().any(|l| l.contains("stop and remove")),
+        "{story:?}"
+    );
+}
+
+#[tokio::test]
+async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    ran(&mut rig);
+    // It stands for the drain and for the first step that destroys, and then never again.
+    let asked = AtomicUsize::new(0);
+    let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) < 2;
+    let mount = "1 2 0:1 / /var/lib/pf9/a/theirs rw - ext4 x rw\n";
+    let write = |path: &str, text: &str| {
+        let attrs = Attrs::mode(0o644);
+        rig.fs.write(path, text.as_bytes(), &attrs).expect("write");
+    };
+    write("/var/lib/pf9/a/theirs/file", "x");
+    write("/proc/self/mountinfo", mount);
+    assert!(matches!(
+        rig.remove_while(&stands).await,
+        removal::End::Left(_)
+    ));
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    // Over a crash, too; and whatever is ordered meanwhile.
+    rig.crash();
+    assert!(matches!(rig.life.ledger.seen(), LedgerSeen::Removing(_)));
+    write_unmounted(&rig);
+    assert_eq!(rig.remove_while(&|_| false).await, removal::End::Done);
+    assert!(rig.life.ledger.ledger.is_empty());
+    assert!(!rig.life.ledger.ledger.removing);
+}
+
+fn write_unmounted(rig: &Rig) {
+    rig.fs
+        .write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
+        .expect("unmounted");
 }

@@ -12,19 +12,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::inbox::{self, Refused};
-use super::store::Store;
+use super::inbox::{self, NotTaken};
+use crate::host::documents::{Document, Store};
 use crate::host::fs::HostFs;
 use crate::identity;
 use crate::model::{
-    DocumentKind, Envelope, Fault, HostId, Likeness, TRUST_ANSWER_MAX, Timestamp, TrustAnswer,
-    TrustDocument, TrustStore, TrustVersion, Untrusted, copied_by_marks, paths,
+    Because, DocumentKind, Envelope, Fault, HostId, Likeness, Refusal, TRUST_ANSWER_MAX,
+    TrustAnswer, TrustDocument, TrustStore, TrustVersion, copied_by_marks, paths,
 };
 use crate::stack;
 use crate::telemetry::chain;
 
-/// Version of the note of a hold.
-const HOLD_SCHEMA: u32 = 1;
+/// Root's.
+const HOLD_MODE: u32 = 0o600;
+/// A version and a fault.
+const HOLD_MAX: u64 = 64 * 1024;
 /// A boot id is a UUID.
 const BOOT_ID_MAX: u64 = 128;
 
@@ -37,6 +39,10 @@ struct Held {
     fault: Fault,
 }
 
+impl Document for Held {
+    const SCHEMA: u32 = 1;
+}
+
 /// What becomes of a document.
 #[derive(Debug, PartialEq)]
 enum Verdict {
@@ -45,28 +51,28 @@ enum Verdict {
 }
 
 /// Applies what the plane says, if it is to be believed.
-pub fn put(fs: &HostFs, answer: &TrustAnswer, now: Timestamp) -> Result<TrustVersion, Refused> {
-    let (trust, host) = inbox::whom_to_believe(fs).map_err(Refused::Broken)?;
+pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> {
+    let (trust, host) = inbox::whom_to_believe(fs).map_err(NotTaken::Broken)?;
     let document = believed(answer, &trust, host)?;
     let broken =
-        |e: &identity::IdentityError| Refused::Broken(e.fault("trust document not applied"));
+        |e: &identity::IdentityError| NotTaken::Broken(e.fault("trust document not applied"));
     let have = identity::trust_version(fs).map_err(|e| broken(&e))?;
-    let held = note(fs).load(now, good).ok().and_then(|l| l.value);
+    let held = note(fs).look(Ok::<Held, _>).value;
     match judge(&document, have.as_ref(), held.as_ref(), &boot_id(fs))? {
         Verdict::Hold(fault) => {
             let held = Held {
-                schema: HOLD_SCHEMA,
+                schema: Held::SCHEMA,
                 version: document.version,
                 fault,
             };
             note(fs).save(&held).map_err(|e| {
-                Refused::Broken(Fault::new("state", "cannot note the hold", chain(&e)))
+                NotTaken::Broken(Fault::new("state", "cannot note the hold", chain(&e)))
             })?;
             tracing::error!(code = held.fault.code, "{}", held.fault);
         }
         Verdict::Apply => {
             identity::apply_trust(fs, &document).map_err(|e| broken(&e))?;
-            release(fs).map_err(Refused::Broken)?;
+            release(fs).map_err(NotTaken::Broken)?;
             renew_stacks(fs);
             let keys: Vec<_> = document.keys.iter().map(|k| k.id.as_str()).collect();
             tracing::info!(serial = document.version.serial, ?keys, "trust applied");
@@ -78,7 +84,7 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer, now: Timestamp) -> Result<TrustVer
 /// Why nothing is to be changed on this machine; `None`: it is the host it says it is, as far as
 /// that can be told.
 pub fn held(fs: &HostFs) -> Option<Fault> {
-    if let Ok(Some(bytes)) = fs.read(paths::HOLD, 64 * 1024) {
+    if let Ok(Some(bytes)) = fs.read(paths::HOLD, HOLD_MAX) {
         let said = serde_json::from_slice::<Held>(&bytes).map(|held| held.fault);
         // A note that cannot be read is a hold all the same: what it stands for is not lost.
         return Some(said.unwrap_or_else(|e| {
@@ -111,8 +117,8 @@ fn believed(
     answer: &TrustAnswer,
     trust: &TrustStore,
     host: HostId,
-) -> Result<TrustDocument, Refused> {
-    let known = |e: &&Envelope| trust.has(&e.key_id);
+) -> Result<TrustDocument, NotTaken> {
+    let known = |e: &&Envelope| trust.knows(&e.key_id);
     let envelope = answer.documents.iter().take(TRUST_ANSWER_MAX).find(known);
     let Some(envelope) = envelope else {
         let signed: Vec<_> = answer
@@ -127,19 +133,13 @@ fn believed(
         );
         let fault = Fault::new("document-untrusted", "trust document refused", why)
             .fix("run pf9ctl prep-node again with a new token");
-        return Err(Refused::Untrusted(fault));
+        return Err(refused(Because::Untrusted, fault));
     };
-    let document: TrustDocument = envelope.open(DocumentKind::Trust, trust).map_err(|e| {
-        let fault = e.fault("trust document");
-        match e {
-            Untrusted::UnknownKey(_) | Untrusted::BadSignature => Refused::Untrusted(fault),
-            Untrusted::Schema(_)
-            | Untrusted::Kind
-            | Untrusted::Malformed(_)
-            | Untrusted::Damaged => Refused::Invalid(fault),
-        }
-    })?;
-    document.validate(host).map_err(Refused::Invalid)?;
+    let document: TrustDocument = envelope
+        .open(DocumentKind::Trust, trust)
+        .map_err(|e| refused(Because::of(&e), e.fault("trust document")))?;
+    let invalid = |fault| refused(Because::NotUnderstood, fault);
+    document.validate(host).map_err(invalid)?;
     Ok(document)
 }
 
@@ -149,17 +149,20 @@ fn judge(
     have: Option<&TrustVersion>,
     held: Option<&Held>,
     boot_id: &str,
-) -> Result<Verdict, Refused> {
+) -> Result<Verdict, NotTaken> {
     let refuse = |code: &str, why: String| Fault::new(code, "trust document refused", why);
     if !document.version.may_follow(have) {
         let why = "it is older than the one that was applied".to_owned();
-        return Err(Refused::Older(refuse("trust-older", why)));
+        return Err(refused(Because::NotNewer, refuse("trust-older", why)));
     }
     if let Some(hold) = &document.hold {
         // Somebody else's: the same identity, another machine.
         if hold.boot_id != boot_id {
             let why = "it holds another machine".to_owned();
-            return Err(Refused::Invalid(refuse("trust-invalid", why)));
+            return Err(refused(
+                Because::NotUnderstood,
+                refuse("trust-invalid", why),
+            ));
         }
         return Ok(Verdict::Hold(hold.fault.clone()));
     }
@@ -167,7 +170,7 @@ fn judge(
     // What was signed before the hold, or beside it for the other machine, does not end it.
     match held.filter(same_plane) {
         Some(held) if document.version.revision <= held.version.revision => {
-            Err(Refused::Older(held.fault.clone()))
+            Err(refused(Because::NotNewer, held.fault.clone()))
         }
         Some(_) | None => Ok(Verdict::Apply),
     }
@@ -185,21 +188,21 @@ fn renew_stacks(fs: &HostFs) {
 }
 
 fn release(fs: &HostFs) -> Result<(), Fault> {
-    let gone = fs
-        .remove_file(paths::HOLD)
-        .and_then(|()| fs.remove_file(format!("{}.prev", paths::HOLD)));
+    let gone = note(fs).forget();
     gone.map_err(|e| Fault::new("state", "cannot end the hold", chain(&e)))
 }
 
 fn note(fs: &HostFs) -> Store {
-    Store::new(fs.clone(), paths::HOLD)
+    Store::new(fs.clone(), paths::HOLD, HOLD_MODE, HOLD_MAX)
 }
 
-fn good(held: &Held) -> Result<(), String> {
-    match held.schema {
-        HOLD_SCHEMA => Ok(()),
-        other => Err(format!("schema {other}")),
-    }
+fn refused(because: Because, fault: Fault) -> NotTaken {
+    NotTaken::Refused(Box::new(Refusal {
+        fault,
+        because,
+        document: None,
+        generation: None,
+    }))
 }
 
 fn boot_id(fs: &HostFs) -> String {
@@ -211,7 +214,7 @@ fn boot_id(fs: &HostFs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Hold, SigningKey, TRUST_SCHEMA, TrustedKey};
+    use crate::model::{Hold, SigningKey, TRUST_SCHEMA, Timestamp, TrustedKey};
     use crate::nodelet::testing::enrolled;
 
     struct Plane {
@@ -260,11 +263,21 @@ mod tests {
             }
         }
 
-        fn put(&self, signers: &[&SigningKey], document: &TrustDocument) -> Result<u64, Refused> {
+        fn put(
+            &self,
+            signers: &[&SigningKey],
+            document: &TrustDocument,
+        ) -> Result<u64, (Because, Fault)> {
             let bytes = serde_json::to_vec(document).expect("json");
             let sign = |k: &&SigningKey| k.sign(DocumentKind::Trust, &bytes);
             let documents = signers.iter().map(sign).collect();
-            put(&self.fs, &TrustAnswer { documents }, Timestamp::UNIX_EPOCH).map(|v| v.serial)
+            let answer = TrustAnswer { documents };
+            put(&self.fs, &answer)
+                .map(|v| v.serial)
+                .map_err(|e| match e {
+                    NotTaken::Refused(refusal) => (refusal.because, refusal.fault),
+                    NotTaken::Broken(fault) => panic!("{fault}"),
+                })
         }
 
         fn keys(&self) -> Vec<String> {
@@ -281,7 +294,7 @@ mod tests {
         let own = plane.document(9, 0, &[stranger.trusted()]);
         assert!(matches!(
             plane.put(&[&stranger], &own),
-            Err(Refused::Untrusted(_))
+            Err((Because::Untrusted, _))
         ));
         assert_eq!(plane.put(&[&a], &both), Ok(2));
         assert_eq!(plane.keys().len(), 2);
@@ -291,17 +304,20 @@ mod tests {
         assert_eq!(plane.keys(), [b.id().to_owned()]);
         assert_eq!(plane.put(&[&b], &only), Ok(3), "the same again is fine");
         // Recorded documents: by the new key, from when the old one was trusted; by the old one.
-        assert!(matches!(plane.put(&[&b], &both), Err(Refused::Older(_))));
+        assert!(matches!(
+            plane.put(&[&b], &both),
+            Err((Because::NotNewer, _))
+        ));
         let back = plane.document(4, 0, &[a.trusted()]);
         assert!(matches!(
             plane.put(&[&a], &back),
-            Err(Refused::Untrusted(_))
+            Err((Because::Untrusted, _))
         ));
         let mut elsewhere = plane.document(5, 0, &[a.trusted()]);
         elsewhere.host_id = HostId::random();
         assert!(matches!(
             plane.put(&[&b], &elsewhere),
-            Err(Refused::Invalid(_))
+            Err((Because::NotUnderstood, _))
         ));
         assert_eq!(plane.keys(), [b.id().to_owned()]);
     }
@@ -322,7 +338,7 @@ mod tests {
         };
         assert!(matches!(
             plane.put(&[&key], &hold("other")),
-            Err(Refused::Invalid(_))
+            Err((Because::NotUnderstood, _))
         ));
         assert_eq!(held(&plane.fs), None);
         plane.put(&[&key], &hold(BOOT)).expect("held");
@@ -331,12 +347,12 @@ mod tests {
         std::fs::write(plane.fs.at("/proc/sys/kernel/random/boot_id"), "next").expect("boot");
         assert_eq!(
             plane.put(&[&key], &trusted),
-            Err(Refused::Older(copied.clone()))
+            Err((Because::NotNewer, copied.clone()))
         );
         let announced = plane.document(2, 4, &[key.trusted()]);
         assert_eq!(
             plane.put(&[&key], &announced),
-            Err(Refused::Older(copied.clone()))
+            Err((Because::NotNewer, copied.clone()))
         );
         assert_eq!(held(&plane.fs), Some(copied));
         let accepted = plane.document(2, 5, &[key.trusted()]);

@@ -12,7 +12,6 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::net::unix::pipe::Receiver;
 
 use super::phase::PhaseSteps;
-use super::step::Step;
 use crate::host::Host;
 
 /// Time between two looks at our services' processes.
@@ -112,16 +111,14 @@ impl Watch {
     pub fn set(&mut self, phases: &[PhaseSteps], pids: &BTreeMap<String, u32>) {
         self.processes = pids
             .iter()
-            .filter_map(|(unit, pid)| {
-                Some((unit.clone(), (*pid, self.host.kernel.process_start(*pid)?)))
-            })
+            .filter_map(|(unit, pid)| Some((unit.clone(), (*pid, self.host.proc.start(*pid)?))))
             .collect();
         self.names.clear();
         let steps = phases
             .iter()
             .filter_map(|p| p.steps.as_ref().ok())
             .flatten();
-        for path in steps.filter_map(owned_path) {
+        for path in steps.filter_map(|s| s.traits().watched) {
             if let Some((dir, name)) = path.rsplit_once('/') {
                 let names = self.names.entry(dir.to_owned()).or_default();
                 names.insert(name.to_owned());
@@ -166,11 +163,11 @@ impl Watch {
     }
 
     fn dead(&mut self) -> Option<String> {
-        let kernel = &self.host.kernel;
+        let proc = &self.host.proc;
         let unit = self
             .processes
             .iter()
-            .find(|(_, (pid, start))| kernel.process_start(*pid) != Some(*start))
+            .find(|(_, (pid, start))| proc.start(*pid) != Some(*start))
             .map(|(unit, _)| unit.clone())?;
         // Told once: the sweep that follows watches its successor.
         self.processes.remove(&unit);
@@ -226,40 +223,12 @@ impl Watch {
     }
 }
 
-fn owned_path(step: &Step) -> Option<&str> {
-    match step {
-        Step::File(f) => Some(&f.path),
-        Step::Link { path, .. } => Some(path),
-        Step::Dir(_)
-        | Step::Absent { .. }
-        | Step::Key { .. }
-        | Step::ServiceAccountKey
-        | Step::Stack { .. }
-        | Step::Module { .. }
-        | Step::Sysctl { .. }
-        | Step::Image { .. }
-        | Step::Unit(_)
-        | Step::Probe(_)
-        | Step::Object { .. }
-        | Step::NodeMarks { .. }
-        | Step::Uncordon { .. }
-        | Step::Drain { .. }
-        | Step::ForgetNode { .. }
-        | Step::EtcdMemberGone { .. }
-        | Step::EtcdJoined { .. }
-        | Step::EtcdVotes { .. }
-        | Step::UnitGone { .. }
-        | Step::ContainersGone
-        | Step::NetworkGone { .. } => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::fs::{Attrs, HostFs};
     use crate::model::PhaseId;
-    use crate::nodelet::step::FileStep;
+    use crate::nodelet::step::{FileStep, Step};
 
     #[tokio::test]
     async fn an_edited_file_and_a_dead_process_wake_it() {
@@ -274,6 +243,7 @@ mod tests {
             steps: Ok(vec![Step::File(FileStep {
                 path: "/etc/pf9/a".into(),
                 content: "x".into(),
+                encoding: Default::default(),
                 mode: 0o644,
                 owner: "root:root".into(),
             })]),

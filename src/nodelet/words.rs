@@ -21,10 +21,8 @@ pub fn doing(step: &Step) -> String {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
             format!("apply {} {}", text("/kind"), text("/metadata/name"))
         }
-        Step::NodeMarks { node, .. } => format!("set labels and taints of node {node}"),
         Step::Uncordon { node } => format!("make node {node} schedulable"),
         Step::Drain { node } => format!("move pods away from node {node}"),
-        Step::ForgetNode { node } => format!("remove node {node} from the cluster"),
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
@@ -42,6 +40,7 @@ pub fn asking(probe: &Probe) -> String {
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
         Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
+        Probe::ApiServerCurrent { pod, .. } => format!("{pod} runs as its manifest says"),
         Probe::NodeReady { node } => format!("node {node} is Ready"),
         Probe::SwapOff => "swap is off".into(),
         Probe::PortFree { port, .. } => format!("port {port} is free"),
@@ -65,16 +64,15 @@ pub fn code(step: &Step) -> &'static str {
             Probe::KubeletHealthy => "kubelet-not-healthy",
             Probe::KubeProxyHealthy => "kube-proxy-not-healthy",
             Probe::ApiHealthy { .. } => "api-not-ready",
+            Probe::ApiServerCurrent { .. } => "api-server-not-current",
             Probe::NodeReady { .. } => "node-not-ready",
             Probe::SwapOff => "swap-on",
             Probe::PortFree { .. } => "port-taken",
             Probe::AnyPath { .. } => "package-missing",
         },
         Step::Object { .. } => "object",
-        Step::NodeMarks { .. } => "node-marks",
         Step::Uncordon { .. } => "uncordon",
         Step::Drain { .. } => "drain",
-        Step::ForgetNode { .. } => "forget-node",
         Step::EtcdMemberGone { .. } => "etcd-member-left",
         Step::EtcdJoined { .. } => "etcd-not-joined",
         Step::EtcdVotes { .. } => "etcd-no-vote",
@@ -95,7 +93,9 @@ pub fn remedy(step: &Step) -> String {
             Probe::AnyPath { package, .. } => format!("install package {package}"),
             Probe::RuntimeReady => see("pf9-containerd.service"),
             Probe::EtcdHealthy => see("pf9-etcd.service"),
-            Probe::KubeletHealthy | Probe::NodeReady { .. } => see("pf9-kubelet.service"),
+            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
+                see("pf9-kubelet.service")
+            }
             Probe::KubeProxyHealthy => see("pf9-kube-proxy.service"),
             Probe::ApiHealthy { .. } => {
                 "see the API server's log in /var/log/pods, or on a worker whether the master is up"
@@ -124,10 +124,8 @@ pub fn remedy(step: &Step) -> String {
         | Step::Sysctl { .. }
         | Step::Image { .. }
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => String::new(),

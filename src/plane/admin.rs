@@ -17,18 +17,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::authorities;
 use super::fleet;
+use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::records::CLUSTERS;
+use super::recover;
 use super::refusal::{Answer, chain};
 use super::stacks;
 use super::state::Plane;
 use super::store::Read;
 use super::tokens;
 use super::view;
-use super::{machines, resmgr, rotation};
-use crate::model::Fault;
+use super::{machines, resmgr, takeover};
+use crate::model::{Fault, HostId};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -49,6 +52,12 @@ pub(super) struct Import {
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Reenrol {
+    pub(super) host: HostId,
+    pub(super) ttl_s: i64,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WantedKubeconfig {
     pub(super) cluster: String,
 }
@@ -60,9 +69,20 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/stacks", post(import).get(stack_list))
         .route("/hosts", get(hosts))
         .route("/hosts/{id}/accept-machine", post(accept_machine))
-        .route("/keys", get(rotation::list).post(rotation::step))
+        .route("/keys", get(takeover::list).post(takeover::step))
+        .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/clusters", get(clusters))
+        .route("/clusters/{name}/authorities", get(authorities::show))
+        .route(
+            "/clusters/{name}/authorities/rotate",
+            post(authorities::rotate),
+        )
+        .route(
+            "/clusters/{name}/authorities/abort",
+            post(authorities::abort),
+        )
         .route("/kubeconfig", post(kubeconfig_for))
+        .route("/recover", get(review).post(recover_these))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(plane)
@@ -101,6 +121,19 @@ async fn accept_machine(
     Ok(Json(json!({"host": host})))
 }
 
+async fn allow_reenrol(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<Reenrol>,
+) -> Answer<Json<Value>> {
+    let Reenrol { host, ttl_s } = wanted;
+    let ttl = SignedDuration::from_secs(ttl_s);
+    let until = plane
+        .change(move |change| hostkey::allow(change, host, ttl))
+        .await?;
+    tracing::warn!(%host, %until, "one enrolment may bring another key for this host");
+    Ok(Json(json!({"host": host, "until": until})))
+}
+
 async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let mut out = Vec::new();
@@ -117,6 +150,21 @@ async fn kubeconfig_for(
 ) -> Answer<Json<Value>> {
     let text = kubeconfig::make(&plane, &wanted.cluster).await?;
     Ok(Json(json!({"kubeconfig": text})))
+}
+
+async fn review(State(plane): State<Arc<Plane>>) -> Answer<Json<recover::Review>> {
+    recover::review(&plane, &plane.read()?).map(Json)
+}
+
+async fn recover_these(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<recover::Wanted>,
+) -> Answer<Json<Value>> {
+    let raised = recover::recover(&plane, wanted).await?;
+    let rows = raised
+        .iter()
+        .map(|(host, generation)| json!({"host": host, "generation": generation}));
+    Ok(Json(rows.collect()))
 }
 
 /// Asks the running plane of a state directory.

@@ -1,8 +1,8 @@
 //! Certificate authorities: the plane's own and three per cluster; requests and leaves.
 //!
 //! Of a request only the public key is taken, after its signature proved that the asker holds the
-//! private one. Subject and extensions of a request are never looked at: what a certificate says
-//! is decided here, by a [`Leaf`].
+//! private one. Subject and extensions of a request never get into a certificate: what one says is
+//! decided here, by a [`Leaf`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,20 +10,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    SubjectPublicKeyInfo,
 };
 use x509_parser::prelude::FromDer;
 
 use super::secrets;
-use crate::model::{CertProfile, Digest, Secret};
+use crate::model::{BACKDATED, CertProfile, Digest, Life, Secret, backdating};
 
 /// Life of an authority: longer than a fleet; a change of it is a project of its own.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
 /// Life of what an authority signs for nodes; also cut by the authority's end.
 pub(super) const LEAF_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-/// Clocks may differ by this much.
-const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// Longest request that is parsed: RSA-4096 with extensions is 2 KiB.
 const CSR_MAX: usize = 16 * 1024;
 /// Shortest RSA key.
@@ -52,6 +52,7 @@ pub(super) struct Leaf {
 pub(super) struct ProvenKey {
     key: SubjectPublicKeyInfo,
     digest: Digest,
+    named: Option<String>,
 }
 
 /// Why there is no certificate.
@@ -96,7 +97,7 @@ impl Authority {
             KeyUsagePurpose::DigitalSignature,
         ];
         params.serial_number = Some(serial()?);
-        set_life(&mut params, now - CLOCK_SKEW, now + AUTHORITY_LIFE);
+        set_life(&mut params, now - BACKDATED, now + AUTHORITY_LIFE);
         let certificate = params.self_signed(&key)?.pem();
         Ok((Self::load(&certificate, &pem)?, pem))
     }
@@ -105,21 +106,13 @@ impl Authority {
     pub(super) fn load(certificate: &str, key: &Secret<String>) -> Result<Self, CaError> {
         let key = KeyPair::from_pem(key.expose())?;
         let der = der_of(certificate).ok_or(CaError::Damaged)?;
-        let (not_before, not_after) = {
-            let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&der)
-                .map_err(|_| CaError::Damaged)?;
-            let life = parsed.validity();
-            let at = |t: x509_parser::time::ASN1Time| {
-                Timestamp::from_second(t.timestamp()).map_err(|_| CaError::Damaged)
-            };
-            (at(life.not_before)?, at(life.not_after)?)
-        };
+        let life = life(&der).ok_or(CaError::Damaged)?;
         Ok(Self {
             pem: certificate.to_owned(),
             issuer: Issuer::from_ca_cert_der(&der.as_slice().into(), key)?,
             der,
-            not_before,
-            not_after,
+            not_before: life.not_before,
+            not_after: life.not_after,
         })
     }
 
@@ -144,6 +137,37 @@ impl Authority {
             .is_ok_and(|(_, leaf)| leaf.verify_signature(Some(own.public_key())).is_ok())
     }
 
+    /// Signs the list of certificates of this authority that are good no more, PEM. The list is
+    /// valid as long as the authority: a new one comes with the next that is revoked, and one that
+    /// ended by itself would shut out everybody.
+    pub(super) fn revoke<'a>(
+        &self,
+        serials: impl IntoIterator<Item = &'a str>,
+        now: Timestamp,
+    ) -> Result<String, CaError> {
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let revoked = |serial: &str| {
+            let number = SerialNumber::from_slice(&hex_bytes(serial).ok_or(CaError::Damaged)?);
+            Ok(RevokedCertParams {
+                serial_number: number,
+                revocation_time: epoch + since_epoch(now),
+                reason_code: Some(RevocationReason::PrivilegeWithdrawn),
+                invalidity_date: None,
+            })
+        };
+        let revoked: Result<Vec<_>, CaError> = serials.into_iter().map(revoked).collect();
+        let params = CertificateRevocationListParams {
+            this_update: epoch + since_epoch((now - BACKDATED).max(self.not_before)),
+            next_update: epoch + since_epoch(self.not_after),
+            // Rises; microseconds since some day of 1970.
+            crl_number: SerialNumber::from(u64::try_from(now.as_microsecond()).unwrap_or(0)),
+            issuing_distribution_point: None,
+            revoked_certs: revoked?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
+    }
+
     /// Signs a certificate.
     pub(super) fn issue(
         &self,
@@ -151,7 +175,7 @@ impl Authority {
         leaf: &Leaf,
         now: Timestamp,
     ) -> Result<Issued, CaError> {
-        if now + CLOCK_SKEW >= self.not_after {
+        if now + BACKDATED >= self.not_after {
             return Err(CaError::Ended(self.not_after));
         }
         let mut params = CertificateParams::default();
@@ -175,17 +199,19 @@ impl Authority {
             });
         }
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial()?);
+        let serial = serial()?;
+        params.serial_number = Some(serial.clone());
         let not_after = (now + leaf.life).min(self.not_after);
         set_life(
             &mut params,
-            (now - CLOCK_SKEW).max(self.not_before),
+            (now - backdating(leaf.life)).max(self.not_before),
             not_after,
         );
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok(Issued {
             pem: certificate.pem(),
             digest: Digest::of(certificate.der()),
+            serial: hex(&serial.to_bytes()),
             der: certificate.der().to_vec(),
             not_after,
         })
@@ -198,6 +224,8 @@ pub(super) struct Issued {
     pub(super) der: Vec<u8>,
     /// SHA-256 of the DER.
     pub(super) digest: Digest,
+    /// Its number, in hex digits.
+    pub(super) serial: String,
     pub(super) not_after: Timestamp,
 }
 
@@ -205,18 +233,18 @@ pub(super) struct Issued {
 
 impl Leaf {
     /// What the shared table says about a node's certificate.
-    pub(super) fn of_profile(profile: CertProfile) -> Self {
+    pub(super) fn of_profile(profile: CertProfile, life: SignedDuration) -> Self {
         Self {
             common_name: profile.common_name,
             organisations: profile.organisations,
             sans: profile.sans,
             server: profile.server,
             client: profile.client,
-            life: LEAF_LIFE,
+            life,
         }
     }
 
-    /// A client without names: a host of the tunnel, or the plane as administrator.
+    /// A client without names: a host of the tunnel, or the plane before an API server.
     pub(super) fn client(name: &str, groups: &[&str], life: SignedDuration) -> Self {
         Self {
             common_name: name.to_owned(),
@@ -253,10 +281,18 @@ impl ProvenKey {
         check_strength(spki)?;
         let key = SubjectPublicKeyInfo::from_der(spki.raw)
             .map_err(|_| CaError::Weak("of an unknown kind"))?;
+        let subject = &csr.certification_request_info.subject;
+        let named = subject.iter_common_name().next().map(|n| n.as_str());
         Ok(Self {
             key,
             digest: Digest::of(spki.raw),
+            named: named.and_then(Result::ok).map(str::to_owned),
         })
+    }
+
+    /// The common name that was signed with the key: what a host states, never what it is called.
+    pub(super) fn states(&self) -> Option<&str> {
+        self.named.as_deref()
     }
 
     /// SHA-256 of the public key.
@@ -313,13 +349,19 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
     name.as_str().ok().map(str::to_owned)
 }
 
-/// True while a certificate, DER, is of its time.
-pub(super) fn is_current(der: &[u8], now: Timestamp) -> bool {
-    let Ok(now) = x509_parser::time::ASN1Time::from_timestamp(now.as_second()) else {
-        return false;
-    };
-    x509_parser::certificate::X509Certificate::from_der(der)
-        .is_ok_and(|(_, parsed)| parsed.validity().is_valid_at(now))
+/// When a certificate, DER, ends.
+pub(super) fn not_after(der: &[u8]) -> Option<Timestamp> {
+    life(der).map(|life| life.not_after)
+}
+
+/// What a certificate, DER, says of its time.
+pub(super) fn life(der: &[u8]) -> Option<Life> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+    let at = |t: x509_parser::time::ASN1Time| Timestamp::from_second(t.timestamp()).ok();
+    Some(Life {
+        not_before: at(parsed.validity().not_before)?,
+        not_after: at(parsed.validity().not_after)?,
+    })
 }
 
 fn subject(name: &str, organisations: &[&str]) -> DistinguishedName {
@@ -342,10 +384,24 @@ fn serial() -> Result<SerialNumber, CaError> {
 
 /// Validity, in the library's own time type.
 fn set_life(params: &mut CertificateParams, from: Timestamp, until: Timestamp) {
-    let seconds = |at: Timestamp| Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + seconds(from);
-    params.not_after = epoch + seconds(until);
+    params.not_before = epoch + since_epoch(from);
+    params.not_after = epoch + since_epoch(until);
+}
+
+fn since_epoch(time: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -383,12 +439,9 @@ mod tests {
         };
         let issued = ca.issue(&proven, &leaf, now()).expect("issue");
         assert_eq!(common_name(&issued.der).as_deref(), Some("me"));
-        assert!(is_current(&issued.der, now()));
-        assert!(!is_current(
-            &issued.der,
-            issued.not_after + SignedDuration::from_secs(1)
-        ));
-        assert!(!is_current(b"no certificate", now()));
+        let says = life(&issued.der).expect("life");
+        assert_eq!((says.begun(), says.not_after), (now(), issued.not_after));
+        assert_eq!(life(b"no certificate"), None);
         let (_, x) = x509_parser::certificate::X509Certificate::from_der(&issued.der).expect("x");
         assert_eq!(x.subject().to_string(), "O=group, CN=me");
         assert_eq!(x.public_key().raw, key.subject_public_key_info());

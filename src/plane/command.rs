@@ -1,6 +1,7 @@
 //! The command line of `pf9-plane`.
 
 mod keys;
+mod recover;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -9,17 +10,27 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::admin::{self, Import, NewToken, WantedKubeconfig};
+mod authorities;
+
+use authorities::Authorities;
+
+use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig};
+use super::ca::LEAF_LIFE;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Fault, HostId};
 use crate::telemetry::{self, LogConfig};
 
+/// Life of a node's certificates: a year.
+const NODE_CERTIFICATE_S: u64 = 365 * 24 * 3600;
+/// Shortest: a node has to ask, and to be answered, in a third of it.
+const NODE_CERTIFICATE_MIN_S: u64 = 15;
 /// The store, the sockets, the log, and files that are served.
 const OTHER_DESCRIPTORS: usize = 1024;
 
@@ -56,6 +67,15 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = DRAIN.as_secs(),
               value_parser = clap::value_parser!(u64).range(0..=DRAIN_MAX.as_secs()))]
         drain_seconds: u64,
+        /// Life of the certificates that are signed for nodes. Below twenty minutes components are
+        /// started again with every renewal, for they would read the new one too late: for tests.
+        #[arg(long, value_name = "N", default_value_t = NODE_CERTIFICATE_S,
+              value_parser = clap::value_parser!(u64).range(NODE_CERTIFICATE_MIN_S..=NODE_CERTIFICATE_S))]
+        node_certificate_seconds: u64,
+        /// How long the certificates of hosts live; a host renews its own at two thirds of that.
+        #[arg(long, value_name = "N", default_value_t = LEAF_LIFE.as_secs(),
+              value_parser = clap::value_parser!(i64).range(1..=LEAF_LIFE.as_secs()))]
+        host_certificate_seconds: i64,
     },
     /// One-time tokens that let a machine enrol.
     #[command(subcommand)]
@@ -82,6 +102,8 @@ enum Verb {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
+    Recover(recover::RecoverArgs),
     /// Print the certificate of the plane's authority.
     Ca {
         #[command(flatten)]
@@ -142,6 +164,17 @@ enum HostVerb {
         #[command(flatten)]
         state: State,
     },
+    /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
+    /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
+    AllowReenrol {
+        /// Id of the host.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+        /// How long it is allowed: a number and s, m, h or d.
+        #[arg(long, default_value = "1h", value_parser = seconds)]
+        ttl: i64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -151,6 +184,8 @@ enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// The certificate authorities of a cluster, and new ones in their place.
+    Authorities(Authorities),
 }
 
 #[derive(Debug, Args)]
@@ -216,12 +251,16 @@ async fn run(command: Command) -> Result<(), Fault> {
             endpoints,
             tunnels_per_second,
             drain_seconds,
+            node_certificate_seconds,
+            host_certificate_seconds,
         } => {
             serve(ServeConfig {
                 public_url,
                 endpoints,
                 tunnels_per_s: tunnels_per_second,
+                certificate_life: Some(Duration::from_secs(node_certificate_seconds)),
                 drain: Duration::from_secs(drain_seconds),
+                host_certificate: SignedDuration::from_secs(host_certificate_seconds),
                 ..ServeConfig::new(state.state_dir, listen)
             })
             .await
@@ -259,6 +298,17 @@ async fn run(command: Command) -> Result<(), Fault> {
                 &format!("the next machine that comes is host {host}\n"),
             )
         }
+        Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
+            let body = Reenrol { host, ttl_s: ttl };
+            let path = "/hosts/allow-reenrol";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &body).await?;
+            let until = text(&answer, "until");
+            let next = "run pf9ctl prep-node --force there with a new token";
+            put(
+                None,
+                &format!("host {host} may bring a new key once, until {until}: {next}\n"),
+            )
+        }
         Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(ClusterVerb::List { list }) => {
             let columns = [
@@ -271,6 +321,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             ];
             show(&list, "/clusters", &columns).await
         }
+        Verb::Cluster(ClusterVerb::Authorities(authorities)) => authorities.run().await,
         Verb::Kubeconfig {
             cluster,
             state,
@@ -280,6 +331,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
             put(out.as_deref(), text(&answer, "kubeconfig"))
         }
+        Verb::Recover(args) => recover::run(&args).await,
         Verb::Ca { state } => {
             let pem = std::fs::read_to_string(state.state_dir.join("ca.pem"))
                 .map_err(|e| Fault::new("ca-missing", "cannot show ca.pem", e.to_string()))?;
@@ -353,10 +405,16 @@ async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault>
     for row in rows.as_array().into_iter().flatten() {
         table.push(columns.iter().map(|c| cell(row, c)).collect());
     }
+    put(None, &align(&table))
+}
+
+/// A table with columns below each other.
+fn align(table: &[Vec<String>]) -> String {
+    let columns = table.first().map_or(0, Vec::len);
     let width = |i: usize| table.iter().filter_map(|r| r.get(i)).map(String::len).max();
-    let widths: Vec<usize> = (0..columns.len()).map(|i| width(i).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
     let mut out = String::new();
-    for row in &table {
+    for row in table {
         let cells = row
             .iter()
             .zip(&widths)
@@ -364,7 +422,7 @@ async fn show(list: &Listing, path: &str, columns: &[&str]) -> Result<(), Fault>
         out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         out.push('\n');
     }
-    put(None, &out)
+    out
 }
 
 fn cell(row: &Value, path: &str) -> String {
@@ -440,9 +498,16 @@ mod tests {
             "keys announce signing --state-dir d",
             "keys take-over authority --state-dir d --force 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",
             "keys retire signing --state-dir d",
+            "host allow-reenrol 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d --ttl 2h",
+            "serve --state-dir d --listen 127.0.0.1:8443 --host-certificate-seconds 60",
             "cluster list --state-dir d --json",
+            "cluster authorities c show --state-dir d --json",
+            "cluster authorities c rotate --state-dir d --authority etcd --authority cluster --hold 1h",
+            "cluster authorities c abort --state-dir d",
+            "serve --state-dir d --listen 127.0.0.1:8443 --node-certificate-seconds 60",
             "kubeconfig c --out f --state-dir d",
             "ca --state-dir d",
+            "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
         ] {
             let words = std::iter::once("pf9-plane").chain(line.split(' '));
             assert!(Command::try_parse_from(words).is_ok(), "{line}");

@@ -10,6 +10,7 @@ use crate::model::{
 };
 
 use super::records::{Cluster, Member};
+use super::rotation;
 
 /// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
 /// that lost its last master leaves its workers as they are.
@@ -32,6 +33,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
     let settings = &cluster.settings;
     let master = member.role == Role::Master;
     Some(NodeSpec {
+        host_id: member.host,
         cluster_id: cluster.id,
         cluster_name: cluster.name.clone(),
         node_name: member.node_name.clone(),
@@ -39,7 +41,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         pod_cidr: member.pod_cidr,
         labels: settings.labels.clone(),
         stack: cluster.stack.clone(),
-        authorities: cluster.authorities.clone(),
+        authorities: rotation::authorities(cluster, member.host),
         api: api(cluster)?,
         network: NetworkSpec {
             plugin: settings.network_plugin,
@@ -116,6 +118,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
             .collect(),
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
+        revoked: cluster.etcd_revoked.clone(),
     }
 }
 
@@ -134,11 +137,11 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        Authorities, ClusterId, Digest, Generation, HostStatus, KubeletSpec, RuntimeSpec,
-        SPEC_SCHEMA, Secret, Spec, StackRef, Timestamp,
+        Authorities, ClusterId, Digest, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
+        SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
     use crate::plane::membership::{Candidate, attach, detach};
-    use crate::plane::records::{AuthorityKeys, Settings};
+    use crate::plane::records::{AuthorityKeys, Host, Settings};
 
     pub(in crate::plane) fn now() -> Timestamp {
         Timestamp::from_second(1_800_000_000).expect("time")
@@ -148,19 +151,24 @@ pub(super) mod tests {
         HostId(uuid::Uuid::from_u128(u128::from(n) + 1))
     }
 
-    pub(in crate::plane) fn status(n: u8) -> HostStatus {
-        serde_json::from_value(serde_json::json!({
-            "schema": 1, "host_id": host(n), "agent_version": "0", "boot_id": "b", "uptime_s": 1,
-            "sent_at": now(), "accepted_generation": 0, "observed_generation": 0, "state": "ok",
-            "reason": null, "refused": null, "node": null, "download": null,
-            "inventory": {
-                "hostname": format!("Node-{n}"), "os": "", "os_id": "", "os_version": "",
-                "kernel": "", "arch": "amd64", "cpus": 1, "cpu_model": "", "memory_bytes": 1,
-                "addresses": [format!("10.1.0.{n}")], "interfaces": [],
-            },
-            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
-        }))
-        .expect("status")
+    pub(in crate::plane) fn facts(n: u8) -> NodeFacts {
+        NodeFacts::new(&format!("Node-{n}"), &[Ipv4Addr::new(10, 1, 0, n).into()])
+    }
+
+    pub(in crate::plane) fn host_row(n: u8, cluster: Option<ClusterId>) -> Host {
+        let (key, _) = SigningKey::generate().expect("key");
+        Host {
+            id: host(n),
+            hostname: "h".into(),
+            enrolled_at: now(),
+            key: Digest::of(b"k"),
+            certificate: Digest::of(b"c"),
+            order_key: key.trusted(),
+            facts: Some(facts(n)),
+            authorised: true,
+            cluster,
+            renewal: Default::default(),
+        }
     }
 
     pub(in crate::plane) fn cluster() -> Cluster {
@@ -201,22 +209,25 @@ pub(super) mod tests {
                 etcd: key(),
                 front_proxy: key(),
             },
+            rotation: None,
             members: Vec::new(),
+            departed: Vec::new(),
+            etcd_revoked: None,
         }
     }
 
     pub(in crate::plane) fn add(cluster: &mut Cluster, hosts: &[(u8, bool)]) -> Result<(), String> {
-        let statuses: Vec<HostStatus> = hosts.iter().map(|(n, _)| status(*n)).collect();
+        let all: Vec<NodeFacts> = hosts.iter().map(|(n, _)| facts(*n)).collect();
         let candidates: Vec<Candidate<'_>> = hosts
             .iter()
-            .zip(&statuses)
-            .map(|((n, master), status)| Candidate {
+            .zip(&all)
+            .map(|((n, master), facts)| Candidate {
                 host: host(*n),
                 master: *master,
-                status: Some(status),
+                facts: Some(facts),
             })
             .collect();
-        attach(cluster, &candidates, now()).map_err(|r| r.fault.code)
+        attach(cluster, &candidates, [], now()).map_err(|r| r.fault.code)
     }
 
     fn spec(n: u8, cluster: &Cluster) -> Spec {
@@ -281,42 +292,44 @@ pub(super) mod tests {
             Err("host-attached".into())
         );
         let code = |r: Result<(), crate::plane::refusal::Refusal>| r.map_err(|r| r.fault.code);
-        assert_eq!(code(detach(&mut c, &[host(1)])), Err("last-master".into()));
         assert_eq!(
-            code(detach(&mut c, &[host(9)])),
+            code(detach(&mut c, &[host(1)], now())),
+            Err("last-master".into())
+        );
+        assert_eq!(
+            code(detach(&mut c, &[host(9)], now())),
             Err("host-not-attached".into())
         );
-        let silent = Candidate {
-            host: host(5),
-            master: false,
-            status: None,
-        };
-        assert_eq!(
-            code(attach(&mut c, &[silent], now())),
-            Err("host-silent".into())
-        );
-        for (change, expected) in [
-            (("hostname", serde_json::json!("a_b")), "node-name-invalid"),
-            (("hostname", serde_json::json!("NODE-1")), "node-name-taken"),
-            (("addresses", serde_json::json!(["fd00::1"])), "no-address"),
-            (
-                ("addresses", serde_json::json!(["10.1.0.1"])),
-                "address-taken",
-            ),
-        ] {
-            let mut json = serde_json::to_value(status(7)).expect("json");
-            json["inventory"][change.0] = change.1;
-            let status: HostStatus = serde_json::from_value(json).expect("status");
+        let taken = host_row(9, None);
+        let judge = |c: &mut Cluster, facts: Option<&NodeFacts>| {
             let candidate = Candidate {
                 host: host(7),
                 master: false,
-                status: Some(&status),
+                facts,
             };
-            let said = code(attach(&mut c, &[candidate], now()));
-            assert_eq!(said, Err(expected.into()));
+            code(attach(c, &[candidate], [&taken], now()))
+        };
+        assert_eq!(judge(&mut c, None), Err("host-silent".into()));
+        for (name, ip, expected) in [
+            ("a_b", "10.1.0.7", "node-name-invalid"),
+            ("NODE-1", "10.1.0.7", "node-name-taken"),
+            ("kubernetes.default.svc", "10.1.0.7", "node-name-taken"),
+            // Not in the cluster, and it may come into it.
+            ("node-9", "10.1.0.7", "node-name-taken"),
+            ("n7", "fd00::1", "no-address"),
+            ("n7", "10.1.0.1", "address-taken"),
+            ("n7", "10.1.0.9", "address-taken"),
+            ("n7", "10.21.0.1", "address-taken"),
+        ] {
+            let facts = NodeFacts::new(name, &[ip.parse().expect("ip")]);
+            assert_eq!(
+                judge(&mut c, Some(&facts)),
+                Err(expected.into()),
+                "{name} {ip}"
+            );
         }
         assert_eq!(c, before);
-        detach(&mut c, &[host(1), host(2)]).expect("all together");
+        detach(&mut c, &[host(1), host(2)], now()).expect("all together");
         assert!(c.members.is_empty());
     }
 
@@ -326,7 +339,7 @@ pub(super) mod tests {
         c.settings.pods_cidr = "10.20.0.0/23".parse().expect("cidr");
         add(&mut c, &[(1, true), (2, false)]).expect("two fit");
         assert_eq!(add(&mut c, &[(3, false)]), Err("pods-cidr-full".into()));
-        detach(&mut c, &[host(2)]).expect("detach");
+        detach(&mut c, &[host(2)], now()).expect("detach");
         add(&mut c, &[(3, false)]).expect("the place is free again");
         assert_eq!(c.members[1].pod_cidr.to_string(), "10.20.1.0/24");
     }
@@ -354,7 +367,7 @@ pub(super) mod tests {
                 let done = if attach_it {
                     add(&mut c, &[(n, master)]).is_ok()
                 } else {
-                    detach(&mut c, &[host(n)]).is_ok()
+                    detach(&mut c, &[host(n)], now()).is_ok()
                 };
                 prop_assert_eq!(done, c != before);
                 let mut pods = std::collections::BTreeSet::new();

@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use super::departures;
 use super::machines::MACHINES;
 use super::records::{
-    CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, SPECS, STATUSES,
+    CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed, SPECS,
+    STATUSES,
 };
 use super::refusal::Answer;
+use super::rotation;
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::view::Known;
-use crate::model::{ClusterId, HostId};
+use crate::model::{ClusterId, HostId, HostStatus, NodeState, Role};
+
+/// How long a host that was removed while it was a node may still fetch its order of removal: a
+/// machine that is off hears of it when it is on again, and what is open is not open for ever.
+const REMOVAL_HEARD: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Everything known of one host.
 pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known> {
@@ -46,21 +53,89 @@ pub(super) fn nodes_of(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> An
     Ok(out)
 }
 
-/// Takes a host out of the fleet: out of its cluster, its certificate good no more. A host that is
-/// unknown has left already.
+/// Takes a host out of the fleet: out of its cluster, its certificate good no more; but while it is
+/// a node it may fetch its order to be none. A host that is unknown has left already.
 pub(super) async fn remove(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
-    let was = plane.change(move |change| remove_now(change, host)).await?;
+    let was = plane.change(move |change| {
+        let Some(row) = change.get(&HOSTS, &host.to_string())? else {
+            return Ok(false);
+        };
+        let is_node = is_node(change, &row)?;
+        take_out(change, &row)?;
+        if is_node {
+            let removed = Removed {
+                certificates: row.certificates(),
+                removed_at: change.now,
+                until: change.now + REMOVAL_HEARD,
+            };
+            change.put(&REMOVED, &host.to_string(), &removed)?;
+            change.touch(host);
+        }
+        forget_old(change)?;
+        Ok(true)
+    });
+    let was = was.await?;
     if was {
         tracing::info!(%host, "host removed");
     }
     Ok(was)
 }
 
-fn remove_now(change: &mut Change<'_>, host: HostId) -> Answer<bool> {
-    let id = host.to_string();
-    let Some(row) = change.get(&HOSTS, &id)? else {
-        return Ok(false);
-    };
+/// A host says that it is none any more. True if that is news.
+pub(super) async fn left(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
+    let was = plane.change(move |change| {
+        let id = host.to_string();
+        let removed = change.get(&REMOVED, &id)?.is_some();
+        change.remove(&REMOVED, &id)?;
+        match change.get(&HOSTS, &id)? {
+            Some(row) => take_out(change, &row).map(|()| true),
+            None => Ok(removed),
+        }
+    });
+    let was = was.await?;
+    if was {
+        tracing::info!(%host, "host left");
+    }
+    Ok(was)
+}
+
+/// A removed host reports. True when it has followed its order: it is a stranger from then on.
+pub(super) async fn followed_removal(plane: &Arc<Plane>, status: HostStatus) -> Answer<bool> {
+    let host = status.host_id;
+    let ordered = plane.read()?.get(&SPECS, &host.to_string())?;
+    let ordered = ordered.map(|s| s.generation).unwrap_or_default();
+    let is_bare = status.node.as_ref().is_none_or(|n| n.role == Role::None);
+    let is_done = status.state == NodeState::Ok && is_bare && status.observed_generation >= ordered;
+    match is_done {
+        true => left(plane, host).await,
+        false => Ok(false),
+    }
+}
+
+/// Whether a machine is a node, or may be: it is in a cluster, or was and has not said otherwise.
+fn is_node(change: &Change<'_>, row: &Host) -> Answer<bool> {
+    let id = row.id.to_string();
+    let said = change.get(&STATUSES, &id)?.map(|s| s.status);
+    let ordered = change.get(&SPECS, &id)?.map(|s| s.generation);
+    Ok(row.cluster.is_some()
+        || said.is_some_and(|s| {
+            let has_role = s.node.is_some_and(|n| n.role != Role::None);
+            has_role
+                || ordered.is_some_and(|o| s.observed_generation < o && s.observed_generation.0 > 0)
+        }))
+}
+
+fn forget_old(change: &mut Change<'_>) -> Answer<()> {
+    for (id, removed) in change.all(&REMOVED)? {
+        if removed.until <= change.now {
+            change.remove(&REMOVED, &id)?;
+        }
+    }
+    Ok(())
+}
+
+fn take_out(change: &mut Change<'_>, row: &Host) -> Answer<()> {
+    let (host, id) = (row.id, row.id.to_string());
     if let Some(cluster) = row.cluster {
         leave_cluster(change, host, cluster)?;
     }
@@ -76,14 +151,16 @@ fn remove_now(change: &mut Change<'_>, host: HostId) -> Answer<bool> {
         change.remove(&EVENT_IDS, &key)?;
     }
     // The spec stays: should the same host id come back, its generation goes on rising.
-    Ok(true)
+    Ok(())
 }
 
 /// Unlike a detach, this cannot be refused: the machine is gone whatever becomes of the others.
 fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> Answer<()> {
     let key = cluster.to_string();
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {
-        cluster.members.retain(|m| m.host != host);
+        departures::leave(&mut cluster, host, change.now, true);
+        departures::sign_revoked(&mut cluster, change.now)?;
+        rotation::advance(&mut cluster, change.now);
         change.put(&CLUSTERS, &key, &cluster)?;
         change.touch_cluster(&cluster);
     }

@@ -1,7 +1,9 @@
 //! The host API: what nodes say and ask through their tunnel.
 //!
-//! Who asks is known from the tunnel's certificate and stands in the request's extensions as
-//! [`Caller`]; nothing in a request can change it.
+//! Who asks, and what his session is good for, is known from the tunnel's certificate and stands in
+//! the request's extensions as [`Peer`]; nothing in a request can change it. What a session of each
+//! kind may ask is one table, [`may`]: a handler that takes a [`Caller`] is for full sessions only,
+//! the others take a [`Peer`] and say which call they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +14,70 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::certificates;
+use super::authorities;
 use super::events;
 use super::fleet;
+use super::hostkey::{self, By};
 use super::http::{Doc, deadline, no_such_method, no_such_path};
-use super::records::{CLUSTERS, HOSTS, ReceivedStatus, SPECS, STATUSES};
+use super::orders;
+use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
 use super::refusal::{Answer, Refusal};
 use super::stacks;
-use super::state::{self, Change, Plane};
+use super::state::Plane;
 use super::store::Read;
 use super::trust;
 use crate::model::{
-    CertificateBatch, CertificateOrder, Envelope, EventBatch, Generation, HostId, HostStatus,
-    STATUS_SCHEMA,
+    Envelope, EventBatch, Generation, HostId, HostStatus, RenewAnswer, RenewRequest, STATUS_SCHEMA,
+    SessionKind,
 };
 
 /// Longest wait of a long poll; below the idle limits of what may stand between.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The host at the other end of the tunnel.
+/// Version of the renewal documents.
+const RENEW_SCHEMA: u32 = 1;
+
+/// The other end of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// Which host.
+    pub(super) host: HostId,
+    /// What its session is good for.
+    pub(super) kind: SessionKind,
+    /// What opened it.
+    pub(super) by: By,
+}
+
+/// The host at the other end of a full session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) HostId);
+
+/// What is asked, as far as kinds of sessions differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Spec,
+    Status,
+    Leave,
+    Renew,
+    Other,
+}
+
+/// Whether a session of this kind may ask this.
+fn may(kind: SessionKind, call: Call) -> bool {
+    match (kind, call) {
+        (
+            SessionKind::Full,
+            Call::Spec | Call::Status | Call::Leave | Call::Renew | Call::Other,
+        )
+        | (SessionKind::RenewalOnly, Call::Renew)
+        | (SessionKind::RemovalOnly, Call::Spec | Call::Status | Call::Leave) => true,
+        (SessionKind::RenewalOnly, Call::Spec | Call::Status | Call::Leave | Call::Other)
+        | (SessionKind::RemovalOnly, Call::Renew | Call::Other) => false,
+    }
+}
 
 #[derive(Deserialize)]
 pub(super) struct SpecQuery {
@@ -45,14 +88,20 @@ pub(super) struct SpecQuery {
     wait: u64,
 }
 
-/// The routes; requests need a [`Caller`] among their extensions.
+/// The routes; requests need a [`Peer`] among their extensions.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/v1/hosts/self/spec", get(spec))
         .route("/v1/hosts/self/status", post(status))
         .route("/v1/hosts/self/trust", get(trust::get))
         .route("/v1/hosts/self/events", post(take_events))
-        .route("/v1/hosts/self/certificates", post(order))
+        .route("/v1/hosts/self/renew", post(renew))
+        .route("/v1/hosts/self/nonce", post(orders::nonce))
+        .route("/v1/hosts/self/certificates", post(orders::certificates))
+        .route(
+            "/v1/hosts/self/facts",
+            get(orders::known_facts).post(orders::facts),
+        )
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
@@ -64,10 +113,11 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
 
 /// Answers the spec as soon as there is another than the host has seen; 204 when the wait is over.
 async fn spec(
-    Caller(host): Caller,
+    peer: Peer,
     State(plane): State<Arc<Plane>>,
     Query(query): Query<SpecQuery>,
 ) -> Answer<Response> {
+    let host = peer.may(&plane, Call::Spec)?;
     let wait = Duration::from_secs(query.wait).min(WAIT_MAX);
     let end = tokio::time::Instant::now() + wait;
     // Subscribed before the first look: a spec that is signed between the two is not missed.
@@ -98,10 +148,11 @@ fn unseen(plane: &Plane, host: HostId, query: &SpecQuery) -> Answer<Option<Envel
 }
 
 async fn status(
-    Caller(host): Caller,
+    peer: Peer,
     State(plane): State<Arc<Plane>>,
     Doc(status): Doc<HostStatus>,
 ) -> Answer<Response> {
+    let host = peer.may(&plane, Call::Status)?;
     if status.schema != STATUS_SCHEMA {
         let why = format!("schema {} is not {STATUS_SCHEMA}", status.schema);
         return Err(Refusal::bad("schema-unsupported", "status refused", why));
@@ -110,10 +161,20 @@ async fn status(
         let why = format!("host_id {} is not yours", status.host_id);
         return Err(Refusal::forbidden("host-mismatch", "status refused", why));
     }
+    match peer.kind {
+        SessionKind::Full => {}
+        SessionKind::RenewalOnly | SessionKind::RemovalOnly => {
+            // Nothing is kept of whom was removed but that he is done.
+            if fleet::followed_removal(&plane, status).await? {
+                plane.sessions.retire(host, "the host is no node any more");
+            }
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
     let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
     plane
         .change(move |change| {
-            learn_from(change, host, &status)?;
+            authorities::heard(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
                 received_at,
@@ -128,34 +189,6 @@ async fn status(
     })
 }
 
-/// A master's service-account key is in its status as well: should the order that carried it have
-/// been lost, it is learnt here.
-fn learn_from(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
-    let Some(node) = &status.node else {
-        return Ok(());
-    };
-    let (Some(key), Some(id)) = (&node.service_account_key, node.cluster_id) else {
-        return Ok(());
-    };
-    let row = state::host(&**change, host)?;
-    let Some(cluster) = change.get(&CLUSTERS, &id.to_string())? else {
-        return Ok(());
-    };
-    let is_master = cluster.masters().any(|m| m.host == host);
-    if row.cluster != Some(id) || !is_master {
-        return Ok(());
-    }
-    match certificates::learn_key(change, host, cluster, key) {
-        Ok(()) => Ok(()),
-        // A status is taken whatever it says: it is how faults reach a person.
-        Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(%host, fault = %refusal.fault, "service-account key ignored");
-            Ok(())
-        }
-        Err(refusal) => Err(refusal),
-    }
-}
-
 async fn take_events(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -167,24 +200,37 @@ async fn take_events(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn order(
-    Caller(host): Caller,
+/// A certificate for a new key of the host whose key opened this session.
+async fn renew(
+    peer: Peer,
     State(plane): State<Arc<Plane>>,
-    Doc(order): Doc<CertificateOrder>,
-) -> Answer<Json<CertificateBatch>> {
-    let batch = plane
-        .change(move |change| certificates::order(change, host, &order))
+    Doc(request): Doc<RenewRequest>,
+) -> Answer<Json<RenewAnswer>> {
+    let host = peer.may(&plane, Call::Renew)?;
+    if request.schema != RENEW_SCHEMA {
+        let why = format!("schema {} is not {RENEW_SCHEMA}", request.schema);
+        let what = "no certificate was signed";
+        return Err(Refusal::bad("schema-unsupported", what, why));
+    }
+    let shared = Arc::clone(&plane);
+    let certificate = plane
+        .change(move |change| {
+            let (ca, life) = (&shared.ca, shared.host_life);
+            hostkey::renew(change, ca, host, peer.by, &request.csr, life)
+        })
         .await?;
-    tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
-    Ok(Json(batch))
+    tracing::info!(%host, "next host certificate signed");
+    Ok(Json(RenewAnswer {
+        schema: RENEW_SCHEMA,
+        certificate,
+    }))
 }
 
-/// The node was decommissioned: it leaves its cluster and is enrolled no more.
-async fn leave(
-    LeavingCaller(host): LeavingCaller,
-    State(plane): State<Arc<Plane>>,
-) -> Answer<StatusCode> {
-    if fleet::remove(&plane, host).await? {
+/// The node was decommissioned: it leaves its cluster and is enrolled no more. It may say so twice,
+/// so nobody asks whether it is enrolled.
+async fn leave(peer: Peer, State(plane): State<Arc<Plane>>) -> Answer<StatusCode> {
+    let host = peer.may_by_kind(Call::Leave)?;
+    if fleet::left(&plane, host).await? {
         // The answer still has to travel: the session is drained, not cut.
         plane.sessions.retire(host, "the host left");
     }
@@ -208,39 +254,84 @@ async fn archive(
     stacks::archive(&plane, &digest, &headers).await
 }
 
-/// A caller that may have left already; only leaving may be said twice.
-struct LeavingCaller(HostId);
+impl Peer {
+    /// The host, if its session is good for this call and the host is still what it was.
+    fn may(&self, plane: &Plane, call: Call) -> Answer<HostId> {
+        let host = self.may_by_kind(call)?;
+        let (rows, row) = (plane.read()?, host.to_string());
+        let is_known = match self.kind {
+            SessionKind::Full | SessionKind::RenewalOnly => rows.get(&HOSTS, &row)?.is_some(),
+            SessionKind::RemovalOnly => {
+                let removed = rows.get(&REMOVED, &row)?;
+                removed.is_some_and(|r| Timestamp::now() < r.until)
+            }
+        };
+        if is_known {
+            return Ok(host);
+        }
+        let why = format!("host {host} is not enrolled any more");
+        Err(Refusal::forbidden("host-unknown", "request refused", why)
+            .fix("run pf9ctl prep-node with a new token"))
+    }
 
-impl FromRequestParts<Arc<Plane>> for LeavingCaller {
+    fn may_by_kind(&self, call: Call) -> Answer<HostId> {
+        if may(self.kind, call) {
+            return Ok(self.host);
+        }
+        let what = "request refused";
+        Err(match self.kind {
+            SessionKind::Full | SessionKind::RenewalOnly => {
+                let why = "the host certificate has expired; this session is for its renewal only";
+                Refusal::forbidden("session-renewal-only", what, why)
+                    .fix("nothing to do: the host renews it and comes back by itself")
+            }
+            SessionKind::RemovalOnly => {
+                let why = "the host was removed; this session is for its order of removal only";
+                Refusal::forbidden("session-removal-only", what, why)
+                    .fix("to make it a host again: pf9ctl prep-node with a new token")
+            }
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
     type Rejection = Refusal;
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Plane>) -> Result<Self, Refusal> {
-        identity(parts).map(Self)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        parts.extensions.get::<Self>().copied().ok_or_else(|| {
+            let why = "it did not come through a tunnel";
+            Refusal::forbidden("tunnel-only", "request refused", why)
+        })
     }
 }
 
 impl FromRequestParts<Arc<Plane>> for Caller {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
-        let host = identity(parts)?;
-        if plane.read()?.get(&HOSTS, &host.to_string())?.is_none() {
-            return Err(Refusal::forbidden(
-                "host-unknown",
-                "request refused",
-                format!("host {host} is not enrolled any more"),
-            )
-            .fix("run pf9ctl prep-node with a new token"));
-        }
-        Ok(Self(host))
+        let peer = Peer::from_request_parts(parts, plane).await?;
+        peer.may(plane, Call::Other).map(Self)
     }
 }
 
-fn identity(parts: &Parts) -> Answer<HostId> {
-    let caller = parts.extensions.get::<Caller>().copied();
-    caller.map(|c| c.0).ok_or_else(|| {
-        Refusal::forbidden(
-            "tunnel-only",
-            "request refused",
-            "it did not come through a tunnel",
-        )
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_good_for_what_its_kind_says() {
+        let all = [
+            Call::Spec,
+            Call::Status,
+            Call::Leave,
+            Call::Renew,
+            Call::Other,
+        ];
+        let asks = |kind| {
+            all.into_iter()
+                .filter(|c| may(kind, *c))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(asks(SessionKind::Full), all);
+        assert_eq!(asks(SessionKind::RenewalOnly), [Call::Renew]);
+        assert_eq!(asks(SessionKind::RemovalOnly), all[..3]);
+    }
 }

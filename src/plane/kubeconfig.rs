@@ -44,7 +44,8 @@ pub(super) async fn make(plane: &Arc<Plane>, wanted: &str) -> Answer<String> {
     ))
 }
 
-fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
+/// A cluster by name or id.
+pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     let clusters = rows.all(&CLUSTERS)?;
     let found = clusters
         .into_iter()

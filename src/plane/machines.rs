@@ -135,10 +135,12 @@ impl Hello {
     }
 }
 
-/// A session of this host is about to begin. Answers its next ticket; refuses a copy.
+/// A session of this host is about to begin, or somebody asks whether it would (`begins`: which of
+/// them). Answers the next ticket, of a session that begins; refuses a copy.
 pub(super) async fn begin(
     plane: &Arc<Plane>,
     host: HostId,
+    begins: bool,
     hello: Hello,
     certificate: Arc<[u8]>,
 ) -> Answer<Option<Secret<String>>> {
@@ -174,6 +176,10 @@ pub(super) async fn begin(
                 note_copy(change, host, &mut row, &hello, &fault)?;
                 change.put(&MACHINES, &key, &row)?;
                 return Ok(Err(fault));
+            }
+            if !begins {
+                change.put(&MACHINES, &key, &row)?;
+                return Ok(Ok(None));
             }
             learn(&mut row, &hello);
             row.boot_id.clone_from(&hello.boot_id);

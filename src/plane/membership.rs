@@ -4,14 +4,15 @@
 //! all become nodes or none does, and masters attached together form the first etcd cluster.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::records::{Cluster, Member};
+use super::claims;
+use super::departures;
+use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
-use crate::model::{HostId, HostStatus, NodeName, Role};
+use crate::model::{HostId, NodeFacts, Role, Taken};
 
 /// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
 const NODE_PREFIX_V4: u8 = 24;
@@ -24,14 +25,15 @@ const NODES_MAX: usize = 5000;
 pub(super) struct Candidate<'a> {
     pub(super) host: HostId,
     pub(super) master: bool,
-    /// Its last status; none when it never reported.
-    pub(super) status: Option<&'a HostStatus>,
+    /// Its name and addresses, signed by root; none when there are none that it may have.
+    pub(super) facts: Option<&'a NodeFacts>,
 }
 
-/// Adds nodes to a cluster.
-pub(super) fn attach(
+/// Adds nodes to a cluster. `others`: every other host, whose names and addresses are theirs.
+pub(super) fn attach<'a>(
     cluster: &mut Cluster,
     candidates: &[Candidate<'_>],
+    others: impl IntoIterator<Item = &'a Host>,
     now: Timestamp,
 ) -> Answer<()> {
     if candidates.is_empty() {
@@ -42,8 +44,17 @@ pub(super) fn attach(
         ));
     }
     let mut members = cluster.members.clone();
+    let mut taken = claims::of_cluster(cluster, None);
+    let shared = cluster.settings.master_ip;
+    claims::add_hosts(&mut taken, others, Some(cluster.id), shared);
     for candidate in candidates {
-        let member = admit(cluster, &members, candidate, now)?;
+        let member = admit(cluster, &members, &taken, candidate, now)?;
+        claims::add(
+            &mut taken,
+            member.host,
+            Some(&member.node_name),
+            [Some(member.ip)],
+        );
         members.push(member);
     }
     if members.len() > NODES_MAX {
@@ -62,12 +73,14 @@ pub(super) fn attach(
         .fix("attach a master first, or together with the workers (\"isMaster\": true)"));
     }
     cluster.members = members;
+    departures::forget(cluster);
     Ok(())
 }
 
 fn admit(
     cluster: &Cluster,
     members: &[Member],
+    taken: &Taken,
     candidate: &Candidate<'_>,
     now: Timestamp,
 ) -> Answer<Member> {
@@ -80,44 +93,26 @@ fn admit(
             "it is in it already",
         ));
     }
-    let status = candidate.status.ok_or_else(|| {
-        Refusal::conflict("host-silent", what(), "it has not reported yet")
-            .fix("wait until GET /resmgr/v1/hosts shows its inventory")
+    let facts = candidate.facts.ok_or_else(|| {
+        Refusal::conflict(
+            "host-silent",
+            what(),
+            "it has no name and address that root of it signed and that are its own",
+        )
+        .fix("look at its warnings: pf9ctl status there, GET /resmgr/v1/hosts here")
     })?;
-    let node_name: NodeName =
-        status
-            .inventory
-            .hostname
-            .to_lowercase()
-            .parse()
-            .map_err(|e: crate::model::BadName| {
-                Refusal::conflict("node-name-invalid", what(), e.to_string())
-                    .fix("give the machine a host name that is a DNS name")
-            })?;
-    let ip = address(&status.inventory.addresses, cluster.settings.pods_cidr).ok_or_else(|| {
+    let node_name = claims::name_of(&what(), facts)?;
+    claims::judge_name(&what(), &node_name, taken)?;
+    let v4 = matches!(cluster.settings.pods_cidr, IpNet::V4(_));
+    let ip = facts.address(v4, cluster.settings.master_ip);
+    let ip = ip.ok_or_else(|| {
         Refusal::conflict(
             "no-address",
             what(),
-            "it reported no address of the pod network's IP version",
+            "it has no address of its own of the pod network's IP version",
         )
     })?;
-    for (taken, code, of) in [
-        (
-            members.iter().find(|m| m.node_name == node_name),
-            "node-name-taken",
-            format!("name {node_name}"),
-        ),
-        (
-            members.iter().find(|m| m.ip == ip),
-            "address-taken",
-            format!("address {ip}"),
-        ),
-    ] {
-        if let Some(other) = taken {
-            let why = format!("node {} has the same {of}", other.host);
-            return Err(Refusal::conflict(code, what(), why));
-        }
-    }
+    claims::judge_address(&what(), ip, taken)?;
     let pod_cidr = free_pod_cidr(cluster.settings.pods_cidr, members).ok_or_else(|| {
         let why = format!(
             "no part of containersCidr {} is free",
@@ -138,11 +133,13 @@ fn admit(
         attached_at: now,
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
+        etcd_certificates: departures::came_back(&cluster.departed, host),
     })
 }
 
-/// Takes nodes out of a cluster. The last master leaves only together with everybody.
-pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
+/// Takes nodes out of a cluster. The last master leaves only together with everybody. They move their
+/// pods away and leave etcd before their rights end for good.
+pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) -> Answer<()> {
     if hosts.is_empty() {
         return Err(Refusal::bad(
             "detach-empty",
@@ -162,11 +159,10 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
             ));
         }
     }
-    let left: Vec<Member> = cluster
+    let left: Vec<&Member> = cluster
         .members
         .iter()
         .filter(|m| !hosts.contains(&m.host))
-        .cloned()
         .collect();
     let orphans = !left.is_empty() && !left.iter().any(|m| m.role == Role::Master);
     if orphans {
@@ -177,17 +173,10 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId]) -> Answer<()> {
         )
         .fix("detach the workers first, or together with the master"));
     }
-    cluster.members = left;
+    for host in hosts {
+        departures::leave(cluster, *host, now, false);
+    }
     Ok(())
-}
-
-/// The first reported address of the pod network's IP version: the default route's comes first.
-fn address(addresses: &[IpAddr], pods: IpNet) -> Option<IpAddr> {
-    let v4 = matches!(pods, IpNet::V4(_));
-    addresses
-        .iter()
-        .copied()
-        .find(|ip| ip.is_ipv4() == v4 && !ip.is_loopback() && !ip.is_unspecified())
 }
 
 /// Prefix length of one node's pods.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
-//!                                  └─────────── TLS inside: plane's admin certificate ───────┘
+//!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
 //! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
@@ -31,18 +31,20 @@ use super::ca::{self, Authority, Leaf};
 use super::keystone;
 use super::records::{Cluster, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
+use super::rotation;
 use super::state::{self, Plane};
 use super::trace::Trace;
 use super::ways::{self, Failed};
-use crate::model::{ClusterId, Fault, HostId};
+use crate::model::{Authority as Signer, ClusterId, Digest, Fault, HostId, PLANE_USER};
 use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
 const SERVICE: &str = "kube-apiserver";
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
-/// Life of the plane's administrator certificate; a new one is signed at half of it.
-const ADMIN_LIFE: SignedDuration = SignedDuration::from_hours(24);
+/// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
+/// of it.
+const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// Where the clusters' APIs are.
 pub(super) const PREFIX: &str = "/k8s/clusters/";
 
@@ -57,6 +59,8 @@ pub(super) struct Upstreams {
 struct Upstream {
     config: Arc<ClientConfig>,
     renew_at: Timestamp,
+    /// Who signs and who is believed, when it was made.
+    authorities: Digest,
 }
 
 // === impl Upstreams ===
@@ -70,31 +74,39 @@ impl Upstreams {
 
     fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = ready.get(&cluster.id).filter(|u| now < u.renew_at) {
+        let authorities = authorities(cluster);
+        let good = |u: &&Upstream| now < u.renew_at && u.authorities == authorities;
+        if let Some(found) = ready.get(&cluster.id).filter(good) {
             return Ok(Arc::clone(&found.config));
         }
         let config = Arc::new(client_config(cluster, now)?);
-        let renew_at = now + ADMIN_LIFE / 2;
+        let renew_at = now + OWN_LIFE / 2;
         let made = Upstream {
             config: Arc::clone(&config),
             renew_at,
+            authorities,
         };
         ready.insert(cluster.id, made);
         Ok(config)
     }
 }
 
-/// Trusts only the cluster's authority; shows an administrator's certificate signed by it.
+/// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
+/// the plane signed by the one that signs.
 fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
     let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
-    let signer = Authority::load(&cluster.authorities.cluster, &cluster.keys.cluster)?;
+    let (pem, key) = rotation::own_signer(cluster, Signer::Cluster);
+    let signer = Authority::load(pem, key)?;
     let key = KeyPair::generate().map_err(ca::CaError::from)?;
-    let leaf = Leaf::client("pf9-plane", &["system:masters"], ADMIN_LIFE);
+    let leaf = Leaf::client(PLANE_USER, &[], OWN_LIFE);
     let issued = signer.issue(&key, &leaf, now)?;
     let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from(signer.der().to_vec()))
-        .map_err(|e| failed(&e))?;
+    for pem in rotation::own_believed(cluster, Signer::Cluster) {
+        let der = ca::der_of(pem).ok_or(ca::CaError::Damaged)?;
+        roots
+            .add(CertificateDer::from(der))
+            .map_err(|e| failed(&e))?;
+    }
     ClientConfig::builder_with_provider(crate::tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
@@ -104,6 +116,19 @@ fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
             PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
         )
         .map_err(|e| failed(&e))
+}
+
+/// The cluster's authorities as the plane uses them, told apart.
+fn authorities(cluster: &Cluster) -> Digest {
+    let signs = rotation::own_signer(cluster, Signer::Cluster).0;
+    let believed = rotation::own_believed(cluster, Signer::Cluster);
+    Digest::of(
+        [signs]
+            .into_iter()
+            .chain(believed)
+            .collect::<String>()
+            .as_bytes(),
+    )
 }
 
 /// Any request below `/k8s/clusters/{uuid}`.
@@ -193,7 +218,7 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
 }
 
 /// A connection to the API server of the first connected master that answers.
-async fn connect(
+pub(super) async fn connect(
     plane: &Arc<Plane>,
     cluster: &Cluster,
     who: &str,

@@ -11,20 +11,20 @@ use serde_json::{Value, json};
 
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
+use super::departures;
 use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
 use super::membership::{self, Candidate};
-use super::records::{
-    AuthorityKeys, CLUSTERS, Cluster, HOSTS, ReceivedStatus, STACKS, STATUSES, USERS,
-};
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, USERS};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
+use super::rotation;
 use super::settings::NewCluster;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
-use crate::model::{Authorities, ClusterId, HostId, StackRef};
+use crate::model::{Authorities, Authority as Signer, ClusterId, HostId, StackRef};
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
@@ -93,7 +93,7 @@ pub(super) async fn create(
             }
             let stack = choose_stack(&**change, body.stack.as_deref())?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
-            let cluster = Cluster {
+            let mut cluster = Cluster {
                 id: ClusterId::random(),
                 name: body.name,
                 created_at: change.now,
@@ -101,8 +101,12 @@ pub(super) async fn create(
                 settings,
                 authorities,
                 keys,
+                rotation: None,
                 members: Vec::new(),
+                departed: Vec::new(),
+                etcd_revoked: None,
             };
+            departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             Ok(cluster.id)
         })
@@ -133,11 +137,23 @@ fn choose_stack(rows: &impl Read, version: Option<&str>) -> Answer<StackRef> {
     })
 }
 
+/// What an authority calls itself, behind its cluster's name.
+pub(super) fn authority_name(which: Signer) -> &'static str {
+    match which {
+        Signer::Cluster => "kubernetes-ca",
+        Signer::Etcd => "etcd-ca",
+        Signer::FrontProxy => "front-proxy-ca",
+    }
+}
+
 fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, AuthorityKeys)> {
-    let make = |what: &str| Authority::generate(&format!("{name} {what}"), change.now);
-    let (cluster, cluster_key) = make("kubernetes-ca")?;
-    let (etcd, etcd_key) = make("etcd-ca")?;
-    let (front_proxy, front_proxy_key) = make("front-proxy-ca")?;
+    let make = |which| {
+        let name = format!("{name} {}", authority_name(which));
+        Authority::generate(&name, change.now)
+    };
+    let (cluster, cluster_key) = make(Signer::Cluster)?;
+    let (etcd, etcd_key) = make(Signer::Etcd)?;
+    let (front_proxy, front_proxy_key) = make(Signer::FrontProxy)?;
     Ok((
         Authorities {
             cluster: cluster.pem().to_owned(),
@@ -191,7 +207,7 @@ pub(super) async fn attach(
 
 fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> Answer<()> {
     let mut cluster = state::cluster(&**change, id)?;
-    let mut statuses: Vec<Option<ReceivedStatus>> = Vec::new();
+    let mut rows = Vec::new();
     for wanted in hosts {
         let host = state::host(&**change, wanted.uuid)?;
         if let Some(other) = host.cluster.filter(|c| *c != id) {
@@ -202,22 +218,26 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
             let why = format!("it is in cluster {other}");
             return Err(Refusal::conflict("host-attached", what, why).fix("detach it there first"));
         }
-        statuses.push(change.get(&STATUSES, &wanted.uuid.to_string())?);
+        rows.push(host);
     }
     let candidates: Vec<Candidate<'_>> = hosts
         .iter()
-        .zip(&statuses)
-        .map(|(wanted, status)| Candidate {
+        .zip(&rows)
+        .map(|(wanted, row)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
-            status: status.as_ref().map(|s| &s.status),
+            facts: row.facts.as_ref(),
         })
         .collect();
-    membership::attach(&mut cluster, &candidates, change.now)?;
+    let all = change.all(&HOSTS)?;
+    let others = all.iter().map(|(_, h)| h);
+    let others = others.filter(|h| !hosts.iter().any(|wanted| wanted.uuid == h.id));
+    membership::attach(&mut cluster, &candidates, others, change.now)?;
     for wanted in hosts {
         set_cluster(change, wanted.uuid, Some(id))?;
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
     }
+    rotation::advance(&mut cluster, change.now);
     change.put(&CLUSTERS, &id.to_string(), &cluster)?;
     change.touch_cluster(&cluster);
     Ok(())
@@ -236,11 +256,12 @@ pub(super) async fn detach(
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             let hosts: Vec<HostId> = hosts.iter().map(|h| h.uuid).collect();
-            membership::detach(&mut cluster, &hosts)?;
+            membership::detach(&mut cluster, &hosts, change.now)?;
             for host in hosts {
                 set_cluster(change, host, None)?;
                 tracing::info!(%host, cluster = %id, "host detached");
             }
+            rotation::advance(&mut cluster, change.now);
             change.put(&CLUSTERS, &id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
             Ok(())

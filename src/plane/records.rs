@@ -7,15 +7,20 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, ClusterId, Digest, Envelope, Event, Generation, HostId, HostStatus,
-    KubeletSpec, NetworkPlugin, NodeName, Role, RuntimeSpec, Secret, StackRef,
+    Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
+    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, Role, RuntimeSpec, Secret,
+    StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
 pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
+/// Hosts that were removed while they were nodes, by host id: who may still fetch his order of
+/// removal.
+pub(super) const REMOVED: Rows<Removed> = Rows::new("removed");
 /// Last status by host id.
 pub(super) const STATUSES: Rows<ReceivedStatus> = Rows::new("statuses");
 /// Specs by host id; they outlive the host, so that a generation never falls.
@@ -41,6 +46,7 @@ pub(super) const EVENT_NEXT: Rows<u64> = Rows::new("event-next");
 pub(super) fn tables() -> BTreeSet<&'static str> {
     [
         "hosts",
+        "removed",
         "statuses",
         "specs",
         "clusters",
@@ -60,17 +66,58 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Host {
     pub(super) id: HostId,
-    /// As it said at enrolment.
+    /// As root of it said at enrolment.
     pub(super) hostname: String,
     pub(super) enrolled_at: Timestamp,
-    /// Digest of its public key: proves that a second enrolment comes from the same machine.
+    /// Digest of its public key, the pinned one: only this key, or the operator, brings another.
     pub(super) key: Digest,
-    /// Digest of the one certificate that is good; another one of ours is refused.
+    /// Digest of the certificate that is good for it; see [`Renewal::next`] for the only other one.
     pub(super) certificate: Digest,
+    /// What root of it signs orders with: pinned at its first enrolment.
+    pub(super) order_key: TrustedKey,
+    /// Its name and addresses, the last that root signed and that are nobody else's.
+    pub(super) facts: Option<NodeFacts>,
     /// Has the role `pf9-kube`.
     pub(super) authorised: bool,
     /// The cluster it is in.
     pub(super) cluster: Option<ClusterId>,
+    /// How the pinned key may be replaced.
+    #[serde(default)]
+    pub(super) renewal: Renewal,
+}
+
+/// What is known of a host's key beside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// When the pinned certificate ends.
+    pub(super) ends: Option<Timestamp>,
+    /// A connection has shown the pinned certificate: its key is in good hands, not lost on the way.
+    pub(super) proven: bool,
+    /// Good as well, until a connection shows it: then it is the pinned one.
+    pub(super) next: Option<Pinned>,
+    /// The operator lets one enrolment bring another key until then.
+    pub(super) allowed_until: Option<Timestamp>,
+}
+
+/// A key and its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pinned {
+    /// Digest of the public key.
+    pub(super) key: Digest,
+    /// Digest of the certificate.
+    pub(super) certificate: Digest,
+    /// When that ends.
+    pub(super) ends: Timestamp,
+}
+
+/// A host that was removed while it was a node, and has not said yet that it is none any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Removed {
+    /// Digests of the certificates that were good.
+    pub(super) certificates: Vec<Digest>,
+    pub(super) removed_at: Timestamp,
+    /// From then on it is a stranger.
+    pub(super) until: Timestamp,
 }
 
 /// A status document and when it came.
@@ -98,12 +145,21 @@ pub(super) struct Cluster {
     pub(super) created_at: Timestamp,
     pub(super) stack: StackRef,
     pub(super) settings: Settings,
-    /// Certificates of its authorities.
+    /// Certificates of its authorities, one each.
     pub(super) authorities: Authorities,
     /// Their private keys.
     pub(super) keys: AuthorityKeys,
+    /// New authorities that take over.
+    #[serde(default)]
+    pub(super) rotation: Option<Rotation>,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
+    /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
+    #[serde(default)]
+    pub(super) departed: Vec<Departed>,
+    /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
+    #[serde(default)]
+    pub(super) etcd_revoked: Option<String>,
 }
 
 /// What an operator chose for a cluster.
@@ -152,6 +208,29 @@ pub(super) struct Member {
     pub(super) joins: bool,
     /// Of a master, once it told.
     pub(super) service_account_key: Option<String>,
+    /// Every certificate of the etcd authority it was given and that may still be good: what there is
+    /// to revoke.
+    #[serde(default)]
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
+}
+
+/// A certificate that a member of etcd believes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdCertificate {
+    /// In hex digits.
+    pub(super) serial: String,
+    pub(super) not_after: Timestamp,
+}
+
+/// A host that was a node of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Departed {
+    pub(super) host: HostId,
+    pub(super) node_name: NodeName,
+    pub(super) left_at: Timestamp,
+    /// Nothing of it is believed any more. Until then it may move its pods away and leave etcd.
+    pub(super) ended: bool,
+    pub(super) etcd_certificates: Vec<EtcdCertificate>,
 }
 
 /// An enrolment token.
@@ -222,6 +301,29 @@ impl Cluster {
     }
 }
 
-fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
+impl AuthorityKeys {
+    /// The key of one authority.
+    pub(super) fn of(&self, which: Authority) -> &Secret<String> {
+        match which {
+            Authority::Cluster => &self.cluster,
+            Authority::Etcd => &self.etcd,
+            Authority::FrontProxy => &self.front_proxy,
+        }
+    }
+
+    /// The key of one authority, to be changed.
+    pub(super) fn of_mut(&mut self, which: Authority) -> &mut Secret<String> {
+        match which {
+            Authority::Cluster => &mut self.cluster,
+            Authority::Etcd => &mut self.etcd,
+            Authority::FrontProxy => &mut self.front_proxy,
+        }
+    }
+}
+
+pub(super) fn expose<S: serde::Serializer>(
+    secret: &Secret<String>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
     s.serialize_str(secret.expose())
 }

@@ -1,207 +1,379 @@
-//! Changing the plane's own keys: `pf9-plane keys announce | take-over | retire`.
+//! New authorities of a cluster take over from its old ones, while it works. Pure.
 //!
-//! Each step is refused while a host would be left behind by it. `--force` names those who are
-//! given up; nobody is forgotten by accident.
+//! ```text
+//!              everybody believes        everybody's certificates       everybody believes
+//!              both; held a while        are the new one's              the new one only
+//!   announced ────────────────► signing ────────────────────► retired ────────────────► done
+//!       │ ▲                        │
+//!       │ └──────── abort ─────────┘
+//!       └─ abort ─► old ─► as before
+//! ```
+//!
+//! The whole cluster moves to one stage at a time; a member that is told of it confirms with its
+//! status, by the authorities it believes and who signed the certificates it has. Masters are told
+//! one after the other, each when the one before is well again, for what a new authority restarts
+//! there is the API server and etcd; workers follow, a tenth of them at a time. So at any instant
+//! members are of two neighbouring stages, and in those everybody believes everybody: that is the
+//! property the tests hold. A member that is away is waited for, and named.
+//!
+//! Everything is in the cluster's row: a plane that is started again goes on.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-use axum::Json;
-use axum::extract::State;
-use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use super::bootstrap;
-use super::http::Doc;
-use super::keys::{Announce, IDENTITY, IDENTITY_ROW, Identity, Kind, NoTurn, Ring};
-use super::records::{HOSTS, STACKS};
-use super::refusal::{Answer, Refusal, chain};
-use super::state::{Change, Plane};
-use super::store::Read;
-use super::trust::{self, Before};
-use crate::model::{Digest, DocumentKind, Fault, HostId, TrustStore};
+use super::records::{Cluster, expose};
+use super::refusal::{Answer, Refusal};
+use crate::model::{Authorities, Authority, CertificateStatus, Digest, HostId, Role, Secret};
 
-/// Hosts that are named in words; the list has all of them.
-const NAMED_MAX: usize = 5;
+/// Part of the workers that may be under way at a time: one in so many.
+const WORKERS_PART: usize = 10;
 
-/// A step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a member, or the whole cluster, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Step {
-    /// A second key, trusted beside the first.
-    Announce,
-    /// The second signs.
-    TakeOver,
-    /// The one that does not sign is trusted no more.
-    Retire,
+pub(super) enum Stage {
+    /// Only the old one is believed, and it signs.
+    Old,
+    /// Both are believed, the old one signs.
+    Announced,
+    /// Both are believed, the new one signs.
+    Signing,
+    /// Only the new one is believed, and it signs.
+    Retired,
 }
 
-/// `POST /keys`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    pub(super) step: Step,
-    pub(super) kind: Kind,
-    /// Hosts that may be left behind.
-    #[serde(default)]
-    pub(super) force: BTreeSet<HostId>,
+/// An authority that takes over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Successor {
+    /// Its certificate.
+    pub(super) pem: String,
+    /// Its private key, PKCS#8 PEM.
+    #[serde(serialize_with = "expose")]
+    pub(super) key: Secret<String>,
 }
 
-/// `GET /keys`: each kind, and who is not that far.
-pub(super) async fn list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
-    let (rows, ring) = (plane.read()?, plane.keys.ring());
-    let hosts = rows.all(&HOSTS)?.len();
-    let mut out = Vec::new();
-    for kind in [Kind::Signing, Kind::Authority] {
-        let [current, next, old] = trust::names(&ring, kind);
-        let wanted = match (&next, &old) {
-            (Some(_), _) => before(&ring, kind, Step::TakeOver),
-            (None, Some(_)) => before(&ring, kind, Step::Retire),
-            (None, None) => None,
-        };
-        let waiting = match &wanted {
-            Some(before) => trust::who_waits(&rows, before)?,
-            None => Vec::new(),
-        };
-        out.push(json!({
-            "kind": kind, "current": current, "next": next, "old": old,
-            "hosts": hosts, "ready": hosts - waiting.len(),
-            "waiting": trust::waiting_json(&waiting),
-        }));
+/// A change of authorities that is under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rotation {
+    /// The new ones.
+    pub(super) next: BTreeMap<Authority, Successor>,
+    /// Where every member is to get to.
+    pub(super) stage: Stage,
+    /// It was given up: the stages are gone back.
+    pub(super) back: bool,
+    pub(super) began_at: Timestamp,
+    /// How long both are believed by everybody before the new one signs: pods learn of it from a
+    /// file that kubelet writes anew every minute or two.
+    pub(super) hold_s: i64,
+    /// Since when every member is at the stage.
+    pub(super) complete_since: Option<Timestamp>,
+    /// How far each member was told to go.
+    pub(super) told: BTreeMap<HostId, Stage>,
+    /// Members that were told of the stage and are there.
+    pub(super) confirmed: BTreeSet<HostId>,
+}
+
+/// What a member says of itself, as far as it matters here.
+pub(super) struct Report<'a> {
+    /// It is well, and speaks of the newest spec.
+    pub(super) settled: bool,
+    /// Its certificates and the authorities it believes.
+    pub(super) certificates: &'a [CertificateStatus],
+}
+
+/// Begins; the new authorities are made by the caller.
+pub(super) fn begin(
+    cluster: &mut Cluster,
+    next: BTreeMap<Authority, Successor>,
+    hold_s: i64,
+    now: Timestamp,
+) -> Answer<()> {
+    if cluster.rotation.is_some() {
+        return Err(Refusal::conflict(
+            "rotation-under-way",
+            "no other rotation was begun",
+            format!("one of cluster {} is under way", cluster.name),
+        )
+        .fix("see pf9-plane cluster authorities show; wait, or abort it"));
     }
-    Ok(Json(out.into()))
+    cluster.rotation = Some(Rotation {
+        next,
+        stage: Stage::Announced,
+        back: false,
+        began_at: now,
+        hold_s,
+        complete_since: None,
+        told: cluster
+            .members
+            .iter()
+            .map(|m| (m.host, Stage::Old))
+            .collect(),
+        confirmed: BTreeSet::new(),
+    });
+    Ok(())
 }
 
-/// `POST /keys`.
-pub(super) async fn step(
-    State(plane): State<Arc<Plane>>,
-    Doc(wanted): Doc<Wanted>,
-) -> Answer<Json<Value>> {
-    let shared = Arc::clone(&plane);
-    let (step, kind) = (wanted.step, wanted.kind);
-    plane
-        .change(move |change| take(change, &shared, &wanted))
-        .await?;
-    let ring = plane.keys.ring();
-    if let Err(e) = bootstrap::write_bundle(&plane.files, &ring) {
-        tracing::warn!(
-            why = chain(&e),
-            "ca.pem is not the newest; the next start writes it"
-        );
-    }
-    tracing::info!(
-        ?step,
-        ?kind,
-        serial = ring.serial(),
-        "the plane's keys changed"
-    );
-    list(State(plane)).await
-}
-
-fn take(change: &mut Change<'_>, plane: &Plane, wanted: &Wanted) -> Answer<()> {
-    let now = plane.keys.ring();
-    let stored: Identity = now.stored().clone();
-    // Whether there is such a step comes before who would be left behind by it.
-    let next = match wanted.step {
-        Step::Announce => stored
-            .announce(wanted.kind, change.now)
-            .map_err(|e| match e {
-                Announce::NoTurn(no) => no_turn(no),
-                Announce::Make(e) => Refusal::internal("no key was made", &e),
-            })?,
-        Step::TakeOver => stored.take_over(wanted.kind).map_err(no_turn)?,
-        Step::Retire => stored.retire(wanted.kind).map_err(no_turn)?,
+/// Gives it up: whoever went on goes back. Not once the old one is being taken away.
+pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
+    let what = "the rotation was not given up";
+    let Some(rotation) = &mut cluster.rotation else {
+        return Err(Refusal::conflict(
+            "rotation-none",
+            what,
+            "none is under way",
+        ));
     };
-    if let Some(before) = before(&now, wanted.kind, wanted.step) {
-        let waiting = trust::who_waits(&**change, &before)?;
-        let left: Vec<_> = waiting
-            .into_iter()
-            .filter(|(host, _)| !wanted.force.contains(host))
-            .collect();
-        if !left.is_empty() {
-            return Err(left_behind(&left));
+    let to = match rotation.stage {
+        Stage::Old => return Ok(()),
+        // Who was told of both stays; who was told that the new one signs comes back.
+        Stage::Signing => Stage::Announced,
+        Stage::Announced if rotation.back => return Ok(()),
+        Stage::Announced => Stage::Old,
+        Stage::Retired => {
+            return Err(Refusal::conflict(
+                "rotation-too-late",
+                what,
+                "the old authority is being taken away already",
+            )
+            .fix("wait until it is finished, and begin another one"));
         }
-    }
-    let ring =
-        Arc::new(Ring::load(next).map_err(|e| Refusal::internal("the keys cannot be used", &e))?);
-    change.put(&IDENTITY, IDENTITY_ROW, ring.stored())?;
-    sign_stacks(change, &now, &ring)?;
-    let hosts: Vec<HostId> = change.all(&HOSTS)?.into_iter().map(|(_, h)| h.id).collect();
-    change.keys(ring, hosts);
-    Ok(())
-}
-
-/// What every host must have done before a step; nothing before an announcement, nor before one is
-/// taken back.
-fn before(ring: &Ring, kind: Kind, step: Step) -> Option<Before<'_>> {
-    let (signing, authorities) = (&ring.signing, &ring.authorities);
-    match (step, kind) {
-        (Step::Announce, Kind::Signing | Kind::Authority) => None,
-        (Step::TakeOver, Kind::Signing) => {
-            signing.next.as_ref().map(|key| Before::TrustsKey(key.id()))
-        }
-        (Step::TakeOver, Kind::Authority) => authorities
-            .next
-            .as_ref()
-            .map(|ca| Before::TrustsAuthority(Digest::of(ca.der()))),
-        (Step::Retire, Kind::Signing) => signing
-            .old
-            .as_ref()
-            .map(|_| Before::NeedsKey(signing.current.id())),
-        (Step::Retire, Kind::Authority) => authorities
-            .old
-            .as_ref()
-            .map(|_| Before::NeedsAuthority(Digest::of(authorities.current.der()))),
-    }
-}
-
-/// The same manifests under the key that signs now.
-fn sign_stacks(change: &mut Change<'_>, before: &Ring, now: &Ring) -> Answer<()> {
-    let key = &now.signing.current;
-    let trust = TrustStore::new(before.trusted())?;
-    for (digest, mut stack) in change.all(&STACKS)? {
-        if stack.envelope.key_id == key.id() {
-            continue;
-        }
-        let bytes = stack.envelope.verify(DocumentKind::StackManifest, &trust);
-        let bytes = bytes.map_err(|e| Refusal::from(e.fault("stack manifest")))?;
-        stack.envelope = key.sign(DocumentKind::StackManifest, &bytes);
-        change.put(&STACKS, &digest, &stack)?;
-    }
-    Ok(())
-}
-
-fn no_turn(no: NoTurn) -> Refusal {
-    Refusal::new(StatusCode::CONFLICT, no.fault())
-}
-
-fn left_behind(left: &[(HostId, &'static str)]) -> Refusal {
-    let mut named: Vec<String> = left
+    };
+    // Who is under way turns round at once: it may not have begun yet, and nobody else is told
+    // before it is well again.
+    let under_way: Vec<HostId> = rotation
+        .told
         .iter()
-        .take(NAMED_MAX)
-        .map(|(host, why)| format!("{host}: {why}"))
+        .filter(|(host, told)| **told == rotation.stage && !rotation.confirmed.contains(host))
+        .map(|(host, _)| *host)
         .collect();
-    if left.len() > NAMED_MAX {
-        named.push(format!("and {} more", left.len() - NAMED_MAX));
+    for host in under_way {
+        rotation.told.insert(host, to);
     }
-    let why = format!(
-        "{} would be left behind: {}",
-        hosts(left.len()),
-        named.join("; ")
-    );
-    Refusal::new(
-        StatusCode::CONFLICT,
-        Fault::new("keys-hosts-wait", "the keys stay as they are", why).fix(
-            "wait until they have heard (pf9-plane keys list), remove them, \
-             or give up each by name: --force HOST; such a host must enrol again",
-        ),
-    )
+    rotation.back = true;
+    rotation.enter(to);
+    Ok(())
 }
 
-fn hosts(n: usize) -> String {
-    match n {
-        1 => "1 host".to_owned(),
-        n => format!("{n} hosts"),
+/// A member reported. True when that changes the row.
+pub(super) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) -> bool {
+    if !waits_for(cluster, host) || !report.settled || !is_there(cluster, host, report.certificates)
+    {
+        return false;
+    }
+    match &mut cluster.rotation {
+        Some(rotation) => rotation.confirmed.insert(host),
+        None => false,
     }
 }
+
+/// This member was told of the stage and has not confirmed it.
+fn waits_for(cluster: &Cluster, host: HostId) -> bool {
+    let known = cluster.member(host).is_some();
+    cluster
+        .rotation
+        .as_ref()
+        .is_some_and(|r| known && r.of(host) == r.stage && !r.confirmed.contains(&host))
+}
+
+/// What it believes and has is what the stage says.
+fn is_there(cluster: &Cluster, host: HostId, seen: &[CertificateStatus]) -> bool {
+    let Some(rotation) = &cluster.rotation else {
+        return false;
+    };
+    rotation.next.keys().all(|which| {
+        let expected = digests(&bundle(cluster, host, *which));
+        let of = |authority: bool| {
+            let seen = seen.iter().filter(move |c| c.is_authority() == authority);
+            seen.filter(|c| c.authority == *which)
+        };
+        let believed: BTreeSet<Digest> = of(true).map(|c| c.digest).collect();
+        let signer = expected.first().copied();
+        believed == expected.iter().copied().collect()
+            && of(false).all(|c| Some(c.issuer) == signer)
+    })
+}
+
+/// Goes on as far as it can. Answers whether the row changed; the caller computes the specs anew.
+pub(super) fn advance(cluster: &mut Cluster, now: Timestamp) -> bool {
+    let Some(mut rotation) = cluster.rotation.take() else {
+        return false;
+    };
+    let mut changed = rotation.take_in(cluster);
+    loop {
+        changed |= rotation.tell(cluster);
+        let all = cluster
+            .members
+            .iter()
+            .all(|m| rotation.confirmed.contains(&m.host));
+        if !all {
+            break;
+        }
+        let since = *rotation.complete_since.get_or_insert_with(|| {
+            changed = true;
+            now
+        });
+        let held = now.duration_since(since) >= SignedDuration::from_secs(rotation.hold_s);
+        match (rotation.stage, rotation.back) {
+            (Stage::Announced, false) if !held => break,
+            (Stage::Announced, false) => rotation.enter(Stage::Signing),
+            (Stage::Announced, true) => rotation.enter(Stage::Old),
+            (Stage::Signing, _) => rotation.enter(Stage::Retired),
+            (Stage::Old, _) => return true,
+            (Stage::Retired, _) => {
+                finish(cluster, rotation);
+                return true;
+            }
+        }
+        changed = true;
+    }
+    cluster.rotation = Some(rotation);
+    changed
+}
+
+fn finish(cluster: &mut Cluster, rotation: Rotation) {
+    for (which, successor) in rotation.next {
+        *cluster.authorities.of_mut(which) = successor.pem;
+        *cluster.keys.of_mut(which) = successor.key;
+    }
+}
+
+/// The certificates of an authority as this member is told them; the first one signs.
+fn bundle(cluster: &Cluster, host: HostId, which: Authority) -> String {
+    let old = cluster.authorities.of(which);
+    let next = cluster.rotation.as_ref().and_then(|r| {
+        let successor = r.next.get(&which)?;
+        Some((r.of(host), successor.pem.as_str()))
+    });
+    match next {
+        None | Some((Stage::Old, _)) => old.to_owned(),
+        Some((Stage::Announced, new)) => format!("{old}{new}"),
+        Some((Stage::Signing, new)) => format!("{new}{old}"),
+        Some((Stage::Retired, new)) => new.to_owned(),
+    }
+}
+
+/// The authorities in this member's spec.
+pub(super) fn authorities(cluster: &Cluster, host: HostId) -> Authorities {
+    let mut out = cluster.authorities.clone();
+    for which in Authority::ALL {
+        *out.of_mut(*which) = bundle(cluster, host, *which);
+    }
+    out
+}
+
+/// Certificate and key of the authority that signs for this member.
+pub(super) fn signer(cluster: &Cluster, host: HostId, which: Authority) -> (&str, &Secret<String>) {
+    let stage = cluster.rotation.as_ref().map(|r| r.of(host));
+    chosen(cluster, stage, which)
+}
+
+/// The same for the plane itself: everybody believes what it shows.
+pub(super) fn own_signer(cluster: &Cluster, which: Authority) -> (&str, &Secret<String>) {
+    chosen(cluster, cluster.rotation.as_ref().map(|r| r.stage), which)
+}
+
+/// Whom the plane believes: whatever the members may show.
+pub(super) fn own_believed(cluster: &Cluster, which: Authority) -> Vec<&str> {
+    let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
+    let next = next.map(|s| s.pem.as_str());
+    std::iter::once(cluster.authorities.of(which))
+        .chain(next)
+        .collect()
+}
+
+fn chosen(cluster: &Cluster, stage: Option<Stage>, which: Authority) -> (&str, &Secret<String>) {
+    let next = cluster.rotation.as_ref().and_then(|r| r.next.get(&which));
+    match (stage, next) {
+        (Some(Stage::Signing | Stage::Retired), Some(next)) => (&next.pem, &next.key),
+        (Some(Stage::Old | Stage::Announced) | None, _)
+        | (Some(Stage::Signing | Stage::Retired), None) => {
+            (cluster.authorities.of(which), cluster.keys.of(which))
+        }
+    }
+}
+
+/// Digests of the certificates in a text, in order.
+fn digests(pem: &str) -> Vec<Digest> {
+    let all = crate::model::certificates(pem).into_iter();
+    all.filter_map(super::ca::der_of)
+        .map(|der| Digest::of(&der))
+        .collect()
+}
+
+// === impl Rotation ===
+
+impl Rotation {
+    /// How far a member was told to go. One that was attached meanwhile begins where the cluster is.
+    fn of(&self, host: HostId) -> Stage {
+        self.told.get(&host).copied().unwrap_or(self.stage)
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.complete_since = None;
+        self.confirmed.clear();
+    }
+
+    /// Writes down who came and forgets who went.
+    fn take_in(&mut self, cluster: &Cluster) -> bool {
+        let before = (self.told.len(), self.confirmed.len());
+        self.told.retain(|host, _| cluster.member(*host).is_some());
+        self.confirmed
+            .retain(|host| cluster.member(*host).is_some());
+        let gone = before != (self.told.len(), self.confirmed.len());
+        let stage = self.stage;
+        let mut came = false;
+        for member in &cluster.members {
+            self.told.entry(member.host).or_insert_with(|| {
+                came = true;
+                stage
+            });
+        }
+        if came {
+            self.complete_since = None;
+        }
+        gone || came
+    }
+
+    /// Tells the next members of the stage.
+    fn tell(&mut self, cluster: &Cluster) -> bool {
+        let of_role = |role: Role| cluster.members.iter().filter(move |m| m.role == role);
+        let mut changed = false;
+        for role in [Role::Master, Role::Worker] {
+            let count = of_role(role).count();
+            let at_once = match role {
+                Role::Master => 1,
+                Role::Worker | Role::None => (count / WORKERS_PART).max(1),
+            };
+            let under_way = of_role(role)
+                .filter(|m| self.of(m.host) == self.stage && !self.confirmed.contains(&m.host))
+                .count();
+            let next: Vec<HostId> = of_role(role)
+                .filter(|m| self.of(m.host) != self.stage)
+                .map(|m| m.host)
+                .take(at_once.saturating_sub(under_way))
+                .collect();
+            for host in next {
+                self.told.insert(host, self.stage);
+                changed = true;
+            }
+            if of_role(role).any(|m| !self.confirmed.contains(&m.host)) {
+                // Workers after the masters.
+                break;
+            }
+        }
+        changed
+    }
+
+    /// Who is waited for: told, and not there yet; then those whose turn comes.
+    pub(super) fn waited_for(&self, cluster: &Cluster) -> (Vec<HostId>, Vec<HostId>) {
+        let left = cluster.members.iter().map(|m| m.host);
+        left.filter(|host| !self.confirmed.contains(host))
+            .partition(|host| self.of(*host) == self.stage)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::TUNNELS_PER_S;
+use super::ca::LEAF_LIFE;
 use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
@@ -30,7 +31,8 @@ use super::state::{Parts, Plane};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, trace, tunnel,
+    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
+    tunnel,
 };
 use crate::model::Fault;
 
@@ -48,8 +50,12 @@ pub struct ServeConfig {
     pub endpoints: Vec<String>,
     /// Tunnels that may begin in a second; absent: the default.
     pub tunnels_per_s: Option<u32>,
+    /// Life of the certificates that are signed for nodes; absent: a year.
+    pub certificate_life: Option<Duration>,
     /// How long what is under way may take after a stop was asked for.
     pub drain: Duration,
+    /// Life of the certificates of hosts; they are renewed at two thirds of it.
+    pub host_certificate: SignedDuration,
 }
 
 /// A running plane.
@@ -92,7 +98,9 @@ impl ServeConfig {
             public_url: None,
             endpoints: Vec::new(),
             tunnels_per_s: None,
+            certificate_life: None,
             drain: DRAIN,
+            host_certificate: LEAF_LIFE,
         }
     }
 }
@@ -121,6 +129,11 @@ impl Server {
             public_url: public.url,
             endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
+            certificate_life: config
+                .certificate_life
+                .and_then(|life| SignedDuration::try_from(life).ok())
+                .unwrap_or(LEAF_LIFE),
+            host_life: config.host_certificate,
         }));
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.
@@ -133,6 +146,7 @@ impl Server {
         tasks.spawn(accept_tls(Arc::clone(&plane), listener, Arc::clone(&tls)));
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
+        tasks.spawn(rights::keep(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
             plane,

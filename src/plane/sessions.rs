@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::app::{Candidate, in_order, is_silent};
-use crate::model::HostId;
+use crate::model::{HostId, SessionKind};
 use crate::mux::{self, Handle};
 use crate::wire::Code;
 use crate::wire::limits::PING_INTERVAL;
@@ -50,6 +50,7 @@ pub(super) struct Way {
 struct Session {
     number: u64,
     place: Place,
+    kind: SessionKind,
     tunnel: Handle,
 }
 
@@ -127,7 +128,13 @@ impl Default for Sessions {
 impl Sessions {
     /// A host connected. What the new session fences is ended at once: a host that comes back
     /// never waits for what is left of it.
-    pub(super) fn begin(&self, host: HostId, place: Place, tunnel: Handle) -> u64 {
+    pub(super) fn begin(
+        &self,
+        host: HostId,
+        place: Place,
+        kind: SessionKind,
+        tunnel: Handle,
+    ) -> u64 {
         let mut inner = self.lock();
         inner.next += 1;
         let number = inner.next;
@@ -138,6 +145,7 @@ impl Sessions {
         all.push(Session {
             number,
             place,
+            kind,
             tunnel,
         });
         drop(inner);
@@ -177,6 +185,17 @@ impl Sessions {
         }
     }
 
+    /// Lets those of a host's sessions finish that are of this kind. They stay listed until they are
+    /// over: nothing is opened on them anyway.
+    pub(super) fn retire_kind(&self, host: HostId, kind: SessionKind, why: &'static str) {
+        let inner = self.lock();
+        let all = inner.live.get(&host).into_iter().flat_map(|c| &c.all);
+        for session in all.filter(|s| s.kind == kind) {
+            let code = Code::GoingAway;
+            session.tunnel.leave(code, Duration::ZERO, why);
+        }
+    }
+
     /// The plane stops: every host is told to come back.
     pub(super) fn drain(&self) {
         for session in self.lock().live.values().flat_map(|c| &c.all) {
@@ -187,7 +206,7 @@ impl Sessions {
     }
 
     /// The ways to a host, the best first (by the rule that the host goes by as well): streams do
-    /// not change sides while nothing is wrong.
+    /// not change sides while nothing is wrong. A session that is not good for everything is none.
     pub(super) fn ways(&self, host: HostId) -> Vec<Way> {
         let inner = self.lock();
         let Some(Connected { all, chosen }) = inner.live.get(&host) else {
@@ -195,6 +214,7 @@ impl Sessions {
         };
         let candidates: Vec<_> = all
             .iter()
+            .filter(|s| s.kind == SessionKind::Full)
             .map(|s| s.candidate(self.ping_interval))
             .collect();
         let found = |number| {
@@ -213,9 +233,11 @@ impl Sessions {
         }
     }
 
-    /// Whether a host is connected.
+    /// Whether a host is connected, for everything.
     pub(super) fn is_connected(&self, host: HostId) -> bool {
-        self.lock().live.contains_key(&host)
+        let inner = self.lock();
+        let connected = inner.live.get(&host);
+        connected.is_some_and(|c| c.all.iter().any(|s| s.kind == SessionKind::Full))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -325,8 +347,8 @@ mod tests {
         let (sessions, host) = (Sessions::default(), HostId::random());
         assert!(sessions.ways(host).is_empty() && !sessions.is_connected(host));
         let ((zero, _zero), (one, _one)) = (tunnel(), tunnel());
-        let first = sessions.begin(host, place(7, 0), zero.clone());
-        let second = sessions.begin(host, place(7, 1), one.clone());
+        let first = sessions.begin(host, place(7, 0), SessionKind::Full, zero.clone());
+        let second = sessions.begin(host, place(7, 1), SessionKind::Full, one.clone());
         zero.leave(Code::GoingAway, Duration::ZERO, "test");
         let ways: Vec<_> = sessions.ways(host).iter().map(|w| w.number).collect();
         assert_eq!(ways, [second], "the other one");
@@ -335,6 +357,26 @@ mod tests {
         sessions.over(host, first);
         sessions.over(host, second);
         assert!(!sessions.is_connected(host));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_opened_on_a_session_that_is_good_for_one_thing_only() {
+        let (sessions, host) = (Sessions::default(), HostId::random());
+        let mut kept = Vec::new();
+        for (slot, kind) in [(0, SessionKind::RenewalOnly), (1, SessionKind::RemovalOnly)] {
+            let (handle, ends) = tunnel();
+            sessions.begin(host, place(7, slot), kind, handle.clone());
+            assert!(sessions.ways(host).is_empty() && !sessions.is_connected(host));
+            kept.push((handle, ends));
+        }
+        sessions.retire_kind(host, SessionKind::RenewalOnly, "test");
+        let leaves: Vec<_> = kept.iter().map(|(handle, _)| handle.is_leaving()).collect();
+        assert_eq!(leaves, [true, false]);
+        let (full, _ends) = tunnel();
+        let number = sessions.begin(host, place(7, 0), SessionKind::Full, full);
+        let ways: Vec<_> = sessions.ways(host).iter().map(|w| w.number).collect();
+        assert_eq!(ways, [number]);
+        assert!(sessions.is_connected(host));
     }
 
     /// Both ends of a session that pings often, driven until it is frozen.
@@ -375,8 +417,8 @@ mod tests {
         let lives = driven(&never, &mut tasks);
         // Both are fast: what then moves the streams is silence alone.
         assert!(dies.ping().await.is_some() && lives.ping().await.is_some());
-        let dies = sessions.begin(host, place(7, 0), dies);
-        let lives = sessions.begin(host, place(7, 1), lives);
+        let dies = sessions.begin(host, place(7, 0), SessionKind::Full, dies);
+        let lives = sessions.begin(host, place(7, 1), SessionKind::Full, lives);
         let order = || -> Vec<_> { sessions.ways(host).iter().map(|w| w.number).collect() };
         assert_eq!(order(), [dies, lives]);
         freeze.store(true, Ordering::Relaxed);

@@ -1,16 +1,16 @@
 //! Specs: when one is new, signing it, and waking whoever waits for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::compute;
-use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, SPECS};
+use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, REMOVED, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::store::{Read, Write};
-use crate::model::{DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
+use crate::model::{Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
 
 /// Computes the specs of these hosts anew and signs those that changed. Answers whose changed.
 pub(super) fn refresh(
@@ -23,10 +23,13 @@ pub(super) fn refresh(
     let mut clusters: HashMap<String, Cluster> = HashMap::new();
     for host in hosts {
         let at = host.to_string();
-        let Some(row) = write.get(&HOSTS, &at)? else {
-            continue;
+        let cluster = match write.get(&HOSTS, &at)? {
+            Some(row) => row.cluster,
+            // Of whom was removed nothing is wanted any more: that is his order of removal.
+            None if write.get(&REMOVED, &at)?.is_some() => None,
+            None => continue,
         };
-        let cluster = match row.cluster {
+        let cluster = match cluster {
             None => None,
             Some(id) => {
                 let id = id.to_string();
@@ -40,6 +43,30 @@ pub(super) fn refresh(
         };
         let last = write.get(&SPECS, &at)?;
         if let Some(issued) = next(*host, cluster, last.as_ref(), key, now)? {
+            write.put(&SPECS, &at, &issued)?;
+            changed.push((*host, issued.generation));
+        }
+    }
+    Ok(changed)
+}
+
+/// Signs a spec for each of these hosts that is beyond the generation given, though nothing else
+/// changed.
+pub(super) fn raise(
+    write: &mut Write,
+    hosts: &BTreeMap<HostId, Generation>,
+    key: &SigningKey,
+    now: Timestamp,
+) -> Answer<Vec<(HostId, Generation)>> {
+    let mut changed = Vec::new();
+    for (host, above) in hosts {
+        let at = host.to_string();
+        let cluster = match write.get(&HOSTS, &at)?.and_then(|row| row.cluster) {
+            None => None,
+            Some(id) => write.get(&CLUSTERS, &id.to_string())?,
+        };
+        if let Some(assignment) = compute::assignment(*host, cluster.as_ref()) {
+            let issued = sign(*host, above.next(), assignment, key, now)?;
             write.put(&SPECS, &at, &issued)?;
             changed.push((*host, issued.generation));
         }
@@ -64,6 +91,16 @@ fn next(
         return Ok(None);
     }
     let generation = last.map_or(Generation::default(), |l| l.generation).next();
+    sign(host, generation, assignment, key, now).map(Some)
+}
+
+fn sign(
+    host: HostId,
+    generation: Generation,
+    assignment: Assignment,
+    key: &SigningKey,
+    now: Timestamp,
+) -> Answer<IssuedSpec> {
     let spec = Spec {
         schema: SPEC_SCHEMA,
         host_id: host,
@@ -73,14 +110,15 @@ fn next(
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
-    let bytes =
-        serde_json::to_vec(&spec).map_err(|e| Refusal::internal("cannot write the spec", &e))?;
-    Ok(Some(IssuedSpec {
+    let bytes = spec
+        .document()
+        .map_err(|e| Refusal::internal("cannot write the spec", &e))?;
+    Ok(IssuedSpec {
         generation,
         issued_at: now,
         assignment: spec.assignment,
         envelope: key.sign(DocumentKind::Spec, &bytes),
-    }))
+    })
 }
 
 /// Tells who waits that a host has a new spec.
@@ -114,9 +152,9 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Assignment, ClusterId, Digest, TrustStore};
-    use crate::plane::compute::tests::{add, cluster, host, now};
-    use crate::plane::records::{Host, tables};
+    use crate::model::{Assignment, ClusterId, TrustStore};
+    use crate::plane::compute::tests::{add, cluster, host, host_row, now};
+    use crate::plane::records::tables;
     use crate::plane::store::Store;
 
     struct World {
@@ -141,15 +179,7 @@ mod tests {
         fn settle(&self, hosts: &[(u8, Option<ClusterId>)], c: &Cluster) -> Vec<(HostId, u64)> {
             let done: Answer<_> = self.store.write(|w| {
                 for (n, cluster) in hosts {
-                    let row = Host {
-                        id: host(*n),
-                        hostname: "h".into(),
-                        enrolled_at: now(),
-                        key: Digest::of(b"k"),
-                        certificate: Digest::of(b"c"),
-                        authorised: true,
-                        cluster: *cluster,
-                    };
+                    let row = host_row(*n, *cluster);
                     w.put(&HOSTS, &host(*n).to_string(), &row)?;
                 }
                 w.put(&CLUSTERS, &c.id.to_string(), c)?;

@@ -4,14 +4,14 @@
 //! transaction, then wakes the hosts. A change can therefore neither forget a node nor be seen
 //! before it is durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,15 +19,17 @@ use tokio_util::task::TaskTracker;
 use super::budget::Budget;
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
+use super::nonces::Nonces;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
+use super::rights::Rights;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
-use crate::model::{ClusterId, Fault, HostId};
+use crate::model::{ClusterId, Fault, Generation, HostId};
 
 /// Passwords that are checked at the same time; each costs a tenth of a second of a core.
 const PASSWORD_CHECKS_AT_ONCE: usize = 2;
@@ -47,12 +49,20 @@ pub(super) struct Plane {
     pub(super) public_url: String,
     /// `wss://…`, where nodes are told to come.
     pub(super) endpoints: Vec<String>,
+    /// Life of a host's certificate.
+    pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
+    pub(super) nonces: Nonces,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
     began: Instant,
+    /// Life of the certificates that are signed for nodes.
+    pub(super) certificate_life: SignedDuration,
+    /// When this life of the plane began: what a host said before may be out of a backup.
+    pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
+    pub(super) rights: Rights,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
@@ -70,6 +80,8 @@ pub(super) struct Parts {
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
+    pub(super) certificate_life: SignedDuration,
+    pub(super) host_life: SignedDuration,
 }
 
 /// A change that is being made: an open write and whose specs it touches.
@@ -78,6 +90,9 @@ pub(super) struct Change<'a> {
     touched: BTreeSet<HostId>,
     /// The keys from now on, if they change.
     keys: Option<Arc<Ring>>,
+    /// Clusters whose rights follow from it.
+    clusters: BTreeSet<ClusterId>,
+    raised: BTreeMap<HostId, Generation>,
     /// When.
     pub(super) now: Timestamp,
 }
@@ -96,11 +111,16 @@ impl Plane {
             keys,
             public_url: parts.public_url,
             endpoints: parts.endpoints,
+            host_life: parts.host_life,
             specs: Announcer::default(),
+            nonces: Nonces::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
+            certificate_life: parts.certificate_life,
+            started: Timestamp::now(),
             upstreams: Upstreams::default(),
+            rights: Rights::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -142,21 +162,28 @@ impl Plane {
             let mut change = Change::new(write, now);
             let out = work(&mut change)?;
             let touched = std::mem::take(&mut change.touched);
+            let clusters = std::mem::take(&mut change.clusters);
+            let raised = std::mem::take(&mut change.raised);
             let keys = change.keys.take();
             let ring = keys.clone().unwrap_or_else(|| self.keys.ring());
-            let changed = specs::refresh(write, &touched, &ring.signing.current, now)?;
+            let key = &ring.signing.current;
+            let mut changed = specs::refresh(write, &touched, key, now)?;
+            changed.extend(specs::raise(write, &raised, key, now)?);
             // Replaced while no other change can be made: each sees the keys that its rows name.
             before = keys.map(|new| self.keys.replace(new));
-            Ok::<_, Refusal>((out, changed))
+            Ok::<_, Refusal>((out, changed, clusters))
         });
         if let (Err(_), Some(before)) = (&done, before) {
             self.keys.replace(before);
         }
-        let (out, changed) = done?;
+        let (out, changed, clusters) = done?;
         for (host, generation) in &changed {
             tracing::info!(%host, %generation, "spec signed");
         }
         self.specs.announce(&changed);
+        for cluster in clusters {
+            self.rights.poke(cluster);
+        }
         Ok(out)
     }
 
@@ -174,6 +201,8 @@ impl<'a> Change<'a> {
             write,
             touched: BTreeSet::new(),
             keys: None,
+            clusters: BTreeSet::new(),
+            raised: BTreeMap::new(),
             now,
         }
     }
@@ -191,8 +220,15 @@ impl<'a> Change<'a> {
     }
 
     /// The specs of all nodes of this cluster are computed again.
+    /// This host gets a spec beyond this generation, whether its content changed or not.
+    pub(super) fn raise(&mut self, host: HostId, above: Generation) {
+        self.raised.insert(host, above);
+    }
+
+    /// The specs of all nodes of this cluster are computed again, and its API is looked at.
     pub(super) fn touch_cluster(&mut self, cluster: &Cluster) {
         self.touched.extend(cluster.members.iter().map(|m| m.host));
+        self.clusters.insert(cluster.id);
     }
 }
 

@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::ca::{Authority, CaError, Leaf};
+use super::excuse::ExpiryExcused;
 use super::keys::Ring;
 use super::refusal::chain;
 use super::state::Plane;
@@ -146,7 +147,7 @@ impl Now {
                 .build()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(clients)
+            .with_client_cert_verifier(Arc::new(ExpiryExcused::new(clients)))
             .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Hosts come back with tickets, all at once after an outage: a short handshake costs neither

@@ -22,13 +22,7 @@ pub(super) fn create(
     ca: Digest,
     ttl: SignedDuration,
 ) -> Answer<Secret<String>> {
-    if ttl <= SignedDuration::ZERO || ttl > TTL_MAX {
-        return Err(Refusal::bad(
-            "ttl-invalid",
-            "no token made",
-            "ttl must be 1 s to 30 days",
-        ));
-    }
+    check_ttl("no token made", ttl)?;
     forget_old(change)?;
     let now = change.now;
     let secret = secrets::fresh()?;
@@ -39,6 +33,15 @@ pub(super) fn create(
     };
     change.put(&TOKENS, &secrets::kept(secret.expose()), &row)?;
     Ok(EnrolToken { ca, secret }.to_text())
+}
+
+/// Refuses a life that no permission has.
+pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
+    if ttl > SignedDuration::ZERO && ttl <= TTL_MAX {
+        return Ok(());
+    }
+    let why = "ttl must be 1 s to 30 days";
+    Err(Refusal::bad("ttl-invalid", what, why))
 }
 
 /// Uses a token up. In one transaction with what it is used for.

@@ -19,12 +19,17 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LENGTH_MAX: usize = 64;
 
 impl Trace {
+    /// For what nobody asked: the plane's own.
+    pub(super) fn new() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+
     /// The caller's own name for it if that is one, else a new one.
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         let own = text(TRACEPARENT).and_then(trace_id);
         let own = own.or_else(|| text(REQUEST_ID).filter(|id| is_name(id)));
-        Self(own.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned))
+        own.map_or_else(Self::new, |own| Self(own.to_owned()))
     }
 
     /// For a stream's metadata.

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 
@@ -15,27 +15,45 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 use super::ca;
-use super::hostapi::{self, Caller};
+use super::hostapi::{self, Peer};
+use super::hostkey::{self, By, Stranger};
 use super::machines::{self, Hello};
-use super::records::HOSTS;
+use super::records::{HOSTS, REMOVED};
 use super::refusal::{Answer, Refusal, chain};
 use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
-use crate::model::{Digest, HostId};
+use crate::model::{Digest, HostId, Secret, SessionKind};
 use crate::mux::{self, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
 
-/// Longest a session that is over may linger when what is left of a stop is cut.
+/// Longest a session that is over may linger when what is left of it is cut.
 const STOP_LINGER: Duration = Duration::from_secs(1);
+/// How long what runs on a session may go on after the certificate that opened it has ended: as long
+/// as nodes give an old session.
+const OUTLIVED: Duration = Duration::from_secs(600);
+/// Longest wait without a look at the clock, which may be set.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The certificate a connection showed, DER; among the extensions of each of its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Shown(pub(super) Arc<[u8]>);
 
-/// The host a certificate stands for, if it is the good one of an enrolled host.
-pub(super) fn identify(rows: &impl Read, shown: Option<&Shown>) -> Answer<HostId> {
+/// Who a certificate stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// What sessions know of their other end.
+    pub(super) peer: Peer,
+    is_news: bool,
+}
+
+/// The host a certificate stands for, and what it opens for that host; see [`hostkey`].
+pub(super) fn identify(
+    rows: &impl Read,
+    shown: Option<&Shown>,
+    now: Timestamp,
+) -> Answer<Admitted> {
     let refuse = |code: &str, why: &str| {
         Refusal::forbidden(code, "tunnel refused", why).fix("run pf9ctl prep-node with a new token")
     };
@@ -45,24 +63,69 @@ pub(super) fn identify(rows: &impl Read, shown: Option<&Shown>) -> Answer<HostId
             "the connection showed no host certificate",
         )
     })?;
-    // TLS has checked that our authority signed it, but for a resumed session that was some time ago.
-    if !ca::is_current(&shown.0, Timestamp::now()) {
-        return Err(refuse("certificate-expired", "it is not of this time"));
-    }
+    // TLS has checked that our authority signed it, for a resumed session some time ago.
     let name = ca::common_name(&shown.0).unwrap_or_default();
-    let host: HostId = name
-        .parse()
-        .map_err(|_| refuse("certificate-foreign", "it is no host's certificate"))?;
-    let row = rows
-        .get(&HOSTS, &host.to_string())?
-        .ok_or_else(|| refuse("host-unknown", "the host is not enrolled any more"))?;
-    if row.certificate != Digest::of(&shown.0) {
-        return Err(refuse(
-            "certificate-revoked",
-            "the host has a newer certificate",
-        ));
+    let (Ok(host), Some(life)) = (name.parse::<HostId>(), ca::life(&shown.0)) else {
+        return Err(refuse("certificate-foreign", "it is no host's certificate"));
+    };
+    let (row, certificate) = (host.to_string(), Digest::of(&shown.0));
+    let (enrolled, removed) = (rows.get(&HOSTS, &row)?, rows.get(&REMOVED, &row)?);
+    let judged = hostkey::standing(enrolled.as_ref(), removed.as_ref(), &certificate, life, now);
+    let standing = judged.map_err(|why| match why {
+        Stranger::Unknown => refuse("host-unknown", "the host is not enrolled any more"),
+        Stranger::Replaced => refuse("certificate-revoked", "the host has a newer certificate"),
+        Stranger::Early => refuse(
+            "certificate-early",
+            "its time has not come: check the clocks",
+        ),
+    })?;
+    Ok(Admitted {
+        peer: Peer {
+            host,
+            kind: standing.kind,
+            by: By {
+                certificate,
+                ends: life.not_after,
+            },
+        },
+        is_news: standing.is_news,
+    })
+}
+
+/// A certificate that is shown for the first time is the pinned one from now on.
+async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
+    if !admitted.is_news {
+        return Ok(());
     }
-    Ok(host)
+    let Peer { host, by, .. } = admitted.peer;
+    plane
+        .change(move |change| hostkey::shown(change, host, &by.certificate))
+        .await?;
+    tracing::info!(%host, certificate = %by.certificate, "host certificate proven");
+    // Whoever could only renew has: it comes back for everything.
+    let renewed = SessionKind::RenewalOnly;
+    plane
+        .sessions
+        .retire_kind(host, renewed, "the certificate is renewed");
+    Ok(())
+}
+
+/// The machine of a session is looked at before anything of the host that it may be a copy of is
+/// disturbed: its sessions, and the key that is pinned for it. Answers the ticket of the next one.
+async fn look_at_machine(
+    plane: &Arc<Plane>,
+    peer: Peer,
+    begins: bool,
+    hello: Hello,
+    shown: Option<&Shown>,
+) -> Answer<Option<Secret<String>>> {
+    match peer.kind {
+        SessionKind::Full | SessionKind::RenewalOnly => {}
+        // Of a removed host nothing is kept, and its order of removal is for each machine.
+        SessionKind::RemovalOnly => return Ok(None),
+    }
+    let certificate = shown.map(|s| Arc::clone(&s.0)).unwrap_or_default();
+    machines::begin(plane, peer.host, begins, hello, certificate).await
 }
 
 /// `GET /v1/tunnel`.
@@ -76,11 +139,21 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
         let why = "many hosts come back at once";
         return Err(Refusal::busy("tunnel refused", why, after));
     }
-    let host = identify(&plane.read()?, shown.as_ref())?;
-    let key = check_handshake(&parts)?;
-    let place = Place::of(&parts.headers)
-        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+    let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
     let hello = Hello::of(&parts.headers)
+        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+    let key = match check_handshake(&parts) {
+        Ok(key) => key,
+        Err(only_asks) => {
+            // Whether it would be taken: a certificate is pinned by that as well.
+            if admitted.is_news {
+                look_at_machine(&plane, admitted.peer, false, hello, shown.as_ref()).await?;
+                pin(&plane, &admitted).await?;
+            }
+            return Err(only_asks);
+        }
+    };
+    let place = Place::of(&parts.headers)
         .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         Refusal::bad(
@@ -89,12 +162,14 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
             "this connection cannot upgrade",
         )
     })?;
-    // Before anything of the host that it may be a copy of is disturbed.
-    let certificate = shown.as_ref().map(|s| Arc::clone(&s.0)).unwrap_or_default();
-    let ticket = machines::begin(&plane, host, hello, certificate).await?;
+    let ticket = look_at_machine(&plane, admitted.peer, true, hello, shown.as_ref()).await?;
+    pin(&plane, &admitted).await?;
     let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let shared = Arc::clone(&plane);
-    plane.tasks.spawn(run(shared, host, place, shown, upgrade));
+    let kind = admitted.peer.kind;
+    plane
+        .tasks
+        .spawn(run(shared, admitted, place, shown, upgrade));
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static("websocket")),
@@ -106,6 +181,10 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
             header::SEC_WEBSOCKET_ACCEPT,
             HeaderValue::from_str(&accept_key)
                 .map_err(|e| Refusal::internal("tunnel refused", &e))?,
+        ),
+        (
+            HeaderName::from_static(mux::SESSION_HEADER),
+            HeaderValue::from_static(kind.as_str()),
         ),
     ];
     let mut answer = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
@@ -151,11 +230,12 @@ fn check_handshake(parts: &Parts) -> Answer<String> {
 /// One session, from the end of the handshake to the end of the connection.
 async fn run(
     plane: Arc<Plane>,
-    host: HostId,
+    admitted: Admitted,
     place: Place,
     shown: Option<Shown>,
     upgrade: OnUpgrade,
 ) {
+    let Peer { host, kind, .. } = admitted.peer;
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(e) => {
@@ -165,20 +245,24 @@ async fn run(
     };
     let socket = Websocket::new(TokioIo::new(upgraded), Role::Server, Bytes::new());
     let (handle, incoming, driver) = mux::session(socket, Side::Plane, Config::default());
-    let number = plane.sessions.begin(host, place, handle.clone());
-    tracing::info!(%host, session = number, "tunnel up");
+    let number = plane.sessions.begin(host, place, kind, handle.clone());
+    tracing::info!(%host, session = number, %kind, "tunnel up");
     // The host may have been removed, or the plane told to stop, since the handshake.
-    let still = plane
-        .read()
-        .and_then(|rows| identify(&rows, shown.as_ref()));
-    if let Err(refusal) = still {
-        handle.close(Code::NotAllowed, &refusal.fault.why);
+    let still = plane.read().and_then(|rows| {
+        let admitted = identify(&rows, shown.as_ref(), Timestamp::now())?;
+        plane.rights.connected(&rows, host);
+        Ok(admitted)
+    });
+    match still {
+        Ok(now) if now.peer == admitted.peer => {}
+        Ok(_) => handle.close(Code::NotAllowed, "what this certificate opens has changed"),
+        Err(refusal) => handle.close(Code::NotAllowed, &refusal.fault.why),
     }
     if plane.shutdown.is_cancelled() {
         handle.leave(Code::GoingAway, Duration::ZERO, "the plane stops");
     }
     let served = async {
-        serve_streams(&plane, host, incoming).await;
+        serve_streams(&plane, admitted.peer, incoming).await;
         let closed = handle.closed().await;
         plane.sessions.over(host, number);
         tracing::info!(%host, session = number, why = %closed, "tunnel down");
@@ -188,6 +272,7 @@ async fn run(
         tokio::select! {
             _ = Box::pin(driver) => {}
             () = cut(&plane, &handle) => {}
+            () = outlive(&handle, admitted.peer) => {}
         }
     };
     tokio::join!(driven, served);
@@ -203,8 +288,31 @@ async fn cut(plane: &Plane, handle: &Handle) {
     tokio::time::sleep(STOP_LINGER).await;
 }
 
+/// Ends a session when the certificate that opened it ends. The host comes back at once, with its
+/// next one, or for the renewal; what runs may finish.
+async fn outlive(handle: &Handle, peer: Peer) {
+    match peer.kind {
+        SessionKind::Full => {}
+        // Opened by one that has ended already, and good for next to nothing.
+        SessionKind::RenewalOnly | SessionKind::RemovalOnly => std::future::pending().await,
+    }
+    loop {
+        let left = peer.by.ends.duration_since(Timestamp::now());
+        match Duration::try_from(left) {
+            Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(LOOK_AGAIN)).await,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let words = "the certificate that opened this session has ended";
+    handle.leave(Code::GoingAway, Duration::ZERO, words);
+    tokio::time::sleep(OUTLIVED).await;
+    handle.close(Code::NotAllowed, words);
+    tokio::time::sleep(STOP_LINGER).await;
+}
+
 /// Serves the streams a host opens, until the connection is over.
-async fn serve_streams(plane: &Arc<Plane>, host: HostId, mut incoming: Incoming) {
+async fn serve_streams(plane: &Arc<Plane>, peer: Peer, mut incoming: Incoming) {
+    let host = peer.host;
     let router = hostapi::router(Arc::clone(plane));
     // As many at a time as the protocol lets the host open; gone with the session.
     let mut streams = JoinSet::new();
@@ -223,12 +331,7 @@ async fn serve_streams(plane: &Arc<Plane>, host: HostId, mut incoming: Incoming)
         match opened.accept() {
             Ok(stream) => {
                 let until = Until::of(plane);
-                streams.spawn(serve_http(
-                    stream,
-                    router.clone(),
-                    Some(Caller(host)),
-                    until,
-                ));
+                streams.spawn(serve_http(stream, router.clone(), Some(peer), until));
             }
             Err(e) => tracing::debug!(%host, why = %e, "stream was gone already"),
         }

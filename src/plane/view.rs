@@ -74,6 +74,7 @@ impl Known {
             .unwrap_or_else(|| json!({}));
         pf9["received_at"] = json!(status.map(|s| s.received_at));
         pf9["connected"] = json!(self.connected);
+        pf9["facts"] = json!(self.host.facts);
         pf9["generation"] = json!(self.wanted());
         pf9["copy"] = json!(self.copy);
         json!({
@@ -96,6 +97,8 @@ impl Known {
             },
             "cluster": self.host.cluster,
             "enrolled_at": self.host.enrolled_at,
+            "certificate_not_after": self.host.renewal.ends,
+            "reenrol_allowed_until": self.host.renewal.allowed_until,
             "pf9": pf9,
         })
     }

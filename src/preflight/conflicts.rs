@@ -1,56 +1,7 @@
 //! What is in the way.
 
 use super::{Check, Facts, Group, Process};
-
-/// A port a node listens on.
-pub(super) struct Port {
-    pub(super) port: u16,
-    what: &'static str,
-}
-
-/// Masters use all of them, workers those of kubelet and kube-proxy; which this machine becomes is not known yet.
-pub(super) const PORTS: &[Port] = &[
-    Port {
-        port: 6443,
-        what: "kube-apiserver",
-    },
-    Port {
-        port: 2379,
-        what: "etcd",
-    },
-    Port {
-        port: 2380,
-        what: "etcd peers",
-    },
-    Port {
-        port: 2381,
-        what: "etcd metrics",
-    },
-    Port {
-        port: 10257,
-        what: "kube-controller-manager",
-    },
-    Port {
-        port: 10259,
-        what: "kube-scheduler",
-    },
-    Port {
-        port: 10250,
-        what: "kubelet",
-    },
-    Port {
-        port: 10248,
-        what: "kubelet health",
-    },
-    Port {
-        port: 10249,
-        what: "kube-proxy metrics",
-    },
-    Port {
-        port: 10256,
-        what: "kube-proxy health",
-    },
-];
+use crate::host::ours::ports;
 
 /// Process names of a Kubernetes node, other distributions' included.
 pub(super) const KUBERNETES: &[&str] = &[
@@ -63,14 +14,6 @@ pub(super) const KUBERNETES: &[&str] = &[
     "rke2",
 ];
 
-/// Left by agents that want the same machine.
-pub(super) const FOREIGN_PATHS: &[&str] = &[
-    "/opt/pf9/hostagent",
-    "/opt/pf9/pf9-kube",
-    "/opt/pf9/nodelet",
-    "/etc/rancher/agent",
-];
-
 pub(super) fn ports(facts: &Facts) -> Check {
     let foreign = facts
         .listeners
@@ -78,8 +21,7 @@ pub(super) fn ports(facts: &Facts) -> Check {
         .filter(|l| !l.process.as_ref().is_some_and(|p| p.ours));
     let taken: Vec<String> = foreign
         .map(|l| {
-            let what = PORTS.iter().find(|p| p.port == l.port);
-            let what = what.map(|p| p.what).unwrap_or_default();
+            let what = ports::of(l.port).map(|p| p.what).unwrap_or_default();
             let who = match &l.process {
                 Some(Process { name, pid, .. }) => format!("{name}, process {pid}"),
                 None => "an unknown process".to_owned(),
@@ -87,7 +29,7 @@ pub(super) fn ports(facts: &Facts) -> Check {
             format!("{} ({what}) is taken by {who}", l.port)
         })
         .collect();
-    let wanted: Vec<String> = PORTS.iter().map(|p| p.port.to_string()).collect();
+    let wanted: Vec<String> = ports::ALL.iter().map(|p| p.port.to_string()).collect();
     let found = match (taken.as_slice(), facts.listeners.as_slice()) {
         ([], []) => "free".to_owned(),
         ([], _) => "used by this node itself".to_owned(),

@@ -6,13 +6,15 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 
 use crate::host::facts::{OsRelease, os_release};
-use crate::host::fs::{Found, HostFs};
+use crate::host::fs::HostFs;
 use crate::host::kernel::{Kernel, ModuleState};
-use crate::model::{Fault, Timestamp, paths};
+use crate::host::ours;
+use crate::host::proc::{self, Proc};
+use crate::model::{Fault, Timestamp};
 use crate::telemetry::chain;
 
-/// Files below `/proc` that are read; a socket table of a busy machine is a few MiB.
-const PROC_FILE_MAX: u64 = 32 * 1024 * 1024;
+/// Files of the kernel about the whole machine; `/proc/cpuinfo` of one with hundreds of processors.
+const KERNEL_FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What the checks look at.
 #[derive(Clone, Debug)]
@@ -92,6 +94,25 @@ pub struct Process {
     pub ours: bool,
 }
 
+impl From<ours::processes::Process> for Process {
+    fn from(seen: ours::processes::Process) -> Self {
+        Self {
+            ours: ours::processes::process(&seen).is_some(),
+            pid: seen.pid,
+            name: seen.name,
+        }
+    }
+}
+
+impl From<proc::Listener> for Listener {
+    fn from(seen: proc::Listener) -> Self {
+        Self {
+            port: seen.port,
+            process: seen.holder.map(Process::from),
+        }
+    }
+}
+
 impl Facts {
     /// Reads the machine below `host`; `uid` is who asks.
     pub fn read(host: &HostFs, uid: u32, now: Timestamp) -> Result<Self, Fault> {
@@ -116,7 +137,12 @@ impl Facts {
         {
             modules.insert("overlay", ModuleState::Present);
         }
-        let processes = reader.processes();
+        let proc = Proc::new(host.clone());
+        let names: Vec<(u32, String)> = proc
+            .pids()
+            .into_iter()
+            .map(|pid| (pid, proc.name(pid)))
+            .collect();
         Ok(Self {
             uid,
             os: os_release(host).map_err(|e| fault(&e))?,
@@ -124,7 +150,7 @@ impl Facts {
             systemd: reader.exists("/run/systemd/system"),
             host_name: reader.text("/proc/sys/kernel/hostname").trim().to_owned(),
             now,
-            clock_keeper: reader.clock_keeper(&processes),
+            clock_keeper: reader.clock_keeper(&names),
             memory: reader.memory(),
             cpus: reader.cpus(),
             disks: reader.disks(),
@@ -143,12 +169,17 @@ impl Facts {
                 .filter(|p| reader.exists(p))
                 .map(|p| (*p).to_owned())
                 .collect(),
-            listeners: reader.listeners(&processes),
-            kubernetes: processes
+            listeners: proc
+                .listeners(|port| ours::ports::of(port).is_some())
                 .into_iter()
-                .filter(|p| super::conflicts::KUBERNETES.contains(&p.name.as_str()))
+                .map(Listener::from)
                 .collect(),
-            foreign_paths: super::conflicts::FOREIGN_PATHS
+            kubernetes: names
+                .iter()
+                .filter(|(_, name)| super::conflicts::KUBERNETES.contains(&name.as_str()))
+                .map(|(pid, _)| Process::from(proc.look(*pid)))
+                .collect(),
+            foreign_paths: ours::paths::OTHER_AGENTS
                 .iter()
                 .filter(|p| reader.exists(p))
                 .map(|p| (*p).to_owned())
@@ -164,7 +195,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn text(&self, path: &str) -> String {
-        let text = self.host.read_text(path, PROC_FILE_MAX);
+        let text = self.host.read_text(path, KERNEL_FILE_MAX);
         text.ok().flatten().unwrap_or_default()
     }
 
@@ -206,7 +237,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn clock_keeper(&self, processes: &[Process]) -> Option<String> {
+    fn clock_keeper(&self, processes: &[(u32, String)]) -> Option<String> {
         // A container has the clock of the machine it runs on.
         if self.exists("/run/systemd/container") {
             return Some("the machine this container runs on".into());
@@ -217,8 +248,9 @@ impl Reader<'_> {
         const KEEPERS: &[&str] = &["chronyd", "ntpd", "ntpsec", "openntpd", "ntp-daemon"];
         processes
             .iter()
-            .find(|p| KEEPERS.contains(&p.name.as_str()))
-            .map(|p| p.name.clone())
+            .map(|(_, name)| name)
+            .find(|name| KEEPERS.contains(&name.as_str()))
+            .cloned()
     }
 
     /// Our paths, grouped by the file system they would be on.
@@ -247,86 +279,6 @@ impl Reader<'_> {
         }
         disks.into_iter().map(|(_, disk)| disk).collect()
     }
-
-    fn processes(&self) -> Vec<Process> {
-        let node = self.exists("/etc/systemd/system/pf9-kubelet.service");
-        let names = self.host.list("/proc").unwrap_or_default();
-        names
-            .iter()
-            .filter_map(|n| n.parse::<u32>().ok())
-            .filter_map(|pid| {
-                let name = self.text(&format!("/proc/{pid}/comm")).trim().to_owned();
-                (!name.is_empty()).then(|| Process {
-                    pid,
-                    name,
-                    ours: self.is_ours(pid, node),
-                })
-            })
-            .collect()
-    }
-
-    /// A program out of our stack, or a container of the node we made.
-    fn is_ours(&self, pid: u32, node: bool) -> bool {
-        let exe = std::fs::read_link(self.host.at(format!("/proc/{pid}/exe")));
-        if exe.is_ok_and(|e| e.starts_with(Path::new(paths::STACKS))) {
-            return true;
-        }
-        node && self
-            .text(&format!("/proc/{pid}/cgroup"))
-            .contains("kubepods")
-    }
-
-    fn listeners(&self, processes: &[Process]) -> Vec<Listener> {
-        let mut inodes: BTreeMap<u16, u64> = BTreeMap::new();
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            for (port, inode) in listening(&self.text(table)) {
-                if super::conflicts::PORTS.iter().any(|p| p.port == port) {
-                    inodes.insert(port, inode);
-                }
-            }
-        }
-        if inodes.is_empty() {
-            return Vec::new();
-        }
-        let owner = |inode: u64| {
-            let wanted = format!("socket:[{inode}]");
-            processes.iter().find(|p| {
-                let dir = format!("/proc/{}/fd", p.pid);
-                let fds = self.host.list(&dir).unwrap_or_default();
-                fds.iter().any(|fd| {
-                    matches!(self.host.found(format!("{dir}/{fd}")),
-                        Ok(Found::Link(to)) if to.to_string_lossy() == wanted)
-                })
-            })
-        };
-        inodes
-            .into_iter()
-            .map(|(port, inode)| Listener {
-                port,
-                process: owner(inode).cloned(),
-            })
-            .collect()
-    }
-}
-
-/// Listening sockets of `/proc/net/tcp`: port and inode.
-fn listening(table: &str) -> Vec<(u16, u64)> {
-    const LISTEN: &str = "0A";
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let port = fields.get(1)?.rsplit_once(':')?.1;
-            if *fields.get(3)? != LISTEN {
-                return None;
-            }
-            Some((
-                u16::from_str_radix(port, 16).ok()?,
-                fields.get(9)?.parse().ok()?,
-            ))
-        })
-        .collect()
 }
 
 fn device_of(path: &Path) -> u64 {

@@ -13,7 +13,8 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use super::{StackError, io_error, other_manifest};
 use crate::host::fs::HostFs;
 use crate::model::{
-    Digest, DocumentKind, Envelope, PAYLOAD_MAX, StackManifest, StackRef, TrustStore, paths,
+    Digest, DocumentKind, Envelope, PAYLOAD_MAX, StackManifest, StackRef, TrustStore, document,
+    paths,
 };
 
 /// Where an installed stack keeps the envelope of its manifest.
@@ -129,8 +130,7 @@ pub(super) fn read_envelope(path: &Path) -> Result<Envelope, StackError> {
     if bytes.len() as u64 > ENVELOPE_MAX {
         return Err(StackError::Untrusted(crate::model::Untrusted::Damaged));
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|e| StackError::Untrusted(crate::model::Untrusted::Malformed(e.to_string())))
+    document::read(&bytes).map_err(|e| StackError::Untrusted(e.into()))
 }
 
 /// What an installed manifest says about itself. Its directory is root's and was filled after

@@ -13,7 +13,7 @@ use super::{StackError, io_error};
 use crate::model::{Hasher, StackFile, StackManifest};
 
 /// Largest zstd window (32 MiB): what `zstd -19` uses fits, a hostile frame cannot ask for more.
-const WINDOW_LOG_MAX: u32 = 25;
+pub(crate) const WINDOW_LOG_MAX: u32 = 25;
 
 /// Read at once: large enough that the system call is cheap.
 const CHUNK: usize = 128 * 1024;

@@ -32,6 +32,11 @@ pub const SEND_BUFFER: usize = 96 * 1024;
 pub const SEND_TOTAL: usize = 16 * 1024 * 1024;
 /// Bytes any stream may hold to send, whatever the others hold: no stream waits for another one.
 pub const SEND_FLOOR: usize = 16 * 1024;
+/// What a stream may grow to, beyond what it held, once its session was told to leave: 7 MB/s at 150 ms.
+/// The session that takes over has memory of its own, and both together have a bound.
+pub const LEAVING_WINDOW: u64 = 1024 * 1024;
+/// One block of the socket.
+pub const BLOCK: usize = 64 * 1024;
 /// Blocks of the socket that payloads nobody read yet may keep alive; beyond that they are copied
 /// out. A block is 64 KiB and a payload of one byte keeps all of it.
 pub const PINNED_MAX: usize = 256;

@@ -10,7 +10,8 @@ use super::code::Code;
 use super::frame::{Class, Hello, Malformed, Open, StreamId};
 use super::inflight::InFlight;
 use super::limits::{
-    CONNECTION_WINDOW, INITIAL_WINDOW, LAST_BYTES_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL, STREAMS_MAX,
+    CONNECTION_WINDOW, INITIAL_WINDOW, LAST_BYTES_TIMEOUT, OPEN_TIMEOUT, PING_INTERVAL,
+    SEND_BUFFER, SEND_TOTAL, STREAMS_MAX,
 };
 use super::liveness::Liveness;
 use super::schedule::Schedule;
@@ -372,7 +373,24 @@ impl Session {
         if self.leaving.is_none() {
             self.leaving = Some(farewell);
             self.leave_due = true;
+            self.settle_down();
         }
+    }
+
+    /// Either side said farewell: what the streams have is what they need, and no more are opened.
+    fn settle_down(&mut self) {
+        self.pool.leaves();
+        self.pinned.close();
+    }
+
+    /// Most bytes that a session that leaves can make this side hold from here on: received and not
+    /// read, and waiting to be sent.
+    pub fn bound(&self) -> u64 {
+        let (remote, local) = (u64::from(self.remote_open), u64::from(self.local_open));
+        let streams = remote + local;
+        let received = remote * u64::from(INITIAL_WINDOW) + self.pool.bound(streams);
+        let to_send = (streams * SEND_BUFFER as u64).min(SEND_TOTAL as u64);
+        received + self.pinned.bytes() + to_send
     }
 
     /// One side leaves, no stream is left and the peer was told why the last ones ended: the

@@ -17,12 +17,15 @@
 use std::time::Duration;
 
 use super::Time;
+use super::limits::LEAVING_WINDOW;
 
 /// What is left to grow windows with.
 #[derive(Debug)]
 pub(super) struct Pool {
     free: u64,
     size: u64,
+    /// The session was told to leave: nothing grows beyond [`LEAVING_WINDOW`] any more.
+    leaving: bool,
 }
 
 /// One direction of one stream, seen from its receiver.
@@ -69,7 +72,11 @@ const CREDIT_WORTH: u64 = 128 * 1024;
 
 impl Pool {
     pub(super) fn new(size: u64) -> Self {
-        Self { free: size, size }
+        Self {
+            free: size,
+            size,
+            leaving: false,
+        }
     }
 
     /// Never more than is free: a window is at most its floor and its [`Pool::share`].
@@ -80,6 +87,17 @@ impl Pool {
 
     fn give(&mut self, back: u64) {
         self.free = (self.free + back).min(self.size);
+    }
+
+    /// From here on windows grow a little only.
+    pub(super) fn leaves(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Most that `streams` can hold of it, from here on, when it is leaving.
+    pub(super) fn bound(&self, streams: u64) -> u64 {
+        let grows = streams.saturating_mul(LEAVING_WINDOW);
+        (self.size - self.free).saturating_add(grows).min(self.size)
     }
 
     /// Nobody holds anything of it.
@@ -93,7 +111,11 @@ impl Pool {
 
     /// What a stream that holds `held` may hold, when others hold what they do.
     fn share(&self, held: u64) -> u64 {
-        (self.free + held).saturating_mul(SHARE) / (SHARE + 1)
+        let share = (self.free + held).saturating_mul(SHARE) / (SHARE + 1);
+        match self.leaving {
+            true => share.min(held.max(LEAVING_WINDOW)),
+            false => share,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The whole chain but the effects: the real plane, the real tunnel, the real hostagent; only
 //! nodelet is a fake.
 
+mod restored;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, HostId, HostStatus, NodeState,
-    Role, paths,
+    CertPurpose, CertificateRequest, Digest, EnrolToken, Expiry, Fault, HostId, HostStatus,
+    NodeState, Role,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
 use pf9_hostagent::{comms, hostagent, stack};
@@ -61,8 +63,13 @@ impl Plane {
             .expect("token")
     }
 
-    async fn enrol(&self, token: &EnrolToken, host_id: HostId) -> Result<Identity, Fault> {
-        enrol(self.server.public_url(), token, host_id).await
+    async fn enrol(
+        &self,
+        token: &EnrolToken,
+        host_id: HostId,
+        fs: &HostFs,
+    ) -> Result<Identity, Fault> {
+        enrol(self.server.public_url(), token, host_id, fs).await
     }
 
     fn rest(&self) -> reqwest::Client {
@@ -185,15 +192,21 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     pf9_hostagent::tls::install();
     let plane = Plane::start().await;
     let host = HostId::random();
+    let (_dir, fs) = host_root();
     let identity = plane
-        .enrol(&plane.token().await, host)
+        .enrol(&plane.token().await, host, &fs)
         .await
         .expect("enrolled");
-    let (_dir, fs) = host_root();
     identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
-    let node = FakeNode::start(&fs.at(paths::NODELET_SOCKET));
+    let node = FakeNode::start(&fs, host);
     let daemons = Daemons::start(&fs).await;
-    plane.until(host, |s| s.state == NodeState::Ok).await;
+    let told = |s: &HostStatus, name| s.certificates.iter().any(|c| c.name == name);
+    let first = plane
+        .until(host, |s| s.state == NodeState::Ok && told(s, "host"))
+        .await;
+    assert!(
+        told(&first, "plane-ca") && first.health.warnings.iter().all(|w| !Expiry::is_warning(w))
+    );
     assert_eq!(node.read(|n| n.calls), 0, "nothing to do, nobody woken");
 
     let stack_dir = tempfile::tempdir().expect("tempdir");
@@ -285,12 +298,13 @@ async fn tokens_let_in_once_and_only_at_their_plane() {
     pf9_hostagent::tls::install();
     let plane = Plane::start().await;
     let token = plane.token().await;
+    let (_dir, fs) = host_root();
     plane
-        .enrol(&token, HostId::random())
+        .enrol(&token, HostId::random(), &fs)
         .await
         .expect("enrolled");
     let code = async |token: &EnrolToken| {
-        let refused = plane.enrol(token, HostId::random()).await;
+        let refused = plane.enrol(token, HostId::random(), &fs).await;
         refused.expect_err("refused").code
     };
     assert_eq!(code(&token).await, "token-used");

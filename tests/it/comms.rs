@@ -2,6 +2,7 @@
 //! are busy, that ask for more than they may.
 
 mod peer;
+mod renewal;
 mod services;
 
 use std::time::Duration;
@@ -48,7 +49,7 @@ impl Comms {
         }
     }
 
-    async fn status(&self) -> TunnelStatus {
+    pub(crate) async fn status(&self) -> TunnelStatus {
         self.api.get("/v1/status", PATIENCE).await.expect("status")
     }
 

@@ -7,9 +7,11 @@ use pf9_hostagent::app::{Config, TaskGroup};
 use pf9_hostagent::comms::{self, Route};
 use pf9_hostagent::egress::{Egress, Journey};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
-use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy};
+use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy, order_key};
 use pf9_hostagent::local::{Client, Method};
-use pf9_hostagent::model::{EnrolToken, Fault, HostId, TunnelState, TunnelStatus, paths};
+use pf9_hostagent::model::{
+    EnrolToken, Fault, HostId, NodeFacts, TunnelState, TunnelStatus, paths,
+};
 use pf9_hostagent::plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -93,12 +95,15 @@ impl Host {
     async fn enrol(&self, plane: &Plane) -> Result<Identity, Fault> {
         let (egress, tls) = self.way();
         let token = plane.token().await;
+        let (root, _) = order_key::ensure(&self.fs, self.id)?;
         let identity = identity::enrol(&EnrolOrder {
             plane: plane.server.public_url(),
             token: &token,
             host_id: self.id,
-            hostname: "n1",
+            present: None,
             machine: pf9_hostagent::model::MachineMarks::default(),
+            facts: &NodeFacts::new("n1", &[]),
+            root: &root,
             egress: &egress,
             tls: &tls,
             deadline: PATIENCE,

@@ -8,10 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use fixture::Bed;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Assignment, CertPurpose, CertificateBatch, CertificateRequest, Digest, DocumentKind, Fault,
-    Generation, HostId, NodeState, Role, SigningKey, paths,
+    Assignment, CertPurpose, CertificateBatch, CertificateOrder, CertificateRequest, Digest,
+    DocumentKind, FactsReport, Fault, Generation, HostId, HostStatus, NodeState, Role, SigningKey,
+    paths,
 };
 use pf9_hostagent::stack;
+use plane::content;
 
 use crate::support::{PATIENCE, within};
 
@@ -69,7 +71,8 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
     let mut for_another = bed.spec(6, Assignment::None);
     for_another.host_id = HostId::random();
     let bytes = serde_json::to_vec(&for_another).expect("json");
-    let malformed = br#"{"schema":1,"generation":9,"wat":1}"#;
+    let malformed = br#"{"schema":1,"generation":9,"assignment":{"role":"wat"}}"#;
+    let newer = br#"{"schema":7,"generation":9,"needs_agent":"0.5"}"#;
     for (envelope, code, words) in [
         (unsigned, "document-untrusted", "does not trust"),
         (bed.sign(4, Assignment::None), "spec-older", "generation 5"),
@@ -82,6 +85,11 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
             bed.key.sign(DocumentKind::Spec, malformed),
             "document-malformed",
             "wat",
+        ),
+        (
+            bed.key.sign(DocumentKind::Spec, newer),
+            "document-newer",
+            "it needs agent 0.5 or newer (this is ",
         ),
     ] {
         // Whatever the host asks for: a plane may be wrong, too.
@@ -306,7 +314,8 @@ async fn when_the_role_is_gone_nodelet_is_asked_no_more() {
     assert_eq!(status.observed_generation.0, 2);
     within(async {
         let note = "/var/opt/pf9/hostagent/nodelet-needed.json";
-        while bed.fs.read_text(note, 64).expect("note").as_deref() != Some("false\n") {
+        let says_no = |text: Option<String>| text.is_some_and(|t| t.contains("false"));
+        while !says_no(bed.fs.read_text(note, 1024).expect("note")) {
             tokio::task::yield_now().await;
         }
     })
@@ -453,6 +462,7 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
     bed.node.say(|s| {
         s.generation = Generation(1);
         s.state = NodeState::Converging;
+        s.role = Role::Master;
         s.cluster_id = Some(bed.cluster);
         s.certificate_requests = vec![request.clone()];
         s.service_account_key = Some("public".into());
@@ -461,12 +471,33 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
     let batch: CertificateBatch = bed.node.until(|n| n.batches.last().cloned()).await;
     assert_eq!(batch.cluster_id, bed.cluster);
     assert_eq!(batch.certificates[0].certificate, "signed csr");
-    let order = bed.plane.read(|p| p.orders.last().cloned()).expect("order");
+    let carried = bed.plane.read(|p| p.orders.clone());
+    let signed = bed.node.read(|n| n.signed.clone());
+    assert_eq!(carried, signed, "as root signed it, byte for byte");
+    let orders: Vec<CertificateOrder> = carried.iter().map(content).collect();
+    let order = orders.last().expect("order");
     assert_eq!(order.requests, std::slice::from_ref(&request));
     assert_eq!(order.service_account_key.as_deref(), Some("public"));
+    assert_ne!(
+        order.nonce, orders[0].nonce,
+        "each try answers a number of its own"
+    );
 
-    // nodelet still names it while it finishes a step, and something new: only that is ordered.
+    // nodelet still names it while it finishes a step: that is no reason for another order.
+    // Something new is.
     let orders = bed.plane.read(|p| p.orders.len());
+    bed.node.say(|s| s.attempts += 1);
+    bed.plane
+        .until(|p| {
+            p.statuses
+                .last()?
+                .node
+                .as_ref()
+                .filter(|n| n.attempts > 0)
+                .map(drop)
+        })
+        .await;
+    assert_eq!(bed.plane.read(|p| p.orders.len()), orders);
     let another = CertificateRequest {
         purpose: CertPurpose::KubeProxy,
         csr: "another".into(),
@@ -474,11 +505,59 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
     bed.node
         .say(|s| s.certificate_requests = vec![request, another.clone()]);
     bed.node.until(|n| n.batches.get(1).map(drop)).await;
-    let new = bed
+    assert_eq!(bed.plane.read(|p| p.orders.len()), orders + 1);
+}
+
+#[tokio::test]
+async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
+    let bed = Bed::new();
+    let known = bed.plane.read(|p| p.facts.clone()).expect("as enrolled");
+    let mut other = known.clone();
+    other.hostname = "another".into();
+    bed.plane.change(|p| {
+        p.facts = Some(other);
+        p.facts_refused = Some(
+            Fault::new("node-name-taken", "not taken", "name n1 belongs to host b")
+                .fix("call it something else"),
+        );
+    });
+    let _agent = bed.start().await;
+    // The plane's words reach whoever looks at the host, there and here; the host goes on.
+    let shown = |s: &HostStatus| {
+        let warnings = &s.health.warnings;
+        warnings
+            .iter()
+            .any(|f| f.code == "node-name-taken" && f.why.contains("host b"))
+    };
+    bed.plane
+        .until(|p| p.statuses.last().filter(|s| shown(s)).map(drop))
+        .await;
+    assert!(shown(&bed.local_status().await));
+    bed.plane
+        .until(|p| p.event("facts-refused").map(drop))
+        .await;
+    let first = bed.plane.read(|p| p.reports[0].clone());
+    assert_eq!(
+        Some(&first),
+        bed.node.read(|n| n.signed.first().cloned()).as_ref()
+    );
+    let report: FactsReport = content(&first);
+    assert_eq!((report.host_id, report.facts), (bed.host, known));
+
+    bed.plane.change(|p| p.facts_refused = None);
+    let good = bed
         .plane
-        .read(|p| p.orders.get(orders..).map(<[_]>::to_vec));
-    let asked: Vec<_> = new.into_iter().flatten().map(|o| o.requests).collect();
-    assert_eq!(asked, [[another]]);
+        .until(|p| {
+            p.statuses
+                .last()
+                .filter(|s| !shown(s))
+                .map(|_| p.reports.len())
+        })
+        .await;
+    // From then on root is left alone.
+    bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
+    bed.node.until(|n| n.specs.first().map(drop)).await;
+    assert_eq!(bed.plane.read(|p| p.reports.len()), good);
 }
 
 #[tokio::test]

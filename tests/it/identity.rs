@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pf9_hostagent::app::{Config, TaskGroup};
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy};
+use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, LocalError, Method};
 use pf9_hostagent::model::{
     EnrolToken, Fault, HostId, HostStatus, NodeStatus, Timestamp, TunnelState, TunnelStatus, paths,
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{PATIENCE, within};
+use crate::support::{PATIENCE, enrol, within};
 
 struct Plane {
     dir: tempfile::TempDir,
@@ -154,17 +154,7 @@ impl Machine {
 
     async fn enrol(&self, plane: &Plane, token: &EnrolToken) -> HostId {
         let host_id = HostId::random();
-        let identity = identity::enrol(&EnrolOrder {
-            plane: plane.server.public_url(),
-            token,
-            host_id,
-            hostname: "n1",
-            machine: identity::look_at_machine(&self.fs, host_id),
-            egress: &pf9_hostagent::egress::Egress::direct(),
-            tls: &TlsPolicy::default(),
-            deadline: PATIENCE,
-        })
-        .await;
+        let identity = enrol(plane.server.public_url(), token, host_id, &self.fs).await;
         let identity = identity.expect("enrolled");
         identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
         host_id

@@ -8,8 +8,12 @@ mod egress;
 mod hostagent;
 #[cfg(feature = "plane")]
 mod identity;
+mod local;
 #[cfg(feature = "plane")]
 mod plane;
+#[cfg(feature = "plane")]
+mod renewal;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;
+mod watchdog;

@@ -1,15 +1,20 @@
 //! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
 //! the administrator on his socket. All sockets are real, all ports are free ones.
 
+mod authorities;
 mod bed;
 mod clusters;
 mod kube;
 mod machines;
 mod metrics;
 mod node;
+mod objects;
 mod operators;
-mod rotation;
+mod orders;
+mod renewal;
+mod rights;
 mod stacks;
 mod stop;
+mod takeover;
 mod tickets;
 mod tunnels;

@@ -11,8 +11,9 @@ use pf9_hostagent::model::{Digest, StackArchive, StackFile, StackManifest};
 #[cfg(feature = "plane")]
 use pf9_hostagent::{
     egress::Egress,
-    identity::{self, EnrolOrder, Identity, TlsPolicy},
-    model::{EnrolToken, Fault, HostId, MachineMarks},
+    host::{fs::HostFs, interfaces::node_facts},
+    identity::{self, EnrolOrder, Identity, TlsPolicy, order_key},
+    model::{EnrolToken, Fault, HostId},
 };
 
 /// Nothing in these tests takes longer on a busy machine.
@@ -67,19 +68,24 @@ pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
     (serde_json::to_vec(&manifest).expect("json"), archive)
 }
 
-/// Enrols a host called `n1` at a plane, by the direct way.
+/// Enrols this host at a plane, by the direct way, as root of it does.
 #[cfg(feature = "plane")]
 pub(crate) async fn enrol(
     plane: &str,
     token: &EnrolToken,
     host_id: HostId,
+    fs: &HostFs,
 ) -> Result<Identity, Fault> {
+    let (root, _) = order_key::ensure(fs, host_id)?;
+    let facts = node_facts(fs).expect("facts");
     identity::enrol(&EnrolOrder {
         plane,
         token,
         host_id,
-        hostname: "n1",
-        machine: MachineMarks::default(),
+        present: None,
+        machine: identity::look_at_machine(fs, host_id),
+        facts: &facts,
+        root: &root,
         egress: &Egress::direct(),
         tls: &TlsPolicy::default(),
         deadline: PATIENCE,

@@ -122,7 +122,13 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
         .expect("text")
         .parse()
         .expect("token");
-    let enrolled = enrol(first.public_url(), &token, HostId::random()).await;
+    let root = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(root.path());
+    for made in ["/run/pf9", "/var/log/pf9/comms"] {
+        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
+    }
+    std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
+    let enrolled = enrol(first.public_url(), &token, HostId::random(), &fs).await;
     let identity = enrolled.expect("enrolled");
     let endpoints = places.map(|p| format!("wss://{p}/v1/tunnel"));
     assert_eq!(identity.endpoints, endpoints);
@@ -139,11 +145,6 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
         planes.push(serve(dir.path(), place, places).await);
     }
 
-    let root = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(root.path());
-    for made in ["/run/pf9", "/var/log/pf9/comms"] {
-        std::fs::create_dir_all(fs.at(made)).expect("mkdir");
-    }
     identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
     let comms = Comms::start(&fs).await;
     let status = comms.until(both_up).await;

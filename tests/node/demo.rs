@@ -1,6 +1,6 @@
 //! The demo as the tests use it: `scripts/demo`, and questions to its machines.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,13 @@ pub(crate) fn kubectl(args: &[&str]) -> Outcome<String> {
 
 /// Where the demo keeps the state of a machine.
 pub(crate) fn machine_dir(node: &str) -> PathBuf {
+    state().join("nodes").join(node)
+}
+
+/// Where the demo keeps everything.
+pub(crate) fn state() -> PathBuf {
     let state = std::env::var("PF9_DEMO_STATE").unwrap_or_else(|_| "/var/lib/pf9-demo".into());
-    Path::new(&state).join("nodes").join(node)
+    PathBuf::from(state)
 }
 
 /// Polls until `check` says yes; its last words are the failure.

@@ -6,14 +6,20 @@
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
+//! da_stolen     comms' and hostagent's users try everything they can reach → refused
+//! e_files       a worker's files reach its own node only; a detached master's are worth nothing
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
+//! ea_certificates  lives of minutes renewed, new authorities, all ended while machines and plane were off → Ready
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
 //! Each begins by bringing the demo up, so each can run alone. Needs root.
 
+mod certificates;
 mod demo;
 mod network;
+mod rights;
 mod running;
 mod scenario;
+mod takeover;

@@ -8,9 +8,10 @@ use crate::demo::{
     ready_through_plane, said, shell, start, up,
 };
 use crate::network;
+use crate::rights;
 
 /// A node that was Ready is Ready again this long after its machine came back.
-const READY_AGAIN: Duration = Duration::from_secs(150);
+pub(crate) const READY_AGAIN: Duration = Duration::from_secs(150);
 /// The units of a node; killing any of them must heal.
 const DAEMONS: [&str; 7] = [
     "pf9-comms",
@@ -241,6 +242,17 @@ fn another_master_joins(node: &str) -> Outcome {
         );
     }
     ready_through_plane(node)
+}
+
+#[test]
+fn e_files_of_a_node_are_good_for_that_node() -> Outcome {
+    up()?;
+    rights::of_a_worker_end_at_its_own_node(NODES[0], NODES[1])?;
+    rights::are_waited_for(NODES[0])?;
+    another_master_joins(NODES[1])?;
+    rights::of_a_detached_master_are_worth_nothing(NODES[0], NODES[1])?;
+    up()?;
+    ready_through_plane(NODES[1])
 }
 
 #[test]

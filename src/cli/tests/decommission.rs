@@ -10,6 +10,8 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         generation: Generation(3),
         role,
         cluster_id: None,
+        installed: None,
+        wants_spec: false,
         state,
         reason: None,
         attempts: 0,
@@ -214,16 +216,70 @@ async fn a_refusal_keeps_nodelets_words() {
 async fn what_is_left_is_listed_and_is_a_failure() {
     let rig = prepared();
     rig.nodelet();
-    rig.file("/etc/sysctl.d/90-pf9-kubernetes.conf", "x");
+    rig.file("/etc/sysctl.d/10-pf9-tuning.conf", "a person's, perhaps");
+    rig.file("/sys/class/net/pf9cni0/mtu", "1500");
     let ran = rig.run(&["decommission-node", "--yes"]).await;
     assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
     assert!(ran.text.contains("   NOT CLEAN\n"), "{}", ran.text);
-    assert!(
-        ran.text
-            .contains("left         /etc/sysctl.d/90-pf9-kubernetes.conf"),
-        "{}",
-        ran.text
-    );
+    for left in ["/etc/sysctl.d/10-pf9-tuning.conf", "link pf9cni0"] {
+        let line = format!("left         {left}");
+        assert!(ran.text.contains(&line), "{line}: {}", ran.text);
+    }
+}
+
+/// What nodelet's ledger did not know of goes all the same where it is ours by its exact name: the
+/// link that makes nodelet start at boot, links of units whose files are gone, settings.
+#[tokio::test]
+async fn what_is_ours_by_name_goes_without_a_ledger() {
+    use crate::host::ours::paths::{MODULES_FILE, NODELET_AT_BOOT, SYSCTL_FILE};
+    let rig = prepared();
+    rig.nodelet();
+    let wants = "/etc/systemd/system/multi-user.target.wants";
+    let links = [
+        NODELET_AT_BOOT.to_owned(),
+        format!("{wants}/pf9-kubelet.service"),
+    ];
+    for link in &links {
+        rig.host.link(link, "/lib/systemd/system/x").expect("link");
+    }
+    for file in [SYSCTL_FILE, MODULES_FILE] {
+        rig.file(file, "x");
+    }
+    rig.file(&format!("{wants}/docker.service"), "theirs");
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert_eq!(rig.host.list(wants).expect("list"), ["docker.service"]);
+    for file in [SYSCTL_FILE, MODULES_FILE] {
+        assert!(!rig.host.at(file).exists(), "{file}");
+    }
+}
+
+/// A write that power or a signal cut off leaves its temporary file; none of them is in the way.
+#[tokio::test]
+async fn interrupted_writes_leave_nothing_behind() {
+    let rig = prepared();
+    rig.nodelet();
+    let temp = |name: &str| format!(".pf9-tmp-41-100-0-{name}.tmp");
+    for dir in [
+        "/etc/pf9",
+        "/etc/pf9/conf.d",
+        "/etc/pf9/kube.d/certs/admin",
+        "/etc/systemd/system",
+        "/etc/systemd/system/multi-user.target.wants",
+        "/etc/sysctl.d",
+        "/etc/modules-load.d",
+        "/opt/pf9/stacks",
+        "/var/opt/pf9",
+    ] {
+        rig.file(&format!("{dir}/{}", temp("pf9-kubelet.service")), "half");
+    }
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let files = rig.files().into_keys();
+    let left: Vec<_> = files
+        .filter(|p| p.to_string_lossy().contains("pf9-tmp"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]

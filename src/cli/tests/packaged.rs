@@ -51,6 +51,24 @@ fn explained(text: &str, section: &str, keys: &serde_json::Value) {
     }
 }
 
+/// The mode of the key keeps it root's; the services of the two users do not even see where it is.
+#[test]
+fn what_root_orders_with_is_out_of_sight_of_both_users() {
+    for unit in ["pf9-comms", "pf9-hostagent"] {
+        let path = format!("{}/systemd/{unit}.service", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect("unit");
+        let hidden = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("InaccessiblePaths="))
+            .flat_map(str::split_whitespace);
+        let key = std::path::Path::new(paths::ORDER_KEY);
+        let mut hidden = hidden.map(|p| p.trim_start_matches('-'));
+        assert!(hidden.any(|dir| key.starts_with(dir)), "{unit}");
+        let root = text.lines().any(|l| l == "User=root");
+        assert!(!root && text.contains("\nUser=pf9"), "{unit}");
+    }
+}
+
 #[test]
 fn the_allow_list_names_the_services_planes_ask_for() {
     let rig = Rig::new();

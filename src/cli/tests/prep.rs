@@ -1,5 +1,6 @@
 use super::plane::{Manner, Plane, foreign_token};
 use super::*;
+use crate::host::fs::Found;
 use crate::model::{
     Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp, TunnelState,
     TunnelStatus, paths,
@@ -18,6 +19,7 @@ fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
         last_contact: None,
         last_fault,
         sessions: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 
@@ -52,6 +54,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         refused: None,
         node: None,
         download: None,
+        certificates: Vec::new(),
         inventory: Inventory::default(),
         health: Health::default(),
         trust: None,
@@ -115,6 +118,14 @@ async fn a_bare_machine_becomes_a_host_and_again_is_harmless() {
             .is_some()
     );
     assert!(!rig.host.at("/etc/pf9/.before").exists());
+    for (path, root_only) in [(paths::ROOT_DIR, 0o700), (paths::ORDER_KEY, 0o600)] {
+        let (Found::Dir { mode, .. } | Found::File { mode, .. }) =
+            rig.host.found(path).expect(path)
+        else {
+            panic!("{path} is not there");
+        };
+        assert_eq!(mode, root_only, "{path}: {mode:o}");
+    }
 
     let files = rig.files();
     let again = rig.prep(&plane.url, &plane.token, &[]).await;
@@ -164,6 +175,8 @@ async fn another_plane_is_refused_unless_forced() {
     assert_eq!(rig.prep(&first.url, &first.token, &[]).await.exit, Exit::Ok);
     let id = crate::identity::host_id(&rig.host).expect("id");
     let files = rig.files();
+    let key = |rig: &Rig| rig.host.read(paths::ORDER_KEY, 4096).expect("read");
+    let had = key(&rig);
     let ran = rig.prep(&second.url, &second.token, &[]).await;
     assert_eq!(ran.exit, Exit::Failed);
     assert!(
@@ -188,6 +201,10 @@ async fn another_plane_is_refused_unless_forced() {
         crate::identity::host_id(&rig.host).expect("id"),
         id,
         "the id stays"
+    );
+    assert!(
+        had.is_some() && key(&rig) == had,
+        "and what root orders with"
     );
 }
 

@@ -4,9 +4,9 @@ use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
-    CertPurpose, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Generation,
-    HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef, Timestamp,
-    TunnelState, TunnelStatus,
+    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry,
+    Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef,
+    Timestamp, TunnelState, TunnelStatus,
 };
 use crate::preflight::{Disk, Facts, Report};
 
@@ -55,6 +55,8 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         generation: Generation(7),
         role,
         cluster_id: Some(cluster.parse::<ClusterId>().expect("id")),
+        installed: None,
+        wants_spec: false,
         state: NodeState::Ok,
         reason: None,
         attempts: 0,
@@ -65,15 +67,16 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         wants_stack: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
-        certificates: [
-            (CertPurpose::KubeletClient, 300),
-            (CertPurpose::KubeProxy, 361),
-        ]
-        .map(|(purpose, days)| CertificateStatus {
-            purpose,
-            not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
-        })
-        .into(),
+        certificates: [("kubelet/apiserver", 300), ("kube-proxy/apiserver", 361)]
+            .map(|(name, days)| CertificateStatus {
+                name: name.into(),
+                authority: Authority::Cluster,
+                digest: Digest::of(name.as_bytes()),
+                issuer: Digest::of(b"cluster"),
+                not_before: at("09:00:00"),
+                not_after: at("10:00:00") + jiff::SignedDuration::from_hours(24 * days),
+            })
+            .into(),
     }
 }
 
@@ -100,6 +103,7 @@ fn tunnel() -> TunnelStatus {
         last_contact: Some(at("09:59:58")),
         last_fault: None,
         sessions: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 
@@ -134,8 +138,21 @@ fn good(role: Role) -> StatusReport {
             total_bytes: 100 << 30,
             available_bytes: 61 << 30,
         }],
+        certificates: certificates(role),
         warnings: Vec::new(),
     }
+}
+
+/// The tunnel's, and the node's own.
+fn certificates(role: Role) -> Vec<Expiry> {
+    let days = |days: i64| at("10:00:00") + jiff::SignedDuration::from_hours(24 * days);
+    let tunnel = [("host", 310), ("plane-ca", 3000)];
+    let tunnel = tunnel.map(|(name, n)| Expiry::new(name, days(n)));
+    let node = node(role, None, PhaseState::Running).certificates;
+    tunnel
+        .into_iter()
+        .chain(node.iter().map(Expiry::from))
+        .collect()
 }
 
 fn screens() -> Vec<(&'static str, StatusReport)> {
@@ -224,6 +241,25 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let mut halved = good(Role::Worker);
     halved.tunnel = Some(super::tunnel::sessions());
 
+    let mut expired = good(Role::Worker);
+    expired.tunnel = Some(super::tunnel::renewing());
+    let why = Fault::new(
+        "csr-refused",
+        "cannot renew the host certificate",
+        "no certificate was signed: the plane's store failed",
+    )
+    .fix("look at the plane's log")
+    .next_try(at("10:00:41"));
+    expired.certificates[0] = Expiry {
+        renew_at: Some(at("06:00:00")),
+        fault: Some(why),
+        ..Expiry::new("host", at("09:30:00"))
+    };
+    expired.warnings = expired.certificates[0]
+        .warning(at("10:00:00"))
+        .into_iter()
+        .collect();
+
     let mut idle = good(Role::Worker);
     idle.state = Overall::Idle;
     idle.node = None;
@@ -237,6 +273,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         ("status-retrying.txt", retrying),
         ("status-offline.txt", offline),
         ("status-agent-down.txt", down),
+        ("status-certificate-expired.txt", expired),
         ("status-idle.txt", idle),
         ("status-one-session-down.txt", halved),
     ]

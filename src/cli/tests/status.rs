@@ -21,6 +21,7 @@ fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
         refused: None,
         node: None,
         download: None,
+        certificates: Vec::new(),
         inventory: Inventory::default(),
         health: Health::default(),
         trust: None,
@@ -44,6 +45,7 @@ fn tunnel(state: TunnelState) -> TunnelStatus {
             "nobody listens",
         )),
         sessions: Vec::new(),
+        certificates: Vec::new(),
     }
 }
 

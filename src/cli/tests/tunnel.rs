@@ -5,7 +5,7 @@ use super::super::tunnel::top::rates;
 use super::*;
 use crate::local::Method;
 use crate::model::{
-    STATUS_SCHEMA, SessionEnd, SessionPing, SessionState, SessionStatus, StreamClass,
+    STATUS_SCHEMA, SessionEnd, SessionKind, SessionPing, SessionState, SessionStatus, StreamClass,
     StreamDirection, StreamStatus, TcpStatus, Timestamp, TunnelPing, TunnelState, TunnelStatus,
     TunnelStreams, paths,
 };
@@ -29,6 +29,7 @@ fn session(slot: u8, state: SessionState) -> SessionStatus {
         slot,
         endpoint: Some(format!("wss://{name}.example:8443/v1/tunnel")),
         state,
+        kind: SessionKind::Full,
         rtt_us: Some(4100),
         jitter_us: Some(230),
         streams: 3,
@@ -77,7 +78,16 @@ pub(super) fn sessions() -> TunnelStatus {
             },
             waiting,
         ],
+        certificates: Vec::new(),
     }
+}
+
+/// One that is up, for the renewal only.
+pub(super) fn renewing() -> TunnelStatus {
+    let mut tunnel = sessions();
+    tunnel.sessions.truncate(1);
+    tunnel.sessions[0].kind = SessionKind::RenewalOnly;
+    tunnel
 }
 
 fn stream(number: u32, service: &str, bytes: u64) -> StreamStatus {

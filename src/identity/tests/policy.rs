@@ -58,12 +58,17 @@ fn policy_with_mode(
 async fn outcome(ca: &Arc<Authority>, server: TlsAcceptor, tls: &TlsPolicy) -> String {
     let url = serve_once(server, honest(ca, |_| {})).await;
     let token = ca.token();
+    let host_id = HostId::random();
+    let (_dir, fs) = host();
+    let (root, _) = order_key::ensure(&fs, host_id).expect("order key");
     let enrolled = enrol(&EnrolOrder {
         plane: &url,
         token: &token,
-        host_id: HostId::random(),
-        hostname: "n1",
+        host_id,
+        present: None,
         machine: MachineMarks::default(),
+        facts: &NodeFacts::new("n1", &[]),
+        root: &root,
         egress: &Egress::direct(),
         tls,
         deadline: Duration::from_secs(10),

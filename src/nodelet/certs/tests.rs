@@ -26,7 +26,7 @@ fn batch(node: &NodeSpec, purpose: CertPurpose, pem: String) -> CertificateBatch
 
 fn csr(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> String {
     make_key(fs, purpose, node).expect("key");
-    material(fs, Role::Master, node, now()).expect("material")[&purpose]
+    material(fs, Role::Master, node).expect("material")[&purpose]
         .request
         .clone()
         .expect("request")
@@ -49,7 +49,7 @@ fn every_purpose_goes_from_key_to_accepted_certificate() {
         )
         .unwrap_or_else(|e| panic!("{}: {e}", purpose.dir()));
     }
-    let all = material(&fs, Role::Master, &node, now()).expect("material");
+    let all = material(&fs, Role::Master, &node).expect("material");
     assert!(all.values().all(|m| m.certificate.is_some()));
     // A key is made once.
     let path = path_of(CertPurpose::Admin, paths::CERT_KEY_FILE);
@@ -106,7 +106,7 @@ fn what_the_profile_does_not_say_is_refused() {
 }
 
 #[test]
-fn a_certificate_counts_until_its_end_and_for_its_authority() {
+fn a_certificate_counts_for_every_authority_that_is_believed() {
     let (_dir, fs, cas, node) = fixture();
     let purpose = CertPurpose::Nodelet;
     let csr = csr(&fs, purpose, &node);
@@ -115,16 +115,39 @@ fn a_certificate_counts_until_its_end_and_for_its_authority() {
         p.not_after = rcgen::date_time_ymd(2026, 4, 1);
     });
     accept(&fs, Role::Worker, &node, &batch(&node, purpose, pem), now()).expect("accept");
-    let counts = |at: &str, node: &NodeSpec| {
-        let at = at.parse().expect("time");
-        let all = material(&fs, Role::Worker, node, at).expect("material");
-        all[&purpose].certificate.is_some()
+    let seen = |node: &NodeSpec| {
+        let all = material(&fs, Role::Worker, node).expect("material");
+        all[&purpose].certificate.clone()
     };
-    assert!(counts("2026-02-20T00:00:00Z", &node));
-    assert!(!counts("2027-01-01T00:00:00Z", &node));
+    let signing = |node: &NodeSpec| {
+        let mut all = authorities(node).into_iter();
+        let found = all.find(|a| a.authority == Authority::Cluster && a.signs);
+        found.expect("one signs").digest
+    };
+    let first = seen(&node).expect("it counts");
+    assert_eq!(first.issuer, signing(&node));
+    assert_eq!(
+        first.not_after,
+        "2026-04-01T00:00:00Z".parse().expect("time")
+    );
+    // Another one signs, and the first is still believed.
+    let new = Cas::new();
+    let mut both = node.clone();
+    both.authorities.cluster = format!("{}{}", new.authorities.cluster, node.authorities.cluster);
+    assert_eq!(seen(&both), Some(first.clone()));
+    assert_ne!(first.issuer, signing(&both));
+    // What the new one signs is taken, beside the authorities that are believed.
+    let next = batch(&node, purpose, new.sign(&csr, purpose, &node, |_| ()));
+    let foreign = accept(&fs, Role::Worker, &node, &next, now()).expect_err("not announced");
+    assert!(foreign.why.contains("cluster authority"), "{foreign}");
+    accept(&fs, Role::Worker, &both, &next, now()).expect("announced");
+    assert_eq!(seen(&both).expect("counts").issuer, signing(&both));
+    let ca = fs.read_text(path_of(purpose, paths::CERT_CA_FILE), PEM_MAX);
+    let believed = both.authorities.believed(Authority::Cluster);
+    assert_eq!(ca.expect("read"), Some(believed));
     let mut moved = node.clone();
     moved.authorities = Cas::new().authorities;
-    assert!(!counts("2026-02-20T00:00:00Z", &moved));
+    assert_eq!(seen(&moved), None);
 }
 
 #[test]

@@ -1,53 +1,164 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
 use super::super::inbox::Inbox;
+use super::super::ledger::{Artefact, Before, UnitRecord, What};
+use super::super::phase::samples;
 use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Assignment, DocumentKind, paths};
+use crate::model::{
+    Assignment, Digest, DocumentKind, Envelope, NodeStatus, SigningKey, Spec, paths,
+};
+
+/// Data of etcd: what must never go by mistake.
+const DATA: &str = "/var/lib/pf9/etcd/member/snap/db";
+const SPEC: &str = "/var/opt/pf9/nodelet/spec.json";
+const LEDGER: &str = "/var/opt/pf9/nodelet/ledger.json";
+
+struct Machine {
+    fs: HostFs,
+    key: SigningKey,
+    cas: Cas,
+    _dir: tempfile::TempDir,
+}
+
+/// One life of the process.
+struct Life {
+    engine: Engine,
+    inbox: Arc<Inbox>,
+    status: watch::Receiver<NodeStatus>,
+    wake: watch::Sender<u64>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let put = |path: &str, text: &str, mode| {
+            fs.write(path, text.as_bytes(), &Attrs::mode(mode))
+                .expect("write");
+        };
+        put("/usr/bin/systemctl", "#!/bin/sh\nexit 0\n", 0o755);
+        put("/proc/self/mountinfo", "", 0o644);
+        put("/proc/swaps", "Filename\n", 0o644);
+        std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
+        let key = enrolled(&fs);
+        Self {
+            fs,
+            key,
+            cas: Cas::new(),
+            _dir: dir,
+        }
+    }
+
+    /// One that was made a node by generation 5, with data that must not be lost.
+    fn node() -> Self {
+        let machine = Self::new();
+        let attrs = Attrs::mode(0o600);
+        machine.fs.write(DATA, b"data", &attrs).expect("data");
+        let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+        // Written anew: the data is there already.
+        ledger.ledger.installed = Some(Work::installed(&Work {
+            generation: Generation(5),
+            role: Role::Worker,
+            node: Arc::new(node(machine.cas.authorities.clone())),
+        }));
+        ledger.ledger.artefacts = vec![Artefact {
+            what: What::Tree {
+                path: paths::ETCD_DATA.to_owned(),
+            },
+            before: Before::Nothing,
+        }];
+        ledger.save().expect("ledger");
+        machine
+    }
+
+    fn sign(&self, spec: &Spec) -> Envelope {
+        let bytes = spec.document().expect("document");
+        self.key.sign(DocumentKind::Spec, &bytes)
+    }
+
+    fn worker(&self, generation: u64) -> Envelope {
+        let wanted = node(self.cas.authorities.clone());
+        self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
+    }
+
+    fn none(&self, generation: u64) -> Envelope {
+        self.sign(&spec(generation, Assignment::None))
+    }
+
+    fn begin(&self) -> Life {
+        let host = Host::new(self.fs.clone());
+        let (inbox, orders) = Inbox::open(self.fs.clone(), Timestamp::UNIX_EPOCH);
+        let (mut board, status) = Board::new(&self.fs);
+        let (wake, woken) = watch::channel(0);
+        let ledger = ledger(&host, &mut board);
+        let (job, _) = watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
+        let told = Told {
+            orders,
+            wake: woken,
+            shutdown: CancellationToken::new(),
+        };
+        let sweep = Duration::from_secs(60);
+        Life {
+            engine: Engine::new(host, ledger, board, job, told, sweep),
+            inbox,
+            status,
+            wake,
+        }
+    }
+
+    /// Two lives with two rounds each; the data is there after every one. Answers what is said.
+    async fn keeps_it(&self) -> NodeStatus {
+        let mut last = None;
+        for _ in 0..2 {
+            let mut life = self.begin();
+            for _ in 0..2 {
+                life.engine.round().await;
+                assert!(self.fs.at(DATA).exists(), "the data is gone");
+            }
+            last = Some(life.status.borrow().clone());
+        }
+        last.expect("a status")
+    }
+
+    fn damage(&self, path: &str, text: &[u8]) {
+        let attrs = Attrs::mode(0o600);
+        self.fs.write(path, text, &attrs).expect("damage");
+    }
+}
+
+fn says(status: &NodeStatus, code: &str, words: &str) {
+    let reason = status.reason.clone().expect("it says why");
+    assert_eq!(reason.code, code, "{reason}");
+    assert!(reason.to_string().contains(words), "{reason}");
+    assert_ne!(status.state, NodeState::Ok);
+    let installed = status.installed.as_ref();
+    assert_eq!(installed.map(|i| i.generation), Some(Generation(5)));
+    assert_eq!(status.role, Role::Worker, "it is still what it was");
+}
 
 #[tokio::test]
 async fn a_round_without_news_writes_its_line_and_nothing_else() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let fs = HostFs::new(dir.path());
-    let systemctl = b"#!/bin/sh\nexit 0\n";
-    fs.write("/usr/bin/systemctl", systemctl, &Attrs::mode(0o755))
-        .expect("systemctl");
-    fs.write("/proc/self/mountinfo", b"", &Attrs::mode(0o644))
-        .expect("mounts");
-    fs.write("/proc/swaps", b"Filename\n", &Attrs::mode(0o644))
-        .expect("swaps");
-    std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
-    let key = enrolled(&fs);
-    let wanted = node(Cas::new().authorities);
-    let document = spec(1, Assignment::Worker(Box::new(wanted)));
-    let bytes = serde_json::to_vec(&document).expect("json");
-    let (inbox, jobs) = Inbox::open(fs.clone(), Timestamp::UNIX_EPOCH);
-    inbox
-        .put(key.sign(DocumentKind::Spec, &bytes))
-        .expect("a good spec");
-    let (board, _status) = Board::new(&fs);
-    let (_wake, woken) = watch::channel(0);
-    let host = Host::new(fs.clone());
-    let mut engine = Engine::new(
-        host.clone(),
-        ledger(&host, &board).expect("ledger"),
-        board,
-        jobs,
-        woken,
-        CancellationToken::new(),
-        Duration::from_secs(60),
-    );
-    let job = inbox.job();
-    engine.round(&job).await;
-    let mut before = every_file(&fs);
-    let mut story = take_log(&fs, &mut before);
+    let machine = Machine::new();
+    let Life {
+        mut engine, inbox, ..
+    } = machine.begin();
+    inbox.put(machine.worker(1)).expect("a good spec");
+    engine.round().await;
+    let fs = &machine.fs;
+    let mut before = every_file(fs);
+    let mut story = take_log(fs, &mut before);
     assert!(fs.at(paths::KUBE_STATUS).exists());
     for _ in 0..2 {
-        engine.round(&job).await;
-        let mut after = every_file(&fs);
-        let now = take_log(&fs, &mut after);
+        engine.round().await;
+        let mut after = every_file(fs);
+        let now = take_log(fs, &mut after);
         assert_eq!(after, before);
         let (line, earlier) = now.split_last().expect("a line");
         assert_eq!(earlier, story);
@@ -55,4 +166,267 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
         assert!(line.contains(told), "{line}");
         story = now;
     }
+}
+
+/// Calls without end, during every look and every step: the run is done all the same, whole, and
+/// one more look follows. Several times, because whether a call or a step comes first is chance.
+#[tokio::test]
+async fn calls_do_not_end_a_run() {
+    for _ in 0..12 {
+        let machine = Machine::new();
+        let mut bed = machine.begin();
+        bed.inbox.put(machine.worker(1)).expect("a good spec");
+        let calls = tokio::spawn(async move {
+            loop {
+                bed.wake.send_modify(|n| *n += 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let next = bed.engine.round().await;
+        assert_eq!(
+            next.after, WAIT_SWEEP,
+            "all was done but what is waited for"
+        );
+        assert!(bed.engine.told.wake.has_changed().expect("callers"));
+        calls.abort();
+    }
+}
+
+/// The same spec again, and worse ones, are no news: they end no run either.
+#[tokio::test]
+async fn only_a_newer_spec_ends_a_run() {
+    let machine = Machine::new();
+    let mut bed = machine.begin();
+    bed.engine.told.orders.mark_unchanged();
+    let (second, first) = (machine.worker(2), machine.worker(1));
+    bed.inbox.put(second.clone()).expect("newer");
+    assert!(bed.engine.interrupted());
+    bed.engine.told.orders.mark_unchanged();
+    bed.inbox.put(second).expect("the same again");
+    bed.inbox.put(first).expect_err("older");
+    assert!(!bed.engine.interrupted());
+}
+
+/// Without anything to do: as many looks as the bucket gives, however often somebody calls.
+#[tokio::test(start_paused = true)]
+async fn calls_are_merged() {
+    let machine = Machine::new();
+    let mut bed = machine.begin();
+    bed.inbox.put(machine.worker(1)).expect("a good spec");
+    bed.engine.told.orders.mark_unchanged();
+    let began = Instant::now();
+    let minute = Duration::from_secs(60);
+    let most = CALLED_BURST + 60 / CALLED_EVERY.as_secs() as u32 + 1;
+    let mut looks = 0;
+    while began.elapsed() < minute && looks <= most {
+        bed.wake.send_modify(|n| *n += 1);
+        assert!(bed.engine.sleep(minute, false).await, "woken");
+        bed.engine.told.wake.borrow_and_update();
+        looks += 1;
+    }
+    assert!((CALLED_BURST..=most).contains(&looks), "{looks}");
+    // A spec does not wait for that.
+    bed.wake.send_modify(|n| *n += 1);
+    bed.inbox.put_none().expect("root takes the role away");
+    let asked = Instant::now();
+    bed.engine.sleep(minute, false).await;
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_they_do_not() {
+    let machine = Machine::new();
+    let mut engine = machine.begin().engine;
+    let runs = UnitRecord {
+        inputs: Some(Digest::of(b"inputs")),
+        intent: None,
+    };
+    for unit in layout::UNITS {
+        let units = &mut engine.ledger.ledger.units;
+        units.insert((*unit).to_owned(), runs.clone());
+    }
+    let started_anew = |engine: &Engine| -> Vec<String> {
+        let units = engine.ledger.ledger.units.iter();
+        let anew = units.filter(|(_, record)| record.inputs.is_none());
+        anew.map(|(unit, _)| unit.clone()).collect()
+    };
+    let good = samples::master("1.20.2");
+    let mut ended = good.clone();
+    ended.now += SignedDuration::from_hours(24 * 400);
+    engine.renewed(&good);
+    engine.renewed(&ended);
+    assert!(started_anew(&engine).is_empty(), "waiting changes nothing");
+    engine.renewed(&good);
+    assert_eq!(
+        started_anew(&engine),
+        ["pf9-kube-proxy.service", "pf9-kubelet.service"]
+    );
+}
+
+#[tokio::test]
+async fn a_missing_spec_removes_nothing() {
+    let machine = Machine::node();
+    let status = machine.keeps_it().await;
+    says(&status, "spec-lost", "its spec is lost: it is missing");
+    assert!(status.wants_spec);
+}
+
+#[tokio::test]
+async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
+    let machine = Machine::node();
+    let life = machine.begin();
+    // Detached and attached again; the removal was never begun.
+    life.inbox.put(machine.none(6)).expect("put");
+    life.inbox.put(machine.worker(7)).expect("put");
+    drop(life);
+    machine.damage(SPEC, b"{\"schema\": 1,");
+    let status = machine.keeps_it().await;
+    says(&status, "spec-lost", "there is the one before it");
+    assert!(status.wants_spec);
+    // Handed over again, it is worked by, and noted.
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(7)).expect("put");
+    life.engine.round().await;
+    assert!(machine.fs.at(DATA).exists());
+    let installed = life.status.borrow().installed.clone().expect("installed");
+    assert_eq!(installed.generation, Generation(7));
+    assert!(!life.status.borrow().wants_spec);
+}
+
+#[tokio::test]
+async fn a_spec_of_another_version_removes_nothing_and_stays() {
+    let machine = Machine::node();
+    let later = br#"{"schema": 2, "sealed": "by a later program"}"#;
+    machine.damage(SPEC, later);
+    let status = machine.keeps_it().await;
+    says(&status, "spec-lost", "this program knows schema 1");
+    let kept = machine.fs.read(SPEC, 1000).expect("read");
+    assert_eq!(kept.as_deref(), Some(&later[..]));
+}
+
+#[tokio::test]
+async fn a_spec_nobody_believes_any_more_removes_nothing() {
+    let machine = Machine::node();
+    machine.begin().inbox.put(machine.none(6)).expect("put");
+    enrolled(&machine.fs);
+    let status = machine.keeps_it().await;
+    says(&status, "spec-lost", "which this host does not trust");
+}
+
+#[tokio::test]
+async fn another_plane_that_knows_no_role_removes_nothing() {
+    let mut machine = Machine::node();
+    machine.key = enrolled(&machine.fs);
+    machine.begin().inbox.put(machine.none(1)).expect("put");
+    let status = machine.keeps_it().await;
+    says(&status, "role-kept", "was installed by generation 5");
+    assert!(!status.wants_spec);
+}
+
+#[tokio::test]
+async fn a_ledger_of_another_version_or_a_lost_one_removes_nothing() {
+    for ledger in [None, Some(&b"{"[..]), Some(br#"{"schema": 9}"#)] {
+        let machine = Machine::node();
+        machine.begin().inbox.put(machine.none(6)).expect("put");
+        match ledger {
+            None => machine.fs.remove_file(LEDGER).expect("remove"),
+            Some(text) => machine.damage(LEDGER, text),
+        }
+        let status = machine.keeps_it().await;
+        let reason = status.reason.expect("it says why");
+        assert_eq!(reason.code, "ledger-lost", "{reason}");
+        if ledger.is_some_and(|l| l.len() > 1) {
+            let kept = machine.fs.read(LEDGER, 1000).expect("read");
+            assert_eq!(
+                kept.as_deref(),
+                ledger,
+                "the program that wrote it needs it"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_ledger_of_the_same_cluster_is_written_anew() {
+    let machine = Machine::node();
+    machine.begin().inbox.put(machine.worker(6)).expect("put");
+    machine.fs.remove_file(LEDGER).expect("remove");
+    let authority = format!(
+        "{}/{}/{}",
+        paths::KUBE_CERTS,
+        crate::model::CertPurpose::KubeletClient.dir(),
+        paths::CERT_CA_FILE
+    );
+    machine.damage(&authority, machine.cas.authorities.cluster.as_bytes());
+    machine.begin().engine.round().await;
+    assert!(machine.fs.at(DATA).exists());
+    let ledger = LedgerFile::look(&machine.fs);
+    assert_eq!(ledger.generation(), Generation(6));
+    assert!(!ledger.is_in_doubt());
+}
+
+#[tokio::test]
+async fn a_newer_signed_order_and_roots_own_remove_it() {
+    let machine = Machine::node();
+    let mut life = machine.begin();
+    life.inbox.put(machine.none(6)).expect("put");
+    life.engine.round().await;
+    assert!(!machine.fs.at(DATA).exists());
+    assert!(LedgerFile::look(&machine.fs).ledger.is_empty());
+
+    // Although its spec is lost.
+    let machine = Machine::node();
+    let mut life = machine.begin();
+    assert_eq!(life.inbox.put_none(), Ok(Generation(5)));
+    life.engine.round().await;
+    assert!(!machine.fs.at(DATA).exists());
+}
+
+#[tokio::test]
+async fn what_was_obeyed_is_noted_although_nothing_is_to_do() {
+    let machine = Machine::node();
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(9)).expect("put");
+    life.engine.round().await;
+    let noted = LedgerFile::look(&machine.fs).generation();
+    assert_eq!(noted, Generation(9), "an older order must not count");
+}
+
+/// What the removal asks between its steps; see also `nodelet::tests`.
+#[tokio::test]
+async fn a_spec_that_comes_back_takes_the_order_of_removal_back() {
+    let machine = Machine::node();
+    let life = machine.begin();
+    life.inbox.put(machine.none(6)).expect("put");
+    let stands = removing::stands(life.engine.told.orders.clone());
+    let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+    assert!(stands(&ledger));
+    life.inbox.put(machine.worker(7)).expect("put");
+    assert!(!stands(&ledger));
+    life.inbox.put_none().expect("root's own");
+    assert!(stands(&ledger));
+    life.inbox.put(machine.worker(8)).expect("put");
+    assert!(!stands(&ledger));
+    ledger.ledger.removing = true;
+    assert!(stands(&ledger), "half of it is gone");
+}
+
+#[tokio::test]
+async fn a_spec_that_comes_back_too_late_waits_for_the_end_of_the_removal() {
+    let machine = Machine::node();
+    {
+        let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+        ledger.ledger.removing = true;
+        ledger.save().expect("ledger");
+    }
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(7)).expect("put");
+    life.engine.round().await;
+    assert!(!machine.fs.at(DATA).exists(), "half of it was gone already");
+    assert!(LedgerFile::look(&machine.fs).ledger.is_empty());
+    let job = job::decide(&life.inbox.orders(), &life.engine.ledger.seen());
+    assert!(
+        matches!(job, Job::Node(_)),
+        "then it is made a node again: {job:?}"
+    );
 }

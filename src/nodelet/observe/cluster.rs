@@ -1,7 +1,6 @@
-//! What the cluster says: objects, labels, taints, readiness.
+//! What the cluster says: objects, readiness.
 
-use std::collections::BTreeMap;
-
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::{Sweep, differs};
@@ -9,9 +8,12 @@ use crate::host::kube::{Kube, KubeError};
 use crate::model::Digest;
 use crate::nodelet::step::Seen;
 
+/// The annotation with the digest of what a static pod is started again for.
+const INPUTS: &str = "/metadata/annotations/pf9.io~1inputs";
+
 impl Sweep<'_> {
     pub(super) async fn object(&mut self, key: &str, desired: &Value) -> Seen {
-        let kube = match self.kube().await {
+        let kube = match self.admin() {
             Ok(kube) => kube,
             Err(why) => return Seen::Unknown { why },
         };
@@ -28,8 +30,7 @@ impl Sweep<'_> {
                     differs("it says something else")
                 }
             }
-            Err(e @ KubeError::NoSuchKind(_)) => differs(&e.to_string()),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+            Err(e) => not_shown(&e),
         }
     }
 
@@ -44,19 +45,18 @@ impl Sweep<'_> {
         }
     }
 
-    pub(super) async fn marks(
-        &mut self,
-        name: &str,
-        labels: &BTreeMap<String, String>,
-        taints: &[String],
-        without: &[String],
-    ) -> Seen {
-        match self.node(name).await {
-            Err(why) => Seen::Unknown { why },
-            Ok(None) => differs("the node has not registered itself"),
-            Ok(Some(node)) => match marks_patch(&node, labels, taints, without) {
-                None => Seen::Same,
-                Some(_) => differs("its labels or taints are others"),
+    /// A static pod, as kubelet shows it in the API.
+    pub(super) async fn static_pod(&mut self, name: &str, inputs: &str) -> Seen {
+        let kube = match self.kube() {
+            Ok(kube) => kube,
+            Err(why) => return Seen::Unknown { why },
+        };
+        let path = format!("/api/v1/namespaces/kube-system/pods/{name}");
+        match kube.get(&path).await {
+            Err(e) => Seen::Unknown { why: e.to_string() },
+            Ok(pod) => match runs(pod.as_ref(), inputs) {
+                Ok(()) => Seen::Same,
+                Err(why) => differs(&why),
             },
         }
     }
@@ -73,85 +73,65 @@ impl Sweep<'_> {
     }
 
     async fn node(&mut self, name: &str) -> Result<Option<Value>, String> {
-        let kube = self.kube().await?;
+        let kube = self.kube()?;
         kube.node(name).await.map_err(|e| e.to_string())
     }
 
-    /// The client, unless the API server did not answer in this sweep.
-    async fn kube(&mut self) -> Result<Kube, String> {
-        self.api().await?;
+    /// The client. That the API server answers was asked before ([`Sweep::look`]).
+    fn kube(&mut self) -> Result<Kube, String> {
         let fs = &self.host.fs;
         self.memory.peers.kube(fs, self.ctx.role, &self.ctx.node)
     }
+
+    /// The same as this master's administrator.
+    fn admin(&mut self) -> Result<Kube, String> {
+        self.memory.peers.admin(&self.host.fs, &self.ctx.node)
+    }
 }
 
-/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of
-/// others stay.
-pub(in crate::nodelet) fn marks_patch(
-    node: &Value,
-    labels: &BTreeMap<String, String>,
-    taints: &[String],
-    without: &[String],
-) -> Option<Value> {
-    let live_labels = node.pointer("/metadata/labels");
-    let missing: serde_json::Map<String, Value> = labels
-        .iter()
-        .filter(|(k, v)| {
-            let live = live_labels.and_then(|l| l.get(k.as_str()));
-            live.and_then(Value::as_str) != Some(v.as_str())
-        })
-        .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
-        .collect();
-    let live: Vec<Value> = node
-        .pointer("/spec/taints")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let wanted: Vec<Value> = taints.iter().filter_map(|t| taint(t)).collect();
-    let key = |t: &Value| t.get("key").and_then(Value::as_str).map(str::to_owned);
-    let same = |a: &Value, b: &Value| {
-        let text = |v: &Value, f: &str| {
-            let text = v.get(f).and_then(Value::as_str).unwrap_or("");
-            text.to_owned()
-        };
-        ["key", "value", "effect"]
-            .iter()
-            .all(|f| text(a, f) == text(b, f))
+/// An object that the API server did not show.
+fn not_shown(error: &KubeError) -> Seen {
+    match error {
+        KubeError::NoSuchKind(_) => differs(&error.to_string()),
+        // A new master has no right before the plane knows it and reaches its API server; a removed
+        // one has none any more.
+        KubeError::Refused {
+            status: StatusCode::FORBIDDEN,
+            ..
+        } => Seen::Awaits {
+            what: "the plane's bindings for this master".into(),
+        },
+        KubeError::Refused { .. }
+        | KubeError::Tls(_)
+        | KubeError::Unreachable { .. }
+        | KubeError::Malformed { .. } => Seen::Unknown {
+            why: error.to_string(),
+        },
+    }
+}
+
+/// A pod that is Ready, and was started with these inputs. One that kubelet shows nothing of is a
+/// first one: kubelet tells the API of it a minute after, and until then there is none before it
+/// that could be meant. Of one that it replaces it shows the old one until the new one runs.
+fn runs(pod: Option<&Value>, inputs: &str) -> Result<(), String> {
+    let Some(pod) = pod else {
+        return Ok(());
     };
-    let mut list: Vec<Value> = live
-        .iter()
-        .filter(|t| key(t).is_none_or(|k| !without.contains(&k)))
-        .filter(|t| !wanted.iter().any(|w| key(w) == key(t)) || wanted.iter().any(|w| same(w, t)))
-        .cloned()
-        .collect();
-    for want in wanted {
-        if !list.iter().any(|t| same(t, &want)) {
-            list.push(want);
-        }
+    let started = pod.pointer(INPUTS).and_then(Value::as_str);
+    if started != Some(inputs) {
+        return Err("kubelet has not replaced it yet".to_owned());
     }
-    let mut patch = serde_json::Map::new();
-    if !missing.is_empty() {
-        patch.insert("metadata".into(), serde_json::json!({"labels": missing}));
+    if pod.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err("kubelet is replacing it".to_owned());
     }
-    if list != live {
-        patch.insert("spec".into(), serde_json::json!({"taints": list}));
-    }
-    (!patch.is_empty()).then_some(Value::Object(patch))
+    ready(pod).map_err(|why| format!("it is not Ready: {why}"))
 }
 
-/// `key=value:Effect`, as people write taints.
-fn taint(text: &str) -> Option<Value> {
-    let (rest, effect) = text.rsplit_once(':')?;
-    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-    let mut taint = serde_json::json!({"key": key, "effect": effect});
-    if !value.is_empty() {
-        taint["value"] = Value::from(value);
-    }
-    Some(taint)
-}
-
-fn ready(node: &Value) -> Result<(), String> {
-    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+/// The Ready condition of a node or a pod.
+fn ready(object: &Value) -> Result<(), String> {
+    let conditions = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
     let condition = conditions
         .into_iter()
         .flatten()
@@ -262,45 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_others_stay() {
-        let node = json!({
-            "metadata": {"labels": {"theirs": "1"}},
-            "spec": {"taints": [
-                {"key": "theirs", "effect": "NoSchedule"},
-                {"key": "old", "effect": "NoSchedule"},
-                {"key": "role", "value": "x", "effect": "NoSchedule"},
-            ]},
-        });
-        let labels = [("ours".to_owned(), String::new())].into();
-        let patch = marks_patch(
-            &node,
-            &labels,
-            &["role=:NoSchedule".into()],
-            &["old".into()],
-        )
-        .expect("something to do");
-        assert_eq!(
-            patch,
-            json!({
-                "metadata": {"labels": {"ours": ""}},
-                "spec": {"taints": [
-                    {"key": "theirs", "effect": "NoSchedule"},
-                    {"key": "role", "effect": "NoSchedule"},
-                ]},
+    fn a_right_that_is_not_there_yet_is_waited_for() {
+        let refused = |status| {
+            not_shown(&KubeError::Refused {
+                call: "GET /x".into(),
+                status,
+                message: "no".into(),
+                retry_after: None,
             })
-        );
-        let mut after = node;
-        after["metadata"]["labels"]["ours"] = json!("");
-        after["spec"]["taints"] = patch["spec"]["taints"].clone();
-        assert_eq!(
-            marks_patch(
-                &after,
-                &labels,
-                &["role=:NoSchedule".into()],
-                &["old".into()]
-            ),
-            None
-        );
+        };
+        let forbidden = refused(StatusCode::FORBIDDEN);
+        assert!(matches!(forbidden, Seen::Awaits { .. }), "{forbidden:?}");
+        let broken = refused(StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(matches!(broken, Seen::Unknown { .. }), "{broken:?}");
     }
 
     #[test]
@@ -312,5 +266,27 @@ mod tests {
         assert_eq!(ready(&node("True")), Ok(()));
         assert_eq!(ready(&node("False")), Err("no network".into()));
         assert!(ready(&json!({})).is_err());
+    }
+
+    #[test]
+    fn a_static_pod_runs_when_it_is_the_new_one_and_ready() {
+        let pod = |inputs: &str, status: &str| {
+            json!({
+                "metadata": {"annotations": {"pf9.io/inputs": inputs}},
+                "status": {"conditions": [
+                    {"type": "Ready", "status": status, "message": "starting"}]},
+            })
+        };
+        assert_eq!(runs(Some(&pod("new", "True")), "new"), Ok(()));
+        assert!(
+            runs(Some(&pod("old", "True")), "new").is_err(),
+            "the one before"
+        );
+        assert!(runs(Some(&pod("new", "False")), "new").is_err());
+        let mut goes = pod("new", "True");
+        goes["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(runs(Some(&goes), "new").is_err());
+        assert!(runs(Some(&json!({})), "new").is_err());
+        assert_eq!(runs(None, "new"), Ok(()), "the first one");
     }
 }

@@ -1,9 +1,9 @@
 //! What must answer. Each question is asked once; waiting is the runner's business.
 
-use super::port;
 use super::{Sweep, differs};
 use crate::host::etcd::{self, Member, Standing};
 use crate::host::fs::Found;
+use crate::host::ours::{ports, processes};
 use crate::model::EtcdMember;
 use crate::nodelet::peers;
 use crate::nodelet::phase::{self, layout};
@@ -11,19 +11,16 @@ use crate::nodelet::step::{Probe, Seen};
 
 /// Settings of etcd: a line for each member.
 const SETTINGS_MAX: u64 = 64 * 1024;
-/// kubelet's health endpoint, on the loopback address.
-const KUBELET_HEALTH: u16 = 10248;
-/// kube-proxy's health endpoint.
-const KUBE_PROXY_HEALTH: u16 = 10256;
 
 impl Sweep<'_> {
     pub(super) async fn probe(&mut self, probe: &Probe) -> Seen {
         let verdict = match probe {
             Probe::RuntimeReady => self.images().await.map(drop),
             Probe::EtcdHealthy => self.etcd().await,
-            Probe::KubeletHealthy => self.memory.peers.healthz(KUBELET_HEALTH).await,
-            Probe::KubeProxyHealthy => self.memory.peers.healthz(KUBE_PROXY_HEALTH).await,
+            Probe::KubeletHealthy => self.memory.peers.healthz(ports::KUBELET_HEALTH).await,
+            Probe::KubeProxyHealthy => self.memory.peers.healthz(ports::KUBE_PROXY_HEALTH).await,
             Probe::ApiHealthy { .. } => self.api().await,
+            Probe::ApiServerCurrent { pod, inputs } => return self.static_pod(pod, inputs).await,
             Probe::NodeReady { node } => return self.node_ready(node).await,
             Probe::SwapOff => match self.host.kernel.swaps() {
                 Ok(on) if on.is_empty() => Ok(()),
@@ -141,13 +138,21 @@ impl Sweep<'_> {
         if self.units.get(unit).is_some_and(|u| u.active.is_up()) {
             return Ok(());
         }
-        match port::holder(self.host, port) {
-            None => Ok(()),
-            Some(holder) if holder.ours => Ok(()),
-            Some(holder) => Err(format!(
-                "port {port} is taken by {}; stop it, or choose another port",
-                holder.name
-            )),
-        }
+        let held = self.host.proc.listeners(|p| p == port);
+        // One of our own services or containers may hold it, perhaps of an earlier start.
+        let ours = |holder: &processes::Process| processes::process(holder).is_some();
+        let foreign = held
+            .into_iter()
+            .find(|l| !l.holder.as_ref().is_some_and(ours));
+        let Some(foreign) = foreign else {
+            return Ok(());
+        };
+        let who = match foreign.holder {
+            Some(holder) => holder.to_string(),
+            None => "a process of another namespace".to_owned(),
+        };
+        Err(format!(
+            "port {port} is taken by {who}; stop it, or choose another port"
+        ))
     }
 }

@@ -1,4 +1,4 @@
-//! Manifests of the stack, kept applied (order 206). Masters only.
+//! Manifests of the stack, kept applied, and the last question to a master (order 206). Masters only.
 //!
 //! What a manifest cannot know when the stack is made stands in it as a placeholder; see
 //! [`ADDON_DNS_SERVER`] and [`ADDON_DNS_DOMAIN`]. Texts of the parsed object are filled in, so no
@@ -22,6 +22,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         })
         .collect::<Result<Vec<Step>, Wait>>()?;
     steps.extend(services::ready_at_the_end(ctx));
+    steps.push(services::api_server_current(ctx)?);
     Ok(steps)
 }
 

@@ -1,42 +1,27 @@
 //! Keys, signing requests, certificates (order 20).
 //!
 //! Keys are made on the host; requests go up in the status document; certificates come down and
-//! are written by the engine. An expiring certificate is asked for again and holds nothing up; a
-//! missing or expired one does, for everything after it would only fail.
+//! are written by the engine. One that is due for renewal is asked for again and holds nothing up.
+//! A missing one does: nothing after it can be made. Where certificates are over (the machine was
+//! off for long, or the plane away), services go on and are looked after, and only what must be
+//! asked of the cluster waits: whatever a node has is worth more than none.
 
 use std::collections::BTreeSet;
 
-use crate::model::{Authority, CertPurpose, CertificateRequest, paths};
+use crate::model::{CertPurpose, CertificateRequest, paths};
 use crate::nodelet::step::Step;
 
 use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
-use super::{CertificateSeen, Context, Steps, Wait, layout};
+use super::renewal::{Standing, standing};
+use super::{Context, Steps, Wait, layout};
 
-/// A certificate is renewed when less than this part of its life is left.
-const RENEW_BELOW_PERCENT: i128 = 30;
 /// Purposes named in a message; the rest is counted.
 const NAMED_MAX: usize = 3;
-
-/// How a certificate stands at this time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// There is none, or it has ended.
-    Missing,
-    /// It begins later: this host's clock is behind the plane's.
-    TooEarly,
-    /// Valid; its end is near.
-    Ending,
-    /// Valid for long.
-    Good,
-}
 
 /// Certificates the plane is asked for now.
 pub fn wanted(ctx: &Context) -> Vec<CertificateRequest> {
     purposes(ctx)
-        .filter(|p| match standing(ctx, *p) {
-            Standing::Missing | Standing::Ending => true,
-            Standing::TooEarly | Standing::Good => false,
-        })
+        .filter(|p| standing(ctx, *p).is_wanted())
         .filter_map(|p| ctx.material.get(&p)?.request.clone())
         .collect()
 }
@@ -68,14 +53,9 @@ fn purposes(ctx: &Context) -> impl Iterator<Item = CertPurpose> {
         .filter(move |p| p.applies_to(role))
 }
 
-/// The authority a purpose's certificate is signed by: the one its users believe.
-fn authority(ctx: &Context, purpose: CertPurpose) -> &str {
-    let authorities = &ctx.node.authorities;
-    match purpose.profile(&ctx.node).authority {
-        Authority::Cluster => &authorities.cluster,
-        Authority::Etcd => &authorities.etcd,
-        Authority::FrontProxy => &authorities.front_proxy,
-    }
+/// The authorities that the users of a purpose's certificate believe.
+fn authority(ctx: &Context, purpose: CertPurpose) -> String {
+    ctx.believed(purpose.profile(&ctx.node).authority)
 }
 
 fn directories(ctx: &Context) -> Vec<Step> {
@@ -121,48 +101,12 @@ fn trusted_service_accounts(ctx: &Context) -> Option<Step> {
     Some(file(layout::SERVICE_ACCOUNT_TRUSTED, text, PUBLIC))
 }
 
-fn standing(ctx: &Context, purpose: CertPurpose) -> Standing {
-    match ctx
-        .material
-        .get(&purpose)
-        .and_then(|m| m.certificate.as_ref())
-    {
-        None => Standing::Missing,
-        Some(CertificateSeen { not_after, .. }) if *not_after <= ctx.now => Standing::Missing,
-        Some(CertificateSeen { not_before, .. }) if *not_before > ctx.now => Standing::TooEarly,
-        Some(seen) => {
-            let life = seen.not_after.as_nanosecond() - seen.not_before.as_nanosecond();
-            let left = seen.not_after.as_nanosecond() - ctx.now.as_nanosecond();
-            if left.saturating_mul(100) < life.saturating_mul(RENEW_BELOW_PERCENT) {
-                Standing::Ending
-            } else {
-                Standing::Good
-            }
-        }
-    }
-}
-
 /// What is missing, in words.
 fn missing(ctx: &Context) -> Option<String> {
-    let of = |wanted: Standing| -> Vec<&'static str> {
-        purposes(ctx)
-            .filter(|p| standing(ctx, *p) == wanted)
-            .map(CertPurpose::dir)
-            .collect()
-    };
-    let (absent, early) = (of(Standing::Missing), of(Standing::TooEarly));
-    if !absent.is_empty() {
-        let noun = if absent.len() == 1 {
-            "certificate"
-        } else {
-            "certificates"
-        };
-        let mut names = absent[..absent.len().min(NAMED_MAX)].join(", ");
-        if absent.len() > NAMED_MAX {
-            names.push_str(", …");
-        }
-        return Some(format!("{} {noun} from the plane ({names})", absent.len()));
+    if let Some(what) = named(ctx, Standing::Missing) {
+        return Some(what);
     }
+    let early = of(ctx, Standing::TooEarly);
     if let Some(first) = early.first() {
         return Some(format!(
             "the clock: {} of the certificates begin later than this host's time ({first}, …); \
@@ -172,6 +116,38 @@ fn missing(ctx: &Context) -> Option<String> {
     }
     (ctx.is_master() && ctx.service_account_key.is_none())
         .then(|| "the service-account key of this master".into())
+}
+
+/// Certificates whose life is over, in words; they are asked for.
+pub(super) fn over(ctx: &Context) -> Option<String> {
+    let what = named(ctx, Standing::Over)?;
+    Some(format!("{what}: what is here has ended"))
+}
+
+/// Some of this node's certificates are over.
+pub fn are_over(ctx: &Context) -> bool {
+    !of(ctx, Standing::Over).is_empty()
+}
+
+fn of(ctx: &Context, wanted: Standing) -> Vec<&'static str> {
+    purposes(ctx)
+        .filter(|p| standing(ctx, *p) == wanted)
+        .map(CertPurpose::dir)
+        .collect()
+}
+
+fn named(ctx: &Context, wanted: Standing) -> Option<String> {
+    let dirs = of(ctx, wanted);
+    let noun = match dirs.len() {
+        0 => return None,
+        1 => "certificate",
+        _ => "certificates",
+    };
+    let mut names = dirs[..dirs.len().min(NAMED_MAX)].join(", ");
+    if dirs.len() > NAMED_MAX {
+        names.push_str(", …");
+    }
+    Some(format!("{} {noun} from the plane ({names})", dirs.len()))
 }
 
 #[cfg(test)]
@@ -199,9 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn an_ending_certificate_is_wanted_and_holds_nothing_up() {
+    fn a_certificate_is_wanted_from_two_thirds_of_its_life_and_holds_nothing_up() {
         let ctx = ctx();
-        assert!(wanted(&at(&ctx, 699)).is_empty());
+        assert!(wanted(&at(&ctx, 633)).is_empty());
         assert_eq!(
             wanted(&at(&ctx, 701)).len(),
             CertPurpose::ALL.len(),
@@ -211,15 +187,41 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_or_missing_certificate_is_waited_for() {
+    fn certificates_that_are_over_stop_only_what_asks_the_cluster() {
+        let over = at(&ctx(), 1000);
+        assert!(are_over(&over) && !are_over(&at(&over, 999)));
+        assert_eq!(wanted(&over).len(), CertPurpose::ALL.len());
+        let phases = crate::nodelet::phase::all(&over);
+        let waits: Vec<_> = phases.iter().filter(|p| p.steps.is_err()).collect();
+        let first = waits.first().expect("somebody waits");
+        assert_eq!(first.id, crate::model::PhaseId::WaitServices);
+        let what = &first.steps.as_ref().expect_err("waits").what;
+        assert!(what.starts_with("14 certificates from the plane"), "{what}");
+        assert!(what.ends_with("what is here has ended"), "{what}");
+        // Before it: every unit as it was, and no question that the ended certificates cannot put.
+        let before = |ctx: &Context| -> Vec<Step> {
+            let phases = crate::nodelet::phase::all(ctx);
+            let phases = phases.into_iter().filter(|p| p.id < first.id);
+            phases.flat_map(|p| p.steps.unwrap_or_default()).collect()
+        };
+        let (good, ended) = (before(&at(&over, 1)), before(&over));
+        assert!(ended.iter().all(|s| good.contains(s)), "nothing is another");
+        let left_out: Vec<String> = good
+            .iter()
+            .filter(|s| !ended.contains(s))
+            .map(Step::key)
+            .collect();
+        assert_eq!(left_out, ["probe:etcd-healthy", "probe:kube-proxy-healthy"]);
+    }
+
+    #[test]
+    fn a_missing_certificate_is_waited_for() {
         let mut ctx = ctx();
-        let wait = steps(&at(&ctx, 1000)).expect_err("ended");
-        assert!(wait.what.starts_with("14 certificates"), "{}", wait.what);
-        assert!(wait.meanwhile.iter().any(|s| matches!(s, Step::Key { .. })));
         if let Some(m) = ctx.material.get_mut(&CertPurpose::KubeletServer) {
             m.certificate = None;
         }
         let wait = steps(&at(&ctx, 1)).expect_err("missing");
+        assert!(wait.meanwhile.iter().any(|s| matches!(s, Step::Key { .. })));
         assert_eq!(wait.what, "1 certificate from the plane (kubelet/server)");
         assert_eq!(wanted(&at(&ctx, 1)).len(), 1);
     }

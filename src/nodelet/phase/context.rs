@@ -1,6 +1,6 @@
 //! What phases ask of a [`Context`].
 
-use crate::model::{CertPurpose, CgroupDriverChoice, Digest, Role, StackManifest};
+use crate::model::{Authority, CgroupDriverChoice, Digest, Role, StackManifest, role_taints};
 
 use super::render::{Inputs, url_host};
 use super::version::Kubernetes;
@@ -47,10 +47,17 @@ impl Context {
         files.iter().find(|f| f.path == path).map(|f| f.sha256)
     }
 
-    /// Digest of a certificate that is there.
-    pub(super) fn certificate(&self, purpose: CertPurpose) -> Option<Digest> {
-        let seen = self.material.get(&purpose)?.certificate.as_ref()?;
-        Some(seen.digest)
+    /// The certificates of an authority, as programs are told to believe them.
+    pub(super) fn believed(&self, which: Authority) -> String {
+        self.node.authorities.believed(which)
+    }
+
+    /// Taints of the role, as `key=value:Effect`: what kubelet registers with, so that no pod slips
+    /// in before the plane has looked.
+    pub(super) fn taints(&self) -> Result<Vec<String>, Wait> {
+        let takes_workloads = self.node.allow_workloads_on_master;
+        let kubernetes = &self.stack()?.kubernetes;
+        Ok(role_taints(self.role, takes_workloads, kubernetes))
     }
 
     pub(super) fn is_master(&self) -> bool {
@@ -102,7 +109,7 @@ impl Context {
         Inputs::new()
             .add("unit", unit_text)
             .add_digest("program", self.program(program))
-            .add("authority", &self.node.authorities.cluster)
+            .add("authority", &self.believed(Authority::Cluster))
     }
 
     /// `PATH` of services: the stack's programs first, then the distribution's.

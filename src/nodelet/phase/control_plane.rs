@@ -5,22 +5,23 @@
 
 use serde_json::{Value, json};
 
-use crate::model::{CertPurpose, paths};
+use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
+use crate::model::{Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths};
 use crate::nodelet::step::Step;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
-use super::{Context, Wait, certs, etcd, layout};
+use super::{Context, Wait, certs, layout, reload};
 
-/// Where kube-controller-manager serves, on the loopback address.
-pub(super) const CONTROLLER_MANAGER_PORT: u16 = 10257;
-/// Where kube-scheduler serves, on the loopback address.
-pub(super) const SCHEDULER_PORT: u16 = 10259;
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
 pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
-    let mut steps = vec![dir(layout::SCHEDULER_DIR, PUBLIC_DIR)];
+    let mut steps = vec![
+        dir(layout::POLICY_DIR, PUBLIC_DIR),
+        file(layout::POLICY, PLANE_POLICY, PUBLIC),
+        dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
+    ];
     let scheduler_config = scheduler_config(ctx)?;
     steps.extend(
         scheduler_config
@@ -34,6 +35,16 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
         manifest(&scheduler(ctx, scheduler_config.as_deref())?),
     ]);
     Ok(steps)
+}
+
+/// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
+/// is started again for.
+pub(super) fn api_server_pod(ctx: &Context) -> Result<(String, String), Wait> {
+    let pod = api_server(ctx)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = text(&pod["metadata"]["name"]);
+    let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
+    Ok((format!("{name}-{}", ctx.node.node_name), inputs))
 }
 
 fn manifest(pod: &Value) -> Step {
@@ -133,13 +144,15 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
         // the probes of kubelet and of load balancers need that.
         "--anonymous-auth=true".into(),
-        "--authorization-mode=Node,RBAC".into(),
+        // The last for one user only: see `PLANE_POLICY`.
+        "--authorization-mode=Node,RBAC,ABAC".into(),
+        format!("--authorization-policy-file={}", layout::POLICY),
         "--enable-admission-plugins=NodeRestriction".into(),
         format!("--client-ca-file={}", layout::ca(serving)),
         format!("--tls-cert-file={}", layout::cert(serving)),
         format!("--tls-private-key-file={}", layout::key(serving)),
         "--tls-min-version=VersionTLS12".into(),
-        format!("--etcd-servers=https://127.0.0.1:{}", etcd::CLIENT_PORT),
+        format!("--etcd-servers=https://127.0.0.1:{}", ETCD),
         format!("--etcd-cafile={}", layout::ca(etcd_client)),
         format!("--etcd-certfile={}", layout::cert(etcd_client)),
         format!("--etcd-keyfile={}", layout::key(etcd_client)),
@@ -156,7 +169,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         format!("--proxy-client-cert-file={}", layout::cert(proxy)),
         format!("--proxy-client-key-file={}", layout::key(proxy)),
         format!("--requestheader-client-ca-file={}", layout::ca(proxy)),
-        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        format!("--requestheader-allowed-names={}", aggregators(ctx)),
         "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         "--requestheader-group-headers=X-Remote-Group".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
@@ -176,17 +189,16 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         "--profiling=false".into(),
         "--v=2".into(),
     ];
-    let mut inputs = Inputs::new()
-        .add("cluster authority", &node.authorities.cluster)
-        .add("etcd authority", &node.authorities.etcd)
-        .add("front-proxy authority", &node.authorities.front_proxy)
+    let inputs = Inputs::new()
+        .add("cluster authority", &ctx.believed(Authority::Cluster))
+        .add("etcd authority", &ctx.believed(Authority::Etcd))
+        .add("policy", PLANE_POLICY)
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),
         );
-    for purpose in [serving, etcd_client, kubelet_client, proxy] {
-        inputs = inputs.add_digest(purpose.dir(), ctx.certificate(purpose));
-    }
+    let shown = [serving, etcd_client, kubelet_client, proxy];
+    let inputs = reload::inputs(inputs, ctx, &shown)?;
     Ok(Component {
         name: "kube-apiserver",
         image: ctx.image("kube-apiserver")?,
@@ -196,6 +208,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
             ("Directory", layout::cert_dir(serving)),
             ("Directory", layout::cert_dir(proxy)),
             ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
+            ("Directory", layout::POLICY_DIR.into()),
         ],
         inputs,
         port: node.api.port,
@@ -209,7 +222,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
 fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let path = kubeconfig.path();
-    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER_PORT)?;
+    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER)?;
     args.extend([
         format!("--kubeconfig={path}"),
         "--leader-elect=true".into(),
@@ -238,8 +251,8 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", path),
         ],
-        inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
-        port: CONTROLLER_MANAGER_PORT,
+        inputs: client_inputs(ctx, kubeconfig)?.add("service account", own_key),
+        port: CONTROLLER_MANAGER,
         health: ("/healthz", "/healthz"),
         cpu: "100m",
         memory: "64Mi",
@@ -249,7 +262,7 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
 
 fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::Scheduler;
-    let mut args = serving_args(ctx, kubeconfig, SCHEDULER_PORT)?;
+    let mut args = serving_args(ctx, kubeconfig, SCHEDULER)?;
     match config {
         Some(_) => args.push(format!("--config={}", layout::SCHEDULER_CONFIG)),
         None => args.extend([
@@ -268,8 +281,8 @@ fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
-        inputs: client_inputs(ctx, kubeconfig).add("config", config.unwrap_or_default()),
-        port: SCHEDULER_PORT,
+        inputs: client_inputs(ctx, kubeconfig)?.add("config", config.unwrap_or_default()),
+        port: SCHEDULER,
         health: ("/healthz", "/healthz"),
         cpu: "50m",
         memory: "32Mi",
@@ -291,7 +304,11 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<
             "--requestheader-client-ca-file={}",
             layout::ca(CertPurpose::FrontProxy)
         ),
-        format!("--requestheader-allowed-names={}", proxy_name(ctx)),
+        // Its own API server's; others do not call it.
+        format!(
+            "--requestheader-allowed-names={}",
+            front_proxy_name(ctx.node.host_id)
+        ),
         "--bind-address=127.0.0.1".into(),
         format!("--secure-port={port}"),
         "--v=2".into(),
@@ -302,17 +319,24 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<
     Ok(args)
 }
 
-/// Whom extension API servers believe about others' identity.
-fn proxy_name(ctx: &Context) -> String {
-    CertPurpose::FrontProxy.profile(&ctx.node).common_name
+/// Whom API servers believe about others' identity: the masters that are, by name. The certificate of
+/// one that was removed says a name that is not among them, and speaks for nobody.
+fn aggregators(ctx: &Context) -> String {
+    let mut hosts: Vec<_> = ctx.node.etcd.members.iter().map(|m| m.host_id).collect();
+    hosts.sort_unstable();
+    let names: Vec<String> = hosts.into_iter().map(front_proxy_name).collect();
+    names.join(",")
 }
 
-fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
-    Inputs::new()
-        .add("authority", &ctx.node.authorities.cluster)
-        .add("front-proxy authority", &ctx.node.authorities.front_proxy)
-        .add("kubeconfig", &kubeconfig.text(ctx))
-        .add_digest("certificate", ctx.certificate(kubeconfig.purpose()))
+fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Result<Inputs, Wait> {
+    let inputs = Inputs::new()
+        .add("authority", &ctx.believed(Authority::Cluster))
+        .add(
+            "front-proxy authority",
+            &ctx.believed(Authority::FrontProxy),
+        )
+        .add("kubeconfig", &kubeconfig.text(ctx));
+    reload::inputs(inputs, ctx, &[kubeconfig.purpose()])
 }
 
 fn scheduler_config(ctx: &Context) -> Result<Option<String>, Wait> {

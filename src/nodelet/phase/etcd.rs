@@ -8,21 +8,18 @@
 use std::time::Duration;
 
 use crate::host::etcd::{Member, peer_url};
-use crate::model::{CertPurpose, EtcdMember, paths};
-use crate::nodelet::step::{Probe, Step};
+use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
+use crate::model::{Authority, CertPurpose, EtcdMember, paths};
+use crate::nodelet::step::{Encoding, Probe, Step};
 
+use super::env::{EnvText, Unwritable};
 use super::render::{
-    Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, url_host,
+    Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
+    url_host,
 };
 use super::version::major_minor;
-use super::{Context, Steps, Wait, layout};
+use super::{Context, Steps, Wait, certs, layout};
 
-/// Port for clients.
-pub(super) const CLIENT_PORT: u16 = 2379;
-/// Port for the other members.
-pub(super) const PEER_PORT: u16 = 2380;
-/// Plain metrics and health, on the loopback address only.
-pub(super) const METRICS_PORT: u16 = 2381;
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
 /// A member with a large database, or one that waits for the others, takes minutes.
@@ -34,26 +31,44 @@ pub(super) fn configure(ctx: &Context) -> Steps {
             member: member.clone(),
             settings: layout::ETCD_CLUSTER_ENV.into(),
         },
-        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx), PUBLIC),
+        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx)?, PUBLIC),
     };
-    Ok(vec![
+    let mut steps = vec![
         shared_dir(layout::DATA_DIR, PUBLIC_DIR),
         dir(paths::ETCD_DATA, PRIVATE_DIR),
         dir(layout::ETCD_DIR, PUBLIC_DIR),
+    ];
+    // Before the settings that name it.
+    steps
+        .extend(revoked(ctx).map(|list| file_as(Encoding::RevokedDer, layout::ETCD_REVOKED, list)));
+    steps.extend([
         file(layout::ETCD_ENV, env(ctx)?, PUBLIC),
         cluster,
         file(layout::unit_file(layout::ETCD_UNIT), unit_text(ctx), PUBLIC),
-    ])
+    ]);
+    Ok(steps)
+}
+
+/// The certificates of masters that are none any more.
+fn revoked(ctx: &Context) -> Option<&str> {
+    ctx.node.etcd.revoked.as_deref()
 }
 
 pub(super) fn start(ctx: &Context) -> Steps {
     let inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("settings", &env(ctx)?)
-        // Certificates are read anew with every connection, the authorities are not.
-        .add("authority", &ctx.node.authorities.etcd)
+        // Certificates are read anew with every connection, the authorities are not: see `reload`.
+        .add("authority", &ctx.believed(Authority::Etcd))
+        // So is the list of revoked ones; but who is connected stays so, and a master that was
+        // removed must not. Masters are removed seldom, and their API servers start again then, too.
+        .add("revoked", revoked(ctx).unwrap_or_default())
         .add_digest("program", ctx.program("bin/etcd"));
     let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
+    if certs::are_over(ctx) {
+        // It could not be asked.
+        return Ok(steps);
+    }
     steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
         member: member.clone(),
     }));
@@ -103,20 +118,17 @@ fn env(ctx: &Context) -> Result<String, Wait> {
         ("DATA_DIR", paths::ETCD_DATA.to_owned()),
         (
             "LISTEN_CLIENT_URLS",
-            format!("https://127.0.0.1:{CLIENT_PORT},https://{ip}:{CLIENT_PORT}"),
+            format!("https://127.0.0.1:{ETCD},https://{ip}:{ETCD}"),
         ),
-        (
-            "ADVERTISE_CLIENT_URLS",
-            format!("https://{ip}:{CLIENT_PORT}"),
-        ),
-        ("LISTEN_PEER_URLS", format!("https://{ip}:{PEER_PORT}")),
+        ("ADVERTISE_CLIENT_URLS", format!("https://{ip}:{ETCD}")),
+        ("LISTEN_PEER_URLS", format!("https://{ip}:{ETCD_PEERS}")),
         (
             "INITIAL_ADVERTISE_PEER_URLS",
-            format!("https://{ip}:{PEER_PORT}"),
+            format!("https://{ip}:{ETCD_PEERS}"),
         ),
         (
             "LISTEN_METRICS_URLS",
-            format!("http://127.0.0.1:{METRICS_PORT}"),
+            format!("http://127.0.0.1:{ETCD_METRICS}"),
         ),
         ("CERT_FILE", layout::cert(client)),
         ("KEY_FILE", layout::key(client)),
@@ -132,6 +144,11 @@ fn env(ctx: &Context) -> Result<String, Wait> {
         ("AUTO_COMPACTION_RETENTION", "8h".into()),
         ("LOG_OUTPUTS", "stderr".into()),
     ];
+    if revoked(ctx).is_some() {
+        for name in ["CLIENT_CRL_FILE", "PEER_CRL_FILE"] {
+            lines.push((name, layout::ETCD_REVOKED.into()));
+        }
+    }
     if version < (3, 5) {
         // The older logger is the default there.
         lines.push(("LOGGER", "zap".into()));
@@ -148,10 +165,10 @@ fn env(ctx: &Context) -> Result<String, Wait> {
     ] {
         lines.extend(ms.map(|ms| (name, ms.to_string())));
     }
-    Ok(env_text(&lines))
+    Ok(env_text(&lines)?)
 }
 
-fn cluster_env(ctx: &Context) -> String {
+fn cluster_env(ctx: &Context) -> Result<String, Unwritable> {
     let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
@@ -160,22 +177,34 @@ fn cluster_env(ctx: &Context) -> String {
     cluster_settings(ctx, "new", founders.collect())
 }
 
-/// The second file of a master that joins, from what the members say who they are.
-pub(in crate::nodelet) fn joining_settings(ctx: &Context, members: &[Member]) -> String {
+/// The second file of a master that joins, from what the members say who they are. That is what
+/// others say: a name that would be read as more than one member, or as another variable, is
+/// refused.
+pub(in crate::nodelet) fn joining_settings(
+    ctx: &Context,
+    members: &[Member],
+) -> Result<String, String> {
     let planned = &ctx.node.etcd.members;
-    let pairs = members.iter().flat_map(|member| {
-        member.peer_urls.iter().map(|url| {
+    let mut pairs = Vec::new();
+    for member in members {
+        for url in &member.peer_urls {
             // One that was not started yet has no name; etcd compares addresses only.
             let known = planned.iter().find(|m| peer_url(m.ip) == *url);
             let name = match known {
                 Some(known) if member.name.is_empty() => known.host_id.to_string(),
-                _ if member.name.is_empty() => member.id.clone(),
-                _ => member.name.clone(),
+                Some(_) | None if member.name.is_empty() => member.id.clone(),
+                Some(_) | None => member.name.clone(),
             };
-            format!("{name}={url}")
-        })
-    });
-    cluster_settings(ctx, JOINS, pairs.collect())
+            if name.contains([',', '=']) || url.contains(',') {
+                return Err(format!(
+                    "member {name:?} with address {url:?} cannot stand in etcd's list of members; \
+                     rename it there, or take it out"
+                ));
+            }
+            pairs.push(format!("{name}={url}"));
+        }
+    }
+    cluster_settings(ctx, JOINS, pairs).map_err(|e| e.to_string())
 }
 
 /// Whether these are the settings of a master that joins.
@@ -184,7 +213,11 @@ pub(in crate::nodelet) fn settings_join(text: &str) -> bool {
         .any(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER_STATE=") == Some(JOINS))
 }
 
-fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String {
+fn cluster_settings(
+    ctx: &Context,
+    state: &str,
+    members: Vec<String>,
+) -> Result<String, Unwritable> {
     env_text(&[
         ("INITIAL_CLUSTER", members.join(",")),
         ("INITIAL_CLUSTER_STATE", state.into()),
@@ -192,21 +225,90 @@ fn cluster_settings(ctx: &Context, state: &str, members: Vec<String>) -> String 
     ])
 }
 
-fn env_text(lines: &[(&str, String)]) -> String {
-    let head = "# Written by pf9-nodeletd; changes are undone.\n".to_owned();
-    lines.iter().fold(head, |text, (name, value)| {
-        text + &format!("ETCD_{name}={value}\n")
-    })
+/// Everything of etcd's begins alike.
+fn env_text(lines: &[(&str, String)]) -> Result<String, Unwritable> {
+    let file = lines.iter().fold(EnvText::new(), |file, (name, value)| {
+        file.set(&format!("ETCD_{name}"), value)
+    });
+    file.text()
 }
 
 /// For `etcdctl`.
-pub(super) fn client_env() -> String {
+pub(super) fn client_env(file: EnvText) -> EnvText {
     let purpose = CertPurpose::EtcdClient;
-    format!(
-        "ETCDCTL_API=3\nETCDCTL_ENDPOINTS=https://127.0.0.1:{CLIENT_PORT}\nETCDCTL_CACERT={}\n\
-         ETCDCTL_CERT={}\nETCDCTL_KEY={}\n",
-        layout::ca(purpose),
-        layout::cert(purpose),
-        layout::key(purpose)
-    )
+    file.set("ETCDCTL_API", "3")
+        .set("ETCDCTL_ENDPOINTS", &format!("https://127.0.0.1:{ETCD}"))
+        .set("ETCDCTL_CACERT", &layout::ca(purpose))
+        .set("ETCDCTL_CERT", &layout::cert(purpose))
+        .set("ETCDCTL_KEY", &layout::key(purpose))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use crate::model::{Assignment, Generation, SPEC_SCHEMA, Spec};
+    use crate::nodelet::step::UnitStep;
+
+    fn unit_of(ctx: &Context) -> UnitStep {
+        let steps = start(ctx).expect("steps");
+        let unit = steps.into_iter().find_map(|step| match step {
+            Step::Unit(unit) => Some(unit),
+            _ => None,
+        });
+        unit.expect("a unit")
+    }
+
+    #[test]
+    fn certificates_of_removed_masters_are_refused_and_their_connections_end() {
+        let mut ctx = samples::master("1.20.2");
+        let before = unit_of(&ctx);
+        assert!(!env(&ctx).expect("settings").contains("CRL"));
+        ctx.node.etcd.revoked = Some(samples::revoked());
+        let settings = env(&ctx).expect("settings");
+        for listener in ["CLIENT", "PEER"] {
+            let line = format!("ETCD_{listener}_CRL_FILE={}\n", layout::ETCD_REVOKED);
+            assert!(settings.contains(&line), "{settings}");
+        }
+        let list = configure(&ctx)
+            .expect("steps")
+            .into_iter()
+            .find_map(|step| match step {
+                Step::File(f) if f.path == layout::ETCD_REVOKED => Some(f),
+                _ => None,
+            });
+        assert_eq!(
+            list.expect("the list").bytes().as_deref(),
+            Some(&[1, 0xff, 0xfe][..])
+        );
+        let with_list = unit_of(&ctx);
+        ctx.node.etcd.revoked = Some(samples::revoked().replace("Af/+", "AQID"));
+        let with_more = unit_of(&ctx);
+        assert!(before.inputs != with_list.inputs && with_list.inputs != with_more.inputs);
+    }
+
+    #[test]
+    fn a_list_that_etcd_could_not_read_is_refused_with_the_spec() {
+        let mut ctx = samples::master("1.20.2");
+        for (list, good) in [
+            (samples::revoked(), true),
+            (samples::revoked().replace("Af/+", "?"), false),
+            (samples::revoked().replace("Af/+", ""), false),
+            (samples::pem("AQID"), false),
+            (format!("{}x", samples::revoked()), false),
+        ] {
+            ctx.node.etcd.revoked = Some(list.clone());
+            let spec = Spec {
+                schema: SPEC_SCHEMA,
+                host_id: ctx.host_id,
+                generation: Generation(1),
+                issued_at: ctx.now,
+                assignment: Assignment::Master(Box::new(ctx.node.clone())),
+            };
+            let said = spec.validate(ctx.host_id);
+            let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");
+            assert_eq!(said.is_ok(), good, "{list}: {said:?}");
+            assert!(said.is_ok() || said.is_err_and(|f| named(&f)));
+        }
+    }
 }

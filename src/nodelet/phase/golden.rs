@@ -1,5 +1,5 @@
 //! Rendered files and step lists, compared byte for byte with `tests/golden/phases/<case>/`; and
-//! what holds for every context.
+//! what holds for every context. What restarts when: `restarts`.
 //!
 //! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
 
@@ -10,8 +10,11 @@ use proptest::prelude::*;
 
 use super::{Context, PhaseSteps, all, layout, removal, samples, steps};
 use crate::host::etcd::Member;
+use crate::host::ours::paths as ours;
 use crate::model::*;
-use crate::nodelet::step::{Step, UnitStep};
+use crate::nodelet::step::Step;
+
+mod restarts;
 
 fn cases() -> Vec<(&'static str, Context)> {
     let mut three = samples::master("1.24.17");
@@ -24,6 +27,7 @@ fn cases() -> Vec<(&'static str, Context)> {
         .collect();
     three.node.etcd.heartbeat_ms = Some(250);
     three.node.etcd.election_ms = Some(2500);
+    three.node.etcd.revoked = Some(samples::revoked());
     three.node.service_account_keys = vec!["-----BEGIN PUBLIC KEY-----\nother\n".into()];
     three.node.network.peers = vec![
         samples::peer("10.99.0.13", "10.244.3.0/24"),
@@ -140,7 +144,7 @@ fn who_joins_names_whom_the_members_name() {
         member("", "10.99.0.12"),
         member("", "10.99.0.99"),
     ];
-    let joining = super::joining_settings(&ctx, &members);
+    let joining = super::joining_settings(&ctx, &members).expect("good names");
     let line = format!(
         "ETCD_INITIAL_CLUSTER={own}=https://10.99.0.11:2380,{other}=https://10.99.0.12:2380,\
          7=https://10.99.0.99:2380\n"
@@ -150,6 +154,15 @@ fn who_joins_names_whom_the_members_name() {
     assert!(super::settings_join(&joining));
     let founding = joining.replace("existing", "new");
     assert!(!super::settings_join(&founding));
+    // What the others say is not believed to be a name.
+    for name in [
+        "a=https://10.9.9.9:2380,b",
+        "a\nETCD_FORCE_NEW_CLUSTER=true",
+        "a,b",
+    ] {
+        let bad = [member(name, "10.99.0.11")];
+        super::joining_settings(&ctx, &bad).expect_err(name);
+    }
 }
 
 /// Pods ask where the DNS is, in every kind of services network.
@@ -326,10 +339,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Unit(_)
         | Step::Probe(_)
         | Step::Object { .. }
-        | Step::NodeMarks { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
-        | Step::ForgetNode { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
@@ -338,46 +349,13 @@ fn path(step: &Step) -> Option<&str> {
     }
 }
 
-/// Ours by directory, or ours by name in a directory of others.
+/// Everything a phase writes is known to those who take it away: as ours, or as a directory of
+/// others that is taken away only where the ledger says that we made it.
 fn may_write(path: &str) -> bool {
-    const ROOTS: [&str; 8] = [
-        "/etc/pf9/kube.d",
-        "/etc/pf9/containerd",
-        "/etc/pf9/cni",
-        "/etc/pf9/crictl.yaml",
-        "/etc/pf9/node.env",
-        "/opt/pf9",
-        "/var/lib/pf9",
-        "/var/lib/kubelet",
-    ];
-    // Named by Kubernetes and the CNI library themselves.
-    const FOREIGN: [&str; 4] = [
-        "/var/log/pods",
-        "/var/log/containers",
-        "/var/lib/cni",
-        "/var/lib/cni/results",
-    ];
+    // Parents of such directories.
+    const SHARED: [&str; 2] = ["/var/lib/kubelet", "/var/lib/cni"];
     let clean = path.split('/').all(|part| part != "." && part != "..");
-    let below = |root: &str| path == root || path.starts_with(&format!("{root}/"));
-    let named = path
-        .strip_prefix("/etc/systemd/system/pf9-")
-        .is_some_and(|name| name.ends_with(".service") && !name.contains('/'));
-    clean
-        && (ROOTS.iter().any(|r| below(r))
-            || FOREIGN.contains(&path)
-            || named
-            || path == "/etc/sysctl.d/90-pf9-kubernetes.conf"
-            || path == "/etc/modules-load.d/pf9-kubernetes.conf")
-}
-
-fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
-    flat(&all(ctx))
-        .into_iter()
-        .filter_map(|s| match s {
-            Step::Unit(u) => Some((u.unit.clone(), u.clone())),
-            _ => None,
-        })
-        .collect()
+    clean && (ours::ours_if_made(path) || SHARED.contains(&path))
 }
 
 proptest! {
@@ -430,135 +408,6 @@ proptest! {
             for word in ["etcd", "apiserver:", "staticPodPath", "system:masters", "admin"] {
                 prop_assert!(!text.contains(word), "{} in {}", word, text);
             }
-        }
-    }
-}
-
-#[test]
-fn what_changes_decides_what_restarts() {
-    type Change = fn(&mut Context);
-    let base = samples::master("1.20.2");
-    let table: [(&str, Change, &[&str]); 12] = [
-        ("nothing", |_| {}, &[]),
-        (
-            "time",
-            |c| c.now += jiff::SignedDuration::from_hours(1),
-            &[],
-        ),
-        (
-            "a label",
-            |c| {
-                c.node.labels.clear();
-            },
-            &[],
-        ),
-        (
-            "another master",
-            |c| {
-                c.node.etcd.members.push(EtcdMember {
-                    host_id: samples::host(9),
-                    ip: "10.99.0.12".parse().expect("address"),
-                    joins: true,
-                })
-            },
-            &[],
-        ),
-        (
-            "another master's key",
-            |c| c.node.service_account_keys.push("x".into()),
-            &[],
-        ),
-        (
-            "another node",
-            |c| {
-                c.node
-                    .network
-                    .peers
-                    .push(samples::peer("10.99.0.52", "10.244.2.0/24"))
-            },
-            &["pf9-network.service"],
-        ),
-        ("an add-on", |c| c.addons.clear(), &[]),
-        (
-            "pods",
-            |c| c.node.kubelet.max_pods = 50,
-            &["pf9-kubelet.service"],
-        ),
-        (
-            "kubelet's serving certificate",
-            |c| renew(c, CertPurpose::KubeletServer),
-            &["pf9-kubelet.service"],
-        ),
-        (
-            "kubelet's client certificate",
-            |c| renew(c, CertPurpose::KubeletClient),
-            &[],
-        ),
-        (
-            "etcd's authority",
-            |c| c.node.authorities.etcd = samples::pem("new"),
-            &["pf9-etcd.service"],
-        ),
-        (
-            "cgroup driver",
-            |c| c.node.runtime.cgroup_driver = CgroupDriverChoice::Systemd,
-            &["pf9-containerd.service", "pf9-kubelet.service"],
-        ),
-    ];
-    let before = units(&base);
-    assert_eq!(before.len(), 5);
-    for (what, change, restarted) in table {
-        let mut ctx = base.clone();
-        change(&mut ctx);
-        let changed: Vec<String> = units(&ctx)
-            .into_iter()
-            .filter(|(name, unit)| before.get(name).map(|b| b.inputs) != Some(unit.inputs))
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(changed, restarted, "{what}");
-    }
-}
-
-fn renew(ctx: &mut Context, purpose: CertPurpose) {
-    if let Some(seen) = ctx
-        .material
-        .get_mut(&purpose)
-        .and_then(|m| m.certificate.as_mut())
-    {
-        seen.digest = Digest::of(b"renewed");
-    }
-}
-
-/// The text of a static pod.
-fn pod(ctx: &Context, name: &str) -> String {
-    let path = format!("{}/{name}.yaml", super::layout::MANIFESTS);
-    flat(&all(ctx))
-        .into_iter()
-        .find_map(|s| match s {
-            Step::File(f) if f.path == path => Some(f.content.clone()),
-            _ => None,
-        })
-        .expect("a static pod")
-}
-
-#[test]
-fn a_renewed_certificate_restarts_the_pod_that_reads_it_and_no_other() {
-    let base = samples::master("1.20.2");
-    let pods = [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-    ];
-    for (purpose, restarted) in [
-        (CertPurpose::ApiServerEtcd, Some("kube-apiserver")),
-        (CertPurpose::Scheduler, Some("kube-scheduler")),
-        (CertPurpose::KubeletServer, None),
-    ] {
-        let mut ctx = base.clone();
-        renew(&mut ctx, purpose);
-        for name in pods {
-            let changed = pod(&base, name) != pod(&ctx, name);
-            assert_eq!(changed, restarted == Some(name), "{purpose:?} and {name}");
         }
     }
 }

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::host::ours::ports::{KUBE_PROXY_HEALTH, KUBE_PROXY_METRICS};
+use crate::model::CertPurpose;
 use crate::nodelet::step::Probe;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
-use super::{Context, Steps, layout};
+use super::{Context, Steps, certs, layout, reload};
 
-/// Health, on the loopback address.
-pub(super) const HEALTH_PORT: u16 = 10256;
-/// Metrics, on the loopback address.
-pub(super) const METRICS_PORT: u16 = 10249;
 /// The first writing of all rules of a large cluster.
 const HEALTHY: Duration = Duration::from_secs(120);
 
@@ -23,16 +21,19 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         .service_inputs(&unit_text, "bin/kube-proxy")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::KubeProxy.text(ctx));
+    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy])?;
     let kubeconfig = Kubeconfig::KubeProxy.path();
     let read = [layout::KUBE_PROXY_CONFIG, kubeconfig.as_str()];
     let unit_file = layout::unit_file(layout::KUBE_PROXY_UNIT);
-    Ok(vec![
+    let mut steps = vec![
         dir(layout::KUBE_PROXY_DIR, PUBLIC_DIR),
         file(layout::KUBE_PROXY_CONFIG, config, PUBLIC),
         file(unit_file, unit_text, PUBLIC),
         unit(layout::KUBE_PROXY_UNIT, inputs, &read),
-        probe(Probe::KubeProxyHealthy, HEALTHY),
-    ])
+    ];
+    // Its health is that of what the API server tells it.
+    steps.extend((!certs::are_over(ctx)).then(|| probe(Probe::KubeProxyHealthy, HEALTHY)));
+    Ok(steps)
 }
 
 fn unit_text(ctx: &Context) -> String {
@@ -67,8 +68,8 @@ fn config(ctx: &Context) -> String {
         "kind": "KubeProxyConfiguration",
         // The node's own address: else kube-proxy waits for the node object to learn it.
         "bindAddress": node.node_ip,
-        "healthzBindAddress": format!("127.0.0.1:{HEALTH_PORT}"),
-        "metricsBindAddress": format!("127.0.0.1:{METRICS_PORT}"),
+        "healthzBindAddress": format!("127.0.0.1:{KUBE_PROXY_HEALTH}"),
+        "metricsBindAddress": format!("127.0.0.1:{KUBE_PROXY_METRICS}"),
         "clientConnection": {"kubeconfig": Kubeconfig::KubeProxy.path()},
         "clusterCIDR": node.network.pods_cidr,
         "hostnameOverride": node.node_name,

@@ -7,30 +7,28 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::host::ours::ports::{KUBELET, KUBELET_HEALTH};
 use crate::model::{CertPurpose, paths};
 use crate::nodelet::step::{Probe, Step};
 
 use super::kubeconfigs::Kubeconfig;
-use super::marks;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
-use super::{Context, Steps, Wait, control_plane, layout};
+use super::{Context, Steps, Wait, control_plane, layout, reload};
 
-/// Health, on the loopback address.
-pub(super) const HEALTH_PORT: u16 = 10248;
-/// What the API server calls.
-pub(super) const PORT: u16 = 10250;
+/// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
+/// master could go on; every reader of logs and numbers costs one question this often.
+const AUTHORIZED_FOR: &str = "30s";
 /// kubelet asks the runtime about every container before it is healthy.
 const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let (unit_text, config) = (unit_text(ctx)?, config(ctx)?);
-    let mut inputs = ctx
+    let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx));
-    if !ctx.kubernetes()?.kubelet_reloads_serving_certificate() {
-        inputs = inputs.add_digest("serving", ctx.certificate(CertPurpose::KubeletServer));
-    }
+    let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
+    let inputs = reload::inputs(inputs, ctx, &shown)?;
     let mut steps = directories();
     steps.push(dir(layout::KUBELET_DIR, PUBLIC_DIR));
     steps.push(file(layout::KUBELET_CONFIG, config, PUBLIC));
@@ -124,7 +122,7 @@ fn flags(ctx: &Context) -> Result<Vec<String>, Wait> {
             ctx.image("pause")?
         ));
     }
-    let taints = marks::taints(ctx)?;
+    let taints = ctx.taints()?;
     if release.register_taints_is_flag() && !taints.is_empty() {
         flags.push(format!("--register-with-taints={}", taints.join(",")));
     }
@@ -144,16 +142,17 @@ fn config(ctx: &Context) -> Result<String, Wait> {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": ctx.any_address(),
-        "port": PORT,
+        "port": KUBELET,
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
-        "healthzPort": HEALTH_PORT,
+        "healthzPort": KUBELET_HEALTH,
         "authentication": {
             "anonymous": {"enabled": false},
             "webhook": {"enabled": true},
             "x509": {"clientCAFile": layout::ca(serving)},
         },
-        "authorization": {"mode": "Webhook"},
+        // Whoever called may call for this long after the right was taken away.
+        "authorization": {"mode": "Webhook", "webhook": {"cacheAuthorizedTTL": AUTHORIZED_FOR}},
         "tlsCertFile": layout::cert(serving),
         "tlsPrivateKeyFile": layout::key(serving),
         "tlsMinVersion": "VersionTLS12",
@@ -187,7 +186,7 @@ fn config(ctx: &Context) -> Result<String, Wait> {
     if !release.runtime_endpoint_is_flag() {
         config["containerRuntimeEndpoint"] = endpoint().into();
     }
-    let taints = marks::taints(ctx)?;
+    let taints = ctx.taints()?;
     if !release.register_taints_is_flag() && !taints.is_empty() {
         config["registerWithTaints"] = taints.iter().map(|t| taint_object(t)).collect();
     }

@@ -1,28 +1,14 @@
-//! Names of the files and units that phases write, below the roots of [`paths`].
+//! Names of the files that phases write, below the roots of [`paths`]; units and what lies in
+//! directories of the system are [`crate::host::ours`].
 
 use crate::model::{CertPurpose, paths};
 
-/// The container runtime.
-pub const CONTAINERD_UNIT: &str = "pf9-containerd.service";
-/// etcd, on masters.
-pub const ETCD_UNIT: &str = "pf9-etcd.service";
-/// kubelet.
-pub const KUBELET_UNIT: &str = "pf9-kubelet.service";
-/// kube-proxy.
-pub const KUBE_PROXY_UNIT: &str = "pf9-kube-proxy.service";
-/// Routes and packet-filter rules of the pod network.
-pub const NETWORK_UNIT: &str = "pf9-network.service";
-/// Every unit of a node, in the order they start.
-pub const UNITS: &[&str] = &[
-    CONTAINERD_UNIT,
-    ETCD_UNIT,
-    NETWORK_UNIT,
-    KUBELET_UNIT,
-    KUBE_PROXY_UNIT,
-];
-
-/// Where units are written.
-pub const UNIT_DIR: &str = "/etc/systemd/system";
+pub use crate::host::ours::network::POD_BRIDGE;
+pub use crate::host::ours::paths::{CONTAINERD_STATE, MODULES_FILE, SYSCTL_FILE, UNIT_DIR};
+pub use crate::host::ours::units::{
+    CONTAINERD as CONTAINERD_UNIT, ETCD as ETCD_UNIT, KUBE_PROXY as KUBE_PROXY_UNIT,
+    KUBELET as KUBELET_UNIT, NETWORK as NETWORK_UNIT, ROLE as UNITS,
+};
 
 /// Directory of the kubeconfigs.
 pub const KUBECONFIGS: &str = "/etc/pf9/kube.d/kubeconfigs";
@@ -36,6 +22,10 @@ pub const KUBELET_CONFIG: &str = "/etc/pf9/kube.d/kubelet/config.yaml";
 pub const KUBE_PROXY_DIR: &str = "/etc/pf9/kube.d/kube-proxy";
 /// kube-proxy's configuration.
 pub const KUBE_PROXY_CONFIG: &str = "/etc/pf9/kube.d/kube-proxy/config.yaml";
+/// Directory of the API server's policy.
+pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
+/// Whom the API server allows what, beside the bindings in the cluster: [`crate::model::PLANE_POLICY`].
+pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
 /// The scheduler's configuration.
@@ -46,6 +36,8 @@ pub const ETCD_DIR: &str = "/etc/pf9/kube.d/etcd";
 pub const ETCD_ENV: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 /// What etcd reads only when it founds or joins a cluster: a change of it restarts nothing.
 pub const ETCD_CLUSTER_ENV: &str = "/etc/pf9/kube.d/etcd/cluster.env";
+/// Certificates that etcd refuses; read with every connection.
+pub const ETCD_REVOKED: &str = "/etc/pf9/kube.d/etcd/revoked.crl";
 /// What etcd makes when it starts for the first time, in its data directory.
 pub const ETCD_MEMBER_DIR: &str = "/var/lib/pf9/etcd/member";
 /// Directory of the pod network's script.
@@ -65,8 +57,6 @@ pub const CONTAINERD_CONFIG: &str = "/etc/pf9/containerd/config.toml";
 pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
 /// Ends the containers when the machine goes down.
 pub const CONTAINERD_SHUTDOWN: &str = "/etc/pf9/containerd/shutdown.sh";
-/// State of the running runtime.
-pub const CONTAINERD_STATE: &str = "/run/pf9-containerd";
 /// For `crictl --config`.
 pub const CRICTL_CONFIG: &str = "/etc/pf9/crictl.yaml";
 /// For people: with these variables `ctr`, `crictl`, `kubectl` and `etcdctl` mean this node.
@@ -80,19 +70,16 @@ pub const CNI_CONFLIST: &str = "/etc/pf9/cni/net.d/10-pf9.conflist";
 pub const CNI_BIN: &str = "/opt/pf9/stacks/current/cni";
 /// Where a network of one's own may put plugins; the stack's are linked here too.
 pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
-/// The pod bridge.
-pub const POD_BRIDGE: &str = "pf9cni0";
 
 /// Parent of everything that the node's services keep.
 pub const DATA_DIR: &str = "/var/lib/pf9";
-/// Module names for the next boot.
-pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
-/// Kernel parameters for the next boot.
-pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-pf9-kubernetes.conf";
+
+/// Programs of the active stack.
+pub(super) const BIN: &str = "/opt/pf9/stacks/current/bin";
 
 /// Path of a program of the active stack.
 pub(super) fn bin(name: &str) -> String {
-    format!("{}/bin/{name}", paths::STACK_CURRENT)
+    format!("{BIN}/{name}")
 }
 
 /// Path of a unit's file.

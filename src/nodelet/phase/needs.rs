@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use crate::host::ours::ports;
 use crate::model::StackManifest;
 use crate::nodelet::step::{Probe, Step};
 
+use super::Context;
 use super::render::probe;
-use super::{Context, control_plane, etcd, kube_proxy, kubelet, layout};
 
 /// A port that is just being given back.
 const PORT: Duration = Duration::from_secs(5);
@@ -31,22 +32,11 @@ pub(super) fn steps(ctx: &Context, stack: &StackManifest) -> Vec<Step> {
 
 /// Ports of this node's services, with the unit that each belongs to.
 fn ports(ctx: &Context) -> Vec<(u16, &'static str)> {
-    let mut ports = vec![
-        (kubelet::PORT, layout::KUBELET_UNIT),
-        (kubelet::HEALTH_PORT, layout::KUBELET_UNIT),
-        (kube_proxy::HEALTH_PORT, layout::KUBE_PROXY_UNIT),
-        (kube_proxy::METRICS_PORT, layout::KUBE_PROXY_UNIT),
-    ];
-    if ctx.is_master() {
-        ports.extend([
-            (etcd::CLIENT_PORT, layout::ETCD_UNIT),
-            (etcd::PEER_PORT, layout::ETCD_UNIT),
-            (etcd::METRICS_PORT, layout::ETCD_UNIT),
-            // kubelet starts the static pods.
-            (ctx.node.api.port, layout::KUBELET_UNIT),
-            (control_plane::CONTROLLER_MANAGER_PORT, layout::KUBELET_UNIT),
-            (control_plane::SCHEDULER_PORT, layout::KUBELET_UNIT),
-        ]);
-    }
-    ports
+    let here = ports::ALL.iter().filter(|p| ctx.is_master() || !p.masters);
+    here.map(|p| match p.port {
+        // The cluster's settings say where.
+        ports::API => (ctx.node.api.port, p.unit),
+        port => (port, p.unit),
+    })
+    .collect()
 }

@@ -6,15 +6,11 @@
 
 use std::net::IpAddr;
 
+use crate::host::ours::network::ROUTE_PROTOCOL;
 use crate::model::{NetworkPeer, NetworkPlugin};
 
 use super::render::{Inputs, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, oneshot};
 use super::{Context, Steps, layout};
-
-/// Routing protocol number of our routes; of the range that is free for local use.
-pub const ROUTE_PROTOCOL: u8 = 159;
-/// Prefix of our packet-filter chains.
-pub const CHAIN_PREFIX: &str = "PF9-";
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     match ctx.node.network.plugin {

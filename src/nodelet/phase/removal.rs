@@ -1,12 +1,10 @@
 //! What is taken away when a role ends, beside the artefacts that the ledger knows.
 
+use crate::host::ours::network;
 use crate::model::EtcdMember;
 use crate::nodelet::step::Step;
 
-use super::{Context, layout, network};
-
-/// Prefixes of packet-filter chains: ours, kube-proxy's and kubelet's, the CNI plugins'.
-const CHAINS: [&str; 3] = [network::CHAIN_PREFIX, "KUBE-", "CNI-"];
+use super::{Context, layout};
 
 /// Everything that runs or is in the kernel, in the order it goes. Works whatever the node was,
 /// and however far it came: each step is already so where nothing was installed.
@@ -15,8 +13,7 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
     let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
     let mut steps = vec![
         // While the API is still there.
-        Step::Drain { node: node.clone() },
-        Step::ForgetNode { node },
+        Step::Drain { node },
         // Before the containers, or it starts them again.
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),
@@ -29,8 +26,9 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
         gone(layout::CONTAINERD_UNIT),
         gone(layout::NETWORK_UNIT),
         Step::NetworkGone {
-            links: vec![layout::POD_BRIDGE.into()],
-            chains: CHAINS.map(str::to_owned).into(),
+            links: vec![network::POD_BRIDGE.into()],
+            routes: network::ROUTE_PROTOCOL,
+            chains: network::chain_prefixes(),
         },
     ]);
     steps

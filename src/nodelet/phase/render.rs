@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::model::{Digest, Hasher};
-use crate::nodelet::step::{DirStep, FileStep, Probe, ProbeStep, Step, UnitStep};
+use crate::nodelet::step::{DirStep, Encoding, FileStep, Probe, ProbeStep, Step, UnitStep};
 
 use super::layout;
 
@@ -28,7 +28,19 @@ pub(super) fn file(path: impl Into<String>, content: impl Into<String>, mode: u3
     Step::File(FileStep {
         path: path.into(),
         content: content.into(),
+        encoding: Encoding::Text,
         mode,
+        owner: ROOT.into(),
+    })
+}
+
+/// A file of root's that everyone may read, whose bytes are not its content's.
+pub(super) fn file_as(encoding: Encoding, path: &str, content: &str) -> Step {
+    Step::File(FileStep {
+        path: path.into(),
+        content: content.into(),
+        encoding,
+        mode: PUBLIC,
         owner: ROOT.into(),
     })
 }

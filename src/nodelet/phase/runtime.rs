@@ -9,6 +9,7 @@ use crate::model::{NetworkPlugin, paths};
 use crate::nodelet::step::{Probe, Step};
 
 use super::context::CgroupDriver;
+use super::env::EnvText;
 use super::render::{
     Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit,
     yaml,
@@ -56,7 +57,7 @@ pub(super) fn configure(ctx: &Context) -> Steps {
         ),
         file(layout::CONTAINERD_SHUTDOWN, shutdown(), PROGRAM),
         file(layout::CRICTL_CONFIG, crictl(), PUBLIC),
-        file(layout::NODE_ENV, node_env(ctx), PUBLIC),
+        file(layout::NODE_ENV, node_env(ctx)?, PUBLIC),
     ]);
     Ok(steps)
 }
@@ -366,25 +367,24 @@ fn crictl() -> String {
     }))
 }
 
-fn node_env(ctx: &Context) -> String {
-    let mut text = format!(
-        "# For people: `set -a; . {env}; set +a`: ctr, crictl and kubectl then mean this node.\n\
-         PATH={bin}:$PATH\n\
-         CONTAINERD_ADDRESS={socket}\n\
-         CONTAINERD_NAMESPACE=k8s.io\n\
-         CRI_CONFIG_FILE={crictl}\n\
-         CONTAINER_RUNTIME_ENDPOINT=unix://{socket}\n",
-        env = layout::NODE_ENV,
-        bin = layout::bin("").trim_end_matches('/'),
-        socket = paths::CONTAINERD_SOCKET,
-        crictl = layout::CRICTL_CONFIG,
-    );
+fn node_env(ctx: &Context) -> Result<String, Wait> {
+    let socket = format!("unix://{}", paths::CONTAINERD_SOCKET);
     let kubeconfig = if ctx.is_master() { "admin" } else { "nodelet" };
-    text.push_str(&format!("KUBECONFIG={}\n", layout::kubeconfig(kubeconfig)));
+    let head = format!(
+        "# For people: `set -a; . {}; set +a`: ctr, crictl and kubectl then mean this node.\n",
+        layout::NODE_ENV
+    );
+    let mut file = EnvText::with_head(&head)
+        .path_first(layout::BIN)
+        .set("CONTAINERD_ADDRESS", paths::CONTAINERD_SOCKET)
+        .set("CONTAINERD_NAMESPACE", "k8s.io")
+        .set("CRI_CONFIG_FILE", layout::CRICTL_CONFIG)
+        .set("CONTAINER_RUNTIME_ENDPOINT", &socket)
+        .set("KUBECONFIG", &layout::kubeconfig(kubeconfig));
     if ctx.is_master() {
-        text.push_str(&super::etcd::client_env());
+        file = super::etcd::client_env(file);
     }
-    text
+    Ok(file.text()?)
 }
 
 /// Where containerd's CNI library keeps results, whatever it is told.

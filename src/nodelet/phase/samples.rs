@@ -13,29 +13,34 @@ fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * 365 * 50)
 }
 
-pub(super) fn host(n: u8) -> HostId {
+pub(in crate::nodelet) fn host(n: u8) -> HostId {
     HostId(Uuid::from_bytes([n; 16]))
 }
 
-pub(super) fn pem(word: &str) -> String {
+pub(in crate::nodelet) fn pem(word: &str) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n")
 }
 
+/// A list of revoked certificates, as far as files go.
+pub(super) fn revoked() -> String {
+    format!("-----BEGIN {REVOKED_LABEL}-----\nAf/+\n-----END {REVOKED_LABEL}-----\n")
+}
+
 /// A single master of a bridge cluster on a restricted host with control groups of version 1.
-pub(super) fn master(kubernetes: &str) -> Context {
+pub(in crate::nodelet) fn master(kubernetes: &str) -> Context {
     let node = node("master-1", "10.99.0.11", "10.244.0.0/24", kubernetes);
     sample(Role::Master, node, kubernetes)
 }
 
 /// Its worker.
-pub(super) fn worker(kubernetes: &str) -> Context {
+pub(in crate::nodelet) fn worker(kubernetes: &str) -> Context {
     let mut node = node("worker-1", "10.99.0.51", "10.244.1.0/24", kubernetes);
     node.etcd = EtcdSpec::default();
     node.network.peers = vec![peer("10.99.0.11", "10.244.0.0/24")];
     sample(Role::Worker, node, kubernetes)
 }
 
-pub(super) fn peer(node_ip: &str, pod_cidr: &str) -> NetworkPeer {
+pub(in crate::nodelet) fn peer(node_ip: &str, pod_cidr: &str) -> NetworkPeer {
     NetworkPeer {
         node_ip: node_ip.parse().expect("address"),
         pod_cidr: pod_cidr.parse().expect("network"),
@@ -43,7 +48,7 @@ pub(super) fn peer(node_ip: &str, pod_cidr: &str) -> NetworkPeer {
 }
 
 /// An ordinary server: version 2, systemd in charge, nothing restricted.
-pub(super) fn ordinary(mut ctx: Context) -> Context {
+pub(in crate::nodelet) fn ordinary(mut ctx: Context) -> Context {
     ctx.facts.cgroup_v2 = true;
     ctx.facts.systemd_cgroups = true;
     ctx.facts.can_lower_oom_score = true;
@@ -78,6 +83,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         manifest: Some(manifest(kubernetes)),
         stack_at_hand: true,
         material,
+        authorities: Vec::new(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
         addons: match role {
@@ -105,12 +111,15 @@ fn material(purpose: CertPurpose) -> Material {
             digest: Digest::of(purpose.dir().as_bytes()),
             not_before: now() - SignedDuration::from_hours(24),
             not_after: now() + SignedDuration::from_hours(24 * 300),
+            own: Digest::of(purpose.dir().as_bytes()),
+            issuer: Digest::of(b"authority"),
         }),
     }
 }
 
 fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
     NodeSpec {
+        host_id: host(1),
         cluster_id: ClusterId(Uuid::from_bytes([0xc1; 16])),
         cluster_name: "demo".into(),
         node_name: name.parse().expect("name"),
@@ -148,6 +157,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             }],
             heartbeat_ms: None,
             election_ms: None,
+            revoked: None,
         },
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),
@@ -157,7 +167,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
 }
 
 /// A stack of the components that belong to a release of Kubernetes.
-pub(super) fn manifest(kubernetes: &str) -> StackManifest {
+pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
     let version: semver::Version = kubernetes.parse().expect("version");
     let (containerd, etcd) = match version.minor {
         0..=23 => ("1.6.20", "3.4.23"),

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
-use crate::model::{NODELET_GROUP, NetworkPlugin};
+use crate::model::NetworkPlugin;
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps};
+use super::{Context, Steps, Wait, certs, control_plane};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
@@ -16,11 +14,10 @@ const API: Duration = Duration::from_secs(300);
 const READY: Duration = Duration::from_secs(180);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
-    if ctx.is_master() {
-        // Before anything that the nodelets of the cluster do with their own certificates.
-        steps.extend(nodelet_role());
+    if let Some(what) = certs::over(ctx) {
+        return Err(Wait::for_what(what));
     }
+    let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
@@ -37,33 +34,14 @@ pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
     }
 }
 
+/// The API server of this master is the one that its manifest describes. Asked last: nothing here
+/// needs it, and whoever waits for this master's `ok` before he changes the next one does.
+pub(super) fn api_server_current(ctx: &Context) -> Result<Step, Wait> {
+    let (pod, inputs) = control_plane::api_server_pod(ctx)?;
+    Ok(probe(Probe::ApiServerCurrent { pod, inputs }, API))
+}
+
 fn node_ready(ctx: &Context) -> Step {
     let node = ctx.node.node_name.to_string();
     probe(Probe::NodeReady { node }, READY)
-}
-
-/// What the nodelets of a cluster may do: mark, cordon, drain and forget nodes.
-fn nodelet_role() -> [Step; 2] {
-    const NAME: &str = "pf9:nodelet";
-    const RBAC: &str = "rbac.authorization.k8s.io";
-    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
-    let role = json!({
-        "apiVersion": format!("{RBAC}/v1"),
-        "kind": "ClusterRole",
-        "metadata": {"name": NAME},
-        "rules": [
-            rule("", "nodes", &["get", "list", "watch", "patch", "update", "delete"]),
-            rule("", "pods", &["get", "list"]),
-            rule("", "pods/eviction", &["create"]),
-            rule("apps", "daemonsets", &["get"]),
-        ],
-    });
-    let binding = json!({
-        "apiVersion": format!("{RBAC}/v1"),
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": NAME},
-        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": NAME},
-        "subjects": [{"apiGroup": RBAC, "kind": "Group", "name": NODELET_GROUP}],
-    });
-    [role, binding].map(|object| Step::Object { object })
 }

@@ -74,12 +74,6 @@ impl Kubernetes {
         self.before(26)
     }
 
-    /// The taint and label key `node-role.kubernetes.io/control-plane` stands beside `master` since
-    /// 1.24 (KEP 2067).
-    pub(super) fn has_control_plane_role(self) -> bool {
-        !self.before(24)
-    }
-
     /// kube-scheduler is told by KubeSchedulerConfiguration `v1`, there since 1.25 (KEP 785). With
     /// the older versions of that file releases before 1.23 cannot be kept from listening without
     /// TLS: `--port=0` is ignored beside it, and its own fields refuse port 0. So those get flags.

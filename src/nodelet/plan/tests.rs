@@ -85,6 +85,7 @@ fn file(path: u8, content: u8) -> Step {
     Step::File(FileStep {
         path: format!("/f{path}"),
         content: content.to_string(),
+        encoding: Default::default(),
         mode: 0o644,
         owner: "root:root".into(),
     })
@@ -252,6 +253,20 @@ proptest! {
         prop_assert_eq!(plan.todo.len(), all.len());
         prop_assert_eq!(plan.waits.is_some(), phases.iter().any(|p| p.steps.is_err()));
     }
+}
+
+#[test]
+fn a_step_that_awaits_something_ends_the_plan_as_a_wait() {
+    let phases = [PhaseSteps {
+        id: PhaseId::Addons,
+        steps: Ok(vec![file(1, 1), file(2, 1), file(3, 1)]),
+    }];
+    let what = "the plane's bindings".to_owned();
+    let seen = BTreeMap::from([("file:/f2".to_owned(), Seen::Awaits { what: what.clone() })]);
+    let plan = plan(&phases, &Snapshot { seen });
+    assert_eq!(plan.todo.len(), 1, "what comes before it");
+    let phase = PhaseId::Addons;
+    assert_eq!(plan.waits, Some(Waits { phase, what }));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{Listing, State, put, text};
 use crate::model::{Fault, HostId};
 use crate::plane::admin;
 use crate::plane::keys::Kind;
-use crate::plane::rotation::{Step, Wanted};
+use crate::plane::takeover::{Step, Wanted};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysVerb {

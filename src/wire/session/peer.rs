@@ -258,10 +258,11 @@ impl Session {
         if self.refusals.len() >= REFUSALS_MAX {
             return Err(Violation::Flood);
         }
-        let refusal = if self.leaving.is_some() {
+        let refusal = if self.is_leaving() {
+            // Who said farewell itself opens nothing either: what is left of a session only shrinks.
             Some(StreamEnd::own(
                 Code::GoingAway,
-                "this side is about to leave",
+                "this session is about to end",
             ))
         } else if self.remote_open >= self.config.streams_max || self.unanswered >= BACKLOG_MAX {
             Some(StreamEnd::own(Code::TooMany, "too many streams"))
@@ -347,6 +348,7 @@ impl Session {
 
     fn peer_goes(&mut self, last: StreamId, farewell: GoAway) {
         self.peer_leaves = true;
+        self.settle_down();
         let lost: Vec<_> = self
             .streams
             .iter()

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::super::frame::{Class, Frame, Hello, Meta, Open, StreamId};
 use super::super::limits::{
-    BACKLOG_MAX, CONNECTION_WINDOW, DATA_MAX, INITIAL_WINDOW, LAST_BYTES_TIMEOUT, OPEN_TIMEOUT,
-    PING_INTERVAL, PINNED_MAX, REFUSALS_MAX, SEND_BUFFER, SEND_FLOOR, SEND_TOTAL, STREAMS_MAX,
-    VERSION,
+    BACKLOG_MAX, CONNECTION_WINDOW, DATA_MAX, INITIAL_WINDOW, LAST_BYTES_TIMEOUT, LEAVING_WINDOW,
+    OPEN_TIMEOUT, PING_INTERVAL, PINNED_MAX, REFUSALS_MAX, SEND_BUFFER, SEND_FLOOR, SEND_TOTAL,
+    STREAMS_MAX, VERSION,
 };
 use super::super::{Code, Time};
 use super::{Config, Event, GoAway, OpenError, Read, Session, Side, StreamEnd, Violation};
@@ -366,8 +366,10 @@ fn the_peers_farewell_gives_back_what_it_did_not_look_at() {
         ended,
         [(unseen, Code::GoingAway), (unsaid, Code::GoingAway)]
     );
-    // Nothing is opened at a peer that leaves, not even what was on its way.
+    // Nothing is opened at a peer that leaves, not even what was on its way; nor by it.
     assert_eq!(plane.answers(), []);
+    plane.hears(open(9)).expect("refused");
+    assert!(reset_code(&plane.answers()).is_some());
 }
 
 #[test]
@@ -534,6 +536,37 @@ fn payloads_of_one_byte_do_not_keep_a_block_each() {
         }
     }
     assert!(plane.session.pinned.is_none());
+}
+
+/// A peer that said farewell and then sends all it may, to readers that take it as fast as it comes
+/// and then not at all: no more is held than was foretold.
+#[test]
+fn what_leaves_stays_within_its_bound() {
+    let mut plane = Plane::new();
+    let streams: Vec<u32> = (0..5).map(|n| 1 + 2 * n).collect();
+    for stream in &streams {
+        plane.taken(*stream);
+    }
+    let farewell = Frame::GoAway(StreamId(0), Code::Cancelled, 0, String::new());
+    plane.hears(farewell).expect("a farewell");
+    let bound = plane.session.bound();
+    assert!(bound < 6 * (LEAVING_WINDOW + SEND_BUFFER as u64), "{bound}");
+    let mut most = 0;
+    for _ in 0..400 {
+        for stream in &streams {
+            plane.hears(data(*stream, 16 * 1024)).expect("credit");
+            while let Read::Data(bytes) = plane.session.read(StreamId(*stream)) {
+                let n = bytes.len();
+                plane.session.consumed(StreamId(*stream), n, plane.now);
+            }
+        }
+        plane.says();
+        let streams = plane.session.streams.values();
+        let all: u64 = streams.map(|s| s.receiving.bound()).sum();
+        most = most.max(all + plane.session.pinned.bytes());
+    }
+    assert!(most > 5 * u64::from(INITIAL_WINDOW), "it grew: {most}");
+    assert!(most <= bound, "{most} > {bound}");
 }
 
 #[test]

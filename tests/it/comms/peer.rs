@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
-use pf9_hostagent::model::{HostId, Secret, SigningKey};
+use pf9_hostagent::model::{HostId, RenewAnswer, RenewRequest, Secret, SigningKey};
 use pf9_hostagent::mux::{self, Handle, Role, Websocket};
 use pf9_hostagent::wire::{self, Code, Config, Side};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -35,9 +35,19 @@ use crate::support::within;
 pub(super) const CHUNKS: u64 = 40;
 const CHUNK: usize = 1000;
 
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A fresh one.
+pub(super) fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("key");
+    CertifiedIssuer::self_signed(params, key).expect("authority")
+}
+
 /// An authority, and a host it knows.
 pub(super) struct World {
-    ca: CertifiedIssuer<'static, KeyPair>,
+    pub(super) ca: Arc<Authority>,
     pub(super) fs: HostFs,
     _dir: tempfile::TempDir,
 }
@@ -46,10 +56,7 @@ impl World {
     pub(super) fn new() -> Self {
         pf9_hostagent::tls::install();
         drop(tracing_subscriber::fmt().with_test_writer().try_init());
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("key");
-        let ca = CertifiedIssuer::self_signed(params, key).expect("authority");
+        let ca = Arc::new(authority());
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         for made in ["/run/pf9", "/var/log/pf9/comms"] {
@@ -60,13 +67,19 @@ impl World {
 
     /// The host knows these peers, best first.
     pub(super) fn enrol(&self, peers: &[&Peer]) {
+        self.enrol_with(peers, |_| {});
+    }
+
+    /// As [`Self::enrol`], with a certificate that says more.
+    pub(super) fn enrol_with(&self, peers: &[&Peer], say: impl FnOnce(&mut CertificateParams)) {
         let host_id = HostId::random();
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params
             .distinguished_name
             .push(DnType::CommonName, host_id.to_string());
-        let certificate = params.signed_by(&key, &self.ca).expect("certificate");
+        say(&mut params);
+        let certificate = params.signed_by(&key, &*self.ca).expect("certificate");
         let endpoint = |p: &&Peer| format!("wss://{}{}", p.address, mux::TUNNEL_PATH);
         let identity = Identity {
             host_id,
@@ -84,7 +97,7 @@ impl World {
     fn server(&self) -> TlsAcceptor {
         let key = KeyPair::generate().expect("key");
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("params");
-        let certificate = params.signed_by(&key, &self.ca).expect("certificate");
+        let certificate = params.signed_by(&key, &*self.ca).expect("certificate");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.der().clone()).expect("root");
         let provider = pf9_hostagent::tls::provider();
@@ -119,6 +132,7 @@ pub(super) struct State {
     pub(super) long_begun: u64,
     pub(super) refused: u64,
     pub(super) muted: u64,
+    pub(super) renewals: u64,
 }
 
 struct Shared {
@@ -129,6 +143,8 @@ struct Shared {
     refuse: Mutex<Option<(StatusCode, Option<u64>)>>,
     /// The next session is told to leave, and then nothing, not even that it is over.
     mute: Mutex<bool>,
+    /// Who signs renewals.
+    signer: Mutex<Option<Arc<Authority>>>,
 }
 
 pub(super) struct Peer {
@@ -149,6 +165,7 @@ impl Peer {
                 released: watch::Sender::new(0),
                 refuse: Mutex::new(None),
                 mute: Mutex::new(false),
+                signer: Mutex::new(None),
             }),
             listening: None,
         };
@@ -218,6 +235,11 @@ impl Peer {
         *self.shared.mute.lock().expect("lock") = true;
     }
 
+    /// From now on renewals are signed, by this authority.
+    pub(super) fn renew_by(&self, authority: &Arc<Authority>) {
+        *self.shared.signer.lock().expect("lock") = Some(Arc::clone(authority));
+    }
+
     pub(super) fn release(&self, chunks: u64) {
         self.shared.released.send_replace(chunks);
     }
@@ -242,7 +264,11 @@ fn upgrade(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Response<Emp
         answer.headers_mut().extend(after);
         return answer;
     }
-    let key = request.headers()[header::SEC_WEBSOCKET_KEY].clone();
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned() else {
+        // Asked only whether it would.
+        *answer.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        return answer;
+    };
     let asked = request.headers().clone();
     let upgrading = hyper::upgrade::on(&mut request);
     let shared = Arc::clone(shared);
@@ -325,9 +351,15 @@ async fn session(
                 let Ok(stream) = opened.accept() else {
                     return;
                 };
-                let service = service_fn(move |request| {
-                    let answer = answer(&shared, &request);
-                    async { Ok::<_, Infallible>(answer) }
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        let answer = match request.uri().path() {
+                            "/v1/hosts/self/renew" => renew(&shared, request).await,
+                            _ => answer(&shared, &request),
+                        };
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
                 let http = hyper::server::conn::http1::Builder::new();
                 drop(http.serve_connection(TokioIo::new(stream), service).await);
@@ -360,6 +392,31 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
             Response::new(Full::new(Bytes::from_static(b"hello")).boxed())
         }
     }
+}
+
+async fn renew(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    let signer = shared.signer.lock().expect("lock").clone();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .expect("body")
+        .to_bytes();
+    shared.state.send_modify(|s| s.renewals += 1);
+    let Some(signer) = signer else {
+        let mut refused = Response::new(Empty::new().boxed());
+        *refused.status_mut() = StatusCode::NOT_FOUND;
+        return refused;
+    };
+    let asked: RenewRequest = serde_json::from_slice(&body).expect("request");
+    // A host that makes a request names itself, and this peer believes it.
+    let csr = rcgen::CertificateSigningRequestParams::from_pem(&asked.csr).expect("csr");
+    let answer = RenewAnswer {
+        schema: 1,
+        certificate: csr.signed_by(&*signer).expect("signed").pem(),
+    };
+    let json = serde_json::to_vec(&answer).expect("json");
+    Response::new(Full::new(Bytes::from(json)).boxed())
 }
 
 fn chunk(n: u64) -> Bytes {

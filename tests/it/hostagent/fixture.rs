@@ -2,6 +2,7 @@
 
 use pf9_hostagent::app::{Config, TaskGroup};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::host::interfaces::node_facts;
 use pf9_hostagent::identity;
 use pf9_hostagent::local::Client;
 use pf9_hostagent::model::{
@@ -53,9 +54,13 @@ impl Bed {
             .expect("trust");
         std::fs::create_dir_all(fs.at("/run/pf9")).expect("run");
         std::os::unix::fs::symlink("/proc", fs.at("/proc")).expect("proc");
+        let plane = FakePlane::start(fs.at(paths::PLANE_SOCKET));
+        // As after an enrolment.
+        let facts = node_facts(&fs).expect("facts");
+        plane.change(|p| p.facts = Some(facts));
         Self {
-            plane: FakePlane::start(fs.at(paths::PLANE_SOCKET)),
-            node: FakeNode::start(&fs.at(paths::NODELET_SOCKET)),
+            plane,
+            node: FakeNode::start(&fs, host),
             cluster: ClusterId::random(),
             fs,
             host,
@@ -126,7 +131,7 @@ impl Bed {
     pub(crate) fn worker(&self, stack: &StackRef) -> Assignment {
         let pem = "-----BEGIN CERTIFICATE-----\n";
         serde_json::from_value(serde_json::json!({
-            "role": "worker",
+            "role": "worker", "host_id": self.host,
             "cluster_id": self.cluster, "cluster_name": "c", "node_name": "n1",
             "node_ip": "192.0.2.10", "pod_cidr": "10.20.1.0/24", "stack": stack,
             "authorities": {"cluster": pem, "etcd": pem, "front_proxy": pem},

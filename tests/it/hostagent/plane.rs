@@ -15,8 +15,8 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, Generation,
-    HostStatus, IssuedCertificate, NodeState, Spec,
+    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FreshNonce,
+    Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -35,7 +35,14 @@ pub(crate) struct PlaneSide {
     pub(crate) banned: Option<Fault>,
     pub(crate) statuses: Vec<HostStatus>,
     pub(crate) events: Vec<Event>,
-    pub(crate) orders: Vec<CertificateOrder>,
+    /// What the host carried, as it was signed.
+    pub(crate) orders: Vec<Envelope>,
+    /// What it knows of the machine.
+    pub(crate) facts: Option<NodeFacts>,
+    pub(crate) reports: Vec<Envelope>,
+    /// Answered instead of taking what root says of the machine.
+    pub(crate) facts_refused: Option<Fault>,
+    nonces: u64,
     pub(crate) certificates_fail: u32,
     pub(crate) manifests: BTreeMap<Digest, Envelope>,
     pub(crate) archives: BTreeMap<Digest, Vec<u8>>,
@@ -171,8 +178,30 @@ async fn serve(
             side.send_modify(|s| s.events.extend(batch.events));
             reply(204, Bytes::new())
         }
+        ("POST", "/v1/hosts/self/nonce", _) => {
+            side.send_modify(|s| s.nonces += 1);
+            let number = side.borrow().nonces.to_string();
+            json(
+                200,
+                &FreshNonce {
+                    nonce: Nonce(Digest::of(number.as_bytes())),
+                },
+            )
+        }
         ("POST", "/v1/hosts/self/certificates", _) => {
             order(&side, serde_json::from_slice(&body).expect("order"))
+        }
+        ("GET", "/v1/hosts/self/facts", _) => match side.borrow().facts.as_ref() {
+            Some(facts) => json(200, facts),
+            None => reply(204, Bytes::new()),
+        },
+        ("POST", "/v1/hosts/self/facts", _) => {
+            let said: Envelope = serde_json::from_slice(&body).expect("facts");
+            side.send_modify(|s| s.reports.push(said));
+            match side.borrow().facts_refused.as_ref() {
+                Some(fault) => json(409, fault),
+                None => reply(204, Bytes::new()),
+            }
         }
         ("GET", path, Some(digest)) if path.ends_with("/manifest") => {
             match side.borrow().manifests.get(&digest) {
@@ -221,17 +250,21 @@ async fn spec(side: &watch::Sender<PlaneSide>, query: &str) -> Response<Body> {
 }
 
 fn generation_of(envelope: &Envelope) -> Generation {
+    content::<Spec>(envelope).generation
+}
+
+/// What is in an envelope, whoever signed it.
+pub(crate) fn content<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> T {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(&envelope.payload)
         .expect("base64");
-    serde_json::from_slice::<Spec>(&bytes)
-        .expect("spec")
-        .generation
+    serde_json::from_slice(&bytes).expect("content")
 }
 
-fn order(side: &watch::Sender<PlaneSide>, order: CertificateOrder) -> Response<Body> {
+fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> {
     let mut refused = false;
+    let order: CertificateOrder = content(&envelope);
     let batch = CertificateBatch {
         cluster_id: order.cluster_id,
         certificates: order
@@ -246,7 +279,7 @@ fn order(side: &watch::Sender<PlaneSide>, order: CertificateOrder) -> Response<B
     side.send_modify(|s| {
         refused = s.certificates_fail > 0;
         s.certificates_fail = s.certificates_fail.saturating_sub(1);
-        s.orders.push(order);
+        s.orders.push(envelope);
     });
     if refused {
         let fault = Fault::new("not-in-cluster", "certificates refused", "not yet");

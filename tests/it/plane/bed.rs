@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use pf9_hostagent::model::{ClusterId, EnrolToken, HostId};
+use pf9_hostagent::model::{ClusterId, EnrolToken, HostId, NodeFacts};
 use pf9_hostagent::plane::{ServeConfig, Server};
 use serde_json::{Value, json};
 
@@ -200,6 +200,7 @@ impl Bed {
     pub(super) async fn host(&self, name: &str, ip: &str) -> Node {
         let token = self.new_token().await;
         let mut node = Node::new(HostId::random());
+        node.facts = NodeFacts::new(name, &[ip.parse().expect("ip")]);
         node.enrol(self, &token).await.expect("enrolled");
         node.connect(self).await.expect("connected");
         let (status, body) = node.report(name, ip).await;

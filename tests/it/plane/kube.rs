@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming as Body};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{CertPurpose, ClusterId};
-use pf9_hostagent::mux::MuxStream;
+use pf9_hostagent::mux::{Incoming, MuxStream, Opened};
 use pf9_hostagent::wire::Code;
 use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject;
@@ -24,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::bed::{Bed, within};
-use super::node::{Node, csr};
+use super::node::Node;
+use super::objects::Objects;
 
 type Answer = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
@@ -34,16 +35,16 @@ pub(super) struct Api {
     pub(super) seen: mpsc::Receiver<String>,
     /// Lines of the watch.
     pub(super) lines: mpsc::Sender<&'static str>,
+    /// What the plane itself asks for and changes; nothing of that is in `seen`.
+    pub(super) objects: Objects,
     _tasks: JoinSet<()>,
 }
 
 /// A master with an API server.
 pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
     let key = KeyPair::generate().expect("key");
-    let ask = json!({"cluster_id": cluster, "requests": [{"purpose": purpose, "csr": csr(&key)}]});
-    let (status, batch) = node
-        .call(Method::POST, "/v1/hosts/self/certificates", &ask)
-        .await;
+    let order = node.order(cluster, &key, &[purpose]).await;
+    let (status, batch) = node.bring(&node.signed_order(&order)).await;
     assert_eq!(status, 200, "{batch}");
     let pem = batch["certificates"][0]["certificate"]
         .as_str()
@@ -55,6 +56,8 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
     let (seen_by, seen) = mpsc::channel(64);
     let (lines, watch) = mpsc::channel(1);
     let watch = Arc::new(tokio::sync::Mutex::new(watch));
+    let objects = Objects::default();
+    let kept = objects.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut streams = JoinSet::new();
@@ -63,7 +66,12 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
                 opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
                 continue;
             }
+            let own = is_the_planes_own(&opened);
             let stream = opened.accept().expect("accept");
+            if own {
+                streams.spawn(kept.clone().serve(stream, acceptor.clone()));
+                continue;
+            }
             let (acceptor, seen, watch) = (acceptor.clone(), seen_by.clone(), Arc::clone(&watch));
             streams.spawn(serve(stream, acceptor, seen, watch));
         }
@@ -71,6 +79,7 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
     Api {
         seen,
         lines,
+        objects,
         _tasks: tasks,
     }
 }
@@ -94,6 +103,35 @@ fn acceptor(pem: &str, ca: &str, key: &KeyPair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
+/// Longest life of what the plane shows: an hour, and what clocks may differ by.
+const OWN_LIFE_S: i64 = 65 * 60;
+
+/// Whom the client's certificate names. Nothing takes it away, so it is not for long.
+pub(super) fn subject_of(session: &rustls::ServerConnection) -> String {
+    let shown = session.peer_certificates().expect("client certificate");
+    let (_, x) = x509_parser::parse_x509_certificate(&shown[0]).expect("x509");
+    let life = x.validity();
+    let seconds = life.not_after.timestamp() - life.not_before.timestamp();
+    assert!(seconds <= OWN_LIFE_S, "{seconds} s");
+    x.subject().to_string()
+}
+
+/// A stream that no operator asked for.
+pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
+    opened.open.meta.get("who").map(String::as_str) == Some("rights")
+}
+
+/// The next stream that somebody asked for.
+async fn next_asked(incoming: &mut Incoming) -> Option<Opened> {
+    loop {
+        let opened = incoming.next().await?;
+        if !is_the_planes_own(&opened) {
+            return Some(opened);
+        }
+        opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+    }
+}
+
 type Watch = Arc<tokio::sync::Mutex<mpsc::Receiver<&'static str>>>;
 
 async fn serve(stream: MuxStream, acceptor: TlsAcceptor, seen: mpsc::Sender<String>, watch: Watch) {
@@ -101,16 +139,7 @@ async fn serve(stream: MuxStream, acceptor: TlsAcceptor, seen: mpsc::Sender<Stri
     let Ok(tls) = acceptor.accept(stream).await else {
         return;
     };
-    let der = tls
-        .get_ref()
-        .1
-        .peer_certificates()
-        .expect("client certificate")[0]
-        .to_vec();
-    let subject = {
-        let (_, x) = x509_parser::parse_x509_certificate(&der).expect("x509");
-        x.subject().to_string()
-    };
+    let subject = subject_of(tls.get_ref().1);
     let service = service_fn(move |request: Request<Body>| {
         let (seen, watch, subject) = (seen.clone(), Arc::clone(&watch), subject.clone());
         async move {
@@ -225,7 +254,7 @@ pub(super) async fn watch(
 }
 
 #[tokio::test]
-async fn requests_reach_the_api_server_as_the_planes_administrator() {
+async fn requests_reach_the_api_server_as_the_planes_own_user() {
     let bed = Bed::new().await;
     let (cluster, mut node, server, token) = world(&bed).await;
     let mut api = master(cluster, &mut node, CertPurpose::ApiServer).await;
@@ -241,7 +270,7 @@ async fn requests_reach_the_api_server_as_the_planes_administrator() {
     let seen = within(api.seen.recv()).await.expect("request");
     assert_eq!(
         seen,
-        "POST /api/v1/pods?dryRun=All|-|kubernetes|O=system:masters, CN=pf9-plane"
+        "POST /api/v1/pods?dryRun=All|-|kubernetes|CN=pf9:plane"
     );
 }
 
@@ -303,7 +332,7 @@ async fn a_request_has_one_name_everywhere() {
     ] {
         let asked = bed.http.get(url).bearer_auth(&token).header(header, sent);
         let (answer, trace) = tokio::join!(within(asked.send()), async {
-            let opened = within(incoming.next()).await.expect("opened");
+            let opened = within(next_asked(&mut incoming)).await.expect("opened");
             let trace = opened.open.meta.get("trace").cloned();
             opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
             trace.expect("a name")
@@ -348,7 +377,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     // The node does not know the service.
     let mut incoming = node.incoming.take().expect("connected");
     let (said, ()) = tokio::join!(ask(api.clone(), token.clone()), async {
-        let opened = within(incoming.next()).await.expect("opened");
+        let opened = within(next_asked(&mut incoming)).await.expect("opened");
         assert_eq!(opened.open.service, "kube-apiserver");
         assert_eq!(
             opened.open.meta.get("who").map(String::as_str),

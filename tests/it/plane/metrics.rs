@@ -22,6 +22,10 @@ fn services(node: &mut Node, known: &'static [&'static str]) -> JoinSet<()> {
     tasks.spawn(async move {
         let mut streams = JoinSet::new();
         while let Some(opened) = incoming.next().await {
+            if super::kube::is_the_planes_own(&opened) {
+                opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+                continue;
+            }
             assert_eq!(opened.open.class, Class::Bulk, "scraping delays nobody");
             assert_eq!(
                 opened.open.meta.get("who").map(String::as_str),

@@ -12,7 +12,9 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    DocumentKind, EnrolAnswer, EnrolToken, Envelope, HostId, Spec, Timestamp, TrustStore,
+    CertPurpose, CertificateOrder, CertificateRequest, ClusterId, Digest, DocumentKind,
+    EnrolAnswer, EnrolToken, Enrolment, Envelope, FactsReport, FreshNonce, HostId, NodeFacts,
+    Nonce, SigningKey, Spec, Timestamp, TrustStore,
 };
 use pf9_hostagent::mux::{self, Closed, Handle, HandshakeError, Incoming, Websocket};
 use pf9_hostagent::wire::{Class, Config, Meta, Side};
@@ -29,11 +31,17 @@ use super::bed::{Bed, within};
 pub(super) struct Node {
     pub(super) id: HostId,
     pub(super) key: KeyPair,
+    /// What root of it signs with; whoever has only the tunnel has not.
+    pub(super) root: Arc<SigningKey>,
+    /// What root says the machine is.
+    pub(super) facts: NodeFacts,
     pub(super) answer: Option<EnrolAnswer>,
     pub(super) tunnel: Option<Handle>,
     pub(super) incoming: Option<Incoming>,
     /// What it says of itself in the handshake, beside its certificate.
     pub(super) headers: HeaderMap,
+    /// What the plane says its newest session is good for.
+    pub(super) kind: String,
     tasks: JoinSet<()>,
     /// Its newest session stands still: its connection is there and nobody reads or writes it.
     frozen: Arc<AtomicBool>,
@@ -54,10 +62,13 @@ impl Node {
         Self {
             id,
             key: KeyPair::generate().expect("key"),
+            root: Arc::new(SigningKey::generate().expect("key").0),
+            facts: NodeFacts::new("host", &[]),
             answer: None,
             tunnel: None,
             incoming: None,
             headers: HeaderMap::new(),
+            kind: String::new(),
             tasks: JoinSet::new(),
             frozen: Arc::default(),
         }
@@ -68,10 +79,12 @@ impl Node {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
-    /// The same host with the same key and certificate, not connected.
+    /// The same host with the same keys and certificate, not connected.
     pub(super) fn twin(&self) -> Self {
         Self {
             key: KeyPair::from_pem(&self.key.serialize_pem()).expect("key"),
+            root: Arc::clone(&self.root),
+            facts: self.facts.clone(),
             answer: self.answer.clone(),
             ..Self::new(self.id)
         }
@@ -83,9 +96,82 @@ impl Node {
         bed: &Bed,
         token: &EnrolToken,
     ) -> Result<(), (u16, Value)> {
-        let body = json!({"schema": 1, "token": token.secret.expose(), "host_id": self.id,
-                          "hostname": "host", "csr": csr(&self.key)});
-        self.enrol_with(bed, &body).await
+        self.enrol_with(bed, &self.enrolment(token, &csr(&self.key)))
+            .await
+    }
+
+    /// A request for this key of the tunnel, with root's word.
+    pub(super) fn enrolment(&self, token: &EnrolToken, csr: &str) -> Value {
+        let said = Enrolment {
+            schema: 1,
+            host_id: self.id,
+            token: Digest::of(token.secret.expose().as_bytes()),
+            csr: Digest::of(csr.as_bytes()),
+            facts: self.facts.clone(),
+        };
+        json!({"schema": 1, "token": token.secret.expose(), "host_id": self.id, "csr": csr,
+               "order_key": self.root.trusted(),
+               "statement": self.signed(DocumentKind::Enrolment, &said)})
+    }
+
+    /// As root of this host signs.
+    pub(super) fn signed(&self, kind: DocumentKind, said: &impl serde::Serialize) -> Envelope {
+        self.root
+            .sign(kind, &serde_json::to_vec(said).expect("json"))
+    }
+
+    /// A number to answer.
+    pub(super) async fn nonce(&self) -> Nonce {
+        let path = "/v1/hosts/self/nonce";
+        let (status, body) = self.call(Method::POST, path, &json!({})).await;
+        assert_eq!(status, 200, "{body}");
+        let fresh: FreshNonce = serde_json::from_value(body).expect("nonce");
+        fresh.nonce
+    }
+
+    /// An order as nodelet makes it.
+    pub(super) async fn order(
+        &self,
+        cluster: ClusterId,
+        key: &KeyPair,
+        purposes: &[CertPurpose],
+    ) -> CertificateOrder {
+        let request = |purpose: &CertPurpose| CertificateRequest {
+            purpose: *purpose,
+            csr: csr(key),
+        };
+        CertificateOrder {
+            schema: 1,
+            host_id: self.id,
+            cluster_id: cluster,
+            generation: self.current().await.generation,
+            nonce: self.nonce().await,
+            requests: purposes.iter().map(request).collect(),
+            service_account_key: None,
+        }
+    }
+
+    /// The order with root's signature.
+    pub(super) fn signed_order(&self, order: &CertificateOrder) -> Value {
+        json!(self.signed(DocumentKind::Order, order))
+    }
+
+    /// Brings the plane something that may be an order.
+    pub(super) async fn bring(&self, said: &Value) -> (u16, Value) {
+        let path = "/v1/hosts/self/certificates";
+        self.call(Method::POST, path, said).await
+    }
+
+    /// Root says that the machine is something else now.
+    pub(super) async fn say(&self, name: &str, ip: &str) -> (u16, Value) {
+        let report = FactsReport {
+            schema: 1,
+            host_id: self.id,
+            nonce: self.nonce().await,
+            facts: NodeFacts::new(name, &[ip.parse().expect("ip")]),
+        };
+        let said = json!(self.signed(DocumentKind::Facts, &report));
+        self.call(Method::POST, "/v1/hosts/self/facts", &said).await
     }
 
     pub(super) async fn enrol_with(&mut self, bed: &Bed, body: &Value) -> Result<(), (u16, Value)> {
@@ -107,13 +193,38 @@ impl Node {
         self.try_connect(bed).await.map_err(|(status, _)| status)
     }
 
-    /// Opens the tunnel.
-    pub(super) async fn try_connect(&mut self, bed: &Bed) -> Result<(), Refused> {
+    /// Shows its certificate at the tunnel's address, and opens none.
+    pub(super) async fn show(&self, bed: &Bed) -> Result<(), u16> {
+        let answer = self.answer.as_ref().expect("enrolled");
+        let address = bed.url.trim_start_matches("https://");
+        let tls = secure(bed, answer, self.identity()).await.expect("tls");
+        match within(mux::ask(
+            tls,
+            address,
+            mux::TUNNEL_PATH,
+            self.headers.clone(),
+        ))
+        .await
+        {
+            Ok(()) => Ok(()),
+            Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    fn identity(&self) -> Option<(CertificateDer<'static>, PrivateKeyDer<'static>)> {
         let answer = self.answer.as_ref().expect("enrolled");
         let certificate = CertificateDer::from_pem_slice(answer.certificate.as_bytes());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        let identity = Some((certificate.expect("certificate"), key));
-        let socket = dial(bed, answer, identity, self.headers.clone()).await?;
+        Some((certificate.expect("certificate"), key))
+    }
+
+    /// Opens the tunnel.
+    pub(super) async fn try_connect(&mut self, bed: &Bed) -> Result<(), Refused> {
+        let answer = self.answer.as_ref().expect("enrolled");
+        let headers = self.headers.clone();
+        let (socket, kind) = dial(bed, answer, self.identity(), headers).await?;
+        self.kind = kind;
         let (handle, incoming, driver) = mux::session(socket, Side::Node, Config::default());
         let frozen = Arc::new(AtomicBool::new(false));
         self.frozen = Arc::clone(&frozen);
@@ -183,6 +294,20 @@ impl Node {
         .await
     }
 
+    /// Asks for a certificate for a new key; answers the host with that.
+    pub(super) async fn renew(&self) -> Result<Self, (u16, Value)> {
+        let mut next = self.twin();
+        next.key = KeyPair::generate().expect("key");
+        let body = json!({"schema": 1, "csr": csr(&next.key)});
+        let (status, answer) = self.call(Method::POST, "/v1/hosts/self/renew", &body).await;
+        if status != 200 {
+            return Err((status, answer));
+        }
+        let certificate = answer["certificate"].as_str().expect("pem").to_owned();
+        next.answer.as_mut().expect("enrolled").certificate = certificate;
+        Ok(next)
+    }
+
     /// The next spec after a generation, waited for.
     pub(super) async fn spec(&self, after: u64) -> Option<Spec> {
         let path = format!("/v1/hosts/self/spec?after={after}&wait=20");
@@ -239,7 +364,30 @@ pub(super) async fn dial(
     answer: &EnrolAnswer,
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     headers: HeaderMap,
-) -> Result<Socket, Refused> {
+) -> Result<(Socket, String), Refused> {
+    let address = bed.url.trim_start_matches("https://");
+    let tls = secure(bed, answer, identity).await?;
+    match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {
+        Ok((socket, headers)) => {
+            let kind = headers[mux::SESSION_HEADER].to_str().expect("a word");
+            Ok((socket, kind.to_owned()))
+        }
+        Err(HandshakeError::Refused {
+            status,
+            retry_after,
+            ..
+        }) => Err((status.as_u16(), retry_after)),
+        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
+        Err(HandshakeError::Http(_)) => Err((0, None)),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+async fn secure(
+    bed: &Bed,
+    answer: &EnrolAnswer,
+    identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Refused> {
     let mut roots = rustls::RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(answer.ca.as_bytes()) {
         roots.add(ca.expect("ca")).expect("root");
@@ -262,18 +410,7 @@ pub(super) async fn dial(
     let tcp = within(TcpStream::connect(address)).await.expect("tcp");
     let name = ServerName::try_from("127.0.0.1").expect("name");
     let connector = TlsConnector::from(Arc::new(config));
-    let tls = within(connector.connect(name, tcp))
+    within(connector.connect(name, tcp))
         .await
-        .map_err(|_| (0, None))?;
-    match within(mux::connect(tls, address, mux::TUNNEL_PATH, headers)).await {
-        Ok(socket) => Ok(socket),
-        Err(HandshakeError::Refused {
-            status,
-            retry_after,
-            ..
-        }) => Err((status.as_u16(), retry_after)),
-        // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
-        Err(HandshakeError::Http(_)) => Err((0, None)),
-        Err(e) => panic!("{e}"),
-    }
+        .map_err(|_| (0, None))
 }

@@ -174,8 +174,7 @@ async fn a_token_lets_one_host_in_once() {
     );
 
     // A request that cannot be granted does not use the token up.
-    let bad = json!({"schema": 1, "token": token.secret.expose(), "host_id": node.id,
-                     "hostname": "h", "csr": "nonsense"});
+    let bad = node.enrolment(&token, "nonsense");
     let (status, fault) = node.enrol_with(&bed, &bad).await.expect_err("csr");
     assert_eq!((status, fault["code"].as_str()), (400, Some("csr-refused")));
     node.enrol(&bed, &token).await.expect("enrolled");

@@ -9,6 +9,7 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
 
 use super::bed::{Bed, until, within};
 use super::node::dial;
@@ -186,6 +187,7 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
     let token = bed.new_token().await;
     let mut old = node.twin();
     node.enrol(&bed, &token).await.expect("a third time");
+    node.connect(&bed).await.expect("connected");
     assert_eq!(
         old.connect(&bed).await,
         Err(403),
@@ -197,7 +199,15 @@ async fn a_removed_host_is_out_at_once_and_for_good() {
 async fn leaving_is_heard_once_and_may_be_said_twice() {
     let bed = Bed::new().await;
     bed.stack("1").await;
-    let node = bed.host("a", "10.1.0.1").await;
+    let mut node = bed.host("a", "10.1.0.1").await;
+    // Nothing listens there: a stream that nobody answers would be waited for.
+    let mut incoming = node.incoming.take().expect("connected");
+    let mut refusing = JoinSet::new();
+    refusing.spawn(async move {
+        while let Some(opened) = incoming.next().await {
+            opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
+        }
+    });
     let other = bed.host("b", "10.1.0.2").await;
     let cluster = bed.cluster("c").await;
     assert_eq!(

@@ -1,13 +1,17 @@
 //! A nodelet that takes specs and says what the test wants.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pf9_hostagent::local::{self, Limits, Method, Reply, Request, StatusCode};
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::host::interfaces::node_facts;
+use pf9_hostagent::identity::order_key::{self, OrderKey};
+use pf9_hostagent::local::{self, Callers, Method, Reply, Request, StatusCode};
 use pf9_hostagent::model::{
-    CertificateBatch, Envelope, Fault, Generation, NodeState, NodeStatus, Role,
+    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FreshNonce,
+    Generation, HostId, NodeState, NodeStatus, Nonce, Role, paths,
 };
+use pf9_hostagent::nodelet::server;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,6 +22,8 @@ pub(crate) struct NodeSide {
     pub(crate) specs: Vec<Envelope>,
     pub(crate) batches: Vec<CertificateBatch>,
     pub(crate) wakes: u64,
+    /// What was signed, orders and facts.
+    pub(crate) signed: Vec<Envelope>,
     pub(crate) refuse: bool,
     status: NodeStatus,
 }
@@ -28,24 +34,32 @@ pub(crate) struct FakeNode {
 }
 
 impl FakeNode {
-    pub(crate) fn start(socket: &Path) -> Self {
+    /// On the socket of this host, with its order key.
+    pub(crate) fn start(fs: &HostFs, host: HostId) -> Self {
+        let root = order_key::ensure(fs, host).expect("order key").0;
+        let root = Arc::new(Root {
+            key: root,
+            host,
+            fs: fs.clone(),
+        });
         let side = Arc::new(watch::Sender::new(NodeSide {
             calls: 0,
             specs: Vec::new(),
             batches: Vec::new(),
             wakes: 0,
+            signed: Vec::new(),
             refuse: false,
             status: idle(),
         }));
         let stop = CancellationToken::new();
-        let listener = local::bind(socket, 0o600).expect("bind");
+        let listener = local::bind(&fs.at(paths::NODELET_SOCKET), 0o600).expect("bind");
         let handler = {
             let side = Arc::clone(&side);
-            move |request| answer(Arc::clone(&side), request)
+            move |request| answer(Arc::clone(&side), Arc::clone(&root), request)
         };
         tokio::spawn(local::serve(
             listener,
-            Limits::default(),
+            server::policy(Callers::ByMode),
             stop.clone(),
             handler,
         ));
@@ -93,7 +107,39 @@ impl FakeNode {
     }
 }
 
-async fn answer(side: Arc<watch::Sender<NodeSide>>, request: Request) -> Reply {
+/// What root of the host signs, and with what.
+struct Root {
+    key: OrderKey,
+    host: HostId,
+    fs: HostFs,
+}
+
+impl Root {
+    fn order(&self, status: &NodeStatus, nonce: Nonce) -> Envelope {
+        let order = CertificateOrder {
+            schema: 1,
+            host_id: self.host,
+            cluster_id: status.cluster_id.expect("a cluster"),
+            generation: status.generation,
+            nonce,
+            requests: status.certificate_requests.clone(),
+            service_account_key: status.service_account_key.clone(),
+        };
+        self.key.sign(DocumentKind::Order, &order).expect("sign")
+    }
+
+    fn facts(&self, nonce: Nonce) -> Envelope {
+        let report = FactsReport {
+            schema: 1,
+            host_id: self.host,
+            nonce,
+            facts: node_facts(&self.fs).expect("facts"),
+        };
+        self.key.sign(DocumentKind::Facts, &report).expect("sign")
+    }
+}
+
+async fn answer(side: Arc<watch::Sender<NodeSide>>, root: Arc<Root>, request: Request) -> Reply {
     side.send_modify(|s| s.calls += 1);
     match (request.method, request.path.as_str()) {
         (Method::PUT, "/v1/spec") => {
@@ -109,6 +155,15 @@ async fn answer(side: Arc<watch::Sender<NodeSide>>, request: Request) -> Reply {
             let batch = serde_json::from_slice(&request.body).expect("batch");
             side.send_modify(|s| s.batches.push(batch));
             Reply::empty()
+        }
+        (Method::POST, path @ ("/v1/order" | "/v1/facts")) => {
+            let fresh: FreshNonce = serde_json::from_slice(&request.body).expect("nonce");
+            let signed = match path {
+                "/v1/order" => root.order(&side.borrow().status, fresh.nonce),
+                _ => root.facts(fresh.nonce),
+            };
+            side.send_modify(|s| s.signed.push(signed.clone()));
+            Reply::json(StatusCode::OK, &signed)
         }
         (Method::POST, "/v1/wake") => {
             side.send_modify(|s| s.wakes += 1);
@@ -136,6 +191,8 @@ fn idle() -> NodeStatus {
         generation: Generation(0),
         role: Role::None,
         cluster_id: None,
+        installed: None,
+        wants_spec: false,
         state: NodeState::Ok,
         reason: None,
         attempts: 0,

@@ -1,0 +1,262 @@
+//! The package's maintainer scripts: what they hold of [`crate::host::ours`] and
+//! [`crate::host::deadlines`] as text, and what they do with it. They run when our programs are
+//! gone, so they cannot ask; `PF9_BLESS=1` writes the text anew.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use crate::host::deadlines;
+use crate::host::ours::paths::{self as ours, Keeper, below};
+use crate::host::ours::units;
+use crate::model::paths;
+
+const SCRIPTS: [&str; 4] = ["deb/prerm", "deb/postrm", "rpm/preun.sh", "rpm/postun.sh"];
+const BEGIN: &str =
+    "# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs\n";
+const END: &str = "# <<<\n";
+
+fn path_of(script: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("packaging").join(script)
+}
+
+/// What stands before, between and after the marks.
+fn parts(text: &str) -> (&str, &str, &str) {
+    let (before, rest) = text.split_once(BEGIN).expect("the mark");
+    let (inside, after) = rest.split_once(END).expect("the second mark");
+    (before, inside, after)
+}
+
+/// Everything a script may need, by name.
+fn known() -> Vec<(&'static str, String)> {
+    let trees = |wanted: fn(Keeper) -> bool| {
+        let places = ours::PLACES
+            .iter()
+            .filter(|(path, keeper)| wanted(*keeper) && !below(ours::CONFIG_ROOT, path));
+        places.map(|(path, _)| *path).collect::<Vec<_>>().join(" ")
+    };
+    let entries = |wanted: Keeper| {
+        let entries = ours::entries().into_iter().filter(|(_, k)| *k == wanted);
+        entries.map(|(path, _)| path).collect::<Vec<_>>().join(" ")
+    };
+    let role = |k| k == Keeper::Role;
+    let role_units = units::ROLE
+        .map(|u| format!("{}/{u}", ours::UNIT_DIR))
+        .join(" ");
+    let variable = |name, value: String| (name, format!("{name}=\"{value}\"\n"));
+    vec![
+        variable("ROLE_UNITS", role_units),
+        variable("ROLE_TREES", trees(role)),
+        variable("ROLE_ENTRIES", entries(Keeper::Role)),
+        variable("AGENT_TREES", trees(|k| k != Keeper::Role)),
+        variable("AGENT_ENTRIES", entries(Keeper::Agent)),
+        variable("CONFIG_ROOT", ours::CONFIG_ROOT.into()),
+        variable("PROXY_CONFIG", paths::PROXY_CONFIG.into()),
+        variable("SHARED_DIRS", ours::SHARED.join(" ")),
+        variable("SHARED_PARENTS", ours::SHARED_PARENTS.join(" ")),
+        variable("REMOVAL_SECONDS", deadlines::PACKAGE.as_secs().to_string()),
+        (
+            "role_is_left",
+            "role_is_left() {\n    for unit in $ROLE_UNITS; do\n        if [ -e \"$unit\" ]; then return 0; fi\n    \
+             done\n    return 1\n}\n"
+                .into(),
+        ),
+        (
+            "config_is_kept",
+            "config_is_kept() {\n    case \"$1\" in\n        hostagent.toml | hostagent.toml.* | conf.d | services.d) \
+             return 0 ;;\n    esac\n    return 1\n}\n"
+                .into(),
+        ),
+    ]
+}
+
+/// What this script uses of it, and what that uses.
+fn wanted(rest: &str) -> String {
+    let uses_role = rest.contains("role_is_left");
+    let used = |name: &str| rest.contains(name) || name == "ROLE_UNITS" && uses_role;
+    let all = known().into_iter().filter(|(name, _)| used(name));
+    all.map(|(_, text)| text).collect()
+}
+
+#[test]
+fn the_scripts_hold_what_the_programs_say() {
+    for script in SCRIPTS {
+        let text = std::fs::read_to_string(path_of(script)).expect(script);
+        let (before, inside, after) = parts(&text);
+        let want = wanted(&format!("{before}{after}"));
+        if std::env::var_os("PF9_BLESS").is_some() {
+            let text = format!("{before}{BEGIN}{want}{END}{after}");
+            std::fs::write(path_of(script), text).expect(script);
+        } else {
+            assert_eq!(inside, want, "{script}: PF9_BLESS=1 writes it anew");
+        }
+        // Nothing is deleted that is named elsewhere.
+        for line in after.lines().filter(|l| l.contains("rm -")) {
+            let mut words = line.split([' ', '"', ';']);
+            let allowed = ["/var/opt/pf9/removal", "/.pf9-tmp-"];
+            let named =
+                words.find(|w| w.starts_with('/') && !allowed.iter().any(|a| w.starts_with(a)));
+            let copied = line.contains("/usr/libexec/pf9/pf9-nodeletd");
+            assert!(copied || named.is_none(), "{script}: {line}");
+            let crosses = line.contains("rm -rf") && !line.contains("--one-file-system");
+            assert!(
+                copied || !crosses,
+                "{script} enters what is mounted there: {line}"
+            );
+        }
+    }
+    for kept in [
+        "hostagent.toml",
+        "hostagent.toml.rpmsave",
+        "conf.d",
+        "services.d",
+    ] {
+        assert!(ours::config_is_kept(kept), "{kept}: as in the scripts");
+    }
+}
+
+/// Runs a script on a machine below `root`; nobody's users are looked up or deleted.
+fn run(root: &Path, script: &str, argument: &str) {
+    let text = std::fs::read_to_string(path_of(script)).expect(script);
+    let tools = root.join("tools");
+    std::fs::create_dir_all(&tools).expect("tools");
+    for tool in ["getent", "userdel", "groupdel", "systemctl", "systemd-run"] {
+        let file = tools.join(tool);
+        std::fs::write(&file, "#!/bin/sh\nexit 2\n").expect("tool");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).expect("mode");
+    }
+    let below = below_root(&text, root);
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let out = Command::new("/bin/sh")
+        .args(["-c", &below, script, argument])
+        .env("PATH", path)
+        .output()
+        .expect("sh");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.is_empty(), "{script}: {said}");
+}
+
+/// The script's absolute paths, but for `/dev`, below `root`.
+fn below_root(text: &str, root: &Path) -> String {
+    let mut out = String::new();
+    let mut last = '\n';
+    for (at, c) in text.char_indices() {
+        let begins = matches!(last, ' ' | '"' | '=' | '\n' | '(');
+        let top = ["/etc/", "/var/", "/opt/", "/run/", "/usr/"];
+        if begins && top.iter().any(|t| text[at..].starts_with(t)) {
+            out.push_str(&root.display().to_string());
+        }
+        out.push(c);
+        last = c;
+    }
+    out
+}
+
+/// A machine whose role is gone but for what only a list of names finds; with things of others.
+fn machine() -> Rig {
+    let rig = Rig::new();
+    for (path, _) in ours::PLACES {
+        rig.file(&format!("{path}/x"), "ours");
+    }
+    for (entry, _) in ours::entries() {
+        if units::ROLE
+            .iter()
+            .all(|u| entry != format!("{}/{u}", ours::UNIT_DIR))
+        {
+            rig.file(&entry, "ours");
+        }
+    }
+    for other in [
+        "/etc/systemd/system/docker.service",
+        "/etc/systemd/system/multi-user.target.wants/docker.service",
+        "/etc/sysctl.d/99-theirs.conf",
+        "/opt/theirs",
+        "/var/lib/docker/x",
+    ] {
+        rig.file(other, "theirs");
+    }
+    for path in [paths::PROXY_CONFIG, paths::HOST_ID, "/etc/pf9/.before/x"] {
+        rig.file(path, "ours");
+    }
+    for dir in ours::SHARED {
+        rig.file(&format!("{dir}/.pf9-tmp-41-100-0-x.tmp"), "half");
+    }
+    rig.file("/etc/pf9/hostagent.toml.rpmsave", "a person's");
+    rig
+}
+
+fn left(rig: &Rig) -> Vec<String> {
+    let files = rig.files().into_keys().map(|p| p.display().to_string());
+    let ours = files.filter(|p| p.contains("pf9") && !p.starts_with("usr/"));
+    ours.collect()
+}
+
+#[test]
+fn a_purge_takes_all_that_is_ours_and_nothing_else() {
+    let rig = machine();
+    let theirs = rig.files().into_values().filter(|t| t == "theirs").count();
+    run(rig.dir.path(), "deb/postrm", "purge");
+    assert_eq!(left(&rig), [""; 0]);
+    let after = rig.files().into_values().filter(|t| t == "theirs").count();
+    assert_eq!((theirs, after), (5, 5));
+}
+
+#[test]
+fn an_erase_takes_all_that_is_ours_but_a_persons_configuration() {
+    let rig = machine();
+    run(rig.dir.path(), "rpm/postun.sh", "0");
+    let kept = ["etc/pf9/hostagent.toml", "etc/pf9/hostagent.toml.rpmsave"];
+    assert_eq!(left(&rig), kept);
+    let after = rig.files().into_values().filter(|t| t == "theirs").count();
+    assert_eq!(after, 5);
+}
+
+/// While a role is there that could not be removed, its data stay.
+#[test]
+fn a_role_that_stays_keeps_its_data() {
+    for unit in units::ROLE {
+        for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+            let rig = machine();
+            rig.file(&format!("{}/{unit}", ours::UNIT_DIR), "ours");
+            let text = std::fs::read_to_string(path_of(script)).expect(script);
+            // The one that warns says so on its error output; what it does is the same.
+            let quiet = text.replace(" >&2", "");
+            let copy = rig.dir.path().join("quiet");
+            std::fs::write(&copy, quiet).expect("copy");
+            run(rig.dir.path(), copy.to_str().expect("path"), argument);
+            assert!(rig.host.at("/var/lib/pf9/x").exists(), "{script}: {unit}");
+        }
+    }
+}
+
+/// Units give their programs as long to end as everybody who stops them believes.
+#[test]
+fn units_end_within_what_others_wait_for() {
+    let unit = |name: &str| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        std::fs::read_to_string(root.join(name)).expect("unit")
+    };
+    for (name, stop) in [
+        (units::COMMS, deadlines::AGENT_STOP),
+        (units::HOSTAGENT, deadlines::AGENT_STOP),
+        (units::NODELET, deadlines::NODELET_STOP),
+    ] {
+        let line = format!("\nTimeoutStopSec={}s\n", stop.as_secs());
+        assert!(unit(name).contains(&line), "{name}: {line}");
+    }
+}
+
+/// A drain that takes all its time fits into what is waited for, by a person and by the package.
+#[test]
+fn nobody_gives_up_before_a_slow_drain_may_end() {
+    let line = ["pf9ctl", "decommission-node", "--yes"];
+    let args = <Args as clap::Parser>::try_parse_from(line).expect("arguments");
+    let crate::cli::args::Verb::DecommissionNode(args) = args.verb else {
+        panic!("another verb");
+    };
+    let waits = std::time::Duration::from_secs(args.wait);
+    assert!(deadlines::DRAIN < deadlines::ROLE_REMOVAL && deadlines::ROLE_REMOVAL < waits);
+    assert!(waits < deadlines::PACKAGE);
+}

@@ -1,0 +1,147 @@
+//! Network interfaces of the machine and their addresses, and the facts that follow.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nix::ifaddrs::getifaddrs;
+
+use super::fs::{FsError, HostFs};
+use crate::model::{Interface, NodeFacts};
+
+/// Most interfaces that are looked at; a node has one per pod, which are no inventory.
+const INTERFACES_MAX: usize = 64;
+/// A host name has 64 bytes on Linux; a routing table has a line per route.
+const PROC_MAX: u64 = 4 * 1024 * 1024;
+
+/// Names (prefixes) of interfaces that containers and bridges come with.
+const FOREIGN_PREFIXES: &[&str] = &[
+    "lo",
+    "veth",
+    "cali",
+    "cni",
+    "pf9cni",
+    "docker",
+    "br-",
+    "tap",
+    "vnet",
+    "kube-ipvs",
+    "flannel",
+];
+
+/// What certificates of a node are made from. Read by root for what it signs, and by hostagent to
+/// see when that is no longer so.
+pub fn node_facts(fs: &HostFs) -> Result<NodeFacts, FsError> {
+    let name = fs.read_text("/proc/sys/kernel/hostname", PROC_MAX)?;
+    let addresses = addresses(fs, &interfaces());
+    Ok(NodeFacts::new(name.unwrap_or_default().trim(), &addresses))
+}
+
+/// The machine's own interfaces, by name.
+pub fn interfaces() -> Vec<Interface> {
+    let mut found: BTreeMap<String, Interface> = BTreeMap::new();
+    let Ok(list) = getifaddrs() else {
+        return Vec::new();
+    };
+    for entry in list {
+        let name = entry.interface_name;
+        let foreign = FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p));
+        if foreign || (found.len() >= INTERFACES_MAX && !found.contains_key(&name)) {
+            continue;
+        }
+        let interface = found.entry(name.clone()).or_insert_with(|| Interface {
+            name,
+            mac: String::new(),
+            addresses: Vec::new(),
+        });
+        let Some(address) = entry.address else {
+            continue;
+        };
+        if let Some(mac) = address.as_link_addr().and_then(|l| l.addr()) {
+            interface.mac = mac.map(|b| format!("{b:02x}")).join(":");
+        }
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        interface.addresses.extend(v4.or(v6).filter(is_of_interest));
+    }
+    let mut all: Vec<_> = found.into_values().collect();
+    for interface in &mut all {
+        interface.addresses.sort_unstable();
+    }
+    all
+}
+
+/// All addresses of these interfaces, the default route's first.
+pub fn addresses(fs: &HostFs, interfaces: &[Interface]) -> Vec<IpAddr> {
+    // Without a routing table there is no first one, and the rest is still worth telling.
+    let table = fs.read_text("/proc/net/route", PROC_MAX).ok().flatten();
+    let default = default_route(&table.unwrap_or_default());
+    in_order(interfaces, default.as_deref())
+}
+
+fn is_of_interest(ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !link_local && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
+}
+
+/// The interface of the IPv4 default route, from `/proc/net/route`.
+fn default_route(text: &str) -> Option<String> {
+    text.lines()
+        .skip(1)
+        .map(|l| l.split_whitespace().collect::<Vec<_>>())
+        .filter(|f| f.get(1) == Some(&"00000000"))
+        .min_by_key(|f| f.get(6).and_then(|m| m.parse::<u64>().ok()))
+        .and_then(|f| f.first().map(|name| (*name).to_owned()))
+}
+
+fn in_order(interfaces: &[Interface], default: Option<&str>) -> Vec<IpAddr> {
+    let (first, rest): (Vec<_>, Vec<_>) = interfaces
+        .iter()
+        .partition(|i| Some(i.name.as_str()) == default);
+    first
+        .into_iter()
+        .chain(rest)
+        .flat_map(|i| i.addresses.iter().copied())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_route_with_the_lowest_metric_counts() {
+        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+            eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
+            wlan0\t00000000\t0100A8C0\t0003\t0\t0\t600\t00000000\n\
+            eth1\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\n";
+        assert_eq!(default_route(text).as_deref(), Some("eth1"));
+        assert_eq!(default_route(""), None);
+    }
+
+    #[test]
+    fn the_default_routes_addresses_come_first() {
+        let interface = |name: &str, ip: &str| Interface {
+            name: name.into(),
+            mac: String::new(),
+            addresses: vec![ip.parse().expect("ip")],
+        };
+        let all = [interface("a", "10.0.0.1"), interface("b", "10.0.0.2")];
+        let found = in_order(&all, Some("b"));
+        assert_eq!(
+            found.first().map(ToString::to_string).as_deref(),
+            Some("10.0.0.2")
+        );
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn this_machine_has_facts() {
+        let facts = node_facts(&HostFs::real()).expect("facts");
+        assert_eq!(facts.check(), Ok(()));
+        let all = addresses(&HostFs::real(), &interfaces());
+        assert!(all.starts_with(&facts.addresses));
+    }
+}

@@ -1,0 +1,317 @@
+//! Paths of ours.
+//!
+//! ```text
+//! Place   a directory (or file) that only we make, content and all
+//! Entry   one file of ours in a directory that everybody uses
+//! MADE    names that Kubernetes fixes: ours only where the ledger says that we made them
+//! ```
+
+use super::units;
+use crate::model::paths;
+
+/// Who takes something away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// The node role made it; it goes with the role.
+    Role,
+    /// The agent made it; it goes when the agent is taken off this machine.
+    Agent,
+    /// Logs: as the agent's, unless they are to be kept.
+    Logs,
+}
+
+/// State of the running container runtime.
+pub const CONTAINERD_STATE: &str = "/run/pf9-containerd";
+/// Where units are written.
+pub const UNIT_DIR: &str = "/etc/systemd/system";
+/// Where the agent's configuration and identity are.
+pub const CONFIG_ROOT: &str = "/etc/pf9";
+/// What is the package's own in [`CONFIG_ROOT`], and what a person wrote there: only a purge of the
+/// package takes it.
+const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];
+/// True for a name in [`CONFIG_ROOT`] that stays with the package; what a package manager saved of
+/// a changed configuration (`hostagent.toml.rpmsave`) as well.
+pub fn config_is_kept(name: &str) -> bool {
+    KEPT_CONFIG.contains(&name) || name.starts_with("hostagent.toml.")
+}
+
+/// A parent that others may use too: goes when it is empty.
+pub const SHARED_PARENTS: [&str; 2] = ["/opt/pf9", paths::CONFIG_DIR];
+
+/// Directories and files that only we make, with everything in them.
+pub const PLACES: [(&str, Keeper); 13] = [
+    (paths::KUBE_DIR, Keeper::Role),
+    ("/etc/pf9/cni", Keeper::Role),
+    ("/etc/pf9/containerd", Keeper::Role),
+    ("/etc/pf9/crictl.yaml", Keeper::Role),
+    ("/etc/pf9/node.env", Keeper::Role),
+    ("/opt/pf9/cni", Keeper::Role),
+    (paths::STACKS, Keeper::Role),
+    ("/var/lib/pf9", Keeper::Role),
+    (CONTAINERD_STATE, Keeper::Role),
+    ("/var/opt/pf9", Keeper::Agent),
+    ("/run/pf9", Keeper::Agent),
+    (paths::MACHINE_NOW, Keeper::Agent),
+    (paths::LOG_DIR, Keeper::Logs),
+];
+
+/// Directories that everybody uses and that hold entries of ours.
+pub const SHARED: [&str; 5] = [
+    UNIT_DIR,
+    "/etc/systemd/system/multi-user.target.wants",
+    "/etc/systemd/system/sockets.target.wants",
+    "/etc/sysctl.d",
+    "/etc/modules-load.d",
+];
+
+/// Directories in which files of ours are written, with the levels below them: where interrupted
+/// writes leave something. The two unprivileged daemons look after their own state; all the rest is
+/// written and looked after by root.
+pub const WRITTEN_BY_ROOT: &[(&str, usize)] = &[
+    (CONFIG_ROOT, 8),
+    ("/var/opt/pf9", 0),
+    (paths::NODELET_STATE, 4),
+    (paths::STACKS, 0),
+    ("/opt/pf9/cni", 2),
+    ("/run/pf9", 0),
+    (SHARED[0], 0),
+    (SHARED[1], 0),
+    (SHARED[2], 0),
+    (SHARED[3], 0),
+    (SHARED[4], 0),
+];
+/// As [`WRITTEN_BY_ROOT`], by comms.
+pub const WRITTEN_BY_COMMS: &[(&str, usize)] = &[(paths::COMMS_STATE, 4)];
+/// As [`WRITTEN_BY_ROOT`], by hostagent.
+pub const WRITTEN_BY_HOSTAGENT: &[(&str, usize)] = &[(paths::HOSTAGENT_STATE, 4)];
+
+/// Kernel parameters for the next boot.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-pf9-kubernetes.conf";
+/// Module names for the next boot.
+pub const MODULES_FILE: &str = "/etc/modules-load.d/pf9-kubernetes.conf";
+/// Makes nodelet start at boot while this machine has a role.
+pub const NODELET_AT_BOOT: &str =
+    "/etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service";
+
+/// Directories whose names Kubernetes and the CNI library fix. They are ours, content and all,
+/// where the ledger says that nothing was there before; without it they are somebody else's.
+const MADE: [&str; 4] = [
+    "/var/log/pods",
+    "/var/log/containers",
+    "/var/lib/cni/results",
+    "/var/lib/kubelet/device-plugins",
+];
+
+/// Below these everything mounted is the runtime's or kubelet's: containers' roots, pods' volumes
+/// and network namespaces. The directories themselves may be mount points that a person made, and
+/// stay.
+///
+/// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
+/// makes a name before it starts the sandbox. Ours go below its own state
+/// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
+const MOUNTED: [&str; 3] = [
+    CONTAINERD_STATE,
+    paths::CONTAINERD_ROOT,
+    paths::KUBELET_ROOT,
+];
+
+/// Left by other agents that want the same machine; some live next to our own paths.
+pub const OTHER_AGENTS: [&str; 4] = [
+    "/opt/pf9/hostagent",
+    "/opt/pf9/pf9-kube",
+    "/opt/pf9/nodelet",
+    "/etc/rancher/agent",
+];
+
+/// Why a path is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathRule {
+    /// At or below a place of [`PLACES`].
+    Place(Keeper),
+    /// An entry of ours, by its exact name, in a directory that everybody uses.
+    Entry(Keeper),
+    /// Called after us in such a directory and not known: of another version, or a person's, such
+    /// as a drop-in for a unit of ours. Told when it is left, never deleted unasked.
+    CalledAfterUs,
+}
+
+/// True when `path` is `root` or below it.
+pub fn below(root: &str, path: &str) -> bool {
+    path.strip_prefix(root)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a path is ours.
+pub fn path(path: &str) -> Option<PathRule> {
+    if path.split('/').any(|part| part == "..") {
+        return None;
+    }
+    if let Some((_, keeper)) = PLACES.iter().find(|(root, _)| below(root, path)) {
+        return Some(PathRule::Place(*keeper));
+    }
+    if let Some((_, keeper)) = entries().into_iter().find(|(entry, _)| entry == path) {
+        return Some(PathRule::Entry(keeper));
+    }
+    let (dir, name) = path.rsplit_once('/')?;
+    let inside = |dir: &str| SHARED.contains(&dir);
+    let within = dir
+        .rsplit_once('/')
+        .is_some_and(|(parent, name)| inside(parent) && called_after_us(name));
+    (within || inside(dir) && called_after_us(name)).then_some(PathRule::CalledAfterUs)
+}
+
+/// Entries of ours in directories that everybody uses, by their exact paths.
+pub fn entries() -> Vec<(String, Keeper)> {
+    let [unit_dir, at_boot, sockets, ..] = SHARED;
+    let at = |dir: &str, name: &str, keeper| (format!("{dir}/{name}"), keeper);
+    let mut all = Vec::new();
+    for unit in units::ROLE {
+        all.push(at(unit_dir, unit, Keeper::Role));
+        all.push(at(at_boot, unit, Keeper::Role));
+    }
+    all.extend([
+        (NODELET_AT_BOOT.to_owned(), Keeper::Role),
+        (SYSCTL_FILE.to_owned(), Keeper::Role),
+        (MODULES_FILE.to_owned(), Keeper::Role),
+        at(at_boot, units::COMMS, Keeper::Agent),
+        at(at_boot, units::HOSTAGENT, Keeper::Agent),
+        at(sockets, units::NODELET_SOCKET, Keeper::Agent),
+    ]);
+    all
+}
+
+/// True when the node role alone may have put something there: what it finds there before its
+/// ledger knows of it is of an earlier life of its own, and may be replaced and removed.
+pub fn of_the_role(path_: &str) -> bool {
+    match path(path_) {
+        Some(PathRule::Place(Keeper::Role) | PathRule::Entry(Keeper::Role)) => true,
+        Some(PathRule::CalledAfterUs) => role_unit(path_),
+        Some(PathRule::Place(_) | PathRule::Entry(_)) | None => false,
+    }
+}
+
+/// A unit of the role, perhaps of another version, or its link at boot.
+fn role_unit(path: &str) -> bool {
+    let [unit_dir, at_boot, ..] = SHARED;
+    path.rsplit_once('/')
+        .is_some_and(|(dir, name)| [unit_dir, at_boot].contains(&dir) && units::of_the_role(name))
+}
+
+/// True when a directory that was not there before us may be removed with its content.
+pub fn ours_if_made(path: &str) -> bool {
+    of_the_role(path) || MADE.contains(&path)
+}
+
+/// True for a mount point that goes with the containers.
+pub fn mount(point: &str) -> bool {
+    MOUNTED.iter().any(|m| below(m, point) && point != *m)
+}
+
+/// True for a name, in a directory that everybody uses, that says it is of ours.
+pub fn called_after_us(name: &str) -> bool {
+    name.starts_with("pf9-") || name.contains("-pf9-") || name.contains("-pf9.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_names_are_ours_only_where_we_made_them() {
+        assert!(!of_the_role("/var/log/pods") && ours_if_made("/var/log/pods"));
+        assert!(!ours_if_made("/var/log") && !ours_if_made("/var/log/pods/x"));
+    }
+
+    #[test]
+    fn foreign_paths_are_never_ours() {
+        for ours in [
+            "/etc/pf9/kube.d/certs",
+            "/var/lib/pf9/kubelet/pods/x",
+            "/etc/systemd/system/pf9-kubelet.service",
+            "/etc/systemd/system/pf9-of-another-version.service",
+            NODELET_AT_BOOT,
+            SYSCTL_FILE,
+            "/opt/pf9/stacks",
+        ] {
+            assert!(of_the_role(ours), "{ours}");
+        }
+        for foreign in [
+            "/",
+            "/etc",
+            "/etc/pf9",
+            "/etc/pf9/trust",
+            "/opt/pf9",
+            "/home/pf9-user/x",
+            "/etc/pf9/hostagent.toml",
+            "/etc/systemd/system/docker.service",
+            "/etc/systemd/system",
+            "/etc/systemd/system/pf9-comms.service",
+            "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
+            "/var/lib/docker",
+            "/var/lib/pf9x",
+            "/var/lib/pf9/../docker",
+            "/var/opt/pf9/nodelet",
+            "/etc/crictl.yaml",
+            "/etc/sysctl.d/99-sysctl.conf",
+        ] {
+            assert!(!of_the_role(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_persons_configuration_is_kept() {
+        for kept in [
+            "hostagent.toml",
+            "hostagent.toml.rpmsave",
+            "conf.d",
+            "services.d",
+        ] {
+            assert!(config_is_kept(kept), "{kept}");
+        }
+        for ours in ["trust", "host_id.conf", "hostagent.tomlx", ".before"] {
+            assert!(!config_is_kept(ours), "{ours}");
+        }
+    }
+
+    #[test]
+    fn what_is_called_after_us_is_told_and_not_deleted() {
+        for told in [
+            "/etc/systemd/system/pf9-comms.service.d",
+            "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
+            "/etc/sysctl.d/10-pf9-tuning.conf",
+        ] {
+            assert_eq!(path(told), Some(PathRule::CalledAfterUs), "{told}");
+            assert!(!ours_if_made(told), "{told}");
+        }
+        assert_eq!(path("/etc/sysctl.d/99-pf9x.conf"), None);
+    }
+
+    #[test]
+    fn each_entry_is_in_a_directory_that_is_looked_through() {
+        for (entry, keeper) in entries() {
+            assert_eq!(path(&entry), Some(PathRule::Entry(keeper)), "{entry}");
+            let (dir, name) = entry.rsplit_once('/').expect("a path");
+            assert!(SHARED.contains(&dir) && called_after_us(name), "{entry}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_mounted_below_our_runtime_is_ours() {
+        for ours in [
+            "/run/pf9-containerd/io/rootfs",
+            "/var/lib/pf9/kubelet/pods/x",
+        ] {
+            assert!(mount(ours), "{ours}");
+        }
+        for theirs in [
+            "/",
+            "/var/lib/pf9",
+            "/var/lib/pf9/etcd/disk",
+            "/var/lib/pf9/kubelet",
+            "/run/netns/cni-theirs",
+            "/run/pf9-containerdx/y",
+        ] {
+            assert!(!mount(theirs), "{theirs}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `/proc`: processes and who listens. Read here and nowhere else, each file with a bound; what
+//! cannot be read counts as not seen, as a process may end between two looks.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use super::fs::HostFs;
+use super::mounts;
+use super::ours::processes::{Process, ProcessRule, process};
+
+/// Most processes that are looked at: more than any machine has that still works; the kernel's own
+/// bound is 16 times that.
+const PROCESSES_MAX: usize = 262_144;
+/// A name is 15 bytes, `stat` a line.
+const SMALL_MAX: u64 = 16 * 1024;
+/// A command line; what says who we deal with stands at its beginning.
+const ARGS_MAX: u64 = 64 * 1024;
+/// A process's mounts; its root is among the first.
+const MOUNTS_MAX: u64 = 4 * 1024 * 1024;
+/// A connection table of a busy master.
+const SOCKETS_MAX: u64 = 64 * 1024 * 1024;
+/// Most descriptors of one process that are looked at: the kernel's default bound (`nr_open`).
+const DESCRIPTORS_MAX: usize = 1_048_576;
+
+/// `/proc` of one host.
+#[derive(Clone, Debug)]
+pub struct Proc {
+    fs: HostFs,
+}
+
+/// A TCP socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub port: u16,
+    /// Who; `None` where that cannot be seen: a process of another namespace, or of another user
+    /// for who is not root.
+    pub holder: Option<Process>,
+}
+
+// === impl Proc ===
+
+impl Proc {
+    /// `/proc` below this root.
+    pub fn new(fs: HostFs) -> Self {
+        Self { fs }
+    }
+
+    /// Ids of all processes, in order.
+    pub fn pids(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir(self.fs.at("/proc"));
+        let names = entries.into_iter().flatten().flatten();
+        let mut pids: Vec<u32> = names
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .take(PROCESSES_MAX)
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Every process that is ours, with the rule that says so.
+    pub fn ours(&self) -> Vec<(Process, ProcessRule)> {
+        let seen = self.pids().into_iter().map(|pid| self.look(pid));
+        seen.filter_map(|p| process(&p).map(|rule| (p, rule)))
+            .collect()
+    }
+
+    /// What can be seen of a process; of one that is gone, nothing.
+    pub fn look(&self, pid: u32) -> Process {
+        let program = std::fs::read_link(self.fs.at(format!("/proc/{pid}/exe")));
+        let args = self.text(pid, "cmdline", ARGS_MAX);
+        let args = args.split('\0').filter(|a| !a.is_empty());
+        Process {
+            pid,
+            name: self.name(pid),
+            program: program
+                .map(|p| p.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            args: args.map(str::to_owned).collect(),
+            root: self.root(pid),
+        }
+    }
+
+    /// The kernel's name of a process; empty when it is gone.
+    pub fn name(&self, pid: u32) -> String {
+        self.text(pid, "comm", SMALL_MAX).trim().to_owned()
+    }
+
+    /// When a process started, in clock ticks since boot; `None` when it is gone. With the process
+    /// id it names one process for ever (of one boot).
+    pub fn start(&self, pid: u32) -> Option<u64> {
+        start_of(&self.text(pid, "stat", SMALL_MAX))
+    }
+
+    /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
+    pub fn listeners(&self, wanted: impl Fn(u16) -> bool) -> Vec<Listener> {
+        let mut sockets = BTreeMap::new();
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            let text = self.read(&self.fs.at(table), SOCKETS_MAX);
+            let found = listening(&text).filter(|(_, port)| wanted(*port));
+            sockets.extend(found.map(|(inode, port)| (format!("socket:[{inode}]"), port)));
+        }
+        let mut found: Vec<Listener> = Vec::new();
+        if sockets.is_empty() {
+            return found;
+        }
+        let mut held = Vec::new();
+        for pid in self.pids() {
+            for link in self.descriptors(pid) {
+                if let Some(port) = sockets.get(&link) {
+                    held.push(link);
+                    let same = |l: &Listener| {
+                        l.port == *port && l.holder.as_ref().is_some_and(|h| h.pid == pid)
+                    };
+                    if !found.iter().any(same) {
+                        let holder = Some(self.look(pid));
+                        found.push(Listener {
+                            port: *port,
+                            holder,
+                        });
+                    }
+                }
+            }
+        }
+        sockets.retain(|link, _| !held.contains(link));
+        found.extend(
+            sockets
+                .into_values()
+                .map(|port| Listener { port, holder: None }),
+        );
+        found.sort_by_key(|l| (l.port, l.holder.as_ref().map(|h| h.pid)));
+        found
+    }
+
+    /// What a process's descriptors lead to.
+    fn descriptors(&self, pid: u32) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(self.fs.at(format!("/proc/{pid}/fd")));
+        let entries = entries.into_iter().flatten().flatten();
+        entries
+            .take(DESCRIPTORS_MAX)
+            .filter_map(|e| Some(std::fs::read_link(e.path()).ok()?.to_str()?.to_owned()))
+    }
+
+    /// Where its root is mounted from; nothing for who lives on the machine's own, which most do:
+    /// their list of mounts is not read.
+    fn root(&self, pid: u32) -> Vec<String> {
+        let namespace =
+            |of: &str| std::fs::read_link(self.fs.at(format!("/proc/{of}/ns/mnt"))).ok();
+        let own = namespace("self");
+        if own.is_some() && own == namespace(&pid.to_string()) {
+            return Vec::new();
+        }
+        mounts::root_sources(&self.text(pid, "mountinfo", MOUNTS_MAX))
+    }
+
+    fn text(&self, pid: u32, file: &str, max: u64) -> String {
+        self.read(&self.fs.at(format!("/proc/{pid}/{file}")), max)
+    }
+
+    /// The beginning of a file, at most `max` bytes; empty when it cannot be read.
+    fn read(&self, at: &Path, max: u64) -> String {
+        let mut bytes = Vec::new();
+        if let Ok(file) = std::fs::File::open(at) {
+            // A process that ends meanwhile ends its file: what was read is judged.
+            drop(file.take(max).read_to_end(&mut bytes));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// `starttime` of `/proc/<pid>/stat`; `None` of one that has ended.
+pub(super) fn start_of(stat: &str) -> Option<u64> {
+    // The name may hold anything, a bracket too.
+    let after_name = stat.rsplit_once(')')?.1;
+    let mut fields = after_name.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    // `starttime` is field 22; the state was field 3.
+    fields.nth(18)?.parse().ok()
+}
+
+/// Listening sockets of `/proc/net/tcp`: inode and port.
+fn listening(table: &str) -> impl Iterator<Item = (u64, u16)> {
+    const LISTEN: &str = "0A";
+    table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if *fields.get(3)? != LISTEN {
+            return None;
+        }
+        let port = fields.get(1)?.rsplit_once(':')?.1;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some((fields.get(9)?.parse().ok()?, port))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_listener_is_found_by_its_port_and_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let proc = Proc::new(HostFs::real());
+        let found = proc.listeners(|p| p == port);
+        let [one] = found.as_slice() else {
+            panic!("one socket, one holder: {found:?}");
+        };
+        let holder = one.holder.as_ref().expect("it is this process");
+        assert_eq!(holder.pid, std::process::id());
+        assert!(!holder.name.is_empty() && process(holder).is_none());
+        drop(listener);
+        assert_eq!(proc.listeners(|p| p == port), []);
+    }
+
+    #[test]
+    fn processes_are_named_by_their_start() {
+        let proc = Proc::new(HostFs::real());
+        assert!(proc.start(std::process::id()).is_some());
+        assert!(proc.start(u32::MAX).is_none());
+        assert!(proc.pids().contains(&std::process::id()));
+    }
+
+    /// A machine with processes of three kinds that hold the same port, as files.
+    #[test]
+    fn every_holder_of_a_port_is_found_and_judged() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
+                .expect("write");
+        };
+        let row =
+            |inode: u32| format!(" 0: 0100007F:280A 00000000:0000 0A 0:0 0:0 0 0 0 {inode} 1 0\n");
+        put(
+            "/proc/net/tcp",
+            &format!("head\n{}{}{}", row(1), row(2), row(3)),
+        );
+        put("/proc/20/comm", "kubelet\n");
+        fs.link("/proc/20/exe", "/opt/pf9/stacks/k/bin/kubelet")
+            .expect("link");
+        fs.link("/proc/20/fd/3", "socket:[1]").expect("link");
+        put("/proc/21/comm", "nginx\n");
+        // It sees our containers' mounts below its own root, and is none of them.
+        put(
+            "/proc/21/mountinfo",
+            "1 2 0:1 / / rw - overlay overlay rw,upperdir=/var/lib/docker/x/diff\n\
+             2 1 0:2 / /host/var/lib/pf9/containerd/x rw - overlay overlay \
+             rw,upperdir=/var/lib/pf9/containerd/x\n",
+        );
+        fs.link("/proc/21/fd/7", "socket:[2]").expect("link");
+        let found = Proc::new(fs).listeners(|p| p == 10250);
+        let judged: Vec<_> = found
+            .iter()
+            .map(|l| l.holder.as_ref().map(|h| (h.pid, process(h))))
+            .collect();
+        assert_eq!(
+            judged,
+            [
+                None,
+                Some((20, Some(ProcessRule::StackProgram))),
+                Some((21, None))
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_stands_there_is_read_without_a_panic(text in "\\PC{0,200}") {
+            drop((start_of(&text), listening(&text).count(), mounts::root_sources(&text)));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Task: the plane knows what this machine is by root's word.
+//!
+//! What is seen here decides only when root is asked; what root says it reads for itself. The plane
+//! is asked first what it knows, so that nodelet sleeps on while nothing is new.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::board::Facts;
+use super::plane::{self, CALL_DEADLINE};
+use super::{Agent, order};
+use crate::model::{Fault, Inventory, NodeFacts};
+
+const WHAT: &str = "the plane does not know this machine's name and addresses";
+/// Waits after a failure. A name that is somebody else's stays so until a person does something.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// How soon what a person did is noticed, at the latest.
+const RETRY_CAP: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(agent: Agent) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    // What was seen when root last said it.
+    let mut told: Option<NodeFacts> = None;
+    loop {
+        let seen = agent.board.wait(|f| untold(f, told.as_ref())).await;
+        match tell(&agent, &seen).await {
+            Ok(()) => {
+                backoff.reset();
+                agent.board.set(|f| &mut f.facts_fault, None);
+                // Whether or not root sees the same: it is asked again when something changes.
+                told = Some(seen);
+            }
+            Err(fault) => {
+                let was = agent.board.read(|f| f.facts_fault.clone());
+                if was.map(|f| f.code).as_ref() != Some(&fault.code) {
+                    tracing::warn!(code = fault.code, "{fault}");
+                    let words = fault.to_string();
+                    agent
+                        .events
+                        .emit("facts-refused", words, Some(fault.clone()));
+                }
+                let wait = backoff.next();
+                // A plane that is away is no news of this machine.
+                let shown = (fault.code != plane::AWAY).then(|| fault.next_try(agent.later(wait)));
+                agent.board.set(|f| &mut f.facts_fault, shown);
+                agent.plane.pause(wait).await;
+            }
+        }
+    }
+}
+
+/// What is seen now, if root was not asked about that yet.
+fn untold(facts: &Facts, told: Option<&NodeFacts>) -> Option<NodeFacts> {
+    let Inventory {
+        hostname,
+        addresses,
+        ..
+    } = &facts.inventory;
+    if hostname.is_empty() {
+        return None;
+    }
+    let seen = NodeFacts::new(hostname, addresses);
+    (told != Some(&seen)).then_some(seen)
+}
+
+async fn tell(agent: &Agent, seen: &NodeFacts) -> Result<(), Fault> {
+    let path = "/v1/hosts/self/facts";
+    let known = agent.plane.poll::<NodeFacts>(path, CALL_DEADLINE).await;
+    if known.map_err(|e| plane::fault(&e, WHAT))?.as_ref() == Some(seen) {
+        return Ok(());
+    }
+    let said = order::signed(agent, "/v1/facts", WHAT).await?;
+    agent
+        .plane
+        .post::<_, serde_json::Value>(path, &said)
+        .await
+        .map_err(|e| plane::fault(&e, WHAT))?;
+    tracing::info!("the plane knows this machine's name and addresses");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_asked_once_for_each_change() {
+        let mut facts = Facts::default();
+        assert_eq!(untold(&facts, None), None, "nothing was looked at yet");
+        facts.inventory.hostname = "n1".into();
+        let first = untold(&facts, None).expect("news");
+        assert_eq!(untold(&facts, Some(&first)), None);
+        facts.inventory.addresses = vec!["10.0.0.1".parse().expect("ip")];
+        facts.inventory.kernel = "6".into();
+        let second = untold(&facts, Some(&first)).expect("news");
+        assert_eq!(second.addresses.len(), 1);
+        facts.inventory.kernel = "7".into();
+        assert_eq!(untold(&facts, Some(&second)), None, "not of this");
+    }
+}

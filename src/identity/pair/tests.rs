@@ -1,0 +1,184 @@
+//! Pairs on the disk, and every instant at which a crash may leave them.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa};
+
+use super::*;
+use crate::identity::{Identity, Owners, TlsPolicy, load, save};
+use crate::model::SigningKey;
+
+struct World {
+    ca: CertifiedIssuer<'static, KeyPair>,
+    host: HostId,
+    fs: HostFs,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// An enrolled host.
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("key");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let world = Self {
+            ca: CertifiedIssuer::self_signed(params, key).expect("ca"),
+            host: HostId::random(),
+            fs: HostFs::new(dir.path()),
+            _dir: dir,
+        };
+        let first = world.pair();
+        let identity = Identity {
+            host_id: world.host,
+            key: first.key.clone(),
+            certificate: first.certificate.clone(),
+            plane_ca: world.ca.pem(),
+            trust: vec![SigningKey::generate().expect("key").0.trusted()],
+            endpoints: vec!["wss://127.0.0.1:1".to_owned()],
+            trust_version: None,
+            machine: crate::model::MachineMarks::default(),
+        };
+        save(&world.fs, &identity, &Owners::whoever_runs()).expect("save");
+        world
+    }
+
+    fn answer(&self, new: &NewKey, name: &str) -> RenewAnswer {
+        let mut csr = rcgen::CertificateSigningRequestParams::from_pem(&new.csr).expect("csr");
+        csr.params.distinguished_name = rcgen::DistinguishedName::new();
+        let names = &mut csr.params.distinguished_name;
+        names.push(DnType::CommonName, name);
+        RenewAnswer {
+            schema: 1,
+            certificate: csr.signed_by(&self.ca).expect("sign").pem(),
+        }
+    }
+
+    fn pair(&self) -> Pair {
+        let new = NewKey::make(self.host).expect("key");
+        new.with(&self.answer(&new, &self.host.to_string()))
+            .expect("pair")
+    }
+
+    /// Which certificate comms would show.
+    fn shows(&self) -> Digest {
+        let identity = load(&self.fs, &TlsPolicy::default()).expect("a pair that works");
+        identity.expect("enrolled").certificate
+    }
+}
+
+/// The plane takes the old pair until it has seen the next one, and only that afterwards: so at
+/// every instant before the take-over the old one must be shown, or the next one, which is shown to
+/// the plane again; from the first write of the take-over on, the next one.
+#[test]
+fn a_crash_between_any_two_writes_leaves_a_pair_that_works() {
+    for writes in 0..=TAKE_OVER.len() {
+        let world = World::new();
+        let (old, next) = (world.shows(), world.pair());
+        keep_next(&world.fs, &next).expect("kept");
+        assert_eq!(world.shows(), old);
+        for step in &TAKE_OVER[..writes] {
+            step(&world.fs, &next).expect("step");
+        }
+        let wanted = if writes == 0 { old } else { next.digest };
+        assert_eq!(world.shows(), wanted, "after {writes} writes");
+
+        // The next start takes up what was cut off.
+        let waits = settle(&world.fs).expect("settle").map(|p| p.digest);
+        assert_eq!(
+            waits,
+            (writes == 0).then_some(next.digest),
+            "after {writes}"
+        );
+        assert_eq!(world.shows(), wanted);
+        let left = world.fs.found(paths::HOST_NEXT).expect("found");
+        assert_eq!(left == crate::host::fs::Found::Nothing, writes > 0);
+        assert_eq!(settle(&world.fs).expect("twice").map(|p| p.digest), waits);
+    }
+}
+
+#[test]
+fn a_pair_that_does_not_work_leaves_nothing_behind() {
+    let world = World::new();
+    let (old, next) = (world.shows(), world.pair());
+    keep_next(&world.fs, &next).expect("kept");
+    drop_next(&world.fs).expect("dropped");
+    drop_next(&world.fs).expect("twice is harmless");
+    assert!(settle(&world.fs).expect("settle").is_none());
+    assert_eq!(world.shows(), old);
+
+    // What cannot be used is as good as nothing, and does not stay.
+    let attrs = Attrs::mode(0o400);
+    for text in ["", "nonsense", next.certificate.as_str(), next.key.expose()] {
+        world
+            .fs
+            .write(paths::HOST_NEXT, text.as_bytes(), &attrs)
+            .expect("write");
+        assert!(settle(&world.fs).expect("settle").is_none(), "{text}");
+        let left = world.fs.found(paths::HOST_NEXT).expect("found");
+        assert_eq!(left, crate::host::fs::Found::Nothing);
+        assert_eq!(world.shows(), old);
+    }
+}
+
+#[test]
+fn files_of_two_pairs_are_no_pair_without_the_next_one() {
+    let world = World::new();
+    let (next, other) = (world.pair(), world.pair());
+    TAKE_OVER[0](&world.fs, &next).expect("its key");
+    let fault = load(&world.fs, &TlsPolicy::default())
+        .err()
+        .expect("damaged");
+    assert_eq!(fault.fault("x").code, "identity-damaged");
+    keep_next(&world.fs, &other).expect("kept");
+    let fault = load(&world.fs, &TlsPolicy::default())
+        .err()
+        .expect("another one's");
+    assert_eq!(fault.fault("x").code, "identity-damaged");
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_no_pair() {
+    let world = World::new();
+    let (new, other) = (
+        NewKey::make(world.host).expect("key"),
+        NewKey::make(world.host).expect("key"),
+    );
+    let name = world.host.to_string();
+    let good = world.answer(&new, &name);
+    assert!(new.with(&good).is_ok());
+    let bad = |answer: RenewAnswer| new.with(&answer).expect_err("refused");
+    let said = bad(RenewAnswer { schema: 2, ..good });
+    assert!(said.contains("is not 1"), "{said}");
+    assert!(bad(world.answer(&other, &name)).contains("another key"));
+    let foreign = HostId::random().to_string();
+    assert!(bad(world.answer(&new, &foreign)).contains("the host certificate names"));
+}
+
+#[test]
+fn possession_is_proved_for_one_enrolment_with_the_key_in_use() {
+    let world = World::new();
+    let token = Secret::new("t".to_owned());
+    let proof = possession(&world.fs, &token, world.host, "csr").expect("proof");
+    let (_, block) = x509_parser::pem::parse_x509_pem(proof.as_bytes()).expect("pem");
+    let (_, csr) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(&block.contents)
+            .expect("csr");
+    csr.verify_signature().expect("signed");
+    let present = present(&world.fs).expect("read").expect("enrolled");
+    let key = KeyPair::from_pem(present.key.expose()).expect("key");
+    let shown = &csr
+        .certification_request_info
+        .subject_pki
+        .subject_public_key;
+    assert_eq!(shown.data.as_ref(), key.public_key_raw());
+    let statement = EnrolRequest::possession(&token, world.host, "csr").to_string();
+    let subject = csr.certification_request_info.subject.to_string();
+    assert_eq!(subject, format!("CN={statement}"));
+    let other = Secret::new("u".to_owned());
+    assert_ne!(
+        EnrolRequest::possession(&other, world.host, "csr").to_string(),
+        statement
+    );
+
+    let bare = HostFs::new(world.fs.at("/nothing"));
+    assert_eq!(possession(&bare, &token, world.host, "csr"), None);
+}

@@ -1,0 +1,268 @@
+//! Which fields of a spec an agent must heed, and since which version it can.
+//!
+//! Every field of a spec stands in [`FIELDS`]; a test holds the list. Whoever adds one decides here
+//! what an older agent does that does not know it: ignore it ([`Old::Ignores`], where not heeding it
+//! does no harm), or refuse the spec ([`Old::Refuses`]). The plane asks [`needs_agent`] what the spec
+//! it is about to sign really uses: a cluster that does not use an addition needs no newer agent.
+
+use semver::Version;
+use serde_json::Value;
+
+use super::document::version;
+
+/// What an agent does that is older than a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Old {
+    /// It works as if the field were not there.
+    Ignores,
+    /// It must not work by this spec.
+    Refuses,
+}
+
+/// A field, as a path in the document (`[]`: of every entry of a list; `{}`: of a map, whose keys
+/// are the operator's), the agent version that brought it, and what an older one does.
+type Field = (&'static str, &'static str, Old);
+
+/// The first version that was ever installed.
+const FIRST: &str = "0.1.0";
+
+/// Every field of a spec.
+const FIELDS: &[Field] = &[
+    ("schema", FIRST, Old::Refuses),
+    ("host_id", FIRST, Old::Refuses),
+    ("generation", FIRST, Old::Refuses),
+    ("issued_at", FIRST, Old::Ignores),
+    ("assignment", FIRST, Old::Refuses),
+    ("assignment.role", FIRST, Old::Refuses),
+    ("assignment.host_id", FIRST, Old::Refuses),
+    ("assignment.cluster_id", FIRST, Old::Refuses),
+    ("assignment.cluster_name", FIRST, Old::Ignores),
+    ("assignment.node_name", FIRST, Old::Refuses),
+    ("assignment.node_ip", FIRST, Old::Refuses),
+    ("assignment.pod_cidr", FIRST, Old::Refuses),
+    ("assignment.labels", FIRST, Old::Refuses),
+    ("assignment.labels{}", FIRST, Old::Refuses),
+    ("assignment.stack", FIRST, Old::Refuses),
+    ("assignment.stack.name", FIRST, Old::Refuses),
+    ("assignment.stack.version", FIRST, Old::Refuses),
+    ("assignment.stack.manifest", FIRST, Old::Refuses),
+    ("assignment.authorities", FIRST, Old::Refuses),
+    ("assignment.authorities.cluster", FIRST, Old::Refuses),
+    ("assignment.authorities.etcd", FIRST, Old::Refuses),
+    ("assignment.authorities.front_proxy", FIRST, Old::Refuses),
+    ("assignment.api", FIRST, Old::Refuses),
+    ("assignment.api.host", FIRST, Old::Refuses),
+    ("assignment.api.port", FIRST, Old::Refuses),
+    ("assignment.api.extra_sans", FIRST, Old::Refuses),
+    ("assignment.network", FIRST, Old::Refuses),
+    ("assignment.network.plugin", FIRST, Old::Refuses),
+    ("assignment.network.pods_cidr", FIRST, Old::Refuses),
+    ("assignment.network.services_cidr", FIRST, Old::Refuses),
+    ("assignment.network.cluster_domain", FIRST, Old::Refuses),
+    ("assignment.network.mtu", FIRST, Old::Refuses),
+    ("assignment.network.peers", FIRST, Old::Refuses),
+    ("assignment.network.peers[].node_ip", FIRST, Old::Refuses),
+    ("assignment.network.peers[].pod_cidr", FIRST, Old::Refuses),
+    ("assignment.etcd", FIRST, Old::Refuses),
+    ("assignment.etcd.members", FIRST, Old::Refuses),
+    ("assignment.etcd.members[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.members[].ip", FIRST, Old::Refuses),
+    ("assignment.etcd.members[].joins", FIRST, Old::Refuses),
+    ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
+    ("assignment.etcd.election_ms", FIRST, Old::Ignores),
+    ("assignment.etcd.revoked", FIRST, Old::Refuses),
+    ("assignment.service_account_keys", FIRST, Old::Refuses),
+    ("assignment.runtime", FIRST, Old::Refuses),
+    ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
+    ("assignment.runtime.mirrors", FIRST, Old::Refuses),
+    ("assignment.runtime.mirrors{}", FIRST, Old::Refuses),
+    ("assignment.kubelet", FIRST, Old::Refuses),
+    ("assignment.kubelet.max_pods", FIRST, Old::Refuses),
+    ("assignment.kubelet.allow_swap", FIRST, Old::Refuses),
+    ("assignment.allow_workloads_on_master", FIRST, Old::Refuses),
+];
+
+/// Maps whose keys are no fields.
+const MAPS: &[&str] = &["assignment.labels", "assignment.runtime.mirrors"];
+
+/// The agent version that a spec needs by what it uses; `None`: every one ever installed will do.
+pub(super) fn needs_agent(spec: &Value) -> Option<String> {
+    needed(spec, FIELDS)
+}
+
+fn needed(spec: &Value, fields: &[Field]) -> Option<String> {
+    let first = version(FIRST)?;
+    let used = used(spec);
+    let must = |(path, since, old): &Field| {
+        let must = *old == Old::Refuses && used.iter().any(|u| u == path);
+        must.then(|| version(since)).flatten()
+    };
+    let newest: Option<Version> = fields.iter().filter_map(must).max();
+    newest.filter(|v| *v > first).map(|v| v.to_string())
+}
+
+/// Paths of all fields that say something: what is empty asks for nothing.
+fn used(spec: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    walk(spec, "", &mut found);
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn walk(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) if MAPS.contains(&at) => {
+            if !fields.is_empty() {
+                found.push(format!("{at}{{}}"));
+            }
+        }
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let dot = if at.is_empty() { "" } else { "." };
+                let path = format!("{at}{dot}{name}");
+                let empty = match value {
+                    Value::Null | Value::Bool(false) => true,
+                    Value::Array(entries) => entries.is_empty(),
+                    Value::Object(fields) => fields.is_empty(),
+                    Value::Bool(true) | Value::Number(_) | Value::String(_) => false,
+                };
+                if !empty {
+                    walk(value, &path, found);
+                    found.push(path);
+                }
+            }
+        }
+        Value::Array(entries) => {
+            for entry in entries {
+                walk(entry, &format!("{at}[]"), found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::{
+        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdMember,
+        EtcdSpec, Generation, HostId, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
+        NodeSpec, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+    };
+
+    /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
+    fn everything() -> Spec {
+        let ip = "10.1.2.3".parse().expect("ip");
+        let pods = "10.20.1.0/24".parse().expect("net");
+        let host_id = HostId::random();
+        let pem = || "-----BEGIN CERTIFICATE-----\n".to_owned();
+        Spec {
+            schema: SPEC_SCHEMA,
+            host_id,
+            generation: Generation(1),
+            issued_at: Timestamp::UNIX_EPOCH,
+            assignment: Assignment::Master(Box::new(NodeSpec {
+                host_id,
+                cluster_id: ClusterId::random(),
+                cluster_name: "c".into(),
+                node_name: "n1".parse().expect("name"),
+                node_ip: ip,
+                pod_cidr: pods,
+                labels: [("a".to_owned(), "b".to_owned())].into(),
+                stack: StackRef {
+                    name: "s".into(),
+                    version: "1".into(),
+                    manifest: Digest::of(b"m"),
+                },
+                authorities: Authorities {
+                    cluster: pem(),
+                    etcd: pem(),
+                    front_proxy: pem(),
+                },
+                api: ApiSpec {
+                    host: "10.1.2.3".into(),
+                    port: 6443,
+                    extra_sans: vec!["x".into()],
+                },
+                network: NetworkSpec {
+                    plugin: NetworkPlugin::Bridge,
+                    pods_cidr: "10.20.0.0/16".parse().expect("net"),
+                    services_cidr: "10.21.0.0/16".parse().expect("net"),
+                    cluster_domain: "cluster.local".into(),
+                    mtu: Some(1400),
+                    peers: vec![NetworkPeer {
+                        node_ip: "10.1.2.4".parse().expect("ip"),
+                        pod_cidr: "10.20.2.0/24".parse().expect("net"),
+                    }],
+                },
+                etcd: EtcdSpec {
+                    members: vec![EtcdMember {
+                        host_id,
+                        ip,
+                        joins: true,
+                    }],
+                    heartbeat_ms: Some(100),
+                    election_ms: Some(1000),
+                    revoked: Some("r".into()),
+                },
+                service_account_keys: vec!["k".into()],
+                runtime: RuntimeSpec {
+                    cgroup_driver: CgroupDriverChoice::Systemd,
+                    mirrors: [("docker.io".to_owned(), vec!["https://m".to_owned()])].into(),
+                },
+                kubelet: KubeletSpec {
+                    max_pods: 100,
+                    allow_swap: true,
+                },
+                allow_workloads_on_master: true,
+            })),
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_spec_has_a_decision() {
+        let spec = serde_json::to_value(everything()).expect("json");
+        let used: BTreeSet<String> = used(&spec).into_iter().collect();
+        let decided: BTreeSet<String> = FIELDS.iter().map(|f| f.0.to_owned()).collect();
+        assert_eq!(
+            used, decided,
+            "each field of a spec stands in FIELDS with what an older agent does"
+        );
+        assert_eq!(FIELDS.len(), decided.len(), "and once");
+        let known = FIELDS.iter().all(|f| version(f.1).is_some());
+        assert!(known, "a version cannot be read");
+    }
+
+    #[test]
+    fn a_spec_needs_what_it_uses_and_no_more() {
+        let table = [
+            ("a", FIRST, Old::Refuses),
+            ("hint", "0.9", Old::Ignores),
+            ("list[].x", "0.5", Old::Refuses),
+            ("flag", "0.6.1", Old::Refuses),
+        ];
+        let needs = |text: &str| {
+            let spec = serde_json::from_str(text).expect("json");
+            needed(&spec, &table)
+        };
+        assert_eq!(
+            needs(r#"{"a": 1, "hint": 2, "list": [], "flag": false}"#),
+            None
+        );
+        let one = needs(r#"{"a": 1, "list": [{}, {"x": 1}]}"#);
+        assert_eq!(one.as_deref(), Some("0.5.0"));
+        let both = needs(r#"{"list": [{"x": 1}], "flag": true}"#);
+        assert_eq!(both.as_deref(), Some("0.6.1"));
+    }
+
+    #[test]
+    fn what_all_agents_can_do_needs_none() {
+        let spec = everything();
+        let document: Value =
+            serde_json::from_slice(&spec.document().expect("document")).expect("json");
+        assert_eq!(document, serde_json::to_value(spec).expect("json"));
+    }
+}

@@ -1,0 +1,49 @@
+//! What would be done, in words.
+
+use super::super::check;
+use super::super::context;
+use super::super::inbox;
+use super::super::job::{self, Job, Order, Orders};
+use super::super::ledger::LedgerFile;
+use super::super::observe::{Memory, Sweep};
+use super::super::phase;
+use super::super::plan::{PlanWords, plan};
+use super::super::removal;
+use super::add_own;
+use crate::host::Host;
+use crate::model::{Fault, Timestamp};
+
+/// What would be done now: the same look and the same plan, and nothing else.
+pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
+    let now = Timestamp::now();
+    let file = LedgerFile::look(&host.fs);
+    let ledger = &file.ledger;
+    let mut removed = Vec::new();
+    let work = match job::decide(orders, &file.seen()) {
+        Job::Nothing(_) => return Ok(PlanWords::default()),
+        Job::Node(work) => work,
+        Job::Hold(hold) => hold.keeps.ok_or(hold.fault)?,
+        Job::Remove(order, _) => {
+            let after = job::after_removal(orders);
+            let words = removal::words(ledger);
+            match after.filter(|_| order == Order::Another) {
+                None => return Ok(words),
+                Some(work) => {
+                    removed = words.steps;
+                    work
+                }
+            }
+        }
+    };
+    let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
+    let (ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
+    let mut phases = phase::all(&ctx);
+    add_own(host, &mut phases);
+    let mut memory = Memory::default();
+    let units = check::units_of(&phases);
+    let mut sweep = Sweep::begin(host, ledger, &trust, &ctx, &mut memory, &units).await;
+    let snapshot = sweep.all(&phases).await;
+    let mut words = plan(&phases, &snapshot).words();
+    words.steps.splice(0..0, removed);
+    Ok(words)
+}

@@ -1,0 +1,113 @@
+//! A round that takes away what is installed.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::apply::Effects;
+use super::super::context;
+use super::super::inbox;
+use super::super::job::{self, Job, Order, Orders};
+use super::super::ledger::{Installed, LedgerFile};
+use super::super::removal::{self, Removal};
+use super::super::run::Stop;
+use super::{Engine, Next, failed};
+use crate::model::{Generation, HostId, Role, Timestamp, TrustStore};
+
+/// Pause after a removal that could not begin.
+const AGAIN: Next = Next {
+    after: Duration::from_secs(10),
+    watching: false,
+    may_exit: false,
+};
+
+impl Engine {
+    /// Takes away what the ledger knows.
+    pub(super) async fn remove(&mut self, order: Order, generation: Generation) -> Next {
+        self.watch.clear();
+        match order {
+            Order::NoRole | Order::Local | Order::Begun => {
+                self.board.spec(generation, Role::None, None);
+            }
+            Order::Another => self
+                .board
+                .say("this host was another node: that is removed first"),
+        }
+        let Some(Installed { role, node, .. }) = self.ledger.ledger.installed.clone() else {
+            return AGAIN;
+        };
+        // Removal needs nobody's word.
+        let (trust, host_id) = inbox::whom_to_believe(&self.host.fs)
+            .unwrap_or_else(|_| (TrustStore::default(), HostId(Default::default())));
+        let now = Timestamp::now();
+        let gathered = context::gather(&self.host, &trust, host_id, role, &node, None, now);
+        let ctx = match gathered {
+            Ok((ctx, _)) => ctx,
+            Err(fault) => {
+                self.happened(failed("removal", fault));
+                return AGAIN;
+            }
+        };
+        self.board.say(&format!(
+            "removal of role {role} begins (cluster {})",
+            node.cluster_name
+        ));
+        let stop = Stop {
+            shutdown: self.told.shutdown.clone(),
+            news: CancellationToken::new(),
+        };
+        let stands = stands(self.told.orders.clone());
+        let mut removal = Removal {
+            effects: Effects {
+                host: &self.host,
+                trust: &trust,
+                ctx: &ctx,
+                memory: &mut self.memory,
+                ledger: &mut self.ledger,
+            },
+            journal: &self.journal,
+            board: &mut self.board,
+            generation,
+            stands: &stands,
+        };
+        let end = removal.run(&stop).await;
+        self.removal_ended(end, role)
+    }
+
+    fn removal_ended(&mut self, end: removal::End, role: Role) -> Next {
+        match end {
+            removal::End::Done => {
+                self.board
+                    .say("removal finished: nothing of the role is left");
+                tracing::info!(%role, "role removed");
+            }
+            removal::End::Withdrawn => {
+                let words = "the order of removal does not stand any more and nothing was \
+                             destroyed: the role stays";
+                self.board.say(words);
+                tracing::info!(%role, "{words}");
+            }
+            removal::End::Interrupted => {}
+            removal::End::Left(faults) => {
+                for fault in &faults {
+                    tracing::warn!(code = fault.code, "{fault}");
+                    self.board.say(&format!("  left: {fault}"));
+                }
+                if let Some(first) = faults.into_iter().next() {
+                    self.happened(failed("removal", first));
+                }
+                return Next::retry(&self.lifecycle).unwatched();
+            }
+        }
+        Next::now()
+    }
+}
+
+/// Whether what is installed is still to be removed, by what is ordered when it is asked.
+pub(super) fn stands(orders: watch::Receiver<Orders>) -> impl Fn(&LedgerFile) -> bool + Sync {
+    move |ledger| {
+        let job = job::decide(&orders.borrow(), &ledger.seen());
+        matches!(job, Job::Remove(..))
+    }
+}

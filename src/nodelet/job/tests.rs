@@ -1,0 +1,321 @@
+//! The table of [`super`], and what must hold whatever happens.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{ClusterId, HostId, Timestamp};
+use crate::nodelet::testing::{Cas, node, spec};
+
+/// What a spec asks for, small enough to try all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wants {
+    None,
+    /// The node that is installed.
+    Same,
+    OtherCluster,
+    OtherRole,
+    OtherName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Seen {
+    Never,
+    Newest(u64, Wants),
+    Lost(Option<(u64, Wants)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Local {
+    No,
+    UpTo(u64),
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum There {
+    Empty,
+    Installed(u64),
+    Removing(u64),
+    /// With whether the machine's authority is the cluster's.
+    Unknown(bool),
+}
+
+fn authorities() -> crate::model::Authorities {
+    static ONCE: std::sync::OnceLock<crate::model::Authorities> = std::sync::OnceLock::new();
+    ONCE.get_or_init(|| Cas::new().authorities).clone()
+}
+
+fn fault() -> Fault {
+    Fault::new("x", "cannot use it", "it is broken")
+}
+
+fn document(generation: u64, wants: Wants) -> Arc<Spec> {
+    let mut wanted = node(authorities());
+    if wants == Wants::OtherCluster {
+        wanted.cluster_id = ClusterId::random();
+    }
+    if wants == Wants::OtherName {
+        wanted.node_name = "n2".parse().expect("name");
+    }
+    let assignment = match wants {
+        Wants::None => Assignment::None,
+        Wants::OtherRole => Assignment::Master(Box::new(wanted)),
+        Wants::Same | Wants::OtherCluster | Wants::OtherName => {
+            Assignment::Worker(Box::new(wanted))
+        }
+    };
+    Arc::new(spec(generation, assignment))
+}
+
+fn job(seen: Seen, local: Local, there: There) -> Job {
+    let orders = Orders {
+        spec: match seen {
+            Seen::Never => SpecSeen::Never,
+            Seen::Newest(g, wants) => SpecSeen::Newest(document(g, wants)),
+            Seen::Lost(before) => SpecSeen::Lost {
+                why: fault(),
+                before: before.map(|(g, wants)| document(g, wants)),
+            },
+        },
+        local: match local {
+            Local::No => LocalSeen::No,
+            Local::UpTo(g) => LocalSeen::UpTo(Generation(g)),
+            Local::Lost => LocalSeen::Lost(fault()),
+        },
+    };
+    let now = |g| Installed {
+        role: Role::Worker,
+        node: node(authorities()),
+        generation: Generation(g),
+    };
+    let pem = authorities().cluster;
+    match there {
+        There::Empty => decide(&orders, &LedgerSeen::Empty),
+        There::Installed(g) => decide(&orders, &LedgerSeen::Installed(&now(g))),
+        There::Removing(g) => decide(&orders, &LedgerSeen::Removing(&now(g))),
+        There::Unknown(same) => {
+            let authority = if same { pem.as_str() } else { "another" };
+            let seen = LedgerSeen::Unknown {
+                why: fault(),
+                authority: Some(authority),
+            };
+            decide(&orders, &seen)
+        }
+    }
+}
+
+fn held(seen: Seen, there: There) -> Hold {
+    match job(seen, Local::No, there) {
+        Job::Hold(hold) => *hold,
+        other => panic!("no hold: {other:?}"),
+    }
+}
+
+#[test]
+fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
+    let hold = held(Seen::Never, There::Installed(7));
+    assert!(hold.wants_spec);
+    let keeps = hold.keeps.expect("it is kept");
+    assert_eq!(
+        (keeps.role, keeps.generation),
+        (Role::Worker, Generation(7))
+    );
+    assert_eq!(
+        hold.fault.to_string(),
+        "the role of this machine stays as it is: its spec is lost: it is missing; nothing while \
+         hostagent runs: it hands the spec over again; to take the role away: pf9ctl \
+         decommission-node"
+    );
+}
+
+#[test]
+fn a_spec_from_before_that_says_none_removes_nothing() {
+    // Attached by 3, detached by 4 (never worked on), attached by 5; the fifth is broken.
+    for installed in [3, 5] {
+        let hold = held(
+            Seen::Lost(Some((4, Wants::None))),
+            There::Installed(installed),
+        );
+        assert!(hold.wants_spec);
+        assert_eq!(hold.keeps.expect("kept").generation, Generation(installed));
+    }
+    // One from before that is newer than what is installed and the same node: worked by.
+    let hold = held(Seen::Lost(Some((4, Wants::Same))), There::Installed(3));
+    assert_eq!(hold.keeps.expect("kept").generation, Generation(4));
+}
+
+#[test]
+fn an_order_of_removal_must_be_newer() {
+    for wants in [
+        Wants::None,
+        Wants::OtherCluster,
+        Wants::OtherRole,
+        Wants::OtherName,
+    ] {
+        let order = match wants {
+            Wants::None => Order::NoRole,
+            Wants::Same | Wants::OtherCluster | Wants::OtherRole | Wants::OtherName => {
+                Order::Another
+            }
+        };
+        let newer = job(Seen::Newest(8, wants), Local::No, There::Installed(7));
+        assert_eq!(newer, Job::Remove(order, Generation(8)));
+        for generation in [1, 6, 7] {
+            let hold = held(Seen::Newest(generation, wants), There::Installed(7));
+            assert_eq!(hold.fault.code, "role-kept");
+            assert!(!hold.wants_spec);
+        }
+    }
+    let older = held(Seen::Newest(6, Wants::Same), There::Installed(7));
+    assert_eq!(older.keeps.expect("kept").generation, Generation(7));
+}
+
+#[test]
+fn roots_order_goes_for_what_was_there_and_not_for_what_came_after() {
+    let none = |seen, g| job(seen, Local::UpTo(5), There::Installed(g));
+    let newest = Seen::Newest(5, Wants::Same);
+    assert_eq!(none(newest, 5), Job::Remove(Order::Local, Generation(5)));
+    assert_eq!(
+        none(Seen::Never, 4),
+        Job::Remove(Order::Local, Generation(0))
+    );
+    assert!(matches!(
+        none(Seen::Newest(6, Wants::Same), 6),
+        Job::Node(_)
+    ));
+    assert!(matches!(none(Seen::Never, 6), Job::Hold(_)));
+    let gone = |seen| job(seen, Local::UpTo(5), There::Empty);
+    assert_eq!(gone(newest), Job::Nothing(Generation(5)));
+    assert!(matches!(gone(Seen::Newest(6, Wants::Same)), Job::Node(_)));
+}
+
+#[test]
+fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster() {
+    let same = Seen::Newest(5, Wants::Same);
+    assert!(matches!(
+        job(same, Local::No, There::Unknown(true)),
+        Job::Node(_)
+    ));
+    for (seen, local, authority) in [
+        (same, Local::No, false),
+        (same, Local::UpTo(5), true),
+        (same, Local::Lost, true),
+        (Seen::Newest(5, Wants::None), Local::No, true),
+        (Seen::Never, Local::No, true),
+    ] {
+        let Job::Hold(hold) = job(seen, local, There::Unknown(authority)) else {
+            panic!("{seen:?} {local:?} {authority}");
+        };
+        assert_eq!(
+            (hold.fault.code.as_str(), hold.keeps),
+            ("ledger-lost", None)
+        );
+    }
+}
+
+fn wants() -> impl Strategy<Value = Wants> {
+    prop_oneof![
+        Just(Wants::None),
+        Just(Wants::Same),
+        Just(Wants::OtherCluster),
+        Just(Wants::OtherRole),
+        Just(Wants::OtherName),
+    ]
+}
+
+fn seen() -> impl Strategy<Value = Seen> {
+    prop_oneof![
+        Just(Seen::Never),
+        (0u64..6, wants()).prop_map(|(g, w)| Seen::Newest(g, w)),
+        prop::option::of((0u64..6, wants())).prop_map(Seen::Lost),
+    ]
+}
+
+fn local() -> impl Strategy<Value = Local> {
+    prop_oneof![
+        Just(Local::No),
+        (0u64..6).prop_map(Local::UpTo),
+        Just(Local::Lost)
+    ]
+}
+
+fn there() -> impl Strategy<Value = There> {
+    prop_oneof![
+        Just(There::Empty),
+        (0u64..6).prop_map(There::Installed),
+        (0u64..6).prop_map(There::Removing),
+        any::<bool>().prop_map(There::Unknown),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_role_goes_only_on_an_order_that_says_so(seen in seen(), local in local(), there in there()) {
+        if let Job::Remove(..) = job(seen, local, there) {
+            let by_plane = matches!((seen, there),
+                (Seen::Newest(g, wants), There::Installed(i)) if g > i && wants != Wants::Same);
+            let by_root = matches!((local, there),
+                (Local::UpTo(last), There::Installed(i)) if i <= last);
+            prop_assert!(by_plane || by_root || matches!(there, There::Removing(_)));
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_there_only_where_nothing_is(
+        seen in seen(), local in local(), there in there()
+    ) {
+        if let Job::Nothing(_) = job(seen, local, there) {
+            prop_assert_eq!(there, There::Empty);
+        }
+    }
+
+    #[test]
+    fn a_node_is_made_only_by_the_newest_spec(seen in seen(), local in local(), there in there()) {
+        if let Job::Node(work) = job(seen, local, there) {
+            let Seen::Newest(g, wants) = seen else {
+                return Err(TestCaseError::fail("by another"));
+            };
+            prop_assert_eq!(work.generation, Generation(g));
+            match there {
+                There::Empty => {}
+                There::Installed(i) => prop_assert!(g >= i && wants == Wants::Same),
+                There::Removing(_) => prop_assert!(false, "before the removal is over"),
+                There::Unknown(same) => prop_assert!(same),
+            }
+            if let Local::UpTo(last) = local {
+                prop_assert!(g > last, "root took it away");
+            }
+            prop_assert!(local != Local::Lost);
+        }
+    }
+
+    #[test]
+    fn a_hold_keeps_what_is_installed_or_nothing(seen in seen(), local in local(), there in there()) {
+        if let Job::Hold(hold) = job(seen, local, there) {
+            prop_assert!(!hold.fault.fix.is_empty());
+            if let Some(keeps) = &hold.keeps {
+                let There::Installed(i) = there else {
+                    return Err(TestCaseError::fail("it begins something"));
+                };
+                prop_assert!(keeps.generation >= Generation(i));
+                prop_assert_eq!(keeps.node.cluster_id, node(authorities()).cluster_id);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_shown_of_an_assignment() {
+    assert_eq!(shown(None), (Role::None, None));
+    let spec = document(1, Wants::Same);
+    let (role, cluster) = shown(Some(&spec.assignment));
+    assert_eq!((role, cluster.is_some()), (Role::Worker, true));
+    let other = Spec {
+        host_id: HostId::random(),
+        issued_at: Timestamp::UNIX_EPOCH,
+        ..(*document(1, Wants::None)).clone()
+    };
+    assert_eq!(shown(Some(&other.assignment)), (Role::None, None));
+}

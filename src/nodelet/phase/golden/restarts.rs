@@ -1,0 +1,205 @@
+//! What a change restarts.
+
+use std::collections::BTreeMap;
+
+use super::super::{Context, all, layout, samples};
+use super::flat;
+use crate::model::*;
+use crate::nodelet::step::{Step, UnitStep};
+
+fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
+    flat(&all(ctx))
+        .into_iter()
+        .filter_map(|s| match s {
+            Step::Unit(u) => Some((u.unit.clone(), u.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn what_changes_decides_what_restarts() {
+    type Change = fn(&mut Context);
+    let base = samples::master("1.20.2");
+    let table: [(&str, Change, &[&str]); 13] = [
+        ("nothing", |_| {}, &[]),
+        (
+            "time",
+            |c| c.now += jiff::SignedDuration::from_hours(1),
+            &[],
+        ),
+        (
+            "a label",
+            |c| {
+                c.node.labels.clear();
+            },
+            &[],
+        ),
+        (
+            "another master",
+            |c| {
+                c.node.etcd.members.push(EtcdMember {
+                    host_id: samples::host(9),
+                    ip: "10.99.0.12".parse().expect("address"),
+                    joins: true,
+                })
+            },
+            &[],
+        ),
+        (
+            "another master's key",
+            |c| c.node.service_account_keys.push("x".into()),
+            &[],
+        ),
+        (
+            "another node",
+            |c| {
+                c.node
+                    .network
+                    .peers
+                    .push(samples::peer("10.99.0.52", "10.244.2.0/24"))
+            },
+            &["pf9-network.service"],
+        ),
+        ("an add-on", |c| c.addons.clear(), &[]),
+        (
+            "pods",
+            |c| c.node.kubelet.max_pods = 50,
+            &["pf9-kubelet.service"],
+        ),
+        (
+            "kubelet's serving certificate",
+            |c| renew(c, CertPurpose::KubeletServer),
+            &["pf9-kubelet.service"],
+        ),
+        (
+            "kubelet's client certificate",
+            |c| renew(c, CertPurpose::KubeletClient),
+            &[],
+        ),
+        (
+            "a new authority of the cluster, believed",
+            |c| c.node.authorities.cluster.push_str(&samples::pem("new")),
+            &["pf9-kube-proxy.service", "pf9-kubelet.service"],
+        ),
+        (
+            "etcd's authority",
+            |c| c.node.authorities.etcd = samples::pem("new"),
+            &["pf9-etcd.service"],
+        ),
+        (
+            "cgroup driver",
+            |c| c.node.runtime.cgroup_driver = CgroupDriverChoice::Systemd,
+            &["pf9-containerd.service", "pf9-kubelet.service"],
+        ),
+    ];
+    let before = units(&base);
+    assert_eq!(before.len(), 5);
+    for (what, change, restarted) in table {
+        let mut ctx = base.clone();
+        change(&mut ctx);
+        let changed: Vec<String> = units(&ctx)
+            .into_iter()
+            .filter(|(name, unit)| before.get(name).map(|b| b.inputs) != Some(unit.inputs))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(changed, restarted, "{what}");
+    }
+}
+
+fn renew(ctx: &mut Context, purpose: CertPurpose) {
+    if let Some(seen) = ctx
+        .material
+        .get_mut(&purpose)
+        .and_then(|m| m.certificate.as_mut())
+    {
+        seen.digest = Digest::of(b"renewed");
+    }
+}
+
+/// The text of a static pod.
+fn pod(ctx: &Context, name: &str) -> String {
+    let path = format!("{}/{name}.yaml", layout::MANIFESTS);
+    flat(&all(ctx))
+        .into_iter()
+        .find_map(|s| match s {
+            Step::File(f) if f.path == path => Some(f.content.clone()),
+            _ => None,
+        })
+        .expect("a static pod")
+}
+
+/// The units and static pods that differ.
+fn restarted(before: &Context, after: &Context) -> Vec<String> {
+    let (units_before, units_after) = (units(before), units(after));
+    let units = units_after
+        .iter()
+        .filter(|(name, unit)| units_before.get(*name).map(|b| b.inputs) != Some(unit.inputs))
+        .map(|(name, _)| name.clone());
+    let pods = [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+    ];
+    let pods = pods.into_iter().filter(|p| pod(before, p) != pod(after, p));
+    units.chain(pods.map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_renewal_restarts_only_what_does_not_read_its_files_anew() {
+    for (release, of_kubelet) in [
+        ("1.20.2", vec!["pf9-kubelet.service"]),
+        ("1.31.4", vec![]),
+        ("1.36.0", vec![]),
+    ] {
+        let base = samples::master(release);
+        for purpose in CertPurpose::ALL {
+            let mut ctx = base.clone();
+            renew(&mut ctx, *purpose);
+            let expected = match purpose {
+                CertPurpose::KubeletServer => of_kubelet.clone(),
+                _ => Vec::new(),
+            };
+            assert_eq!(restarted(&base, &ctx), expected, "{release} {purpose:?}");
+        }
+    }
+}
+
+/// A life that is shorter than a component takes to read its files anew: it is started again, etcd
+/// never is, and the runtime neither.
+#[test]
+fn a_short_life_restarts_who_would_read_it_too_late() {
+    let mut base = samples::master("1.36.0");
+    for material in base.material.values_mut() {
+        let seen = material.certificate.as_mut().expect("seen");
+        seen.not_after = seen.not_before + jiff::SignedDuration::from_mins(3);
+    }
+    let mut ctx = base.clone();
+    CertPurpose::ALL.iter().for_each(|p| renew(&mut ctx, *p));
+    assert_eq!(
+        restarted(&base, &ctx),
+        [
+            "pf9-kube-proxy.service",
+            "pf9-kubelet.service",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler"
+        ]
+    );
+}
+
+#[test]
+fn who_signs_restarts_nothing() {
+    let with = |cluster: [&str; 2]| {
+        let mut ctx = samples::master("1.20.2");
+        for of in Authority::ALL {
+            *ctx.node.authorities.of_mut(*of) = cluster.map(samples::pem).concat();
+        }
+        ctx
+    };
+    assert_eq!(
+        restarted(&with(["old", "new"]), &with(["new", "old"])),
+        Vec::<String>::new()
+    );
+    assert!(!restarted(&samples::master("1.20.2"), &with(["old", "new"])).is_empty());
+}

@@ -1,0 +1,369 @@
+//! A plane that was restored from a backup: its hosts have newer specs than it, and refuse what it
+//! sends. What they report says how far they are; a spec beyond that is obeyed again.
+//!
+//! Nothing is destroyed by the way: where a host says that it is a node and the restored rows say
+//! that it is none, or another one, obeying would take the role away. Such a host is left out unless
+//! its removal is asked for by name.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::compute;
+use super::fleet;
+use super::records::{CLUSTERS, HOSTS};
+use super::refusal::{Answer, Refusal};
+use super::state::Plane;
+use super::store::Read;
+use super::view::Known;
+use crate::model::{
+    Assignment, Generation, HostId, HostStatus, NodeState, Role, wants_greater_generation,
+};
+
+/// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
+/// would use the numbers up.
+const JUMP_MAX: u64 = 1_000_000;
+
+/// What becomes of a host's refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Outcome {
+    /// It obeys again; what is installed stays, or something is installed where nothing is.
+    Obeys,
+    /// It would obey, and by that remove the node it is.
+    Removes,
+    /// Nothing is done.
+    Left,
+}
+
+/// One host whose spec is newer than the plane's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) host: HostId,
+    pub(super) hostname: String,
+    pub(super) plane_generation: Generation,
+    pub(super) host_generation: Generation,
+    pub(super) outcome: Outcome,
+    /// What changes for it, in words.
+    pub(super) change: String,
+}
+
+/// What the plane can say of its own recovery.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Review {
+    pub(super) rows: Vec<Row>,
+    /// Hosts that have not reported since the plane started: they may be ahead, too.
+    pub(super) silent: usize,
+}
+
+/// Which hosts to raise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    pub(super) hosts: Vec<HostId>,
+    /// Of these, who may lose the node they are.
+    #[serde(default)]
+    pub(super) remove: Vec<HostId>,
+}
+
+/// Looks at every host.
+pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
+    let mut review = Review::default();
+    for known in fleet::all(plane, rows)? {
+        match heard(&known, plane.started) {
+            None => review.silent += 1,
+            Some(status) => {
+                let assignment = assignment(rows, &known)?;
+                review
+                    .rows
+                    .extend(judge(&known, status, assignment.as_ref()));
+            }
+        }
+    }
+    Ok(review)
+}
+
+/// Raises the generations of these hosts: all of them, or none where one of them is not as it was
+/// shown. Answers the new generations.
+pub(super) async fn recover(
+    plane: &Arc<Plane>,
+    wanted: Wanted,
+) -> Answer<Vec<(HostId, Generation)>> {
+    let this = Arc::clone(plane);
+    plane
+        .change(move |change| {
+            let mut raised = Vec::new();
+            for host in wanted.hosts {
+                let row = row(&this, &**change, host)?;
+                let named = wanted.remove.contains(&host);
+                match row.outcome {
+                    Outcome::Obeys => {}
+                    Outcome::Removes if named => {}
+                    Outcome::Removes | Outcome::Left => {
+                        let what = format!("generation of host {host} not raised");
+                        return Err(Refusal::conflict("recover-changed", what, row.change)
+                            .fix("run pf9-plane recover again and look at what it shows"));
+                    }
+                }
+                let above = row.plane_generation.max(row.host_generation);
+                change.raise(host, above);
+                raised.push((host, above.next()));
+            }
+            Ok(raised)
+        })
+        .await
+}
+
+fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
+    let gone = |why: &str| {
+        let what = format!("generation of host {host} not raised");
+        Refusal::conflict("recover-changed", what, why)
+            .fix("run pf9-plane recover again and look at what it shows")
+    };
+    let known = rows
+        .get(&HOSTS, &host.to_string())?
+        .ok_or_else(|| gone("it is not enrolled"))?;
+    let known = fleet::known(plane, rows, known)?;
+    let assignment = assignment(rows, &known)?;
+    heard(&known, plane.started)
+        .and_then(|status| judge(&known, status, assignment.as_ref()))
+        .ok_or_else(|| gone("it is not ahead of the plane"))
+}
+
+fn assignment(rows: &impl Read, known: &Known) -> Answer<Option<Assignment>> {
+    let cluster = match known.host.cluster {
+        None => None,
+        Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
+    };
+    Ok(compute::assignment(known.host.id, cluster.as_ref()))
+}
+
+/// What it reported to this life of the plane; what is restored says nothing of now.
+fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
+    let received = known.status.as_ref()?;
+    (received.received_at >= started).then_some(&received.status)
+}
+
+/// `None`: the host is not ahead of the plane.
+fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
+    let plane = known
+        .spec
+        .as_ref()
+        .map_or(Generation::default(), |s| s.generation);
+    let host = newest_of(status);
+    let conflict = status
+        .refused
+        .as_ref()
+        .is_some_and(wants_greater_generation)
+        && host == plane;
+    if host <= plane && !conflict {
+        return None;
+    }
+    let (outcome, change) = if host.0 - plane.0 > JUMP_MAX {
+        let why = format!("left out: no plane has signed {host} specs for a host; look at it");
+        (Outcome::Left, why)
+    } else {
+        becomes(status, next)
+    };
+    Some(Row {
+        host: known.host.id,
+        hostname: known.host.hostname.clone(),
+        plane_generation: plane,
+        host_generation: host,
+        outcome,
+        change,
+    })
+}
+
+/// The newest generation that the host or what is installed on it goes by.
+fn newest_of(status: &HostStatus) -> Generation {
+    let installed = status.node.as_ref().and_then(|n| n.installed.as_ref());
+    let installed = installed.map_or(Generation::default(), |i| i.generation);
+    status
+        .accepted_generation
+        .max(status.observed_generation)
+        .max(installed)
+}
+
+fn becomes(status: &HostStatus, next: Option<&Assignment>) -> (Outcome, String) {
+    let Some(next) = next else {
+        let why = "left out: its cluster has no master, so nothing can be said to it";
+        return (Outcome::Left, why.to_owned());
+    };
+    // A host that does not need nodelet says so by being done with its spec without one.
+    let idle =
+        status.state == NodeState::Ok && status.observed_generation == status.accepted_generation;
+    let now = match &status.node {
+        Some(node) => node.installed.as_ref(),
+        None if idle => None,
+        None => {
+            let why = "left out: it does not say yet whether it is a node; run this again soon";
+            return (Outcome::Left, why.to_owned());
+        }
+    };
+    let next_cluster = next.node().map(|n| n.cluster_id);
+    let named = |role: Role, name: &str| format!("{role} of cluster {name}");
+    let wanted = next.node().map(|n| named(next.role(), &n.cluster_name));
+    match (now, wanted) {
+        (None, None) => (Outcome::Obeys, "stays without a role".to_owned()),
+        (None, Some(wanted)) => (Outcome::Obeys, format!("is made {wanted}")),
+        (Some(now), Some(wanted))
+            if now.role == next.role() && Some(now.cluster_id) == next_cluster =>
+        {
+            (
+                Outcome::Obeys,
+                format!("stays {wanted}, by the plane's settings"),
+            )
+        }
+        (Some(now), wanted) => {
+            let is = named(now.role, &now.cluster_id.to_string());
+            let then = wanted.map_or_else(String::new, |w| format!(", and is made {w}"));
+            (
+                Outcome::Removes,
+                format!("its node is REMOVED ({is}){then}"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{ClusterId, DocumentKind, Fault, InstalledStatus, NodeStatus, SigningKey};
+    use crate::plane::compute::tests::{add, cluster, host, host_row, now};
+    use crate::plane::records::{IssuedSpec, ReceivedStatus};
+
+    fn status(n: u8) -> HostStatus {
+        serde_json::from_value(json!({
+            "schema": 1, "host_id": host(n), "agent_version": "0", "boot_id": "b", "uptime_s": 1,
+            "sent_at": now(), "accepted_generation": 0, "observed_generation": 0, "state": "ok",
+            "reason": null, "refused": null, "node": null, "download": null,
+            "inventory": {
+                "hostname": format!("Node-{n}"), "os": "", "os_id": "", "os_version": "",
+                "kernel": "", "arch": "amd64", "cpus": 1, "cpu_model": "", "memory_bytes": 1,
+                "addresses": [format!("10.1.0.{n}")], "interfaces": [],
+            },
+            "health": {"load1": 0.0, "memory_available_bytes": 1, "disks": [], "warnings": []},
+        }))
+        .expect("status")
+    }
+
+    fn known(plane: u64) -> Known {
+        let key = SigningKey::generate().expect("key").0;
+        Known {
+            host: host_row(1, None),
+            status: None,
+            copy: None,
+            spec: Some(IssuedSpec {
+                generation: Generation(plane),
+                issued_at: now(),
+                assignment: Assignment::None,
+                envelope: key.sign(DocumentKind::Spec, b"{}"),
+            }),
+            connected: true,
+            now: now(),
+        }
+    }
+
+    fn reports(accepted: u64, installed: Option<(Role, ClusterId)>) -> HostStatus {
+        let mut said = status(1);
+        said.accepted_generation = Generation(accepted);
+        said.observed_generation = Generation(accepted);
+        let node: NodeStatus = serde_json::from_value(json!({
+            "schema": 1, "revision": 1, "generation": accepted, "role": "worker",
+            "cluster_id": null, "state": "ok", "reason": null, "attempts": 0, "phases": [],
+            "current_step": null, "last_sweep_at": null, "stack": null, "wants_stack": null,
+            "certificate_requests": [], "service_account_key": null, "certificates": [],
+        }))
+        .expect("node");
+        said.node = installed.map(|(role, cluster_id)| NodeStatus {
+            installed: Some(InstalledStatus {
+                role,
+                cluster_id,
+                generation: Generation(accepted),
+            }),
+            ..node
+        });
+        said
+    }
+
+    fn worker() -> (Assignment, ClusterId) {
+        let mut c = cluster();
+        add(&mut c, &[(2, true), (1, false)]).expect("attach");
+        let assignment = compute::assignment(host(1), Some(&c)).expect("assignment");
+        (assignment, c.id)
+    }
+
+    fn outcome(plane: u64, said: &HostStatus, next: &Assignment) -> Option<Outcome> {
+        judge(&known(plane), said, Some(next)).map(|row| row.outcome)
+    }
+
+    #[test]
+    fn only_who_is_ahead_is_listed() {
+        let none = Assignment::None;
+        assert_eq!(outcome(5, &reports(5, None), &none), None);
+        assert_eq!(outcome(6, &reports(5, None), &none), None);
+        assert_eq!(outcome(4, &reports(5, None), &none), Some(Outcome::Obeys));
+        let mut conflict = reports(5, None);
+        conflict.refused = Some(Fault::new("spec-conflict", "a", "b"));
+        assert_eq!(outcome(5, &conflict, &none), Some(Outcome::Obeys));
+        assert_eq!(outcome(6, &conflict, &none), None, "it was before");
+        // What is installed counts, though the agent's own state was lost.
+        let (worker, cluster) = worker();
+        let mut lost = reports(9, Some((Role::Worker, cluster)));
+        lost.accepted_generation = Generation(2);
+        lost.observed_generation = Generation(2);
+        assert_eq!(outcome(4, &lost, &worker), Some(Outcome::Obeys));
+    }
+
+    #[test]
+    fn a_node_is_never_removed_unasked() {
+        let (worker, cluster) = worker();
+        let node = |role, cluster| reports(9, Some((role, cluster)));
+        let same = node(Role::Worker, cluster);
+        assert_eq!(outcome(4, &same, &worker), Some(Outcome::Obeys));
+        for (said, next) in [
+            (&same, &Assignment::None),
+            (&node(Role::Master, cluster), &worker),
+            (&node(Role::Worker, ClusterId::random()), &worker),
+        ] {
+            assert_eq!(outcome(4, said, next), Some(Outcome::Removes));
+        }
+        assert_eq!(outcome(4, &reports(9, None), &worker), Some(Outcome::Obeys));
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_to_be_believed_is_left_out() {
+        let (worker, _) = worker();
+        let mut starting = reports(9, None);
+        starting.observed_generation = Generation(0);
+        starting.state = NodeState::Converging;
+        assert_eq!(
+            outcome(4, &starting, &Assignment::None),
+            Some(Outcome::Left)
+        );
+        let liar = reports(u64::MAX, None);
+        assert_eq!(outcome(4, &liar, &worker), Some(Outcome::Left));
+        assert_eq!(
+            outcome(0, &reports(JUMP_MAX, None), &worker),
+            Some(Outcome::Obeys)
+        );
+        let row = judge(&known(4), &reports(9, None), None).expect("ahead");
+        assert_eq!(row.outcome, Outcome::Left, "a cluster without a master");
+    }
+
+    #[test]
+    fn what_was_restored_says_nothing_of_now() {
+        let mut known = known(4);
+        known.status = Some(ReceivedStatus {
+            received_at: now(),
+            status: reports(9, None),
+        });
+        let later = Timestamp::from_second(now().as_second() + 1).expect("time");
+        assert!(heard(&known, later).is_none());
+        assert!(heard(&known, now()).is_some());
+    }
+}

@@ -1,0 +1,221 @@
+//! A cluster's API, through the tunnel of the first master that answers: one connection, one call
+//! after the other.
+//!
+//! What answers is a machine that may be anybody's by now: every answer is bounded, and of what it
+//! says only names of ours become part of a request.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::client::conn::http1::SendRequest;
+use serde_json::{Value, json};
+
+use super::bindings::{OF_CLUSTER, OF_SYSTEM, PREFIX};
+use super::{Change, NODES, Seen};
+use crate::model::NodeName;
+use crate::telemetry::chain;
+
+/// One call: answered from memory or by etcd, or the API server is not well.
+const CALL: Duration = Duration::from_secs(15);
+/// Objects of one answer. A node with the images it has is 10 to 20 KB.
+const PAGE: usize = 250;
+/// Longest answer: such a page, four times over.
+const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// Most pages of a list: twice the largest cluster.
+const PAGES_MAX: usize = 40;
+/// Longest place in a list that is handed back; etcd's are under 200 bytes.
+const CONTINUE_MAX: usize = 4096;
+/// Most of an answer that is repeated in words.
+const SAID_MAX: usize = 300;
+
+/// The API, reached.
+pub(super) struct Api(SendRequest<Body>);
+
+impl Api {
+    pub(super) fn new(sender: SendRequest<Body>) -> Self {
+        Self(sender)
+    }
+
+    /// What the API has of what concerns us.
+    pub(super) async fn look(&mut self) -> Result<Seen, String> {
+        let mut seen = Seen::default();
+        for collection in [OF_CLUSTER, OF_SYSTEM] {
+            let keep = |object: Value| {
+                let name = object.pointer("/metadata/name")?.as_str()?.to_owned();
+                is_ours(&name).then(|| ((collection.to_owned(), name), object))
+            };
+            seen.bindings.extend(self.list(collection, keep).await?);
+        }
+        let keep = |mut object: Value| {
+            let name: NodeName = object.pointer("/metadata/name")?.as_str()?.parse().ok()?;
+            // Nothing else of it is looked at, and there may be thousands.
+            let metadata = object["metadata"].take();
+            let taints = object["spec"]["taints"].take();
+            let node = json!({
+                "metadata": {
+                    "labels": metadata["labels"],
+                    "resourceVersion": metadata["resourceVersion"],
+                },
+                "spec": {"taints": taints},
+            });
+            Some((name.to_string(), node))
+        };
+        seen.nodes.extend(self.list(NODES, keep).await?);
+        Ok(seen)
+    }
+
+    /// Everything of a collection that `keep` keeps, page by page.
+    async fn list<T>(
+        &mut self,
+        collection: &str,
+        keep: impl Fn(Value) -> Option<T>,
+    ) -> Result<Vec<T>, String> {
+        let mut all = Vec::new();
+        let mut place = String::new();
+        for _ in 0..PAGES_MAX {
+            let path = format!("{collection}?limit={PAGE}{place}");
+            let mut page = self.call(Method::GET, &path, None).await?;
+            if let Value::Array(items) = page["items"].take() {
+                all.extend(items.into_iter().filter_map(&keep));
+            }
+            place = match page.pointer("/metadata/continue").and_then(Value::as_str) {
+                None | Some("") => return Ok(all),
+                Some(place) if place.len() > CONTINUE_MAX => {
+                    return Err(format!("its list of {collection} does not go on"));
+                }
+                Some(place) => format!("&continue={}", escaped(place)),
+            };
+        }
+        Err(format!("its list of {collection} does not end"))
+    }
+
+    /// Makes one change. One that is there or gone already is fine: the next look decides.
+    pub(super) async fn make(&mut self, change: &Change) -> Result<(), String> {
+        let (method, path, body) = match change {
+            Change::Create { collection, object } => {
+                (Method::POST, collection, Some((JSON, object)))
+            }
+            Change::Patch { path, patch } => (Method::PATCH, path, Some((MERGE_PATCH, patch))),
+            Change::Delete { path } => (Method::DELETE, path, None),
+        };
+        match self.answer(&method, path, body).await? {
+            (200..=299, _) => Ok(()),
+            (404, _) if method == Method::DELETE => Ok(()),
+            (status, said) => Err(refused(&method, path, status, &said)),
+        }
+    }
+
+    async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, String> {
+        match self.answer(&method, path, body).await? {
+            (200..=299, bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| format!("its answer to {method} {path} is no JSON: {e}")),
+            (status, said) => Err(refused(&method, path, status, &said)),
+        }
+    }
+
+    async fn answer(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<(u16, Vec<u8>), String> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "kubernetes")
+            .header(header::ACCEPT, JSON);
+        let request = match body {
+            Some((kind, value)) => request
+                .header(header::CONTENT_TYPE, kind)
+                .body(Body::from(value.to_string())),
+            None => request.body(Body::empty()),
+        };
+        let request = request.map_err(|e| e.to_string())?;
+        let asked = async {
+            self.0.ready().await.map_err(|e| chain(&e))?;
+            let response = self.0.send_request(request).await.map_err(|e| chain(&e))?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), ANSWER_MAX)
+                .collect()
+                .await;
+            let bytes = body.map_err(|e| e.to_string())?.to_bytes();
+            Ok((status, bytes.to_vec()))
+        };
+        match tokio::time::timeout(CALL, asked).await {
+            Ok(answer) => answer.map_err(|why: String| format!("{method} {path}: {why}")),
+            Err(_) => Err(format!(
+                "{method} {path}: no answer within {} s",
+                CALL.as_secs()
+            )),
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// A binding's name that we made: else it is not looked at, and it stands in no path.
+fn is_ours(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-".contains(&b);
+    name.starts_with(PREFIX) && name.bytes().all(plain)
+}
+
+/// As a query's value.
+fn escaped(text: &str) -> String {
+    let one = |b: u8| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(b).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+/// A `Status` in words.
+fn refused(method: &Method, path: &str, status: u16, said: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(said).unwrap_or_default();
+    let message = value
+        .get("message")
+        .and_then(Value::as_str)
+        .unwrap_or("no words");
+    let message: String = message.chars().take(SAID_MAX).collect();
+    format!("{method} {path}: {status}, {message}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_ours_are_looked_at() {
+        assert!(is_ours("pf9:host:kube-proxies-07"));
+        for theirs in [
+            "cluster-admin",
+            "pf9:host:../x",
+            "pf9:host:a/b",
+            "pf9:host:A",
+            "x:pf9:host:a",
+        ] {
+            assert!(!is_ours(theirs), "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_place_in_a_list_is_a_value_and_nothing_more() {
+        assert_eq!(escaped("aZ9-_.~"), "aZ9-_.~");
+        assert_eq!(escaped("a&limit=1#%ä"), "a%26limit%3D1%23%25%C3%A4");
+    }
+
+    #[test]
+    fn words_of_a_refusal_are_bounded() {
+        let long = json!({"message": "x".repeat(9000)}).to_string();
+        assert!(refused(&Method::GET, "/x", 403, long.as_bytes()).len() < 400);
+    }
+}

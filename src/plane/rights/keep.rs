@@ -1,0 +1,420 @@
+//! When a cluster's API is looked at: at once when its members change or one of its masters connects,
+//! often while something is not as it should be, and slowly for ever. One look at a time in a
+//! cluster, a few clusters at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use semver::Version;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::api::Api;
+use super::plan;
+use crate::model::{ClusterId, HostId, Role};
+use crate::plane::records::{CLUSTERS, Cluster, HOSTS, STACKS, STATUSES};
+use crate::plane::refusal::Answer;
+use crate::plane::state::{self, Plane};
+use crate::plane::store::Read;
+use crate::plane::trace::Trace;
+use crate::plane::{departures, proxy};
+
+/// Who asks, for the node's audit.
+const WHO: &str = "rights";
+/// Clusters that are looked at at the same time: each costs one stream and the largest answer.
+const AT_ONCE: usize = 8;
+/// Between two looks at a cluster where all is well.
+const SLOW: Duration = Duration::from_secs(60);
+/// Longest pause there, for clusters so large that a look takes long.
+const SLOWEST: Duration = Duration::from_secs(600);
+/// First pause after a look that did not end well: an API server that starts is up within the minute.
+const SOON: Duration = Duration::from_secs(1);
+/// Longest pause while a master may be starting.
+const SOON_MAX: Duration = Duration::from_secs(8);
+/// Looks in a row that may fail before a cluster counts as broken: ten minutes.
+const FAILS_MAX: u32 = 80;
+/// A look is no more than this part of a cluster's time, whatever wakes us.
+const SHARE: u32 = 3;
+/// The same while something is not as it should be, however long that lasts.
+const SHARE_SOON: u32 = 10;
+/// The same where all is well.
+const SHARE_SLOW: u32 = 50;
+/// A look with all its changes: marking 5000 new nodes takes minutes. What was done stays done.
+const LOOK_MAX: Duration = Duration::from_secs(600);
+
+/// Clusters that are to be looked at now.
+#[derive(Default)]
+pub(in crate::plane) struct Rights {
+    poked: Mutex<BTreeSet<ClusterId>>,
+    wake: Notify,
+}
+
+/// How a look ended.
+#[derive(Clone, Debug, PartialEq)]
+enum Ended {
+    /// All is as it should be.
+    Well,
+    /// Something is not, and why.
+    NotYet(String),
+    /// There is no such cluster any more.
+    Gone,
+}
+
+/// When a cluster is looked at next, and what came before.
+#[derive(Clone, Debug)]
+struct Turn {
+    due: Instant,
+    /// Not before: the last look took its share.
+    rested: Instant,
+    fails: u32,
+    why: String,
+}
+
+// === impl Rights ===
+
+impl Rights {
+    /// Something changed in this cluster.
+    pub(in crate::plane) fn poke(&self, cluster: ClusterId) {
+        let mut poked = self.poked.lock().unwrap_or_else(PoisonError::into_inner);
+        poked.insert(cluster);
+        drop(poked);
+        self.wake.notify_one();
+    }
+
+    /// This host connected: the way to its cluster's API, perhaps.
+    pub(in crate::plane) fn connected(&self, rows: &impl Read, host: HostId) {
+        match rows.get(&HOSTS, &host.to_string()) {
+            Ok(row) => {
+                if let Some(cluster) = row.and_then(|row| row.cluster) {
+                    self.poke(cluster);
+                }
+            }
+            Err(e) => tracing::warn!(%host, why = %e, "cannot look up the host's cluster"),
+        }
+    }
+
+    fn take(&self) -> BTreeSet<ClusterId> {
+        std::mem::take(&mut *self.poked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Keeps every cluster, until the plane stops.
+pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
+    let now = Instant::now();
+    let mut turns: BTreeMap<ClusterId, Turn> = match all(&plane) {
+        Ok(clusters) => clusters.into_iter().map(|c| (c, Turn::new(now))).collect(),
+        Err(refusal) => {
+            tracing::error!(why = %refusal.fault, "cannot read the clusters: their rights are not kept");
+            return;
+        }
+    };
+    let mut looking: JoinSet<(ClusterId, Duration, Ended)> = JoinSet::new();
+    let mut busy: BTreeSet<ClusterId> = BTreeSet::new();
+    loop {
+        let now = Instant::now();
+        for cluster in plane.rights.take() {
+            turns
+                .entry(cluster)
+                .or_insert_with(|| Turn::new(now))
+                .poked(now);
+        }
+        while looking.len() < AT_ONCE
+            && let Some(cluster) = first_due(&turns, &busy, now)
+        {
+            busy.insert(cluster);
+            if let Some(turn) = turns.get_mut(&cluster) {
+                // A poke from now on concerns the look after this one.
+                turn.due = now + SLOWEST;
+            }
+            let plane = Arc::clone(&plane);
+            looking.spawn(async move {
+                let began = Instant::now();
+                let ended = tokio::time::timeout(LOOK_MAX, look(&plane, cluster)).await;
+                let ended = ended.unwrap_or_else(|_| Ended::NotYet("it took too long".into()));
+                (cluster, began.elapsed(), ended)
+            });
+        }
+        let next = match looking.len() < AT_ONCE {
+            true => next_due(&turns, &busy),
+            false => None,
+        };
+        tokio::select! {
+            // cancel-safe: all are; looks that are under way end with this task
+            () = plane.shutdown.cancelled() => return,
+            () = plane.rights.wake.notified() => {}
+            () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+            Some(done) = looking.join_next() => match done {
+                Ok((cluster, took, ended)) => {
+                    busy.remove(&cluster);
+                    after(&mut turns, cluster, took, ended);
+                }
+                Err(e) => tracing::error!(why = %e, "a look at a cluster was lost"),
+            }
+        }
+    }
+}
+
+/// Who has waited longest of those that may be looked at.
+fn first_due(
+    turns: &BTreeMap<ClusterId, Turn>,
+    busy: &BTreeSet<ClusterId>,
+    now: Instant,
+) -> Option<ClusterId> {
+    let waiting = turns
+        .iter()
+        .filter(|(c, t)| t.at() <= now && !busy.contains(c));
+    waiting.min_by_key(|(_, t)| t.at()).map(|(c, _)| *c)
+}
+
+fn next_due(turns: &BTreeMap<ClusterId, Turn>, busy: &BTreeSet<ClusterId>) -> Option<Instant> {
+    let waiting = turns.iter().filter(|(c, _)| !busy.contains(c));
+    waiting.map(|(_, t)| t.at()).min()
+}
+
+fn after(turns: &mut BTreeMap<ClusterId, Turn>, cluster: ClusterId, took: Duration, ended: Ended) {
+    let Some(turn) = turns.get_mut(&cluster) else {
+        return;
+    };
+    match &ended {
+        Ended::Gone => {
+            turns.remove(&cluster);
+            return;
+        }
+        Ended::Well if turn.fails > 0 => {
+            tracing::info!(%cluster, "rights and nodes as they should be")
+        }
+        Ended::NotYet(why) if *why != turn.why => {
+            tracing::info!(%cluster, why, "rights and nodes not yet as they should be");
+        }
+        Ended::Well | Ended::NotYet(_) => {}
+    }
+    turn.ended(Instant::now(), took, ended);
+}
+
+impl Turn {
+    fn new(now: Instant) -> Self {
+        Self {
+            due: now,
+            rested: now,
+            fails: 0,
+            why: String::new(),
+        }
+    }
+
+    fn at(&self) -> Instant {
+        self.due.max(self.rested)
+    }
+
+    fn poked(&mut self, now: Instant) {
+        self.due = now;
+        self.fails = 0;
+    }
+
+    fn ended(&mut self, now: Instant, took: Duration, ended: Ended) {
+        self.rested = now + took * (SHARE - 1);
+        let pause = match ended {
+            Ended::Well | Ended::Gone => {
+                self.fails = 0;
+                self.why.clear();
+                (took * SHARE_SLOW).clamp(SLOW, SLOWEST)
+            }
+            Ended::NotYet(why) => {
+                let pause = match self.fails {
+                    0..FAILS_MAX => (SOON * 3u32.pow(self.fails.min(4))
+                        / 2u32.pow(self.fails.min(4)))
+                    .min(SOON_MAX),
+                    _ => SLOW,
+                };
+                self.fails = self.fails.saturating_add(1);
+                self.why = why;
+                pause.max(took * (SHARE_SOON - 1))
+            }
+        };
+        // Sooner, if somebody poked meanwhile.
+        self.due = self.due.min(now + pause);
+    }
+}
+
+fn all(plane: &Plane) -> Answer<Vec<ClusterId>> {
+    let rows = plane.read()?;
+    let clusters = rows.all(&CLUSTERS)?;
+    Ok(clusters.into_iter().map(|(_, c)| c.id).collect())
+}
+
+/// One look at a cluster, and what follows from it.
+async fn look(plane: &Arc<Plane>, id: ClusterId) -> Ended {
+    match look_now(plane, id).await {
+        Ok(Some(ended)) => ended,
+        Ok(None) => Ended::Gone,
+        Err(why) => Ended::NotYet(why),
+    }
+}
+
+async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, String> {
+    let said = |refusal: crate::plane::refusal::Refusal| refusal.fault.to_string();
+    settle_departures(plane, id).await.map_err(said)?;
+    let rows = plane.read().map_err(said)?;
+    let cluster = rows.get(&CLUSTERS, &id.to_string());
+    let Some(cluster) = cluster.map_err(|e| e.to_string())? else {
+        return Ok(None);
+    };
+    if cluster.masters().next().is_none() {
+        return Ok(Some(Ended::Well));
+    }
+    let kubernetes = kubernetes_of(&rows, &cluster);
+    drop(rows);
+    let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
+    let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
+    let plan = plan(&cluster, &kubernetes, &api.look().await?);
+    let mut failed = None;
+    for change in &plan.changes {
+        match api.make(change).await {
+            Ok(()) => tracing::info!(cluster = %id, %change, "changed in the cluster's API"),
+            // The others do not wait for it.
+            Err(why) => drop(failed.get_or_insert(why)),
+        }
+    }
+    if let Some(why) = failed {
+        return Err(why);
+    }
+    let leaving = cluster.departed.iter().filter(|d| !d.ended).count();
+    Ok(Some(match (plan.missing, leaving) {
+        (0, 0) if plan.changes.is_empty() => Ended::Well,
+        // Looked at once more: that what was done is so.
+        (0, 0) => Ended::NotYet("changes were made".into()),
+        (missing, leaving) => Ended::NotYet(format!(
+            "{missing} nodes have not registered themselves, {leaving} are leaving"
+        )),
+    }))
+}
+
+/// The release of Kubernetes of a cluster; the oldest when its stack is unknown.
+fn kubernetes_of(rows: &impl Read, cluster: &Cluster) -> Version {
+    let row = rows.get(&STACKS, &cluster.stack.manifest.to_string());
+    let known = row.ok().flatten().and_then(|s| s.kubernetes.parse().ok());
+    known.unwrap_or(Version::new(1, 20, 0))
+}
+
+/// Ends departures that are done or late; then the masters' specs say so.
+async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
+    let now = Timestamp::now();
+    let rows = plane.read()?;
+    let Some(mut cluster) = rows.get(&CLUSTERS, &id.to_string())? else {
+        return Ok(());
+    };
+    if !departures::settle(&mut cluster, now, |host| is_done(&rows, host)) {
+        return Ok(());
+    }
+    drop(rows);
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let done = |host| is_done(&**change, host);
+            if departures::settle(&mut cluster, change.now, done) {
+                departures::sign_revoked(&mut cluster, change.now)?;
+                change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+                change.touch_cluster(&cluster);
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Whether a host says that it has no role any more, by the spec that took it away. One that is not
+/// known any more has nothing to say.
+fn is_done(rows: &impl Read, host: HostId) -> bool {
+    let key = host.to_string();
+    let status = rows.get(&STATUSES, &key).ok().flatten();
+    let spec = rows.get(&crate::plane::records::SPECS, &key).ok().flatten();
+    let known = rows.get(&HOSTS, &key).ok().flatten().is_some();
+    match (status, spec) {
+        _ if !known => true,
+        (Some(status), Some(spec)) => {
+            let node = status.status.node.as_ref();
+            let observed = status.status.observed_generation >= spec.generation;
+            observed
+                && spec.assignment.role() == Role::None
+                && node
+                    .is_none_or(|n| n.role == Role::None && n.state == crate::model::NodeState::Ok)
+        }
+        _ => false,
+    }
+}
+
+impl std::fmt::Display for super::Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Create { collection, object } => {
+                let name = object
+                    .pointer("/metadata/name")
+                    .and_then(serde_json::Value::as_str);
+                write!(f, "create {collection}/{}", name.unwrap_or("?"))
+            }
+            Self::Patch { path, .. } => write!(f, "change {path}"),
+            Self::Delete { path } => write!(f, "delete {path}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_looked_at_soon_then_slowly_and_at_once_when_poked() {
+        let start = Instant::now();
+        let took = Duration::from_millis(20);
+        let mut turn = Turn::new(start);
+        let mut pauses = Vec::new();
+        for _ in 0..=FAILS_MAX {
+            turn.due = start + SLOWEST;
+            turn.ended(start, took, Ended::NotYet("no".into()));
+            pauses.push(turn.at() - start);
+        }
+        assert_eq!(pauses[0], SOON);
+        assert!(pauses.is_sorted() && pauses[FAILS_MAX as usize - 1] <= SOON_MAX);
+        assert_eq!(pauses[FAILS_MAX as usize], SLOW);
+        turn.poked(start);
+        assert!(turn.at() - start < SOON);
+        // A poke while it was looked at is not lost.
+        turn.ended(start, took, Ended::Well);
+        assert!(turn.at() - start < SOON);
+        turn.due = start + SLOWEST;
+        turn.ended(start, took, Ended::Well);
+        assert_eq!(turn.at() - start, SLOW);
+    }
+
+    #[test]
+    fn large_clusters_are_looked_at_less_often() {
+        let start = Instant::now();
+        let mut turn = Turn::new(start);
+        turn.due = start + SLOWEST;
+        turn.ended(start, Duration::from_secs(6), Ended::NotYet("no".into()));
+        assert_eq!(turn.at() - start, Duration::from_secs(54));
+        turn.due = start + SLOWEST;
+        turn.ended(start, Duration::from_secs(6), Ended::Well);
+        assert_eq!(turn.at() - start, Duration::from_secs(300));
+        turn.poked(start);
+        assert_eq!(turn.at() - start, Duration::from_secs(12));
+        turn.due = start + 2 * SLOWEST;
+        turn.ended(start, Duration::from_secs(100), Ended::Well);
+        assert_eq!(turn.at() - start, SLOWEST);
+    }
+
+    #[test]
+    fn one_look_at_a_time_and_the_longest_waiting_first() {
+        let now = Instant::now();
+        let (a, b) = (ClusterId::random(), ClusterId::random());
+        let turns = BTreeMap::from([
+            (a, Turn::new(now)),
+            (b, Turn::new(now - Duration::from_secs(1))),
+        ]);
+        assert_eq!(first_due(&turns, &BTreeSet::new(), now), Some(b));
+        assert_eq!(first_due(&turns, &[b].into(), now), Some(a));
+        assert_eq!(first_due(&turns, &[a, b].into(), now), None);
+        assert_eq!(next_due(&turns, &[b].into()), Some(now));
+    }
+}

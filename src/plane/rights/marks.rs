@@ -1,0 +1,126 @@
+//! Labels and taints of a node, pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of others
+/// stay. It holds the version that was seen: taints are one list, and another writer's must not be
+/// lost.
+pub(super) fn patch(
+    node: &Value,
+    labels: &BTreeMap<String, String>,
+    taints: &[String],
+    without: &[String],
+) -> Option<Value> {
+    let live_labels = node.pointer("/metadata/labels");
+    let missing: serde_json::Map<String, Value> = labels
+        .iter()
+        .filter(|(k, v)| {
+            let live = live_labels.and_then(|l| l.get(k.as_str()));
+            live.and_then(Value::as_str) != Some(v.as_str())
+        })
+        .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
+        .collect();
+    let live: Vec<Value> = node
+        .pointer("/spec/taints")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let wanted: Vec<Value> = taints.iter().filter_map(|t| taint(t)).collect();
+    let key = |t: &Value| t.get("key").and_then(Value::as_str).map(str::to_owned);
+    let same = |a: &Value, b: &Value| {
+        let text = |v: &Value, f: &str| {
+            let text = v.get(f).and_then(Value::as_str).unwrap_or("");
+            text.to_owned()
+        };
+        ["key", "value", "effect"]
+            .iter()
+            .all(|f| text(a, f) == text(b, f))
+    };
+    let mut list: Vec<Value> = live
+        .iter()
+        .filter(|t| key(t).is_none_or(|k| !without.contains(&k)))
+        .filter(|t| !wanted.iter().any(|w| key(w) == key(t)) || wanted.iter().any(|w| same(w, t)))
+        .cloned()
+        .collect();
+    for want in wanted {
+        if !list.iter().any(|t| same(t, &want)) {
+            list.push(want);
+        }
+    }
+    let mut patch = serde_json::Map::new();
+    if !missing.is_empty() {
+        patch.insert("metadata".into(), serde_json::json!({"labels": missing}));
+    }
+    if list != live {
+        patch.insert("spec".into(), serde_json::json!({"taints": list}));
+    }
+    if patch.is_empty() {
+        return None;
+    }
+    let mut patch = Value::Object(patch);
+    if let Some(version) = node.pointer("/metadata/resourceVersion") {
+        patch["metadata"]["resourceVersion"] = version.clone();
+    }
+    Some(patch)
+}
+
+/// `key=value:Effect`, as people write taints.
+fn taint(text: &str) -> Option<Value> {
+    let (rest, effect) = text.rsplit_once(':')?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    let mut taint = serde_json::json!({"key": key, "effect": effect});
+    if !value.is_empty() {
+        taint["value"] = Value::from(value);
+    }
+    Some(taint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn marks_of_others_stay() {
+        let node = json!({
+            "metadata": {"labels": {"theirs": "1"}},
+            "spec": {"taints": [
+                {"key": "theirs", "effect": "NoSchedule"},
+                {"key": "old", "effect": "NoSchedule"},
+                {"key": "role", "value": "x", "effect": "NoSchedule"},
+            ]},
+        });
+        let labels = [("ours".to_owned(), String::new())].into();
+        let changed = patch(
+            &node,
+            &labels,
+            &["role=:NoSchedule".into()],
+            &["old".into()],
+        )
+        .expect("something to do");
+        assert_eq!(
+            changed,
+            json!({
+                "metadata": {"labels": {"ours": ""}},
+                "spec": {"taints": [
+                    {"key": "theirs", "effect": "NoSchedule"},
+                    {"key": "role", "effect": "NoSchedule"},
+                ]},
+            })
+        );
+        let mut after = node;
+        after["metadata"]["labels"]["ours"] = json!("");
+        after["spec"]["taints"] = changed["spec"]["taints"].clone();
+        assert_eq!(
+            patch(
+                &after,
+                &labels,
+                &["role=:NoSchedule".into()],
+                &["old".into()]
+            ),
+            None
+        );
+    }
+}

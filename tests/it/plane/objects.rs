@@ -1,0 +1,150 @@
+//! What an API server keeps, as far as the plane asks for it: lists page by page, merge patches, one
+//! object of a name.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming as Body;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pf9_hostagent::mux::MuxStream;
+use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
+
+use super::kube::subject_of;
+
+/// Objects of a page: few, so that lists have several.
+const PAGE: usize = 3;
+
+/// Objects by path, and who asked for them.
+#[derive(Clone, Default)]
+pub(super) struct Objects(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    objects: BTreeMap<String, Value>,
+    callers: Vec<String>,
+    /// Every change is refused.
+    forbidden: bool,
+}
+
+impl Objects {
+    /// Somebody else than the plane puts this.
+    pub(super) fn put(&self, path: &str, object: Value) {
+        self.0
+            .lock()
+            .expect("lock")
+            .objects
+            .insert(path.into(), object);
+    }
+
+    pub(super) fn get(&self, path: &str) -> Option<Value> {
+        self.0.lock().expect("lock").objects.get(path).cloned()
+    }
+
+    /// Every user that a binding names.
+    pub(super) fn users(&self) -> Vec<String> {
+        let kept = self.0.lock().expect("lock");
+        let subjects = kept
+            .objects
+            .values()
+            .filter_map(|o| o["subjects"].as_array());
+        let names = subjects.flatten().filter_map(|s| s["name"].as_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    pub(super) fn callers(&self) -> Vec<String> {
+        self.0.lock().expect("lock").callers.clone()
+    }
+
+    pub(super) fn forbid(&self, forbidden: bool) {
+        self.0.lock().expect("lock").forbidden = forbidden;
+    }
+
+    /// Answers on one stream.
+    pub(super) async fn serve(self, stream: MuxStream, acceptor: TlsAcceptor) {
+        // A plane that does not like the certificate hangs up.
+        let Ok(tls) = acceptor.accept(stream).await else {
+            return;
+        };
+        let caller = subject_of(tls.get_ref().1);
+        self.0.lock().expect("lock").callers.push(caller);
+        let service = service_fn(move |request: Request<Body>| {
+            let objects = self.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.expect("body").to_bytes();
+                let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                let (status, answer) = objects.answer(&head.method, &head.uri, &body);
+                Response::builder()
+                    .status(status)
+                    .body(Full::new(Bytes::from(answer.to_string())))
+            }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        drop(http.serve_connection(TokioIo::new(tls), service).await);
+    }
+
+    fn answer(&self, method: &Method, uri: &http::Uri, body: &Value) -> (StatusCode, Value) {
+        let mut kept = self.0.lock().expect("lock");
+        let path = uri.path().to_owned();
+        if *method == Method::GET {
+            return (StatusCode::OK, page(&kept.objects, &path, uri.query()));
+        }
+        if kept.forbidden {
+            return (StatusCode::FORBIDDEN, json!({"message": "not you"}));
+        }
+        let done = if *method == Method::POST {
+            let name = body["metadata"]["name"].as_str().expect("name");
+            let new = format!("{path}/{name}");
+            let free = !kept.objects.contains_key(&new);
+            free.then(|| drop(kept.objects.insert(new, body.clone())))
+        } else if *method == Method::DELETE {
+            kept.objects.remove(&path).map(drop)
+        } else {
+            kept.objects
+                .get_mut(&path)
+                .map(|object| merge(object, body))
+        };
+        match done {
+            Some(()) => (StatusCode::OK, json!({})),
+            None => (StatusCode::CONFLICT, json!({"message": "it is otherwise"})),
+        }
+    }
+}
+
+fn page(objects: &BTreeMap<String, Value>, collection: &str, query: Option<&str>) -> Value {
+    let query = query.unwrap_or_default();
+    assert!(query.contains("limit="), "a list without a limit: {query}");
+    let place = query.split("&continue=").nth(1).map_or(0, |text| {
+        let number = text
+            .strip_prefix("p%2F")
+            .expect("handed back as it was, escaped");
+        number.parse().expect("a place")
+    });
+    let items: Vec<&Value> = objects
+        .iter()
+        .filter(|(path, _)| path.rsplit_once('/').is_some_and(|(c, _)| c == collection))
+        .map(|(_, object)| object)
+        .collect();
+    let next = (items.len() > place + PAGE).then(|| format!("p/{}", place + PAGE));
+    let items: Vec<&Value> = items.into_iter().skip(place).take(PAGE).collect();
+    json!({"items": items, "metadata": {"continue": next.unwrap_or_default()}})
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    for (key, value) in patch {
+        merge(&mut target[key.as_str()], value);
+    }
+}
