@@ -13,7 +13,8 @@ use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
 /// Everything that enrolment writes is one of these or below one of these.
-const IDENTITY: [&str; 8] = [
+const IDENTITY: [&str; 9] = [
+    paths::ROOT_DIR,
     paths::HOST_ID,
     paths::MACHINE,
     paths::TICKETS,

@@ -267,7 +267,7 @@ mod tests {
             &self,
             signers: &[&SigningKey],
             document: &TrustDocument,
-        ) -> Result<u64, (Because, Fault)> {
+        ) -> Result<u64, (Because, Box<Fault>)> {
             let bytes = serde_json::to_vec(document).expect("json");
             let sign = |k: &&SigningKey| k.sign(DocumentKind::Trust, &bytes);
             let documents = signers.iter().map(sign).collect();
@@ -275,7 +275,7 @@ mod tests {
             put(&self.fs, &answer)
                 .map(|v| v.serial)
                 .map_err(|e| match e {
-                    NotTaken::Refused(refusal) => (refusal.because, refusal.fault),
+                    NotTaken::Refused(refusal) => (refusal.because, Box::new(refusal.fault)),
                     NotTaken::Broken(fault) => panic!("{fault}"),
                 })
         }
@@ -347,12 +347,12 @@ mod tests {
         std::fs::write(plane.fs.at("/proc/sys/kernel/random/boot_id"), "next").expect("boot");
         assert_eq!(
             plane.put(&[&key], &trusted),
-            Err((Because::NotNewer, copied.clone()))
+            Err((Because::NotNewer, Box::new(copied.clone())))
         );
         let announced = plane.document(2, 4, &[key.trusted()]);
         assert_eq!(
             plane.put(&[&key], &announced),
-            Err((Because::NotNewer, copied.clone()))
+            Err((Because::NotNewer, Box::new(copied.clone())))
         );
         assert_eq!(held(&plane.fs), Some(copied));
         let accepted = plane.document(2, 5, &[key.trusted()]);

@@ -237,6 +237,14 @@ impl Identity {
         Ok(self.counted())
     }
 
+    /// The same keys under a greater number: hosts have heard of greater ones.
+    pub(super) fn raised(self, serial: u64) -> Self {
+        Self {
+            serial: serial.max(self.serial),
+            ..self
+        }
+    }
+
     fn counted(mut self) -> Self {
         self.serial += 1;
         self

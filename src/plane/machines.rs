@@ -347,6 +347,17 @@ pub(super) fn enrolled(
     Ok(change.put(&MACHINES, &key, &row)?)
 }
 
+/// The host's documents are of this revision, or a later one.
+pub(super) fn raise(change: &mut Change<'_>, host: HostId, revision: u64) -> Answer<()> {
+    let key = host.to_string();
+    let mut row = change.get(&MACHINES, &key)?.unwrap_or_default();
+    if row.revision < revision {
+        row.revision = revision;
+        change.put(&MACHINES, &key, &row)?;
+    }
+    Ok(())
+}
+
 /// The machine that comes next is this host, whatever it shows.
 pub(super) async fn accept_next(plane: &Arc<Plane>, host: HostId) -> Answer<()> {
     if plane.sessions.is_connected(host) {
