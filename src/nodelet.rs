@@ -139,7 +139,7 @@ pub(crate) fn memory_most() -> u64 {
     const DOCUMENT_COPIES: u64 = 3;
     /// The loop's look at the host, and that of who asks for a plan.
     const LOOKS: u64 = 2;
-    /// `ctr images import` of the largest image of a stack: 34 MiB are measured. It streams.
+    /// `ctr images import` of the largest image of a stack: 30 MiB are measured for 110 MB. It streams.
     const HELPER: u64 = 64 * MIB;
     let socket = server::policy(crate::local::Callers::ByMode);
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;

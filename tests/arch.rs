@@ -301,3 +301,40 @@ fn processes_are_looked_at_in_one_place() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The page names tests for each promise, and each of them is there under that name.
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/architecture.md")).expect("page");
+    let (_, rest) = page.split_once("### Who holds them").expect("the table");
+    let (table, _) = rest.split_once("\n## ").expect("its end");
+    let mut held = BTreeSet::new();
+    for row in table.lines() {
+        let mut cells = row.trim_matches('|').split('|').map(str::trim);
+        let Some(promise) = cells.next().and_then(|c| c.parse::<u32>().ok()) else {
+            continue;
+        };
+        for named in cells
+            .next()
+            .unwrap_or_default()
+            .split('`')
+            .skip(1)
+            .step_by(2)
+        {
+            let (file, test) = named.split_once(": ").expect("file: test");
+            let text = fs::read_to_string(root.join(file))
+                .unwrap_or_else(|e| panic!("promise {promise}: {file}: {e}"));
+            let is_test = text.contains(&format!("fn {test}("));
+            assert!(is_test, "promise {promise}: {file} has no test {test}");
+            held.insert(promise);
+        }
+    }
+    let (_, list) = page.split_once("## Promises").expect("the promises");
+    let (list, _) = list.split_once("### Who").expect("their end");
+    let promised: BTreeSet<u32> = list
+        .lines()
+        .filter_map(|line| line.split_once(". ")?.0.parse().ok())
+        .collect();
+    assert_eq!(held, promised, "each promise names a test");
+}

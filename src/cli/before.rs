@@ -38,17 +38,18 @@ const MADE: [&str; 5] = [
 pub(super) struct Before;
 
 impl Before {
-    /// Remembers what is there, just before another identity is written.
-    pub(super) fn remember(host: &HostFs) -> Result<(), FsError> {
+    /// Remembers what is there, just before another identity is written; but for `new`, which this
+    /// run has made already.
+    pub(super) fn remember(host: &HostFs, new: Option<&str>) -> Result<(), FsError> {
         Self::recover(host)?;
         // Complete under another name first: a half-made backup must never be gone back to.
         let making = host.at("/etc/pf9/.before-making");
         remove_dir(&making)?;
-        for file in files(host)? {
+        for file in files(host)?.iter().filter(|f| Some(f.as_str()) != new) {
             let to = making.join(file.trim_start_matches('/'));
             let dir = to.parent().unwrap_or(&making);
             fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
-            fs::hard_link(host.at(&file), &to).map_err(|e| fail("link", &to, e))?;
+            fs::hard_link(host.at(file), &to).map_err(|e| fail("link", &to, e))?;
         }
         fs::create_dir_all(&making).map_err(|e| fail("make directory", &making, e))?;
         let to = host.at(BEFORE);
@@ -157,7 +158,7 @@ mod tests {
         write(&host, paths::HOST_KEY, "old key", 0o400);
         write(&host, "/etc/pf9/trust/a.json", "a", 0o644);
         write(&host, paths::CONFIG, "mine", 0o644);
-        Before::remember(&host).expect("remember");
+        Before::remember(&host, None).expect("remember");
         write(&host, paths::HOST_ID, "new id", 0o644);
         write(&host, paths::HOST_KEY, "new key", 0o440);
         write(&host, paths::PLANE_CA, "new ca", 0o644);
@@ -183,11 +184,11 @@ mod tests {
         let host = HostFs::new(dir.path());
         write(&host, paths::HOST_ID, "old id", 0o644);
         // Cut off: neither forgotten nor gone back to.
-        Before::remember(&host).expect("remember");
+        Before::remember(&host, None).expect("remember");
         write(&host, paths::HOST_ID, "half new", 0o644);
         Before::recover(&host).expect("again");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
-        Before::remember(&host).expect("remember");
+        Before::remember(&host, None).expect("remember");
         write(&host, paths::HOST_ID, "new", 0o644);
         Before::forget(&host).expect("forget");
         Before::recover(&host).expect("nothing is remembered");

@@ -110,6 +110,8 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
 enum Stage {
     /// Nothing was changed.
     Nothing,
+    /// Root has a key to order with, where there was none.
+    KeyMade,
     /// Units were started, with the identity of before.
     Started,
     /// A new identity is being written, and then used.
@@ -137,8 +139,10 @@ async fn prepare(
             (host_id, false)
         }
         None => {
-            let identity = enrol(ctx, args, token, way).await?;
-            Before::remember(&ctx.host).map_err(|e| fs_fault(&e))?;
+            let identity = enrol(ctx, args, token, way, stage).await?;
+            // What was made for the enrolment is no part of what was before.
+            let new = (stage.get() == Stage::KeyMade).then_some(paths::ORDER_KEY);
+            Before::remember(&ctx.host, new).map_err(|e| fs_fault(&e))?;
             stage.set(Stage::Enrolled);
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
@@ -286,12 +290,16 @@ async fn enrol(
     args: &PrepArgs,
     token: &EnrolToken,
     way: &Way,
+    stage: &Cell<Stage>,
 ) -> Result<Identity, Fault> {
     // The id a host had stays: the plane knows it by that.
     let had = identity::host_id(&ctx.host).ok().flatten();
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
     ctx.out.waiting(&format!("enrolling with {}", args.plane));
     let (root, had_key) = order_key::ensure(&ctx.host, host_id)?;
+    if had_key == Had::Made {
+        stage.set(Stage::KeyMade);
+    }
     if had_key == Had::Replaced {
         let text = "the key that this host orders with could not be used: another one was made; \
                     a plane that knows the host wants to be asked first";
@@ -424,7 +432,18 @@ async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
     let fresh = stage == Stage::Enrolled;
     let mut kept = Vec::new();
     let mut keep = |error: &(dyn std::error::Error + 'static)| kept.push(chain(error));
-    if stage != Stage::Nothing {
+    let units_too = match stage {
+        Stage::Nothing => false,
+        Stage::KeyMade => {
+            let gone = ctx.host.remove_file(paths::ORDER_KEY);
+            if let Err(e) = gone.and_then(|()| ctx.host.remove_empty_dir(paths::ROOT_DIR)) {
+                keep(&e);
+            }
+            false
+        }
+        Stage::Started | Stage::Enrolled => true,
+    };
+    if units_too {
         for unit in AGENT_UNITS.into_iter().rev() {
             if !ran.enabled.contains(&unit)
                 && let Err(e) = ctx.units.disable(unit).await
@@ -449,7 +468,7 @@ async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
         }
     }
     match (kept.as_slice(), stage) {
-        ([], Stage::Nothing) => {}
+        ([], Stage::Nothing | Stage::KeyMade) => {}
         ([], Stage::Started | Stage::Enrolled) => {
             ctx.out
                 .step(Ink::Warn, "undone: everything is as it was before");

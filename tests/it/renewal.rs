@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use pf9_hostagent::host::fs::{Found, HostFs};
+use pf9_hostagent::host::fs::{Attrs, Found, HostFs};
 use pf9_hostagent::identity::{self, Owners, TlsPolicy};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
@@ -61,6 +61,9 @@ impl World {
         for made in ["/run/pf9", "/var/log/pf9/comms"] {
             std::fs::create_dir_all(fs.at(made)).expect("mkdir");
         }
+        let attrs = Attrs::mode(0o644);
+        fs.write("/proc/sys/kernel/hostname", b"n1\n", &attrs)
+            .expect("name");
         let identity = enrol(plane.public_url(), &token, host, &fs)
             .await
             .expect("enrolled");

@@ -136,16 +136,17 @@ fn secrets(node: &str) -> Outcome<Vec<String>> {
 }
 
 fn reads_no_secret(node: &str, thief: &Thief, secrets: &[String]) -> Outcome {
-    for secret in secrets {
-        let own = thief.own_keys.iter().any(|k| secret.starts_with(k));
-        let read = as_thief(
-            node,
-            thief,
-            &format!("cat '{secret}' >/dev/null 2>&1 && echo read || echo refused"),
-        )?;
-        let want = if own { "read" } else { "refused" };
-        assert_eq!(read.trim(), want, "{node}: {} and {secret}", thief.user);
-    }
+    let list = secrets.join("\n");
+    let script = format!(
+        "cat >/tmp/takeover-list <<'LIST'\n{list}\nLIST\n\
+         while read -r f; do cat \"$f\" >/dev/null 2>&1 && echo \"$f\"; done </tmp/takeover-list\n\
+         rm -f /tmp/takeover-list"
+    );
+    let read = as_thief(node, thief, &script)?;
+    let own = |secret: &&String| thief.own_keys.iter().any(|k| secret.starts_with(k));
+    let want: Vec<&str> = secrets.iter().filter(own).map(String::as_str).collect();
+    let read: Vec<&str> = read.lines().collect();
+    assert_eq!(read, want, "{node}: what {} reads", thief.user);
     Ok(())
 }
 

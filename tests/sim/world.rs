@@ -312,8 +312,9 @@ impl World {
                     self.ends[side].open.insert(stream, true);
                 }
                 Event::Ended(stream, end) => {
-                    // Only who opened a stream hears that it came too late, at a peer that left.
-                    let late = self.left == Some(1 - side) && end.code == Code::GoingAway;
+                    // Only who opened a stream hears that it came too late: at a peer that left, or
+                    // because its own farewell, which goes first, overtook it.
+                    let late = self.left.is_some() && end.code == Code::GoingAway;
                     // Its last bytes waited for a reader that never reads.
                     let stuck = self.stalled[&stream] && end.code == Code::TimedOut;
                     let expected = self.plan.resets || late || stuck;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::SignedDuration;
 use pf9_hostagent::host::fs::Found;
 use pf9_hostagent::identity::{self, TlsPolicy};
-use pf9_hostagent::model::{BACKDATED, Digest, Expiry, Timestamp, TunnelStatus, paths};
+use pf9_hostagent::model::{Digest, Expiry, Timestamp, TunnelStatus, backdating, paths};
 
 use super::peer::{Peer, World, authority};
 use super::{Comms, get};
@@ -36,7 +37,8 @@ async fn a_new_pair_that_does_not_connect_is_rolled_back_said_and_asked_for_agai
         .expect("after 1970");
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     world.enrol_with(&[&peer], |params| {
-        let backdated = Duration::try_from(BACKDATED).expect("positive");
+        let backdated = Duration::try_from(backdating(SignedDuration::from_secs(60)));
+        let backdated = backdated.expect("positive");
         params.not_before = epoch + (now - backdated - Duration::from_secs(42));
         params.not_after = epoch + (now + Duration::from_secs(18));
     });

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::bed::Bed;
-use super::node::{Node, csr};
+use super::node::Node;
 
 const LIFE: std::time::Duration = std::time::Duration::from_secs(90);
 
@@ -51,10 +51,9 @@ impl<'a> Obedient<'a> {
     }
 
     async fn renew(&mut self) {
-        let request = json!({"purpose": CertPurpose::KubeletClient, "csr": csr(&self.key)});
-        let order = json!({"cluster_id": self.cluster, "requests": [request]});
-        let path = "/v1/hosts/self/certificates";
-        let (status, batch) = self.node.call(Method::POST, path, &order).await;
+        let wanted = [CertPurpose::KubeletClient];
+        let order = self.node.order(self.cluster, &self.key, &wanted).await;
+        let (status, batch) = self.node.bring(&self.node.signed_order(&order)).await;
         assert_eq!(status, 200, "{batch}");
         let pem = batch["certificates"][0]["certificate"].as_str();
         self.certificate = der(pem.expect("pem")).to_vec();

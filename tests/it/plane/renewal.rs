@@ -212,8 +212,8 @@ async fn another_key_comes_in_only_by_the_old_one_or_the_operator_and_once() {
             .serialize_request(by)
             .and_then(|r| r.pem())
             .expect("proof");
-        let body = json!({"schema": 1, "token": token.secret.expose(), "host_id": node.id,
-                          "hostname": "h", "csr": csr, "proof": proof});
+        let mut body = node.enrolment(&token, &csr);
+        body["proof"] = json!(proof);
         let refused = Node::new(node.id).enrol_with(&bed, &body).await;
         let (got, fault) = refused.expect_err("no proof");
         assert_eq!((got, &fault["code"]), (status, &json!(code)));

@@ -8,7 +8,7 @@ use x509_parser::prelude::FromDer;
 
 use super::bed::{Bed, until};
 use super::kube::master;
-use super::node::{Node, csr};
+use super::node::Node;
 
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 
@@ -93,10 +93,8 @@ impl World {
     /// Asks for a certificate; its serial number.
     async fn certificate(&self, node: &Node, purpose: CertPurpose) -> Result<String, Value> {
         let key = KeyPair::generate().expect("key");
-        let ask = json!({"cluster_id": self.cluster, "requests": [{"purpose": purpose, "csr": csr(&key)}]});
-        let (status, batch) = node
-            .call(Method::POST, "/v1/hosts/self/certificates", &ask)
-            .await;
+        let order = node.order(self.cluster, &key, &[purpose]).await;
+        let (status, batch) = node.bring(&node.signed_order(&order)).await;
         if status != 200 {
             return Err(batch);
         }
