@@ -18,6 +18,7 @@
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
+//! | `identity`      | `identity show`, `identity reset` |
 //! | `decommission`  | `decommission-node` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
@@ -27,6 +28,7 @@ mod before;
 mod check;
 mod context;
 mod decommission;
+mod identity;
 mod leftovers;
 mod output;
 mod plan;
@@ -48,7 +50,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::Exit;
 use crate::model::Fault;
 
-use args::{Args, ProxyArgs, ProxyVerb, Verb};
+use args::{Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
 use context::Context;
 use output::Output;
 
@@ -113,6 +115,11 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             verb: ProxyVerb::Test(args),
         }) => proxy_test::run(ctx, args).await,
         Verb::Tunnel(args) => tunnel::run(ctx, &args.verb).await,
+        Verb::Identity(IdentityArgs { verb }) => match verb {
+            IdentityVerb::Show(args) => identity::show(ctx, args),
+            IdentityVerb::Reset(args) => identity::reset(ctx, args).await,
+            IdentityVerb::Note => identity::note(ctx),
+        },
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))

@@ -13,6 +13,8 @@
 //! |---|---|
 //! | `services` | reads the allow-list; refuses what others could have written |
 //! | `backoff`  | when to try again: pure |
+//! | `own`      | what this machine brings to a handshake: identity, marks, tickets |
+//! | `tickets`  | session tickets, on disk |
 //! | `dial`     | the way out, TLS, websocket; each failure in words |
 //! | `endpoints` | which endpoint next, and when: pure |
 //! | `link`     | keeps the sessions up, one loop per slot |
@@ -43,6 +45,7 @@ mod link;
 #[cfg(test)]
 pub(crate) mod memory;
 mod metrics;
+mod own;
 mod refusals;
 mod renew;
 mod serve;
@@ -51,6 +54,7 @@ mod session;
 mod sessions;
 mod status;
 mod tcp;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -101,7 +105,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     let serve = Arc::new(Serve::new(services, audit));
     let sessions = Arc::new(Sessions::new(group.progress()));
     let link = Arc::new(Link::new(
-        Route::new(identity, egress),
+        Route::new(identity, egress).of_this_machine(host.clone(), tls.clone()),
         config.comms,
         Arc::clone(&sessions),
         Arc::clone(&serve),

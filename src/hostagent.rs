@@ -26,6 +26,7 @@
 //! | `facts`      | task: what root says the machine is, up when it is another |
 //! | `order`      | one order: a number from the plane, root's signature from nodelet |
 //! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
+//! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
 //! | `events`     | task: events to the spool and up; `spool` is the bounded store |
@@ -51,6 +52,7 @@ mod spec_poll;
 mod spec_store;
 mod spool;
 mod status;
+mod trust;
 mod watch_node;
 mod watch_tunnel;
 
@@ -123,6 +125,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "relay", relay::run);
     agent.task(group, "facts", facts::run);
     agent.task(group, "download", download::run);
+    agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
     let period = Duration::from_secs(config.hostagent.status_s);
     agent.task(group, "report", move |agent| report::run(agent, period));

@@ -15,11 +15,14 @@
 //! | `order_key` | [`order_key::OrderKey`]: what root orders with; never comms' or hostagent's |
 //! | `pinned`   | the TLS verifier that trusts exactly one certificate authority |
 //! | `pins`     | the TLS verifier that wants one of the operator's pinned keys in the chain |
+//! | `trust`    | [`apply_trust`]: whom the host believes from now on; root's |
+//! | `machine`  | [`look_at_machine`], and the machine this identity was made on |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
 //! | `store`    | [`save`], [`load`], [`trust`], [`host_id`], [`remove`] |
 
 mod enrol;
 mod look;
+mod machine;
 mod material;
 pub mod order_key;
 mod pair;
@@ -27,15 +30,19 @@ mod pinned;
 mod pins;
 mod policy;
 mod store;
+mod trust;
 
 #[cfg(test)]
 mod tests;
 
 pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
 pub use look::look;
+pub use machine::{is_our_machine, look_at_machine, note_machine, pinned_machine, this_machine};
 pub use material::Identity;
 pub use pair::{NewKey, Pair, drop_next, keep_next, possession, settle, take_over};
 pub use policy::TlsPolicy;
 pub use store::{
-    IdentityError, Owners, TunnelIdentity, host_id, load, remove, save, trust, with, write_host_id,
+    IdentityError, Owners, TunnelIdentity, believing_anew, host_id, load, remove, save, trust,
+    with, write_host_id,
 };
+pub use trust::{apply_trust, trust_status, trust_version};

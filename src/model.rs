@@ -21,6 +21,8 @@
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
 //! | `order`     | [`CertificateOrder`], [`FactsReport`], [`Enrolment`]: what root of a host signs |
 //! | `taken`     | [`Taken`]: names and addresses that belong to others |
+//! | `trust`     | [`TrustDocument`]: whom a host believes, and how that changes |
+//! | `machine`   | [`MachineMarks`]: what a copy of a machine does not share, and who is one |
 //! | `api`       | bodies of the host API and of enrolment |
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
@@ -32,6 +34,7 @@ mod envelope;
 mod fault;
 mod ids;
 mod judge;
+mod machine;
 mod marks;
 mod needs;
 mod order;
@@ -44,6 +47,7 @@ mod spec;
 mod stack;
 mod status;
 mod taken;
+mod trust;
 mod tunnel;
 
 pub use api::*;
@@ -52,6 +56,7 @@ pub use envelope::*;
 pub use fault::*;
 pub use ids::*;
 pub use judge::*;
+pub use machine::*;
 pub use marks::*;
 pub use order::*;
 pub use phase::*;
@@ -62,6 +67,7 @@ pub use spec::*;
 pub use stack::*;
 pub use status::*;
 pub use taken::*;
+pub use trust::*;
 pub use tunnel::*;
 
 pub use jiff::Timestamp;

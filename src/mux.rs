@@ -46,6 +46,17 @@ pub const TUNNEL_PATH: &str = "/v1/tunnel";
 pub const INSTANCE_HEADER: &str = "pf9-instance";
 /// Header of the handshake: which of the node's parallel sessions this is, counted from 0.
 pub const SLOT_HEADER: &str = "pf9-slot";
+/// Header of the handshake: what the machine is, base64 of [`MachineMarks`](crate::model::MachineMarks)
+/// as JSON.
+pub const MACHINE_HEADER: &str = "pf9-machine";
+/// Header of the handshake: the kernel's boot id.
+pub const BOOT_HEADER: &str = "pf9-boot";
+/// Header of the handshake: which chain of tickets the session belongs to, at most 16 hex digits.
+pub const CHAIN_HEADER: &str = "pf9-chain";
+/// Header of the handshake: `chain:ticket`, of every chain the node has, separated by commas.
+pub const TICKETS_HEADER: &str = "pf9-tickets";
+/// Header of the answer: the ticket for the next session of this chain.
+pub const TICKET_HEADER: &str = "pf9-ticket";
 /// Header of the plane's answer: what the session is good for, a [`crate::model::SessionKind`].
 /// Absent: everything.
 pub const SESSION_HEADER: &str = "pf9-session";

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `server`    | the socket |
 //! | `inbox`     | what it was told to do |
+//! | `trust`     | whom to believe from now on; whether this machine is a copy |
 //! | `job`       | what is to be done, by what was ordered and what is installed: pure |
 //! | `engine`    | the loop |
 //! | `misconfigured` | why the loop does not begin |
@@ -65,6 +66,7 @@ pub mod step;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 pub mod watch;
 pub mod words;
 

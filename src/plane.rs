@@ -8,6 +8,8 @@
 //! | `command`, `serve`, `handshakes`, `tls`, `http`, `refusal` | command line, listener, TLS and its turns, HTTP manners, errors |
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
+//! | `keys`, `takeover`, `trust`                 | the plane's own keys, how they change, whom hosts are to believe |
+//! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
@@ -47,8 +49,10 @@ mod handshakes;
 mod hostapi;
 mod hostkey;
 mod http;
+mod keys;
 mod keystone;
 mod kubeconfig;
+mod machines;
 mod membership;
 mod metrics;
 mod nonces;
@@ -69,9 +73,12 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+mod takeover;
+mod tickets;
 mod tls;
 mod tokens;
 mod trace;
+mod trust;
 mod tunnel;
 mod view;
 mod ways;

@@ -29,7 +29,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use install::{
-    Depth, activate, collect_garbage, current, install, install_staged, verify_installed,
+    Depth, activate, collect_garbage, current, install, install_staged, renew_signature, signer,
+    verify_installed,
 };
 pub use manifest::{Manifest, staged_archive, staged_manifest};
 

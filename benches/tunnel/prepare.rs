@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
-use pf9_hostagent::model::{HostId, Secret, paths};
+use pf9_hostagent::model::{HostId, MachineMarks, Secret, paths};
 use pf9_hostagent::{mux, tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -90,6 +90,8 @@ fn node(dir: &Path, root: &Path, plane: SocketAddr, target: SocketAddr) -> Resul
         plane_ca: fs::read_to_string(dir.join("ca.pem"))?,
         trust: Vec::new(),
         endpoints: vec![endpoint],
+        trust_version: None,
+        machine: MachineMarks::default(),
     };
     let host = HostFs::new(root);
     identity::save(&host, &identity, &Owners::whoever_runs())?;

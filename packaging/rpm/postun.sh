@@ -2,7 +2,7 @@
 ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
 ROLE_TREES="/opt/pf9/cni /opt/pf9/stacks /var/lib/pf9 /run/pf9-containerd"
 ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
-AGENT_TREES="/var/opt/pf9 /run/pf9 /var/log/pf9"
+AGENT_TREES="/var/opt/pf9 /run/pf9 /run/pf9-machine.json /var/log/pf9"
 AGENT_ENTRIES="/etc/systemd/system/multi-user.target.wants/pf9-comms.service /etc/systemd/system/multi-user.target.wants/pf9-hostagent.service /etc/systemd/system/sockets.target.wants/pf9-nodeletd.socket"
 CONFIG_ROOT="/etc/pf9"
 PROXY_CONFIG="/etc/pf9/conf.d/50-proxy.toml"

@@ -35,6 +35,8 @@ pub(super) enum Verb {
     Proxy(ProxyArgs),
     /// The tunnel to the plane: its sessions, round trips and streams.
     Tunnel(TunnelArgs),
+    /// Who this machine is to its plane, and what to do when it is a copy of another machine.
+    Identity(IdentityArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
 }
@@ -206,6 +208,43 @@ pub(super) struct TopArgs {
 }
 
 #[derive(Debug, Parser)]
+pub(super) struct IdentityArgs {
+    #[command(subcommand)]
+    pub(super) verb: IdentityVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IdentityVerb {
+    /// Show the host id, what it is bound to, whom it trusts, and whether this is a copy.
+    Show(IdentityShowArgs),
+    /// Stop being the host that this machine was copied from; then prep-node makes it a new one.
+    ///
+    /// Stops the agent and, where there is one, the Kubernetes node; removes the key, the session
+    /// tickets, the specs and the node's certificates. The other machine is not touched.
+    Reset(IdentityResetArgs),
+    /// Note what the machine is where the tunnel's user can read it; its unit does so.
+    #[command(hide = true)]
+    Note,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct IdentityShowArgs {
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct IdentityResetArgs {
+    /// Do not ask.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// One JSON value instead of lines for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
 pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
@@ -242,6 +281,11 @@ impl Verb {
                 TunnelVerb::Status(args) => args.json,
                 TunnelVerb::Ping(args) => args.json,
                 TunnelVerb::Top(args) => args.json,
+            },
+            Self::Identity(args) => match &args.verb {
+                IdentityVerb::Show(args) => args.json,
+                IdentityVerb::Reset(args) => args.json,
+                IdentityVerb::Note => false,
             },
             Self::DecommissionNode(args) => args.json,
         }

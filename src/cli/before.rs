@@ -13,9 +13,12 @@ use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
 /// Everything that enrolment writes is one of these or below one of these.
-const IDENTITY: [&str; 6] = [
+const IDENTITY: [&str; 9] = [
     paths::ROOT_DIR,
     paths::HOST_ID,
+    paths::MACHINE,
+    paths::TICKETS,
+    paths::HOLD,
     paths::ENDPOINTS,
     "/etc/pf9/certs/hostagent",
     "/etc/pf9/certs/ca",

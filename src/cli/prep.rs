@@ -311,6 +311,7 @@ async fn enrol(
         token,
         host_id,
         present: Some(&ctx.host),
+        machine: identity::look_at_machine(&ctx.host, host_id),
         facts: &facts,
         root: &root,
         egress: &way.egress,

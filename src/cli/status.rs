@@ -15,7 +15,7 @@ use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
-    Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp,
+    COPIED, Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp,
     TunnelState, TunnelStatus, paths,
 };
 
@@ -242,6 +242,10 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         Ok(status) => status,
         Err(error) => return (Overall::AgentDown, Some(silent("hostagent", error, seen))),
     };
+    // Whatever the node says, it is not this machine's to do.
+    if let Some(fault) = seen.tunnel.ok().and_then(copied) {
+        return (Overall::Failed, Some(fault));
+    }
     match status.state {
         NodeState::Retrying => return (Overall::Retrying, status.reason.clone()),
         NodeState::Failed => return (Overall::Failed, status.reason.clone()),
@@ -261,6 +265,17 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         (NodeState::Ok, Some(_)) => (Overall::Ok, None),
         (NodeState::Converging | NodeState::Retrying | NodeState::Failed, _) => {
             (Overall::Converging, status.reason.clone())
+        }
+    }
+}
+
+/// The plane refuses this machine: it is a copy of its host.
+fn copied(tunnel: &TunnelStatus) -> Option<Fault> {
+    let said = tunnel.last_fault.as_ref().filter(|f| f.code == COPIED);
+    match tunnel.state {
+        TunnelState::Connected { .. } => None,
+        TunnelState::Connecting | TunnelState::NotEnrolled | TunnelState::Waiting { .. } => {
+            said.cloned()
         }
     }
 }

@@ -7,11 +7,13 @@
 //! | `status`       | what is gathered when who is silent |
 //! | `prep`         | prep-node: the good way, and every bad input |
 //! | `proxy`        | proxy set, show, test, against a real proxy and plane |
+//! | `identity`     | identity show, reset |
 //! | `decommission` | the way back |
 //! | `tunnel`       | tunnel status, ping, top |
 //! | `packaged`     | what the package ships is what the programs read |
 
 mod decommission;
+mod identity;
 mod packaged;
 mod plane;
 mod prep;

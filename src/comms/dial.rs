@@ -7,14 +7,17 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rustls::HandshakeKind;
 use rustls::pki_types::ServerName;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::own::Own;
 use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
-use crate::identity::{self, TunnelIdentity};
-use crate::model::{Digest, Fault, SessionKind};
+use crate::host::fs::HostFs;
+use crate::identity::{self, TlsPolicy, TunnelIdentity};
+use crate::model::{COPIED, Envelope, Fault, SessionKind};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
@@ -31,6 +34,17 @@ pub(super) struct Dialled {
 pub struct Route {
     identity: TunnelIdentity,
     egress: Egress,
+    own: Option<Arc<Own>>,
+}
+
+/// What the plane says to a copy.
+#[derive(Debug, Deserialize)]
+pub(super) struct Copied {
+    #[serde(flatten)]
+    pub(super) fault: Fault,
+    /// Signed, for whoever must believe it.
+    #[serde(default)]
+    pub(super) documents: Vec<Envelope>,
 }
 
 /// Why the plane was not reached, by the hop that failed.
@@ -78,6 +92,9 @@ pub(super) const TRY: Duration = Duration::from_secs(20);
 /// When he enrols the host anew this program starts anew; when he lets it in on the plane again (a
 /// store that was restored, a whole fleet of hosts) it comes by itself, spread over these minutes.
 const FORBIDDEN: Duration = Duration::from_secs(300);
+/// A copy is looked at again after this, and at most twice this: a person may just have said that it
+/// is the host.
+const COPIED_AGAIN: Duration = Duration::from_secs(30);
 const DEFAULT_PORT: u16 = 443;
 
 // === impl Route ===
@@ -85,7 +102,21 @@ const DEFAULT_PORT: u16 = 443;
 impl Route {
     /// The identity's endpoints, this way.
     pub fn new(identity: TunnelIdentity, egress: Egress) -> Self {
-        Self { identity, egress }
+        Self {
+            identity,
+            egress,
+            own: None,
+        }
+    }
+
+    /// The route of the machine itself: it says which machine it is, shows and takes tickets, and
+    /// believes the authorities that are on the disk when it dials.
+    pub(super) fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
+        let own = Own::new(fs, policy, self.identity.host_id);
+        Self {
+            own: Some(Arc::new(own)),
+            ..self
+        }
     }
 
     /// `wss://…`, best first.
@@ -98,17 +129,21 @@ impl Route {
         Self {
             identity,
             egress: self.egress.clone(),
+            own: self.own.clone(),
         }
     }
 
-    /// As whom.
-    pub(super) fn identity(&self) -> &TunnelIdentity {
-        &self.identity
+    /// As whom, and whom it believes now.
+    pub(super) fn identity(&self) -> TunnelIdentity {
+        match &self.own {
+            Some(own) => own.believing_now(&self.identity),
+            None => self.identity.clone(),
+        }
     }
 
-    /// Whether it goes with this certificate.
-    pub(super) fn shows(&self, certificate: &Digest) -> bool {
-        self.identity.certificate == *certificate
+    /// Whether both go with the same certificate.
+    pub(super) fn shows_what(&self, other: &Self) -> bool {
+        self.identity.certificate == other.identity.certificate
     }
 
     /// Dials `endpoint`. `more` are headers of the handshake.
@@ -117,9 +152,16 @@ impl Route {
         let dialled = in_time(&mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
-            let socket = mux::connect(tls, &at.authority(), &at.path, more).await;
-            let (socket, headers) = socket.map_err(DialError::Handshake)?;
-            let kind = kind_of(&headers);
+            let mut headers = more;
+            if let Some(own) = &self.own {
+                headers.extend(own.headers(endpoint));
+            }
+            let connected = mux::connect(tls, &at.authority(), &at.path, headers).await;
+            let (socket, answer) = connected.map_err(DialError::Handshake)?;
+            if let Some(own) = &self.own {
+                own.heard(endpoint, &answer).await;
+            }
+            let kind = kind_of(&answer);
             journey.end("it takes this host's tunnel");
             Ok(Dialled { socket, kind })
         })
@@ -138,7 +180,8 @@ impl Route {
         in_time(journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
-            mux::ask(tls, &at.authority(), &at.path)
+            let own = self.own.as_ref().map(|own| own.headers(endpoint));
+            mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
             journey.end("it knows this host and takes tunnels");
@@ -166,7 +209,7 @@ impl Route {
             host: at.host.clone(),
             source,
         })?;
-        let mut tls = TlsConnector::from(Arc::clone(&self.identity.tls))
+        let mut tls = TlsConnector::from(self.identity().tls)
             .connect(name, tcp)
             .await
             .map_err(|e| match self.egress.cut(&at.host, at.port, &e) {
@@ -271,6 +314,9 @@ impl DialError {
     /// How long the plane wants to be left alone; `random`: uniform in [0, 1).
     pub fn retry_after(&self, random: f64) -> Option<Duration> {
         match self {
+            Self::Handshake(_) if self.copied().is_some() => {
+                Some(COPIED_AGAIN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
+            }
             Self::Handshake(_) if self.is_forbidden() => {
                 Some(FORBIDDEN.mul_f64(1.0 + random.clamp(0.0, 1.0)))
             }
@@ -284,8 +330,20 @@ impl DialError {
         }
     }
 
+    /// The plane's word that this machine is a copy, and its signed orders.
+    pub(super) fn copied(&self) -> Option<Copied> {
+        let Self::Handshake(HandshakeError::Refused { said, .. }) = self else {
+            return None;
+        };
+        let said = serde_json::from_slice::<Copied>(said).ok();
+        said.filter(|s| s.fault.code == COPIED)
+    }
+
     /// The failure in words a person can act on.
     pub fn fault(&self, endpoint: &str) -> Fault {
+        if let Some(copied) = self.copied() {
+            return copied.fault;
+        }
         let (code, fix) = match self {
             Self::Url(_) => (
                 "plane-url",
@@ -333,7 +391,6 @@ mod tests {
 
     use super::*;
     use crate::app::socket;
-    use crate::model::{HostId, Timestamp};
 
     #[test]
     fn endpoints_are_wss_urls() {
@@ -354,17 +411,7 @@ mod tests {
         let (server, client) = socket::testing::tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let endpoint = format!("wss://{}", listener.local_addr().expect("address"));
-        let identity = TunnelIdentity {
-            host_id: HostId::random(),
-            tls: client,
-            endpoints: vec![endpoint.clone()],
-            certificate: Digest::of(b"certificate"),
-            life: crate::model::Life {
-                not_before: Timestamp::MIN,
-                not_after: Timestamp::MAX,
-            },
-            authorities: Vec::new(),
-        };
+        let identity = TunnelIdentity::of_nobody(&endpoint, client);
         let route = Route::new(identity, Egress::direct());
         let mut journey = Journey::default();
         let (dialled, accepted) = tokio::join!(route.secure(&endpoint, &mut journey), async {

@@ -158,11 +158,15 @@ impl Link {
                         None => break,
                     }
                 }
-                Err(e) => Ended {
-                    fault: e.fault(endpoint),
-                    lived: None,
-                    hint: self.hint(&route, &e),
-                },
+                Err(e) => {
+                    let orders = e.copied().map(|c| c.documents).unwrap_or_default();
+                    self.board.ordered(orders);
+                    Ended {
+                        fault: e.fault(endpoint),
+                        lived: None,
+                        hint: self.hint(&route, &e),
+                    }
+                }
             };
             self.ended(slot, index, ended);
         }
@@ -175,7 +179,7 @@ impl Link {
     /// meanwhile says nothing about the one of now.
     fn hint(&self, gone_as: &Route, error: &DialError) -> Option<Duration> {
         let now = self.route.borrow();
-        match gone_as.shows(&now.identity().certificate) {
+        match gone_as.shows_what(&now) {
             true => error.retry_after(fastrand::f64()),
             false => None,
         }

@@ -309,6 +309,7 @@ mod tests {
         let numbers = Numbers {
             status: TunnelStatus {
                 schema: STATUS_SCHEMA,
+                orders: Vec::new(),
                 state: TunnelState::Connected { since },
                 endpoint: None,
                 rtt_us: None,

@@ -2,7 +2,7 @@
 //! connection that shows the pair, and only then the old one goes.
 //!
 //! ```text
-//!   due, or a session that is for the renewal only
+//!   due, or of an authority that issues no more, or a session that is for the renewal only
 //!     └► ask (on a session) ─► next.pem ─► show it to the plane ─► take over, go as its holder
 //!          │ refused, away                   │ refused, or no connection in time and the old one works
 //!          └────────── wait, say why ◄───────┘ next.pem is gone
@@ -30,7 +30,7 @@ use super::status::StatusBoard;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
-use crate::model::{Expiry, Fault, Life, RenewAnswer, RenewRequest, SessionKind};
+use crate::model::{Digest, Expiry, Fault, Life, RenewAnswer, RenewRequest, SessionKind};
 use crate::mux::{self, MuxStream};
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
@@ -127,11 +127,13 @@ impl Renewal {
             None
         });
         let mut backoff = Backoff::new(self.pace().pause);
+        // What the plane issued since these authorities are believed is not asked for again.
+        let mut renewed_under = None;
         loop {
             let done = match next.take() {
                 Some(pair) => self.show(&pair).await,
                 None => {
-                    self.until_due().await;
+                    self.until_due(renewed_under).await;
                     match self.ask().await {
                         Ok(pair) => {
                             next = Some(pair);
@@ -144,6 +146,7 @@ impl Renewal {
             match done {
                 Ok(()) => {
                     backoff = Backoff::new(self.pace().pause);
+                    renewed_under = Some(self.link.route().identity().bundle);
                     self.tell(None);
                 }
                 Err(fault) => {
@@ -165,14 +168,24 @@ impl Renewal {
     /// What is known of the certificates, for everybody who asks.
     fn tell(&self, fault: Option<Fault>) {
         let route = self.link.route();
-        self.board.certificates(expiries(route.identity(), fault));
+        self.board.certificates(expiries(&route.identity(), fault));
     }
 
-    /// Waits until the certificate is due by this clock, or ended by the plane's.
-    async fn until_due(&self) {
+    /// Waits until the certificate is due by this clock, or ended by the plane's, or is of another
+    /// authority than the one that issues now: then the old one cannot be retired while this
+    /// certificate is in use.
+    async fn until_due(&self, renewed_under: Option<Digest>) {
         let mut changes = self.sessions.changes();
-        let due = self.link.route().identity().renew_at();
+        let mut told = self.link.route().identity().bundle;
         loop {
+            let identity = self.link.route().identity();
+            if identity.bundle != told {
+                told = identity.bundle;
+                self.tell(None);
+            }
+            if wants_another_issuer(&identity, renewed_under) {
+                return;
+            }
             let all = changes.borrow_and_update().clone();
             let ended = |kind: SessionKind| kind == SessionKind::RenewalOnly;
             if all
@@ -181,7 +194,7 @@ impl Renewal {
             {
                 return;
             }
-            let left = due.duration_since(Timestamp::now());
+            let left = identity.renew_at().duration_since(Timestamp::now());
             let left = Duration::try_from(left).unwrap_or_default();
             if left.is_zero() {
                 return;
@@ -328,6 +341,12 @@ fn unproven(why: String) -> Fault {
     let what = "the new host certificate does not work, the old one stays in use";
     Fault::new("certificate-unproven", what, why)
         .fix("nothing to do: another one is asked for; if it stays so, see the plane's log")
+}
+
+/// Whether the certificate must be replaced although its time has not come. Once for each bundle of
+/// authorities: a plane that is a step ahead of this host issues by one that is not the first here.
+fn wants_another_issuer(identity: &TunnelIdentity, renewed_under: Option<Digest>) -> bool {
+    !identity.is_of_first && renewed_under != Some(identity.bundle)
 }
 
 /// What every endpoint says to the holder of a route's certificate; why the last one said no.

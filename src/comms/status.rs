@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::sessions::{Live, Sessions};
 use crate::model::{
-    Expiry, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionKind, SessionState,
-    SessionStatus, StreamClass, StreamDirection, StreamStatus, TunnelState, TunnelStatus,
-    TunnelStreams,
+    Envelope, Expiry, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionKind,
+    SessionState, SessionStatus, StreamClass, StreamDirection, StreamStatus, TRUST_ANSWER_MAX,
+    TunnelState, TunnelStatus, TunnelStreams,
 };
 use crate::wire::Class;
 
@@ -25,6 +25,8 @@ struct Known {
     slots: Vec<Slot>,
     /// Ends and failed tries by the code of their fault: a closed list of words.
     failures: BTreeMap<String, u64>,
+    /// What the plane ordered as it refused this machine.
+    orders: Vec<Envelope>,
 }
 
 #[derive(Clone)]
@@ -58,6 +60,7 @@ impl StatusBoard {
             known: Mutex::new(Known {
                 slots: vec![fresh; usize::from(slots)],
                 failures: BTreeMap::new(),
+                orders: Vec::new(),
             }),
             certificates: Mutex::default(),
             sessions,
@@ -82,6 +85,13 @@ impl StatusBoard {
             s.connects += 1;
             s.last_contact = Some(since);
         });
+        self.lock().orders.clear();
+    }
+
+    /// The plane refused this machine with these orders, or without any.
+    pub(super) fn ordered(&self, mut orders: Vec<Envelope>) {
+        orders.truncate(TRUST_ANSWER_MAX);
+        self.lock().orders = orders;
     }
 
     pub(super) fn waiting(&self, slot: u8, endpoint: Option<&String>, next_try: Timestamp) {
@@ -114,7 +124,10 @@ impl StatusBoard {
 
     pub(super) fn status(&self, now: Timestamp) -> TunnelStatus {
         let live = self.sessions.all();
-        let slots = self.lock().slots.clone();
+        let (slots, orders) = {
+            let known = self.lock();
+            (known.slots.clone(), known.orders.clone())
+        };
         let mut sessions = Vec::new();
         for (number, slot) in (0u8..).zip(&slots) {
             let current = live
@@ -128,6 +141,7 @@ impl StatusBoard {
             sessions.extend(old.map(|l| draining(slot, l, now)));
         }
         TunnelStatus {
+            orders,
             certificates: self.lock_certificates().clone(),
             ..summary(sessions)
         }
@@ -276,6 +290,7 @@ fn summary(sessions: Vec<SessionStatus>) -> TunnelStatus {
         last_contact: sessions.iter().filter_map(|s| s.last_contact).max(),
         last_fault: newest.map(|end| end.fault.clone()),
         sessions,
+        orders: Vec::new(),
         certificates: Vec::new(),
     }
 }

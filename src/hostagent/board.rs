@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::model::{
     Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeStatus, Role,
-    StackRef, Timestamp,
+    StackRef, Timestamp, TrustStatus, TrustVersion,
 };
 
 /// Whether nodelet has the accepted spec.
@@ -55,6 +55,14 @@ pub(super) struct Facts {
     pub(super) inventory: Inventory,
     /// How it is.
     pub(super) health: Health,
+    /// Whom this host believes.
+    pub(super) trust: Option<TrustStatus>,
+    /// The plane has this document for it.
+    pub(super) wants_trust: Option<TrustVersion>,
+    /// Why that does not change as the plane says.
+    pub(super) trust_fault: Option<Fault>,
+    /// What the plane wants a person here to know.
+    pub(super) notices: Vec<Fault>,
     /// When the plane last took a status.
     pub(super) acknowledged_at: Option<Timestamp>,
 }

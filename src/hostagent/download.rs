@@ -21,7 +21,7 @@ use super::{Agent, blocking, plane};
 use crate::host::fs::{Attrs, HostFs};
 use crate::identity;
 use crate::local::Method;
-use crate::model::{Digest, DownloadStatus, Envelope, Fault, Hasher, StackRef, paths};
+use crate::model::{Digest, DownloadStatus, Envelope, Fault, Hasher, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth, Manifest, StackError, space};
 
 /// Longest silence in the middle of an archive.
@@ -165,6 +165,28 @@ async fn manifest(agent: &Agent, stack: &StackRef) -> Result<Manifest, Fault> {
         Err(e) if e.staged_files_are_bad() || matches!(e, StackError::NotStaged { .. }) => {}
         Err(e) => return Err(e.fault(stack)),
     }
+    fetch_manifest(agent, stack, &trust).await
+}
+
+/// Stages the manifest anew when another key signed the one that is there: the plane has the same
+/// content under its new key.
+pub(super) async fn sign_anew(agent: &Agent, stack: &StackRef, signer: &str) -> Result<(), Fault> {
+    let what = format!("cannot fetch the manifest of stack {stack}");
+    let trust = identity::trust(&agent.fs).map_err(|e| e.fault(&what))?;
+    let staged = Manifest::open_staged(&agent.fs, stack, &trust);
+    let done = staged.is_ok_and(|m| m.envelope().key_id == signer);
+    if !done && trust.knows(signer) {
+        fetch_manifest(agent, stack, &trust).await?;
+    }
+    Ok(())
+}
+
+async fn fetch_manifest(
+    agent: &Agent,
+    stack: &StackRef,
+    trust: &TrustStore,
+) -> Result<Manifest, Fault> {
+    let what = format!("cannot fetch the manifest of stack {stack}");
     let path = format!("/v1/stacks/{}/manifest", stack.manifest);
     let envelope = agent
         .plane
@@ -172,7 +194,7 @@ async fn manifest(agent: &Agent, stack: &StackRef) -> Result<Manifest, Fault> {
         .await
         .map_err(|e| plane::fault(&e, &what))?
         .ok_or_else(|| Fault::new("plane-garbage", &what, "the plane's answer is empty"))?;
-    let manifest = Manifest::open(envelope, stack, &trust).map_err(|e| e.fault(stack))?;
+    let manifest = Manifest::open(envelope, stack, trust).map_err(|e| e.fault(stack))?;
     let bytes = serde_json::to_vec(manifest.envelope()).unwrap_or_default();
     let (fs, digest) = (agent.fs.clone(), stack.manifest);
     blocking(move || fs.write(stack::staged_manifest(&digest), &bytes, &Attrs::mode(0o640)))

@@ -69,6 +69,11 @@ impl Plane {
         self.note(self.client.stream(path, from, CALL_DEADLINE).await)
     }
 
+    /// It answered the last call.
+    pub(super) fn answers(&self) -> bool {
+        *self.link.borrow() == Link::Up
+    }
+
     /// Waits for the next try; less when the plane comes back in between.
     pub(super) async fn pause(&self, wait: Duration) {
         let mut link = self.link.subscribe();

@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::status::{self, Moment, Origin};
 use super::{Agent, inventory, plane};
 use crate::local::LocalError;
-use crate::model::{HostStatus, Inventory, NodeState};
+use crate::model::{HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
 
 /// A burst of changes is one document.
 const DEBOUNCE: Duration = Duration::from_millis(500);
@@ -57,11 +57,12 @@ pub(super) async fn run(agent: Agent, period: Duration) {
         beat.within(plane::CALL_DEADLINE);
         match agent
             .plane
-            .post::<_, serde_json::Value>("/v1/hosts/self/status", &status)
+            .post::<_, StatusAnswer>("/v1/hosts/self/status", &status)
             .await
         {
-            Ok(_) => {
+            Ok(answer) => {
                 backoff.reset();
+                heard(&agent, answer.unwrap_or_default());
                 let at = agent.now();
                 agent.board.update(|f| f.acknowledged_at = Some(at));
                 sent = Some((essence, Instant::now()));
@@ -76,6 +77,16 @@ pub(super) async fn run(agent: Agent, period: Duration) {
                 agent.plane.pause(wait).await;
             }
         }
+    }
+}
+
+/// What the plane said to a status.
+fn heard(agent: &Agent, answer: StatusAnswer) {
+    let mut notices = answer.notices;
+    notices.truncate(NOTICES_MAX);
+    agent.board.set(|f| &mut f.notices, notices);
+    if answer.trust.is_some() {
+        agent.board.set(|f| &mut f.wants_trust, answer.trust);
     }
 }
 

@@ -24,9 +24,16 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut health = facts.health.clone();
-    for fault in [&facts.spool_fault, &facts.plane_fault, &facts.facts_fault] {
+    let faults = [
+        &facts.spool_fault,
+        &facts.plane_fault,
+        &facts.facts_fault,
+        &facts.trust_fault,
+    ];
+    for fault in faults {
         health.warnings.extend(fault.clone());
     }
+    health.warnings.extend(facts.notices.iter().cloned());
     let certificates = certificates(facts);
     let ends = certificates.iter().filter_map(|c| c.warning(moment.now));
     health.warnings.extend(ends);
@@ -48,6 +55,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         certificates,
         inventory: facts.inventory.clone(),
         health,
+        trust: facts.trust.clone(),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::model::{
     Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Envelope, Fault,
-    HostId, NodeFacts, ORDER_SCHEMA, document,
+    HostId, MachineMarks, NodeFacts, ORDER_SCHEMA, authority_hints, document,
 };
 
 /// What is needed to enrol.
@@ -42,6 +42,8 @@ pub struct EnrolOrder<'a> {
     /// Where the key is that this host has now, if it has one: with it a host that is known stays
     /// what it is.
     pub present: Option<&'a HostFs>,
+    /// The machine, as root sees it; its digests are salted with `host_id`.
+    pub machine: MachineMarks,
     /// What the machine is.
     pub facts: &'a NodeFacts,
     /// What root signs that with; its public half is pinned by the plane.
@@ -119,6 +121,7 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         order_key: order.root.public(),
         statement: statement(order, &csr).map_err(EnrolError::Said)?,
         csr,
+        machine: Some(order.machine.clone()).filter(|m| !m.is_empty()),
         proof,
     };
     let mut journey = Journey::default();
@@ -133,7 +136,8 @@ pub async fn enrol(order: &EnrolOrder<'_>) -> Result<Identity, EnrolError> {
         hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
         after: order.deadline,
     })??;
-    Identity::assemble(order.host_id, &key, answer, order.token.ca)
+    let machine = order.machine.clone();
+    Identity::assemble(order.host_id, &key, answer, order.token.ca, machine)
         .map_err(|why| target.garbage(why))
 }
 
@@ -215,7 +219,7 @@ impl Target {
             .client(Arc::new(verifier), policy.extra.clone())
             .map_err(|e| self.garbage(e.to_string()))?
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = authority_hints([order.token.ca]);
         Ok(config)
     }
 
@@ -305,7 +309,8 @@ impl EnrolError {
             Self::Reach(why) => why.code_and_fix(),
             Self::ForeignCertificate { .. } => (
                 "plane-foreign-certificate",
-                "check the plane's URL, use a token of that plane, check this machine's clock; \
+                "check the plane's URL, use a token of that plane, a new one \
+                 if it has another authority now, check this machine's clock; \
                  a proxy that opens TLS cannot be used",
             ),
             Self::Garbage { .. } => ("plane-garbage", "check host and port of the plane's URL"),

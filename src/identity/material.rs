@@ -5,7 +5,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::model::{Digest, EnrolAnswer, HostId, Secret, TrustStore, TrustedKey};
+use crate::model::{
+    Digest, EnrolAnswer, HostId, MachineMarks, Secret, TrustStore, TrustVersion, TrustedKey,
+};
 
 /// Everything enrolment yields; checked to belong together.
 #[derive(Clone, Debug)]
@@ -22,6 +24,10 @@ pub struct Identity {
     pub trust: Vec<TrustedKey>,
     /// Where the tunnel connects, best first.
     pub endpoints: Vec<String>,
+    /// Which of the plane's documents `plane_ca` and `trust` are of.
+    pub trust_version: Option<TrustVersion>,
+    /// The machine it was made on.
+    pub machine: MachineMarks,
 }
 
 /// Most endpoints and trusted keys of one plane; more is no honest answer.
@@ -51,6 +57,7 @@ impl Identity {
         key: &KeyPair,
         answer: EnrolAnswer,
         authority: Digest,
+        machine: MachineMarks,
     ) -> Result<Self, String> {
         if answer.schema != 1 {
             return Err(format!("schema {} is not 1", answer.schema));
@@ -77,6 +84,8 @@ impl Identity {
             plane_ca: answer.ca,
             trust: answer.trust,
             endpoints: answer.endpoints,
+            trust_version: answer.trust_version,
+            machine,
         })
     }
 }

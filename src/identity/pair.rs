@@ -73,6 +73,19 @@ impl Pair {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn of_nobody() -> Self {
+        Self {
+            key: Secret::new(String::new()),
+            certificate: String::new(),
+            digest: Digest::of(b"certificate"),
+            life: Life {
+                not_before: Timestamp::MIN,
+                not_after: Timestamp::MAX,
+            },
+        }
+    }
+
     fn text(&self) -> Secret<String> {
         Secret::new(format!("{}{}", self.key.expose(), self.certificate))
     }
@@ -185,6 +198,17 @@ pub fn possession(fs: &HostFs, token: &Secret<String>, host: HostId, csr: &str) 
     let key = KeyPair::from_pem(pair.key.expose()).ok()?;
     let statement = EnrolRequest::possession(token, host, csr).to_string();
     material::request(&key, statement).ok()
+}
+
+/// Whether this authority signed this certificate, both DER. Authorities may share a name, so the
+/// signature is what tells.
+pub(super) fn issued(authority: &[u8], certificate: &[u8]) -> bool {
+    let parsed = |der| X509Certificate::from_der(der).map(|(_, parsed)| parsed);
+    let (Ok(authority), Ok(certificate)) = (parsed(authority), parsed(certificate)) else {
+        return false;
+    };
+    let key = authority.public_key();
+    certificate.verify_signature(Some(key)).is_ok()
 }
 
 /// The end of each authority of a bundle.

@@ -8,11 +8,13 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::machine::pin;
 use super::material::Identity;
 use super::pair::{self, Pair};
 use super::policy::{TlsPolicy, believing};
+use super::trust::note_version;
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, paths};
+use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, authority_hints, paths};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -32,6 +34,12 @@ pub struct TunnelIdentity {
     pub endpoints: Vec<String>,
     /// The host's certificate.
     pub certificate: Digest,
+    /// The file of the plane's authorities.
+    pub bundle: Digest,
+    /// Whether the first of them, which issues from now on, has issued the certificate.
+    pub is_of_first: bool,
+    /// What is shown.
+    pair: Pair,
     /// When that is good.
     pub life: Life,
     /// When the plane's authorities are good.
@@ -116,6 +124,14 @@ pub fn save(fs: &HostFs, identity: &Identity, owners: &Owners) -> Result<(), Ide
     for name in trust_files(fs)?.into_iter().filter(|n| !keep.contains(n)) {
         fs.remove_file(Path::new(paths::TRUST_DIR).join(name))?;
     }
+    match &identity.trust_version {
+        Some(version) => note_version(fs, version)?,
+        None => fs.remove_file(paths::TRUST_VERSION)?,
+    }
+    pin(fs, &identity.machine)?;
+    // What belonged to the identity before.
+    fs.remove_file(paths::TICKETS)?;
+    fs.remove_file(paths::HOLD)?;
     let endpoints = json(paths::ENDPOINTS, &identity.endpoints)?;
     fs.write(paths::ENDPOINTS, &endpoints, &world)?;
     fs.write(paths::PLANE_CA, identity.plane_ca.as_bytes(), &world)?;
@@ -151,27 +167,49 @@ pub fn with(fs: &HostFs, policy: &TlsPolicy, pair: &Pair) -> Result<TunnelIdenti
     let chain = certificates(paths::HOST_CERT, pair.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(pair.key.expose().as_bytes())
         .map_err(|e| damaged(paths::HOST_KEY, e))?;
-    let mut anchors = certificates(paths::PLANE_CA, &need(paths::PLANE_CA)?)?;
+    let bundle = need(paths::PLANE_CA)?;
+    let mut anchors = certificates(paths::PLANE_CA, &bundle)?;
     believing(&anchors).map_err(|e| damaged(paths::PLANE_CA, e))?;
+    let hints = authority_hints(anchors.iter().map(|a| Digest::of(a)));
     let authorities = pair::ends(&anchors);
+    let is_of_first =
+        matches!((anchors.first(), chain.first()), (Some(a), Some(c)) if pair::issued(a, c));
     anchors.extend(policy.extra.iter().cloned());
     let endpoints: Vec<String> = serde_json::from_slice(&need(paths::ENDPOINTS)?)
         .map_err(|e| damaged(paths::ENDPOINTS, e))?;
     if endpoints.is_empty() {
         return Err(damaged(paths::ENDPOINTS, "it names none"));
     }
-    let tls = believing(&anchors)
+    let mut tls = believing(&anchors)
         .and_then(|verifier| policy.client(verifier, anchors))
         .and_then(|builder| builder.with_client_auth_cert(chain, key))
         .map_err(IdentityError::Tls)?;
+    tls.alpn_protocols = hints;
     Ok(TunnelIdentity {
         host_id,
         tls: Arc::new(tls),
         endpoints,
         certificate: pair.digest,
+        bundle: Digest::of(&bundle),
+        is_of_first,
+        pair: pair.clone(),
         life: pair.life,
         authorities,
     })
+}
+
+/// The same holder with the plane's authorities that are on the disk now; `None`: they are those it
+/// has.
+pub fn believing_anew(
+    fs: &HostFs,
+    policy: &TlsPolicy,
+    holder: &TunnelIdentity,
+) -> Result<Option<TunnelIdentity>, IdentityError> {
+    let bundle = fs.read(paths::PLANE_CA, FILE_MAX)?;
+    match bundle.is_none_or(|b| Digest::of(&b) == holder.bundle) {
+        true => Ok(None),
+        false => with(fs, policy, &holder.pair).map(Some),
+    }
 }
 
 /// The pinned signing keys; an empty store while the host is not enrolled.
@@ -212,6 +250,11 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::HOST_KEY,
         paths::PLANE_CA,
         paths::ENDPOINTS,
+        paths::MACHINE,
+        paths::MACHINE_NOW,
+        paths::TRUST_VERSION,
+        paths::TICKETS,
+        paths::HOLD,
         paths::HOST_ID,
         paths::ORDER_KEY,
     ] {
@@ -248,6 +291,23 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
 // === impl TunnelIdentity ===
 
 impl TunnelIdentity {
+    /// One that no file is behind.
+    #[cfg(test)]
+    pub(crate) fn of_nobody(endpoint: &str, tls: Arc<ClientConfig>) -> Self {
+        let pair = Pair::of_nobody();
+        Self {
+            host_id: HostId::random(),
+            tls,
+            endpoints: vec![endpoint.to_owned()],
+            certificate: pair.digest,
+            bundle: Digest::of(b"bundle"),
+            is_of_first: true,
+            life: pair.life,
+            authorities: Vec::new(),
+            pair,
+        }
+    }
+
     /// When the host's certificate is to be renewed.
     pub fn renew_at(&self) -> crate::model::Timestamp {
         self.life.due(pair::jitter(&self.certificate))
@@ -283,7 +343,7 @@ fn parse_host_id(text: &str) -> Result<HostId, String> {
     Err("it has no host_id in section hostagent".to_owned())
 }
 
-fn certificates(
+pub(super) fn certificates(
     path: &'static str,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
@@ -291,14 +351,14 @@ fn certificates(
     super::material::parse_all(text).map_err(|why| damaged(path, why))
 }
 
-fn trust_files(fs: &HostFs) -> Result<Vec<String>, FsError> {
+pub(super) fn trust_files(fs: &HostFs) -> Result<Vec<String>, FsError> {
     let mut names = fs.list(paths::TRUST_DIR)?;
     // A name that begins with a dot is what a crash left of an atomic write.
     names.retain(|n| n.ends_with(".json") && !n.starts_with('.'));
     Ok(names)
 }
 
-fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityError> {
+pub(super) fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<Vec<u8>, IdentityError> {
     serde_json::to_vec_pretty(value).map_err(|e| damaged(path, e))
 }
 

@@ -17,7 +17,7 @@ use crate::egress::Egress;
 use crate::host::fs::{Found, HostFs};
 use crate::model::{
     Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Fault, HostId,
-    NodeFacts, Secret, SigningKey, TrustStore, paths,
+    MachineMarks, NodeFacts, Secret, SigningKey, TrustStore, paths,
 };
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -66,6 +66,7 @@ impl Authority {
             ca: self.0.pem(),
             trust: vec![signing.trusted()],
             endpoints: vec!["wss://127.0.0.1:1/v1/tunnel".into()],
+            trust_version: None,
         }
     }
 }
@@ -124,6 +125,7 @@ async fn call(plane: &str, token: &EnrolToken, host_id: HostId) -> Result<Identi
         token,
         host_id,
         present: None,
+        machine: MachineMarks::default(),
         facts: &NodeFacts::new("n1", &[]),
         root: &root,
         egress: &Egress::direct(),
@@ -352,6 +354,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         token: &token,
         host_id,
         present: None,
+        machine: MachineMarks::default(),
         facts: &NodeFacts::new("n1", &[]),
         root: &root,
         egress: &Egress::direct(),

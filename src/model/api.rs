@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `POST /v1/enrol` (public HTTPS)                  | [`EnrolRequest`] → [`EnrolAnswer`] |
 //! | `GET  /v1/hosts/self/spec?after=N&seen=G&wait=S` | → [`super::Envelope`], 204 when there is no other |
-//! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204 |
+//! | `POST /v1/hosts/self/status`                     | [`super::HostStatus`] → 204, or [`super::StatusAnswer`] |
+//! | `GET  /v1/hosts/self/trust`                      | → [`super::TrustAnswer`] |
 //! | `POST /v1/hosts/self/events`                     | [`EventBatch`] → 204 |
 //! | `POST /v1/hosts/self/renew`                      | [`RenewRequest`] → [`RenewAnswer`] |
 //! | `POST /v1/hosts/self/nonce`                      | → [`super::FreshNonce`] |
@@ -28,7 +29,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertPurpose, ClusterId, Envelope, Fault, HostId, Secret, TrustedKey};
+use super::{
+    CertPurpose, ClusterId, Envelope, Fault, HostId, MachineMarks, Secret, TrustVersion, TrustedKey,
+};
 
 /// A node asks to become a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +49,9 @@ pub struct EnrolRequest {
     pub statement: Envelope,
     /// PKCS#10 request, PEM. Its subject is ignored.
     pub csr: String,
+    /// What the machine is; absent from an agent that does not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineMarks>,
     /// Where the host has a key already: a PKCS#10 request by that key, PEM, whose common name is
     /// [`EnrolRequest::possession`]. Without it a plane lets no other key take over a host's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +90,9 @@ pub struct EnrolAnswer {
     pub trust: Vec<TrustedKey>,
     /// Where to connect the tunnel, `wss://…`, best first.
     pub endpoints: Vec<String>,
+    /// What `ca` and `trust` say, counted: an older document is none of this host's any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_version: Option<TrustVersion>,
 }
 
 /// A one-time token: `pf9t1.<digest of the plane's CA certificate, hex>.<secret>`.

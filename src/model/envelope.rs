@@ -24,6 +24,9 @@ pub enum DocumentKind {
     /// A [`super::StackManifest`].
     #[serde(rename = "pf9-stack-manifest")]
     StackManifest,
+    /// A [`super::TrustDocument`].
+    #[serde(rename = "pf9-trust")]
+    Trust,
     /// A [`super::Enrolment`].
     #[serde(rename = "pf9-enrolment")]
     Enrolment,
@@ -150,6 +153,7 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
     let word: &[u8] = match kind {
         DocumentKind::Spec => b"pf9-spec",
         DocumentKind::StackManifest => b"pf9-stack-manifest",
+        DocumentKind::Trust => b"pf9-trust",
         DocumentKind::Enrolment => b"pf9-enrolment",
         DocumentKind::Facts => b"pf9-facts",
         DocumentKind::Order => b"pf9-order",
@@ -183,6 +187,11 @@ impl TrustStore {
         self.0.contains_key(key_id)
     }
 
+    /// Ids of the keys, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
     /// True when no key is trusted: nothing can be believed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -205,6 +214,11 @@ impl SigningKey {
         let pair = Ed25519KeyPair::from_pkcs8(doc).map_err(|_| bad_key("cannot read a key"))?;
         let id = key_id(pair.public_key().as_ref());
         Ok(Self { pair, id })
+    }
+
+    /// Its id, as envelopes name it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The public half, as hosts pin it.
@@ -258,8 +272,9 @@ impl Untrusted {
             }
             Self::Kind | Self::Damaged => "send the document again",
             Self::UnknownKey(_) | Self::BadSignature => {
-                "the last good document stays in force; if the plane has a new signing key, \
-                 run pf9ctl prep-node again"
+                "the last good document stays in force; if the plane's key was replaced while this \
+                 host was away, it hears of the new one by itself; if it was retired meanwhile \
+                 (pf9-plane keys list), run pf9ctl prep-node again"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)

@@ -157,7 +157,8 @@ fn generation_of(bytes: &[u8]) -> Option<Generation> {
 }
 
 impl Because {
-    fn of(why: &Untrusted) -> Self {
+    /// What kind of reason this is.
+    pub fn of(why: &Untrusted) -> Self {
         match why {
             Untrusted::UnknownKey(_) => Self::Untrusted,
             Untrusted::BadSignature | Untrusted::Damaged => Self::Damaged,

@@ -22,6 +22,12 @@ pub const PLANE_CA: &str = "/etc/pf9/certs/ca/plane.pem";
 pub const ENDPOINTS: &str = "/etc/pf9/endpoints.json";
 /// Pinned signing keys, one JSON [`super::TrustedKey`] a file; root's.
 pub const TRUST_DIR: &str = "/etc/pf9/trust";
+/// Which [`super::TrustDocument`] the pinned keys and the plane's authorities are of; root's.
+pub const TRUST_VERSION: &str = "/etc/pf9/trust/version";
+/// The machine this identity was made on, as salted digests; root's.
+pub const MACHINE: &str = "/etc/pf9/machine.json";
+/// What the machine is now, as root sees it; noted before comms starts.
+pub const MACHINE_NOW: &str = "/run/pf9-machine.json";
 /// What only root reads: 0700.
 pub const ROOT_DIR: &str = "/etc/pf9/root";
 /// The key that root of this host orders certificates with; 0600.
@@ -47,12 +53,16 @@ pub const CERT_CA_FILE: &str = "ca.crt";
 
 /// State of comms.
 pub const COMMS_STATE: &str = "/var/opt/pf9/comms";
+/// Session tickets by endpoint; comms'.
+pub const TICKETS: &str = "/var/opt/pf9/comms/tickets.json";
 /// State of hostagent: accepted spec, event spool.
 pub const HOSTAGENT_STATE: &str = "/var/opt/pf9/hostagent";
 /// Downloaded stacks: `<manifest digest>.manifest.json`, `<manifest digest>.tar.zst`.
 pub const STAGING: &str = "/var/opt/pf9/hostagent/staging";
 /// State of nodelet: accepted spec, ledger, manifest of what was installed.
 pub const NODELET_STATE: &str = "/var/opt/pf9/nodelet";
+/// The plane's word that this machine is a copy; while it is there nodelet changes nothing.
+pub const HOLD: &str = "/var/opt/pf9/nodelet/hold.json";
 /// JSON status with the keys operators' tools know.
 pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
 /// Unpacked stacks.

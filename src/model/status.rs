@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, Life, PhaseId,
-    Role, StackRef,
+    Role, StackRef, TrustStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -72,6 +72,9 @@ pub struct HostStatus {
     pub inventory: Inventory,
     /// How the machine is.
     pub health: Health,
+    /// Whom the host believes; absent from an agent that cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustStatus>,
 }
 
 /// Progress of a stack download.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Expiry, Fault};
+use super::{Envelope, Expiry, Fault};
 
 /// The tunnel's view: `GET /v1/status` on comms' socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,10 @@ pub struct TunnelStatus {
     /// Every session: one per slot, and old ones that finish their streams.
     #[serde(default)]
     pub sessions: Vec<SessionStatus>,
+    /// Signed documents that came with the plane's refusal of this machine; for nodelet, which
+    /// alone judges them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders: Vec<Envelope>,
     /// The certificates of the tunnel: this host's, and the plane's authorities.
     #[serde(default)]
     pub certificates: Vec<Expiry>,

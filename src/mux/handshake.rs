@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,8 @@ pub enum HandshakeError {
         status: StatusCode,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
+        /// What it said besides, as it came; at most [`SAID_MAX`] bytes.
+        said: Bytes,
     },
     /// Whoever answered does not speak our websocket.
     #[error("the answer is no websocket handshake: {0}")]
@@ -38,6 +40,9 @@ pub enum HandshakeError {
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
+
+/// Most bytes of a refusal that are read: words, and signed documents of a few KiB.
+const SAID_MAX: usize = 256 * 1024;
 
 /// Asks the server at the other end of `io` for a tunnel. `more` goes along in the request. Answers
 /// the websocket, and the headers it was granted with.
@@ -73,7 +78,7 @@ where
             .send_request(request)
             .await
             .map_err(HandshakeError::Http)?;
-        check(&answer, key)?;
+        let answer = check(answer, key).await?;
         let headers = answer.headers().clone();
         let upgraded = upgrade::on(answer).await.map_err(HandshakeError::Http)?;
         Ok((upgraded, headers))
@@ -90,16 +95,17 @@ where
 }
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
-/// request without the wish to upgrade: who the server would refuse, it refuses.)
-pub async fn ask<S>(io: S, host: &str, path: &str) -> Result<(), HandshakeError>
+/// request without the wish to upgrade: who the server would refuse, it refuses.) `more` goes along.
+pub async fn ask<S>(io: S, host: &str, path: &str, more: HeaderMap) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = Request::get(path)
+    let mut request = Request::get(path)
         .header(header::HOST, host)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(HandshakeError::Request)?;
+    request.headers_mut().extend(more);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(HandshakeError::Http)?;
@@ -119,6 +125,7 @@ where
         (status, retry_after) => Err(HandshakeError::Refused {
             status,
             retry_after,
+            said: Bytes::new(),
         }),
     }
 }
@@ -128,14 +135,21 @@ fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
     value.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
-fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
-    let get = |name: header::HeaderName| answer.headers().get(name);
+async fn check(
+    answer: Response<Incoming>,
+    key: &str,
+) -> Result<Response<Incoming>, HandshakeError> {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (status, retry_after) = (answer.status(), retry_after(&answer));
+        // Without its words a refusal is one all the same.
+        let said = Limited::new(answer.into_body(), SAID_MAX).collect().await;
         return Err(HandshakeError::Refused {
-            status: answer.status(),
-            retry_after: retry_after(answer),
+            status,
+            retry_after,
+            said: said.map(|s| s.to_bytes()).unwrap_or_default(),
         });
     }
+    let get = |name: header::HeaderName| answer.headers().get(name);
     let accept = derive_accept_key(key.as_bytes());
     if get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes) != Some(accept.as_bytes()) {
         return Err(HandshakeError::Foreign("the key was not answered"));
@@ -150,5 +164,5 @@ fn check(answer: &Response<Incoming>, key: &str) -> Result<(), HandshakeError> {
             "it wants extensions nobody asked for",
         ));
     }
-    Ok(())
+    Ok(answer)
 }

@@ -223,6 +223,13 @@ impl Engine {
 
     async fn round(&mut self) -> Next {
         self.told.wake.borrow_and_update();
+        if let Some(fault) = super::trust::held(&self.host.fs) {
+            // A copy: what it would change is not its own. Removal too: it would take the original
+            // out of its cluster.
+            self.told.orders.borrow_and_update();
+            self.happened(failed("identity", fault));
+            return Next::retry(&self.lifecycle);
+        }
         let job = job::decide(&self.told.orders.borrow_and_update(), &self.ledger.seen());
         self.take_up(&job);
         match job {

@@ -3,6 +3,7 @@
 //! | call | answer |
 //! |---|---|
 //! | `PUT /v1/spec` (an envelope)          | 200 `{"generation": n}`; 403 untrusted, 409 older, 422 invalid |
+//! | `PUT /v1/trust`                       | 200 the version; 403, 409, 422 as above |
 //! | `PUT /v1/certificates`                | 200 `{"stored": n}`; 409 another cluster, 422 refused |
 //! | `PUT /v1/assignment-none` (root only) | 200 `{"generation": n}` |
 //! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
@@ -31,13 +32,14 @@ use super::engine;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, Work};
 use super::orders;
+use super::trust;
 use crate::app::Bucket;
 use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
 use crate::model::{
-    Because, CertificateBatch, Envelope, Fault, FreshNonce, NodeStatus, PAYLOAD_MAX, Timestamp,
-    document, paths,
+    Because, CertificateBatch, Envelope, Fault, FreshNonce, NodeStatus, PAYLOAD_MAX,
+    TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document, paths,
 };
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
@@ -51,6 +53,8 @@ const SHARE: Share = Share {
 const SPEC_MAX: usize = PAYLOAD_MAX / 3 * 4 + NOTE_MAX;
 /// All certificates of a master, with their chains, several times over.
 const CERTIFICATES_MAX: usize = 1024 * 1024;
+/// One document of a few KiB (keys, authorities, the machine's marks) under each signature.
+const TRUST_MAX: usize = TRUST_ANSWER_MAX * 2 * TRUST_BUNDLE_MAX;
 /// Calls of hostagent that make work: documents come as often as an operator changes something.
 const WORK_PER_S: u32 = 2;
 /// As many at once: the start of a node, its certificates one by one.
@@ -128,6 +132,7 @@ fn body_max(head: &Head<'_>) -> usize {
     match (head.method, head.path) {
         (&Method::PUT, "/v1/spec") => SPEC_MAX,
         (&Method::PUT, "/v1/certificates") => CERTIFICATES_MAX,
+        (&Method::PUT, "/v1/trust") => TRUST_MAX,
         _ => NOTE_MAX,
     }
 }
@@ -151,6 +156,7 @@ impl Server {
     async fn answer(&self, request: Request, stop: &CancellationToken) -> Reply {
         match (&request.method, request.path.as_str()) {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
+            (&Method::PUT, "/v1/trust") => self.put_trust(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
             (&Method::PUT, "/v1/assignment-none") => self.put_none(request.peer),
             (&Method::POST, "/v1/order" | "/v1/facts") => self.order(&request),
@@ -160,6 +166,10 @@ impl Server {
             }
             (&Method::GET, "/v1/status") => self.status(&request, stop).await,
             (&Method::GET, "/v1/plan") => {
+                // On a copy nothing would be done, whatever the plan.
+                if let Some(fault) = trust::held(&self.host.fs) {
+                    return Reply::fault(StatusCode::CONFLICT, &fault);
+                }
                 let orders = self.inbox.orders();
                 match engine::dry_run(&self.host, &orders).await {
                     Ok(plan) => Reply::json(StatusCode::OK, &plan),
@@ -175,24 +185,28 @@ impl Server {
             Ok(envelope) => envelope,
             Err(reply) => return reply,
         };
-        let not_taken = match self.inbox.put(envelope) {
+        match self.inbox.put(envelope) {
             Ok(generation) => {
                 tracing::info!(%generation, "spec accepted");
-                return Reply::json(StatusCode::OK, &json!({"generation": generation}));
+                Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
-            Err(not_taken) => not_taken,
+            Err(not_taken) => refusal(&not_taken),
+        }
+    }
+
+    fn put_trust(&self, request: &Request) -> Reply {
+        let answer: TrustAnswer = match parse(request, "trust document") {
+            Ok(answer) => answer,
+            Err(reply) => return reply,
         };
-        let status = match &not_taken {
-            NotTaken::Refused(refusal) => match refusal.because {
-                Because::Untrusted | Because::Damaged => StatusCode::FORBIDDEN,
-                Because::NotNewer => StatusCode::CONFLICT,
-                Because::NotUnderstood => StatusCode::UNPROCESSABLE_ENTITY,
-            },
-            NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let fault = not_taken.fault();
-        tracing::warn!(code = fault.code, "{fault}");
-        Reply::fault(status, fault)
+        match trust::put(&self.host.fs, &answer) {
+            Ok(version) => {
+                // What was refused or held before may be otherwise now.
+                self.wake();
+                Reply::json(StatusCode::OK, &version)
+            }
+            Err(not_taken) => refusal(&not_taken),
+        }
     }
 
     fn put_certificates(&self, request: &Request) -> Reply {
@@ -200,6 +214,9 @@ impl Server {
             Ok(batch) => batch,
             Err(reply) => return reply,
         };
+        if let Some(fault) = trust::held(&self.host.fs) {
+            return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
         let job = self.job.borrow().clone();
         let Some(Work { role, node, .. }) = job.work() else {
             let fault = Fault::new(
@@ -230,6 +247,10 @@ impl Server {
 
     /// Root's word, for whoever carries it. The number it answers is all that a caller chooses.
     fn order(&self, request: &Request) -> Reply {
+        // A copy orders nothing in the original's name.
+        if let Some(fault) = trust::held(&self.host.fs) {
+            return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
         let nonce = match parse::<FreshNonce>(request, "order") {
             Ok(fresh) => fresh.nonce,
             Err(reply) => return reply,
@@ -308,6 +329,20 @@ fn may_call_now() -> Callers {
 /// Root, hostagent's user, or whoever runs this process.
 fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+}
+
+fn refusal(not_taken: &NotTaken) -> Reply {
+    let status = match not_taken {
+        NotTaken::Refused(refusal) => match refusal.because {
+            Because::Untrusted | Because::Damaged => StatusCode::FORBIDDEN,
+            Because::NotNewer => StatusCode::CONFLICT,
+            Because::NotUnderstood => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+        NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let fault = not_taken.fault();
+    tracing::warn!(code = fault.code, "{fault}");
+    Reply::fault(status, fault)
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {

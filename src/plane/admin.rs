@@ -2,11 +2,11 @@
 //!
 //! `DIR/admin.sock`, mode 0600 in a directory of mode 0700: who can open it owns the state anyway.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
@@ -30,7 +30,8 @@ use super::state::Plane;
 use super::store::Read;
 use super::tokens;
 use super::view;
-use crate::model::{Digest, Fault, HostId};
+use super::{machines, resmgr, takeover};
+use crate::model::{Fault, HostId};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -67,6 +68,8 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/tokens", post(token))
         .route("/stacks", post(import).get(stack_list))
         .route("/hosts", get(hosts))
+        .route("/hosts/{id}/accept-machine", post(accept_machine))
+        .route("/keys", get(takeover::list).post(takeover::step))
         .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/clusters", get(clusters))
         .route("/clusters/{name}/authorities", get(authorities::show))
@@ -86,7 +89,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
 }
 
 async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
-    let ca = Digest::of(plane.ca.der());
+    let ca = plane.ca.digest();
     let ttl = SignedDuration::from_secs(wanted.ttl_s);
     let token = plane
         .change(move |change| tokens::create(change, ca, ttl))
@@ -107,6 +110,15 @@ async fn stack_list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
 async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
     let hosts = fleet::all(&plane, &plane.read()?)?;
     Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
+}
+
+async fn accept_machine(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    machines::accept_next(&plane, host).await?;
+    Ok(Json(json!({"host": host})))
 }
 
 async fn allow_reenrol(
@@ -157,7 +169,7 @@ async fn recover_these(
 
 /// Asks the running plane of a state directory.
 pub(super) async fn ask<B: Serialize>(
-    dir: &Path,
+    dir: &std::path::Path,
     method: Method,
     path: &str,
     body: &B,

@@ -1,21 +1,19 @@
 //! The first start, and every later one: the plane's identity and its administrator.
 //!
-//! The identity (authority, signing key) is one row of the store, so it exists whole or not at
+//! The identity (authorities, signing keys: `keys`) is one row of the store, so it exists whole or not at
 //! all. What people need of it is written beside the store at every start: `ca.pem`; and once, at
 //! the first: `admin-password` (0600).
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ca::{Authority, CaError};
+use super::ca::CaError;
+use super::keys::{IDENTITY, IDENTITY_ROW, Identity, Ring};
 use super::records::{self, USERS, User};
 use super::secrets::{self, NoRandomness, PasswordHash};
-use super::store::{Read, Rows, Store, StoreError};
+use super::store::{Read, Store, StoreError};
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Fault, Secret, SigningKey};
+use crate::model::Fault;
 
 /// Name of the administrator.
 pub(super) const ADMIN: &str = "admin@pf9.local";
@@ -25,24 +23,10 @@ pub(super) const PROJECT: &str = "service";
 pub(super) const ADMIN_ROW: &str = "admin";
 
 const STORE_FILE: &str = "plane.redb";
-const IDENTITY: Rows<Identity> = Rows::new("identity");
-const IDENTITY_ROW: &str = "plane";
-
-#[derive(Serialize, Deserialize)]
-struct Identity {
-    ca: String,
-    #[serde(serialize_with = "expose")]
-    ca_key: Secret<String>,
-    /// PKCS#8, base64.
-    #[serde(serialize_with = "expose")]
-    signing_key: Secret<String>,
-}
-
 /// What a start yields.
 pub(super) struct Started {
     pub(super) store: Store,
-    pub(super) ca: Authority,
-    pub(super) signing: SigningKey,
+    pub(super) ring: Ring,
     /// True when this start made the identity.
     pub(super) first: bool,
 }
@@ -76,28 +60,18 @@ pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, Bo
         Some(identity) => identity,
         None => make(&files, &store, now)?,
     };
-    let ca = Authority::load(&identity.ca, &identity.ca_key)?;
-    let key = BASE64
-        .decode(identity.signing_key.expose())
-        .unwrap_or_default();
-    let signing = SigningKey::from_pkcs8(&key)?;
-    files.write("/ca.pem", identity.ca.as_bytes(), &Attrs::mode(0o644))?;
-    Ok(Started {
-        store,
-        ca,
-        signing,
-        first,
-    })
+    let ring = Ring::load(identity)?;
+    write_bundle(&files, &ring)?;
+    Ok(Started { store, ring, first })
+}
+
+/// The certificates of the plane's authorities, for people.
+pub(super) fn write_bundle(files: &HostFs, ring: &Ring) -> Result<(), FsError> {
+    files.write("/ca.pem", ring.bundle().as_bytes(), &Attrs::mode(0o644))
 }
 
 fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootError> {
-    let (ca, ca_key) = Authority::generate("pf9 management plane", now)?;
-    let (_, signing_key) = SigningKey::generate()?;
-    let identity = Identity {
-        ca: ca.pem().to_owned(),
-        ca_key,
-        signing_key: Secret::new(BASE64.encode(signing_key)),
-    };
+    let identity = Identity::make(now)?;
     let password = secrets::fresh()?;
     let admin = User {
         name: ADMIN.to_owned(),
@@ -114,10 +88,6 @@ fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootE
     Ok(identity)
 }
 
-fn expose<S: serde::Serializer>(secret: &Secret<String>, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(secret.expose())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,13 +97,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let now = Timestamp::from_second(1_800_000_000).expect("time");
         let a = start(dir.path(), now).expect("first");
-        let (pem, key) = (a.ca.pem().to_owned(), a.signing.trusted());
+        let before = (a.ring.bundle(), a.ring.trusted());
         assert!(a.first);
         let password = std::fs::read_to_string(dir.path().join("admin-password")).expect("file");
         drop(a);
         let b = start(dir.path(), now).expect("second");
         assert!(!b.first);
-        assert_eq!((b.ca.pem(), b.signing.trusted()), (pem.as_str(), key));
+        assert_eq!((b.ring.bundle(), b.ring.trusted()), before);
         let user = b
             .store
             .read()

@@ -126,6 +126,17 @@ impl Authority {
         &self.der
     }
 
+    /// Whether this authority signed a certificate, DER. Authorities may share a name, so the
+    /// signature is what tells.
+    pub(super) fn has_issued(&self, certificate: &[u8]) -> bool {
+        use x509_parser::certificate::X509Certificate;
+        let Ok((_, own)) = X509Certificate::from_der(&self.der) else {
+            return false;
+        };
+        X509Certificate::from_der(certificate)
+            .is_ok_and(|(_, leaf)| leaf.verify_signature(Some(own.public_key())).is_ok())
+    }
+
     /// Signs the list of certificates of this authority that are good no more, PEM. The list is
     /// valid as long as the authority: a new one comes with the next that is revoked, and one that
     /// ended by itself would shut out everybody.

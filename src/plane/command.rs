@@ -1,5 +1,6 @@
 //! The command line of `pf9-plane`.
 
+mod keys;
 mod recover;
 
 use std::io::Write as _;
@@ -85,6 +86,9 @@ enum Verb {
     /// The enrolled machines.
     #[command(subcommand)]
     Host(HostVerb),
+    /// The plane's own keys: a second one is announced, takes over, and the first is retired.
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
     /// The clusters.
     #[command(subcommand)]
     Cluster(ClusterVerb),
@@ -151,6 +155,14 @@ enum HostVerb {
     List {
         #[command(flatten)]
         list: Listing,
+    },
+    /// Take the machine that connects next for this host, once: its disk moved, its mainboard was
+    /// replaced, or its disk was set back. Refused while one is connected.
+    AcceptMachine {
+        /// The host's id.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
     },
     /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
     /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
@@ -278,6 +290,14 @@ async fn run(command: Command) -> Result<(), Fault> {
             ];
             show(&list, "/hosts", &columns).await
         }
+        Verb::Host(HostVerb::AcceptMachine { host, state }) => {
+            let path = format!("/hosts/{host}/accept-machine");
+            admin::ask(&state.state_dir, Method::POST, &path, &Value::Null).await?;
+            put(
+                None,
+                &format!("the next machine that comes is host {host}\n"),
+            )
+        }
         Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
             let body = Reenrol { host, ttl_s: ttl };
             let path = "/hosts/allow-reenrol";
@@ -289,6 +309,7 @@ async fn run(command: Command) -> Result<(), Fault> {
                 &format!("host {host} may bring a new key once, until {until}: {next}\n"),
             )
         }
+        Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(ClusterVerb::List { list }) => {
             let columns = [
                 "uuid",
@@ -472,6 +493,11 @@ mod tests {
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",
             "host list --state-dir d",
+            "host accept-machine 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111 --state-dir d",
+            "keys list --json --state-dir d",
+            "keys announce signing --state-dir d",
+            "keys take-over authority --state-dir d --force 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",
+            "keys retire signing --state-dir d",
             "host allow-reenrol 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d --ttl 2h",
             "serve --state-dir d --listen 127.0.0.1:8443 --host-certificate-seconds 60",
             "cluster list --state-dir d --json",

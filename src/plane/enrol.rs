@@ -14,6 +14,7 @@ use super::refusal::{Answer, Refusal};
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::tokens;
+use super::{machines, trust};
 use crate::model::{Digest, DocumentKind, EnrolAnswer, EnrolRequest, Enrolment, TrustedKey};
 
 const REFUSED: &str = "enrolment refused";
@@ -41,12 +42,15 @@ pub(super) async fn post(
         Entry::Next => {}
     }
     tracing::info!(%host, ?entry, "host enrolled");
+    let ring = plane.keys.ring();
+    let version = trust::version(&plane.read()?, &ring, host)?;
     Ok(Json(EnrolAnswer {
         schema: SCHEMA,
         certificate,
-        ca: plane.ca.pem().to_owned(),
-        trust: vec![plane.signing.trusted()],
+        ca: ring.bundle(),
+        trust: ring.trusted(),
         endpoints: plane.endpoints.clone(),
+        trust_version: Some(version),
     }))
 }
 
@@ -106,6 +110,7 @@ fn enrol(
     // A removed host that is let in again is a host like any other, and nobody else is it.
     change.remove(&REMOVED, &row)?;
     change.touch(id);
+    machines::enrolled(change, id, request.machine.as_ref())?;
     Ok((entry, pem))
 }
 

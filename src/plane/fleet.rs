@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::departures;
+use super::machines::MACHINES;
 use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed, SPECS,
     STATUSES,
@@ -26,6 +27,7 @@ pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known
     Ok(Known {
         status: rows.get(&STATUSES, &id)?,
         spec: rows.get(&SPECS, &id)?,
+        copy: rows.get(&MACHINES, &id)?.and_then(|m| m.copy),
         connected: plane.sessions.is_connected(host.id),
         now: Timestamp::now(),
         host,
@@ -139,6 +141,7 @@ fn take_out(change: &mut Change<'_>, row: &Host) -> Answer<()> {
     }
     change.remove(&HOSTS, &id)?;
     change.remove(&STATUSES, &id)?;
+    change.remove(&MACHINES, &id)?;
     change.remove(&EVENT_NEXT, &id)?;
     let mine = format!("{id}/");
     for (key, _) in change.with_prefix(&EVENTS, &mine)? {

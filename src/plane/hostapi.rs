@@ -28,6 +28,7 @@ use super::refusal::{Answer, Refusal};
 use super::stacks;
 use super::state::Plane;
 use super::store::Read;
+use super::trust;
 use crate::model::{
     Envelope, EventBatch, Generation, HostId, HostStatus, RenewAnswer, RenewRequest, STATUS_SCHEMA,
     SessionKind,
@@ -92,6 +93,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/v1/hosts/self/spec", get(spec))
         .route("/v1/hosts/self/status", post(status))
+        .route("/v1/hosts/self/trust", get(trust::get))
         .route("/v1/hosts/self/events", post(take_events))
         .route("/v1/hosts/self/renew", post(renew))
         .route("/v1/hosts/self/nonce", post(orders::nonce))
@@ -149,7 +151,7 @@ async fn status(
     peer: Peer,
     State(plane): State<Arc<Plane>>,
     Doc(status): Doc<HostStatus>,
-) -> Answer<StatusCode> {
+) -> Answer<Response> {
     let host = peer.may(&plane, Call::Status)?;
     if status.schema != STATUS_SCHEMA {
         let why = format!("schema {} is not {STATUS_SCHEMA}", status.schema);
@@ -166,9 +168,10 @@ async fn status(
             if fleet::followed_removal(&plane, status).await? {
                 plane.sessions.retire(host, "the host is no node any more");
             }
-            return Ok(StatusCode::NO_CONTENT);
+            return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
+    let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
     plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
@@ -180,7 +183,10 @@ async fn status(
             Ok(change.put(&STATUSES, &host.to_string(), &row)?)
         })
         .await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(match answer {
+        Some(answer) => Json(answer).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
 async fn take_events(

@@ -15,7 +15,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::ca::{Authority, Leaf, ProvenKey};
+use super::ca::{Leaf, ProvenKey};
+use super::keys::Ca;
 use super::records::{HOSTS, Host, Pinned, Removed, Renewal};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change};
@@ -100,7 +101,7 @@ pub(super) fn shown(change: &mut Change<'_>, id: HostId, certificate: &Digest) -
 /// long as the certificate that opened it, so that a renewal cuts nothing.)
 pub(super) fn renew(
     change: &mut Change<'_>,
-    ca: &Authority,
+    ca: &Ca,
     id: HostId,
     by: By,
     csr: &str,
@@ -164,7 +165,7 @@ pub(super) fn entry(
 
 /// A host's certificate, and what is to be remembered of it.
 pub(super) fn issue(
-    ca: &Authority,
+    ca: &Ca,
     id: HostId,
     key: &ProvenKey,
     life: SignedDuration,

@@ -57,6 +57,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "events",
         "event-ids",
         "event-next",
+        "machines",
     ]
     .into()
 }

@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::compute;
 use super::fleet;
+use super::keys::{IDENTITY, IDENTITY_ROW, Ring};
+use super::machines;
 use super::records::{CLUSTERS, HOSTS};
 use super::refusal::{Answer, Refusal};
-use super::state::Plane;
+use super::state::{Change, Plane};
 use super::store::Read;
+use super::trust;
 use super::view::Known;
 use crate::model::{
-    Assignment, Generation, HostId, HostStatus, NodeState, Role, wants_greater_generation,
+    Assignment, Generation, HostId, HostStatus, NodeState, Role, TrustVersion,
+    wants_greater_generation,
 };
 
 /// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
@@ -55,6 +59,9 @@ pub(super) struct Review {
     pub(super) rows: Vec<Row>,
     /// Hosts that have not reported since the plane started: they may be ahead, too.
     pub(super) silent: usize,
+    /// Hosts that were told newer things of whom to believe than this plane would say.
+    #[serde(default)]
+    pub(super) told: usize,
 }
 
 /// Which hosts to raise.
@@ -74,6 +81,8 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
         match heard(&known, plane.started) {
             None => review.silent += 1,
             Some(status) => {
+                let ours = trust::version(rows, &plane.keys.ring(), known.host.id)?;
+                review.told += usize::from(beyond(ours, status).is_some());
                 let assignment = assignment(rows, &known)?;
                 review
                     .rows
@@ -93,6 +102,7 @@ pub(super) async fn recover(
     let this = Arc::clone(plane);
     plane
         .change(move |change| {
+            say_anew(change, &this)?;
             let mut raised = Vec::new();
             for host in wanted.hosts {
                 let row = row(&this, &**change, host)?;
@@ -113,6 +123,49 @@ pub(super) async fn recover(
             Ok(raised)
         })
         .await
+}
+
+/// Raises the numbers of the documents that say whom to believe, so that hosts take them again. What
+/// they say is what this plane has: a key that was announced after the backup is lost with it.
+fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
+    let ring = plane.keys.ring();
+    let mut serial = ring.serial();
+    for known in fleet::all(plane, &**change)? {
+        let (host, Some(status)) = (known.host.id, heard(&known, plane.started)) else {
+            continue;
+        };
+        let ours = trust::version(&**change, &ring, host)?;
+        let Some(next) = beyond(ours, status) else {
+            continue;
+        };
+        serial = serial.max(next.serial);
+        machines::raise(change, host, next.revision)?;
+    }
+    if serial > ring.serial() {
+        let stored = ring.stored().clone().raised(serial);
+        let ring =
+            Ring::load(stored).map_err(|e| Refusal::internal("the keys cannot be used", &e))?;
+        change.put(&IDENTITY, IDENTITY_ROW, ring.stored())?;
+        change.keys(Arc::new(ring), []);
+    }
+    Ok(())
+}
+
+/// The least version of a trust document that a host takes, which has applied one that ours cannot
+/// follow; `None`: it takes ours, or its numbers are no plane's.
+fn beyond(ours: TrustVersion, status: &HostStatus) -> Option<TrustVersion> {
+    let have = status.trust.as_ref()?.version?;
+    if ours.may_follow(Some(&have)) {
+        return None;
+    }
+    let jump = |ours: u64, have: u64| have.saturating_sub(ours);
+    let far = jump(ours.serial, have.serial).max(jump(ours.revision, have.revision));
+    let next = |ours: u64, have: u64| if have > ours { have + 1 } else { ours };
+    (far <= JUMP_MAX).then(|| TrustVersion {
+        plane: ours.plane,
+        serial: next(ours.serial, have.serial),
+        revision: next(ours.revision, have.revision),
+    })
 }
 
 fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
@@ -256,6 +309,7 @@ mod tests {
         Known {
             host: host_row(1, None),
             status: None,
+            copy: None,
             spec: Some(IssuedSpec {
                 generation: Generation(plane),
                 issued_at: now(),
@@ -316,6 +370,35 @@ mod tests {
         lost.accepted_generation = Generation(2);
         lost.observed_generation = Generation(2);
         assert_eq!(outcome(4, &lost, &worker), Some(Outcome::Obeys));
+    }
+
+    #[test]
+    fn who_was_told_more_is_told_again_with_greater_numbers() {
+        let version = |plane, serial, revision| TrustVersion {
+            plane: uuid::Uuid::from_u128(plane),
+            serial,
+            revision,
+        };
+        let has = |version| {
+            let mut said = reports(1, None);
+            said.trust = Some(crate::model::TrustStatus {
+                version,
+                ..Default::default()
+            });
+            said
+        };
+        let ours = version(1, 3, 5);
+        assert_eq!(beyond(ours, &reports(1, None)), None, "it cannot be told");
+        assert_eq!(beyond(ours, &has(None)), None);
+        for taken in [version(1, 3, 5), version(1, 2, 0), version(2, 9, 9)] {
+            assert_eq!(beyond(ours, &has(Some(taken))), None);
+        }
+        for ahead in [version(1, 4, 5), version(1, 3, 6), version(1, 9, 1)] {
+            let next = beyond(ours, &has(Some(ahead))).expect("raised");
+            assert!(next.may_follow(Some(&ahead)) && next.may_follow(Some(&ours)));
+            assert_ne!(next, ahead, "it says something else under another number");
+        }
+        assert_eq!(beyond(ours, &has(Some(version(1, u64::MAX, 5)))), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use crate::model::Fault;
+use crate::model::{Envelope, Fault};
 pub(super) use crate::telemetry::chain;
 
 /// A request that was not granted.
@@ -21,6 +21,8 @@ pub(super) struct Refusal {
     pub(super) fault: Box<Fault>,
     /// When to come back, seconds.
     pub(super) retry_after: Option<u64>,
+    /// Signed documents that go along, for a peer that must believe the refusal.
+    pub(super) documents: Vec<Envelope>,
 }
 
 /// How an API writes its errors.
@@ -47,6 +49,7 @@ impl Refusal {
             status,
             fault: Box::new(fault),
             retry_after: None,
+            documents: Vec::new(),
         }
     }
 
@@ -68,6 +71,14 @@ impl Refusal {
     /// 403: not for you.
     pub(super) fn forbidden(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, Fault::new(code, what, why))
+    }
+
+    /// 403: you are a copy of a host, and here is the order to hold, signed.
+    pub(super) fn copied(fault: Fault, documents: Vec<Envelope>) -> Self {
+        Self {
+            documents,
+            ..Self::new(StatusCode::FORBIDDEN, fault)
+        }
     }
 
     /// 401: say who you are.
@@ -110,7 +121,13 @@ impl Refusal {
         let message = self.fault.to_string();
         let title = self.status.canonical_reason().unwrap_or("Error");
         match shape {
-            Shape::Fault => serde_json::to_value(&self.fault).unwrap_or_default(),
+            Shape::Fault => {
+                let mut body = json!(self.fault);
+                if !self.documents.is_empty() {
+                    body["documents"] = json!(self.documents);
+                }
+                body
+            }
             Shape::Keystone => json!({"error": {
                 "code": code, "message": message, "title": title, "fault": self.fault,
             }}),

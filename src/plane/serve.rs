@@ -28,7 +28,7 @@ use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
-use super::tls::ServerIdentity;
+use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
     admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
@@ -125,8 +125,7 @@ impl Server {
         let plane = Arc::new(Plane::new(Parts {
             store: started.store,
             dir: config.state_dir.clone(),
-            ca: started.ca,
-            signing: started.signing,
+            ring: started.ring,
             public_url: public.url,
             endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
@@ -139,16 +138,15 @@ impl Server {
         let mut names = server_names(&public.host, address);
         // One of them leads here, perhaps by another name.
         names.extend(endpoints.hosts);
-        let identity = ServerIdentity::new(&plane.ca, names, now).map_err(|e| cannot(chain(&e)))?;
+        let tls = ServerTls::new(&plane.keys.ring(), names, now).map_err(|e| cannot(chain(&e)))?;
+        let tls = Arc::new(tls);
         let socket = admin_socket(&config.state_dir)
             .map_err(|e| cannot(format!("{}: {e}", admin::SOCKET)))?;
-        let acceptor =
-            TlsAcceptor::from(identity.config(&plane.ca).map_err(|e| cannot(chain(&e)))?);
         let tasks = plane.tasks.clone();
-        tasks.spawn(accept_tls(Arc::clone(&plane), listener, acceptor));
+        tasks.spawn(accept_tls(Arc::clone(&plane), listener, Arc::clone(&tls)));
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
+        tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
-        tasks.spawn(identity.keep_fresh(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
             plane,
@@ -321,7 +319,7 @@ fn router(plane: &Arc<Plane>) -> Router {
         .with_state(Arc::clone(plane))
 }
 
-async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAcceptor) {
+async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, tls: Arc<ServerTls>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let handshakes = Arc::new(Handshakes::default());
     let router = router(&plane);
@@ -343,7 +341,7 @@ async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, acceptor: TlsAccep
             tracing::warn!("connection refused: there are too many");
             continue;
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (acceptor, router) = (tls.acceptor(), router.clone());
         let (handshakes, until) = (Arc::clone(&handshakes), Until::of(&plane));
         plane.tasks.spawn(async move {
             serve_tls(stream, &acceptor, &handshakes, router, until).await;

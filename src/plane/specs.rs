@@ -74,7 +74,7 @@ pub(super) fn raise(
     Ok(changed)
 }
 
-/// The next spec of a host, if what it is to be changed since the last.
+/// The next spec of a host, if what it is to be changed since the last, or who signs it.
 fn next(
     host: HostId,
     cluster: Option<&Cluster>,
@@ -82,10 +82,12 @@ fn next(
     key: &SigningKey,
     now: Timestamp,
 ) -> Answer<Option<IssuedSpec>> {
-    let Some(assignment) = compute::assignment(host, cluster) else {
+    // What nothing can be said of stays as it is.
+    let computed = compute::assignment(host, cluster);
+    let Some(assignment) = computed.or_else(|| last.map(|l| l.assignment.clone())) else {
         return Ok(None);
     };
-    if last.is_some_and(|l| l.assignment == assignment) {
+    if last.is_some_and(|l| l.assignment == assignment && l.envelope.key_id == key.id()) {
         return Ok(None);
     }
     let generation = last.map_or(Generation::default(), |l| l.generation).next();
@@ -233,6 +235,29 @@ mod tests {
         assert_eq!(spec.generation, Generation(1));
         assert_eq!(spec.assignment, issued.assignment);
         assert!(matches!(spec.assignment, Assignment::Master(_)));
+    }
+
+    #[test]
+    fn another_key_signs_everything_anew_and_says_the_same() {
+        let mut world = World::new();
+        let mut c = cluster();
+        let id = Some(c.id);
+        add(&mut c, &[(1, true), (2, false)]).expect("attach");
+        world.settle(&[(1, id), (2, id)], &c);
+        // A worker without a master has nothing new to be told, and is signed for all the same.
+        c.members.remove(0);
+        assert_eq!(world.settle(&[(2, id)], &c), []);
+        world.key = SigningKey::generate().expect("key").0;
+        assert_eq!(
+            world.settle(&[(1, None), (2, id)], &c),
+            [(host(1), 2), (host(2), 2)]
+        );
+        assert_eq!(world.settle(&[(1, None), (2, id)], &c), []);
+        let read = world.store.read().expect("read");
+        let row = read.get(&SPECS, &host(2).to_string()).expect("get");
+        let issued = row.expect("spec");
+        assert_eq!(issued.envelope.key_id, world.key.id());
+        assert!(matches!(issued.assignment, Assignment::Worker(_)));
     }
 
     #[tokio::test]

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
-use super::ca::{Authority, CaError};
+use super::ca::CaError;
+use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
@@ -28,7 +29,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
-use crate::model::{ClusterId, Fault, Generation, HostId, SigningKey};
+use crate::model::{ClusterId, Fault, Generation, HostId};
 
 /// Passwords that are checked at the same time; each costs a tenth of a second of a core.
 const PASSWORD_CHECKS_AT_ONCE: usize = 2;
@@ -40,8 +41,10 @@ pub(super) struct Plane {
     pub(super) files: HostFs,
     /// The state directory.
     pub(super) dir: PathBuf,
-    pub(super) ca: Authority,
-    pub(super) signing: SigningKey,
+    /// Its own keys; `ca` and `signing` are those that sign now.
+    pub(super) keys: Keys,
+    pub(super) ca: Ca,
+    pub(super) signing: Signer,
     /// `https://host:port`, as everybody reaches the plane.
     pub(super) public_url: String,
     /// `wss://…`, where nodes are told to come.
@@ -73,8 +76,7 @@ pub(super) struct Plane {
 pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) dir: PathBuf,
-    pub(super) ca: Authority,
-    pub(super) signing: SigningKey,
+    pub(super) ring: Ring,
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
@@ -86,6 +88,8 @@ pub(super) struct Parts {
 pub(super) struct Change<'a> {
     write: &'a mut Write,
     touched: BTreeSet<HostId>,
+    /// The keys from now on, if they change.
+    keys: Option<Arc<Ring>>,
     /// Clusters whose rights follow from it.
     clusters: BTreeSet<ClusterId>,
     raised: BTreeMap<HostId, Generation>,
@@ -97,12 +101,14 @@ pub(super) struct Change<'a> {
 
 impl Plane {
     pub(super) fn new(parts: Parts) -> Self {
+        let keys = Keys::new(parts.ring);
         Self {
             files: HostFs::new(&parts.dir),
             store: parts.store,
             dir: parts.dir,
-            ca: parts.ca,
-            signing: parts.signing,
+            ca: keys.ca(),
+            signing: keys.signer(),
+            keys,
             public_url: parts.public_url,
             endpoints: parts.endpoints,
             host_life: parts.host_life,
@@ -151,16 +157,26 @@ impl Plane {
         now: Timestamp,
         work: impl FnOnce(&mut Change<'_>) -> Answer<T>,
     ) -> Answer<T> {
-        let (out, changed, clusters) = self.store.write(|write| {
+        let mut before = None;
+        let done = self.store.write(|write| {
             let mut change = Change::new(write, now);
             let out = work(&mut change)?;
             let touched = std::mem::take(&mut change.touched);
-            let change_clusters = std::mem::take(&mut change.clusters);
+            let clusters = std::mem::take(&mut change.clusters);
             let raised = std::mem::take(&mut change.raised);
-            let mut changed = specs::refresh(write, &touched, &self.signing, now)?;
-            changed.extend(specs::raise(write, &raised, &self.signing, now)?);
-            Ok::<_, Refusal>((out, changed, change_clusters))
-        })?;
+            let keys = change.keys.take();
+            let ring = keys.clone().unwrap_or_else(|| self.keys.ring());
+            let key = &ring.signing.current;
+            let mut changed = specs::refresh(write, &touched, key, now)?;
+            changed.extend(specs::raise(write, &raised, key, now)?);
+            // Replaced while no other change can be made: each sees the keys that its rows name.
+            before = keys.map(|new| self.keys.replace(new));
+            Ok::<_, Refusal>((out, changed, clusters))
+        });
+        if let (Err(_), Some(before)) = (&done, before) {
+            self.keys.replace(before);
+        }
+        let (out, changed, clusters) = done?;
         for (host, generation) in &changed {
             tracing::info!(%host, %generation, "spec signed");
         }
@@ -184,6 +200,7 @@ impl<'a> Change<'a> {
         Self {
             write,
             touched: BTreeSet::new(),
+            keys: None,
             clusters: BTreeSet::new(),
             raised: BTreeMap::new(),
             now,
@@ -195,6 +212,14 @@ impl<'a> Change<'a> {
         self.touched.insert(host);
     }
 
+    /// The plane's keys are these when the change is made; every spec of `hosts` is signed anew
+    /// where another key signs now.
+    pub(super) fn keys(&mut self, ring: Arc<Ring>, hosts: impl IntoIterator<Item = HostId>) {
+        self.keys = Some(ring);
+        self.touched.extend(hosts);
+    }
+
+    /// The specs of all nodes of this cluster are computed again.
     /// This host gets a spec beyond this generation, whether its content changed or not.
     pub(super) fn raise(&mut self, host: HostId, above: Generation) {
         self.raised.insert(host, above);

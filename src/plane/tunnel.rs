@@ -17,13 +17,14 @@ use tokio::task::JoinSet;
 use super::ca;
 use super::hostapi::{self, Peer};
 use super::hostkey::{self, By, Stranger};
+use super::machines::{self, Hello};
 use super::records::{HOSTS, REMOVED};
 use super::refusal::{Answer, Refusal, chain};
 use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
-use crate::model::{Digest, HostId, SessionKind};
+use crate::model::{Digest, HostId, Secret, SessionKind};
 use crate::mux::{self, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
 
@@ -91,11 +92,10 @@ pub(super) fn identify(
     })
 }
 
-/// As [`identify`]; a certificate that is shown for the first time is the pinned one from now on.
-async fn admit(plane: &Arc<Plane>, shown: Option<&Shown>) -> Answer<Admitted> {
-    let admitted = identify(&plane.read()?, shown, Timestamp::now())?;
+/// A certificate that is shown for the first time is the pinned one from now on.
+async fn pin(plane: &Arc<Plane>, admitted: &Admitted) -> Answer<()> {
     if !admitted.is_news {
-        return Ok(admitted);
+        return Ok(());
     }
     let Peer { host, by, .. } = admitted.peer;
     plane
@@ -107,7 +107,25 @@ async fn admit(plane: &Arc<Plane>, shown: Option<&Shown>) -> Answer<Admitted> {
     plane
         .sessions
         .retire_kind(host, renewed, "the certificate is renewed");
-    Ok(admitted)
+    Ok(())
+}
+
+/// The machine of a session is looked at before anything of the host that it may be a copy of is
+/// disturbed: its sessions, and the key that is pinned for it. Answers the ticket of the next one.
+async fn look_at_machine(
+    plane: &Arc<Plane>,
+    peer: Peer,
+    begins: bool,
+    hello: Hello,
+    shown: Option<&Shown>,
+) -> Answer<Option<Secret<String>>> {
+    match peer.kind {
+        SessionKind::Full | SessionKind::RenewalOnly => {}
+        // Of a removed host nothing is kept, and its order of removal is for each machine.
+        SessionKind::RemovalOnly => return Ok(None),
+    }
+    let certificate = shown.map(|s| Arc::clone(&s.0)).unwrap_or_default();
+    machines::begin(plane, peer.host, begins, hello, certificate).await
 }
 
 /// `GET /v1/tunnel`.
@@ -121,8 +139,20 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
         let why = "many hosts come back at once";
         return Err(Refusal::busy("tunnel refused", why, after));
     }
-    let admitted = admit(&plane, shown.as_ref()).await?;
-    let key = check_handshake(&parts)?;
+    let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
+    let hello = Hello::of(&parts.headers)
+        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+    let key = match check_handshake(&parts) {
+        Ok(key) => key,
+        Err(only_asks) => {
+            // Whether it would be taken: a certificate is pinned by that as well.
+            if admitted.is_news {
+                look_at_machine(&plane, admitted.peer, false, hello, shown.as_ref()).await?;
+                pin(&plane, &admitted).await?;
+            }
+            return Err(only_asks);
+        }
+    };
     let place = Place::of(&parts.headers)
         .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
@@ -132,6 +162,8 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
             "this connection cannot upgrade",
         )
     })?;
+    let ticket = look_at_machine(&plane, admitted.peer, true, hello, shown.as_ref()).await?;
+    pin(&plane, &admitted).await?;
     let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let shared = Arc::clone(&plane);
     let kind = admitted.peer.kind;
@@ -155,7 +187,13 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
             HeaderValue::from_static(kind.as_str()),
         ),
     ];
-    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+    let mut answer = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+    if let Some(ticket) = ticket {
+        let value = HeaderValue::from_str(ticket.expose())
+            .map_err(|e| Refusal::internal("tunnel refused", &e))?;
+        answer.headers_mut().insert(mux::TICKET_HEADER, value);
+    }
+    Ok(answer)
 }
 
 /// The websocket handshake, as RFC 6455 wants it; answers the client's key.

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use super::machines::Copy;
 use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
 use crate::model::{Generation, NodeState, Role};
 
@@ -18,6 +19,7 @@ pub(super) struct Known {
     pub(super) host: Host,
     pub(super) status: Option<ReceivedStatus>,
     pub(super) spec: Option<IssuedSpec>,
+    pub(super) copy: Option<Copy>,
     pub(super) connected: bool,
     pub(super) now: Timestamp,
 }
@@ -74,6 +76,7 @@ impl Known {
         pf9["connected"] = json!(self.connected);
         pf9["facts"] = json!(self.host.facts);
         pf9["generation"] = json!(self.wanted());
+        pf9["copy"] = json!(self.copy);
         json!({
             "id": self.host.id,
             "roles": if self.host.authorised { vec![ROLE] } else { Vec::new() },

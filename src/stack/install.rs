@@ -125,6 +125,33 @@ pub fn verify_installed(
     Ok(manifest)
 }
 
+/// Which key signed the manifest of the active stack, as it says; for people and the plane.
+pub fn signer(fs: &HostFs) -> Option<String> {
+    let stack = current(fs).ok().flatten()?;
+    let envelope = read_envelope(&fs.at(dir_of(&stack)).join(INSIDE)).ok()?;
+    Some(envelope.key_id)
+}
+
+/// Gives the active stack's manifest the signature of the staged one, when that is of the same
+/// content and by another key that is trusted. True when it was replaced. Nothing else of the stack
+/// is touched: its bytes are what the content says, whoever signed that.
+pub fn renew_signature(fs: &HostFs, trust: &TrustStore) -> Result<bool, StackError> {
+    let Some(stack) = current(fs)? else {
+        return Ok(false);
+    };
+    let staged = match Manifest::open_staged(fs, &stack, trust) {
+        Err(StackError::NotStaged { .. }) => return Ok(false),
+        other => other?,
+    };
+    let installed = read_envelope(&fs.at(dir_of(&stack)).join(INSIDE))?;
+    let same = installed.payload_digest().ok() == Some(stack.manifest);
+    if !same || installed == *staged.envelope() {
+        return Ok(false);
+    }
+    write_inside(fs, &dir_of(&stack), &staged)?;
+    Ok(true)
+}
+
 /// Removes every stack but the current one, the one before it and those in `keep`. Returns the
 /// directories that went.
 pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, StackError> {

@@ -456,3 +456,32 @@ fn a_full_disk_has_its_own_code() {
     };
     assert_eq!(full.fault(&stack).code, "disk-full");
 }
+
+#[test]
+fn another_signature_of_the_same_content_is_taken_over_and_nothing_else_changes() {
+    let mut node = node();
+    let stack = recipe("1.20.2-1").stage(&node);
+    assert!(!renew_signature(&node.fs, &node.trust).expect("no stack"));
+    try_install(&node, &stack).expect("install");
+    activate(&node.fs, &stack).expect("activate");
+    assert!(!renew_signature(&node.fs, &node.trust).expect("the same"));
+    let first = node.key.id().to_owned();
+    assert_eq!(signer(&node.fs), Some(first.clone()));
+
+    // The plane signs with another key, and hostagent staged the manifest under it.
+    let old = std::mem::replace(&mut node.key, SigningKey::generate().expect("key").0);
+    recipe("1.20.2-1").stage(&node);
+    let untrusted = renew_signature(&node.fs, &node.trust);
+    assert!(
+        matches!(untrusted, Err(StackError::Untrusted(_))),
+        "{untrusted:?}"
+    );
+    assert_eq!(signer(&node.fs), Some(first));
+    let both = TrustStore::new([old.trusted(), node.key.trusted()]).expect("trust");
+    assert!(renew_signature(&node.fs, &both).expect("renewed"));
+    assert_eq!(signer(&node.fs).as_deref(), Some(node.key.id()));
+    assert!(!renew_signature(&node.fs, &both).expect("done already"));
+    // The old key may go: the stack is whole without it.
+    let new = TrustStore::new([node.key.trusted()]).expect("trust");
+    verify_installed(&node.fs, &stack, &new, Depth::Full).expect("whole");
+}

@@ -101,6 +101,7 @@ impl Host {
             token: &token,
             host_id: self.id,
             present: None,
+            machine: pf9_hostagent::model::MachineMarks::default(),
             facts: &NodeFacts::new("n1", &[]),
             root: &root,
             egress: &egress,

@@ -6,6 +6,8 @@ mod comms;
 #[cfg(feature = "plane")]
 mod egress;
 mod hostagent;
+#[cfg(feature = "plane")]
+mod identity;
 mod local;
 #[cfg(feature = "plane")]
 mod plane;

@@ -83,6 +83,7 @@ pub(crate) async fn enrol(
         token,
         host_id,
         present: None,
+        machine: identity::look_at_machine(fs, host_id),
         facts: &facts,
         root: &root,
         egress: &Egress::direct(),

@@ -121,6 +121,7 @@ fn answer(ca: &Issuer, manner: &Manner, endpoint: &str, request: EnrolRequest) -
                 ca: ca.pem(),
                 trust: vec![signing.trusted()],
                 endpoints: vec![endpoint.to_owned()],
+                trust_version: None,
             };
             (200, serde_json::to_vec(&answer).expect("json"))
         }

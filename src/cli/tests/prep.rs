@@ -9,6 +9,7 @@ use crate::model::{
 fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
     TunnelStatus {
         schema: 1,
+        orders: Vec::new(),
         state,
         endpoint: None,
         rtt_us: Some(4100),
@@ -56,6 +57,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         certificates: Vec::new(),
         inventory: Inventory::default(),
         health: Health::default(),
+        trust: None,
     }
 }
 

@@ -91,6 +91,7 @@ fn stack() -> StackRef {
 fn tunnel() -> TunnelStatus {
     TunnelStatus {
         schema: 1,
+        orders: Vec::new(),
         state: TunnelState::Connected {
             since: at("06:47:00"),
         },

@@ -24,12 +24,14 @@ fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
         certificates: Vec::new(),
         inventory: Inventory::default(),
         health: Health::default(),
+        trust: None,
     }
 }
 
 fn tunnel(state: TunnelState) -> TunnelStatus {
     TunnelStatus {
         schema: 1,
+        orders: Vec::new(),
         state,
         endpoint: None,
         rtt_us: None,

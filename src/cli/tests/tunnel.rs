@@ -60,6 +60,7 @@ pub(super) fn sessions() -> TunnelStatus {
     waiting.last_end = Some(end("09:59:50"));
     TunnelStatus {
         schema: STATUS_SCHEMA,
+        orders: Vec::new(),
         state: TunnelState::Connected { since },
         endpoint: Some("wss://a.example:8443/v1/tunnel".into()),
         rtt_us: Some(4100),

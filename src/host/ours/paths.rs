@@ -39,7 +39,7 @@ pub fn config_is_kept(name: &str) -> bool {
 pub const SHARED_PARENTS: [&str; 2] = ["/opt/pf9", paths::CONFIG_DIR];
 
 /// Directories and files that only we make, with everything in them.
-pub const PLACES: [(&str, Keeper); 12] = [
+pub const PLACES: [(&str, Keeper); 13] = [
     (paths::KUBE_DIR, Keeper::Role),
     ("/etc/pf9/cni", Keeper::Role),
     ("/etc/pf9/containerd", Keeper::Role),
@@ -51,6 +51,7 @@ pub const PLACES: [(&str, Keeper); 12] = [
     (CONTAINERD_STATE, Keeper::Role),
     ("/var/opt/pf9", Keeper::Agent),
     ("/run/pf9", Keeper::Agent),
+    (paths::MACHINE_NOW, Keeper::Agent),
     (paths::LOG_DIR, Keeper::Logs),
 ];
 

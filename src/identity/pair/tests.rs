@@ -34,6 +34,8 @@ impl World {
             plane_ca: world.ca.pem(),
             trust: vec![SigningKey::generate().expect("key").0.trusted()],
             endpoints: vec!["wss://127.0.0.1:1".to_owned()],
+            trust_version: None,
+            machine: crate::model::MachineMarks::default(),
         };
         save(&world.fs, &identity, &Owners::whoever_runs()).expect("save");
         world

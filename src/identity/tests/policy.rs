@@ -66,6 +66,7 @@ async fn outcome(ca: &Arc<Authority>, server: TlsAcceptor, tls: &TlsPolicy) -> S
         token: &token,
         host_id,
         present: None,
+        machine: MachineMarks::default(),
         facts: &NodeFacts::new("n1", &[]),
         root: &root,
         egress: &Egress::direct(),

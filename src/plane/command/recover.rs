@@ -36,10 +36,11 @@ pub(super) async fn run(args: &RecoverArgs) -> Result<(), Fault> {
     })?;
     put(None, &shown(&review, &args.remove))?;
     let wanted = wanted(&review.rows, &args.remove)?;
-    if wanted.hosts.is_empty() {
+    if wanted.hosts.is_empty() && review.told == 0 {
         return Ok(());
     }
-    if !args.yes && !asked(wanted.hosts.len())? {
+    let all = wanted.hosts.len().max(review.told);
+    if !args.yes && !asked(all)? {
         return Err(Fault::new(
             "interrupted",
             "nothing was changed",
@@ -105,6 +106,12 @@ fn shown(review: &Review, remove: &[HostId]) -> String {
         true => "no host that has reported is ahead of this plane\n".to_owned(),
         false => align(&table),
     };
+    if review.told > 0 {
+        out.push_str(&format!(
+            "{} hosts were told more of whom to believe than this plane knows: they are told anew\n",
+            review.told
+        ));
+    }
     if review.silent > 0 {
         out.push_str(&format!(
             "{} hosts have not reported since this plane started: run this again when they have\n",
@@ -123,7 +130,7 @@ fn asked(hosts: usize) -> Result<bool, Fault> {
     }
     put(
         None,
-        &format!("Raise the generation of {hosts} hosts, so that they obey? [y/N] "),
+        &format!("Raise the numbers of {hosts} hosts, so that they obey? [y/N] "),
     )?;
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
@@ -162,6 +169,7 @@ mod tests {
         let review = Review {
             rows: rows.to_vec(),
             silent: 2,
+            told: 0,
         };
         let text = shown(&review, &[]);
         assert!(

@@ -88,6 +88,8 @@ impl World {
             plane_ca: self.ca.pem(),
             trust: vec![SigningKey::generate().expect("key").0.trusted()],
             endpoints: peers.iter().map(endpoint).collect(),
+            trust_version: None,
+            machine: pf9_hostagent::model::MachineMarks::default(),
         };
         identity::save(&self.fs, &identity, &Owners::whoever_runs()).expect("save");
     }

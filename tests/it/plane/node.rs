@@ -198,7 +198,14 @@ impl Node {
         let answer = self.answer.as_ref().expect("enrolled");
         let address = bed.url.trim_start_matches("https://");
         let tls = secure(bed, answer, self.identity()).await.expect("tls");
-        match within(mux::ask(tls, address, mux::TUNNEL_PATH)).await {
+        match within(mux::ask(
+            tls,
+            address,
+            mux::TUNNEL_PATH,
+            self.headers.clone(),
+        ))
+        .await
+        {
             Ok(()) => Ok(()),
             Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
             Err(e) => panic!("{e}"),
@@ -368,6 +375,7 @@ pub(super) async fn dial(
         Err(HandshakeError::Refused {
             status,
             retry_after,
+            ..
         }) => Err((status.as_u16(), retry_after)),
         // TLS 1.3 refuses a client's certificate after the client is done: seen at the first read.
         Err(HandshakeError::Http(_)) => Err((0, None)),
@@ -381,8 +389,9 @@ async fn secure(
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Refused> {
     let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(answer.ca.as_bytes()).expect("ca");
-    roots.add(ca).expect("root");
+    for ca in CertificateDer::pem_slice_iter(answer.ca.as_bytes()) {
+        roots.add(ca.expect("ca")).expect("root");
+    }
     let builder = rustls::ClientConfig::builder_with_provider(pf9_hostagent::tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("tls 1.3")

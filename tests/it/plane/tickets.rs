@@ -5,7 +5,7 @@ use pf9_hostagent::comms::Route;
 use pf9_hostagent::egress::{Egress, Hop, Journey};
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, EnrolOrder, Owners, TlsPolicy, order_key};
-use pf9_hostagent::model::{HostId, NodeFacts};
+use pf9_hostagent::model::{HostId, MachineMarks, NodeFacts};
 use serde_json::Value;
 
 use super::bed::{Bed, within};
@@ -20,6 +20,7 @@ async fn enrolled(bed: &Bed, fs: &HostFs, host_id: HostId) -> Route {
         token: &token,
         host_id,
         present: Some(fs),
+        machine: MachineMarks::default(),
         facts: &NodeFacts::new("a", &[]),
         root: &root,
         egress: &egress,

@@ -1,0 +1,176 @@
+//! Task: whom this host believes; carried from the plane to nodelet, and told in the status.
+//!
+//! The plane answers a status with the version of its newest document when the host's is another.
+//! The document is fetched then, and the stack's manifest under the signature that goes with it, so
+//! that nodelet finds both. Who was refused as a copy is told by comms: that order is carried too.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::board::Facts;
+use super::{Agent, blocking, download, plane};
+use crate::identity;
+use crate::local::{Client, LocalError, Method};
+use crate::model::{
+    DocumentKind, Envelope, Fault, StackRef, TrustAnswer, TrustDocument, TrustStatus, TrustVersion,
+    TunnelStatus, paths,
+};
+use crate::stack;
+
+/// nodelet writes a few small files; systemd may have to start it first.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Waits after a failure.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The plane says again with every status that there is something to fetch.
+const RETRY_CAP: Duration = Duration::from_secs(60);
+/// How often comms is asked for an order while the plane does not answer: it tries that rarely, too.
+const ASK_COMMS: Duration = Duration::from_secs(5);
+/// comms answers from memory.
+const COMMS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the signed files of this host are signed by; when it changes, they are looked at again.
+type Signed = (Option<TrustVersion>, Option<String>, Option<StackRef>);
+
+pub(super) async fn run(agent: Agent) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let mut obeyed: Vec<Envelope> = Vec::new();
+    loop {
+        look(&agent).await;
+        let seen = agent.board.read(signed);
+        let wanted = agent.board.read(wanted);
+        if wanted.is_some() {
+            match fetch(&agent).await {
+                Ok(()) => {
+                    backoff.reset();
+                    agent.board.set(|f| &mut f.trust_fault, None);
+                    look(&agent).await;
+                    // One that nodelet took and that is not the one the plane spoke of: what it
+                    // says with the next status counts.
+                    agent.board.set(|f| &mut f.wants_trust, None);
+                }
+                Err(fault) => {
+                    tell(&agent, fault);
+                    agent.plane.pause(backoff.next()).await;
+                }
+            }
+            continue;
+        }
+        let news = agent
+            .board
+            .wait(|f| (signed(f) != seen || self::wanted(f).is_some()).then_some(()));
+        tokio::select! {
+            // cancel-safe: both are
+            () = news => {}
+            () = tokio::time::sleep(ASK_COMMS) => orders(&agent, &mut obeyed).await,
+        }
+    }
+}
+
+/// The version that the plane speaks of, if this host has another.
+fn wanted(facts: &Facts) -> Option<TrustVersion> {
+    let have = facts.trust.as_ref().and_then(|t| t.version);
+    facts.wants_trust.filter(|wanted| have != Some(*wanted))
+}
+
+fn signed(facts: &Facts) -> Signed {
+    (
+        facts.trust.as_ref().and_then(|t| t.version),
+        facts.spec.as_ref().map(|s| s.envelope.key_id.clone()),
+        facts.node.as_ref().and_then(|n| n.stack.clone()),
+    )
+}
+
+/// Reads what is believed now.
+async fn look(agent: &Agent) {
+    let fs = agent.fs.clone();
+    let spec_key = agent
+        .board
+        .read(|f| f.spec.as_ref().map(|s| s.envelope.key_id.clone()));
+    let found = blocking(move || {
+        let status = identity::trust_status(&fs)?;
+        Ok::<_, identity::IdentityError>(TrustStatus {
+            spec_key,
+            stack_key: stack::signer(&fs),
+            ..status
+        })
+    })
+    .await;
+    match found {
+        Ok(status) => agent.board.set(|f| &mut f.trust, Some(status)),
+        Err(e) => tell(agent, e.fault("cannot tell whom this host believes")),
+    }
+}
+
+/// Document and manifest, and then nodelet.
+async fn fetch(agent: &Agent) -> Result<(), Fault> {
+    let what = "cannot learn whom to believe";
+    let answer = agent
+        .plane
+        .poll::<TrustAnswer>("/v1/hosts/self/trust", plane::CALL_DEADLINE)
+        .await
+        .map_err(|e| plane::fault(&e, what))?
+        .ok_or_else(|| Fault::new("plane-garbage", what, "the plane's answer is empty"))?;
+    if let Some(stack) = agent.board.read(Facts::stack)
+        && let Some(signer) = signer(agent, &answer)
+    {
+        // Without it nodelet applies the document all the same; the next one brings it again.
+        if let Err(fault) = download::sign_anew(agent, &stack, &signer).await {
+            tracing::warn!(code = fault.code, "{fault}");
+        }
+    }
+    hand_over(agent, &answer).await?;
+    tracing::info!("whom to believe was told to nodelet");
+    Ok(())
+}
+
+/// The key that signs from now on, as far as this process can tell; nodelet judges for itself.
+fn signer(agent: &Agent, answer: &TrustAnswer) -> Option<String> {
+    let trust = identity::trust(&agent.fs).ok()?;
+    let document = answer
+        .documents
+        .iter()
+        .find_map(|e| e.open::<TrustDocument>(DocumentKind::Trust, &trust).ok())?;
+    document.keys.first().map(|key| key.id.clone())
+}
+
+async fn hand_over(agent: &Agent, answer: &TrustAnswer) -> Result<(), Fault> {
+    agent
+        .nodelet
+        .send::<_, serde_json::Value>(Method::PUT, "/v1/trust", answer, DEADLINE)
+        .await
+        .map(drop)
+        .map_err(|e| e.fault("cannot tell nodelet whom to believe"))
+}
+
+/// Asks comms whether the plane gave it an order for this machine, and carries it.
+async fn orders(agent: &Agent, obeyed: &mut Vec<Envelope>) {
+    if agent.plane.answers() {
+        return;
+    }
+    let status = async {
+        Client::unix(agent.fs.at(paths::COMMS_SOCKET))?
+            .get::<TunnelStatus>("/v1/status", COMMS_DEADLINE)
+            .await
+    };
+    let Ok::<_, LocalError>(status) = status.await else {
+        return;
+    };
+    if status.orders.is_empty() || status.orders == *obeyed {
+        return;
+    }
+    let answer = TrustAnswer {
+        documents: status.orders.clone(),
+    };
+    match hand_over(agent, &answer).await {
+        Ok(()) => *obeyed = status.orders,
+        Err(fault) => tell(agent, fault),
+    }
+}
+
+fn tell(agent: &Agent, fault: Fault) {
+    let known = agent.board.read(|f| f.trust_fault.as_ref() == Some(&fault));
+    if !known {
+        tracing::warn!(code = fault.code, "{fault}");
+        agent.board.set(|f| &mut f.trust_fault, Some(fault));
+    }
+}
