@@ -111,7 +111,7 @@ impl Route {
 
     /// The route of the machine itself: it says which machine it is, shows and takes tickets, and
     /// believes the authorities that are on the disk when it dials.
-    pub(super) fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
+    pub fn of_this_machine(self, fs: HostFs, policy: TlsPolicy) -> Self {
         let own = Own::new(fs, policy, self.identity.host_id);
         Self {
             own: Some(Arc::new(own)),

@@ -50,10 +50,12 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unread> {
 
 /// Reads a document as a program of this version.
 fn read_as<T: DeserializeOwned>(bytes: &[u8], reader: &str) -> Result<T, Unread> {
-    // What is no object has no head; whether it may be one is for `T` to say.
-    if let Ok(Head {
-        needs_agent: Some(needs),
-    }) = serde_json::from_slice(bytes)
+    // What is no object has no head; whether it may be one is for `T` to say. (A list would be read
+    // as the fields in order, its first element as the version.)
+    if bytes.trim_ascii_start().starts_with(b"{")
+        && let Ok(Head {
+            needs_agent: Some(needs),
+        }) = serde_json::from_slice(bytes)
     {
         may_read(&needs, reader)?;
     }
@@ -171,6 +173,12 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Inner {
         x: u32,
+    }
+
+    #[test]
+    fn a_list_has_no_head() {
+        let one: Vec<BTreeMap<String, u8>> = read(br#"[{"a": 1}]"#).expect("read");
+        assert_eq!(one[0]["a"], 1);
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub fn decide(orders: &Orders, ledger: &LedgerSeen<'_>) -> Job {
         (LedgerSeen::Empty, LocalSeen::UpTo(_)) => nothing_installed(orders),
         (LedgerSeen::Empty, LocalSeen::Lost(why)) => match nothing_installed(orders) {
             Job::Node(_) => orders.hold(no_local_order(why), None),
-            other => other,
+            other @ (Job::Nothing(_) | Job::Remove(..) | Job::Hold(_)) => other,
         },
         (LedgerSeen::Installed(now), LocalSeen::UpTo(last)) if now.generation <= *last => {
             Job::Remove(Order::Local, generation)
