@@ -18,7 +18,7 @@
 //! | `trust`    | [`apply_trust`]: whom the host believes from now on; root's |
 //! | `machine`  | [`look_at_machine`], and the machine this identity was made on |
 //! | `policy`   | [`TlsPolicy`]: what `[comms.tls]` asks, for enrolment and tunnel alike |
-//! | `store`    | [`save`], [`load`], [`trust`], [`host_id`], [`remove`] |
+//! | `store`    | [`save`], [`load`], [`trust()`], [`host_id`], [`remove`] |
 
 mod enrol;
 mod look;

@@ -1,4 +1,4 @@
-//! What is ours on this machine beside the package ([`ours`] says so): its removal, and the proof
+//! What is ours on this machine beside the package (`host::ours` says so): its removal, and the proof
 //! that it is gone.
 
 use std::fs;

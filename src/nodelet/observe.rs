@@ -54,6 +54,8 @@ pub struct Memory {
     pub waiting_since: HashMap<String, Instant>,
     /// A stack that was verified byte by byte in this sweep; goes to the ledger.
     pub verified_stack: Option<super::ledger::StackRecord>,
+    /// kubelet has not shown this master's first API server in the API, or has only begun to.
+    pub first_api_server: bool,
 }
 
 /// An object after our apply.

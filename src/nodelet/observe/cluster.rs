@@ -54,7 +54,7 @@ impl Sweep<'_> {
         let path = format!("/api/v1/namespaces/kube-system/pods/{name}");
         match kube.get(&path).await {
             Err(e) => Seen::Unknown { why: e.to_string() },
-            Ok(pod) => match runs(pod.as_ref(), inputs) {
+            Ok(pod) => match runs(pod.as_ref(), inputs, &mut self.memory.first_api_server) {
                 Ok(()) => Seen::Same,
                 Err(why) => differs(&why),
             },
@@ -113,10 +113,13 @@ fn not_shown(error: &KubeError) -> Seen {
 /// A pod that is Ready, and was started with these inputs. One that kubelet shows nothing of is a
 /// first one: kubelet tells the API of it a minute after, and until then there is none before it
 /// that could be meant. Of one that it replaces it shows the old one until the new one runs.
-fn runs(pod: Option<&Value>, inputs: &str) -> Result<(), String> {
+fn runs(pod: Option<&Value>, inputs: &str, first: &mut bool) -> Result<(), String> {
     let Some(pod) = pod else {
+        *first = true;
         return Ok(());
     };
+    // When it begins to show the first one, it says nothing of its state for a moment.
+    let was_first = std::mem::replace(first, false);
     let started = pod.pointer(INPUTS).and_then(Value::as_str);
     if started != Some(inputs) {
         return Err("kubelet has not replaced it yet".to_owned());
@@ -124,18 +127,27 @@ fn runs(pod: Option<&Value>, inputs: &str) -> Result<(), String> {
     if pod.pointer("/metadata/deletionTimestamp").is_some() {
         return Err("kubelet is replacing it".to_owned());
     }
+    if was_first && ready_condition(pod).is_none() {
+        *first = true;
+        return Ok(());
+    }
     ready(pod).map_err(|why| format!("it is not Ready: {why}"))
 }
 
 /// The Ready condition of a node or a pod.
-fn ready(object: &Value) -> Result<(), String> {
+fn ready_condition(object: &Value) -> Option<&Value> {
     let conditions = object
         .pointer("/status/conditions")
         .and_then(Value::as_array);
-    let condition = conditions
+    conditions
         .into_iter()
         .flatten()
-        .find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"));
+        .find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"))
+}
+
+/// Whether a node or a pod says that it is Ready.
+fn ready(object: &Value) -> Result<(), String> {
+    let condition = ready_condition(object);
     let text = |f: &str| {
         condition
             .and_then(|c| c.get(f))
@@ -277,16 +289,27 @@ mod tests {
                     {"type": "Ready", "status": status, "message": "starting"}]},
             })
         };
-        assert_eq!(runs(Some(&pod("new", "True")), "new"), Ok(()));
-        assert!(
-            runs(Some(&pod("old", "True")), "new").is_err(),
-            "the one before"
-        );
-        assert!(runs(Some(&pod("new", "False")), "new").is_err());
+        let ask = |pod: Option<&Value>, first: &mut bool| runs(pod, "new", first);
+        let mut first = false;
+        assert_eq!(ask(Some(&pod("new", "True")), &mut first), Ok(()));
+        let old = ask(Some(&pod("old", "True")), &mut first);
+        assert!(old.is_err(), "the one before");
+        assert!(ask(Some(&pod("new", "False")), &mut first).is_err());
         let mut goes = pod("new", "True");
         goes["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert!(runs(Some(&goes), "new").is_err());
-        assert!(runs(Some(&json!({})), "new").is_err());
-        assert_eq!(runs(None, "new"), Ok(()), "the first one");
+        assert!(ask(Some(&goes), &mut first).is_err());
+        assert!(ask(Some(&json!({})), &mut first).is_err());
+        // The first one runs before kubelet shows it; then it is shown without a state.
+        let mut mute = pod("new", "True");
+        mute["status"] = json!({});
+        assert!(
+            ask(Some(&mute), &mut first).is_err(),
+            "one that replaces another"
+        );
+        assert_eq!(ask(None, &mut first), Ok(()));
+        assert_eq!(ask(Some(&mute), &mut first), Ok(()));
+        assert_eq!(ask(Some(&mute), &mut first), Ok(()));
+        assert!(ask(Some(&pod("new", "False")), &mut first).is_err());
+        assert!(ask(Some(&mute), &mut first).is_err(), "no more");
     }
 }
