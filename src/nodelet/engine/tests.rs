@@ -6,13 +6,14 @@ use jiff::SignedDuration;
 
 use super::super::inbox::Inbox;
 use super::super::ledger::{Artefact, Before, UnitRecord, What};
-use super::super::phase::samples;
+use super::super::phase::{layout, samples};
 use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
+use super::converging::WAIT_SWEEP;
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeStatus, SigningKey, Spec, paths,
+    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, SigningKey, Spec, paths,
 };
 
 /// Data of etcd: what must never go by mistake.

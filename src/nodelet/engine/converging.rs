@@ -1,0 +1,281 @@
+//! Rounds that make the host a node, or keep it one.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::super::apply::Effects;
+use super::super::check;
+use super::super::context::{self, StackSeen};
+use super::super::job::Work;
+use super::super::lifecycle::Happened;
+use super::super::phase::{self, Context, PhaseSteps, layout};
+use super::super::plan::Plan;
+use super::super::run::{End, Runner, Stop};
+use super::super::status::LOOK_MAX;
+use super::super::step::Step;
+use super::clock::until;
+use super::{Engine, Next, failed};
+use crate::host::Host;
+use crate::model::{Fault, FaultCode, HostId, NodeState, Timestamp, TrustStore};
+use crate::telemetry::chain;
+
+/// Rounds in a row that did something: what depends on what was done takes a few; more means that
+/// two steps undo each other.
+const ROUNDS_MAX: u32 = 30;
+/// Time between two looks while something from elsewhere is missing; its arrival is told, this is
+/// for when the telling is lost.
+pub(super) const WAIT_SWEEP: Duration = Duration::from_secs(15);
+/// What is started again once certificates that were over are renewed: both would go on showing
+/// the old ones on connections they have, and kubelet, started anew, tries the control plane's pods
+/// at once that it had given up on for a while. No workload is touched by it.
+const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
+
+/// One look at a node.
+struct Look {
+    ctx: Context,
+    stack: StackSeen,
+    phases: Vec<PhaseSteps>,
+    plan: Plan,
+}
+
+/// A node to be made, or to be kept.
+pub(super) struct Node {
+    pub(super) work: Work,
+    pub(super) host_id: HostId,
+    pub(super) trust: TrustStore,
+    /// Why it is only kept.
+    pub(super) hold: Option<Fault>,
+}
+
+impl Engine {
+    /// Rounds of looking, planning and running, until nothing remains that can be done.
+    pub(super) async fn converge(&mut self, node: &Node) -> Next {
+        if node.hold.is_none() {
+            let (work, cluster) = (&node.work, node.work.node.cluster_id);
+            self.board.spec(work.generation, work.role, Some(cluster));
+        }
+        let mut last = None;
+        for _ in 0..ROUNDS_MAX {
+            let look = match self.look(node).await {
+                Ok(look) => look,
+                Err(fault) => {
+                    self.happened(failed("facts", fault));
+                    return Next::retry(&self.lifecycle);
+                }
+            };
+            if let Err(fault) = self.note(node, &look) {
+                self.happened(failed("ledger", fault));
+                return Next::retry(&self.lifecycle);
+            }
+            if let Some(next) = self.settled(&look, node.hold.as_ref()) {
+                return next;
+            }
+            match self.work(node, &look).await {
+                End::Done => last = look.plan.todo.into_iter().next(),
+                End::Interrupted if self.interrupted() => return Next::now(),
+                End::Interrupted => {}
+                End::Failed { key, fault } => {
+                    self.happened(failed(&key, fault));
+                    return Next::retry(&self.lifecycle);
+                }
+            }
+        }
+        // Each round was a success and none was the last one.
+        let first = last.map_or_else(String::new, |p| p.step.key());
+        let why = format!("{first} was done {ROUNDS_MAX} times and does not stay so");
+        let fault = Fault::new(FaultCode::Unstable, "cannot come to rest", why)
+            .fix("look for another program that changes the same thing");
+        self.happened(failed("unstable", fault));
+        Next::retry(&self.lifecycle)
+    }
+
+    async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
+        self.board.expects(LOOK_MAX);
+        let (began, now) = (Instant::now(), Timestamp::now());
+        let refused = self.memory.refused_stack.clone();
+        let gathered = context::gather(
+            &self.host,
+            &node.trust,
+            node.host_id,
+            node.work.role,
+            &node.work.node,
+            refused.as_ref(),
+            now,
+        );
+        let (ctx, stack) = match gathered {
+            Ok(gathered) => gathered,
+            Err(fault) => {
+                self.board.not_checked(now, &fault, began.elapsed());
+                return Err(fault);
+            }
+        };
+        self.renewed(&ctx);
+        let mut phases = phase::all(&ctx);
+        add_own(&self.host, &mut phases);
+        let effects = Effects {
+            host: &self.host,
+            trust: &node.trust,
+            ctx: &ctx,
+            memory: &mut self.memory,
+            ledger: &mut self.ledger,
+        };
+        let checked = check::check(effects, &mut self.board, &phases, &stack, began).await;
+        self.watch.set(&phases, &checked.main_pids);
+        Ok(Look {
+            ctx,
+            stack,
+            phases,
+            plan: checked.plan,
+        })
+    }
+
+    /// Certificates were over and are good again: who held on to the old ones begins anew.
+    pub(super) fn renewed(&mut self, ctx: &Context) {
+        let over = phase::certificates_are_over(ctx);
+        if self.over && !over {
+            self.board
+                .say("the certificates that had ended are renewed");
+            for unit in AFTER_OVER {
+                self.ledger.ledger.must_restart(unit);
+            }
+        }
+        self.over = over;
+    }
+
+    /// Notes by which spec the host is this node. Before anything is made for the first time there
+    /// is nothing to note: that goes with what the run is going to make.
+    fn note(&mut self, node: &Node, look: &Look) -> Result<(), Fault> {
+        let installed = node.work.installed();
+        let in_doubt = self.ledger.is_in_doubt();
+        let ledger = &mut self.ledger.ledger;
+        if ledger.installed.as_ref() == Some(&installed) && !in_doubt {
+            return Ok(());
+        }
+        let first = ledger.is_empty() && !in_doubt;
+        if first && look.plan.todo.is_empty() {
+            return Ok(());
+        }
+        ledger.installed = Some(installed);
+        if first {
+            return Ok(());
+        }
+        let fail = |e| {
+            Fault::new(
+                FaultCode::Ledger,
+                "cannot note what is installed",
+                chain(&e),
+            )
+            .fix("look at the disk that holds /var/opt/pf9/nodelet")
+        };
+        // A lost ledger is written anew with all that this node consists of.
+        let steps = look.phases.iter().filter(|_| in_doubt);
+        let steps = steps.filter_map(|p| p.steps.as_ref().ok()).flatten();
+        let noted = self.ledger.note(&self.host, steps).map_err(fail);
+        self.stands();
+        noted
+    }
+
+    /// What comes next when nothing can be done now.
+    fn settled(&mut self, look: &Look, hold: Option<&Fault>) -> Option<Next> {
+        if !look.plan.todo.is_empty() {
+            if self.lifecycle.state() == NodeState::Ok {
+                self.happened(Happened::Drift);
+            }
+            return None;
+        }
+        if let Some(fault) = hold {
+            self.happened(failed("hold", fault.clone()));
+            return Some(Next {
+                watching: true,
+                ..Next::retry(&self.lifecycle)
+            });
+        }
+        let after = match &look.plan.waits {
+            Some(waits) => {
+                self.happened(Happened::Waits {
+                    what: waits.what.clone(),
+                });
+                WAIT_SWEEP
+            }
+            None => {
+                self.happened(Happened::Settled);
+                self.sweep
+            }
+        };
+        let now = Timestamp::now();
+        let change = phase::next_change(&look.ctx).map(|at| until(at, now));
+        Some(Next {
+            after: change.map_or(after, |change| after.min(change)),
+            watching: true,
+            may_exit: false,
+        })
+    }
+
+    async fn work(&mut self, node: &Node, look: &Look) -> End {
+        tracing::debug!(
+            steps = look.plan.todo.len(),
+            phases = look.phases.len(),
+            staged = look.stack.at_hand,
+            "a run begins"
+        );
+        let news = CancellationToken::new();
+        let stop = Stop {
+            shutdown: self.told.shutdown.clone(),
+            news: news.clone(),
+        };
+        let mut runner = Runner {
+            effects: Effects {
+                host: &self.host,
+                trust: &node.trust,
+                ctx: &look.ctx,
+                memory: &mut self.memory,
+                ledger: &mut self.ledger,
+            },
+            journal: &self.journal,
+            board: &mut self.board,
+            generation: node.work.generation,
+        };
+        let mut orders = self.told.orders.clone();
+        let told = async move {
+            // Without a sender there is no more news; the server ends with the process.
+            if orders.changed().await.is_ok() {
+                news.cancel();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // The run is never dropped: `told` only tells it, and never ends.
+            end = runner.run(&look.plan, &stop) => end,
+            () = told => End::Interrupted,
+        }
+    }
+
+    pub(super) fn interrupted(&self) -> bool {
+        let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(false);
+        self.told.shutdown.is_cancelled() || changed(self.told.orders.has_changed())
+    }
+}
+
+/// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is
+/// repaired although nobody knocks at its socket.
+pub(super) fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
+    use crate::host::ours::{paths::NODELET_AT_BOOT, units::NODELET};
+    let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
+    let there = |dir: &&&str| host.fs.at(format!("{dir}/{NODELET}")).is_file();
+    let Some(dir) = dirs.iter().find(there) else {
+        return;
+    };
+    let step = Step::Link {
+        path: NODELET_AT_BOOT.to_owned(),
+        target: format!("{dir}/{NODELET}"),
+    };
+    if let Some(first) = phases.first_mut() {
+        match &mut first.steps {
+            Ok(steps) => steps.insert(0, step),
+            Err(wait) => wait.meanwhile.insert(0, step),
+        }
+    }
+}
