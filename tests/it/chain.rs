@@ -143,6 +143,33 @@ impl Plane {
     }
 }
 
+/// Where operators look after clusters.
+const CLUSTERS: &str = "/qbert/v4/{project}/clusters";
+
+impl Plane {
+    /// Makes this root the host's, as `pf9ctl prep-node` does.
+    async fn enrol_and_save(&self, host: HostId, fs: &HostFs) {
+        let enrolled = self.enrol(&self.token().await, host, fs).await;
+        identity::save(fs, &enrolled.expect("enrolled"), &Owners::whoever_runs()).expect("save");
+    }
+
+    /// A stack with a file of this size, and a cluster that runs it; answers the cluster's id and the
+    /// stack's digest.
+    async fn cluster(&self, size: usize) -> (String, Digest) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (manifest, archive) = make_stack("1.20.2-1", size);
+        std::fs::write(dir.path().join("manifest.json"), &manifest).expect("write");
+        std::fs::write(dir.path().join("stack.tar.zst"), archive).expect("write");
+        let path = json!({"path": dir.path()});
+        self.admin(Method::POST, "/stacks", &path).await;
+        let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
+            "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.20.2-1"});
+        let made = self.operator(Method::POST, CLUSTERS, Some(&wanted)).await;
+        let cluster = made["uuid"].as_str().expect("uuid").to_owned();
+        (cluster, Digest::of(&manifest))
+    }
+}
+
 async fn serve(dir: &Path, listen: SocketAddr) -> Server {
     Server::start(ServeConfig::new(dir, listen))
         .await
@@ -193,11 +220,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     let plane = Plane::start().await;
     let host = HostId::random();
     let (_dir, fs) = host_root();
-    let identity = plane
-        .enrol(&plane.token().await, host, &fs)
-        .await
-        .expect("enrolled");
-    identity::save(&fs, &identity, &Owners::whoever_runs()).expect("save");
+    plane.enrol_and_save(host, &fs).await;
     let node = FakeNode::start(&fs, host);
     let daemons = Daemons::start(&fs).await;
     let told = |s: &HostStatus, name| s.certificates.iter().any(|c| c.name == name);
@@ -207,24 +230,12 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     assert!(told(&first, "plane-ca") && first.health.warnings.iter().all(|w| !w.code.is_expiry()));
     assert_eq!(node.read(|n| n.calls), 0, "nothing to do, nobody woken");
 
-    let stack_dir = tempfile::tempdir().expect("tempdir");
-    let (manifest, archive) = make_stack("1.20.2-1", 400_000);
-    std::fs::write(stack_dir.path().join("manifest.json"), &manifest).expect("write");
-    std::fs::write(stack_dir.path().join("stack.tar.zst"), archive).expect("write");
-    let path = json!({"path": stack_dir.path()});
-    plane.admin(Method::POST, "/stacks", &path).await;
-    let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
-        "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.20.2-1"});
-    let made = plane
-        .operator(Method::POST, "/qbert/v4/{project}/clusters", Some(&wanted))
-        .await;
-    let cluster = made["uuid"].as_str().expect("uuid").to_owned();
-    let attach = format!("/qbert/v4/{{project}}/clusters/{cluster}/attach");
+    let (cluster, digest) = plane.cluster(400_000).await;
+    let attach = format!("{CLUSTERS}/{cluster}/attach");
     let hosts = json!([{"uuid": host, "isMaster": true}]);
     plane.operator(Method::POST, &attach, Some(&hosts)).await;
 
     node.until(|n| n.specs.last().cloned()).await;
-    let digest = Digest::of(&manifest);
     node.until(|n| (n.wakes > 0).then_some(())).await;
     assert!(fs.at(stack::staged_archive(&digest)).exists());
 

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod plane;
+mod said_by_root;
 
 use std::os::unix::fs::MetadataExt;
 
@@ -9,8 +10,8 @@ use fixture::Bed;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     Assignment, CertPurpose, CertificateBatch, CertificateOrder, CertificateRequest, Digest,
-    DocumentKind, FactsReport, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, Role,
-    SigningKey, paths,
+    DocumentKind, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, Role, SigningKey,
+    paths,
 };
 use pf9_hostagent::stack;
 use plane::content;
@@ -511,62 +512,6 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
         .say(|s| s.certificate_requests = vec![request, another.clone()]);
     bed.node.until(|n| n.batches.get(1).map(drop)).await;
     assert_eq!(bed.plane.read(|p| p.orders.len()), orders + 1);
-}
-
-#[tokio::test]
-async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
-    let bed = Bed::new();
-    let known = bed.plane.read(|p| p.facts.clone()).expect("as enrolled");
-    let mut other = known.clone();
-    other.hostname = "another".into();
-    bed.plane.change(|p| {
-        p.facts = Some(other);
-        p.facts_refused = Some(
-            Fault::new(
-                FaultCode::NodeNameTaken,
-                "not taken",
-                "name n1 belongs to host b",
-            )
-            .fix("call it something else"),
-        );
-    });
-    let _agent = bed.start().await;
-    // The plane's words reach whoever looks at the host, there and here; the host goes on.
-    let shown = |s: &HostStatus| {
-        let warnings = &s.health.warnings;
-        warnings
-            .iter()
-            .any(|f| f.code == FaultCode::NodeNameTaken && f.why.contains("host b"))
-    };
-    bed.plane
-        .until(|p| p.statuses.last().filter(|s| shown(s)).map(drop))
-        .await;
-    assert!(shown(&bed.local_status().await));
-    bed.plane
-        .until(|p| p.event("facts-refused").map(drop))
-        .await;
-    let first = bed.plane.read(|p| p.reports[0].clone());
-    assert_eq!(
-        Some(&first),
-        bed.node.read(|n| n.signed.first().cloned()).as_ref()
-    );
-    let report: FactsReport = content(&first);
-    assert_eq!((report.host_id, report.facts), (bed.host, known));
-
-    bed.plane.change(|p| p.facts_refused = None);
-    let good = bed
-        .plane
-        .until(|p| {
-            p.statuses
-                .last()
-                .filter(|s| !shown(s))
-                .map(|_| p.reports.len())
-        })
-        .await;
-    // From then on root is left alone.
-    bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
-    bed.node.until(|n| n.specs.first().map(drop)).await;
-    assert_eq!(bed.plane.read(|p| p.reports.len()), good);
 }
 
 #[tokio::test]
