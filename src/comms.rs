@@ -26,7 +26,6 @@
 //! | `carry`    | a stream and its service joined; silence, byte counts |
 //! | `gate`     | local connections to the plane |
 //! | `audit`    | one line per stream |
-//! | `refusals` | those that are alike, counted: pure |
 //! | `renew`    | this host's own certificate: asked for, shown, taken over |
 //! | `status`   | what is known of sessions and streams |
 //! | `memory`   | what all of it may hold, added up |
@@ -46,7 +45,6 @@ mod link;
 pub(crate) mod memory;
 mod metrics;
 mod own;
-mod refusals;
 mod renew;
 mod serve;
 mod services;

@@ -7,11 +7,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `rotate` | [`RotatingFile`]: a writer with a byte bound and a count bound |
+//! | `alike`  | [`Fold`]: lines that are alike, one and a number: pure |
+//! | `exposition` | [`MetricsText`]: Prometheus' text format |
 //! | `init`   | [`init()`]: the subscriber of a daemon |
 
+mod alike;
+mod exposition;
 mod init;
 mod rotate;
 
+pub use alike::{Fold, KINDS_MAX, More, WINDOW};
+pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init};
 pub use rotate::{KubeLog, RotatingFile};
 

@@ -59,7 +59,11 @@ impl Api {
                     failures: self.board.failures(),
                     refusals,
                 };
-                Reply::text(StatusCode::OK, metrics::CONTENT_TYPE, numbers.text(now))
+                Reply::text(
+                    StatusCode::OK,
+                    crate::telemetry::METRICS_TYPE,
+                    numbers.text(now),
+                )
             }
             (_, other) => Reply::not_found(other),
         }

@@ -13,8 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::refusals::{Fold, Kind, More, WINDOW};
-use crate::telemetry::RotatingFile;
+use crate::telemetry::{Fold, More, RotatingFile, WINDOW};
 
 /// Bounds of the audit log: 5 × 10 MiB are about a quarter of a million streams.
 const AUDIT_BYTES: u64 = 10 * 1024 * 1024;
@@ -30,7 +29,17 @@ pub(super) struct Audit {
 
 struct Log {
     file: RotatingFile,
-    refusals: Fold,
+    refusals: Fold<Kind>,
+}
+
+/// What refusals have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    /// Who asked, as the plane says.
+    who: String,
+    service: String,
+    /// The word of the code.
+    reason: &'static str,
 }
 
 /// What is written; one JSON object a line.
@@ -131,7 +140,7 @@ impl Log {
         drop(self.file.write(text.as_bytes()));
     }
 
-    fn count(&mut self, due: Vec<More>) {
+    fn count(&mut self, due: Vec<More<Kind>>) {
         let within = WINDOW.as_secs();
         for More { kind, more } in due {
             let why = match &kind {

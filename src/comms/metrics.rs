@@ -1,15 +1,11 @@
 //! The tunnel in Prometheus' text format: pure.
-//!
-//! Written by hand: three kinds of lines do not need a library, and the test reads them strictly.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use crate::model::{FaultCode, SessionState, SessionStatus, TunnelStatus};
-
-/// What the text is.
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::telemetry::{MetricKind as Kind, MetricsText as Text};
 
 /// Why a stream was refused that no service was looked up for: too many were open or waited, or the
 /// session was about to leave.
@@ -26,17 +22,9 @@ pub(super) struct Numbers {
     pub(super) refusals: BTreeMap<&'static str, u64>,
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Gauge,
-    Counter,
-}
-
-struct Text(String);
-
 impl Numbers {
     pub(super) fn text(&self, now: Timestamp) -> String {
-        let mut text = Text(String::new());
+        let mut text = Text::default();
         self.sessions(&mut text, now);
         let all = &self.status.sessions;
 
@@ -63,35 +51,13 @@ impl Numbers {
         text.head(m, Kind::Counter, "Payload bytes of all sessions.");
         text.row(m, &[("direction", "in")], self.bytes.0 as f64);
         text.row(m, &[("direction", "out")], self.bytes.1 as f64);
-        let m = "pf9_certificate_not_after_seconds";
-        text.head(
-            m,
-            Kind::Gauge,
-            "When a certificate ends, in seconds since 1970.",
-        );
-        for c in &self.status.certificates {
-            text.row(
-                m,
-                &[("name", &c.name)],
-                c.not_after.as_second().max(0) as f64,
-            );
-        }
-        let m = "pf9_certificate_not_renewed";
-        text.head(
-            m,
-            Kind::Gauge,
-            "1 while a certificate is due, or over, and not renewed.",
-        );
-        for c in &self.status.certificates {
-            let late = c.warning(now).is_some();
-            text.row(m, &[("name", &c.name)], f64::from(u8::from(late)));
-        }
+        text.certificates(&self.status.certificates, now);
         let m = "pf9_comms_last_contact_age_seconds";
         text.head(m, Kind::Gauge, "Time since the plane was last heard.");
         if let Some(at) = self.status.last_contact {
             text.row(m, &[], now.duration_since(at).as_secs_f64().max(0.0));
         }
-        text.0
+        text.into()
     }
 
     fn sessions(&self, text: &mut Text, now: Timestamp) {
@@ -174,35 +140,6 @@ fn word(state: SessionState) -> &'static str {
 
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
-}
-
-impl Text {
-    fn head(&mut self, name: &str, kind: Kind, help: &str) {
-        let kind = match kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-        };
-        let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        self.0.push_str(&head);
-    }
-
-    fn row(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
-            .collect();
-        let labels = match labels.is_empty() {
-            true => String::new(),
-            false => format!("{{{}}}", labels.join(",")),
-        };
-        self.0.push_str(&format!("{name}{labels} {value}\n"));
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -1,39 +1,30 @@
 //! Refusals that are alike are written once and then counted: pure.
 //!
 //! Who is refused can come again as fast as the tunnel carries him. Were each refusal a line, he
-//! would push everything else out of the audit log.
+//! would push everything else out of the log.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// For how long refusals of one kind are counted before the number is written.
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_secs(60);
 /// Most kinds that are kept apart within a window; callers choose their names. With the rest, which
 /// is counted together, these are at most 66 lines of about a kilobyte a minute: the log's 50 MiB
 /// last half a day of the worst caller.
-pub(super) const KINDS_MAX: usize = 32;
-
-/// What refusals have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
-    /// Who asked, as the plane says.
-    pub(super) who: String,
-    pub(super) service: String,
-    /// The word of the code.
-    pub(super) reason: &'static str,
-}
+pub const KINDS_MAX: usize = 32;
 
 /// How many more of a kind there were.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct More {
+pub struct More<Kind> {
     /// `None`: of kinds there was no place for.
-    pub(super) kind: Option<Kind>,
-    pub(super) more: u64,
+    pub kind: Option<Kind>,
+    /// How many.
+    pub more: u64,
 }
 
-/// What was written of late. Times are measured from any fixed moment.
-#[derive(Debug, Default)]
-pub(super) struct Fold {
+/// What was written of late, by what refusals have in common. Times are measured from any fixed moment.
+#[derive(Debug)]
+pub struct Fold<Kind> {
     /// At most [`KINDS_MAX`], and the rest below `None`.
     rows: BTreeMap<Option<Kind>, Row>,
 }
@@ -44,9 +35,17 @@ struct Row {
     more: u64,
 }
 
-impl Fold {
+impl<Kind> Default for Fold<Kind> {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+        }
+    }
+}
+
+impl<Kind: Ord> Fold<Kind> {
     /// A refusal: whether it is written; if not, it is counted. Those that are due go first.
-    pub(super) fn note(&mut self, kind: Kind, now: Duration) -> bool {
+    pub fn note(&mut self, kind: Kind, now: Duration) -> bool {
         let mut kind = Some(kind);
         if !self.rows.contains_key(&kind) && self.rows.len() >= KINDS_MAX {
             kind = None;
@@ -61,21 +60,21 @@ impl Fold {
     }
 
     /// Ends the windows that are over; answers what was counted in them.
-    pub(super) fn due(&mut self, now: Duration) -> Vec<More> {
+    pub fn due(&mut self, now: Duration) -> Vec<More<Kind>> {
         let over = |row: &Row| now >= row.began + WINDOW;
         let rows = self.rows.extract_if(.., |_, row| over(row));
         rows.filter_map(|(kind, row)| row.told(kind)).collect()
     }
 
     /// Ends all windows.
-    pub(super) fn rest(&mut self) -> Vec<More> {
+    pub fn rest(&mut self) -> Vec<More<Kind>> {
         let rows = std::mem::take(&mut self.rows).into_iter();
         rows.filter_map(|(kind, row)| row.told(kind)).collect()
     }
 }
 
 impl Row {
-    fn told(self, kind: Option<Kind>) -> Option<More> {
+    fn told<Kind>(self, kind: Option<Kind>) -> Option<More<Kind>> {
         let more = self.more;
         (more > 0).then_some(More { kind, more })
     }
@@ -87,12 +86,8 @@ mod tests {
 
     use super::*;
 
-    fn kind(who: u32) -> Kind {
-        Kind {
-            who: who.to_string(),
-            service: "kubelet".into(),
-            reason: "not-allowed",
-        }
+    fn kind(who: u32) -> String {
+        format!("{who} is not allowed")
     }
 
     #[test]

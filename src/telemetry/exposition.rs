@@ -1,0 +1,79 @@
+//! Prometheus' text format: pure.
+//!
+//! Written by hand: three kinds of lines do not need a library, and tests read them strictly.
+
+use jiff::Timestamp;
+
+use crate::model::Expiry;
+
+/// What the text is.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a number does.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It rises.
+    Counter,
+}
+
+/// The text.
+#[derive(Debug, Default)]
+pub struct Text(String);
+
+impl Text {
+    /// Begins a family of samples.
+    pub fn head(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        };
+        let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        self.0.push_str(&head);
+    }
+
+    /// A sample of it.
+    pub fn row(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
+            .collect();
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => format!("{{{}}}", labels.join(",")),
+        };
+        self.0.push_str(&format!("{name}{labels} {value}\n"));
+    }
+
+    /// When certificates end, and whether their renewal is late or fails: the same two families
+    /// wherever a certificate is known.
+    pub fn certificates(&mut self, all: &[Expiry], now: Timestamp) {
+        let m = "pf9_certificate_not_after_seconds";
+        let help = "When a certificate ends, in seconds since 1970.";
+        self.head(m, Kind::Gauge, help);
+        for c in all {
+            let end = c.not_after.as_second().max(0) as f64;
+            self.row(m, &[("name", &c.name)], end);
+        }
+        let m = "pf9_certificate_not_renewed";
+        let help = "1 while a certificate is due, or over, and not renewed.";
+        self.head(m, Kind::Gauge, help);
+        for c in all {
+            let late = c.warning(now).is_some();
+            self.row(m, &[("name", &c.name)], f64::from(u8::from(late)));
+        }
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.0
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
