@@ -14,7 +14,7 @@
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
-//! | `orders`, `nonces`, `claims`                 | what root of a host says, once each, and whose a name or an address is |
+//! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
@@ -62,6 +62,7 @@ mod qbert;
 mod records;
 mod recover;
 mod refusal;
+mod refused;
 mod resmgr;
 mod rights;
 mod rotation;

@@ -108,7 +108,7 @@ fn enrol(
     match orders::judge(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),
         Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(host = %host.id, code = refusal.fault.code.word(), "{}", refusal.fault);
+            plane.refused.note(host.id, &refusal.fault);
         }
         Err(refusal) => return Err(refusal),
     }

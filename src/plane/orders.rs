@@ -65,7 +65,7 @@ pub(super) async fn certificates(
         is_newest(order.generation, issued)?;
         certificates::sign_order(change, host, &order, life)
     };
-    let batch = told(host, plane.change(work).await)?;
+    let batch = plane.refused.told(host, plane.change(work).await)?;
     tracing::info!(%host, count = batch.certificates.len(), "certificates signed");
     Ok(Json(batch))
 }
@@ -100,7 +100,7 @@ pub(super) async fn facts(
         row.facts = Some(report.facts);
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
     };
-    told(host, plane.change(work).await)?;
+    plane.refused.told(host, plane.change(work).await)?;
     tracing::info!(%host, "name and addresses taken");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -200,15 +200,6 @@ fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
         )
         .fix("this plane is older than what it told the host: was it restored from a backup?")),
     }
-}
-
-/// A refusal is written down, with the host that caused it.
-fn told<T>(host: HostId, answer: Answer<T>) -> Answer<T> {
-    if let Err(refusal) = &answer {
-        let fault = &refusal.fault;
-        tracing::warn!(%host, code = fault.code.word(), "refused: {fault}");
-    }
-    answer
 }
 
 #[cfg(test)]

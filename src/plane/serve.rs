@@ -147,6 +147,7 @@ impl Server {
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
+        tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
             plane,
@@ -197,6 +198,10 @@ impl Server {
             tracing::warn!("some connections did not end in time");
         }
     }
+}
+
+async fn keep_refused(plane: Arc<Plane>) {
+    plane.refused.keep(plane.shutdown.clone()).await;
 }
 
 struct PublicUrl {

@@ -23,6 +23,7 @@ use super::nonces::Nonces;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
+use super::refused::Refused;
 use super::rights::Rights;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
@@ -53,6 +54,7 @@ pub(super) struct Plane {
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
     pub(super) nonces: Nonces,
+    pub(super) refused: Refused,
     pub(super) sessions: Sessions,
     /// New tunnels; its times count from `began`.
     budget: Mutex<Budget>,
@@ -114,6 +116,7 @@ impl Plane {
             host_life: parts.host_life,
             specs: Announcer::default(),
             nonces: Nonces::default(),
+            refused: Refused::default(),
             sessions: Sessions::default(),
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
