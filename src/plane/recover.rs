@@ -5,6 +5,7 @@
 //! that it is none, or another one, obeying would take the role away. Such a host is left out unless
 //! its removal is asked for by name.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,7 +22,8 @@ use super::store::Read;
 use super::trust;
 use super::view::Known;
 use crate::model::{
-    Assignment, FaultCode, Generation, HostId, HostStatus, NodeState, Role, TrustVersion,
+    Assignment, Digest, FaultCode, Generation, HostId, HostStatus, NodeState, Role, TrustStatus,
+    TrustVersion,
 };
 
 /// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
@@ -76,12 +78,13 @@ pub(super) struct Wanted {
 /// Looks at every host.
 pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
     let mut review = Review::default();
+    let ring = plane.keys.ring();
     for known in fleet::all(plane, rows)? {
         match heard(&known, plane.started) {
             None => review.silent += 1,
             Some(status) => {
-                let ours = trust::version(rows, &plane.keys.ring(), known.host.id)?;
-                review.told += usize::from(beyond(ours, status).is_some());
+                let ours = trust::version(rows, &ring, known.host.id)?;
+                review.told += usize::from(beyond(ours, &Said::by(&ring), status).is_some());
                 let assignment = assignment(rows, &known)?;
                 review
                     .rows
@@ -130,13 +133,13 @@ pub(super) async fn recover(
 /// they say is what this plane has: a key that was announced after the backup is lost with it.
 fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     let ring = plane.keys.ring();
-    let mut serial = ring.serial();
+    let (said, mut serial) = (Said::by(&ring), ring.serial());
     for known in fleet::all(plane, &**change)? {
         let (host, Some(status)) = (known.host.id, heard(&known, plane.started)) else {
             continue;
         };
         let ours = trust::version(&**change, &ring, host)?;
-        let Some(next) = beyond(ours, status) else {
+        let Some(next) = beyond(ours, &said, status) else {
             continue;
         };
         serial = serial.max(next.serial);
@@ -152,12 +155,50 @@ fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
     Ok(())
 }
 
+/// What this plane's documents say of whom to believe.
+#[derive(Default)]
+struct Said {
+    keys: BTreeSet<String>,
+    authorities: BTreeSet<Digest>,
+}
+
+impl Said {
+    fn by(ring: &Ring) -> Self {
+        Self {
+            keys: ring.trusted().into_iter().map(|k| k.id).collect(),
+            authorities: ring
+                .authorities
+                .all()
+                .map(|a| Digest::of(a.der()))
+                .collect(),
+        }
+    }
+
+    /// A host believes this, too.
+    fn is_believed(&self, trust: &TrustStatus) -> bool {
+        self.keys
+            .iter()
+            .eq(trust.keys.iter().collect::<BTreeSet<_>>())
+            && self
+                .authorities
+                .iter()
+                .eq(trust.authorities.iter().collect::<BTreeSet<_>>())
+    }
+}
+
 /// The least version of a trust document that a host takes, which has applied one that ours cannot
-/// follow; `None`: it takes ours, or its numbers are no plane's.
-fn beyond(ours: TrustVersion, status: &HostStatus) -> Option<TrustVersion> {
-    let have = status.trust.as_ref()?.version?;
-    if ours.may_follow(Some(&have)) {
+/// follow, or another one of the same version: as many changes were made before the backup was
+/// restored as after it. `None`: it takes ours, or its numbers are no plane's.
+fn beyond(ours: TrustVersion, said: &Said, status: &HostStatus) -> Option<TrustVersion> {
+    let trust = status.trust.as_ref()?;
+    let have = trust.version?;
+    let other = have == ours && !said.is_believed(trust);
+    if ours.may_follow(Some(&have)) && !other {
         return None;
+    }
+    if other {
+        let serial = have.serial + 1;
+        return Some(TrustVersion { serial, ..ours });
     }
     let jump = |ours: u64, have: u64| have.saturating_sub(ours);
     let far = jump(ours.serial, have.serial).max(jump(ours.revision, have.revision));
@@ -282,7 +323,7 @@ fn becomes(status: &HostStatus, next: Option<&Assignment>) -> (Outcome, String) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -305,7 +346,7 @@ mod tests {
         .expect("status")
     }
 
-    fn known(plane: u64) -> Known {
+    pub(in crate::plane) fn known(plane: u64) -> Known {
         let key = SigningKey::generate().expect("key").0;
         Known {
             host: host_row(1, None),
@@ -322,7 +363,10 @@ mod tests {
         }
     }
 
-    fn reports(accepted: u64, installed: Option<(Role, ClusterId)>) -> HostStatus {
+    pub(in crate::plane) fn reports(
+        accepted: u64,
+        installed: Option<(Role, ClusterId)>,
+    ) -> HostStatus {
         let mut said = status(1);
         said.accepted_generation = Generation(accepted);
         said.observed_generation = Generation(accepted);
@@ -388,6 +432,8 @@ mod tests {
             });
             said
         };
+        let said = Said::default();
+        let beyond = |ours, status: &HostStatus| super::beyond(ours, &said, status);
         let ours = version(1, 3, 5);
         assert_eq!(beyond(ours, &reports(1, None)), None, "it cannot be told");
         assert_eq!(beyond(ours, &has(None)), None);
@@ -400,6 +446,41 @@ mod tests {
             assert_ne!(next, ahead, "it says something else under another number");
         }
         assert_eq!(beyond(ours, &has(Some(version(1, u64::MAX, 5)))), None);
+    }
+
+    #[test]
+    fn who_believes_others_by_the_same_number_is_told_by_another() {
+        let ours = TrustVersion {
+            plane: uuid::Uuid::from_u128(1),
+            serial: 3,
+            revision: 5,
+        };
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let said = Said {
+            keys: ["k1".to_owned(), "k2".to_owned()].into(),
+            authorities: [a, b].into(),
+        };
+        let next = |keys: &[&str], authorities: &[Digest]| {
+            let mut status = reports(1, None);
+            status.trust = Some(TrustStatus {
+                version: Some(ours),
+                keys: keys.iter().map(|k| (*k).to_owned()).collect(),
+                authorities: authorities.to_vec(),
+                ..Default::default()
+            });
+            beyond(ours, &said, &status)
+        };
+        assert_eq!(next(&["k2", "k1"], &[b, a]), None, "the order is none");
+        for (keys, authorities) in [
+            (&["k1", "k3"][..], &[a, b][..]),
+            (&["k1"][..], &[a, b][..]),
+            (&["k1", "k2"][..], &[a][..]),
+            (&[][..], &[][..]),
+        ] {
+            let next = next(keys, authorities).expect("told anew");
+            assert_eq!((next.serial, next.revision), (4, 5));
+            assert!(next.may_follow(Some(&ours)));
+        }
     }
 
     #[test]
