@@ -192,10 +192,17 @@ fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     let now = report.taken_at;
     let node = report.node.iter().flat_map(|n| &n.certificates);
     let told = status.map(|s| s.certificates.clone()).unwrap_or_default();
+    // Why one of the node's cannot be had is known where it is asked for.
+    let of_node = |certificate| {
+        let mut expiry = Expiry::from(certificate);
+        let told = told.iter().find(|t| t.name == expiry.name);
+        expiry.fault = told.and_then(|t| t.fault.clone());
+        expiry
+    };
     report.certificates = match &report.tunnel {
         Some(tunnel) if !tunnel.certificates.is_empty() => {
             let tunnel = tunnel.certificates.iter().cloned();
-            tunnel.chain(node.map(Expiry::from)).collect()
+            tunnel.chain(node.map(of_node)).collect()
         }
         Some(_) | None => told,
     };

@@ -1,5 +1,7 @@
 //! The status document from the facts: pure.
 
+use std::collections::BTreeSet;
+
 use super::board::{Delivery, Facts};
 use crate::model::{
     Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus, Role,
@@ -62,12 +64,18 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
 /// The certificates of the tunnel and of the node.
 fn certificates(facts: &Facts) -> Vec<Expiry> {
     let node = facts.node.iter().flat_map(|n| &n.certificates);
-    facts
-        .tunnel
-        .iter()
-        .cloned()
-        .chain(node.map(Expiry::from))
-        .collect()
+    let wanted = facts.node.iter().flat_map(|n| &n.certificate_requests);
+    let wanted: BTreeSet<&str> = wanted.map(|r| r.purpose.dir()).collect();
+    // What is asked for again and cannot be had says why.
+    let of_node = |certificate| {
+        let mut expiry = Expiry::from(certificate);
+        if wanted.contains(expiry.name.as_str()) {
+            expiry.fault.clone_from(&facts.relay_fault);
+        }
+        expiry
+    };
+    let tunnel = facts.tunnel.iter().cloned();
+    tunnel.chain(node.map(of_node)).collect()
 }
 
 /// What must be different for a status to be sent before its time: everything but clocks, and
@@ -317,6 +325,50 @@ pub(super) mod tests {
         assert_eq!(judged(&f).1.as_deref(), Some("document-untrusted"));
         f.delivery = Delivery::Refused(Generation(2), fault(FaultCode::DocumentUntrusted));
         assert_eq!(judged(&f).1.as_deref(), Some("spec-on-its-way"));
+    }
+
+    #[test]
+    fn a_renewal_of_the_nodes_that_fails_says_why() {
+        let at = |s| Timestamp::from_second(s).expect("time");
+        let mut n = node(3, NodeState::Ok);
+        for name in ["kubelet/server", "nodelet/apiserver"] {
+            n.certificates.push(crate::model::CertificateStatus {
+                name: name.into(),
+                authority: crate::model::Authority::Cluster,
+                not_before: at(0),
+                not_after: at(500),
+                digest: crate::model::Digest::of(b"leaf"),
+                issuer: crate::model::Digest::of(b"authority"),
+            });
+        }
+        n.certificate_requests.push(CertificateRequest {
+            purpose: CertPurpose::Nodelet,
+            csr: String::new(),
+        });
+        let mut f = facts(3);
+        f.node = Some(Arc::new(n));
+        let warned = |f: &Facts| {
+            let warnings = assemble(&origin(), f, &moment(50)).health.warnings;
+            warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            warned(&f),
+            Vec::<String>::new(),
+            "it was only just asked for"
+        );
+        f.relay_fault = Some(Fault::new(
+            FaultCode::EtcdCertificatesFull,
+            "no certificate was signed",
+            "the plane's authority has ended",
+        ));
+        let [said] = &warned(&f)[..] else {
+            panic!("{:?}", warned(&f));
+        };
+        assert!(
+            said.starts_with("certificate nodelet/apiserver is not renewed"),
+            "{said}"
+        );
+        assert!(said.contains("the plane's authority has ended"), "{said}");
     }
 
     #[test]

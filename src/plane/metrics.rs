@@ -10,15 +10,17 @@
 //! |---|---|---|
 //! | `tunnel` | `agent-metrics` | every host |
 //! | `etcd`   | `etcd-metrics`  | masters |
+//! | `certificates` | none: by its last status | hosts that told of certificates of a node |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
 //! token sees the hosts of that cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Limited;
@@ -35,43 +37,54 @@ use super::store::Read;
 use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
-use crate::model::{Fault, FaultCode, Role};
+use crate::model::{Expiry, Fault, FaultCode, Role};
+use crate::telemetry::{METRICS_TYPE, MetricsText};
 use crate::wire::{Class, Meta};
 
 /// Where these paths are.
 pub(super) const PREFIX: &str = "/metrics";
 /// Most bytes of one answer: an etcd says about 200 KiB.
 const NUMBERS_MAX: usize = 16 * 1024 * 1024;
+/// Most certificates of one node that are shown: fourteen purposes, three authorities twice, and
+/// room.
+const CERTIFICATES_MAX: usize = 64;
 
 /// Whose numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Tunnel,
     Etcd,
+    /// The certificates of a node. The plane has them from the status document, so that one more
+    /// service of the node is not needed, and a host that is away is warned of, too. (When those of
+    /// the tunnel end is among the numbers of the tunnel, newer.)
+    Certificates,
 }
 
 impl Source {
-    const ALL: [Self; 2] = [Self::Tunnel, Self::Etcd];
+    const ALL: [Self; 3] = [Self::Tunnel, Self::Etcd, Self::Certificates];
 
     fn name(self) -> &'static str {
         match self {
             Self::Tunnel => "tunnel",
             Self::Etcd => "etcd",
+            Self::Certificates => "certificates",
         }
     }
 
-    /// The node's service and the path there.
-    fn place(self) -> (&'static str, &'static str) {
+    /// The node's service and the path there; none: the plane knows.
+    fn place(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Tunnel => ("agent-metrics", "/v1/metrics"),
-            Self::Etcd => ("etcd-metrics", "/metrics"),
+            Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
+            Self::Etcd => Some(("etcd-metrics", "/metrics")),
+            Self::Certificates => None,
         }
     }
 
-    fn is_on(self, role: Option<Role>) -> bool {
+    fn is_on(self, known: &Known, role: Option<Role>) -> bool {
         match self {
-            Self::Tunnel => true,
-            Self::Etcd => role == Some(Role::Master),
+            Self::Tunnel => known.connected,
+            Self::Etcd => known.connected && role == Some(Role::Master),
+            Self::Certificates => !of_the_node(known).is_empty(),
         }
     }
 }
@@ -85,7 +98,7 @@ pub(super) async fn targets(
     let rows = plane.read()?;
     let mut out = Vec::new();
     for known in fleet::all(&plane, &rows)? {
-        if known.connected && sees(scope, &known) {
+        if sees(scope, &known) {
             let cluster = match known.host.cluster {
                 Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
                 None => None,
@@ -118,7 +131,7 @@ pub(super) async fn numbers(
         ));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why = "there are tunnel and etcd";
+        let why = "there are tunnel, etcd and certificates";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
             "no such numbers",
@@ -130,7 +143,12 @@ pub(super) async fn numbers(
         let fault = Fault::new(FaultCode::HostAway, what, why);
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };
-    let (service, path) = source.place();
+    let Some((service, path)) = source.place() else {
+        let mut text = MetricsText::default();
+        text.certificates(&of_the_node(&known), known.now);
+        let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
+        return Ok((kind, String::from(text)).into_response());
+    };
     let who = ("who".to_owned(), "prometheus".to_owned());
     let meta = Meta::from([who, trace.entry()]);
     // To ask for numbers twice changes nothing.
@@ -162,6 +180,23 @@ fn sees(scope: Scope, known: &Known) -> bool {
     }
 }
 
+/// When the certificates of its node end, by its last word; a name once, and no more than are its
+/// own: a host says what it likes.
+fn of_the_node(known: &Known) -> Vec<Expiry> {
+    let Some(received) = &known.status else {
+        return Vec::new();
+    };
+    let node = received.status.node.iter().flat_map(|n| &n.certificates);
+    let names: BTreeSet<&str> = node.map(|c| c.name.as_str()).collect();
+    let mut told: BTreeMap<&str, &Expiry> = BTreeMap::new();
+    for expiry in &received.status.certificates {
+        if names.contains(expiry.name.as_str()) && told.len() < CERTIFICATES_MAX {
+            told.insert(&expiry.name, expiry);
+        }
+    }
+    told.into_values().cloned().collect()
+}
+
 /// The entries of one host, as `http_sd_configs` wants them.
 fn targets_of(url: &str, known: &Known, cluster: Option<&Cluster>) -> Vec<Value> {
     let member = cluster.and_then(|c| c.member(known.host.id));
@@ -179,7 +214,69 @@ fn targets_of(url: &str, known: &Known, cluster: Option<&Cluster>) -> Vec<Value>
     };
     Source::ALL
         .into_iter()
-        .filter(|s| s.is_on(member.map(|m| m.role)))
+        .filter(|s| s.is_on(known, member.map(|m| m.role)))
         .map(target)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Authority, CertificateStatus, Digest, HostStatus, NodeStatus, Timestamp};
+    use crate::plane::records::ReceivedStatus;
+    use crate::plane::recover::tests::{known, reports};
+
+    fn told(status: HostStatus) -> Known {
+        let mut known = known(1);
+        known.connected = false;
+        known.now = Timestamp::from_second(80).expect("time");
+        known.status = Some(ReceivedStatus {
+            received_at: known.now,
+            status,
+        });
+        known
+    }
+
+    #[test]
+    fn certificates_of_a_node_are_numbers_though_it_is_away() {
+        let at = |s| Timestamp::from_second(s).expect("time");
+        let mut status = reports(1, Some((Role::Worker, crate::model::ClusterId::random())));
+        let certificate = CertificateStatus {
+            name: "kubelet/server".into(),
+            authority: Authority::Cluster,
+            not_before: at(0),
+            not_after: at(90),
+            digest: Digest::of(b"leaf"),
+            issuer: Digest::of(b"authority"),
+        };
+        if let Some(NodeStatus { certificates, .. }) = &mut status.node {
+            certificates.push(certificate.clone());
+        }
+        let expiry = Expiry::from(&certificate);
+        // What it says of others, and twice, is not shown.
+        status.certificates = vec![expiry.clone(), Expiry::new("host", at(1)), expiry];
+        let known = told(status);
+        let targets = targets_of("https://plane", &known, None);
+        let paths: Vec<&str> = targets
+            .iter()
+            .filter_map(|t| t["labels"]["__metrics_path__"].as_str())
+            .collect();
+        assert_eq!(
+            paths,
+            [format!("/metrics/hosts/{}/certificates", known.host.id)]
+        );
+        let mut text = MetricsText::default();
+        text.certificates(&of_the_node(&known), known.now);
+        let text = String::from(text);
+        let samples: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "pf9_certificate_not_after_seconds{name=\"kubelet/server\"} 90",
+                "pf9_certificate_not_renewed{name=\"kubelet/server\"} 1",
+            ]
+        );
+        let quiet = told(reports(1, None));
+        assert!(targets_of("https://plane", &quiet, None).is_empty());
+    }
 }
