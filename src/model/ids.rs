@@ -29,6 +29,13 @@ pub struct Generation(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
+/// What Kubernetes is told as the UID of a node's user: another one each time a host becomes a node, so
+/// that the certificates of an earlier time can be told from today's and be refused. Sixteen
+/// lower-case hex digits in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeUid(u64);
+
 /// A Kubernetes node name: a DNS-1123 subdomain of at most 253 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -94,6 +101,46 @@ impl Generation {
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+// === impl NodeUid ===
+
+impl NodeUid {
+    /// Length of its text.
+    pub const TEXT: usize = 16;
+
+    /// The UID of `host` as a node of `cluster` from `at` on.
+    pub fn of(cluster: ClusterId, host: HostId, at: jiff::Timestamp) -> Self {
+        let seed = format!("{cluster} {host} {}", at.as_nanosecond());
+        let [a, b, c, d, e, f, g, h, ..] = Digest::of(seed.as_bytes()).0;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl fmt::Display for NodeUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<NodeUid> for String {
+    fn from(uid: NodeUid) -> Self {
+        uid.to_string()
+    }
+}
+
+impl TryFrom<String> for NodeUid {
+    type Error = BadName;
+    fn try_from(text: String) -> Result<Self, BadName> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let number = (text.len() == Self::TEXT && text.bytes().all(digit))
+            .then(|| u64::from_str_radix(&text, 16).ok());
+        number.flatten().map(Self).ok_or_else(|| BadName {
+            kind: "UID of a node",
+            value: clip(&text),
+            want: "16 lower-case hex digits",
+        })
     }
 }
 
@@ -189,6 +236,11 @@ impl Default for Hasher {
 // === impl NodeName ===
 
 impl NodeName {
+    /// For a node whose name is not known.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

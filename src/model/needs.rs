@@ -40,6 +40,8 @@ const FIELDS: &[Field] = &[
     ("assignment.node_name", FIRST, Old::Refuses),
     ("assignment.node_ip", FIRST, Old::Refuses),
     ("assignment.pod_cidr", FIRST, Old::Refuses),
+    ("assignment.uid", FIRST, Old::Refuses),
+    ("assignment.refused_uids", FIRST, Old::Refuses),
     ("assignment.labels", FIRST, Old::Refuses),
     ("assignment.labels{}", FIRST, Old::Refuses),
     ("assignment.stack", FIRST, Old::Refuses),
@@ -143,21 +145,21 @@ fn walk(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
     use crate::model::{
         ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdMember,
         EtcdSpec, Generation, HostId, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
-        NodeSpec, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        NodeSpec, NodeUid, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
-    fn everything() -> Spec {
+    pub(in crate::model) fn everything() -> Spec {
         let ip = "10.1.2.3".parse().expect("ip");
         let pods = "10.20.1.0/24".parse().expect("net");
-        let host_id = HostId::random();
+        let (cluster_id, host_id) = (ClusterId::random(), HostId::random());
         let pem = || "-----BEGIN CERTIFICATE-----\n".to_owned();
         Spec {
             schema: SPEC_SCHEMA,
@@ -166,11 +168,13 @@ mod tests {
             issued_at: Timestamp::UNIX_EPOCH,
             assignment: Assignment::Master(Box::new(NodeSpec {
                 host_id,
-                cluster_id: ClusterId::random(),
+                cluster_id,
                 cluster_name: "c".into(),
                 node_name: "n1".parse().expect("name"),
                 node_ip: ip,
                 pod_cidr: pods,
+                uid: Some(NodeUid::of(cluster_id, host_id, Timestamp::UNIX_EPOCH)),
+                refused_uids: vec![NodeUid::of(cluster_id, host_id, Timestamp::MIN)],
                 labels: [("a".to_owned(), "b".to_owned())].into(),
                 stack: StackRef {
                     name: "s".into(),

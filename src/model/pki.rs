@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostId, NodeSpec, Role};
+use super::{HostId, NodeSpec, NodeUid, Role};
 
 /// What one certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub struct CertProfile {
     pub common_name: String,
     /// Organisations (groups, for Kubernetes).
     pub organisations: Vec<String>,
+    /// UID of the user, for Kubernetes: [`UID_ATTRIBUTE`].
+    pub uid: Option<NodeUid>,
     /// DNS names and IP addresses, as text.
     pub sans: BTreeSet<String>,
     /// Extended key usage serverAuth.
@@ -77,6 +79,9 @@ pub struct CertProfile {
     /// Extended key usage clientAuth.
     pub client: bool,
 }
+
+/// Part of a subject that Kubernetes reads as the user's UID (from 1.33 on).
+pub const UID_ATTRIBUTE: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
 
 /// The plane as client of its clusters' API servers. Rights: [`PLANE_POLICY`].
 pub const PLANE_USER: &str = "pf9:plane";
@@ -214,6 +219,7 @@ impl CertPurpose {
             authority,
             common_name: name.to_owned(),
             organisations: groups.iter().map(|g| (*g).to_owned()).collect(),
+            uid: None,
             sans: BTreeSet::new(),
             server: false,
             client: true,
@@ -228,6 +234,7 @@ impl CertPurpose {
                 authority: Authority::Cluster,
                 common_name: "kube-apiserver".into(),
                 organisations: Vec::new(),
+                uid: None,
                 sans: api_sans(node),
                 server: true,
                 client: false,
@@ -238,6 +245,7 @@ impl CertPurpose {
                 authority: Authority::Etcd,
                 common_name: name.to_owned(),
                 organisations: Vec::new(),
+                uid: None,
                 sans: local_sans(node),
                 server: true,
                 client: true,
@@ -248,15 +256,19 @@ impl CertPurpose {
             | Self::Scheduler
             | Self::Admin
             | Self::KubeProxy => bound(),
-            Self::KubeletClient | Self::Nodelet => client(
-                Authority::Cluster,
-                &format!("system:node:{name}"),
-                &["system:nodes"],
-            ),
+            Self::KubeletClient | Self::Nodelet => CertProfile {
+                uid: node.uid,
+                ..client(
+                    Authority::Cluster,
+                    &format!("system:node:{name}"),
+                    &["system:nodes"],
+                )
+            },
             Self::KubeletServer => CertProfile {
                 authority: Authority::Cluster,
                 common_name: format!("system:node:{name}"),
                 organisations: vec!["system:nodes".into()],
+                uid: None,
                 sans: [name.to_owned(), node.node_ip.to_string()].into(),
                 server: true,
                 client: false,
@@ -342,6 +354,21 @@ mod tests {
                 assert!(profile.organisations.is_empty(), "{purpose:?}");
                 assert!(user.ends_with(&node.host_id.to_string()), "{user}");
             }
+        }
+    }
+
+    #[test]
+    fn whoever_is_a_node_says_since_when() {
+        let mut node = node();
+        node.uid = Some(NodeUid::of(
+            node.cluster_id,
+            node.host_id,
+            jiff::Timestamp::UNIX_EPOCH,
+        ));
+        for purpose in CertPurpose::ALL {
+            let profile = purpose.profile(&node);
+            let is_node = profile.client && profile.organisations == ["system:nodes"];
+            assert_eq!(profile.uid.is_some(), is_node, "{purpose:?}");
         }
     }
 

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, NodeName, StackRef,
-    taken_by_spec,
+    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, NodeName, NodeUid,
+    StackRef, taken_by_spec,
 };
 
 /// Version of the spec document this program writes and reads.
@@ -76,6 +76,13 @@ pub struct NodeSpec {
     pub node_ip: IpAddr,
     /// Which pods addresses are this node's; used by the `bridge` network.
     pub pod_cidr: IpNet,
+    /// What its certificates say as UID of the node's user, since the host became this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<NodeUid>,
+    /// Nodes that are none any more, while a certificate of theirs may be good: API servers refuse
+    /// whoever shows one of these. Empty on workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_uids: Vec<NodeUid>,
     /// Labels kept on the node, beside the role's own.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -316,6 +323,7 @@ impl NodeSpec {
     fn validate(&self, bad: &dyn Fn(&str, String) -> Fault) -> Result<(), Fault> {
         let lists = [
             ("assignment.labels", self.labels.len()),
+            ("assignment.refused_uids", self.refused_uids.len()),
             ("assignment.network.peers", self.network.peers.len()),
             ("assignment.etcd.members", self.etcd.members.len()),
             ("assignment.runtime.mirrors", self.runtime.mirrors.len()),

@@ -17,7 +17,7 @@ use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
-    FaultCode, NodeSpec, Role, Timestamp, paths,
+    FaultCode, NodeSpec, Role, Timestamp, UID_ATTRIBUTE, paths,
 };
 
 /// Keys, requests and certificates are a few KiB; an authority may be a chain.
@@ -336,6 +336,12 @@ fn says(cert: &X509Certificate<'_>, profile: &CertProfile) -> Result<(), BadCert
     let names: Vec<String> = cert.subject().iter_common_name().map(text).collect();
     let mut groups: Vec<String> = cert.subject().iter_organization().map(text).collect();
     groups.sort();
+    let is_uid = |a: &&x509_parser::x509::AttributeTypeAndValue<'_>| {
+        let numbers = a.attr_type().iter();
+        numbers.is_some_and(|mut n| n.by_ref().eq(UID_ATTRIBUTE.iter().copied()))
+    };
+    let uids = cert.subject().iter_attributes().filter(is_uid);
+    let uids: Vec<String> = uids.map(text).collect();
     let mut want_groups = profile.organisations.clone();
     want_groups.sort();
     let usage = cert.extended_key_usage().ok().flatten().map(|u| u.value);
@@ -347,6 +353,11 @@ fn says(cert: &X509Certificate<'_>, profile: &CertProfile) -> Result<(), BadCert
     let rows = [
         ("common name", names.join(","), profile.common_name.clone()),
         ("organisation", groups.join(","), want_groups.join(",")),
+        (
+            "user id",
+            uids.join(","),
+            profile.uid.map_or_else(String::new, String::from),
+        ),
         (
             "alternative names",
             list(&sans(cert)),

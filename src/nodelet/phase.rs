@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authorization`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of Kubernetes |
@@ -29,6 +29,7 @@ use crate::model::{
 use super::step::Step;
 
 mod addons;
+mod authorization;
 mod certs;
 mod cni;
 mod context;

@@ -10,8 +10,8 @@ use rcgen::{
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
     ApiSpec, Assignment, Authorities, Authority, CertPurpose, ClusterId, Digest, EtcdMember,
-    EtcdSpec, Generation, HostId, NetworkPlugin, NetworkSpec, NodeSpec, SigningKey, Spec, StackRef,
-    Timestamp, paths,
+    EtcdSpec, Generation, HostId, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, SigningKey, Spec,
+    StackRef, Timestamp, UID_ATTRIBUTE, paths,
 };
 
 /// The three authorities of a cluster, as the plane has them.
@@ -64,6 +64,10 @@ impl Cas {
                 .distinguished_name
                 .push(DnType::OrganizationName, group);
         }
+        if let Some(uid) = profile.uid {
+            let kind = DnType::CustomDnType(UID_ATTRIBUTE.to_vec());
+            params.distinguished_name.push(kind, uid.to_string());
+        }
         let mut uses = BTreeSet::new();
         uses.extend(profile.server.then_some(0));
         uses.extend(profile.client.then_some(1));
@@ -98,6 +102,12 @@ pub(crate) fn host_id() -> HostId {
     "6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11".parse().expect("id")
 }
 
+/// What a node's certificates say since the `n`th time that the host became one.
+pub(crate) fn uid(n: i64) -> NodeUid {
+    let at = jiff::Timestamp::from_second(n).expect("time");
+    NodeUid::of(ClusterId(uuid::Uuid::nil()), host_id(), at)
+}
+
 /// A node with these authorities.
 pub(crate) fn node(authorities: Authorities) -> NodeSpec {
     let ip = "10.1.2.3".parse().expect("ip");
@@ -108,6 +118,8 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         node_name: "n1".parse().expect("name"),
         node_ip: ip,
         pod_cidr: "10.20.1.0/24".parse().expect("net"),
+        uid: Some(uid(1)),
+        refused_uids: Vec::new(),
         labels: Default::default(),
         stack: StackRef {
             name: "pf9-kube".into(),

@@ -18,7 +18,9 @@ use rcgen::{
 use x509_parser::prelude::FromDer;
 
 use super::secrets;
-use crate::model::{BACKDATED, CertProfile, Digest, Life, Secret, backdating};
+use crate::model::{
+    BACKDATED, CertProfile, Digest, Life, NodeUid, Secret, UID_ATTRIBUTE, backdating,
+};
 
 /// Life of an authority: longer than a fleet; a change of it is a project of its own.
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
@@ -42,6 +44,7 @@ pub(super) struct Authority {
 pub(super) struct Leaf {
     pub(super) common_name: String,
     pub(super) organisations: Vec<String>,
+    pub(super) uid: Option<NodeUid>,
     pub(super) sans: BTreeSet<String>,
     pub(super) server: bool,
     pub(super) client: bool,
@@ -181,6 +184,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         let names: Vec<&str> = leaf.organisations.iter().map(String::as_str).collect();
         params.distinguished_name = subject(&leaf.common_name, &names);
+        if let Some(uid) = leaf.uid {
+            let kind = DnType::CustomDnType(UID_ATTRIBUTE.to_vec());
+            params.distinguished_name.push(kind, uid.to_string());
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -237,6 +244,7 @@ impl Leaf {
         Self {
             common_name: profile.common_name,
             organisations: profile.organisations,
+            uid: profile.uid,
             sans: profile.sans,
             server: profile.server,
             client: profile.client,
@@ -249,6 +257,7 @@ impl Leaf {
         Self {
             common_name: name.to_owned(),
             organisations: groups.iter().map(|g| (*g).to_owned()).collect(),
+            uid: None,
             sans: BTreeSet::new(),
             server: false,
             client: true,
@@ -432,6 +441,7 @@ mod tests {
         let leaf = Leaf {
             common_name: "me".into(),
             organisations: vec!["group".into()],
+            uid: None,
             sans: ["10.0.0.1".to_owned(), "a.example".to_owned()].into(),
             server: true,
             client: false,

@@ -9,6 +9,7 @@ use crate::model::{
     NodeSpec, Role,
 };
 
+use super::departures;
 use super::records::{Cluster, Member};
 use super::rotation;
 
@@ -39,6 +40,13 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         node_name: member.node_name.clone(),
         node_ip: member.ip,
         pod_cidr: member.pod_cidr,
+        uid: Some(member.uid),
+        // Masters' API servers ask; what workers need not know does not change their spec.
+        refused_uids: if master {
+            departures::refused_uids(cluster)
+        } else {
+            Vec::new()
+        },
         labels: settings.labels.clone(),
         stack: cluster.stack.clone(),
         authorities: rotation::authorities(cluster, member.host),
@@ -217,6 +225,14 @@ pub(super) mod tests {
     }
 
     pub(in crate::plane) fn add(cluster: &mut Cluster, hosts: &[(u8, bool)]) -> Result<(), String> {
+        add_at(cluster, hosts, now())
+    }
+
+    pub(in crate::plane) fn add_at(
+        cluster: &mut Cluster,
+        hosts: &[(u8, bool)],
+        at: Timestamp,
+    ) -> Result<(), String> {
         let all: Vec<NodeFacts> = hosts.iter().map(|(n, _)| facts(*n)).collect();
         let candidates: Vec<Candidate<'_>> = hosts
             .iter()
@@ -227,7 +243,7 @@ pub(super) mod tests {
                 facts: Some(facts),
             })
             .collect();
-        attach(cluster, &candidates, [], now()).map_err(|r| r.fault.code.to_string())
+        attach(cluster, &candidates, [], at).map_err(|r| r.fault.code.to_string())
     }
 
     fn spec(n: u8, cluster: &Cluster) -> Spec {

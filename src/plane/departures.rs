@@ -10,21 +10,23 @@
 //!        └─────────────────────────remove──────────────────────▲
 //! ```
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::ca::{Authority, LEAF_LIFE};
 use super::records::{Cluster, Departed, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
-use crate::model::{FaultCode, HostId};
+use crate::model::{FaultCode, HostId, NodeUid, SPEC_LIST_MAX};
 
 /// How long a detached host may take to move its pods away (300 s) and to leave etcd: twice that.
 pub(super) const LEAVE_GRACE: SignedDuration = SignedDuration::from_mins(10);
 /// Most certificates of etcd that one master may have at a time: of four purposes, sixty-four times.
 /// More cannot be revoked within the length of a spec.
 const ETCD_CERTIFICATES_MAX: usize = 256;
-/// Most departed hosts that are remembered; the oldest workers are forgotten first. Their certificates of a
-/// node end by themselves within [`LEAF_LIFE`].
-const DEPARTED_MAX: usize = 5000;
+/// Most departed hosts that are remembered: what a spec can name. The oldest workers are forgotten first,
+/// whose certificates of a node are the next to end by themselves ([`LEAF_LIFE`]).
+const DEPARTED_MAX: usize = SPEC_LIST_MAX;
 
 /// A member leaves.
 pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: bool) {
@@ -40,6 +42,7 @@ pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: 
         node_name: member.node_name,
         left_at: now,
         ended,
+        uid: member.uid,
         etcd_certificates: member.etcd_certificates,
     });
     if cluster.departed.len() > DEPARTED_MAX {
@@ -56,12 +59,38 @@ pub(super) fn came_back(departed: &[Departed], host: HostId) -> Vec<EtcdCertific
     still.flat_map(|d| d.etcd_certificates.clone()).collect()
 }
 
-/// Departures that had not ended are none for who is a member again.
+/// The UID of a host that becomes a node: one that it never had, for those of before are refused.
+pub(super) fn uid(cluster: &Cluster, host: HostId, now: Timestamp) -> NodeUid {
+    let had = |uid: &NodeUid| cluster.departed.iter().any(|d| d.uid == *uid);
+    // Clocks are set back, too.
+    let mut at = now;
+    loop {
+        let uid = NodeUid::of(cluster.id, host, at);
+        if !had(&uid) {
+            return uid;
+        }
+        at += SignedDuration::from_nanos(1);
+    }
+}
+
+/// The nodes that API servers refuse although their certificates are good.
+pub(super) fn refused_uids(cluster: &Cluster) -> Vec<NodeUid> {
+    let ended = cluster.departed.iter().filter(|d| d.ended);
+    let refused: BTreeSet<NodeUid> = ended.map(|d| d.uid).collect();
+    refused.into_iter().collect()
+}
+
+/// Departures of those who are members again are over. What they keep is the member's now
+/// ([`came_back`]); as a node they are another one, and who shows that he was the one before is refused.
 pub(super) fn forget(cluster: &mut Cluster) {
     let Cluster {
         members, departed, ..
     } = cluster;
-    departed.retain(|d| d.ended || !members.iter().any(|m| m.host == d.host));
+    let back = |d: &&mut Departed| !d.ended && members.iter().any(|m| m.host == d.host);
+    for departure in departed.iter_mut().filter(back) {
+        departure.ended = true;
+        departure.etcd_certificates.clear();
+    }
 }
 
 /// Ends the departures that are done or whose time is over, and forgets those of whom no certificate
@@ -190,7 +219,7 @@ mod tests {
             c.member(host(2)).expect("member").etcd_certificates.len(),
             2
         );
-        assert!(c.departed.is_empty());
+        assert!(revoked(&mut c).is_empty());
         detach(&mut c, &[host(2)], now()).expect("detach");
         settle(&mut c, now(), |_| true);
         add(&mut c, &[(2, true)]).expect("attach");
@@ -204,6 +233,87 @@ mod tests {
         // When no certificate of that time can be good, nothing is remembered.
         assert!(settle(&mut c, now() + LEAF_LIFE, |_| false));
         assert!(c.departed.is_empty() && revoked(&mut c).is_empty());
+    }
+
+    /// What the spec of the first master says.
+    fn refused(c: &Cluster) -> Vec<NodeUid> {
+        let spec = crate::plane::compute::assignment(host(1), Some(c)).expect("assignment");
+        spec.node().expect("a node").refused_uids.clone()
+    }
+
+    #[test]
+    fn a_node_that_left_is_refused_and_who_comes_back_is_another_one() {
+        let mut c = world();
+        let uid = |c: &Cluster, n| c.member(host(n)).expect("member").uid;
+        let first = uid(&c, 3);
+        detach(&mut c, &[host(3)], now()).expect("detach");
+        assert!(
+            refused(&c).is_empty(),
+            "it moves its pods away as the node it was"
+        );
+        settle(&mut c, now(), |_| true);
+        assert_eq!(refused(&c), [first]);
+        add(&mut c, &[(3, false)]).expect("attach");
+        let second = uid(&c, 3);
+        assert_ne!(
+            second, first,
+            "what it gets now is not refused, not in the same moment either"
+        );
+        assert_eq!(refused(&c), [first], "what it had is");
+        // Back before it is done.
+        detach(&mut c, &[host(3)], now()).expect("detach");
+        add(&mut c, &[(3, false)]).expect("attach");
+        assert_ne!(uid(&c, 3), second);
+        assert_eq!(
+            refused(&c),
+            BTreeSet::from([first, second])
+                .into_iter()
+                .collect::<Vec<_>>()
+        );
+        let later = now() + SignedDuration::from_secs(1);
+        leave(&mut c, host(3), later, true);
+        assert_eq!(refused(&c).len(), 3, "a removed one is refused at once");
+        assert!(settle(&mut c, now() + LEAF_LIFE, |_| false));
+        assert_eq!(
+            refused(&c).len(),
+            1,
+            "what has ended by itself needs no refusal"
+        );
+    }
+
+    proptest::proptest! {
+        /// Whatever comes and goes: no member is refused, and nobody who left for good is believed.
+        #[test]
+        fn no_member_is_refused_and_everybody_who_left_is(
+            steps in proptest::collection::vec((2u8..6, 0u8..4), 0..40),
+        ) {
+            let mut c = world();
+            let mut over = BTreeSet::new();
+            for (i, (n, what)) in steps.into_iter().enumerate() {
+                let at = now() + SignedDuration::from_secs(i as i64 + 1);
+                let member = c.member(host(n)).map(|m| m.uid);
+                match (what, member) {
+                    (0, None) => {
+                        over.extend(c.departed.iter().filter(|d| d.host == host(n)).map(|d| d.uid));
+                        crate::plane::compute::tests::add_at(&mut c, &[(n, false)], at).expect("attach");
+                    }
+                    (1, Some(_)) => detach(&mut c, &[host(n)], at).expect("detach"),
+                    (2, _) => {
+                        over.extend(member);
+                        over.extend(c.departed.iter().filter(|d| d.host == host(n)).map(|d| d.uid));
+                        leave(&mut c, host(n), at, true);
+                    }
+                    _ => {
+                        let done = |h| h == host(n);
+                        over.extend(c.departed.iter().filter(|d| done(d.host)).map(|d| d.uid));
+                        settle(&mut c, at, done);
+                    }
+                }
+                let refused: BTreeSet<NodeUid> = refused(&c).into_iter().collect();
+                proptest::prop_assert_eq!(&refused, &over);
+                proptest::prop_assert!(c.members.iter().all(|m| !refused.contains(&m.uid)));
+            }
+        }
     }
 
     #[test]

@@ -131,6 +131,7 @@ fn admit(
         ip,
         pod_cidr,
         attached_at: now,
+        uid: departures::uid(cluster, host, now),
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
         etcd_certificates: departures::came_back(&cluster.departed, host),

@@ -12,8 +12,8 @@ use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, Role, RuntimeSpec, Secret,
-    StackRef, TrustedKey,
+    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role, RuntimeSpec,
+    Secret, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -203,6 +203,8 @@ pub(super) struct Member {
     pub(super) ip: IpAddr,
     pub(super) pod_cidr: IpNet,
     pub(super) attached_at: Timestamp,
+    /// What its certificates of a node say: another one than at any time before.
+    pub(super) uid: NodeUid,
     /// A master that came when there were others.
     #[serde(default)]
     pub(super) joins: bool,
@@ -230,6 +232,8 @@ pub(super) struct Departed {
     pub(super) left_at: Timestamp,
     /// Nothing of it is believed any more. Until then it may move its pods away and leave etcd.
     pub(super) ended: bool,
+    /// What its certificates of a node say.
+    pub(super) uid: NodeUid,
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
 }
 

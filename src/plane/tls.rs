@@ -188,6 +188,7 @@ fn issue(
     let leaf = Leaf {
         common_name: "pf9-plane".to_owned(),
         organisations: Vec::new(),
+        uid: None,
         sans: names.clone(),
         server: true,
         client: false,

@@ -9,6 +9,8 @@ const TAKEN_AWAY: Duration = Duration::from_secs(30);
 /// kubelets' cache of who may call them is in that, API servers start again after it.
 const ANSWERS_AGAIN: Duration = Duration::from_secs(60);
 
+/// A machine is made a node in a minute or two.
+const NODE_AGAIN: Duration = Duration::from_secs(300);
 /// nodelet looks every minute, and every quarter of one while it waits.
 const A_SWEEP: Duration = Duration::from_secs(150);
 
@@ -151,7 +153,16 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
         ("kube-scheduler", "get nodes"),
         ("kube-proxy", "get endpoints -A"),
     ];
-    for (config, what) in all {
+    // The node's own: what Kubernetes gives it by its name.
+    let nodes = [
+        ("kubelet", format!("get node {second}")),
+        ("nodelet", format!("get node {second}")),
+    ];
+    for (config, what) in all
+        .iter()
+        .copied()
+        .chain(nodes.iter().map(|(c, w)| (*c, w.as_str())))
+    {
         shell(second, &kube(config, what))?;
     }
     demo(&["detach", second])?;
@@ -203,8 +214,52 @@ pub(crate) fn of_a_detached_master_are_worth_nothing(first: &str, second: &str) 
             false => Ok(()),
         }
     })?;
+    // Its certificates as a node are good for months, and good for nothing.
+    for (config, what) in &nodes {
+        eventually(
+            &format!("{config} of {second} is refused"),
+            TAKEN_AWAY,
+            || denied(second, &kube(config, what)),
+        )?;
+    }
+    as_a_node_that_left(second, &kube)?;
     eventually("the API answers", ANSWERS_AGAIN, || {
         kubectl(&["get", "nodes"]).map(drop)
     })?;
-    shell(second, "rm -rf /root/stolen").map(drop)
+    // Attached again, by the same name: what it is given now works, what it had does not.
+    demo(&["attach", second])?;
+    eventually("it is a node again", NODE_AGAIN, || {
+        let nodelet = with("nodelet");
+        shell(second, &format!("{nodelet} get node {second}"))?;
+        agent_is_ok(second)
+    })?;
+    as_a_node_that_left(second, &kube)?;
+    shell(second, "rm -rf /root/stolen /tmp/pf9-test").map(drop)
+}
+
+/// Everything that a node may is refused: to read, to register itself again, and to ask.
+fn as_a_node_that_left(node: &str, kube: &dyn Fn(&str, &str) -> String) -> Outcome {
+    let object = format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{node}"}}}}"#);
+    shell(node, &format!("echo '{object}' > /root/stolen/node.json"))?;
+    for config in ["kubelet", "nodelet"] {
+        for what in [
+            &format!("get node {node}"),
+            "get services -A",
+            "get --raw /version",
+            "create --validate=false -f /root/stolen/node.json",
+            "auth can-i get pods",
+        ] {
+            denied(node, &kube(config, what))?;
+        }
+    }
+    Ok(())
+}
+
+/// The command fails because the API server knows that this node is none any more.
+fn denied(node: &str, command: &str) -> Outcome {
+    let said = shell(node, &format!("{{ {command}; }} 2>&1 && echo DONE || :"))?;
+    match said.contains("this-node-is-no-member") && !said.contains("DONE") {
+        true => Ok(()),
+        false => Err(format!("{node}: {command}: {said}")),
+    }
 }

@@ -151,6 +151,25 @@ fn a_certificate_counts_for_every_authority_that_is_believed() {
 }
 
 #[test]
+fn a_certificate_of_another_time_as_a_node_does_not_count() {
+    let (_dir, fs, cas, node) = fixture();
+    let mut again = node.clone();
+    again.uid = Some(crate::nodelet::testing::uid(2));
+    for purpose in [CertPurpose::KubeletClient, CertPurpose::Nodelet] {
+        let csr = csr(&fs, purpose, &node);
+        let pem = cas.sign(&csr, purpose, &node, |_| ());
+        let batch = batch(&node, purpose, pem);
+        accept(&fs, Role::Worker, &node, &batch, now()).expect("accept");
+        let seen = |node| material(&fs, Role::Worker, node).expect("material")[&purpose].clone();
+        assert!(seen(&node).certificate.is_some());
+        // The API server refuses it: it is asked for anew.
+        assert_eq!(seen(&again).certificate, None);
+        let refused = accept(&fs, Role::Worker, &again, &batch, now()).expect_err("of before");
+        assert!(refused.why.starts_with("its user id is "), "{refused}");
+    }
+}
+
+#[test]
 fn the_service_account_pair_is_whole_or_made_again() {
     let (_dir, fs, ..) = fixture();
     assert_eq!(service_account_key(&fs).expect("read"), None);

@@ -11,7 +11,7 @@ use crate::nodelet::step::Step;
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
-use super::{Context, Wait, certs, layout, reload};
+use super::{Context, Wait, authorization, certs, layout, reload};
 
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
@@ -20,6 +20,8 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     let mut steps = vec![
         dir(layout::POLICY_DIR, PUBLIC_DIR),
         file(layout::POLICY, PLANE_POLICY, PUBLIC),
+        file(layout::REFUSED_BY_NOBODY, authorization::nobody(), PUBLIC),
+        file(layout::AUTHORIZATION, authorization::config(ctx), PUBLIC),
         dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
     ];
     let scheduler_config = scheduler_config(ctx)?;
@@ -144,8 +146,8 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
         // the probes of kubelet and of load balancers need that.
         "--anonymous-auth=true".into(),
-        // The last for one user only: see `PLANE_POLICY`.
-        "--authorization-mode=Node,RBAC,ABAC".into(),
+        // Read again when it changes, so it is no input that the pod starts again for.
+        format!("--authorization-config={}", layout::AUTHORIZATION),
         format!("--authorization-policy-file={}", layout::POLICY),
         "--enable-admission-plugins=NodeRestriction".into(),
         format!("--client-ca-file={}", layout::ca(serving)),
@@ -193,6 +195,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         .add("cluster authority", &ctx.believed(Authority::Cluster))
         .add("etcd authority", &ctx.believed(Authority::Etcd))
         .add("policy", PLANE_POLICY)
+        .add("refused by", &authorization::nobody())
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),

@@ -29,6 +29,7 @@ fn cases() -> Vec<(&'static str, Context)> {
     three.node.etcd.heartbeat_ms = Some(250);
     three.node.etcd.election_ms = Some(2500);
     three.node.etcd.revoked = Some(samples::revoked());
+    three.node.refused_uids = vec![samples::uid(8), samples::uid(9)];
     three.node.service_account_keys = vec!["-----BEGIN PUBLIC KEY-----\nother\n".into()];
     three.node.network.peers = vec![
         samples::peer("10.99.0.13", "10.244.3.0/24"),

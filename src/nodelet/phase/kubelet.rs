@@ -26,7 +26,10 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
-        .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx));
+        .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx))
+        // Who is a node anew, and was not away for it to be taken down, shows a refused certificate
+        // until it begins again: client-go holds on to it for five minutes.
+        .add("uid", &ctx.node.uid.map_or_else(String::new, String::from));
     let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
     let inputs = reload::inputs(inputs, ctx, &shown)?;
     let mut steps = directories();

@@ -26,6 +26,10 @@ pub const KUBE_PROXY_CONFIG: &str = "/etc/pf9/kube.d/kube-proxy/config.yaml";
 pub const POLICY_DIR: &str = "/etc/pf9/kube.d/kube-apiserver";
 /// Whom the API server allows what, beside the bindings in the cluster: [`crate::model::PLANE_POLICY`].
 pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
+/// In which order the API server asks who may what, and whom it refuses before: see `authorization`.
+pub const AUTHORIZATION: &str = "/etc/pf9/kube.d/kube-apiserver/authorization.yaml";
+/// Where it is told to ask about those it refuses: nobody is there.
+pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
 /// The scheduler's configuration.

@@ -17,6 +17,11 @@ pub(in crate::nodelet) fn host(n: u8) -> HostId {
     HostId(Uuid::from_bytes([n; 16]))
 }
 
+/// What a node's certificates say since the `n`th time that a host became one.
+pub(super) fn uid(n: u8) -> NodeUid {
+    NodeUid::of(ClusterId(Uuid::nil()), host(n), now())
+}
+
 pub(in crate::nodelet) fn pem(word: &str) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{word}\n-----END CERTIFICATE-----\n")
 }
@@ -125,6 +130,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         node_name: name.parse().expect("name"),
         node_ip: ip.parse().expect("address"),
         pod_cidr: pods.parse().expect("network"),
+        uid: Some(uid(1)),
+        refused_uids: Vec::new(),
         labels: BTreeMap::from([("example.com/rack".into(), "r1".into())]),
         stack: StackRef {
             name: "pf9-kube".into(),
