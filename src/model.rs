@@ -34,6 +34,8 @@ pub mod document;
 mod envelope;
 mod fault;
 mod fault_code;
+#[cfg(test)]
+mod golden;
 mod ids;
 mod judge;
 mod machine;

@@ -61,7 +61,6 @@ pub struct EnrolRequest {
 
 /// A host asks for a certificate for a new key, on a session of the key it has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// Version of this document; 1.
     pub schema: u32,

@@ -19,7 +19,6 @@ const END: &str = "-----END CERTIFICATE-----";
 
 /// Certificates of the cluster's authorities, PEM; in each the first one signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Authorities {
     /// Signs API server, kubelet and user certificates.
     pub cluster: String,

@@ -48,8 +48,18 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unread> {
     read_as(bytes, AGENT_VERSION)
 }
 
+/// Whether this program may read a document at all, for readers that parse it themselves.
+pub fn readable(bytes: &[u8]) -> Result<(), Unread> {
+    readable_by(bytes, AGENT_VERSION)
+}
+
 /// Reads a document as a program of this version.
 fn read_as<T: DeserializeOwned>(bytes: &[u8], reader: &str) -> Result<T, Unread> {
+    readable_by(bytes, reader)?;
+    serde_json::from_slice(bytes).map_err(|e| Unread::Malformed(e.to_string()))
+}
+
+fn readable_by(bytes: &[u8], reader: &str) -> Result<(), Unread> {
     // What is no object has no head; whether it may be one is for `T` to say. (A list would be read
     // as the fields in order, its first element as the version.)
     if bytes.trim_ascii_start().starts_with(b"{")
@@ -59,7 +69,7 @@ fn read_as<T: DeserializeOwned>(bytes: &[u8], reader: &str) -> Result<T, Unread>
     {
         may_read(&needs, reader)?;
     }
-    serde_json::from_slice(bytes).map_err(|e| Unread::Malformed(e.to_string()))
+    Ok(())
 }
 
 fn may_read(needs: &Value, reader: &str) -> Result<(), Unread> {

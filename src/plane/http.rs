@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 
 use super::refusal::{Refusal, Shape, reshape};
-use crate::model::{Fault, FaultCode};
+use crate::model::{Fault, FaultCode, document};
 
 /// A JSON body of at most `MAX` bytes. A malformed one is refused, naming the field.
 pub(super) struct Doc<T, const MAX: usize = DOCUMENT_MAX>(pub(super) T);
@@ -63,8 +63,13 @@ pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
     }
 }
 
-/// Parses a document; the refusal names the field.
+/// Parses a document by the rule of [`document`]; the refusal names the field.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    document::readable(bytes).map_err(|why| {
+        let why = format!("it {why}");
+        Refusal::bad(FaultCode::DocumentNewer, "request refused", why)
+            .fix("upgrade the plane first: no agent is newer than its plane")
+    })?;
     // axum's reader keeps the path of the field, which serde_json alone does not.
     axum::Json::<T>::from_bytes(bytes)
         .map(|json| json.0)
@@ -114,4 +119,22 @@ pub(super) fn shaped(
     shape: Shape,
 ) -> impl Fn(Response) -> std::future::Ready<Response> + Clone + Send + 'static {
     move |response| std::future::ready(reshape(shape, response))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_for_a_later_program_is_refused_in_words() {
+        let refused = parse::<serde_json::Value>(br#"{"needs_agent": "99", "schema": 1}"#);
+        let fault = refused.expect_err("later").fault;
+        assert_eq!(fault.code, FaultCode::DocumentNewer);
+        assert!(
+            fault.why.starts_with("it needs agent 99 or newer"),
+            "{fault}"
+        );
+        let now = format!(r#"{{"needs_agent": "{}"}}"#, document::AGENT_VERSION);
+        parse::<serde_json::Value>(now.as_bytes()).expect("for this one");
+    }
 }

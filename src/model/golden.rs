@@ -1,0 +1,459 @@
+//! Documents between agent and plane as they are today: what stands in each, for review.
+//!
+//! Every document is made with all that it can say, written, and compared with the file of its name
+//! in `golden/shapes`; `PF9_BLESS=1 cargo test golden` writes them anew, and the diff is the review:
+//! another shape is another thing that older programs read. No `..Default`: a new field has to be
+//! thought of here.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::document;
+use super::needs::tests::everything;
+use super::*;
+
+const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/golden/shapes");
+
+fn host() -> HostId {
+    HostId(uuid::Uuid::from_u128(1))
+}
+
+fn cluster() -> ClusterId {
+    ClusterId(uuid::Uuid::from_u128(2))
+}
+
+fn at() -> Timestamp {
+    Timestamp::UNIX_EPOCH
+}
+
+fn ip() -> IpAddr {
+    IpAddr::from([10, 1, 2, 3])
+}
+
+fn digest() -> Digest {
+    Digest([7; 32])
+}
+
+fn fault() -> Fault {
+    Fault {
+        code: FaultCode::DiskFull,
+        what: "what".into(),
+        why: "why".into(),
+        fix: "fix".into(),
+        next_try: Some(at()),
+    }
+}
+
+fn key() -> TrustedKey {
+    TrustedKey {
+        id: "0011223344556677".into(),
+        public_key: "a2V5".into(),
+    }
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        schema: 1,
+        kind: DocumentKind::Spec,
+        key_id: key().id,
+        payload: "e30=".into(),
+        signature: "c2ln".into(),
+    }
+}
+
+fn marks() -> MachineMarks {
+    MachineMarks {
+        schema: MACHINE_SCHEMA,
+        uuid: Some(digest()),
+        serial: Some(digest()),
+        interfaces: [digest()].into(),
+    }
+}
+
+fn version() -> TrustVersion {
+    TrustVersion {
+        plane: uuid::Uuid::from_u128(3),
+        serial: 4,
+        revision: 5,
+    }
+}
+
+fn facts() -> NodeFacts {
+    NodeFacts {
+        hostname: "n1".into(),
+        addresses: vec![ip()],
+    }
+}
+
+fn request() -> CertificateRequest {
+    CertificateRequest {
+        purpose: CertPurpose::Nodelet,
+        csr: "csr".into(),
+    }
+}
+
+fn stack_ref() -> StackRef {
+    StackRef {
+        name: "s".into(),
+        version: "1".into(),
+        manifest: digest(),
+    }
+}
+
+fn spec() -> Spec {
+    let mut spec = everything();
+    spec.host_id = host();
+    if let Assignment::Master(node) = &mut spec.assignment {
+        (node.host_id, node.cluster_id) = (host(), cluster());
+        node.uid = Some(NodeUid::of(cluster(), host(), at()));
+        node.refused_uids = vec![NodeUid::of(cluster(), host(), Timestamp::MIN)];
+        node.etcd.members[0].host_id = host();
+    }
+    spec
+}
+
+fn node_status() -> NodeStatus {
+    NodeStatus {
+        schema: STATUS_SCHEMA,
+        revision: 1,
+        generation: Generation(2),
+        role: Role::Worker,
+        cluster_id: Some(cluster()),
+        installed: Some(InstalledStatus {
+            role: Role::Worker,
+            cluster_id: cluster(),
+            generation: Generation(2),
+        }),
+        wants_spec: true,
+        state: NodeState::Retrying,
+        reason: Some(fault()),
+        attempts: 3,
+        phases: vec![PhaseStatus {
+            id: PhaseId::Cleanup,
+            name: "cleanup".into(),
+            order: 210,
+            state: PhaseState::Waiting,
+            message: Some("message".into()),
+            started_at: Some(at()),
+            took_ms: Some(4),
+        }],
+        current_step: Some("step".into()),
+        last_sweep_at: Some(at()),
+        stack: Some(stack_ref()),
+        wants_stack: Some(stack_ref()),
+        certificate_requests: vec![request()],
+        service_account_key: Some("key".into()),
+        certificates: vec![CertificateStatus {
+            name: "kubelet/server".into(),
+            authority: Authority::Cluster,
+            not_before: at(),
+            not_after: at(),
+            digest: digest(),
+            issuer: digest(),
+        }],
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        hostname: "n1".into(),
+        os: "os".into(),
+        os_id: "id".into(),
+        os_version: "1".into(),
+        kernel: "6".into(),
+        arch: "amd64".into(),
+        cpus: 2,
+        cpu_model: "model".into(),
+        memory_bytes: 3,
+        addresses: vec![ip()],
+        interfaces: vec![Interface {
+            name: "eth0".into(),
+            mac: "02:00:00:00:00:01".into(),
+            addresses: vec![ip()],
+        }],
+    }
+}
+
+fn status() -> HostStatus {
+    HostStatus {
+        schema: STATUS_SCHEMA,
+        host_id: host(),
+        agent_version: "0.1.0".into(),
+        boot_id: "boot".into(),
+        uptime_s: 1,
+        sent_at: at(),
+        acknowledged_at: Some(at()),
+        accepted_generation: Generation(2),
+        observed_generation: Generation(2),
+        state: NodeState::Retrying,
+        reason: Some(fault()),
+        refused: Some(fault()),
+        node: Some(node_status()),
+        download: Some(DownloadStatus {
+            stack: stack_ref(),
+            have: 1,
+            total: 2,
+            fault: Some(fault()),
+        }),
+        certificates: vec![Expiry {
+            name: "host".into(),
+            not_after: at(),
+            renew_at: Some(at()),
+            fault: Some(fault()),
+        }],
+        inventory: inventory(),
+        health: Health {
+            load1: 0.5,
+            memory_available_bytes: 1,
+            disks: vec![DiskHealth {
+                path: "/".into(),
+                total_bytes: 2,
+                available_bytes: 1,
+            }],
+            warnings: vec![fault()],
+        },
+        trust: Some(TrustStatus {
+            version: Some(version()),
+            keys: vec![key().id],
+            authorities: vec![digest()],
+            spec_key: Some(key().id),
+            stack_key: Some(key().id),
+        }),
+    }
+}
+
+fn manifest() -> StackManifest {
+    StackManifest {
+        schema: STACK_SCHEMA,
+        name: "s".into(),
+        version: "1".into(),
+        kubernetes: semver::Version::new(1, 37, 2),
+        arch: "amd64".into(),
+        archive: StackArchive {
+            sha256: digest(),
+            size: 1,
+        },
+        components: vec![StackComponent {
+            name: "kubelet".into(),
+            version: "1.37.2".into(),
+        }],
+        files: vec![StackFile {
+            path: "bin/kubelet".into(),
+            mode: 0o755,
+            sha256: digest(),
+            size: 1,
+            component: "kubelet".into(),
+        }],
+        images: vec![StackImage {
+            reference: "r".into(),
+            path: "images/r.tar".into(),
+            component: "pause".into(),
+            roles: vec![Role::Master, Role::Worker],
+        }],
+        addons: vec!["addons/a.yaml".into()],
+        requires: vec![StackRequirement {
+            package: "p".into(),
+            any_of: vec!["/lib/p".into()],
+        }],
+    }
+}
+
+fn enrol_request() -> EnrolRequest {
+    EnrolRequest {
+        schema: 1,
+        token: Secret::new("token".into()),
+        host_id: host(),
+        order_key: key(),
+        statement: envelope(),
+        csr: "csr".into(),
+        machine: Some(marks()),
+        proof: Some("proof".into()),
+    }
+}
+
+fn enrol_answer() -> EnrolAnswer {
+    EnrolAnswer {
+        schema: 1,
+        certificate: "pem".into(),
+        ca: "pem".into(),
+        trust: vec![key()],
+        endpoints: vec!["wss://plane".into()],
+        trust_version: Some(version()),
+    }
+}
+
+fn enrolment() -> Enrolment {
+    Enrolment {
+        schema: ORDER_SCHEMA,
+        host_id: host(),
+        token: digest(),
+        csr: digest(),
+        facts: facts(),
+    }
+}
+
+fn order() -> CertificateOrder {
+    CertificateOrder {
+        schema: ORDER_SCHEMA,
+        host_id: host(),
+        cluster_id: cluster(),
+        generation: Generation(2),
+        nonce: Nonce(digest()),
+        requests: vec![request()],
+        service_account_key: Some("key".into()),
+    }
+}
+
+fn report() -> FactsReport {
+    FactsReport {
+        schema: ORDER_SCHEMA,
+        host_id: host(),
+        nonce: Nonce(digest()),
+        facts: facts(),
+    }
+}
+
+fn batch() -> CertificateBatch {
+    CertificateBatch {
+        cluster_id: cluster(),
+        certificates: vec![IssuedCertificate {
+            purpose: CertPurpose::Nodelet,
+            certificate: "pem".into(),
+        }],
+    }
+}
+
+fn events() -> EventBatch {
+    EventBatch {
+        events: vec![Event {
+            id: "boot-1".into(),
+            at: at(),
+            kind: "state".into(),
+            message: "message".into(),
+            fault: Some(fault()),
+        }],
+    }
+}
+
+fn trust() -> TrustDocument {
+    TrustDocument {
+        schema: TRUST_SCHEMA,
+        host_id: host(),
+        version: version(),
+        issued_at: at(),
+        keys: vec![key()],
+        authorities: "pem".into(),
+        machine: Some(marks()),
+        hold: Some(Hold {
+            boot_id: "boot".into(),
+            fault: fault(),
+        }),
+    }
+}
+
+fn status_answer() -> StatusAnswer {
+    StatusAnswer {
+        trust: Some(version()),
+        notices: vec![fault()],
+    }
+}
+
+/// The document is what its file says; it can be read, also with additions that nobody knows.
+fn shape<T: Serialize + DeserializeOwned>(name: &str, document: &T) {
+    let now = serde_json::to_value(document).expect("written");
+    let path = format!("{FILES}/{name}.json");
+    if std::env::var_os("PF9_BLESS").is_some() {
+        let text = serde_json::to_string_pretty(&now).expect("text");
+        std::fs::write(&path, text + "\n").expect("write");
+    }
+    let golden = std::fs::read(&path).expect("golden file; PF9_BLESS=1 writes it");
+    let golden: Value = serde_json::from_slice(&golden).expect("JSON");
+    assert_eq!(now, golden, "{name}; PF9_BLESS=1 writes it anew");
+    let mut later = golden.clone();
+    add(&mut later);
+    for text in [&golden, &later] {
+        let text = serde_json::to_vec(text).expect("text");
+        let read: T = document::read(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(
+            serde_json::to_value(read).expect("written"),
+            golden,
+            "{name}"
+        );
+    }
+    let newer = serde_json::json!({ document::NEEDS_AGENT: "99" }).to_string();
+    let refused = document::read::<T>(newer.as_bytes())
+        .err()
+        .map(|e| e.to_string());
+    assert!(
+        refused.is_some_and(|why| why.contains("needs agent 99")),
+        "{name}"
+    );
+}
+
+/// An addition to every object, except where names are the operator's.
+fn add(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                if !matches!(name.as_str(), "labels" | "mirrors") {
+                    add(value);
+                }
+            }
+            fields.insert("a_later_field".into(), "x".into());
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(add),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn shapes_of_what_the_plane_says() {
+    shape("spec", &spec());
+    shape("stack-manifest", &manifest());
+    shape("envelope", &envelope());
+    shape("trust", &trust());
+    shape(
+        "trust-answer",
+        &TrustAnswer {
+            documents: vec![envelope()],
+        },
+    );
+    shape("status-answer", &status_answer());
+    shape("certificate-batch", &batch());
+    shape("enrol-answer", &enrol_answer());
+    let certificate = "pem".into();
+    shape(
+        "renew-answer",
+        &RenewAnswer {
+            schema: 1,
+            certificate,
+        },
+    );
+    shape(
+        "nonce",
+        &FreshNonce {
+            nonce: Nonce(digest()),
+        },
+    );
+    shape("fault", &fault());
+}
+
+#[test]
+fn shapes_of_what_the_host_says() {
+    shape("status", &status());
+    shape("events", &events());
+    shape("enrol-request", &enrol_request());
+    shape("enrolment", &enrolment());
+    shape("certificate-order", &order());
+    shape("facts-report", &report());
+    shape(
+        "renew-request",
+        &RenewRequest {
+            schema: 1,
+            csr: "csr".into(),
+        },
+    );
+}
