@@ -15,8 +15,8 @@ use crate::host::documents::{Document, Store, stored_spec};
 use crate::host::fs::{FsError, HostFs};
 use crate::identity;
 use crate::model::{
-    Accepted, Envelope, Fault, FaultCode, Generation, HostId, Refusal, Timestamp, TrustStore,
-    Verdict, judge, paths,
+    Accepted, Envelope, Fault, FaultCode, Generation, HostId, NodeUid, Refusal, Spec, Timestamp,
+    TrustStore, Verdict, judge, paths,
 };
 use crate::telemetry::chain;
 
@@ -35,6 +35,10 @@ struct LocalOrder {
     /// Whose specs: the key that signed the newest one then.
     #[serde(default)]
     key_id: Option<String>,
+    /// Which node was taken away, by the newest spec then: specs that ask for it again ask for
+    /// nothing new.
+    #[serde(default)]
+    uid: Option<NodeUid>,
 }
 
 impl Document for LocalOrder {
@@ -103,10 +107,23 @@ impl Inbox {
                 chain(e),
             ))
         };
-        self.spec.save(&new.envelope).map_err(|e| broken(&e))?;
         let generation = new.spec.generation;
+        let over = self.is_over(&state, &new.spec, &trust, had);
+        // Before the spec: were the power to go in between, it would be one that the order does not
+        // cover.
+        if let Some(order) = state
+            .local
+            .as_mut()
+            .filter(|o| !over && generation > o.generation)
+        {
+            order.generation = generation;
+            self.local.save(order).map_err(|e| broken(&e))?;
+            self.orders
+                .send_modify(|o| o.local = LocalSeen::UpTo(generation));
+        }
+        self.spec.save(&new.envelope).map_err(|e| broken(&e))?;
         // After the spec: were the power to go in between, the order still does not cover it.
-        if self.is_over(&state, generation, &trust, had) {
+        if over {
             self.local.forget().map_err(|e| broken(&e))?;
             state.local = None;
             self.orders.send_modify(|o| o.local = LocalSeen::No);
@@ -117,13 +134,16 @@ impl Inbox {
         Ok(generation)
     }
 
-    /// True when root's order is none against this new spec: it is newer, or of a plane that the
-    /// host did not have then.
-    fn is_over(&self, state: &State, new: Generation, trust: &TrustStore, had: bool) -> bool {
+    /// True when root's order is none against this new spec: it is newer and does not ask for the
+    /// very node that root took away, or it is of a plane that the host did not have then. (A spec
+    /// is newer for many reasons that are none: another key signs, another node came.)
+    fn is_over(&self, state: &State, new: &Spec, trust: &TrustStore, had: bool) -> bool {
         match (&state.local, &self.orders.borrow().local) {
             (Some(order), _) => {
                 let key = order.key_id.as_deref();
-                new > order.generation || key.is_some_and(|k| !trust.knows(k))
+                let uid = new.assignment.node().and_then(|n| n.uid);
+                let same = uid.is_some() && uid == order.uid;
+                (new.generation > order.generation && !same) || key.is_some_and(|k| !trust.knows(k))
             }
             // An order that cannot be read was of a time when the spec before this one was there.
             (None, LocalSeen::Lost(_)) => had,
@@ -143,6 +163,9 @@ impl Inbox {
             schema: LocalOrder::SCHEMA,
             generation,
             key_id: spec.map(|s| s.envelope.key_id.clone()),
+            uid: spec
+                .and_then(|s| s.spec.assignment.node())
+                .and_then(|n| n.uid),
         };
         self.local.save(&order).map_err(|e| {
             Fault::new(FaultCode::State, what, chain(&e)).fix("look at the disk, then try again")
@@ -240,7 +263,15 @@ mod tests {
             self.key.sign(DocumentKind::Spec, &bytes)
         }
         fn worker(&self, generation: u64) -> Envelope {
-            let node = node(self.cas.authorities.clone());
+            self.worker_of(generation, 1)
+        }
+        /// After it was detached and attached.
+        fn again(&self, generation: u64) -> Envelope {
+            self.worker_of(generation, 2)
+        }
+        fn worker_of(&self, generation: u64, time: i64) -> Envelope {
+            let mut node = node(self.cas.authorities.clone());
+            node.uid = Some(crate::nodelet::testing::uid(time));
             self.envelope(&spec(generation, Assignment::Worker(Box::new(node))))
         }
     }
@@ -357,9 +388,26 @@ mod tests {
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("again");
         assert_eq!(inbox.orders().local, upto);
+        // Newer, by another key or for another peer's sake, and the very node that root took away.
         inbox.put(plane.worker(6)).expect("newer");
+        let upto = LocalSeen::UpTo(Generation(6));
+        assert_eq!(inbox.orders().local, upto);
+        assert_eq!(open(&fs).orders().local, upto);
+        // Attached again.
+        inbox.put(plane.again(7)).expect("another time as a node");
         assert_eq!(inbox.orders().local, LocalSeen::No);
         assert_eq!(open(&fs).orders().local, LocalSeen::No);
+    }
+
+    #[test]
+    fn a_plane_that_agrees_ends_roots_order() {
+        let (_dir, fs, plane) = fixture();
+        let inbox = open(&fs);
+        inbox.put(plane.worker(5)).expect("put");
+        inbox.put_none().expect("none");
+        let none = plane.envelope(&spec(6, Assignment::None));
+        inbox.put(none).expect("no role");
+        assert_eq!(inbox.orders().local, LocalSeen::No);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! newest: no role  │ Nothing           │ Remove if newer than i, or Hold  │ Hold
 //! newest: this node│ Node              │ Node unless older than i: Hold   │ Node if the machine
 //! newest: another  │ Node              │ Remove if newer than i, or Hold  │   shows it is the same
-//! root says none   │ Nothing           │ Remove                           │ Hold
+//! root says none   │ Nothing           │ Remove                           │ Remove, unless a later
+//!                  │                   │                                  │   program knows: Hold
 //! removal has      │                   │                                  │
 //!   destroyed      │ (cannot be)       │ Remove                           │ (cannot be)
 //! ```
@@ -76,6 +77,8 @@ pub enum LedgerSeen<'a> {
         why: Fault,
         /// The cluster's authority that the machine has (PEM), if the ledger may be written anew.
         authority: Option<&'a str>,
+        /// A later program wrote the ledger and can read it: what it made is not known here.
+        of_another_version: bool,
     },
 }
 
@@ -134,7 +137,16 @@ pub fn decide(orders: &Orders, ledger: &LedgerSeen<'_>) -> Job {
     let generation = orders.generation();
     match (ledger, &orders.local) {
         (LedgerSeen::Removing(_), _) => Job::Remove(Order::Begun, generation),
-        (LedgerSeen::Unknown { why, authority }, LocalSeen::No) => unknown(orders, why, *authority),
+        (
+            LedgerSeen::Unknown {
+                of_another_version: false,
+                ..
+            },
+            LocalSeen::UpTo(last),
+        ) if generation <= *last => Job::Remove(Order::Local, generation),
+        (LedgerSeen::Unknown { why, authority, .. }, LocalSeen::No) => {
+            unknown(orders, why, *authority)
+        }
         (LedgerSeen::Unknown { why, .. }, LocalSeen::UpTo(_) | LocalSeen::Lost(_)) => {
             orders.hold(not_known(why), None)
         }
@@ -212,13 +224,20 @@ fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
         SpecSeen::Never | SpecSeen::Lost { .. } => None,
     };
     match work {
-        Some(work)
-            if authority.is_some_and(|a| a.trim() == work.node.authorities.cluster.trim()) =>
-        {
-            Job::Node(work)
-        }
+        Some(work) if is_of(authority, &work) => Job::Node(work),
         Some(_) | None => orders.hold(not_known(why), None),
     }
+}
+
+/// What is removed on root's word where the ledger is lost: the node that the newest readable spec
+/// speaks of, where the machine shows that it is in that cluster; else one of which nothing is known.
+pub fn lost_node(orders: &Orders, authority: Option<&str>) -> Option<Work> {
+    let work = orders.spec.known().and_then(Work::of)?;
+    is_of(authority, &work).then_some(work)
+}
+
+fn is_of(authority: Option<&str>, work: &Work) -> bool {
+    authority.is_some_and(|a| a.trim() == work.node.authorities.cluster.trim())
 }
 
 const STAYS: &str = "the role of this machine stays as it is";

@@ -17,6 +17,8 @@ use crate::model::{
     Timestamp, paths,
 };
 
+mod lost;
+
 /// A few thousand artefacts, and the spec of a large cluster.
 const LEDGER_MAX: u64 = 16 * 1024 * 1024;
 /// A few certificates.
@@ -181,6 +183,8 @@ struct Doubt {
     why: Fault,
     /// The cluster's authority that the machine has, if the ledger may be written anew.
     authority: Option<String>,
+    /// A later program wrote it.
+    of_another_version: bool,
 }
 
 impl Default for Ledger {
@@ -260,6 +264,7 @@ impl LedgerFile {
             (None, Some(why)) if loaded.not_understood => Some(Doubt {
                 why: why.clone(),
                 authority: None,
+                of_another_version: true,
             }),
             (None, fault) => traces(fs).map(|authority| Doubt {
                 why: fault.clone().unwrap_or_else(|| {
@@ -271,6 +276,7 @@ impl LedgerFile {
                     )
                 }),
                 authority,
+                of_another_version: false,
             }),
         };
         let file = Self {
@@ -289,6 +295,7 @@ impl LedgerFile {
             (Some(doubt), _) => LedgerSeen::Unknown {
                 why: doubt.why.clone(),
                 authority: doubt.authority.as_deref(),
+                of_another_version: doubt.of_another_version,
             },
             (None, Some(now)) if self.ledger.removing => LedgerSeen::Removing(now),
             (None, Some(now)) => LedgerSeen::Installed(now),
@@ -299,6 +306,11 @@ impl LedgerFile {
     /// True while the ledger does not tell what is on the machine.
     pub fn is_in_doubt(&self) -> bool {
         self.doubt.is_some()
+    }
+
+    /// The cluster's authority that the machine has, while the ledger does not tell what is on it.
+    pub fn authority(&self) -> Option<&str> {
+        self.doubt.as_ref()?.authority.as_deref()
     }
 
     /// The newest spec that what is installed was worked on by.

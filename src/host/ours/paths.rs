@@ -180,6 +180,17 @@ pub fn entries() -> Vec<(String, Keeper)> {
     all
 }
 
+/// Everything that the node role puts on a machine, by its names: what goes where no ledger tells.
+pub fn of_the_role_all() -> Vec<String> {
+    let places = PLACES
+        .iter()
+        .map(|(path, keeper)| ((*path).to_owned(), *keeper));
+    let all = places.chain(entries());
+    all.filter(|(_, keeper)| *keeper == Keeper::Role)
+        .map(|(path, _)| path)
+        .collect()
+}
+
 /// True when the node role alone may have put something there: what it finds there before its
 /// ledger knows of it is of an earlier life of its own, and may be replaced and removed.
 pub fn of_the_role(path_: &str) -> bool {

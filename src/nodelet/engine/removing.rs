@@ -13,7 +13,8 @@ use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
 use super::{Engine, Next, failed};
-use crate::model::{Generation, HostId, Role, Timestamp, TrustStore};
+use crate::model::{Fault, FaultCode, Generation, HostId, Role, Timestamp, TrustStore};
+use crate::telemetry::chain;
 
 /// Pause after a removal that could not begin.
 const AGAIN: Next = Next {
@@ -33,6 +34,10 @@ impl Engine {
             Order::Another => self
                 .board
                 .say("this host was another node: that is removed first"),
+        }
+        if let Err(fault) = self.assume(generation) {
+            self.happened(failed("removal", fault));
+            return AGAIN;
         }
         let Some(Installed { role, node, .. }) = self.ledger.ledger.installed.clone() else {
             return AGAIN;
@@ -73,6 +78,22 @@ impl Engine {
         };
         let end = removal.run(&stop).await;
         self.removal_ended(end, role)
+    }
+
+    /// Where the ledger is lost and root says that the role goes: what is ours is known by its name.
+    fn assume(&mut self, generation: Generation) -> Result<(), Fault> {
+        if !self.ledger.is_in_doubt() {
+            return Ok(());
+        }
+        let known = job::lost_node(&self.told.orders.borrow(), self.ledger.authority());
+        let known = known.map(|work| work.installed());
+        self.board
+            .say("the ledger is lost: what is removed is what is ours by its name");
+        self.ledger.assume(known, generation).map_err(|e| {
+            let what = "cannot note what is removed";
+            Fault::new(FaultCode::Ledger, what, chain(&e))
+                .fix("look at the disk that holds /var/opt/pf9/nodelet")
+        })
     }
 
     fn removal_ended(&mut self, end: removal::End, role: Role) -> Next {

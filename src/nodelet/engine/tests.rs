@@ -8,12 +8,13 @@ use super::super::inbox::Inbox;
 use super::super::ledger::{Artefact, Before, UnitRecord, What};
 use super::super::phase::{layout, samples};
 use super::super::rig::{every_file, take_log};
-use super::super::testing::{Cas, enrolled, node, spec};
+use super::super::testing::{Cas, enrolled, node, spec, uid};
 use super::converging::WAIT_SWEEP;
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, SigningKey, Spec, paths,
+    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, SigningKey, Spec,
+    paths,
 };
 
 /// Data of etcd: what must never go by mistake.
@@ -86,6 +87,13 @@ impl Machine {
 
     fn worker(&self, generation: u64) -> Envelope {
         let wanted = node(self.cas.authorities.clone());
+        self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
+    }
+
+    /// After it was detached and attached.
+    fn again(&self, generation: u64) -> Envelope {
+        let mut wanted = node(self.cas.authorities.clone());
+        wanted.uid = Some(uid(2));
         self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
     }
 
@@ -396,6 +404,42 @@ async fn a_newer_signed_order_and_roots_own_remove_it() {
 }
 
 #[tokio::test]
+async fn on_roots_word_it_goes_although_its_ledger_is_lost() {
+    // The spec is there, or nothing but the machine itself.
+    for spec in [false, true] {
+        let machine = Machine::node();
+        let foreign = "/var/lib/other/data";
+        machine.damage(foreign, b"theirs");
+        machine.damage("/etc/systemd/system/pf9-kubelet.service", b"ours");
+        if spec {
+            machine.begin().inbox.put(machine.worker(6)).expect("put");
+        }
+        machine.fs.remove_file(LEDGER).expect("remove");
+        let mut life = machine.begin();
+        life.inbox.put_none().expect("root says so");
+        life.engine.round().await;
+        assert!(!machine.fs.at(DATA).exists(), "{spec}");
+        assert!(machine.fs.at(foreign).exists());
+        let ledger = LedgerFile::look(&machine.fs);
+        assert!(ledger.ledger.is_empty() && !ledger.is_in_doubt(), "{spec}");
+        life.engine.round().await;
+        let status = life.status.borrow().clone();
+        assert_eq!(
+            (status.role, status.state),
+            (Role::None, NodeState::Ok),
+            "{status:?}"
+        );
+    }
+    // What a later program made is not known here.
+    let machine = Machine::node();
+    machine.damage(LEDGER, br#"{"schema": 9}"#);
+    let mut life = machine.begin();
+    life.inbox.put_none().expect("root says so");
+    life.engine.round().await;
+    assert!(machine.fs.at(DATA).exists());
+}
+
+#[tokio::test]
 async fn what_was_obeyed_is_noted_although_nothing_is_to_do() {
     let machine = Machine::node();
     let mut life = machine.begin();
@@ -419,6 +463,8 @@ async fn a_spec_that_comes_back_takes_the_order_of_removal_back() {
     life.inbox.put_none().expect("root's own");
     assert!(stands(&ledger));
     life.inbox.put(machine.worker(8)).expect("put");
+    assert!(stands(&ledger), "it is the very node that root took away");
+    life.inbox.put(machine.again(9)).expect("put");
     assert!(!stands(&ledger));
     ledger.ledger.removing = true;
     assert!(stands(&ledger), "half of it is gone");

@@ -98,6 +98,7 @@ fn job(seen: Seen, local: Local, there: There) -> Job {
             let seen = LedgerSeen::Unknown {
                 why: fault(),
                 authority: Some(authority),
+                of_another_version: false,
             };
             decide(&orders, &seen)
         }
@@ -198,7 +199,7 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
     ));
     for (seen, local, authority) in [
         (same, Local::No, false),
-        (same, Local::UpTo(5), true),
+        (same, Local::UpTo(4), true),
         (same, Local::Lost, true),
         (Seen::Newest(5, Wants::None), Local::No, true),
         (Seen::Never, Local::No, true),
@@ -208,6 +209,36 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
         };
         assert_eq!((hold.fault.code.word(), hold.keeps), ("ledger-lost", None));
     }
+}
+
+#[test]
+fn on_roots_word_a_role_goes_although_its_ledger_is_lost() {
+    for seen in [Seen::Newest(5, Wants::Same), Seen::Never, Seen::Lost(None)] {
+        for authority in [false, true] {
+            let job = job(seen, Local::UpTo(5), There::Unknown(authority));
+            assert!(
+                matches!(job, Job::Remove(Order::Local, _)),
+                "{seen:?}: {job:?}"
+            );
+        }
+    }
+    // Not where a later program knows what it made.
+    let orders = Orders {
+        spec: SpecSeen::Newest(document(5, Wants::Same)),
+        local: LocalSeen::UpTo(Generation(5)),
+    };
+    let seen = LedgerSeen::Unknown {
+        why: fault(),
+        authority: None,
+        of_another_version: true,
+    };
+    assert!(matches!(decide(&orders, &seen), Job::Hold(_)));
+    // Of the node that the machine shows it is, and of no other.
+    let authority = authorities().cluster;
+    let node = lost_node(&orders, Some(&authority)).expect("known");
+    assert_eq!(node.role, Role::Worker);
+    assert_eq!(lost_node(&orders, Some("another")), None);
+    assert_eq!(lost_node(&orders, None), None);
 }
 
 fn wants() -> impl Strategy<Value = Wants> {
@@ -254,7 +285,8 @@ proptest! {
             let by_plane = matches!((seen, there),
                 (Seen::Newest(g, wants), There::Installed(i)) if g > i && wants != Wants::Same);
             let by_root = matches!((local, there),
-                (Local::UpTo(last), There::Installed(i)) if i <= last);
+                (Local::UpTo(last), There::Installed(i)) if i <= last)
+                || matches!((local, there), (Local::UpTo(_), There::Unknown(_)));
             prop_assert!(by_plane || by_root || matches!(there, There::Removing(_)));
         }
     }
