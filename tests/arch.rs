@@ -368,3 +368,27 @@ fn is_a_test(text: &str, name: &str) -> bool {
     });
     is_test && !left_out
 }
+
+/// A code that nobody speaks is a promise to programs that nothing keeps.
+#[test]
+fn every_fault_code_is_spoken_by_somebody() {
+    use pf9_hostagent::model::FaultCode;
+    let spoken: String = sources()
+        .into_iter()
+        .filter(|(path, _)| !path.ends_with("model/fault_code.rs") && !is_test(path))
+        .map(|(_, text)| product_code(&text))
+        .collect();
+    for code in FaultCode::ALL {
+        // Made from the name of a check: `preflight` holds that each has one.
+        if code.word().starts_with("check-") {
+            continue;
+        }
+        let used = spoken
+            .match_indices(&format!("FaultCode::{code:?}"))
+            .any(|(at, found)| {
+                let rest = spoken.get(at + found.len()..).unwrap_or_default();
+                !rest.starts_with(char::is_alphanumeric)
+            });
+        assert!(used, "nothing says {code}: take its row out");
+    }
+}

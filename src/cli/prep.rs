@@ -28,7 +28,7 @@ use crate::host::interfaces::node_facts;
 use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
 use crate::model::{
-    EnrolToken, Fault, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
+    EnrolToken, Fault, FaultCode, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
 };
 use crate::preflight::{Facts, Report, Severity};
 use crate::telemetry::chain;
@@ -66,7 +66,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     let installed = ctx.host.at("/usr/libexec/pf9/pf9-comms").exists();
     if !installed {
         return Err(Fault::new(
-            "not-installed",
+            FaultCode::NotInstalled,
             "cannot prepare this machine",
             "the package pf9-hostagent is not installed completely",
         )
@@ -179,8 +179,12 @@ async fn prepare(
 
 fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
     let bad = |why: String| {
-        Fault::new("token-malformed", "cannot read the enrolment token", why)
-            .fix("give the file that holds the line which pf9-plane token create printed")
+        Fault::new(
+            FaultCode::TokenMalformed,
+            "cannot read the enrolment token",
+            why,
+        )
+        .fix("give the file that holds the line which pf9-plane token create printed")
     };
     let path = &args.token_file;
     let mut text = String::new();
@@ -230,7 +234,7 @@ async fn directories(ctx: &Context) -> Result<(), Fault> {
             .await
             .map_err(|e| {
                 Fault::new(
-                    "directories",
+                    FaultCode::Directories,
                     "cannot make users and directories",
                     chain(&e),
                 )
@@ -253,7 +257,7 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
     let want = authority(&args.plane);
     let other = |why: String| {
         Err(
-            Fault::new("other-plane", "cannot prepare this machine", why)
+            Fault::new(FaultCode::OtherPlane, "cannot prepare this machine", why)
                 .fix("pf9ctl decommission-node first, or --force to leave that plane behind"),
         )
     };
@@ -416,14 +420,14 @@ fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
         None => "no reason is known".to_owned(),
     };
     let code = match &last {
-        Some(fault) if !up => fault.code.clone(),
-        Some(_) | None => "plane-timeout".to_owned(),
+        Some(fault) if !up => fault.code,
+        Some(_) | None => FaultCode::PlaneTimeout,
     };
     let fix = match last {
         Some(fault) if !fault.fix.is_empty() => fault.fix,
         Some(_) | None => "see journalctl -u 'pf9-*'".to_owned(),
     };
-    Fault::new(&code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
+    Fault::new(code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
 }
 
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.
@@ -481,13 +485,17 @@ async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
 }
 
 fn unit_fault(error: &exec::ExecError) -> Fault {
-    Fault::new("units", "cannot start the agent", chain(error))
+    Fault::new(FaultCode::Units, "cannot start the agent", chain(error))
         .fix("see systemctl status 'pf9-*' and journalctl -u 'pf9-*'")
 }
 
 fn fs_fault(error: &FsError) -> Fault {
     let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full { "disk-full" } else { "files" };
+    let code = if full {
+        FaultCode::DiskFull
+    } else {
+        FaultCode::Files
+    };
     Fault::new(code, "cannot prepare this machine", chain(error))
 }
 

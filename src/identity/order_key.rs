@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::store::IdentityError;
 use crate::host::fs::{Attrs, Found, HostFs};
-use crate::model::{DocumentKind, Fault, HostId, Secret, SigningKey, TrustedKey, paths};
+use crate::model::{DocumentKind, Fault, FaultCode, HostId, Secret, SigningKey, TrustedKey, paths};
 
 /// The file is under 300 bytes.
 const FILE_MAX: u64 = 4096;
@@ -90,8 +90,8 @@ pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
         host_id: host,
         key: Secret::new(BASE64.encode(doc)),
     };
-    let bytes =
-        serde_json::to_vec(&stored).map_err(|e| Fault::new("identity-key", what, e.to_string()))?;
+    let bytes = serde_json::to_vec(&stored)
+        .map_err(|e| Fault::new(FaultCode::IdentityKey, what, e.to_string()))?;
     let write = || {
         fs.make_dir(paths::ROOT_DIR, &Attrs::mode(0o700))?;
         fs.write(paths::ORDER_KEY, &bytes, &Attrs::mode(0o600))
@@ -115,7 +115,7 @@ impl OrderKey {
         document: &T,
     ) -> Result<crate::model::Envelope, Fault> {
         let bytes = serde_json::to_vec(document)
-            .map_err(|e| Fault::new("order", "cannot sign an order", e.to_string()))?;
+            .map_err(|e| Fault::new(FaultCode::Order, "cannot sign an order", e.to_string()))?;
         Ok(self.0.sign(kind, &bytes))
     }
 }

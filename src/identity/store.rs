@@ -14,7 +14,9 @@ use super::pair::{self, Pair};
 use super::policy::{TlsPolicy, believing};
 use super::trust::note_version;
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, authority_hints, paths};
+use crate::model::{
+    Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
+};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -319,9 +321,9 @@ impl IdentityError {
     pub fn fault(&self, what: &str) -> Fault {
         let again = "run pf9ctl prep-node again with a new token";
         let (code, fix) = match self {
-            Self::Fs(_) => ("identity-io", "look at the disk and the named path"),
-            Self::Incomplete(_) => ("identity-incomplete", again),
-            Self::Damaged { .. } | Self::Tls(_) => ("identity-damaged", again),
+            Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),
+            Self::Incomplete(_) => (FaultCode::IdentityIncomplete, again),
+            Self::Damaged { .. } | Self::Tls(_) => (FaultCode::IdentityDamaged, again),
         };
         Fault::new(code, what, crate::telemetry::chain(self)).fix(fix)
     }

@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use super::ledger::Installed;
-use crate::model::{Assignment, Fault, Generation, NodeSpec, Role, Spec};
+use crate::model::{Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec};
 
 /// The newest spec, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -174,7 +174,7 @@ fn nothing_installed(orders: &Orders) -> Job {
         // The one before it may be what the lost one took away.
         SpecSeen::Lost { why, .. } => orders.hold(
             Fault::new(
-                "spec-lost",
+                FaultCode::SpecLost,
                 "no role is begun",
                 format!("the newest spec is lost: {why}"),
             )
@@ -224,7 +224,12 @@ fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
 const STAYS: &str = "the role of this machine stays as it is";
 
 fn lost(why: &str) -> Fault {
-    Fault::new("spec-lost", STAYS, format!("its spec is lost: {why}")).fix(
+    Fault::new(
+        FaultCode::SpecLost,
+        STAYS,
+        format!("its spec is lost: {why}"),
+    )
+    .fix(
         "nothing while hostagent runs: it hands the spec over again; to take the role away: \
          pf9ctl decommission-node",
     )
@@ -240,7 +245,7 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
         now.node.cluster_name,
         now.generation
     );
-    Fault::new("role-kept", STAYS, why).fix(
+    Fault::new(FaultCode::RoleKept, STAYS, why).fix(
         "if the plane was restored from a backup, run pf9-plane recover there; to take the role \
          away: pf9ctl decommission-node",
     )
@@ -248,7 +253,7 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
 
 fn not_known(why: &Fault) -> Fault {
     let why = format!("it is not known what is installed: {why}");
-    Fault::new("ledger-lost", STAYS, why).fix(
+    Fault::new(FaultCode::LedgerLost, STAYS, why).fix(
         "put the ledger back, or attach this host to the cluster it was in: what is there is then \
          taken up again",
     )
@@ -256,7 +261,7 @@ fn not_known(why: &Fault) -> Fault {
 
 fn no_local_order(why: &Fault) -> Fault {
     let why = format!("root's order of removal cannot be read: {why}");
-    Fault::new("local-order-lost", STAYS, why)
+    Fault::new(FaultCode::LocalOrderLost, STAYS, why)
         .fix("run pf9ctl decommission-node again, or send a newer spec")
 }
 

@@ -21,7 +21,7 @@ use super::records::{HOSTS, Host, Pinned, Removed, Renewal};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change};
 use super::tokens;
-use crate::model::{Digest, HostId, Life, SessionKind};
+use crate::model::{Digest, FaultCode, HostId, Life, SessionKind};
 
 /// What a certificate is to a host's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +111,12 @@ pub(super) fn renew(
     let mut host = state::host(&**change, id)?;
     if host.certificate != by.certificate && change.now >= by.ends {
         let why = "the certificate that opened this session is not the host's any more";
-        return Err(Refusal::forbidden("certificate-revoked", what, why));
+        return Err(Refusal::forbidden(FaultCode::CertificateRevoked, what, why));
     }
     let key = ProvenKey::from_csr(csr)?;
     if key.digest() == host.key {
         let why = "it is for the key the host has already";
-        return Err(Refusal::bad("key-reused", what, why).fix("make a new key"));
+        return Err(Refusal::bad(FaultCode::KeyReused, what, why).fix("make a new key"));
     }
     let (next, pem) = issue(ca, id, &key, life, change.now)?;
     host.renewal.next = Some(next);

@@ -2,8 +2,8 @@ use super::plane::{Manner, Plane, foreign_token};
 use super::*;
 use crate::host::fs::Found;
 use crate::model::{
-    Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp, TunnelState,
-    TunnelStatus, paths,
+    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp,
+    TunnelState, TunnelStatus, paths,
 };
 
 fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
@@ -30,7 +30,7 @@ fn up() -> TunnelStatus {
 
 fn down() -> TunnelStatus {
     let fault = Fault::new(
-        "plane-refused",
+        FaultCode::PlaneRefused,
         "the tunnel cannot be made",
         "127.0.0.1:1 does not accept connections",
     )
@@ -231,7 +231,7 @@ fn bad(name: &'static str, exit: Exit, words: &'static [&'static str]) -> Bad {
     }
 }
 
-fn refused_token(code: &str, why: &str) -> Manner {
+fn refused_token(code: FaultCode, why: &str) -> Manner {
     Manner::Refuse(
         Fault::new(code, "cannot enrol this host", why).fix("make a new token on the plane"),
     )
@@ -311,19 +311,22 @@ fn bad_inputs() -> Vec<Bad> {
     let plane: Vec<(&'static str, Manner, Exit, Words)> = vec![
         (
             "wrong token",
-            refused_token("token-unknown", "the plane does not know this token"),
+            refused_token(
+                FaultCode::TokenUnknown,
+                "the plane does not know this token",
+            ),
             Exit::Refused,
             &["does not know this token", "make a new token"],
         ),
         (
             "used token",
-            refused_token("token-used", "the token was used"),
+            refused_token(FaultCode::TokenUsed, "the token was used"),
             Exit::Refused,
             &["the token was used", "make a new token"],
         ),
         (
             "expired token",
-            refused_token("token-expired", "the token expired an hour ago"),
+            refused_token(FaultCode::TokenExpired, "the token expired an hour ago"),
             Exit::Refused,
             &["expired an hour ago"],
         ),

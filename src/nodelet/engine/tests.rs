@@ -13,7 +13,7 @@ use super::*;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::ours;
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, NodeStatus, SigningKey, Spec, paths,
+    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeStatus, SigningKey, Spec, paths,
 };
 
 /// Data of etcd: what must never go by mistake.
@@ -134,7 +134,7 @@ impl Machine {
     }
 }
 
-fn says(status: &NodeStatus, code: &str, words: &str) {
+fn says(status: &NodeStatus, code: FaultCode, words: &str) {
     let reason = status.reason.clone().expect("it says why");
     assert_eq!(reason.code, code, "{reason}");
     assert!(reason.to_string().contains(words), "{reason}");
@@ -268,7 +268,11 @@ async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_the
 async fn a_missing_spec_removes_nothing() {
     let machine = Machine::node();
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "its spec is lost: it is missing");
+    says(
+        &status,
+        FaultCode::SpecLost,
+        "its spec is lost: it is missing",
+    );
     assert!(status.wants_spec);
 }
 
@@ -282,7 +286,7 @@ async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     drop(life);
     machine.damage(SPEC, b"{\"schema\": 1,");
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "there is the one before it");
+    says(&status, FaultCode::SpecLost, "there is the one before it");
     assert!(status.wants_spec);
     // Handed over again, it is worked by, and noted.
     let mut life = machine.begin();
@@ -300,7 +304,7 @@ async fn a_spec_of_another_version_removes_nothing_and_stays() {
     let later = br#"{"schema": 2, "sealed": "by a later program"}"#;
     machine.damage(SPEC, later);
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "this program knows schema 1");
+    says(&status, FaultCode::SpecLost, "this program knows schema 1");
     let kept = machine.fs.read(SPEC, 1000).expect("read");
     assert_eq!(kept.as_deref(), Some(&later[..]));
 }
@@ -311,7 +315,11 @@ async fn a_spec_nobody_believes_any_more_removes_nothing() {
     machine.begin().inbox.put(machine.none(6)).expect("put");
     enrolled(&machine.fs);
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "which this host does not trust");
+    says(
+        &status,
+        FaultCode::SpecLost,
+        "which this host does not trust",
+    );
 }
 
 #[tokio::test]
@@ -320,7 +328,11 @@ async fn another_plane_that_knows_no_role_removes_nothing() {
     machine.key = enrolled(&machine.fs);
     machine.begin().inbox.put(machine.none(1)).expect("put");
     let status = machine.keeps_it().await;
-    says(&status, "role-kept", "was installed by generation 5");
+    says(
+        &status,
+        FaultCode::RoleKept,
+        "was installed by generation 5",
+    );
     assert!(!status.wants_spec);
 }
 
@@ -335,7 +347,7 @@ async fn a_ledger_of_another_version_or_a_lost_one_removes_nothing() {
         }
         let status = machine.keeps_it().await;
         let reason = status.reason.expect("it says why");
-        assert_eq!(reason.code, "ledger-lost", "{reason}");
+        assert_eq!(reason.code, FaultCode::LedgerLost, "{reason}");
         if ledger.is_some_and(|l| l.len() > 1) {
             let kept = machine.fs.read(LEDGER, 1000).expect("read");
             assert_eq!(

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ClusterId, HostId, Timestamp};
+use crate::model::{ClusterId, FaultCode, HostId, Timestamp};
 use crate::nodelet::testing::{Cas, node, spec};
 
 /// What a spec asks for, small enough to try all.
@@ -46,7 +46,7 @@ fn authorities() -> crate::model::Authorities {
 }
 
 fn fault() -> Fault {
-    Fault::new("x", "cannot use it", "it is broken")
+    Fault::new(FaultCode::Internal, "cannot use it", "it is broken")
 }
 
 fn document(generation: u64, wants: Wants) -> Arc<Spec> {
@@ -162,7 +162,7 @@ fn an_order_of_removal_must_be_newer() {
         assert_eq!(newer, Job::Remove(order, Generation(8)));
         for generation in [1, 6, 7] {
             let hold = held(Seen::Newest(generation, wants), There::Installed(7));
-            assert_eq!(hold.fault.code, "role-kept");
+            assert_eq!(hold.fault.code, FaultCode::RoleKept);
             assert!(!hold.wants_spec);
         }
     }
@@ -206,10 +206,7 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
         let Job::Hold(hold) = job(seen, local, There::Unknown(authority)) else {
             panic!("{seen:?} {local:?} {authority}");
         };
-        assert_eq!(
-            (hold.fault.code.as_str(), hold.keeps),
-            ("ledger-lost", None)
-        );
+        assert_eq!((hold.fault.code.word(), hold.keeps), ("ledger-lost", None));
     }
 }
 

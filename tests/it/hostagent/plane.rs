@@ -15,8 +15,8 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FreshNonce,
-    Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
+    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FaultCode,
+    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ impl PlaneSide {
     }
 
     /// The reason in the newest status, if it has this code.
-    pub(crate) fn reason(&self, code: &str) -> Option<Fault> {
+    pub(crate) fn reason(&self, code: FaultCode) -> Option<Fault> {
         let reason = self.statuses.last()?.reason.clone()?;
         (reason.code == code).then_some(reason)
     }
@@ -287,7 +287,11 @@ fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> 
         s.orders.push(envelope);
     });
     if refused {
-        let fault = Fault::new("not-in-cluster", "certificates refused", "not yet");
+        let fault = Fault::new(
+            FaultCode::HostNotAttached,
+            "certificates refused",
+            "not yet",
+        );
         return json(403, &fault);
     }
     json(200, &batch)
@@ -327,7 +331,11 @@ fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -
 fn not_found() -> Response<Body> {
     json(
         404,
-        &Fault::new("not-found", "call refused", "there is no such thing"),
+        &Fault::new(
+            FaultCode::NotFound,
+            "call refused",
+            "there is no such thing",
+        ),
     )
 }
 
