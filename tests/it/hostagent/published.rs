@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     Authority, CertPurpose, CertificateRequest, CertificateStatus, Digest, Envelope, Fault,
-    Generation, NodeState, PhaseId, PhaseState, PhaseStatus, Role, Timestamp, paths,
+    FaultCode, Generation, NodeState, PhaseId, PhaseState, PhaseStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 
@@ -47,7 +47,8 @@ fn opened(body: &[u8]) -> Value {
 }
 
 fn full(bed: &Bed) {
-    let fault = || Fault::new("x", "cannot start etcd", "no space").fix("make room");
+    let fault =
+        || Fault::new(FaultCode::StepFailed, "cannot start etcd", "no space").fix("make room");
     let at = Timestamp::UNIX_EPOCH;
     bed.node.say(|s| {
         s.generation = Generation(1);

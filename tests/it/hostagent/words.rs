@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use pf9_hostagent::model::{Fault, Generation, NodeState, Timestamp};
+use pf9_hostagent::model::{Fault, FaultCode, Generation, NodeState, Timestamp};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::fixture::Bed;
@@ -42,9 +42,13 @@ async fn what_fails_is_said_with_the_same_words_everywhere() {
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.last().cloned()).await;
-    let fault = Fault::new("step-failed", "cannot start etcd", "no space is left")
-        .fix("make room")
-        .next_try(Timestamp::UNIX_EPOCH);
+    let fault = Fault::new(
+        FaultCode::StepFailed,
+        "cannot start etcd",
+        "no space is left",
+    )
+    .fix("make room")
+    .next_try(Timestamp::UNIX_EPOCH);
     bed.node.say(|s| {
         s.generation = Generation(1);
         s.state = NodeState::Retrying;
