@@ -43,7 +43,7 @@ async fn what_fails_is_said_with_the_same_words_everywhere() {
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.last().cloned()).await;
     let fault = Fault::new(
-        FaultCode::StepFailed,
+        FaultCode::Unit,
         "cannot start etcd",
         "no space is left",
     )
