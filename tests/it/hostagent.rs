@@ -2,7 +2,9 @@
 
 mod fixture;
 mod plane;
+mod published;
 mod said_by_root;
+mod words;
 
 use std::os::unix::fs::MetadataExt;
 

@@ -36,6 +36,8 @@ impl LedgerFile {
         let units = layout::UNITS.iter().filter(|_| known.is_some());
         let units = units.map(|unit| ((*unit).to_owned(), UnitRecord::default()));
         self.ledger.units = units.collect();
+        // A node of which nothing is known is none to go back to.
+        self.ledger.removing = known.is_none();
         self.ledger.installed = Some(known.unwrap_or_else(|| Installed::unknown(last)));
         self.save()
     }
