@@ -222,13 +222,6 @@ impl Kernel {
             .unwrap_or(false)
     }
 
-    /// Who made the machine, as its firmware says; `None` where it says nothing.
-    pub fn vendor(&self) -> Result<Option<String>, KernelError> {
-        let text = self.text("/sys/class/dmi/id/sys_vendor")?;
-        let vendor = text.trim();
-        Ok((!vendor.is_empty()).then(|| vendor.to_owned()))
-    }
-
     /// The kernel's modules are on this machine.
     pub fn has_modules(&self) -> Result<bool, KernelError> {
         let release = self.text("/proc/sys/kernel/osrelease")?;

@@ -111,7 +111,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         labels: Default::default(),
         stack: StackRef {
             name: "pf9-kube".into(),
-            version: "1.20.2-1".into(),
+            version: "1.37.2-1".into(),
             manifest: Digest::of(b"m"),
         },
         authorities,
