@@ -19,6 +19,14 @@ const PROC_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// `CAP_SYS_RESOURCE` in a capability mask.
 const CAP_SYS_RESOURCE: u32 = 24;
 
+/// When control groups of version 1 end. Sources: KEP 5573 (off by default in kubelet 1.35, removed no
+/// earlier than 1.38, no date), change logs of systemd 258 and of runc 1.4.
+pub const CGROUP_V1_ENDS: &str = "kubelet runs on version 1 only because this agent tells it to (it refuses since 1.35), and from \
+     1.38 on any release may drop it; systemd 258 has dropped it, runc calls it deprecated since 1.4";
+/// What a person can do about it.
+pub const CGROUP_V1_FIX: &str = "before the cluster goes beyond 1.37: boot with systemd.unified_cgroup_hierarchy=1 on the \
+     kernel's command line (a container or machine manager may have to do it for its guests)";
+
 /// The kernel of one host.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -151,6 +159,12 @@ impl Kernel {
     pub fn cgroup_v2(&self) -> Result<bool, KernelError> {
         let found = self.fs.found("/sys/fs/cgroup/cgroup.controllers")?;
         Ok(matches!(found, Found::File { .. }))
+    }
+
+    /// Control groups are of version 1, or of both. False where there are none at all.
+    pub fn cgroup_v1(&self) -> Result<bool, KernelError> {
+        let mounted = matches!(self.fs.found("/sys/fs/cgroup")?, Found::Dir { .. });
+        Ok(mounted && !self.cgroup_v2()?)
     }
 
     /// systemd manages a hierarchy here that it may write, so its cgroup driver can work.

@@ -119,6 +119,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            extra_args: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

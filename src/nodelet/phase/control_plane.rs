@@ -124,11 +124,33 @@ impl Component<'_> {
     }
 }
 
-fn api_server(ctx: &Context) -> Result<Value, Wait> {
+/// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows.
+fn api_server_args(ctx: &Context) -> Vec<String> {
+    let extra = &ctx.node.api.extra_args;
+    let extra = extra
+        .iter()
+        .map(|(name, value)| format!("--{name}={value}"));
+    let mut args = api_server_own_args(ctx);
+    args.extend(gates(ctx));
+    args.extend(extra);
+    args
+}
+
+/// The feature gates of the spec, as a flag.
+fn gates(ctx: &Context) -> Option<String> {
+    let gates = &ctx.node.feature_gates;
+    let gates: Vec<String> = gates
+        .iter()
+        .map(|(gate, on)| format!("{gate}={on}"))
+        .collect();
+    (!gates.is_empty()).then(|| format!("--feature-gates={}", gates.join(",")))
+}
+
+fn api_server_own_args(ctx: &Context) -> Vec<String> {
     let node = &ctx.node;
     let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
     let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
-    let args = vec![
+    vec![
         format!("--advertise-address={}", node.node_ip),
         format!("--bind-address={}", ctx.any_address()),
         format!("--secure-port={}", node.api.port),
@@ -180,7 +202,12 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         format!("--service-cluster-ip-range={}", node.network.services_cidr),
         "--profiling=false".into(),
         "--v=2".into(),
-    ];
+    ]
+}
+
+fn api_server(ctx: &Context) -> Result<Value, Wait> {
+    let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
+    let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
     let inputs = Inputs::new()
         .add("cluster authority", &ctx.believed(Authority::Cluster))
         .add("etcd authority", &ctx.believed(Authority::Etcd))
@@ -194,7 +221,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
     Ok(Component {
         name: "kube-apiserver",
         image: ctx.image("kube-apiserver")?,
-        args,
+        args: api_server_args(ctx),
         // The first holds the directories of the client certificates too.
         mounts: vec![
             ("Directory", layout::cert_dir(serving)),
@@ -203,7 +230,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
             ("Directory", layout::POLICY_DIR.into()),
         ],
         inputs,
-        port: node.api.port,
+        port: ctx.node.api.port,
         health: ("/livez", "/readyz"),
         cpu: "200m",
         memory: "256Mi",
@@ -211,7 +238,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
-fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+fn controller_manager_args(ctx: &Context) -> Vec<String> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let path = kubeconfig.path();
     let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER);
@@ -232,16 +259,22 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
             paths::KUBELET_ROOT
         ),
     ]);
+    args.extend(gates(ctx));
+    args
+}
+
+fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+    let kubeconfig = Kubeconfig::ControllerManager;
     let own_key = ctx.service_account_key.as_deref().unwrap_or_default();
     Ok(Component {
         name: "kube-controller-manager",
         image: ctx.image("kube-controller-manager")?,
-        args,
+        args: controller_manager_args(ctx),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),
             ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
             ("File", layout::ca(CertPurpose::FrontProxy)),
-            ("File", path),
+            ("File", kubeconfig.path()),
         ],
         inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
         port: CONTROLLER_MANAGER,
@@ -252,14 +285,19 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
+fn scheduler_args(ctx: &Context, config: &str) -> Vec<String> {
+    let mut args = serving_args(ctx, Kubeconfig::Scheduler, SCHEDULER);
+    args.push(format!("--config={config}"));
+    args.extend(gates(ctx));
+    args
+}
+
 fn scheduler(ctx: &Context) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::Scheduler;
-    let mut args = serving_args(ctx, kubeconfig, SCHEDULER);
-    args.push(format!("--config={}", layout::SCHEDULER_CONFIG));
     Ok(Component {
         name: "kube-scheduler",
         image: ctx.image("kube-scheduler")?,
-        args,
+        args: scheduler_args(ctx, layout::SCHEDULER_CONFIG),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),
             ("Directory", layout::SCHEDULER_DIR.into()),

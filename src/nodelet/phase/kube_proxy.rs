@@ -85,5 +85,8 @@ fn config(ctx: &Context) -> String {
             "tcpCloseWaitTimeout": "0s",
         });
     }
+    if !node.feature_gates.is_empty() {
+        config["featureGates"] = json!(node.feature_gates);
+    }
     yaml(&config)
 }

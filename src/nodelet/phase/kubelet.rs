@@ -133,6 +133,9 @@ fn config(ctx: &Context) -> String {
         "clusterDNS": node.dns_service_ip().into_iter().collect::<Vec<_>>(),
         "resolvConf": ctx.facts.resolv_conf,
         "failSwapOn": !node.kubelet.allow_swap,
+        "memorySwap": {"swapBehavior": if node.kubelet.pods_swap { "LimitedSwap" } else { "NoSwap" }},
+        // A pod that asks for nothing has the runtime's profile, as on other distributions.
+        "seccompDefault": !node.kubelet.seccomp_unconfined,
         // A node that has no range of its own in the API learns that it is Ready only with its next
         // look at itself. It speaks up only when something changed.
         "nodeStatusUpdateFrequency": "5s",
@@ -160,6 +163,12 @@ fn config(ctx: &Context) -> String {
     if !ctx.facts.cgroup_v2 {
         // True by default since 1.35: such a machine would end kubelet.
         config["failCgroupV1"] = false.into();
+    }
+    if let Some(ids) = node.kubelet.ids_per_pod {
+        config["userNamespaces"] = json!({"idsPerPod": ids});
+    }
+    if !node.feature_gates.is_empty() {
+        config["featureGates"] = json!(node.feature_gates);
     }
     yaml(&config)
 }

@@ -139,6 +139,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             host: "10.99.0.11".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            extra_args: BTreeMap::new(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,
@@ -162,6 +163,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         runtime: RuntimeSpec::default(),
         kubelet: KubeletSpec::default(),
         allow_workloads_on_master: false,
+        feature_gates: BTreeMap::new(),
     }
 }
 
