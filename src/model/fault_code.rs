@@ -191,6 +191,7 @@ codes! {
         PortTaken = "port-taken",
         ProjectUnknown = "project-unknown",
         ProofInvalid = "proof-invalid",
+        ProxyRulesLeft = "proxy-rules-left",
         PurposeRefused = "purpose-refused",
         RangeInvalid = "range-invalid",
         RecoverChanged = "recover-changed",

@@ -81,6 +81,13 @@ const FIELDS: &[Field] = &[
     ("assignment.kubelet", FIRST, Old::Refuses),
     ("assignment.kubelet.max_pods", FIRST, Old::Refuses),
     ("assignment.kubelet.allow_swap", FIRST, Old::Refuses),
+    ("assignment.kube_proxy", FIRST, Old::Refuses),
+    ("assignment.kube_proxy.mode", FIRST, Old::Refuses),
+    (
+        "assignment.kube_proxy.node_port_networks",
+        FIRST,
+        Old::Refuses,
+    ),
     ("assignment.kubelet.pods_swap", FIRST, Old::Refuses),
     ("assignment.kubelet.seccomp_unconfined", FIRST, Old::Refuses),
     ("assignment.kubelet.ids_per_pod", FIRST, Old::Refuses),
@@ -161,8 +168,9 @@ mod tests {
     use super::*;
     use crate::model::{
         ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdMember,
-        EtcdSpec, Generation, HostId, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
-        NodeSpec, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
+        NetworkSpec, NodeSpec, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef,
+        Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -232,6 +240,10 @@ mod tests {
                     pods_swap: true,
                     seccomp_unconfined: true,
                     ids_per_pod: Some(65_536),
+                },
+                kube_proxy: KubeProxySpec {
+                    mode: ProxyModeChoice::Nftables,
+                    node_port_networks: vec![pods],
                 },
                 allow_workloads_on_master: true,
                 feature_gates: [("NodeSwap".to_owned(), true)].into(),

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, NodeName, StackRef,
-    taken_by_spec,
+    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, KubeProxySpec,
+    NodeName, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -102,6 +102,9 @@ pub struct NodeSpec {
     /// Kubelet choices.
     #[serde(default)]
     pub kubelet: KubeletSpec,
+    /// kube-proxy choices.
+    #[serde(default)]
+    pub kube_proxy: KubeProxySpec,
     /// Masters take ordinary pods too.
     #[serde(default)]
     pub allow_workloads_on_master: bool,
@@ -349,6 +352,9 @@ impl NodeSpec {
                     format!("{len} entries, at most {SPEC_LIST_MAX}"),
                 ));
             }
+        }
+        if let Some((field, why)) = self.kube_proxy.fault() {
+            return Err(bad(&format!("assignment.kube_proxy.{field}"), why));
         }
         if self.api.port == 0 {
             return Err(bad("assignment.api.port", "0 is no port".into()));

@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::net::Nftables;
 use crate::model::{
     Authority, CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role,
     StackManifest, Timestamp, phases_of,
@@ -59,6 +60,7 @@ mod version;
 
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
 pub(super) use etcd::{joining_settings, settings_join};
+pub use kube_proxy::proxy_mode;
 pub use removal::removal;
 pub use renewal::next_change;
 
@@ -116,6 +118,9 @@ pub struct Facts {
     /// boot makes sense.
     #[serde(default)]
     pub kernel_modules: bool,
+    /// kube-proxy can make services by nftables.
+    #[serde(default)]
+    pub nftables: Nftables,
 }
 
 /// One key and certificate on the host.

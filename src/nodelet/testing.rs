@@ -140,7 +140,9 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         service_account_keys: Vec::new(),
         runtime: Default::default(),
         kubelet: Default::default(),
+        kube_proxy: Default::default(),
         allow_workloads_on_master: false,
+        feature_gates: Default::default(),
     }
 }
 

@@ -73,6 +73,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         },
         runtime: settings.runtime.clone(),
         kubelet: settings.kubelet.clone(),
+        kube_proxy: settings.kube_proxy.clone(),
         allow_workloads_on_master: settings.allow_workloads_on_master,
         feature_gates: settings.feature_gates.clone(),
     })
@@ -206,6 +207,7 @@ pub(super) mod tests {
                 labels: Default::default(),
                 runtime: RuntimeSpec::default(),
                 kubelet: KubeletSpec::default(),
+                kube_proxy: Default::default(),
                 feature_gates: Default::default(),
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,

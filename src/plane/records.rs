@@ -12,8 +12,8 @@ use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, Role, RuntimeSpec, Secret,
-    StackRef, TrustedKey,
+    HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, Role, RuntimeSpec,
+    Secret, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -179,6 +179,8 @@ pub(super) struct Settings {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) runtime: RuntimeSpec,
     pub(super) kubelet: KubeletSpec,
+    #[serde(default)]
+    pub(super) kube_proxy: KubeProxySpec,
     /// Of all programs of Kubernetes.
     #[serde(default)]
     pub(super) feature_gates: BTreeMap<String, bool>,

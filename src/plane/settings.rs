@@ -10,7 +10,8 @@ use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
-    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec, kubernetes,
+    CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeName,
+    ProxyModeChoice, RuntimeSpec, kubernetes,
 };
 
 /// Port of the API server unless told otherwise.
@@ -50,6 +51,8 @@ pub(super) struct NewCluster {
     runtime: NewRuntime,
     #[serde(default)]
     kubelet: NewKubelet,
+    #[serde(default)]
+    kube_proxy: NewKubeProxy,
     #[serde(default)]
     feature_gates: BTreeMap<String, bool>,
     #[serde(default)]
@@ -92,6 +95,8 @@ pub(super) struct Tuning {
     #[serde(default)]
     kubelet: Option<NewKubelet>,
     #[serde(default)]
+    kube_proxy: Option<NewKubeProxy>,
+    #[serde(default)]
     feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(default)]
     api_server_args: Option<BTreeMap<String, String>>,
@@ -102,6 +107,9 @@ impl Tuning {
     pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
         if let Some(kubelet) = &self.kubelet {
             settings.kubelet = kubelet.spec()?;
+        }
+        if let Some(kube_proxy) = &self.kube_proxy {
+            settings.kube_proxy = kube_proxy.spec()?;
         }
         if let Some(gates) = self.feature_gates {
             check_gates(&gates)?;
@@ -148,6 +156,29 @@ fn check_api_server_args(args: &BTreeMap<String, String>) -> Answer<()> {
     kubernetes::extra_args(args).map_err(|why| refused("apiServerArgs", &why))
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct NewKubeProxy {
+    #[serde(default)]
+    mode: ProxyModeChoice,
+    #[serde(default)]
+    node_port_networks: Vec<IpNet>,
+}
+
+impl NewKubeProxy {
+    fn spec(&self) -> Answer<KubeProxySpec> {
+        let networks = &self.node_port_networks;
+        let spec = KubeProxySpec {
+            mode: self.mode,
+            node_port_networks: networks.iter().map(IpNet::trunc).collect(),
+        };
+        match spec.fault() {
+            Some((_, why)) => Err(refused("kubeProxy.nodePortNetworks", &why)),
+            None => Ok(spec),
+        }
+    }
+}
+
 impl NewCluster {
     /// The settings, if all of them make sense together.
     pub(super) fn settings(&self) -> Answer<Settings> {
@@ -176,6 +207,7 @@ impl NewCluster {
                 mirrors: self.runtime.mirrors.clone(),
             },
             kubelet: self.kubelet.spec()?,
+            kube_proxy: self.kube_proxy.spec()?,
             feature_gates: self.feature_gates.clone(),
             api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
@@ -321,6 +353,7 @@ fn clip(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::NODE_PORT_NETWORKS_MAX;
     use crate::plane::http::parse;
     use serde_json::{Value, json};
 
@@ -396,6 +429,12 @@ mod tests {
                 "runtime.mirrors",
             ),
             ("kubelet", json!({"maxPods": 0}), "kubelet.maxPods"),
+            ("kubeProxy", json!({"mode": "ipvs"}), "kubeProxy.mode"),
+            (
+                "kubeProxy",
+                json!({"nodePortNetworks": vec!["10.0.0.0/8"; NODE_PORT_NETWORKS_MAX + 1]}),
+                "kubeProxy.nodePortNetworks",
+            ),
             ("kubelet", json!({"podsSwap": true}), "kubelet.podsSwap"),
             ("kubelet", json!({"idsPerPod": 7}), "kubelet.idsPerPod"),
             ("featureGates", json!({"a b": true}), "featureGates"),

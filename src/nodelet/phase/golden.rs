@@ -346,7 +346,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
-        | Step::NetworkGone { .. } => None,
+        | Step::NetworkGone { .. }
+        | Step::ProxyRulesGone { .. } => None,
     }
 }
 

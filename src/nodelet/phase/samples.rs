@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::{CertificateSeen, Context, Facts, Material};
+use crate::host::net::Nftables;
 use crate::model::*;
 
 /// Every sample's time.
@@ -54,6 +55,9 @@ pub(in crate::nodelet) fn ordinary(mut ctx: Context) -> Context {
     ctx.facts.can_lower_oom_score = true;
     ctx.facts.conntrack_tunable = true;
     ctx.facts.kernel_modules = true;
+    ctx.facts.nftables = Nftables::Works {
+        kernel: "6.1.0-40-amd64".into(),
+    };
     ctx
 }
 
@@ -78,6 +82,9 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
             cpus: 2,
             conntrack_tunable: false,
             kernel_modules: false,
+            nftables: Nftables::Lacking {
+                why: "there is no program nft (package nftables)".into(),
+            },
         },
         manifest: Some(manifest(kubernetes)),
         stack_at_hand: true,
@@ -162,6 +169,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),
         kubelet: KubeletSpec::default(),
+        kube_proxy: KubeProxySpec::default(),
         allow_workloads_on_master: false,
         feature_gates: BTreeMap::new(),
     }

@@ -132,9 +132,10 @@ impl Step {
                 polite: Some(units::ETCD),
                 ..fact(deadlines::CALLS)
             },
-            Self::EtcdJoined { .. } | Self::ContainersGone | Self::NetworkGone { .. } => {
-                fact(deadlines::CALLS)
-            }
+            Self::EtcdJoined { .. }
+            | Self::ContainersGone
+            | Self::NetworkGone { .. }
+            | Self::ProxyRulesGone { .. } => fact(deadlines::CALLS),
             Self::EtcdVotes { .. } => fact(ETCD_VOTE_BUDGET + deadlines::CALLS),
             Self::UnitGone { unit } => Traits {
                 unit: Some(unit),
