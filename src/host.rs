@@ -12,7 +12,7 @@
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
-//! | `net`     | [`net::Net`]: links and packet-filter chains, for removal |
+//! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |

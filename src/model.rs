@@ -11,6 +11,7 @@
 //! | `envelope`  | [`Envelope`]: a signed document, [`TrustStore`], [`SigningKey`] |
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
+//! | `kube_proxy` | [`KubeProxySpec`], [`KubeProxyStatus`]: by what services are made, and why |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
 //! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
@@ -38,6 +39,7 @@ mod fault_code;
 mod golden;
 mod ids;
 mod judge;
+mod kube_proxy;
 mod machine;
 mod marks;
 mod needs;
@@ -61,6 +63,7 @@ pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;
 pub use judge::*;
+pub use kube_proxy::*;
 pub use machine::*;
 pub use marks::*;
 pub use order::*;

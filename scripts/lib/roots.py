@@ -10,7 +10,7 @@ import cache
 from common import apt_mirror, apt_settings, need_packages, run
 
 SUITE = "bookworm"
-BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables conntrack kmod procps ca-certificates curl jq less "
+BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
 BUILDER_PACKAGES = "golang-1.19-go dpkg-dev ca-certificates".split()
 RECIPE = 3  # raise when the steps below change

@@ -40,6 +40,7 @@ def needs(package, names, dirs):
 
 # kubelet and kube-proxy call these; Debian's runc is linked to libseccomp.
 REQUIRES = [needs("conntrack", ["conntrack"], TOOL_DIRS), needs("iptables", ["iptables"], TOOL_DIRS),
+            needs("nftables", ["nft"], TOOL_DIRS),
             needs("mount", ["mount"], TOOL_DIRS)]
 REQUIRES_RUNC = needs("libseccomp2", ["libseccomp.so.2"], LIBRARY_DIRS)
 

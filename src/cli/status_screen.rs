@@ -226,6 +226,9 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
         screen.row("stack", Ink::Plain, &stack.to_string(), width);
     }
+    if let Some(chosen) = report.node.as_ref().and_then(|n| n.kube_proxy.as_ref()) {
+        screen.row("services", Ink::Plain, &chosen.to_string(), width);
+    }
     if let Some(text) = certificates(&report.certificates, report.taken_at) {
         screen.row("certificates", Ink::Plain, &text, width);
     }

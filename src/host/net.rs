@@ -1,5 +1,10 @@
-//! Links, routes and packet-filter chains, taken away by name and number ([`super::ours::network`]).
-//! Only for removal: making the network is the work of a unit.
+//! Links, routes, packet-filter chains and tables, taken away by name and number
+//! ([`super::ours::network`]): at removal, and what kube-proxy left of another mode. Making the network
+//! is the work of a unit.
+
+mod nft;
+
+pub use nft::Nftables;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -12,7 +12,7 @@
 //! | `processes` | a process, by its program, its arguments and where its root comes from |
 //! | `units`     | names of systemd units |
 //! | `ports`     | TCP ports a node listens on |
-//! | `network`   | links, routes, packet-filter chains |
+//! | `network`   | links, routes, packet-filter chains and tables |
 
 pub mod network;
 pub mod paths;

@@ -245,6 +245,7 @@ pub(super) mod tests {
             wants_stack: None,
             certificate_requests: Vec::new(),
             service_account_key: None,
+            kube_proxy: None,
             certificates: Vec::new(),
         }
     }

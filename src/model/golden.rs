@@ -142,6 +142,10 @@ fn node_status() -> NodeStatus {
         }],
         current_step: Some("step".into()),
         last_sweep_at: Some(at()),
+        kube_proxy: Some(KubeProxyStatus {
+            mode: ProxyMode::Nftables,
+            why: "why".into(),
+        }),
         stack: Some(stack_ref()),
         wants_stack: Some(stack_ref()),
         certificate_requests: vec![request()],

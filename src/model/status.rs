@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, Life, PhaseId,
-    Role, StackRef, TrustStatus,
+    Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, KubeProxyStatus,
+    Life, PhaseId, Role, StackRef, TrustStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -129,6 +129,9 @@ pub struct NodeStatus {
     pub certificate_requests: Vec<CertificateRequest>,
     /// Public service-account key of this master (PEM), for the other masters.
     pub service_account_key: Option<String>,
+    /// By what kube-proxy makes services, and why; absent while that is not decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxyStatus>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
 }

@@ -20,7 +20,7 @@ use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::units::Active;
-use crate::model::{EtcdMember, Fault, StackRef, TrustStore};
+use crate::model::{EtcdMember, Fault, ProxyMode, StackRef, TrustStore};
 use crate::stack::{self, StackError};
 use crate::telemetry::chain;
 
@@ -96,13 +96,25 @@ impl Effects<'_> {
                 links,
                 routes,
                 chains,
+                tables,
             } => {
                 for link in self.host.net.links(links) {
                     self.host.net.delete_link(&link).await?;
                 }
                 self.host.net.delete_routes(*routes).await?;
-                Ok(self.host.net.delete_chains(chains).await?)
+                self.host.net.delete_chains(chains).await?;
+                Ok(self.host.net.delete_tables(tables).await?)
             }
+            Step::ProxyRulesGone { of } => Ok(match of {
+                ProxyMode::Iptables => {
+                    let prefixes = ours::network::proxy_chain_prefixes();
+                    self.host.net.delete_chains(&prefixes).await?
+                }
+                ProxyMode::Nftables => {
+                    let tables = ours::network::proxy_tables();
+                    self.host.net.delete_tables(&tables).await?
+                }
+            }),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::host::facts::os_release;
 use crate::host::fs::{Found, HostFs};
+use crate::host::net::Nftables;
 use crate::host::{Host, kernel};
 use crate::model::{
     CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest, StackRef,
@@ -82,6 +83,11 @@ pub fn gather(
     Ok((context, stack))
 }
 
+/// What takes a program to find out; for contexts that steps are made of.
+pub async fn look_further(host: &Host, ctx: &mut Context) {
+    ctx.facts.nftables = host.net.nftables().await;
+}
+
 /// What goes up beside the plan.
 pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
     let leaves = ctx.material.iter().filter_map(|(purpose, m)| {
@@ -109,6 +115,7 @@ pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
         requests: phase::wanted_certificates(ctx),
         certificates: leaves.chain(authorities).collect(),
         service_account_key: ctx.service_account_key.clone(),
+        kube_proxy: phase::proxy_mode(ctx).ok(),
     }
 }
 
@@ -160,7 +167,8 @@ fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Erro
         cpus: kernel.cpus()?,
         conntrack_tunable: kernel.conntrack_tunable(),
         kernel_modules: kernel.has_modules()?,
-        vendor: kernel.vendor()?,
+        // The kernel is asked with a program: see `look_further`.
+        nftables: Nftables::default(),
     })
 }
 

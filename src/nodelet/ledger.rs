@@ -472,7 +472,8 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
-        | Step::NetworkGone { .. } => Vec::new(),
+        | Step::NetworkGone { .. }
+        | Step::ProxyRulesGone { .. } => Vec::new(),
     }
 }
 

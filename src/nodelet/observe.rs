@@ -26,10 +26,12 @@ use super::peers::Peers;
 use super::phase::{Context, PhaseSteps};
 use super::step::{DirStep, FileStep, Seen, Step, UnitStep};
 use crate::host::Host;
+use crate::host::exec::ExecError;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
+use crate::host::ours;
 use crate::host::units::UnitState;
-use crate::model::{Digest, Hasher, StackRef, TrustStore, paths};
+use crate::model::{Digest, Hasher, ProxyMode, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth};
 
 /// What the host says about every step of every phase.
@@ -179,7 +181,9 @@ impl<'a> Sweep<'a> {
                 links,
                 routes,
                 chains,
-            } => self.network_gone(links, *routes, chains).await,
+                tables,
+            } => self.network_gone(links, *routes, chains, tables).await,
+            Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
         }
     }
 
@@ -347,7 +351,13 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn network_gone(&self, links: &[String], routes: u8, chains: &[String]) -> Seen {
+    async fn network_gone(
+        &self,
+        links: &[String],
+        routes: u8,
+        chains: &[String],
+        tables: &[String],
+    ) -> Seen {
         let left = self.host.net.links(links);
         if !left.is_empty() {
             return differs(&format!("there is {}", left.join(", ")));
@@ -357,10 +367,22 @@ impl<'a> Sweep<'a> {
             Ok(left) => return differs(&format!("{} routes are there", left.len())),
             Err(e) => return Seen::Unknown { why: e.to_string() },
         }
-        match self.host.net.chains(chains).await {
-            Ok(left) if left.is_empty() => Seen::Same,
-            Ok(left) => differs(&format!("{} chains are there", left.len())),
-            Err(e) => Seen::Unknown { why: e.to_string() },
+        match left_of(self.host.net.chains(chains).await, "chains") {
+            Seen::Same => left_of(self.host.net.tables(tables).await, "tables"),
+            seen => seen,
+        }
+    }
+
+    async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
+        let net = &self.host.net;
+        match of {
+            ProxyMode::Iptables => {
+                let prefixes = ours::network::proxy_chain_prefixes();
+                left_of(net.chains(&prefixes).await, "chains")
+            }
+            ProxyMode::Nftables => {
+                left_of(net.tables(&ours::network::proxy_tables()).await, "tables")
+            }
         }
     }
 }
@@ -403,6 +425,15 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> S
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Seen::Same,
+        Err(e) => Seen::Unknown { why: e.to_string() },
+    }
+}
+
+/// Whether nothing was found of what should not be there.
+fn left_of(found: Result<Vec<String>, ExecError>, what: &str) -> Seen {
+    match found {
+        Ok(left) if left.is_empty() => Seen::Same,
+        Ok(left) => differs(&format!("{} {what} are there", left.len())),
         Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }

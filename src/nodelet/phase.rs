@@ -10,10 +10,10 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authorization`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authorization`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
-//! | `version` | what differs between releases of Kubernetes |
+//! | `version` | what differs between releases of components |
 //! | `layout` | names of files and units |
 //! | `context`, `render` | questions to the context; writing YAML, units, digests |
 
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::net::Nftables;
 use crate::model::{
     Authority, CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role,
     StackManifest, Timestamp, phases_of,
@@ -60,6 +61,7 @@ mod version;
 
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
 pub(super) use etcd::{joining_settings, settings_join};
+pub use kube_proxy::proxy_mode;
 pub use removal::removal;
 pub use renewal::next_change;
 
@@ -117,10 +119,9 @@ pub struct Facts {
     /// boot makes sense.
     #[serde(default)]
     pub kernel_modules: bool,
-    /// Who made the machine, as its firmware says (`/sys/class/dmi/id/sys_vendor`), e.g. `QEMU`,
-    /// `Amazon EC2`.
+    /// kube-proxy can make services by nftables.
     #[serde(default)]
-    pub vendor: Option<String>,
+    pub nftables: Nftables,
 }
 
 /// One key and certificate on the host.

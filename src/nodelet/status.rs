@@ -13,8 +13,8 @@ use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
     CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, InstalledStatus,
-    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA, StackRef,
-    Timestamp, paths, phases_of,
+    KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA,
+    StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -49,6 +49,8 @@ pub struct Learnt {
     pub certificates: Vec<CertificateStatus>,
     /// Public service-account key.
     pub service_account_key: Option<String>,
+    /// By what kube-proxy makes services; absent while that waits for something.
+    pub kube_proxy: Option<KubeProxyStatus>,
 }
 
 impl Board {
@@ -72,6 +74,7 @@ impl Board {
             wants_stack: None,
             certificate_requests: Vec::new(),
             service_account_key: None,
+            kube_proxy: None,
             certificates: Vec::new(),
         };
         let (tx, rx) = watch::channel(status.clone());
@@ -110,6 +113,7 @@ impl Board {
             s.certificate_requests.clear();
             s.certificates.clear();
             s.service_account_key = None;
+            s.kube_proxy = None;
             let what = match cluster {
                 Some(cluster) => format!("this host is to be a {role} of cluster {cluster}"),
                 None => "this host is to have no role".to_owned(),
@@ -150,12 +154,19 @@ impl Board {
                 | PhaseState::Stopped => None,
             };
         }
+        if let Some(chosen) = &learnt.kube_proxy
+            && self.status.kube_proxy.as_ref() != Some(chosen)
+        {
+            self.say(&format!("kube-proxy uses {chosen}"));
+            tracing::info!(mode = %chosen.mode, why = chosen.why, "kube-proxy's mode is chosen");
+        }
         let s = &mut self.status;
         s.stack = learnt.stack;
         s.wants_stack = learnt.wants_stack;
         s.certificate_requests = learnt.requests;
         s.certificates = learnt.certificates;
         s.service_account_key = learnt.service_account_key;
+        s.kube_proxy = learnt.kube_proxy;
         self.publish();
     }
 

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CertPurpose, Digest, EtcdMember, REVOKED_LABEL, StackRef, pem_bytes};
+use crate::model::{
+    CertPurpose, Digest, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
+};
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,6 +126,14 @@ pub enum Step {
         routes: u8,
         /// Chain name prefixes to flush and delete, e.g. `KUBE-`, `CNI-`, `PF9-`.
         chains: Vec<String>,
+        /// Names of tables of nftables, of any family.
+        #[serde(default)]
+        tables: Vec<String>,
+    },
+    /// Nothing of kube-proxy's is left in the packet filter that it does not use.
+    ProxyRulesGone {
+        /// What it does not use.
+        of: ProxyMode,
     },
 }
 
@@ -307,6 +317,7 @@ impl Step {
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),
+            Self::ProxyRulesGone { of } => format!("proxy-rules-gone:{of}"),
         }
     }
 }

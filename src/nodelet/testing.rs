@@ -123,7 +123,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         labels: Default::default(),
         stack: StackRef {
             name: "pf9-kube".into(),
-            version: "1.20.2-1".into(),
+            version: "1.37.2-1".into(),
             manifest: Digest::of(b"m"),
         },
         authorities,
@@ -131,6 +131,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            extra_args: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,
@@ -151,7 +152,9 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         service_account_keys: Vec::new(),
         runtime: Default::default(),
         kubelet: Default::default(),
+        kube_proxy: Default::default(),
         allow_workloads_on_master: false,
+        feature_gates: Default::default(),
     }
 }
 

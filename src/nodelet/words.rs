@@ -30,6 +30,7 @@ pub fn doing(step: &Step) -> String {
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
+        Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
     }
 }
 
@@ -80,6 +81,7 @@ pub fn code(step: &Step) -> FaultCode {
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
         Step::NetworkGone { .. } => FaultCode::NetworkLeft,
+        Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
     }
 }
 
@@ -114,6 +116,9 @@ pub fn remedy(step: &Step) -> String {
                 .into()
         }
         Step::EtcdVotes { .. } => see("pf9-etcd.service"),
+        Step::ProxyRulesGone { .. } => {
+            "look for another program that runs kube-proxy on this machine".into()
+        }
         Step::File(_)
         | Step::Dir(_)
         | Step::Link { .. }

@@ -50,7 +50,15 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         labels: settings.labels.clone(),
         stack: cluster.stack.clone(),
         authorities: rotation::authorities(cluster, member.host),
-        api: api(cluster)?,
+        api: ApiSpec {
+            // Workers have no API server.
+            extra_args: if master {
+                settings.api_server_args.clone()
+            } else {
+                Default::default()
+            },
+            ..api(cluster)?
+        },
         network: NetworkSpec {
             plugin: settings.network_plugin,
             pods_cidr: settings.pods_cidr,
@@ -73,7 +81,9 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         },
         runtime: settings.runtime.clone(),
         kubelet: settings.kubelet.clone(),
+        kube_proxy: settings.kube_proxy.clone(),
         allow_workloads_on_master: settings.allow_workloads_on_master,
+        feature_gates: settings.feature_gates.clone(),
     })
 }
 
@@ -92,6 +102,7 @@ fn api(cluster: &Cluster) -> Option<ApiSpec> {
         host,
         port: settings.api_port,
         extra_sans: shared.into_iter().chain(named).collect(),
+        extra_args: Default::default(),
     })
 }
 
@@ -204,6 +215,9 @@ pub(super) mod tests {
                 labels: Default::default(),
                 runtime: RuntimeSpec::default(),
                 kubelet: KubeletSpec::default(),
+                kube_proxy: Default::default(),
+                feature_gates: Default::default(),
+                api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
             },

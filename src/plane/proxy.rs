@@ -6,7 +6,15 @@
 //! ```
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
 //! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
-//! other. The API server is believed only if the cluster's authority signed it as `kubernetes`.
+//! other. The API server is believed only if the cluster's authority signed it as `kubernetes`; what
+//! its answers say about addresses is turned round by [`addresses`].
+//!
+//! It is asked by the name the client uses for the plane: with that it rewrites the addresses of what
+//! is behind its own proxies (pods, services), and what is there compares it with a browser's
+//! `Origin`. It heeds no `X-Forwarded-Host` or `-Prefix`, but hands both on, and then takes what is
+//! made of them for another host, or for a path of its own: so neither is said.
+
+mod addresses;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +34,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use addresses::Asked;
+
 use super::bootstrap::ADMIN;
 use super::ca::{self, Authority, Leaf};
 use super::keystone;
@@ -40,11 +50,24 @@ use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
 const SERVICE: &str = "kube-apiserver";
+/// Most bytes of an answer's head: four times what most servers take, so that large cookies pass.
+const HEAD_MAX: usize = 64 * 1024;
+/// Most headers of an answer.
+const HEADERS_MAX: usize = 100;
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
 /// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
 /// of it.
 const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
+/// What a request's headers begin with that speak for somebody else: who asks, from where and for
+/// which address. The API server's audit believes some of them.
+const CLAIMS: [&str; 5] = [
+    "forwarded",
+    "x-forwarded-",
+    "x-original-",
+    "x-real-ip",
+    "x-remote-",
+];
 /// Where the clusters' APIs are.
 pub(super) const PREFIX: &str = "/k8s/clusters/";
 
@@ -145,6 +168,7 @@ pub(super) async fn handle(
 
 async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Answer<Response> {
     let (id, target) = split_path(request.uri())?;
+    let asked = asked(id, &request)?;
     let who = authorise(plane, request.headers(), id)?;
     let cluster = state::cluster(&plane.read()?, id)?;
     let client_side = wants_upgrade(request.headers())
@@ -167,6 +191,7 @@ async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Ans
     } else {
         strip_hop_by_hop(response.headers_mut());
     }
+    asked.turn(response.headers_mut());
     Ok(response.map(Body::new))
 }
 
@@ -191,20 +216,39 @@ fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
     });
 }
 
+/// What the answer will be read by.
+fn asked(id: ClusterId, request: &Request) -> Answer<Asked> {
+    let uri = request.uri();
+    let (_, path) = id_and_path(uri);
+    let name = addresses::name_of(request.headers()).unwrap_or(SERVER_NAME);
+    let asked = Asked::new(id, name, path, uri.query()).ok_or_else(no_path)?;
+    Ok(match addresses::is_behind_own_proxy(request.headers()) {
+        true => asked.behind_own_proxy(),
+        false => asked,
+    })
+}
+
+fn no_path() -> Refusal {
+    Refusal::bad(
+        FaultCode::PathInvalid,
+        "request refused",
+        "its path is no path",
+    )
+}
+
+/// What stands behind [`PREFIX`], as it was said.
+fn id_and_path(uri: &Uri) -> (&str, &str) {
+    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
+}
+
 /// The cluster's id, and the target as its API server knows it.
 fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
-    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
-    let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (id, path) = id_and_path(uri);
     let id = super::qbert::cluster_id(id)?;
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
     let path = if path.is_empty() { "/" } else { path };
-    let target = format!("{path}{query}").parse().map_err(|_| {
-        Refusal::bad(
-            FaultCode::PathInvalid,
-            "request refused",
-            "its path is no path",
-        )
-    })?;
+    let target = format!("{path}{query}").parse().map_err(|_| no_path())?;
     Ok((id, target))
 }
 
@@ -267,7 +311,10 @@ pub(super) async fn speak<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(connected))
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .handshake(TokioIo::new(connected))
         .await
         .map_err(|e| Failed::of(&e))?;
     let cut = plane.cut.clone();
@@ -316,13 +363,16 @@ fn clean_request(headers: &mut HeaderMap, upgrade: bool) {
     headers.remove("x-auth-token");
     let claims: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-remote-"))
+        .filter(|name| CLAIMS.iter().any(|claim| name.as_str().starts_with(claim)))
         .cloned()
         .collect();
     for name in claims {
         headers.remove(name);
     }
-    headers.insert(header::HOST, HeaderValue::from_static(SERVER_NAME));
+    if addresses::name_of(headers).is_none() {
+        headers.insert(header::HOST, HeaderValue::from_static(SERVER_NAME));
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, protocol);
@@ -388,6 +438,11 @@ mod tests {
             ("upgrade", "SPDY/3.1"),
             ("x-mine", "1"),
             ("x-remote-user", "root"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "elsewhere"),
+            ("x-real-ip", "10.0.0.1"),
+            ("forwarded", "host=elsewhere"),
+            ("host", "plane.example:8443"),
             ("x-stream-protocol-version", "v4.channel.k8s.io"),
             ("accept", "application/json"),
         ] {
@@ -401,7 +456,14 @@ mod tests {
         clean_request(&mut headers, false);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["accept", "host", "x-stream-protocol-version"]);
+        let kept = [
+            "accept",
+            "host",
+            "x-forwarded-proto",
+            "x-stream-protocol-version",
+        ];
+        assert_eq!(left, kept);
+        assert_eq!(headers[header::HOST], "plane.example:8443");
         clean_request(&mut upgraded, true);
         assert_eq!(upgraded[header::UPGRADE], "SPDY/3.1");
         assert_eq!(upgraded[header::CONNECTION], "Upgrade");

@@ -12,8 +12,8 @@ use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role, RuntimeSpec,
-    Secret, StackRef, TrustedKey,
+    HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role,
+    RuntimeSpec, Secret, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -179,6 +179,14 @@ pub(super) struct Settings {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) runtime: RuntimeSpec,
     pub(super) kubelet: KubeletSpec,
+    #[serde(default)]
+    pub(super) kube_proxy: KubeProxySpec,
+    /// Of all programs of Kubernetes.
+    #[serde(default)]
+    pub(super) feature_gates: BTreeMap<String, bool>,
+    /// Beside what nodes set themselves.
+    #[serde(default)]
+    pub(super) api_server_args: BTreeMap<String, String>,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
 }

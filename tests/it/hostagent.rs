@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use fixture::Bed;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Assignment, Digest, DocumentKind, Fault, FaultCode, Generation, HostId, HostStatus, NodeState,
+    Assignment, Digest, DocumentKind, Fault, FaultCode, Generation, HostId, NodeState,
     Role, SigningKey, paths,
 };
 use pf9_hostagent::stack;

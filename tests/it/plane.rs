@@ -1,6 +1,7 @@
 //! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
 //! the administrator on his socket. All sockets are real, all ports are free ones.
 
+mod addresses;
 mod authorities;
 mod bed;
 mod clusters;

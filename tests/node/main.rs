@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! a_up          bare machines → Ready, logs and exec; a second `up` changes nothing
+//! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
@@ -22,4 +23,5 @@ mod network;
 mod rights;
 mod running;
 mod scenario;
+mod services;
 mod takeover;

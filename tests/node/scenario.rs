@@ -9,6 +9,7 @@ use crate::demo::{
 };
 use crate::network;
 use crate::rights;
+use crate::services;
 
 /// A node that was Ready is Ready again this long after its machine came back.
 pub(crate) const READY_AGAIN: Duration = Duration::from_secs(150);
@@ -60,6 +61,12 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
     })?;
     numbers_come_through_the_tunnel()?;
     an_idle_sweep_writes_its_line_only(NODES[0])
+}
+
+#[test]
+fn ab_services_are_made_by_nftables_and_by_iptables() -> Outcome {
+    up()?;
+    services::change_their_ways()
 }
 
 /// What Prometheus would be told: the agent's own numbers of each node, and etcd's of the master.
@@ -313,6 +320,10 @@ fn nothing_runs(node: &str, gone: &[&str]) -> Outcome {
         (
             "firewall rules",
             "iptables-save | grep -iE 'kube|cni|pf9' || :",
+        ),
+        (
+            "tables of nftables",
+            "nft list tables | grep -iE 'kube|cni|pf9' || :",
         ),
     ];
     for (what, script) in seen {

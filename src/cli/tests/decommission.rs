@@ -31,6 +31,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         wants_stack: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
+        kube_proxy: None,
         certificates: Vec::new(),
     }
 }

@@ -5,8 +5,8 @@ use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
     Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry, FaultCode,
-    Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef,
-    Timestamp, TunnelState, TunnelStatus,
+    Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
+    ProxyMode, Role, StackRef, Timestamp, TunnelState, TunnelStatus,
 };
 use crate::preflight::{Disk, Facts, Report};
 
@@ -67,6 +67,10 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         wants_stack: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
+        kube_proxy: Some(KubeProxyStatus {
+            mode: ProxyMode::Nftables,
+            why: "chosen, for this machine has nft and kernel 6.18.1".into(),
+        }),
         certificates: [("kubelet/apiserver", 300), ("kube-proxy/apiserver", 361)]
             .map(|(name, days)| CertificateStatus {
                 name: name.into(),

@@ -1,4 +1,4 @@
-//! Links, routes and packet-filter chains of ours, by name and number.
+//! Links, routes, packet-filter chains and tables of ours, by name and number.
 
 /// The bridge that pods are on.
 pub const POD_BRIDGE: &str = "pf9cni0";
@@ -6,6 +6,28 @@ pub const POD_BRIDGE: &str = "pf9cni0";
 pub const ROUTE_PROTOCOL: u8 = 159;
 /// Prefix of the chains that the pod network makes.
 pub const CHAIN_PREFIX: &str = "PF9-";
+
+/// kube-proxy's table of nftables, one per address family.
+pub const PROXY_TABLE: &str = "kube-proxy";
+/// Tables of nftables that CNI plugins make: host ports, masquerade.
+const CNI_TABLES: [&str; 2] = ["cni_hostport", "cni_plugins_masquerade"];
+/// What the names of kube-proxy's chains of iptables begin with. kubelet's own are beside them
+/// (`KUBE-FIREWALL`, `KUBE-IPTABLES-HINT`, `KUBE-KUBELET-CANARY`), and stay whatever kube-proxy does.
+const PROXY_CHAINS: [&str; 13] = [
+    "KUBE-EXT-",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-FORWARD",
+    "KUBE-FW-",
+    "KUBE-MARK-",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-PROXY-",
+    "KUBE-SEP-",
+    "KUBE-SERVICES",
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-XLB-",
+];
 
 /// Why a packet-filter chain goes with the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +57,23 @@ pub fn chain_prefixes() -> Vec<String> {
     all.map(str::to_owned).collect()
 }
 
+/// Prefixes of the chains that kube-proxy makes where it works by iptables.
+pub fn proxy_chain_prefixes() -> Vec<String> {
+    PROXY_CHAINS.map(str::to_owned).to_vec()
+}
+
+/// The tables that kube-proxy makes where it works by nftables.
+pub fn proxy_tables() -> Vec<String> {
+    vec![PROXY_TABLE.to_owned()]
+}
+
+/// Names of the tables that go with the role: ours as long as the shared chains are
+/// ([`ChainRule::OursWhileAlone`]).
+pub fn tables() -> Vec<String> {
+    let all = [PROXY_TABLE].into_iter().chain(CNI_TABLES);
+    all.map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +88,26 @@ mod tests {
         }
         let named = |p: &String| chain(&format!("{p}X")).is_some();
         assert!(chain_prefixes().iter().all(named));
+        assert!(proxy_chain_prefixes().iter().all(named));
+    }
+
+    #[test]
+    fn kubelets_chains_are_not_kube_proxys() {
+        let of_the_proxy = |name: &str| {
+            let prefixes = proxy_chain_prefixes();
+            prefixes.iter().any(|p| name.starts_with(p.as_str()))
+        };
+        for own in ["KUBE-FIREWALL", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"] {
+            assert!(!of_the_proxy(own), "{own}");
+        }
+        for proxys in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-ABC",
+            "KUBE-PROXY-CANARY",
+            "KUBE-MARK-MASQ",
+        ] {
+            assert!(of_the_proxy(proxys), "{proxys}");
+        }
+        assert!(proxy_tables().iter().all(|t| tables().contains(t)));
     }
 }

@@ -105,13 +105,14 @@ impl Engine {
             refused.as_ref(),
             now,
         );
-        let (ctx, stack) = match gathered {
+        let (mut ctx, stack) = match gathered {
             Ok(gathered) => gathered,
             Err(fault) => {
                 self.board.not_checked(now, &fault, began.elapsed());
                 return Err(fault);
             }
         };
+        context::look_further(&self.host, &mut ctx).await;
         self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);

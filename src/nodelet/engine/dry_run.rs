@@ -36,7 +36,8 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
         }
     };
     let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
-    let (ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
+    let (mut ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
+    context::look_further(host, &mut ctx).await;
     let mut phases = phase::all(&ctx);
     add_own(host, &mut phases);
     let mut memory = Memory::default();

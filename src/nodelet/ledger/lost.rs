@@ -9,8 +9,8 @@ use super::{Artefact, Before, Installed, LedgerFile, UnitRecord, What};
 use crate::host::fs::{Found, FsError};
 use crate::host::ours;
 use crate::model::{
-    ApiSpec, Authorities, ClusterId, Digest, EtcdSpec, Generation, HostId, KubeletSpec,
-    NetworkPlugin, NetworkSpec, NodeName, NodeSpec, Role, RuntimeSpec, StackRef,
+    ApiSpec, Authorities, ClusterId, Digest, EtcdSpec, Generation, HostId, KubeProxySpec,
+    KubeletSpec, NetworkPlugin, NetworkSpec, NodeName, NodeSpec, Role, RuntimeSpec, StackRef,
 };
 use crate::nodelet::phase::layout;
 
@@ -76,6 +76,7 @@ impl Installed {
                     host: none.to_string(),
                     port: 0,
                     extra_sans: Vec::new(),
+                    extra_args: BTreeMap::new(),
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::None,
@@ -89,6 +90,8 @@ impl Installed {
                 service_account_keys: Vec::new(),
                 runtime: RuntimeSpec::default(),
                 kubelet: KubeletSpec::default(),
+                kube_proxy: KubeProxySpec::default(),
+                feature_gates: BTreeMap::new(),
                 allow_workloads_on_master: false,
             },
         }

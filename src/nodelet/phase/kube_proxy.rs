@@ -1,12 +1,18 @@
-//! kube-proxy: configuration, unit, health (order 90).
+//! kube-proxy: by what it makes services (`mode`), configuration, unit, health; and that nothing of the
+//! way it does not use is left (order 90).
+
+mod mode;
+
+pub use mode::proxy_mode;
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::json;
 
 use crate::host::ours::ports::{KUBE_PROXY_HEALTH, KUBE_PROXY_METRICS};
-use crate::model::CertPurpose;
-use crate::nodelet::step::Probe;
+use crate::model::{CertPurpose, ProxyMode};
+use crate::nodelet::step::{Probe, Step};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
@@ -16,12 +22,13 @@ use super::{Context, Steps, certs, layout, reload};
 const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let (unit_text, config) = (unit_text(ctx), config(ctx));
+    let mode = proxy_mode(ctx)?.mode;
+    let (unit_text, config) = (unit_text(ctx), config(ctx, mode));
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kube-proxy")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::KubeProxy.text(ctx));
-    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy])?;
+    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy]);
     let kubeconfig = Kubeconfig::KubeProxy.path();
     let read = [layout::KUBE_PROXY_CONFIG, kubeconfig.as_str()];
     let unit_file = layout::unit_file(layout::KUBE_PROXY_UNIT);
@@ -33,6 +40,9 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     ];
     // Its health is that of what the API server tells it.
     steps.extend((!certs::are_over(ctx)).then(|| probe(Probe::KubeProxyHealthy, HEALTHY)));
+    // It does so itself when it starts, as far as it can, and does not say what it left. Later than
+    // its start, for until then services are made by what was there.
+    steps.push(Step::ProxyRulesGone { of: mode.other() });
     Ok(steps)
 }
 
@@ -61,8 +71,14 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-fn config(ctx: &Context) -> String {
+fn config(ctx: &Context, mode: ProxyMode) -> String {
     let node = &ctx.node;
+    let own = vec![IpNet::from(node.node_ip)];
+    let node_ports = match node.kube_proxy.node_port_networks.as_slice() {
+        // Its word `primary` is the same, once it has asked the API server for the node.
+        [] => own,
+        networks => networks.iter().map(IpNet::trunc).collect(),
+    };
     let mut config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -73,7 +89,8 @@ fn config(ctx: &Context) -> String {
         "clientConnection": {"kubeconfig": Kubeconfig::KubeProxy.path()},
         "clusterCIDR": node.network.pods_cidr,
         "hostnameOverride": node.node_name,
-        "mode": "iptables",
+        "mode": mode.word(),
+        "nodePortAddresses": node_ports,
         "oomScoreAdj": ctx.oom_score(-999),
     });
     if !ctx.facts.conntrack_tunable {
@@ -84,6 +101,9 @@ fn config(ctx: &Context) -> String {
             "tcpEstablishedTimeout": "0s",
             "tcpCloseWaitTimeout": "0s",
         });
+    }
+    if !node.feature_gates.is_empty() {
+        config["featureGates"] = json!(node.feature_gates);
     }
     yaml(&config)
 }

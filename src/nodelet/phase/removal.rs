@@ -29,6 +29,7 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
             links: vec![network::POD_BRIDGE.into()],
             routes: network::ROUTE_PROTOCOL,
             chains: network::chain_prefixes(),
+            tables: network::tables(),
         },
     ]);
     steps

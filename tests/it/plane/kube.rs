@@ -42,6 +42,28 @@ pub(super) struct Api {
 
 /// A master with an API server.
 pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPurpose) -> Api {
+    master_that(cluster, node, purpose, None).await
+}
+
+/// What an API server of a test answers.
+type Says = fn(&Request<Body>) -> Response<Full<Bytes>>;
+
+/// A master whose API server says this.
+pub(super) async fn master_with(
+    cluster: ClusterId,
+    node: &mut Node,
+    purpose: CertPurpose,
+    says: Says,
+) -> Api {
+    master_that(cluster, node, purpose, Some(says)).await
+}
+
+async fn master_that(
+    cluster: ClusterId,
+    node: &mut Node,
+    purpose: CertPurpose,
+    says: Option<Says>,
+) -> Api {
     let key = KeyPair::generate().expect("key");
     let order = node.order(cluster, &key, &[purpose]).await;
     let (status, batch) = node.bring(&node.signed_order(&order)).await;
@@ -73,7 +95,10 @@ pub(super) async fn master(cluster: ClusterId, node: &mut Node, purpose: CertPur
                 continue;
             }
             let (acceptor, seen, watch) = (acceptor.clone(), seen_by.clone(), Arc::clone(&watch));
-            streams.spawn(serve(stream, acceptor, seen, watch));
+            match says {
+                Some(says) => streams.spawn(serve_as_told(stream, acceptor, says)),
+                None => streams.spawn(serve(stream, acceptor, seen, watch)),
+            };
         }
     });
     Api {
@@ -130,6 +155,16 @@ async fn next_asked(incoming: &mut Incoming) -> Option<Opened> {
         }
         opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
     }
+}
+
+async fn serve_as_told(stream: MuxStream, acceptor: TlsAcceptor, says: Says) {
+    let tls = acceptor.accept(stream).await.expect("TLS");
+    let service = service_fn(move |request: Request<Body>| {
+        let answer = says(&request);
+        async move { Ok::<_, std::io::Error>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new();
+    drop(served.serve_connection(TokioIo::new(tls), service).await);
 }
 
 type Watch = Arc<tokio::sync::Mutex<mpsc::Receiver<&'static str>>>;
@@ -268,9 +303,10 @@ async fn requests_reach_the_api_server_as_the_planes_own_user() {
     let answer = within(posted).await.expect("answer");
     assert_eq!(answer.text().await.expect("text"), "got 3000000 bytes");
     let seen = within(api.seen.recv()).await.expect("request");
+    let name = bed.url.trim_start_matches("https://");
     assert_eq!(
         seen,
-        "POST /api/v1/pods?dryRun=All|-|kubernetes|CN=pf9:plane"
+        format!("POST /api/v1/pods?dryRun=All|-|{name}|CN=pf9:plane")
     );
 }
 

@@ -207,6 +207,7 @@ fn idle() -> NodeStatus {
         wants_stack: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
+        kube_proxy: None,
         certificates: Vec::new(),
     }
 }
