@@ -11,6 +11,7 @@ use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
     CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec,
+    drop_in_dir_fault,
 };
 
 /// Port of the API server unless told otherwise.
@@ -63,6 +64,12 @@ struct NewRuntime {
     cgroup_driver: CgroupDriverChoice,
     #[serde(default)]
     mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    drop_ins: Option<String>,
+    #[serde(default)]
+    cdi: bool,
+    #[serde(default)]
+    nri: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,6 +106,9 @@ impl NewCluster {
             runtime: RuntimeSpec {
                 cgroup_driver: self.runtime.cgroup_driver,
                 mirrors: self.runtime.mirrors.clone(),
+                drop_ins: self.runtime.drop_ins.clone(),
+                cdi: self.runtime.cdi,
+                nri: self.runtime.nri,
             },
             kubelet: KubeletSpec {
                 max_pods: self.kubelet.max_pods.unwrap_or(kubelet.max_pods),
@@ -191,6 +201,10 @@ impl NewCluster {
                 format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
             })?;
         }
+        let drop_ins = self.runtime.drop_ins.as_deref().and_then(drop_in_dir_fault);
+        require(drop_ins.is_none(), "runtime.dropIns", || {
+            drop_ins.clone().unwrap_or_default()
+        })?;
         let pods = self.kubelet.max_pods;
         require(
             pods.is_none_or(|n| (1..=1000).contains(&n)),
@@ -292,6 +306,16 @@ mod tests {
                 "runtime",
                 json!({"mirrors": {"docker.io": ["ftp://x"]}}),
                 "runtime.mirrors",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/../x"}),
+                "runtime.dropIns",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/pf9/x"}),
+                "runtime.dropIns",
             ),
             ("kubelet", json!({"maxPods": 0}), "kubelet.maxPods"),
             ("mtuSize", json!(100), "mtuSize"),

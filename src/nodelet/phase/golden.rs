@@ -333,6 +333,8 @@ fn path(step: &Step) -> Option<&str> {
         Step::EtcdJoined { settings, .. } => Some(settings),
         Step::Key { .. }
         | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }
