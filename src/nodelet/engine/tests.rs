@@ -15,6 +15,8 @@ use crate::model::{
     Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeStatus, SigningKey, Spec, paths,
 };
 
+mod refused;
+
 /// Data of etcd: what must never go by mistake.
 const DATA: &str = "/var/lib/pf9/etcd/member/snap/db";
 const SPEC: &str = "/var/opt/pf9/nodelet/spec.json";
