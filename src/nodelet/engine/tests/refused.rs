@@ -135,6 +135,17 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// A node whose units can be asked for.
+fn with_systemd() -> Machine {
+    let machine = Machine::node();
+    let attrs = Attrs::mode(0o755);
+    let put = machine
+        .fs
+        .write("/usr/bin/systemctl", SYSTEMCTL.as_bytes(), &attrs);
+    put.expect("systemctl");
+    machine
+}
+
 /// Drift in what is installed.
 fn drift(machine: &Machine) {
     machine
@@ -145,12 +156,7 @@ fn drift(machine: &Machine) {
 
 #[tokio::test]
 async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
-    let machine = Machine::node();
-    let attrs = Attrs::mode(0o755);
-    machine
-        .fs
-        .write("/usr/bin/systemctl", SYSTEMCTL.as_bytes(), &attrs)
-        .expect("systemctl");
+    let machine = with_systemd();
     let first = machine.unpacked("1", TAKES);
     let bad = machine.unpacked("2", LOSES);
     let mut life = machine.begin();
@@ -195,12 +201,7 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
 #[tokio::test]
 async fn a_refused_drop_in_does_not_stop_the_repair_of_the_node() {
     const DIR: &str = "/etc/containerd/conf.d";
-    let machine = Machine::node();
-    let attrs = Attrs::mode(0o755);
-    machine
-        .fs
-        .write("/usr/bin/systemctl", SYSTEMCTL.as_bytes(), &attrs)
-        .expect("systemctl");
+    let machine = with_systemd();
     let stack = machine.unpacked("1", TAKES);
     let mut life = machine.begin();
     life.inbox
