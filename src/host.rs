@@ -12,6 +12,7 @@
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
+//! | `cri`     | what the container runtime says of itself |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
@@ -24,6 +25,7 @@
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
+pub mod cri;
 pub mod deadlines;
 pub mod documents;
 pub mod etcd;

@@ -80,6 +80,9 @@ const FIELDS: &[Field] = &[
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
     ("assignment.runtime.mirrors", FIRST, Old::Refuses),
     ("assignment.runtime.mirrors{}", FIRST, Old::Refuses),
+    ("assignment.runtime.drop_ins", FIRST, Old::Refuses),
+    ("assignment.runtime.cdi", FIRST, Old::Refuses),
+    ("assignment.runtime.nri", FIRST, Old::Refuses),
     ("assignment.kubelet", FIRST, Old::Refuses),
     ("assignment.kubelet.max_pods", FIRST, Old::Refuses),
     ("assignment.kubelet.allow_swap", FIRST, Old::Refuses),
@@ -237,6 +240,9 @@ pub(super) mod tests {
                 runtime: RuntimeSpec {
                     cgroup_driver: CgroupDriverChoice::Systemd,
                     mirrors: [("docker.io".to_owned(), vec!["https://m".to_owned()])].into(),
+                    drop_ins: Some("/etc/containerd/conf.d".into()),
+                    cdi: true,
+                    nri: true,
                 },
                 kubelet: KubeletSpec {
                     max_pods: 100,

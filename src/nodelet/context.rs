@@ -1,5 +1,7 @@
 //! Everything the phases decide by, gathered from the host.
 
+mod drop_ins;
+
 use crate::host::facts::os_release;
 use crate::host::fs::{Found, HostFs};
 use crate::host::net::Nftables;
@@ -12,7 +14,7 @@ use crate::stack::{self, Depth, Manifest, StackError};
 use crate::telemetry::chain;
 
 use super::certs;
-use super::phase::{self, Context, Facts};
+use super::phase::{self, Context, DropIns, Facts};
 use super::status::Learnt;
 
 /// Largest add-on manifest.
@@ -77,6 +79,8 @@ pub fn gather(
             Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
             Role::Worker | Role::None => None,
         },
+        drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
+            .map_err(|e| fail(&e))?,
         addons,
         now,
     };
@@ -117,6 +121,12 @@ pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
         service_account_key: ctx.service_account_key.clone(),
         kube_proxy: phase::proxy_mode(ctx).ok(),
     }
+}
+
+/// The drop-ins that the runtime has, in place of those that lie where they come from.
+pub fn kept_drop_ins(fs: &HostFs) -> Result<DropIns, Fault> {
+    drop_ins::kept(fs)
+        .map_err(|e| Fault::new(FaultCode::Facts, "cannot look at this machine", chain(&e)))
 }
 
 fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {

@@ -19,6 +19,8 @@
 
 mod converging;
 mod dry_run;
+mod own;
+mod refused;
 mod removing;
 
 pub use dry_run::dry_run;
@@ -265,6 +267,7 @@ impl Engine {
             host_id,
             trust,
             hold,
+            keeps_drop_ins: false,
         };
         self.converge(&node).await
     }

@@ -347,7 +347,7 @@ impl Work {
         })
     }
 
-    fn kept(now: &Installed) -> Self {
+    pub(super) fn kept(now: &Installed) -> Self {
         Self {
             generation: now.generation,
             role: now.role,

@@ -24,7 +24,7 @@ use super::context::RefusedStack;
 use super::ledger::Ledger;
 use super::peers::Peers;
 use super::phase::{Context, PhaseSteps};
-use super::step::{DirStep, FileStep, Seen, Step, UnitStep};
+use super::step::{DirStep, FileStep, Seen, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::exec::ExecError;
 use crate::host::fs::{Attrs, Found, FsError};
@@ -32,7 +32,10 @@ use crate::host::kernel::ModuleState;
 use crate::host::ours;
 use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, ProxyMode, StackRef, TrustStore, paths};
-use crate::stack::{self, Depth};
+use crate::stack::{self, Depth, StackError};
+
+/// Most stacks that are remembered as whole: what is kept on the disk is three at most.
+const WHOLE_MAX: usize = 4;
 
 /// What the host says about every step of every phase.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +57,9 @@ pub struct Memory {
     pub refused_stack: Option<RefusedStack>,
     /// Since when each probe is waited for: a wait goes on across runs that were interrupted.
     pub waiting_since: HashMap<String, Instant>,
+    /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
+    /// before are looked at by turns.
+    pub whole: BTreeMap<String, super::ledger::StackRecord>,
     /// A stack that was verified byte by byte in this sweep; goes to the ledger.
     pub verified_stack: Option<super::ledger::StackRecord>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
@@ -161,7 +167,14 @@ impl<'a> Sweep<'a> {
                 let key = certs::service_account_key(&self.host.fs);
                 or_unknown(key.map(|key| key.map_or(Seen::Missing, |_| Seen::Same)))
             }
-            Step::Stack { stack } => self.stack(stack).await,
+            Step::Unpacked { stack } => self.unpacked(stack).await,
+            Step::Tried(trial) => self.tried(trial),
+            Step::Stack { stack } => match stack::current(&self.host.fs) {
+                Ok(Some(now)) if now == *stack => Seen::Same,
+                Ok(Some(now)) => differs(&format!("{now} is active")),
+                Ok(None) => Seen::Missing,
+                Err(e) => Seen::Unknown { why: e.to_string() },
+            },
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
             Step::Image { reference, .. } => self.image(reference).await,
@@ -311,16 +324,11 @@ impl<'a> Sweep<'a> {
 
     /// Presence and size of every file each time; every byte when anything about a file changed
     /// since every byte was read last.
-    async fn stack(&mut self, want: &StackRef) -> Seen {
+    async fn unpacked(&mut self, want: &StackRef) -> Seen {
         let fs = self.host.fs.clone();
-        match stack::current(&fs) {
-            Ok(Some(now)) if now == *want => {}
-            Ok(Some(now)) => return differs(&format!("{now} is active")),
-            Ok(None) => return Seen::Missing,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
         let manifest = match stack::verify_installed(&fs, want, self.trust, Depth::Cheap) {
             Ok(manifest) => manifest,
+            Err(StackError::NotInstalled) => return Seen::Missing,
             Err(e) => return differs(&e.to_string()),
         };
         let files = manifest.content().files.iter().map(|f| f.path.as_str());
@@ -332,8 +340,9 @@ impl<'a> Sweep<'a> {
             stack: want.clone(),
             fingerprint,
         };
-        let known = [&self.ledger.stack, &self.memory.verified_stack];
-        if known.into_iter().any(|k| k.as_ref() == Some(&record)) {
+        let whole = self.memory.whole.get(&want.dir_name());
+        let known = [self.ledger.stack.as_ref(), whole];
+        if known.contains(&Some(&record)) {
             return Seen::Same;
         }
         let (trust, stack) = (self.trust.clone(), want.clone());
@@ -343,11 +352,24 @@ impl<'a> Sweep<'a> {
         });
         match read.await {
             Ok(Ok(())) => {
+                let whole = &mut self.memory.whole;
+                if whole.len() >= WHOLE_MAX {
+                    whole.clear();
+                }
+                whole.insert(want.dir_name(), record.clone());
                 self.memory.verified_stack = Some(record);
                 Seen::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
             Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    fn tried(&self, trial: &TrialStep) -> Seen {
+        match self.ledger.tried.get(&trial.program) {
+            Some(passed) if *passed == trial.digest() => Seen::Same,
+            Some(_) => differs("program or configuration changed since"),
+            None => Seen::Missing,
         }
     }
 

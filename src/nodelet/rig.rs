@@ -30,7 +30,7 @@ use crate::model::{
 };
 
 /// Units are loaded when their file is there; every call but questions is logged.
-const SYSTEMCTL: &str = r#"#!/bin/sh
+pub(crate) const SYSTEMCTL: &str = r#"#!/bin/sh
 root=$(cd "$(dirname "$0")/../.." && pwd)
 state=$root/run/fake-systemd
 mkdir -p "$state"

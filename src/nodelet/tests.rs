@@ -11,9 +11,9 @@ use super::phase::layout;
 use super::removal;
 use super::rig::{Rig, phase, small_node, take_log};
 use super::run::End;
-use super::step::Step;
+use super::step::{Judge, Step, TrialStep};
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{PhaseId, ProxyMode};
+use crate::model::{FaultCode, PhaseId, ProxyMode};
 
 #[tokio::test]
 async fn converging_twice_does_nothing_and_writes_nothing() {
@@ -99,6 +99,83 @@ async fn only_what_drifted_is_touched() {
         ["restart pf9-b.service"],
         "new configuration of one"
     );
+}
+
+/// The old file and the old process stay in force, also for whoever starts the service next.
+#[tokio::test]
+async fn a_refused_configuration_changes_nothing() {
+    let mut rig = Rig::new();
+    let ran = "/var/log/runs";
+    let script = "echo x >> \"$LOG\"; grep -v refused \"$2\"";
+    rig.fs
+        .write(
+            TRIED,
+            format!("#!/bin/sh\n{script}\n").as_bytes(),
+            &Attrs::mode(0o755),
+        )
+        .expect("write");
+    let log = rig.fs.at(ran).to_string_lossy().into_owned();
+    let node = |a: &str, config: &str| {
+        let mut phases = small_node(a, "1");
+        phases.insert(0, phase(PhaseId::Stack, vec![tried(config, &log)]));
+        phases
+    };
+    let runs = |rig: &Rig| {
+        let text = rig.fs.read_text(ran, 1 << 10).expect("read");
+        text.unwrap_or_default().lines().count()
+    };
+    let good = node("1", "version = 4\n");
+    assert_eq!(rig.converge(&good).await, End::Done);
+    rig.calls();
+    assert!(
+        rig.plan(&good).await.is_settled(),
+        "what was passed is remembered"
+    );
+    rig.crash();
+    assert!(rig.plan(&good).await.is_settled(), "on the disk");
+    assert_eq!(runs(&rig), 1);
+    let before = rig.listing();
+    let bad = node("2", "version = 4\nrefused = 1\n");
+    for _ in 0..2 {
+        let End::Failed { key, fault } = rig.converge(&bad).await else {
+            panic!("it was not refused");
+        };
+        assert_eq!(
+            (&*key, fault.code),
+            ("tried:containerd", FaultCode::ConfigRefused)
+        );
+        assert!(fault.why.contains("refused is dropped"), "{fault}");
+        assert_eq!(rig.calls(), [""; 0], "nothing is started");
+        let mut after = rig.listing();
+        after.retain(|path, _| path != ran);
+        let mut before = before.clone();
+        before.retain(|path, _| path != ran);
+        assert_eq!(after, before);
+        rig.crash();
+    }
+    assert_eq!(
+        rig.converge(&node("2", "version = 4\nx = 1\n")).await,
+        End::Done
+    );
+    assert_eq!(rig.calls(), ["restart pf9-a.service"]);
+}
+
+const TRIED: &str = "/opt/pf9/stacks/x-1/bin/containerd";
+
+fn tried(config: &str, log: &str) -> Step {
+    Step::Tried(TrialStep {
+        program: "containerd".into(),
+        path: TRIED.into(),
+        bytes: None,
+        args: vec!["--config".into(), "{root}/config.toml".into()],
+        env: [("LOG".to_owned(), log.to_owned())].into(),
+        files: [("config.toml".to_owned(), config.to_owned())].into(),
+        within: Duration::from_secs(20),
+        judge: Judge::Containerd {
+            schema: 4,
+            unread: Vec::new(),
+        },
+    })
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ pub fn doing(step: &Step) -> String {
         Step::Absent { path } => format!("remove {path}"),
         Step::Key { purpose } => format!("make the private key for {}", purpose.dir()),
         Step::ServiceAccountKey => "make the service-account key".into(),
-        Step::Stack { stack } => format!("install and activate stack {stack}"),
+        Step::Unpacked { stack } => format!("unpack stack {stack}"),
+        Step::Tried(t) => format!("let {} read the configuration it is to run with", t.program),
+        Step::Stack { stack } => format!("activate stack {stack}"),
         Step::Module { name, .. } => format!("load kernel module {name}"),
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
         Step::Image { reference, .. } => format!("import image {reference}"),
@@ -38,6 +40,9 @@ pub fn doing(step: &Step) -> String {
 pub fn asking(probe: &Probe) -> String {
     match probe {
         Probe::RuntimeReady => "the container runtime answers".into(),
+        Probe::RuntimeAsMeant { .. } => {
+            "the container runtime says that it works by its configuration".into()
+        }
         Probe::EtcdHealthy => "etcd is healthy".into(),
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
@@ -55,13 +60,15 @@ pub fn code(step: &Step) -> FaultCode {
     match step {
         Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => FaultCode::File,
         Step::Key { .. } | Step::ServiceAccountKey => FaultCode::Key,
-        Step::Stack { .. } => FaultCode::Stack,
+        Step::Unpacked { .. } | Step::Stack { .. } => FaultCode::Stack,
+        Step::Tried(_) => FaultCode::ConfigRefused,
         Step::Module { .. } => FaultCode::KernelModule,
         Step::Sysctl { .. } => FaultCode::KernelParameter,
         Step::Image { .. } => FaultCode::Image,
         Step::Unit(_) => FaultCode::Unit,
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady => FaultCode::RuntimeNotReady,
+            Probe::RuntimeAsMeant { .. } => FaultCode::RuntimeNotAsMeant,
             Probe::EtcdHealthy => FaultCode::EtcdNotHealthy,
             Probe::KubeletHealthy => FaultCode::KubeletNotHealthy,
             Probe::KubeProxyHealthy => FaultCode::KubeProxyNotHealthy,
@@ -94,7 +101,7 @@ pub fn remedy(step: &Step) -> String {
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),
-            Probe::RuntimeReady => see("pf9-containerd.service"),
+            Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => see("pf9-containerd.service"),
             Probe::EtcdHealthy => see("pf9-etcd.service"),
             Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
                 see("pf9-kubelet.service")
@@ -125,6 +132,8 @@ pub fn remedy(step: &Step) -> String {
         | Step::Absent { .. }
         | Step::Key { .. }
         | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }

@@ -11,7 +11,7 @@ use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
     CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeName,
-    ProxyModeChoice, RuntimeSpec, kubernetes,
+    ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
 };
 
 /// Port of the API server unless told otherwise.
@@ -70,6 +70,12 @@ struct NewRuntime {
     cgroup_driver: CgroupDriverChoice,
     #[serde(default)]
     mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    drop_ins: Option<String>,
+    #[serde(default)]
+    cdi: bool,
+    #[serde(default)]
+    nri: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -205,6 +211,9 @@ impl NewCluster {
             runtime: RuntimeSpec {
                 cgroup_driver: self.runtime.cgroup_driver,
                 mirrors: self.runtime.mirrors.clone(),
+                drop_ins: self.runtime.drop_ins.clone(),
+                cdi: self.runtime.cdi,
+                nri: self.runtime.nri,
             },
             kubelet: self.kubelet.spec()?,
             kube_proxy: self.kube_proxy.spec()?,
@@ -297,6 +306,10 @@ impl NewCluster {
                 format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
             })?;
         }
+        let drop_ins = self.runtime.drop_ins.as_deref().and_then(drop_in_dir_fault);
+        require(drop_ins.is_none(), "runtime.dropIns", || {
+            drop_ins.clone().unwrap_or_default()
+        })?;
         require(
             self.mtu_size.is_none_or(|n| (1280..=65535).contains(&n)),
             "mtuSize",
@@ -427,6 +440,16 @@ mod tests {
                 "runtime",
                 json!({"mirrors": {"docker.io": ["ftp://x"]}}),
                 "runtime.mirrors",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/../x"}),
+                "runtime.dropIns",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/pf9/x"}),
+                "runtime.dropIns",
             ),
             ("kubelet", json!({"maxPods": 0}), "kubelet.maxPods"),
             ("kubeProxy", json!({"mode": "ipvs"}), "kubeProxy.mode"),

@@ -11,8 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use fixture::Bed;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Assignment, Digest, DocumentKind, Fault, FaultCode, Generation, HostId, NodeState,
-    Role, SigningKey, paths,
+    Assignment, Digest, DocumentKind, Fault, FaultCode, Generation, HostId, NodeState, Role,
+    SigningKey, paths,
 };
 use pf9_hostagent::stack;
 

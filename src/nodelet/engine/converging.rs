@@ -15,10 +15,9 @@ use super::super::phase::{self, Context, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
-use super::super::step::Step;
 use super::clock::until;
+use super::own::add_own;
 use super::{Engine, Next, failed};
-use crate::host::Host;
 use crate::model::{Fault, FaultCode, HostId, NodeState, Timestamp, TrustStore};
 use crate::telemetry::chain;
 
@@ -34,11 +33,11 @@ pub(super) const WAIT_SWEEP: Duration = Duration::from_secs(15);
 const AFTER_OVER: [&str; 2] = [layout::KUBELET_UNIT, layout::KUBE_PROXY_UNIT];
 
 /// One look at a node.
-struct Look {
-    ctx: Context,
-    stack: StackSeen,
-    phases: Vec<PhaseSteps>,
-    plan: Plan,
+pub(super) struct Look {
+    pub(super) ctx: Context,
+    pub(super) stack: StackSeen,
+    pub(super) phases: Vec<PhaseSteps>,
+    pub(super) plan: Plan,
 }
 
 /// A node to be made, or to be kept.
@@ -48,6 +47,8 @@ pub(super) struct Node {
     pub(super) trust: TrustStore,
     /// Why it is only kept.
     pub(super) hold: Option<Fault>,
+    /// With the drop-ins that the runtime has now, whatever lies where they come from.
+    pub(super) keeps_drop_ins: bool,
 }
 
 impl Engine {
@@ -78,6 +79,9 @@ impl Engine {
                 End::Interrupted if self.interrupted() => return Next::now(),
                 End::Interrupted => {}
                 End::Failed { key, fault } => {
+                    if let Some(before) = self.before(node, &look, &key, &fault) {
+                        return Box::pin(self.converge(&before)).await;
+                    }
                     self.happened(failed(&key, fault));
                     return Next::retry(&self.lifecycle);
                 }
@@ -105,7 +109,7 @@ impl Engine {
             refused.as_ref(),
             now,
         );
-        let (mut ctx, stack) = match gathered {
+        let (mut ctx, stack) = match gathered.and_then(|g| self.kept(node, g)) {
             Ok(gathered) => gathered,
             Err(fault) => {
                 self.board.not_checked(now, &fault, began.elapsed());
@@ -156,6 +160,10 @@ impl Engine {
             return Ok(());
         }
         let first = ledger.is_empty() && !in_doubt;
+        if !first && !in_doubt && look.plan.is_untried() {
+            // What is installed is still what was before, and is kept should this be refused.
+            return Ok(());
+        }
         if first && look.plan.todo.is_empty() {
             return Ok(());
         }
@@ -222,6 +230,7 @@ impl Engine {
             staged = look.stack.at_hand,
             "a run begins"
         );
+        let plan = look.plan.until_tried();
         let news = CancellationToken::new();
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
@@ -249,7 +258,7 @@ impl Engine {
         };
         tokio::select! {
             // The run is never dropped: `told` only tells it, and never ends.
-            end = runner.run(&look.plan, &stop) => end,
+            end = runner.run(&plan, &stop) => end,
             () = told => End::Interrupted,
         }
     }
@@ -257,26 +266,5 @@ impl Engine {
     pub(super) fn interrupted(&self) -> bool {
         let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(false);
         self.told.shutdown.is_cancelled() || changed(self.told.orders.has_changed())
-    }
-}
-
-/// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is
-/// repaired although nobody knocks at its socket.
-pub(super) fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
-    use crate::host::ours::{paths::NODELET_AT_BOOT, units::NODELET};
-    let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-    let there = |dir: &&&str| host.fs.at(format!("{dir}/{NODELET}")).is_file();
-    let Some(dir) = dirs.iter().find(there) else {
-        return;
-    };
-    let step = Step::Link {
-        path: NODELET_AT_BOOT.to_owned(),
-        target: format!("{dir}/{NODELET}"),
-    };
-    if let Some(first) = phases.first_mut() {
-        match &mut first.steps {
-            Ok(steps) => steps.insert(0, step),
-            Err(wait) => wait.meanwhile.insert(0, step),
-        }
     }
 }

@@ -9,7 +9,7 @@ use super::super::observe::{Memory, Sweep};
 use super::super::phase;
 use super::super::plan::{PlanWords, plan};
 use super::super::removal;
-use super::converging::add_own;
+use super::own::add_own;
 use crate::host::Host;
 use crate::model::{Fault, Timestamp};
 

@@ -18,6 +18,8 @@ use crate::model::{
     paths,
 };
 
+mod refused;
+
 /// Data of etcd: what must never go by mistake.
 const DATA: &str = "/var/lib/pf9/etcd/member/snap/db";
 const SPEC: &str = "/var/opt/pf9/nodelet/spec.json";

@@ -1,6 +1,8 @@
 //! What phases ask of a [`Context`].
 
-use crate::model::{Authority, CgroupDriverChoice, Digest, Role, StackManifest, role_taints};
+use crate::model::{
+    Authority, CgroupDriverChoice, Digest, Role, StackManifest, paths, role_taints,
+};
 
 use super::render::{Inputs, url_host};
 use super::{Context, Wait, layout};
@@ -39,6 +41,11 @@ impl Context {
     pub(super) fn program(&self, path: &str) -> Option<Digest> {
         let files = &self.manifest.as_ref()?.files;
         files.iter().find(|f| f.path == path).map(|f| f.sha256)
+    }
+
+    /// Where a file of the wanted stack is once it is unpacked, active or not.
+    pub(super) fn unpacked(&self, path: &str) -> String {
+        format!("{}/{}/{path}", paths::STACKS, self.node.stack.dir_name())
     }
 
     /// The certificates of an authority, as programs are told to believe them.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{CertificateSeen, Context, Facts, Material};
+use super::{CertificateSeen, Context, DropIns, Facts, Material};
 use crate::host::net::Nftables;
 use crate::model::*;
 
@@ -95,6 +95,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         stack_at_hand: true,
         material,
         authorities: Vec::new(),
+        drop_ins: DropIns::default(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
         addons: match role {
@@ -185,9 +186,14 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
 /// A stack of the components that belong to a release of Kubernetes.
 pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
     let version: semver::Version = kubernetes.parse().expect("version");
-    let (containerd, etcd) = match version.minor {
-        0..=36 => ("2.3.7", "3.6.16"),
-        37.. => ("2.4.2", "3.7.3"),
+    let containerd = match version.minor {
+        0..=34 => "2.2.9",
+        35 | 36 => "2.3.7",
+        37.. => "2.4.2",
+    };
+    let etcd = match version.minor {
+        0..=36 => "3.6.16",
+        37.. => "3.7.3",
     };
     let both = vec![Role::Master, Role::Worker];
     let image = |component: &str, tag: &str, roles: &[Role]| StackImage {
