@@ -39,6 +39,8 @@ pub struct Cmd {
 pub struct Output {
     /// Standard output, at most 16 MiB.
     pub stdout: Vec<u8>,
+    /// The end of its standard error: some say there what they are asked.
+    pub stderr: String,
     /// How long it ran.
     pub took: Duration,
 }
@@ -186,7 +188,11 @@ pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
         Ok(Ok((status, stdout))) => {
             group.disarm();
             if status.success() {
-                Ok(Output { stdout, took })
+                Ok(Output {
+                    stdout,
+                    stderr: words,
+                    took,
+                })
             } else {
                 Err(ExecError::Failed {
                     program,

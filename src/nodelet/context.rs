@@ -28,6 +28,8 @@ pub struct StackSeen {
     pub at_hand: bool,
     /// Installed and whole.
     pub installed: bool,
+    /// The active one.
+    pub active: bool,
     /// Why what is staged cannot be used.
     pub fault: Option<Fault>,
 }
@@ -112,12 +114,13 @@ pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
     }
 }
 
-fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
+pub(super) fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
     if let Ok(manifest) = stack::verify_installed(fs, want, trust, Depth::Cheap) {
         return StackSeen {
             manifest: Some(manifest.content().clone()),
             at_hand: true,
             installed: true,
+            active: stack::current(fs).ok().flatten().as_ref() == Some(want),
             fault: None,
         };
     }
@@ -131,6 +134,7 @@ fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
                 manifest: Some(content),
                 at_hand: whole,
                 installed: false,
+                active: false,
                 fault: None,
             }
         }

@@ -28,14 +28,15 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Effects;
 use super::check;
 use super::context::{self, StackSeen};
+use super::fit;
 use super::inbox;
 use super::job::{self, Hold, Job, Orders, Work};
 use super::journal::Journal;
-use super::ledger::LedgerFile;
+use super::ledger::{Ledger, LedgerFile};
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::Memory;
 use super::phase::{self, Context, PhaseSteps, layout};
-use super::plan::Plan;
+use super::plan::{Plan, Planned};
 use super::run::{End, Runner, Stop};
 use super::status::{Board, LOOK_MAX};
 use super::step::Step;
@@ -46,8 +47,10 @@ use crate::model::{Fault, FaultCode, Generation, HostId, NodeState, Role, Timest
 use crate::telemetry::chain;
 
 mod clock;
+mod next;
 
 use clock::{sleep_by_the_clock, until};
+use next::{Next, failed};
 
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
 /// two steps undo each other.
@@ -97,16 +100,6 @@ pub struct Told {
     pub wake: watch::Receiver<u64>,
     /// The process ends.
     pub shutdown: CancellationToken,
-}
-
-/// What comes next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Next {
-    after: Duration,
-    /// Files and processes wake it too.
-    watching: bool,
-    /// There is nothing to stay for.
-    may_exit: bool,
 }
 
 /// One look at a node.
@@ -230,7 +223,17 @@ impl Engine {
             self.happened(failed("identity", fault));
             return Next::retry(&self.lifecycle);
         }
-        let job = job::decide(&self.told.orders.borrow_and_update(), &self.ledger.seen());
+        let job = {
+            let (orders, ledger) = (self.told.orders.borrow_and_update(), self.ledger.seen());
+            let job = job::decide(&orders, &ledger);
+            fit::judged(
+                &self.host.fs,
+                job,
+                &orders,
+                &ledger,
+                self.memory.unfit.as_ref(),
+            )
+        };
         self.take_up(&job);
         match job {
             Job::Nothing(generation) => self.no_role(generation),
@@ -337,6 +340,12 @@ impl Engine {
                 End::Interrupted => {}
                 End::Failed { key, fault } => {
                     self.happened(failed(&key, fault));
+                    let stack = &node.work.node.stack;
+                    let unfit = self.memory.unfit.as_ref();
+                    if unfit.is_some_and(|u| u.holds(&self.host.fs, stack)) {
+                        // What is installed is looked after meanwhile.
+                        return Next::now();
+                    }
                     return Next::retry(&self.lifecycle);
                 }
             }
@@ -410,6 +419,10 @@ impl Engine {
         let in_doubt = self.ledger.is_in_doubt();
         let ledger = &mut self.ledger.ledger;
         if ledger.installed.as_ref() == Some(&installed) && !in_doubt {
+            return Ok(());
+        }
+        // Until its stack is the active one the host is what it was: the stack may be refused yet.
+        if !in_doubt && changes_stack(ledger, node, look) {
             return Ok(());
         }
         let first = ledger.is_empty() && !in_doubt;
@@ -496,6 +509,13 @@ impl Engine {
             board: &mut self.board,
             generation: node.work.generation,
         };
+        // The stack alone, while the ledger speaks of another one; what follows is planned anew.
+        let mut plan = look.plan.clone();
+        if changes_stack(&runner.effects.ledger.ledger, node, look) {
+            let is_stack = |p: &Planned| matches!(p.step, Step::Stack { .. });
+            let at = plan.todo.iter().position(is_stack);
+            plan.todo.truncate(at.map_or(usize::MAX, |at| at + 1));
+        }
         let mut orders = self.told.orders.clone();
         let told = async move {
             // Without a sender there is no more news; the server ends with the process.
@@ -506,7 +526,7 @@ impl Engine {
         };
         tokio::select! {
             // The run is never dropped: `told` only tells it, and never ends.
-            end = runner.run(&look.plan, &stop) => end,
+            end = runner.run(&plan, &stop) => end,
             () = told => End::Interrupted,
         }
     }
@@ -541,42 +561,10 @@ struct Node {
     hold: Option<Fault>,
 }
 
-impl Next {
-    fn now() -> Self {
-        Self {
-            after: Duration::ZERO,
-            watching: false,
-            may_exit: false,
-        }
-    }
-
-    /// At the time the lifecycle says. Files and processes do not wake it: a service that dies
-    /// again and again would make the pause none.
-    fn retry(lifecycle: &Lifecycle) -> Self {
-        let at = lifecycle.failing().map(|f| f.next_try);
-        let left = at.map_or(Duration::ZERO, |at| until(at, Timestamp::now()));
-        Self {
-            after: left,
-            watching: false,
-            may_exit: false,
-        }
-    }
-
-    fn unwatched(self) -> Self {
-        Self {
-            watching: false,
-            ..self
-        }
-    }
-}
-
-fn failed(key: &str, fault: Fault) -> Happened {
-    Happened::StepFailed {
-        key: key.to_owned(),
-        fault,
-        at: Timestamp::now(),
-        jitter: fastrand::f64(),
-    }
+/// The node is to have another stack than what is installed by the ledger, and has not yet.
+fn changes_stack(ledger: &Ledger, node: &Node, look: &Look) -> bool {
+    let installed = ledger.installed.as_ref();
+    !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
 }
 
 /// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is

@@ -305,7 +305,8 @@ impl Work {
         })
     }
 
-    fn kept(now: &Installed) -> Self {
+    /// What is installed, as work.
+    pub fn kept(now: &Installed) -> Self {
         Self {
             generation: now.generation,
             role: now.role,

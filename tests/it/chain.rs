@@ -208,13 +208,13 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     assert_eq!(node.read(|n| n.calls), 0, "nothing to do, nobody woken");
 
     let stack_dir = tempfile::tempdir().expect("tempdir");
-    let (manifest, archive) = make_stack("1.20.2-1", 400_000);
+    let (manifest, archive) = make_stack("1.37.2-1", 400_000);
     std::fs::write(stack_dir.path().join("manifest.json"), &manifest).expect("write");
     std::fs::write(stack_dir.path().join("stack.tar.zst"), archive).expect("write");
     let path = json!({"path": stack_dir.path()});
     plane.admin(Method::POST, "/stacks", &path).await;
     let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
-        "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.20.2-1"});
+        "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.37.2-1"});
     let made = plane
         .operator(Method::POST, "/qbert/v4/{project}/clusters", Some(&wanted))
         .await;

@@ -332,7 +332,7 @@ async fn when_the_role_is_gone_nodelet_is_asked_no_more() {
 #[tokio::test]
 async fn a_stack_is_fetched_through_cuts_and_staged() {
     let bed = Bed::new();
-    let stack = bed.publish("1.20.2-1", 30_000);
+    let stack = bed.publish("1.37.2-1", 30_000);
     bed.plane.change(|p| p.cuts = vec![10_000, 7_000]);
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&stack)));

@@ -68,13 +68,13 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
     let daemons = Daemons::start(&fs).await;
     plane.until(host, |s| s.accepted_generation.0 == 1).await;
     let stack_dir = tempfile::tempdir().expect("tempdir");
-    let (manifest, archive) = make_stack("1.20.2-1", 1000);
+    let (manifest, archive) = make_stack("1.37.2-1", 1000);
     std::fs::write(stack_dir.path().join("manifest.json"), &manifest).expect("write");
     std::fs::write(stack_dir.path().join("stack.tar.zst"), archive).expect("write");
     let path = json!({"path": stack_dir.path()});
     plane.admin(Method::POST, "/stacks", &path).await;
     let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
-        "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.20.2-1"});
+        "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.37.2-1"});
     let clusters = "/qbert/v4/{project}/clusters";
     let made = plane.operator(Method::POST, clusters, Some(&wanted)).await;
     let cluster = made["uuid"].as_str().expect("uuid").to_owned();
