@@ -162,7 +162,7 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
         (
             "containerd 1.6.20",
             refused(
-                &stack("1.35.4", &with("containerd", "1.6.20~ds1-1")),
+                &stack("1.37.2", &with("containerd", "1.6.20~ds1-1")),
                 &tested(),
             ),
         ),
