@@ -19,6 +19,14 @@ const PROC_FILE_MAX: u64 = 4 * 1024 * 1024;
 /// `CAP_SYS_RESOURCE` in a capability mask.
 const CAP_SYS_RESOURCE: u32 = 24;
 
+/// When control groups of version 1 end. Sources: KEP 5573 (off by default in kubelet 1.35, removed no
+/// earlier than 1.38, no date), change logs of systemd 258 and of runc 1.4.
+pub const CGROUP_V1_ENDS: &str = "kubelet runs on version 1 only because this agent tells it to (it refuses since 1.35), and from \
+     1.38 on any release may drop it; systemd 258 has dropped it, runc calls it deprecated since 1.4";
+/// What a person can do about it.
+pub const CGROUP_V1_FIX: &str = "before the cluster goes beyond 1.37: boot with systemd.unified_cgroup_hierarchy=1 on the \
+     kernel's command line (a container or machine manager may have to do it for its guests)";
+
 /// The kernel of one host.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -153,6 +161,12 @@ impl Kernel {
         Ok(matches!(found, Found::File { .. }))
     }
 
+    /// Control groups are of version 1, or of both. False where there are none at all.
+    pub fn cgroup_v1(&self) -> Result<bool, KernelError> {
+        let mounted = matches!(self.fs.found("/sys/fs/cgroup")?, Found::Dir { .. });
+        Ok(mounted && !self.cgroup_v2()?)
+    }
+
     /// systemd manages a hierarchy here that it may write, so its cgroup driver can work.
     pub fn systemd_cgroups(&self) -> Result<bool, KernelError> {
         if !matches!(self.fs.found("/run/systemd/system")?, Found::Dir { .. }) {
@@ -220,13 +234,6 @@ impl Kernel {
         writable("/proc/sys/net/netfilter/nf_conntrack_max")
             .or_else(|| writable("/proc/sys/net/core/rmem_max"))
             .unwrap_or(false)
-    }
-
-    /// Who made the machine, as its firmware says; `None` where it says nothing.
-    pub fn vendor(&self) -> Result<Option<String>, KernelError> {
-        let text = self.text("/sys/class/dmi/id/sys_vendor")?;
-        let vendor = text.trim();
-        Ok((!vendor.is_empty()).then(|| vendor.to_owned()))
     }
 
     /// The kernel's modules are on this machine.

@@ -194,7 +194,7 @@ impl Kube {
     pub async fn apply(&self, object: &Value) -> Result<Value, KubeError> {
         let path = self.path_of(object).await?;
         let path = format!("{path}?fieldManager={FIELD_MANAGER}&force=true");
-        let body = (APPLY_PATCH, with_protocols(object));
+        let body = (APPLY_PATCH, object.clone());
         self.json(Method::PATCH, &path, Some(body)).await
     }
 
@@ -310,35 +310,6 @@ fn said(bytes: &[u8]) -> String {
     text.trim().chars().take(SHOWN).collect()
 }
 
-/// The object with `protocol` in its ports: it is part of a port's key in server-side apply, and
-/// servers up to 1.20 do not fill the default in before they look for it.
-fn with_protocols(object: &Value) -> Value {
-    fn fill(value: &mut Value) {
-        match value {
-            Value::Object(map) => {
-                if let Some(Value::Array(ports)) = map.get_mut("ports") {
-                    let ports = ports.iter_mut().filter_map(Value::as_object_mut);
-                    for port in ports {
-                        if port.contains_key("port") || port.contains_key("containerPort") {
-                            port.entry("protocol").or_insert_with(|| "TCP".into());
-                        }
-                    }
-                }
-                map.values_mut().for_each(fill);
-            }
-            Value::Array(list) => list.iter_mut().for_each(fill),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-    }
-    let mut object = object.clone();
-    let api = object.get("apiVersion").and_then(Value::as_str);
-    // Kinds of others may mean something else by the word.
-    if matches!(api, Some("v1" | "apps/v1" | "batch/v1" | "batch/v1beta1")) {
-        fill(&mut object);
-    }
-    object
-}
-
 fn api_root(api: &str) -> String {
     if api.contains('/') {
         format!("/apis/{api}")
@@ -380,21 +351,6 @@ mod tests {
         let found = resources("apps/v1", &list);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1.plural, "deployments");
-    }
-
-    #[test]
-    fn ports_of_known_kinds_get_the_protocol_that_is_part_of_their_key() {
-        let service = |api: &str| {
-            json!({"apiVersion": api, "spec": {"ports": [
-                {"port": 80}, {"port": 53, "protocol": "UDP"}, {"name": "x"}]}})
-        };
-        let filled = with_protocols(&service("v1"));
-        assert_eq!(
-            filled["spec"]["ports"],
-            json!([{"port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}, {"name": "x"}])
-        );
-        let theirs = service("example.com/v1");
-        assert_eq!(with_protocols(&theirs), theirs);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::inventory::{meminfo, proc_text};
 use crate::host::fs::HostFs;
+use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, Kernel};
 use crate::model::{DiskHealth, Fault, FaultCode, Fit, Health, Matrix};
 use crate::stack::{self, programs, space};
 
@@ -32,10 +33,13 @@ pub(super) fn read(fs: &HostFs) -> Health {
     let available = meminfo(&memory, "MemAvailable").unwrap_or(0);
     let total = meminfo(&memory, "MemTotal").unwrap_or(0);
     let disks = disks(fs);
+    let mut warnings = warnings(&disks, available, total);
+    warnings.extend(control_groups(fs));
+    warnings.extend(of_the_stack(fs));
     Health {
         load1: load1(&proc_text(fs, "/proc/loadavg")),
         memory_available_bytes: available,
-        warnings: [warnings(&disks, available, total), of_the_stack(fs)].concat(),
+        warnings,
         disks,
     }
 }
@@ -98,6 +102,14 @@ fn device_of(path: &Path) -> Option<u64> {
         .map(|meta| meta.dev())
 }
 
+/// Version 1 works today; whoever plans upgrades has to know that it ends.
+fn control_groups(fs: &HostFs) -> Option<Fault> {
+    // What cannot be read is left out here.
+    let old = Kernel::new(fs.clone()).cgroup_v1().unwrap_or(false);
+    let what = "control groups of version 1 end";
+    old.then(|| Fault::new(FaultCode::CgroupV1Ends, what, CGROUP_V1_ENDS).fix(CGROUP_V1_FIX))
+}
+
 fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> Vec<Fault> {
     let percent = |part: u64, whole: u64| part.saturating_mul(100).checked_div(whole);
     let mut all = Vec::new();
@@ -150,6 +162,18 @@ mod tests {
         assert_eq!(codes(100, 10_000, (50, 100)), ["disk-full"]);
         assert_eq!(codes(5_000, 10_000, (4, 100)), ["memory-low"]);
         assert_eq!(codes(5_000, 10_000, (0, 0)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn version_1_of_control_groups_is_a_warning_and_no_control_groups_are_none() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let code = || control_groups(&fs).map(|f| f.code);
+        assert_eq!(code(), None, "nothing is mounted");
+        std::fs::create_dir_all(fs.at("/sys/fs/cgroup/memory")).expect("directory");
+        assert_eq!(code(), Some(FaultCode::CgroupV1Ends));
+        std::fs::write(fs.at("/sys/fs/cgroup/cgroup.controllers"), "memory\n").expect("write");
+        assert_eq!(code(), None, "version 2");
     }
 
     #[test]

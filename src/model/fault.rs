@@ -15,7 +15,7 @@ use super::FaultCode;
 pub struct Fault {
     /// For programs; it travels as a word, e.g. `disk-full`.
     pub code: FaultCode,
-    /// What did not happen, e.g. `cannot store stack pf9-kube 1.20.2-1`.
+    /// What did not happen, e.g. `cannot store stack pf9-kube 1.37.2-1`.
     pub what: String,
     /// The cause, e.g. `/var/opt/pf9 has 120 MiB free, 900 MiB are needed`.
     pub why: String,

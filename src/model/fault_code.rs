@@ -88,6 +88,7 @@ codes! {
         CertificateRefused = "certificate-refused",
         CertificateRevoked = "certificate-revoked",
         CertificateUnproven = "certificate-unproven",
+        CgroupV1Ends = "cgroup-v1-ends",
         ClusterAway = "cluster-away",
         ClusterBroken = "cluster-broken",
         ClusterExists = "cluster-exists",

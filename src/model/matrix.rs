@@ -9,8 +9,8 @@
 //! Pure, and one answer for everybody who asks: the plane when a stack comes or is chosen, hostagent
 //! before it downloads one, nodelet before it changes anything, `check-node` for the machine alone.
 //!
-//! A minor of Kubernetes that is newer than the table is refused rather than tried: flags and files
-//! are made by release, and those of an unknown one are a guess. That cannot strand a node, because
+//! A minor of Kubernetes that is newer than the table is refused rather than tried: which flags and
+//! files it takes is not known. That cannot strand a node, because
 //! nothing is judged but what is *about to come*: the plane is upgraded first and knows more than
 //! its agents, an agent that refuses keeps the stack it has, and what is active is never judged.
 //!

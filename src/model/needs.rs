@@ -54,6 +54,8 @@ const FIELDS: &[Field] = &[
     ("assignment.api.host", FIRST, Old::Refuses),
     ("assignment.api.port", FIRST, Old::Refuses),
     ("assignment.api.extra_sans", FIRST, Old::Refuses),
+    ("assignment.api.extra_args", FIRST, Old::Refuses),
+    ("assignment.api.extra_args{}", FIRST, Old::Refuses),
     ("assignment.network", FIRST, Old::Refuses),
     ("assignment.network.plugin", FIRST, Old::Refuses),
     ("assignment.network.pods_cidr", FIRST, Old::Refuses),
@@ -79,11 +81,21 @@ const FIELDS: &[Field] = &[
     ("assignment.kubelet", FIRST, Old::Refuses),
     ("assignment.kubelet.max_pods", FIRST, Old::Refuses),
     ("assignment.kubelet.allow_swap", FIRST, Old::Refuses),
+    ("assignment.kubelet.pods_swap", FIRST, Old::Refuses),
+    ("assignment.kubelet.seccomp_unconfined", FIRST, Old::Refuses),
+    ("assignment.kubelet.ids_per_pod", FIRST, Old::Refuses),
     ("assignment.allow_workloads_on_master", FIRST, Old::Refuses),
+    ("assignment.feature_gates", FIRST, Old::Refuses),
+    ("assignment.feature_gates{}", FIRST, Old::Refuses),
 ];
 
 /// Maps whose keys are no fields.
-const MAPS: &[&str] = &["assignment.labels", "assignment.runtime.mirrors"];
+const MAPS: &[&str] = &[
+    "assignment.labels",
+    "assignment.runtime.mirrors",
+    "assignment.api.extra_args",
+    "assignment.feature_gates",
+];
 
 /// The agent version that a spec needs by what it uses; `None`: every one ever installed will do.
 pub(super) fn needs_agent(spec: &Value) -> Option<String> {
@@ -186,6 +198,7 @@ mod tests {
                     host: "10.1.2.3".into(),
                     port: 6443,
                     extra_sans: vec!["x".into()],
+                    extra_args: [("audit-log-path".to_owned(), "-".to_owned())].into(),
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::Bridge,
@@ -216,8 +229,12 @@ mod tests {
                 kubelet: KubeletSpec {
                     max_pods: 100,
                     allow_swap: true,
+                    pods_swap: true,
+                    seccomp_unconfined: true,
+                    ids_per_pod: Some(65_536),
                 },
                 allow_workloads_on_master: true,
+                feature_gates: [("NodeSwap".to_owned(), true)].into(),
             })),
         }
     }

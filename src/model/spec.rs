@@ -19,6 +19,8 @@ use super::{
     taken_by_spec,
 };
 
+pub mod kubernetes;
+
 /// Version of the spec document this program writes and reads.
 pub const SPEC_SCHEMA: u32 = 1;
 
@@ -103,6 +105,9 @@ pub struct NodeSpec {
     /// Masters take ordinary pods too.
     #[serde(default)]
     pub allow_workloads_on_master: bool,
+    /// Feature gates of Kubernetes, for every program of it on this node.
+    #[serde(default)]
+    pub feature_gates: BTreeMap<String, bool>,
 }
 
 /// Where the API server is.
@@ -115,6 +120,9 @@ pub struct ApiSpec {
     /// More names and addresses for the API server's certificate.
     #[serde(default)]
     pub extra_sans: Vec<String>,
+    /// More flags of the API server: name without dashes, value. None of those that nodelet sets.
+    #[serde(default)]
+    pub extra_args: BTreeMap<String, String>,
 }
 
 /// Pod and service network.
@@ -216,9 +224,19 @@ pub struct KubeletSpec {
     /// `maxPods`.
     #[serde(default = "default_max_pods")]
     pub max_pods: u32,
-    /// Run although swap is on.
+    /// Run although swap is on. Pods use none of it, unless [`Self::pods_swap`].
     #[serde(default)]
     pub allow_swap: bool,
+    /// Pods that have a memory limit above their request may use swap, each its share (`LimitedSwap`).
+    #[serde(default)]
+    pub pods_swap: bool,
+    /// Pods that ask for no seccomp profile run without one. Else they have the runtime's.
+    #[serde(default)]
+    pub seccomp_unconfined: bool,
+    /// User and group ids of a pod that has a user namespace of its own (`hostUsers: false`); absent:
+    /// 65536. Who wants more wants them for containers that run containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids_per_pod: Option<u32>,
 }
 
 /// Most labels, peers, members or mirrors one spec may carry: a cluster of the documented size
@@ -335,6 +353,12 @@ impl NodeSpec {
         if self.api.port == 0 {
             return Err(bad("assignment.api.port", "0 is no port".into()));
         }
+        kubernetes::gates(&self.feature_gates)
+            .map_err(|why| bad("assignment.feature_gates", why))?;
+        kubernetes::extra_args(&self.api.extra_args)
+            .map_err(|why| bad("assignment.api.extra_args", why))?;
+        kubernetes::kubelet(&self.kubelet)
+            .map_err(|(field, why)| bad(&format!("assignment.kubelet.{field}"), why))?;
         if self.api.host.is_empty() || self.api.host.contains(['/', '@', ' ', '\n']) {
             return Err(bad(
                 "assignment.api.host",
@@ -448,6 +472,9 @@ impl Default for KubeletSpec {
         Self {
             max_pods: default_max_pods(),
             allow_swap: false,
+            pods_swap: false,
+            seccomp_unconfined: false,
+            ids_per_pod: None,
         }
     }
 }

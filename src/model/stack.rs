@@ -28,7 +28,7 @@ pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";
 pub struct StackRef {
     /// e.g. `pf9-kube`.
     pub name: String,
-    /// e.g. `1.20.2-1`.
+    /// e.g. `1.37.2-1`.
     pub version: String,
     /// SHA-256 of the manifest's signed bytes.
     pub manifest: Digest,
@@ -41,9 +41,9 @@ pub struct StackManifest {
     pub schema: u32,
     /// e.g. `pf9-kube`.
     pub name: String,
-    /// e.g. `1.20.2-1`.
+    /// e.g. `1.37.2-1`.
     pub version: String,
-    /// Kubernetes version without `v`, e.g. `1.20.2`.
+    /// Kubernetes version without `v`, e.g. `1.37.2`.
     pub kubernetes: semver::Version,
     /// `amd64` or `arm64`.
     pub arch: String,
@@ -78,7 +78,7 @@ pub struct StackArchive {
 pub struct StackComponent {
     /// e.g. `kubelet`.
     pub name: String,
-    /// e.g. `1.20.2`.
+    /// e.g. `1.37.2`.
     pub version: String,
 }
 
@@ -101,7 +101,7 @@ pub struct StackFile {
 /// One container image, a docker archive inside the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackImage {
-    /// Reference after import, e.g. `pf9.local/kube-apiserver:v1.20.2`.
+    /// Reference after import, e.g. `pf9.local/kube-apiserver:v1.37.2`.
     pub reference: String,
     /// Archive inside the stack, e.g. `images/kube-apiserver.tar`.
     pub path: String,

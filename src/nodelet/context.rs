@@ -164,7 +164,6 @@ fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Erro
         cpus: kernel.cpus()?,
         conntrack_tunable: kernel.conntrack_tunable(),
         kernel_modules: kernel.has_modules()?,
-        vendor: kernel.vendor()?,
     })
 }
 

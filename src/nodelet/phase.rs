@@ -13,7 +13,7 @@
 //! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
-//! | `version` | what differs between releases of Kubernetes |
+//! | `version` | what differs between releases of components |
 //! | `layout` | names of files and units |
 //! | `context`, `render` | questions to the context; writing YAML, units, digests |
 
@@ -116,10 +116,6 @@ pub struct Facts {
     /// boot makes sense.
     #[serde(default)]
     pub kernel_modules: bool,
-    /// Who made the machine, as its firmware says (`/sys/class/dmi/id/sys_vendor`), e.g. `QEMU`,
-    /// `Amazon EC2`.
-    #[serde(default)]
-    pub vendor: Option<String>,
 }
 
 /// One key and certificate on the host.

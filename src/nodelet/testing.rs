@@ -111,7 +111,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         labels: Default::default(),
         stack: StackRef {
             name: "pf9-kube".into(),
-            version: "1.20.2-1".into(),
+            version: "1.37.2-1".into(),
             manifest: Digest::of(b"m"),
         },
         authorities,
@@ -119,6 +119,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            extra_args: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

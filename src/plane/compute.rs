@@ -42,7 +42,15 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         labels: settings.labels.clone(),
         stack: cluster.stack.clone(),
         authorities: rotation::authorities(cluster, member.host),
-        api: api(cluster)?,
+        api: ApiSpec {
+            // Workers have no API server.
+            extra_args: if master {
+                settings.api_server_args.clone()
+            } else {
+                Default::default()
+            },
+            ..api(cluster)?
+        },
         network: NetworkSpec {
             plugin: settings.network_plugin,
             pods_cidr: settings.pods_cidr,
@@ -66,6 +74,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         runtime: settings.runtime.clone(),
         kubelet: settings.kubelet.clone(),
         allow_workloads_on_master: settings.allow_workloads_on_master,
+        feature_gates: settings.feature_gates.clone(),
     })
 }
 
@@ -84,6 +93,7 @@ fn api(cluster: &Cluster) -> Option<ApiSpec> {
         host,
         port: settings.api_port,
         extra_sans: shared.into_iter().chain(named).collect(),
+        extra_args: Default::default(),
     })
 }
 
@@ -196,6 +206,8 @@ pub(super) mod tests {
                 labels: Default::default(),
                 runtime: RuntimeSpec::default(),
                 kubelet: KubeletSpec::default(),
+                feature_gates: Default::default(),
+                api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
             },

@@ -21,7 +21,7 @@ use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, 
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
-use super::settings::NewCluster;
+use super::settings::{NewCluster, Tuning};
 use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
@@ -177,6 +177,28 @@ fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, Aut
             front_proxy: front_proxy_key,
         },
     ))
+}
+
+/// `PATCH …/clusters/{uuid}`: its nodes are told what changed.
+pub(super) async fn tune(
+    _: Tenant,
+    State(plane): State<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Doc(body): Doc<Tuning>,
+) -> Answer<StatusCode> {
+    let id = cluster_id(&id)?;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            body.apply(&mut cluster.settings)?;
+            for member in &cluster.members {
+                change.touch(member.host);
+            }
+            Ok(change.put(&CLUSTERS, &id.to_string(), &cluster)?)
+        })
+        .await?;
+    tracing::info!(cluster = %id, "cluster's settings changed");
+    Ok(StatusCode::OK)
 }
 
 /// `DELETE …/clusters/{uuid}`: its nodes are detached.

@@ -181,6 +181,12 @@ pub(super) struct Settings {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) runtime: RuntimeSpec,
     pub(super) kubelet: KubeletSpec,
+    /// Of all programs of Kubernetes.
+    #[serde(default)]
+    pub(super) feature_gates: BTreeMap<String, bool>,
+    /// Beside what nodes set themselves.
+    #[serde(default)]
+    pub(super) api_server_args: BTreeMap<String, String>,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
 }

@@ -20,11 +20,10 @@ mod marks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use semver::Version;
 use serde_json::Value;
 
 use super::records::{Cluster, Member};
-use crate::model::{HOST_LABEL, NodeName, Role, role_keys, role_taints};
+use crate::model::{HOST_LABEL, NodeName, ROLE_KEYS, role_key, role_taints};
 
 pub(super) use keep::{Rights, keep};
 
@@ -58,7 +57,7 @@ struct Plan {
 }
 
 /// The changes that make `seen` what the cluster should have.
-fn plan(cluster: &Cluster, kubernetes: &Version, seen: &Seen) -> Plan {
+fn plan(cluster: &Cluster, seen: &Seen) -> Plan {
     let mut plan = Plan::default();
     let wanted = bindings::wanted(&cluster.members);
     plan.changes.extend(surplus_bindings(&wanted, seen));
@@ -83,7 +82,7 @@ fn plan(cluster: &Cluster, kubernetes: &Version, seen: &Seen) -> Plan {
         match seen.nodes.get(member.node_name.as_str()) {
             None => plan.missing += 1,
             Some(node) => {
-                let patch = marks_of(cluster, member, kubernetes, node);
+                let patch = marks_of(cluster, member, node);
                 let path = path_of(NODES, member.node_name.as_str());
                 plan.changes
                     .extend(patch.map(|patch| Change::Patch { path, patch }));
@@ -137,23 +136,13 @@ fn names<'a>(names: impl Iterator<Item = &'a NodeName>) -> BTreeSet<&'a str> {
 }
 
 /// What differs in a member's labels and taints.
-fn marks_of(
-    cluster: &Cluster,
-    member: &Member,
-    kubernetes: &Version,
-    node: &Value,
-) -> Option<Value> {
-    let keys = role_keys(member.role, kubernetes);
-    let takes_workloads = cluster.settings.allow_workloads_on_master;
-    let taints = role_taints(member.role, takes_workloads, kubernetes);
-    // A role that was a master's once leaves its taint.
-    let all = [Role::Master, Role::Worker].map(|role| role_keys(role, kubernetes));
-    let tainted = |key: &String| taints.iter().any(|t| t.starts_with(&format!("{key}=")));
-    let without: Vec<String> = all.into_iter().flatten().filter(|k| !tainted(k)).collect();
+fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
+    let taints = role_taints(member.role, cluster.settings.allow_workloads_on_master);
     let mut labels = cluster.settings.labels.clone();
-    labels.extend(keys.into_iter().map(|key| (key, String::new())));
+    labels.extend(role_key(member.role).map(|key| (key.to_owned(), String::new())));
     labels.insert(HOST_LABEL.to_owned(), member.host.to_string());
-    marks::patch(node, &labels, &taints, &without)
+    // What was another role's once, or another release's, goes.
+    marks::patch(node, &labels, &taints, &ROLE_KEYS)
 }
 
 fn path_of(collection: &str, name: &str) -> String {

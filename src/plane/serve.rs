@@ -290,7 +290,9 @@ fn router(plane: &Arc<Plane>) -> Router {
         )
         .route(
             "/v4/{project}/clusters/{uuid}",
-            get(qbert::get).merge(delete(qbert::delete)),
+            get(qbert::get)
+                .merge(delete(qbert::delete))
+                .patch(qbert::tune),
         )
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))

@@ -10,7 +10,7 @@ use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
-    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec,
+    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec, kubernetes,
 };
 
 /// Port of the API server unless told otherwise.
@@ -51,6 +51,10 @@ pub(super) struct NewCluster {
     #[serde(default)]
     kubelet: NewKubelet,
     #[serde(default)]
+    feature_gates: BTreeMap<String, bool>,
+    #[serde(default)]
+    api_server_args: BTreeMap<String, String>,
+    #[serde(default)]
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
     etcd_election_timeout_ms: Option<u32>,
@@ -72,6 +76,76 @@ struct NewKubelet {
     max_pods: Option<u32>,
     #[serde(default)]
     allow_swap: bool,
+    #[serde(default)]
+    pods_swap: bool,
+    #[serde(default)]
+    seccomp_unconfined: bool,
+    #[serde(default)]
+    ids_per_pod: Option<u32>,
+}
+
+/// Body of `PATCH …/clusters/{uuid}`: what may change while a cluster runs. What is absent stays;
+/// what is there takes the place of the whole.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Tuning {
+    #[serde(default)]
+    kubelet: Option<NewKubelet>,
+    #[serde(default)]
+    feature_gates: Option<BTreeMap<String, bool>>,
+    #[serde(default)]
+    api_server_args: Option<BTreeMap<String, String>>,
+}
+
+impl Tuning {
+    /// Takes the place of what it names, if all of it makes sense.
+    pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
+        if let Some(kubelet) = &self.kubelet {
+            settings.kubelet = kubelet.spec()?;
+        }
+        if let Some(gates) = self.feature_gates {
+            check_gates(&gates)?;
+            settings.feature_gates = gates;
+        }
+        if let Some(args) = self.api_server_args {
+            check_api_server_args(&args)?;
+            settings.api_server_args = args;
+        }
+        Ok(())
+    }
+}
+
+impl NewKubelet {
+    fn spec(&self) -> Answer<KubeletSpec> {
+        let spec = KubeletSpec {
+            max_pods: self.max_pods.unwrap_or(KubeletSpec::default().max_pods),
+            allow_swap: self.allow_swap,
+            pods_swap: self.pods_swap,
+            seccomp_unconfined: self.seccomp_unconfined,
+            ids_per_pod: self.ids_per_pod,
+        };
+        require(
+            (1..=1000).contains(&spec.max_pods),
+            "kubelet.maxPods",
+            || "must be 1 to 1000".into(),
+        )?;
+        kubernetes::kubelet(&spec).map_err(|(field, why)| {
+            let field = match field {
+                "pods_swap" => "kubelet.podsSwap",
+                _ => "kubelet.idsPerPod",
+            };
+            refused(field, &why)
+        })?;
+        Ok(spec)
+    }
+}
+
+fn check_gates(gates: &BTreeMap<String, bool>) -> Answer<()> {
+    kubernetes::gates(gates).map_err(|why| refused("featureGates", &why))
+}
+
+fn check_api_server_args(args: &BTreeMap<String, String>) -> Answer<()> {
+    kubernetes::extra_args(args).map_err(|why| refused("apiServerArgs", &why))
 }
 
 impl NewCluster {
@@ -81,7 +155,8 @@ impl NewCluster {
         self.check_networks()?;
         self.check_addresses()?;
         self.check_rest()?;
-        let kubelet = KubeletSpec::default();
+        check_gates(&self.feature_gates)?;
+        check_api_server_args(&self.api_server_args)?;
         Ok(Settings {
             pods_cidr: self.containers_cidr.trunc(),
             services_cidr: self.services_cidr.trunc(),
@@ -100,10 +175,9 @@ impl NewCluster {
                 cgroup_driver: self.runtime.cgroup_driver,
                 mirrors: self.runtime.mirrors.clone(),
             },
-            kubelet: KubeletSpec {
-                max_pods: self.kubelet.max_pods.unwrap_or(kubelet.max_pods),
-                allow_swap: self.kubelet.allow_swap,
-            },
+            kubelet: self.kubelet.spec()?,
+            feature_gates: self.feature_gates.clone(),
+            api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
         })
@@ -191,12 +265,6 @@ impl NewCluster {
                 format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
             })?;
         }
-        let pods = self.kubelet.max_pods;
-        require(
-            pods.is_none_or(|n| (1..=1000).contains(&n)),
-            "kubelet.maxPods",
-            || "must be 1 to 1000".into(),
-        )?;
         require(
             self.mtu_size.is_none_or(|n| (1280..=65535).contains(&n)),
             "mtuSize",
@@ -234,11 +302,15 @@ fn require(ok: bool, field: &str, why: impl FnOnce() -> String) -> Answer<()> {
     if ok {
         return Ok(());
     }
-    Err(Refusal::bad(
+    Err(refused(field, &why()))
+}
+
+fn refused(field: &str, why: &str) -> Refusal {
+    Refusal::bad(
         FaultCode::ClusterInvalid,
         "cluster refused",
-        format!("{field}: {}", why()),
-    ))
+        format!("{field}: {why}"),
+    )
 }
 
 fn clip(text: &str) -> String {
@@ -262,6 +334,36 @@ mod tests {
         parse::<NewCluster>(&bytes)
             .and_then(|c| c.settings())
             .map_err(|r| format!("{} {}", r.status.as_u16(), r.fault))
+    }
+
+    #[test]
+    fn what_a_change_does_not_name_stays() {
+        let tune = |settings: &mut Settings, body: &Value| {
+            let bytes = serde_json::to_vec(body).expect("json");
+            parse::<Tuning>(&bytes).and_then(|t| t.apply(settings))
+        };
+        let mut settings = judge(&good()).expect("good");
+        assert!(!settings.kubelet.seccomp_unconfined, "safe unless told");
+        let body = json!({"featureGates": {"A": true}, "kubelet": {"maxPods": 50}});
+        tune(&mut settings, &body).expect("good");
+        tune(
+            &mut settings,
+            &json!({"apiServerArgs": {"audit-log-path": "-"}}),
+        )
+        .expect("good");
+        assert_eq!(settings.feature_gates, BTreeMap::from([("A".into(), true)]));
+        assert_eq!(settings.kubelet.max_pods, 50);
+        let before = settings.clone();
+        for bad in [
+            json!({"name": "x"}),
+            json!({"apiServerArgs": {"etcd-servers": "x"}}),
+            json!({"kubelet": {"podsSwap": true}}),
+        ] {
+            tune(&mut settings, &bad).expect_err("refused");
+        }
+        assert_eq!(settings, before);
+        tune(&mut settings, &json!({"featureGates": {}})).expect("good");
+        assert!(settings.feature_gates.is_empty());
     }
 
     #[test]
@@ -294,6 +396,10 @@ mod tests {
                 "runtime.mirrors",
             ),
             ("kubelet", json!({"maxPods": 0}), "kubelet.maxPods"),
+            ("kubelet", json!({"podsSwap": true}), "kubelet.podsSwap"),
+            ("kubelet", json!({"idsPerPod": 7}), "kubelet.idsPerPod"),
+            ("featureGates", json!({"a b": true}), "featureGates"),
+            ("apiServerArgs", json!({"v": "9"}), "apiServerArgs"),
             ("mtuSize", json!(100), "mtuSize"),
             ("etcdElectionTimeoutMs", json!(100), "etcdElectionTimeoutMs"),
             ("colour", json!("red"), "colour"),

@@ -1,7 +1,7 @@
 //! What the kernel can do. Features are looked for, never versions.
 
 use super::{Check, Facts, Group};
-use crate::host::kernel::ModuleState;
+use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, ModuleState};
 
 /// Controllers a kubelet cannot do without.
 pub(super) const CONTROLLERS: &[&str] = &["cpu", "cpuset", "memory", "pids"];
@@ -31,8 +31,11 @@ pub(super) fn control_groups(facts: &Facts) -> Check {
         .copied()
         .filter(|c| !facts.controllers.contains(*c))
         .collect();
-    if missing.is_empty() {
+    if missing.is_empty() && facts.cgroup_v2 {
         return check;
+    }
+    if missing.is_empty() {
+        return check.warn(CGROUP_V1_ENDS, CGROUP_V1_FIX);
     }
     check.fail(
         format!("kubelet needs {}", missing.join(", ")),

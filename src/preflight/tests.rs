@@ -240,6 +240,13 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             "on (/dev/sda2)",
         ),
         (
+            |f| f.cgroup_v2 = false,
+            "control-groups",
+            Severity::Warn,
+            Exit::Ok,
+            "version 1 with cpu cpuset io memory pids",
+        ),
+        (
             |f| {
                 f.controllers.remove("memory");
             },

@@ -40,7 +40,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
         "{worker}: kubeconfigs"
     );
     let evict = format!(
-        r#"echo '{{"apiVersion":"policy/v1beta1","kind":"Eviction","metadata":{{"name":"POD","namespace":"kube-system"}}}}' | sed s/POD/kube-apiserver-{master}/"#
+        r#"echo '{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"POD","namespace":"kube-system"}}}}' | sed s/POD/kube-apiserver-{master}/"#
     );
     let attempts = [
         format!("label node {master} stolen=1"),
@@ -49,7 +49,7 @@ pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Out
         format!("delete node {master}"),
         format!("delete node {worker}"),
         format!("taint node {worker} stolen=1:NoSchedule"),
-        format!("label node {worker} node-role.kubernetes.io/master="),
+        format!("label node {worker} node-role.kubernetes.io/control-plane="),
         format!("get --raw /api/v1/nodes/{master}/proxy/pods"),
         "get secrets -A".into(),
         "-n default get secret theirs".into(),

@@ -98,25 +98,19 @@ impl Kube {
     async fn evict(&self, pod: &Pod) -> Result<(), KubeError> {
         let Pod { namespace, name } = pod;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
-        for version in ["policy/v1", "policy/v1beta1"] {
-            let body = json!({
-                "apiVersion": version,
-                "kind": "Eviction",
-                "metadata": {"name": name, "namespace": namespace},
-            });
-            let result = self
-                .json(Method::POST, &path, Some((PLAIN_JSON, body)))
-                .await;
-            match result.as_ref().err().and_then(KubeError::status) {
-                // Servers before 1.22 know only the beta kind.
-                Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) if version == "policy/v1" => {
-                }
-                // Gone already; or a disruption budget says not now: the next look decides.
-                Some(StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS) => return Ok(()),
-                Some(_) | None => return result.map(drop),
-            }
+        let body = json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+        });
+        let result = self
+            .json(Method::POST, &path, Some((PLAIN_JSON, body)))
+            .await;
+        match result.as_ref().err().and_then(KubeError::status) {
+            // Gone already; or a disruption budget says not now: the next look decides.
+            Some(StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS) => Ok(()),
+            Some(_) | None => result.map(drop),
         }
-        Ok(())
     }
 }
 

@@ -165,7 +165,7 @@ async fn a_round_without_news_writes_its_line_and_nothing_else() {
         assert_eq!(after, before);
         let (line, earlier) = now.split_last().expect("a line");
         assert_eq!(earlier, story);
-        let told = " status check: waits for download of stack pf9-kube 1.20.2-1 - 0 of ";
+        let told = " status check: waits for download of stack pf9-kube 1.37.2-1 - 0 of ";
         assert!(line.contains(told), "{line}");
         story = now;
     }
@@ -253,7 +253,7 @@ async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_the
         let anew = units.filter(|(_, record)| record.inputs.is_none());
         anew.map(|(unit, _)| unit.clone()).collect()
     };
-    let good = samples::master("1.20.2");
+    let good = samples::master("1.37.2");
     let mut ended = good.clone();
     ended.now += SignedDuration::from_hours(24 * 400);
     engine.renewed(&good);

@@ -164,7 +164,7 @@ mod tests {
 
     /// Certificates valid from hour 0 to hour 1000.
     fn ctx() -> Context {
-        let mut ctx = samples::master("1.20.2");
+        let mut ctx = samples::master("1.37.2");
         for material in ctx.material.values_mut() {
             if let Some(seen) = &mut material.certificate {
                 seen.not_before = Timestamp::UNIX_EPOCH;

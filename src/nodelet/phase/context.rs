@@ -3,7 +3,6 @@
 use crate::model::{Authority, CgroupDriverChoice, Digest, Role, StackManifest, role_taints};
 
 use super::render::{Inputs, url_host};
-use super::version::Kubernetes;
 use super::{Context, Wait, layout};
 
 impl Wait {
@@ -22,11 +21,6 @@ impl Context {
         self.manifest
             .as_ref()
             .ok_or_else(|| Wait::for_what(format!("download of stack {}", self.node.stack)))
-    }
-
-    /// The stack's Kubernetes release.
-    pub(super) fn kubernetes(&self) -> Result<Kubernetes, Wait> {
-        Ok(Kubernetes::new(&self.stack()?.kubernetes))
     }
 
     /// Reference of a component's image.
@@ -54,10 +48,8 @@ impl Context {
 
     /// Taints of the role, as `key=value:Effect`: what kubelet registers with, so that no pod slips
     /// in before the plane has looked.
-    pub(super) fn taints(&self) -> Result<Vec<String>, Wait> {
-        let takes_workloads = self.node.allow_workloads_on_master;
-        let kubernetes = &self.stack()?.kubernetes;
-        Ok(role_taints(self.role, takes_workloads, kubernetes))
+    pub(super) fn taints(&self) -> Vec<String> {
+        role_taints(self.role, self.node.allow_workloads_on_master)
     }
 
     pub(super) fn is_master(&self) -> bool {

@@ -17,24 +17,16 @@ use super::{Context, Wait, certs, layout, reload};
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
 pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
-    let mut steps = vec![
+    Ok(vec![
         dir(layout::POLICY_DIR, PUBLIC_DIR),
         file(layout::POLICY, PLANE_POLICY, PUBLIC),
         dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
-    ];
-    let scheduler_config = scheduler_config(ctx)?;
-    steps.extend(
-        scheduler_config
-            .clone()
-            .map(|text| file(layout::SCHEDULER_CONFIG, text, PUBLIC)),
-    );
-    steps.extend([
+        file(layout::SCHEDULER_CONFIG, scheduler_config(), PUBLIC),
         dir(layout::MANIFESTS, PRIVATE_DIR),
         manifest(&api_server(ctx)?),
         manifest(&controller_manager(ctx)?),
-        manifest(&scheduler(ctx, scheduler_config.as_deref())?),
-    ]);
-    Ok(steps)
+        manifest(&scheduler(ctx)?),
+    ])
 }
 
 /// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
@@ -132,11 +124,33 @@ impl Component<'_> {
     }
 }
 
-fn api_server(ctx: &Context) -> Result<Value, Wait> {
+/// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows.
+fn api_server_args(ctx: &Context) -> Vec<String> {
+    let extra = &ctx.node.api.extra_args;
+    let extra = extra
+        .iter()
+        .map(|(name, value)| format!("--{name}={value}"));
+    let mut args = api_server_own_args(ctx);
+    args.extend(gates(ctx));
+    args.extend(extra);
+    args
+}
+
+/// The feature gates of the spec, as a flag.
+fn gates(ctx: &Context) -> Option<String> {
+    let gates = &ctx.node.feature_gates;
+    let gates: Vec<String> = gates
+        .iter()
+        .map(|(gate, on)| format!("{gate}={on}"))
+        .collect();
+    (!gates.is_empty()).then(|| format!("--feature-gates={}", gates.join(",")))
+}
+
+fn api_server_own_args(ctx: &Context) -> Vec<String> {
     let node = &ctx.node;
     let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
     let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
-    let args = vec![
+    vec![
         format!("--advertise-address={}", node.node_ip),
         format!("--bind-address={}", ctx.any_address()),
         format!("--secure-port={}", node.api.port),
@@ -188,7 +202,12 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         format!("--service-cluster-ip-range={}", node.network.services_cidr),
         "--profiling=false".into(),
         "--v=2".into(),
-    ];
+    ]
+}
+
+fn api_server(ctx: &Context) -> Result<Value, Wait> {
+    let (serving, etcd_client) = (CertPurpose::ApiServer, CertPurpose::ApiServerEtcd);
+    let (kubelet_client, proxy) = (CertPurpose::ApiServerKubelet, CertPurpose::FrontProxy);
     let inputs = Inputs::new()
         .add("cluster authority", &ctx.believed(Authority::Cluster))
         .add("etcd authority", &ctx.believed(Authority::Etcd))
@@ -198,11 +217,11 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
             &certs::trusted_keys(ctx).unwrap_or_default(),
         );
     let shown = [serving, etcd_client, kubelet_client, proxy];
-    let inputs = reload::inputs(inputs, ctx, &shown)?;
+    let inputs = reload::inputs(inputs, ctx, &shown);
     Ok(Component {
         name: "kube-apiserver",
         image: ctx.image("kube-apiserver")?,
-        args,
+        args: api_server_args(ctx),
         // The first holds the directories of the client certificates too.
         mounts: vec![
             ("Directory", layout::cert_dir(serving)),
@@ -211,7 +230,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
             ("Directory", layout::POLICY_DIR.into()),
         ],
         inputs,
-        port: node.api.port,
+        port: ctx.node.api.port,
         health: ("/livez", "/readyz"),
         cpu: "200m",
         memory: "256Mi",
@@ -219,10 +238,10 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
-fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+fn controller_manager_args(ctx: &Context) -> Vec<String> {
     let kubeconfig = Kubeconfig::ControllerManager;
     let path = kubeconfig.path();
-    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER)?;
+    let mut args = serving_args(ctx, kubeconfig, CONTROLLER_MANAGER);
     args.extend([
         format!("--kubeconfig={path}"),
         "--leader-elect=true".into(),
@@ -240,18 +259,24 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
             paths::KUBELET_ROOT
         ),
     ]);
+    args.extend(gates(ctx));
+    args
+}
+
+fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
+    let kubeconfig = Kubeconfig::ControllerManager;
     let own_key = ctx.service_account_key.as_deref().unwrap_or_default();
     Ok(Component {
         name: "kube-controller-manager",
         image: ctx.image("kube-controller-manager")?,
-        args,
+        args: controller_manager_args(ctx),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),
             ("Directory", layout::SERVICE_ACCOUNT_DIR.into()),
             ("File", layout::ca(CertPurpose::FrontProxy)),
-            ("File", path),
+            ("File", kubeconfig.path()),
         ],
-        inputs: client_inputs(ctx, kubeconfig)?.add("service account", own_key),
+        inputs: client_inputs(ctx, kubeconfig).add("service account", own_key),
         port: CONTROLLER_MANAGER,
         health: ("/healthz", "/healthz"),
         cpu: "100m",
@@ -260,28 +285,26 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     .pod())
 }
 
-fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
+fn scheduler_args(ctx: &Context, config: &str) -> Vec<String> {
+    let mut args = serving_args(ctx, Kubeconfig::Scheduler, SCHEDULER);
+    args.push(format!("--config={config}"));
+    args.extend(gates(ctx));
+    args
+}
+
+fn scheduler(ctx: &Context) -> Result<Value, Wait> {
     let kubeconfig = Kubeconfig::Scheduler;
-    let mut args = serving_args(ctx, kubeconfig, SCHEDULER)?;
-    match config {
-        Some(_) => args.push(format!("--config={}", layout::SCHEDULER_CONFIG)),
-        None => args.extend([
-            format!("--kubeconfig={}", kubeconfig.path()),
-            "--leader-elect=true".into(),
-            "--profiling=false".into(),
-        ]),
-    }
     Ok(Component {
         name: "kube-scheduler",
         image: ctx.image("kube-scheduler")?,
-        args,
+        args: scheduler_args(ctx, layout::SCHEDULER_CONFIG),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),
             ("Directory", layout::SCHEDULER_DIR.into()),
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
-        inputs: client_inputs(ctx, kubeconfig)?.add("config", config.unwrap_or_default()),
+        inputs: client_inputs(ctx, kubeconfig).add("config", &scheduler_config()),
         port: SCHEDULER,
         health: ("/healthz", "/healthz"),
         cpu: "50m",
@@ -291,9 +314,9 @@ fn scheduler(ctx: &Context, config: Option<&str>) -> Result<Value, Wait> {
 }
 
 /// What both followers of the API server have in common.
-fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<String>, Wait> {
+fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Vec<String> {
     let path = kubeconfig.path();
-    let mut args = vec![
+    vec![
         format!("--authentication-kubeconfig={path}"),
         format!("--authorization-kubeconfig={path}"),
         // The authorities as files: else both look them up in the cluster at start, and end when
@@ -312,11 +335,7 @@ fn serving_args(ctx: &Context, kubeconfig: Kubeconfig, port: u16) -> Result<Vec<
         "--bind-address=127.0.0.1".into(),
         format!("--secure-port={port}"),
         "--v=2".into(),
-    ];
-    if ctx.kubernetes()?.has_insecure_ports() {
-        args.push("--port=0".into());
-    }
-    Ok(args)
+    ]
 }
 
 /// Whom API servers believe about others' identity: the masters that are, by name. The certificate of
@@ -328,7 +347,7 @@ fn aggregators(ctx: &Context) -> String {
     names.join(",")
 }
 
-fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Result<Inputs, Wait> {
+fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
     let inputs = Inputs::new()
         .add("authority", &ctx.believed(Authority::Cluster))
         .add(
@@ -339,15 +358,12 @@ fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Result<Inputs, Wait> 
     reload::inputs(inputs, ctx, &[kubeconfig.purpose()])
 }
 
-fn scheduler_config(ctx: &Context) -> Result<Option<String>, Wait> {
-    if !ctx.kubernetes()?.scheduler_reads_config_file() {
-        return Ok(None);
-    }
-    Ok(Some(yaml(&json!({
+fn scheduler_config() -> String {
+    yaml(&json!({
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": Kubeconfig::Scheduler.path()},
         "leaderElection": {"leaderElect": true},
         "enableProfiling": false,
-    }))))
+    }))
 }

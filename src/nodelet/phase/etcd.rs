@@ -17,8 +17,7 @@ use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
     url_host,
 };
-use super::version::major_minor;
-use super::{Context, Steps, Wait, certs, layout};
+use super::{Context, Steps, certs, layout};
 
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
@@ -109,8 +108,7 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-fn env(ctx: &Context) -> Result<String, Wait> {
-    let version = major_minor(ctx.stack()?.component("etcd").unwrap_or_default());
+fn env(ctx: &Context) -> Result<String, Unwritable> {
     let ip = url_host(&ctx.node.node_ip.to_string());
     let (client, peer) = (CertPurpose::EtcdServer, CertPurpose::EtcdPeer);
     let mut lines = vec![
@@ -143,21 +141,13 @@ fn env(ctx: &Context) -> Result<String, Wait> {
         ("AUTO_COMPACTION_MODE", "periodic".into()),
         ("AUTO_COMPACTION_RETENTION", "8h".into()),
         ("LOG_OUTPUTS", "stderr".into()),
+        // A member whose data differ from the others' must not serve.
+        ("FEATURE_GATES", "InitialCorruptCheck=true".into()),
     ];
     if revoked(ctx).is_some() {
         for name in ["CLIENT_CRL_FILE", "PEER_CRL_FILE"] {
             lines.push((name, layout::ETCD_REVOKED.into()));
         }
-    }
-    if version < (3, 5) {
-        // The older logger is the default there.
-        lines.push(("LOGGER", "zap".into()));
-    }
-    if version < (3, 6) {
-        // A member whose data differ from the others' must not serve; a feature gate from 3.6 on.
-        lines.push(("EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "true".into()));
-    } else {
-        lines.push(("FEATURE_GATES", "InitialCorruptCheck=true".into()));
     }
     for (name, ms) in [
         ("HEARTBEAT_INTERVAL", ctx.node.etcd.heartbeat_ms),
@@ -165,7 +155,7 @@ fn env(ctx: &Context) -> Result<String, Wait> {
     ] {
         lines.extend(ms.map(|ms| (name, ms.to_string())));
     }
-    Ok(env_text(&lines)?)
+    env_text(&lines)
 }
 
 fn cluster_env(ctx: &Context) -> Result<String, Unwritable> {
@@ -261,7 +251,7 @@ mod tests {
 
     #[test]
     fn certificates_of_removed_masters_are_refused_and_their_connections_end() {
-        let mut ctx = samples::master("1.20.2");
+        let mut ctx = samples::master("1.37.2");
         let before = unit_of(&ctx);
         assert!(!env(&ctx).expect("settings").contains("CRL"));
         ctx.node.etcd.revoked = Some(samples::revoked());
@@ -289,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_list_that_etcd_could_not_read_is_refused_with_the_spec() {
-        let mut ctx = samples::master("1.20.2");
+        let mut ctx = samples::master("1.37.2");
         for (list, good) in [
             (samples::revoked(), true),
             (samples::revoked().replace("Af/+", "?"), false),

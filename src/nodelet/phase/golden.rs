@@ -18,7 +18,7 @@ use crate::nodelet::step::Step;
 mod restarts;
 
 fn cases() -> Vec<(&'static str, Context)> {
-    let mut three = samples::master("1.24.17");
+    let mut three = samples::master("1.36.3");
     three.node.etcd.members = (1..=3)
         .map(|n| EtcdMember {
             host_id: samples::host(n),
@@ -39,11 +39,11 @@ fn cases() -> Vec<(&'static str, Context)> {
         vec!["https://mirror.example.com".into()],
     )]);
 
-    let mut own_network = samples::worker("1.27.6");
+    let mut own_network = samples::worker("1.36.3");
     own_network.node.network.plugin = NetworkPlugin::None;
     own_network.node.kubelet.allow_swap = true;
 
-    let mut v6 = samples::master("1.31.4");
+    let mut v6 = samples::master("1.37.2");
     v6.node.node_ip = "fd00:99::11".parse().expect("address");
     v6.node.api.host = "fd00:99::11".into();
     v6.node.pod_cidr = "fd00:244:0:1::/64".parse().expect("network");
@@ -53,7 +53,7 @@ fn cases() -> Vec<(&'static str, Context)> {
     v6.node.etcd.members[0].ip = v6.node.node_ip;
     v6.node.allow_workloads_on_master = true;
 
-    let mut late = samples::master("1.24.17");
+    let mut late = samples::master("1.36.3");
     late.node.etcd.members[0].joins = true;
     late.node.etcd.members.push(EtcdMember {
         host_id: samples::host(2),
@@ -61,18 +61,18 @@ fn cases() -> Vec<(&'static str, Context)> {
         joins: false,
     });
 
-    let mut fresh = samples::worker("1.20.2");
+    let mut fresh = samples::worker("1.37.2");
     fresh.material.clear();
 
     vec![
-        ("master-1.20-restricted", samples::master("1.20.2")),
-        ("worker-1.20-restricted", samples::worker("1.20.2")),
-        ("worker-1.20-without-certificates", fresh),
-        ("master-1.24-one-of-three", samples::ordinary(three)),
-        ("master-1.24-that-joins", samples::ordinary(late)),
-        ("worker-1.27-own-network", samples::ordinary(own_network)),
-        ("worker-1.31-cgroup-v1", samples::worker("1.31.4")),
-        ("master-1.31-ipv6", samples::ordinary(v6)),
+        ("master-1.37-restricted", samples::master("1.37.2")),
+        ("worker-1.37-restricted", samples::worker("1.37.2")),
+        ("worker-1.37-without-certificates", fresh),
+        ("master-1.36-one-of-three", samples::ordinary(three)),
+        ("master-1.36-that-joins", samples::ordinary(late)),
+        ("worker-1.36-own-network", samples::ordinary(own_network)),
+        ("worker-1.34-cgroup-v1", samples::worker("1.34.4")),
+        ("master-1.37-ipv6", samples::ordinary(v6)),
     ]
 }
 
@@ -121,7 +121,7 @@ fn line(step: &Step) -> String {
 /// joins names whom the members name.
 #[test]
 fn who_joins_names_whom_the_members_name() {
-    let mut ctx = samples::master("1.24.17");
+    let mut ctx = samples::master("1.36.3");
     let (own, other) = (samples::host(1), samples::host(2));
     let founds = |ctx: &Context| {
         let founds = |s: &&Step| matches!(s, Step::File(f) if f.path == layout::ETCD_CLUSTER_ENV);
@@ -175,7 +175,7 @@ fn add_ons_and_kubelet_mean_the_same_dns() {
         ("fd00:96::/108", "fd00:96::a"),
         ("fd00:96::fff0/124", "fd00:96::fffa"),
     ] {
-        let mut ctx = samples::master("1.31.4");
+        let mut ctx = samples::master("1.37.2");
         ctx.node.network.services_cidr = services.parse().expect("network");
         ctx.node.network.cluster_domain = "k8s.example".into();
         let phases = all(&ctx);
@@ -214,7 +214,7 @@ fn add_ons_and_kubelet_mean_the_same_dns() {
 #[test]
 fn a_services_network_without_a_tenth_address_is_named() {
     for services in ["10.96.0.0/29", "fd00:96::/125"] {
-        let mut ctx = samples::master("1.31.4");
+        let mut ctx = samples::master("1.37.2");
         ctx.node.network.services_cidr = services.parse().expect("network");
         let spec = Spec {
             schema: SPEC_SCHEMA,
@@ -289,7 +289,7 @@ fn walk(dir: &Path, out: &mut BTreeSet<PathBuf>) {
 /// Contexts of every kind.
 fn contexts() -> impl Strategy<Value = Context> {
     let flags = proptest::collection::vec(any::<bool>(), 10);
-    (20u64..36, flags, 0usize..4, "[ -~]{1,20}").prop_map(|(minor, flags, peers, odd)| {
+    (34u64..38, flags, 0usize..4, "[ -~]{1,20}").prop_map(|(minor, flags, peers, odd)| {
         let version = format!("1.{minor}.3");
         let mut ctx = if flags[0] {
             samples::master(&version)
@@ -402,7 +402,7 @@ proptest! {
     }
 
     #[test]
-    fn a_worker_has_nothing_of_the_control_plane(minor in 20u64..36) {
+    fn a_worker_has_nothing_of_the_control_plane(minor in 34u64..38) {
         let ctx = samples::worker(&format!("1.{minor}.0"));
         for step in flat(&all(&ctx)) {
             let text = serde_json::to_string(step).expect("JSON");
@@ -414,29 +414,13 @@ proptest! {
 }
 
 #[test]
-fn flags_that_upstream_removed_are_never_emitted() {
-    let gone = [
-        ("--container-runtime=", 24),
-        ("--network-plugin", 24),
-        ("--cni-bin-dir", 24),
-        ("--container-runtime-endpoint", 27),
-        ("--pod-infra-container-image", 29),
-        ("--register-with-taints", 23),
-        ("--port=0", 23),
-    ];
-    let come = [
-        ("registerWithTaints", 23),
-        ("containerRuntimeEndpoint", 27),
-        ("failCgroupV1", 31),
-    ];
-    for minor in 20..36 {
-        let ctx = samples::master(&format!("1.{minor}.1"));
-        let text = serde_json::to_string(&steps(PhaseId::Kubelet, &ctx)).expect("JSON");
-        for (flag, last) in gone {
-            assert_eq!(text.contains(flag), minor < last, "{flag} in 1.{minor}");
-        }
-        for (field, first) in come {
-            assert_eq!(text.contains(field), minor >= first, "{field} in 1.{minor}");
+fn control_groups_of_version_1_are_asked_for_only_where_they_are() {
+    for release in ["1.34.4", "1.36.3", "1.37.2"] {
+        let mut ctx = samples::master(release);
+        for unified in [false, true] {
+            ctx.facts.cgroup_v2 = unified;
+            let text = serde_json::to_string(&steps(PhaseId::Kubelet, &ctx)).expect("JSON");
+            assert_eq!(text.contains("failCgroupV1: false"), !unified, "{release}");
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         .service_inputs(&unit_text, "bin/kube-proxy")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::KubeProxy.text(ctx));
-    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy])?;
+    let inputs = reload::inputs(inputs, ctx, &[CertPurpose::KubeProxy]);
     let kubeconfig = Kubeconfig::KubeProxy.path();
     let read = [layout::KUBE_PROXY_CONFIG, kubeconfig.as_str()];
     let unit_file = layout::unit_file(layout::KUBE_PROXY_UNIT);
@@ -84,6 +84,9 @@ fn config(ctx: &Context) -> String {
             "tcpEstablishedTimeout": "0s",
             "tcpCloseWaitTimeout": "0s",
         });
+    }
+    if !node.feature_gates.is_empty() {
+        config["featureGates"] = json!(node.feature_gates);
     }
     yaml(&config)
 }

@@ -13,7 +13,7 @@ use crate::nodelet::step::{Probe, Step};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
-use super::{Context, Steps, Wait, control_plane, layout, reload};
+use super::{Context, Steps, control_plane, layout, reload};
 
 /// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
 /// master could go on; every reader of logs and numbers costs one question this often.
@@ -22,13 +22,13 @@ const AUTHORIZED_FOR: &str = "30s";
 const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let (unit_text, config) = (unit_text(ctx)?, config(ctx)?);
+    let (unit_text, config) = (unit_text(ctx), config(ctx));
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
         .add("kubeconfig", &Kubeconfig::Kubelet.text(ctx));
     let shown = [CertPurpose::KubeletServer, CertPurpose::KubeletClient];
-    let inputs = reload::inputs(inputs, ctx, &shown)?;
+    let inputs = reload::inputs(inputs, ctx, &shown);
     let mut steps = directories();
     steps.push(dir(layout::KUBELET_DIR, PUBLIC_DIR));
     steps.push(file(layout::KUBELET_CONFIG, config, PUBLIC));
@@ -55,18 +55,16 @@ fn directories() -> Vec<Step> {
     ]
 }
 
-fn unit_text(ctx: &Context) -> Result<String, Wait> {
+fn unit_text(ctx: &Context) -> String {
     let mut after = format!(
         "network-online.target {} {}",
         layout::CONTAINERD_UNIT,
         layout::NETWORK_UNIT
     );
-    let vendor = ctx.facts.vendor.as_deref().unwrap_or_default();
-    let on_ec2 = vendor.starts_with("Amazon");
     if ctx.is_master() {
         after = format!("{after} {}", layout::ETCD_UNIT);
     }
-    Ok(UnitText::new("kubelet of the Kubernetes node")
+    UnitText::new("kubelet of the Kubernetes node")
         .set("Documentation", "https://kubernetes.io/docs/")
         .set("After", &after)
         .set(
@@ -77,12 +75,7 @@ fn unit_text(ctx: &Context) -> Result<String, Wait> {
         .section("Service")
         .set("Type", "notify")
         .set("Environment", &Context::service_path())
-        .set_if(
-            ctx.kubernetes()?.kubelet_asks_cloud_metadata() && !on_ec2,
-            "Environment",
-            "AWS_EC2_METADATA_DISABLED=true",
-        )
-        .command(&layout::bin("kubelet"), &flags(ctx)?)
+        .command(&layout::bin("kubelet"), &flags(ctx))
         .set("Restart", "always")
         .set("RestartSec", "2")
         .set("LimitNOFILE", "1048576")
@@ -91,51 +84,27 @@ fn unit_text(ctx: &Context) -> Result<String, Wait> {
         .set("CPUAccounting", "yes")
         .set("MemoryAccounting", "yes")
         .set_if(ctx.facts.can_lower_oom_score, "OOMScoreAdjust", "-999")
-        .wanted_at_boot())
+        .wanted_at_boot()
 }
 
-fn flags(ctx: &Context) -> Result<Vec<String>, Wait> {
-    let release = ctx.kubernetes()?;
+fn flags(ctx: &Context) -> Vec<String> {
     let node = &ctx.node;
-    let mut flags = vec![
+    vec![
         format!("--config={}", layout::KUBELET_CONFIG),
         format!("--kubeconfig={}", Kubeconfig::Kubelet.path()),
         format!("--root-dir={}", paths::KUBELET_ROOT),
         format!("--cert-dir={}/pki", paths::KUBELET_ROOT),
         format!("--hostname-override={}", node.node_name),
         format!("--node-ip={}", node.node_ip),
-    ];
-    if release.has_dockershim_flags() {
-        flags.extend([
-            "--container-runtime=remote".to_owned(),
-            "--network-plugin=cni".to_owned(),
-            format!("--cni-conf-dir={}", paths::CNI_CONF),
-            format!("--cni-bin-dir={}", layout::CNI_BIN),
-        ]);
-    }
-    if release.runtime_endpoint_is_flag() {
-        flags.push(format!("--container-runtime-endpoint={}", endpoint()));
-    }
-    if release.pod_infra_image_is_flag() {
-        flags.push(format!(
-            "--pod-infra-container-image={}",
-            ctx.image("pause")?
-        ));
-    }
-    let taints = ctx.taints()?;
-    if release.register_taints_is_flag() && !taints.is_empty() {
-        flags.push(format!("--register-with-taints={}", taints.join(",")));
-    }
-    flags.push("--v=2".to_owned());
-    Ok(flags)
+        "--v=2".to_owned(),
+    ]
 }
 
 fn endpoint() -> String {
     format!("unix://{}", paths::CONTAINERD_SOCKET)
 }
 
-fn config(ctx: &Context) -> Result<String, Wait> {
-    let release = ctx.kubernetes()?;
+fn config(ctx: &Context) -> String {
     let node = &ctx.node;
     let serving = CertPurpose::KubeletServer;
     let mut config = json!({
@@ -164,10 +133,14 @@ fn config(ctx: &Context) -> Result<String, Wait> {
         "clusterDNS": node.dns_service_ip().into_iter().collect::<Vec<_>>(),
         "resolvConf": ctx.facts.resolv_conf,
         "failSwapOn": !node.kubelet.allow_swap,
+        "memorySwap": {"swapBehavior": if node.kubelet.pods_swap { "LimitedSwap" } else { "NoSwap" }},
+        // A pod that asks for nothing has the runtime's profile, as on other distributions.
+        "seccompDefault": !node.kubelet.seccomp_unconfined,
         // A node that has no range of its own in the API learns that it is Ready only with its next
         // look at itself. It speaks up only when something changed.
         "nodeStatusUpdateFrequency": "5s",
         "nodeStatusReportFrequency": "5m",
+        "containerRuntimeEndpoint": endpoint(),
         "maxPods": node.kubelet.max_pods,
         "oomScoreAdj": ctx.oom_score(-999),
         "volumePluginDir": format!("{}/volumeplugins", paths::KUBELET_ROOT),
@@ -183,17 +156,21 @@ fn config(ctx: &Context) -> Result<String, Wait> {
     if ctx.is_master() {
         config["staticPodPath"] = layout::MANIFESTS.into();
     }
-    if !release.runtime_endpoint_is_flag() {
-        config["containerRuntimeEndpoint"] = endpoint().into();
-    }
-    let taints = ctx.taints()?;
-    if !release.register_taints_is_flag() && !taints.is_empty() {
+    let taints = ctx.taints();
+    if !taints.is_empty() {
         config["registerWithTaints"] = taints.iter().map(|t| taint_object(t)).collect();
     }
-    if release.can_fail_on_cgroup_v1() && !ctx.facts.cgroup_v2 {
+    if !ctx.facts.cgroup_v2 {
+        // True by default since 1.35: such a machine would end kubelet.
         config["failCgroupV1"] = false.into();
     }
-    Ok(yaml(&config))
+    if let Some(ids) = node.kubelet.ids_per_pod {
+        config["userNamespaces"] = json!({"idsPerPod": ids});
+    }
+    if !node.feature_gates.is_empty() {
+        config["featureGates"] = json!(node.feature_gates);
+    }
+    yaml(&config)
 }
 
 /// `key=value:Effect` as an object.

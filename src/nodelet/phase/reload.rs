@@ -3,22 +3,22 @@
 //! One table. Whoever reads its files by itself is left alone; the rest has the certificate among
 //! the inputs it is restarted for. Nobody restarts a pod of a workload.
 //!
-//! | file of | read | since | source (kubernetes, etcd) |
-//! |---|---|---|---|
-//! | API server, serving | within a minute | 1.17 | `apiserver/pkg/server/dynamiccertificates/dynamic_serving_content.go` |
-//! | API server, `--client-ca-file`, `--requestheader-client-ca-file` | within a minute | 1.17 | `…/dynamic_cafile_content.go` |
-//! | API server, as kubelets' client | within five minutes | 1.19 | `client-go/transport/cert_rotation.go` |
-//! | API server, as the aggregator | within a minute | 1.20 | `kube-aggregator/pkg/apiserver/apiserver.go` (`aggregator-proxy-cert`) |
-//! | API server, as etcd's client | every connection | etcd 3.2 | `client/pkg/transport/listener.go` (`GetClientCertificate`) |
-//! | API server, `--etcd-cafile`, `--kubelet-certificate-authority` | at start | | `listener.go` (`NewCertPool`), `client-go/transport/transport.go` |
-//! | etcd, server and peer | every connection | etcd 3.2 | `client/pkg/transport/listener.go` (`GetCertificate`) |
-//! | etcd, authorities | at start | | `listener.go` (`NewCertPool`) |
-//! | kubelet, kube-proxy, controller manager, scheduler, as API client | within five minutes | 1.19 | `client-go/transport/cert_rotation.go` |
-//! | the same, the API's authority (kubeconfig) | at start | | `client-go/transport/transport.go`; read anew from 1.36 on (`ClientsAllowCARotation`), and started again all the same |
-//! | controller manager, `--root-ca-file` | at start | | `kube-controller-manager/app/certificates.go` (`readCA`) |
-//! | kubelet, serving | at start; within a minute from 1.31 on | 1.31 | `kubelet/certificate/kubelet.go` (`ReloadKubeletServerCertificateFile`) |
-//! | kubelet, `clientCAFile` | within a minute | 1.17 | `…/dynamic_cafile_content.go` |
-//! | controller manager, scheduler, front-proxy authority | at start | | mounted as one file: the pod keeps seeing the file that was replaced |
+//! | file of | read | source (kubernetes, etcd) |
+//! |---|---|---|
+//! | API server, serving | within a minute | `apiserver/pkg/server/dynamiccertificates/dynamic_serving_content.go` |
+//! | API server, `--client-ca-file`, `--requestheader-client-ca-file` | within a minute | `…/dynamic_cafile_content.go` |
+//! | API server, as kubelets' client | within five minutes | `client-go/transport/cert_rotation.go` |
+//! | API server, as the aggregator | within a minute | `kube-aggregator/pkg/apiserver/apiserver.go` (`aggregator-proxy-cert`) |
+//! | API server, as etcd's client | every connection | `client/pkg/transport/listener.go` (`GetClientCertificate`) |
+//! | API server, `--etcd-cafile`, `--kubelet-certificate-authority` | at start | `listener.go` (`NewCertPool`), `client-go/transport/transport.go` |
+//! | etcd, server and peer | every connection | `client/pkg/transport/listener.go` (`GetCertificate`) |
+//! | etcd, authorities | at start | `listener.go` (`NewCertPool`) |
+//! | kubelet, kube-proxy, controller manager, scheduler, as API client | within five minutes | `client-go/transport/cert_rotation.go` |
+//! | the same, the API's authority (kubeconfig) | at start | `client-go/transport/transport.go`; 1.36 and newer read it anew (`ClientsAllowCARotation`) and are started again all the same |
+//! | controller manager, `--root-ca-file` | at start | `kube-controller-manager/app/certificates.go` (`readCA`) |
+//! | kubelet, serving | within a minute | `kubelet/certificate/kubelet.go` (`ReloadKubeletServerCertificateFile`) |
+//! | kubelet, `clientCAFile` | within a minute | `…/dynamic_cafile_content.go` |
+//! | controller manager, scheduler, front-proxy authority | at start | mounted as one file: the pod keeps seeing the file that was replaced |
 //!
 //! The lines about authorities are what the inputs of `control_plane`, `etcd`, `kubelet` and
 //! `kube_proxy` hold; those about certificates are [`of`].
@@ -28,8 +28,7 @@ use jiff::SignedDuration;
 use crate::model::CertPurpose;
 
 use super::render::Inputs;
-use super::version::Kubernetes;
-use super::{Context, Wait, renewal};
+use super::{Context, renewal};
 
 /// When a renewed certificate is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +37,6 @@ pub(super) enum Reload {
     EveryConnection,
     /// By itself, this long after at most.
     Within(SignedDuration),
-    /// After a restart.
-    AtStart,
 }
 
 /// `FileRefreshDuration` of dynamically read certificates.
@@ -51,9 +48,9 @@ const CLIENT: Reload = Reload::Within(SignedDuration::from_mins(5));
 const ON_ITS_WAY: SignedDuration = SignedDuration::from_mins(1);
 
 /// When whoever uses this certificate uses a new one.
-pub(super) fn of(purpose: CertPurpose, release: Kubernetes) -> Reload {
+pub(super) fn of(purpose: CertPurpose) -> Reload {
     match purpose {
-        CertPurpose::ApiServer | CertPurpose::FrontProxy => SERVING,
+        CertPurpose::ApiServer | CertPurpose::FrontProxy | CertPurpose::KubeletServer => SERVING,
         CertPurpose::ApiServerKubelet
         | CertPurpose::ControllerManager
         | CertPurpose::Scheduler
@@ -66,33 +63,25 @@ pub(super) fn of(purpose: CertPurpose, release: Kubernetes) -> Reload {
         // nodelet's own clients are made anew with a new certificate; people start theirs.
         | CertPurpose::Admin
         | CertPurpose::Nodelet => Reload::EveryConnection,
-        CertPurpose::KubeletServer if release.kubelet_reloads_serving_certificate() => SERVING,
-        CertPurpose::KubeletServer => Reload::AtStart,
     }
 }
 
 /// Adds those of these certificates that their reader must be restarted for. Where a life is so
 /// short that the old one ends before the new one is read, that is all of them.
-pub(super) fn inputs(
-    mut inputs: Inputs,
-    ctx: &Context,
-    purposes: &[CertPurpose],
-) -> Result<Inputs, Wait> {
-    let release = ctx.kubernetes()?;
+pub(super) fn inputs(mut inputs: Inputs, ctx: &Context, purposes: &[CertPurpose]) -> Inputs {
     for purpose in purposes {
         let seen = ctx
             .material
             .get(purpose)
             .and_then(|m| m.certificate.as_ref());
         let Some(seen) = seen else { continue };
-        let restart = match of(*purpose, release) {
+        let restart = match of(*purpose) {
             Reload::EveryConnection => false,
             Reload::Within(time) => renewal::left_at_renewal(seen) < time + ON_ITS_WAY,
-            Reload::AtStart => true,
         };
         if restart {
             inputs = inputs.add_digest(purpose.dir(), Some(seen.digest));
         }
     }
-    Ok(inputs)
+    inputs
 }

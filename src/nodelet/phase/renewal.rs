@@ -149,7 +149,7 @@ mod tests {
 
     /// Certificates of a life of a thousand seconds that began at second 0.
     fn ctx(now: i64) -> Context {
-        let mut ctx = samples::master("1.20.2");
+        let mut ctx = samples::master("1.37.2");
         ctx.now = at(now);
         for material in ctx.material.values_mut() {
             if let Some(seen) = &mut material.certificate {

@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_toml_of_the_version_containerd_reads() {
-        for (kubernetes, schema) in [("1.20.2", 2), ("1.31.4", 3)] {
+        for (kubernetes, schema) in [("1.36.3", 3), ("1.37.2", 3)] {
             let text = config(&samples::master(kubernetes)).expect("a manifest");
             let table: toml::Table = text.parse().expect("valid TOML");
             assert_eq!(table["version"].as_integer(), Some(schema));

@@ -78,7 +78,6 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
             cpus: 2,
             conntrack_tunable: false,
             kernel_modules: false,
-            vendor: Some("QEMU".into()),
         },
         manifest: Some(manifest(kubernetes)),
         stack_at_hand: true,
@@ -97,7 +96,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
 /// The add-on that `scripts/stack upstream` puts into a stack.
 fn coredns() -> Vec<serde_json::Value> {
     let text = include_str!("../../../scripts/addons/05-coredns.yaml");
-    let text = text.replace("@COREDNS@", "pf9.local/coredns:v1.11.4");
+    let text = text.replace("@COREDNS@", "pf9.local/coredns:v1.14.7");
     serde_saphyr::from_multiple(&text).expect("YAML")
 }
 
@@ -140,6 +139,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             host: "10.99.0.11".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            extra_args: BTreeMap::new(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,
@@ -163,6 +163,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         runtime: RuntimeSpec::default(),
         kubelet: KubeletSpec::default(),
         allow_workloads_on_master: false,
+        feature_gates: BTreeMap::new(),
     }
 }
 
@@ -170,9 +171,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
 pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
     let version: semver::Version = kubernetes.parse().expect("version");
     let (containerd, etcd) = match version.minor {
-        0..=23 => ("1.6.20", "3.4.23"),
-        24..=29 => ("1.7.24", "3.5.16"),
-        30.. => ("2.0.4", "3.5.21"),
+        0..=36 => ("2.3.7", "3.6.16"),
+        37.. => ("2.4.2", "3.7.3"),
     };
     let both = vec![Role::Master, Role::Worker];
     let image = |component: &str, tag: &str, roles: &[Role]| StackImage {
@@ -220,7 +220,7 @@ pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
             })
             .into(),
         images: vec![
-            image("pause", "3.6", &both),
+            image("pause", "3.10.2", &both),
             image("kube-apiserver", &tag, &[Role::Master]),
             image("kube-controller-manager", &tag, &[Role::Master]),
             image("kube-scheduler", &tag, &[Role::Master]),

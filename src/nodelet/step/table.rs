@@ -169,7 +169,7 @@ mod tests {
     /// The bound of removal contains everything that removal does, for the largest role.
     #[test]
     fn every_step_of_removal_fits_into_its_bound() {
-        let mut ctx = samples::master("1.24.17");
+        let mut ctx = samples::master("1.36.3");
         let mut other = ctx.node.etcd.members[0].clone();
         other.host_id = samples::host(2);
         other.ip = "10.99.0.12".parse().expect("address");
@@ -193,7 +193,7 @@ mod tests {
             ("TimeoutStartSec=", deadlines::UNIT_START),
         ];
         let mut seen = 0;
-        for ctx in [samples::master("1.20.2"), samples::master("1.31.4")] {
+        for ctx in [samples::master("1.34.4"), samples::master("1.37.2")] {
             for phase in phase::all(&ctx) {
                 for step in phase.steps.expect("nothing is waited for") {
                     let Step::File(file) = step else { continue };

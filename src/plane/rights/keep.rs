@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use semver::Version;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -15,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::plan;
 use crate::model::{ClusterId, HostId, Role};
-use crate::plane::records::{CLUSTERS, Cluster, HOSTS, STACKS, STATUSES};
+use crate::plane::records::{CLUSTERS, Cluster, HOSTS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;
@@ -264,11 +263,10 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     if cluster.masters().next().is_none() {
         return Ok(Some(Ended::Well));
     }
-    let kubernetes = kubernetes_of(&rows, &cluster);
     drop(rows);
     let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
     let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
-    let plan = plan(&cluster, &kubernetes, &api.look().await?);
+    let plan = plan(&cluster, &api.look().await?);
     let mut failed = None;
     for change in &plan.changes {
         match api.make(change).await {
@@ -289,13 +287,6 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
             "{missing} nodes have not registered themselves, {leaving} are leaving"
         )),
     }))
-}
-
-/// The release of Kubernetes of a cluster; the oldest when its stack is unknown.
-fn kubernetes_of(rows: &impl Read, cluster: &Cluster) -> Version {
-    let row = rows.get(&STACKS, &cluster.stack.manifest.to_string());
-    let known = row.ok().flatten().and_then(|s| s.kubernetes.parse().ok());
-    known.unwrap_or(Version::new(1, 20, 0))
 }
 
 /// Ends departures that are done or late; then the masters' specs say so.

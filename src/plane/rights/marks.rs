@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of others
-/// stay. It holds the version that was seen: taints are one list, and another writer's must not be
-/// lost.
+/// stay; those with one of the `role_keys` that is not wanted go. It holds the version that was seen:
+/// taints are one list, and another writer's must not be lost.
 pub(super) fn patch(
     node: &Value,
     labels: &BTreeMap<String, String>,
     taints: &[String],
-    without: &[String],
+    role_keys: &[&str],
 ) -> Option<Value> {
     let live_labels = node.pointer("/metadata/labels");
-    let missing: serde_json::Map<String, Value> = labels
+    let mut changed: serde_json::Map<String, Value> = labels
         .iter()
         .filter(|(k, v)| {
             let live = live_labels.and_then(|l| l.get(k.as_str()));
@@ -22,6 +22,11 @@ pub(super) fn patch(
         })
         .map(|(k, v)| (k.clone(), Value::from(v.as_str())))
         .collect();
+    let gone = role_keys.iter().filter(|key| {
+        let live = live_labels.is_some_and(|l| l.get(**key).is_some());
+        live && !labels.contains_key(**key)
+    });
+    changed.extend(gone.map(|key| ((*key).to_owned(), Value::Null)));
     let live: Vec<Value> = node
         .pointer("/spec/taints")
         .and_then(Value::as_array)
@@ -40,8 +45,11 @@ pub(super) fn patch(
     };
     let mut list: Vec<Value> = live
         .iter()
-        .filter(|t| key(t).is_none_or(|k| !without.contains(&k)))
-        .filter(|t| !wanted.iter().any(|w| key(w) == key(t)) || wanted.iter().any(|w| same(w, t)))
+        .filter(|t| {
+            let ours = |w: &Value| key(w) == key(t);
+            let of_a_role = key(t).is_some_and(|k| role_keys.contains(&k.as_str()));
+            (!of_a_role && !wanted.iter().any(ours)) || wanted.iter().any(|w| same(w, t))
+        })
         .cloned()
         .collect();
     for want in wanted {
@@ -50,8 +58,8 @@ pub(super) fn patch(
         }
     }
     let mut patch = serde_json::Map::new();
-    if !missing.is_empty() {
-        patch.insert("metadata".into(), serde_json::json!({"labels": missing}));
+    if !changed.is_empty() {
+        patch.insert("metadata".into(), serde_json::json!({"labels": changed}));
     }
     if list != live {
         patch.insert("spec".into(), serde_json::json!({"taints": list}));
@@ -85,25 +93,23 @@ mod tests {
     #[test]
     fn marks_of_others_stay() {
         let node = json!({
-            "metadata": {"labels": {"theirs": "1"}},
+            "metadata": {"labels": {"theirs": "1", "old": "", "role": ""}},
             "spec": {"taints": [
                 {"key": "theirs", "effect": "NoSchedule"},
                 {"key": "old", "effect": "NoSchedule"},
                 {"key": "role", "value": "x", "effect": "NoSchedule"},
             ]},
         });
-        let labels = [("ours".to_owned(), String::new())].into();
-        let changed = patch(
-            &node,
-            &labels,
-            &["role=:NoSchedule".into()],
-            &["old".into()],
-        )
-        .expect("something to do");
+        let labels = ["ours", "role"]
+            .map(|key| (key.to_owned(), String::new()))
+            .into();
+        let roles = ["role", "old"];
+        let changed =
+            patch(&node, &labels, &["role=:NoSchedule".into()], &roles).expect("something to do");
         assert_eq!(
             changed,
             json!({
-                "metadata": {"labels": {"ours": ""}},
+                "metadata": {"labels": {"ours": "", "old": null}},
                 "spec": {"taints": [
                     {"key": "theirs", "effect": "NoSchedule"},
                     {"key": "role", "effect": "NoSchedule"},
@@ -111,15 +117,10 @@ mod tests {
             })
         );
         let mut after = node;
-        after["metadata"]["labels"]["ours"] = json!("");
+        after["metadata"]["labels"] = json!({"theirs": "1", "ours": "", "role": ""});
         after["spec"]["taints"] = changed["spec"]["taints"].clone();
         assert_eq!(
-            patch(
-                &after,
-                &labels,
-                &["role=:NoSchedule".into()],
-                &["old".into()]
-            ),
+            patch(&after, &labels, &["role=:NoSchedule".into()], &roles),
             None
         );
     }

@@ -4,14 +4,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::model::{CertPurpose, HostId};
+use crate::model::{CertPurpose, HostId, Role};
 use crate::plane::compute::tests::{add, cluster, host, now};
 use crate::plane::departures;
 use crate::plane::membership::detach;
-
-fn release() -> Version {
-    Version::new(1, 24, 0)
-}
 
 /// An API server, as far as the changes of a plan go.
 #[derive(Clone, Debug, Default)]
@@ -88,10 +84,10 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 fn settled(c: &Cluster, api: &mut Fake) {
-    for change in plan(c, &release(), &api.0).changes {
+    for change in plan(c, &api.0).changes {
         api.make(&change);
     }
-    assert_eq!(plan(c, &release(), &api.0).changes, [], "twice is once");
+    assert_eq!(plan(c, &api.0).changes, [], "twice is once");
 }
 
 fn users_of(host: HostId, role: Role) -> BTreeSet<String> {
@@ -104,7 +100,7 @@ fn a_masters_rights_come_and_go_with_it() {
     let mut c = cluster();
     add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
     let mut api = Fake::default();
-    let first = plan(&c, &release(), &api.0);
+    let first = plan(&c, &api.0);
     assert_eq!(first.missing, 3);
     settled(&c, &mut api);
     assert_eq!(api.users().len(), 5 + 5 + 1);
@@ -134,18 +130,28 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     settled(&c, &mut api);
     let master = &api.0.nodes["node-1"];
     assert_eq!(
-        master["metadata"]["labels"]["node-role.kubernetes.io/master"],
+        master["metadata"]["labels"]["node-role.kubernetes.io/control-plane"],
         ""
     );
     assert_eq!(
         master["metadata"]["labels"][HOST_LABEL],
         host(1).to_string()
     );
-    assert_eq!(
-        master["spec"]["taints"].as_array().expect("taints").len(),
-        2
-    );
+    let taint = |key: &str| json!({"key": format!("node-role.kubernetes.io/{key}"), "effect": "NoSchedule"});
+    assert_eq!(master["spec"]["taints"], json!([taint("control-plane")]));
     assert!(api.0.nodes["node-3"]["spec"]["taints"].is_null());
+    // What an earlier release marked a master with goes, and so does what the other role left.
+    let of_before =
+        json!({"node-role.kubernetes.io/master": "", "node-role.kubernetes.io/worker": ""});
+    let master = api.0.nodes.get_mut("node-1").expect("node");
+    merge(&mut master["metadata"]["labels"], &of_before);
+    master["spec"]["taints"] = json!([taint("master"), taint("control-plane")]);
+    settled(&c, &mut api);
+    let master = &api.0.nodes["node-1"];
+    assert_eq!(master["spec"]["taints"], json!([taint("control-plane")]));
+    for key in of_before.as_object().expect("labels").keys() {
+        assert!(master["metadata"]["labels"].get(key).is_none(), "{key}");
+    }
     // It moves its pods away, as the node it is; then it goes.
     detach(&mut c, &[host(3)], now()).expect("detach");
     settled(&c, &mut api);
@@ -220,7 +226,7 @@ proptest! {
                 prop_assert!(stays || !known || !api.0.nodes.contains_key(&name));
                 if let (Some(member), Some(node)) = (member, api.0.nodes.get(&name)) {
                     let taints = node["spec"]["taints"].as_array().map_or(0, Vec::len);
-                    prop_assert_eq!(taints, if member.role == Role::Master { 2 } else { 0 });
+                    prop_assert_eq!(taints, usize::from(member.role == Role::Master));
                 }
             }
         }

@@ -119,7 +119,7 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
     assert_eq!(label(&master, "pf9.io/host-id"), world.first.id.to_string());
     assert_eq!(
         master["spec"]["taints"],
-        json!([{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}])
+        json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}])
     );
     assert_eq!(
         world.node("theirs").expect("node")["metadata"]["labels"],
