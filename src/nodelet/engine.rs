@@ -36,14 +36,16 @@ use super::ledger::{Ledger, LedgerFile};
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::Memory;
 use super::phase::{self, Context, PhaseSteps, layout};
-use super::plan::{Plan, Planned};
+use super::plan::Plan;
 use super::run::{End, Runner, Stop};
 use super::status::{Board, LOOK_MAX};
 use super::step::Step;
 use super::watch::Watch;
 use crate::app::Bucket;
 use crate::host::Host;
-use crate::model::{Fault, FaultCode, Generation, HostId, NodeState, Role, Timestamp, TrustStore};
+use crate::model::{
+    Fault, FaultCode, Generation, HostId, NodeState, PhaseId, Role, Timestamp, TrustStore,
+};
 use crate::telemetry::chain;
 
 mod clock;
@@ -509,12 +511,10 @@ impl Engine {
             board: &mut self.board,
             generation: node.work.generation,
         };
-        // The stack alone, while the ledger speaks of another one; what follows is planned anew.
+        // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
         let mut plan = look.plan.clone();
         if changes_stack(&runner.effects.ledger.ledger, node, look) {
-            let is_stack = |p: &Planned| matches!(p.step, Step::Stack { .. });
-            let at = plan.todo.iter().position(is_stack);
-            plan.todo.truncate(at.map_or(usize::MAX, |at| at + 1));
+            plan.todo.retain(|p| p.phase <= PhaseId::Stack);
         }
         let mut orders = self.told.orders.clone();
         let told = async move {
