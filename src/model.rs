@@ -18,6 +18,7 @@
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
 //! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
 //! | `renewal`   | [`Life`], [`Expiry`]: when a certificate is due and what is said of it |
@@ -42,6 +43,7 @@ mod judge;
 mod kube_proxy;
 mod machine;
 mod marks;
+mod matrix;
 mod needs;
 mod order;
 pub mod paths;
@@ -66,6 +68,7 @@ pub use judge::*;
 pub use kube_proxy::*;
 pub use machine::*;
 pub use marks::*;
+pub use matrix::{Fit, Machine, Matrix, loose_version};
 pub use order::*;
 pub use phase::*;
 pub use pki::*;

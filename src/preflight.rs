@@ -7,8 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `facts`     | [`Facts`]: everything the checks look at, read once |
-//! | `machine`   | root, distribution, architecture, systemd, host name, clock |
-//! | `resources` | memory, processors, disk, swap |
+//! | `machine`   | root, distribution, architecture, systemd, the matrix, host name, clock |
+//! | `resources` | memory, processors, disk, whether programs run on it, swap |
 //! | `kernel`    | control groups, overlay, bridge filter, connection tracking |
 //! | `software`  | tools and libraries of the distribution |
 //! | `conflicts` | ports, another kubelet, another agent |
@@ -99,11 +99,13 @@ const CHECKS: &[CheckFn] = &[
     machine::distribution,
     machine::architecture,
     machine::init,
+    machine::tested,
     machine::host_name,
     machine::clock,
     resources::memory,
     resources::processors,
     resources::disk,
+    resources::programs,
     resources::swap,
     kernel::control_groups,
     kernel::overlay,

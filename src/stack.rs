@@ -6,19 +6,24 @@
 //!
 //! ```text
 //! staging/<digest>.manifest.json ─ Manifest::open ─► Manifest (signature, digest, rules)
-//! staging/<digest>.tar.zst ─ install ─► /opt/pf9/stacks/.incoming-<digest>/ ─ rename ─► <name>-<version>/
-//!                                                                            activate ─► current, previous
+//! staging/<digest>.tar.zst ─ prepare ─► /opt/pf9/stacks/.incoming-<digest>/ ─ put_in_place ─► <name>-<version>/
+//!                                          │ programs::check                    activate ─► current, previous
+//!                                          └ does each of them run here?
 //! ```
 //!
 //! | file | does |
 //! |---|---|
 //! | `manifest` | [`Manifest`]: a manifest that was verified, with its envelope |
 //! | `unpack`   | one pass over the archive: hash, decompress, check, write |
-//! | `install`  | [`install()`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
+//! | `install`  | [`prepare`], [`Prepared`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
+//! | `programs` | whether a stack's programs run on this machine |
+//! | `format`   | for which machine a file is a program |
 //! | `space`    | free bytes of a file system, and the refusal when they do not suffice |
 
+mod format;
 mod install;
 mod manifest;
+pub mod programs;
 pub mod space;
 pub(crate) mod unpack;
 
@@ -29,8 +34,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use install::{
-    Depth, activate, collect_garbage, current, install, install_staged, renew_signature, signer,
-    verify_installed,
+    Depth, Prepared, activate, active_content, collect_garbage, current, prepare, renew_signature,
+    signer, verify_installed,
 };
 pub use manifest::{Manifest, staged_archive, staged_manifest};
 
@@ -54,14 +59,6 @@ pub enum StackError {
     /// The manifest breaks a rule.
     #[error("its manifest is invalid: {0}")]
     Invalid(String),
-    /// Built for another processor.
-    #[error("it is built for {stack}, this machine is {machine}")]
-    Arch {
-        /// Of the stack.
-        stack: String,
-        /// Of this machine.
-        machine: &'static str,
-    },
     /// There is no such file in the staging directory, or it is no regular file.
     #[error("{path} is not there")]
     NotStaged {
@@ -132,10 +129,6 @@ impl StackError {
                 "the right manifest is fetched again from the plane",
             ),
             Self::Invalid(_) => (FaultCode::StackManifestInvalid, "build the stack again"),
-            Self::Arch { .. } => (
-                FaultCode::StackOtherArch,
-                "give this host a stack of its architecture",
-            ),
             Self::NotStaged { .. } => (FaultCode::StackNotStaged, "it is fetched from the plane"),
             Self::Damaged(_) => (
                 FaultCode::StackDamaged,
@@ -160,8 +153,7 @@ impl StackError {
             | Self::Invalid(_)
             | Self::Damaged(_)
             | Self::Entry { .. } => true,
-            Self::Arch { .. }
-            | Self::NotStaged { .. }
+            Self::NotStaged { .. }
             | Self::Space(_)
             | Self::NotInstalled
             | Self::Drifted { .. }

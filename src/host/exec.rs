@@ -43,6 +43,8 @@ pub struct Cmd {
 pub struct Output {
     /// Standard output, at most 16 MiB.
     pub stdout: Vec<u8>,
+    /// The end of its standard error: some say there what they are asked.
+    pub stderr: String,
     /// How long it ran.
     pub took: Duration,
 }
@@ -182,6 +184,7 @@ pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
         }),
         Some(status) if status.success() => Ok(Output {
             stdout: said.stdout,
+            stderr,
             took,
         }),
         Some(status) => Err(ExecError::Failed {

@@ -1,4 +1,4 @@
-//! What the machine is: `os-release`.
+//! What the machine is: `os-release`, the version of systemd.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,28 @@ pub fn os_release(fs: &HostFs) -> Result<OsRelease, FsError> {
     Ok(OsRelease::default())
 }
 
+/// The version of systemd, e.g. `252`: part of the name of the library that all its programs share,
+/// so that nothing has to be run.
+pub fn systemd_version(fs: &HostFs) -> Option<String> {
+    const DIRS: [&str; 4] = [
+        "/usr/lib/systemd",
+        "/usr/lib64/systemd",
+        "/usr/lib/x86_64-linux-gnu/systemd",
+        "/usr/lib/aarch64-linux-gnu/systemd",
+    ];
+    let names = DIRS.iter().filter_map(|dir| fs.list(dir).ok()).flatten();
+    let mut numbers = names.filter_map(|name| {
+        let version = name
+            .strip_prefix("libsystemd-shared-")?
+            .strip_suffix(".so")?;
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse::<u32>().ok()
+    });
+    let first = numbers.next()?;
+    // An upgrade may leave an older one behind.
+    Some(numbers.fold(first, u32::max).to_string())
+}
+
 fn parse(text: &str) -> OsRelease {
     let fields: BTreeMap<&str, &str> = text
         .lines()
@@ -51,6 +73,23 @@ fn parse(text: &str) -> OsRelease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn systemd_is_known_by_its_library() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        assert_eq!(systemd_version(&fs), None);
+        let attrs = super::super::fs::Attrs::mode(0o644);
+        for name in [
+            "systemd/libsystemd-shared-252-46.el9.so",
+            "x86_64-linux-gnu/systemd/libsystemd-shared-255.so",
+            "systemd/libsystemd-core-999.so",
+        ] {
+            fs.write(format!("/usr/lib/{name}"), b"", &attrs)
+                .expect("write");
+        }
+        assert_eq!(systemd_version(&fs).as_deref(), Some("255"));
+    }
 
     #[test]
     fn quotes_are_optional() {

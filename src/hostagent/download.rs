@@ -1,6 +1,7 @@
 //! Task: the stack the spec names, into the staging directory.
 //!
-//! Manifest first (small, signed), then the archive, resumed where it broke off. The digest is
+//! Manifest first (small, signed), then, when the stack fits this machine, the archive, resumed where
+//! it broke off. The digest is
 //! computed while the bytes arrive. nodelet verifies everything again: what happens here spares
 //! it, and the operator, a wait for bytes that are wrong.
 
@@ -22,9 +23,9 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
-    Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, StackRef, TrustStore, paths,
+    Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef, TrustStore, paths,
 };
-use crate::stack::{self, Depth, Manifest, StackError, space};
+use crate::stack::{self, Depth, Manifest, StackError, programs, space};
 
 /// Longest silence in the middle of an archive.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
@@ -96,11 +97,19 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
             tokio::time::sleep(waits.settle.next()).await;
         }
         Err(fault) => {
+            if is_unfit(fault.code) {
+                // It holds what is installed as soon as it sees the manifest.
+                wake_nodelet(agent).await;
+            }
             let wait = waits.retry.next();
             failed(agent, stack, fault.next_try(agent.later(wait)));
             agent.plane.pause(wait).await;
         }
     }
+}
+
+fn is_unfit(code: FaultCode) -> bool {
+    matches!(code, FaultCode::StackUnfit | FaultCode::StackOtherArch)
 }
 
 fn failed(agent: &Agent, stack: &StackRef, fault: Fault) {
@@ -135,6 +144,7 @@ async fn is_installed(agent: &Agent, stack: &StackRef) -> bool {
 /// Manifest and archive, complete and verified.
 async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
     let manifest = manifest(agent, stack).await?;
+    fits(agent, stack, &manifest)?;
     let archive = &manifest.content().archive;
     let target = Target {
         done: agent.fs.at(stack::staged_archive(&stack.manifest)),
@@ -156,6 +166,16 @@ async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
         .events
         .emit("stack-staged", format!("stack {stack} staged"), None);
     Ok(())
+}
+
+/// Refuses what does not go with this machine before its bytes are fetched. What is active already
+/// is not judged: it is fetched to be repaired.
+fn fits(agent: &Agent, stack: &StackRef, manifest: &Manifest) -> Result<(), Fault> {
+    if stack::current(&agent.fs).ok().flatten().as_ref() == Some(stack) {
+        return Ok(());
+    }
+    let fit = Matrix::ours().fits(manifest.content(), &programs::machine(&agent.fs));
+    fit.refusal().map_or(Ok(()), Err)
 }
 
 /// The staged manifest, fetched when it is not there or no good.

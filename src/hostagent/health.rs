@@ -1,4 +1,5 @@
-//! How the machine is: memory, load, the disks that matter to us, and warnings in words.
+//! How the machine is: memory, load, the disks that matter to us, and warnings in words; among them
+//! what the matrix says of the active stack.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -6,8 +7,8 @@ use std::path::Path;
 use super::inventory::{meminfo, proc_text};
 use crate::host::fs::HostFs;
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, Kernel};
-use crate::model::{DiskHealth, Fault, FaultCode, Health};
-use crate::stack::space;
+use crate::model::{DiskHealth, Fault, FaultCode, Fit, Health, Matrix};
+use crate::stack::{self, programs, space};
 
 /// Where we, the runtime and the logs write. (`/var/lib`, not our directory in it: that is closed
 /// to this process, and the file system is the same.)
@@ -34,11 +35,32 @@ pub(super) fn read(fs: &HostFs) -> Health {
     let disks = disks(fs);
     let mut warnings = warnings(&disks, available, total);
     warnings.extend(control_groups(fs));
+    warnings.extend(of_the_stack(fs));
     Health {
         load1: load1(&proc_text(fs, "/proc/loadavg")),
         memory_available_bytes: available,
         warnings,
         disks,
+    }
+}
+
+/// What is to be known about the active stack on this machine. It is never taken away for that.
+fn of_the_stack(fs: &HostFs) -> Vec<Fault> {
+    let Some(stack) = stack::active_content(fs) else {
+        return Vec::new();
+    };
+    let name = format!("{} {}", stack.name, stack.version);
+    match Matrix::ours().fits(&stack, &programs::machine(fs)) {
+        Fit::Tested => Vec::new(),
+        Fit::Warned(words) => {
+            let what = format!("stack {name} runs on this machine with a warning");
+            let fault = |why| Fault::new(FaultCode::StackUntried, &what, why);
+            words.into_iter().map(fault).collect()
+        }
+        Fit::Refused(fault) => {
+            let what = format!("stack {name} runs, and would not be accepted today");
+            vec![Fault::new(fault.code, what, fault.why).fix(fault.fix)]
+        }
     }
 }
 

@@ -225,8 +225,11 @@ codes! {
         StackNotStaged = "stack-not-staged",
         StackOtherArch = "stack-other-arch",
         StackOtherManifest = "stack-other-manifest",
+        StackProgram = "stack-program",
+        StackUnfit = "stack-unfit",
         StackUnknown = "stack-unknown",
         StackUnreadable = "stack-unreadable",
+        StackUntried = "stack-untried",
         StackUnwritable = "stack-unwritable",
         StackVersionTaken = "stack-version-taken",
         State = "state",
@@ -302,7 +305,9 @@ codes! {
         CheckOverlay = "check-overlay",
         CheckPorts = "check-ports",
         CheckProcessors = "check-processors",
+        CheckPrograms = "check-programs",
         CheckSwap = "check-swap",
+        CheckTested = "check-tested",
         CheckTools = "check-tools",
     }
     Untrusted {

@@ -1,11 +1,17 @@
 //! Doing a step. Thin: what to do was decided by the plan, whether it helped is asked afterwards.
 //!
 //! Every step has a deadline of its kind; a step that is cut off is simply tried again.
+//!
+//! | file | what |
+//! |---|---|
+//! | here    | every kind of step but one |
+//! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
+
+mod stack;
 
 use std::time::Duration;
 
 use super::certs;
-use super::context::RefusedStack;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, version_of};
 use super::peers;
@@ -21,8 +27,7 @@ use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::units::Active;
-use crate::model::{EtcdMember, Fault, ProxyMode, StackRef, TrustStore};
-use crate::stack::{self, StackError};
+use crate::model::{EtcdMember, Fault, ProxyMode, TrustStore};
 use crate::telemetry::chain;
 
 /// Pause between two questions whether etcd has let a member go.
@@ -77,7 +82,7 @@ impl Effects<'_> {
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial).await,
             Step::Stack { stack } => {
-                stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
+                crate::stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
             }
             Step::Module { name, optional } => self.module(step, name, *optional).await,
             Step::Sysctl { key, value } => self
@@ -120,38 +125,6 @@ impl Effects<'_> {
                     self.host.net.delete_tables(&tables).await?
                 }
             }),
-        }
-    }
-
-    async fn unpacked(&mut self, want: &StackRef) -> Result<(), Failed> {
-        let (fs, trust, stack) = (self.host.fs.clone(), self.trust.clone(), want.clone());
-        // Reads and writes GiB: not on the thread that serves the socket.
-        let work = tokio::task::spawn_blocking(move || {
-            let whole = stack::verify_installed(&fs, &stack, &trust, stack::Depth::Full).is_ok();
-            if !whole {
-                stack::install_staged(&fs, &stack, &trust)?;
-            }
-            match stack::collect_garbage(&fs, std::slice::from_ref(&stack)) {
-                Ok(gone) if gone.is_empty() => {}
-                Ok(gone) => tracing::info!(?gone, "old stacks removed"),
-                // Costs space, not correctness; the next stack tries again.
-                Err(e) => tracing::warn!(error = %chain(&e), "old stacks were not removed"),
-            }
-            Ok::<(), stack::StackError>(())
-        });
-        match work.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => {
-                let fault = e.fault(want);
-                if is_bad_staging(&e) {
-                    self.memory.refused_stack = Some(RefusedStack {
-                        stack: want.clone(),
-                        fault: fault.clone(),
-                    });
-                }
-                Err(Failed::Fault(fault))
-            }
-            Err(e) => Err(Failed::Why(e.to_string())),
         }
     }
 
@@ -314,24 +287,6 @@ impl Effects<'_> {
             .peers
             .kube(fs, self.ctx.role, &self.ctx.node)
             .map_err(Failed::Why)
-    }
-}
-
-/// What is staged is not what it should be: hostagent has to fetch it again.
-fn is_bad_staging(e: &StackError) -> bool {
-    match e {
-        StackError::Untrusted(_)
-        | StackError::OtherManifest { .. }
-        | StackError::Invalid(_)
-        | StackError::NotStaged { .. }
-        | StackError::Damaged(_)
-        | StackError::Entry { .. } => true,
-        StackError::Arch { .. }
-        | StackError::Space(_)
-        | StackError::NotInstalled
-        | StackError::Drifted { .. }
-        | StackError::Fs(_)
-        | StackError::Io { .. } => false,
     }
 }
 

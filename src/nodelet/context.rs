@@ -31,6 +31,8 @@ pub struct StackSeen {
     pub at_hand: bool,
     /// Installed and whole.
     pub installed: bool,
+    /// The active one.
+    pub active: bool,
     /// Why what is staged cannot be used.
     pub fault: Option<Fault>,
 }
@@ -129,12 +131,13 @@ pub fn kept_drop_ins(fs: &HostFs) -> Result<DropIns, Fault> {
         .map_err(|e| Fault::new(FaultCode::Facts, "cannot look at this machine", chain(&e)))
 }
 
-fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
+pub(super) fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
     if let Ok(manifest) = stack::verify_installed(fs, want, trust, Depth::Cheap) {
         return StackSeen {
             manifest: Some(manifest.content().clone()),
             at_hand: true,
             installed: true,
+            active: stack::current(fs).ok().flatten().as_ref() == Some(want),
             fault: None,
         };
     }
@@ -148,6 +151,7 @@ fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {
                 manifest: Some(content),
                 at_hand: whole,
                 installed: false,
+                active: false,
                 fault: None,
             }
         }

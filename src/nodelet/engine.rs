@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::fit;
 use super::inbox;
 use super::job::{self, Hold, Job, Orders, Work};
 use super::journal::Journal;
@@ -44,10 +45,12 @@ use crate::host::Host;
 use crate::model::{Fault, Generation, Role, Timestamp};
 
 mod clock;
+mod next;
 
 use converging::Node;
 
-use clock::{sleep_by_the_clock, until};
+use clock::sleep_by_the_clock;
+use next::{Next, failed};
 
 /// Without a role and without work the process ends after this; its socket starts it again.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
@@ -87,16 +90,6 @@ pub struct Told {
     pub wake: watch::Receiver<u64>,
     /// The process ends.
     pub shutdown: CancellationToken,
-}
-
-/// What comes next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Next {
-    after: Duration,
-    /// Files and processes wake it too.
-    watching: bool,
-    /// There is nothing to stay for.
-    may_exit: bool,
 }
 
 /// The ledger of this host; a broken one is told. What it says is shown from the first status on.
@@ -212,7 +205,17 @@ impl Engine {
             self.happened(failed("identity", fault));
             return Next::retry(&self.lifecycle);
         }
-        let job = job::decide(&self.told.orders.borrow_and_update(), &self.ledger.seen());
+        let job = {
+            let (orders, ledger) = (self.told.orders.borrow_and_update(), self.ledger.seen());
+            let job = job::decide(&orders, &ledger);
+            fit::judged(
+                &self.host.fs,
+                job,
+                &orders,
+                &ledger,
+                self.memory.unfit.as_ref(),
+            )
+        };
         self.take_up(&job);
         match job {
             Job::Nothing(generation) => self.no_role(generation),
@@ -305,44 +308,6 @@ impl Engine {
             Job::Nothing(_) | Job::Node(_) | Job::Remove(..) => false,
         };
         self.board.stands(self.ledger.shown(), wants_spec);
-    }
-}
-
-impl Next {
-    fn now() -> Self {
-        Self {
-            after: Duration::ZERO,
-            watching: false,
-            may_exit: false,
-        }
-    }
-
-    /// At the time the lifecycle says. Files and processes do not wake it: a service that dies
-    /// again and again would make the pause none.
-    fn retry(lifecycle: &Lifecycle) -> Self {
-        let at = lifecycle.failing().map(|f| f.next_try);
-        let left = at.map_or(Duration::ZERO, |at| until(at, Timestamp::now()));
-        Self {
-            after: left,
-            watching: false,
-            may_exit: false,
-        }
-    }
-
-    fn unwatched(self) -> Self {
-        Self {
-            watching: false,
-            ..self
-        }
-    }
-}
-
-fn failed(key: &str, fault: Fault) -> Happened {
-    Happened::StepFailed {
-        key: key.to_owned(),
-        fault,
-        at: Timestamp::now(),
-        jitter: fastrand::f64(),
     }
 }
 

@@ -347,7 +347,8 @@ impl Work {
         })
     }
 
-    pub(super) fn kept(now: &Installed) -> Self {
+    /// What is installed, as work.
+    pub fn kept(now: &Installed) -> Self {
         Self {
             generation: now.generation,
             role: now.role,

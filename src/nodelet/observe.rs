@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::certs;
 use super::context::RefusedStack;
+use super::fit::{Ran, Unfit};
 use super::ledger::Ledger;
 use super::peers::Peers;
 use super::phase::{Context, PhaseSteps};
@@ -55,6 +56,10 @@ pub struct Memory {
     pub given_up: BTreeSet<String>,
     /// What is staged and turned out to be of no use.
     pub refused_stack: Option<RefusedStack>,
+    /// A stack whose programs do not run here.
+    pub unfit: Option<Unfit>,
+    /// One whose programs do.
+    pub ran: Option<Ran>,
     /// Since when each probe is waited for: a wait goes on across runs that were interrupted.
     pub waiting_since: HashMap<String, Instant>,
     /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of

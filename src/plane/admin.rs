@@ -22,6 +22,7 @@ use super::fleet;
 use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
+use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
 use super::refusal::{Answer, chain};
@@ -52,6 +53,11 @@ pub(super) struct Import {
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WantedStack {
+    pub(super) version: String,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Reenrol {
     pub(super) host: HostId,
     pub(super) ttl_s: i64,
@@ -72,6 +78,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/keys", get(takeover::list).post(takeover::step))
         .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/clusters", get(clusters))
+        .route("/clusters/{name}/stack", post(cluster_stack))
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
             "/clusters/{name}/authorities/rotate",
@@ -142,6 +149,21 @@ async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
         out.push(view::cluster_json(&cluster, &nodes));
     }
     Ok(Json(out.into()))
+}
+
+async fn cluster_stack(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<WantedStack>,
+) -> Answer<Json<Value>> {
+    let cluster = name.clone();
+    let stack = plane
+        .change(move |change| qbert::set_stack(change, &cluster, &wanted.version))
+        .await?;
+    tracing::info!(cluster = name, %stack, "the cluster has another stack");
+    Ok(Json(
+        json!({"stack": stack.version, "manifest": stack.manifest}),
+    ))
 }
 
 async fn kubeconfig_for(

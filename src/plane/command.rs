@@ -19,7 +19,7 @@ mod authorities;
 
 use authorities::Authorities;
 
-use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig};
+use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig, WantedStack};
 use super::ca::LEAF_LIFE;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
@@ -184,6 +184,17 @@ enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// Give a cluster another stack of the same minor of Kubernetes, on all its nodes at once: no
+    /// node is drained for it, services start again. One that does not fit is refused here, or by
+    /// the node, which keeps what it has.
+    Stack {
+        /// Name or id of the cluster.
+        name: String,
+        /// Version of an imported stack.
+        version: String,
+        #[command(flatten)]
+        state: State,
+    },
     /// The certificate authorities of a cluster, and new ones in their place.
     Authorities(Authorities),
 }
@@ -276,7 +287,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             show(
                 &list,
                 "/stacks",
-                &["name", "version", "kubernetes", "manifest"],
+                &["name", "version", "kubernetes", "manifest", "warnings"],
             )
             .await
         }
@@ -320,6 +331,17 @@ async fn run(command: Command) -> Result<(), Fault> {
                 "stack",
             ];
             show(&list, "/clusters", &columns).await
+        }
+        Verb::Cluster(ClusterVerb::Stack {
+            name,
+            version,
+            state,
+        }) => {
+            let path = format!("/clusters/{name}/stack");
+            let body = WantedStack { version };
+            let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+            let version = text(&stack, "stack");
+            put(None, &format!("cluster {name} is to run stack {version}\n"))
         }
         Verb::Cluster(ClusterVerb::Authorities(authorities)) => authorities.run().await,
         Verb::Kubeconfig {
@@ -394,7 +416,14 @@ async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {
     })?;
     let stack = admin::ask(dir, Method::POST, "/stacks", &Import { path }).await?;
     let words = ["name", "version", "manifest"].map(|field| text(&stack, field));
-    put(None, &format!("{}\n", words.join(" ")))
+    let mut said = format!("{}\n", words.join(" "));
+    for warning in stack["warnings"].as_array().into_iter().flatten() {
+        said.push_str(&format!(
+            "warning: {}\n",
+            warning.as_str().unwrap_or_default()
+        ));
+    }
+    put(None, &said)
 }
 
 /// Prints a list: JSON, or a table of these fields.
@@ -431,6 +460,11 @@ fn cell(row: &Value, path: &str) -> String {
     match row.pointer(&format!("/{}", path.replace('.', "/"))) {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(words)) if words.is_empty() => "-".into(),
+        Some(Value::Array(words)) if words.iter().all(Value::is_string) => {
+            let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+            words.join(" / ")
+        }
         Some(other) => other.to_string(),
     }
 }

@@ -15,12 +15,14 @@ use super::departures;
 use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
+use super::kubeconfig;
 use super::membership::{self, Candidate};
-use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, USERS};
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, Stack, USERS};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
 use super::settings::{NewCluster, Tuning};
+use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
@@ -100,6 +102,7 @@ pub(super) async fn create(
                 ));
             }
             let stack = choose_stack(&**change, body.stack.as_deref())?;
+            stacks::require_fit(&**change, &stack, [])?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
             let mut cluster = Cluster {
                 id: ClusterId::random(),
@@ -265,6 +268,8 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
     let others = all.iter().map(|(_, h)| h);
     let others = others.filter(|h| !hosts.iter().any(|wanted| wanted.uuid == h.id));
     membership::attach(&mut cluster, &candidates, others, change.now)?;
+    let added = hosts.iter().map(|wanted| wanted.uuid);
+    require_fit(change, &cluster.stack, added)?;
     for wanted in hosts {
         set_cluster(change, wanted.uuid, Some(id))?;
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
@@ -300,6 +305,61 @@ pub(super) async fn detach(
         })
         .await?;
     Ok(StatusCode::OK)
+}
+
+/// Gives a cluster another stack of the same minor of Kubernetes, on all its nodes at once; who says
+/// so knows that nothing is drained for it.
+pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> Answer<StackRef> {
+    let mut cluster = kubeconfig::find(&**change, name)?;
+    let stack = choose_stack(&**change, Some(version))?;
+    let minor = |stack: &StackRef| -> Answer<Option<String>> {
+        let row = change.get(&STACKS, &stack.manifest.to_string())?;
+        let of = |s: Stack| {
+            s.kubernetes
+                .rsplit_once('.')
+                .map(|(minor, _)| minor.to_owned())
+        };
+        Ok(row.and_then(of))
+    };
+    let (now, then) = (minor(&cluster.stack)?, minor(&stack)?);
+    if now != then {
+        let shown = |minor: Option<String>| minor.unwrap_or_else(|| "an unknown minor".into());
+        let why = format!(
+            "{stack} is of Kubernetes {}, cluster {} is of {}",
+            shown(then),
+            cluster.name,
+            shown(now)
+        );
+        return Err(
+            Refusal::conflict(FaultCode::StackUnfit, "stack refused", why)
+                .fix("choose a stack of the same minor"),
+        );
+    }
+    let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
+    require_fit(change, &stack, members)?;
+    cluster.stack = stack.clone();
+    change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+    change.touch_cluster(&cluster);
+    Ok(stack)
+}
+
+/// Refuses a stack that does not go with one of these hosts, as far as they have told what they are.
+fn require_fit(
+    change: &Change<'_>,
+    stack: &StackRef,
+    hosts: impl IntoIterator<Item = HostId>,
+) -> Answer<()> {
+    let mut machines = Vec::new();
+    for host in hosts {
+        if let Some(said) = change.get(&STATUSES, &host.to_string())? {
+            machines.push((host, said.status.inventory));
+        }
+    }
+    stacks::require_fit(
+        &**change,
+        stack,
+        machines.iter().map(|(host, m)| (*host, m)),
+    )
 }
 
 /// Writes down where a host is; being attached authorises it.

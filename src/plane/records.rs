@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
     HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role,
-    RuntimeSpec, Secret, StackRef, TrustedKey,
+    RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -292,6 +294,16 @@ pub(super) struct Stack {
     pub(super) archive_size: u64,
     /// The signed manifest.
     pub(super) envelope: Envelope,
+}
+
+impl Stack {
+    /// What it consists of.
+    pub(super) fn content(&self) -> Result<StackManifest, String> {
+        let payload = BASE64
+            .decode(&self.envelope.payload)
+            .map_err(|e| e.to_string())?;
+        serde_json::from_slice(&payload).map_err(|e| e.to_string())
+    }
 }
 
 /// An event and when it came.

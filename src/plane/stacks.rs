@@ -18,7 +18,8 @@ use super::state::Plane;
 use super::store::Read;
 use crate::host::fs::HostFs;
 use crate::model::{
-    Digest, DocumentKind, Envelope, Fault, FaultCode, Hasher, PAYLOAD_MAX, StackManifest, StackRef,
+    Digest, DocumentKind, Envelope, Fault, FaultCode, Fit, Hasher, HostId, Inventory, Machine,
+    Matrix, PAYLOAD_MAX, StackManifest, StackRef,
 };
 
 const MANIFEST: &str = "manifest.json";
@@ -78,6 +79,11 @@ fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
     let manifest: StackManifest = serde_json::from_slice(&bytes)
         .map_err(|e| refuse(FaultCode::StackManifestInvalid, format!("{MANIFEST}: {e}")))?;
     manifest.validate()?;
+    // Before its bytes are read: those of any machine, for which nothing is known yet.
+    let fit = Matrix::ours().fits(&manifest, &Machine::default());
+    if let Some(fault) = fit.refusal() {
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault));
+    }
     let digest = Digest::of(&bytes);
     keep_archive(plane, &dir.join(ARCHIVE), &manifest, digest)?;
     Ok(Stack {
@@ -187,6 +193,40 @@ fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
         let why = format!("no stack has manifest {digest}");
         Refusal::missing(FaultCode::StackUnknown, "stack not found", why)
     })
+}
+
+/// Whether a stack goes with a machine, or with any as far as nothing is known of it. The plane
+/// signed its manifest, so what is in the store is believed.
+pub(super) fn fit(stack: &Stack, machine: Option<&Inventory>) -> Fit {
+    let machine = machine.map(Machine::of).unwrap_or_default();
+    match stack.content() {
+        Ok(content) => Matrix::ours().fits(&content, &machine),
+        Err(e) => {
+            let what = format!("stack {} is refused", stack.reference);
+            let fault = Fault::new(FaultCode::StackManifestInvalid, what, e.to_string());
+            Fit::Refused(Box::new(fault.fix("import the stack again")))
+        }
+    }
+}
+
+/// Refuses a stack that is to run on these machines and does not fit one of them.
+pub(super) fn require_fit<'a>(
+    rows: &impl Read,
+    wanted: &StackRef,
+    machines: impl IntoIterator<Item = (HostId, &'a Inventory)>,
+) -> Answer<()> {
+    let stack = find(rows, &wanted.manifest.to_string())?;
+    let refuse = |fault| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault);
+    if let Some(fault) = fit(&stack, None).refusal() {
+        return Err(refuse(fault));
+    }
+    for (host, inventory) in machines {
+        if let Some(mut fault) = fit(&stack, Some(inventory)).refusal() {
+            fault.why = format!("host {host}: {}", fault.why);
+            return Err(refuse(fault));
+        }
+    }
+    Ok(())
 }
 
 /// The signed manifest of a stack.

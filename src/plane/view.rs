@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::machines::Copy;
 use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
-use crate::model::{Generation, NodeState, Role};
+use super::stacks;
+use crate::model::{Fit, Generation, NodeState, Role};
 
 /// A host that is silent for longer counts as not responding; the figure operators know.
 const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
@@ -196,6 +197,16 @@ fn cluster_status(cluster: &Cluster, nodes: &[Known]) -> &'static str {
     }
 }
 
+/// What is to be known about a stack; of one that was imported before this release knew better, why
+/// it would not be now.
+fn warnings(fit: &Fit) -> Vec<String> {
+    match fit {
+        Fit::Tested => Vec::new(),
+        Fit::Warned(words) => words.clone(),
+        Fit::Refused(fault) => vec![fault.to_string()],
+    }
+}
+
 /// A stack, for lists.
 pub(super) fn stack_json(stack: &Stack) -> Value {
     json!({
@@ -206,5 +217,6 @@ pub(super) fn stack_json(stack: &Stack) -> Value {
         "imported_at": stack.imported_at,
         "archive": stack.archive,
         "archive_size": stack.archive_size,
+        "warnings": warnings(&stacks::fit(stack, None)),
     })
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::host::facts::{OsRelease, os_release};
+use crate::host::facts::{OsRelease, os_release, systemd_version};
 use crate::host::fs::HostFs;
 use crate::host::kernel::{Kernel, ModuleState};
 use crate::host::ours;
@@ -27,6 +27,10 @@ pub struct Facts {
     pub arch: String,
     /// systemd is process 1.
     pub systemd: bool,
+    /// Its version, e.g. `252`.
+    pub systemd_version: Option<String>,
+    /// Kernel release.
+    pub kernel: String,
     /// The kernel's host name.
     pub host_name: String,
     /// The clock.
@@ -72,6 +76,8 @@ pub struct Disk {
     pub inodes: Option<u64>,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Mounted so that no program on it can be run.
+    pub noexec: bool,
 }
 
 /// Somebody listens.
@@ -148,6 +154,8 @@ impl Facts {
             os: os_release(host).map_err(|e| fault(&e))?,
             arch: std::env::consts::ARCH.to_owned(),
             systemd: reader.exists("/run/systemd/system"),
+            systemd_version: systemd_version(host),
+            kernel: reader.text("/proc/sys/kernel/osrelease").trim().to_owned(),
             host_name: reader.text("/proc/sys/kernel/hostname").trim().to_owned(),
             now,
             clock_keeper: reader.clock_keeper(&names),
@@ -273,7 +281,8 @@ impl Reader<'_> {
                 total: stat.blocks().saturating_mul(block),
                 available: stat.blocks_available().saturating_mul(block),
                 inodes: (stat.files() > 0).then(|| stat.files_available()),
-                read_only: stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
+                read_only: stat.flags().contains(FsFlags::ST_RDONLY),
+                noexec: stat.flags().contains(FsFlags::ST_NOEXEC),
             };
             disks.push((device, disk));
         }

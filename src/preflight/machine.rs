@@ -1,7 +1,7 @@
 //! What the machine is.
 
 use super::{Check, Facts, Group};
-use crate::model::NodeName;
+use crate::model::{Fit, Machine, Matrix, NodeName};
 
 /// Distributions the packages are made for, with the oldest release.
 const SUPPORTED: &[(&str, u32)] = &[
@@ -93,6 +93,35 @@ pub(super) fn init(facts: &Facts) -> Check {
         "agent and node run as systemd units",
         "boot the machine with systemd",
     )
+}
+
+/// What the support matrix says of this machine, whatever stack comes.
+pub(super) fn tested(facts: &Facts) -> Check {
+    let machine = Machine {
+        arch: None,
+        systemd: facts.systemd_version.clone(),
+        cgroup: Some(if facts.cgroup_v2 { 2 } else { 1 }),
+        kernel: (!facts.kernel.is_empty()).then(|| facts.kernel.clone()),
+    };
+    let systemd = facts
+        .systemd_version
+        .as_deref()
+        .unwrap_or("of unknown version");
+    let check = Check::new(
+        Group::Machine,
+        "tested",
+        format!(
+            "systemd {systemd}, control groups v{}, Linux {}",
+            if facts.cgroup_v2 { 2 } else { 1 },
+            facts.kernel
+        ),
+        "a machine as the tests have them (see the matrix in the README)",
+    );
+    match Matrix::ours().of_machine(&machine) {
+        Fit::Tested => check,
+        Fit::Warned(words) => check.warn(words.join("; "), ""),
+        Fit::Refused(fault) => check.fail(fault.why, fault.fix),
+    }
 }
 
 pub(super) fn host_name(facts: &Facts) -> Check {

@@ -143,6 +143,26 @@ fn describe(disk: &Disk) -> String {
     format!("{} free{place}", gib(disk.available))
 }
 
+/// Whether what is unpacked can be run.
+pub(super) fn programs(facts: &Facts) -> Check {
+    let holds = |disk: &&Disk| disk.paths.contains(&paths::STACKS);
+    let noexec = facts.disks.iter().find(holds).is_some_and(|d| d.noexec);
+    let found = if noexec {
+        "mounted noexec"
+    } else {
+        "programs can be run there"
+    };
+    let wanted = format!("programs in {} can be run", paths::STACKS);
+    let check = Check::new(Group::Resources, "programs", found, wanted);
+    if noexec {
+        return check.fail(
+            "Kubernetes, its runtime and etcd are unpacked there",
+            "mount it without noexec (mount -o remount,exec, and in /etc/fstab)",
+        );
+    }
+    check
+}
+
 pub(super) fn swap(facts: &Facts) -> Check {
     let found = match facts.swaps.as_slice() {
         [] => "off".to_owned(),

@@ -19,6 +19,8 @@ fn good() -> Facts {
         },
         arch: "x86_64".into(),
         systemd: true,
+        systemd_version: None,
+        kernel: "6.1.0-40-amd64".into(),
         host_name: "worker-1".into(),
         now: "2026-11-21T10:00:00Z".parse().expect("time"),
         clock_keeper: Some("chronyd".into()),
@@ -35,6 +37,7 @@ fn good() -> Facts {
             available: 60 * GIB,
             inodes: Some(1_000_000),
             read_only: false,
+            noexec: false,
         }],
         swaps: Vec::new(),
         cgroup_v2: true,
@@ -140,6 +143,30 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             Severity::Fail,
             Exit::NotReady,
             "something else",
+        ),
+        (
+            |f| f.systemd_version = Some("219".into()),
+            "tested",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            |f| {
+                f.systemd_version = Some("258".into());
+                f.cgroup_v2 = false;
+            },
+            "tested",
+            Severity::Fail,
+            Exit::NotReady,
+            "systemd 258",
+        ),
+        (
+            |f| f.disks[0].noexec = true,
+            "programs",
+            Severity::Fail,
+            Exit::NotReady,
+            "mounted noexec",
         ),
         (
             |f| f.host_name = "localhost".into(),

@@ -9,7 +9,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
 use super::{StackError, io_error, other_manifest, space, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
-use crate::model::{Digest, Hasher, StackFile, StackRef, TrustStore, paths};
+use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
 
 /// Unpacked here first; the prefix tells what a crash left.
 const INCOMING: &str = ".incoming-";
@@ -26,29 +26,69 @@ pub enum Depth {
     Full,
 }
 
-/// Installs a stack from the staging directory: manifest and archive are verified.
-pub fn install_staged(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Result<(), StackError> {
-    let manifest = Manifest::open_staged(fs, want, trust)?;
-    install(fs, &manifest::staged_archive(&want.manifest), &manifest)
+/// A whole stack that is not active yet: what has to be asked of its programs is asked now, while
+/// nothing was changed.
+#[derive(Debug)]
+pub struct Prepared {
+    manifest: Manifest,
+    /// Still beside its place: where it was unpacked.
+    incoming: Option<PathBuf>,
 }
 
-/// Unpacks `archive` (a path of the host) to `/opt/pf9/stacks/<name>-<version>`. All or nothing;
-/// a stack that is there and whole is left alone; what an earlier try left is removed.
-pub fn install(fs: &HostFs, archive: &Path, manifest: &Manifest) -> Result<(), StackError> {
-    let content = manifest.content();
-    let stack = manifest.reference();
-    if content.arch != machine_arch() {
-        return Err(StackError::Arch {
-            stack: content.arch.clone(),
-            machine: machine_arch(),
+/// Unpacks the staged archive of a stack beside its place. A stack that is installed and whole is
+/// left alone; what an earlier try left is removed.
+pub fn prepare(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Result<Prepared, StackError> {
+    if let Ok(manifest) = verify_installed(fs, want, trust, Depth::Full) {
+        return Ok(Prepared {
+            manifest,
+            incoming: None,
         });
     }
-    if check_files(fs, manifest, Depth::Full).is_ok() {
-        return Ok(());
-    }
-    remove_incoming(fs)?;
+    let manifest = Manifest::open_staged(fs, want, trust)?;
+    let incoming = unpack_beside(fs, &manifest)?;
+    Ok(Prepared {
+        manifest,
+        incoming: Some(incoming),
+    })
+}
 
-    let archive = fs.at(archive);
+impl Prepared {
+    /// Its table of contents.
+    pub fn content(&self) -> &StackManifest {
+        self.manifest.content()
+    }
+
+    /// Where its files are now (a path of the host).
+    pub fn dir(&self) -> PathBuf {
+        let own = || dir_of(self.manifest.reference());
+        self.incoming.clone().unwrap_or_else(own)
+    }
+
+    /// Puts it where it belongs, in one step.
+    pub fn put_in_place(self, fs: &HostFs) -> Result<(), StackError> {
+        let Some(incoming) = &self.incoming else {
+            return Ok(());
+        };
+        let done = put_in_place(fs, incoming, self.manifest.reference());
+        // After success this removes what was exchanged out, after a failure what was begun. When
+        // it fails the next preparation removes it.
+        self.discard(fs);
+        done
+    }
+
+    /// It is not wanted: what was unpacked goes.
+    pub fn discard(self, fs: &HostFs) {
+        if let Some(incoming) = self.incoming {
+            drop(remove_tree(&fs.at(incoming)));
+        }
+    }
+}
+
+fn unpack_beside(fs: &HostFs, manifest: &Manifest) -> Result<PathBuf, StackError> {
+    let content = manifest.content();
+    let stack = manifest.reference();
+    remove_incoming(fs)?;
+    let archive = fs.at(manifest::staged_archive(&stack.manifest));
     let (file, size) = open_untrusted(&archive)?;
     if size != content.archive.size {
         return Err(StackError::Damaged(format!(
@@ -64,12 +104,12 @@ pub fn install(fs: &HostFs, archive: &Path, manifest: &Manifest) -> Result<(), S
 
     let incoming = incoming_of(&stack.manifest);
     let done = unpack::unpack(file, content, &fs.at(&incoming))
-        .and_then(|()| write_inside(fs, &incoming, manifest))
-        .and_then(|()| put_in_place(fs, &incoming, stack));
-    // After success this removes what was exchanged out, after a failure what was begun. When it
-    // fails the next installation removes it.
-    drop(remove_tree(&fs.at(&incoming)));
-    done
+        .and_then(|()| write_inside(fs, &incoming, manifest));
+    if let Err(e) = done {
+        drop(remove_tree(&fs.at(&incoming)));
+        return Err(e);
+    }
+    Ok(incoming)
 }
 
 /// Makes an installed stack the current one: one atomic flip of a symbolic link.
@@ -106,6 +146,16 @@ pub fn current(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
         Err(StackError::NotStaged { .. }) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// What the active stack consists of, as it says: for people. To believe it see
+/// [`verify_installed`].
+pub fn active_content(fs: &HostFs) -> Option<StackManifest> {
+    let Found::Link(target) = fs.found(paths::STACK_CURRENT).ok()? else {
+        return None;
+    };
+    let inside = fs.at(Path::new(paths::STACKS).join(target).join(INSIDE));
+    manifest::content_of(&read_envelope(&inside).ok()?)
 }
 
 /// Whether an installed stack is whole; returns its manifest.
@@ -171,15 +221,6 @@ pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, St
         }
     }
     Ok(gone)
-}
-
-/// The word for this machine's processor in manifests.
-fn machine_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 fn check_files(fs: &HostFs, manifest: &Manifest, depth: Depth) -> Result<(), StackError> {

@@ -137,12 +137,18 @@ pub(super) fn read_envelope(path: &Path) -> Result<Envelope, StackError> {
 /// verification, so this may be used to *name* a stack; to believe one use [`Manifest::open`].
 pub(super) fn reference_of(envelope: &Envelope) -> Option<StackRef> {
     let payload = BASE64.decode(&envelope.payload).ok()?;
-    let content: StackManifest = serde_json::from_slice(&payload).ok()?;
+    let content = content_of(envelope)?;
     Some(StackRef {
         name: content.name,
         version: content.version,
         manifest: Digest::of(&payload),
     })
+}
+
+/// What an installed manifest lists; as believable as [`reference_of`].
+pub(super) fn content_of(envelope: &Envelope) -> Option<StackManifest> {
+    let payload = BASE64.decode(&envelope.payload).ok()?;
+    serde_json::from_slice(&payload).ok()
 }
 
 fn check_paths(content: &StackManifest) -> Result<(), StackError> {

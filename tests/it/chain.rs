@@ -157,13 +157,13 @@ impl Plane {
     /// stack's digest.
     async fn cluster(&self, size: usize) -> (String, Digest) {
         let dir = tempfile::tempdir().expect("tempdir");
-        let (manifest, archive) = make_stack("1.20.2-1", size);
+        let (manifest, archive) = make_stack("1.37.2-1", size);
         std::fs::write(dir.path().join("manifest.json"), &manifest).expect("write");
         std::fs::write(dir.path().join("stack.tar.zst"), archive).expect("write");
         let path = json!({"path": dir.path()});
         self.admin(Method::POST, "/stacks", &path).await;
         let wanted = json!({"name": "c", "containersCidr": "10.20.0.0/16",
-            "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.20.2-1"});
+            "servicesCidr": "10.21.0.0/16", "networkPlugin": "bridge", "stack": "1.37.2-1"});
         let made = self.operator(Method::POST, CLUSTERS, Some(&wanted)).await;
         let cluster = made["uuid"].as_str().expect("uuid").to_owned();
         (cluster, Digest::of(&manifest))

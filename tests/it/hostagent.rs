@@ -333,7 +333,7 @@ async fn when_the_role_is_gone_nodelet_is_asked_no_more() {
 #[tokio::test]
 async fn a_stack_is_fetched_through_cuts_and_staged() {
     let bed = Bed::new();
-    let stack = bed.publish("1.20.2-1", 30_000);
+    let stack = bed.publish("1.37.2-1", 30_000);
     bed.plane.change(|p| p.cuts = vec![10_000, 7_000]);
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&stack)));
@@ -341,7 +341,7 @@ async fn a_stack_is_fetched_through_cuts_and_staged() {
     let ranges = bed.plane.read(|p| p.ranges.clone());
     assert_eq!(ranges, [None, Some(10_000), Some(17_000)]);
     let trust = pf9_hostagent::identity::trust(&bed.fs).expect("trust");
-    stack::install_staged(&bed.fs, &stack, &trust).expect("nodelet can install it");
+    stack::prepare(&bed.fs, &stack, &trust).expect("nodelet can unpack it");
     bed.node.until(|n| (n.wakes > 0).then_some(())).await;
 
     // Another stack: what was staged for the first one goes.
@@ -360,6 +360,27 @@ async fn a_stack_is_fetched_through_cuts_and_staged() {
             format!("{}.tar.zst", next.manifest)
         ]
     );
+}
+
+#[tokio::test]
+async fn the_archive_of_a_stack_that_does_not_fit_is_not_fetched() {
+    let bed = Bed::new();
+    let stack = bed.publish_of("1", "1.33.1");
+    let _agent = bed.start().await;
+    bed.plane.offer(bed.sign(1, bed.worker(&stack)));
+    bed.node.until(|n| n.specs.first().map(drop)).await;
+    bed.node.say(|s| {
+        s.generation = Generation(1);
+        s.state = NodeState::Converging;
+        s.wants_stack = Some(stack.clone());
+    });
+    let reason = bed.plane.until(|p| p.reason(FaultCode::StackUnfit)).await;
+    let words = "Kubernetes 1.33 is not supported";
+    assert!(reason.to_string().contains(words), "{reason}");
+    // nodelet is told, so that it looks at the manifest and says so too.
+    bed.node.until(|n| (n.wakes > 0).then_some(())).await;
+    assert_eq!(bed.plane.read(|p| p.ranges.len()), 0);
+    assert!(bed.fs.at(stack::staged_manifest(&stack.manifest)).exists());
 }
 
 #[tokio::test]

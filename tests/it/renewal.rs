@@ -150,7 +150,7 @@ fn ask_all_the_time(fs: &HostFs, over: &Arc<AtomicBool>) -> JoinSet<(u64, Vec<St
 #[tokio::test]
 async fn a_certificate_is_renewed_and_renewed_while_streams_go_on() {
     let world = World::new(12).await;
-    let (manifest, archive) = make_stack("1.20.2-1", ARCHIVE);
+    let (manifest, archive) = make_stack("1.37.2-1", ARCHIVE);
     let stack = tempfile::tempdir().expect("tempdir");
     std::fs::write(stack.path().join("manifest.json"), manifest).expect("write");
     std::fs::write(stack.path().join("stack.tar.zst"), &archive).expect("write");

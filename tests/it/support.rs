@@ -47,7 +47,7 @@ pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
         schema: 1,
         name: "pf9-kube".into(),
         version: version.into(),
-        kubernetes: semver::Version::new(1, 20, 2),
+        kubernetes: semver::Version::new(1, 37, 2),
         arch: arch.into(),
         archive: StackArchive {
             sha256: Digest::of(&archive),

@@ -132,7 +132,7 @@ async fn one_of_two_planes_stops_and_nothing_is_lost() {
     let identity = enrolled.expect("enrolled");
     let endpoints = places.map(|p| format!("wss://{p}/v1/tunnel"));
     assert_eq!(identity.endpoints, endpoints);
-    let (manifest, archive) = make_stack("1.20.2-1", ARCHIVE);
+    let (manifest, archive) = make_stack("1.37.2-1", ARCHIVE);
     let stack = tempfile::tempdir().expect("tempdir");
     std::fs::write(stack.path().join("manifest.json"), manifest).expect("write");
     std::fs::write(stack.path().join("stack.tar.zst"), &archive).expect("write");

@@ -1,13 +1,12 @@
 //! Certificates and authorities of real nodes, with lives of minutes.
 
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::demo::{
-    NODES, Outcome, agent_is_ok, command, demo, eventually, kubectl, ready_through_plane, said,
-    shell, state, up,
+    NODES, Outcome, agent_is_ok, cluster, command, demo, eventually, kubectl, plane,
+    ready_through_plane, said, shell, up,
 };
 
 /// Life of a certificate here. The control plane of a small machine takes half a minute to come
@@ -207,19 +206,8 @@ fn plane_with(options: &str) -> Outcome {
 
 /// `pf9-plane cluster authorities` of the demo's one cluster.
 fn authorities(words: &[&str]) -> Outcome<String> {
-    let plane = |args: &[&str]| {
-        let mut command = Command::new(state().join("bin/pf9-plane"));
-        command
-            .args(args)
-            .arg("--state-dir")
-            .arg(state().join("plane"));
-        let output = command.output().map_err(|e| e.to_string())?;
-        said(output, args)
-    };
-    let list = plane(&["cluster", "list", "--json"])?;
-    let list: Value = serde_json::from_str(&list).map_err(|e| e.to_string())?;
-    let name = list[0]["uuid"].as_str().ok_or("no cluster")?;
-    let mut args = vec!["cluster", "authorities", name];
+    let name = cluster()?;
+    let mut args = vec!["cluster", "authorities", &name];
     args.extend(words);
     plane(&args)
 }

@@ -42,6 +42,24 @@ pub(crate) fn kubectl(args: &[&str]) -> Outcome<String> {
     demo(&words)
 }
 
+/// `pf9-plane` of the demo's plane.
+pub(crate) fn plane(args: &[&str]) -> Outcome<String> {
+    let mut command = Command::new(state().join("bin/pf9-plane"));
+    command
+        .args(args)
+        .arg("--state-dir")
+        .arg(state().join("plane"));
+    finished(command, args)
+}
+
+/// The demo's one cluster, as `pf9-plane` takes it.
+pub(crate) fn cluster() -> Outcome<String> {
+    let list = plane(&["cluster", "list", "--json"])?;
+    let list: Value = serde_json::from_str(&list).map_err(|e| e.to_string())?;
+    let id = list[0]["uuid"].as_str().ok_or("no cluster")?;
+    Ok(id.to_owned())
+}
+
 /// Where the demo keeps the state of a machine.
 pub(crate) fn machine_dir(node: &str) -> PathBuf {
     state().join("nodes").join(node)

@@ -7,6 +7,7 @@
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
+//! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
@@ -20,6 +21,7 @@
 
 mod certificates;
 mod demo;
+mod matrix;
 mod network;
 mod refused;
 mod rights;
@@ -27,3 +29,4 @@ mod running;
 mod scenario;
 mod services;
 mod takeover;
+mod unfit;

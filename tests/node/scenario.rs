@@ -7,6 +7,7 @@ use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
 };
+use crate::matrix;
 use crate::network;
 use crate::rights;
 use crate::services;
@@ -59,6 +60,7 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
             Err(phase)
         }
     })?;
+    matrix::all_ran("a_up_makes_ready_nodes_and_twice_is_harmless")?;
     numbers_come_through_the_tunnel()?;
     an_idle_sweep_writes_its_line_only(NODES[0])
 }

@@ -323,6 +323,7 @@ fn check_screens_are_the_reviewed_ones() {
         available: 61 << 30,
         inodes: None,
         read_only: false,
+        noexec: false,
     }];
     facts.programs.insert("systemctl".into());
     let report = |facts: &Facts| Report::of(facts, &["clock".into()]).expect("report");

@@ -10,15 +10,17 @@ use super::super::apply::Effects;
 use super::super::check;
 use super::super::context::{self, StackSeen};
 use super::super::job::Work;
+use super::super::ledger::Ledger;
 use super::super::lifecycle::Happened;
 use super::super::phase::{self, Context, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
+use super::Engine;
 use super::clock::until;
+use super::next::{Next, failed};
 use super::own::add_own;
-use super::{Engine, Next, failed};
-use crate::model::{Fault, FaultCode, HostId, NodeState, Timestamp, TrustStore};
+use crate::model::{Fault, FaultCode, HostId, NodeState, PhaseId, Timestamp, TrustStore};
 use crate::telemetry::chain;
 
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
@@ -83,6 +85,12 @@ impl Engine {
                         return Box::pin(self.converge(&before)).await;
                     }
                     self.happened(failed(&key, fault));
+                    let stack = &node.work.node.stack;
+                    let unfit = self.memory.unfit.as_ref();
+                    if unfit.is_some_and(|u| u.holds(&self.host.fs, stack)) {
+                        // What is installed is looked after meanwhile.
+                        return Next::now();
+                    }
                     return Next::retry(&self.lifecycle);
                 }
             }
@@ -159,6 +167,10 @@ impl Engine {
         if ledger.installed.as_ref() == Some(&installed) && !in_doubt {
             return Ok(());
         }
+        // Until its stack is the active one the host is what it was: the stack may be refused yet.
+        if !in_doubt && changes_stack(ledger, node, look) {
+            return Ok(());
+        }
         let first = ledger.is_empty() && !in_doubt;
         if !first && !in_doubt && look.plan.is_untried() {
             // What is installed is still what was before, and is kept should this be refused.
@@ -230,7 +242,6 @@ impl Engine {
             staged = look.stack.at_hand,
             "a run begins"
         );
-        let plan = look.plan.until_tried();
         let news = CancellationToken::new();
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
@@ -248,6 +259,11 @@ impl Engine {
             board: &mut self.board,
             generation: node.work.generation,
         };
+        let mut plan = look.plan.until_tried();
+        // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
+        if changes_stack(&runner.effects.ledger.ledger, node, look) {
+            plan.todo.retain(|p| p.phase <= PhaseId::Stack);
+        }
         let mut orders = self.told.orders.clone();
         let told = async move {
             // Without a sender there is no more news; the server ends with the process.
@@ -267,4 +283,10 @@ impl Engine {
         let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(false);
         self.told.shutdown.is_cancelled() || changed(self.told.orders.has_changed())
     }
+}
+
+/// The node is to have another stack than what is installed by the ledger, and has not yet.
+fn changes_stack(ledger: &Ledger, node: &Node, look: &Look) -> bool {
+    let installed = ledger.installed.as_ref();
+    !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
 }

@@ -2,6 +2,7 @@
 
 use super::super::check;
 use super::super::context;
+use super::super::fit;
 use super::super::inbox;
 use super::super::job::{self, Job, Order, Orders};
 use super::super::ledger::LedgerFile;
@@ -19,7 +20,8 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let file = LedgerFile::look(&host.fs);
     let ledger = &file.ledger;
     let mut removed = Vec::new();
-    let work = match job::decide(orders, &file.seen()) {
+    let job = job::decide(orders, &file.seen());
+    let work = match fit::judged(&host.fs, job, orders, &file.seen(), None) {
         Job::Nothing(_) => return Ok(PlanWords::default()),
         Job::Node(work) => work,
         Job::Hold(hold) => hold.keeps.ok_or(hold.fault)?,

@@ -1,5 +1,7 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+mod unfit;
+
 use std::sync::Arc;
 
 use jiff::SignedDuration;

@@ -149,6 +149,25 @@ impl Bed {
 
     pub(crate) fn publish_signed(&self, version: &str, size: usize, key: &SigningKey) -> StackRef {
         let (payload, archive) = make_stack(version, size);
+        self.publish_these(version, payload, archive, key)
+    }
+
+    /// A stack of this Kubernetes.
+    pub(crate) fn publish_of(&self, version: &str, kubernetes: &str) -> StackRef {
+        let (payload, archive) = make_stack(version, 1_000);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&payload).expect("json");
+        manifest["kubernetes"] = kubernetes.into();
+        let payload = serde_json::to_vec(&manifest).expect("json");
+        self.publish_these(version, payload, archive, &self.key)
+    }
+
+    fn publish_these(
+        &self,
+        version: &str,
+        payload: Vec<u8>,
+        archive: Vec<u8>,
+        key: &SigningKey,
+    ) -> StackRef {
         let stack = StackRef {
             name: "pf9-kube".into(),
             version: version.into(),

@@ -32,7 +32,7 @@ async fn hosts_become_nodes_and_hosts_again() {
         (status, said["error"]["fault"]["code"].as_str()),
         (400, Some("stack-unknown"))
     );
-    let stack = bed.stack("1.20.2-1").await;
+    let stack = bed.stack("1.37.2-1").await;
     let cluster = bed.cluster("c").await;
     // A long poll that is under way hears of the attach.
     let both = [(&master, true), (&worker, false)];

@@ -3,17 +3,22 @@
 use std::path::Path;
 
 use http::{HeaderMap, Method};
-use pf9_hostagent::model::{Digest, DocumentKind, Envelope, StackManifest, TrustStore};
+use pf9_hostagent::model::{Assignment, Digest, DocumentKind, Envelope, StackManifest, TrustStore};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
 
 /// A stack whose archive is these bytes.
 pub(super) fn write(dir: &Path, version: &str, archive: &[u8]) {
+    write_of(dir, version, archive, "1.37.2", json!([]));
+}
+
+/// One of this Kubernetes and of these components.
+fn write_of(dir: &Path, version: &str, archive: &[u8], kubernetes: &str, components: Value) {
     let manifest = json!({
-        "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": "1.20.2",
+        "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": kubernetes,
         "arch": "amd64", "archive": {"sha256": Digest::of(archive), "size": archive.len()},
-        "components": [], "files": [], "images": [],
+        "components": components, "files": [], "images": [],
     });
     std::fs::write(dir.join("manifest.json"), manifest.to_string()).expect("write");
     std::fs::write(dir.join("stack.tar.zst"), archive).expect("write");
@@ -104,4 +109,81 @@ async fn a_host_gets_the_signed_manifest_and_any_part_of_the_archive() {
         .await
         .expect("answer");
     assert_eq!(public.status(), 404);
+}
+
+#[tokio::test]
+async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says_so() {
+    let bed = Bed::new().await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let import = async |version: &str, kubernetes: &str, containerd: &str| {
+        let components = json!([{"name": "containerd", "version": containerd}]);
+        write_of(
+            dir.path(),
+            version,
+            version.as_bytes(),
+            kubernetes,
+            components,
+        );
+        bed.admin("/stacks", json!({"path": dir.path()})).await
+    };
+    for (kubernetes, containerd, words) in [
+        ("1.33.1", "2.4.2", "Kubernetes 1.33 is not supported"),
+        ("1.99.0", "2.4.2", "upgrade the plane first"),
+        ("1.37.2", "1.7.28", "containerd 1.7.28 with Kubernetes 1.37"),
+    ] {
+        let (status, fault) = import("x", kubernetes, containerd).await;
+        assert_eq!(
+            (status, fault["code"].as_str()),
+            (422, Some("stack-unfit")),
+            "{fault}"
+        );
+        assert!(fault.to_string().contains(words), "{fault}");
+        assert!(
+            !fault["fix"].as_str().unwrap_or_default().is_empty(),
+            "{fault}"
+        );
+    }
+    let left = std::fs::read_dir(bed.file("stacks")).expect("dir").count();
+    assert_eq!(left, 0, "nothing of a refused stack stays");
+
+    let (status, stack) = import("a", "1.37.2", "2.2.9").await;
+    assert_eq!(status, 200, "{stack}");
+    let warnings = stack["warnings"].to_string();
+    assert!(
+        warnings.contains("no test ran Kubernetes 1.37 with containerd 2.2"),
+        "{warnings}"
+    );
+    assert_eq!(import("b", "1.36.3", "2.3.7").await.0, 200);
+    assert_eq!(import("c", "1.37.3", "2.4.2").await.0, 200);
+
+    // A cluster has the newest import unless another one is named.
+    bed.cluster("one").await;
+    let give = |version: &str| bed.admin("/clusters/one/stack", json!({"version": version}));
+    let (status, fault) = give("b").await;
+    assert_eq!(
+        (status, fault["code"].as_str()),
+        (409, Some("stack-unfit")),
+        "{fault}"
+    );
+    assert_eq!(give("nothing").await.0, 400);
+    let (status, said) = give("a").await;
+    assert_eq!((status, &said["stack"]), (200, &json!("a")), "{said}");
+}
+
+#[tokio::test]
+async fn a_host_of_another_architecture_is_not_attached() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let cluster = bed.cluster("one").await;
+    let node = bed.host("m1", "10.1.0.1").await;
+    let mut status = node.status("m1", "10.1.0.1");
+    status["inventory"]["arch"] = json!("arm64");
+    node.call(Method::POST, "/v1/hosts/self/status", &status)
+        .await;
+    let (status, said) = bed.attach(cluster, &[(&node, true)]).await;
+    assert_eq!(status, 422, "{said}");
+    let text = said.to_string();
+    assert!(text.contains("stack-other-arch"), "{text}");
+    assert!(text.contains(&format!("host {}", node.id)), "{text}");
+    assert_eq!(node.current().await.assignment, Assignment::None);
 }

@@ -34,7 +34,7 @@ fn open(documents: &[Envelope], trust: &TrustStore) -> TrustDocument {
 async fn everything_that_was_signed_is_signed_anew_and_a_late_host_can_follow() {
     let bed = Bed::new().await;
     let node = bed.host("a", "10.0.0.1").await;
-    let stack = bed.stack("1.20.2-1").await;
+    let stack = bed.stack("1.37.2-1").await;
     let digest = stack["manifest"].as_str().expect("digest").to_owned();
     let manifest = async || {
         let path = format!("/v1/stacks/{digest}/manifest");

@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::nodelet::rig::SYSTEMCTL;
 use crate::nodelet::testing;
-use crate::stack::{self, Manifest};
+use crate::stack;
 
 const PAUSE: &[u8] = b"an image";
 /// Prints the configuration it is given, as containerd does.
@@ -76,13 +76,16 @@ impl Machine {
         };
         let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
         let trust = TrustStore::new([self.key.trusted()]).expect("trust");
-        let manifest = Manifest::open(envelope, &want, &trust).expect("manifest");
         let attrs = Attrs::mode(0o644);
         self.fs
             .write(stack::staged_archive(&want.manifest), &packed, &attrs)
             .expect("stage");
-        stack::install(&self.fs, &stack::staged_archive(&want.manifest), &manifest)
-            .expect("unpack");
+        let envelope = serde_json::to_vec(&envelope).expect("json");
+        self.fs
+            .write(stack::staged_manifest(&want.manifest), &envelope, &attrs)
+            .expect("stage");
+        let prepared = stack::prepare(&self.fs, &want, &trust).expect("unpack");
+        prepared.put_in_place(&self.fs).expect("in place");
         want
     }
 
@@ -91,10 +94,6 @@ impl Machine {
         wanted.stack = stack.clone();
         wanted.runtime.drop_ins = drop_ins.map(str::to_owned);
         self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
-    }
-
-    fn active(&self) -> Option<StackRef> {
-        stack::current(&self.fs).expect("a link")
     }
 }
 

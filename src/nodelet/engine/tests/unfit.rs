@@ -1,0 +1,187 @@
+//! A stack that does not fit: refused before anything is changed, what is installed is looked
+//! after, and another stack heals it.
+
+use super::*;
+use crate::model::{NodeSpec, StackArchive, StackFile, StackManifest, StackRef};
+use crate::stack;
+
+const RUNS: &[u8] = b"#!/bin/sh\necho Kubernetes\n";
+const RUNS_NOT: &[u8] = b"what no kernel knows\n";
+
+impl Machine {
+    /// Stages a stack whose kubelet is this.
+    fn stage(&self, version: &str, kubelet: &[u8]) -> StackRef {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(kubelet.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, "bin/kubelet", kubelet)
+            .expect("tar");
+        let tar = tar.into_inner().expect("tar");
+        let packed = zstd::encode_all(tar.as_slice(), 1).expect("zstd");
+        let arch = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let manifest = StackManifest {
+            schema: 1,
+            name: "pf9-kube".into(),
+            version: format!("{version}-1"),
+            kubernetes: version.parse().expect("version"),
+            arch: arch.into(),
+            archive: StackArchive {
+                sha256: Digest::of(&packed),
+                size: packed.len() as u64,
+            },
+            components: Vec::new(),
+            files: vec![StackFile {
+                path: "bin/kubelet".into(),
+                mode: 0o755,
+                sha256: Digest::of(kubelet),
+                size: kubelet.len() as u64,
+                component: "kubelet".into(),
+            }],
+            images: Vec::new(),
+            addons: Vec::new(),
+            requires: Vec::new(),
+        };
+        let payload = serde_json::to_vec(&manifest).expect("json");
+        let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
+        let digest = Digest::of(&payload);
+        let attrs = Attrs::mode(0o644);
+        let text = serde_json::to_vec(&envelope).expect("json");
+        let fs = &self.fs;
+        fs.write(stack::staged_manifest(&digest), &text, &attrs)
+            .expect("manifest");
+        fs.write(stack::staged_archive(&digest), &packed, &attrs)
+            .expect("archive");
+        StackRef {
+            name: manifest.name,
+            version: manifest.version,
+            manifest: digest,
+        }
+    }
+
+    fn wants(&self, generation: u64, stack: &StackRef) -> Envelope {
+        self.sign(&spec(
+            generation,
+            Assignment::Worker(Box::new(self.node_with(stack))),
+        ))
+    }
+
+    fn node_with(&self, stack: &StackRef) -> NodeSpec {
+        NodeSpec {
+            stack: stack.clone(),
+            ..node(self.cas.authorities.clone())
+        }
+    }
+
+    /// A node of generation 5 whose stack is there and active.
+    fn running() -> (Self, StackRef) {
+        let machine = Self::node();
+        let old = machine.stage("1.36.3", RUNS);
+        let (trust, _) = inbox::whom_to_believe(&machine.fs).expect("trust");
+        let prepared = stack::prepare(&machine.fs, &old, &trust).expect("prepare");
+        prepared.put_in_place(&machine.fs).expect("in place");
+        stack::activate(&machine.fs, &old).expect("activate");
+        let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+        if let Some(installed) = &mut ledger.ledger.installed {
+            installed.node = machine.node_with(&old);
+        }
+        ledger.save().expect("ledger");
+        (machine, old)
+    }
+
+    pub(super) fn active(&self) -> Option<StackRef> {
+        stack::current(&self.fs).expect("current")
+    }
+
+    fn stacks(&self) -> Vec<String> {
+        self.fs.list(paths::STACKS).expect("stacks")
+    }
+}
+
+#[tokio::test]
+async fn what_the_matrix_refuses_is_not_even_unpacked() {
+    for version in ["1.33.9", "1.99.0"] {
+        let (machine, old) = Machine::running();
+        let stacks = machine.stacks();
+        let new = machine.stage(version, RUNS);
+        let mut life = machine.begin();
+        life.inbox.put(machine.wants(6, &new)).expect("spec");
+        life.engine.round().await;
+        let words = "stack pf9-kube 1.36.3-1 keeps running";
+        says(&life.status.borrow(), FaultCode::StackUnfit, words);
+        assert_eq!(
+            (machine.active(), machine.stacks()),
+            (Some(old.clone()), stacks)
+        );
+        // A dry run says the same thing: the plan of what is installed.
+        dry_run(&life.engine.host, &life.inbox.orders())
+            .await
+            .expect("a plan");
+        // Another process comes to the same verdict, and the right stack heals it.
+        drop(life);
+        let mut life = machine.begin();
+        life.engine.round().await;
+        says(&life.status.borrow(), FaultCode::StackUnfit, words);
+        life.inbox.put(machine.wants(7, &old)).expect("spec");
+        life.engine.round().await;
+        let reason = life.status.borrow().reason.clone();
+        assert!(reason.is_none_or(|r| r.code != FaultCode::StackUnfit));
+        let installed = life.status.borrow().installed.clone().expect("a node");
+        assert_eq!(installed.generation, Generation(7));
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_run_takes_no_place() {
+    let (machine, old) = Machine::running();
+    let stacks = machine.stacks();
+    let new = machine.stage("1.37.2", RUNS_NOT);
+    let mut life = machine.begin();
+    life.inbox.put(machine.wants(6, &new)).expect("spec");
+    // One round unpacks it and sees; the next holds what is installed.
+    assert_eq!(life.engine.round().await, Next::now());
+    life.engine.round().await;
+    let status = life.status.borrow().clone();
+    says(
+        &status,
+        FaultCode::StackProgram,
+        "bin/kubelet does not run on this machine",
+    );
+    says(&status, FaultCode::StackProgram, "keeps running");
+    assert_eq!((machine.active(), machine.stacks()), (Some(old), stacks));
+    // It is not unpacked again and again: only when the machine is another.
+    let journal = machine.fs.at("/var/opt/pf9/nodelet");
+    let tried = |engine: &Engine| engine.memory.unfit.is_some();
+    assert!(tried(&life.engine) && journal.exists());
+    let mark = crate::stack::programs::machine_mark(&machine.fs);
+    let unfit = life.engine.memory.unfit.clone().expect("remembered");
+    assert!(unfit.holds(&machine.fs, &new));
+    let attrs = Attrs::mode(0o644);
+    let release = "/proc/sys/kernel/osrelease";
+    machine
+        .fs
+        .write(release, b"99.0", &attrs)
+        .expect("a new kernel");
+    assert_ne!(crate::stack::programs::machine_mark(&machine.fs), mark);
+    assert!(!unfit.holds(&machine.fs, &new));
+}
+
+#[tokio::test]
+async fn a_stack_that_fits_becomes_the_active_one_and_only_then_the_ledger_says_so() {
+    let (machine, _) = Machine::running();
+    let new = machine.stage("1.37.2", RUNS);
+    let mut life = machine.begin();
+    life.inbox.put(machine.wants(6, &new)).expect("spec");
+    life.engine.round().await;
+    assert_eq!(machine.active(), Some(new.clone()));
+    let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+    let installed = ledger.ledger.installed.expect("a node");
+    assert_eq!(
+        (installed.generation, installed.node.stack),
+        (Generation(6), new)
+    );
+}

@@ -1,0 +1,124 @@
+//! Whether the stack that is wanted may come onto this machine; asked before anything is changed.
+//!
+//! ```text
+//! job ─► its stack is active ──────────────────────────────────► job (what is active is not judged)
+//!     ─► refused by the matrix, or its programs do not run here ─► Hold: what is installed stays
+//!     ─► else ─────────────────────────────────────────────────► job
+//! ```
+//!
+//! A hold keeps the node that is installed in repair, by the copy of its spec in the ledger; so the
+//! ledger goes on saying what is installed until the new stack is the active one (see the engine).
+
+use tokio::time::{Duration, Instant};
+
+use super::context;
+use super::inbox;
+use super::job::{self, Hold, Job, LedgerSeen, Order, Orders, Work};
+use crate::host::fs::HostFs;
+use crate::model::{Digest, Fault, Matrix, StackRef, TrustStore};
+use crate::stack::{self, programs};
+
+/// What does not run is tried again after this long, whether the machine looks changed or not: a
+/// label or a policy may have been put right. It costs an unpacking.
+const TRIED_AGAIN: Duration = Duration::from_secs(600);
+
+/// A stack on a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    stack: StackRef,
+    machine: Digest,
+}
+
+/// One whose programs do not run here.
+#[derive(Clone, Debug)]
+pub struct Unfit {
+    ran: Ran,
+    fault: Fault,
+    since: Instant,
+}
+
+impl Ran {
+    /// This stack on the machine as it is now.
+    pub fn now(fs: &HostFs, stack: &StackRef) -> Self {
+        Self {
+            stack: stack.clone(),
+            machine: programs::machine_mark(fs),
+        }
+    }
+}
+
+impl Unfit {
+    /// Seen just now.
+    pub fn new(ran: Ran, fault: Fault) -> Self {
+        Self {
+            ran,
+            fault,
+            since: Instant::now(),
+        }
+    }
+
+    /// Still so, as far as is known.
+    pub fn holds(&self, fs: &HostFs, stack: &StackRef) -> bool {
+        self.ran.stack == *stack
+            && self.since.elapsed() < TRIED_AGAIN
+            && self.ran.machine == programs::machine_mark(fs)
+    }
+}
+
+/// The job, or a hold when the stack it would bring does not fit.
+pub(super) fn judged(
+    fs: &HostFs,
+    job: Job,
+    orders: &Orders,
+    ledger: &LedgerSeen<'_>,
+    unfit: Option<&Unfit>,
+) -> Job {
+    let after;
+    let work = match &job {
+        Job::Node(work) => work,
+        // The other node would come after this one is gone.
+        Job::Remove(Order::Another, _) => match job::after_removal(orders) {
+            Some(work) => {
+                after = work;
+                &after
+            }
+            None => return job,
+        },
+        Job::Nothing(_) | Job::Remove(..) | Job::Hold(_) => return job,
+    };
+    let Some(fault) = refusal(fs, &work.node.stack, unfit) else {
+        return job;
+    };
+    let keeps = match ledger {
+        LedgerSeen::Installed(now) => Some(Work::kept(now)),
+        LedgerSeen::Empty | LedgerSeen::Removing(_) | LedgerSeen::Unknown { .. } => None,
+    };
+    let goes_on = keeps
+        .as_ref()
+        .map(|k| format!("; stack {} keeps running", k.node.stack));
+    let why = format!("{}{}", fault.why, goes_on.unwrap_or_default());
+    Job::Hold(Box::new(Hold {
+        generation: work.generation,
+        fault: Fault::new(fault.code, fault.what, why).fix(fault.fix),
+        keeps,
+        wants_spec: false,
+    }))
+}
+
+fn refusal(fs: &HostFs, want: &StackRef, unfit: Option<&Unfit>) -> Option<Fault> {
+    if stack::current(fs).ok().flatten().as_ref() == Some(want) {
+        return None;
+    }
+    // Whom to believe is not known, or the manifest has not come: that is said elsewhere.
+    let (trust, _) = inbox::whom_to_believe(fs).ok()?;
+    by_matrix(fs, want, &trust).or_else(|| {
+        let unfit = unfit.filter(|u| u.holds(fs, want))?;
+        Some(unfit.fault.clone())
+    })
+}
+
+fn by_matrix(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Option<Fault> {
+    let manifest = context::stack_of(fs, trust, want).manifest?;
+    let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));
+    fit.refusal()
+}

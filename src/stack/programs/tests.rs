@@ -1,0 +1,234 @@
+//! Real files: scripts and programs that run, and one of each kind that does not.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::*;
+use crate::model::{StackArchive, StackComponent};
+
+/// A directory that looks like an unpacked stack.
+struct Tree {
+    fs: HostFs,
+    stack: StackManifest,
+    _dir: tempfile::TempDir,
+}
+
+impl Tree {
+    fn new() -> Self {
+        Self::within(tempfile::tempdir().expect("tempdir"))
+    }
+
+    fn within(dir: tempfile::TempDir) -> Self {
+        let component = |name: &str, version: &str| StackComponent {
+            name: name.into(),
+            version: version.into(),
+        };
+        Self {
+            fs: HostFs::new(dir.path()),
+            stack: StackManifest {
+                schema: 1,
+                name: "pf9-kube".into(),
+                version: "1.37.2-1".into(),
+                kubernetes: semver::Version::new(1, 37, 2),
+                arch: arch().into(),
+                archive: StackArchive {
+                    sha256: Digest::of(b""),
+                    size: 0,
+                },
+                components: vec![
+                    component("kubelet", "1.37.2"),
+                    component("runc", "1.5.3"),
+                    component("cni-plugins", "1.10.0"),
+                ],
+                files: Vec::new(),
+                images: Vec::new(),
+                addons: Vec::new(),
+                requires: Vec::new(),
+            },
+            _dir: dir,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.fs.at("/s").join(name)
+    }
+
+    fn add(&mut self, path: &str, component: &str, bytes: &[u8]) -> &mut Self {
+        let at = self.path(path);
+        std::fs::create_dir_all(at.parent().expect("parent")).expect("directory");
+        std::fs::write(&at, bytes).expect("write");
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        self.stack.files.push(StackFile {
+            path: path.into(),
+            mode: 0o755,
+            sha256: Digest::of(bytes),
+            size: bytes.len() as u64,
+            component: component.into(),
+        });
+        self
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        check(&self.fs, Path::new("/s"), &self.stack).await
+    }
+
+    async fn refused(&self) -> String {
+        let fault = self.check().await.expect_err("it runs");
+        assert_eq!(fault.code, FaultCode::StackProgram);
+        assert!(!fault.fix.is_empty(), "no way out: {fault}");
+        fault.to_string()
+    }
+}
+
+fn script(body: &str) -> Vec<u8> {
+    format!("#!/bin/sh\n{body}\n").into_bytes()
+}
+
+/// A dynamic program of this machine.
+fn program() -> Vec<u8> {
+    std::fs::read("/usr/bin/true").expect("a program")
+}
+
+#[tokio::test]
+async fn programs_that_run_and_say_their_version_pass() {
+    let mut tree = Tree::new();
+    let asked = "[ \"$*\" = --version ] || exit 1; echo Kubernetes v1.37.2";
+    tree.add("bin/kubelet", "kubelet", &script(asked))
+        .add(
+            "bin/runc",
+            "runc",
+            &script("printf 'runc version 1.5.3\\ncommit: v1.5.3-0-g1\\n'"),
+        )
+        // A plug-in says on standard error what it is.
+        .add(
+            "cni/bridge",
+            "cni-plugins",
+            &script("echo CNI bridge plugin v1.10.0 >&2"),
+        )
+        // Nobody knows this one: that it starts is enough.
+        .add("bin/helper", "helper", &script("echo 9.9.9; exit 3"))
+        .add("bin/kube-proxy", "kube-proxy", &program())
+        // No program is no program.
+        .add("images/pause.tar", "pause", b"tar");
+    tree.stack.files.last_mut().expect("file").mode = 0o644;
+    tree.check().await.expect("all of them run");
+}
+
+#[tokio::test]
+async fn each_program_that_does_not_run_is_named_with_the_reason_and_the_way_out() {
+    let mut other_machine = program();
+    other_machine[18] = if cfg!(target_arch = "x86_64") {
+        183
+    } else {
+        62
+    };
+    let mut no_loader = program();
+    let at = no_loader
+        .windows(4)
+        .position(|w| w == b"/lib")
+        .expect("a loader");
+    no_loader[at + 1] = b'n';
+    let glibc =
+        "echo \"x: /lib/libc.so.6: version \\`GLIBC_2.99' not found (required by x)\" >&2; exit 1";
+    let library =
+        "echo 'x: error while loading shared libraries: libseccomp.so.2: none' >&2; exit 127";
+    for (bytes, words) in [
+        (
+            b"echo without a first line\n".to_vec(),
+            "neither a program for",
+        ),
+        (other_machine, "it is built for"),
+        (
+            no_loader,
+            "/nib64/ld-linux-x86-64.so.2 is not on this machine",
+        ),
+        (
+            b"#!/no/such/shell\n".to_vec(),
+            "its interpreter is not on this machine",
+        ),
+        (script(glibc), "C library of this machine is too old"),
+        (script(library), "loading shared libraries: libseccomp.so.2"),
+        (
+            script("kill -ILL $$"),
+            "instructions that this processor lacks",
+        ),
+        (script("kill -SEGV $$"), "ended by SIGSEGV"),
+        (script("echo oh >&2; exit 2"), "ends with status 2: oh"),
+        (
+            script("echo Kubernetes v1.36.3"),
+            "it is version 1.36.3, the manifest says 1.37.2",
+        ),
+    ] {
+        if words.starts_with("/nib64") && !cfg!(target_arch = "x86_64") {
+            continue;
+        }
+        let mut tree = Tree::new();
+        tree.add("bin/runc", "runc", &script("echo runc version 1.5.3"));
+        tree.add("bin/kubelet", "kubelet", &bytes);
+        let text = tree.refused().await;
+        assert!(
+            text.contains("bin/kubelet does not run") && text.contains(words),
+            "{words}: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_the_kernel_does_not_allow_is_said_as_what_it_is() {
+    let mut tree = Tree::new();
+    tree.add("bin/kubelet", "kubelet", &script("echo"));
+    let kubelet = tree.path("bin/kubelet");
+    std::fs::set_permissions(&kubelet, std::fs::Permissions::from_mode(0o644)).expect("mode");
+    let text = tree.refused().await;
+    assert!(text.contains("permission denied"), "{text}");
+    let attrs = crate::host::fs::Attrs::mode(0o644);
+    let before = machine_mark(&tree.fs);
+    tree.fs.write(ENFORCING, b"1", &attrs).expect("selinux");
+    let text = tree.refused().await;
+    assert!(
+        text.contains("SELinux") && text.contains("restorecon"),
+        "{text}"
+    );
+    assert_ne!(
+        machine_mark(&tree.fs),
+        before,
+        "it is looked at again when that changes"
+    );
+}
+
+/// In a mount namespace of its own: this program once more, with a file system there.
+#[tokio::test]
+async fn a_file_system_without_programs_is_named() {
+    const INSIDE: &str = "PF9_TEST_NOEXEC";
+    const NAME: &str = "stack::programs::tests::a_file_system_without_programs_is_named";
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        let dir = tempfile::tempdir_in(dir).expect("directory");
+        let mut tree = Tree::within(dir);
+        tree.add("bin/kubelet", "kubelet", &script("echo Kubernetes v1.37.2"));
+        let text = tree.refused().await;
+        assert!(
+            text.contains("mounted noexec") && text.contains("remount,exec"),
+            "{text}"
+        );
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    let own = std::env::current_exe().expect("this program");
+    let line = "mount -t tmpfs -o noexec none \"$1\" && exec \"$2\" --exact \"$3\"";
+    let mut command = Command::new("unshare");
+    if !nix::unistd::Uid::effective().is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["--mount", "sh", "-c", line, "sh"])
+        .arg(dir.path())
+        .arg(own)
+        .arg(NAME);
+    let output = command.env(INSIDE, dir.path()).output().expect("unshare");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{output:?}"
+    );
+}
