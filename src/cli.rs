@@ -48,7 +48,7 @@ use clap::FromArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::Exit;
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 use args::{Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
 use context::Context;
@@ -71,7 +71,11 @@ pub fn main() -> Exit {
         .build();
     match runtime {
         Ok(runtime) => runtime.block_on(until_signal(args, out)),
-        Err(e) => out.fault(&Fault::new("runtime", "cannot start", e.to_string())),
+        Err(e) => out.fault(&Fault::new(
+            FaultCode::Runtime,
+            "cannot start",
+            e.to_string(),
+        )),
     }
 }
 
@@ -84,7 +88,11 @@ async fn until_signal(args: Args, out: Output) -> Exit {
         signal(SignalKind::terminate()),
     );
     let (Ok(mut int), Ok(mut term)) = both else {
-        let fault = Fault::new("runtime", "cannot start", "signals cannot be listened to");
+        let fault = Fault::new(
+            FaultCode::Runtime,
+            "cannot start",
+            "signals cannot be listened to",
+        );
         return ctx.out.fault(&fault);
     };
     let work = run(&ctx, &args.verb);

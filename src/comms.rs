@@ -66,7 +66,7 @@ use crate::app::{Config, TaskGroup};
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::identity::TlsPolicy;
-use crate::model::{Fault, paths};
+use crate::model::{Fault, FaultCode, paths};
 use api::Api;
 use audit::Audit;
 use link::Link;
@@ -87,7 +87,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     let identity = crate::identity::load(&host, &tls)
         .map_err(|e| {
             Fault::new(
-                "identity-damaged",
+                FaultCode::IdentityDamaged,
                 "cannot start the tunnel",
                 crate::telemetry::chain(&e),
             )
@@ -95,7 +95,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
         })?
         .ok_or_else(|| {
             Fault::new(
-                "not-enrolled",
+                FaultCode::NotEnrolled,
                 "cannot start the tunnel",
                 "this host is not enrolled",
             )
@@ -142,7 +142,7 @@ fn local_socket(host: &HostFs, path: &str) -> Result<tokio::net::UnixListener, F
     let at = host.at(path);
     crate::local::bind(&at, SOCKET_MODE).map_err(|e| {
         Fault::new(
-            "socket",
+            FaultCode::Socket,
             format!("cannot listen on {}", at.display()),
             e.to_string(),
         )

@@ -65,7 +65,7 @@ use crate::app::{Config, Progress, TaskGroup};
 use crate::host::fs::HostFs;
 use crate::identity;
 use crate::local::{self, Client, Policy};
-use crate::model::{Fault, HostId, Timestamp, paths};
+use crate::model::{Fault, FaultCode, HostId, Timestamp, paths};
 
 use board::Board;
 use events::Events;
@@ -93,8 +93,12 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     let host_id = identity::host_id(&fs)
         .map_err(|e| e.fault("cannot start"))?
         .ok_or_else(|| {
-            Fault::new("not-enrolled", "cannot start", "this host is not enrolled")
-                .fix("run pf9ctl prep-node with the plane's URL and a token")
+            Fault::new(
+                FaultCode::NotEnrolled,
+                "cannot start",
+                "this host is not enrolled",
+            )
+            .fix("run pf9ctl prep-node with the plane's URL and a token")
         })?;
     let boot_id = inventory::boot_id(&fs);
     let store = SpecStore::new(fs.clone());
@@ -114,7 +118,7 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     };
     take_up(&agent, &store);
     let listener = local::bind(&agent.fs.at(paths::HOSTAGENT_SOCKET), 0o660).map_err(|e| {
-        Fault::new("local-socket", "cannot start", e.to_string())
+        Fault::new(FaultCode::LocalSocket, "cannot start", e.to_string())
             .fix("look at /run/pf9: systemd-tmpfiles makes it")
     })?;
 
@@ -149,7 +153,7 @@ fn take_up(agent: &Agent, store: &SpecStore) {
         Err(e) => spec_store::Loaded::nothing(e.fault("cannot read the last accepted spec")),
     };
     if let Some(fault) = &loaded.fault {
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
         agent
             .events
             .emit("spec-quarantined", fault.to_string(), Some(fault.clone()));

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `ids`       | [`HostId`], [`ClusterId`], [`Generation`], [`Digest`], [`NodeName`] |
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
+//! | `fault_code` | [`FaultCode`]: every failure, with its word and its [`FaultKind`] |
 //! | `secret`    | [`Secret`]: a value that no log can show |
 //! | `envelope`  | [`Envelope`]: a signed document, [`TrustStore`], [`SigningKey`] |
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
@@ -32,6 +33,7 @@ mod authorities;
 pub mod document;
 mod envelope;
 mod fault;
+mod fault_code;
 mod ids;
 mod judge;
 mod machine;
@@ -54,6 +56,7 @@ pub use api::*;
 pub use authorities::*;
 pub use envelope::*;
 pub use fault::*;
+pub use fault_code::*;
 pub use ids::*;
 pub use judge::*;
 pub use machine::*;

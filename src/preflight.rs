@@ -24,7 +24,7 @@ pub use facts::{Disk, Facts, Listener, Process};
 
 use serde::Serialize;
 
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Version of the report document.
 pub const REPORT_SCHEMA: u32 = 1;
@@ -126,7 +126,7 @@ impl Report {
             let Some(check) = checks.iter_mut().find(|c| c.id == id) else {
                 let known: Vec<_> = checks.iter().map(|c| c.id).collect();
                 return Err(Fault::new(
-                    "usage",
+                    FaultCode::Usage,
                     format!("cannot skip check {id:?}"),
                     "there is no check of that name",
                 )
@@ -166,7 +166,7 @@ impl Report {
         };
         Some(
             Fault::new(
-                &fault_code(first.id),
+                fault_code(first.id),
                 "this machine cannot become a node",
                 join(|c| format!("{}: {}, wanted {}", c.id, c.found, c.wanted)),
             )
@@ -175,14 +175,14 @@ impl Report {
     }
 }
 
-/// The code decides the exit code; see `app::Exit`.
-fn fault_code(id: &str) -> String {
+/// Four checks have a kind of their own; the others are `check-` and their name.
+fn fault_code(id: &str) -> FaultCode {
     match id {
-        "root" => "not-root".into(),
-        "distribution" => "unsupported-os".into(),
-        "architecture" => "unsupported-arch".into(),
-        "disk" => "disk-full".into(),
-        other => format!("check-{other}"),
+        "root" => FaultCode::NotRoot,
+        "distribution" => FaultCode::UnsupportedOs,
+        "architecture" => FaultCode::UnsupportedArch,
+        "disk" => FaultCode::DiskFull,
+        other => FaultCode::of(&format!("check-{other}")),
     }
 }
 

@@ -35,7 +35,7 @@ pub use install::{
 pub use manifest::{Manifest, staged_archive, staged_manifest};
 
 use crate::host::fs::FsError;
-use crate::model::{Digest, Fault, StackRef, Untrusted};
+use crate::model::{Digest, Fault, FaultCode, StackRef, Untrusted};
 
 /// Why a stack could not be installed, or is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -119,33 +119,35 @@ impl StackError {
                 let fault = untrusted.fault(&format!("stack {stack}"));
                 return Fault { what, ..fault };
             }
-            Self::Space(_) => ("disk-full", space::FIX),
+            Self::Space(_) => (FaultCode::DiskFull, space::FIX),
             Self::Fs(FsError { source, .. }) | Self::Io { source, .. } => {
                 if space::is_full(source) {
-                    ("disk-full", space::FIX)
+                    (FaultCode::DiskFull, space::FIX)
                 } else {
-                    ("stack-io", "look at the disk and the named path")
+                    (FaultCode::StackIo, "look at the disk and the named path")
                 }
             }
             Self::OtherManifest { .. } => (
-                "stack-other-manifest",
+                FaultCode::StackOtherManifest,
                 "the right manifest is fetched again from the plane",
             ),
-            Self::Invalid(_) => ("stack-manifest-invalid", "build the stack again"),
+            Self::Invalid(_) => (FaultCode::StackManifestInvalid, "build the stack again"),
             Self::Arch { .. } => (
-                "stack-other-arch",
+                FaultCode::StackOtherArch,
                 "give this host a stack of its architecture",
             ),
-            Self::NotStaged { .. } => ("stack-not-staged", "it is fetched from the plane"),
+            Self::NotStaged { .. } => (FaultCode::StackNotStaged, "it is fetched from the plane"),
             Self::Damaged(_) => (
-                "stack-damaged",
+                FaultCode::StackDamaged,
                 "it is fetched again; if that does not help, import the stack on the plane again",
             ),
             Self::Entry { .. } => (
-                "stack-damaged",
+                FaultCode::StackDamaged,
                 "build the stack again and import it on the plane",
             ),
-            Self::NotInstalled | Self::Drifted { .. } => ("stack-drifted", "it is installed again"),
+            Self::NotInstalled | Self::Drifted { .. } => {
+                (FaultCode::StackDrifted, "it is installed again")
+            }
         };
         Fault::new(code, what, why).fix(fix)
     }

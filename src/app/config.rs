@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::egress::ProxyConfig;
 use crate::host::fs::HostFs;
-use crate::model::{Fault, paths};
+use crate::model::{Fault, FaultCode, paths};
 use crate::telemetry::LogConfig;
 use crate::tls::TlsConfig;
 
@@ -124,7 +124,7 @@ impl Config {
             return Ok(config);
         }
         Err(Fault::new(
-            "config-invalid",
+            FaultCode::ConfigInvalid,
             "cannot use the configuration",
             faults.join("; "),
         )
@@ -295,7 +295,7 @@ mod tests {
             ("/etc/pf9/conf.d/20-b.toml", "= broken"),
         ]);
         let fault = Config::load(&host).expect_err("faults");
-        assert_eq!(fault.code, "config-invalid");
+        assert_eq!(fault.code, FaultCode::ConfigInvalid);
         for part in [
             "/etc/pf9/hostagent.toml: comms.pong",
             "/etc/pf9/hostagent.toml: comms.ping_s",

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Config, Exit, Progress, TaskGroup};
 use crate::host::deadlines::GRACE;
 use crate::host::fs::HostFs;
-use crate::model::{Fault, paths};
+use crate::model::{Fault, FaultCode, paths};
 use crate::telemetry::LogConfig;
 
 /// Which runtime a daemon wants.
@@ -106,7 +106,10 @@ where
 {
     let log_dir = host.at(paths::LOG_DIR);
     if let Err(why) = crate::telemetry::init(daemon.name, &log_dir, log) {
-        return complain(daemon, &Fault::new("log", "cannot start logging", why));
+        return complain(
+            daemon,
+            &Fault::new(FaultCode::Log, "cannot start logging", why),
+        );
     }
     crate::tls::install();
     let runtime = match daemon.runtime {
@@ -119,7 +122,7 @@ where
         Ok(runtime) => runtime.block_on(run(daemon, start)),
         Err(e) => complain(
             daemon,
-            &Fault::new("runtime", "cannot start", e.to_string()),
+            &Fault::new(FaultCode::Runtime, "cannot start", e.to_string()),
         ),
     }
 }
@@ -138,7 +141,7 @@ where
         daemon.name
     );
     if let Err(fault) = start(&mut group).await {
-        tracing::error!(code = fault.code, "{fault}");
+        tracing::error!(code = fault.code.word(), "{fault}");
         return Exit::of(&fault);
     }
     notify(&[sd_notify::NotifyState::Ready]);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::model::Fault;
+use crate::model::{Fault, FaultKind};
 
 macro_rules! exits {
     ($( $(#[$doc:meta])* $id:ident = $code:literal, $words:literal; )*) => {
@@ -49,39 +49,20 @@ exits! {
 }
 
 impl Exit {
-    /// The row for a fault, by its code.
+    /// The row for a fault: what kind its code is of.
     pub fn of(fault: &Fault) -> Self {
-        let code = fault.code.as_str();
-        match code {
-            "not-root"
-            | "token-unknown"
-            | "token-used"
-            | "token-expired"
-            | "plane-forbidden"
-            | "proxy-credentials-wanted"
-            | "proxy-credentials-rejected"
-            | "proxy-credentials-kind"
-            | "proxy-denies" => Self::Refused,
-            "plane-unresolvable" | "plane-refused" | "plane-timeout" | "plane-busy"
-            | "proxy-unresolvable" | "proxy-refused" | "proxy-timeout" | "proxy-cannot-reach"
-            | "proxy-closed" | "local-unreachable" | "local-timeout" => Self::Unavailable,
-            "plane-foreign-certificate" | "document-untrusted" | "trust-damaged" => Self::Untrusted,
-            "token-malformed"
-            | "plane-garbage"
-            | "proxy-garbage"
-            | "document-malformed"
-            | "spec-invalid"
-            | "stack-manifest-invalid"
-            | "local-malformed" => Self::BadData,
-            "disk-full" => Self::DiskFull,
-            "config-invalid" | "proxy-credentials-unsafe" | "proxy-credentials-unreadable" => {
-                Self::Config
-            }
-            "unsupported-os" | "unsupported-arch" => Self::Unsupported,
-            "usage" => Self::Usage,
-            "interrupted" => Self::Interrupted,
-            _ if code.starts_with("check-") => Self::NotReady,
-            _ => Self::Failed,
+        match fault.code.kind() {
+            FaultKind::Failed => Self::Failed,
+            FaultKind::Usage => Self::Usage,
+            FaultKind::BadData => Self::BadData,
+            FaultKind::Unavailable => Self::Unavailable,
+            FaultKind::Unsupported => Self::Unsupported,
+            FaultKind::DiskFull => Self::DiskFull,
+            FaultKind::NotReady => Self::NotReady,
+            FaultKind::Untrusted => Self::Untrusted,
+            FaultKind::Refused => Self::Refused,
+            FaultKind::Config => Self::Config,
+            FaultKind::Interrupted => Self::Interrupted,
         }
     }
 }
@@ -95,13 +76,14 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FaultCode;
 
     #[test]
     fn codes_are_distinct() {
         let mut codes: Vec<_> = Exit::ALL.iter().map(|e| e.code()).collect();
         codes.dedup();
         assert_eq!(codes.len(), Exit::ALL.len());
-        let fault = Fault::new("token-used", "a", "b");
+        let fault = Fault::new(FaultCode::TokenUsed, "a", "b");
         assert_eq!(Exit::of(&fault), Exit::Refused);
     }
 }

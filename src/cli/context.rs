@@ -12,7 +12,7 @@ use crate::host::fs::HostFs;
 use crate::host::units::Units;
 use crate::identity::Owners;
 use crate::local::{Client, LocalError};
-use crate::model::{Fault, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp};
 
 /// A daemon of ours answers from memory.
 pub(super) const ASK: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl Context {
         match self.uid {
             0 => Ok(()),
             uid => Err(Fault::new(
-                "not-root",
+                FaultCode::NotRoot,
                 format!("cannot {what}"),
                 format!("it needs root, this is user id {uid}"),
             )
@@ -93,7 +93,7 @@ impl Context {
         let path = self.host.at(LOCK);
         let busy = |why: &str| {
             let why = format!("{}: {why}", path.display());
-            Fault::new("busy", format!("cannot {what}"), why)
+            Fault::new(FaultCode::Busy, format!("cannot {what}"), why)
                 .fix("wait until the other pf9ctl has ended")
         };
         let file = File::create(&path).map_err(|e| busy(&e.to_string()))?;
@@ -109,6 +109,6 @@ impl Context {
 
     /// A signal asked for the end.
     pub(super) fn interrupted(&self, what: &str) -> Fault {
-        Fault::new("interrupted", what, "a signal asked for the end")
+        Fault::new(FaultCode::Interrupted, what, "a signal asked for the end")
     }
 }

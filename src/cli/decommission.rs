@@ -20,7 +20,7 @@ use crate::host::deadlines::LEAVE;
 use crate::host::facts::os_release;
 use crate::host::ours::units::{HOSTAGENT, NODELET_SOCKET};
 use crate::local::{LocalError, Method};
-use crate::model::{Fault, HostId, NodeState, NodeStatus, Role, paths};
+use crate::model::{Fault, FaultCode, HostId, NodeState, NodeStatus, Role, paths};
 use crate::telemetry::chain;
 
 /// nodelet takes the order and answers; the work comes after.
@@ -75,7 +75,7 @@ fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> R
     }
     if !ctx.out.can_ask() {
         return Err(Fault::new(
-            "usage",
+            FaultCode::Usage,
             "cannot decommission this machine",
             "nobody can be asked here",
         )
@@ -94,7 +94,7 @@ fn confirm(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> R
         return Ok(());
     }
     Err(Fault::new(
-        "interrupted",
+        FaultCode::Interrupted,
         "this machine is not decommissioned",
         "the answer was no",
     ))
@@ -135,7 +135,8 @@ async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>,
     let what = "the role could not be removed, nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
         ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
-            Fault::new("units", what, chain(&e)).fix("install the package pf9-hostagent again")
+            Fault::new(FaultCode::Units, what, chain(&e))
+                .fix("install the package pf9-hostagent again")
         })?;
     }
     let deadline = Instant::now() + longest;
@@ -210,7 +211,7 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
         None => format!("it was not done within {} s", longest.as_secs()),
     };
     let fix = reason.map(|f| f.fix.clone()).filter(|f| !f.is_empty());
-    Fault::new("role-stays", what, why).fix(
+    Fault::new(FaultCode::RoleStays, what, why).fix(
         fix.unwrap_or_else(|| "see /var/log/pf9/kube/kube.log, then try again; --wait".to_owned()),
     )
 }
@@ -301,12 +302,12 @@ fn purge_command(ctx: &Context) -> String {
 }
 
 fn unit_fault(error: &crate::host::exec::ExecError) -> Fault {
-    Fault::new("units", "cannot stop the agent", chain(error))
+    Fault::new(FaultCode::Units, "cannot stop the agent", chain(error))
         .fix("see systemctl status 'pf9-*', then try again")
 }
 
 fn fs_fault(error: &crate::host::fs::FsError) -> Fault {
-    Fault::new("files", "cannot clean this machine", chain(error))
+    Fault::new(FaultCode::Files, "cannot clean this machine", chain(error))
 }
 
 impl Show for DecommissionReport {

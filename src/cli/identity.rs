@@ -11,6 +11,7 @@
 use serde::Serialize;
 
 use super::args::{IdentityResetArgs, IdentityShowArgs};
+use super::before::Before;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
@@ -18,7 +19,7 @@ use crate::app::Exit;
 use crate::host::exec::ExecError;
 use crate::host::fs::FsError;
 use crate::identity;
-use crate::model::{Fault, HostId, Likeness, TrustStatus, copied_by_marks, paths};
+use crate::model::{Fault, FaultCode, HostId, Likeness, TrustStatus, copied_by_marks, paths};
 use crate::nodelet;
 use crate::telemetry::chain;
 
@@ -149,19 +150,31 @@ fn confirm(
     }
     if !ctx.out.can_ask() {
         let why = "nobody can be asked here";
-        return Err(Fault::new("usage", "this machine keeps its identity", why)
-            .fix(format!("give --yes if this is meant: {does}")));
+        return Err(
+            Fault::new(FaultCode::Usage, "this machine keeps its identity", why)
+                .fix(format!("give --yes if this is meant: {does}")),
+        );
     }
     if ctx.out.ask(&does) {
         return Ok(());
     }
     let what = "this machine keeps its identity";
-    Err(Fault::new("interrupted", what, "the answer was no"))
+    Err(Fault::new(
+        FaultCode::Interrupted,
+        what,
+        "the answer was no",
+    ))
 }
 
 /// Nothing of ours acts in the name of the other machine any more.
 async fn stop(ctx: &Context) -> Result<Vec<&'static str>, Fault> {
-    let fault = |e: ExecError| Fault::new("units", "this machine keeps its identity", chain(&e));
+    let fault = |e: ExecError| {
+        Fault::new(
+            FaultCode::Units,
+            "this machine keeps its identity",
+            chain(&e),
+        )
+    };
     let all: Vec<&'static str> = AGENT_UNITS
         .into_iter()
         .rev()
@@ -184,7 +197,7 @@ fn forget(ctx: &Context) -> Result<Vec<String>, Fault> {
     let host = &ctx.host;
     let fault = |e: &(dyn std::error::Error + 'static)| {
         Fault::new(
-            "files",
+            FaultCode::Files,
             "the identity is not forgotten completely",
             chain(e),
         )
@@ -213,6 +226,8 @@ fn forget(ctx: &Context) -> Result<Vec<String>, Fault> {
             Ok(_) | Err(_) => remove(path.to_owned()).map_err(|e| fault(&e))?,
         }
     }
+    // What a prep-node that was cut off kept is the other machine's as well, and would come back.
+    Before::forget(host).map_err(|e| fault(&e))?;
     identity::remove(host).map_err(|e| fault(&e))?;
     removed.push("/etc/pf9: key, certificate, host id, trust".to_owned());
     Ok(removed)

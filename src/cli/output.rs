@@ -340,6 +340,7 @@ fn wrap(text: &str, room: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FaultCode;
 
     #[test]
     fn long_values_wrap_below_themselves_and_words_stay_whole() {
@@ -367,7 +368,8 @@ mod tests {
     #[test]
     fn a_fault_is_one_line_with_its_exit_code() {
         let out = Output::memory(false);
-        let fault = Fault::new("token-used", "cannot enrol", "the token was used").fix("get one");
+        let fault =
+            Fault::new(FaultCode::TokenUsed, "cannot enrol", "the token was used").fix("get one");
         assert_eq!(out.fault(&fault), Exit::Refused);
         assert_eq!(
             out.printed(),

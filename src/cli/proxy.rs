@@ -14,7 +14,7 @@ use crate::egress::{Credentials, NoProxy, ProxyConfig, ProxyUrl};
 use crate::host::fs::{Attrs, FsError};
 use crate::host::ours::units::COMMS;
 use crate::host::units::Active;
-use crate::model::{Fault, Secret, paths};
+use crate::model::{Fault, FaultCode, Secret, paths};
 use crate::telemetry::chain;
 
 /// Larger than any password that fits.
@@ -88,7 +88,7 @@ pub(super) async fn set(ctx: &Context, args: &ProxySetArgs) -> Result<Exit, Faul
 }
 
 fn wanted(args: &ProxySetArgs) -> Result<ProxyConfig, Fault> {
-    let bad = |why: String| Fault::new("usage", "cannot set the proxy", why);
+    let bad = |why: String| Fault::new(FaultCode::Usage, "cannot set the proxy", why);
     let Some(url) = &args.url else {
         return Ok(ProxyConfig::default());
     };
@@ -106,7 +106,7 @@ fn credentials(args: &ProxySetArgs) -> Result<Option<Credentials>, Fault> {
         return Ok(None);
     };
     let bad = |why: String| {
-        Fault::new("usage", "cannot set the proxy", why)
+        Fault::new(FaultCode::Usage, "cannot set the proxy", why)
             .fix("give a file that holds the password and nothing else")
     };
     let password = read_password(path).map_err(|e| bad(format!("{}: {e}", path.display())))?;
@@ -150,7 +150,7 @@ fn write(
     if wanted.url.is_some() {
         let section = Section { proxy: wanted };
         let text = toml::to_string(&Written { comms: section })
-            .map_err(|e| Fault::new("files", "cannot set the proxy", e.to_string()))?;
+            .map_err(|e| Fault::new(FaultCode::Files, "cannot set the proxy", e.to_string()))?;
         let text =
             format!("# Written by pf9ctl proxy set, which replaces it the next time.\n{text}");
         ctx.host
@@ -178,7 +178,7 @@ fn in_force(ctx: &Context, wanted: &ProxyConfig) -> Result<(), Fault> {
         paths::PROXY_CONFIG
     );
     Err(
-        Fault::new("config-invalid", "the proxy is left as it was", why).fix(format!(
+        Fault::new(FaultCode::ConfigInvalid, "the proxy is left as it was", why).fix(format!(
             "look for it in {} and {}, and take it out there",
             paths::CONFIG,
             paths::CONFIG_DIR
@@ -190,7 +190,7 @@ fn in_force(ctx: &Context, wanted: &ProxyConfig) -> Result<(), Fault> {
 async fn restart(ctx: &Context) -> Result<&'static str, Fault> {
     let fault = |e| {
         Fault::new(
-            "units",
+            FaultCode::Units,
             "the proxy is set, but the tunnel does not run",
             chain(&e),
         )
@@ -244,7 +244,11 @@ impl Before {
 
 fn fs_fault(error: &FsError) -> Fault {
     let full = error.source.kind() == std::io::ErrorKind::StorageFull;
-    let code = if full { "disk-full" } else { "files" };
+    let code = if full {
+        FaultCode::DiskFull
+    } else {
+        FaultCode::Files
+    };
     Fault::new(code, "cannot set the proxy", chain(error))
 }
 

@@ -13,7 +13,7 @@ use crate::app::{Config, Exit};
 use crate::comms::Route;
 use crate::egress::{Hop, Journey, Passed, ProxyUrl};
 use crate::identity;
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// As long as the tunnel gives one try.
 const TRY: Duration = Duration::from_secs(20);
@@ -71,7 +71,7 @@ async fn try_all(ctx: &Context, args: &ProxyTestArgs, way: Way) -> Result<Vec<Tr
         .map_err(|e| e.fault("cannot test the way to the plane"))?
         .ok_or_else(|| {
             Fault::new(
-                "usage",
+                FaultCode::Usage,
                 "cannot test the way to the plane",
                 "this host is not enrolled, so it knows none",
             )

@@ -15,8 +15,8 @@ use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
-    COPIED, Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, Timestamp,
-    TunnelState, TunnelStatus, paths,
+    Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus, Role,
+    Timestamp, TunnelState, TunnelStatus, paths,
 };
 
 /// Version of the report document.
@@ -199,7 +199,7 @@ fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
         }
         Some(_) | None => told,
     };
-    report.warnings.retain(|w| !Expiry::is_warning(w));
+    report.warnings.retain(|w| !w.code.is_expiry());
     let new = report.certificates.iter().filter_map(|c| c.warning(now));
     report.warnings.extend(new);
 }
@@ -223,7 +223,7 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
     }
     if !seen.enrolled {
         let fault = Fault::new(
-            "not-prepared",
+            FaultCode::NotPrepared,
             "this machine is not a host of a plane",
             "pf9ctl prep-node has not been run",
         )
@@ -271,7 +271,10 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
 
 /// The plane refuses this machine: it is a copy of its host.
 fn copied(tunnel: &TunnelStatus) -> Option<Fault> {
-    let said = tunnel.last_fault.as_ref().filter(|f| f.code == COPIED);
+    let said = tunnel
+        .last_fault
+        .as_ref()
+        .filter(|f| f.code == FaultCode::IdentityCopied);
     match tunnel.state {
         TunnelState::Connected { .. } => None,
         TunnelState::Connecting | TunnelState::NotEnrolled | TunnelState::Waiting { .. } => {
@@ -282,11 +285,11 @@ fn copied(tunnel: &TunnelStatus) -> Option<Fault> {
 
 fn offline(tunnel: &TunnelStatus) -> Option<Fault> {
     let (code, why) = match &tunnel.last_fault {
-        Some(fault) => (
-            fault.code.as_str(),
-            format!("{}: {}", fault.what, fault.why),
+        Some(fault) => (fault.code, format!("{}: {}", fault.what, fault.why)),
+        None => (
+            FaultCode::PlaneUnreachable,
+            "no connection was made yet".to_owned(),
         ),
-        None => ("plane-unreachable", "no connection was made yet".to_owned()),
     };
     let fault = Fault::new(code, "the plane cannot be reached", why);
     let fix = match &tunnel.last_fault {
@@ -302,7 +305,7 @@ fn offline(tunnel: &TunnelStatus) -> Option<Fault> {
 
 fn down(unit: &UnitReport) -> Fault {
     Fault::new(
-        "agent-down",
+        FaultCode::AgentDown,
         format!("{} does not run", unit.name),
         format!("{} is {}", unit.unit, unit.state),
     )
@@ -331,7 +334,7 @@ async fn units(ctx: &Context) -> (Vec<UnitReport>, Vec<UnitReport>, Option<Fault
         Ok(all) => all,
         Err(e) => {
             let why = crate::telemetry::chain(&e);
-            let fault = Fault::new("systemd-silent", "cannot ask systemd", why);
+            let fault = Fault::new(FaultCode::SystemdSilent, "cannot ask systemd", why);
             return (Vec::new(), Vec::new(), Some(fault));
         }
     };

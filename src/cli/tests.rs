@@ -37,7 +37,7 @@ use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::identity::Owners;
 use crate::local::{Policy, Reply, Request, StatusCode};
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// A machine nothing is wrong with, as files.
 const MACHINE: &[(&str, &str)] = &[
@@ -280,6 +280,6 @@ fn ok_json<T: serde::Serialize>(value: &T) -> Reply {
     Reply::json(StatusCode::OK, value)
 }
 
-fn no(code: &str, why: &str) -> Reply {
+fn no(code: FaultCode, why: &str) -> Reply {
     Reply::fault(StatusCode::CONFLICT, &Fault::new(code, "call refused", why))
 }

@@ -27,13 +27,12 @@ pub(super) fn not_read(
     config: &Config,
     env: impl Fn(&str) -> Option<String>,
 ) -> Fault {
-    let no_way = ["plane-unresolvable", "plane-refused", "plane-timeout"];
     let set = ["https_proxy", "HTTPS_PROXY"];
     let named = set
         .into_iter()
         .find(|name| env(name).is_some_and(|v| !v.is_empty()));
     match named {
-        Some(name) if config.comms.proxy.url.is_none() && no_way.contains(&fault.code.as_str()) => {
+        Some(name) if config.comms.proxy.url.is_none() && fault.code.is_no_way_out() => {
             let fix = format!(
                 "{}; {name} is set in this shell, which the agent does not read: pf9ctl proxy set URL",
                 fault.fix
@@ -47,23 +46,24 @@ pub(super) fn not_read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FaultCode;
 
     #[test]
     fn a_proxy_of_the_shell_is_mentioned_when_there_is_no_way() {
         let fault = |code| Fault::new(code, "cannot enrol", "no name").fix("check");
         let shell = |name: &str| (name == "HTTPS_PROXY").then(|| "http://u:pw@p:1".to_owned());
         let mut config = Config::default();
-        let said = not_read(fault("plane-refused"), &config, shell).fix;
+        let said = not_read(fault(FaultCode::PlaneRefused), &config, shell).fix;
         assert!(
             said.starts_with("check; HTTPS_PROXY is set") && !said.contains("pw"),
             "{said}"
         );
         let same = [
-            not_read(fault("token-used"), &config, shell),
-            not_read(fault("plane-refused"), &config, |_| None),
+            not_read(fault(FaultCode::TokenUsed), &config, shell),
+            not_read(fault(FaultCode::PlaneRefused), &config, |_| None),
             {
                 config.comms.proxy.url = "http://p:1".parse().ok();
-                not_read(fault("plane-refused"), &config, shell)
+                not_read(fault(FaultCode::PlaneRefused), &config, shell)
             },
         ];
         assert!(same.iter().all(|f| f.fix == "check"), "{same:?}");

@@ -17,7 +17,7 @@ use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::identity::{self, TlsPolicy, TunnelIdentity};
-use crate::model::{COPIED, Envelope, Fault, SessionKind};
+use crate::model::{Envelope, Fault, FaultCode, SessionKind};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
@@ -336,7 +336,7 @@ impl DialError {
             return None;
         };
         let said = serde_json::from_slice::<Copied>(said).ok();
-        said.filter(|s| s.fault.code == COPIED)
+        said.filter(|s| s.fault.code == FaultCode::IdentityCopied)
     }
 
     /// The failure in words a person can act on.
@@ -346,36 +346,36 @@ impl DialError {
         }
         let (code, fix) = match self {
             Self::Url(_) => (
-                "plane-url",
+                FaultCode::PlaneUrl,
                 "run pf9ctl prep-node again with the right --plane URL",
             ),
             Self::Reach(why) => why.code_and_fix(),
             Self::Foreign { .. } => (
-                "plane-foreign-certificate",
+                FaultCode::PlaneForeignCertificate,
                 "check that nothing in between opens TLS, and that the host is still enrolled",
             ),
             Self::Tls { .. } => (
-                "plane-garbage",
+                FaultCode::PlaneGarbage,
                 "check that the URL is the plane's and that nothing in between opens or forbids TLS",
             ),
             Self::Handshake(_) if self.is_forbidden() => (
-                "plane-forbidden",
+                FaultCode::PlaneForbidden,
                 "the plane does not know this host, or its key, any more: see pf9-plane host list \
                  there; pf9ctl prep-node with a new token makes it a host again",
             ),
             Self::Handshake(HandshakeError::Refused { .. }) => {
-                ("plane-busy", "nothing to do: it is tried again")
+                (FaultCode::PlaneBusy, "nothing to do: it is tried again")
             }
             Self::Handshake(_) => (
-                "plane-garbage",
+                FaultCode::PlaneGarbage,
                 "check that the URL is the plane's and that no proxy answers in its place",
             ),
             Self::Timeout { hop, .. } if hop.is_the_proxys() => (
-                "proxy-timeout",
+                FaultCode::ProxyTimeout,
                 "check the proxy in [comms.proxy] and that it gets through to the plane",
             ),
             Self::Timeout { .. } => (
-                "plane-timeout",
+                FaultCode::PlaneTimeout,
                 "check that the firewall lets this host out to the plane",
             ),
         };
@@ -426,13 +426,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_is_named_after_the_hop_it_strikes_at() {
         for (hop, code) in [
-            (Hop::ProxyResolve, "proxy-timeout"),
-            (Hop::ProxyConnect, "proxy-timeout"),
-            (Hop::ProxyTunnel, "proxy-timeout"),
-            (Hop::Resolve, "plane-timeout"),
-            (Hop::Connect, "plane-timeout"),
-            (Hop::Tls, "plane-timeout"),
-            (Hop::Websocket, "plane-timeout"),
+            (Hop::ProxyResolve, FaultCode::ProxyTimeout),
+            (Hop::ProxyConnect, FaultCode::ProxyTimeout),
+            (Hop::ProxyTunnel, FaultCode::ProxyTimeout),
+            (Hop::Resolve, FaultCode::PlaneTimeout),
+            (Hop::Connect, FaultCode::PlaneTimeout),
+            (Hop::Tls, FaultCode::PlaneTimeout),
+            (Hop::Websocket, FaultCode::PlaneTimeout),
         ] {
             let mut journey = Journey::default();
             let hangs = in_time(&mut journey, async |journey| {

@@ -20,7 +20,7 @@ use super::session;
 use super::sessions::{NewSession, Sessions};
 use super::status::StatusBoard;
 use crate::app::{Beat, CommsConfig};
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 use crate::mux;
 use crate::wire::limits::{BLOCK, CONNECTION_WINDOW, PINNED_MAX, SEND_TOTAL};
 use crate::wire::{Code, Time};
@@ -299,7 +299,7 @@ impl Link {
         let fault = fault.next_try(after(wait));
         tracing::warn!(
             slot,
-            code = fault.code,
+            code = fault.code.word(),
             wait_ms = wait.as_millis(),
             "{fault}"
         );
@@ -343,7 +343,7 @@ fn surplus(of_slot: &[bool], bounds: &[u64]) -> Vec<bool> {
 
 fn down(endpoint: &str, why: String) -> Fault {
     Fault::new(
-        "tunnel-down",
+        FaultCode::TunnelDown,
         format!("the tunnel to {endpoint} ended"),
         why,
     )

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::model::{SessionState, SessionStatus, TunnelStatus};
+use crate::model::{FaultCode, SessionState, SessionStatus, TunnelStatus};
 
 /// What the text is.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,7 +21,7 @@ pub(super) struct Numbers {
     /// From and to the plane, since comms started.
     pub(super) bytes: (u64, u64),
     /// Ended sessions and failed tries by reason.
-    pub(super) failures: BTreeMap<String, u64>,
+    pub(super) failures: BTreeMap<FaultCode, u64>,
     /// Refused streams by reason.
     pub(super) refusals: BTreeMap<&'static str, u64>,
 }
@@ -52,7 +52,7 @@ impl Numbers {
             "Sessions that ended and tries that failed.",
         );
         for (reason, n) in &self.failures {
-            text.row(m, &[("reason", reason)], *n as f64);
+            text.row(m, &[("reason", reason.word())], *n as f64);
         }
         let m = "pf9_comms_refusals_total";
         text.head(m, Kind::Counter, "Streams of the plane that were refused.");
@@ -302,7 +302,7 @@ mod tests {
             last_contact: Some(at(90)),
             last_end: Some(SessionEnd {
                 at: at(1),
-                fault: Fault::new("x", "x", "x"),
+                fault: Fault::new(FaultCode::Internal, "x", "x"),
             }),
         };
         let (since, until) = (at(10), at(700));
@@ -329,7 +329,7 @@ mod tests {
                 ],
             },
             bytes: (1000, 2000),
-            failures: BTreeMap::from([("plane-busy".to_owned(), 4)]),
+            failures: BTreeMap::from([(FaultCode::PlaneBusy, 4)]),
             refusals: BTreeMap::from([("not-allowed", 6)]),
         };
         let samples = parse(&numbers.text(at(100)));

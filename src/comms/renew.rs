@@ -30,7 +30,9 @@ use super::status::StatusBoard;
 use crate::egress::Journey;
 use crate::host::fs::{FsError, HostFs};
 use crate::identity::{self, IdentityError, NewKey, Pair, TlsPolicy, TunnelIdentity};
-use crate::model::{Digest, Expiry, Fault, Life, RenewAnswer, RenewRequest, SessionKind};
+use crate::model::{
+    Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind,
+};
 use crate::mux::{self, MuxStream};
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
@@ -154,7 +156,7 @@ impl Renewal {
                     let wait = backoff.next(None, None, fastrand::f64());
                     let now = Timestamp::now();
                     let fault = fault.next_try(now.checked_add(wait).unwrap_or(now));
-                    tracing::warn!(code = fault.code, "{fault}");
+                    tracing::warn!(code = fault.code.word(), "{fault}");
                     self.tell(Some(fault));
                     tokio::time::sleep(wait).await;
                 }
@@ -216,34 +218,40 @@ impl Renewal {
     /// A new key, and the plane's certificate for it: kept on the disk beside the pair in use.
     async fn ask(&self) -> Result<Pair, Fault> {
         let new = NewKey::make(self.link.route().identity().host_id)
-            .map_err(|e| failed("identity-key", chain(&e)))?;
+            .map_err(|e| failed(FaultCode::IdentityKey, chain(&e)))?;
         let body = RenewRequest {
             schema: 1,
             csr: new.csr.clone(),
         };
-        let body = serde_json::to_vec(&body).map_err(|e| failed("internal", e.to_string()))?;
+        let body =
+            serde_json::to_vec(&body).map_err(|e| failed(FaultCode::Internal, e.to_string()))?;
         let away = || {
-            failed("plane-away", "there is no tunnel".to_owned())
+            failed(FaultCode::PlaneAway, "there is no tunnel".to_owned())
                 .fix("nothing to do: it is tried again")
         };
         let stream = self.stream().await.ok_or_else(away)?;
         let answer = tokio::time::timeout(ASK, post(stream, body)).await;
         let (status, bytes) = answer
             .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
-            .map_err(|why| failed("plane-away", why))?;
+            .map_err(|why| failed(FaultCode::PlaneAway, why))?;
         if !status.is_success() {
             return Err(match serde_json::from_slice::<Fault>(&bytes) {
-                Ok(said) => {
-                    failed(&said.code, format!("{}: {}", said.what, said.why)).fix(said.fix)
-                }
-                Err(_) => failed("plane-garbage", format!("the plane answered {status}")),
+                Ok(said) => failed(said.code, format!("{}: {}", said.what, said.why)).fix(said.fix),
+                Err(_) => failed(
+                    FaultCode::PlaneGarbage,
+                    format!("the plane answered {status}"),
+                ),
             });
         }
-        let answer: RenewAnswer = serde_json::from_slice(&bytes)
-            .map_err(|e| failed("plane-garbage", format!("its answer cannot be read: {e}")))?;
+        let answer: RenewAnswer = serde_json::from_slice(&bytes).map_err(|e| {
+            failed(
+                FaultCode::PlaneGarbage,
+                format!("its answer cannot be read: {e}"),
+            )
+        })?;
         let pair = new
             .with(&answer)
-            .map_err(|why| failed("plane-garbage", why))?;
+            .map_err(|why| failed(FaultCode::PlaneGarbage, why))?;
         let kept = pair.clone();
         self.files(move |fs| Ok(identity::keep_next(fs, &kept)?))
             .await
@@ -334,13 +342,13 @@ impl Renewal {
 
 const WHAT: &str = "cannot renew the host certificate";
 
-fn failed(code: &str, why: String) -> Fault {
+fn failed(code: FaultCode, why: String) -> Fault {
     Fault::new(code, WHAT, why)
 }
 
 fn unproven(why: String) -> Fault {
     let what = "the new host certificate does not work, the old one stays in use";
-    Fault::new("certificate-unproven", what, why)
+    Fault::new(FaultCode::CertificateUnproven, what, why)
         .fix("nothing to do: another one is asked for; if it stays so, see the plane's log")
 }
 

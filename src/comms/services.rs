@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::host::fs::HostFs;
-use crate::model::{Fault, paths};
+use crate::model::{Fault, FaultCode, paths};
 use crate::wire::limits::{META_TEXT_MAX, SERVICE_MAX, STREAMS_MAX};
 
 /// One service.
@@ -287,8 +287,12 @@ fn is_machine(host: &HostFs) -> bool {
 }
 
 fn bad(why: String) -> Fault {
-    Fault::new("config-invalid", "cannot use the tunnel's allow-list", why)
-        .fix("correct /etc/pf9/services.d and restart pf9-comms")
+    Fault::new(
+        FaultCode::ConfigInvalid,
+        "cannot use the tunnel's allow-list",
+        why,
+    )
+    .fix("correct /etc/pf9/services.d and restart pf9-comms")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::sessions::{Live, Sessions};
 use crate::model::{
-    Envelope, Expiry, Fault, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionKind,
+    Envelope, Expiry, Fault, FaultCode, STATUS_SCHEMA, STREAMS_SHOWN_MAX, SessionEnd, SessionKind,
     SessionState, SessionStatus, StreamClass, StreamDirection, StreamStatus, TRUST_ANSWER_MAX,
     TunnelState, TunnelStatus, TunnelStreams,
 };
@@ -24,7 +24,7 @@ pub(super) struct StatusBoard {
 struct Known {
     slots: Vec<Slot>,
     /// Ends and failed tries by the code of their fault: a closed list of words.
-    failures: BTreeMap<String, u64>,
+    failures: BTreeMap<FaultCode, u64>,
     /// What the plane ordered as it refused this machine.
     orders: Vec<Envelope>,
 }
@@ -104,7 +104,7 @@ impl StatusBoard {
     /// A session or a try ended; `was_up`: the plane was heard until now.
     pub(super) fn ended(&self, slot: u8, fault: Fault, was_up: bool) {
         let at = Timestamp::now();
-        let code = fault.code.clone();
+        let code = fault.code;
         self.change(slot, |s| {
             if let Some(next_try) = fault.next_try {
                 s.state = SlotState::Waiting { next_try };
@@ -118,7 +118,7 @@ impl StatusBoard {
     }
 
     /// Ends and failed tries so far, by the code of their fault.
-    pub(super) fn failures(&self) -> BTreeMap<String, u64> {
+    pub(super) fn failures(&self) -> BTreeMap<FaultCode, u64> {
         self.lock().failures.clone()
     }
 
@@ -319,7 +319,7 @@ mod tests {
             last_contact: Some(at(i64::from(slot))),
             last_end: Some(SessionEnd {
                 at: at(i64::from(slot)),
-                fault: Fault::new("x", format!("end of {slot}"), ""),
+                fault: Fault::new(FaultCode::Internal, format!("end of {slot}"), ""),
             }),
         }
     }

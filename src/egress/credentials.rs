@@ -8,7 +8,7 @@ use http::HeaderValue;
 use nix::unistd::{User, geteuid};
 
 use crate::host::fs::{Found, FsError, HostFs};
-use crate::model::{Fault, Secret, paths};
+use crate::model::{Fault, FaultCode, Secret, paths};
 
 /// User and password of a proxy.
 #[derive(Clone, PartialEq, Eq)]
@@ -81,8 +81,12 @@ impl Credentials {
             .unwrap_or_default();
         Self::parse(&text).map(Some).map_err(|why| {
             let why = format!("{path}: {why}");
-            Fault::new("config-invalid", "cannot use the proxy's credentials", why)
-                .fix("run pf9ctl proxy set URL --user USER --password-file FILE")
+            Fault::new(
+                FaultCode::ConfigInvalid,
+                "cannot use the proxy's credentials",
+                why,
+            )
+            .fix("run pf9ctl proxy set URL --user USER --password-file FILE")
         })
     }
 
@@ -125,7 +129,7 @@ fn guarded(mode: u32, uid: u32) -> Result<(), Fault> {
 
 fn unsafe_file(why: String) -> Fault {
     Fault::new(
-        "proxy-credentials-unsafe",
+        FaultCode::ProxyCredentialsUnsafe,
         "the proxy's credentials are not used",
         why,
     )
@@ -138,7 +142,7 @@ fn unsafe_file(why: String) -> Fault {
 
 fn unreadable(error: &FsError) -> Fault {
     Fault::new(
-        "proxy-credentials-unreadable",
+        FaultCode::ProxyCredentialsUnreadable,
         "the proxy's credentials cannot be read",
         crate::telemetry::chain(error),
     )
@@ -180,7 +184,7 @@ mod tests {
         }
         for mode in [0o640, 0o604, 0o644, 0o660] {
             let fault = load("u:hunter2\n", mode).expect_err("open to others");
-            assert_eq!(fault.code, "proxy-credentials-unsafe");
+            assert_eq!(fault.code, FaultCode::ProxyCredentialsUnsafe);
         }
         let link = {
             let dir = tempfile::tempdir().expect("tempdir");
@@ -189,7 +193,7 @@ mod tests {
                 .expect("link");
             Credentials::load(&host).expect_err("a link")
         };
-        assert_eq!(link.code, "proxy-credentials-unsafe");
+        assert_eq!(link.code, FaultCode::ProxyCredentialsUnsafe);
     }
 
     #[test]
@@ -209,7 +213,7 @@ mod tests {
             "u:hun\0ter2",
         ] {
             let fault = load(bad, 0o600).expect_err(bad);
-            assert_eq!(fault.code, "config-invalid");
+            assert_eq!(fault.code, FaultCode::ConfigInvalid);
             assert!(!fault.to_string().contains("hunter2"), "{fault}");
         }
         assert!(load(&format!("u:{}", "x".repeat(2000)), 0o600).is_err());

@@ -4,7 +4,7 @@ use std::io;
 
 use http::StatusCode;
 
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -101,45 +101,45 @@ pub enum ReachError {
 
 impl ReachError {
     /// Stable word and remedy.
-    pub fn code_and_fix(&self) -> (&'static str, &'static str) {
+    pub fn code_and_fix(&self) -> (FaultCode, &'static str) {
         match self {
             Self::Unresolvable { .. } => (
-                "plane-unresolvable",
+                FaultCode::PlaneUnresolvable,
                 "check the plane's name and this machine's DNS; \
                  where only a proxy leads out: pf9ctl proxy set URL",
             ),
             Self::Refused { .. } => (
-                "plane-refused",
+                FaultCode::PlaneRefused,
                 "check the plane's name and port, that it runs, and that firewalls let this host out to it; \
                  where only a proxy leads out: pf9ctl proxy set URL",
             ),
             Self::ProxyUnresolvable { .. } => (
-                "proxy-unresolvable",
+                FaultCode::ProxyUnresolvable,
                 "check the proxy's name in [comms.proxy] and this machine's DNS",
             ),
             Self::ProxyRefused { .. } => (
-                "proxy-refused",
+                FaultCode::ProxyRefused,
                 "check host and port in [comms.proxy] and that the proxy runs",
             ),
             Self::ProxyWantsCredentials { .. } => (
-                "proxy-credentials-wanted",
+                FaultCode::ProxyCredentialsWanted,
                 "run pf9ctl proxy set URL --user USER --password-file FILE",
             ),
             Self::ProxyRejects { .. } => (
-                "proxy-credentials-rejected",
+                FaultCode::ProxyCredentialsRejected,
                 "ask for the right password, then pf9ctl proxy set URL --user USER --password-file FILE",
             ),
             Self::ProxyScheme { .. } => (
-                "proxy-credentials-kind",
+                FaultCode::ProxyCredentialsKind,
                 "only Basic can be given: have the proxy let this host through to the plane without a password",
             ),
             Self::ProxyDenied { status, .. } => denied(*status),
             Self::ProxyGarbage { .. } => (
-                "proxy-garbage",
+                FaultCode::ProxyGarbage,
                 "check host and port in [comms.proxy]: it must be an HTTP proxy that takes CONNECT",
             ),
             Self::ProxyClosed { .. } => (
-                "proxy-closed",
+                FaultCode::ProxyClosed,
                 "look into the proxy's log: it cannot reach the plane, may not, or opens TLS and does not like it",
             ),
         }
@@ -152,15 +152,15 @@ impl ReachError {
     }
 }
 
-fn denied(status: StatusCode) -> (&'static str, &'static str) {
+fn denied(status: StatusCode) -> (FaultCode, &'static str) {
     if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
         return (
-            "proxy-cannot-reach",
+            FaultCode::ProxyCannotReach,
             "the proxy itself does not get through: check the plane's name and port, and the proxy's own DNS and firewall",
         );
     }
     (
-        "proxy-denies",
+        FaultCode::ProxyDenies,
         "have the proxy's administrator allow CONNECT to the plane's name and port",
     )
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::testing::{FakeProxy, Manner};
 use super::*;
 use crate::host::fs::Attrs;
-use crate::model::paths;
+use crate::model::{FaultCode, paths};
 
 /// A host behind `proxy`, which knows this password.
 fn egress(proxy: &str, credentials: Option<&str>, no_proxy: &str) -> Egress {
@@ -61,7 +61,7 @@ async fn code(proxy: &FakeProxy, credentials: Option<&str>) -> (String, String) 
         .await;
     let fault = reached.expect_err("not reached").fault("cannot connect");
     assert!(!fault.fix.is_empty(), "{fault}");
-    (fault.code, fault.why)
+    (fault.code.to_string(), fault.why)
 }
 
 #[tokio::test]
@@ -184,19 +184,22 @@ async fn a_proxy_that_is_not_there_is_told_from_a_plane_that_is_not() {
         reached.expect_err("nobody").fault("x").code
     };
     let gone = egress(&format!("http://{address}"), None, "");
-    assert_eq!(fault(gone, "plane.example", 443).await, "proxy-refused");
+    assert_eq!(
+        fault(gone, "plane.example", 443).await,
+        FaultCode::ProxyRefused
+    );
     let unknown = egress("http://no-such-name.invalid:1", None, "");
     assert_eq!(
         fault(unknown, "plane.example", 443).await,
-        "proxy-unresolvable"
+        FaultCode::ProxyUnresolvable
     );
     let straight = Egress::direct();
     assert_eq!(
         fault(straight.clone(), "127.0.0.1", address.port()).await,
-        "plane-refused"
+        FaultCode::PlaneRefused
     );
     assert_eq!(
         fault(straight, "no-such-name.invalid", 1).await,
-        "plane-unresolvable"
+        FaultCode::PlaneUnresolvable
     );
 }

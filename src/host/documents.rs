@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fs::{Attrs, FsError, HostFs};
 use crate::model::{
-    Accepted, Because, Envelope, Fault, HostId, PAYLOAD_MAX, Timestamp, TrustStore, Verdict, judge,
+    Accepted, Because, Envelope, Fault, FaultCode, HostId, PAYLOAD_MAX, Timestamp, TrustStore,
+    Verdict, judge,
 };
 use crate::telemetry::chain;
 
@@ -152,7 +153,7 @@ impl Store {
         };
         let what = format!("cannot use {}", self.path);
         let disk = "look at the disk and at who else writes below /var/opt/pf9";
-        let broken = |why: &str| Fault::new("state-broken", what.clone(), why).fix(disk);
+        let broken = |why: &str| Fault::new(FaultCode::StateBroken, what.clone(), why).fix(disk);
         let (mut fault, not_understood) = match self.at(&self.path, good) {
             At::Good(value) => return Loaded::good(Some(value)),
             At::Nothing => match previous() {
@@ -170,9 +171,15 @@ impl Store {
             }
             At::Unusable(Unusable::NotUnderstood(why)) => {
                 let fix = "install the version of the agent that wrote it";
-                (Fault::new("state-not-understood", what, why).fix(fix), true)
+                (
+                    Fault::new(FaultCode::StateNotUnderstood, what, why).fix(fix),
+                    true,
+                )
             }
-            At::Unread(why) => (Fault::new("state-unreadable", what, why).fix(disk), false),
+            At::Unread(why) => (
+                Fault::new(FaultCode::StateUnreadable, what, why).fix(disk),
+                false,
+            ),
         };
         let value = previous().0;
         let used = match &value {
@@ -335,7 +342,7 @@ mod tests {
             n if n % 2 == 1 => Err(Unusable::NotUnderstood("odd".into())),
             n => Ok(n),
         });
-        (loaded.value, loaded.fault.map(|f| f.code))
+        (loaded.value, loaded.fault.map(|f| f.code.to_string()))
     }
 
     fn put(fs: &HostFs, text: &str) {
@@ -424,7 +431,7 @@ mod tests {
         put(&fs, "?");
         let seen = store.look(|d: Doc| Ok(d.n));
         assert_eq!(seen.value, None);
-        assert_eq!(seen.fault.expect("fault").code, "state-broken");
+        assert_eq!(seen.fault.expect("fault").code, FaultCode::StateBroken);
         assert_eq!(fs.list("/s").expect("list"), ["doc.json"]);
     }
 

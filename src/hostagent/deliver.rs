@@ -96,7 +96,7 @@ async fn note_needed(agent: &Agent, store: &SpecStore, spec: &Accepted) {
     let store = store.clone();
     if let Err(fault) = blocking(move || store.note_nodelet_needed(true)).await {
         // Without the note the machine itself is asked at the next start; see the store.
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
     }
     agent.board.set(|f| &mut f.nodelet_needed, true);
 }
@@ -117,7 +117,7 @@ fn refused(agent: &Agent, generation: Generation, status: StatusCode, fault: Fau
     let was = agent.board.read(|f| f.delivery.clone());
     let now = Delivery::Refused(generation, fault.clone());
     if was != now {
-        tracing::warn!(%generation, %status, code = fault.code, "nodelet refused the spec: {fault}");
+        tracing::warn!(%generation, %status, code = fault.code.word(), "nodelet refused the spec: {fault}");
         agent
             .events
             .emit("spec-refused", fault.to_string(), Some(fault.clone()));
@@ -133,7 +133,7 @@ fn unreachable(agent: &Agent, fault: Fault) {
         .board
         .read(|f| matches!(f.delivery, Delivery::Unreachable(_)));
     if !known {
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
     }
     agent
         .board

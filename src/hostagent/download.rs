@@ -21,7 +21,9 @@ use super::{Agent, blocking, plane};
 use crate::host::fs::{Attrs, HostFs};
 use crate::identity;
 use crate::local::Method;
-use crate::model::{Digest, DownloadStatus, Envelope, Fault, Hasher, StackRef, TrustStore, paths};
+use crate::model::{
+    Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, StackRef, TrustStore, paths,
+};
 use crate::stack::{self, Depth, Manifest, StackError, space};
 
 /// Longest silence in the middle of an archive.
@@ -106,9 +108,9 @@ fn failed(agent: &Agent, stack: &StackRef, fault: Fault) {
         .board
         .read(|f| f.download.as_ref().and_then(|d| d.fault.clone()));
     if old.as_ref().map(|f| &f.code) != Some(&fault.code) {
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
         // That the plane is away cannot be told to it, and is told by its coming back.
-        if fault.code != plane::AWAY {
+        if fault.code != FaultCode::PlaneAway {
             agent
                 .events
                 .emit("stack-failed", fault.to_string(), Some(fault.clone()));
@@ -193,7 +195,13 @@ async fn fetch_manifest(
         .poll::<Envelope>(&path, plane::CALL_DEADLINE)
         .await
         .map_err(|e| plane::fault(&e, &what))?
-        .ok_or_else(|| Fault::new("plane-garbage", &what, "the plane's answer is empty"))?;
+        .ok_or_else(|| {
+            Fault::new(
+                FaultCode::PlaneGarbage,
+                &what,
+                "the plane's answer is empty",
+            )
+        })?;
     let manifest = Manifest::open(envelope, stack, trust).map_err(|e| e.fault(stack))?;
     let bytes = serde_json::to_vec(manifest.envelope()).unwrap_or_default();
     let (fs, digest) = (agent.fs.clone(), stack.manifest);
@@ -352,7 +360,7 @@ impl Target {
 
     async fn receive_rest(&self, agent: &Agent, part: &mut Part) -> Result<(), Fault> {
         let what = format!("cannot fetch stack {}", self.stack);
-        let broken = |why: String| Fault::new("stack-fetch", &what, why);
+        let broken = |why: String| Fault::new(FaultCode::StackFetch, &what, why);
         let url = format!("/v1/stacks/{}/archive", self.stack.manifest);
         let from = (part.have > 0).then_some(part.have);
         let mut response = agent

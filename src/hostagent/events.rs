@@ -147,7 +147,7 @@ async fn deliver(agent: &Agent, spool: &Arc<Mutex<Spool>>) -> Sent {
         Err(LocalError::Refused { status, fault })
             if [400, 413, 422].contains(&status.as_u16()) =>
         {
-            tracing::error!(%status, code = fault.code, "the plane cannot take these events: {fault}");
+            tracing::error!(%status, code = fault.code.word(), "the plane cannot take these events: {fault}");
         }
         Err(_) => return Sent::Failed,
     }

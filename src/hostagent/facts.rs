@@ -9,7 +9,7 @@ use super::backoff::Backoff;
 use super::board::Facts;
 use super::plane::{self, CALL_DEADLINE};
 use super::{Agent, order};
-use crate::model::{Fault, Inventory, NodeFacts};
+use crate::model::{Fault, FaultCode, Inventory, NodeFacts};
 
 const WHAT: &str = "the plane does not know this machine's name and addresses";
 /// Waits after a failure. A name that is somebody else's stays so until a person does something.
@@ -33,7 +33,7 @@ pub(super) async fn run(agent: Agent) {
             Err(fault) => {
                 let was = agent.board.read(|f| f.facts_fault.clone());
                 if was.map(|f| f.code).as_ref() != Some(&fault.code) {
-                    tracing::warn!(code = fault.code, "{fault}");
+                    tracing::warn!(code = fault.code.word(), "{fault}");
                     let words = fault.to_string();
                     agent
                         .events
@@ -41,7 +41,8 @@ pub(super) async fn run(agent: Agent) {
                 }
                 let wait = backoff.next();
                 // A plane that is away is no news of this machine.
-                let shown = (fault.code != plane::AWAY).then(|| fault.next_try(agent.later(wait)));
+                let shown =
+                    (fault.code != FaultCode::PlaneAway).then(|| fault.next_try(agent.later(wait)));
                 agent.board.set(|f| &mut f.facts_fault, shown);
                 agent.plane.pause(wait).await;
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::inventory::{meminfo, proc_text};
 use crate::host::fs::HostFs;
-use crate::model::{DiskHealth, Fault, Health};
+use crate::model::{DiskHealth, Fault, FaultCode, Health};
 use crate::stack::space;
 
 /// Where we, the runtime and the logs write. (`/var/lib`, not our directory in it: that is closed
@@ -90,10 +90,10 @@ fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> V
         );
         let what = format!("the file system of {} is full", disk.path);
         if free < space::RESERVE_BYTES {
-            all.push(Fault::new("disk-full", what, why).fix(space::FIX));
+            all.push(Fault::new(FaultCode::DiskFull, what, why).fix(space::FIX));
         } else if percent(free, total).is_some_and(|p| p < DISK_LOW_PERCENT) {
             let what = what.replace("is full", "is nearly full");
-            all.push(Fault::new("disk-nearly-full", what, why).fix(space::FIX));
+            all.push(Fault::new(FaultCode::DiskNearlyFull, what, why).fix(space::FIX));
         }
     }
     if percent(memory_available, memory_total).is_some_and(|p| p < MEMORY_LOW_PERCENT) {
@@ -102,7 +102,7 @@ fn warnings(disks: &[DiskHealth], memory_available: u64, memory_total: u64) -> V
             memory_available / MIB,
             memory_total / MIB
         );
-        let fault = Fault::new("memory-low", "memory is nearly used up", why);
+        let fault = Fault::new(FaultCode::MemoryLow, "memory is nearly used up", why);
         all.push(fault.fix("end something, or give the machine more memory"));
     }
     all
@@ -119,7 +119,7 @@ mod tests {
             available_bytes: free_mib * MIB,
         };
         let all = warnings(&[disk], memory.0, memory.1);
-        all.into_iter().map(|f| f.code).collect()
+        all.into_iter().map(|f| f.code.to_string()).collect()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Agent;
 use super::plane;
 use crate::local::Method;
-use crate::model::{Envelope, Fault, FreshNonce};
+use crate::model::{Envelope, Fault, FaultCode, FreshNonce};
 
 /// nodelet reads a dozen files and signs.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(super) async fn signed(agent: &Agent, path: &str, what: &str) -> Result<Envelope, Fault> {
     let empty = |who: &str| {
         let why = format!("the answer of {who} is empty");
-        Fault::new("plane-garbage", what, why)
+        Fault::new(FaultCode::PlaneGarbage, what, why)
     };
     let nonce = agent
         .plane

@@ -11,13 +11,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::local::{Client, LocalError, Method};
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Longest an ordinary call may take: a slow link and a busy plane fit.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Code of the fault that only says: not reachable now.
-pub(super) const AWAY: &str = "plane-away";
 
 /// The plane. Cheap to clone.
 #[derive(Clone)]
@@ -116,7 +113,7 @@ impl Plane {
 pub(super) fn fault(error: &LocalError, what: &str) -> Fault {
     match error {
         LocalError::Unreachable { .. } | LocalError::Timeout { .. } => {
-            Fault::new(AWAY, what, "the plane does not answer")
+            Fault::new(FaultCode::PlaneAway, what, "the plane does not answer")
                 .fix("nothing is lost; it goes on by itself when the tunnel is up again")
         }
         LocalError::Refused { .. } | LocalError::Malformed { .. } => error.fault(what),

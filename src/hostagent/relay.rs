@@ -9,7 +9,7 @@ use super::backoff::Backoff;
 use super::board::Facts;
 use super::{Agent, order, plane};
 use crate::local::Method;
-use crate::model::{CertificateBatch, CertificateRequest, Fault, Role};
+use crate::model::{CertificateBatch, CertificateRequest, Fault, FaultCode, Role};
 
 const WHAT: &str = "cannot get the node's certificates";
 /// nodelet checks and writes a dozen files.
@@ -63,7 +63,7 @@ pub(super) async fn run(agent: Agent) {
             Err(fault) => {
                 let was = agent.board.read(|f| f.relay_fault.clone());
                 if was.as_ref().map(|f| &f.code) != Some(&fault.code) {
-                    tracing::warn!(code = fault.code, "{fault}");
+                    tracing::warn!(code = fault.code.word(), "{fault}");
                 }
                 let wait = backoff.next();
                 let fault = fault.next_try(agent.later(wait));
@@ -120,7 +120,7 @@ async fn relay(agent: &Agent) -> Result<usize, Fault> {
         .post::<_, CertificateBatch>("/v1/hosts/self/certificates", &order)
         .await
         .map_err(|e| plane::fault(&e, WHAT))?
-        .ok_or_else(|| Fault::new("plane-garbage", WHAT, "the plane's answer is empty"))?;
+        .ok_or_else(|| Fault::new(FaultCode::PlaneGarbage, WHAT, "the plane's answer is empty"))?;
     let count = batch.certificates.len();
     agent
         .nodelet

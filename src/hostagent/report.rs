@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 use super::status::{self, Moment, Origin};
 use super::{Agent, inventory, plane};
 use crate::local::LocalError;
-use crate::model::{HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
+use crate::model::{FaultCode, HostStatus, Inventory, NOTICES_MAX, NodeState, StatusAnswer};
 
 /// A burst of changes is one document.
 const DEBOUNCE: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub(super) async fn run(agent: Agent, period: Duration) {
             }
             Err(error) => {
                 if let LocalError::Refused { status, fault } = &error {
-                    tracing::debug!(%status, code = fault.code, "status refused: {fault}");
+                    tracing::debug!(%status, code = fault.code.word(), "status refused: {fault}");
                 }
                 let wait = backoff.next();
                 beat.within(wait);
@@ -106,8 +106,12 @@ pub(super) fn assemble(agent: &Agent) -> HostStatus {
 }
 
 /// A change of state is an event and a line in the log.
-fn tell_change(agent: &Agent, status: &HostStatus, told: &mut Option<(NodeState, Option<String>)>) {
-    let now = (status.state, status.reason.as_ref().map(|r| r.code.clone()));
+fn tell_change(
+    agent: &Agent,
+    status: &HostStatus,
+    told: &mut Option<(NodeState, Option<FaultCode>)>,
+) {
+    let now = (status.state, status.reason.as_ref().map(|r| r.code));
     if told.as_ref() == Some(&now) {
         return;
     }

@@ -84,7 +84,7 @@ fn not_well(agent: &Agent, error: &LocalError) {
         LocalError::Refused { .. } | LocalError::Malformed { .. } => {
             let fault = error.fault("cannot get the spec");
             if agent.board.read(|f| f.plane_fault.as_ref() != Some(&fault)) {
-                tracing::warn!(code = fault.code, "{fault}");
+                tracing::warn!(code = fault.code.word(), "{fault}");
                 agent.board.set(|f| &mut f.plane_fault, Some(fault));
             }
         }
@@ -167,7 +167,7 @@ fn same_again(agent: &Agent, seen: &mut Seen) {
 fn refuse(agent: &Agent, refusal: Refusal, seen: &mut Seen) -> bool {
     if seen.refused.as_ref() != Some(&refusal) {
         let fault = &refusal.fault;
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
         agent
             .events
             .emit("spec-refused", fault.to_string(), Some(fault.clone()));

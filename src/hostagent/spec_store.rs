@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::documents::{Document, Store, stored_spec};
 use crate::host::fs::{Found, FsError, HostFs};
-use crate::model::{Accepted, Envelope, Fault, HostId, Timestamp, TrustStore, paths};
+use crate::model::{Accepted, Envelope, Fault, FaultCode, HostId, Timestamp, TrustStore, paths};
 use crate::stack::space;
 
 /// The accepted spec.
@@ -106,9 +106,9 @@ impl SpecStore {
 
 fn store_fault(error: &FsError) -> Fault {
     let (code, fix) = if space::is_full(&error.source) {
-        ("disk-full", space::FIX)
+        (FaultCode::DiskFull, space::FIX)
     } else {
-        ("state-io", "look at the disk and the named path")
+        (FaultCode::StateIo, "look at the disk and the named path")
     };
     let why = crate::telemetry::chain(error);
     Fault::new(code, "cannot store the spec", why).fix(fix)
@@ -158,7 +158,7 @@ mod tests {
                 .load(&self.trust, self.host, Timestamp::UNIX_EPOCH);
             (
                 loaded.spec.map(|s| s.spec.generation.0),
-                loaded.fault.map(|f| f.code),
+                loaded.fault.map(|f| f.code.to_string()),
             )
         }
     }
@@ -198,7 +198,10 @@ mod tests {
         let trust = TrustStore::new([other.trusted()]).expect("trust");
         let loaded = f.store.load(&trust, f.host, Timestamp::UNIX_EPOCH);
         assert!(loaded.spec.is_none());
-        assert_eq!(loaded.fault.expect("said").code, "state-not-understood");
+        assert_eq!(
+            loaded.fault.expect("said").code,
+            FaultCode::StateNotUnderstood
+        );
         assert_eq!(f.load(), (Some(1), None));
     }
 

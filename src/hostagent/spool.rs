@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Event, Fault, Timestamp};
+use crate::model::{Event, Fault, FaultCode, Timestamp};
 
 const DIR: &str = "/var/opt/pf9/hostagent/events";
 
@@ -211,7 +211,7 @@ fn path_of(order: u64) -> PathBuf {
 
 fn memory_only(why: &str) -> Fault {
     Fault::new(
-        "events-in-memory",
+        FaultCode::EventsInMemory,
         "events are kept in memory only",
         why.to_owned(),
     )

@@ -2,8 +2,8 @@
 
 use super::board::{Delivery, Facts};
 use crate::model::{
-    Expiry, Fault, Generation, HostId, HostStatus, NodeState, NodeStatus, Role, STATUS_SCHEMA,
-    Timestamp,
+    Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus, Role,
+    STATUS_SCHEMA, Timestamp,
 };
 
 /// What the machine says about itself at the moment of assembly.
@@ -159,7 +159,7 @@ fn behind_nodelet(facts: &Facts, node: &NodeStatus) -> Option<(NodeState, Option
 
 fn on_its_way(generation: Generation) -> Fault {
     Fault::new(
-        "spec-on-its-way",
+        FaultCode::SpecOnItsWay,
         format!("spec generation {generation} is not worked on yet"),
         "nodelet has just got it",
     )
@@ -241,13 +241,13 @@ pub(super) mod tests {
         }
     }
 
-    fn fault(code: &str) -> Fault {
+    fn fault(code: FaultCode) -> Fault {
         Fault::new(code, "cannot x", "y")
     }
 
     fn judged(facts: &Facts) -> (NodeState, Option<String>, u64) {
         let status = assemble(&origin(), facts, &moment(1));
-        let code = status.reason.map(|r| r.code);
+        let code = status.reason.map(|r| r.code.to_string());
         (status.state, code, status.observed_generation.0)
     }
 
@@ -274,7 +274,7 @@ pub(super) mod tests {
         );
         f.node = Some(Arc::new(node(3, NodeState::Failed)));
         assert_eq!(judged(&f), (NodeState::Failed, None, 3));
-        f.node_fault = Some(fault("local-unreachable"));
+        f.node_fault = Some(fault(FaultCode::LocalUnreachable));
         assert_eq!(
             judged(&f),
             (NodeState::Retrying, code("local-unreachable"), 3)
@@ -294,7 +294,7 @@ pub(super) mod tests {
             stack,
             have: 1,
             total: 2,
-            fault: Some(fault("disk-full")),
+            fault: Some(fault(FaultCode::DiskFull)),
         });
         f.node = Some(Arc::new(n.clone()));
         assert_eq!(judged(&f).1.as_deref(), Some("disk-full"));
@@ -305,7 +305,7 @@ pub(super) mod tests {
             csr: String::new(),
         });
         f.node = Some(Arc::new(n));
-        f.relay_fault = Some(fault("plane-away"));
+        f.relay_fault = Some(fault(FaultCode::PlaneAway));
         assert_eq!(judged(&f).1.as_deref(), Some("plane-away"));
     }
 
@@ -313,9 +313,9 @@ pub(super) mod tests {
     fn a_spec_nodelet_refuses_is_said_with_its_words() {
         let mut f = facts(3);
         f.node = Some(Arc::new(node(2, NodeState::Ok)));
-        f.delivery = Delivery::Refused(Generation(3), fault("document-untrusted"));
+        f.delivery = Delivery::Refused(Generation(3), fault(FaultCode::DocumentUntrusted));
         assert_eq!(judged(&f).1.as_deref(), Some("document-untrusted"));
-        f.delivery = Delivery::Refused(Generation(2), fault("document-untrusted"));
+        f.delivery = Delivery::Refused(Generation(2), fault(FaultCode::DocumentUntrusted));
         assert_eq!(judged(&f).1.as_deref(), Some("spec-on-its-way"));
     }
 
@@ -342,7 +342,7 @@ pub(super) mod tests {
             let names: Vec<_> = status.certificates.iter().map(|c| c.name.clone()).collect();
             assert_eq!(names, ["host", "kubelet/server"]);
             let warnings = status.health.warnings.into_iter();
-            warnings.map(|w| w.code).collect::<Vec<_>>()
+            warnings.map(|w| w.code.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(told(&f, 50), Vec::<String>::new());
         assert_eq!(told(&f, 80), ["certificate-not-renewed"]);
@@ -364,7 +364,7 @@ pub(super) mod tests {
         let after = assemble(&origin, &f, &moment(99));
         assert_ne!(before, after);
         assert_eq!(essence(&before), essence(&after));
-        f.health.warnings.push(fault("disk-full"));
+        f.health.warnings.push(fault(FaultCode::DiskFull));
         let news = assemble(&origin, &f, &moment(99));
         assert_ne!(essence(&after), essence(&news));
     }

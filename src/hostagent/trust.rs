@@ -12,8 +12,8 @@ use super::{Agent, blocking, download, plane};
 use crate::identity;
 use crate::local::{Client, LocalError, Method};
 use crate::model::{
-    DocumentKind, Envelope, Fault, StackRef, TrustAnswer, TrustDocument, TrustStatus, TrustVersion,
-    TunnelStatus, paths,
+    DocumentKind, Envelope, Fault, FaultCode, StackRef, TrustAnswer, TrustDocument, TrustStatus,
+    TrustVersion, TunnelStatus, paths,
 };
 use crate::stack;
 
@@ -109,13 +109,13 @@ async fn fetch(agent: &Agent) -> Result<(), Fault> {
         .poll::<TrustAnswer>("/v1/hosts/self/trust", plane::CALL_DEADLINE)
         .await
         .map_err(|e| plane::fault(&e, what))?
-        .ok_or_else(|| Fault::new("plane-garbage", what, "the plane's answer is empty"))?;
+        .ok_or_else(|| Fault::new(FaultCode::PlaneGarbage, what, "the plane's answer is empty"))?;
     if let Some(stack) = agent.board.read(Facts::stack)
         && let Some(signer) = signer(agent, &answer)
     {
         // Without it nodelet applies the document all the same; the next one brings it again.
         if let Err(fault) = download::sign_anew(agent, &stack, &signer).await {
-            tracing::warn!(code = fault.code, "{fault}");
+            tracing::warn!(code = fault.code.word(), "{fault}");
         }
     }
     hand_over(agent, &answer).await?;
@@ -170,7 +170,7 @@ async fn orders(agent: &Agent, obeyed: &mut Vec<Envelope>) {
 fn tell(agent: &Agent, fault: Fault) {
     let known = agent.board.read(|f| f.trust_fault.as_ref() == Some(&fault));
     if !known {
-        tracing::warn!(code = fault.code, "{fault}");
+        tracing::warn!(code = fault.code.word(), "{fault}");
         agent.board.set(|f| &mut f.trust_fault, Some(fault));
     }
 }

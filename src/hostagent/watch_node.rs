@@ -72,7 +72,7 @@ async fn rest_if_done(agent: &Agent, store: &SpecStore) {
         // Only on a machine that noted it: else the next start asks nodelet once more, in vain but
         // without harm.
         Ok(()) => {}
-        Err(fault) => tracing::warn!(code = fault.code, "{fault}"),
+        Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
     }
     tracing::info!("nothing of a role is left; nodelet may rest");
     agent.board.update(|facts| {

@@ -19,7 +19,7 @@ pub(super) async fn run(agent: Agent) {
         match ask(&agent).await {
             Ok(status) => agent.board.set(|f| &mut f.tunnel, status.certificates),
             // What was said last still holds: a certificate does not end later because comms is down.
-            Err(fault) => tracing::debug!(code = fault.code, "{fault}"),
+            Err(fault) => tracing::debug!(code = fault.code.word(), "{fault}"),
         }
         let wait = agent.board.read(|f| pause(&f.tunnel, agent.now()));
         tokio::time::sleep(wait).await;

@@ -27,7 +27,7 @@ use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::model::{
     Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Envelope, Fault,
-    HostId, MachineMarks, NodeFacts, ORDER_SCHEMA, authority_hints, document,
+    FaultCode, HostId, MachineMarks, NodeFacts, ORDER_SCHEMA, authority_hints, document,
 };
 
 /// What is needed to enrol.
@@ -305,24 +305,30 @@ impl EnrolError {
     pub fn fault(&self) -> Fault {
         let (code, fix) = match self {
             Self::Said(fault) => return fault.clone(),
-            Self::Url { .. } => ("usage", "give the URL of the plane as https://host:port"),
+            Self::Url { .. } => (
+                FaultCode::Usage,
+                "give the URL of the plane as https://host:port",
+            ),
             Self::Reach(why) => why.code_and_fix(),
             Self::ForeignCertificate { .. } => (
-                "plane-foreign-certificate",
+                FaultCode::PlaneForeignCertificate,
                 "check the plane's URL, use a token of that plane, a new one \
                  if it has another authority now, check this machine's clock; \
                  a proxy that opens TLS cannot be used",
             ),
-            Self::Garbage { .. } => ("plane-garbage", "check host and port of the plane's URL"),
+            Self::Garbage { .. } => (
+                FaultCode::PlaneGarbage,
+                "check host and port of the plane's URL",
+            ),
             Self::Timeout { hop, .. } if hop.is_the_proxys() => (
-                "proxy-timeout",
+                FaultCode::ProxyTimeout,
                 "check the proxy in [comms.proxy] and that it gets through to the plane, then try again",
             ),
             Self::Timeout { .. } => (
-                "plane-timeout",
+                FaultCode::PlaneTimeout,
                 "check the plane's URL and firewalls in between, then try again",
             ),
-            Self::Key(_) => ("identity-key", ""),
+            Self::Key(_) => (FaultCode::IdentityKey, ""),
         };
         Fault::new(
             code,

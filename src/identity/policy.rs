@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use super::material;
 use super::pins::PinnedKeys;
 use crate::host::fs::HostFs;
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 use crate::tls::{KeyPin, MinVersion, TlsConfig};
 
 /// TLS with the plane, for enrolment and for the tunnel.
@@ -35,7 +35,7 @@ impl TlsPolicy {
         let extra = match &config.ca_file {
             Some(path) => authorities(host, path).map_err(|why| {
                 let why = format!("comms.tls.ca_file: {path}: {why}");
-                Fault::new("config-invalid", "cannot use the configuration", why)
+                Fault::new(FaultCode::ConfigInvalid, "cannot use the configuration", why)
                     .fix("name a PEM file of certificates that user pf9-comms may read and only root may write")
             })?,
             None => Vec::new(),

@@ -14,7 +14,9 @@ use super::pair::{self, Pair};
 use super::policy::{TlsPolicy, believing};
 use super::trust::note_version;
 use crate::host::fs::{Attrs, FsError, HostFs};
-use crate::model::{Digest, Fault, HostId, Life, TrustStore, TrustedKey, authority_hints, paths};
+use crate::model::{
+    Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
+};
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -255,8 +257,10 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::TRUST_VERSION,
         paths::TICKETS,
         paths::HOLD,
-        paths::HOST_ID,
+        // It names the host id, too, and is asked where that is not there.
         paths::ORDER_KEY,
+        paths::ORDER_KEY_REPLACED,
+        paths::HOST_ID,
     ] {
         fs.remove_file(file)?;
     }
@@ -319,9 +323,9 @@ impl IdentityError {
     pub fn fault(&self, what: &str) -> Fault {
         let again = "run pf9ctl prep-node again with a new token";
         let (code, fix) = match self {
-            Self::Fs(_) => ("identity-io", "look at the disk and the named path"),
-            Self::Incomplete(_) => ("identity-incomplete", again),
-            Self::Damaged { .. } | Self::Tls(_) => ("identity-damaged", again),
+            Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),
+            Self::Incomplete(_) => (FaultCode::IdentityIncomplete, again),
+            Self::Damaged { .. } | Self::Tls(_) => (FaultCode::IdentityDamaged, again),
         };
         Fault::new(code, what, crate::telemetry::chain(self)).fix(fix)
     }

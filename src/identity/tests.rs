@@ -16,8 +16,8 @@ use super::*;
 use crate::egress::Egress;
 use crate::host::fs::{Found, HostFs};
 use crate::model::{
-    Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Fault, HostId,
-    MachineMarks, NodeFacts, Secret, SigningKey, TrustStore, paths,
+    Digest, DocumentKind, EnrolAnswer, EnrolRequest, EnrolToken, Enrolment, Fault, FaultCode,
+    HostId, MachineMarks, NodeFacts, Secret, SigningKey, TrustStore, paths,
 };
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -215,7 +215,7 @@ async fn a_plane_of_another_authority_is_foreign() {
     let fault = call(&url, &ours.token(), HostId::random())
         .await
         .expect_err("foreign");
-    assert_eq!(fault.code, "plane-foreign-certificate");
+    assert_eq!(fault.code, FaultCode::PlaneForeignCertificate);
     assert!(
         fault.why.contains("the authority that the token named"),
         "{fault}"
@@ -244,7 +244,7 @@ async fn showing_the_authority_is_not_enough() {
     let fault = call(&url, &ours.token(), HostId::random())
         .await
         .expect_err("foreign");
-    assert_eq!(fault.code, "plane-foreign-certificate");
+    assert_eq!(fault.code, FaultCode::PlaneForeignCertificate);
 }
 
 #[tokio::test]
@@ -254,21 +254,25 @@ async fn a_certificate_for_another_name_is_foreign() {
     let fault = call(&url, &ca.token(), HostId::random())
         .await
         .expect_err("foreign");
-    assert_eq!(fault.code, "plane-foreign-certificate");
+    assert_eq!(fault.code, FaultCode::PlaneForeignCertificate);
 }
 
 #[tokio::test]
 async fn what_the_plane_says_about_the_token_is_passed_on() {
     let ca = authority();
     let url = serve_once(ca.server("127.0.0.1"), |_| {
-        let said = Fault::new("token-used", "cannot enrol this host", "the token was used");
+        let said = Fault::new(
+            FaultCode::TokenUsed,
+            "cannot enrol this host",
+            "the token was used",
+        );
         (403, serde_json::to_vec(&said).expect("json"))
     })
     .await;
     let fault = call(&url, &ca.token(), HostId::random())
         .await
         .expect_err("used");
-    assert_eq!(fault.code, "token-used");
+    assert_eq!(fault.code, FaultCode::TokenUsed);
 }
 
 #[tokio::test]
@@ -288,7 +292,7 @@ async fn answers_that_do_not_fit_are_garbage() {
         let fault = call(&url, &ca.token(), HostId::random())
             .await
             .expect_err(words);
-        assert_eq!(fault.code, "plane-garbage");
+        assert_eq!(fault.code, FaultCode::PlaneGarbage);
         assert!(fault.why.contains(words), "{fault}");
     }
 }
@@ -320,17 +324,17 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
     };
     assert_eq!(
         code("https://no-such-host.invalid").await,
-        "plane-unresolvable"
+        FaultCode::PlaneUnresolvable
     );
     for url in ["", "http://x", "https://u@x", "https://x/path", "https:///"] {
-        assert_eq!(code(url).await, "usage", "{url}");
+        assert_eq!(code(url).await, FaultCode::Usage, "{url}");
     }
 
     // A port nobody listens on: taken, then given back.
     let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("https://{}", free.local_addr().expect("addr"));
     drop(free);
-    assert_eq!(code(&url).await, "plane-refused");
+    assert_eq!(code(&url).await, FaultCode::PlaneRefused);
 
     // Something that does not speak TLS.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -341,7 +345,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
             .await
             .expect("write");
     });
-    assert_eq!(code(&url).await, "plane-garbage");
+    assert_eq!(code(&url).await, FaultCode::PlaneGarbage);
 
     // Something that never answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -362,7 +366,7 @@ async fn each_way_not_to_reach_a_plane_has_its_code() {
         deadline: Duration::from_millis(50),
     };
     let late = enrol(&order).await.expect_err("late").fault();
-    assert_eq!(late.code, "plane-timeout");
+    assert_eq!(late.code, FaultCode::PlaneTimeout);
 }
 
 #[test]
@@ -406,11 +410,11 @@ async fn a_key_of_another_certificate_is_said_to_be_so() {
         .err()
         .expect("mismatch")
         .fault("cannot connect");
-    assert_eq!(fault.code, "identity-damaged");
+    assert_eq!(fault.code, FaultCode::IdentityDamaged);
     fs.remove_file(paths::HOST_KEY).expect("remove");
     let fault = load(&fs, &TlsPolicy::default())
         .err()
         .expect("missing")
         .fault("cannot connect");
-    assert_eq!(fault.code, "identity-incomplete");
+    assert_eq!(fault.code, FaultCode::IdentityIncomplete);
 }

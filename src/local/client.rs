@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{Fault, document};
+use crate::model::{Fault, FaultCode, document};
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
@@ -249,10 +249,10 @@ impl LocalError {
                     ),
                 };
                 let fix = "see systemctl status 'pf9-*'";
-                Fault::new("local-unreachable", what, why).fix(fix)
+                Fault::new(FaultCode::LocalUnreachable, what, why).fix(fix)
             }
-            Self::Timeout { .. } => Fault::new("local-timeout", what, self.to_string()),
-            Self::Malformed { .. } => Fault::new("local-malformed", what, self.to_string()),
+            Self::Timeout { .. } => Fault::new(FaultCode::LocalTimeout, what, self.to_string()),
+            Self::Malformed { .. } => Fault::new(FaultCode::LocalMalformed, what, self.to_string()),
         }
     }
 }
@@ -277,7 +277,11 @@ fn refused(status: StatusCode, bytes: &[u8]) -> LocalError {
     let fault = serde_json::from_slice(bytes).unwrap_or_else(|_| {
         const SHOWN: usize = 200;
         let shown = String::from_utf8_lossy(bytes.get(..SHOWN.min(bytes.len())).unwrap_or(bytes));
-        Fault::new("http-error", "call refused", format!("{status} {shown}"))
+        Fault::new(
+            FaultCode::HttpError,
+            "call refused",
+            format!("{status} {shown}"),
+        )
     });
     LocalError::Refused {
         status,

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
 
 use super::share::{Held, Share};
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Connections that the kernel holds until they are looked at. Each is looked at within some ten
 /// microseconds, so this is for the time in which a daemon does something else; the units of
@@ -152,12 +152,12 @@ impl Door {
     fn judge(&self, peer: Peer) -> Result<Place, Box<(StatusCode, Fault)>> {
         if !self.callers.may(peer) {
             let why = format!("user {} may not call", peer.uid);
-            let fault = Fault::new("not-allowed", "call refused", why);
+            let fault = Fault::new(FaultCode::NotAllowed, "call refused", why);
             return Err(Box::new((StatusCode::FORBIDDEN, fault)));
         }
         lock(&self.held).admit(peer.uid).map_err(|full| {
             let why = format!("user {}: {full}", peer.uid);
-            let fault = Fault::new("too-many", "call refused", why)
+            let fault = Fault::new(FaultCode::TooMany, "call refused", why)
                 .fix("close some, or find the program of this user that keeps them open");
             Box::new((StatusCode::SERVICE_UNAVAILABLE, fault))
         })?;
@@ -210,7 +210,7 @@ impl Refusals {
         }
         let more = std::mem::take(&mut self.untold);
         self.told = Some(Instant::now());
-        tracing::warn!(code = fault.code, pid = peer.pid, more, "{fault}");
+        tracing::warn!(code = fault.code.word(), pid = peer.pid, more, "{fault}");
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::door::{Caller, Callers, Door, Peer};
 use super::share::Share;
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// Body of a call that has nothing to say but its path.
 pub const NOTE_MAX: usize = 4096;
@@ -129,7 +129,11 @@ impl Reply {
             },
             Err(e) => Self::fault(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                &Fault::new("internal", "cannot write the answer", e.to_string()),
+                &Fault::new(
+                    FaultCode::Internal,
+                    "cannot write the answer",
+                    e.to_string(),
+                ),
             ),
         }
     }
@@ -163,7 +167,11 @@ impl Reply {
 
     /// 404 for a path nobody knows.
     pub fn not_found(path: &str) -> Self {
-        let fault = Fault::new("not-found", "call refused", format!("there is no {path}"));
+        let fault = Fault::new(
+            FaultCode::NotFound,
+            "call refused",
+            format!("there is no {path}"),
+        );
         Self::fault(StatusCode::NOT_FOUND, &fault)
     }
 
@@ -283,7 +291,7 @@ impl Room {
             .await
             .unwrap_or_else(|_| {
                 let why = format!("it took longer than {deadline:?}");
-                let fault = Fault::new("deadline", "call given up", why);
+                let fault = Fault::new(FaultCode::Deadline, "call given up", why);
                 Reply::fault(StatusCode::GATEWAY_TIMEOUT, &fault)
             });
         let mut response = http::Response::new(Full::new(reply.body));
@@ -358,7 +366,11 @@ async fn read(mut body: Incoming, size: usize, bound: usize) -> Result<Bytes, Re
     let mut all = Vec::with_capacity(size);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map(|f| f.into_data().unwrap_or_default()) else {
-            let fault = Fault::new("body-broken", "call refused", "the body ended early");
+            let fault = Fault::new(
+                FaultCode::BodyBroken,
+                "call refused",
+                "the body ended early",
+            );
             return Err(Reply::fault(StatusCode::BAD_REQUEST, &fault));
         };
         if all.len() + data.len() > bound {
@@ -371,13 +383,13 @@ async fn read(mut body: Incoming, size: usize, bound: usize) -> Result<Bytes, Re
 
 fn too_large(bound: usize) -> Reply {
     let why = format!("the body is larger than {bound} bytes");
-    let fault = Fault::new("body-too-large", "call refused", why);
+    let fault = Fault::new(FaultCode::BodyTooLarge, "call refused", why);
     Reply::fault(StatusCode::PAYLOAD_TOO_LARGE, &fault)
 }
 
 fn slow() -> Reply {
     let why = "the body did not arrive in time, or others are being read";
-    let fault = Fault::new("body-slow", "call refused", why);
+    let fault = Fault::new(FaultCode::BodySlow, "call refused", why);
     Reply::fault(StatusCode::REQUEST_TIMEOUT, &fault)
 }
 
@@ -456,7 +468,7 @@ mod tests {
         let (_dir, client, _stop, _server) = start(policy).await;
         let wait = Duration::from_secs(5);
         let code = |e: LocalError| match e {
-            LocalError::Refused { status, fault } => (status.as_u16(), fault.code),
+            LocalError::Refused { status, fault } => (status.as_u16(), fault.code.to_string()),
             other => panic!("{other}"),
         };
         let gone = client.get::<()>("/nope", wait).await.expect_err("404");

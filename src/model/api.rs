@@ -30,7 +30,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CertPurpose, ClusterId, Envelope, Fault, HostId, MachineMarks, Secret, TrustVersion, TrustedKey,
+    CertPurpose, ClusterId, Envelope, Fault, FaultCode, HostId, MachineMarks, Secret, TrustVersion,
+    TrustedKey,
 };
 
 /// A node asks to become a host.
@@ -168,8 +169,12 @@ impl std::str::FromStr for EnrolToken {
     type Err = Fault;
     fn from_str(text: &str) -> Result<Self, Fault> {
         let bad = |why: &str| {
-            Fault::new("token-malformed", "cannot read the enrolment token", why)
-                .fix("copy the whole line that the plane printed")
+            Fault::new(
+                FaultCode::TokenMalformed,
+                "cannot read the enrolment token",
+                why,
+            )
+            .fix("copy the whole line that the plane printed")
         };
         let mut parts = text.trim().split('.');
         let (Some(prefix), Some(ca), Some(secret), None) =

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::document::{self, Unread};
-use super::{Digest, Fault};
+use super::{Digest, Fault, FaultCode};
 
 /// What a signed document is. The word is part of what is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -171,7 +171,7 @@ impl TrustStore {
             let bytes = BASE64.decode(&key.public_key).unwrap_or_default();
             if bytes.len() != 32 || key_id(&bytes) != key.id {
                 return Err(Fault::new(
-                    "trust-damaged",
+                    FaultCode::TrustDamaged,
                     format!("cannot use trusted key {}", key.id),
                     "its id does not belong to its bytes",
                 )
@@ -247,7 +247,7 @@ fn key_id(public: &[u8]) -> String {
 
 fn bad_key(what: &str) -> Fault {
     Fault::new(
-        "signing-key",
+        FaultCode::SigningKey,
         what,
         "the cryptography library refused the key",
     )
@@ -258,10 +258,10 @@ impl Untrusted {
     pub fn fault(&self, what: &str) -> Fault {
         let code = match self {
             Self::Schema(_) | Self::Kind | Self::Malformed(_) | Self::Damaged => {
-                "document-malformed"
+                FaultCode::DocumentMalformed
             }
-            Self::Newer(_) => "document-newer",
-            Self::UnknownKey(_) | Self::BadSignature => "document-untrusted",
+            Self::Newer(_) => FaultCode::DocumentNewer,
+            Self::UnknownKey(_) | Self::BadSignature => FaultCode::DocumentUntrusted,
         };
         let fix = match self {
             Self::Malformed(_) => "correct the named field on the plane",
@@ -274,7 +274,7 @@ impl Untrusted {
             Self::UnknownKey(_) | Self::BadSignature => {
                 "the last good document stays in force; if the plane's key was replaced while this \
                  host was away, it hears of the new one by itself; if it was retired meanwhile \
-                 (pf9-plane keys list), run pf9ctl prep-node again"
+                 (pf9-plane keys list), run pf9ctl prep-node --force with a new token"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)

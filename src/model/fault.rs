@@ -5,14 +5,16 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::FaultCode;
+
 /// What failed, why, what to do and when the next try is.
 ///
 /// One value travels from the place that saw the failure to `pf9ctl status`, the log, the status
 /// document and the plane, so that all of them use the same words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// Stable kebab-case word for programs, e.g. `disk-full`.
-    pub code: String,
+    /// For programs; it travels as a word, e.g. `disk-full`.
+    pub code: FaultCode,
     /// What did not happen, e.g. `cannot store stack pf9-kube 1.20.2-1`.
     pub what: String,
     /// The cause, e.g. `/var/opt/pf9 has 120 MiB free, 900 MiB are needed`.
@@ -30,9 +32,9 @@ pub const FAULT_TEXT_MAX: usize = 2048;
 
 impl Fault {
     /// A fault with code, what and why; see [`Fault::fix`] and [`Fault::next_try`] for the rest.
-    pub fn new(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub fn new(code: FaultCode, what: impl Into<String>, why: impl Into<String>) -> Self {
         Self {
-            code: code.to_owned(),
+            code,
             what: clip(what.into()),
             why: clip(why.into()),
             fix: String::new(),
@@ -88,13 +90,13 @@ mod tests {
 
     #[test]
     fn one_line_with_the_remedy_last() {
-        let f = Fault::new("x", "cannot do a", "b is\n missing").fix("install b");
+        let f = Fault::new(FaultCode::Internal, "cannot do a", "b is\n missing").fix("install b");
         assert_eq!(f.to_string(), "cannot do a: b is missing; install b");
     }
 
     #[test]
     fn long_texts_are_cut_on_a_character() {
-        let f = Fault::new("x", "é".repeat(3000), "w");
+        let f = Fault::new(FaultCode::Internal, "é".repeat(3000), "w");
         assert!(f.what.len() <= FAULT_TEXT_MAX);
     }
 }

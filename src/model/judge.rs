@@ -4,7 +4,8 @@
 
 use super::document;
 use super::{
-    Digest, DocumentKind, Envelope, Fault, Generation, HostId, Spec, TrustStore, Untrusted,
+    Digest, DocumentKind, Envelope, Fault, FaultCode, Generation, HostId, Spec, TrustStore,
+    Untrusted,
 };
 
 /// A spec that was verified, with the document it came in.
@@ -79,13 +80,13 @@ pub fn judge(
             return Verdict::Same;
         }
         std::cmp::Ordering::Equal => Fault::new(
-            "spec-conflict",
+            FaultCode::SpecConflict,
             format!("{} refused", name(Some(got))),
             "this host has another spec of the same generation",
         )
         .fix("send the change with a greater generation; after a restore: pf9-plane recover"),
         std::cmp::Ordering::Less => Fault::new(
-            "spec-older",
+            FaultCode::SpecOlder,
             format!("{} refused", name(Some(got))),
             format!(
                 "this host has generation {}, which stays in force",
@@ -100,12 +101,6 @@ pub fn judge(
         document: envelope.payload_digest().ok(),
         generation: Some(got),
     }))
-}
-
-/// True for the refusals that end when the plane raises the generation: what `pf9-plane recover`
-/// does.
-pub fn wants_greater_generation(refused: &Fault) -> bool {
-    matches!(refused.code.as_str(), "spec-older" | "spec-conflict")
 }
 
 fn same_bytes(a: &Envelope, b: &Envelope) -> bool {
@@ -237,7 +232,7 @@ mod tests {
                 Verdict::Same => prop_assert_eq!(offered, have),
                 Verdict::Refused(refusal) => {
                     prop_assert!(offered < have);
-                    prop_assert_eq!(refusal.fault.code.as_str(), "spec-older");
+                    prop_assert_eq!(refusal.fault.code, FaultCode::SpecOlder);
                     prop_assert_eq!(refusal.because, Because::NotNewer);
                     prop_assert_eq!(refusal.generation, Some(Generation(offered)));
                 }
@@ -278,23 +273,23 @@ mod tests {
             "spec generation 3 refused: this host has generation 5, which stays in force; \
              if the plane was restored from a backup, run pf9-plane recover there"
         );
-        assert!(wants_greater_generation(&older.fault));
+        assert!(older.fault.code.wants_greater_generation());
 
         let foreign = plane.refused(plane.sign(&spec(HostId::random(), 6)), Some(&have));
         assert_eq!(foreign.generation, Some(Generation(6)));
         assert!(foreign.fault.to_string().contains("host_id"), "{foreign:?}");
-        assert!(!wants_greater_generation(&foreign.fault));
+        assert!(!foreign.fault.code.wants_greater_generation());
 
         let mut other = spec(plane.2, 5);
         other.issued_at = Timestamp::MAX;
         let conflict = plane.refused(plane.sign(&other), Some(&have));
-        assert_eq!(conflict.fault.code, "spec-conflict");
-        assert!(wants_greater_generation(&conflict.fault));
+        assert_eq!(conflict.fault.code, FaultCode::SpecConflict);
+        assert!(conflict.fault.code.wants_greater_generation());
 
         let stranger = SigningKey::generate().expect("key").0;
         let bytes = spec(plane.2, 6).document().expect("document");
         let unsigned = plane.refused(stranger.sign(DocumentKind::Spec, &bytes), Some(&have));
-        assert_eq!(unsigned.fault.code, "document-untrusted");
+        assert_eq!(unsigned.fault.code, FaultCode::DocumentUntrusted);
         assert_eq!(unsigned.because, Because::Untrusted);
         assert_eq!(
             unsigned.generation, None,
@@ -344,7 +339,7 @@ mod tests {
         let plane = plane();
         let envelope = plane.sign_golden(include_str!("golden/spec-needs-newer-agent.json"));
         let refusal = plane.refused(envelope, Some(&plane.have(5)));
-        assert_eq!(refusal.fault.code, "document-newer");
+        assert_eq!(refusal.fault.code, FaultCode::DocumentNewer);
         assert_eq!(refusal.because, Because::NotUnderstood);
         assert_eq!(refusal.generation, Some(Generation(13)));
         let words = refusal.fault.to_string();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Fault, HostId};
+use super::{Digest, Fault, FaultCode, HostId};
 
 /// Version of the marks.
 pub const MACHINE_SCHEMA: u32 = 1;
@@ -50,9 +50,6 @@ enum Compared {
     Differs,
     Silent,
 }
-
-/// Code of the fault that says: this machine is a copy of another.
-pub const COPIED: &str = "identity-copied";
 
 const UUID: &str = "firmware UUID";
 const SERIAL: &str = "serial number";
@@ -186,7 +183,12 @@ pub fn copied_without_ticket(host: HostId) -> Fault {
 }
 
 fn copied(host: HostId, why: impl Into<String>) -> Fault {
-    Fault::new(COPIED, format!("host {host} is used by two machines"), why).fix(
+    Fault::new(
+        FaultCode::IdentityCopied,
+        format!("host {host} is used by two machines"),
+        why,
+    )
+    .fix(
         "on the copy: pf9ctl identity reset, then prep-node with a new token; \
          if it is the only one (a moved disk, a replaced mainboard, a disk that was set back): \
          pf9-plane host accept-machine HOST",

@@ -1,6 +1,7 @@
 //! How long a certificate lives, when it is to be renewed, and what a person must hear about it:
 //! pure, the same for every certificate of a node.
 
+use crate::model::FaultCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -119,28 +120,20 @@ impl Expiry {
             let what = format!("certificate {} has expired", self.name);
             let why = why.unwrap_or_else(|| "it was not renewed in time".to_owned());
             Fault::new(
-                "certificate-expired",
+                FaultCode::CertificateExpired,
                 what,
                 format!("it ended at {end}; {why}"),
             )
         } else {
             let what = format!("certificate {} is not renewed", self.name);
             let why = format!("{}; it ends at {end}", why?);
-            Fault::new("certificate-not-renewed", what, why)
+            Fault::new(FaultCode::CertificateNotRenewed, what, why)
         };
         if let Some(fault) = &self.fault {
             warning.fix.clone_from(&fault.fix);
             warning.next_try = fault.next_try;
         }
         Some(warning)
-    }
-
-    /// Whether a fault is a warning of this kind: who knows better replaces it by his own.
-    pub fn is_warning(fault: &Fault) -> bool {
-        matches!(
-            fault.code.as_str(),
-            "certificate-expired" | "certificate-not-renewed"
-        )
     }
 
     /// A renewal takes seconds; a third of what is left after it was due is time for a machine that
@@ -230,12 +223,16 @@ mod tests {
             ..Expiry::new("host", at(90))
         };
         assert_eq!(expiry.warning(at(69)), None, "it may take a while");
-        let code = |e: &Expiry, t| e.warning(at(t)).map(|f| f.code);
+        let code = |e: &Expiry, t| e.warning(at(t)).map(|f| f.code.to_string());
         assert_eq!(
             code(&expiry, 70).as_deref(),
             Some("certificate-not-renewed")
         );
-        let fault = Fault::new("plane-away", "cannot ask", "the plane does not answer");
+        let fault = Fault::new(
+            FaultCode::PlaneAway,
+            "cannot ask",
+            "the plane does not answer",
+        );
         expiry.fault = Some(fault.fix("wait").next_try(at(65)));
         let said = expiry.warning(at(61)).expect("warning");
         assert!(said.why.contains("the plane does not answer"), "{said}");

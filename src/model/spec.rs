@@ -15,7 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, Fault, Generation, HostId, NodeName, StackRef, taken_by_spec,
+    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, NodeName, StackRef,
+    taken_by_spec,
 };
 
 /// Version of the spec document this program writes and reads.
@@ -246,8 +247,12 @@ impl Spec {
     /// Checks what types cannot say; the fault names the field.
     pub fn validate(&self, host: HostId) -> Result<(), Fault> {
         let bad = |field: &str, why: String| {
-            Fault::new("spec-invalid", "spec refused", format!("{field}: {why}"))
-                .fix("correct the field on the plane; the last good spec stays in force")
+            Fault::new(
+                FaultCode::SpecInvalid,
+                "spec refused",
+                format!("{field}: {why}"),
+            )
+            .fix("correct the field on the plane; the last good spec stays in force")
         };
         if self.schema != SPEC_SCHEMA {
             return Err(bad(

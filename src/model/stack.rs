@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Fault, Role};
+use super::{Digest, Fault, FaultCode, Role};
 
 /// Version of the manifest document.
 pub const STACK_SCHEMA: u32 = 1;
@@ -127,7 +127,7 @@ impl StackManifest {
     pub fn validate(&self) -> Result<(), Fault> {
         let bad = |why: String| {
             Fault::new(
-                "stack-manifest-invalid",
+                FaultCode::StackManifestInvalid,
                 format!("stack {} {} refused", self.name, self.version),
                 why,
             )

@@ -12,7 +12,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Digest, Envelope, Fault, HostId, MachineMarks, Timestamp, TrustStore, TrustedKey};
+use super::{
+    Digest, Envelope, Fault, FaultCode, HostId, MachineMarks, Timestamp, TrustStore, TrustedKey,
+};
 
 /// Version of [`TrustDocument`] this program writes and reads.
 pub const TRUST_SCHEMA: u32 = 1;
@@ -140,10 +142,16 @@ impl TrustVersion {
 impl TrustDocument {
     /// Checks what types cannot say.
     pub fn validate(&self, host: HostId) -> Result<(), Fault> {
-        let bad = |why: String| Err(Fault::new("trust-invalid", "trust document refused", why));
+        let bad = |why: String| {
+            Err(Fault::new(
+                FaultCode::TrustInvalid,
+                "trust document refused",
+                why,
+            ))
+        };
         if self.schema != TRUST_SCHEMA {
             return Err(Fault::new(
-                "trust-invalid",
+                FaultCode::TrustInvalid,
                 "trust document refused",
                 format!("schema {} is not {TRUST_SCHEMA}", self.schema),
             )

@@ -17,7 +17,7 @@ use super::phase::{AuthoritySeen, CertificateSeen, Material};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{
     Authority, CertProfile, CertPurpose, CertificateBatch, CertificateRequest, Digest, Fault,
-    NodeSpec, Role, Timestamp, paths,
+    FaultCode, NodeSpec, Role, Timestamp, paths,
 };
 
 /// Keys, requests and certificates are a few KiB; an authority may be a chain.
@@ -81,7 +81,7 @@ pub fn material(
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());
-    let fail = |e: &dyn std::error::Error| Fault::new("key", what.clone(), chain(e));
+    let fail = |e: &dyn std::error::Error| Fault::new(FaultCode::Key, what.clone(), chain(e));
     let key_path = path_of(purpose, paths::CERT_KEY_FILE);
     let key = match read_key(fs, &key_path).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -126,7 +126,11 @@ pub fn has_key(fs: &HostFs, purpose: CertPurpose) -> Result<bool, FsError> {
 /// Makes the service-account key pair where there is none.
 pub fn make_service_account_key(fs: &HostFs) -> Result<(), Fault> {
     let fail = |e: &dyn std::error::Error| {
-        Fault::new("key", "cannot make the service-account key", chain(e))
+        Fault::new(
+            FaultCode::Key,
+            "cannot make the service-account key",
+            chain(e),
+        )
     };
     let key = match read_key(fs, paths::SERVICE_ACCOUNT_KEY).map_err(|e| fail(&e))? {
         Some(key) => key,
@@ -170,7 +174,7 @@ pub fn accept(
 ) -> Result<usize, Fault> {
     if batch.cluster_id != node.cluster_id {
         return Err(Fault::new(
-            "certificate-foreign",
+            FaultCode::CertificateForeign,
             "certificates refused",
             format!(
                 "they are for cluster {}, this node is in {}",
@@ -201,7 +205,7 @@ fn accept_one(
     let dir = purpose.dir();
     let refuse = |why: String| {
         Fault::new(
-            "certificate-refused",
+            FaultCode::CertificateRefused,
             format!("certificate for {dir} refused"),
             why,
         )

@@ -4,8 +4,8 @@ use crate::host::facts::os_release;
 use crate::host::fs::{Found, HostFs};
 use crate::host::{Host, kernel};
 use crate::model::{
-    CertificateStatus, Fault, HostId, NodeSpec, Role, StackManifest, StackRef, Timestamp,
-    TrustStore, paths,
+    CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest, StackRef,
+    Timestamp, TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError};
 use crate::telemetry::chain;
@@ -52,7 +52,7 @@ pub fn gather(
     now: Timestamp,
 ) -> Result<(Context, StackSeen), Fault> {
     let fail = |e: &(dyn std::error::Error + 'static)| {
-        Fault::new("facts", "cannot look at this machine", chain(e))
+        Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
     };
     let mut stack = stack_of(&host.fs, trust, &node.stack);
     if let Some(refused) = refused.filter(|r| r.stack == node.stack && !stack.installed) {
@@ -171,7 +171,7 @@ fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<serde_json::Value
     for file in &manifest.addons {
         let path = format!("{}/{}/{file}", paths::STACKS, manifest.dir_name());
         let bad = |why: String| {
-            Fault::new("addon", format!("cannot read add-on {file}"), why)
+            Fault::new(FaultCode::Addon, format!("cannot read add-on {file}"), why)
                 .fix("build the stack again")
         };
         let text = fs

@@ -42,7 +42,7 @@ use super::step::Step;
 use super::watch::Watch;
 use crate::app::Bucket;
 use crate::host::Host;
-use crate::model::{Fault, Generation, HostId, NodeState, Role, Timestamp, TrustStore};
+use crate::model::{Fault, FaultCode, Generation, HostId, NodeState, Role, Timestamp, TrustStore};
 use crate::telemetry::chain;
 
 mod clock;
@@ -121,7 +121,7 @@ struct Look {
 pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
     let (ledger, fault) = LedgerFile::load(&host.fs, Timestamp::now());
     if let Some(fault) = fault {
-        tracing::error!(code = fault.code, "{fault}");
+        tracing::error!(code = fault.code.word(), "{fault}");
         board.say(&fault.to_string());
     }
     board.stands(ledger.shown(), false);
@@ -251,7 +251,7 @@ impl Engine {
             self.begun = true;
             self.happened(Happened::NewWork);
             if let Job::Hold(hold) = job {
-                tracing::error!(code = hold.fault.code, "{}", hold.fault);
+                tracing::error!(code = hold.fault.code.word(), "{}", hold.fault);
                 self.board.say(&hold.fault.to_string());
             }
         }
@@ -344,7 +344,7 @@ impl Engine {
         // Each round was a success and none was the last one.
         let first = last.map_or_else(String::new, |p| p.step.key());
         let why = format!("{first} was done {ROUNDS_MAX} times and does not stay so");
-        let fault = Fault::new("unstable", "cannot come to rest", why)
+        let fault = Fault::new(FaultCode::Unstable, "cannot come to rest", why)
             .fix("look for another program that changes the same thing");
         self.happened(failed("unstable", fault));
         Next::retry(&self.lifecycle)
@@ -421,8 +421,12 @@ impl Engine {
             return Ok(());
         }
         let fail = |e| {
-            Fault::new("ledger", "cannot note what is installed", chain(&e))
-                .fix("look at the disk that holds /var/opt/pf9/nodelet")
+            Fault::new(
+                FaultCode::Ledger,
+                "cannot note what is installed",
+                chain(&e),
+            )
+            .fix("look at the disk that holds /var/opt/pf9/nodelet")
         };
         // A lost ledger is written anew with all that this node consists of.
         let steps = look.phases.iter().filter(|_| in_doubt);

@@ -15,8 +15,8 @@ use crate::host::documents::{Document, Store, stored_spec};
 use crate::host::fs::{FsError, HostFs};
 use crate::identity;
 use crate::model::{
-    Accepted, Envelope, Fault, Generation, HostId, Refusal, Timestamp, TrustStore, Verdict, judge,
-    paths,
+    Accepted, Envelope, Fault, FaultCode, Generation, HostId, Refusal, Timestamp, TrustStore,
+    Verdict, judge, paths,
 };
 use crate::telemetry::chain;
 
@@ -96,8 +96,13 @@ impl Inbox {
             tracing::warn!(generation = %new.spec.generation, fields = ignored.join(", "),
                 "the spec has fields that this agent does not know; they are ignored");
         }
-        let broken =
-            |e: &FsError| NotTaken::Broken(Fault::new("state", "cannot store the spec", chain(e)));
+        let broken = |e: &FsError| {
+            NotTaken::Broken(Fault::new(
+                FaultCode::State,
+                "cannot store the spec",
+                chain(e),
+            ))
+        };
         self.spec.save(&new.envelope).map_err(|e| broken(&e))?;
         let generation = new.spec.generation;
         // After the spec: were the power to go in between, the order still does not cover it.
@@ -140,7 +145,7 @@ impl Inbox {
             key_id: spec.map(|s| s.envelope.key_id.clone()),
         };
         self.local.save(&order).map_err(|e| {
-            Fault::new("state", what, chain(&e)).fix("look at the disk, then try again")
+            Fault::new(FaultCode::State, what, chain(&e)).fix("look at the disk, then try again")
         })?;
         state.local = Some(order);
         self.orders
@@ -158,7 +163,7 @@ impl Inbox {
         let local = self.local.load(now, Ok::<LocalOrder, _>);
         let local = match (local.value, local.fault) {
             (_, Some(why)) => {
-                tracing::error!(code = why.code, "{why}");
+                tracing::error!(code = why.code.word(), "{why}");
                 LocalSeen::Lost(why)
             }
             (None, None) => LocalSeen::No,
@@ -180,7 +185,7 @@ impl Inbox {
                 let known = state.have.as_ref().map(|a| Arc::new(a.spec.clone()));
                 match (known, loaded.fault) {
                     (before, Some(why)) => {
-                        tracing::error!(code = why.code, "{why}");
+                        tracing::error!(code = why.code.word(), "{why}");
                         SpecSeen::Lost { why, before }
                     }
                     (Some(newest), None) => SpecSeen::Newest(newest),
@@ -212,7 +217,7 @@ pub fn whom_to_believe(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
     let trust = identity::trust(fs).map_err(|e| e.fault(what))?;
     let host = identity::host_id(fs).map_err(|e| e.fault(what))?;
     let host = host.ok_or_else(|| {
-        Fault::new("not-enrolled", what, "this host is not enrolled")
+        Fault::new(FaultCode::NotEnrolled, what, "this host is not enrolled")
             .fix("run pf9ctl prep-node with the plane's URL and a token")
     })?;
     Ok((trust, host))
@@ -254,7 +259,7 @@ mod tests {
 
     fn refused(result: Result<Generation, NotTaken>) -> (Because, String) {
         match result {
-            Err(NotTaken::Refused(refusal)) => (refusal.because, refusal.fault.code),
+            Err(NotTaken::Refused(refusal)) => (refusal.because, refusal.fault.code.to_string()),
             other => panic!("not refused: {other:?}"),
         }
     }
@@ -309,7 +314,7 @@ mod tests {
             let SpecSeen::Lost { why, before } = open(&fs).orders().spec else {
                 panic!("the newest is lost");
             };
-            assert_eq!(why.code, "state-broken");
+            assert_eq!(why.code, FaultCode::StateBroken);
             assert_eq!(before.expect("before").generation, Generation(1));
         }
         // What is handed over again is newer than the one before it.
@@ -329,7 +334,7 @@ mod tests {
         let SpecSeen::Lost { why, before } = open(&fs).orders().spec else {
             panic!("it cannot be read");
         };
-        assert_eq!((why.code.as_str(), before), ("state-not-understood", None));
+        assert_eq!((why.code, before), (FaultCode::StateNotUnderstood, None));
         assert_eq!(
             fs.read(SPEC, 1000).expect("read").as_deref(),
             Some(&later[..])

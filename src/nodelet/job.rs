@@ -8,6 +8,8 @@
 //! newest: no role  │ Nothing           │ Remove if newer than i, or Hold  │ Hold
 //! newest: this node│ Node              │ Node unless older than i: Hold   │ Node if the machine
 //! newest: another  │ Node              │ Remove if newer than i, or Hold  │   shows it is the same
+//! newest: of       │ Node              │ Node if it is the same, or Hold  │
+//!   another host id│                   │                                  │
 //! root says none   │ Nothing           │ Remove                           │ Hold
 //! removal has      │                   │                                  │
 //!   destroyed      │ (cannot be)       │ Remove                           │ (cannot be)
@@ -16,12 +18,13 @@
 //! A role goes only on a readable, signed order that is newer than what installed it, or on root's
 //! own order. In every other case the node keeps what it has: **Hold**. A hold repairs from the copy
 //! of the spec in the ledger: that was verified before it was written, and only root can write
-//! there. It begins nothing, takes nothing away, and says why.
+//! there. It begins nothing, takes nothing away, and says why. A machine that lost its host id and
+//! enrolled as another host holds, too: the counts of two hosts' generations do not compare.
 
 use std::sync::Arc;
 
 use super::ledger::Installed;
-use crate::model::{Assignment, Fault, Generation, NodeSpec, Role, Spec};
+use crate::model::{Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec};
 
 /// The newest spec, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -174,7 +177,7 @@ fn nothing_installed(orders: &Orders) -> Job {
         // The one before it may be what the lost one took away.
         SpecSeen::Lost { why, .. } => orders.hold(
             Fault::new(
-                "spec-lost",
+                FaultCode::SpecLost,
                 "no role is begun",
                 format!("the newest spec is lost: {why}"),
             )
@@ -195,6 +198,13 @@ fn installed(orders: &Orders, now: &Installed) -> Job {
             return orders.hold(lost(&why.to_string()), Some(keeps));
         }
     };
+    if spec.host_id != now.node.host_id {
+        // Generations of two host ids are two counts: which is the newer, no number tells.
+        return match Work::of(spec) {
+            Some(work) if work.is(now) => Job::Node(work),
+            Some(_) | None => orders.hold(of_another_host(spec, now), Some(Work::kept(now))),
+        };
+    }
     let newer = spec.generation > now.generation;
     match Work::of(spec) {
         Some(work) if work.is(now) && work.generation >= now.generation => Job::Node(work),
@@ -224,7 +234,12 @@ fn unknown(orders: &Orders, why: &Fault, authority: Option<&str>) -> Job {
 const STAYS: &str = "the role of this machine stays as it is";
 
 fn lost(why: &str) -> Fault {
-    Fault::new("spec-lost", STAYS, format!("its spec is lost: {why}")).fix(
+    Fault::new(
+        FaultCode::SpecLost,
+        STAYS,
+        format!("its spec is lost: {why}"),
+    )
+    .fix(
         "nothing while hostagent runs: it hands the spec over again; to take the role away: \
          pf9ctl decommission-node",
     )
@@ -240,15 +255,28 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
         now.node.cluster_name,
         now.generation
     );
-    Fault::new("role-kept", STAYS, why).fix(
+    Fault::new(FaultCode::RoleKept, STAYS, why).fix(
         "if the plane was restored from a backup, run pf9-plane recover there; to take the role \
          away: pf9ctl decommission-node",
     )
 }
 
+fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
+    let why = format!(
+        "role {} of cluster {} was installed when this machine was host {}, and now it is host {}; \
+         an order for the one takes nothing away from the other",
+        now.role, now.node.cluster_name, now.node.host_id, spec.host_id
+    );
+    Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
+        "to go on as that host: pf9ctl prep-node --force --host-id {}; to take the role away: pf9ctl \
+         decommission-node",
+        now.node.host_id
+    ))
+}
+
 fn not_known(why: &Fault) -> Fault {
     let why = format!("it is not known what is installed: {why}");
-    Fault::new("ledger-lost", STAYS, why).fix(
+    Fault::new(FaultCode::LedgerLost, STAYS, why).fix(
         "put the ledger back, or attach this host to the cluster it was in: what is there is then \
          taken up again",
     )
@@ -256,7 +284,7 @@ fn not_known(why: &Fault) -> Fault {
 
 fn no_local_order(why: &Fault) -> Fault {
     let why = format!("root's order of removal cannot be read: {why}");
-    Fault::new("local-order-lost", STAYS, why)
+    Fault::new(FaultCode::LocalOrderLost, STAYS, why)
         .fix("run pf9ctl decommission-node again, or send a newer spec")
 }
 

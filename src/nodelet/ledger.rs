@@ -13,8 +13,8 @@ use crate::host::documents::{Document, Store};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::ours;
 use crate::model::{
-    CertPurpose, Digest, Fault, Generation, InstalledStatus, NodeSpec, Role, StackRef, Timestamp,
-    paths,
+    CertPurpose, Digest, Fault, FaultCode, Generation, InstalledStatus, NodeSpec, Role, StackRef,
+    Timestamp, paths,
 };
 
 /// A few thousand artefacts, and the spec of a large cluster.
@@ -264,7 +264,11 @@ impl LedgerFile {
             (None, fault) => traces(fs).map(|authority| Doubt {
                 why: fault.clone().unwrap_or_else(|| {
                     let why = "it is not there, and units or data of a role are";
-                    Fault::new("state-broken", format!("cannot use {}", store.path()), why)
+                    Fault::new(
+                        FaultCode::StateBroken,
+                        format!("cannot use {}", store.path()),
+                        why,
+                    )
                 }),
                 authority,
             }),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Fault, NodeState, Timestamp};
+use crate::model::{Fault, FaultCode, NodeState, Timestamp};
 
 /// First pause after a failed step.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -170,9 +170,11 @@ impl Lifecycle {
     pub fn reason(&self) -> Option<Fault> {
         match self {
             Self::Ok | Self::Converging { waits: None } => None,
-            Self::Converging { waits: Some(what) } => {
-                Some(Fault::new("waiting", "waiting", format!("for {what}")))
-            }
+            Self::Converging { waits: Some(what) } => Some(Fault::new(
+                FaultCode::Waiting,
+                "waiting",
+                format!("for {what}"),
+            )),
             Self::Retrying(f) | Self::Failed(f) => Some(f.fault.clone()),
         }
     }

@@ -29,7 +29,7 @@ pub async fn until_right(
     shutdown: &CancellationToken,
 ) -> Option<Config> {
     loop {
-        tracing::error!(code = fault.code, "{fault}");
+        tracing::error!(code = fault.code.word(), "{fault}");
         show(board, &orders.borrow().clone(), &fault);
         let before = fault.clone();
         while fault == before {

@@ -14,8 +14,8 @@ use crate::host::fs::HostFs;
 use crate::host::interfaces::node_facts;
 use crate::identity::order_key;
 use crate::model::{
-    CertificateOrder, CertificateRequest, DocumentKind, Envelope, FactsReport, Fault, HostId,
-    NodeStatus, Nonce, ORDER_SCHEMA, Timestamp,
+    CertificateOrder, CertificateRequest, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
+    HostId, NodeStatus, Nonce, ORDER_SCHEMA, Timestamp,
 };
 use crate::telemetry::chain;
 
@@ -56,7 +56,7 @@ pub fn order(
 /// Says what this machine is.
 pub fn facts(fs: &HostFs, nonce: Nonce) -> Result<Envelope, Fault> {
     let (_, host_id) = inbox::whom_to_believe(fs)?;
-    let facts = node_facts(fs).map_err(|e| Fault::new("facts", NO_FACTS, chain(&e)))?;
+    let facts = node_facts(fs).map_err(|e| Fault::new(FaultCode::Facts, NO_FACTS, chain(&e)))?;
     let report = FactsReport {
         schema: ORDER_SCHEMA,
         host_id,
@@ -80,7 +80,11 @@ fn draft(
         node,
     }) = work
     else {
-        return Err(Fault::new("order-empty", NO_ORDER, "this host has no role"));
+        return Err(Fault::new(
+            FaultCode::OrderEmpty,
+            NO_ORDER,
+            "this host has no role",
+        ));
     };
     // Until the loop works on this spec, the keys here may be those of a node this host was before.
     let begun = status.generation == *generation
@@ -88,7 +92,7 @@ fn draft(
         && status.cluster_id == Some(node.cluster_id);
     if !begun {
         let why = format!("spec generation {generation} is not worked on yet");
-        return Err(Fault::new("order-early", NO_ORDER, why));
+        return Err(Fault::new(FaultCode::OrderEarly, NO_ORDER, why));
     }
     let key = &wanted.service_account_key;
     let untold = key
@@ -96,7 +100,7 @@ fn draft(
         .is_some_and(|k| !node.service_account_keys.contains(k));
     if wanted.requests.is_empty() && !untold {
         let why = "every certificate of this node is good, and its keys are known";
-        return Err(Fault::new("order-empty", NO_ORDER, why));
+        return Err(Fault::new(FaultCode::OrderEmpty, NO_ORDER, why));
     }
     Ok(CertificateOrder {
         schema: ORDER_SCHEMA,
@@ -177,7 +181,7 @@ mod tests {
 
         fn order(&self) -> Result<CertificateOrder, String> {
             let signed = order(&self.host, self.work.as_ref(), &self.status, nonce());
-            let signed = signed.map_err(|f| f.code)?;
+            let signed = signed.map_err(|f| f.code.to_string())?;
             Ok(signed
                 .open(DocumentKind::Order, &self.trust)
                 .expect("signed"))
@@ -283,7 +287,7 @@ mod tests {
         world.make(CertPurpose::KubeletClient);
         world.host.fs.remove_file(paths::ORDER_KEY).expect("remove");
         let fault = facts(&world.host.fs, nonce()).expect_err("no key");
-        assert_eq!(fault.code, "identity-incomplete");
+        assert_eq!(fault.code, FaultCode::IdentityIncomplete);
         assert!(fault.fix.contains("prep-node --force"), "{fault}");
         assert_eq!(world.order().map(drop), Err("identity-incomplete".into()));
     }

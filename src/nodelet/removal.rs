@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kernel::KernelError;
 use crate::host::ours;
-use crate::model::{Fault, Generation, PhaseId, Timestamp};
+use crate::model::{Fault, FaultCode, Generation, PhaseId, Timestamp};
 use crate::telemetry::chain;
 
 /// How removal ended.
@@ -72,7 +72,7 @@ impl Removal<'_> {
             }
             if let Err(fault) = self.step(step).await {
                 if polite.is_some() {
-                    tracing::warn!(code = fault.code, "{fault}");
+                    tracing::warn!(code = fault.code.word(), "{fault}");
                     self.board.say(&format!("  skipped: {fault}"));
                 } else {
                     left.push(fault);
@@ -95,7 +95,7 @@ impl Removal<'_> {
         match ledger.save() {
             Ok(()) => End::Done,
             Err(e) => End::Left(vec![Fault::new(
-                "ledger",
+                FaultCode::Ledger,
                 "cannot close the ledger",
                 chain(&e),
             )]),
@@ -168,7 +168,7 @@ impl Removal<'_> {
         {
             if let Err(why) = undo(host, &artefact) {
                 let what = format!("cannot undo {}", name_of(&artefact.what));
-                left.push(Fault::new("removal", what, why));
+                left.push(Fault::new(FaultCode::Removal, what, why));
                 kept.push(artefact);
             }
         }
@@ -176,7 +176,11 @@ impl Removal<'_> {
         let undone = count - kept.len();
         ledger.ledger.artefacts = kept;
         if let Err(e) = ledger.save() {
-            left.push(Fault::new("ledger", "cannot write the ledger", chain(&e)));
+            left.push(Fault::new(
+                FaultCode::Ledger,
+                "cannot write the ledger",
+                chain(&e),
+            ));
         }
         self.board.say(&format!(
             "  done: undo {undone} files, directories and parameters"

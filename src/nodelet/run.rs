@@ -19,7 +19,7 @@ use super::plan::{Plan, Planned};
 use super::status::Board;
 use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
 use super::words;
-use crate::model::{Fault, Generation, Timestamp};
+use crate::model::{Fault, FaultCode, Generation, Timestamp};
 
 /// First pause between two questions of a probe: most answer within a second of their start.
 const ASK_FIRST: Duration = Duration::from_millis(150);
@@ -113,7 +113,7 @@ impl Runner<'_> {
         let host = self.effects.host;
         self.effects.ledger.note(host, steps).map_err(|e| {
             Fault::new(
-                "ledger",
+                FaultCode::Ledger,
                 "cannot note what is going to be installed",
                 crate::telemetry::chain(&e),
             )

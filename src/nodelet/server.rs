@@ -38,7 +38,7 @@ use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
 use crate::model::{
-    Because, CertificateBatch, Envelope, Fault, FreshNonce, NodeStatus, PAYLOAD_MAX,
+    Because, CertificateBatch, Envelope, Fault, FaultCode, FreshNonce, NodeStatus, PAYLOAD_MAX,
     TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document, paths,
 };
 
@@ -81,7 +81,7 @@ pub struct Server {
 /// The socket systemd listens on for us, or our own where nobody does.
 pub fn listener(host: &Host) -> Result<UnixListener, Fault> {
     let fail = |e: std::io::Error| {
-        Fault::new("local-socket", "cannot listen", e.to_string())
+        Fault::new(FaultCode::LocalSocket, "cannot listen", e.to_string())
             .fix("systemctl restart pf9-nodeletd.socket")
     };
     let passed = listenfd::ListenFd::from_env()
@@ -148,7 +148,7 @@ fn too_often(wait: Duration) -> Reply {
         "this is asked for too often; again in {} ms",
         wait.as_millis()
     );
-    let fault = Fault::new("too-often", "call refused", why);
+    let fault = Fault::new(FaultCode::TooOften, "call refused", why);
     Reply::fault(StatusCode::TOO_MANY_REQUESTS, &fault)
 }
 
@@ -220,7 +220,7 @@ impl Server {
         let job = self.job.borrow().clone();
         let Some(Work { role, node, .. }) = job.work() else {
             let fault = Fault::new(
-                "certificate-foreign",
+                FaultCode::CertificateForeign,
                 "certificates refused",
                 "this host has no role",
             );
@@ -235,10 +235,11 @@ impl Server {
                 Reply::json(StatusCode::OK, &json!({"stored": stored}))
             }
             Err(fault) => {
-                tracing::warn!(code = fault.code, "{fault}");
-                let status = match fault.code.as_str() {
-                    "certificate-foreign" => StatusCode::CONFLICT,
-                    _ => StatusCode::UNPROCESSABLE_ENTITY,
+                tracing::warn!(code = fault.code.word(), "{fault}");
+                let status = if fault.code == FaultCode::CertificateForeign {
+                    StatusCode::CONFLICT
+                } else {
+                    StatusCode::UNPROCESSABLE_ENTITY
                 };
                 Reply::fault(status, &fault)
             }
@@ -267,7 +268,7 @@ impl Server {
         match signed {
             Ok(envelope) => Reply::json(StatusCode::OK, &envelope),
             Err(fault) => {
-                tracing::warn!(code = fault.code, "{fault}");
+                tracing::warn!(code = fault.code.word(), "{fault}");
                 Reply::fault(StatusCode::CONFLICT, &fault)
             }
         }
@@ -276,7 +277,7 @@ impl Server {
     fn put_none(&self, peer: Peer) -> Reply {
         if peer.uid != 0 && peer.uid != geteuid().as_raw() {
             let fault = Fault::new(
-                "not-allowed",
+                FaultCode::NotAllowed,
                 "the role stays",
                 "only root may take it away without the plane",
             );
@@ -341,14 +342,14 @@ fn refusal(not_taken: &NotTaken) -> Reply {
         NotTaken::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let fault = not_taken.fault();
-    tracing::warn!(code = fault.code, "{fault}");
+    tracing::warn!(code = fault.code.word(), "{fault}");
     Reply::fault(status, fault)
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {
     document::read(&request.body).map_err(|e| {
         let what = format!("{what} refused");
-        let fault = Fault::new("document-malformed", what, e.to_string());
+        let fault = Fault::new(FaultCode::DocumentMalformed, what, e.to_string());
         Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault)
     })
 }

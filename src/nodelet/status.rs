@@ -219,7 +219,7 @@ impl Board {
 
     /// A step was not done.
     pub fn step_failed(&mut self, planned: &Planned, fault: &Fault) {
-        tracing::warn!(phase = %planned.phase, code = fault.code, "{fault}");
+        tracing::warn!(phase = %planned.phase, code = fault.code.word(), "{fault}");
         self.say(&format!("  failed: {fault}"));
         self.status.current_step = None;
         if let Some(phase) = self.phase_mut(planned.phase) {
@@ -361,6 +361,7 @@ fn millis(from: Timestamp, to: Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FaultCode;
     use crate::nodelet::plan::Waits;
     use crate::nodelet::step::Step;
 
@@ -407,7 +408,7 @@ mod tests {
         let took = Duration::from_millis(420);
         let at = Timestamp::UNIX_EPOCH;
         board.checked(at, &Plan::default(), took);
-        let fault = Fault::new("facts", "cannot look", "é".repeat(10_000));
+        let fault = Fault::new(FaultCode::Facts, "cannot look", "é".repeat(10_000));
         board.not_checked(at, &fault, took);
         let log = fs.read_text(paths::KUBE_LOG, 1 << 20).expect("read");
         let log = log.expect("a log");

@@ -17,7 +17,7 @@ use crate::host::documents::{Document, Store};
 use crate::host::fs::HostFs;
 use crate::identity;
 use crate::model::{
-    Because, DocumentKind, Envelope, Fault, HostId, Likeness, Refusal, TRUST_ANSWER_MAX,
+    Because, DocumentKind, Envelope, Fault, FaultCode, HostId, Likeness, Refusal, TRUST_ANSWER_MAX,
     TrustAnswer, TrustDocument, TrustStore, TrustVersion, copied_by_marks, paths,
 };
 use crate::stack;
@@ -66,9 +66,13 @@ pub fn put(fs: &HostFs, answer: &TrustAnswer) -> Result<TrustVersion, NotTaken> 
                 fault,
             };
             note(fs).save(&held).map_err(|e| {
-                NotTaken::Broken(Fault::new("state", "cannot note the hold", chain(&e)))
+                NotTaken::Broken(Fault::new(
+                    FaultCode::State,
+                    "cannot note the hold",
+                    chain(&e),
+                ))
             })?;
-            tracing::error!(code = held.fault.code, "{}", held.fault);
+            tracing::error!(code = held.fault.code.word(), "{}", held.fault);
         }
         Verdict::Apply => {
             identity::apply_trust(fs, &document).map_err(|e| broken(&e))?;
@@ -88,12 +92,16 @@ pub fn held(fs: &HostFs) -> Option<Fault> {
         let said = serde_json::from_slice::<Held>(&bytes).map(|held| held.fault);
         // A note that cannot be read is a hold all the same: what it stands for is not lost.
         return Some(said.unwrap_or_else(|e| {
-            Fault::new("identity-copied", "nothing is changed on this machine", {
-                format!(
-                    "it was told to hold, and {} cannot be read: {e}",
-                    paths::HOLD
-                )
-            })
+            Fault::new(
+                FaultCode::IdentityCopied,
+                "nothing is changed on this machine",
+                {
+                    format!(
+                        "it was told to hold, and {} cannot be read: {e}",
+                        paths::HOLD
+                    )
+                },
+            )
             .fix("pf9ctl identity reset, if it is a copy")
         }));
     }
@@ -131,8 +139,8 @@ fn believed(
             "signed by {}, none of which this host trusts",
             signed.join(", ")
         );
-        let fault = Fault::new("document-untrusted", "trust document refused", why)
-            .fix("run pf9ctl prep-node again with a new token");
+        let fault = Fault::new(FaultCode::DocumentUntrusted, "trust document refused", why)
+            .fix("run pf9ctl prep-node --force with a new token");
         return Err(refused(Because::Untrusted, fault));
     };
     let document: TrustDocument = envelope
@@ -150,10 +158,13 @@ fn judge(
     held: Option<&Held>,
     boot_id: &str,
 ) -> Result<Verdict, NotTaken> {
-    let refuse = |code: &str, why: String| Fault::new(code, "trust document refused", why);
+    let refuse = |code: FaultCode, why: String| Fault::new(code, "trust document refused", why);
     if !document.version.may_follow(have) {
         let why = "it is older than the one that was applied".to_owned();
-        return Err(refused(Because::NotNewer, refuse("trust-older", why)));
+        return Err(refused(
+            Because::NotNewer,
+            refuse(FaultCode::TrustOlder, why),
+        ));
     }
     if let Some(hold) = &document.hold {
         // Somebody else's: the same identity, another machine.
@@ -161,7 +172,7 @@ fn judge(
             let why = "it holds another machine".to_owned();
             return Err(refused(
                 Because::NotUnderstood,
-                refuse("trust-invalid", why),
+                refuse(FaultCode::TrustInvalid, why),
             ));
         }
         return Ok(Verdict::Hold(hold.fault.clone()));
@@ -189,7 +200,7 @@ fn renew_stacks(fs: &HostFs) {
 
 fn release(fs: &HostFs) -> Result<(), Fault> {
     let gone = note(fs).forget();
-    gone.map_err(|e| Fault::new("state", "cannot end the hold", chain(&e)))
+    gone.map_err(|e| Fault::new(FaultCode::State, "cannot end the hold", chain(&e)))
 }
 
 fn note(fs: &HostFs) -> Store {
@@ -328,7 +339,11 @@ mod tests {
         assert_eq!(held(&plane.fs), None);
         let trusted = plane.document(1, 4, &[key.trusted()]);
         assert_eq!(plane.put(&[&key], &trusted), Ok(1));
-        let copied = Fault::new("identity-copied", "host x is used by two machines", "y");
+        let copied = Fault::new(
+            FaultCode::IdentityCopied,
+            "host x is used by two machines",
+            "y",
+        );
         let hold = |boot: &str| TrustDocument {
             hold: Some(Hold {
                 boot_id: boot.to_owned(),
@@ -375,7 +390,7 @@ mod tests {
         assert_eq!(held(&plane.fs), None);
         card("52:54:00:00:00:02");
         let fault = held(&plane.fs).expect("held");
-        assert_eq!(fault.code, "identity-copied");
+        assert_eq!(fault.code, FaultCode::IdentityCopied);
         assert!(fault.why.contains("network interfaces"), "{fault}");
         // The plane takes this machine for the host from now on.
         document.version.revision = 2;

@@ -1,6 +1,7 @@
 //! Steps in plain words: for the log, the status, `kube.log` and the dry run.
 
 use super::step::{Probe, Step};
+use crate::model::FaultCode;
 
 /// What is done, e.g. `write /etc/x`.
 pub fn doing(step: &Step) -> String {
@@ -49,36 +50,36 @@ pub fn asking(probe: &Probe) -> String {
 }
 
 /// The code of a failed step's fault, for programs.
-pub fn code(step: &Step) -> &'static str {
+pub fn code(step: &Step) -> FaultCode {
     match step {
-        Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => "file",
-        Step::Key { .. } | Step::ServiceAccountKey => "key",
-        Step::Stack { .. } => "stack",
-        Step::Module { .. } => "kernel-module",
-        Step::Sysctl { .. } => "kernel-parameter",
-        Step::Image { .. } => "image",
-        Step::Unit(_) => "unit",
+        Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => FaultCode::File,
+        Step::Key { .. } | Step::ServiceAccountKey => FaultCode::Key,
+        Step::Stack { .. } => FaultCode::Stack,
+        Step::Module { .. } => FaultCode::KernelModule,
+        Step::Sysctl { .. } => FaultCode::KernelParameter,
+        Step::Image { .. } => FaultCode::Image,
+        Step::Unit(_) => FaultCode::Unit,
         Step::Probe(p) => match &p.probe {
-            Probe::RuntimeReady => "runtime-not-ready",
-            Probe::EtcdHealthy => "etcd-not-healthy",
-            Probe::KubeletHealthy => "kubelet-not-healthy",
-            Probe::KubeProxyHealthy => "kube-proxy-not-healthy",
-            Probe::ApiHealthy { .. } => "api-not-ready",
-            Probe::ApiServerCurrent { .. } => "api-server-not-current",
-            Probe::NodeReady { .. } => "node-not-ready",
-            Probe::SwapOff => "swap-on",
-            Probe::PortFree { .. } => "port-taken",
-            Probe::AnyPath { .. } => "package-missing",
+            Probe::RuntimeReady => FaultCode::RuntimeNotReady,
+            Probe::EtcdHealthy => FaultCode::EtcdNotHealthy,
+            Probe::KubeletHealthy => FaultCode::KubeletNotHealthy,
+            Probe::KubeProxyHealthy => FaultCode::KubeProxyNotHealthy,
+            Probe::ApiHealthy { .. } => FaultCode::ApiNotReady,
+            Probe::ApiServerCurrent { .. } => FaultCode::ApiServerNotCurrent,
+            Probe::NodeReady { .. } => FaultCode::NodeNotReady,
+            Probe::SwapOff => FaultCode::SwapOn,
+            Probe::PortFree { .. } => FaultCode::PortTaken,
+            Probe::AnyPath { .. } => FaultCode::PackageMissing,
         },
-        Step::Object { .. } => "object",
-        Step::Uncordon { .. } => "uncordon",
-        Step::Drain { .. } => "drain",
-        Step::EtcdMemberGone { .. } => "etcd-member-left",
-        Step::EtcdJoined { .. } => "etcd-not-joined",
-        Step::EtcdVotes { .. } => "etcd-no-vote",
-        Step::UnitGone { .. } => "unit-removal",
-        Step::ContainersGone => "containers-left",
-        Step::NetworkGone { .. } => "network-left",
+        Step::Object { .. } => FaultCode::Object,
+        Step::Uncordon { .. } => FaultCode::Uncordon,
+        Step::Drain { .. } => FaultCode::Drain,
+        Step::EtcdMemberGone { .. } => FaultCode::EtcdMemberLeft,
+        Step::EtcdJoined { .. } => FaultCode::EtcdNotJoined,
+        Step::EtcdVotes { .. } => FaultCode::EtcdNoVote,
+        Step::UnitGone { .. } => FaultCode::UnitRemoval,
+        Step::ContainersGone => FaultCode::ContainersLeft,
+        Step::NetworkGone { .. } => FaultCode::NetworkLeft,
     }
 }
 

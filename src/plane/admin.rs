@@ -31,7 +31,7 @@ use super::store::Read;
 use super::tokens;
 use super::view;
 use super::{machines, resmgr, takeover};
-use crate::model::{Fault, HostId};
+use crate::model::{Fault, FaultCode, HostId};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -177,7 +177,7 @@ pub(super) async fn ask<B: Serialize>(
     let socket = dir.join(SOCKET);
     let away = |why: String| {
         Fault::new(
-            "plane-away",
+            FaultCode::PlaneAway,
             "cannot ask the plane",
             format!("{}: {why}", socket.display()),
         )
@@ -225,7 +225,7 @@ pub(super) async fn ask<B: Serialize>(
 fn read_answer(status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {
     let garbage = |e: serde_json::Error| {
         Fault::new(
-            "plane-garbage",
+            FaultCode::PlaneGarbage,
             "cannot read the plane's answer",
             e.to_string(),
         )

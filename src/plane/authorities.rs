@@ -18,7 +18,7 @@ use super::refusal::{Answer, Refusal};
 use super::rotation::{self, Report, Rotation, Stage, Successor};
 use super::state::{Change, Plane};
 use super::store::Read;
-use crate::model::{Authority, Digest, HostId, HostStatus, NodeState};
+use crate::model::{Authority, Digest, FaultCode, HostId, HostStatus, NodeState};
 
 /// Longest time both authorities may be held: a year is a mistake of units.
 pub(super) const HOLD_MAX_S: i64 = 90 * 24 * 3600;
@@ -51,7 +51,11 @@ pub(super) async fn rotate(
 ) -> Answer<Json<Value>> {
     if !(0..=HOLD_MAX_S).contains(&wanted.hold_s) {
         let why = format!("hold_s: {} is not 0 to {HOLD_MAX_S}", wanted.hold_s);
-        return Err(Refusal::bad("hold-invalid", "no rotation was begun", why));
+        return Err(Refusal::bad(
+            FaultCode::HoldInvalid,
+            "no rotation was begun",
+            why,
+        ));
     }
     changed(&plane, name, move |change, cluster| {
         let now = change.now;

@@ -13,7 +13,7 @@ use super::rotation;
 use super::state::{self, Change};
 use crate::model::{
     Assignment, Authority as Signer, CertPurpose, CertificateBatch, CertificateOrder,
-    CertificateRequest, ClusterId, HostId, IssuedCertificate, NodeSpec, Role,
+    CertificateRequest, ClusterId, FaultCode, HostId, IssuedCertificate, NodeSpec, Role,
 };
 
 /// What every refusal here and in `orders` is about.
@@ -29,7 +29,7 @@ pub(super) fn in_cluster(host: &Host, cluster: ClusterId) -> Answer<()> {
         return Ok(());
     }
     let why = format!("host {} is not in cluster {cluster}", host.id);
-    Err(Refusal::forbidden("cluster-foreign", REFUSED, why))
+    Err(Refusal::forbidden(FaultCode::ClusterForeign, REFUSED, why))
 }
 
 /// Signs what root of a host ordered, and writes down a master's service-account key.
@@ -41,13 +41,13 @@ pub(super) fn sign_order(
 ) -> Answer<CertificateBatch> {
     if order.requests.len() > REQUESTS_MAX {
         let why = format!("{} requests, at most {REQUESTS_MAX}", order.requests.len());
-        return Err(Refusal::bad("batch-too-large", REFUSED, why));
+        return Err(Refusal::bad(FaultCode::BatchTooLarge, REFUSED, why));
     }
     let mut cluster = state::cluster(&**change, order.cluster_id)?;
     let assignment = compute::assignment(host, Some(&cluster)).unwrap_or(Assignment::None);
     let Some(node) = assignment.node() else {
         let why = format!("host {host} has no role in cluster {}", cluster.name);
-        return Err(Refusal::forbidden("cluster-foreign", REFUSED, why));
+        return Err(Refusal::forbidden(FaultCode::ClusterForeign, REFUSED, why));
     };
     let taken = claims::of_cluster(&cluster, Some(host));
     claims::judge_name(REFUSED, &node.node_name, &taken)?;
@@ -85,7 +85,7 @@ fn sign(
     let purpose = request.purpose;
     if !purpose.applies_to(role) {
         return Err(Refusal::forbidden(
-            "purpose-refused",
+            FaultCode::PurposeRefused,
             REFUSED,
             format!("a {role} has no certificate {purpose:?}"),
         ));
@@ -115,7 +115,7 @@ fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &
         .filter(|m| m.role == Role::Master);
     let Some(member) = masters.find(|m| m.host == host) else {
         return Err(Refusal::forbidden(
-            "key-refused",
+            FaultCode::KeyRefused,
             "the service-account key was not taken",
             format!("host {host} is no master of this cluster"),
         ));
@@ -125,7 +125,7 @@ fn learn_key(change: &mut Change<'_>, host: HostId, mut cluster: Cluster, key: &
     }
     if key.len() > KEY_MAX || !is_public_key(key) {
         return Err(Refusal::bad(
-            "key-invalid",
+            FaultCode::KeyInvalid,
             "the service-account key was not taken",
             format!("it is no public key, PEM, of at most {KEY_MAX} bytes"),
         ));

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::records::{Cluster, Host};
 use super::refusal::{Answer, Refusal};
-use crate::model::{ClusterId, HostId, NodeFacts, NodeName, Taken};
+use crate::model::{ClusterId, FaultCode, HostId, NodeFacts, NodeName, Taken};
 
 const API: &str = "the Kubernetes API";
 
@@ -76,7 +76,7 @@ pub(super) fn judge(
     taken: &Taken,
     shared: Option<IpAddr>,
 ) -> Answer<()> {
-    let bad = |why| Refusal::bad("facts-invalid", what, why);
+    let bad = |why| Refusal::bad(FaultCode::FactsInvalid, what, why);
     facts.check().map_err(bad)?;
     judge_name(what, &name_of(what, facts)?, taken)?;
     let addresses = own(facts, shared).into_iter().flatten();
@@ -89,21 +89,21 @@ pub(super) fn judge(
 /// The node's name; a host name that is no DNS name is refused.
 pub(super) fn name_of(what: &str, facts: &NodeFacts) -> Answer<NodeName> {
     facts.node_name().map_err(|e| {
-        Refusal::conflict("node-name-invalid", what, e.to_string())
+        Refusal::conflict(FaultCode::NodeNameInvalid, what, e.to_string())
             .fix("give the machine a host name that is a DNS name")
     })
 }
 
 pub(super) fn judge_name(what: &str, name: &NodeName, taken: &Taken) -> Answer<()> {
     taken.judge_name(name).map_err(|c| {
-        Refusal::conflict("node-name-taken", what, c.to_string())
+        Refusal::conflict(FaultCode::NodeNameTaken, what, c.to_string())
             .fix("give the machine a host name of its own, or remove the host that has it")
     })
 }
 
 pub(super) fn judge_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()> {
     taken.judge_address(ip).map_err(|c| {
-        Refusal::conflict("address-taken", what, c.to_string())
+        Refusal::conflict(FaultCode::AddressTaken, what, c.to_string())
             .fix("give the machine an address of its own, or remove the host that has it")
     })
 }

@@ -24,7 +24,7 @@ use super::ca::LEAF_LIFE;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{Fault, HostId};
+use crate::model::{Fault, FaultCode, HostId};
 use crate::telemetry::{self, LogConfig};
 
 /// Life of a node's certificates: a year.
@@ -221,7 +221,7 @@ pub fn main() -> Exit {
 }
 
 fn enter(command: Command) -> Result<(), Fault> {
-    let cannot = |why: String| Fault::new("plane-start", "cannot start", why);
+    let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start", why);
     if let Verb::Serve { state, .. } = &command.verb {
         let files = HostFs::new(&state.state_dir);
         for dir in ["/", "/log", "/log/plane"] {
@@ -333,15 +333,17 @@ async fn run(command: Command) -> Result<(), Fault> {
         }
         Verb::Recover(args) => recover::run(&args).await,
         Verb::Ca { state } => {
-            let pem = std::fs::read_to_string(state.state_dir.join("ca.pem"))
-                .map_err(|e| Fault::new("ca-missing", "cannot show ca.pem", e.to_string()))?;
+            let pem = std::fs::read_to_string(state.state_dir.join("ca.pem")).map_err(|e| {
+                Fault::new(FaultCode::CaMissing, "cannot show ca.pem", e.to_string())
+            })?;
             put(None, &pem)
         }
     }
 }
 
 async fn serve(config: ServeConfig) -> Result<(), Fault> {
-    let cannot = |e: std::io::Error| Fault::new("plane-start", "cannot start", e.to_string());
+    let cannot =
+        |e: std::io::Error| Fault::new(FaultCode::PlaneStart, "cannot start", e.to_string());
     let mut term = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut int = signal(SignalKind::interrupt()).map_err(cannot)?;
     allow_descriptors();
@@ -385,7 +387,7 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {
     let path = path.canonicalize().map_err(|e| {
         Fault::new(
-            "stack-unreadable",
+            FaultCode::StackUnreadable,
             "stack refused",
             format!("{}: {e}", path.display()),
         )
@@ -444,7 +446,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 
 /// Writes to a file that only its owner reads, or to standard output.
 fn put(out: Option<&Path>, text: &str) -> Result<(), Fault> {
-    let cannot = |why: String| Fault::new("output-failed", "cannot write the result", why);
+    let cannot = |why: String| Fault::new(FaultCode::OutputFailed, "cannot write the result", why);
     match out {
         None => {
             let mut stdout = std::io::stdout().lock();

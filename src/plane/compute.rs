@@ -227,7 +227,7 @@ pub(super) mod tests {
                 facts: Some(facts),
             })
             .collect();
-        attach(cluster, &candidates, [], now()).map_err(|r| r.fault.code)
+        attach(cluster, &candidates, [], now()).map_err(|r| r.fault.code.to_string())
     }
 
     fn spec(n: u8, cluster: &Cluster) -> Spec {
@@ -291,7 +291,8 @@ pub(super) mod tests {
             add(&mut c, &[(3, false), (3, false)]),
             Err("host-attached".into())
         );
-        let code = |r: Result<(), crate::plane::refusal::Refusal>| r.map_err(|r| r.fault.code);
+        let code =
+            |r: Result<(), crate::plane::refusal::Refusal>| r.map_err(|r| r.fault.code.to_string());
         assert_eq!(
             code(detach(&mut c, &[host(1)], now())),
             Err("last-master".into())

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::ca::{Authority, LEAF_LIFE};
 use super::records::{Cluster, Departed, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
-use crate::model::HostId;
+use crate::model::{FaultCode, HostId};
 
 /// How long a detached host may take to move its pods away (300 s) and to leave etcd: twice that.
 pub(super) const LEAVE_GRACE: SignedDuration = SignedDuration::from_mins(10);
@@ -97,10 +97,12 @@ pub(super) fn note_etcd(
     known.extend(given);
     if known.len() > ETCD_CERTIFICATES_MAX {
         let why = format!("host {host} has {ETCD_CERTIFICATES_MAX} certificates of etcd already");
-        return Err(
-            Refusal::conflict("etcd-certificates-full", "no certificate was signed", why)
-                .fix("detach the host and attach it again"),
-        );
+        return Err(Refusal::conflict(
+            FaultCode::EtcdCertificatesFull,
+            "no certificate was signed",
+            why,
+        )
+        .fix("detach the host and attach it again"));
     }
     Ok(())
 }
@@ -217,7 +219,7 @@ mod tests {
         let rest = ETCD_CERTIFICATES_MAX - 2;
         note_etcd(&mut c, host(2), many(rest), now()).expect("all fit");
         let refused = note_etcd(&mut c, host(2), many(1), now()).expect_err("one too many");
-        assert_eq!(refused.fault.code, "etcd-certificates-full");
+        assert_eq!(refused.fault.code, FaultCode::EtcdCertificatesFull);
         // Ended ones need no place.
         let later = now() + LEAF_LIFE;
         note_etcd(&mut c, host(2), many(1), later).expect("there is room again");

@@ -2,7 +2,7 @@
 
 use http::Uri;
 
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 use crate::mux;
 
 /// The planes a node is told of.
@@ -61,7 +61,7 @@ fn one(text: &str) -> Result<(String, String), &'static str> {
 
 fn bad(why: &str) -> Fault {
     let why = format!("--endpoint: {why}");
-    Fault::new("usage", "cannot start the plane", why).fix("give it as wss://HOST:PORT")
+    Fault::new(FaultCode::Usage, "cannot start the plane", why).fix("give it as wss://HOST:PORT")
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ use super::state::{Change, Plane};
 use super::store::Read;
 use super::tokens;
 use super::{machines, trust};
-use crate::model::{Digest, DocumentKind, EnrolAnswer, EnrolRequest, Enrolment, TrustedKey};
+use crate::model::{
+    Digest, DocumentKind, EnrolAnswer, EnrolRequest, Enrolment, FaultCode, TrustedKey,
+};
 
 const REFUSED: &str = "enrolment refused";
 /// Version of the enrolment documents.
@@ -28,7 +30,11 @@ pub(super) async fn post(
 ) -> Answer<Json<EnrolAnswer>> {
     if request.schema != SCHEMA {
         let why = format!("schema {} is not {SCHEMA}", request.schema);
-        return Err(Refusal::bad("schema-unsupported", "enrolment refused", why));
+        return Err(Refusal::bad(
+            FaultCode::SchemaUnsupported,
+            "enrolment refused",
+            why,
+        ));
     }
     let host = request.host_id;
     let shared = Arc::clone(&plane);
@@ -68,10 +74,19 @@ fn enrol(
     let proven = proven(request)?;
     // A token lets a new machine in. It must not let it in as a machine that is here: that would
     // hand out what this one has, the certificates of a cluster's node included.
-    let entry = hostkey::entry(before.as_ref(), &key.digest(), proven.as_ref(), change.now);
+    let same_order_key = before
+        .as_ref()
+        .is_none_or(|b| b.order_key == request.order_key);
+    let entry = hostkey::entry(
+        before.as_ref(),
+        &key.digest(),
+        proven.as_ref(),
+        same_order_key,
+        change.now,
+    );
     let entry = entry.ok_or_else(|| {
         let why = format!("host {row} has another key, and this enrolment did not prove it");
-        Refusal::conflict("host-enrolled", "enrolment refused", why).fix(format!(
+        Refusal::conflict(FaultCode::HostEnrolled, "enrolment refused", why).fix(format!(
             "if the key is lost: pf9-plane host allow-reenrol {row} on the plane, then a new token; \
              else enrol with a new host id"
         ))
@@ -102,7 +117,7 @@ fn enrol(
     match orders::judge(&**change, &host, &said.facts) {
         Ok(()) => host.facts = Some(said.facts),
         Err(refusal) if refusal.status.is_client_error() => {
-            tracing::warn!(host = %host.id, code = refusal.fault.code, "{}", refusal.fault);
+            tracing::warn!(host = %host.id, code = refusal.fault.code.word(), "{}", refusal.fault);
         }
         Err(refusal) => return Err(refusal),
     }
@@ -123,7 +138,11 @@ fn proven(request: &EnrolRequest) -> Answer<Option<Digest>> {
     let wanted = EnrolRequest::possession(&request.token, request.host_id, &request.csr);
     if key.states() != Some(wanted.to_string().as_str()) {
         let why = "the proof of the present key is one of another enrolment";
-        return Err(Refusal::bad("proof-invalid", "enrolment refused", why));
+        return Err(Refusal::bad(
+            FaultCode::ProofInvalid,
+            "enrolment refused",
+            why,
+        ));
     }
     Ok(Some(key.digest()))
 }
@@ -136,9 +155,9 @@ fn statement(request: &EnrolRequest) -> Answer<Enrolment> {
     let token = Digest::of(request.token.expose().as_bytes());
     if said.token != token || said.csr != Digest::of(request.csr.as_bytes()) {
         let why = "root signed it for another token or another key of the tunnel";
-        return Err(Refusal::forbidden("order-foreign", REFUSED, why));
+        return Err(Refusal::forbidden(FaultCode::OrderForeign, REFUSED, why));
     }
-    let bad = |why| Refusal::bad("facts-invalid", REFUSED, why);
+    let bad = |why| Refusal::bad(FaultCode::FactsInvalid, REFUSED, why);
     said.facts.check().map_err(bad)?;
     Ok(said)
 }
@@ -149,7 +168,7 @@ fn statement(request: &EnrolRequest) -> Answer<Enrolment> {
 fn order_key(before: Option<&Host>, entry: Entry, request: &EnrolRequest) -> Answer<TrustedKey> {
     match (before.map(|b| &b.order_key), entry) {
         (Some(pinned), Entry::Next) if *pinned != request.order_key => Err(Refusal::conflict(
-            "order-key-pinned",
+            FaultCode::OrderKeyPinned,
             REFUSED,
             format!(
                 "root of host {id} orders with key {}, and key {} was sent",

@@ -6,7 +6,7 @@ use super::records::{EVENT_IDS, EVENT_NEXT, EVENTS, ReceivedEvent};
 use super::refusal::{Answer, Refusal};
 use super::state::Change;
 use super::store::Read;
-use crate::model::{EVENT_BATCH_MAX, Event, HostId};
+use crate::model::{EVENT_BATCH_MAX, Event, FaultCode, HostId};
 
 /// Kept per host; a host that flaps for a day stays below.
 const KEPT: u64 = 1000;
@@ -19,7 +19,11 @@ const MESSAGE_MAX: usize = 4096;
 pub(super) fn take(change: &mut Change<'_>, host: HostId, events: Vec<Event>) -> Answer<usize> {
     if events.len() > EVENT_BATCH_MAX {
         let why = format!("{} events, at most {EVENT_BATCH_MAX}", events.len());
-        return Err(Refusal::bad("batch-too-large", "events refused", why));
+        return Err(Refusal::bad(
+            FaultCode::BatchTooLarge,
+            "events refused",
+            why,
+        ));
     }
     let mut next = change.get(&EVENT_NEXT, &host.to_string())?.unwrap_or(0);
     let mut taken = 0;
@@ -63,7 +67,7 @@ fn check(event: &Event) -> Answer<()> {
     ] {
         if len > max || (len == 0 && field != "message") {
             let why = format!("an event's {field} has {len} bytes, 1 to {max} are allowed");
-            return Err(Refusal::bad("event-invalid", "events refused", why));
+            return Err(Refusal::bad(FaultCode::EventInvalid, "events refused", why));
         }
     }
     Ok(())

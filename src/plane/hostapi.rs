@@ -30,8 +30,8 @@ use super::state::Plane;
 use super::store::Read;
 use super::trust;
 use crate::model::{
-    Envelope, EventBatch, Generation, HostId, HostStatus, RenewAnswer, RenewRequest, STATUS_SCHEMA,
-    SessionKind,
+    Envelope, EventBatch, FaultCode, Generation, HostId, HostStatus, RenewAnswer, RenewRequest,
+    STATUS_SCHEMA, SessionKind,
 };
 
 /// Longest wait of a long poll; below the idle limits of what may stand between.
@@ -155,11 +155,19 @@ async fn status(
     let host = peer.may(&plane, Call::Status)?;
     if status.schema != STATUS_SCHEMA {
         let why = format!("schema {} is not {STATUS_SCHEMA}", status.schema);
-        return Err(Refusal::bad("schema-unsupported", "status refused", why));
+        return Err(Refusal::bad(
+            FaultCode::SchemaUnsupported,
+            "status refused",
+            why,
+        ));
     }
     if status.host_id != host {
         let why = format!("host_id {} is not yours", status.host_id);
-        return Err(Refusal::forbidden("host-mismatch", "status refused", why));
+        return Err(Refusal::forbidden(
+            FaultCode::HostMismatch,
+            "status refused",
+            why,
+        ));
     }
     match peer.kind {
         SessionKind::Full => {}
@@ -210,7 +218,7 @@ async fn renew(
     if request.schema != RENEW_SCHEMA {
         let why = format!("schema {} is not {RENEW_SCHEMA}", request.schema);
         let what = "no certificate was signed";
-        return Err(Refusal::bad("schema-unsupported", what, why));
+        return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
     }
     let shared = Arc::clone(&plane);
     let certificate = plane
@@ -270,8 +278,10 @@ impl Peer {
             return Ok(host);
         }
         let why = format!("host {host} is not enrolled any more");
-        Err(Refusal::forbidden("host-unknown", "request refused", why)
-            .fix("run pf9ctl prep-node with a new token"))
+        Err(
+            Refusal::forbidden(FaultCode::HostUnknown, "request refused", why)
+                .fix("run pf9ctl prep-node with a new token"),
+        )
     }
 
     fn may_by_kind(&self, call: Call) -> Answer<HostId> {
@@ -282,12 +292,12 @@ impl Peer {
         Err(match self.kind {
             SessionKind::Full | SessionKind::RenewalOnly => {
                 let why = "the host certificate has expired; this session is for its renewal only";
-                Refusal::forbidden("session-renewal-only", what, why)
+                Refusal::forbidden(FaultCode::SessionRenewalOnly, what, why)
                     .fix("nothing to do: the host renews it and comes back by itself")
             }
             SessionKind::RemovalOnly => {
                 let why = "the host was removed; this session is for its order of removal only";
-                Refusal::forbidden("session-removal-only", what, why)
+                Refusal::forbidden(FaultCode::SessionRemovalOnly, what, why)
                     .fix("to make it a host again: pf9ctl prep-node with a new token")
             }
         })
@@ -299,7 +309,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         parts.extensions.get::<Self>().copied().ok_or_else(|| {
             let why = "it did not come through a tunnel";
-            Refusal::forbidden("tunnel-only", "request refused", why)
+            Refusal::forbidden(FaultCode::TunnelOnly, "request refused", why)
         })
     }
 }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 
 use super::refusal::{Refusal, Shape, reshape};
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// A JSON body of at most `MAX` bytes. A malformed one is refused, naming the field.
 pub(super) struct Doc<T, const MAX: usize = DOCUMENT_MAX>(pub(super) T);
@@ -42,20 +42,20 @@ pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Refusal> 
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             Fault::new(
-                "body-too-large",
+                FaultCode::BodyTooLarge,
                 "request refused",
                 format!("over {max} bytes"),
             ),
         )),
         Ok(Err(e)) => Err(Refusal::bad(
-            "body-broken",
+            FaultCode::BodyBroken,
             "request refused",
             e.to_string(),
         )),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             Fault::new(
-                "body-slow",
+                FaultCode::BodySlow,
                 "request refused",
                 "its body did not arrive in time",
             ),
@@ -71,7 +71,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
         .map_err(|e| {
             let text = e.body_text();
             let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
-            Refusal::bad("body-malformed", "request refused", why)
+            Refusal::bad(FaultCode::BodyMalformed, "request refused", why)
         })
 }
 
@@ -79,7 +79,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 pub(super) async fn no_such_path(request: Request) -> Refusal {
     let path: String = request.uri().path().chars().take(120).collect();
     Refusal::missing(
-        "no-such-path",
+        FaultCode::NoSuchPath,
         format!("nothing at {path}"),
         "it is no path of this API",
     )
@@ -90,7 +90,7 @@ pub(super) async fn no_such_method(request: Request) -> Refusal {
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         Fault::new(
-            "no-such-method",
+            FaultCode::NoSuchMethod,
             format!("{} refused", request.method()),
             "this path does not know the method",
         ),
@@ -103,7 +103,7 @@ pub(super) async fn deadline(request: Request, next: Next) -> Response {
         Ok(response) => response,
         Err(_) => Refusal::new(
             StatusCode::GATEWAY_TIMEOUT,
-            Fault::new("plane-slow", "request given up", "it took too long"),
+            Fault::new(FaultCode::PlaneSlow, "request given up", "it took too long"),
         )
         .into_response(),
     }

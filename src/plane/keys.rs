@@ -24,7 +24,9 @@ use super::bootstrap::BootError;
 use super::ca::{Authority, CaError, Issued, Leaf};
 use super::secrets;
 use super::store::Rows;
-use crate::model::{Digest, DocumentKind, Envelope, Fault, Secret, SigningKey, TrustedKey};
+use crate::model::{
+    Digest, DocumentKind, Envelope, Fault, FaultCode, Secret, SigningKey, TrustedKey,
+};
 
 /// The row.
 pub(super) const IDENTITY: Rows<Identity> = Rows::new("identity");
@@ -183,7 +185,7 @@ impl NoTurn {
     /// In words.
     pub(super) fn fault(self) -> Fault {
         let what = "the keys stay as they are";
-        let fault = |why: &str, fix: &str| Fault::new("keys-turn", what, why).fix(fix);
+        let fault = |why: &str, fix: &str| Fault::new(FaultCode::KeysTurn, what, why).fix(fix);
         match self {
             Self::Announced => fault("one is announced already", "let it take over, or retire it"),
             Self::NotRetired => fault("the one before is still trusted", "retire it first"),

@@ -18,7 +18,7 @@ use super::refusal::{Answer, Refusal};
 use super::secrets;
 use super::state::{Change, Plane};
 use super::store::Read;
-use crate::model::{ClusterId, Fault, Secret};
+use crate::model::{ClusterId, Fault, FaultCode, Secret};
 
 /// Life of an operator's token.
 const LOGIN_LIFE: SignedDuration = SignedDuration::from_hours(24);
@@ -83,7 +83,7 @@ async fn authenticate(plane: &Arc<Plane>, identity: &Identity) -> Answer<User> {
         Refusal::new(
             StatusCode::UNAUTHORIZED,
             Fault::new(
-                "login-refused",
+                FaultCode::LoginRefused,
                 "login refused",
                 "user or password is wrong",
             )
@@ -94,7 +94,11 @@ async fn authenticate(plane: &Arc<Plane>, identity: &Identity) -> Answer<User> {
         Some(password) if identity.methods.iter().any(|m| m == "password") => &password.user,
         _ => {
             let why = "auth.identity.methods must hold \"password\"";
-            return Err(Refusal::bad("method-unsupported", "login refused", why));
+            return Err(Refusal::bad(
+                FaultCode::MethodUnsupported,
+                "login refused",
+                why,
+            ));
         }
     };
     let user: User = plane.read()?.get(&USERS, ADMIN_ROW)?.ok_or_else(wrong)?;
@@ -124,7 +128,7 @@ fn check_scope(scope: Option<&Value>, user: &User) -> Answer<()> {
     Err(Refusal::new(
         StatusCode::UNAUTHORIZED,
         Fault::new(
-            "project-unknown",
+            FaultCode::ProjectUnknown,
             "login refused",
             "auth.scope.project is no project of yours",
         )
@@ -222,7 +226,7 @@ impl FromRequestParts<Arc<Plane>> for Operator {
         match scope_of(plane, token)? {
             Scope::Everything => Ok(Self),
             Scope::Cluster(_) => Err(Refusal::forbidden(
-                "token-scope",
+                FaultCode::TokenScope,
                 "request refused",
                 "the token is good for one cluster's Kubernetes API only",
             )),

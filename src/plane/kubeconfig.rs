@@ -1,5 +1,6 @@
 //! A kubeconfig that leads through the plane.
 
+use crate::model::FaultCode;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -54,7 +55,7 @@ pub(super) fn find(rows: &impl Read, wanted: &str) -> Answer<Cluster> {
     found.ok_or_else(|| {
         let wanted: String = wanted.chars().take(80).collect();
         Refusal::missing(
-            "cluster-unknown",
+            FaultCode::ClusterUnknown,
             format!("no cluster {wanted}"),
             "no name or id is that",
         )

@@ -27,8 +27,8 @@ use super::store::{Read, Rows};
 use super::tickets::{self, Chain, Shown, Worth};
 use super::trust;
 use crate::model::{
-    Digest, Event, Fault, Hold, HostId, Likeness, MachineMarks, Secret, Timestamp, copied_by_marks,
-    copied_by_ticket, copied_while_connected, copied_without_ticket,
+    Digest, Event, Fault, FaultCode, Hold, HostId, Likeness, MachineMarks, Secret, Timestamp,
+    copied_by_marks, copied_by_ticket, copied_while_connected, copied_without_ticket,
 };
 use crate::mux;
 
@@ -201,7 +201,7 @@ pub(super) async fn begin(
     match decided {
         Ok(ticket) => Ok(ticket),
         Err(fault) => {
-            tracing::error!(%host, code = fault.code, "{fault}");
+            tracing::error!(%host, code = fault.code.word(), "{fault}");
             let hold = boot_id.map(|boot_id| Hold {
                 boot_id,
                 fault: fault.clone(),
@@ -335,7 +335,7 @@ pub(super) fn enrolled(
     if let Some(marks) = marks {
         marks
             .validate()
-            .map_err(|why| Refusal::bad("machine-invalid", "enrolment refused", why))?;
+            .map_err(|why| Refusal::bad(FaultCode::MachineInvalid, "enrolment refused", why))?;
     }
     let key = host.to_string();
     let before = change.get(&MACHINES, &key)?.unwrap_or_default();
@@ -363,7 +363,7 @@ pub(super) async fn accept_next(plane: &Arc<Plane>, host: HostId) -> Answer<()> 
     if plane.sessions.is_connected(host) {
         let what = format!("the machine of host {host} stays");
         return Err(
-            Refusal::conflict("host-connected", what, "it is connected now")
+            Refusal::conflict(FaultCode::HostConnected, what, "it is connected now")
                 .fix("stop the machine that is connected first: accepted is whichever comes next"),
         );
     }

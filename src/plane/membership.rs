@@ -12,7 +12,7 @@ use super::claims;
 use super::departures;
 use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
-use crate::model::{HostId, NodeFacts, Role, Taken};
+use crate::model::{FaultCode, HostId, NodeFacts, Role, Taken};
 
 /// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
 const NODE_PREFIX_V4: u8 = 24;
@@ -38,7 +38,7 @@ pub(super) fn attach<'a>(
 ) -> Answer<()> {
     if candidates.is_empty() {
         return Err(Refusal::bad(
-            "attach-empty",
+            FaultCode::AttachEmpty,
             "attach refused",
             "no host is named",
         ));
@@ -59,14 +59,14 @@ pub(super) fn attach<'a>(
     }
     if members.len() > NODES_MAX {
         return Err(Refusal::conflict(
-            "cluster-full",
+            FaultCode::ClusterFull,
             "attach refused",
             format!("a cluster has at most {NODES_MAX} nodes"),
         ));
     }
     if !members.iter().any(|m| m.role == Role::Master) {
         return Err(Refusal::conflict(
-            "no-master",
+            FaultCode::NoMaster,
             "attach refused",
             format!("cluster {} has no master yet", cluster.name),
         )
@@ -88,14 +88,14 @@ fn admit(
     let what = || format!("host {host} cannot be attached to cluster {}", cluster.name);
     if members.iter().any(|m| m.host == host) {
         return Err(Refusal::conflict(
-            "host-attached",
+            FaultCode::HostAttached,
             what(),
             "it is in it already",
         ));
     }
     let facts = candidate.facts.ok_or_else(|| {
         Refusal::conflict(
-            "host-silent",
+            FaultCode::HostSilent,
             what(),
             "it has no name and address that root of it signed and that are its own",
         )
@@ -107,7 +107,7 @@ fn admit(
     let ip = facts.address(v4, cluster.settings.master_ip);
     let ip = ip.ok_or_else(|| {
         Refusal::conflict(
-            "no-address",
+            FaultCode::NoAddress,
             what(),
             "it has no address of its own of the pod network's IP version",
         )
@@ -118,7 +118,7 @@ fn admit(
             "no part of containersCidr {} is free",
             cluster.settings.pods_cidr
         );
-        Refusal::conflict("pods-cidr-full", what(), why)
+        Refusal::conflict(FaultCode::PodsCidrFull, what(), why)
     })?;
     Ok(Member {
         host,
@@ -142,7 +142,7 @@ fn admit(
 pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) -> Answer<()> {
     if hosts.is_empty() {
         return Err(Refusal::bad(
-            "detach-empty",
+            FaultCode::DetachEmpty,
             "detach refused",
             "no host is named",
         ));
@@ -150,7 +150,7 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
     for host in hosts {
         if cluster.member(*host).is_none() {
             return Err(Refusal::conflict(
-                "host-not-attached",
+                FaultCode::HostNotAttached,
                 format!(
                     "host {host} cannot be detached from cluster {}",
                     cluster.name
@@ -167,7 +167,7 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
     let orphans = !left.is_empty() && !left.iter().any(|m| m.role == Role::Master);
     if orphans {
         return Err(Refusal::conflict(
-            "last-master",
+            FaultCode::LastMaster,
             format!("detach from cluster {} refused", cluster.name),
             format!("{} workers would be left without a master", left.len()),
         )

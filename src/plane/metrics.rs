@@ -35,7 +35,7 @@ use super::store::Read;
 use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
-use crate::model::{Fault, Role};
+use crate::model::{Fault, FaultCode, Role};
 use crate::wire::{Class, Meta};
 
 /// Where these paths are.
@@ -111,15 +111,23 @@ pub(super) async fn numbers(
     };
     if !sees(scope, &known) {
         let why = "the token is good for another cluster";
-        return Err(Refusal::forbidden("token-scope", "request refused", why));
+        return Err(Refusal::forbidden(
+            FaultCode::TokenScope,
+            "request refused",
+            why,
+        ));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
         let why = "there are tunnel and etcd";
-        return Err(Refusal::missing("source-unknown", "no such numbers", why));
+        return Err(Refusal::missing(
+            FaultCode::SourceUnknown,
+            "no such numbers",
+            why,
+        ));
     };
     let away = |why: String| {
         let what = format!("no {} numbers of host {id}", source.name());
-        let fault = Fault::new("host-away", what, why);
+        let fault = Fault::new(FaultCode::HostAway, what, why);
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };
     let (service, path) = source.place();

@@ -24,7 +24,7 @@ use super::refusal::{Answer, Refusal};
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use crate::model::{
-    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, FreshNonce,
+    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, FaultCode, FreshNonce,
     Generation, HostId, NodeFacts, Nonce, ORDER_SCHEMA, Taken, TrustStore, TrustedKey, Untrusted,
 };
 
@@ -127,7 +127,7 @@ pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()
 fn envelope(what: &str, said: Value) -> Answer<Envelope> {
     serde_json::from_value(said).map_err(|e| {
         let why = format!("it is not signed by root of the host ({e})");
-        Refusal::forbidden("order-unsigned", what, why)
+        Refusal::forbidden(FaultCode::OrderUnsigned, what, why)
     })
 }
 
@@ -139,10 +139,10 @@ pub(super) fn open<T: DeserializeOwned>(
     key: &TrustedKey,
 ) -> Answer<T> {
     let trust = TrustStore::new([key.clone()])
-        .map_err(|fault| Refusal::bad("order-key-invalid", what, fault.why))?;
+        .map_err(|fault| Refusal::bad(FaultCode::OrderKeyInvalid, what, fault.why))?;
     envelope.open(kind, &trust).map_err(|e| match e {
         Untrusted::UnknownKey(_) | Untrusted::BadSignature => Refusal::forbidden(
-            "order-unsigned",
+            FaultCode::OrderUnsigned,
             what,
             "it is not signed with the key that root of this host enrolled with",
         )
@@ -151,7 +151,7 @@ pub(super) fn open<T: DeserializeOwned>(
         | Untrusted::Kind
         | Untrusted::Newer(_)
         | Untrusted::Malformed(_)
-        | Untrusted::Damaged => Refusal::bad("order-malformed", what, e.to_string()),
+        | Untrusted::Damaged => Refusal::bad(FaultCode::OrderMalformed, what, e.to_string()),
     })
 }
 
@@ -159,11 +159,11 @@ pub(super) fn open<T: DeserializeOwned>(
 pub(super) fn said_by(what: &str, host: HostId, schema: u32, named: HostId) -> Answer<()> {
     if schema != ORDER_SCHEMA {
         let why = format!("schema {schema} is not {ORDER_SCHEMA}");
-        return Err(Refusal::bad("schema-unsupported", what, why));
+        return Err(Refusal::bad(FaultCode::SchemaUnsupported, what, why));
     }
     if named != host {
         let why = format!("host {named} signed it, and host {host} brings it");
-        return Err(Refusal::forbidden("order-foreign", what, why));
+        return Err(Refusal::forbidden(FaultCode::OrderForeign, what, why));
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> Answer<()> 
         "the number it answers was not given to this host in the last {minutes} minutes, or was \
          answered before"
     );
-    Err(Refusal::conflict("order-replayed", what, why)
+    Err(Refusal::conflict(FaultCode::OrderReplayed, what, why)
         .fix("nothing to do: the host asks for another number"))
 }
 
@@ -187,10 +187,18 @@ fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
     let why = format!("it is of spec generation {order}, the newest of this host is {issued}");
     match order.cmp(&issued) {
         std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Less => Err(Refusal::conflict("order-older", NO_CERTIFICATE, why)
-            .fix("nothing to do: the host orders again when it has taken the newest spec")),
-        std::cmp::Ordering::Greater => Err(Refusal::conflict("order-newer", NO_CERTIFICATE, why)
-            .fix("this plane is older than what it told the host: was it restored from a backup?")),
+        std::cmp::Ordering::Less => {
+            Err(
+                Refusal::conflict(FaultCode::OrderOlder, NO_CERTIFICATE, why)
+                    .fix("nothing to do: the host orders again when it has taken the newest spec"),
+            )
+        }
+        std::cmp::Ordering::Greater => Err(Refusal::conflict(
+            FaultCode::OrderNewer,
+            NO_CERTIFICATE,
+            why,
+        )
+        .fix("this plane is older than what it told the host: was it restored from a backup?")),
     }
 }
 
@@ -198,7 +206,7 @@ fn is_newest(order: Generation, issued: Generation) -> Answer<()> {
 fn told<T>(host: HostId, answer: Answer<T>) -> Answer<T> {
     if let Err(refusal) = &answer {
         let fault = &refusal.fault;
-        tracing::warn!(%host, code = fault.code, "refused: {fault}");
+        tracing::warn!(%host, code = fault.code.word(), "refused: {fault}");
     }
     answer
 }
@@ -211,7 +219,7 @@ mod tests {
     fn only_the_newest_generation_orders() {
         let code = |order, issued| {
             let judged = is_newest(Generation(order), Generation(issued));
-            judged.map_err(|r| r.fault.code)
+            judged.map_err(|r| r.fault.code.to_string())
         };
         assert_eq!(code(7, 7), Ok(()));
         assert_eq!(code(6, 7), Err("order-older".into()));

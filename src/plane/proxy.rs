@@ -35,7 +35,7 @@ use super::rotation;
 use super::state::{self, Plane};
 use super::trace::Trace;
 use super::ways::{self, Failed};
-use crate::model::{Authority as Signer, ClusterId, Digest, Fault, HostId, PLANE_USER};
+use crate::model::{Authority as Signer, ClusterId, Digest, Fault, FaultCode, HostId, PLANE_USER};
 use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
@@ -198,9 +198,13 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     let id = super::qbert::cluster_id(id)?;
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
     let path = if path.is_empty() { "/" } else { path };
-    let target = format!("{path}{query}")
-        .parse()
-        .map_err(|_| Refusal::bad("path-invalid", "request refused", "its path is no path"))?;
+    let target = format!("{path}{query}").parse().map_err(|_| {
+        Refusal::bad(
+            FaultCode::PathInvalid,
+            "request refused",
+            "its path is no path",
+        )
+    })?;
     Ok((id, target))
 }
 
@@ -210,7 +214,7 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
         Scope::Everything => Ok(ADMIN),
         Scope::Cluster(only) if only == id => Ok("kubeconfig"),
         Scope::Cluster(_) => Err(Refusal::forbidden(
-            "token-scope",
+            FaultCode::TokenScope,
             "request refused",
             "the token is good for another cluster",
         )),
@@ -282,7 +286,7 @@ fn away(cluster: &Cluster, why: String) -> Refusal {
     let what = format!("cluster {} cannot be reached", cluster.name);
     Refusal::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        Fault::new("cluster-away", what, why),
+        Fault::new(FaultCode::ClusterAway, what, why),
     )
 }
 
@@ -290,7 +294,7 @@ fn broken(cluster: &Cluster, why: String) -> Refusal {
     let what = format!("request to cluster {} failed", cluster.name);
     Refusal::new(
         StatusCode::BAD_GATEWAY,
-        Fault::new("cluster-broken", what, why),
+        Fault::new(FaultCode::ClusterBroken, what, why),
     )
 }
 

@@ -24,7 +24,7 @@ use super::settings::NewCluster;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
-use crate::model::{Authorities, Authority as Signer, ClusterId, HostId, StackRef};
+use crate::model::{Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef};
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
@@ -85,11 +85,19 @@ pub(super) async fn create(
             let clusters = change.all(&CLUSTERS)?;
             if clusters.iter().any(|(_, c)| c.name == body.name) {
                 let why = format!("name: there is a cluster {:?} already", body.name);
-                return Err(Refusal::conflict("cluster-exists", "cluster refused", why));
+                return Err(Refusal::conflict(
+                    FaultCode::ClusterExists,
+                    "cluster refused",
+                    why,
+                ));
             }
             if clusters.len() >= CLUSTERS_MAX {
                 let why = format!("there are {CLUSTERS_MAX} already");
-                return Err(Refusal::conflict("clusters-full", "cluster refused", why));
+                return Err(Refusal::conflict(
+                    FaultCode::ClustersFull,
+                    "cluster refused",
+                    why,
+                ));
             }
             let stack = choose_stack(&**change, body.stack.as_deref())?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
@@ -132,7 +140,7 @@ fn choose_stack(rows: &impl Read, version: Option<&str>) -> Answer<StackRef> {
             }
             None => "stack: none was imported yet".into(),
         };
-        Refusal::bad("stack-unknown", "cluster refused", why)
+        Refusal::bad(FaultCode::StackUnknown, "cluster refused", why)
             .fix("see pf9-plane stack list, import one with pf9-plane stack import")
     })
 }
@@ -216,7 +224,9 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
                 host.id, cluster.name
             );
             let why = format!("it is in cluster {other}");
-            return Err(Refusal::conflict("host-attached", what, why).fix("detach it there first"));
+            return Err(
+                Refusal::conflict(FaultCode::HostAttached, what, why).fix("detach it there first")
+            );
         }
         rows.push(host);
     }
@@ -317,7 +327,11 @@ pub(super) async fn node(
 
 pub(super) fn cluster_id(text: &str) -> Answer<ClusterId> {
     text.parse().map_err(|e: crate::model::BadName| {
-        Refusal::bad("cluster-id-invalid", "request refused", e.to_string())
+        Refusal::bad(
+            FaultCode::ClusterIdInvalid,
+            "request refused",
+            e.to_string(),
+        )
     })
 }
 
@@ -326,7 +340,11 @@ fn check_batch(len: usize) -> Answer<()> {
         return Ok(());
     }
     let why = format!("{len} hosts, at most {BATCH_MAX} at a time");
-    Err(Refusal::bad("batch-too-large", "request refused", why))
+    Err(Refusal::bad(
+        FaultCode::BatchTooLarge,
+        "request refused",
+        why,
+    ))
 }
 
 impl FromRequestParts<Arc<Plane>> for Tenant {
@@ -334,8 +352,8 @@ impl FromRequestParts<Arc<Plane>> for Tenant {
     async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
         Operator::from_request_parts(parts, plane).await?;
         let params = RawPathParams::from_request_parts(parts, plane).await;
-        let params =
-            params.map_err(|e| Refusal::bad("path-invalid", "request refused", e.to_string()))?;
+        let params = params
+            .map_err(|e| Refusal::bad(FaultCode::PathInvalid, "request refused", e.to_string()))?;
         let named = params.iter().find(|(k, _)| *k == "project").map(|(_, v)| v);
         let user = plane.read()?.get(&USERS, ADMIN_ROW)?;
         let mine = user.is_some_and(|u| named == Some(u.project.as_str()));
@@ -343,7 +361,7 @@ impl FromRequestParts<Arc<Plane>> for Tenant {
             return Ok(Self);
         }
         Err(Refusal::forbidden(
-            "project-unknown",
+            FaultCode::ProjectUnknown,
             "request refused",
             "it is no project of yours",
         ))

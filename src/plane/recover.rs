@@ -21,8 +21,7 @@ use super::store::Read;
 use super::trust;
 use super::view::Known;
 use crate::model::{
-    Assignment, Generation, HostId, HostStatus, NodeState, Role, TrustVersion,
-    wants_greater_generation,
+    Assignment, FaultCode, Generation, HostId, HostStatus, NodeState, Role, TrustVersion,
 };
 
 /// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
@@ -112,8 +111,10 @@ pub(super) async fn recover(
                     Outcome::Removes if named => {}
                     Outcome::Removes | Outcome::Left => {
                         let what = format!("generation of host {host} not raised");
-                        return Err(Refusal::conflict("recover-changed", what, row.change)
-                            .fix("run pf9-plane recover again and look at what it shows"));
+                        return Err(
+                            Refusal::conflict(FaultCode::RecoverChanged, what, row.change)
+                                .fix("run pf9-plane recover again and look at what it shows"),
+                        );
                     }
                 }
                 let above = row.plane_generation.max(row.host_generation);
@@ -171,7 +172,7 @@ fn beyond(ours: TrustVersion, status: &HostStatus) -> Option<TrustVersion> {
 fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let gone = |why: &str| {
         let what = format!("generation of host {host} not raised");
-        Refusal::conflict("recover-changed", what, why)
+        Refusal::conflict(FaultCode::RecoverChanged, what, why)
             .fix("run pf9-plane recover again and look at what it shows")
     };
     let known = rows
@@ -208,7 +209,7 @@ fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Optio
     let conflict = status
         .refused
         .as_ref()
-        .is_some_and(wants_greater_generation)
+        .is_some_and(|f| f.code.wants_greater_generation())
         && host == plane;
     if host <= plane && !conflict {
         return None;
@@ -361,7 +362,7 @@ mod tests {
         assert_eq!(outcome(6, &reports(5, None), &none), None);
         assert_eq!(outcome(4, &reports(5, None), &none), Some(Outcome::Obeys));
         let mut conflict = reports(5, None);
-        conflict.refused = Some(Fault::new("spec-conflict", "a", "b"));
+        conflict.refused = Some(Fault::new(FaultCode::SpecConflict, "a", "b"));
         assert_eq!(outcome(5, &conflict, &none), Some(Outcome::Obeys));
         assert_eq!(outcome(6, &conflict, &none), None, "it was before");
         // What is installed counts, though the agent's own state was lost.

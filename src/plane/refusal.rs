@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-use crate::model::{Envelope, Fault};
+use crate::model::{Envelope, Fault, FaultCode};
 pub(super) use crate::telemetry::chain;
 
 /// A request that was not granted.
@@ -54,22 +54,34 @@ impl Refusal {
     }
 
     /// 400: the request itself is wrong.
-    pub(super) fn bad(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(super) fn bad(code: FaultCode, what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Fault::new(code, what, why))
     }
 
     /// 404: no such thing.
-    pub(super) fn missing(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(super) fn missing(
+        code: FaultCode,
+        what: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::NOT_FOUND, Fault::new(code, what, why))
     }
 
     /// 409: right, but not now.
-    pub(super) fn conflict(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(super) fn conflict(
+        code: FaultCode,
+        what: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::CONFLICT, Fault::new(code, what, why))
     }
 
     /// 403: not for you.
-    pub(super) fn forbidden(code: &str, what: impl Into<String>, why: impl Into<String>) -> Self {
+    pub(super) fn forbidden(
+        code: FaultCode,
+        what: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
         Self::new(StatusCode::FORBIDDEN, Fault::new(code, what, why))
     }
 
@@ -85,14 +97,15 @@ impl Refusal {
     pub(super) fn unauthenticated(why: &str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            Fault::new("unauthenticated", "request refused", why)
+            Fault::new(FaultCode::Unauthenticated, "request refused", why)
                 .fix("get a token from POST /keystone/v3/auth/tokens"),
         )
     }
 
     /// 503: not now; come back after so many seconds.
     pub(super) fn busy(what: &str, why: &str, retry_after: u64) -> Self {
-        let fault = Fault::new("plane-busy", what, why).fix("nothing to do: it is tried again");
+        let fault =
+            Fault::new(FaultCode::PlaneBusy, what, why).fix("nothing to do: it is tried again");
         Self {
             retry_after: Some(retry_after),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, fault)
@@ -105,7 +118,7 @@ impl Refusal {
         tracing::error!(what, why, "the plane failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            Fault::new("plane-failed", what, why).fix("look at the plane's log"),
+            Fault::new(FaultCode::PlaneFailed, what, why).fix("look at the plane's log"),
         )
     }
 

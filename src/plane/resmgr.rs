@@ -14,7 +14,7 @@ use super::records::HOSTS;
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Plane};
 use super::view::ROLE;
-use crate::model::HostId;
+use crate::model::{FaultCode, HostId};
 
 /// `GET /resmgr/v1/hosts`.
 pub(super) async fn list(_: Operator, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
@@ -86,7 +86,7 @@ pub(super) async fn unauthorise(
             if host.cluster.is_some() {
                 let what = format!("role {ROLE} cannot be taken from host {id}");
                 return Err(
-                    Refusal::conflict("host-attached", what, "it is in a cluster")
+                    Refusal::conflict(FaultCode::HostAttached, what, "it is in a cluster")
                         .fix("detach it first"),
                 );
             }
@@ -106,7 +106,7 @@ pub(super) async fn remove(
     let id = host_id(&id)?;
     if !fleet::remove(&plane, id).await? {
         return Err(Refusal::missing(
-            "host-unknown",
+            FaultCode::HostUnknown,
             format!("no host {id}"),
             "it is not enrolled",
         ));
@@ -117,7 +117,7 @@ pub(super) async fn remove(
 
 pub(super) fn host_id(text: &str) -> Answer<HostId> {
     text.parse().map_err(|e: crate::model::BadName| {
-        Refusal::bad("host-id-invalid", "request refused", e.to_string())
+        Refusal::bad(FaultCode::HostIdInvalid, "request refused", e.to_string())
     })
 }
 
@@ -127,7 +127,7 @@ fn known_role(role: &str) -> Answer<()> {
     }
     let role: String = role.chars().take(80).collect();
     Err(Refusal::missing(
-        "role-unknown",
+        FaultCode::RoleUnknown,
         format!("no role {role}"),
         format!("the role is {ROLE}"),
     ))

@@ -25,7 +25,9 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Cluster, expose};
 use super::refusal::{Answer, Refusal};
-use crate::model::{Authorities, Authority, CertificateStatus, Digest, HostId, Role, Secret};
+use crate::model::{
+    Authorities, Authority, CertificateStatus, Digest, FaultCode, HostId, Role, Secret,
+};
 
 /// Part of the workers that may be under way at a time: one in so many.
 const WORKERS_PART: usize = 10;
@@ -92,7 +94,7 @@ pub(super) fn begin(
 ) -> Answer<()> {
     if cluster.rotation.is_some() {
         return Err(Refusal::conflict(
-            "rotation-under-way",
+            FaultCode::RotationUnderWay,
             "no other rotation was begun",
             format!("one of cluster {} is under way", cluster.name),
         )
@@ -120,7 +122,7 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
     let what = "the rotation was not given up";
     let Some(rotation) = &mut cluster.rotation else {
         return Err(Refusal::conflict(
-            "rotation-none",
+            FaultCode::RotationNone,
             what,
             "none is under way",
         ));
@@ -133,7 +135,7 @@ pub(super) fn abort(cluster: &mut Cluster) -> Answer<()> {
         Stage::Announced => Stage::Old,
         Stage::Retired => {
             return Err(Refusal::conflict(
-                "rotation-too-late",
+                FaultCode::RotationTooLate,
                 what,
                 "the old authority is being taken away already",
             )

@@ -34,7 +34,7 @@ use super::{
     admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
     tunnel,
 };
-use crate::model::Fault;
+use crate::model::{Fault, FaultCode};
 
 /// What [`Server::start`] needs.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl ServeConfig {
 impl Server {
     /// Opens the state directory, listens, serves.
     pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
-        let cannot = |why: String| Fault::new("plane-start", "cannot start the plane", why);
+        let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start the plane", why);
         let now = Timestamp::now();
         let started = bootstrap::start(&config.state_dir, now).map_err(|e| cannot(chain(&e)))?;
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
@@ -207,7 +207,7 @@ struct PublicUrl {
 fn public_url(given: Option<&str>, address: SocketAddr) -> Result<PublicUrl, Fault> {
     let bad = |why: &str| {
         Fault::new(
-            "usage",
+            FaultCode::Usage,
             "cannot start the plane",
             format!("--public-url: {why}"),
         )

@@ -9,7 +9,9 @@ use serde::Deserialize;
 use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
-use crate::model::{CgroupDriverChoice, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec};
+use crate::model::{
+    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec,
+};
 
 /// Port of the API server unless told otherwise.
 const API_PORT: u16 = 6443;
@@ -233,7 +235,7 @@ fn require(ok: bool, field: &str, why: impl FnOnce() -> String) -> Answer<()> {
         return Ok(());
     }
     Err(Refusal::bad(
-        "cluster-invalid",
+        FaultCode::ClusterInvalid,
         "cluster refused",
         format!("{field}: {}", why()),
     ))

@@ -18,7 +18,7 @@ use super::state::Plane;
 use super::store::Read;
 use crate::host::fs::HostFs;
 use crate::model::{
-    Digest, DocumentKind, Envelope, Fault, Hasher, PAYLOAD_MAX, StackManifest, StackRef,
+    Digest, DocumentKind, Envelope, Fault, FaultCode, Hasher, PAYLOAD_MAX, StackManifest, StackRef,
 };
 
 const MANIFEST: &str = "manifest.json";
@@ -44,7 +44,7 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
                     "another stack {} is here: {}",
                     row.reference, other.reference.manifest
                 );
-                return Err(refuse("stack-version-taken", why)
+                return Err(refuse(FaultCode::StackVersionTaken, why)
                     .fix("a version means one content: build the stack with a new version"));
             }
             let key = row.reference.manifest.to_string();
@@ -58,7 +58,7 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
     Ok(stack)
 }
 
-fn refuse(code: &str, why: impl Into<String>) -> Refusal {
+fn refuse(code: FaultCode, why: impl Into<String>) -> Refusal {
     Refusal::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         Fault::new(code, "stack refused", why),
@@ -68,15 +68,15 @@ fn refuse(code: &str, why: impl Into<String>) -> Refusal {
 fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
     let bytes = HostFs::new(dir)
         .read(MANIFEST, PAYLOAD_MAX as u64)
-        .map_err(|e| refuse("stack-unreadable", chain(&e)))?
+        .map_err(|e| refuse(FaultCode::StackUnreadable, chain(&e)))?
         .ok_or_else(|| {
             refuse(
-                "stack-unreadable",
+                FaultCode::StackUnreadable,
                 format!("{} has no {MANIFEST}", dir.display()),
             )
         })?;
     let manifest: StackManifest = serde_json::from_slice(&bytes)
-        .map_err(|e| refuse("stack-manifest-invalid", format!("{MANIFEST}: {e}")))?;
+        .map_err(|e| refuse(FaultCode::StackManifestInvalid, format!("{MANIFEST}: {e}")))?;
     manifest.validate()?;
     let digest = Digest::of(&bytes);
     keep_archive(plane, &dir.join(ARCHIVE), &manifest, digest)?;
@@ -102,16 +102,20 @@ fn keep_archive(
     manifest: &StackManifest,
     digest: Digest,
 ) -> Answer<()> {
-    let unreadable =
-        |e: std::io::Error| refuse("stack-unreadable", format!("{}: {e}", from.display()));
+    let unreadable = |e: std::io::Error| {
+        refuse(
+            FaultCode::StackUnreadable,
+            format!("{}: {e}", from.display()),
+        )
+    };
     let target = plane.files.at(plane.archive_path(&digest));
     let temp = target.with_extension("part");
     let failed = |e: std::io::Error| {
         let full = e.kind() == std::io::ErrorKind::StorageFull;
         let code = if full {
-            "disk-full"
+            FaultCode::DiskFull
         } else {
-            "stack-unwritable"
+            FaultCode::StackUnwritable
         };
         refuse(code, format!("{}: {e}", temp.display()))
     };
@@ -144,7 +148,7 @@ fn keep_archive(
                 "{ARCHIVE} is not of {} bytes, as the manifest says",
                 want.size
             );
-            return Err(refuse("stack-archive-wrong", why));
+            return Err(refuse(FaultCode::StackArchiveWrong, why));
         }
         let found = hasher.finish();
         if found != want.sha256 {
@@ -152,7 +156,7 @@ fn keep_archive(
                 "{ARCHIVE} has SHA-256 {found}, the manifest says {}",
                 want.sha256
             );
-            return Err(refuse("stack-archive-wrong", why));
+            return Err(refuse(FaultCode::StackArchiveWrong, why));
         }
         out.sync_all().map_err(failed)?;
         std::fs::rename(&temp, &target).map_err(failed)?;
@@ -177,11 +181,11 @@ pub(super) fn list(rows: &impl Read) -> Answer<Vec<Stack>> {
 
 fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
     let digest: Digest = digest.parse().map_err(|e: crate::model::BadName| {
-        Refusal::bad("digest-invalid", "request refused", e.to_string())
+        Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
     })?;
     rows.get(&STACKS, &digest.to_string())?.ok_or_else(|| {
         let why = format!("no stack has manifest {digest}");
-        Refusal::missing("stack-unknown", "stack not found", why)
+        Refusal::missing(FaultCode::StackUnknown, "stack not found", why)
     })
 }
 
@@ -260,7 +264,7 @@ fn wanted_range(headers: &HeaderMap, etag: &str, total: u64) -> Answer<Option<(u
         _ => Err(Refusal::new(
             StatusCode::RANGE_NOT_SATISFIABLE,
             Fault::new(
-                "range-invalid",
+                FaultCode::RangeInvalid,
                 "range refused",
                 format!("the archive has {total} bytes"),
             ),

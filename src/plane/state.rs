@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::budget::Budget;
+use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
@@ -29,7 +29,7 @@ use super::sessions::Sessions;
 use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
-use crate::model::{ClusterId, Fault, Generation, HostId};
+use crate::model::{ClusterId, Fault, FaultCode, Generation, HostId};
 
 /// Passwords that are checked at the same time; each costs a tenth of a second of a core.
 const PASSWORD_CHECKS_AT_ONCE: usize = 2;
@@ -128,11 +128,11 @@ impl Plane {
         }
     }
 
-    /// Whether one more tunnel may begin; else in how many seconds it may come back.
-    pub(super) fn admit_tunnel(&self) -> Result<(), u64> {
+    /// Whether one more tunnel of this host may begin; else in how many seconds it may come back.
+    pub(super) fn admit_tunnel(&self, host: HostId) -> Result<(), Full> {
         let now = self.began.elapsed();
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.admit(now)
+        budget.admit(host, now)
     }
 
     /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.
@@ -249,7 +249,7 @@ impl DerefMut for Change<'_> {
 pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
     rows.get(&HOSTS, &id.to_string())?.ok_or_else(|| {
         Refusal::missing(
-            "host-unknown",
+            FaultCode::HostUnknown,
             format!("no host {id}"),
             "it is not enrolled",
         )
@@ -260,7 +260,7 @@ pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
 pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
     rows.get(&CLUSTERS, &id.to_string())?.ok_or_else(|| {
         Refusal::missing(
-            "cluster-unknown",
+            FaultCode::ClusterUnknown,
             format!("no cluster {id}"),
             "it was never created, or was deleted",
         )
@@ -284,7 +284,11 @@ impl From<CaError> for Refusal {
         match e {
             CaError::Unreadable | CaError::Unproven | CaError::Weak(_) => Self::new(
                 StatusCode::BAD_REQUEST,
-                Fault::new("csr-refused", "no certificate was signed", e.to_string()),
+                Fault::new(
+                    FaultCode::CsrRefused,
+                    "no certificate was signed",
+                    e.to_string(),
+                ),
             ),
             CaError::Library(_) | CaError::Damaged | CaError::Ended(_) | CaError::Random(_) => {
                 Self::internal("no certificate was signed", &e)

@@ -20,7 +20,7 @@ use super::refusal::{Answer, Refusal, chain};
 use super::state::{Change, Plane};
 use super::store::Read;
 use super::trust::{self, Before};
-use crate::model::{Digest, DocumentKind, Fault, HostId, TrustStore};
+use crate::model::{Digest, DocumentKind, Fault, FaultCode, HostId, TrustStore};
 
 /// Hosts that are named in words; the list has all of them.
 const NAMED_MAX: usize = 5;
@@ -192,7 +192,7 @@ fn left_behind(left: &[(HostId, &'static str)]) -> Refusal {
     );
     Refusal::new(
         StatusCode::CONFLICT,
-        Fault::new("keys-hosts-wait", "the keys stay as they are", why).fix(
+        Fault::new(FaultCode::KeysHostsWait, "the keys stay as they are", why).fix(
             "wait until they have heard (pf9-plane keys list), remove them, \
              or give up each by name: --force HOST; such a host must enrol again",
         ),

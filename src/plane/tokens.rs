@@ -7,7 +7,7 @@ use super::refusal::{Answer, Refusal};
 use super::secrets;
 use super::state::Change;
 use super::store::Read;
-use crate::model::{Digest, EnrolToken, HostId, Secret};
+use crate::model::{Digest, EnrolToken, FaultCode, HostId, Secret};
 
 /// Longest life that can be asked for.
 pub(super) const TTL_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -41,7 +41,7 @@ pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
         return Ok(());
     }
     let why = "ttl must be 1 s to 30 days";
-    Err(Refusal::bad("ttl-invalid", what, why))
+    Err(Refusal::bad(FaultCode::TtlInvalid, what, why))
 }
 
 /// Uses a token up. In one transaction with what it is used for.
@@ -51,20 +51,23 @@ pub(super) fn consume(
     host: HostId,
 ) -> Answer<()> {
     let key = secrets::kept(secret.expose());
-    let refuse = |code: &str, why: String| {
+    let refuse = |code: FaultCode, why: String| {
         Refusal::forbidden(code, "enrolment refused", why)
             .fix("make a new token with pf9-plane token create")
     };
-    let mut token = change
-        .get(&TOKENS, &key)?
-        .ok_or_else(|| refuse("token-unknown", "this plane never made that token".into()))?;
+    let mut token = change.get(&TOKENS, &key)?.ok_or_else(|| {
+        refuse(
+            FaultCode::TokenUnknown,
+            "this plane never made that token".into(),
+        )
+    })?;
     if let Some((by, at)) = token.used {
         let why = format!("the token was used by host {by} at {}", second(at));
-        return Err(refuse("token-used", why));
+        return Err(refuse(FaultCode::TokenUsed, why));
     }
     if change.now >= token.expires_at {
         let why = format!("the token expired at {}", second(token.expires_at));
-        return Err(refuse("token-expired", why));
+        return Err(refuse(FaultCode::TokenExpired, why));
     }
     token.used = Some((host, change.now));
     Ok(change.put(&TOKENS, &key, &token)?)
@@ -145,9 +148,9 @@ mod tests {
         let token = world.make(0, 60).expect("token");
         let failed: Result<(), String> = world.at(1, |c| {
             consume(c, &token, HostId::random())?;
-            Err(Refusal::bad("later", "no", "no"))
+            Err(Refusal::bad(FaultCode::BodyBroken, "no", "no"))
         });
-        assert_eq!(failed, Err("400 later".into()));
+        assert_eq!(failed, Err("400 body-broken".into()));
         let taken = world.at(2, |c| consume(c, &token, HostId::random()));
         assert_eq!(taken, Ok(()));
     }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
+use super::budget::Full;
 use super::ca;
 use super::hostapi::{self, Peer};
 use super::hostkey::{self, By, Stranger};
@@ -24,7 +25,7 @@ use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
-use crate::model::{Digest, HostId, Secret, SessionKind};
+use crate::model::{Digest, FaultCode, HostId, Secret, SessionKind};
 use crate::mux::{self, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
 
@@ -54,28 +55,34 @@ pub(super) fn identify(
     shown: Option<&Shown>,
     now: Timestamp,
 ) -> Answer<Admitted> {
-    let refuse = |code: &str, why: &str| {
+    let refuse = |code: FaultCode, why: &str| {
         Refusal::forbidden(code, "tunnel refused", why).fix("run pf9ctl prep-node with a new token")
     };
     let shown = shown.ok_or_else(|| {
         refuse(
-            "certificate-missing",
+            FaultCode::CertificateMissing,
             "the connection showed no host certificate",
         )
     })?;
     // TLS has checked that our authority signed it, for a resumed session some time ago.
     let name = ca::common_name(&shown.0).unwrap_or_default();
     let (Ok(host), Some(life)) = (name.parse::<HostId>(), ca::life(&shown.0)) else {
-        return Err(refuse("certificate-foreign", "it is no host's certificate"));
+        return Err(refuse(
+            FaultCode::CertificateForeign,
+            "it is no host's certificate",
+        ));
     };
     let (row, certificate) = (host.to_string(), Digest::of(&shown.0));
     let (enrolled, removed) = (rows.get(&HOSTS, &row)?, rows.get(&REMOVED, &row)?);
     let judged = hostkey::standing(enrolled.as_ref(), removed.as_ref(), &certificate, life, now);
     let standing = judged.map_err(|why| match why {
-        Stranger::Unknown => refuse("host-unknown", "the host is not enrolled any more"),
-        Stranger::Replaced => refuse("certificate-revoked", "the host has a newer certificate"),
+        Stranger::Unknown => refuse(FaultCode::HostUnknown, "the host is not enrolled any more"),
+        Stranger::Replaced => refuse(
+            FaultCode::CertificateRevoked,
+            "the host has a newer certificate",
+        ),
         Stranger::Early => refuse(
-            "certificate-early",
+            FaultCode::CertificateEarly,
             "its time has not come: check the clocks",
         ),
     })?;
@@ -131,17 +138,18 @@ async fn look_at_machine(
 /// `GET /v1/tunnel`.
 pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) -> Answer<Response> {
     let shown = parts.extensions.remove::<Shown>();
-    // A fleet that comes back is told to spread before anything is looked up for it. Whoever shows
-    // no certificate of ours is refused below and takes nobody's turn.
-    if shown.is_some()
-        && let Err(after) = plane.admit_tunnel()
-    {
-        let why = "many hosts come back at once";
-        return Err(Refusal::busy("tunnel refused", why, after));
-    }
+    // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
     let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
+    // A fleet that comes back is told to spread before more is done for it.
+    plane.admit_tunnel(admitted.peer.host).map_err(|full| {
+        let (why, after) = match full {
+            Full::All(after) => ("many hosts come back at once", after),
+            Full::Share(after) => ("this host begins too many tunnels", after),
+        };
+        Refusal::busy("tunnel refused", why, after)
+    })?;
     let hello = Hello::of(&parts.headers)
-        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+        .map_err(|why| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why))?;
     let key = match check_handshake(&parts) {
         Ok(key) => key,
         Err(only_asks) => {
@@ -154,10 +162,10 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
         }
     };
     let place = Place::of(&parts.headers)
-        .map_err(|why| Refusal::bad("handshake-invalid", "tunnel refused", why))?;
+        .map_err(|why| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why))?;
     let upgrade = parts.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         Refusal::bad(
-            "upgrade-impossible",
+            FaultCode::UpgradeImpossible,
             "tunnel refused",
             "this connection cannot upgrade",
         )
@@ -210,7 +218,7 @@ fn check_handshake(parts: &Parts) -> Answer<String> {
             .split(',')
             .any(|w| w.trim().eq_ignore_ascii_case(word))
     };
-    let bad = |why: &str| Refusal::bad("handshake-invalid", "tunnel refused", why);
+    let bad = |why: &str| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why);
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
         return Err(bad("it is no websocket handshake"));
     }

@@ -10,7 +10,7 @@ use crate::host::fs::HostFs;
 use crate::host::kernel::{Kernel, ModuleState};
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
-use crate::model::{Fault, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
 /// Files of the kernel about the whole machine; `/proc/cpuinfo` of one with hundreds of processors.
@@ -119,7 +119,7 @@ impl Facts {
         let reader = Reader { host };
         let kernel = Kernel::new(host.clone());
         let fault = |e: &(dyn std::error::Error + 'static)| {
-            Fault::new("facts", "cannot look at this machine", chain(e))
+            Fault::new(FaultCode::Facts, "cannot look at this machine", chain(e))
         };
         let cgroup_v2 = kernel.cgroup_v2().map_err(|e| fault(&e))?;
         let mut modules = BTreeMap::new();

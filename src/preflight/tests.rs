@@ -3,7 +3,7 @@ use crate::app::Exit;
 use crate::host::facts::OsRelease;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::kernel::ModuleState;
-use crate::model::Timestamp;
+use crate::model::{FaultCode, Timestamp};
 
 const GIB: u64 = 1 << 30;
 
@@ -73,6 +73,14 @@ fn a_good_machine_passes_every_check() {
     assert!(bad.is_empty(), "{bad:?}");
     assert_eq!((report.verdict, report.fault()), (Severity::Ok, None));
     assert!(report.checks.len() >= 12);
+    for check in report.checks {
+        assert_ne!(
+            fault_code(check.id),
+            FaultCode::Newer,
+            "{} has no code",
+            check.id
+        );
+    }
 }
 
 /// What spoils the machine, which check says so, how, with which exit code, naming what.

@@ -6,8 +6,8 @@ use std::path::Path;
 use super::*;
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::model::{
-    Digest, DocumentKind, Envelope, SigningKey, StackArchive, StackFile, StackManifest, TrustStore,
-    paths,
+    Digest, DocumentKind, Envelope, FaultCode, SigningKey, StackArchive, StackFile, StackManifest,
+    TrustStore, paths,
 };
 
 struct Node {
@@ -189,7 +189,7 @@ fn a_flipped_byte_anywhere_is_refused() {
         let error = refused(&node, &stack);
         assert_eq!(
             error.fault(&stack).code,
-            "stack-damaged",
+            FaultCode::StackDamaged,
             "byte {at}: {error}"
         );
     }
@@ -221,7 +221,7 @@ fn a_foreign_key_is_refused() {
         |envelope, payload| *envelope = foreign.sign(DocumentKind::StackManifest, payload),
     );
     let fault = refused(&node, &stack).fault(&stack);
-    assert_eq!(fault.code, "document-untrusted");
+    assert_eq!(fault.code, FaultCode::DocumentUntrusted);
     assert!(fault.why.contains("does not trust"), "{fault}");
 }
 
@@ -454,7 +454,7 @@ fn a_full_disk_has_its_own_code() {
         path: "/x".into(),
         source: std::io::Error::from(std::io::ErrorKind::StorageFull),
     };
-    assert_eq!(full.fault(&stack).code, "disk-full");
+    assert_eq!(full.fault(&stack).code, FaultCode::DiskFull);
 }
 
 #[test]

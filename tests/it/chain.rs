@@ -12,7 +12,7 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Identity, Owners};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    CertPurpose, CertificateRequest, Digest, EnrolToken, Expiry, Fault, HostId, HostStatus,
+    CertPurpose, CertificateRequest, Digest, EnrolToken, Fault, FaultCode, HostId, HostStatus,
     NodeState, Role,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
@@ -204,9 +204,7 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     let first = plane
         .until(host, |s| s.state == NodeState::Ok && told(s, "host"))
         .await;
-    assert!(
-        told(&first, "plane-ca") && first.health.warnings.iter().all(|w| !Expiry::is_warning(w))
-    );
+    assert!(told(&first, "plane-ca") && first.health.warnings.iter().all(|w| !w.code.is_expiry()));
     assert_eq!(node.read(|n| n.calls), 0, "nothing to do, nobody woken");
 
     let stack_dir = tempfile::tempdir().expect("tempdir");
@@ -307,12 +305,12 @@ async fn tokens_let_in_once_and_only_at_their_plane() {
         let refused = plane.enrol(token, HostId::random(), &fs).await;
         refused.expect_err("refused").code
     };
-    assert_eq!(code(&token).await, "token-used");
+    assert_eq!(code(&token).await, FaultCode::TokenUsed);
     let mut unknown = plane.token().await;
     unknown.secret = pf9_hostagent::model::Secret::new("no-such-secret".into());
-    assert_eq!(code(&unknown).await, "token-unknown");
+    assert_eq!(code(&unknown).await, FaultCode::TokenUnknown);
     let mut elsewhere = plane.token().await;
     elsewhere.ca = Digest::of(b"another plane");
-    assert_eq!(code(&elsewhere).await, "plane-foreign-certificate");
+    assert_eq!(code(&elsewhere).await, FaultCode::PlaneForeignCertificate);
     plane.server.stop().await;
 }

@@ -16,7 +16,7 @@ use pf9_hostagent::comms;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    SessionState, Timestamp, TunnelPing, TunnelStatus, TunnelStreams, paths,
+    FaultCode, SessionState, Timestamp, TunnelPing, TunnelStatus, TunnelStreams, paths,
 };
 use pf9_hostagent::mux::Closed;
 use pf9_hostagent::wire::{Class, Meta};
@@ -243,7 +243,7 @@ async fn a_session_that_is_over_is_replaced_at_once_although_the_plane_does_not_
 
 /// comms whose every try was refused, with this code; at least and at most how many seconds each
 /// slot waits until the next.
-async fn refused(world: &World, code: &str) -> (Comms, Vec<(f64, f64)>) {
+async fn refused(world: &World, code: FaultCode) -> (Comms, Vec<(f64, f64)>) {
     let before = Timestamp::now();
     let comms = Comms::start(&world.fs).await;
     let status = comms
@@ -272,7 +272,7 @@ async fn a_plane_that_does_not_know_the_host_is_left_alone() {
     a.refuse(StatusCode::FORBIDDEN, None);
     b.refuse(StatusCode::FORBIDDEN, Some(1));
     world.enrol(&[&a, &b]);
-    let (comms, bounds) = refused(&world, "plane-forbidden").await;
+    let (comms, bounds) = refused(&world, FaultCode::PlaneForbidden).await;
     for (least, most) in bounds {
         assert!(most >= 300.0 && least <= 601.0, "{least} {most}");
     }
@@ -287,7 +287,7 @@ async fn a_busy_plane_is_waited_for_and_said_so() {
     soon.busy(7);
     late.busy(1_000_000);
     world.enrol(&[&soon, &late]);
-    let (comms, bounds) = refused(&world, "plane-busy").await;
+    let (comms, bounds) = refused(&world, FaultCode::PlaneBusy).await;
     // The wish, and up to a second of jitter; a wish beyond ten minutes is ten minutes.
     for ((least, most), wish) in bounds.into_iter().zip([7.0, 600.0]) {
         assert!(most >= wish && least <= wish + 1.0, "{least} {most}");
@@ -363,5 +363,40 @@ async fn the_tunnel_shows_its_streams_and_measures_itself() {
         }
     }
     drop(stream);
+    comms.stop().await;
+}
+
+/// Neither its log nor its tickets can be written, and a program that holds neither open can reach
+/// both ways all the same.
+#[tokio::test]
+async fn a_disk_that_takes_nothing_does_not_stop_the_tunnel() {
+    let world = World::new();
+    let (a, b) = (Peer::start(&world).await, Peer::start(&world).await);
+    world.enrol(&[&a, &b]);
+    let mut tasks = JoinSet::new();
+    let list = echo(&mut tasks, "echo", "").await;
+    let list_at = "/etc/pf9/services.d/x.toml";
+    world
+        .fs
+        .write(list_at, list.as_bytes(), &Attrs::mode(0o644))
+        .expect("write");
+    // For root too: nothing can be written below a file.
+    for dir in ["/var/log/pf9/comms", paths::COMMS_STATE] {
+        drop(std::fs::remove_dir_all(world.fs.at(dir)));
+        let attrs = Attrs::mode(0o600);
+        world.fs.write(dir, b"", &attrs).expect("block");
+    }
+    let comms = Comms::start(&world.fs).await;
+    comms.until(both_up).await;
+    let tunnel = a.state().sessions.pop().expect("session").handle;
+    for _ in 0..3 {
+        let mut stream = tunnel
+            .open("echo", Class::Interactive, Meta::new())
+            .expect("open");
+        stream.write_all(b"ping").await.expect("write");
+        within(stream.read_exact(&mut [0; 4])).await.expect("echo");
+        let answer = get(&world.fs, "/hello").await;
+        assert_eq!(answer.as_deref(), Ok(b"hello".as_slice()));
+    }
     comms.stop().await;
 }

@@ -10,7 +10,7 @@ use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::identity::{self, EnrolOrder, Identity, Owners, TlsPolicy, order_key};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    EnrolToken, Fault, HostId, NodeFacts, TunnelState, TunnelStatus, paths,
+    EnrolToken, Fault, FaultCode, HostId, NodeFacts, TunnelState, TunnelStatus, paths,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
 use serde_json::{Value, json};
@@ -137,10 +137,13 @@ async fn a_host_enrols_and_tunnels_through_a_proxy_that_wants_a_password() {
     let toml = format!("[comms.proxy]\nurl = \"{}\"\n", proxy.url());
 
     let straight = Host::new("", None).enrol(&plane).await;
-    assert_eq!(straight.expect_err("no DNS").code, "plane-unresolvable");
+    assert_eq!(
+        straight.expect_err("no DNS").code,
+        FaultCode::PlaneUnresolvable
+    );
     let nameless = Host::new(&toml, None).enrol(&plane).await;
     let code = nameless.expect_err("no password").code;
-    assert_eq!(code, "proxy-credentials-wanted");
+    assert_eq!(code, FaultCode::ProxyCredentialsWanted);
 
     let host = Host::new(&toml, Some("node:se:cret\n"));
     host.enrol(&plane).await.expect("enrolled");
@@ -201,9 +204,9 @@ async fn a_proxy_that_does_not_let_through_is_named_by_tunnel_and_enrolment() {
             .write(paths::CONFIG, toml.as_bytes(), &attrs)
             .expect("write");
         let fault = go(&host.route()).await.expect_err(want);
-        assert_eq!(fault.code, want, "{fault}");
+        assert_eq!(fault.code.word(), want, "{fault}");
         let fault = host.enrol(&plane).await.expect_err(want);
-        assert_eq!(fault.code, want, "{fault}");
+        assert_eq!(fault.code.word(), want, "{fault}");
     }
     plane.server.stop().await;
 }
@@ -224,11 +227,11 @@ async fn pinned_keys_and_versions_are_asked_of_a_real_plane() {
         .write(paths::CONFIG, other.as_bytes(), &attrs)
         .expect("write");
     let fault = go(&host.route()).await.expect_err("not pinned");
-    assert_eq!(fault.code, "plane-foreign-certificate");
+    assert_eq!(fault.code, FaultCode::PlaneForeignCertificate);
     assert!(fault.why.contains("comms.tls.pin_sha256"), "{fault}");
     let refused = Host::new(other, None).enrol(&plane).await;
     let code = refused.expect_err("not pinned").code;
-    assert_eq!(code, "plane-foreign-certificate");
+    assert_eq!(code, FaultCode::PlaneForeignCertificate);
     plane.server.stop().await;
 }
 

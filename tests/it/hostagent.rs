@@ -2,6 +2,8 @@
 
 mod fixture;
 mod plane;
+mod published;
+mod words;
 
 use std::os::unix::fs::MetadataExt;
 
@@ -9,8 +11,8 @@ use fixture::Bed;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     Assignment, CertPurpose, CertificateBatch, CertificateOrder, CertificateRequest, Digest,
-    DocumentKind, FactsReport, Fault, Generation, HostId, HostStatus, NodeState, Role, SigningKey,
-    paths,
+    DocumentKind, FactsReport, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, Role,
+    SigningKey, paths,
 };
 use pf9_hostagent::stack;
 use plane::content;
@@ -98,7 +100,7 @@ async fn bad_specs_are_refused_in_words_and_the_last_good_one_stays() {
             .plane
             .until(|p| {
                 let last = p.statuses.last()?;
-                let code_now = last.refused.as_ref().map(|f| f.code.as_str());
+                let code_now = last.refused.as_ref().map(|f| f.code.word());
                 (code_now == Some(code)).then(|| last.clone())
             })
             .await;
@@ -151,7 +153,7 @@ async fn a_plane_that_forgot_is_told_so_and_the_spec_stays() {
     let refused = |code: Option<&'static str>| {
         bed.plane.until(move |p| {
             let last = p.statuses.last()?;
-            let now = last.refused.as_ref().map(|f| f.code.as_str());
+            let now = last.refused.as_ref().map(|f| f.code.word());
             (now == code && last.accepted_generation.0 == 5).then(|| last.clone())
         })
     };
@@ -397,7 +399,7 @@ async fn a_wrong_archive_and_a_wrong_manifest_are_said_and_never_staged() {
         s.state = NodeState::Converging;
         s.wants_stack = Some(stack.clone());
     });
-    let reason = bed.plane.until(|p| p.reason("stack-damaged")).await;
+    let reason = bed.plane.until(|p| p.reason(FaultCode::StackDamaged)).await;
     assert!(reason.to_string().contains("SHA-256"), "{reason}");
     assert!(reason.next_try.is_some());
     assert!(!bed.fs.at(stack::staged_archive(&stack.manifest)).exists());
@@ -410,7 +412,10 @@ async fn a_wrong_archive_and_a_wrong_manifest_are_said_and_never_staged() {
         s.generation = Generation(2);
         s.wants_stack = Some(other.clone());
     });
-    let reason = bed.plane.until(|p| p.reason("document-untrusted")).await;
+    let reason = bed
+        .plane
+        .until(|p| p.reason(FaultCode::DocumentUntrusted))
+        .await;
     assert!(reason.what.contains("stack pf9-kube 2"), "{reason}");
     assert!(!bed.fs.at(stack::staged_manifest(&other.manifest)).exists());
 }
@@ -437,7 +442,7 @@ async fn a_disk_that_takes_nothing_does_not_stop_reporting() {
         .health
         .warnings
         .iter()
-        .map(|w| w.code.as_str())
+        .map(|w| w.code.word())
         .collect();
     assert!(warnings.contains(&"events-in-memory"), "{warnings:?}");
     bed.plane
@@ -467,7 +472,9 @@ async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
         s.certificate_requests = vec![request.clone()];
         s.service_account_key = Some("public".into());
     });
-    bed.plane.until(|p| p.reason("not-in-cluster")).await;
+    bed.plane
+        .until(|p| p.reason(FaultCode::HostNotAttached))
+        .await;
     let batch: CertificateBatch = bed.node.until(|n| n.batches.last().cloned()).await;
     assert_eq!(batch.cluster_id, bed.cluster);
     assert_eq!(batch.certificates[0].certificate, "signed csr");
@@ -517,8 +524,12 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
     bed.plane.change(|p| {
         p.facts = Some(other);
         p.facts_refused = Some(
-            Fault::new("node-name-taken", "not taken", "name n1 belongs to host b")
-                .fix("call it something else"),
+            Fault::new(
+                FaultCode::NodeNameTaken,
+                "not taken",
+                "name n1 belongs to host b",
+            )
+            .fix("call it something else"),
         );
     });
     let _agent = bed.start().await;
@@ -527,7 +538,7 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
         let warnings = &s.health.warnings;
         warnings
             .iter()
-            .any(|f| f.code == "node-name-taken" && f.why.contains("host b"))
+            .any(|f| f.code == FaultCode::NodeNameTaken && f.why.contains("host b"))
     };
     bed.plane
         .until(|p| p.statuses.last().filter(|s| shown(s)).map(drop))
@@ -566,7 +577,10 @@ async fn nodelets_refusal_reaches_the_plane() {
     bed.node.change(|n| n.refuse = true);
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
-    let reason = bed.plane.until(|p| p.reason("document-untrusted")).await;
+    let reason = bed
+        .plane
+        .until(|p| p.reason(FaultCode::DocumentUntrusted))
+        .await;
     assert_eq!(reason.why, "nodelet said so");
     let status = bed
         .plane
@@ -579,7 +593,11 @@ async fn nodelets_refusal_reaches_the_plane() {
 #[tokio::test]
 async fn a_host_the_plane_does_not_know_any_more_keeps_its_role_and_says_so() {
     let bed = Bed::new();
-    let fault = Fault::new("host-unknown", "request refused", "not enrolled any more");
+    let fault = Fault::new(
+        FaultCode::HostUnknown,
+        "request refused",
+        "not enrolled any more",
+    );
     let agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.first().map(drop)).await;
@@ -626,7 +644,7 @@ async fn a_host_that_is_not_enrolled_says_so() {
     let bed = Bed::new();
     bed.fs.remove_file(paths::HOST_ID).expect("remove");
     let fault = bed.try_start().await.err().expect("not enrolled");
-    assert_eq!(fault.code, "not-enrolled");
+    assert_eq!(fault.code, FaultCode::NotEnrolled);
 }
 
 #[test]

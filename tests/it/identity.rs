@@ -9,7 +9,8 @@ use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::identity::{self, Owners};
 use pf9_hostagent::local::{Client, LocalError, Method};
 use pf9_hostagent::model::{
-    EnrolToken, Fault, HostId, HostStatus, NodeStatus, Timestamp, TunnelState, TunnelStatus, paths,
+    EnrolToken, Fault, FaultCode, HostId, HostStatus, NodeStatus, Timestamp, TunnelState,
+    TunnelStatus, paths,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
 use pf9_hostagent::{comms, hostagent, nodelet};
@@ -262,7 +263,7 @@ impl Daemons {
 
     /// Why nodelet changes nothing.
     async fn holds(&self) -> Fault {
-        let why = |s: NodeStatus| s.reason.filter(|r| r.code == "identity-copied");
+        let why = |s: NodeStatus| s.reason.filter(|r| r.code == FaultCode::IdentityCopied);
         self.until(paths::NODELET_SOCKET, why).await
     }
 }
@@ -285,7 +286,7 @@ async fn a_signing_key_is_replaced_and_nobody_enrols_again() {
             .await
             .expect_err("none")
             .code,
-        "keys-turn"
+        FaultCode::KeysTurn
     );
 
     let announced = plane.keys("announce", "signing").await.expect("announced");
@@ -297,7 +298,7 @@ async fn a_signing_key_is_replaced_and_nobody_enrols_again() {
         .keys("take-over", "signing")
         .await
         .expect_err("one is away");
-    assert_eq!(waits.code, "keys-hosts-wait");
+    assert_eq!(waits.code, FaultCode::KeysHostsWait);
     assert!(waits.why.contains(&other.to_string()), "{waits}");
     let late = away.start().await;
     plane.ready("signing", 2).await;
@@ -356,7 +357,7 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
         .keys("retire", "authority")
         .await
         .expect_err("one needs it");
-    assert_eq!(refused.code, "keys-hosts-wait");
+    assert_eq!(refused.code, FaultCode::KeysHostsWait);
     assert!(refused.why.contains(&host.to_string()), "{refused}");
     // The session that runs is not touched; the next one meets the new authority, and by that the
     // host has a certificate of it, though its own would have been good for long.
@@ -408,7 +409,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     let clone = copy.start().await;
 
     let said = clone.refused().await;
-    assert_eq!(said.code, "identity-copied", "{said}");
+    assert_eq!(said.code, FaultCode::IdentityCopied, "{said}");
     assert!(said.why.contains("network interfaces"), "{said}");
     assert_eq!(clone.holds().await.why, said.why);
     let nodelet = Client::unix(copy.fs.at(paths::NODELET_SOCKET)).expect("client");
@@ -422,7 +423,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
         s.health
             .warnings
             .into_iter()
-            .find(|w| w.code == "identity-copied")
+            .find(|w| w.code == FaultCode::IdentityCopied)
     };
     assert_eq!(
         daemons.until(paths::HOSTAGENT_SOCKET, warns).await.why,
@@ -431,7 +432,10 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     assert_eq!(daemons.up().await, since);
     let path = format!("/hosts/{host}/accept-machine");
     let refused = plane.admin(Method::POST, &path, &json!({})).await;
-    assert_eq!(refused.expect_err("it is connected").code, "host-connected");
+    assert_eq!(
+        refused.expect_err("it is connected").code,
+        FaultCode::HostConnected
+    );
 
     // It was no copy: the disk moved. The old machine is gone, and a person says so.
     daemons.stop().await;
@@ -448,7 +452,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     moved.until(paths::NODELET_SOCKET, free).await;
     // Once: the machine it was before is the copy now.
     let before = original.start().await;
-    assert_eq!(before.refused().await.code, "identity-copied");
+    assert_eq!(before.refused().await.code, FaultCode::IdentityCopied);
     before.stop().await;
     moved.stop().await;
     plane.server.stop().await;
@@ -473,7 +477,7 @@ async fn a_full_clone_shows_itself_by_its_old_ticket() {
     let since = daemons.up().await;
     let clone = copy.start().await;
     let said = clone.refused().await;
-    assert_eq!(said.code, "identity-copied", "{said}");
+    assert_eq!(said.code, FaultCode::IdentityCopied, "{said}");
     assert!(said.why.contains("ticket"), "{said}");
     // Its marks are the original's: only the plane can tell, and nodelet believes it.
     assert_eq!(clone.holds().await.why, said.why);

@@ -11,7 +11,8 @@ use pf9_hostagent::host::fs::{Attrs, Found, HostFs};
 use pf9_hostagent::identity::{self, Owners, TlsPolicy};
 use pf9_hostagent::local::{Client, Method};
 use pf9_hostagent::model::{
-    Digest, EnrolToken, Expiry, HostId, SessionKind, SessionState, Timestamp, TunnelStatus, paths,
+    Digest, EnrolToken, Expiry, FaultCode, HostId, SessionKind, SessionState, Timestamp,
+    TunnelStatus, paths,
 };
 use pf9_hostagent::plane::{ServeConfig, Server};
 use serde_json::{Value, json};
@@ -290,7 +291,7 @@ async fn a_removed_host_is_told_so_and_renews_nothing() {
         .until(|s| {
             s.last_fault
                 .as_ref()
-                .is_some_and(|f| f.code == "plane-forbidden")
+                .is_some_and(|f| f.code == FaultCode::PlaneForbidden)
         })
         .await;
     assert!(!up_for(&status, SessionKind::Full), "{status:?}");

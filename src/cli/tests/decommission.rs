@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{
-    Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, paths,
+    FaultCode, Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role,
+    paths,
 };
 
 fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
@@ -165,8 +166,9 @@ async fn a_role_that_stays_stops_everything_else() {
             _ => {
                 let mut status = node(Role::Worker, NodeState::Retrying, 1);
                 let why = "/var/lib/pf9/kubelet/pods/x is busy";
-                status.reason =
-                    Some(Fault::new("x", "cannot unmount", why).fix("end what uses it"));
+                status.reason = Some(
+                    Fault::new(FaultCode::Internal, "cannot unmount", why).fix("end what uses it"),
+                );
                 ok_json(&status)
             }
         }
@@ -197,7 +199,7 @@ async fn a_refusal_keeps_nodelets_words() {
     rig.serve(paths::NODELET_SOCKET, |request| {
         match request.method.as_str() {
             "PUT" => no(
-                "role-busy",
+                FaultCode::HostAttached,
                 "an installation is at a step that cannot be left",
             ),
             _ => ok_json(&node(Role::Worker, NodeState::Ok, 1)),

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::plane::{Manner as PlaneManner, Plane};
 use super::*;
 use crate::egress::testing::{FakeProxy, Manner};
-use crate::model::paths;
+use crate::model::{FaultCode, paths};
 
 impl Rig {
     fn password(&self, text: &str) -> String {
@@ -171,7 +171,12 @@ async fn before_enrolment_the_way_is_tried_up_to_tls() {
 #[tokio::test]
 async fn prep_node_goes_through_the_proxy() {
     let rig = Rig::new();
-    let plane = Plane::start(PlaneManner::Refuse(Fault::new("token-used", "no", "used"))).await;
+    let plane = Plane::start(PlaneManner::Refuse(Fault::new(
+        FaultCode::TokenUsed,
+        "no",
+        "used",
+    )))
+    .await;
     let proxy = FakeProxy::start(Manner::Honest, &[]).await;
     assert_eq!(
         rig.run(&["proxy", "set", &proxy.url()]).await.exit,

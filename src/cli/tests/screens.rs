@@ -4,7 +4,7 @@ use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
-    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry,
+    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry, FaultCode,
     Generation, HostId, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, StackRef,
     Timestamp, TunnelState, TunnelStatus,
 };
@@ -177,7 +177,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     retrying.state = Overall::Retrying;
     retrying.reason = Some(
         Fault::new(
-            "step-failed",
+            FaultCode::Unit,
             "cannot start etcd",
             "127.0.0.1:2379 did not answer within 600 s: connection refused; its last words: \
              mvcc: database space exceeded",
@@ -200,7 +200,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     retrying.services[1].restarts = 17;
     retrying.refused = Some(
         Fault::new(
-            "document-untrusted",
+            FaultCode::DocumentUntrusted,
             "spec 8 refused",
             "the signature does not match",
         )
@@ -210,7 +210,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let mut offline = good(Role::Worker);
     offline.state = Overall::Offline;
     let why = Fault::new(
-        "plane-refused",
+        FaultCode::PlaneRefused,
         "the plane cannot be reached",
         "plane.example:8443 does not accept connections",
     )
@@ -228,10 +228,12 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let mut down = good(Role::Worker);
     down.state = Overall::AgentDown;
     let why = "pf9-hostagent.service is failed (exit-code)";
-    down.reason = Some(Fault::new("agent-down", "hostagent does not run", why).fix(
-        "journalctl -n 30 -u pf9-hostagent.service; then systemctl restart \
+    down.reason = Some(
+        Fault::new(FaultCode::AgentDown, "hostagent does not run", why).fix(
+            "journalctl -n 30 -u pf9-hostagent.service; then systemctl restart \
              pf9-hostagent.service; the node itself runs on",
-    ));
+        ),
+    );
     down.agent[1] = unit("hostagent", "failed (exit-code)");
     down.node = None;
     down.generation = None;
@@ -244,7 +246,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     let mut expired = good(Role::Worker);
     expired.tunnel = Some(super::tunnel::renewing());
     let why = Fault::new(
-        "csr-refused",
+        FaultCode::CsrRefused,
         "cannot renew the host certificate",
         "no certificate was signed: the plane's store failed",
     )
@@ -391,7 +393,7 @@ fn the_way_to_the_plane_is_shown_hop_by_hop() {
         ),
     ];
     let fault = Fault::new(
-        "proxy-denies",
+        FaultCode::ProxyDenies,
         "cannot connect to wss://other.example/v1/tunnel",
         "the proxy http://proxy.corp:3128 does not connect to other.example:443: it answered 403 Forbidden",
     )

@@ -1,8 +1,8 @@
 use super::super::status::{Overall, gather};
 use super::*;
 use crate::model::{
-    Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp, TunnelState,
-    TunnelStatus, paths,
+    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp,
+    TunnelState, TunnelStatus, paths,
 };
 
 fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
@@ -40,7 +40,7 @@ fn tunnel(state: TunnelState) -> TunnelStatus {
         bytes_out: 0,
         last_contact: None,
         last_fault: Some(Fault::new(
-            "plane-refused",
+            FaultCode::PlaneRefused,
             "cannot connect",
             "nobody listens",
         )),
@@ -130,7 +130,7 @@ async fn a_lost_plane_is_not_a_broken_node_and_a_broken_node_comes_first() {
         "{reason}"
     );
 
-    let fault = Fault::new("x", "cannot start etcd", "no space");
+    let fault = Fault::new(FaultCode::Internal, "cannot start etcd", "no space");
     status.set(host_status(NodeState::Failed, Some(fault)));
     let (state, reason) = seen(&rig).await;
     assert_eq!(

@@ -5,9 +5,9 @@ use super::super::tunnel::top::rates;
 use super::*;
 use crate::local::Method;
 use crate::model::{
-    STATUS_SCHEMA, SessionEnd, SessionKind, SessionPing, SessionState, SessionStatus, StreamClass,
-    StreamDirection, StreamStatus, TcpStatus, Timestamp, TunnelPing, TunnelState, TunnelStatus,
-    TunnelStreams, paths,
+    FaultCode, STATUS_SCHEMA, SessionEnd, SessionKind, SessionPing, SessionState, SessionStatus,
+    StreamClass, StreamDirection, StreamStatus, TcpStatus, Timestamp, TunnelPing, TunnelState,
+    TunnelStatus, TunnelStreams, paths,
 };
 
 fn at(text: &str) -> Timestamp {
@@ -18,8 +18,12 @@ fn end(text: &str) -> SessionEnd {
     let why = "the plane answered 503 Service Unavailable";
     SessionEnd {
         at: at(text),
-        fault: Fault::new("plane-busy", "cannot connect to wss://b.example:8443", why)
-            .fix("nothing to do: it is tried again"),
+        fault: Fault::new(
+            FaultCode::PlaneBusy,
+            "cannot connect to wss://b.example:8443",
+            why,
+        )
+        .fix("nothing to do: it is tried again"),
     }
 }
 

@@ -4,7 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa};
 
 use super::*;
 use crate::identity::{Identity, Owners, TlsPolicy, load, save};
-use crate::model::SigningKey;
+use crate::model::{FaultCode, SigningKey};
 
 struct World {
     ca: CertifiedIssuer<'static, KeyPair>,
@@ -127,12 +127,12 @@ fn files_of_two_pairs_are_no_pair_without_the_next_one() {
     let fault = load(&world.fs, &TlsPolicy::default())
         .err()
         .expect("damaged");
-    assert_eq!(fault.fault("x").code, "identity-damaged");
+    assert_eq!(fault.fault("x").code, FaultCode::IdentityDamaged);
     keep_next(&world.fs, &other).expect("kept");
     let fault = load(&world.fs, &TlsPolicy::default())
         .err()
         .expect("another one's");
-    assert_eq!(fault.fault("x").code, "identity-damaged");
+    assert_eq!(fault.fault("x").code, FaultCode::IdentityDamaged);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What an operator may ask of TLS with the plane.
 
+use crate::model::FaultCode;
 use rcgen::{Certificate, PublicKeyData};
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::CertificateDer;
@@ -74,7 +75,7 @@ async fn outcome(ca: &Arc<Authority>, server: TlsAcceptor, tls: &TlsPolicy) -> S
         deadline: Duration::from_secs(10),
     })
     .await;
-    enrolled.map_or_else(|e| e.fault().code, |_| "ok".to_owned())
+    enrolled.map_or_else(|e| e.fault().code.to_string(), |_| "ok".to_owned())
 }
 
 const FOREIGN: &str = "plane-foreign-certificate";
@@ -160,7 +161,7 @@ fn a_bundle_that_is_none_is_a_fault_of_the_configuration() {
         policy_with_mode(TlsConfig::default(), Some(&authority().0.pem()), 0o664),
     ] {
         let fault = result.map(drop).expect_err("refused");
-        assert_eq!(fault.code, "config-invalid");
+        assert_eq!(fault.code, FaultCode::ConfigInvalid);
         assert!(fault.why.contains("comms.tls.ca_file"), "{fault}");
     }
 }

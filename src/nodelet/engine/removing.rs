@@ -91,7 +91,7 @@ impl Engine {
             removal::End::Interrupted => {}
             removal::End::Left(faults) => {
                 for fault in &faults {
-                    tracing::warn!(code = fault.code, "{fault}");
+                    tracing::warn!(code = fault.code.word(), "{fault}");
                     self.board.say(&format!("  left: {fault}"));
                 }
                 if let Some(first) = faults.into_iter().next() {

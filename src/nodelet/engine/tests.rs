@@ -11,8 +11,9 @@ use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
+use crate::host::ours;
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, NodeStatus, SigningKey, Spec, paths,
+    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeStatus, SigningKey, Spec, paths,
 };
 
 /// Data of etcd: what must never go by mistake.
@@ -133,7 +134,7 @@ impl Machine {
     }
 }
 
-fn says(status: &NodeStatus, code: &str, words: &str) {
+fn says(status: &NodeStatus, code: FaultCode, words: &str) {
     let reason = status.reason.clone().expect("it says why");
     assert_eq!(reason.code, code, "{reason}");
     assert!(reason.to_string().contains(words), "{reason}");
@@ -267,7 +268,11 @@ async fn renewed_after_their_end_certificates_start_kubelet_anew_and_in_time_the
 async fn a_missing_spec_removes_nothing() {
     let machine = Machine::node();
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "its spec is lost: it is missing");
+    says(
+        &status,
+        FaultCode::SpecLost,
+        "its spec is lost: it is missing",
+    );
     assert!(status.wants_spec);
 }
 
@@ -281,7 +286,7 @@ async fn a_broken_spec_whose_predecessor_says_none_removes_nothing() {
     drop(life);
     machine.damage(SPEC, b"{\"schema\": 1,");
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "there is the one before it");
+    says(&status, FaultCode::SpecLost, "there is the one before it");
     assert!(status.wants_spec);
     // Handed over again, it is worked by, and noted.
     let mut life = machine.begin();
@@ -299,7 +304,7 @@ async fn a_spec_of_another_version_removes_nothing_and_stays() {
     let later = br#"{"schema": 2, "sealed": "by a later program"}"#;
     machine.damage(SPEC, later);
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "this program knows schema 1");
+    says(&status, FaultCode::SpecLost, "this program knows schema 1");
     let kept = machine.fs.read(SPEC, 1000).expect("read");
     assert_eq!(kept.as_deref(), Some(&later[..]));
 }
@@ -310,7 +315,11 @@ async fn a_spec_nobody_believes_any_more_removes_nothing() {
     machine.begin().inbox.put(machine.none(6)).expect("put");
     enrolled(&machine.fs);
     let status = machine.keeps_it().await;
-    says(&status, "spec-lost", "which this host does not trust");
+    says(
+        &status,
+        FaultCode::SpecLost,
+        "which this host does not trust",
+    );
 }
 
 #[tokio::test]
@@ -319,7 +328,11 @@ async fn another_plane_that_knows_no_role_removes_nothing() {
     machine.key = enrolled(&machine.fs);
     machine.begin().inbox.put(machine.none(1)).expect("put");
     let status = machine.keeps_it().await;
-    says(&status, "role-kept", "was installed by generation 5");
+    says(
+        &status,
+        FaultCode::RoleKept,
+        "was installed by generation 5",
+    );
     assert!(!status.wants_spec);
 }
 
@@ -334,7 +347,7 @@ async fn a_ledger_of_another_version_or_a_lost_one_removes_nothing() {
         }
         let status = machine.keeps_it().await;
         let reason = status.reason.expect("it says why");
-        assert_eq!(reason.code, "ledger-lost", "{reason}");
+        assert_eq!(reason.code, FaultCode::LedgerLost, "{reason}");
         if ledger.is_some_and(|l| l.len() > 1) {
             let kept = machine.fs.read(LEDGER, 1000).expect("read");
             assert_eq!(
@@ -429,4 +442,31 @@ async fn a_spec_that_comes_back_too_late_waits_for_the_end_of_the_removal() {
         matches!(job, Job::Node(_)),
         "then it is made a node again: {job:?}"
     );
+}
+
+/// What `pf9ctl plan` prints is what the next round does, in that order and in those words.
+#[tokio::test]
+async fn a_dry_run_writes_nothing_and_says_what_the_round_does() {
+    let machine = Machine::new();
+    // Its link is what can be made before the stack has come.
+    let unit = format!("/lib/systemd/system/{}", ours::units::NODELET);
+    machine.damage(&unit, b"[Unit]");
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(1)).expect("a good spec");
+    let host = Host::new(machine.fs.clone());
+    let before = every_file(&machine.fs);
+    let orders = life.inbox.orders();
+    let said = dry_run(&host, &orders).await.expect("a plan");
+    assert_eq!(every_file(&machine.fs), before);
+    life.engine.round().await;
+    let story = take_log(&machine.fs, &mut every_file(&machine.fs));
+    let done = story.iter().filter_map(|l| l.split_once("  done: "));
+    let done: Vec<_> = done.map(|(_, what)| what.to_owned()).collect();
+    let steps = said.steps.iter();
+    let steps: Vec<_> = steps.map(|s| format!("{} ({})", s.what, s.why)).collect();
+    assert!(!steps.is_empty());
+    assert_eq!(done, steps);
+    let waits = said.waits.expect("it waits").what;
+    let reason = life.status.borrow().reason.clone().expect("it says so");
+    assert_eq!(reason.why, format!("for {waits}"));
 }

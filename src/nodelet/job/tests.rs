@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ClusterId, HostId, Timestamp};
+use crate::model::{ClusterId, FaultCode, HostId, Timestamp};
 use crate::nodelet::testing::{Cas, node, spec};
 
 /// What a spec asks for, small enough to try all.
@@ -46,7 +46,7 @@ fn authorities() -> crate::model::Authorities {
 }
 
 fn fault() -> Fault {
-    Fault::new("x", "cannot use it", "it is broken")
+    Fault::new(FaultCode::Internal, "cannot use it", "it is broken")
 }
 
 fn document(generation: u64, wants: Wants) -> Arc<Spec> {
@@ -129,6 +129,40 @@ fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
 }
 
 #[test]
+fn what_another_host_id_is_told_removes_nothing_however_new_it_is() {
+    let there = Installed {
+        role: Role::Worker,
+        node: node(authorities()),
+        generation: Generation(5),
+    };
+    let told = |generation, wants| {
+        let mut spec = (*document(generation, wants)).clone();
+        spec.host_id = HostId::random();
+        let orders = Orders {
+            spec: SpecSeen::Newest(Arc::new(spec)),
+            local: LocalSeen::No,
+        };
+        decide(&orders, &LedgerSeen::Installed(&there))
+    };
+    for wants in [
+        Wants::None,
+        Wants::OtherCluster,
+        Wants::OtherRole,
+        Wants::OtherName,
+    ] {
+        for generation in [1, 5, 6, 99] {
+            let Job::Hold(hold) = told(generation, wants) else {
+                panic!("{wants:?} by generation {generation} is obeyed");
+            };
+            assert_eq!(hold.keeps.map(|w| w.generation), Some(Generation(5)));
+            assert!(hold.fault.why.contains("now it is host"), "{}", hold.fault);
+        }
+    }
+    // Attached to the cluster it is in, it is the same node.
+    assert!(matches!(told(2, Wants::Same), Job::Node(_)));
+}
+
+#[test]
 fn a_spec_from_before_that_says_none_removes_nothing() {
     // Attached by 3, detached by 4 (never worked on), attached by 5; the fifth is broken.
     for installed in [3, 5] {
@@ -162,7 +196,7 @@ fn an_order_of_removal_must_be_newer() {
         assert_eq!(newer, Job::Remove(order, Generation(8)));
         for generation in [1, 6, 7] {
             let hold = held(Seen::Newest(generation, wants), There::Installed(7));
-            assert_eq!(hold.fault.code, "role-kept");
+            assert_eq!(hold.fault.code, FaultCode::RoleKept);
             assert!(!hold.wants_spec);
         }
     }
@@ -206,10 +240,7 @@ fn a_lost_ledger_is_written_anew_only_where_the_machine_shows_the_same_cluster()
         let Job::Hold(hold) = job(seen, local, There::Unknown(authority)) else {
             panic!("{seen:?} {local:?} {authority}");
         };
-        assert_eq!(
-            (hold.fault.code.as_str(), hold.keeps),
-            ("ledger-lost", None)
-        );
+        assert_eq!((hold.fault.code.word(), hold.keeps), ("ledger-lost", None));
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::model::FaultCode;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,7 +10,7 @@ fn at(second: i64) -> Timestamp {
 fn failed(key: &str, second: i64, jitter: f64) -> Happened {
     Happened::StepFailed {
         key: key.into(),
-        fault: Fault::new("x", "cannot do it", "because"),
+        fault: Fault::new(FaultCode::Internal, "cannot do it", "because"),
         at: at(second),
         jitter,
     }

@@ -3,6 +3,7 @@
 //!
 //! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
 
+use crate::model::FaultCode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -223,7 +224,7 @@ fn a_services_network_without_a_tenth_address_is_named() {
             assignment: Assignment::Master(Box::new(ctx.node.clone())),
         };
         let fault = spec.validate(ctx.host_id).expect_err("refused");
-        assert_eq!(fault.code, "spec-invalid");
+        assert_eq!(fault.code, FaultCode::SpecInvalid);
         assert!(fault.why.contains("has no tenth address"), "{fault}");
         let wait = steps(PhaseId::Addons, &ctx).expect_err("nothing is applied");
         assert!(wait.what.contains(services), "{}", wait.what);

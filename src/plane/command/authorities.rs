@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::{State, cell, put, seconds};
-use crate::model::{Authority, Fault};
+use crate::model::{Authority, Fault, FaultCode};
 use crate::plane::admin;
 use crate::plane::authorities::Wanted;
 
@@ -79,7 +79,8 @@ impl Authorities {
                 (state, false, Method::POST, format!("{at}/abort"), body)
             }
         };
-        let body = body.map_err(|e| Fault::new("output-failed", "cannot ask", e.to_string()))?;
+        let body =
+            body.map_err(|e| Fault::new(FaultCode::OutputFailed, "cannot ask", e.to_string()))?;
         let answer = admin::ask(&state.state_dir, method, &path, &body).await?;
         put(
             None,

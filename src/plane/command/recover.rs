@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::admin;
 use super::super::recover::{Outcome, Review, Row, Wanted};
 use super::{State, align, put, text};
-use crate::model::{Fault, HostId};
+use crate::model::{Fault, FaultCode, HostId};
 
 /// Let hosts obey again that have newer specs than this plane: it was restored from a backup.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Result<(), Fault> {
     let review = admin::ask(dir, Method::GET, "/recover", &Value::Null).await?;
     let review: Review = serde_json::from_value(review).map_err(|e| {
         Fault::new(
-            "plane-garbage",
+            FaultCode::PlaneGarbage,
             "cannot read the plane's answer",
             e.to_string(),
         )
@@ -42,7 +42,7 @@ pub(super) async fn run(args: &RecoverArgs) -> Result<(), Fault> {
     let all = wanted.hosts.len().max(review.told);
     if !args.yes && !asked(all)? {
         return Err(Fault::new(
-            "interrupted",
+            FaultCode::Interrupted,
             "nothing was changed",
             "the answer was no",
         ));
@@ -66,7 +66,7 @@ fn wanted(rows: &[Row], remove: &[HostId]) -> Result<Wanted, Fault> {
             .any(|r| r.host == **id && r.outcome == Outcome::Removes)
     }) {
         let why = format!("host {stranger} is none whose node would be removed");
-        return Err(Fault::new("usage", "nothing was changed", why).fix("leave it out"));
+        return Err(Fault::new(FaultCode::Usage, "nothing was changed", why).fix("leave it out"));
     }
     let takes = |r: &&Row| match r.outcome {
         Outcome::Obeys => true,
@@ -123,10 +123,12 @@ fn shown(review: &Review, remove: &[HostId]) -> String {
 
 fn asked(hosts: usize) -> Result<bool, Fault> {
     if !std::io::stdin().is_terminal() {
-        return Err(
-            Fault::new("usage", "nothing was changed", "nobody can be asked here")
-                .fix("give --yes if what is shown is meant"),
-        );
+        return Err(Fault::new(
+            FaultCode::Usage,
+            "nothing was changed",
+            "nobody can be asked here",
+        )
+        .fix("give --yes if what is shown is meant"));
     }
     put(
         None,
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(ids(&[]), Ok(vec![rows[0].host]));
         assert_eq!(ids(&[rows[1].host]), Ok(vec![rows[0].host, rows[1].host]));
         for not_so in [rows[0].host, rows[2].host, HostId::random()] {
-            assert_eq!(ids(&[not_so]).expect_err("refused").code, "usage");
+            assert_eq!(ids(&[not_so]).expect_err("refused").code, FaultCode::Usage);
         }
         let review = Review {
             rows: rows.to_vec(),

@@ -1,5 +1,6 @@
 //! Agents that lag behind in every way, and what must hold between any two of them.
 
+use crate::model::FaultCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
@@ -377,9 +378,9 @@ fn it_is_given_up_until_the_old_one_is_taken_away() {
     world.happens(Event::Begin(7));
     until(&mut world, Stage::Retired);
     let refused = abort(&mut world.cluster).expect_err("too late");
-    assert_eq!(refused.fault.code, "rotation-too-late");
+    assert_eq!(refused.fault.code, FaultCode::RotationTooLate);
     let second = begin(&mut world.cluster, next(KINDS, "x"), 0, now()).expect_err("one at a time");
-    assert_eq!(second.fault.code, "rotation-under-way");
+    assert_eq!(second.fault.code, FaultCode::RotationUnderWay);
     world.settle().expect("ends");
     assert_eq!(world.cluster.authorities.cluster, pem("number 1 cluster"));
 }

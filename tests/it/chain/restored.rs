@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use pf9_hostagent::model::{
-    Assignment, DocumentKind, Envelope, Generation, InstalledStatus, Spec, TrustStore,
+    Assignment, DocumentKind, Envelope, FaultCode, Generation, InstalledStatus, Spec, TrustStore,
 };
 
 use super::*;
@@ -49,7 +49,7 @@ impl Plane {
         (output.status.code(), String::from_utf8(text).expect("text"))
     }
 
-    async fn refused(&self, host: HostId, code: &str) -> HostStatus {
+    async fn refused(&self, host: HostId, code: FaultCode) -> HostStatus {
         self.until(host, |s| s.refused.as_ref().is_some_and(|f| f.code == code))
             .await
     }
@@ -115,7 +115,7 @@ async fn hosts_of_a_restored_plane_obey_again_and_none_is_removed_unasked() {
         copy(backup.path(), dir);
     };
     let plane = plane.restart_after(restore).await;
-    plane.refused(host, "spec-older").await;
+    plane.refused(host, FaultCode::SpecOlder).await;
     let given = node.read(|n| n.specs.len());
     let (code, text) = plane.recover(&["--yes"]).await;
     assert_eq!(code, Some(0), "{text}");

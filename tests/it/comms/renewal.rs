@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::SignedDuration;
 use pf9_hostagent::host::fs::Found;
 use pf9_hostagent::identity::{self, TlsPolicy};
-use pf9_hostagent::model::{Digest, Expiry, Timestamp, TunnelStatus, backdating, paths};
+use pf9_hostagent::model::{Digest, Expiry, FaultCode, Timestamp, TunnelStatus, backdating, paths};
 
 use super::peer::{Peer, World, authority};
 use super::{Comms, get};
@@ -17,7 +17,7 @@ fn host_of(status: &TunnelStatus) -> Option<&Expiry> {
 
 fn code_of(status: &TunnelStatus) -> Option<&str> {
     let fault = host_of(status)?.fault.as_ref()?;
-    Some(fault.code.as_str())
+    Some(fault.code.word())
 }
 
 fn shows(world: &World) -> Digest {
@@ -87,7 +87,7 @@ async fn a_plane_that_does_not_renew_is_named_until_it_does() {
     let comms = Comms::start(&world.fs).await;
     let status = comms.until(|s| code_of(s).is_some()).await;
     let fault = host_of(&status).and_then(|h| h.fault.clone()).expect("why");
-    assert_eq!(fault.code, "plane-garbage");
+    assert_eq!(fault.code, FaultCode::PlaneGarbage);
     assert!(fault.why.contains("404"), "{fault}");
     peer.renew_by(&world.ca);
     comms

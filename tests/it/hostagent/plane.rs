@@ -15,8 +15,8 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FreshNonce,
-    Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
+    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FaultCode,
+    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ pub(crate) struct PlaneSide {
     pub(crate) banned: Option<Fault>,
     pub(crate) statuses: Vec<HostStatus>,
     pub(crate) events: Vec<Event>,
+    /// Every document that came, as it came, and where to.
+    pub(crate) came: Vec<(String, Bytes)>,
     /// What the host carried, as it was signed.
     pub(crate) orders: Vec<Envelope>,
     /// What it knows of the machine.
@@ -68,7 +70,7 @@ impl PlaneSide {
     }
 
     /// The reason in the newest status, if it has this code.
-    pub(crate) fn reason(&self, code: &str) -> Option<Fault> {
+    pub(crate) fn reason(&self, code: FaultCode) -> Option<Fault> {
         let reason = self.statuses.last()?.reason.clone()?;
         (reason.code == code).then_some(reason)
     }
@@ -166,6 +168,9 @@ async fn serve(
         .split('/')
         .nth(3)
         .and_then(|d| d.parse::<Digest>().ok());
+    if !body.is_empty() {
+        side.send_modify(|s| s.came.push((path.clone(), body.clone())));
+    }
     Ok(match (head.method.as_str(), path.as_str(), digest) {
         ("GET", "/v1/hosts/self/spec", _) => spec(&side, query).await,
         ("POST", "/v1/hosts/self/status", _) => {
@@ -282,7 +287,11 @@ fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> 
         s.orders.push(envelope);
     });
     if refused {
-        let fault = Fault::new("not-in-cluster", "certificates refused", "not yet");
+        let fault = Fault::new(
+            FaultCode::HostNotAttached,
+            "certificates refused",
+            "not yet",
+        );
         return json(403, &fault);
     }
     json(200, &batch)
@@ -322,7 +331,11 @@ fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -
 fn not_found() -> Response<Body> {
     json(
         404,
-        &Fault::new("not-found", "call refused", "there is no such thing"),
+        &Fault::new(
+            FaultCode::NotFound,
+            "call refused",
+            "there is no such thing",
+        ),
     )
 }
 

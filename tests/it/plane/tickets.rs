@@ -45,7 +45,7 @@ async fn go(route: &Route) -> (String, Result<(), String>) {
     let done = within(route.try_endpoint(endpoint, &mut journey)).await;
     let tls = journey.passed().iter().find(|p| p.hop == Hop::Tls);
     let words = tls.map(|p| p.found.clone()).unwrap_or_default();
-    (words, done.map_err(|e| e.fault(endpoint).code))
+    (words, done.map_err(|e| e.fault(endpoint).code.to_string()))
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use pf9_hostagent::host::interfaces::node_facts;
 use pf9_hostagent::identity::order_key::{self, OrderKey};
 use pf9_hostagent::local::{self, Callers, Method, Reply, Request, StatusCode};
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FreshNonce,
-    Generation, HostId, NodeState, NodeStatus, Nonce, Role, paths,
+    CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
+    FreshNonce, Generation, HostId, NodeState, NodeStatus, Nonce, Role, paths,
 };
 use pf9_hostagent::nodelet::server;
 use tokio::sync::watch;
@@ -144,7 +144,11 @@ async fn answer(side: Arc<watch::Sender<NodeSide>>, root: Arc<Root>, request: Re
     match (request.method, request.path.as_str()) {
         (Method::PUT, "/v1/spec") => {
             if side.borrow().refuse {
-                let fault = Fault::new("document-untrusted", "spec refused", "nodelet said so");
+                let fault = Fault::new(
+                    FaultCode::DocumentUntrusted,
+                    "spec refused",
+                    "nodelet said so",
+                );
                 return Reply::fault(StatusCode::FORBIDDEN, &fault);
             }
             let envelope: Envelope = serde_json::from_slice(&request.body).expect("envelope");

@@ -1,0 +1,387 @@
+//! [`FaultCode`]: every failure this software can speak of, as one closed list.
+//!
+//! A row is a variant, the word that programs read, and its [`FaultKind`]: what the failure is to
+//! whoever meets it. Exit codes and retries follow from the kind, so a new code cannot be forgotten
+//! anywhere: it does not compile without one.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What a failure is to whoever meets it. Decides the exit code, and whether trying again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// It did not work; the words say why.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// A document, token or answer is malformed.
+    BadData,
+    /// The plane, the proxy in between, or one of our daemons cannot be reached.
+    Unavailable,
+    /// This machine is not supported.
+    Unsupported,
+    /// No space left.
+    DiskFull,
+    /// A check of the machine failed.
+    NotReady,
+    /// The other side is not who it should be.
+    Untrusted,
+    /// Not allowed.
+    Refused,
+    /// The configuration is wrong.
+    Config,
+    /// A signal or a person asked for the end.
+    Interrupted,
+}
+
+macro_rules! codes {
+    ($( $kind:ident { $( $id:ident = $word:literal, )* } )*) => {
+        /// A stable word for programs; see the module.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum FaultCode {
+            $($( #[doc = concat!("`", $word, "`")] $id, )*)*
+            /// A word of a newer program; its fault is shown by its sentences.
+            Newer,
+        }
+
+        impl FaultCode {
+            /// Every row.
+            pub const ALL: &'static [Self] = &[ $($( Self::$id, )*)* ];
+
+            /// The word, kebab-case.
+            pub fn word(self) -> &'static str {
+                match self { $($( Self::$id => $word, )*)* Self::Newer => "newer" }
+            }
+
+            /// What it is to whoever meets it.
+            pub fn kind(self) -> FaultKind {
+                match self { $($( Self::$id => FaultKind::$kind, )*)* Self::Newer => FaultKind::Failed }
+            }
+
+            /// The code of a word; [`Self::Newer`] where this program knows none.
+            pub fn of(word: &str) -> Self {
+                match word { $($( $word => Self::$id, )*)* _ => Self::Newer }
+            }
+        }
+    };
+}
+
+codes! {
+    Failed {
+        Addon = "addon",
+        AddressTaken = "address-taken",
+        AgentDown = "agent-down",
+        ApiNotReady = "api-not-ready",
+        ApiServerNotCurrent = "api-server-not-current",
+        AttachEmpty = "attach-empty",
+        BatchTooLarge = "batch-too-large",
+        BodyBroken = "body-broken",
+        BodyMalformed = "body-malformed",
+        BodySlow = "body-slow",
+        BodyTooLarge = "body-too-large",
+        Busy = "busy",
+        CaMissing = "ca-missing",
+        CertificateEarly = "certificate-early",
+        CertificateExpired = "certificate-expired",
+        CertificateForeign = "certificate-foreign",
+        CertificateMissing = "certificate-missing",
+        CertificateNotRenewed = "certificate-not-renewed",
+        CertificateRefused = "certificate-refused",
+        CertificateRevoked = "certificate-revoked",
+        CertificateUnproven = "certificate-unproven",
+        ClusterAway = "cluster-away",
+        ClusterBroken = "cluster-broken",
+        ClusterExists = "cluster-exists",
+        ClusterForeign = "cluster-foreign",
+        ClusterFull = "cluster-full",
+        ClusterIdInvalid = "cluster-id-invalid",
+        ClusterInvalid = "cluster-invalid",
+        ClusterUnknown = "cluster-unknown",
+        ClustersFull = "clusters-full",
+        ContainersLeft = "containers-left",
+        CsrRefused = "csr-refused",
+        Deadline = "deadline",
+        DetachEmpty = "detach-empty",
+        DigestInvalid = "digest-invalid",
+        Directories = "directories",
+        DiskNearlyFull = "disk-nearly-full",
+        Drain = "drain",
+        EtcdCertificatesFull = "etcd-certificates-full",
+        EtcdMemberLeft = "etcd-member-left",
+        EtcdNoVote = "etcd-no-vote",
+        EtcdNotHealthy = "etcd-not-healthy",
+        EtcdNotJoined = "etcd-not-joined",
+        EventInvalid = "event-invalid",
+        EventsInMemory = "events-in-memory",
+        Facts = "facts",
+        FactsInvalid = "facts-invalid",
+        File = "file",
+        Files = "files",
+        HandshakeInvalid = "handshake-invalid",
+        HoldInvalid = "hold-invalid",
+        HostAttached = "host-attached",
+        HostAway = "host-away",
+        HostConnected = "host-connected",
+        HostEnrolled = "host-enrolled",
+        HostIdInvalid = "host-id-invalid",
+        HostMismatch = "host-mismatch",
+        HostNotAttached = "host-not-attached",
+        HostSilent = "host-silent",
+        HostUnknown = "host-unknown",
+        HttpError = "http-error",
+        IdentityCopied = "identity-copied",
+        IdentityDamaged = "identity-damaged",
+        IdentityIncomplete = "identity-incomplete",
+        IdentityIo = "identity-io",
+        IdentityKey = "identity-key",
+        Image = "image",
+        Internal = "internal",
+        KernelModule = "kernel-module",
+        KernelParameter = "kernel-parameter",
+        Key = "key",
+        KeyInvalid = "key-invalid",
+        KeyRefused = "key-refused",
+        KeyReused = "key-reused",
+        KeysHostsWait = "keys-hosts-wait",
+        KeysTurn = "keys-turn",
+        KubeProxyNotHealthy = "kube-proxy-not-healthy",
+        KubeletNotHealthy = "kubelet-not-healthy",
+        LastMaster = "last-master",
+        Ledger = "ledger",
+        LedgerLost = "ledger-lost",
+        LocalOrderLost = "local-order-lost",
+        LocalSocket = "local-socket",
+        Log = "log",
+        LoginRefused = "login-refused",
+        MachineInvalid = "machine-invalid",
+        MemoryLow = "memory-low",
+        MethodUnsupported = "method-unsupported",
+        NetworkLeft = "network-left",
+        NoAddress = "no-address",
+        NoMaster = "no-master",
+        NoSuchMethod = "no-such-method",
+        NoSuchPath = "no-such-path",
+        NodeNameInvalid = "node-name-invalid",
+        NodeNameTaken = "node-name-taken",
+        NodeNotReady = "node-not-ready",
+        NotEnrolled = "not-enrolled",
+        NotFound = "not-found",
+        NotInstalled = "not-installed",
+        NotPrepared = "not-prepared",
+        Object = "object",
+        Order = "order",
+        OrderEarly = "order-early",
+        OrderEmpty = "order-empty",
+        OrderForeign = "order-foreign",
+        OrderKeyInvalid = "order-key-invalid",
+        OrderKeyPinned = "order-key-pinned",
+        OrderMalformed = "order-malformed",
+        OrderNewer = "order-newer",
+        OrderOlder = "order-older",
+        OrderReplayed = "order-replayed",
+        OrderUnsigned = "order-unsigned",
+        OtherPlane = "other-plane",
+        OutputFailed = "output-failed",
+        PackageMissing = "package-missing",
+        PathInvalid = "path-invalid",
+        PlaneFailed = "plane-failed",
+        PlaneStart = "plane-start",
+        PlaneUrl = "plane-url",
+        PodsCidrFull = "pods-cidr-full",
+        PortTaken = "port-taken",
+        ProjectUnknown = "project-unknown",
+        ProofInvalid = "proof-invalid",
+        PurposeRefused = "purpose-refused",
+        RangeInvalid = "range-invalid",
+        RecoverChanged = "recover-changed",
+        Removal = "removal",
+        RoleKept = "role-kept",
+        RoleStays = "role-stays",
+        RoleUnknown = "role-unknown",
+        RotationNone = "rotation-none",
+        RotationTooLate = "rotation-too-late",
+        RotationUnderWay = "rotation-under-way",
+        Runtime = "runtime",
+        RuntimeNotReady = "runtime-not-ready",
+        SessionRemovalOnly = "session-removal-only",
+        SessionRenewalOnly = "session-renewal-only",
+        SigningKey = "signing-key",
+        Socket = "socket",
+        SourceUnknown = "source-unknown",
+        SpecConflict = "spec-conflict",
+        SpecLost = "spec-lost",
+        SpecOlder = "spec-older",
+        SpecOnItsWay = "spec-on-its-way",
+        Stack = "stack",
+        StackArchiveWrong = "stack-archive-wrong",
+        StackDamaged = "stack-damaged",
+        StackDrifted = "stack-drifted",
+        StackFetch = "stack-fetch",
+        StackIo = "stack-io",
+        StackNotStaged = "stack-not-staged",
+        StackOtherArch = "stack-other-arch",
+        StackOtherManifest = "stack-other-manifest",
+        StackUnknown = "stack-unknown",
+        StackUnreadable = "stack-unreadable",
+        StackUnwritable = "stack-unwritable",
+        StackVersionTaken = "stack-version-taken",
+        State = "state",
+        StateBroken = "state-broken",
+        StateIo = "state-io",
+        StateNotUnderstood = "state-not-understood",
+        StateUnreadable = "state-unreadable",
+        SwapOn = "swap-on",
+        SystemdSilent = "systemd-silent",
+        TooMany = "too-many",
+        TooOften = "too-often",
+        TrustInvalid = "trust-invalid",
+        TrustOlder = "trust-older",
+        TtlInvalid = "ttl-invalid",
+        TunnelOnly = "tunnel-only",
+        Uncordon = "uncordon",
+        Unit = "unit",
+        UnitRemoval = "unit-removal",
+        Units = "units",
+        Unstable = "unstable",
+        UpgradeImpossible = "upgrade-impossible",
+        Waiting = "waiting",
+    }
+    Usage {
+        Usage = "usage",
+    }
+    BadData {
+        DocumentMalformed = "document-malformed",
+        DocumentNewer = "document-newer",
+        LocalMalformed = "local-malformed",
+        PlaneGarbage = "plane-garbage",
+        ProxyGarbage = "proxy-garbage",
+        SchemaUnsupported = "schema-unsupported",
+        SpecInvalid = "spec-invalid",
+        StackManifestInvalid = "stack-manifest-invalid",
+        TokenMalformed = "token-malformed",
+    }
+    Unavailable {
+        LocalTimeout = "local-timeout",
+        LocalUnreachable = "local-unreachable",
+        PlaneAway = "plane-away",
+        PlaneBusy = "plane-busy",
+        PlaneRefused = "plane-refused",
+        PlaneSlow = "plane-slow",
+        PlaneTimeout = "plane-timeout",
+        PlaneUnreachable = "plane-unreachable",
+        PlaneUnresolvable = "plane-unresolvable",
+        ProxyCannotReach = "proxy-cannot-reach",
+        ProxyClosed = "proxy-closed",
+        ProxyRefused = "proxy-refused",
+        ProxyTimeout = "proxy-timeout",
+        ProxyUnresolvable = "proxy-unresolvable",
+        TunnelDown = "tunnel-down",
+    }
+    Unsupported {
+        UnsupportedArch = "unsupported-arch",
+        UnsupportedOs = "unsupported-os",
+    }
+    DiskFull {
+        DiskFull = "disk-full",
+    }
+    NotReady {
+        CheckBridgeFilter = "check-bridge-filter",
+        CheckClock = "check-clock",
+        CheckConnectionTracking = "check-connection-tracking",
+        CheckControlGroups = "check-control-groups",
+        CheckHostName = "check-host-name",
+        CheckInit = "check-init",
+        CheckLibraries = "check-libraries",
+        CheckMemory = "check-memory",
+        CheckOtherAgent = "check-other-agent",
+        CheckOtherKubelet = "check-other-kubelet",
+        CheckOverlay = "check-overlay",
+        CheckPorts = "check-ports",
+        CheckProcessors = "check-processors",
+        CheckSwap = "check-swap",
+        CheckTools = "check-tools",
+    }
+    Untrusted {
+        DocumentUntrusted = "document-untrusted",
+        PlaneForeignCertificate = "plane-foreign-certificate",
+        TrustDamaged = "trust-damaged",
+    }
+    Refused {
+        NotAllowed = "not-allowed",
+        NotRoot = "not-root",
+        PlaneForbidden = "plane-forbidden",
+        ProxyCredentialsKind = "proxy-credentials-kind",
+        ProxyCredentialsRejected = "proxy-credentials-rejected",
+        ProxyCredentialsWanted = "proxy-credentials-wanted",
+        ProxyDenies = "proxy-denies",
+        TokenExpired = "token-expired",
+        TokenScope = "token-scope",
+        TokenUnknown = "token-unknown",
+        TokenUsed = "token-used",
+        Unauthenticated = "unauthenticated",
+    }
+    Config {
+        ConfigInvalid = "config-invalid",
+        ProxyCredentialsUnreadable = "proxy-credentials-unreadable",
+        ProxyCredentialsUnsafe = "proxy-credentials-unsafe",
+    }
+    Interrupted {
+        Interrupted = "interrupted",
+    }
+}
+
+impl FaultCode {
+    /// A refusal that ends when the plane raises the generation: what `pf9-plane recover` does.
+    pub fn wants_greater_generation(self) -> bool {
+        matches!(self, Self::SpecOlder | Self::SpecConflict)
+    }
+
+    /// A warning about the end of a certificate; who knows better replaces it by his own.
+    pub fn is_expiry(self) -> bool {
+        matches!(self, Self::CertificateExpired | Self::CertificateNotRenewed)
+    }
+
+    /// Nothing on the straight way to the plane answers: a proxy may be what is missing.
+    pub fn is_no_way_out(self) -> bool {
+        matches!(
+            self,
+            Self::PlaneUnresolvable | Self::PlaneRefused | Self::PlaneTimeout
+        )
+    }
+}
+
+impl std::fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl Serialize for FaultCode {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.word())
+    }
+}
+
+impl<'de> Deserialize<'de> for FaultCode {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        // Any text: a newer program's word must not make its document unreadable.
+        String::deserialize(d).map(|word| Self::of(&word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_distinct_kebab_case_and_read_back() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in FaultCode::ALL {
+            let word = code.word();
+            assert!(seen.insert(word), "{word} stands twice");
+            assert_eq!(FaultCode::of(word), *code);
+            let clean = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(word.chars().all(clean), "{word}");
+        }
+        assert_eq!(FaultCode::of("of-the-future"), FaultCode::Newer);
+    }
+}
