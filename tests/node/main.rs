@@ -11,13 +11,16 @@
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
 //! ea_certificates  lives of minutes renewed, new authorities, all ended while machines and plane were off → Ready
 //! f_decommission  the agent removed → the machine's files are what they were before
+//! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
 //! Each begins by bringing the demo up, so each can run alone. Needs root.
 
+mod addons;
 mod certificates;
 mod demo;
+mod minors;
 mod network;
 mod rights;
 mod running;
