@@ -128,7 +128,7 @@ def settled(machine):
 
 def node_figures(demo, args, report):
     if not demo.done_mark.exists():
-        up.up(demo, argparse.Namespace(masters=1, workers=1, stack_version=None, timeout=up.READY_SECONDS,
+        up.up(demo, argparse.Namespace(masters=1, workers=1, kubernetes="", timeout=up.READY_SECONDS,
                                        machines_only=False))
     record = demo.dir / "timings.json"
     for name, seconds in (json.loads(record.read_text()) if record.exists() else {}).items():

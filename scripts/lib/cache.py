@@ -1,8 +1,9 @@
 """Slow artefacts, kept outside the checkout: one directory per content key.
 
-  artefact(name, key, make)   returns the directory; calls make(tmp) once if it is missing
+  artefact(name, key, make)   returns the directory; calls make(tmp) once if it is missing; has(name, key) looks
   key_of(...)                 sha256 over whatever the artefact is made from
-  in_root(root, script)       run a shell script in a root, with private mounts that vanish with it
+  in_root(root, script)       run a shell script in a root, with private mounts that vanish with it; given further
+                              directories to mount, the root itself is only read and many may use it at once
 
 A directory with its final name is complete: it is built under a temporary name and renamed. Builders of the
 same artefact wait for each other (flock); a temporary left by a killed builder is removed by the next.
@@ -11,24 +12,35 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import time
 
 from common import CACHE, Fail, Stopwatch, run, say, tail
+
+UNUSED_SECONDS = 7 * 24 * 3600
 
 # Everything is mounted in a namespace of its own, so a killed build leaves no mount behind.
 IN_ROOT = r"""
 set -eu
-root=$1; script=$2
+root=$1; shift
+script=$SCRIPT; unset SCRIPT SETUP
 mount --make-rprivate /
 mount --bind "$root" "$root"
+for pair; do mount --bind "${pair%%=*}" "$root${pair#*=}"; done
+[ $# = 0 ] || mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o mode=755 dev "$root/dev"
 for n in null zero full random urandom tty; do : > "$root/dev/$n"; mount --bind "/dev/$n" "$root/dev/$n"; done
 ln -s /proc/self/fd "$root/dev/fd"
 mkdir -p "$root/dev/shm"
-[ ! -e /etc/resolv.conf ] || cat /etc/resolv.conf > "$root/etc/resolv.conf"
-exec chroot "$root" /bin/sh -euc "$script"
+if [ ! -e /etc/resolv.conf ]; then :
+elif [ $# = 0 ]; then cat /etc/resolv.conf > "$root/etc/resolv.conf"
+else mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+fi
+chroot "$root" /bin/sh -euc "$script"
+times
 """
 
 
@@ -36,23 +48,40 @@ def key_of(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def artefact(name, key, make):
+def artefact(name, key, make, about=""):
     CACHE.mkdir(parents=True, exist_ok=True)
     final = CACHE / f"{name}-{key}"
     with lock(f"{name}-{key}", f"waiting for another build of {name}"):
         if final.is_dir():
+            os.utime(final)  # for clear_old
             return final
+        clear_old(name, key)
         tmp = CACHE / f".making-{name}-{key}"
-        if tmp.exists():
-            shutil.rmtree(tmp)
         tmp.mkdir()
         watch = Stopwatch()
-        say(f"building {name} (once; log: {log_of(name)})")
+        say(f"building {name} (once{', about ' + about if about else ''}; log: {log_of(name)})")
         log_of(name).write_text("")
         make(tmp)
         tmp.rename(final)
         say(f"built {name} in {watch}")
     return final
+
+
+def clear_old(name, key):
+    """Before `name` is made anew: away with what killed builders left of it, and with what nobody used for a week."""
+    shutil.rmtree(CACHE / f".making-{name}-{key}", ignore_errors=True)
+    any_key = "[0-9a-f]" * len(key)
+    for path in [*CACHE.glob(f".making-{name}-{any_key}"), *CACHE.glob(f"{name}-{any_key}")]:
+        begun = path.name.startswith(".making-")
+        with open(CACHE / f".lock-{path.name.removeprefix('.making-')}", "w", encoding="utf-8") as handle:
+            with contextlib.suppress(BlockingIOError):  # somebody is making or taking it
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if begun or time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+                    shutil.rmtree(path)
+
+
+def has(name, key):
+    return (CACHE / f"{name}-{key}").is_dir()
 
 
 def log_of(name):
@@ -70,12 +99,14 @@ def lock(name, message):
         yield
 
 
-def in_root(root, script, log, timeout):
+def in_root(root, script, log, timeout, mounts=(), env=None):
     """Run a shell script inside `root`, gently: others may be compiling on this machine."""
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8",
-           "DEBIAN_FRONTEND": "noninteractive"}
+           "DEBIAN_FRONTEND": "noninteractive", **(env or {}), "SETUP": IN_ROOT, "SCRIPT": script}
+    with open(log, "a", encoding="utf-8") as sink:
+        sink.write(script)
     done = run(["unshare", "--mount", "--pid", "--fork", "--kill-child", "nice", "-n", "5",
-                "sh", "-c", IN_ROOT, "sh", root, script],
+                "sh", "-c", 'eval "$SETUP"', "sh", root, *(f"{source}={target}" for source, target in mounts)],
                log=log, check=False, new_env=env, timeout=timeout)
     if done.returncode != 0:
         raise Fail(f"a build step in {root} failed", tail(log), log)

@@ -15,11 +15,11 @@ import shutil
 import subprocess
 import sys
 
+import matrix
 import node
-import roots
-import stack
 import tools
 import up
+from beside import Beside
 from common import REPO, Fail, Stopwatch, need_packages, run, say
 from lifecycle import Demo
 
@@ -50,15 +50,11 @@ def need_components():
     need_packages({"strace": "strace"})
 
 
-def prepare_machines():
+def prepare_machines(rest):
     """Everything slow, so that no test's deadline pays for it."""
     say("\n== what the machine tests need")
-    need_packages(up.PACKAGES)
-    roots.base()
-    stack.build(f"{stack.kubernetes.UPSTREAM}-1")
-    tools.cargo_deb()
-    tools.cargo_generate_rpm()
     tools.release()
+    rest.wait()
 
 
 def check_packages():
@@ -86,9 +82,17 @@ def main(argv):
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("nextest", nargs="*")
     args = parser.parse_args(argv)
-    watch = Stopwatch()
     need_components()
     skipped = why_no_machines(args.fast)
+    if skipped:
+        return check(args, skipped)
+    need_packages(up.PACKAGES)
+    with Beside(*matrix.minors()) as rest:
+        return check(args, skipped, rest)
+
+
+def check(args, skipped, rest=None):
+    watch = Stopwatch()
     stage("format", ["cargo", "fmt", "--check"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
@@ -100,7 +104,7 @@ def main(argv):
     if skipped:
         say(f"\nmachine tests and packages are SKIPPED: {skipped}")
     else:
-        prepare_machines()
+        prepare_machines(rest)
         check_packages()
     try:
         stage("tests" if not skipped else "tests (machine tests skipped)", tests)

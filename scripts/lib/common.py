@@ -6,6 +6,7 @@
   apt_mirror       the main archive this machine already uses
   Fail             an error for people: what, why, where the log is; exit code
 """
+import fcntl
 import os
 import re
 import shlex
@@ -122,8 +123,11 @@ def need_packages(packages):
         raise Fail("missing packages: " + " ".join(missing), "install them, or run this as root")
     say("installing: " + " ".join(missing))
     env = {"DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "update", "-q"], env=env, check=False, timeout=300)
-    run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], env=env, timeout=900)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / ".lock-apt", "w", encoding="ascii") as handle:  # what is built side by side asks side by side
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        run(["apt-get", "update", "-q"], env=env, check=False, timeout=300)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], env=env, timeout=900)
 
 
 def apt_mirror():

@@ -1,6 +1,8 @@
 """scripts/demo: a management plane and real systemd machines that become a Kubernetes cluster.
 
-  up [--masters 1] [--workers 1]   build everything, boot the machines, enrol them, make a cluster, prove it
+  up [--masters 1] [--workers 1] [--kubernetes 1.37]
+                                   build everything, boot the machines, enrol them, make a cluster, prove it; without
+                                   --kubernetes the newest of src/stack/matrix.toml
   status                           what runs, the state of every host, the nodes
   kubectl ARGS…                    Kubernetes, through the plane and the tunnel
   shell NODE [CMD…]                a shell or command on a machine
@@ -40,7 +42,7 @@ def parse(argv):
     verb = verbs.add_parser("up")
     verb.add_argument("--masters", type=int, default=None, choices=range(1, 8))
     verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
-    verb.add_argument("--stack-version", default=None, help="e.g. 1.20.2-1")
+    verb.add_argument("--kubernetes", default="", help="a minor or a version of src/stack/matrix.toml")
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
     verb.add_argument("--machines-only", action="store_true", help="plane and bare booted machines, nothing installed")
     verb = verbs.add_parser("status")

@@ -9,6 +9,8 @@ import json
 import subprocess
 import tarfile
 
+import golang
+
 LAYER_DIRS = ["bin", "etc", "tmp", "usr", "usr/bin", "usr/local", "usr/local/bin", "var", "root"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 
@@ -36,7 +38,7 @@ def layer(files, links):
 def image(path, reference, files, links, config):
     data = layer(files, links)
     digest = hashlib.sha256(data).hexdigest()
-    document = json.dumps({"architecture": "amd64", "os": "linux", "created": "1970-01-01T00:00:00Z",
+    document = json.dumps({"architecture": golang.arch(), "os": "linux", "created": "1970-01-01T00:00:00Z",
                            "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "WorkingDir": "/", **config},
                            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + digest]},
                            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "scripts/stack"}]},

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cgroups
-import kubernetes
 import node
 from common import CACHE, Fail, run, say, warn
 from node import Node
@@ -28,6 +27,7 @@ class Demo:
         self.plane = Plane(self.dir)
         self.logs = self.dir / "logs"
         self.kubeconfig = self.dir / "kubeconfig"
+        self.tools = self.dir / "tools"
         self.done_mark = self.dir / "up-is-done"
 
     # -- state
@@ -68,10 +68,24 @@ class Demo:
 
     # -- Kubernetes through the plane
 
+    def take_kubectl(self, made):
+        """The stack's own, as an operator of that version has it; beside it which version that is."""
+        manifest = json.loads((made / "manifest.json").read_text())
+        self.tools.mkdir(parents=True, exist_ok=True)
+        if self.kubernetes() != manifest["kubernetes"]:
+            run(["tar", "-C", self.tools, "--zstd", "--strip-components=1", "-xf", made / "stack.tar.zst", "bin/kubectl"],
+                timeout=120)
+            (self.tools / "kubernetes").write_text(manifest["kubernetes"])
+
+    def kubernetes(self):
+        """Version of the cluster's stack; empty before there is one."""
+        path = self.tools / "kubernetes"
+        return path.read_text() if path.exists() else ""
+
     def kubectl_command(self, args):
         if not self.kubeconfig.exists():
             raise Fail("there is no cluster yet", "scripts/demo up makes one")
-        return [str(kubernetes.binaries() / "kubectl"), f"--kubeconfig={self.kubeconfig}",
+        return [str(self.tools / "kubectl"), f"--kubeconfig={self.kubeconfig}",
                 f"--cache-dir={self.dir / 'kubectl-cache'}", *args]
 
     def kubectl(self, *args, **kwargs):

@@ -76,7 +76,8 @@ class Node:
         roots.copy(roots.base(), tmp)
         (tmp / "etc/hostname").write_text(self.name + "\n")
         (tmp / "etc/hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
-        (tmp / "etc/resolv.conf").write_text("")
+        # Nobody answers there, but a machine has a resolver: the cluster's DNS does not start without one.
+        (tmp / "etc/resolv.conf").write_text(f"nameserver {HOST}\n")
         setup = tmp / "usr/local/sbin/machine-setup"
         setup.write_text(SETUP.replace("@ADDRESS@", self.address).replace("@HOST@", HOST))
         setup.chmod(0o755)

@@ -2,7 +2,7 @@
 
   bootstrap()   debootstrap --variant=minbase
   base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
-  builder()     Go and dpkg-dev, so that the release of the machine we run on does not matter
+  builder()     the distribution's Go and C compiler, so that the release of the machine we run on does not matter
 """
 import shutil
 
@@ -12,7 +12,7 @@ from common import apt_mirror, apt_settings, need_packages, run
 SUITE = "bookworm"
 BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
-BUILDER_PACKAGES = "golang-1.19-go dpkg-dev ca-certificates".split()
+BUILDER_PACKAGES = "golang-1.19-go gcc libc6-dev libseccomp-dev pkg-config busybox-static ca-certificates".split()
 RECIPE = 3  # raise when the steps below change
 
 
@@ -28,7 +28,7 @@ def bootstrap():
              "--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", SUITE, root, mirror],
             log=log, timeout=1200)
         (root / "etc/apt/sources.list").write_text(
-            f"deb {mirror} {SUITE} main\ndeb-src {mirror} {SUITE} main\n")
+            f"deb {mirror} {SUITE} main\n")
         (root / "etc/apt/apt.conf.d/90pf9-build").write_text(
             apt_settings() + 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
         (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
@@ -58,7 +58,8 @@ def base():
 
 
 def builder():
-    return derived("builder", BUILDER_PACKAGES, "")
+    """Only read by its users; what they bring is mounted at the directories made here."""
+    return derived("builder", BUILDER_PACKAGES, " && mkdir -p /build /cache /go && : >> /etc/resolv.conf")
 
 
 def copy(source, target):

@@ -1,12 +1,12 @@
 """scripts/stack: assembles a stack. Prints the directory with stack.tar.zst and manifest.json last.
 
-  build [--version 1.20.2-1] [--out DIR]                 from the distribution alone, no other site is needed
+  build [--kubernetes 1.37] [--out DIR]                  from public Go modules, by the names in src/stack/matrix.toml
   upstream VERSION [--out DIR]                           from the projects' release files (internet)
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
 
-Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@/@COREDNS@ (images) are
-filled in here, and one that needs an image the stack lacks is left out. __DNS__SERVER__ and __DNS__DOMAIN__ stay: each
-master puts the cluster's in.
+Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@, @COREDNS@,
+@METRICS_SERVER@ (images) are filled in here, and one that needs an image the stack lacks is left out. __DNS__SERVER__
+and __DNS__DOMAIN__ stay: each master puts the cluster's in.
 
 The same input gives the same bytes: sorted, time 0, owner root. The management plane signs, not this program.
 """
@@ -21,16 +21,16 @@ import tempfile
 from pathlib import Path
 
 import cache
+import golang
 import images
-import kubernetes
+import matrix
+import parts
 import upstream
 from common import REPO, Fail, need_packages, run, say
 
 NAME = "pf9-kube"
-CONTROL_PLANE = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+REVISION = "1"  # after the dash of a stack's version: the same components, put together in another way
 BOTH = ["master", "worker"]
-LIBRARY_DIRS = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/lib/x86_64-linux-gnu",
-                "/lib/aarch64-linux-gnu", "/usr/lib64", "/lib64"]
 TOOL_DIRS = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
 
 
@@ -38,72 +38,85 @@ def needs(package, names, dirs):
     return {"package": package, "any_of": [f"{folder}/{name}" for folder in dirs for name in names]}
 
 
-# kubelet and kube-proxy call these; Debian's runc is linked to libseccomp.
+# kubelet and kube-proxy call these. Every program of ours is static.
 REQUIRES = [needs("conntrack", ["conntrack"], TOOL_DIRS), needs("iptables", ["iptables"], TOOL_DIRS),
             needs("nftables", ["nft"], TOOL_DIRS),
             needs("mount", ["mount"], TOOL_DIRS)]
-REQUIRES_RUNC = needs("libseccomp2", ["libseccomp.so.2"], LIBRARY_DIRS)
 
-CNI_PLUGINS = ["bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "static", "tuning"]
-TAGS = {"pause": "3.6", "busybox": "1"}  # every other image: v and its component's version
+# Programs on the node, by part; what is in nobody's list here is an image.
+ON_NODES = {"kubernetes": ["kubelet", "kube-proxy", "kubectl"],
+            "containerd": ["containerd", "containerd-shim-runc-v2", "ctr"],
+            "runc": ["runc"], "etcd": ["etcd", "etcdctl", "etcdutl"]}
+IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"]}
+TAGS = {"busybox": "1"}  # every other image: its component's version, with a v but for pause, as its project does
 
 
 # -- the three sources
 
-def build(version):
-    """kubelet and the rest compiled from Debian's source package; the runtime and etcd from Debian's packages."""
-    kube_version = version.split("-")[0]
-    if not re.fullmatch(r"1\.20\.\d+", kube_version):
-        raise Fail(f"cannot build Kubernetes {kube_version} from the distribution",
-                   "its source package holds 1.20; use `scripts/stack upstream` for others", code=2)
-    binaries, packages = kubernetes.binaries(kube_version), kubernetes.packages()
+def build(wanted=""):
+    """Each part is compiled from its module, or comes from the cache."""
+    item = matrix.stack(wanted)
+    version = f"{item['kubernetes']}-{REVISION}"
+    made = parts.build(item)
+    busybox, busybox_version = parts.busybox()
     recipe = [Path(__file__).read_text(), Path(images.__file__).read_text(), addon_sources()]
 
     def make(tmp):
         tree = tmp / "tree"
-        versions = {name: kube_version for name in kubernetes.COMPONENTS}
-        place(tree / "bin", [binaries / name for name in ("kubelet", "kube-proxy", "kubectl")])
-        files = {"containerd": "usr/bin/containerd", "containerd-shim-runc-v2": "usr/bin/containerd-shim-runc-v2",
-                 "ctr": "usr/bin/ctr", "runc": "usr/sbin/runc", "etcd": "usr/bin/etcd", "etcdctl": "usr/bin/etcdctl"}
-        place(tree / "bin", [packages / path for path in files.values()])
-        place(tree / "cni", [packages / "usr/lib/cni" / name for name in CNI_PLUGINS
-                             if (packages / "usr/lib/cni" / name).exists()])
-        for package, component in (("containerd", "containerd"), ("runc", "runc"), ("etcd-server", "etcd"),
-                                   ("containernetworking-plugins", "cni-plugins"), ("busybox-static", "busybox")):
-            versions[component] = debian_version(packages, package)
-        make_images(tree, {name: binaries / name for name in CONTROL_PLANE}, packages / "bin/busybox", versions)
-        make_addons(tree, version, versions)
-        assemble(tree, tmp, version, kube_version, versions, [*REQUIRES, REQUIRES_RUNC])
-        shutil.rmtree(tree)
+        for part, names in ON_NODES.items():
+            place(tree / "bin", [made[part] / name for name in names])
+        place(tree / "cni", sorted(made["cni-plugins"].iterdir()))
+        versions = {**versions_of(item), "busybox": busybox_version}
+        binaries = {name: made[part] / name for part, names in IN_IMAGES.items() for name in names}
+        finish(tmp, version, item["kubernetes"], versions, binaries, busybox)
 
-    return cache.artefact("stack", cache.key_of(version, binaries.name, packages.parent.name, recipe), make)
+    key = cache.key_of(item, {name: path.parent.name for name, path in made.items()}, busybox_version, recipe)
+    return cache.artefact(f"stack-{version}", key, make)
+
+
+def versions_of(item):
+    """Every component of a table of the matrix by the name that it has in a manifest."""
+    others = {name.replace("_", "-"): version for name, version in item.items() if name != "kubernetes"}
+    return {**{name: item["kubernetes"] for name in parts.KUBERNETES}, **others}
 
 
 def from_upstream(version):
-    """Release files with their published sums. VERSION is `1.30.4-1`, or `1.30.4`."""
+    """Release files with their published sums. VERSION is `1.37.2-1`, or `1.37.2`; the rest is its minor's."""
     kube_version = version.split("-")[0]
-    version = version if "-" in version else f"{version}-1"
+    version = version if "-" in version else f"{version}-{REVISION}"
+    if not re.fullmatch(r"\d+\.\d+\.\d+", kube_version):
+        raise Fail(f"{kube_version} is no version of Kubernetes", "one looks like 1.37.2", code=2)
+    item = {**matrix.stack(matrix.minor_of(kube_version)), "kubernetes": kube_version}
+    busybox, busybox_version = parts.busybox()
 
     def make(tmp):
+        fetched = tmp / "download"
+        upstream.fetch(fetched, item, golang.arch())
         tree = tmp / "tree"
-        versions = upstream.fetch(tmp / "download", kube_version, arch())
-        place(tree / "bin", sorted((tmp / "download/bin").iterdir()))
-        place(tree / "cni", sorted((tmp / "download/cni").iterdir()))
-        packages = kubernetes.packages()
-        versions["busybox"] = debian_version(packages, "busybox-static")
-        make_images(tree, {name: tmp / "download/images" / name for name in [*CONTROL_PLANE, "coredns"]},
-                    packages / "bin/busybox", versions)
-        make_addons(tree, version, versions)
-        assemble(tree, tmp, version, kube_version, versions, REQUIRES)
-        shutil.rmtree(tree)
-        shutil.rmtree(tmp / "download")
+        place(tree / "bin", sorted((fetched / "bin").iterdir()))
+        place(tree / "cni", sorted((fetched / "cni").iterdir()))
+        # Its project publishes no program, only an image in a registry.
+        metrics_server = golang.build(parts.metrics_server(item["metrics_server"])) / "metrics-server"
+        binaries = {name: fetched / "images" / name for name in [*parts.CONTROL_PLANE, "coredns"]}
+        finish(tmp, version, kube_version, {**versions_of(item), "busybox": busybox_version},
+               {**binaries, "metrics-server": metrics_server}, busybox)
+        shutil.rmtree(fetched)
 
-    key = cache.key_of(version, Path(upstream.__file__).read_text(), Path(__file__).read_text(), addon_sources())
+    key = cache.key_of(version, item, Path(upstream.__file__).read_text(), Path(__file__).read_text(), addon_sources())
     return cache.artefact("stack-upstream", key, make)
 
 
+def finish(tmp, version, kube_version, versions, binaries, busybox):
+    """What both of these have in common once tree/bin and tree/cni are there."""
+    tree = tmp / "tree"
+    make_images(tree, binaries, busybox, versions)
+    make_addons(tree, version, versions)
+    assemble(tree, tmp, version, kube_version, versions, REQUIRES)
+    shutil.rmtree(tree)
+
+
 def from_dir(source, version, kube_version, target):
-    """`components.json` in the directory may name versions: {"etcd": "3.5.16", …}."""
+    """`components.json` in the directory may name versions: {"etcd": "3.7.3", …}."""
     for folder in ("bin", "cni", "images"):
         if not (source / folder).is_dir():
             raise Fail(f"{source} is no stack directory", f"{source / folder} is missing", code=2)
@@ -131,18 +144,9 @@ def place(folder, files):
         shutil.copyfile(path, folder / path.name)
 
 
-def debian_version(packages, name):
-    for line in (packages / "packages").read_text().splitlines():
-        words = dict(part.split(": ", 1) for part in line.split("|") if ": " in part)
-        if words.get("Package") == name:
-            return re.split(r"[-+~]", words["Version"].split(":")[-1])[0]
-    raise Fail(f"no package {name} was unpacked")
-
-
 def make_images(tree, components, busybox, versions):
     folder = tree / "images"
     folder.mkdir(parents=True)
-    versions["pause"] = TAGS["pause"]
     images.pause_image(folder / "pause.tar", reference("pause", versions), busybox)
     images.busybox_image(folder / "busybox.tar", reference("busybox", versions), busybox)
     for name, binary in components.items():
@@ -150,7 +154,7 @@ def make_images(tree, components, busybox, versions):
 
 
 def reference(name, versions):
-    return f"pf9.local/{name}:{TAGS.get(name) or 'v' + versions[name]}"
+    return f"pf9.local/{name}:{TAGS.get(name) or ('' if name == 'pause' else 'v') + versions[name]}"
 
 
 def addon_sources():
@@ -161,22 +165,15 @@ def make_addons(tree, version, versions):
     folder = tree / "addons"
     folder.mkdir()
     table = "\n".join(f"    {name} {versions[name]}" for name in sorted(versions))
+    images_of = {f"@{name.upper().replace('-', '_')}@": name for name in ("busybox", "coredns", "metrics-server")}
     for name, text in addon_sources().items():
-        if "@COREDNS@" in text and "coredns" not in versions:
+        wanted = {word: component for word, component in images_of.items() if word in text}
+        if not set(wanted.values()) <= versions.keys():
             continue
         text = text.replace("@STACK@", f"{NAME} {version}").replace("@COMPONENTS@", table)
-        text = text.replace("@BUSYBOX@", reference("busybox", versions))
-        if "coredns" in versions:
-            text = text.replace("@COREDNS@", reference("coredns", versions))
+        for word, component in wanted.items():
+            text = text.replace(word, reference(component, versions))
         (folder / name).write_text(text)
-
-
-def arch():
-    machine = run(["uname", "-m"]).stdout.strip()
-    known = {"x86_64": "amd64", "aarch64": "arm64"}
-    if machine not in known:
-        raise Fail(f"no stack for {machine}", "amd64 and arm64 are known", code=2)
-    return known[machine]
 
 
 # -- the two files
@@ -198,7 +195,7 @@ def assemble(tree, target, version, kube_version, versions, requires):
                           "component": component_of(path)})
     run(["zstd", "-q", "-f", "-6", "-T0", "--rm", tar_path, "-o", packed], timeout=1800)
     manifest = {
-        "schema": 1, "name": NAME, "version": version, "kubernetes": kube_version, "arch": arch(),
+        "schema": 1, "name": NAME, "version": version, "kubernetes": kube_version, "arch": golang.arch(),
         "archive": {"sha256": digest(packed), "size": packed.stat().st_size},
         "components": [{"name": name, "version": versions[name]} for name in sorted(versions)],
         "files": files,
@@ -230,7 +227,7 @@ def image_entry(tree, path):
         tags = json.load(tar.extractfile("manifest.json"))[0]["RepoTags"]
     component = component_of(path)
     return {"reference": tags[0], "path": path, "component": component,
-            "roles": ["master"] if component in CONTROL_PLANE else BOTH}
+            "roles": ["master"] if component in parts.CONTROL_PLANE else BOTH}
 
 
 def publish(source, target):
@@ -246,7 +243,7 @@ def main(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("build")
-    verb.add_argument("--version", default=f"{kubernetes.UPSTREAM}-1")
+    verb.add_argument("--kubernetes", default="", help="a minor or a version of src/stack/matrix.toml; else the newest")
     verb.add_argument("--out", type=Path)
     verb = verbs.add_parser("upstream")
     verb.add_argument("version")
@@ -262,7 +259,7 @@ def main(argv):
         made = from_dir(args.dir, args.version, args.kubernetes or args.version.split("-")[0],
                         args.out or args.dir / "out")
     else:
-        made = build(args.version) if args.verb == "build" else from_upstream(args.version)
+        made = build(args.kubernetes) if args.verb == "build" else from_upstream(args.version)
         if args.out:
             made = publish(made, args.out)
     say(str(made.resolve()))

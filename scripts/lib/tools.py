@@ -1,8 +1,7 @@
 """Rust tools and builds.
 
-  cargo_deb() / cargo_generate_rpm() / nextest()    pinned tools, compiled into the cache when it has none
-  release()                  the release binaries; returns their directory
-  package()                  the .deb made from them
+  nextest()     the pinned test runner, compiled into the cache when it has none
+  release()     the release binaries; returns their directory
 """
 import os
 import shutil
@@ -11,8 +10,6 @@ from pathlib import Path
 import cache
 from common import REPO, Fail, need_packages, run, say
 
-CARGO_DEB = "3.8.0"
-CARGO_GENERATE_RPM = "0.21.1"
 NEXTEST = "0.9.143"
 BUILD_SECONDS = 2700
 
@@ -34,14 +31,6 @@ def tool(crate, version, binary):
     return cache.artefact(crate, cache.key_of(crate, version), make) / "bin" / binary
 
 
-def cargo_deb():
-    return tool("cargo-deb", CARGO_DEB, "cargo-deb")
-
-
-def cargo_generate_rpm():
-    return tool("cargo-generate-rpm", CARGO_GENERATE_RPM, "cargo-generate-rpm")
-
-
 def nextest():
     """The machine's own if it has one: any version that knows our configuration will do."""
     own = shutil.which("cargo-nextest")
@@ -58,15 +47,3 @@ def release(log=None):
     run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bins"],
         cwd=REPO, log=log, timeout=BUILD_SECONDS)
     return target_dir() / "release"
-
-
-def package(folder, log=None):
-    """The Debian package of the binaries just built, in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.deb"):
-        old.unlink()
-    run([cargo_deb(), "--no-build", "--locked", "--output", folder], cwd=REPO, log=log, timeout=300)
-    made = sorted(folder.glob("pf9-hostagent_*.deb"))
-    if len(made) != 1:
-        raise Fail("cargo-deb did not make exactly one package", " ".join(str(path) for path in made), log or "")
-    return made[0]

@@ -11,9 +11,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import files
-import roots
+import matrix
+import packager
 import stack
 import tools
+from beside import Beside
 from common import Fail, Stopwatch, need_packages, run, say, tail, wait_for
 from lifecycle import CLUSTER
 from node import Node
@@ -56,10 +58,13 @@ def run_all(demo, args):
     names = wanted(demo, args)
     demo.dir.mkdir(parents=True, exist_ok=True)
     demo.logs.mkdir(exist_ok=True)
-    binaries = tools.release(demo.logs / "cargo.log")
-    package = tools.package(demo.dir / "package", demo.logs / "cargo.log")
-    made = stack.build(args.stack_version or f"{stack.kubernetes.UPSTREAM}-1")
-    roots.base()
+    kubernetes = which(demo, args)
+    with Beside(kubernetes) as rest:
+        binaries = tools.release(demo.logs / "cargo.log")
+        package = packager.deb(binaries, demo.dir / "package", demo.logs / "package.log")
+        rest.wait()
+    made = stack.build(kubernetes)
+    demo.take_kubectl(made)
     demo.network()
     start_plane(demo, binaries, made)
     say(f"built after {watch}; the plane is at {demo.plane.url}")
@@ -94,6 +99,15 @@ def wanted(demo, args):
         have = len([name for name in there if name.startswith(role)])
         counts[role] = max(have, given if given is not None else (0 if there else 1))
     return [f"{role}-{i}" for role in ("master", "worker") for i in range(1, counts[role] + 1)]
+
+
+def which(demo, args):
+    """The Kubernetes of the cluster that is there, else the one that was asked for, else the newest."""
+    there = demo.kubernetes()
+    if there and args.kubernetes and matrix.stack(args.kubernetes)["kubernetes"] != there:
+        raise Fail(f"the demo runs Kubernetes {there}, and {args.kubernetes} was asked for",
+                   "scripts/demo down removes it; the next up may have another", code=64)
+    return there or args.kubernetes
 
 
 def each(machines, board, word, action):

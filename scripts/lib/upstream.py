@@ -1,8 +1,6 @@
 """Release files of the projects, each checked against the sum its project publishes beside it.
 
-  fetch(target, kubernetes version, arch)   fills bin/ cni/ images/, returns the versions
-
-Which runtime, etcd, CNI and DNS versions go with it is one table: what was tested together.
+  fetch(target, item, arch)   fills bin/ cni/ images/ with the versions of `item`, a table of src/stack/matrix.toml
 """
 import hashlib
 import io
@@ -10,9 +8,9 @@ import tarfile
 import urllib.error
 import urllib.request
 
+import parts
 from common import Fail, say
 
-TOGETHER = {"containerd": "1.7.24", "runc": "1.2.3", "etcd": "3.5.16", "cni-plugins": "1.6.1", "coredns": "1.11.4"}
 KUBERNETES = "https://dl.k8s.io/release/v{v}/bin/linux/{arch}/{name}"
 GITHUB = "https://github.com/{repo}/releases/download/v{v}/{name}"
 SECONDS = 600
@@ -46,26 +44,26 @@ def store(path, data):
 
 
 def unpack(data, names):
-    """The regular files called `names` (all, if None) of a tar archive: base name → bytes."""
+    """The regular files called `names` of a tar archive: base name → bytes."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         files = {member.name.rsplit("/", 1)[-1]: tar.extractfile(member).read() for member in tar if member.isfile()}
-    missing = set(names or []) - set(files)
+    missing = set(names) - set(files)
     if missing:
         raise Fail(f"an upstream archive lacks {', '.join(sorted(missing))}")
-    return {name: files[name] for name in (names or files)}
+    return {name: files[name] for name in names}
 
 
-def fetch(target, version, arch):
-    for name in ("kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
-        url = KUBERNETES.format(v=version, arch=arch, name=name)
-        folder = "bin" if name in ("kubelet", "kube-proxy", "kubectl") else "images"
+def fetch(target, item, arch):
+    for name in parts.KUBERNETES:
+        url = KUBERNETES.format(v=item["kubernetes"], arch=arch, name=name)
+        folder = "images" if name in parts.CONTROL_PLANE else "bin"
         store(target / folder / name, checked(url, url + ".sha256"))
 
     def release(component, repo, name, sums, names):
-        fill = {"v": TOGETHER[component], "arch": arch}
+        fill = {"v": item[component], "arch": arch}
         name, sums = name.format(**fill), sums.format(**fill)
         data = checked(GITHUB.format(repo=repo, name=name, **fill), GITHUB.format(repo=repo, name=sums, **fill))
-        return {names[0]: data} if len(names or []) == 1 and not name.endswith("gz") else unpack(data, names)
+        return {names[0]: data} if len(names) == 1 and not name.endswith("gz") else unpack(data, names)
 
     for folder, files in (
             ("bin", release("containerd", "containerd/containerd", "containerd-{v}-linux-{arch}.tar.gz",
@@ -73,14 +71,11 @@ def fetch(target, version, arch):
                             ["containerd", "containerd-shim-runc-v2", "ctr"])),
             ("bin", release("runc", "opencontainers/runc", "runc.{arch}", "runc.sha256sum", ["runc"])),
             ("bin", release("etcd", "etcd-io/etcd", "etcd-v{v}-linux-{arch}.tar.gz", "SHA256SUMS",
-                            ["etcd", "etcdctl"])),
-            ("cni", {name: data for name, data in
-                     release("cni-plugins", "containernetworking/plugins", "cni-plugins-linux-{arch}-v{v}.tgz",
-                             "cni-plugins-linux-{arch}-v{v}.tgz.sha256", None).items() if "." not in name
-                     and name != "LICENSE"}),
+                            ["etcd", "etcdctl", "etcdutl"])),
+            ("cni", release("cni_plugins", "containernetworking/plugins", "cni-plugins-linux-{arch}-v{v}.tgz",
+                            "cni-plugins-linux-{arch}-v{v}.tgz.sha256",
+                            [name for names in parts.CNI.values() for name in names])),
             ("images", release("coredns", "coredns/coredns", "coredns_{v}_linux_{arch}.tgz",
                                "coredns_{v}_linux_{arch}.tgz.sha256", ["coredns"]))):
         for name, data in files.items():
             store(target / folder / name, data)
-    kube = ["kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
-    return {**{name: version for name in kube}, **TOGETHER}

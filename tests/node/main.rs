@@ -14,14 +14,17 @@
 //! ea_certificates  lives of minutes renewed, new authorities, all ended while machines and plane were off → Ready
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
+//! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
 //! Each begins by bringing the demo up, so each can run alone. Needs root.
 
+mod addons;
 mod certificates;
 mod demo;
 mod matrix;
+mod minors;
 mod network;
 mod refused;
 mod rights;

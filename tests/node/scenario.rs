@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::addons;
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
@@ -45,21 +46,7 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
     let before = [running(NODES[0])?, running(NODES[1])?];
     up()?;
     assert_eq!(before, [running(NODES[0])?, running(NODES[1])?]);
-    eventually("the stack's add-on runs", READY_AGAIN, || {
-        let phase = kubectl(&[
-            "-n",
-            "pf9-info",
-            "get",
-            "pods",
-            "-o",
-            "jsonpath={.items[*].status.phase}",
-        ])?;
-        if phase == "Running" {
-            Ok(())
-        } else {
-            Err(phase)
-        }
-    })?;
+    addons::answer()?;
     matrix::all_ran("a_up_makes_ready_nodes_and_twice_is_harmless")?;
     numbers_come_through_the_tunnel()?;
     an_idle_sweep_writes_its_line_only(NODES[0])

@@ -1,0 +1,168 @@
+"""Programs of public Go modules, by name and version.
+
+  toolchain()        Go itself: the distribution's go command takes the version that we want from the module proxy
+  build(program)     compiles a Program; returns the directory with its files; is_made(program) if nothing is to be done
+
+A program is built as a dependency of a module made from its own go.mod, so it gets exactly the versions that its project
+released it with, and every module is checked against the public sum database. What two programs have in common is
+compiled once: they share a build cache, which lives as long as somebody builds.
+"""
+import contextlib
+import fcntl
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cache
+import matrix
+import roots
+from common import CACHE, Fail, run
+
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+# How this machine reaches modules is its owner's business; what is built must not depend on it.
+PASSED_ON = ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+             "http_proxy", "https_proxy", "no_proxy"]
+WORKSHOP = CACHE / ".go-build"
+RUBBISH = ".go-rubbish-"
+BUILD_SECONDS = 5400
+# The compiler and the linker are Go programs themselves: memory for less work. Not part of any key.
+COMPILER_GOGC = "300"
+
+# The module proxy is no place of executable files: modes are put right.
+FETCH = """
+cd /build
+GOPATH=/build/go GOFLAGS= /usr/lib/go-1.19/bin/go mod download golang.org/toolchain@@VERSION@
+mv /build/go/pkg/mod/golang.org/toolchain@@VERSION@ /build/root
+chmod -R u+w /build/root
+chmod 755 /build/root/bin/* /build/root/pkg/tool/*/*
+chmod -R u+w /build/go && rm -rf /build/go
+/build/root/bin/go version
+"""
+
+# The directories that a go.mod points at beside itself are modules of their own, published with the same tag.
+BUILD = """
+cd /build
+mkdir src out && cd src
+go mod download -json @MODULE@@v@VERSION@ > found.json || { cat found.json; exit 1; }
+from=$(sed -n 's/^\\t"Dir": "\\(.*\\)",$/\\1/p' found.json)
+sed -e 's,^module .*,module build,' -e '/^toolchain /d'@WITHOUT@ \\
+  -e 's,^\\(replace\\)*\\([ \\t]*\\)\\([^ ]*\\) => \\.\\.*/.*,\\1\\2\\3 => \\3 v@SIBLINGS@,' "$from/go.mod" > go.mod
+go mod edit -json | sed -n '/"Tool": \\[/,/\\]/s/.*"Path": "\\(.*\\)".*/\\1/p' | while read -r tool; do
+  go mod edit -droptool="$tool"
+done
+cp "$from/go.sum" .
+go mod edit @REQUIRE@
+@SOURCE@
+go build -o ../out/ -tags '@TAGS@' -gcflags=all=-dwarf=false -ldflags '-s -w @LDFLAGS@' @PACKAGES@
+cd ..
+@RENAME@
+rm -rf src
+"""
+
+
+@dataclass
+class Program:
+    """One module's programs, built together."""
+    name: str
+    version: str
+    module: str
+    packages: list
+    minutes: float                                 # about, on two cores and with nothing in the build cache
+    ldflags: str = ""
+    tags: str = ""
+    cgo: bool = False
+    siblings: str = ""                             # version of the modules that its go.mod names by directory
+    without: str = ""                              # lines of its go.mod that are not taken over: a regular expression
+    more: dict = field(default_factory=dict)       # further modules: path → version
+    rename: dict = field(default_factory=dict)
+    source: str = ""                               # a main.go of our own, where the project's links too much
+
+
+@contextlib.contextmanager
+def workshop():
+    """The shared build and module cache; whoever leaves last clears it away, also for one that was killed."""
+    WORKSHOP.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / ".lock-go-build", "w", encoding="ascii") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        try:
+            for folder in ("build", "path"):
+                (WORKSHOP / folder).mkdir(parents=True, exist_ok=True)
+            yield WORKSHOP
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                WORKSHOP.rename(Path(tempfile.mkdtemp(dir=CACHE, prefix=RUBBISH)) / WORKSHOP.name)
+                # Some hundred thousand small files: nobody waits for their end. What is cut off here the next one does.
+                subprocess.Popen(["nice", "-n", "19", "rm", "-rf", *CACHE.glob(f"{RUBBISH}*")], start_new_session=True,
+                                 stdin=subprocess.DEVNULL)
+
+
+def outside():
+    """What a build step sees of this machine: how to reach modules, and whom to trust on the way."""
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    mounts = [(CERTIFICATES, CERTIFICATES)] if CERTIFICATES.is_file() else []
+    return env, mounts
+
+
+def arch():
+    machine = run(["uname", "-m"]).stdout.strip()
+    known = {"x86_64": "amd64", "aarch64": "arm64"}
+    if machine not in known:
+        raise Fail(f"no stack for {machine}", "amd64 and arm64 are known", code=2)
+    return known[machine]
+
+
+def toolchain():
+    script = FETCH.replace("@VERSION@", f"v0.0.1-go{matrix.GO}.linux-{arch()}")
+    builder = roots.builder()
+
+    def make(tmp):
+        env, mounts = outside()
+        cache.in_root(builder, script, cache.log_of("go"), 900, [*mounts, (tmp, "/build")], env)
+
+    return cache.artefact("go", cache.key_of(script), make, "10 s") / "root"
+
+
+def script_of(program):
+    mod = "".join(f" -require={path}@v{version}" for path, version in
+                  {program.module: program.version, **program.more}.items())
+    without = f" -e '/{program.without}/d'" if program.without else ""
+    fill = {"WITHOUT": without, "MODULE": program.module, "VERSION": program.version, "SIBLINGS": program.siblings or program.version,
+            "REQUIRE": mod.strip(), "TAGS": program.tags, "LDFLAGS": program.ldflags,
+            "SOURCE": f"cat > main.go <<'END'\n{program.source}END" if program.source else "",
+            "PACKAGES": " ".join(program.packages),
+            "RENAME": "\n".join(f"mv out/{old} out/{new}" for old, new in program.rename.items())}
+    text = BUILD
+    for word, value in fill.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
+def identity(program):
+    """Name and key. Nearly all that a program is made from is written in the script that makes it."""
+    return (f"{program.name}-{program.version}",
+            cache.key_of(script_of(program), program.cgo, matrix.GO, roots.SUITE, arch()))
+
+
+def is_made(program):
+    return cache.has(*identity(program))
+
+
+def build(program):
+    name, key = identity(program)
+
+    def make(tmp):
+        go, builder = toolchain(), roots.builder()
+        env, mounts = outside()
+        env |= {"GOCACHE": "/cache/build", "GOPATH": "/cache/path", "GOFLAGS": "-trimpath -buildvcs=false -mod=mod",
+                "GOTOOLCHAIN": "local", "CGO_ENABLED": "1" if program.cgo else "0", "GOTMPDIR": "/build/tmp",
+                "GOGC": COMPILER_GOGC, "PATH": "/go/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        (tmp / "tmp").mkdir()
+        with workshop() as shared:
+            cache.in_root(builder, script_of(program), cache.log_of(name), BUILD_SECONDS,
+                          [*mounts, (tmp, "/build"), (go, "/go"), (shared, "/cache")], env)
+        (tmp / "tmp").rmdir()
+
+    return cache.artefact(name, key, make, f"{program.minutes:g} min with two cores") / "out"

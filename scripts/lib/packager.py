@@ -1,0 +1,157 @@
+"""The .deb and the .rpm from one list, packaging/package.toml, by the distribution's own dpkg-deb and rpmbuild.
+
+  deb(binaries, folder) / rpm(binaries, folder)     makes the package of a directory of release binaries
+  python3 packager.py BINARIES FOLDER [--deb-only]  both, in place of those that were there
+
+Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH.
+"""
+import gzip
+import os
+import re
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import golang
+from common import REPO, Fail, need_packages, out, run
+
+LIST = REPO / "packaging/package.toml"
+DATA = tomllib.loads(LIST.read_text())
+DEB_SCRIPTS, RPM_SCRIPTS = ["postinst", "prerm", "postrm"], {"post": "post.sh", "preun": "preun.sh", "postun": "postun.sh"}
+
+
+def version():
+    return tomllib.loads((REPO / "Cargo.toml").read_text())["package"]["version"]
+
+
+def epoch():
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    return given or run(["git", "-C", REPO, "log", "-1", "--format=%ct"], check=False).stdout.strip() or "0"
+
+
+def is_config(path):
+    return path.startswith("/etc/")
+
+
+def contents(binaries):
+    """Installed path → bytes and mode."""
+    found = {}
+    for folder, names in DATA["programs"].items():
+        for name in names:
+            found[f"{folder}/{name}"] = ((binaries / name).read_bytes(), 0o755)
+    for path, source in DATA["files"].items():
+        data = (REPO / source).read_bytes()
+        found[path] = (gzip.compress(data, 9, mtime=0) if path.endswith(".gz") else data, 0o644)
+    return found
+
+
+def lay_out(root, files):
+    seconds = int(epoch())
+    for path, (data, mode) in files.items():
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        target.chmod(mode)
+    for path in [root, *root.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+        os.utime(path, (seconds, seconds))
+
+
+def c_library(binaries):
+    """The newest version of the C library whose symbols a program names: what it needs at least."""
+    programs = [binaries / name for names in DATA["programs"].values() for name in names]
+    names = re.findall(r"GLIBC_(\d+(?:\.\d+)+)", "".join(out(["objdump", "-T", program]) for program in programs))
+    if not names:
+        raise Fail("the programs name no version of the C library", "they were not built for glibc")
+    return max(names, key=lambda name: [int(part) for part in name.split(".")])
+
+
+def fresh(folder, pattern):
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(pattern):
+        old.unlink()
+
+
+def deb(binaries, folder, log=None):
+    need_packages({"dpkg-deb": "dpkg", "objdump": "binutils"})
+    fresh(folder, f"{DATA['name']}_*.deb")
+    files = contents(binaries)
+    needs = sorted([*DATA["needs"]["deb"], f"libc6 (>= {c_library(binaries)})"])
+    text = DATA["description"].strip().splitlines()
+    control = "".join(f"{key}: {value}\n" for key, value in {
+        "Package": DATA["name"], "Version": f"{version()}-{DATA['release']}", "Architecture": golang.arch(),
+        "Section": "admin", "Priority": "optional", "Maintainer": DATA["maintainer"],
+        "Installed-Size": sum(-(-len(data) // 1024) for data, _ in files.values()), "Depends": ", ".join(needs),
+        "Description": DATA["summary"] + "".join(f"\n {line or '.'}" for line in text)}.items())
+    about = {"control": (control, 0o644), "conffiles": ("".join(f"{path}\n" for path in files if is_config(path)), 0o644)}
+    about |= {name: ((REPO / "packaging/deb" / name).read_text(), 0o755) for name in DEB_SCRIPTS}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
+        lay_out(Path(tmp), {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}})
+        # Whoever has the C library that the programs need has a dpkg that reads it.
+        run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z9", "--build", tmp, folder], log=log, timeout=300,
+            env={"SOURCE_DATE_EPOCH": epoch()})
+    return only(folder.glob(f"{DATA['name']}_*.deb"), "dpkg-deb", log)
+
+
+SPEC = """Name: {name}
+Version: {version}
+Release: {release}
+Summary: {summary}
+License: {license}
+AutoReqProv: no
+{requires}
+
+%description
+{description}
+
+%install
+cp -a "{tree}/." %{{buildroot}}/
+
+%files
+{files}
+
+{scripts}
+"""
+RPM_OPTIONS = {"debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build_id_links": "none",
+               "_binary_payload": "w9.zstdio", "use_source_date_epoch_as_buildtime": "1",
+               "clamp_mtime_to_source_date_epoch": "1", "_buildhost": "localhost"}
+
+
+def rpm(binaries, folder, log=None):
+    need_packages({"rpmbuild": "rpm"})
+    fresh(folder, f"{DATA['name']}-*.rpm")
+    files = contents(binaries)
+    lines = [f"%attr({mode:o},root,root) {'%config(noreplace) ' if is_config(path) else ''}{path}"
+             for path, (_, mode) in files.items()]
+    scripts = "\n".join(f"%{section}\n" + (REPO / "packaging/rpm" / name).read_text().replace("%", "%%")
+                        for section, name in RPM_SCRIPTS.items())
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
+        top = Path(tmp)
+        lay_out(top / "tree", files)
+        (top / "package.spec").write_text(SPEC.format(
+            **{key: DATA[key] for key in ("name", "release", "summary", "license")}, version=version(),
+            requires="\n".join(f"Requires: {need}" for need in DATA["needs"]["rpm"]),
+            description=DATA["description"].strip(), tree=top / "tree", files="\n".join(lines), scripts=scripts))
+        options = {**RPM_OPTIONS, "_topdir": str(top), "_rpmdir": str(folder), "_tmppath": str(top),
+                   "_rpmfilename": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm"}
+        run(["rpmbuild", "-bb", *(word for key, value in options.items() for word in ("--define", f"{key} {value}")),
+             top / "package.spec"], log=log, timeout=300, env={"SOURCE_DATE_EPOCH": epoch()})
+    return only(folder.glob(f"{DATA['name']}-*.rpm"), "rpmbuild", log)
+
+
+def only(found, tool, log):
+    found = sorted(found)
+    if len(found) != 1:
+        raise Fail(f"{tool} did not make exactly one package", " ".join(map(str, found)), log or "")
+    return found[0]
+
+
+if __name__ == "__main__":
+    try:
+        for make in (deb,) if "--deb-only" in sys.argv[3:] else (deb, rpm):
+            make(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    except Fail as fail:
+        print(f"package: {fail}", file=sys.stderr)
+        sys.exit(fail.code)

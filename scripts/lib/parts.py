@@ -1,0 +1,109 @@
+"""The parts of a stack as programs of Go modules, and what of each goes where.
+
+  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs
+  busybox()          the distribution's static one: path and version
+
+Each part is an artefact of its own: a new etcd builds etcd.
+"""
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import golang
+import roots
+from common import out, say
+from golang import Program
+
+# Compiling one part keeps all cores busy, but for its downloads, its linker and its last packages: two at a time fill
+# these gaps, and more would only need more memory.
+AT_ONCE = 2
+
+KUBERNETES = ["kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+CONTROL_PLANE = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+CNI = {"main": ["bridge", "loopback", "ptp"], "meta": ["bandwidth", "firewall", "portmap", "tuning"],
+       "ipam": ["host-local", "static"]}
+# What scripts/addons/05-coredns.yaml configures. All of its plugins would bring the libraries of three clouds along,
+# two thirds of what has to be compiled.
+COREDNS = ["cache", "errors", "forward", "health", "kubernetes", "loadbalance", "loop", "metrics", "ready", "reload"]
+
+
+def kubernetes(version):
+    """All from one module in one go: most of what they are is common to them."""
+    major, minor, _ = version.split(".", 2)
+    package = "k8s.io/component-base/version"
+    values = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
+    return Program(
+        "kubernetes", version, "k8s.io/kubernetes", [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES], 7,
+        ldflags=" ".join(f"-X {package}.{name}={value}" for name, value in values.items()),
+        siblings="0." + version.split(".", 1)[1])
+
+
+def containerd(version):
+    module = "github.com/containerd/containerd/v2"
+    return Program(
+        "containerd", version, module,
+        [f"{module}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")], 1,
+        ldflags=f"-X {module}/version.Version=v{version}", tags="no_btrfs,no_devmapper,no_zfs,urfave_cli_no_docs")
+
+
+def etcd(version):
+    module = "go.etcd.io/etcd/{}/v3"
+    more = {module.format(name): version for name in ("etcdctl", "etcdutl")}
+    # 3.6 keeps modules out by pointing them at a directory that is not there.
+    forbidden = "FORBIDDEN_DEPENDENCY" if version.startswith("3.6.") else ""
+    return Program("etcd", version, module.format("server"), [module.format("server"), *more], 0.5, more=more,
+                   without=forbidden, rename={"server": "etcd"})
+
+
+def runc(version):
+    """Static, so that neither the C library nor libseccomp of a machine matter."""
+    return Program("runc", version, "github.com/opencontainers/runc", ["github.com/opencontainers/runc"], 0.2,
+                   ldflags='-linkmode external -extldflags "-static"', tags="seccomp,netgo,osusergo,urfave_cli_no_docs",
+                   cgo=True)
+
+
+def cni_plugins(version):
+    module = "github.com/containernetworking/plugins"
+    return Program("cni-plugins", version, module,
+                   [f"{module}/plugins/{kind}/{name}" for kind, names in CNI.items() for name in names], 0.2,
+                   ldflags=f"-X {module}/pkg/utils/buildversion.BuildVersion=v{version}")
+
+
+def coredns(version):
+    module = "github.com/coredns/coredns"
+    lines = "".join(f'\t_ "{module}/plugin/{name}"\n' for name in COREDNS)
+    source = f'package main\n\nimport (\n\t"{module}/coremain"\n{lines})\n\nfunc main() {{ coremain.Run() }}\n'
+    return Program("coredns", version, module, ["."], 1, source=source, rename={"build": "coredns"})
+
+
+def metrics_server(version):
+    module = "sigs.k8s.io/metrics-server"
+    return Program("metrics-server", version, module, [f"{module}/cmd/metrics-server"], 1.5,
+                   ldflags=f"-X {module}/pkg/version.gitVersion=v{version}")
+
+
+def programs(stack):
+    """Those that take longest come first."""
+    makers = [kubernetes, containerd, metrics_server, coredns, etcd, runc, cni_plugins]
+    return [maker(stack[maker.__name__]) for maker in makers]
+
+
+def build(stack):
+    wanted = programs(stack)
+    missing = [program for program in wanted if not golang.is_made(program)]
+    if missing:
+        names = ", ".join(f"{program.name} {program.version}" for program in missing)
+        say(f"to be compiled, once: {names}; about {sum(program.minutes for program in missing):.0f} min on two cores")
+        golang.toolchain()  # both lanes wait for it
+    with golang.workshop() if missing else nullcontext(), ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        made = [pool.submit(golang.build, program) for program in wanted]
+        try:
+            return {program.name: future.result() for program, future in zip(wanted, made)}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def busybox():
+    root = roots.builder()
+    text = out(["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f=${Version}", "busybox-static"])
+    return root / "bin/busybox", text.split(":")[-1].split("-")[0]
