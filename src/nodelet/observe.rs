@@ -394,10 +394,11 @@ impl<'a> Sweep<'a> {
             Ok(left) => return differs(&format!("{} routes are there", left.len())),
             Err(e) => return Seen::Unknown { why: e.to_string() },
         }
-        match left_of(self.host.net.chains(chains).await, "chains") {
-            Seen::Same => left_of(self.host.net.tables(tables).await, "tables"),
-            seen => seen,
+        let seen = left_of(self.host.net.chains(chains).await, "chains");
+        if seen != Seen::Same {
+            return seen;
         }
+        left_of(self.host.net.tables(tables).await, "tables")
     }
 
     async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
