@@ -402,7 +402,10 @@ fn add(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields.iter_mut() {
-                if !matches!(name.as_str(), "labels" | "mirrors") {
+                if !matches!(
+                    name.as_str(),
+                    "labels" | "mirrors" | "feature_gates" | "extra_args"
+                ) {
                     add(value);
                 }
             }

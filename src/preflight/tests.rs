@@ -153,13 +153,13 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
         ),
         (
             |f| {
-                f.systemd_version = Some("258".into());
-                f.cgroup_v2 = false;
+                f.systemd_version = Some("260".into());
+                f.kernel = "5.4.0".into();
             },
             "tested",
             Severity::Fail,
             Exit::NotReady,
-            "systemd 258",
+            "systemd 260",
         ),
         (
             |f| f.disks[0].noexec = true,

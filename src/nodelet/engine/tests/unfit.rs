@@ -2,21 +2,31 @@
 //! after, and another stack heals it.
 
 use super::*;
-use crate::model::{NodeSpec, StackArchive, StackFile, StackManifest, StackRef};
+use crate::model::{
+    NodeSpec, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
+};
 use crate::stack;
 
 const RUNS: &[u8] = b"#!/bin/sh\necho Kubernetes\n";
+/// Prints the configuration it is given, as containerd does.
+const TAKES: &str = "#!/bin/sh\n[ \"$1\" = --version ] || cat \"$2\"\n";
 const RUNS_NOT: &[u8] = b"what no kernel knows\n";
 
 impl Machine {
     /// Stages a stack whose kubelet is this.
     fn stage(&self, version: &str, kubelet: &[u8]) -> StackRef {
+        let files: [(&str, u32, &[u8]); 3] = [
+            ("bin/containerd", 0o755, TAKES.as_bytes()),
+            ("bin/kubelet", 0o755, kubelet),
+            ("images/pause.tar", 0o644, b"an image"),
+        ];
         let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(kubelet.len() as u64);
-        header.set_mode(0o755);
-        tar.append_data(&mut header, "bin/kubelet", kubelet)
-            .expect("tar");
+        for (path, mode, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(mode);
+            tar.append_data(&mut header, path, bytes).expect("tar");
+        }
         let tar = tar.into_inner().expect("tar");
         let packed = zstd::encode_all(tar.as_slice(), 1).expect("zstd");
         let arch = if cfg!(target_arch = "aarch64") {
@@ -34,15 +44,25 @@ impl Machine {
                 sha256: Digest::of(&packed),
                 size: packed.len() as u64,
             },
-            components: Vec::new(),
-            files: vec![StackFile {
-                path: "bin/kubelet".into(),
-                mode: 0o755,
-                sha256: Digest::of(kubelet),
-                size: kubelet.len() as u64,
-                component: "kubelet".into(),
+            components: vec![StackComponent {
+                name: "containerd".into(),
+                version: "2.4.2".into(),
             }],
-            images: Vec::new(),
+            files: files
+                .map(|(path, mode, bytes)| StackFile {
+                    path: path.into(),
+                    mode,
+                    sha256: Digest::of(bytes),
+                    size: bytes.len() as u64,
+                    component: "x".into(),
+                })
+                .into(),
+            images: vec![StackImage {
+                reference: "pf9.local/pause:3.10.2".into(),
+                path: "images/pause.tar".into(),
+                component: "pause".into(),
+                roles: vec![Role::Master, Role::Worker],
+            }],
             addons: Vec::new(),
             requires: Vec::new(),
         };

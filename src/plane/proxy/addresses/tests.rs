@@ -281,6 +281,11 @@ fn path() -> impl Strategy<Value = String> {
     "(/[a-z0-9:.%~'!*(),;=@-]{0,6}){0,6}/?"
 }
 
+fn is_a_drive(segment: &str) -> bool {
+    let mut chars = segment.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic()) && matches!(chars.next(), Some(':' | '|'))
+}
+
 proptest! {
     /// What the client follows comes back to the address that the API server named.
     #[test]
@@ -294,6 +299,8 @@ proptest! {
     ) {
         let asked = asked(&path);
         let said = format!("{host}{to}");
+        // `a:` is a drive to the parser (url 2.5), in addresses of every scheme: `..` does not leave it.
+        prop_assume!(!format!("{path}{to}").split('/').any(is_a_drive));
         if let Ok(meant) = asked.url.join(&said) {
             prop_assume!(!matches!(asked.whose(&meant), Whose::Elsewhere));
             let shown = asked.address(&said).expect("read");
