@@ -47,8 +47,7 @@ fn opened(body: &[u8]) -> Value {
 }
 
 fn full(bed: &Bed) {
-    let fault =
-        || Fault::new(FaultCode::Unit, "cannot start etcd", "no space").fix("make room");
+    let fault = || Fault::new(FaultCode::Unit, "cannot start etcd", "no space").fix("make room");
     let at = Timestamp::UNIX_EPOCH;
     bed.node.say(|s| {
         s.generation = Generation(1);

@@ -1,6 +1,9 @@
 //! What root of the machine says through hostagent, which only carries it.
 
-use pf9_hostagent::model::{FactsReport, Fault, FaultCode, HostStatus};
+use pf9_hostagent::model::{
+    CertPurpose, CertificateBatch, CertificateOrder, CertificateRequest, FactsReport, Fault,
+    FaultCode, Generation, HostStatus, NodeState, Role,
+};
 
 use super::fixture::Bed;
 use super::plane::content;
@@ -59,4 +62,66 @@ async fn what_the_machine_is_is_said_by_root_when_it_is_another() {
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.first().map(drop)).await;
     assert_eq!(bed.plane.read(|p| p.reports.len()), good);
+}
+
+#[tokio::test]
+async fn certificates_are_ordered_and_handed_on_until_nodelet_has_them() {
+    let bed = Bed::new();
+    let _agent = bed.start().await;
+    bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
+    bed.node.until(|n| n.specs.first().map(drop)).await;
+    bed.plane.change(|p| p.certificates_fail = 1);
+    let request = CertificateRequest {
+        purpose: CertPurpose::Nodelet,
+        csr: "csr".into(),
+    };
+    bed.node.say(|s| {
+        s.generation = Generation(1);
+        s.state = NodeState::Converging;
+        s.role = Role::Master;
+        s.cluster_id = Some(bed.cluster);
+        s.certificate_requests = vec![request.clone()];
+        s.service_account_key = Some("public".into());
+    });
+    bed.plane
+        .until(|p| p.reason(FaultCode::HostNotAttached))
+        .await;
+    let batch: CertificateBatch = bed.node.until(|n| n.batches.last().cloned()).await;
+    assert_eq!(batch.cluster_id, bed.cluster);
+    assert_eq!(batch.certificates[0].certificate, "signed csr");
+    let carried = bed.plane.read(|p| p.orders.clone());
+    let signed = bed.node.read(|n| n.signed.clone());
+    assert_eq!(carried, signed, "as root signed it, byte for byte");
+    let orders: Vec<CertificateOrder> = carried.iter().map(content).collect();
+    let order = orders.last().expect("order");
+    assert_eq!(order.requests, std::slice::from_ref(&request));
+    assert_eq!(order.service_account_key.as_deref(), Some("public"));
+    assert_ne!(
+        order.nonce, orders[0].nonce,
+        "each try answers a number of its own"
+    );
+
+    // nodelet still names it while it finishes a step: that is no reason for another order.
+    // Something new is.
+    let orders = bed.plane.read(|p| p.orders.len());
+    bed.node.say(|s| s.attempts += 1);
+    bed.plane
+        .until(|p| {
+            p.statuses
+                .last()?
+                .node
+                .as_ref()
+                .filter(|n| n.attempts > 0)
+                .map(drop)
+        })
+        .await;
+    assert_eq!(bed.plane.read(|p| p.orders.len()), orders);
+    let another = CertificateRequest {
+        purpose: CertPurpose::KubeProxy,
+        csr: "another".into(),
+    };
+    bed.node
+        .say(|s| s.certificate_requests = vec![request, another.clone()]);
+    bed.node.until(|n| n.batches.get(1).map(drop)).await;
+    assert_eq!(bed.plane.read(|p| p.orders.len()), orders + 1);
 }

@@ -42,13 +42,9 @@ async fn what_fails_is_said_with_the_same_words_everywhere() {
     let _agent = bed.start().await;
     bed.plane.offer(bed.sign(1, bed.worker(&bed.no_stack())));
     bed.node.until(|n| n.specs.last().cloned()).await;
-    let fault = Fault::new(
-        FaultCode::Unit,
-        "cannot start etcd",
-        "no space is left",
-    )
-    .fix("make room")
-    .next_try(Timestamp::UNIX_EPOCH);
+    let fault = Fault::new(FaultCode::Unit, "cannot start etcd", "no space is left")
+        .fix("make room")
+        .next_try(Timestamp::UNIX_EPOCH);
     bed.node.say(|s| {
         s.generation = Generation(1);
         s.state = NodeState::Retrying;
