@@ -187,13 +187,17 @@ async fn certificates_say_what_the_table_says_to_whom_it_says() {
         .expect("pem");
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("der");
     let (_, x) = X509Certificate::from_der(&der).expect("x509");
-    assert_eq!(x.subject().to_string(), "O=system:nodes, CN=system:node:w1");
+    // Since when it is a node is the UID that Kubernetes reads, by the spec.
+    let spec = worker.current().await;
+    let node = spec.assignment.node().expect("node");
+    let uid = String::from(node.uid.expect("a uid"));
+    let subject = format!("O=system:nodes, CN=system:node:w1, OID(1.3.6.1.4.1.57683.2)={uid}");
+    assert_eq!(x.subject().to_string(), subject);
     assert!(
         x.subject_alternative_name().expect("san").is_none(),
         "the request's names are not taken"
     );
-    let spec = worker.current().await;
-    let ca = &spec.assignment.node().expect("node").authorities.cluster;
+    let ca = &node.authorities.cluster;
     let ca = CertificateDer::from_pem_slice(ca.as_bytes()).expect("ca");
     let (_, parent) = X509Certificate::from_der(&ca).expect("x509");
     x.verify_signature(Some(parent.public_key()))
