@@ -7,7 +7,6 @@
 use super::super::context::{self, StackSeen};
 use super::super::job::Work;
 use super::super::phase::Context;
-use super::super::step::Step;
 use super::Engine;
 use super::converging::{Look, Node};
 use crate::model::Fault;
@@ -22,7 +21,7 @@ impl Engine {
         fault: &Fault,
     ) -> Option<Node> {
         let failed = look.plan.todo.iter().find(|p| p.step.key() == key)?;
-        let refused = matches!(failed.step, Step::Tried(_)) && node.hold.is_none();
+        let refused = failed.step.traits().tries && node.hold.is_none();
         let now = self.ledger.ledger.installed.as_ref().filter(|_| refused)?;
         let work = Work::kept(now);
         let same = work.role == node.work.role && work.node == node.work.node;
