@@ -12,6 +12,8 @@
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
+//! | `cri`     | what the container runtime says of itself |
+//! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links and packet-filter chains, for removal |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
@@ -24,6 +26,7 @@
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
 
+pub mod cri;
 pub mod deadlines;
 pub mod documents;
 pub mod etcd;
@@ -35,6 +38,7 @@ pub mod kernel;
 pub mod kube;
 pub mod mounts;
 pub mod net;
+pub mod noise;
 pub mod ours;
 pub mod proc;
 pub mod runtime;

@@ -25,6 +25,7 @@
 //! | `check`     | one status check: these three, shown |
 //! | `run`       | one step after the other, with intent and outcome |
 //! | `apply`     | does a step |
+//! | `trial`     | lets a program read its configuration before it is started with it |
 //! | `removal`   | takes everything away again |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal` | what was done, on disk |
@@ -66,6 +67,7 @@ pub mod step;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 pub mod trust;
 pub mod watch;
 pub mod words;

@@ -15,8 +15,10 @@
 //! | `manifest` | [`Manifest`]: a manifest that was verified, with its envelope |
 //! | `unpack`   | one pass over the archive: hash, decompress, check, write |
 //! | `install`  | [`install()`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
+//! | `image`    | a program out of an image's archive |
 //! | `space`    | free bytes of a file system, and the refusal when they do not suffice |
 
+pub mod image;
 mod install;
 mod manifest;
 pub mod space;

@@ -13,12 +13,14 @@
                                    configuration for Prometheus
   detach NODE…                     take the role away from machines; the next `up` gives it back
   attach NODE [--master]           give a machine a role, another one than its name says if you like
+  settings JSON                    change settings of the cluster: kubelet, featureGates, apiServerArgs
   down                             remove everything this made
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).
 $PF9_DEMO_PLANE_OPTIONS: more options of pf9-plane serve, e.g. --node-certificate-seconds 180.
 """
 import argparse
+import json
 import os
 import signal
 import sys
@@ -38,7 +40,7 @@ def parse(argv):
     verb = verbs.add_parser("up")
     verb.add_argument("--masters", type=int, default=None, choices=range(1, 8))
     verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
-    verb.add_argument("--stack-version", default=None, help="e.g. 1.20.2-1")
+    verb.add_argument("--stack-version", default=None, help="e.g. 1.37.2-1")
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
     verb.add_argument("--machines-only", action="store_true", help="plane and bare booted machines, nothing installed")
     verb = verbs.add_parser("status")
@@ -65,6 +67,7 @@ def parse(argv):
     verb.add_argument("--rtt", type=float, default=0.0, help="milliseconds")
     verb.add_argument("--loss", type=float, default=0.0, help="per cent, each direction")
     verb.add_argument("--blackhole", action="store_true")
+    verbs.add_parser("settings").add_argument("body", type=json.loads)
     verbs.add_parser("down")
     return parser.parse_args(argv)
 
@@ -103,6 +106,9 @@ def main(argv):
     if args.verb == "attach":
         with demo.lock():
             return up.attach_one(demo, args.node, args.master)
+    if args.verb == "settings":
+        with demo.lock():
+            return up.settings(demo, args.body)
     if args.verb == "path":
         with demo.lock():
             cable = Cable(demo.node(args.node), HOST)

@@ -206,6 +206,14 @@ def detach(demo, names):
     return 0
 
 
+def settings(demo, body):
+    cluster = demo.plane.cluster(CLUSTER)
+    if not cluster:
+        raise Fail("there is no cluster whose settings could change")
+    demo.plane.call("PATCH", f"/qbert/v4/{{project}}/clusters/{cluster['uuid']}", body)
+    return 0
+
+
 def attach_one(demo, name, master):
     """Waits until the machine says that it is as it should be, and Kubernetes that its node is Ready."""
     cluster = demo.plane.cluster(CLUSTER)

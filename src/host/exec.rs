@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! Cmd ──► run ──► Output        own process group, cleared environment, capped output
-//!             └─► ExecError     program, arguments, how it ended, its last words, how long it took
+//!    │        └─► ExecError     program, arguments, how it ended, its last words, how long it took
+//!    └──► ask ──► Answer        the same, where a failure is an answer too
 //! ```
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +23,8 @@ const CHILD_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 pub(crate) const STDOUT_MAX: usize = 16 * 1024 * 1024;
 /// Most standard error that is kept: what an error message can show.
 const STDERR_MAX: usize = 4 * 1024;
+/// Most standard error of an answer: the trace of a program that gave up.
+const ANSWER_STDERR_MAX: usize = 256 * 1024;
 /// Longest argument list an error shows.
 const ARGS_SHOWN: usize = 256;
 
@@ -41,6 +45,28 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// How long it ran.
     pub took: Duration,
+}
+
+/// What a program said, however it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// How it ended.
+    pub ended: Ended,
+    /// Its standard output, at most 16 MiB.
+    pub stdout: String,
+    /// Its standard error, at most 256 KiB.
+    pub stderr: String,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Not in time: it was killed.
+    Late,
 }
 
 /// A program that did not do it.
@@ -146,12 +172,64 @@ impl Output {
 pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
     let started = Instant::now();
     let program = cmd.shown();
-    let start = |source| ExecError::Start {
-        program: program.clone(),
-        source,
+    let said = talked(&cmd, STDERR_MAX).await.map_err(start(&program))?;
+    let (took, stderr) = (started.elapsed(), last_words(&said.stderr));
+    match said.status {
+        None => Err(ExecError::Timeout {
+            program,
+            deadline: cmd.deadline,
+            stderr,
+        }),
+        Some(status) if status.success() => Ok(Output {
+            stdout: said.stdout,
+            took,
+        }),
+        Some(status) => Err(ExecError::Failed {
+            program,
+            status,
+            stderr,
+            took,
+        }),
+    }
+}
+
+/// Runs it as [`run`] does; whatever it says, and however it ends, is an answer.
+pub async fn ask(cmd: Cmd) -> Result<Answer, ExecError> {
+    let program = cmd.shown();
+    let said = talked(&cmd, ANSWER_STDERR_MAX)
+        .await
+        .map_err(start(&program))?;
+    let ended = match said.status {
+        None => Ended::Late,
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => Ended::Code(code),
+            (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+        },
     };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Answer {
+        ended,
+        stdout: text(&said.stdout),
+        stderr: text(&said.stderr),
+    })
+}
+
+/// What a child said; without a status it was killed at its deadline.
+#[derive(Default)]
+struct Said {
+    status: Option<ExitStatus>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+fn start(program: &str) -> impl FnOnce(std::io::Error) -> ExecError {
+    let program = program.to_owned();
+    move |source| ExecError::Start { program, source }
+}
+
+async fn talked(cmd: &Cmd, stderr_max: usize) -> std::io::Result<Said> {
     if !cmd.program.is_absolute() {
-        return Err(start(std::io::Error::other("its path is not absolute")));
+        return Err(std::io::Error::other("its path is not absolute"));
     }
     let mut child = Command::new(&cmd.program)
         .args(&cmd.args)
@@ -165,38 +243,16 @@ pub async fn run(cmd: Cmd) -> Result<Output, ExecError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(start)?;
+        .spawn()?;
     let mut group = Group::of(&child);
-    let mut stderr = Vec::new();
-    let ended = tokio::time::timeout(cmd.deadline, talk(&mut child, &cmd.stdin, &mut stderr)).await;
-    let took = started.elapsed();
-    let words = last_words(&stderr);
-    match ended {
-        Err(_) => {
-            drop(group);
-            // Reaped in the background by tokio (`kill_on_drop`).
-            Err(ExecError::Timeout {
-                program,
-                deadline: cmd.deadline,
-                stderr: words,
-            })
-        }
-        Ok(Err(source)) => Err(ExecError::Start { program, source }),
-        Ok(Ok((status, stdout))) => {
-            group.disarm();
-            if status.success() {
-                Ok(Output { stdout, took })
-            } else {
-                Err(ExecError::Failed {
-                    program,
-                    status,
-                    stderr: words,
-                    took,
-                })
-            }
-        }
+    let mut said = Said::default();
+    let talk = talk(&mut child, &cmd.stdin, &mut said, stderr_max);
+    // Late: reaped in the background by tokio (`kill_on_drop`), the group killed by its drop.
+    if let Ok(talked) = tokio::time::timeout(cmd.deadline, talk).await {
+        talked?;
+        group.disarm();
     }
+    Ok(said)
 }
 
 /// Finds a program of the distribution below `root`: not every distribution has `/bin` merged.
@@ -211,8 +267,9 @@ pub fn program(root: &super::fs::HostFs, name: &str) -> PathBuf {
 async fn talk(
     child: &mut Child,
     stdin: &[u8],
-    stderr: &mut Vec<u8>,
-) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    said: &mut Said,
+    stderr_max: usize,
+) -> std::io::Result<()> {
     let mut input = child.stdin.take();
     let feed = async {
         if let Some(mut pipe) = input.take()
@@ -225,16 +282,16 @@ async fn talk(
     };
     let out = child.stdout.take();
     let err = child.stderr.take();
-    let mut stdout = Vec::new();
     let (fed, read_out, read_err) = tokio::join!(
         feed,
-        read_capped(out, &mut stdout, STDOUT_MAX),
-        read_capped(err, stderr, STDERR_MAX),
+        read_capped(out, &mut said.stdout, STDOUT_MAX),
+        read_capped(err, &mut said.stderr, stderr_max),
     );
     fed?;
     read_out?;
     read_err?;
-    Ok((child.wait().await?, stdout))
+    said.status = Some(child.wait().await?);
+    Ok(())
 }
 
 /// Keeps the first `max` bytes and discards the rest, so that the child never blocks on a pipe.
@@ -322,6 +379,23 @@ mod tests {
             run(Cmd::new("sh", SOON)).await,
             Err(ExecError::Start { .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_failure_and_a_late_end_are_answers_too() {
+        let sh = |script: &str, deadline| {
+            let cmd = Cmd::new("/bin/sh", deadline).args(["-c", script]);
+            ask(cmd)
+        };
+        let answer = sh("echo out; echo err >&2; exit 3", SOON).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.ended, Ended::Code(3));
+        assert_eq!((&*answer.stdout, &*answer.stderr), ("out\n", "err\n"));
+        let killed = sh("kill -9 $$", SOON).await.expect("an answer");
+        assert_eq!(killed.ended, Ended::Signal(9));
+        let late = sh("echo begun; sleep 600", Duration::from_millis(700)).await;
+        let late = late.expect("an answer");
+        assert_eq!((late.ended, &*late.stdout), (Ended::Late, "begun\n"));
     }
 
     #[tokio::test]

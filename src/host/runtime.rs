@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 
+use super::cri;
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
 use super::mounts;
@@ -55,6 +56,11 @@ impl Runtime {
             .lines()
             .find_map(|l| l.trim().strip_prefix("Version:"));
         Ok(version.unwrap_or_default().trim().to_owned())
+    }
+
+    /// What it says of itself, by the CRI: as kubelet would ask.
+    pub async fn says(&self) -> Result<cri::Status, cri::CriError> {
+        cri::status(&self.fs.at(paths::CONTAINERD_SOCKET)).await
     }
 
     /// References of all images.

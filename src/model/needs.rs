@@ -78,6 +78,9 @@ const FIELDS: &[Field] = &[
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
     ("assignment.runtime.mirrors", FIRST, Old::Refuses),
     ("assignment.runtime.mirrors{}", FIRST, Old::Refuses),
+    ("assignment.runtime.drop_ins", FIRST, Old::Refuses),
+    ("assignment.runtime.cdi", FIRST, Old::Refuses),
+    ("assignment.runtime.nri", FIRST, Old::Refuses),
     ("assignment.kubelet", FIRST, Old::Refuses),
     ("assignment.kubelet.max_pods", FIRST, Old::Refuses),
     ("assignment.kubelet.allow_swap", FIRST, Old::Refuses),
@@ -225,6 +228,9 @@ mod tests {
                 runtime: RuntimeSpec {
                     cgroup_driver: CgroupDriverChoice::Systemd,
                     mirrors: [("docker.io".to_owned(), vec!["https://m".to_owned()])].into(),
+                    drop_ins: Some("/etc/containerd/conf.d".into()),
+                    cdi: true,
+                    nri: true,
                 },
                 kubelet: KubeletSpec {
                     max_pods: 100,

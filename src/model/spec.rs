@@ -203,6 +203,16 @@ pub struct RuntimeSpec {
     /// Registry mirrors: registry host → endpoint URLs, tried in order.
     #[serde(default)]
     pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Directory of the host whose `*.toml` containerd reads beside its own file, e.g.
+    /// `/etc/containerd/conf.d`; absent: none. Root of the host decides with it what runs pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_ins: Option<String>,
+    /// Pods may be given devices that `/etc/cdi` and `/var/run/cdi` describe (CDI).
+    #[serde(default)]
+    pub cdi: bool,
+    /// Plugins may connect to the runtime and change containers (NRI).
+    #[serde(default)]
+    pub nri: bool,
 }
 
 /// Which cgroup driver to use.
@@ -409,6 +419,11 @@ impl NodeSpec {
                 format!("is no PEM list of certificates of at most {REVOKED_MAX} bytes"),
             ));
         }
+        if let Some(dir) = &self.runtime.drop_ins
+            && let Some(why) = drop_in_dir_fault(dir)
+        {
+            return Err(bad("assignment.runtime.drop_ins", why));
+        }
         for which in Authority::ALL {
             if let Some(why) = self.authorities.fault(*which) {
                 return Err(bad(
@@ -488,6 +503,40 @@ fn service_ip(net: IpNet, index: u32) -> Option<IpAddr> {
         IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(index))?.into()),
     };
     net.contains(&ip).then_some(ip)
+}
+
+/// Longest path of a directory of drop-ins.
+const DROP_IN_DIR_MAX: usize = 200;
+
+/// Why a directory cannot be that of the runtime's drop-ins. What this software writes itself is
+/// not told it by anybody else.
+pub fn drop_in_dir_fault(dir: &str) -> Option<String> {
+    let clean = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let parts = dir
+        .strip_prefix('/')
+        .map(|rest| rest.split('/').collect::<Vec<_>>());
+    let good = dir.len() <= DROP_IN_DIR_MAX && parts.is_some_and(|p| p.iter().all(|p| clean(p)));
+    if !good {
+        return Some(format!("{dir:?} is no plain absolute path of a directory"));
+    }
+    let own = [
+        "/etc/pf9",
+        "/var/opt/pf9",
+        "/opt/pf9",
+        "/run/pf9",
+        "/run/pf9-containerd",
+        "/var/lib/pf9",
+    ];
+    let own = own
+        .iter()
+        .find(|own| dir == **own || dir.starts_with(&format!("{own}/")));
+    own.map(|own| format!("{dir} is below {own}, which is the agent's own"))
 }
 
 /// The bytes of a text that is one PEM block of this label and nothing else.

@@ -11,7 +11,8 @@ use super::observe::{Applied, Memory, digest, version_of};
 use super::peers;
 use super::phase::{self, Context};
 use super::step::table::{ETCD_LEAVE_BUDGET, ETCD_VOTE_BUDGET};
-use super::step::{Step, UnitStep};
+use super::step::{Step, TrialStep, UnitStep};
+use super::trial;
 use super::words;
 use crate::host::Host;
 use crate::host::deadlines::DRAIN;
@@ -73,7 +74,11 @@ impl Effects<'_> {
             Step::Absent { path } => Err(Failed::Why(format!("{path} is not ours to remove"))),
             Step::Key { purpose } => Ok(certs::make_key(fs, *purpose, &self.ctx.node)?),
             Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
-            Step::Stack { stack } => self.stack(stack).await,
+            Step::Unpacked { stack } => self.unpacked(stack).await,
+            Step::Tried(trial) => self.tried(trial).await,
+            Step::Stack { stack } => {
+                stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
+            }
             Step::Module { name, optional } => self.module(step, name, *optional).await,
             Step::Sysctl { key, value } => self
                 .host
@@ -106,7 +111,7 @@ impl Effects<'_> {
         }
     }
 
-    async fn stack(&mut self, want: &StackRef) -> Result<(), Failed> {
+    async fn unpacked(&mut self, want: &StackRef) -> Result<(), Failed> {
         let (fs, trust, stack) = (self.host.fs.clone(), self.trust.clone(), want.clone());
         // Reads and writes GiB: not on the thread that serves the socket.
         let work = tokio::task::spawn_blocking(move || {
@@ -114,11 +119,10 @@ impl Effects<'_> {
             if !whole {
                 stack::install_staged(&fs, &stack, &trust)?;
             }
-            stack::activate(&fs, &stack)?;
             match stack::collect_garbage(&fs, std::slice::from_ref(&stack)) {
                 Ok(gone) if gone.is_empty() => {}
                 Ok(gone) => tracing::info!(?gone, "old stacks removed"),
-                // Costs space, not correctness; the next activation tries again.
+                // Costs space, not correctness; the next stack tries again.
                 Err(e) => tracing::warn!(error = %chain(&e), "old stacks were not removed"),
             }
             Ok::<(), stack::StackError>(())
@@ -137,6 +141,13 @@ impl Effects<'_> {
             }
             Err(e) => Err(Failed::Why(e.to_string())),
         }
+    }
+
+    async fn tried(&mut self, trial: &TrialStep) -> Result<(), Failed> {
+        trial::run(self.host, trial).await?;
+        let tried = &mut self.ledger.ledger.tried;
+        tried.insert(trial.program.clone(), trial.digest());
+        Ok(self.ledger.save()?)
     }
 
     async fn module(&mut self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {

@@ -1,5 +1,7 @@
 //! Everything the phases decide by, gathered from the host.
 
+mod drop_ins;
+
 use crate::host::facts::os_release;
 use crate::host::fs::{Found, HostFs};
 use crate::host::{Host, kernel};
@@ -76,6 +78,8 @@ pub fn gather(
             Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
             Role::Worker | Role::None => None,
         },
+        drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
+            .map_err(|e| fail(&e))?,
         addons,
         now,
     };

@@ -41,6 +41,9 @@ pub struct Ledger {
     pub artefacts: Vec<Artefact>,
     /// The stack whose every byte was verified last.
     pub stack: Option<StackRecord>,
+    /// Programs, and the digest of the trial that each passed last.
+    #[serde(default)]
+    pub tried: BTreeMap<String, Digest>,
 }
 
 /// The node this host was made.
@@ -192,6 +195,7 @@ impl Default for Ledger {
             units: BTreeMap::new(),
             artefacts: Vec::new(),
             stack: None,
+            tried: BTreeMap::new(),
         }
     }
 }
@@ -432,7 +436,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         Step::Key { .. } | Step::ServiceAccountKey => vec![What::Tree {
             path: paths::KUBE_CERTS.to_owned(),
         }],
-        Step::Stack { .. } => vec![
+        Step::Unpacked { .. } | Step::Stack { .. } => vec![
             What::Dir {
                 path: "/opt/pf9".to_owned(),
             },
@@ -452,6 +456,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         Step::Module { .. }
         | Step::Image { .. }
         | Step::Absent { .. }
+        | Step::Tried(_)
         | Step::Probe(_)
         | Step::Object { .. }
         | Step::Uncordon { .. }

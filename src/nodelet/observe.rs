@@ -24,13 +24,13 @@ use super::context::RefusedStack;
 use super::ledger::Ledger;
 use super::peers::Peers;
 use super::phase::{Context, PhaseSteps};
-use super::step::{DirStep, FileStep, Seen, Step, UnitStep};
+use super::step::{DirStep, FileStep, Seen, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, StackRef, TrustStore, paths};
-use crate::stack::{self, Depth};
+use crate::stack::{self, Depth, StackError};
 
 /// What the host says about every step of every phase.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -159,7 +159,14 @@ impl<'a> Sweep<'a> {
                 let key = certs::service_account_key(&self.host.fs);
                 or_unknown(key.map(|key| key.map_or(Seen::Missing, |_| Seen::Same)))
             }
-            Step::Stack { stack } => self.stack(stack).await,
+            Step::Unpacked { stack } => self.unpacked(stack).await,
+            Step::Tried(trial) => self.tried(trial),
+            Step::Stack { stack } => match stack::current(&self.host.fs) {
+                Ok(Some(now)) if now == *stack => Seen::Same,
+                Ok(Some(now)) => differs(&format!("{now} is active")),
+                Ok(None) => Seen::Missing,
+                Err(e) => Seen::Unknown { why: e.to_string() },
+            },
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
             Step::Image { reference, .. } => self.image(reference).await,
@@ -307,16 +314,11 @@ impl<'a> Sweep<'a> {
 
     /// Presence and size of every file each time; every byte when anything about a file changed
     /// since every byte was read last.
-    async fn stack(&mut self, want: &StackRef) -> Seen {
+    async fn unpacked(&mut self, want: &StackRef) -> Seen {
         let fs = self.host.fs.clone();
-        match stack::current(&fs) {
-            Ok(Some(now)) if now == *want => {}
-            Ok(Some(now)) => return differs(&format!("{now} is active")),
-            Ok(None) => return Seen::Missing,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
         let manifest = match stack::verify_installed(&fs, want, self.trust, Depth::Cheap) {
             Ok(manifest) => manifest,
+            Err(StackError::NotInstalled) => return Seen::Missing,
             Err(e) => return differs(&e.to_string()),
         };
         let files = manifest.content().files.iter().map(|f| f.path.as_str());
@@ -344,6 +346,14 @@ impl<'a> Sweep<'a> {
             }
             Ok(Err(e)) => differs(&e.to_string()),
             Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    fn tried(&self, trial: &TrialStep) -> Seen {
+        match self.ledger.tried.get(&trial.program) {
+            Some(passed) if *passed == trial.digest() => Seen::Same,
+            Some(_) => differs("program or configuration changed since"),
+            None => Seen::Missing,
         }
     }
 

@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`), `kube_proxy`, `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
@@ -54,6 +54,7 @@ mod runtime;
 pub(in crate::nodelet) mod samples;
 mod services;
 mod stack;
+mod trials;
 mod uncordon;
 mod version;
 
@@ -84,10 +85,24 @@ pub struct Context {
     pub authorities: Vec<AuthoritySeen>,
     /// The service-account public key of this master (PEM), once made.
     pub service_account_key: Option<String>,
+    /// What the spec lets containerd read beside its own file.
+    #[serde(default)]
+    pub drop_ins: DropIns,
     /// Objects of the stack's add-on files, in order.
     pub addons: Vec<serde_json::Value>,
     /// Now; certificates are judged by it.
     pub now: Timestamp,
+}
+
+/// Drop-ins of the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropIns {
+    /// Those in the directory that the spec allows: name and content.
+    pub files: BTreeMap<String, String>,
+    /// Those there that cannot be taken over, and why.
+    pub unread: Vec<String>,
+    /// Names of the copies that the runtime reads.
+    pub copies: Vec<String>,
 }
 
 /// What the machine is like; observed, never assumed.

@@ -7,10 +7,13 @@
 //! exact, and removal is the list of artefacts read backwards.
 
 pub mod table;
+pub mod trial;
 
 pub use table::{Part, Proof, Traits};
+pub use trial::{Judge, TrialStep};
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +48,14 @@ pub enum Step {
     },
     /// The service-account key pair of this master exists.
     ServiceAccountKey,
-    /// The stack is unpacked, verified and active.
+    /// The stack is unpacked and verified, beside the active one.
+    Unpacked {
+        /// Which.
+        stack: StackRef,
+    },
+    /// A program of the unpacked stack takes the configuration it is going to be started with.
+    Tried(TrialStep),
+    /// The stack is the active one.
     Stack {
         /// Which.
         stack: StackRef,
@@ -202,6 +212,12 @@ pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(900);
 pub enum Probe {
     /// The runtime answers on its socket.
     RuntimeReady,
+    /// The runtime says of itself what its configuration means: pointers into what it calls its
+    /// configuration (CRI `Status`), and values.
+    RuntimeAsMeant {
+        /// e.g. `/cni/binDirs`.
+        meant: BTreeMap<String, serde_json::Value>,
+    },
     /// The local etcd member is healthy (and has a leader).
     EtcdHealthy,
     /// `http://127.0.0.1:10248/healthz`.
@@ -283,6 +299,8 @@ impl Step {
             Self::Absent { path } => format!("absent:{path}"),
             Self::Key { purpose } => format!("key:{}", purpose.dir()),
             Self::ServiceAccountKey => "key:service-account".into(),
+            Self::Unpacked { .. } => "unpacked".into(),
+            Self::Tried(t) => format!("tried:{}", t.program),
             Self::Stack { .. } => "stack".into(),
             Self::Module { name, .. } => format!("module:{name}"),
             Self::Sysctl { key, .. } => format!("sysctl:{key}"),
@@ -317,6 +335,7 @@ impl Probe {
         match self {
             Self::PortFree { unit, .. } => Some(unit),
             Self::RuntimeReady
+            | Self::RuntimeAsMeant { .. }
             | Self::EtcdHealthy
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
@@ -332,6 +351,7 @@ impl Probe {
     pub fn word(&self) -> String {
         match self {
             Self::RuntimeReady => "runtime-ready".into(),
+            Self::RuntimeAsMeant { .. } => "runtime-as-meant".into(),
             Self::EtcdHealthy => "etcd-healthy".into(),
             Self::KubeletHealthy => "kubelet-healthy".into(),
             Self::KubeProxyHealthy => "kube-proxy-healthy".into(),

@@ -141,6 +141,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         runtime: Default::default(),
         kubelet: Default::default(),
         allow_workloads_on_master: false,
+        feature_gates: Default::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Steps in plain words: for the log, the status, `kube.log` and the dry run.
 
 use super::step::{Probe, Step};
+use crate::host::ours::units;
 use crate::model::FaultCode;
 
 /// What is done, e.g. `write /etc/x`.
@@ -12,7 +13,9 @@ pub fn doing(step: &Step) -> String {
         Step::Absent { path } => format!("remove {path}"),
         Step::Key { purpose } => format!("make the private key for {}", purpose.dir()),
         Step::ServiceAccountKey => "make the service-account key".into(),
-        Step::Stack { stack } => format!("install and activate stack {stack}"),
+        Step::Unpacked { stack } => format!("unpack stack {stack}"),
+        Step::Tried(t) => format!("let {} read the configuration it is to run with", t.program),
+        Step::Stack { stack } => format!("activate stack {stack}"),
         Step::Module { name, .. } => format!("load kernel module {name}"),
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
         Step::Image { reference, .. } => format!("import image {reference}"),
@@ -37,6 +40,9 @@ pub fn doing(step: &Step) -> String {
 pub fn asking(probe: &Probe) -> String {
     match probe {
         Probe::RuntimeReady => "the container runtime answers".into(),
+        Probe::RuntimeAsMeant { .. } => {
+            "the container runtime says that it works by its configuration".into()
+        }
         Probe::EtcdHealthy => "etcd is healthy".into(),
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
@@ -54,13 +60,15 @@ pub fn code(step: &Step) -> FaultCode {
     match step {
         Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => FaultCode::File,
         Step::Key { .. } | Step::ServiceAccountKey => FaultCode::Key,
-        Step::Stack { .. } => FaultCode::Stack,
+        Step::Unpacked { .. } | Step::Stack { .. } => FaultCode::Stack,
+        Step::Tried(_) => FaultCode::ConfigRefused,
         Step::Module { .. } => FaultCode::KernelModule,
         Step::Sysctl { .. } => FaultCode::KernelParameter,
         Step::Image { .. } => FaultCode::Image,
         Step::Unit(_) => FaultCode::Unit,
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady => FaultCode::RuntimeNotReady,
+            Probe::RuntimeAsMeant { .. } => FaultCode::RuntimeNotAsMeant,
             Probe::EtcdHealthy => FaultCode::EtcdNotHealthy,
             Probe::KubeletHealthy => FaultCode::KubeletNotHealthy,
             Probe::KubeProxyHealthy => FaultCode::KubeProxyNotHealthy,
@@ -92,18 +100,19 @@ pub fn remedy(step: &Step) -> String {
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),
-            Probe::RuntimeReady => see("pf9-containerd.service"),
-            Probe::EtcdHealthy => see("pf9-etcd.service"),
-            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
-                see("pf9-kubelet.service")
-            }
-            Probe::KubeProxyHealthy => see("pf9-kube-proxy.service"),
+            Probe::RuntimeReady
+            | Probe::RuntimeAsMeant { .. }
+            | Probe::EtcdHealthy
+            | Probe::KubeletHealthy
+            | Probe::ApiServerCurrent { .. }
+            | Probe::NodeReady { .. }
+            | Probe::KubeProxyHealthy => log_of(step).map(see).unwrap_or_default(),
             Probe::ApiHealthy { .. } => {
                 "see the API server's log in /var/log/pods, or on a worker whether the master is up"
                     .into()
             }
         },
-        Step::Unit(u) => see(&u.unit),
+        Step::Unit(_) | Step::EtcdVotes { .. } => log_of(step).map(see).unwrap_or_default(),
         Step::EtcdMemberGone { member } => format!(
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
@@ -113,13 +122,14 @@ pub fn remedy(step: &Step) -> String {
                                     not come back is to be detached"
                 .into()
         }
-        Step::EtcdVotes { .. } => see("pf9-etcd.service"),
         Step::File(_)
         | Step::Dir(_)
         | Step::Link { .. }
         | Step::Absent { .. }
         | Step::Key { .. }
         | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }
@@ -130,6 +140,46 @@ pub fn remedy(step: &Step) -> String {
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => String::new(),
+    }
+}
+
+/// The unit whose log may tell why a step was not done.
+pub fn log_of(step: &Step) -> Option<&str> {
+    match step {
+        Step::Unit(u) => Some(&u.unit),
+        Step::EtcdVotes { .. } => Some(units::ETCD),
+        Step::Probe(p) => match &p.probe {
+            Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
+            Probe::EtcdHealthy => Some(units::ETCD),
+            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
+                Some(units::KUBELET)
+            }
+            Probe::KubeProxyHealthy => Some(units::KUBE_PROXY),
+            Probe::ApiHealthy { .. }
+            | Probe::SwapOff
+            | Probe::PortFree { .. }
+            | Probe::AnyPath { .. } => None,
+        },
+        Step::File(_)
+        | Step::Dir(_)
+        | Step::Link { .. }
+        | Step::Absent { .. }
+        | Step::Key { .. }
+        | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
+        | Step::Stack { .. }
+        | Step::Module { .. }
+        | Step::Sysctl { .. }
+        | Step::Image { .. }
+        | Step::Object { .. }
+        | Step::Uncordon { .. }
+        | Step::Drain { .. }
+        | Step::EtcdMemberGone { .. }
+        | Step::EtcdJoined { .. }
+        | Step::UnitGone { .. }
+        | Step::ContainersGone
+        | Step::NetworkGone { .. } => None,
     }
 }
 

@@ -10,7 +10,8 @@ use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
-    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec, kubernetes,
+    CgroupDriverChoice, FaultCode, KubeletSpec, NetworkPlugin, NodeName, RuntimeSpec,
+    drop_in_dir_fault, kubernetes,
 };
 
 /// Port of the API server unless told otherwise.
@@ -67,6 +68,12 @@ struct NewRuntime {
     cgroup_driver: CgroupDriverChoice,
     #[serde(default)]
     mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    drop_ins: Option<String>,
+    #[serde(default)]
+    cdi: bool,
+    #[serde(default)]
+    nri: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,6 +181,9 @@ impl NewCluster {
             runtime: RuntimeSpec {
                 cgroup_driver: self.runtime.cgroup_driver,
                 mirrors: self.runtime.mirrors.clone(),
+                drop_ins: self.runtime.drop_ins.clone(),
+                cdi: self.runtime.cdi,
+                nri: self.runtime.nri,
             },
             kubelet: self.kubelet.spec()?,
             feature_gates: self.feature_gates.clone(),
@@ -265,6 +275,10 @@ impl NewCluster {
                 format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
             })?;
         }
+        let drop_ins = self.runtime.drop_ins.as_deref().and_then(drop_in_dir_fault);
+        require(drop_ins.is_none(), "runtime.dropIns", || {
+            drop_ins.clone().unwrap_or_default()
+        })?;
         require(
             self.mtu_size.is_none_or(|n| (1280..=65535).contains(&n)),
             "mtuSize",
@@ -394,6 +408,16 @@ mod tests {
                 "runtime",
                 json!({"mirrors": {"docker.io": ["ftp://x"]}}),
                 "runtime.mirrors",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/../x"}),
+                "runtime.dropIns",
+            ),
+            (
+                "runtime",
+                json!({"dropIns": "/etc/pf9/x"}),
+                "runtime.dropIns",
             ),
             ("kubelet", json!({"maxPods": 0}), "kubelet.maxPods"),
             ("kubelet", json!({"podsSwap": true}), "kubelet.podsSwap"),

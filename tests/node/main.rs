@@ -5,6 +5,7 @@
 //! a_up          bare machines → Ready, logs and exec; a second `up` changes nothing
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
+//! ca_what       settings that programs would refuse → said, nothing restarted, healed
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
@@ -22,4 +23,5 @@ mod network;
 mod rights;
 mod running;
 mod scenario;
+mod settings;
 mod takeover;

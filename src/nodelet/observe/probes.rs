@@ -1,6 +1,11 @@
 //! What must answer. Each question is asked once; waiting is the runner's business.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::{Sweep, differs};
+use crate::host::cri;
 use crate::host::etcd::{self, Member, Standing};
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
@@ -8,14 +13,48 @@ use crate::model::EtcdMember;
 use crate::nodelet::peers;
 use crate::nodelet::phase::{self, layout};
 use crate::nodelet::step::{Probe, Seen};
+use crate::telemetry::chain;
 
 /// Settings of etcd: a line for each member.
 const SETTINGS_MAX: u64 = 64 * 1024;
+
+/// Compares what the runtime says of itself with what was meant; names the first that is otherwise.
+fn as_meant(meant: &BTreeMap<String, Value>, says: &cri::Status) -> Result<(), String> {
+    // A pod network that is not there yet is kubelet's to tell.
+    match says.condition("RuntimeReady") {
+        Some(ready) if ready.holds => {}
+        Some(ready) => return Err(format!("it is not ready: {}", ready.message)),
+        None => return Err("it does not say whether it is ready".into()),
+    }
+    let config = says
+        .info
+        .get("config")
+        .map(String::as_str)
+        .unwrap_or_default();
+    let config: Value = serde_json::from_str(config)
+        .map_err(|e| format!("what it says of its configuration cannot be read: {e}"))?;
+    for (pointer, meant) in meant {
+        match config.pointer(pointer) {
+            Some(is) if is == meant => {}
+            Some(is) => return Err(format!("its {pointer} is {is}, not {meant}")),
+            None => {
+                return Err(format!(
+                    "it says nothing of {pointer}, which should be {meant}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
 
 impl Sweep<'_> {
     pub(super) async fn probe(&mut self, probe: &Probe) -> Seen {
         let verdict = match probe {
             Probe::RuntimeReady => self.images().await.map(drop),
+            Probe::RuntimeAsMeant { meant } => match self.host.runtime.says().await {
+                Ok(says) => as_meant(meant, &says),
+                Err(e) => Err(chain(&e)),
+            },
             Probe::EtcdHealthy => self.etcd().await,
             Probe::KubeletHealthy => self.memory.peers.healthz(ports::KUBELET_HEALTH).await,
             Probe::KubeProxyHealthy => self.memory.peers.healthz(ports::KUBE_PROXY_HEALTH).await,
@@ -154,5 +193,57 @@ impl Sweep<'_> {
         Err(format!(
             "port {port} is taken by {who}; stop it, or choose another port"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::cri::{Condition, Status};
+    use crate::model::PhaseId;
+    use crate::nodelet::phase::samples;
+    use crate::nodelet::step::Step;
+
+    /// What a runtime says that works by the configuration of `samples`.
+    fn says(config: &str, holds: bool) -> Status {
+        let condition = Condition {
+            kind: "RuntimeReady".into(),
+            holds,
+            message: "still loading".into(),
+        };
+        Status {
+            conditions: vec![condition],
+            info: [("config".to_owned(), config.to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_works_by_something_else_is_named_with_the_setting() {
+        let ctx = samples::ordinary(samples::worker("1.37.2"));
+        let steps = phase::steps(PhaseId::RuntimeStart, &ctx).expect("steps");
+        let meant = steps.into_iter().find_map(|s| match s {
+            Step::Probe(p) => match p.probe {
+                Probe::RuntimeAsMeant { meant } => Some(meant),
+                _ => None,
+            },
+            _ => None,
+        });
+        let meant = meant.expect("it is asked after the start");
+        let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden/containerd/2.4/cri-config.json");
+        let real = std::fs::read_to_string(golden).expect("what it says");
+        as_meant(&meant, &says(&real, true)).expect("what 2.4.2 says with our file");
+        let lost = real.replace(phase::layout::CNI_BIN, "/opt/cni/bin");
+        assert_ne!(lost, real);
+        let why = as_meant(&meant, &says(&lost, true)).expect_err("another directory");
+        assert!(
+            why.contains("/cni/binDirs") && why.contains("/opt/cni/bin"),
+            "{why}"
+        );
+        let why = as_meant(&meant, &says("{}", true)).expect_err("nothing");
+        assert!(why.contains("says nothing of"), "{why}");
+        let why = as_meant(&meant, &says(&real, false)).expect_err("not ready");
+        assert!(why.contains("still loading"), "{why}");
+        as_meant(&meant, &Status::default()).expect_err("no condition");
     }
 }

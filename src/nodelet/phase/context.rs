@@ -1,6 +1,8 @@
 //! What phases ask of a [`Context`].
 
-use crate::model::{Authority, CgroupDriverChoice, Digest, Role, StackManifest, role_taints};
+use crate::model::{
+    Authority, CgroupDriverChoice, Digest, Role, StackImage, StackManifest, paths, role_taints,
+};
 
 use super::render::{Inputs, url_host};
 use super::{Context, Wait, layout};
@@ -25,20 +27,29 @@ impl Context {
 
     /// Reference of a component's image.
     pub(super) fn image(&self, component: &str) -> Result<&str, Wait> {
+        Ok(&self.image_of(component)?.reference)
+    }
+
+    /// A component's image.
+    pub(super) fn image_of(&self, component: &str) -> Result<&StackImage, Wait> {
         let stack = self.stack()?;
-        let image = stack.image(component).ok_or_else(|| {
+        stack.image(component).ok_or_else(|| {
             Wait::for_what(format!(
                 "a stack with an image of {component}: {} {} has none",
                 stack.name, stack.version
             ))
-        })?;
-        Ok(&image.reference)
+        })
     }
 
     /// Digest of one of the stack's programs, e.g. `bin/kubelet`.
     pub(super) fn program(&self, path: &str) -> Option<Digest> {
         let files = &self.manifest.as_ref()?.files;
         files.iter().find(|f| f.path == path).map(|f| f.sha256)
+    }
+
+    /// Where a file of the wanted stack is once it is unpacked, active or not.
+    pub(super) fn unpacked(&self, path: &str) -> String {
+        format!("{}/{}/{path}", paths::STACKS, self.node.stack.dir_name())
     }
 
     /// The certificates of an authority, as programs are told to believe them.

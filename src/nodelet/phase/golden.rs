@@ -16,6 +16,7 @@ use crate::model::*;
 use crate::nodelet::step::Step;
 
 mod restarts;
+mod trials;
 
 fn cases() -> Vec<(&'static str, Context)> {
     let mut three = samples::master("1.36.3");
@@ -333,6 +334,8 @@ fn path(step: &Step) -> Option<&str> {
         Step::EtcdJoined { settings, .. } => Some(settings),
         Step::Key { .. }
         | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }

@@ -53,6 +53,14 @@ pub const SERVICE_ACCOUNT_TRUSTED: &str = "/etc/pf9/kube.d/certs/service-account
 pub const CONTAINERD_DIR: &str = "/etc/pf9/containerd";
 /// The runtime's configuration.
 pub const CONTAINERD_CONFIG: &str = "/etc/pf9/containerd/config.toml";
+/// Copies of drop-ins, beside [`CONTAINERD_CONFIG`]; that file names them relative to itself.
+pub const DROP_INS: &str = "conf.d";
+/// [`DROP_INS`] as a path.
+pub const CONTAINERD_DROP_INS: &str = "/etc/pf9/containerd/conf.d";
+/// Where plugins of the node resource interface connect, where the spec allows it.
+pub const NRI_SOCKET: &str = "/run/pf9-containerd/nri.sock";
+/// Where the runtime would look for such plugins to start; nothing puts one there.
+pub const NRI_PLUGINS: &str = "/run/pf9-containerd/nri";
 /// Registry mirrors, one directory a registry.
 pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
 /// Ends the containers when the machine goes down.

@@ -1,35 +1,31 @@
 //! containerd: its configuration and unit (order 40), running and answering (order 45).
 //!
+//! | file | what |
+//! |---|---|
+//! | `config` | the configuration, by schema, and its trial |
+//!
 //! Root, state, socket, CNI directories and runc's state are the node's own: a Docker or containerd
 //! that is already on the machine is neither used nor disturbed.
 
+mod config;
+
+pub(super) use config::trial;
+
 use std::time::Duration;
 
-use crate::model::{NetworkPlugin, paths};
+use crate::model::paths;
 use crate::nodelet::step::{Probe, Step};
 
-use super::context::CgroupDriver;
 use super::env::EnvText;
 use super::render::{
     Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit,
     yaml,
 };
-use super::version::major_minor;
 use super::{Context, Steps, Wait, layout};
+use config::{as_meant, config};
 
 /// containerd loads its metadata and reconnects to every shim before it answers.
 const START: Duration = Duration::from_secs(120);
-
-/// Snapshotters and extensions nobody uses here: each would make directories or sockets of its own.
-const DISABLED: [&str; 7] = [
-    "io.containerd.internal.v1.opt",
-    "io.containerd.snapshotter.v1.aufs",
-    "io.containerd.snapshotter.v1.blockfile",
-    "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.erofs",
-    "io.containerd.snapshotter.v1.zfs",
-];
 
 pub(super) fn configure(ctx: &Context) -> Steps {
     let mut steps = vec![
@@ -48,6 +44,7 @@ pub(super) fn configure(ctx: &Context) -> Steps {
         let text = hosts_toml(registry, endpoints);
         steps.push(file(format!("{folder}/hosts.toml"), text, PUBLIC));
     }
+    steps.extend(drop_ins(ctx));
     steps.extend([
         file(layout::CONTAINERD_CONFIG, config(ctx)?, PUBLIC),
         file(
@@ -63,18 +60,47 @@ pub(super) fn configure(ctx: &Context) -> Steps {
 }
 
 pub(super) fn start(ctx: &Context) -> Steps {
-    let inputs = Inputs::new()
+    let mut inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("config", &config(ctx)?)
         .add_digest("program", ctx.program("bin/containerd"));
+    let mut read = vec![layout::CONTAINERD_CONFIG.to_owned()];
+    for (name, text) in &ctx.drop_ins.files {
+        inputs = inputs.add(name, text);
+        read.push(drop_in(name));
+    }
+    let read: Vec<&str> = read.iter().map(String::as_str).collect();
     Ok(vec![
-        unit(
-            layout::CONTAINERD_UNIT,
-            inputs,
-            &[layout::CONTAINERD_CONFIG],
-        ),
+        unit(layout::CONTAINERD_UNIT, inputs, &read),
         probe(Probe::RuntimeReady, START),
+        probe(as_meant(ctx), Duration::ZERO),
     ])
+}
+
+/// Copies of what the spec allows to be read beside our file. containerd reads only these, so that
+/// what is left in the directory of the spec changes nothing before it was tried, not even when the
+/// runtime is started by a boot. Copies of what is not there any more go.
+fn drop_ins(ctx: &Context) -> Vec<Step> {
+    let there = &ctx.drop_ins;
+    let mut steps = Vec::new();
+    if !there.files.is_empty() {
+        steps.push(dir(layout::CONTAINERD_DROP_INS, PUBLIC_DIR));
+    }
+    for (name, text) in &there.files {
+        steps.push(file(drop_in(name), text.clone(), PUBLIC));
+    }
+    let stale = there
+        .copies
+        .iter()
+        .filter(|name| !there.files.contains_key(*name));
+    steps.extend(stale.map(|name| Step::Absent {
+        path: drop_in(name),
+    }));
+    steps
+}
+
+fn drop_in(name: &str) -> String {
+    format!("{}/{name}", layout::CONTAINERD_DROP_INS)
 }
 
 fn unit_text(ctx: &Context) -> String {
@@ -176,146 +202,6 @@ exit 0
     )
 }
 
-fn config(ctx: &Context) -> Result<String, Wait> {
-    let version = ctx.stack()?.component("containerd").unwrap_or_default();
-    let plugins = if major_minor(version) >= (2, 0) {
-        plugins_v3(ctx)?
-    } else {
-        plugins_v2(ctx)?
-    };
-    let schema = if major_minor(version) >= (2, 0) { 3 } else { 2 };
-    let disabled: String = DISABLED
-        .iter()
-        .map(|name| format!("  {},\n", quoted(name)))
-        .collect();
-    Ok(format!(
-        "# Written by pf9-nodeletd; changes are undone.\n\
-         version = {schema}\n\
-         root = {root}\n\
-         state = {state}\n\
-         disabled_plugins = [\n{disabled}]\n\
-         \n\
-         [grpc]\n\
-         address = {socket}\n\
-         \n\
-         {plugins}",
-        root = quoted(paths::CONTAINERD_ROOT),
-        state = quoted(layout::CONTAINERD_STATE),
-        socket = quoted(paths::CONTAINERD_SOCKET),
-    ))
-}
-
-/// containerd 1.6 and 1.7.
-fn plugins_v2(ctx: &Context) -> Result<String, Wait> {
-    const CRI: &str = "plugins.\"io.containerd.grpc.v1.cri\"";
-    Ok(format!(
-        "[{CRI}]\n\
-         sandbox_image = {sandbox}\n\
-         # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
-         restrict_oom_score_adj = {restrict}\n\
-         # Pods' network namespaces are named below our state: removal takes these and no others.\n\
-         netns_mounts_under_state_dir = true\n\
-         disable_tcp_service = true\n\
-         stream_server_address = \"127.0.0.1\"\n\
-         stream_server_port = \"0\"\n\
-         \n\
-         [{CRI}.containerd]\n\
-         snapshotter = \"overlayfs\"\n\
-         default_runtime_name = \"runc\"\n\
-         \n\
-         [{CRI}.containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         \n\
-         [{CRI}.containerd.runtimes.runc.options]\n\
-         {options}\
-         \n\
-         [{CRI}.cni]\n\
-         bin_dir = {bin}\n\
-         conf_dir = {conf}\n\
-         \n\
-         [{CRI}.registry]\n\
-         config_path = {registries}\n\
-         \n\
-         {nri}",
-        sandbox = quoted(ctx.image("pause")?),
-        restrict = !ctx.facts.can_lower_oom_score,
-        options = runc_options(ctx),
-        bin = quoted(cni_bin(ctx)),
-        conf = quoted(paths::CNI_CONF),
-        registries = quoted(layout::CONTAINERD_REGISTRIES),
-        nri = NRI_OFF,
-    ))
-}
-
-/// containerd 2.
-fn plugins_v3(ctx: &Context) -> Result<String, Wait> {
-    const IMAGES: &str = "plugins.\"io.containerd.cri.v1.images\"";
-    const RUNTIME: &str = "plugins.\"io.containerd.cri.v1.runtime\"";
-    Ok(format!(
-        "[{IMAGES}]\n\
-         snapshotter = \"overlayfs\"\n\
-         \n\
-         [{IMAGES}.pinned_images]\n\
-         sandbox = {sandbox}\n\
-         \n\
-         [{IMAGES}.registry]\n\
-         config_path = {registries}\n\
-         \n\
-         [{RUNTIME}]\n\
-         # Where nobody may lower an oom_score_adj, runc would fail for every pod.\n\
-         restrict_oom_score_adj = {restrict}\n\
-         # Pods' network namespaces are named below our state: removal takes these and no others.\n\
-         netns_mounts_under_state_dir = true\n\
-         \n\
-         [{RUNTIME}.containerd]\n\
-         default_runtime_name = \"runc\"\n\
-         \n\
-         [{RUNTIME}.containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         \n\
-         [{RUNTIME}.containerd.runtimes.runc.options]\n\
-         {options}\
-         \n\
-         [{RUNTIME}.cni]\n\
-         bin_dir = {bin}\n\
-         conf_dir = {conf}\n\
-         \n\
-         [plugins.\"io.containerd.grpc.v1.cri\"]\n\
-         disable_tcp_service = true\n\
-         stream_server_address = \"127.0.0.1\"\n\
-         stream_server_port = \"0\"\n\
-         \n\
-         {nri}",
-        sandbox = quoted(ctx.image("pause")?),
-        restrict = !ctx.facts.can_lower_oom_score,
-        options = runc_options(ctx),
-        bin = quoted(cni_bin(ctx)),
-        conf = quoted(paths::CNI_CONF),
-        registries = quoted(layout::CONTAINERD_REGISTRIES),
-        nri = NRI_OFF,
-    ))
-}
-
-/// The resource interface would open a socket and make directories outside our own.
-const NRI_OFF: &str = "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n";
-
-fn runc_options(ctx: &Context) -> String {
-    format!(
-        "BinaryName = {}\nRoot = {}\nSystemdCgroup = {}\n",
-        quoted(&layout::bin("runc")),
-        quoted(&format!("{}/runc", layout::CONTAINERD_STATE)),
-        ctx.cgroup_driver() == CgroupDriver::Systemd,
-    )
-}
-
-/// A network of one's own needs a directory it may write to; the stack's is verified.
-fn cni_bin(ctx: &Context) -> &'static str {
-    match ctx.node.network.plugin {
-        NetworkPlugin::Bridge => layout::CNI_BIN,
-        NetworkPlugin::None => layout::CNI_BIN_OWN,
-    }
-}
-
 /// `hosts.toml` of one registry: the mirrors in order, then the registry itself.
 fn hosts_toml(registry: &str, endpoints: &[String]) -> String {
     // The name people use for Docker's registry is not the host that serves it.
@@ -397,27 +283,7 @@ pub(super) fn cni_cache() -> [Step; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples;
     use super::*;
-
-    #[test]
-    fn the_configuration_is_toml_of_the_version_containerd_reads() {
-        for (kubernetes, schema) in [("1.36.3", 3), ("1.37.2", 3)] {
-            let text = config(&samples::master(kubernetes)).expect("a manifest");
-            let table: toml::Table = text.parse().expect("valid TOML");
-            assert_eq!(table["version"].as_integer(), Some(schema));
-            let plugin = match schema {
-                2 => "io.containerd.grpc.v1.cri",
-                _ => "io.containerd.cri.v1.runtime",
-            };
-            let private = &table["plugins"][plugin]["netns_mounts_under_state_dir"];
-            assert_eq!(
-                private.as_bool(),
-                Some(true),
-                "removal finds pods' networks there"
-            );
-        }
-    }
 
     #[test]
     fn a_registry_cannot_leave_its_directory() {

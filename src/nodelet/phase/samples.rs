@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{CertificateSeen, Context, Facts, Material};
+use super::{CertificateSeen, Context, DropIns, Facts, Material};
 use crate::model::*;
 
 /// Every sample's time.
@@ -83,6 +83,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         stack_at_hand: true,
         material,
         authorities: Vec::new(),
+        drop_ins: DropIns::default(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
         addons: match role {
@@ -171,7 +172,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
 pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
     let version: semver::Version = kubernetes.parse().expect("version");
     let (containerd, etcd) = match version.minor {
-        0..=36 => ("2.3.7", "3.6.16"),
+        0..=34 => ("2.2.9", "3.6.16"),
+        35 | 36 => ("2.3.7", "3.6.16"),
         37.. => ("2.4.2", "3.7.3"),
     };
     let both = vec![Role::Master, Role::Worker];

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::trial::TRIAL_WAIT_MAX;
 use super::{Probe, ProbeStep, Step, UnitStep};
 use crate::host::deadlines;
 use crate::host::ours::units;
@@ -105,9 +106,12 @@ impl Step {
             | Self::Absent { .. }
             | Self::Key { .. }
             | Self::ServiceAccountKey
+            | Self::Stack { .. }
             | Self::Module { .. }
             | Self::Sysctl { .. } => fact(deadlines::FILES),
-            Self::Stack { .. } => fact(STACK),
+            Self::Unpacked { .. } => fact(STACK),
+            // Its files, and the program.
+            Self::Tried(trial) => fact(deadlines::FILES + trial.within.min(TRIAL_WAIT_MAX)),
             Self::Image { .. } => fact(IMAGE),
             Self::Unit(unit) => Traits {
                 part: Part::Starts(unit),
@@ -151,6 +155,7 @@ impl Probe {
             Self::NodeReady { .. } | Self::ApiServerCurrent { .. } => true,
             Self::ApiHealthy { .. }
             | Self::RuntimeReady
+            | Self::RuntimeAsMeant { .. }
             | Self::EtcdHealthy
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy

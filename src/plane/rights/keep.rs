@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::plan;
 use crate::model::{ClusterId, HostId, Role};
-use crate::plane::records::{CLUSTERS, Cluster, HOSTS, STATUSES};
+use crate::plane::records::{CLUSTERS, HOSTS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;

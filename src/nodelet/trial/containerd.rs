@@ -1,0 +1,296 @@
+//! What `containerd config dump` says, compared key by key with the files it read.
+//!
+//! containerd drops a key that it does not know with a warning and starts; a section that moved is
+//! ignored without one. So each key that we (and drop-ins) wrote must stand in the dump, at the same
+//! place and with the same value. Nothing else in the dump is looked at: it prints sections without
+//! effect, and imports that are not followed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use toml::{Table, Value};
+
+use super::Refusal;
+use crate::host::exec::{Answer, Ended};
+use crate::nodelet::step::TrialStep;
+
+/// Our own file; the others are drop-ins.
+pub(in crate::nodelet) const CONFIG: &str = "config.toml";
+/// The oldest schema that a drop-in may be of: those before it have other places for everything.
+const OLDEST: i64 = 3;
+/// Where runtimes are told of.
+const RUNTIMES: [&str; 4] = [
+    "plugins",
+    "io.containerd.cri.v1.runtime",
+    "containerd",
+    "runtimes",
+];
+/// Sections that a file of schema 4 must not have: they became plugins, and are ignored in silence.
+const MOVED_IN_4: [&str; 3] = ["grpc", "ttrpc", "metrics"];
+/// Most keys that a refusal names.
+const NAMED_MAX: usize = 5;
+/// What is no setting, but about the files.
+const OF_THE_FILE: [&str; 2] = ["version", "imports"];
+
+/// Where a key stands.
+type Path = Vec<String>;
+
+/// Whether it takes everything that was meant.
+pub(super) fn judge(
+    trial: &TrialStep,
+    schema: i64,
+    unread: &[String],
+    said: &Answer,
+) -> Result<(), Refusal> {
+    if !unread.is_empty() {
+        return Err(of_a_drop_in(unread.join("; ")));
+    }
+    let (ours, drop_ins) = read(trial, schema)?;
+    let dump = dumped(said)?;
+    let version = dump.get("version").and_then(Value::as_integer);
+    if version != Some(schema) {
+        return Err(Refusal {
+            why: format!(
+                "it reads configurations of version {}, and the stack's manifest says that it reads \
+                 version {schema}",
+                version.map_or("?".to_owned(), |v| v.to_string()),
+            ),
+            fix: "build the stack again: its manifest names another containerd than it holds"
+                .to_owned(),
+        });
+    }
+    let has = leaves(&dump);
+    let lost: Vec<String> = ours
+        .iter()
+        .filter_map(|(key, meant)| loss(key, meant, &has, Some(&drop_ins)))
+        .collect();
+    if !lost.is_empty() {
+        let by_drop_in = drop_ins.iter().any(|(key, _)| ours.contains_key(key));
+        return Err(if by_drop_in {
+            of_a_drop_in(named(&lost))
+        } else {
+            Refusal {
+                why: named(&lost),
+                fix: "use a stack whose containerd this agent knows, or a newer agent; until then \
+                      the stack of before runs on"
+                    .to_owned(),
+            }
+        });
+    }
+    let lost: Vec<String> = drop_ins
+        .iter()
+        .filter_map(|(key, (file, meant))| {
+            Some(format!("{file}: {}", loss(key, meant, &has, None)?))
+        })
+        .collect();
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(of_a_drop_in(named(&lost)))
+    }
+}
+
+fn of_a_drop_in(why: String) -> Refusal {
+    Refusal {
+        why,
+        fix: "correct the drop-in, or take it away; until then the runtime runs on without the change"
+            .to_owned(),
+    }
+}
+
+/// What our file says, and what drop-ins say beside it, with the name of the last that says it.
+type Meant = (BTreeMap<Path, Value>, BTreeMap<Path, (String, Value)>);
+
+fn read(trial: &TrialStep, schema: i64) -> Result<Meant, Refusal> {
+    let mut ours = BTreeMap::new();
+    let mut theirs = BTreeMap::new();
+    for (name, text) in &trial.files {
+        if name == CONFIG {
+            let table: Table = text.parse().map_err(|e: toml::de::Error| Refusal {
+                why: format!("{name} is no TOML: {}", e.message()),
+                fix: "report it: this agent wrote it".to_owned(),
+            })?;
+            ours = leaves(&table);
+            continue;
+        }
+        let table = drop_in(name, text, schema).map_err(of_a_drop_in)?;
+        for (key, value) in leaves(&table) {
+            theirs.insert(key, (name.clone(), value));
+        }
+    }
+    Ok((ours, theirs))
+}
+
+/// A drop-in, as far as it can be judged without the program.
+fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
+    let table: Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| format!("drop-in {name} is no TOML: {}", e.message()))?;
+    match table.get("version").and_then(Value::as_integer) {
+        Some(version) if version > schema => {
+            return Err(format!(
+                "drop-in {name} is of version {version}, this containerd reads {schema} and older"
+            ));
+        }
+        Some(version) if version >= OLDEST => {}
+        Some(version) => {
+            return Err(format!(
+                "drop-in {name} is of version {version}; version {OLDEST} to {schema} is taken over \
+                 (`containerd config migrate` writes an old file anew)"
+            ));
+        }
+        None => {
+            return Err(format!(
+                "drop-in {name} says no version; this one reads {schema}"
+            ));
+        }
+    }
+    if table.contains_key("imports") {
+        return Err(format!(
+            "drop-in {name} imports others, which nobody would look at"
+        ));
+    }
+    let moved = MOVED_IN_4
+        .iter()
+        .find(|section| table.contains_key(**section));
+    if let Some(section) = moved.filter(|_| schema >= 4) {
+        return Err(format!(
+            "drop-in {name} has a section [{section}], which this containerd ignores"
+        ));
+    }
+    let runtimes = RUNTIMES
+        .iter()
+        .try_fold(&table, |at, name| at.get(*name)?.as_table());
+    for (runtime, says) in runtimes.into_iter().flatten() {
+        let kind = says.get("runtime_type").and_then(Value::as_str);
+        if kind.unwrap_or_default().is_empty() {
+            return Err(format!(
+                "drop-in {name}: runtime {runtime} says no runtime_type"
+            ));
+        }
+    }
+    Ok(table)
+}
+
+/// The dump, if it made one.
+fn dumped(said: &Answer) -> Result<Table, Refusal> {
+    let refused = |why: String| Refusal {
+        why,
+        fix:
+            "use a stack whose containerd this agent knows, or a newer agent; until then the stack \
+              of before runs on"
+                .to_owned(),
+    };
+    match said.ended {
+        Ended::Code(0) => {}
+        Ended::Code(_) | Ended::Signal(_) => {
+            // Warnings come first, the reason last.
+            let last = said.stderr.lines().rev().find(|l| !l.trim().is_empty());
+            return Err(refused(
+                last.unwrap_or("it ended without a word").to_owned(),
+            ));
+        }
+        Ended::Late => return Err(refused("it did not say in time what it reads".to_owned())),
+    }
+    said.stdout.parse().map_err(|e: toml::de::Error| {
+        refused(format!("it printed what cannot be read: {}", e.message()))
+    })
+}
+
+/// How a key is lost, if it is.
+fn loss(
+    key: &Path,
+    meant: &Value,
+    has: &BTreeMap<Path, Value>,
+    drop_ins: Option<&BTreeMap<Path, (String, Value)>>,
+) -> Option<String> {
+    let shown = shown(key);
+    match has.get(key) {
+        Some(value) if same(meant, value, drop_ins.is_none()) => None,
+        Some(value) => {
+            let by = drop_ins.and_then(|d| d.get(key));
+            let by = by.map_or(String::new(), |(file, _)| format!(" ({file} says so)"));
+            Some(format!("{shown} is {value} for it, not {meant}{by}"))
+        }
+        None => {
+            let moved = has.iter().find(|(other, value)| {
+                other.last() == key.last() && *value == meant && !matches!(value, Value::Boolean(_))
+            });
+            Some(match moved {
+                Some((other, _)) => {
+                    format!("{shown} is not read there, but at {}", self::shown(other))
+                }
+                None => format!("{shown} is dropped"),
+            })
+        }
+    }
+}
+
+/// Lists of several drop-ins are put together.
+fn same(meant: &Value, value: &Value, joined: bool) -> bool {
+    match (meant, value) {
+        (Value::Array(meant), Value::Array(all)) if joined => meant.iter().all(|v| all.contains(v)),
+        _ => meant == value,
+    }
+}
+
+fn named(lost: &[String]) -> String {
+    let mut text = lost
+        .iter()
+        .take(NAMED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
+    if lost.len() > NAMED_MAX {
+        // Writing to a text cannot fail.
+        write!(text, "; and {} more", lost.len() - NAMED_MAX).ok();
+    }
+    text
+}
+
+/// Every setting of a file, by its full path. An empty table says that it is there.
+fn leaves(table: &Table) -> BTreeMap<Path, Value> {
+    let mut found = BTreeMap::new();
+    walk(table, &mut Vec::new(), &mut found);
+    found
+}
+
+fn walk(table: &Table, at: &mut Path, found: &mut BTreeMap<Path, Value>) {
+    for (key, value) in table {
+        if at.is_empty() && OF_THE_FILE.contains(&key.as_str()) {
+            continue;
+        }
+        at.push(key.clone());
+        match value {
+            Value::Table(inner) => walk(inner, at, found),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_)
+            | Value::Array(_) => {
+                found.insert(at.clone(), value.clone());
+            }
+        }
+        at.pop();
+    }
+}
+
+/// A key as people write it.
+fn shown(key: &[String]) -> String {
+    let bare = |part: &str| {
+        part.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    let parts = key.iter().map(|part| {
+        if bare(part) {
+            part.clone()
+        } else {
+            format!("\"{part}\"")
+        }
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests;
