@@ -83,7 +83,7 @@ mod tunnel;
 mod view;
 mod ways;
 
-pub use budget::{Budget, TUNNELS_PER_S};
+pub use budget::{Budget, Full, TUNNELS_PER_S};
 pub use command::main;
 pub use handshakes::Handshakes;
 pub use serve::{ServeConfig, Server};

@@ -46,6 +46,8 @@ def need_components():
         if run(["cargo", name, "--version"], check=False).returncode != 0:
             component = "rustfmt" if name == "fmt" else name
             run(["rustup", "component", "add", component], timeout=600)
+    # A test looks at the system calls of a program.
+    need_packages({"strace": "strace"})
 
 
 def prepare_machines():

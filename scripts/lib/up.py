@@ -172,7 +172,7 @@ def attach(demo, machines, stack_version):
     if not cluster:
         made = plane.post("/qbert/v4/{project}/clusters", {
             "name": CLUSTER, "containersCidr": PODS_CIDR, "servicesCidr": SERVICES_CIDR, "networkPlugin": "bridge",
-            "stack": stack_version})
+            "stack": stack_version, "runtime": {"dropIns": "/etc/containerd/conf.d"}})
         cluster = {"uuid": made["uuid"], "name": CLUSTER}
     ids = {machine.name: host_id(machine) for machine in machines}
     missing = [name for name, value in ids.items() if not value]

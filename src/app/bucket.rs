@@ -30,6 +30,11 @@ impl Bucket {
         }
     }
 
+    /// Whether it is as if nothing had ever been taken.
+    pub fn is_full(&self, now: Duration) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes one token. Without one: how long until there is.
     pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
         let full_at = self.full_at.max(now) + self.every;

@@ -2,16 +2,29 @@
 //!
 //! A backup is hard links below `/etc/pf9/.before`: the same inodes, so owner and mode come back
 //! too, and nothing is copied. Writing an identity replaces names, never contents. The directory
-//! survives a crash: the next prep-node finds it and goes back first.
+//! survives a crash, and its name says how far the run had come:
+//!
+//! ```text
+//! .before-making   being made, or being taken away: never gone back to
+//! .before          the new identity is being written: the next run goes back first
+//! .before-written  the new identity is whole and the plane has it: only the run that wrote it goes
+//!                  back; for every later one it is the identity, however that run ended
+//! ```
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::fs::{FsError, HostFs};
+use crate::identity::order_key::{self, Had};
 use crate::model::paths;
 
 const BEFORE: &str = "/etc/pf9/.before";
+const WRITTEN: &str = "/etc/pf9/.before-written";
+const MAKING: &str = "/etc/pf9/.before-making";
+/// A file that is put back is given this name first; one that a crash leaves goes with the next way
+/// back, which knows every name that was there.
+const RESTORING: &str = ".before-restoring";
 /// Everything that enrolment writes is one of these or below one of these.
 const IDENTITY: [&str; 9] = [
     paths::ROOT_DIR,
@@ -38,57 +51,127 @@ const MADE: [&str; 5] = [
 pub(super) struct Before;
 
 impl Before {
-    /// Remembers what is there, just before another identity is written; but for `new`, which this
-    /// run has made already.
-    pub(super) fn remember(host: &HostFs, new: Option<&str>) -> Result<(), FsError> {
-        Self::recover(host)?;
+    /// Remembers what is there, just before another identity is written; of the key that root orders
+    /// with the one from before this run, which may have made another (`had`).
+    pub(super) fn remember(host: &HostFs, had: Had) -> Result<(), FsError> {
+        Self::recover_identity(host)?;
         // Complete under another name first: a half-made backup must never be gone back to.
-        let making = host.at("/etc/pf9/.before-making");
+        let making = host.at(MAKING);
         remove_dir(&making)?;
-        for file in files(host)?.iter().filter(|f| Some(f.as_str()) != new) {
-            let to = making.join(file.trim_start_matches('/'));
+        for file in files(host)? {
+            let as_what = match (file.as_str(), had) {
+                (paths::ORDER_KEY, Had::Made | Had::Replaced) => continue,
+                (paths::ORDER_KEY_REPLACED, Had::Replaced) => paths::ORDER_KEY,
+                (other, Had::Kept | Had::Made | Had::Replaced) => other,
+            };
+            let to = making.join(as_what.trim_start_matches('/'));
             let dir = to.parent().unwrap_or(&making);
             fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
-            fs::hard_link(host.at(file), &to).map_err(|e| fail("link", &to, e))?;
+            fs::hard_link(host.at(&file), &to).map_err(|e| fail("link", &to, e))?;
         }
         fs::create_dir_all(&making).map_err(|e| fail("make directory", &making, e))?;
-        let to = host.at(BEFORE);
-        fs::rename(&making, &to).map_err(|e| fail("rename", &to, e))
+        rename(host, MAKING, BEFORE)
+    }
+
+    /// The new identity is written, whole: from now on a crash does not take it away. The plane has
+    /// pinned it, and comms may have renewed it since.
+    pub(super) fn written(host: &HostFs) -> Result<(), FsError> {
+        rename(host, BEFORE, WRITTEN)
     }
 
     /// The new identity stays.
     pub(super) fn forget(host: &HostFs) -> Result<(), FsError> {
-        remove_dir(&host.at(BEFORE))
+        order_key::settle(host)?;
+        for kept in [BEFORE, WRITTEN] {
+            take_away(host, kept)?;
+        }
+        remove_dir(&host.at(MAKING))
     }
 
-    /// The remembered identity is back, whoever remembered it; what was not there is not there.
-    /// Nothing is done where nothing is remembered.
+    /// What a run that was cut off left: an identity that was not written to its end is undone, one
+    /// that was stays. So does an order key that was replaced for nothing.
     pub(super) fn recover(host: &HostFs) -> Result<(), FsError> {
-        let backup = host.at(BEFORE);
-        if !backup.exists() {
-            return Ok(());
+        Self::recover_identity(host)?;
+        order_key::put_back(host)
+    }
+
+    fn recover_identity(host: &HostFs) -> Result<(), FsError> {
+        if host.at(WRITTEN).exists() {
+            return Self::forget(host);
         }
-        for file in files(host)? {
-            let at = host.at(&file);
-            let old = backup.join(file.trim_start_matches('/'));
-            if !old.exists() {
-                fs::remove_file(&at).map_err(|e| fail("remove", &at, e))?;
-            }
+        go_back(host)
+    }
+
+    /// The remembered identity is back; what was not there is not there. Nothing is done where
+    /// nothing is remembered.
+    pub(super) fn back(host: &HostFs) -> Result<(), FsError> {
+        if host.at(WRITTEN).exists() {
+            rename(host, WRITTEN, BEFORE)?;
         }
-        for old in walk(&backup)? {
-            let name = old.strip_prefix(&backup).unwrap_or(&old);
-            let at = host.at(Path::new("/").join(name));
-            if let Some(dir) = at.parent() {
-                fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
-            }
-            // Renaming one hard link over another of the same file does nothing: that is fine too.
-            fs::rename(&old, &at).map_err(|e| fail("restore", &at, e))?;
+        go_back(host)
+    }
+}
+
+fn go_back(host: &HostFs) -> Result<(), FsError> {
+    let backup = host.at(BEFORE);
+    if !backup.exists() {
+        return remove_dir(&host.at(MAKING));
+    }
+    for file in files(host)? {
+        let at = host.at(&file);
+        let old = backup.join(file.trim_start_matches('/'));
+        if !old.exists() {
+            fs::remove_file(&at).map_err(|e| fail("remove", &at, e))?;
         }
-        // Directories that enrolment made; one with something in it was there before.
-        for dir in MADE {
-            drop(fs::remove_dir(host.at(dir)));
+    }
+    for old in walk(&backup)? {
+        let name = old.strip_prefix(&backup).unwrap_or(&old);
+        let at = host.at(Path::new("/").join(name));
+        if let Some(dir) = at.parent() {
+            fs::create_dir_all(dir).map_err(|e| fail("make directory", dir, e))?;
         }
-        remove_dir(&backup)
+        restore(&old, &at)?;
+    }
+    // Directories that enrolment made; one with something in it was there before.
+    for dir in MADE {
+        drop(fs::remove_dir(host.at(dir)));
+    }
+    take_away(host, BEFORE)?;
+    remove_dir(&host.at(MAKING))
+}
+
+/// Puts a remembered file back. It stays remembered until all are back: one that was moved would
+/// look, after a crash, like one that was not there before.
+fn restore(old: &Path, at: &Path) -> Result<(), FsError> {
+    let mut name = at.file_name().unwrap_or_default().to_owned();
+    name.push(RESTORING);
+    let new = at.with_file_name(name);
+    remove_file(&new)?;
+    fs::hard_link(old, &new).map_err(|e| fail("link", &new, e))?;
+    fs::rename(&new, at).map_err(|e| fail("restore", at, e))?;
+    // Renaming one hard link over another of the same file does nothing.
+    remove_file(&new)
+}
+
+/// A backup goes as a whole: half of one would be gone back to as if it were all.
+fn take_away(host: &HostFs, backup: &str) -> Result<(), FsError> {
+    if !host.at(backup).exists() {
+        return Ok(());
+    }
+    remove_dir(&host.at(MAKING))?;
+    rename(host, backup, MAKING)?;
+    remove_dir(&host.at(MAKING))
+}
+
+fn rename(host: &HostFs, from: &str, to: &str) -> Result<(), FsError> {
+    let to = host.at(to);
+    fs::rename(host.at(from), &to).map_err(|e| fail("rename", &to, e))
+}
+
+fn remove_file(path: &Path) -> Result<(), FsError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail("remove", path, e)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -158,13 +241,13 @@ mod tests {
         write(&host, paths::HOST_KEY, "old key", 0o400);
         write(&host, "/etc/pf9/trust/a.json", "a", 0o644);
         write(&host, paths::CONFIG, "mine", 0o644);
-        Before::remember(&host, None).expect("remember");
+        Before::remember(&host, Had::Kept).expect("remember");
         write(&host, paths::HOST_ID, "new id", 0o644);
         write(&host, paths::HOST_KEY, "new key", 0o440);
         write(&host, paths::PLANE_CA, "new ca", 0o644);
         host.remove_file("/etc/pf9/trust/a.json").expect("remove");
         write(&host, "/etc/pf9/trust/b.json", "b", 0o644);
-        Before::recover(&host).expect("back");
+        Before::back(&host).expect("back");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
         assert_eq!(read(&host, paths::HOST_KEY).as_deref(), Some("old key"));
         let found = host.found(paths::HOST_KEY).expect("found");
@@ -184,15 +267,54 @@ mod tests {
         let host = HostFs::new(dir.path());
         write(&host, paths::HOST_ID, "old id", 0o644);
         // Cut off: neither forgotten nor gone back to.
-        Before::remember(&host, None).expect("remember");
+        Before::remember(&host, Had::Kept).expect("remember");
         write(&host, paths::HOST_ID, "half new", 0o644);
         Before::recover(&host).expect("again");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
-        Before::remember(&host, None).expect("remember");
+        Before::remember(&host, Had::Kept).expect("remember");
         write(&host, paths::HOST_ID, "new", 0o644);
         Before::forget(&host).expect("forget");
         Before::recover(&host).expect("nothing is remembered");
         assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("new"));
+        assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
+    }
+
+    #[test]
+    fn an_identity_that_was_written_to_its_end_is_not_taken_back_by_a_later_run() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        write(&host, paths::HOST_KEY, "old key", 0o400);
+        Before::remember(&host, Had::Kept).expect("remember");
+        write(&host, paths::HOST_KEY, "new key", 0o400);
+        Before::written(&host).expect("written");
+        // Killed; comms has renewed the pair since.
+        write(&host, paths::HOST_KEY, "renewed key", 0o400);
+        Before::recover(&host).expect("the next run");
+        assert_eq!(read(&host, paths::HOST_KEY).as_deref(), Some("renewed key"));
+        assert_eq!(host.list("/etc/pf9").expect("list"), ["certs"]);
+    }
+
+    #[test]
+    fn a_way_back_that_was_cut_off_goes_on_and_loses_nothing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        write(&host, paths::HOST_ID, "old id", 0o644);
+        write(&host, paths::HOST_KEY, "old key", 0o400);
+        Before::remember(&host, Had::Kept).expect("remember");
+        write(&host, paths::HOST_ID, "new id", 0o644);
+        write(&host, paths::HOST_KEY, "new key", 0o400);
+        // As far as the first file, and with what a crash leaves of the next.
+        let old = |path: &str| host.at(BEFORE).join(path.trim_start_matches('/'));
+        restore(&old(paths::HOST_ID), &host.at(paths::HOST_ID)).expect("restored");
+        let half = format!("{}{RESTORING}", paths::HOST_KEY);
+        fs::hard_link(old(paths::HOST_KEY), host.at(half)).expect("link");
+        Before::recover(&host).expect("again");
+        assert_eq!(read(&host, paths::HOST_ID).as_deref(), Some("old id"));
+        assert_eq!(read(&host, paths::HOST_KEY).as_deref(), Some("old key"));
+        assert_eq!(
+            host.list("/etc/pf9/certs/hostagent").expect("list"),
+            ["key.pem"]
+        );
         assert_eq!(host.found(BEFORE).expect("found"), Found::Nothing);
     }
 }

@@ -11,6 +11,7 @@
 use serde::Serialize;
 
 use super::args::{IdentityResetArgs, IdentityShowArgs};
+use super::before::Before;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
 use super::leftovers;
 use super::output::{Ink, Screen, Show};
@@ -225,6 +226,8 @@ fn forget(ctx: &Context) -> Result<Vec<String>, Fault> {
             Ok(_) | Err(_) => remove(path.to_owned()).map_err(|e| fault(&e))?,
         }
     }
+    // What a prep-node that was cut off kept is the other machine's as well, and would come back.
+    Before::forget(host).map_err(|e| fault(&e))?;
     identity::remove(host).map_err(|e| fault(&e))?;
     removed.push("/etc/pf9: key, certificate, host id, trust".to_owned());
     Ok(removed)

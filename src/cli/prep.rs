@@ -110,7 +110,7 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
 enum Stage {
     /// Nothing was changed.
     Nothing,
-    /// Root has a key to order with, where there was none.
+    /// Root has a key to order with, where there was none that could be used.
     KeyMade,
     /// Units were started, with the identity of before.
     Started,
@@ -139,13 +139,12 @@ async fn prepare(
             (host_id, false)
         }
         None => {
-            let identity = enrol(ctx, args, token, way, stage).await?;
-            // What was made for the enrolment is no part of what was before.
-            let new = (stage.get() == Stage::KeyMade).then_some(paths::ORDER_KEY);
-            Before::remember(&ctx.host, new).map_err(|e| fs_fault(&e))?;
+            let (identity, had) = enrol(ctx, args, token, way, stage).await?;
+            Before::remember(&ctx.host, had).map_err(|e| fs_fault(&e))?;
             stage.set(Stage::Enrolled);
             identity::save(&ctx.host, &identity, &ctx.owners)
                 .map_err(|e| e.fault("cannot store the identity of this host"))?;
+            Before::written(&ctx.host).map_err(|e| fs_fault(&e))?;
             let text = format!("enrolled as host {}", identity.host_id);
             ctx.out.step(Ink::Good, &text);
             (identity.host_id, true)
@@ -270,8 +269,25 @@ fn already(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<Option<HostId>, 
             "it is host {} of that plane, not {id}",
             tunnel.host_id
         )),
-        Some(_) | None => Ok(Some(tunnel.host_id)),
+        Some(_) | None => {
+            let missing = missing(ctx, tunnel.host_id);
+            if let Some(what) = &missing {
+                let text = format!("already host {} of this plane, but {what}", tunnel.host_id);
+                ctx.out.step(Ink::Warn, &format!("{text}: it enrols again"));
+            }
+            Ok(missing.is_none().then_some(tunnel.host_id))
+        }
     }
+}
+
+/// What of the identity, beside what the tunnel needs, an enrolment has to bring anew.
+fn missing(ctx: &Context, host: HostId) -> Option<String> {
+    match identity::trust(&ctx.host) {
+        Ok(trust) if trust.is_empty() => return Some("it trusts no signing key".to_owned()),
+        Ok(_) => {}
+        Err(e) => return Some(chain(&e)),
+    }
+    order_key::load(&ctx.host, host).err().map(|e| chain(&e))
 }
 
 /// `host:port` of a URL, with the port written out.
@@ -295,13 +311,15 @@ async fn enrol(
     token: &EnrolToken,
     way: &Way,
     stage: &Cell<Stage>,
-) -> Result<Identity, Fault> {
-    // The id a host had stays: the plane knows it by that.
+) -> Result<(Identity, Had), Fault> {
+    // The id a host had stays: the plane knows it by that. Where its own file is lost, the key that
+    // it orders with names it: another id would leave role and workloads to nobody.
     let had = identity::host_id(&ctx.host).ok().flatten();
+    let had = had.or_else(|| order_key::host_id(&ctx.host));
     let host_id = args.host_id.or(had).unwrap_or_else(HostId::random);
     ctx.out.waiting(&format!("enrolling with {}", args.plane));
     let (root, had_key) = order_key::ensure(&ctx.host, host_id)?;
-    if had_key == Had::Made {
+    if had_key != Had::Kept {
         stage.set(Stage::KeyMade);
     }
     if had_key == Had::Replaced {
@@ -322,7 +340,8 @@ async fn enrol(
         tls: &way.tls,
         deadline: ENROL,
     };
-    identity::enrol(&order).await.map_err(|e| e.fault())
+    let identity = identity::enrol(&order).await.map_err(|e| e.fault())?;
+    Ok((identity, had_key))
 }
 
 /// Which of our units ran and which were enabled, to go back to.
@@ -440,7 +459,8 @@ async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
         Stage::Nothing => false,
         Stage::KeyMade => {
             let gone = ctx.host.remove_file(paths::ORDER_KEY);
-            if let Err(e) = gone.and_then(|()| ctx.host.remove_empty_dir(paths::ROOT_DIR)) {
+            let back = gone.and_then(|()| order_key::put_back(&ctx.host));
+            if let Err(e) = back.and_then(|()| ctx.host.remove_empty_dir(paths::ROOT_DIR)) {
                 keep(&e);
             }
             false
@@ -462,7 +482,7 @@ async fn undo(ctx: &Context, ran: &Ran, stage: Stage) {
         }
     }
     if fresh {
-        if let Err(e) = Before::recover(&ctx.host) {
+        if let Err(e) = Before::back(&ctx.host) {
             keep(&e);
         }
         for unit in &ran.active {

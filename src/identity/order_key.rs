@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::store::IdentityError;
-use crate::host::fs::{Attrs, Found, HostFs};
+use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{DocumentKind, Fault, FaultCode, HostId, Secret, SigningKey, TrustedKey, paths};
 
 /// The file is under 300 bytes.
@@ -75,7 +75,33 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
     Ok(OrderKey(key))
 }
 
-/// The key of this host; made where there is none that can be used.
+/// The host id that the key on this machine is of, whatever else can be read.
+pub fn host_id(fs: &HostFs) -> Option<HostId> {
+    let bytes = fs.read(paths::ORDER_KEY, FILE_MAX).ok().flatten()?;
+    let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+    Some(stored.host_id)
+}
+
+/// Puts the key back that [`ensure`] replaced, if it did: the plane took no other.
+pub fn put_back(fs: &HostFs) -> Result<(), FsError> {
+    let (from, to) = (fs.at(paths::ORDER_KEY_REPLACED), fs.at(paths::ORDER_KEY));
+    match std::fs::rename(from, &to) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(FsError {
+            action: "put back",
+            path: to,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The key that [`ensure`] made stays.
+pub fn settle(fs: &HostFs) -> Result<(), FsError> {
+    fs.remove_file(paths::ORDER_KEY_REPLACED)
+}
+
+/// The key of this host; made where there is none that can be used. One that is replaced is kept
+/// beside it until [`settle`]: the plane knows that one, and may not take another.
 pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
     let what = "cannot make the key that this host orders with";
     let had = match load(fs, host) {
@@ -94,10 +120,26 @@ pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
         .map_err(|e| Fault::new(FaultCode::IdentityKey, what, e.to_string()))?;
     let write = || {
         fs.make_dir(paths::ROOT_DIR, &Attrs::mode(0o700))?;
+        if had == Had::Replaced {
+            keep(fs)?;
+        }
         fs.write(paths::ORDER_KEY, &bytes, &Attrs::mode(0o600))
     };
     write().map_err(|e| IdentityError::from(e).fault(what))?;
     Ok((OrderKey(key), had))
+}
+
+/// The key that is there, under its second name. One that is kept already is the one the plane knows.
+fn keep(fs: &HostFs) -> Result<(), FsError> {
+    let (from, to) = (fs.at(paths::ORDER_KEY), fs.at(paths::ORDER_KEY_REPLACED));
+    match std::fs::hard_link(from, &to) {
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => Err(FsError {
+            action: "keep the old",
+            path: to,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 // === impl OrderKey ===

@@ -257,8 +257,10 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::TRUST_VERSION,
         paths::TICKETS,
         paths::HOLD,
-        paths::HOST_ID,
+        // It names the host id, too, and is asked where that is not there.
         paths::ORDER_KEY,
+        paths::ORDER_KEY_REPLACED,
+        paths::HOST_ID,
     ] {
         fs.remove_file(file)?;
     }

@@ -274,7 +274,7 @@ impl Untrusted {
             Self::UnknownKey(_) | Self::BadSignature => {
                 "the last good document stays in force; if the plane's key was replaced while this \
                  host was away, it hears of the new one by itself; if it was retired meanwhile \
-                 (pf9-plane keys list), run pf9ctl prep-node again"
+                 (pf9-plane keys list), run pf9ctl prep-node --force with a new token"
             }
         };
         Fault::new(code, format!("{what} refused"), self.to_string()).fix(fix)

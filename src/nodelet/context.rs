@@ -13,7 +13,7 @@ use crate::stack::{self, Depth, Manifest, StackError};
 use crate::telemetry::chain;
 
 use super::certs;
-use super::phase::{self, Context, Facts};
+use super::phase::{self, Context, DropIns, Facts};
 use super::status::Learnt;
 
 /// Largest add-on manifest.
@@ -114,6 +114,12 @@ pub fn learnt(fs: &HostFs, ctx: &Context, seen: &StackSeen) -> Learnt {
         certificates: leaves.chain(authorities).collect(),
         service_account_key: ctx.service_account_key.clone(),
     }
+}
+
+/// The drop-ins that the runtime has, in place of those that lie where they come from.
+pub fn kept_drop_ins(fs: &HostFs) -> Result<DropIns, Fault> {
+    drop_ins::kept(fs)
+        .map_err(|e| Fault::new(FaultCode::Facts, "cannot look at this machine", chain(&e)))
 }
 
 fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> StackSeen {

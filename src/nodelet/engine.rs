@@ -15,9 +15,12 @@
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
 mod dry_run;
+mod own;
+mod refused;
 mod removing;
 
 pub use dry_run::dry_run;
+use own::add_own;
 
 use std::time::Duration;
 
@@ -38,7 +41,6 @@ use super::phase::{self, Context, PhaseSteps, layout};
 use super::plan::Plan;
 use super::run::{End, Runner, Stop};
 use super::status::{Board, LOOK_MAX};
-use super::step::Step;
 use super::watch::Watch;
 use crate::app::Bucket;
 use crate::host::Host;
@@ -285,6 +287,7 @@ impl Engine {
             host_id,
             trust,
             hold,
+            keeps_drop_ins: false,
         };
         self.converge(&node).await
     }
@@ -336,6 +339,9 @@ impl Engine {
                 End::Interrupted if self.interrupted() => return Next::now(),
                 End::Interrupted => {}
                 End::Failed { key, fault } => {
+                    if let Some(before) = self.before(node, &look, &key, &fault) {
+                        return Box::pin(self.converge(&before)).await;
+                    }
                     self.happened(failed(&key, fault));
                     return Next::retry(&self.lifecycle);
                 }
@@ -363,7 +369,7 @@ impl Engine {
             refused.as_ref(),
             now,
         );
-        let (ctx, stack) = match gathered {
+        let (ctx, stack) = match gathered.and_then(|g| self.kept(node, g)) {
             Ok(gathered) => gathered,
             Err(fault) => {
                 self.board.not_checked(now, &fault, began.elapsed());
@@ -413,6 +419,10 @@ impl Engine {
             return Ok(());
         }
         let first = ledger.is_empty() && !in_doubt;
+        if !first && !in_doubt && look.plan.is_untried() {
+            // What is installed is still what was before, and is kept should this be refused.
+            return Ok(());
+        }
         if first && look.plan.todo.is_empty() {
             return Ok(());
         }
@@ -479,6 +489,7 @@ impl Engine {
             staged = look.stack.at_hand,
             "a run begins"
         );
+        let plan = look.plan.until_tried();
         let news = CancellationToken::new();
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
@@ -506,7 +517,7 @@ impl Engine {
         };
         tokio::select! {
             // The run is never dropped: `told` only tells it, and never ends.
-            end = runner.run(&look.plan, &stop) => end,
+            end = runner.run(&plan, &stop) => end,
             () = told => End::Interrupted,
         }
     }
@@ -539,6 +550,8 @@ struct Node {
     trust: TrustStore,
     /// Why it is only kept.
     hold: Option<Fault>,
+    /// With the drop-ins that the runtime has now, whatever lies where they come from.
+    keeps_drop_ins: bool,
 }
 
 impl Next {
@@ -576,27 +589,6 @@ fn failed(key: &str, fault: Fault) -> Happened {
         fault,
         at: Timestamp::now(),
         jitter: fastrand::f64(),
-    }
-}
-
-/// Makes nodelet itself start at boot while the host has a role, so that a node comes back and is
-/// repaired although nobody knocks at its socket.
-fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
-    use crate::host::ours::{paths::NODELET_AT_BOOT, units::NODELET};
-    let dirs = ["/usr/lib/systemd/system", "/lib/systemd/system"];
-    let there = |dir: &&&str| host.fs.at(format!("{dir}/{NODELET}")).is_file();
-    let Some(dir) = dirs.iter().find(there) else {
-        return;
-    };
-    let step = Step::Link {
-        path: NODELET_AT_BOOT.to_owned(),
-        target: format!("{dir}/{NODELET}"),
-    };
-    if let Some(first) = phases.first_mut() {
-        match &mut first.steps {
-            Ok(steps) => steps.insert(0, step),
-            Err(wait) => wait.meanwhile.insert(0, step),
-        }
     }
 }
 

@@ -8,6 +8,8 @@
 //! newest: no role  │ Nothing           │ Remove if newer than i, or Hold  │ Hold
 //! newest: this node│ Node              │ Node unless older than i: Hold   │ Node if the machine
 //! newest: another  │ Node              │ Remove if newer than i, or Hold  │   shows it is the same
+//! newest: of       │ Node              │ Node if it is the same, or Hold  │
+//!   another host id│                   │                                  │
 //! root says none   │ Nothing           │ Remove                           │ Hold
 //! removal has      │                   │                                  │
 //!   destroyed      │ (cannot be)       │ Remove                           │ (cannot be)
@@ -16,7 +18,8 @@
 //! A role goes only on a readable, signed order that is newer than what installed it, or on root's
 //! own order. In every other case the node keeps what it has: **Hold**. A hold repairs from the copy
 //! of the spec in the ledger: that was verified before it was written, and only root can write
-//! there. It begins nothing, takes nothing away, and says why.
+//! there. It begins nothing, takes nothing away, and says why. A machine that lost its host id and
+//! enrolled as another host holds, too: the counts of two hosts' generations do not compare.
 
 use std::sync::Arc;
 
@@ -195,6 +198,13 @@ fn installed(orders: &Orders, now: &Installed) -> Job {
             return orders.hold(lost(&why.to_string()), Some(keeps));
         }
     };
+    if spec.host_id != now.node.host_id {
+        // Generations of two host ids are two counts: which is the newer, no number tells.
+        return match Work::of(spec) {
+            Some(work) if work.is(now) => Job::Node(work),
+            Some(_) | None => orders.hold(of_another_host(spec, now), Some(Work::kept(now))),
+        };
+    }
     let newer = spec.generation > now.generation;
     match Work::of(spec) {
         Some(work) if work.is(now) && work.generation >= now.generation => Job::Node(work),
@@ -251,6 +261,19 @@ fn not_newer(spec: &Spec, now: &Installed) -> Fault {
     )
 }
 
+fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
+    let why = format!(
+        "role {} of cluster {} was installed when this machine was host {}, and now it is host {}; \
+         an order for the one takes nothing away from the other",
+        now.role, now.node.cluster_name, now.node.host_id, spec.host_id
+    );
+    Fault::new(FaultCode::RoleKept, STAYS, why).fix(format!(
+        "to go on as that host: pf9ctl prep-node --force --host-id {}; to take the role away: pf9ctl \
+         decommission-node",
+        now.node.host_id
+    ))
+}
+
 fn not_known(why: &Fault) -> Fault {
     let why = format!("it is not known what is installed: {why}");
     Fault::new(FaultCode::LedgerLost, STAYS, why).fix(
@@ -305,7 +328,7 @@ impl Work {
         })
     }
 
-    fn kept(now: &Installed) -> Self {
+    pub(super) fn kept(now: &Installed) -> Self {
         Self {
             generation: now.generation,
             role: now.role,

@@ -32,6 +32,9 @@ use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth, StackError};
 
+/// Most stacks that are remembered as whole: what is kept on the disk is three at most.
+const WHOLE_MAX: usize = 4;
+
 /// What the host says about every step of every phase.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -52,6 +55,9 @@ pub struct Memory {
     pub refused_stack: Option<RefusedStack>,
     /// Since when each probe is waited for: a wait goes on across runs that were interrupted.
     pub waiting_since: HashMap<String, Instant>,
+    /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
+    /// before are looked at by turns.
+    pub whole: BTreeMap<String, super::ledger::StackRecord>,
     /// A stack that was verified byte by byte in this sweep; goes to the ledger.
     pub verified_stack: Option<super::ledger::StackRecord>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
@@ -330,8 +336,9 @@ impl<'a> Sweep<'a> {
             stack: want.clone(),
             fingerprint,
         };
-        let known = [&self.ledger.stack, &self.memory.verified_stack];
-        if known.into_iter().any(|k| k.as_ref() == Some(&record)) {
+        let whole = self.memory.whole.get(&want.dir_name());
+        let known = [self.ledger.stack.as_ref(), whole];
+        if known.contains(&Some(&record)) {
             return Seen::Same;
         }
         let (trust, stack) = (self.trust.clone(), want.clone());
@@ -341,6 +348,11 @@ impl<'a> Sweep<'a> {
         });
         match read.await {
             Ok(Ok(())) => {
+                let whole = &mut self.memory.whole;
+                if whole.len() >= WHOLE_MAX {
+                    whole.clear();
+                }
+                whole.insert(want.dir_name(), record.clone());
                 self.memory.verified_stack = Some(record);
                 Seen::Same
             }

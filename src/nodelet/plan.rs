@@ -149,6 +149,21 @@ fn reason(
 }
 
 impl Plan {
+    /// Some program has not yet read the configuration that it is to run with.
+    pub fn is_untried(&self) -> bool {
+        self.todo.iter().any(|p| p.step.traits().tries)
+    }
+
+    /// What can be done before it is known that all of it is taken: up to the last trial, or all.
+    pub fn until_tried(&self) -> Self {
+        let last = self.todo.iter().rposition(|p| p.step.traits().tries);
+        let mut part = self.clone();
+        if let Some(last) = last {
+            part.todo.truncate(last + 1);
+        }
+        part
+    }
+
     /// Nothing to do and nothing to wait for.
     pub fn is_settled(&self) -> bool {
         self.todo.is_empty() && self.waits.is_none()

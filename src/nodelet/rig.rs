@@ -30,7 +30,7 @@ use crate::model::{
 };
 
 /// Units are loaded when their file is there; every call but questions is logged.
-const SYSTEMCTL: &str = r#"#!/bin/sh
+pub(crate) const SYSTEMCTL: &str = r#"#!/bin/sh
 root=$(cd "$(dirname "$0")/../.." && pwd)
 state=$root/run/fake-systemd
 mkdir -p "$state"
@@ -50,8 +50,10 @@ show)
     echo "SubState=x"; echo "Result=success"; echo
   done ;;
 start|restart)
+  cp "$root/var/opt/pf9/nodelet/journal.jsonl" "$state/journal"
   if grep -q broken "$root/etc/systemd/system/$1"; then echo "unit $1 is broken" >&2; exit 1; fi
-  number; echo "$n" > "$state/$1.up" ;;
+  number; echo "$n" > "$state/$1.up"
+  if grep -q hangs-when-up "$root/etc/systemd/system/$1"; then exec sleep 60; fi ;;
 stop|kill) rm -f "$state/$1.up" ;;
 enable) : > "$state/$1.enabled" ;;
 disable) rm -f "$state/$1.enabled" ;;

@@ -1,14 +1,19 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::job::LedgerSeen;
 use super::ledger::{LedgerFile, UnitRecord};
 use super::phase::layout;
 use super::removal;
-use super::rig::{Rig, small_node, take_log};
+use super::rig::{Rig, phase, small_node, take_log};
 use super::run::End;
+use super::step::{Judge, Step, TrialStep};
 use crate::host::fs::{Attrs, HostFs};
+use crate::model::{FaultCode, PhaseId};
 
 #[tokio::test]
 async fn converging_twice_does_nothing_and_writes_nothing() {
@@ -74,6 +79,16 @@ async fn only_what_drifted_is_touched() {
     assert_eq!(rig.listing(), good);
     assert_eq!(rig.calls(), ["restart pf9-b.service"]);
     rig.fs
+        .write("/etc/pf9/kube.d/a.conf", b"edited", &Attrs::mode(0o644))
+        .expect("edit");
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert_eq!(rig.listing(), good);
+    assert_eq!(
+        rig.calls(),
+        ["restart pf9-a.service"],
+        "what comes later stays"
+    );
+    rig.fs
         .remove_file("/run/fake-systemd/pf9-a.service.up")
         .expect("a dies");
     rig.converge(&phases).await;
@@ -84,6 +99,84 @@ async fn only_what_drifted_is_touched() {
         ["restart pf9-b.service"],
         "new configuration of one"
     );
+}
+
+/// The old file and the old process stay in force, also for whoever starts the service next.
+#[tokio::test]
+async fn a_refused_configuration_changes_nothing() {
+    let mut rig = Rig::new();
+    let ran = "/var/log/runs";
+    let script = "echo x >> \"$LOG\"; grep -v refused \"$2\"";
+    rig.fs
+        .write(
+            TRIED,
+            format!("#!/bin/sh\n{script}\n").as_bytes(),
+            &Attrs::mode(0o755),
+        )
+        .expect("write");
+    let log = rig.fs.at(ran).to_string_lossy().into_owned();
+    let node = |a: &str, config: &str| {
+        let mut phases = small_node(a, "1");
+        phases.insert(0, phase(PhaseId::Stack, vec![tried(config, &log)]));
+        phases
+    };
+    let runs = |rig: &Rig| {
+        let text = rig.fs.read_text(ran, 1 << 10).expect("read");
+        text.unwrap_or_default().lines().count()
+    };
+    let good = node("1", "version = 4\n");
+    assert_eq!(rig.converge(&good).await, End::Done);
+    rig.calls();
+    assert!(
+        rig.plan(&good).await.is_settled(),
+        "what was passed is remembered"
+    );
+    rig.crash();
+    assert!(rig.plan(&good).await.is_settled(), "on the disk");
+    assert_eq!(runs(&rig), 1);
+    let before = rig.listing();
+    let bad = node("2", "version = 4\nrefused = 1\n");
+    for _ in 0..2 {
+        let End::Failed { key, fault } = rig.converge(&bad).await else {
+            panic!("it was not refused");
+        };
+        assert_eq!(
+            (&*key, fault.code),
+            ("tried:containerd", FaultCode::ConfigRefused)
+        );
+        assert!(fault.why.contains("refused is dropped"), "{fault}");
+        assert_eq!(rig.calls(), [""; 0], "nothing is started");
+        let mut after = rig.listing();
+        after.retain(|path, _| path != ran);
+        let mut before = before.clone();
+        before.retain(|path, _| path != ran);
+        assert_eq!(after, before);
+        rig.crash();
+    }
+    assert_eq!(
+        rig.converge(&node("2", "version = 4\nx = 1\n")).await,
+        End::Done
+    );
+    assert_eq!(rig.calls(), ["restart pf9-a.service"]);
+}
+
+const TRIED: &str = "/opt/pf9/stacks/x-1/bin/containerd";
+
+fn tried(config: &str, log: &str) -> Step {
+    Step::Tried(TrialStep {
+        program: "containerd".into(),
+        path: TRIED.into(),
+        inside: None,
+        bytes: None,
+        args: vec!["--config".into(), "{root}/config.toml".into()],
+        env: [("LOG".to_owned(), log.to_owned())].into(),
+        files: [("config.toml".to_owned(), config.to_owned())].into(),
+        within: Duration::from_secs(20),
+        judge: Judge::Containerd {
+            schema: 4,
+            unread: Vec::new(),
+        },
+    })
 }
 
 #[tokio::test]
@@ -116,18 +209,115 @@ async fn a_repair_that_was_cut_off_still_restarts_the_service() {
     rig.fs
         .write("/etc/pf9/kube.d/a.conf", b"edited", &Attrs::mode(0o644))
         .expect("edit");
-    let mut part = rig.plan(&phases).await;
-    part.todo.truncate(1);
-    // The service's restart was planned, the power goes after its file was repaired.
-    let mut whole = rig.plan(&phases).await;
-    assert_eq!(whole.todo.len(), 2);
-    whole.todo.swap(0, 1);
-    rig.life.ledger.ledger.must_restart("pf9-a.service");
-    rig.life.ledger.save().expect("save");
-    rig.run(&part).await;
+    // The service's restart is planned, and the run ends after its file was repaired.
+    let mut cut = rig.plan(&phases).await;
+    assert_eq!(cut.todo.len(), 2);
+    let mut fails = cut.todo[0].clone();
+    fails.step = Step::Absent {
+        path: "/home/theirs".into(),
+    };
+    rig.fs
+        .write("/home/theirs", b"x", &Attrs::mode(0o600))
+        .expect("theirs");
+    cut.todo.insert(1, fails);
+    assert!(matches!(rig.run(&cut).await, End::Failed { .. }));
+    assert!(rig.calls().is_empty());
     rig.crash();
     rig.converge(&phases).await;
     assert_eq!(rig.calls(), ["restart pf9-a.service"]);
+}
+
+/// The process ends while systemd starts a service: what runs is known to be what was wanted.
+#[tokio::test]
+async fn a_start_that_was_cut_off_is_not_done_again() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "hangs-when-up");
+    let up = rig.fs.at("/run/fake-systemd/pf9-b.service.up");
+    let plan = rig.plan(&phases).await;
+    tokio::select! {
+        end = rig.run(&plan) => panic!("it hangs: {end:?}"),
+        () = appears(&up) => {}
+    }
+    assert_eq!(rig.calls(), ["start pf9-a.service", "start pf9-b.service"]);
+    rig.crash();
+    assert!(rig.plan(&phases).await.is_settled());
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert!(rig.calls().is_empty());
+}
+
+async fn appears(path: &std::path::Path) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A step that does not end is cut off at its deadline, and that is said.
+#[tokio::test]
+async fn a_step_that_hangs_is_cut_off() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "hangs-when-up");
+    let up = rig.fs.at("/run/fake-systemd/pf9-b.service.up");
+    let plan = rig.plan(&phases).await;
+    let cut = async {
+        appears(&up).await;
+        // From here on time passes as fast as nothing else happens.
+        tokio::time::pause();
+        std::future::pending::<()>().await;
+    };
+    let began = Instant::now();
+    let end = tokio::select! {
+        end = rig.run(&plan) => end,
+        () = cut => unreachable!("it never ends"),
+    };
+    let End::Failed { key, fault } = end else {
+        panic!("it hangs: {end:?}");
+    };
+    assert_eq!(key, "unit:pf9-b.service");
+    assert!(fault.why.contains(" within "), "{fault}");
+    assert!(began.elapsed() <= plan.todo.last().expect("it").step.traits().deadline + MARGIN);
+}
+
+/// Time that passes as it does everywhere while nothing hangs.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// What a dry run prints is what is done, in that order and nothing else; before each step its
+/// intent is on the disk, and how it ended after it.
+#[tokio::test]
+async fn a_plan_is_exact_and_the_journal_has_every_step_before_and_after() {
+    let mut rig = Rig::new();
+    let phases = small_node("1", "broken");
+    let untouched = rig.every_file();
+    let plan = rig.plan(&phases).await;
+    assert_eq!(rig.every_file(), untouched, "a plan changes nothing");
+    let keys: Vec<_> = plan.todo.iter().map(|p| p.step.key()).collect();
+    assert_eq!(plan.words().steps.len(), keys.len());
+    assert!(matches!(rig.run(&plan).await, End::Failed { .. }));
+    let mut wanted = Vec::new();
+    for key in &keys {
+        wanted.push(format!("{key} intent"));
+        wanted.push(format!("{key} done"));
+    }
+    assert_eq!(keys.last().map(String::as_str), Some("unit:pf9-b.service"));
+    wanted.pop();
+    wanted.push("unit:pf9-b.service failed".to_owned());
+    assert_eq!(journal(&rig, JOURNAL), wanted);
+    // As it was when systemd was asked.
+    let then = journal(&rig, "/run/fake-systemd/journal");
+    assert_eq!(then, wanted[..wanted.len() - 1]);
+}
+
+const JOURNAL: &str = "/var/opt/pf9/nodelet/journal.jsonl";
+
+/// Each line: about what, and what happened.
+fn journal(rig: &Rig, path: &str) -> Vec<String> {
+    let text = rig.fs.read_text(path, 1 << 20).expect("journal");
+    let text = text.unwrap_or_default();
+    let line = |l| serde_json::from_str::<serde_json::Value>(l).expect("json");
+    let word = |v: &serde_json::Value| v.as_str().expect("a word").to_owned();
+    let lines = text.lines().map(line);
+    lines
+        .map(|l| format!("{} {}", word(&l["step"]), word(&l["is"])))
+        .collect()
 }
 
 #[tokio::test]
@@ -154,6 +344,10 @@ async fn a_failing_service_stops_the_run_and_says_why() {
     let log = "; its log: \"command failed\" err=\"no swap\"";
     assert!(fault.why.ends_with(log), "{fault}");
     assert!(fault.fix.contains("journalctl -u pf9-b.service"), "{fault}");
+    // On the machine: in the story of the role, the same words.
+    let story = take_log(&rig.fs, &mut rig.every_file());
+    let said = format!("  failed: {fault}");
+    assert!(story.iter().any(|l| l.ends_with(&said)), "{story:?}");
     assert_eq!(rig.converge(&small_node("1", "1")).await, End::Done);
     assert_eq!(
         rig.calls().last().map(String::as_str),

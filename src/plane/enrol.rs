@@ -74,7 +74,16 @@ fn enrol(
     let proven = proven(request)?;
     // A token lets a new machine in. It must not let it in as a machine that is here: that would
     // hand out what this one has, the certificates of a cluster's node included.
-    let entry = hostkey::entry(before.as_ref(), &key.digest(), proven.as_ref(), change.now);
+    let same_order_key = before
+        .as_ref()
+        .is_none_or(|b| b.order_key == request.order_key);
+    let entry = hostkey::entry(
+        before.as_ref(),
+        &key.digest(),
+        proven.as_ref(),
+        same_order_key,
+        change.now,
+    );
     let entry = entry.ok_or_else(|| {
         let why = format!("host {row} has another key, and this enrolment did not prove it");
         Refusal::conflict(FaultCode::HostEnrolled, "enrolment refused", why).fix(format!(

@@ -142,11 +142,13 @@ pub(super) enum Entry {
     Next,
 }
 
-/// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved.
+/// Whether an enrolment may bring `key` for a host id. `proven`: a key whose possession it proved;
+/// `same_order_key`: root of the host orders with the key of before.
 pub(super) fn entry(
     before: Option<&Host>,
     key: &Digest,
     proven: Option<&Digest>,
+    same_order_key: bool,
     now: Timestamp,
 ) -> Option<Entry> {
     let Some(host) = before else {
@@ -154,11 +156,15 @@ pub(super) fn entry(
     };
     let is_its =
         |k: &Digest| host.key == *k || host.renewal.next.as_ref().is_some_and(|n| n.key == *k);
+    let is_allowed = host.renewal.allowed_until.is_some_and(|until| now < until);
+    // A host may have lost one of its two keys only. What the operator allowed is for either.
+    if is_allowed && !same_order_key {
+        return Some(Entry::Pinned);
+    }
     // Who signs a request with the pinned key has proved it.
     if is_its(key) || proven.is_some_and(is_its) {
         return Some(Entry::Next);
     }
-    let is_allowed = host.renewal.allowed_until.is_some_and(|until| now < until);
     let holds_nothing = !host.renewal.proven && !host.authorised && host.cluster.is_none();
     (is_allowed || holds_nothing).then_some(Entry::Pinned)
 }
@@ -334,6 +340,7 @@ mod tests {
             authorised in any::<bool>(),
             attached in any::<bool>(),
             allowed in prop::option::of(0i64..20),
+            same_order_key in any::<bool>(),
         ) {
             let mut row = if next { with_next(host()) } else { host() };
             row.renewal.proven = proven;
@@ -341,15 +348,17 @@ mod tests {
             row.cluster = attached.then(|| ClusterId(uuid::Uuid::from_u128(1)));
             row.renewal.allowed_until = allowed.map(at);
             let proof_key = proof.map(digest);
-            let entry = entry(Some(&row), &digest(key), proof_key.as_ref(), at(10));
+            let (new, proven_key) = (digest(key), proof_key.as_ref());
+            let entry = entry(Some(&row), &new, proven_key, same_order_key, at(10));
             let is_its = |n: u8| n == 1 || (next && n == 2);
             let possessed = is_its(key) || proof.is_some_and(is_its);
             let by_operator = allowed.is_some_and(|until| until > 10);
             let worthless = !proven && !authorised && !attached;
-            prop_assert_eq!(entry == Some(Entry::Next), possessed);
+            let anew = by_operator && !same_order_key;
+            prop_assert_eq!(entry == Some(Entry::Next), possessed && !anew);
             prop_assert_eq!(
                 entry == Some(Entry::Pinned),
-                !possessed && (by_operator || worthless)
+                anew || !possessed && (by_operator || worthless)
             );
         }
     }

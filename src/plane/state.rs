@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::budget::Budget;
+use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
@@ -128,11 +128,11 @@ impl Plane {
         }
     }
 
-    /// Whether one more tunnel may begin; else in how many seconds it may come back.
-    pub(super) fn admit_tunnel(&self) -> Result<(), u64> {
+    /// Whether one more tunnel of this host may begin; else in how many seconds it may come back.
+    pub(super) fn admit_tunnel(&self, host: HostId) -> Result<(), Full> {
         let now = self.began.elapsed();
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.admit(now)
+        budget.admit(host, now)
     }
 
     /// A consistent view of the rows. Reads touch cached pages only: no thread is given away.

@@ -148,9 +148,9 @@ mod tests {
         let token = world.make(0, 60).expect("token");
         let failed: Result<(), String> = world.at(1, |c| {
             consume(c, &token, HostId::random())?;
-            Err(Refusal::bad(FaultCode::Later, "no", "no"))
+            Err(Refusal::bad(FaultCode::BodyBroken, "no", "no"))
         });
-        assert_eq!(failed, Err("400 later".into()));
+        assert_eq!(failed, Err("400 body-broken".into()));
         let taken = world.at(2, |c| consume(c, &token, HostId::random()));
         assert_eq!(taken, Ok(()));
     }

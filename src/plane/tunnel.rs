@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
+use super::budget::Full;
 use super::ca;
 use super::hostapi::{self, Peer};
 use super::hostkey::{self, By, Stranger};
@@ -137,15 +138,16 @@ async fn look_at_machine(
 /// `GET /v1/tunnel`.
 pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) -> Answer<Response> {
     let shown = parts.extensions.remove::<Shown>();
-    // A fleet that comes back is told to spread before anything is looked up for it. Whoever shows
-    // no certificate of ours is refused below and takes nobody's turn.
-    if shown.is_some()
-        && let Err(after) = plane.admit_tunnel()
-    {
-        let why = "many hosts come back at once";
-        return Err(Refusal::busy("tunnel refused", why, after));
-    }
+    // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
     let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
+    // A fleet that comes back is told to spread before more is done for it.
+    plane.admit_tunnel(admitted.peer.host).map_err(|full| {
+        let (why, after) = match full {
+            Full::All(after) => ("many hosts come back at once", after),
+            Full::Share(after) => ("this host begins too many tunnels", after),
+        };
+        Refusal::busy("tunnel refused", why, after)
+    })?;
     let hello = Hello::of(&parts.headers)
         .map_err(|why| Refusal::bad(FaultCode::HandshakeInvalid, "tunnel refused", why))?;
     let key = match check_handshake(&parts) {

@@ -365,3 +365,38 @@ async fn the_tunnel_shows_its_streams_and_measures_itself() {
     drop(stream);
     comms.stop().await;
 }
+
+/// Neither its log nor its tickets can be written, and a program that holds neither open can reach
+/// both ways all the same.
+#[tokio::test]
+async fn a_disk_that_takes_nothing_does_not_stop_the_tunnel() {
+    let world = World::new();
+    let (a, b) = (Peer::start(&world).await, Peer::start(&world).await);
+    world.enrol(&[&a, &b]);
+    let mut tasks = JoinSet::new();
+    let list = echo(&mut tasks, "echo", "").await;
+    let list_at = "/etc/pf9/services.d/x.toml";
+    world
+        .fs
+        .write(list_at, list.as_bytes(), &Attrs::mode(0o644))
+        .expect("write");
+    // For root too: nothing can be written below a file.
+    for dir in ["/var/log/pf9/comms", paths::COMMS_STATE] {
+        drop(std::fs::remove_dir_all(world.fs.at(dir)));
+        let attrs = Attrs::mode(0o600);
+        world.fs.write(dir, b"", &attrs).expect("block");
+    }
+    let comms = Comms::start(&world.fs).await;
+    comms.until(both_up).await;
+    let tunnel = a.state().sessions.pop().expect("session").handle;
+    for _ in 0..3 {
+        let mut stream = tunnel
+            .open("echo", Class::Interactive, Meta::new())
+            .expect("open");
+        stream.write_all(b"ping").await.expect("write");
+        within(stream.read_exact(&mut [0; 4])).await.expect("echo");
+        let answer = get(&world.fs, "/hello").await;
+        assert_eq!(answer.as_deref(), Ok(b"hello".as_slice()));
+    }
+    comms.stop().await;
+}

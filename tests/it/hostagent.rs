@@ -2,6 +2,8 @@
 
 mod fixture;
 mod plane;
+mod published;
+mod words;
 
 use std::os::unix::fs::MetadataExt;
 

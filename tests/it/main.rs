@@ -3,6 +3,7 @@
 #[cfg(feature = "plane")]
 mod chain;
 mod comms;
+mod durable;
 #[cfg(feature = "plane")]
 mod egress;
 mod hostagent;

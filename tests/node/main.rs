@@ -11,6 +11,7 @@
 //! e_files       a worker's files reach its own node only; a detached master's are worth nothing
 //! e_people      kubectl in all its ways through delay, loss, full lines, a restart, far away, a black hole
 //! ea_certificates  lives of minutes renewed, new authorities, all ended while machines and plane were off → Ready
+//! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod certificates;
 mod demo;
 mod network;
+mod refused;
 mod rights;
 mod running;
 mod scenario;

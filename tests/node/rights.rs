@@ -23,6 +23,12 @@ fn with(config: &str) -> String {
 /// Every kubeconfig of a worker tries what a thief would; each is refused by the API server.
 pub(crate) fn of_a_worker_end_at_its_own_node(master: &str, worker: &str) -> Outcome {
     secret("theirs")?;
+    // kubelet shows its static pods a while after its node is Ready; who asks for one that nobody
+    // shows yet is told that it is not there, whatever he may.
+    eventually("the master's pods are shown", ANSWERS_AGAIN, || {
+        let pod = format!("kube-apiserver-{master}");
+        kubectl(&["-n", "kube-system", "get", "pod", &pod, "-o", "name"]).map(drop)
+    })?;
     let configs = shell(worker, "ls /etc/pf9/kube.d/kubeconfigs")?;
     let names: Vec<&str> = configs
         .lines()

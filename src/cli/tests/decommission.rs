@@ -199,7 +199,7 @@ async fn a_refusal_keeps_nodelets_words() {
     rig.serve(paths::NODELET_SOCKET, |request| {
         match request.method.as_str() {
             "PUT" => no(
-                FaultCode::RoleBusy,
+                FaultCode::HostAttached,
                 "an installation is at a step that cannot be left",
             ),
             _ => ok_json(&node(Role::Worker, NodeState::Ok, 1)),

@@ -10,6 +10,9 @@ fn copied() -> (Rig, HostId) {
         paths::HOST_KEY,
         paths::HOST_CERT,
         paths::TICKETS,
+        // Of a prep-node that was cut off before the disk was copied.
+        "/etc/pf9/.before/etc/pf9/host_id.conf",
+        paths::ORDER_KEY_REPLACED,
         "/etc/pf9/kube.d/certs/apiserver/request.key",
         "/etc/systemd/system/pf9-kubelet.service",
         "/var/opt/pf9/hostagent/spec.json",

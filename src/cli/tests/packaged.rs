@@ -69,6 +69,46 @@ fn what_root_orders_with_is_out_of_sight_of_both_users() {
     }
 }
 
+/// Only comms leaves the host, only nodelet changes it: what a program of ours could be talked into
+/// beyond its job, the kernel refuses.
+#[test]
+fn each_service_is_kept_to_its_job() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = |name: &str| {
+        let path = root.join(format!("systemd/pf9-{name}.service"));
+        std::fs::read_to_string(path).expect("unit")
+    };
+    let values = |unit: &str, key: &str| -> Vec<String> {
+        let lines = unit.lines();
+        let lines = lines.filter_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        lines
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect()
+    };
+    for (name, writes) in [
+        (
+            "comms",
+            &["/run/pf9", paths::COMMS_STATE, "-/etc/pf9/certs/hostagent"][..],
+        ),
+        ("hostagent", &["/run/pf9", paths::HOSTAGENT_STATE][..]),
+    ] {
+        let unit = unit(name);
+        assert_eq!(values(&unit, "ReadWritePaths"), writes, "{name}");
+        assert_eq!(values(&unit, "ProtectSystem"), ["strict"], "{name}");
+        for key in ["NoNewPrivileges", "PrivateDevices", "ProtectKernelTunables"] {
+            assert_eq!(values(&unit, key), ["yes"], "{name}: {key}");
+        }
+        for key in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+            assert!(unit.contains(&format!("\n{key}=\n")), "{name}: {key}");
+            assert!(values(&unit, key).is_empty(), "{name}: {key}");
+        }
+    }
+    let hostagent = unit("hostagent");
+    assert_eq!(values(&hostagent, "IPAddressDeny"), ["any"]);
+    assert!(values(&hostagent, "IPAddressAllow").is_empty());
+}
+
 #[test]
 fn the_allow_list_names_the_services_planes_ask_for() {
     let rig = Rig::new();

@@ -541,3 +541,43 @@ async fn two_runs_at_once_are_one_too_many() {
         ran.text
     );
 }
+
+/// What is lost by mistake: the file with the id, whom to believe. And a key that cannot be used is
+/// not lost by a try that is refused.
+#[tokio::test]
+async fn what_is_lost_of_an_identity_comes_back_and_a_refused_try_loses_nothing() {
+    let rig = Rig::new();
+    let plane = Plane::start(Manner::Accept).await;
+    rig.daemons(up());
+    assert_eq!(rig.prep(&plane.url, &plane.token, &[]).await.exit, Exit::Ok);
+    let id = crate::identity::host_id(&rig.host).expect("id");
+    let key = rig.host.read(paths::ORDER_KEY, 4096).expect("read");
+    rig.host.remove_file(paths::HOST_ID).expect("lost");
+    let ran = rig.prep(&plane.url, &plane.token, &[]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    assert_eq!(crate::identity::host_id(&rig.host).expect("id"), id);
+    assert_eq!(rig.host.read(paths::ORDER_KEY, 4096).expect("read"), key);
+
+    let keys = rig.host.list(paths::TRUST_DIR).expect("list");
+    for name in keys.iter().filter(|n| n.ends_with(".json")) {
+        let path = format!("{}/{name}", paths::TRUST_DIR);
+        rig.host.remove_file(path).expect("lost");
+    }
+    let ran = rig.prep(&plane.url, &plane.token, &[]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let words = "it trusts no signing key: it enrols again";
+    assert!(ran.text.contains(words), "{}", ran.text);
+    assert!(!crate::identity::trust(&rig.host).expect("trust").is_empty());
+
+    let readable = crate::host::fs::Attrs::mode(0o644);
+    let bytes = key.expect("there");
+    rig.host
+        .write(paths::ORDER_KEY, &bytes, &readable)
+        .expect("write");
+    let refusing = Plane::start(refused_token(FaultCode::TokenUsed, "used")).await;
+    rig.token(&refusing.token);
+    let before = rig.files();
+    let ran = rig.prep(&refusing.url, &refusing.token, &["--force"]).await;
+    assert_eq!(ran.exit, Exit::Refused, "{}", ran.text);
+    assert_eq!(rig.files(), before, "the key that the plane knows is there");
+}

@@ -177,7 +177,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     retrying.state = Overall::Retrying;
     retrying.reason = Some(
         Fault::new(
-            FaultCode::StepFailed,
+            FaultCode::Unit,
             "cannot start etcd",
             "127.0.0.1:2379 did not answer within 600 s: connection refused; its last words: \
              mvcc: database space exceeded",

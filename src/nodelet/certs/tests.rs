@@ -162,3 +162,27 @@ fn the_service_account_pair_is_whole_or_made_again() {
     make_service_account_key(&fs).expect("repair");
     assert_eq!(service_account_key(&fs).expect("read"), Some(public));
 }
+
+/// What the status and the orders carry: no line of a private key is in it.
+#[test]
+fn nothing_that_is_told_holds_a_private_key() {
+    let (_dir, fs, _cas, node) = fixture();
+    make_service_account_key(&fs).expect("pair");
+    let public = service_account_key(&fs).expect("read").expect("key");
+    let mut told = vec![(paths::SERVICE_ACCOUNT_KEY.to_owned(), public)];
+    for purpose in CertPurpose::ALL {
+        let key = path_of(*purpose, paths::CERT_KEY_FILE);
+        told.push((key, csr(&fs, *purpose, &node)));
+    }
+    for (path, told) in told {
+        let key = fs.read_text(&path, PEM_MAX).expect("read").expect("key");
+        let mut secret = key.lines().filter(|l| !l.starts_with("-----"));
+        assert!(
+            key.contains("PRIVATE KEY") && !told.contains("PRIVATE"),
+            "{path}"
+        );
+        // The last line may be of the public half, which a key's file holds as well.
+        let first = secret.next().expect("a line");
+        assert!(first.len() == 64 && !told.contains(first), "{path}");
+    }
+}

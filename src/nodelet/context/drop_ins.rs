@@ -47,6 +47,20 @@ pub(super) fn look(fs: &HostFs, dir: Option<&str>) -> Result<DropIns, FsError> {
     Ok(seen)
 }
 
+/// The copies that the runtime reads.
+pub(super) fn kept(fs: &HostFs) -> Result<DropIns, FsError> {
+    let copies = fs.list(layout::CONTAINERD_DROP_INS)?;
+    let mut kept = DropIns::default();
+    for name in &copies {
+        let path = format!("{}/{name}", layout::CONTAINERD_DROP_INS);
+        if let Some(text) = fs.read_text(&path, DROP_IN_MAX)? {
+            kept.files.insert(name.clone(), text);
+        }
+    }
+    kept.copies = copies;
+    Ok(kept)
+}
+
 fn read(fs: &HostFs, dir: &str, name: &str) -> Result<Result<String, String>, FsError> {
     let clean = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.len() > NAME_MAX || !name.bytes().all(clean) || name.starts_with('.') {

@@ -11,9 +11,12 @@ use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec};
 use super::*;
 use crate::host::fs::{Attrs, HostFs};
+use crate::host::ours;
 use crate::model::{
     Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeStatus, SigningKey, Spec, paths,
 };
+
+mod refused;
 
 /// Data of etcd: what must never go by mistake.
 const DATA: &str = "/var/lib/pf9/etcd/member/snap/db";
@@ -441,4 +444,31 @@ async fn a_spec_that_comes_back_too_late_waits_for_the_end_of_the_removal() {
         matches!(job, Job::Node(_)),
         "then it is made a node again: {job:?}"
     );
+}
+
+/// What `pf9ctl plan` prints is what the next round does, in that order and in those words.
+#[tokio::test]
+async fn a_dry_run_writes_nothing_and_says_what_the_round_does() {
+    let machine = Machine::new();
+    // Its link is what can be made before the stack has come.
+    let unit = format!("/lib/systemd/system/{}", ours::units::NODELET);
+    machine.damage(&unit, b"[Unit]");
+    let mut life = machine.begin();
+    life.inbox.put(machine.worker(1)).expect("a good spec");
+    let host = Host::new(machine.fs.clone());
+    let before = every_file(&machine.fs);
+    let orders = life.inbox.orders();
+    let said = dry_run(&host, &orders).await.expect("a plan");
+    assert_eq!(every_file(&machine.fs), before);
+    life.engine.round().await;
+    let story = take_log(&machine.fs, &mut every_file(&machine.fs));
+    let done = story.iter().filter_map(|l| l.split_once("  done: "));
+    let done: Vec<_> = done.map(|(_, what)| what.to_owned()).collect();
+    let steps = said.steps.iter();
+    let steps: Vec<_> = steps.map(|s| format!("{} ({})", s.what, s.why)).collect();
+    assert!(!steps.is_empty());
+    assert_eq!(done, steps);
+    let waits = said.waits.expect("it waits").what;
+    let reason = life.status.borrow().reason.clone().expect("it says so");
+    assert_eq!(reason.why, format!("for {waits}"));
 }

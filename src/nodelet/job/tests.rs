@@ -129,6 +129,40 @@ fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
 }
 
 #[test]
+fn what_another_host_id_is_told_removes_nothing_however_new_it_is() {
+    let there = Installed {
+        role: Role::Worker,
+        node: node(authorities()),
+        generation: Generation(5),
+    };
+    let told = |generation, wants| {
+        let mut spec = (*document(generation, wants)).clone();
+        spec.host_id = HostId::random();
+        let orders = Orders {
+            spec: SpecSeen::Newest(Arc::new(spec)),
+            local: LocalSeen::No,
+        };
+        decide(&orders, &LedgerSeen::Installed(&there))
+    };
+    for wants in [
+        Wants::None,
+        Wants::OtherCluster,
+        Wants::OtherRole,
+        Wants::OtherName,
+    ] {
+        for generation in [1, 5, 6, 99] {
+            let Job::Hold(hold) = told(generation, wants) else {
+                panic!("{wants:?} by generation {generation} is obeyed");
+            };
+            assert_eq!(hold.keeps.map(|w| w.generation), Some(Generation(5)));
+            assert!(hold.fault.why.contains("now it is host"), "{}", hold.fault);
+        }
+    }
+    // Attached to the cluster it is in, it is the same node.
+    assert!(matches!(told(2, Wants::Same), Job::Node(_)));
+}
+
+#[test]
 fn a_spec_from_before_that_says_none_removes_nothing() {
     // Attached by 3, detached by 4 (never worked on), attached by 5; the fifth is broken.
     for installed in [3, 5] {

@@ -382,6 +382,11 @@ proptest! {
                         "nothing makes the directory of {}", f.path
                     );
                     prop_assert!(!f.content.contains("PRIVATE KEY"), "{}", f.path);
+                    // No processes at all, for runc since 1.4; before, it meant no limit.
+                    let squeezed: String = f.content.to_lowercase().split_whitespace().collect();
+                    for none in ["pidslimit:0", "pids_limit=0", "pids.limit=0", "pids.max=0", "tasksmax=0"] {
+                        prop_assert!(!squeezed.contains(none), "{} in {}", none, f.path);
+                    }
                     if f.path.ends_with(".yaml") {
                         let parsed: Result<serde_json::Value, _> = serde_saphyr::from_str(&f.content);
                         prop_assert!(parsed.is_ok(), "{}: {:?}", f.path, parsed);

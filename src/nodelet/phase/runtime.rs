@@ -26,6 +26,8 @@ use config::{as_meant, config};
 
 /// containerd loads its metadata and reconnects to every shim before it answers.
 const START: Duration = Duration::from_secs(120);
+/// The CRI refuses questions for a moment after the runtime answers others.
+const SAYS: Duration = Duration::from_secs(30);
 
 pub(super) fn configure(ctx: &Context) -> Steps {
     let mut steps = vec![
@@ -73,7 +75,7 @@ pub(super) fn start(ctx: &Context) -> Steps {
     Ok(vec![
         unit(layout::CONTAINERD_UNIT, inputs, &read),
         probe(Probe::RuntimeReady, START),
-        probe(as_meant(ctx), Duration::ZERO),
+        probe(as_meant(ctx), SAYS),
     ])
 }
 

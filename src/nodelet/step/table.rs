@@ -31,6 +31,9 @@ pub struct Traits<'a> {
     pub part: Part<'a>,
     /// How it is known that it was done.
     pub proof: Proof,
+    /// A program reads what it is going to be started with: nothing after it is done, and no spec is
+    /// noted as the one that is installed, before it was passed.
+    pub tries: bool,
     /// The unit whose state is part of the answer when it is looked at.
     pub unit: Option<&'a str>,
     /// Looking at it asks the API server: not asked where that one does not answer.
@@ -73,6 +76,7 @@ fn fact(deadline: Duration) -> Traits<'static> {
         deadline,
         part: Part::Fact,
         proof: Proof::Look,
+        tries: false,
         unit: None,
         asks_api: false,
         watched: None,
@@ -111,7 +115,10 @@ impl Step {
             | Self::Sysctl { .. } => fact(deadlines::FILES),
             Self::Unpacked { .. } => fact(STACK),
             // Its files, and the program.
-            Self::Tried(trial) => fact(deadlines::FILES + trial.within.min(TRIAL_WAIT_MAX)),
+            Self::Tried(trial) => Traits {
+                tries: true,
+                ..fact(deadlines::FILES + trial.within.min(TRIAL_WAIT_MAX))
+            },
             Self::Image { .. } => fact(IMAGE),
             Self::Unit(unit) => Traits {
                 part: Part::Starts(unit),

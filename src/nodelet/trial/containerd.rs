@@ -25,12 +25,17 @@ const RUNTIMES: [&str; 4] = [
     "containerd",
     "runtimes",
 ];
-/// Sections that a file of schema 4 must not have: they became plugins, and are ignored in silence.
+/// Sections that a file for a reader of schema 4 must not have: they became plugins, are ignored in
+/// silence, and are printed all the same.
 const MOVED_IN_4: [&str; 3] = ["grpc", "ttrpc", "metrics"];
 /// Most keys that a refusal names.
 const NAMED_MAX: usize = 5;
 /// What is no setting, but about the files.
 const OF_THE_FILE: [&str; 2] = ["version", "imports"];
+
+/// What to do when it is nobody's drop-in.
+const NEWER: &str = "use a stack whose containerd this agent knows, or a newer agent; until then the \
+                     stack of before runs on";
 
 /// Where a key stands.
 type Path = Vec<String>;
@@ -71,9 +76,7 @@ pub(super) fn judge(
         } else {
             Refusal {
                 why: named(&lost),
-                fix: "use a stack whose containerd this agent knows, or a newer agent; until then \
-                      the stack of before runs on"
-                    .to_owned(),
+                fix: NEWER.to_owned(),
             }
         });
     }
@@ -110,6 +113,12 @@ fn read(trial: &TrialStep, schema: i64) -> Result<Meant, Refusal> {
                 why: format!("{name} is no TOML: {}", e.message()),
                 fix: "report it: this agent wrote it".to_owned(),
             })?;
+            if let Some(section) = ignored(&table, schema) {
+                return Err(Refusal {
+                    why: format!("it ignores the section [{section}], although it prints it"),
+                    fix: NEWER.to_owned(),
+                });
+            }
             ours = leaves(&table);
             continue;
         }
@@ -150,10 +159,7 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
             "drop-in {name} imports others, which nobody would look at"
         ));
     }
-    let moved = MOVED_IN_4
-        .iter()
-        .find(|section| table.contains_key(**section));
-    if let Some(section) = moved.filter(|_| schema >= 4) {
+    if let Some(section) = ignored(&table, schema) {
         return Err(format!(
             "drop-in {name} has a section [{section}], which this containerd ignores"
         ));
@@ -172,14 +178,17 @@ fn drop_in(name: &str, text: &str, schema: i64) -> Result<Table, String> {
     Ok(table)
 }
 
+/// A section of a file that has no effect, although the dump prints it.
+fn ignored(table: &Table, schema: i64) -> Option<&'static str> {
+    let moved = MOVED_IN_4.iter().filter(|_| schema >= 4);
+    moved.copied().find(|section| table.contains_key(*section))
+}
+
 /// The dump, if it made one.
 fn dumped(said: &Answer) -> Result<Table, Refusal> {
     let refused = |why: String| Refusal {
         why,
-        fix:
-            "use a stack whose containerd this agent knows, or a newer agent; until then the stack \
-              of before runs on"
-                .to_owned(),
+        fix: NEWER.to_owned(),
     };
     match said.ended {
         Ended::Code(0) => {}
@@ -226,12 +235,39 @@ fn loss(
     }
 }
 
-/// Lists of several drop-ins are put together.
+/// Lists of several drop-ins are put together; times are printed in another way than people write
+/// them (`5m` is `5m0s`).
 fn same(meant: &Value, value: &Value, joined: bool) -> bool {
     match (meant, value) {
         (Value::Array(meant), Value::Array(all)) if joined => meant.iter().all(|v| all.contains(v)),
+        (Value::String(meant), Value::String(value)) => {
+            let times = duration(meant).zip(duration(value));
+            meant == value || times.is_some_and(|(a, b)| (a - b).abs() < 1e-9)
+        }
         _ => meant == value,
     }
+}
+
+/// Seconds of a time as Go writes it, e.g. `1h30m` or `1.5s`.
+fn duration(text: &str) -> Option<f64> {
+    const UNITS: [(&str, f64); 6] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c != '.' && !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(end);
+        // The longest unit that fits: `ms` is no `m`.
+        let unit = UNITS.iter().find(|(unit, _)| after.starts_with(unit))?;
+        seconds += number.parse::<f64>().ok()? * unit.1;
+        rest = after.get(unit.0.len()..)?;
+    }
+    (!text.is_empty()).then_some(seconds)
 }
 
 fn named(lost: &[String]) -> String {
@@ -248,7 +284,7 @@ fn named(lost: &[String]) -> String {
     text
 }
 
-/// Every setting of a file, by its full path. An empty table says that it is there.
+/// Every setting of a file, by its full path.
 fn leaves(table: &Table) -> BTreeMap<Path, Value> {
     let mut found = BTreeMap::new();
     walk(table, &mut Vec::new(), &mut found);

@@ -111,6 +111,20 @@ async fn services_say_who_how_often_and_for_how_long() {
         .lines()
         .map(|l| serde_json::from_str(l).expect("json"))
         .collect();
+    // About each stream, and nothing of what passed.
+    for line in &lines {
+        let mut keys = line.as_object().expect("object").keys();
+        let metadata = "at what stream service who trace why bytes_in bytes_out more";
+        assert!(keys.all(|k| metadata.split(' ').any(|m| m == k)), "{line}");
+    }
+    assert!(!log.contains("12345") && !log.contains("ping"), "{log}");
+    let opened = lines.iter().filter(|l| l["what"] == "open").count();
+    let closed = lines.iter().filter(|l| l["what"] == "close").count();
+    assert_eq!(
+        (opened, closed),
+        (4, 4),
+        "every open, and how it ended: {log}"
+    );
     let why = |what: &str, text: &str| {
         let found = lines
             .iter()

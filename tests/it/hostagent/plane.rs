@@ -35,6 +35,8 @@ pub(crate) struct PlaneSide {
     pub(crate) banned: Option<Fault>,
     pub(crate) statuses: Vec<HostStatus>,
     pub(crate) events: Vec<Event>,
+    /// Every document that came, as it came, and where to.
+    pub(crate) came: Vec<(String, Bytes)>,
     /// What the host carried, as it was signed.
     pub(crate) orders: Vec<Envelope>,
     /// What it knows of the machine.
@@ -166,6 +168,9 @@ async fn serve(
         .split('/')
         .nth(3)
         .and_then(|d| d.parse::<Digest>().ok());
+    if !body.is_empty() {
+        side.send_modify(|s| s.came.push((path.clone(), body.clone())));
+    }
     Ok(match (head.method.as_str(), path.as_str(), digest) {
         ("GET", "/v1/hosts/self/spec", _) => spec(&side, query).await,
         ("POST", "/v1/hosts/self/status", _) => {

@@ -297,6 +297,18 @@ async fn a_second_enrolment_brings_no_other_order_key() {
     // With its own key a host enrols again, and orders as before.
     let mut again = idle.twin();
     again.enrol(&bed, &token).await.expect("the same root");
+    // It lost that key, and has the tunnel's: once, if the operator allows it.
+    let mut lost = again.twin();
+    lost.root = Arc::new(SigningKey::generate().expect("key").0);
+    let body = json!({"host": idle.id, "ttl_s": 60});
+    assert_eq!(bed.admin("/hosts/allow-reenrol", body).await.0, 200);
+    let token = bed.new_token().await;
+    lost.enrol(&bed, &token).await.expect("allowed");
+    let mut thief = lost.twin();
+    thief.root = Arc::new(SigningKey::generate().expect("key").0);
+    let token = bed.new_token().await;
+    let refused = thief.enrol(&bed, &token).await.expect_err("used up");
+    assert_eq!(code(refused), "order-key-pinned");
     let said = signed(
         &master,
         &order(&master, cluster, &[CertPurpose::Admin]).await,

@@ -100,14 +100,26 @@ fn every_key_of_ours_that_is_dropped_or_changed_is_named() {
 #[test]
 fn a_key_that_is_read_elsewhere_is_told_with_the_place() {
     let (kubernetes, dump) = newest();
+    let socket = ["plugins", "io.containerd.server.v1.grpc", "address"].map(str::to_owned);
+    let moved = without(&dump, &socket, None)
+        + "\n[elsewhere]\naddress = \"/run/pf9-containerd/containerd.sock\"\n";
+    let words = refused(&the_trial(kubernetes, &[]), &said(&moved));
+    let place = "plugins.\"io.containerd.server.v1.grpc\".address is not read there, but at \
+                 elsewhere.address";
+    assert!(words.contains(place), "{words}");
+}
+
+/// What 2.4.2 prints about such a file: the section as it stands there, and the other socket as the
+/// one that counts.
+#[test]
+fn a_section_that_is_printed_and_ignored_is_refused() {
+    let (kubernetes, dump) = newest();
     let mut trial = the_trial(kubernetes, &[]);
     let text = trial.files[CONFIG].replace("plugins.\"io.containerd.server.v1.grpc\"", "grpc");
     trial.files.insert(CONFIG.into(), text);
-    let words = refused(&trial, &said(&dump));
-    assert!(
-        words.contains("grpc.address is not read there, but at plugins.\"io.containerd.server.v1.grpc\".address"),
-        "{words}"
-    );
+    let printed = dump + "\n[grpc]\naddress = \"/run/pf9-containerd/containerd.sock\"\n";
+    let words = refused(&trial, &said(&printed));
+    assert!(words.contains("ignores the section [grpc]"), "{words}");
 }
 
 #[test]
@@ -243,4 +255,32 @@ fn what_could_not_be_taken_over_is_said_and_not_left_out() {
         unread: vec!["drop-in /etc/x/a.toml may be written by others than root".into()],
     };
     assert!(refused(&trial, &said(&dump)).contains("/etc/x/a.toml may be written"));
+}
+
+#[test]
+fn times_may_be_printed_otherwise_than_they_were_written() {
+    let text = |t: &str| Value::String(t.into());
+    for (meant, printed) in [
+        ("5m", "5m0s"),
+        ("90s", "1m30s"),
+        ("0.5s", "500ms"),
+        ("0", "0"),
+    ] {
+        assert!(
+            same(&text(meant), &text(printed), false),
+            "{meant} {printed}"
+        );
+    }
+    for (meant, printed) in [
+        ("5m", "5ms"),
+        ("5m", "6m0s"),
+        ("", "0s"),
+        ("5x", "5m"),
+        ("m", "0s"),
+    ] {
+        assert!(
+            !same(&text(meant), &text(printed), false),
+            "{meant} {printed}"
+        );
+    }
 }

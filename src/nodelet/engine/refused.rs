@@ -1,0 +1,53 @@
+//! What happens when a program refuses its configuration: the node is kept as it was.
+//!
+//! A refusal must not stop the repair of what runs, nor the renewal of its certificates: it may last
+//! for weeks. So a round that ends with one goes on with the node of before (the spec that is
+//! installed, the drop-ins that the runtime has), as when a spec is lost, and says why.
+
+use super::super::context::{self, StackSeen};
+use super::super::job::Work;
+use super::super::phase::Context;
+use super::{Engine, Look, Node};
+use crate::model::Fault;
+
+impl Engine {
+    /// The node of before, when this step was a trial and there is one.
+    pub(super) fn before(
+        &self,
+        node: &Node,
+        look: &Look,
+        key: &str,
+        fault: &Fault,
+    ) -> Option<Node> {
+        let failed = look.plan.todo.iter().find(|p| p.step.key() == key)?;
+        let refused = failed.step.traits().tries && node.hold.is_none();
+        let now = self.ledger.ledger.installed.as_ref().filter(|_| refused)?;
+        let work = Work::kept(now);
+        let same = work.role == node.work.role && work.node == node.work.node;
+        // With the same spec only drop-ins can have been otherwise.
+        let kept = context::kept_drop_ins(&self.host.fs).ok()?;
+        if same && kept == look.ctx.drop_ins {
+            return None;
+        }
+        tracing::warn!(code = fault.code.word(), "{fault}");
+        Some(Node {
+            work,
+            host_id: node.host_id,
+            trust: node.trust.clone(),
+            hold: Some(fault.clone()),
+            keeps_drop_ins: true,
+        })
+    }
+
+    /// Replaces the drop-ins by those that the runtime has, where these are kept.
+    pub(super) fn kept(
+        &self,
+        node: &Node,
+        (mut ctx, stack): (Context, StackSeen),
+    ) -> Result<(Context, StackSeen), Fault> {
+        if node.keeps_drop_ins {
+            ctx.drop_ins = context::kept_drop_ins(&self.host.fs)?;
+        }
+        Ok((ctx, stack))
+    }
+}

@@ -1,0 +1,230 @@
+//! A program of a stack refuses its configuration, with the whole loop.
+
+use super::*;
+use crate::model::{
+    STACK_SCHEMA, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
+};
+use crate::nodelet::rig::SYSTEMCTL;
+use crate::nodelet::testing;
+use crate::stack::{self, Manifest};
+
+const PAUSE: &[u8] = b"an image";
+/// Prints the configuration it is given, as containerd does.
+const TAKES: &str = "#!/bin/sh\ncat \"$2\"\n";
+/// Does not know one key.
+const LOSES: &str = "#!/bin/sh\ngrep -v bin_dirs \"$2\"\n";
+
+impl Machine {
+    /// A stack whose containerd is this script, unpacked and not active.
+    fn unpacked(&self, version: &str, containerd: &str) -> StackRef {
+        let files = [
+            ("bin/containerd", 0o755, containerd.as_bytes()),
+            ("images/pause.tar", 0o644, PAUSE),
+        ];
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, mode, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(mode);
+            header.set_cksum();
+            tar.append_data(&mut header, path, bytes).expect("append");
+        }
+        let packed = zstd::encode_all(&*tar.into_inner().expect("tar"), 1).expect("zstd");
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let manifest = StackManifest {
+            schema: STACK_SCHEMA,
+            name: "pf9-kube".into(),
+            version: version.into(),
+            kubernetes: semver::Version::new(1, 37, 2),
+            arch: arch.into(),
+            archive: StackArchive {
+                sha256: Digest::of(&packed),
+                size: packed.len() as u64,
+            },
+            components: vec![StackComponent {
+                name: "containerd".into(),
+                version: "2.4.2".into(),
+            }],
+            files: files
+                .map(|(path, mode, bytes)| StackFile {
+                    path: path.into(),
+                    mode,
+                    sha256: Digest::of(bytes),
+                    size: bytes.len() as u64,
+                    component: "x".into(),
+                })
+                .into(),
+            images: vec![StackImage {
+                reference: "pf9.local/pause:3.10.2".into(),
+                path: "images/pause.tar".into(),
+                component: "pause".into(),
+                roles: vec![Role::Master, Role::Worker],
+            }],
+            addons: Vec::new(),
+            requires: Vec::new(),
+        };
+        let payload = serde_json::to_vec(&manifest).expect("json");
+        let want = StackRef {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            manifest: Digest::of(&payload),
+        };
+        let envelope = self.key.sign(DocumentKind::StackManifest, &payload);
+        let trust = TrustStore::new([self.key.trusted()]).expect("trust");
+        let manifest = Manifest::open(envelope, &want, &trust).expect("manifest");
+        let attrs = Attrs::mode(0o644);
+        self.fs
+            .write(stack::staged_archive(&want.manifest), &packed, &attrs)
+            .expect("stage");
+        stack::install(&self.fs, &stack::staged_archive(&want.manifest), &manifest)
+            .expect("unpack");
+        want
+    }
+
+    fn worker_with(&self, generation: u64, stack: &StackRef, drop_ins: Option<&str>) -> Envelope {
+        let mut wanted = testing::node(self.cas.authorities.clone());
+        wanted.stack = stack.clone();
+        wanted.runtime.drop_ins = drop_ins.map(str::to_owned);
+        self.sign(&spec(generation, Assignment::Worker(Box::new(wanted))))
+    }
+
+    fn active(&self) -> Option<StackRef> {
+        stack::current(&self.fs).expect("a link")
+    }
+}
+
+impl Life {
+    /// One round; what is said after it, and by which spec the host is a node.
+    async fn goes_on(&mut self) -> (NodeStatus, Option<Generation>) {
+        self.engine.round().await;
+        let installed = self.engine.ledger.ledger.installed.as_ref();
+        (
+            self.status.borrow().clone(),
+            installed.map(|i| i.generation),
+        )
+    }
+}
+
+/// What comes after the stack cannot be made by who is not root; certificates are waited for
+/// otherwise. As far as these tests go.
+fn went_on(status: &NodeStatus) {
+    match &status.reason {
+        Some(reason) if reason.code == FaultCode::File => assert!(!is_root(), "{reason}"),
+        reason => assert_eq!(status.state, NodeState::Converging, "{reason:?}"),
+    }
+}
+
+/// The refusal is shown, with these words; to who is not root what he could not repair after it.
+fn refused(machine: &Machine, status: &NodeStatus, words: &str) {
+    let reason = status.reason.clone().expect("it says why");
+    let shown = reason.code == FaultCode::ConfigRefused && reason.why.contains(words);
+    assert!(
+        shown || (!is_root() && reason.code == FaultCode::File),
+        "{reason}"
+    );
+    let story = take_log(&machine.fs, &mut every_file(&machine.fs)).join("\n");
+    assert!(story.contains(words), "{story}");
+    assert_ne!(status.state, NodeState::Ok);
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A node whose units can be asked for.
+fn with_systemd() -> Machine {
+    let machine = Machine::node();
+    let attrs = Attrs::mode(0o755);
+    let put = machine
+        .fs
+        .write("/usr/bin/systemctl", SYSTEMCTL.as_bytes(), &attrs);
+    put.expect("systemctl");
+    machine
+}
+
+/// Drift in what is installed.
+fn drift(machine: &Machine) {
+    machine
+        .fs
+        .remove_file(paths::STACK_CURRENT)
+        .expect("remove");
+}
+
+#[tokio::test]
+async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
+    let machine = with_systemd();
+    let first = machine.unpacked("1", TAKES);
+    let bad = machine.unpacked("2", LOSES);
+    let mut life = machine.begin();
+    life.inbox
+        .put(machine.worker_with(6, &first, None))
+        .expect("put");
+    let (status, installed) = life.goes_on().await;
+    went_on(&status);
+    assert_eq!(
+        (machine.active(), installed),
+        (Some(first.clone()), Some(Generation(6)))
+    );
+
+    life.inbox
+        .put(machine.worker_with(7, &bad, None))
+        .expect("put");
+    for _ in 0..2 {
+        drift(&machine);
+        let (status, installed) = life.goes_on().await;
+        refused(&machine, &status, "cni.bin_dirs is dropped");
+        let kept = (Some(first.clone()), Some(Generation(6)));
+        assert_eq!(
+            (machine.active(), installed),
+            kept,
+            "in force, and in repair"
+        );
+        // Another life finds the same.
+        life = machine.begin();
+    }
+    let good = machine.unpacked("3", TAKES);
+    life.inbox
+        .put(machine.worker_with(8, &good, None))
+        .expect("put");
+    let (status, installed) = life.goes_on().await;
+    went_on(&status);
+    assert_eq!(
+        (machine.active(), installed),
+        (Some(good), Some(Generation(8)))
+    );
+}
+
+#[tokio::test]
+async fn a_refused_drop_in_does_not_stop_the_repair_of_the_node() {
+    const DIR: &str = "/etc/containerd/conf.d";
+    let machine = with_systemd();
+    let stack = machine.unpacked("1", TAKES);
+    let mut life = machine.begin();
+    life.inbox
+        .put(machine.worker_with(6, &stack, Some(DIR)))
+        .expect("put");
+    went_on(&life.goes_on().await.0);
+    let drop_in = format!("{DIR}/50-x.toml");
+    let put = |text: &str| {
+        machine
+            .fs
+            .write(&drop_in, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    };
+    put("version = 9\n");
+    drift(&machine);
+    let (status, installed) = life.goes_on().await;
+    refused(&machine, &status, "50-x.toml is of version 9");
+    let kept = (Some(stack), Some(Generation(6)));
+    assert_eq!(
+        (machine.active(), installed),
+        kept,
+        "in force, and in repair"
+    );
+    put("version = 4\n");
+    went_on(&life.goes_on().await.0);
+}
