@@ -13,6 +13,7 @@
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
 //! | `cri`     | what the container runtime says of itself |
+//! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
@@ -37,6 +38,7 @@ pub mod kernel;
 pub mod kube;
 pub mod mounts;
 pub mod net;
+pub mod noise;
 pub mod ours;
 pub mod proc;
 pub mod runtime;

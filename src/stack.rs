@@ -18,9 +18,11 @@
 //! | `install`  | [`prepare`], [`Prepared`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
 //! | `programs` | whether a stack's programs run on this machine |
 //! | `format`   | for which machine a file is a program |
+//! | `image`    | a program out of an image's archive |
 //! | `space`    | free bytes of a file system, and the refusal when they do not suffice |
 
 mod format;
+pub mod image;
 mod install;
 mod manifest;
 pub mod programs;

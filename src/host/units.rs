@@ -9,6 +9,8 @@ use super::fs::HostFs;
 
 /// Questions are answered by systemd from memory.
 const ASK: Duration = Duration::from_secs(15);
+/// What a program wrote since it was started a few times in vain: dozens of lines each.
+const LAST_LINES: &str = "--lines=400";
 
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,\
                           MainPID,InvocationID,NRestarts,Result,FragmentPath";
@@ -121,6 +123,21 @@ impl Units {
     /// Kills what is left of a unit that did not stop.
     pub async fn kill(&self, unit: &str) -> Result<(), ExecError> {
         self.act(&["kill", "--signal=SIGKILL"], &[unit]).await
+    }
+
+    /// The newest lines of a unit's log in this boot, as its program wrote them.
+    pub async fn last_lines(&self, unit: &str) -> Result<String, ExecError> {
+        let program = exec::program(&self.fs, "journalctl");
+        let cmd = Cmd::new(program, ASK)
+            .args([
+                "--boot",
+                "--quiet",
+                "--no-pager",
+                "--output=cat",
+                LAST_LINES,
+            ])
+            .args(["--unit", unit]);
+        Ok(exec::run(cmd).await?.text())
     }
 
     /// Removes the memory of a failure, so that `list-units` shows nothing of a removed unit.

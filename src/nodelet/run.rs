@@ -19,7 +19,9 @@ use super::plan::{Plan, Planned};
 use super::status::Board;
 use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
 use super::words;
+use crate::host::noise;
 use crate::model::{Fault, FaultCode, Generation, Timestamp};
+use crate::telemetry::chain;
 
 /// First pause between two questions of a probe: most answer within a second of their start.
 const ASK_FIRST: Duration = Duration::from_millis(150);
@@ -90,6 +92,7 @@ impl Runner<'_> {
                 End::Done => self.board.step_done(planned, last),
                 End::Interrupted => return End::Interrupted,
                 End::Failed { key, fault } => {
+                    let fault = self.with_its_log(&planned.step, fault).await;
                     self.board.step_failed(planned, &fault);
                     return End::Failed { key, fault };
                 }
@@ -115,10 +118,27 @@ impl Runner<'_> {
             Fault::new(
                 FaultCode::Ledger,
                 "cannot note what is going to be installed",
-                crate::telemetry::chain(&e),
+                chain(&e),
             )
             .fix("look at the disk that holds /var/opt/pf9/nodelet")
         })
+    }
+
+    /// With what the log of the program that it is about has against it, if anything.
+    async fn with_its_log(&self, step: &Step, mut fault: Fault) -> Fault {
+        let Some(unit) = words::log_of(step) else {
+            return fault;
+        };
+        match self.effects.host.units.last_lines(unit).await {
+            Ok(log) => {
+                if let Some(line) = noise::last_fault(unit, &log) {
+                    fault.why = format!("{}; its log: {line}", fault.why);
+                }
+            }
+            // A machine without a journal has faults all the same.
+            Err(e) => tracing::debug!(unit, error = %chain(&e), "no log"),
+        }
+        fault
     }
 
     async fn step(&mut self, planned: &Planned, stop: &Stop) -> End {
@@ -244,7 +264,7 @@ impl Runner<'_> {
         };
         self.journal
             .add(&entry)
-            .map_err(|e| fault_of(&planned.step, crate::telemetry::chain(&e)))
+            .map_err(|e| fault_of(&planned.step, chain(&e)))
     }
 }
 

@@ -166,6 +166,7 @@ fn tried(config: &str, log: &str) -> Step {
     Step::Tried(TrialStep {
         program: "containerd".into(),
         path: TRIED.into(),
+        inside: None,
         bytes: None,
         args: vec!["--config".into(), "{root}/config.toml".into()],
         env: [("LOG".to_owned(), log.to_owned())].into(),
@@ -323,6 +324,15 @@ fn journal(rig: &Rig, path: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_failing_service_stops_the_run_and_says_why() {
     let mut rig = Rig::new();
+    let journal = "#!/bin/sh\necho \"$*\" | grep -q -e '--unit pf9-b.service' || exit 1\n\
+                   echo 'E1128 11:00:02.000001 7 run.go:72] \"command failed\" err=\"no swap\"'\n";
+    rig.fs
+        .write(
+            "/usr/bin/journalctl",
+            journal.as_bytes(),
+            &Attrs::mode(0o755),
+        )
+        .expect("write");
     let phases = small_node("1", "broken");
     let End::Failed { key, fault } = rig.converge(&phases).await else {
         panic!("a broken unit was started");
@@ -332,6 +342,8 @@ async fn a_failing_service_stops_the_run_and_says_why() {
         fault.why.contains("unit pf9-b.service is broken"),
         "{fault}"
     );
+    let log = "; its log: \"command failed\" err=\"no swap\"";
+    assert!(fault.why.ends_with(log), "{fault}");
     assert!(fault.fix.contains("journalctl -u pf9-b.service"), "{fault}");
     // On the machine: in the story of the role, the same words.
     let story = take_log(&rig.fs, &mut rig.every_file());

@@ -8,16 +8,25 @@
 //! | file | judges |
 //! |---|---|
 //! | `containerd` | `containerd config dump` |
+//! | `stopped` | programs that have no verb for it: Kubernetes' and etcd |
 
 mod containerd;
+mod stopped;
+
+use std::time::Duration;
 
 use super::step::trial::{TRIAL_ROOT, TRIAL_WAIT_MAX};
 use super::step::{Judge, TrialStep};
 use crate::host::Host;
-use crate::host::exec::{self, Answer, Cmd};
+use crate::host::exec::{self, Answer, Cmd, ExecError};
 use crate::host::fs::{Attrs, FsError};
 use crate::model::{Fault, FaultCode, paths};
+use crate::stack::image;
 use crate::telemetry::chain;
+
+/// How often a program is started that the kernel still holds busy, and the pause between.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +41,7 @@ pub struct Refusal {
 pub fn judge(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
     let verdict = match &trial.judge {
         Judge::Containerd { schema, unread } => containerd::judge(trial, *schema, unread, said),
+        Judge::Stopped { expects, theirs } => stopped::judge(&trial.program, expects, theirs, said),
     };
     verdict.map_err(|refusal| {
         let what = format!(
@@ -46,21 +56,22 @@ pub fn judge(trial: &TrialStep, said: &Answer) -> Result<(), Fault> {
 /// next trial of the program, or with the agent.
 pub async fn run(host: &Host, trial: &TrialStep) -> Result<(), Fault> {
     let root = format!("{}/trials/{}", paths::NODELET_STATE, trial.program);
-    let failed = |e: FsError| {
-        Fault::new(
-            FaultCode::File,
-            format!("cannot try the configuration of {}", trial.program),
-            chain(&e),
-        )
-        .fix("look at the disk that holds /var/opt/pf9/nodelet")
-    };
-    host.fs.remove_tree(&root).map_err(failed)?;
-    let said = match put(host, &root, trial) {
-        Ok(()) => Ok(exec::ask(command(host, &root, trial)).await),
-        Err(e) => Err(failed(e)),
-    };
-    host.fs.remove_tree(&root).map_err(failed)?;
-    let said = said?.map_err(|e| {
+    let clean = || host.fs.remove_tree(&root);
+    clean().map_err(|e| on_disk(trial, chain(&e)))?;
+    let said = asked(host, &root, trial).await;
+    clean().map_err(|e| on_disk(trial, chain(&e)))?;
+    judge(trial, &said?)
+}
+
+async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, Fault> {
+    put(host, root, trial).map_err(|e| on_disk(trial, chain(&e)))?;
+    if let Some(inside) = trial.inside.clone() {
+        let (archive, to) = (host.fs.at(&trial.path), host.fs.at(program_of(root)));
+        let taken = tokio::task::spawn_blocking(move || image::take_out(&archive, &inside, &to));
+        let taken = taken.await.map_err(std::io::Error::other);
+        taken.flatten().map_err(|e| on_disk(trial, chain(&e)))?;
+    }
+    answer(host, root, trial).await.map_err(|e| {
         let what = format!(
             "{} of the stack does not run on this machine",
             trial.program
@@ -70,8 +81,33 @@ pub async fn run(host: &Host, trial: &TrialStep) -> Result<(), Fault> {
              this machine; the stack of before stays active",
             trial.path
         ))
-    })?;
-    judge(trial, &said)
+    })
+}
+
+fn on_disk(trial: &TrialStep, why: String) -> Fault {
+    let what = format!("cannot try the configuration of {}", trial.program);
+    Fault::new(FaultCode::File, what, why).fix("look at the disk that holds /var/opt/pf9/nodelet")
+}
+
+/// A program that was written a moment ago may be open for writing in a child that another thread
+/// just made and that is about to become something else; until then the kernel does not run it.
+async fn answer(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, ExecError> {
+    for _ in 0..BUSY_TRIES {
+        match exec::ask(command(host, root, trial)).await {
+            Err(ExecError::Start { source, .. })
+                if source.kind() == std::io::ErrorKind::ExecutableFileBusy =>
+            {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            said => return said,
+        }
+    }
+    exec::ask(command(host, root, trial)).await
+}
+
+/// Where a program is that was taken out of an image.
+fn program_of(root: &str) -> String {
+    format!("{root}/program")
 }
 
 fn put(host: &Host, root: &str, trial: &TrialStep) -> Result<(), FsError> {
@@ -89,10 +125,14 @@ fn put(host: &Host, root: &str, trial: &TrialStep) -> Result<(), FsError> {
 }
 
 fn command(host: &Host, root: &str, trial: &TrialStep) -> Cmd {
+    let program = match trial.inside {
+        Some(_) => host.fs.at(program_of(root)),
+        None => host.fs.at(&trial.path),
+    };
     let root = host.fs.at(root);
     let root = root.to_string_lossy();
     let args = trial.args.iter().map(|arg| arg.replace(TRIAL_ROOT, &root));
-    let mut cmd = Cmd::new(host.fs.at(&trial.path), trial.within.min(TRIAL_WAIT_MAX)).args(args);
+    let mut cmd = Cmd::new(program, trial.within.min(TRIAL_WAIT_MAX)).args(args);
     for (key, value) in &trial.env {
         cmd = cmd.env(key, value.replace(TRIAL_ROOT, &root));
     }

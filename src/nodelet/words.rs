@@ -1,6 +1,7 @@
 //! Steps in plain words: for the log, the status, `kube.log` and the dry run.
 
 use super::step::{Probe, Step};
+use crate::host::ours::units;
 use crate::model::FaultCode;
 
 /// What is done, e.g. `write /etc/x`.
@@ -101,18 +102,19 @@ pub fn remedy(step: &Step) -> String {
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),
-            Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => see("pf9-containerd.service"),
-            Probe::EtcdHealthy => see("pf9-etcd.service"),
-            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
-                see("pf9-kubelet.service")
-            }
-            Probe::KubeProxyHealthy => see("pf9-kube-proxy.service"),
+            Probe::RuntimeReady
+            | Probe::RuntimeAsMeant { .. }
+            | Probe::EtcdHealthy
+            | Probe::KubeletHealthy
+            | Probe::ApiServerCurrent { .. }
+            | Probe::NodeReady { .. }
+            | Probe::KubeProxyHealthy => log_of(step).map(see).unwrap_or_default(),
             Probe::ApiHealthy { .. } => {
                 "see the API server's log in /var/log/pods, or on a worker whether the master is up"
                     .into()
             }
         },
-        Step::Unit(u) => see(&u.unit),
+        Step::Unit(_) | Step::EtcdVotes { .. } => log_of(step).map(see).unwrap_or_default(),
         Step::EtcdMemberGone { member } => format!(
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
@@ -122,7 +124,6 @@ pub fn remedy(step: &Step) -> String {
                                     not come back is to be detached"
                 .into()
         }
-        Step::EtcdVotes { .. } => see("pf9-etcd.service"),
         Step::ProxyRulesGone { .. } => {
             "look for another program that runs kube-proxy on this machine".into()
         }
@@ -144,6 +145,47 @@ pub fn remedy(step: &Step) -> String {
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => String::new(),
+    }
+}
+
+/// The unit whose log may tell why a step was not done.
+pub fn log_of(step: &Step) -> Option<&str> {
+    match step {
+        Step::Unit(u) => Some(&u.unit),
+        Step::EtcdVotes { .. } => Some(units::ETCD),
+        Step::ProxyRulesGone { .. } => Some(units::KUBE_PROXY),
+        Step::Probe(p) => match &p.probe {
+            Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
+            Probe::EtcdHealthy => Some(units::ETCD),
+            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
+                Some(units::KUBELET)
+            }
+            Probe::KubeProxyHealthy => Some(units::KUBE_PROXY),
+            Probe::ApiHealthy { .. }
+            | Probe::SwapOff
+            | Probe::PortFree { .. }
+            | Probe::AnyPath { .. } => None,
+        },
+        Step::File(_)
+        | Step::Dir(_)
+        | Step::Link { .. }
+        | Step::Absent { .. }
+        | Step::Key { .. }
+        | Step::ServiceAccountKey
+        | Step::Unpacked { .. }
+        | Step::Tried(_)
+        | Step::Stack { .. }
+        | Step::Module { .. }
+        | Step::Sysctl { .. }
+        | Step::Image { .. }
+        | Step::Object { .. }
+        | Step::Uncordon { .. }
+        | Step::Drain { .. }
+        | Step::EtcdMemberGone { .. }
+        | Step::EtcdJoined { .. }
+        | Step::UnitGone { .. }
+        | Step::ContainersGone
+        | Step::NetworkGone { .. } => None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
+//! ca_what       settings that programs would refuse → said, nothing restarted, healed
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
@@ -31,5 +32,6 @@ mod rights;
 mod running;
 mod scenario;
 mod services;
+mod settings;
 mod takeover;
 mod unfit;

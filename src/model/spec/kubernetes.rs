@@ -94,6 +94,11 @@ pub fn extra_args(args: &BTreeMap<String, String>) -> Result<(), String> {
         if API_SERVER_OWN.contains(&name.as_str()) {
             return Err(format!("--{name} is the agent's own"));
         }
+        if value.starts_with('/') {
+            return Err(format!(
+                "--{name} names a file or directory; the API server's pod sees none but its own"
+            ));
+        }
         if value.len() > VALUE_MAX || value.chars().any(char::is_control) {
             return Err(format!(
                 "--{name}: its value is longer than {VALUE_MAX} bytes, or has control characters"
@@ -152,6 +157,7 @@ mod tests {
             ("secure-port", "1"),
             ("feature-gates", "A=true"),
             ("audit-log-path", "a\nb"),
+            ("audit-log-path", "/var/log/audit.log"),
             ("audit-log-path", &long),
         ] {
             let said = extra_args(&map(name, value.to_owned()));

@@ -1,7 +1,7 @@
 //! What phases ask of a [`Context`].
 
 use crate::model::{
-    Authority, CgroupDriverChoice, Digest, Role, StackManifest, paths, role_taints,
+    Authority, CgroupDriverChoice, Digest, Role, StackImage, StackManifest, paths, role_taints,
 };
 
 use super::render::{Inputs, url_host};
@@ -27,14 +27,18 @@ impl Context {
 
     /// Reference of a component's image.
     pub(super) fn image(&self, component: &str) -> Result<&str, Wait> {
+        Ok(&self.image_of(component)?.reference)
+    }
+
+    /// A component's image.
+    pub(super) fn image_of(&self, component: &str) -> Result<&StackImage, Wait> {
         let stack = self.stack()?;
-        let image = stack.image(component).ok_or_else(|| {
+        stack.image(component).ok_or_else(|| {
             Wait::for_what(format!(
                 "a stack with an image of {component}: {} {} has none",
                 stack.name, stack.version
             ))
-        })?;
-        Ok(&image.reference)
+        })
     }
 
     /// Digest of one of the stack's programs, e.g. `bin/kubelet`.

@@ -3,11 +3,14 @@
 //! Each pod sees only the certificates it reads, at the paths they have on the host. An annotation
 //! carries the digest of what a process reads once, so that a change of it restarts the pod.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
 use crate::model::{Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths};
-use crate::nodelet::step::Step;
+use crate::nodelet::step::trial::TRIAL_ROOT;
+use crate::nodelet::step::{Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
@@ -23,12 +26,83 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
         file(layout::REFUSED_BY_NOBODY, authorization::nobody(), PUBLIC),
         file(layout::AUTHORIZATION, authorization::config(ctx), PUBLIC),
         dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
-        file(layout::SCHEDULER_CONFIG, scheduler_config(), PUBLIC),
+        file(layout::SCHEDULER_CONFIG, yaml(&scheduler_config()), PUBLIC),
         dir(layout::MANIFESTS, PRIVATE_DIR),
         manifest(&api_server(ctx)?),
         manifest(&controller_manager(ctx)?),
         manifest(&scheduler(ctx)?),
     ])
+}
+
+/// Whether the three programs take what they are going to be started with. The first two end at a port
+/// that is none, the scheduler at a number of its file: it looks at its flags before, and at a wrong
+/// flag it would not come to the file. The keys are not there yet on a new node, and no secret is
+/// shown to a trial: without them the API server has one more complaint.
+pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
+    const PORT: &str =
+        "--secure-port -1 must be between 1 and 65535, inclusive. It cannot be turned off with 0";
+    const PORT_OR_NONE: &str =
+        "--secure-port -1 must be between 0 and 65535, inclusive. 0 for turning off secure port";
+    const KEYS: &str = "--service-account-signing-key-file, --service-account-issuer, and \
+                        --api-audiences should be specified together";
+    const NUMBER: &str =
+        "parallelism: Invalid value: -1: should be an integer value greater than zero";
+    let none = BTreeMap::new;
+    let api = with_values(
+        api_server_args(ctx),
+        &[
+            ("--secure-port", "-1"),
+            ("--service-account-key-file", ""),
+            ("--service-account-signing-key-file", ""),
+        ],
+    );
+    let manager = with_values(controller_manager_args(ctx), &[("--secure-port", "-1")]);
+    let mut config = scheduler_config();
+    config["parallelism"] = json!(-1);
+    let files = BTreeMap::from([("config.yaml".to_owned(), yaml(&config))]);
+    let scheduler = scheduler_args(ctx, &format!("{TRIAL_ROOT}/config.yaml"));
+    Ok(vec![
+        in_image(ctx, "kube-apiserver", api, none(), &[PORT, KEYS])?,
+        in_image(
+            ctx,
+            "kube-controller-manager",
+            manager,
+            none(),
+            &[PORT_OR_NONE],
+        )?,
+        in_image(ctx, "kube-scheduler", scheduler, files, &[NUMBER])?,
+    ])
+}
+
+fn with_values(args: Vec<String>, values: &[(&str, &str)]) -> Vec<String> {
+    let other = |arg: String| {
+        let name = arg.split('=').next().unwrap_or_default();
+        let value = values.iter().find(|(flag, _)| *flag == name);
+        value.map_or_else(|| arg.clone(), |(flag, value)| format!("{flag}={value}"))
+    };
+    args.into_iter().map(other).collect()
+}
+
+/// A trial of a program that is in an image only.
+fn in_image(
+    ctx: &Context,
+    program: &str,
+    args: Vec<String>,
+    files: BTreeMap<String, String>,
+    expects: &[&str],
+) -> Result<TrialStep, Wait> {
+    let archive = ctx.image_of(program)?.path.clone();
+    Ok(TrialStep {
+        path: ctx.unpacked(&archive),
+        inside: Some(inside(program)),
+        bytes: ctx.program(&archive),
+        ..super::trials::stopped(ctx, program, args, files, expects)
+    })
+}
+
+/// Where the images have their programs, without the slash in front.
+fn inside(program: &str) -> String {
+    format!("usr/local/bin/{program}")
 }
 
 /// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
@@ -108,7 +182,7 @@ impl Component<'_> {
                     "image": self.image,
                     // Only what the stack's signature covers may run here.
                     "imagePullPolicy": "Never",
-                    "command": [format!("/usr/local/bin/{}", self.name)],
+                    "command": [format!("/{}", inside(self.name))],
                     "args": self.args,
                     "resources": {"requests": {"cpu": self.cpu, "memory": self.memory}},
                     // Up to five minutes to start, then away for more than a minute: restarted.
@@ -307,7 +381,7 @@ fn scheduler(ctx: &Context) -> Result<Value, Wait> {
             ("File", layout::ca(CertPurpose::FrontProxy)),
             ("File", kubeconfig.path()),
         ],
-        inputs: client_inputs(ctx, kubeconfig).add("config", &scheduler_config()),
+        inputs: client_inputs(ctx, kubeconfig).add("config", &yaml(&scheduler_config())),
         port: SCHEDULER,
         health: ("/healthz", "/healthz"),
         cpu: "50m",
@@ -361,12 +435,12 @@ fn client_inputs(ctx: &Context, kubeconfig: Kubeconfig) -> Inputs {
     reload::inputs(inputs, ctx, &[kubeconfig.purpose()])
 }
 
-fn scheduler_config() -> String {
-    yaml(&json!({
+fn scheduler_config() -> Value {
+    json!({
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": Kubeconfig::Scheduler.path()},
         "leaderElection": {"leaderElect": true},
         "enableProfiling": false,
-    }))
+    })
 }

@@ -5,20 +5,24 @@
 //! them. Where one came later, who is a member only the others know, so the file is written from
 //! their answer ([`joining_settings`]). Neither restarts anything.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::host::etcd::{Member, peer_url};
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{Authority, CertPurpose, EtcdMember, paths};
-use crate::nodelet::step::{Encoding, Probe, Step};
+use crate::nodelet::step::trial::TRIAL_ROOT;
+use crate::nodelet::step::{Encoding, Probe, Step, TrialStep};
 
 use super::env::{EnvText, Unwritable};
 use super::render::{
     Inputs, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, UnitText, dir, file, file_as, probe, shared_dir, unit,
     url_host,
 };
-use super::{Context, Steps, certs, layout};
+use super::{Context, Steps, certs, layout, trials};
 
+/// Before every setting's name.
+const PREFIX: &str = "ETCD_";
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
 /// A member with a large database, or one that waits for the others, takes minutes.
@@ -109,6 +113,33 @@ fn unit_text(ctx: &Context) -> String {
 }
 
 fn env(ctx: &Context) -> Result<String, Unwritable> {
+    env_text(&settings(ctx))
+}
+
+/// Whether etcd takes what it is going to be started with. It ends at a data directory that cannot
+/// be one, before it opens a port.
+pub(super) fn trial(ctx: &Context) -> TrialStep {
+    const FILE: &str = "no-directory";
+    let files = BTreeMap::from([(FILE.to_owned(), String::new())]);
+    let mut trial = trials::stopped(
+        ctx,
+        "etcd",
+        Vec::new(),
+        files,
+        &["failed to list data directory"],
+    );
+    let mut lines = settings(ctx);
+    if joining(ctx).is_none() {
+        lines.extend(founding(ctx));
+    }
+    let variable = |(name, value): (&str, String)| (format!("{PREFIX}{name}"), value);
+    trial.env = lines.into_iter().map(variable).collect();
+    let data = format!("{TRIAL_ROOT}/{FILE}/data");
+    trial.env.insert(format!("{PREFIX}DATA_DIR"), data);
+    trial
+}
+
+fn settings(ctx: &Context) -> Vec<(&'static str, String)> {
     let ip = url_host(&ctx.node.node_ip.to_string());
     let (client, peer) = (CertPurpose::EtcdServer, CertPurpose::EtcdPeer);
     let mut lines = vec![
@@ -155,10 +186,14 @@ fn env(ctx: &Context) -> Result<String, Unwritable> {
     ] {
         lines.extend(ms.map(|ms| (name, ms.to_string())));
     }
-    env_text(&lines)
+    lines
 }
 
 fn cluster_env(ctx: &Context) -> Result<String, Unwritable> {
+    env_text(&founding(ctx))
+}
+
+fn founding(ctx: &Context) -> Vec<(&'static str, String)> {
     let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
@@ -194,7 +229,7 @@ pub(in crate::nodelet) fn joining_settings(
             pairs.push(format!("{name}={url}"));
         }
     }
-    cluster_settings(ctx, JOINS, pairs).map_err(|e| e.to_string())
+    env_text(&cluster_settings(ctx, JOINS, pairs)).map_err(|e| e.to_string())
 }
 
 /// Whether these are the settings of a master that joins.
@@ -207,18 +242,18 @@ fn cluster_settings(
     ctx: &Context,
     state: &str,
     members: Vec<String>,
-) -> Result<String, Unwritable> {
-    env_text(&[
+) -> Vec<(&'static str, String)> {
+    vec![
         ("INITIAL_CLUSTER", members.join(",")),
         ("INITIAL_CLUSTER_STATE", state.into()),
         ("INITIAL_CLUSTER_TOKEN", ctx.node.cluster_id.to_string()),
-    ])
+    ]
 }
 
 /// Everything of etcd's begins alike.
 fn env_text(lines: &[(&str, String)]) -> Result<String, Unwritable> {
     let file = lines.iter().fold(EnvText::new(), |file, (name, value)| {
-        file.set(&format!("ETCD_{name}"), value)
+        file.set(&format!("{PREFIX}{name}"), value)
     });
     file.text()
 }

@@ -16,6 +16,7 @@ use crate::model::*;
 use crate::nodelet::step::Step;
 
 mod restarts;
+mod trials;
 
 fn cases() -> Vec<(&'static str, Context)> {
     let mut three = samples::master("1.36.3");

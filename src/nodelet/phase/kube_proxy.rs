@@ -5,25 +5,27 @@ mod mode;
 
 pub use mode::proxy_mode;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::host::ours::ports::{KUBE_PROXY_HEALTH, KUBE_PROXY_METRICS};
 use crate::model::{CertPurpose, ProxyMode};
-use crate::nodelet::step::{Probe, Step};
+use crate::nodelet::step::trial::TRIAL_ROOT;
+use crate::nodelet::step::{Probe, Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, unit, yaml};
-use super::{Context, Steps, certs, layout, reload};
+use super::{Context, Steps, Wait, certs, layout, reload, trials};
 
 /// The first writing of all rules of a large cluster.
 const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let mode = proxy_mode(ctx)?.mode;
-    let (unit_text, config) = (unit_text(ctx), config(ctx, mode));
+    let (unit_text, config) = (unit_text(ctx), yaml(&config(ctx, mode)));
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kube-proxy")
         .add("config", &config)
@@ -59,10 +61,7 @@ fn unit_text(ctx: &Context) -> String {
         .set("Environment", &Context::service_path())
         .command(
             &layout::bin("kube-proxy"),
-            &[
-                format!("--config={}", layout::KUBE_PROXY_CONFIG),
-                "--v=2".into(),
-            ],
+            &flags(layout::KUBE_PROXY_CONFIG),
         )
         .set("Restart", "always")
         .set("RestartSec", "2")
@@ -71,7 +70,22 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-fn config(ctx: &Context, mode: ProxyMode) -> String {
+fn flags(config: &str) -> Vec<String> {
+    vec![format!("--config={config}"), "--v=2".into()]
+}
+
+/// Whether kube-proxy takes what it is going to be started with.
+pub(super) fn trial(ctx: &Context) -> Result<TrialStep, Wait> {
+    const SCORE: &str = "KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: Invalid \
+                         value: -5000: must be within the range [-1000, 1000]";
+    let mut config = config(ctx, proxy_mode(ctx)?.mode);
+    config["oomScoreAdj"] = json!(-5000);
+    let args = flags(&format!("{TRIAL_ROOT}/config.yaml"));
+    let files = BTreeMap::from([("config.yaml".to_owned(), yaml(&config))]);
+    Ok(trials::stopped(ctx, "kube-proxy", args, files, &[SCORE]))
+}
+
+fn config(ctx: &Context, mode: ProxyMode) -> Value {
     let node = &ctx.node;
     let own = vec![IpNet::from(node.node_ip)];
     let node_ports = match node.kube_proxy.node_port_networks.as_slice() {
@@ -105,5 +119,5 @@ fn config(ctx: &Context, mode: ProxyMode) -> String {
     if !node.feature_gates.is_empty() {
         config["featureGates"] = json!(node.feature_gates);
     }
-    yaml(&config)
+    config
 }

@@ -3,17 +3,19 @@
 //! The static pods are written here, after their images are in the runtime and etcd is healthy, not
 //! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{KUBELET, KUBELET_HEALTH};
 use crate::model::{CertPurpose, paths};
-use crate::nodelet::step::{Probe, Step};
+use crate::nodelet::step::trial::TRIAL_ROOT;
+use crate::nodelet::step::{Probe, Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit, yaml};
-use super::{Context, Steps, control_plane, layout, reload};
+use super::{Context, Steps, control_plane, layout, reload, trials};
 
 /// How long kubelet remembers that somebody may call it. Its own five minutes are how long a removed
 /// master could go on; every reader of logs and numbers costs one question this often.
@@ -22,7 +24,7 @@ const AUTHORIZED_FOR: &str = "30s";
 const HEALTHY: Duration = Duration::from_secs(120);
 
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let (unit_text, config) = (unit_text(ctx), config(ctx));
+    let (unit_text, config) = (unit_text(ctx), yaml(&config(ctx)));
     let inputs = ctx
         .service_inputs(&unit_text, "bin/kubelet")
         .add("config", &config)
@@ -78,7 +80,10 @@ fn unit_text(ctx: &Context) -> String {
         .section("Service")
         .set("Type", "notify")
         .set("Environment", &Context::service_path())
-        .command(&layout::bin("kubelet"), &flags(ctx))
+        .command(
+            &layout::bin("kubelet"),
+            &flags(ctx, layout::KUBELET_CONFIG, paths::KUBELET_ROOT),
+        )
         .set("Restart", "always")
         .set("RestartSec", "2")
         .set("LimitNOFILE", "1048576")
@@ -90,13 +95,25 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-fn flags(ctx: &Context) -> Vec<String> {
+/// Whether kubelet takes what it is going to be started with. It ends at a port that is none, before
+/// it asks anybody for anything.
+pub(super) fn trial(ctx: &Context) -> TrialStep {
+    const PORT: &str = "invalid configuration: healthzPort (--healthz-port) -1 must be between 1 and \
+                        65535, inclusive";
+    let mut config = config(ctx);
+    config["healthzPort"] = json!(-1);
+    let args = flags(ctx, &format!("{TRIAL_ROOT}/config.yaml"), TRIAL_ROOT);
+    let files = BTreeMap::from([("config.yaml".to_owned(), yaml(&config))]);
+    trials::stopped(ctx, "kubelet", args, files, &[PORT])
+}
+
+fn flags(ctx: &Context, config: &str, root: &str) -> Vec<String> {
     let node = &ctx.node;
     vec![
-        format!("--config={}", layout::KUBELET_CONFIG),
+        format!("--config={config}"),
         format!("--kubeconfig={}", Kubeconfig::Kubelet.path()),
-        format!("--root-dir={}", paths::KUBELET_ROOT),
-        format!("--cert-dir={}/pki", paths::KUBELET_ROOT),
+        format!("--root-dir={root}"),
+        format!("--cert-dir={root}/pki"),
         format!("--hostname-override={}", node.node_name),
         format!("--node-ip={}", node.node_ip),
         "--v=2".to_owned(),
@@ -107,7 +124,7 @@ fn endpoint() -> String {
     format!("unix://{}", paths::CONTAINERD_SOCKET)
 }
 
-fn config(ctx: &Context) -> String {
+fn config(ctx: &Context) -> Value {
     let node = &ctx.node;
     let serving = CertPurpose::KubeletServer;
     let mut config = json!({
@@ -173,7 +190,7 @@ fn config(ctx: &Context) -> String {
     if !node.feature_gates.is_empty() {
         config["featureGates"] = json!(node.feature_gates);
     }
-    yaml(&config)
+    config
 }
 
 /// `key=value:Effect` as an object.

@@ -186,14 +186,10 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
 /// A stack of the components that belong to a release of Kubernetes.
 pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
     let version: semver::Version = kubernetes.parse().expect("version");
-    let containerd = match version.minor {
-        0..=34 => "2.2.9",
-        35 | 36 => "2.3.7",
-        37.. => "2.4.2",
-    };
-    let etcd = match version.minor {
-        0..=36 => "3.6.16",
-        37.. => "3.7.3",
+    let (containerd, etcd) = match version.minor {
+        0..=34 => ("2.2.9", "3.6.16"),
+        35 | 36 => ("2.3.7", "3.6.16"),
+        37.. => ("2.4.2", "3.7.3"),
     };
     let both = vec![Role::Master, Role::Worker];
     let image = |component: &str, tag: &str, roles: &[Role]| StackImage {

@@ -1,12 +1,55 @@
 //! What the programs of a stack are asked before it becomes the active one. Each trial is written
 //! beside the files that it is about.
 
-use crate::nodelet::step::Step;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use super::{Context, Wait, runtime};
+use crate::nodelet::step::{Judge, Step, TrialStep};
+
+use super::{Context, Wait, control_plane, etcd, kube_proxy, kubelet, runtime};
+
+/// How long a program may take to read its configuration: they take a third of a second each.
+const WITHIN: Duration = Duration::from_secs(15);
 
 /// All trials of this node, in the order its programs start.
 pub(super) fn trials(ctx: &Context) -> Result<Vec<Step>, Wait> {
-    let all = [runtime::trial(ctx)?];
+    let mut all = vec![runtime::trial(ctx)?];
+    if ctx.is_master() {
+        all.push(etcd::trial(ctx));
+    }
+    all.push(kubelet::trial(ctx));
+    if ctx.is_master() {
+        all.extend(control_plane::trials(ctx)?);
+    }
+    all.push(kube_proxy::trial(ctx)?);
     Ok(all.into_iter().map(Step::Tried).collect())
+}
+
+/// The trial of a program that has no verb for it: it is given one value that it must refuse, with
+/// the words of `expects`, and judges the rest by the way.
+pub(super) fn stopped(
+    ctx: &Context,
+    program: &str,
+    args: Vec<String>,
+    files: BTreeMap<String, String>,
+    expects: &[&str],
+) -> TrialStep {
+    let node = &ctx.node;
+    let gates = node.feature_gates.keys().cloned();
+    let flags = node.api.extra_args.keys().cloned();
+    let file = format!("bin/{program}");
+    TrialStep {
+        program: program.to_owned(),
+        path: ctx.unpacked(&file),
+        inside: None,
+        bytes: ctx.program(&file),
+        args,
+        env: BTreeMap::new(),
+        files,
+        within: WITHIN,
+        judge: Judge::Stopped {
+            expects: expects.iter().map(|words| (*words).to_owned()).collect(),
+            theirs: gates.chain(flags).collect(),
+        },
+    }
 }

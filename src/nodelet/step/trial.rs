@@ -27,7 +27,10 @@ pub struct TrialStep {
     pub program: String,
     /// The program, in the stack that is going to be active.
     pub path: String,
-    /// Its bytes; absent when the stack lists no such file.
+    /// [`Self::path`] is an image's archive, and the program this file in the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<String>,
+    /// The bytes of [`Self::path`]; absent when the stack lists no such file.
     pub bytes: Option<Digest>,
     /// Arguments, with [`TRIAL_ROOT`].
     pub args: Vec<String>,
@@ -53,6 +56,13 @@ pub enum Judge {
         schema: i64,
         /// Drop-ins that could not be taken over, in words.
         unread: Vec<String>,
+    },
+    /// A program that ends at one value that it must refuse.
+    Stopped {
+        /// What it says to that.
+        expects: Vec<String>,
+        /// Names that the spec gave it: gates and flags.
+        theirs: Vec<String>,
     },
 }
 

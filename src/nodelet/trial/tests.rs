@@ -22,6 +22,7 @@ fn trial() -> TrialStep {
     TrialStep {
         program: "containerd".into(),
         path: PROGRAM.into(),
+        inside: None,
         bytes: None,
         args: vec!["--config".into(), format!("{TRIAL_ROOT}/config.toml")],
         env: BTreeMap::from([("HERE".into(), TRIAL_ROOT.into())]),
@@ -73,6 +74,45 @@ async fn a_program_that_does_not_run_here_and_one_that_hangs_are_told_apart() {
         .expect_err("no program of this machine");
     assert_eq!(fault.code, FaultCode::ProgramNotRunnable);
     assert!(fault.fix.contains(PROGRAM), "{fault}");
+    assert!(!left(&host));
+}
+
+/// An image's archive, as far as one program goes.
+fn archive(inside: &str, script: &[u8]) -> Vec<u8> {
+    let tar = |path: &str, bytes: &[u8]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o755);
+        builder
+            .append_data(&mut header, path, bytes)
+            .expect("append");
+        builder.into_inner().expect("tar")
+    };
+    tar("1/layer.tar", &tar(inside, script))
+}
+
+#[tokio::test]
+async fn a_program_that_is_in_an_image_only_is_taken_out_of_it() {
+    const ARCHIVE: &str = "/opt/pf9/stacks/x-1/images/x.tar";
+    let (_dir, host) = machine("exit 1");
+    let script = b"#!/bin/sh\ncat \"$2\"\n";
+    let bytes = archive("usr/local/bin/x", script);
+    host.fs
+        .write(ARCHIVE, &bytes, &Attrs::mode(0o644))
+        .expect("write");
+    let inside = |path: &str| TrialStep {
+        path: ARCHIVE.into(),
+        inside: Some(path.into()),
+        ..trial()
+    };
+    run(&host, &inside("usr/local/bin/x"))
+        .await
+        .expect("it says all that was meant");
+    assert!(!left(&host));
+    let fault = run(&host, &inside("usr/local/bin/y")).await;
+    let fault = fault.expect_err("the image has no such program");
+    assert!(fault.why.contains("usr/local/bin/y"), "{fault}");
     assert!(!left(&host));
 }
 

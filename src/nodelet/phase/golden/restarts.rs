@@ -21,7 +21,7 @@ fn units(ctx: &Context) -> BTreeMap<String, UnitStep> {
 fn what_changes_decides_what_restarts() {
     type Change = fn(&mut Context);
     let base = samples::master("1.37.2");
-    let table: [(&str, Change, &[&str]); 13] = [
+    let table: [(&str, Change, &[&str]); 15] = [
         ("nothing", |_| {}, &[]),
         (
             "time",
@@ -66,6 +66,21 @@ fn what_changes_decides_what_restarts() {
             "pods",
             |c| c.node.kubelet.max_pods = 50,
             &["pf9-kubelet.service"],
+        ),
+        (
+            "a feature gate",
+            |c| {
+                c.node.feature_gates.insert("A".into(), true);
+            },
+            &["pf9-kube-proxy.service", "pf9-kubelet.service"],
+        ),
+        (
+            "a flag of the API server",
+            |c| {
+                let args = &mut c.node.api.extra_args;
+                args.insert("audit-log-path".into(), "-".into());
+            },
+            &[],
         ),
         (
             "kubelet's serving certificate",

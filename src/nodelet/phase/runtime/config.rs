@@ -231,6 +231,7 @@ pub(in crate::nodelet::phase) fn trial(ctx: &Context) -> Result<TrialStep, Wait>
     Ok(TrialStep {
         program: "containerd".into(),
         path: ctx.unpacked("bin/containerd"),
+        inside: None,
         bytes: ctx.program("bin/containerd"),
         args: args.map(str::to_owned).into(),
         env: BTreeMap::new(),

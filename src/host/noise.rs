@@ -1,0 +1,202 @@
+//! What another program's log has against itself: errors, without those that it writes at every start
+//! while something else is not there yet.
+//!
+//! Whoever is called at three in the morning reads one line of a log in `pf9ctl status`. It must not be
+//! one of the dozens that stand there after every good start as well. One table: [`NOISE`]. Lines about
+//! a pod are left out too: they are about a workload, not about the program, and what they say does not
+//! leave the machine.
+
+use serde_json::Value;
+
+/// A line of every start.
+struct Noise {
+    /// Whose: the unit's name without `pf9-` and `.service`.
+    program: &'static str,
+    /// What such a line has in it, all of it.
+    parts: &'static [&'static str],
+    /// Releases that were seen to write it, or whose source does.
+    releases: &'static str,
+    /// Where the line is made, or why it is made.
+    source: &'static str,
+}
+
+/// Nobody listens at the API server's port yet, or it does not know this node yet: its pod is started by
+/// the same kubelet.
+const API_NOT_YET: &str = "the API server is started by this kubelet";
+
+/// Lines that say nothing at a start.
+const NOISE: &[Noise] = &[
+    Noise {
+        program: "kubelet",
+        parts: &["no PriorityClass with name system-"],
+        releases: "1.34-1.37",
+        source: "plugin/pkg/admission/priority: the API server makes its own classes a moment after it \
+                 answers; kubelet shows its static pods again and again until then",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["connect: connection refused"],
+        releases: "1.34-1.37",
+        source: API_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Unable to register node with API server\""],
+        releases: "1.34-1.37",
+        source: API_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Failed to ensure lease exists, will retry\""],
+        releases: "1.34-1.37",
+        source: API_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["err=\"failed to get node info: node", "not found\""],
+        releases: "1.34-1.37",
+        source: "pkg/kubelet/eviction: the node has not registered itself yet",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Error getting the current node from lister\""],
+        releases: "1.34-1.37",
+        source: "pkg/kubelet/kubelet_node_status.go: the node has not registered itself yet",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Container runtime network not ready\""],
+        releases: "1.34-1.37",
+        source: "pkg/kubelet/kubelet.go: said until the first look at the network's configuration",
+    },
+    Noise {
+        program: "kube-proxy",
+        parts: &["connect: connection refused"],
+        releases: "1.34-1.37",
+        source: "the API server of this node is not up yet",
+    },
+    Noise {
+        program: "containerd",
+        parts: &["failed to load cni during init"],
+        releases: "2.2-2.4",
+        source: "internal/cri/server: the pod network's configuration comes after the runtime",
+    },
+];
+
+/// Longest line that is shown.
+const SHOWN_MAX: usize = 300;
+
+/// The last line of a unit's log in which its program complains of something that matters, without
+/// its time: the same trouble is the same text.
+pub fn last_fault(unit: &str, log: &str) -> Option<String> {
+    let program = unit.trim_start_matches("pf9-").trim_end_matches(".service");
+    let mut lines = log.lines().rev().filter_map(complaint);
+    let found = lines.find(|line| !line.contains(" pod=\"") && !is_noise(program, line))?;
+    let short: String = found.chars().take(SHOWN_MAX).collect();
+    let cut = if short.len() < found.len() { "…" } else { "" };
+    Some(format!("{short}{cut}"))
+}
+
+fn is_noise(program: &str, line: &str) -> bool {
+    let mut table = NOISE.iter().filter(|noise| noise.program == program);
+    table.any(|noise| noise.parts.iter().all(|part| line.contains(part)))
+}
+
+/// The line's own words, if it is an error: as Kubernetes (`E1128 12:00:00.0 1 file.go:1] …`), etcd
+/// (JSON), containerd (`level=error msg="…"`) and a dying Go program (`panic: …`) write them.
+fn complaint(line: &str) -> Option<String> {
+    if let Ok(entry) = serde_json::from_str::<Value>(line) {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        if !matches!(text("level"), Some("error" | "fatal" | "panic")) {
+            return None;
+        }
+        let said = [text("msg"), text("error")].into_iter().flatten();
+        return Some(said.collect::<Vec<_>>().join(": "));
+    }
+    if let Some(at) = ["level=error ", "level=fatal "]
+        .iter()
+        .find_map(|word| Some(line.find(word)? + word.len()))
+    {
+        return Some(line[at..].to_owned());
+    }
+    if line.starts_with("panic: ") || line.starts_with("Error: ") {
+        return Some(line.to_owned());
+    }
+    let severe = line.starts_with(['E', 'F']);
+    let dated = line.bytes().skip(1).take(4).all(|b| b.is_ascii_digit());
+    let (_, words) = line.split_once("] ").filter(|_| severe && dated)?;
+    Some(words.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIRROR: &str = "E1128 11:00:01.000001    77 mirror_client.go:139] \"Failed creating a mirror \
+                          pod\" err=\"pods \\\"kube-apiserver-m\\\" is forbidden: no PriorityClass with \
+                          name system-node-critical was found\"";
+    const REAL: &str = "E1128 11:00:02.000001    77 run.go:72] \"command failed\" err=\"failed to run \
+                        Kubelet: running with swap on is not supported\"";
+
+    #[test]
+    fn what_every_start_writes_is_no_fault_and_what_ends_it_is() {
+        let start = format!("I1128 11:00:00.0  77 server.go:1] \"Started\"\n{MIRROR}\n");
+        assert_eq!(last_fault("pf9-kubelet.service", &start), None);
+        let fault = last_fault("pf9-kubelet.service", &format!("{REAL}\n{start}"));
+        let fault = fault.expect("a fault");
+        assert!(fault.starts_with("\"command failed\""), "{fault}");
+        assert!(
+            !fault.contains("11:00"),
+            "the same trouble is the same text"
+        );
+        // Noise of one program is a fault of another.
+        assert!(last_fault("pf9-etcd.service", MIRROR).is_some());
+    }
+
+    #[test]
+    fn every_programs_errors_are_read() {
+        for (unit, line, words) in [
+            (
+                "pf9-etcd.service",
+                r#"{"level":"fatal","ts":"2026","msg":"discovery failed","error":"member 1 has already been bootstrapped"}"#,
+                "discovery failed: member 1 has already been bootstrapped",
+            ),
+            (
+                "pf9-containerd.service",
+                r#"time="2026" level=fatal msg="containerd: failed to load TOML""#,
+                r#"msg="containerd: failed to load TOML""#,
+            ),
+            (
+                "pf9-kubelet.service",
+                "panic: unrecognized feature gate: X",
+                "panic: unrecognized feature gate: X",
+            ),
+        ] {
+            let log = format!("{line}\nI1128 not an error\n{{\"level\":\"info\",\"msg\":\"x\"}}\n");
+            assert_eq!(last_fault(unit, &log).as_deref(), Some(words));
+        }
+    }
+
+    #[test]
+    fn what_is_about_a_workload_stays_here_and_long_lines_are_cut() {
+        let of_a_pod = "E1128 11:00:02.0 7 x.go:1] \"Error syncing pod\" err=\"x\" pod=\"a/b\"";
+        assert_eq!(last_fault("pf9-kubelet.service", of_a_pod), None);
+        let long = format!("E1128 11:00:02.0 7 x.go:1] {}", "é".repeat(10_000));
+        let shown = last_fault("pf9-kubelet.service", &long).expect("a fault");
+        assert_eq!(shown.chars().count(), SHOWN_MAX + 1);
+    }
+
+    #[test]
+    fn every_row_says_where_it_is_from() {
+        for noise in NOISE {
+            let range = noise.releases.split_once('-');
+            assert!(
+                range.is_some_and(|(from, to)| from <= to),
+                "{}",
+                noise.releases
+            );
+            assert!(!noise.source.is_empty() && !noise.parts.is_empty());
+            assert!(noise.parts.iter().all(|part| !part.is_empty()));
+        }
+    }
+}
