@@ -94,7 +94,15 @@ fn a_drop_in_is_tried_copied_and_started_with() {
         .insert("99-x.toml".into(), "version = 4\n".into());
     ctx.drop_ins.copies = vec!["10-old.toml".into(), "99-x.toml".into()];
     let copy = "/etc/pf9/containerd/conf.d/99-x.toml";
-    assert_ne!(before, inputs(&ctx));
+    let named = inputs(&ctx);
+    assert_ne!(before, named);
+    // Our own file says the same now: the content counts too.
+    let other = "version = 4\n# edited\n".to_owned();
+    let first = ctx.drop_ins.files.insert("99-x.toml".into(), other);
+    assert_ne!(named, inputs(&ctx));
+    ctx.drop_ins
+        .files
+        .extend(first.map(|text| ("99-x.toml".to_owned(), text)));
     assert!(inputs(&ctx).is_some_and(|(_, files)| files.iter().any(|f| f == copy)));
     assert!(
         config(&ctx)
