@@ -59,7 +59,11 @@ pub const API_SERVER_OWN: [&str; 36] = [
     "token-auth-file",
 ];
 
-/// Names of feature gates, as far as they can be names.
+/// Gates that the refusal of machines that left rests on: the user's UID in a certificate is beta
+/// (kube-apiserver, 1.33 to 1.37).
+const NEEDED: &[&str] = &["AllowParsingUserUIDFromCertAuth", "AllBeta"];
+
+/// Names of feature gates, as far as they can be names, and none off that is needed.
 pub fn gates(gates: &BTreeMap<String, bool>) -> Result<(), String> {
     if gates.len() > LIST_MAX {
         return Err(format!("{} gates, at most {LIST_MAX}", gates.len()));
@@ -69,8 +73,13 @@ pub fn gates(gates: &BTreeMap<String, bool>) -> Result<(), String> {
             && name.len() <= NAME_MAX
             && name.bytes().all(|b| b.is_ascii_alphanumeric())
     };
-    match gates.keys().find(|name| !good(name)) {
-        Some(name) => Err(format!("{:?} is no name of a feature gate", clip(name))),
+    if let Some(name) = gates.keys().find(|name| !good(name)) {
+        return Err(format!("{:?} is no name of a feature gate", clip(name)));
+    }
+    match NEEDED.iter().find(|name| gates.get(**name) == Some(&false)) {
+        Some(name) => Err(format!(
+            "{name} stays on: a machine that left the cluster is refused by it"
+        )),
         None => Ok(()),
     }
 }
@@ -139,6 +148,10 @@ mod tests {
     #[test]
     fn gates_and_flags_are_names() {
         assert_eq!(gates(&map("NodeSwap", true)), Ok(()));
+        for needed in NEEDED {
+            assert!(gates(&map(needed, false)).is_err(), "{needed}");
+            assert_eq!(gates(&map(needed, true)), Ok(()));
+        }
         for bad in ["", "Node Swap", "A=true,B", "é"] {
             assert!(gates(&map(bad, true)).is_err(), "{bad:?}");
         }
