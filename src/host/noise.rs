@@ -99,7 +99,12 @@ pub fn last_fault(unit: &str, log: &str) -> Option<String> {
 
 fn is_noise(program: &str, line: &str) -> bool {
     let mut table = NOISE.iter().filter(|noise| noise.program == program);
-    table.any(|noise| noise.parts.iter().all(|part| line.contains(part)))
+    let Some(noise) = table.find(|noise| noise.parts.iter().all(|part| line.contains(part))) else {
+        return false;
+    };
+    let (releases, source) = (noise.releases, noise.source);
+    tracing::trace!(program, releases, source, line, "start-up noise left out");
+    true
 }
 
 /// The line's own words, if it is an error: as Kubernetes (`E1128 12:00:00.0 1 file.go:1] …`), etcd
