@@ -101,7 +101,9 @@ fn is_test(path: &Path) -> bool {
     let named = ["tests.rs", "testing.rs", "golden.rs"]
         .iter()
         .any(|name| path.ends_with(name));
-    named || path.components().any(|part| part.as_os_str() == "tests")
+    let room =
+        |part: std::path::Component<'_>| ["tests", "golden"].iter().any(|r| part.as_os_str() == *r);
+    named || path.components().any(room)
 }
 
 fn sources() -> Vec<(PathBuf, String)> {

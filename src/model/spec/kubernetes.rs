@@ -23,7 +23,7 @@ pub const API_SERVER_OWN: [&str; 36] = [
     "advertise-address",
     "allow-privileged",
     "anonymous-auth",
-    "authorization-mode",
+    "authorization-config",
     "authorization-policy-file",
     "bind-address",
     "client-ca-file",
@@ -55,7 +55,7 @@ pub const API_SERVER_OWN: [&str; 36] = [
     "tls-private-key-file",
     "v",
     // Would take the place of some of these.
-    "authorization-config",
+    "authorization-mode",
     "token-auth-file",
 ];
 

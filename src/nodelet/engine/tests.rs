@@ -42,6 +42,19 @@ struct Life {
     wake: watch::Sender<u64>,
 }
 
+/// A kubelet that has nothing against its configuration but what every trial puts there.
+const KUBELET: &[u8] = b"#!/bin/sh
+[ \"$1\" = --version ] && exec echo Kubernetes
+echo 'E run.go:72] \"command failed\" err=\"failed to validate kubelet configuration, error: invalid configuration: healthzPort (--healthz-port) -1 must be between 1 and 65535, inclusive\"' >&2
+exit 1
+";
+/// And such a kube-proxy.
+const KUBE_PROXY: &[u8] = b"#!/bin/sh
+[ \"$1\" = --version ] && exec echo Kubernetes
+echo 'E run.go:72] \"command failed\" err=\"failed complete: KubeProxyConfiguration.KubeProxyLinuxConfiguration.OOMScoreAdj: Invalid value: -5000: must be within the range [-1000, 1000]\"' >&2
+exit 1
+";
+
 impl Machine {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");

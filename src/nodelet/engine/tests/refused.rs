@@ -20,6 +20,8 @@ impl Machine {
     fn unpacked(&self, version: &str, containerd: &str) -> StackRef {
         let files = [
             ("bin/containerd", 0o755, containerd.as_bytes()),
+            ("bin/kubelet", 0o755, KUBELET),
+            ("bin/kube-proxy", 0o755, KUBE_PROXY),
             ("images/pause.tar", 0o644, PAUSE),
         ];
         let mut tar = tar::Builder::new(Vec::new());

@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::stack;
 
-const RUNS: &[u8] = b"#!/bin/sh\necho Kubernetes\n";
+const RUNS: &[u8] = KUBELET;
 /// Prints the configuration it is given, as containerd does.
 const TAKES: &str = "#!/bin/sh\n[ \"$1\" = --version ] || cat \"$2\"\n";
 const RUNS_NOT: &[u8] = b"what no kernel knows\n";
@@ -15,9 +15,10 @@ const RUNS_NOT: &[u8] = b"what no kernel knows\n";
 impl Machine {
     /// Stages a stack whose kubelet is this.
     fn stage(&self, version: &str, kubelet: &[u8]) -> StackRef {
-        let files: [(&str, u32, &[u8]); 3] = [
+        let files: [(&str, u32, &[u8]); 4] = [
             ("bin/containerd", 0o755, TAKES.as_bytes()),
             ("bin/kubelet", 0o755, kubelet),
+            ("bin/kube-proxy", 0o755, KUBE_PROXY),
             ("images/pause.tar", 0o644, b"an image"),
         ];
         let mut tar = tar::Builder::new(Vec::new());

@@ -160,7 +160,7 @@ fn what_a_spec_may_not_set_is_what_the_api_server_is_given() {
         .filter_map(|a| a.strip_prefix("--")?.split('=').next().map(str::to_owned))
         .collect();
     // Would take the place of some of them.
-    given.extend(["authorization-config", "token-auth-file"].map(str::to_owned));
+    given.extend(["authorization-mode", "token-auth-file"].map(str::to_owned));
     given.sort();
     let mut own = kubernetes::API_SERVER_OWN;
     own.sort_unstable();
