@@ -431,7 +431,9 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     );
     assert_eq!(daemons.up().await, since);
     let path = format!("/hosts/{host}/accept-machine");
-    let refused = plane.admin(Method::POST, &path, &json!({})).await;
+    let named = known["pf9"]["copy"]["boot_id"].clone();
+    let named = json!({ "boot_id": named });
+    let refused = plane.admin(Method::POST, &path, &named).await;
     assert_eq!(
         refused.expect_err("it is connected").code,
         FaultCode::HostConnected
@@ -442,7 +444,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     clone.stop().await;
     plane.until(host, |h| h["pf9"]["connected"] == false).await;
     plane
-        .admin(Method::POST, &path, &json!({}))
+        .admin(Method::POST, &path, &named)
         .await
         .expect("accepted");
     let moved = copy.start().await;
