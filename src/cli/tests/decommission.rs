@@ -15,6 +15,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         wants_spec: false,
         state,
         reason: None,
+        warnings: Vec::new(),
         attempts: 0,
         phases: vec![PhaseStatus {
             id: PhaseId::ALL[0],
