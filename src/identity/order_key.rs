@@ -83,9 +83,9 @@ pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
     let fault = Fault::new(FaultCode::OrderKeyUnusable, what, chain(&e));
     Some(fault.fix(match e {
         IdentityError::Fs(_) => "look at the disk and the named path".to_owned(),
-        IdentityError::Incomplete(_)
-        | IdentityError::Damaged { .. }
-        | IdentityError::Tls(_) => remedy(host),
+        IdentityError::Incomplete(_) | IdentityError::Damaged { .. } | IdentityError::Tls(_) => {
+            remedy(host)
+        }
     }))
 }
 

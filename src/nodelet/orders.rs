@@ -129,8 +129,8 @@ fn sign<T: serde::Serialize>(
     kind: DocumentKind,
     document: &T,
 ) -> Result<Envelope, Fault> {
-    let key = order_key::load(fs, host_id)
-        .map_err(|e| e.fault(what).fix(order_key::remedy(host_id)))?;
+    let key =
+        order_key::load(fs, host_id).map_err(|e| e.fault(what).fix(order_key::remedy(host_id)))?;
     key.sign(kind, document)
 }
 

@@ -378,8 +378,10 @@ pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> 
     let boot_id = wanted.boot_id.trim().to_owned();
     if !(1..=BOOT_MAX).contains(&boot_id.len()) {
         let what = format!("the machine of host {host} stays");
-        return Err(Refusal::bad(FaultCode::MachineInvalid, what, "this is no boot id")
-            .fix("read /proc/sys/kernel/random/boot_id on the machine that is the host"));
+        return Err(
+            Refusal::bad(FaultCode::MachineInvalid, what, "this is no boot id")
+                .fix("read /proc/sys/kernel/random/boot_id on the machine that is the host"),
+        );
     }
     if plane.sessions.is_connected(host) {
         let what = format!("the machine of host {host} stays");

@@ -184,9 +184,15 @@ async fn while_the_role_goes_hostagent_does_not_start_at_boot() {
         .await;
     assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
     let seen = seen.get();
-    assert!(!seen.is_empty() && seen.iter().all(|enabled| !enabled), "{seen:?}");
+    assert!(
+        !seen.is_empty() && seen.iter().all(|enabled| !enabled),
+        "{seen:?}"
+    );
     for state in ["enabled", "active"] {
-        assert!(rig.unit_is("pf9-hostagent.service", state), "given up: {state}");
+        assert!(
+            rig.unit_is("pf9-hostagent.service", state),
+            "given up: {state}"
+        );
     }
 }
 

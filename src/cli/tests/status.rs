@@ -118,7 +118,10 @@ async fn dead_and_silent_daemons_are_named() {
 async fn a_comms_that_cannot_start_is_told_by_its_own_words() {
     let rig = enrolled();
     std::fs::remove_file(rig.host.at("/units/pf9-comms.service.active")).expect("stop");
-    for (key, why) in [(None, "key.pem is missing"), (Some(""), "key.pem cannot be used")] {
+    for (key, why) in [
+        (None, "key.pem is missing"),
+        (Some(""), "key.pem cannot be used"),
+    ] {
         if let Some(text) = key {
             rig.file(paths::HOST_KEY, text);
         }
@@ -162,7 +165,11 @@ async fn what_root_sees_of_the_identity_is_said_without_nodelet() {
         [FaultCode::OrderKeyUnusable, FaultCode::MachineUnknown]
     );
     let ran = rig.run(&["status"]).await;
-    assert!(ran.text.contains("order-key.json is missing"), "{}", ran.text);
+    assert!(
+        ran.text.contains("order-key.json is missing"),
+        "{}",
+        ran.text
+    );
 }
 
 #[tokio::test]

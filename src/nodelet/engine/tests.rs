@@ -177,7 +177,10 @@ async fn an_order_key_that_cannot_be_used_is_said_before_it_is_needed() {
     life.engine.round().await;
     assert_eq!(life.status.borrow().warnings, []);
     let log = fs.read_text(paths::KUBE_LOG, 1 << 20).expect("read");
-    let told = log.expect("log").matches(" warning: this host cannot order").count();
+    let told = log
+        .expect("log")
+        .matches(" warning: this host cannot order")
+        .count();
     assert_eq!(told, 3, "each once");
 }
 

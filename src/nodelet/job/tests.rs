@@ -116,10 +116,18 @@ fn held(seen: Seen, there: There) -> Hold {
 #[test]
 fn what_to_do_fits_why_a_document_cannot_be_used() {
     let broken = Fault::new(FaultCode::StateBroken, "cannot use it", "it is cut").fix("the disk");
-    let newer = Fault::new(FaultCode::StateNotUnderstood, "cannot use it", "it has schema 9")
-        .fix("install the version of the agent that wrote it");
-    let stranger = Fault::new(FaultCode::StateNotUnderstood, "cannot use it", "signed by key x")
-        .fix("run pf9ctl prep-node --force with a new token");
+    let newer = Fault::new(
+        FaultCode::StateNotUnderstood,
+        "cannot use it",
+        "it has schema 9",
+    )
+    .fix("install the version of the agent that wrote it");
+    let stranger = Fault::new(
+        FaultCode::StateNotUnderstood,
+        "cannot use it",
+        "signed by key x",
+    )
+    .fix("run pf9ctl prep-node --force with a new token");
     let now = Installed {
         role: Role::Worker,
         node: node(authorities()),
@@ -148,7 +156,11 @@ fn what_to_do_fits_why_a_document_cannot_be_used() {
         held(&Orders::default(), &seen)
     };
     for there in [LedgerSeen::Empty, LedgerSeen::Installed(&now)] {
-        assert!(spec(&broken, &there).fix.starts_with("nothing while hostagent runs"));
+        assert!(
+            spec(&broken, &there)
+                .fix
+                .starts_with("nothing while hostagent runs")
+        );
         for why in [&newer, &stranger] {
             let said = spec(why, &there);
             assert!(said.fix.starts_with(&why.fix), "{said}");
