@@ -63,7 +63,6 @@ pub use services::{Service, Services, Target};
 use crate::app::{Config, TaskGroup};
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
-use crate::identity::TlsPolicy;
 use crate::model::{Fault, FaultCode, paths};
 use api::Api;
 use audit::Audit;
@@ -81,24 +80,7 @@ pub async fn start(host: HostFs, config: Config, group: &mut TaskGroup) -> Resul
     let services = Services::load(&host)?;
     tracing::info!(services = services.len(), "allow-list read");
     let egress = Egress::load(&host, &config.comms.proxy)?;
-    let tls = TlsPolicy::load(&host, &config.comms.tls)?;
-    let identity = crate::identity::load(&host, &tls)
-        .map_err(|e| {
-            Fault::new(
-                FaultCode::IdentityDamaged,
-                "cannot start the tunnel",
-                crate::telemetry::chain(&e),
-            )
-            .fix("run pf9ctl prep-node again with a new token")
-        })?
-        .ok_or_else(|| {
-            Fault::new(
-                FaultCode::NotEnrolled,
-                "cannot start the tunnel",
-                "this host is not enrolled",
-            )
-            .fix("run pf9ctl prep-node")
-        })?;
+    let (tls, identity) = crate::identity::for_tunnel(&host, &config.comms.tls)?;
     let audit = Audit::at(host.at(paths::LOG_DIR).join("comms/audit.log"));
     let serve = Arc::new(Serve::new(services, audit));
     let sessions = Arc::new(Sessions::new(group.progress()));

@@ -37,12 +37,14 @@ mod tests;
 
 pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
 pub use look::look;
-pub use machine::{is_our_machine, look_at_machine, note_machine, pinned_machine, this_machine};
+pub use machine::{
+    is_our_machine, look_at_machine, machine_fault, note_machine, pinned_machine, this_machine,
+};
 pub use material::Identity;
 pub use pair::{NewKey, Pair, drop_next, keep_next, possession, settle, take_over};
 pub use policy::TlsPolicy;
 pub use store::{
-    IdentityError, Owners, TunnelIdentity, believing_anew, host_id, load, remove, save, trust,
-    with, write_host_id,
+    IdentityError, Owners, TunnelIdentity, believing_anew, for_tunnel, host_id, load, remove, save,
+    trust, with, write_host_id,
 };
 pub use trust::{apply_trust, trust_status, trust_version};

@@ -124,7 +124,8 @@ pub async fn start(
                 shutdown,
             };
             let engine = engine::Engine::new(host, ledger, board, job, told, sweep);
-            engine.run().await;
+            // On the heap: the loop with all its steps is larger than what a thread likes to carry.
+            Box::pin(engine.run()).await;
         }
     });
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! hostagent stops (no new spec) ─ nodelet removes the role ─ the plane is told ─ units stop
+//!      │                              └─ from the order on hostagent does not start at boot either
 //!      └─ when the role cannot be removed: hostagent runs again, nothing else was touched
 //! ─ files go ─ look again: what is left is listed, and then it did not work
 //! ```
@@ -115,23 +116,30 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
             .await
             .map_err(|e| unit_fault(&e))?;
     }
-    let work = order_removal(ctx, Duration::from_secs(args.wait));
+    let work = order_removal(ctx, Duration::from_secs(args.wait), hostagent_ran);
     let result = tokio::select! {
         // cancel-safe: nodelet goes on by itself; it is only not waited for
         result = work => result,
         () = ctx.stop.cancelled() => Err(ctx.interrupted("the role is not removed")),
     };
-    if result.is_err()
-        && hostagent_ran
-        && let Err(e) = ctx.units.start(HOSTAGENT).await
-    {
-        ctx.out
-            .step(Ink::Bad, &format!("{HOSTAGENT}: {}", chain(&e)));
+    if result.is_err() && hostagent_ran {
+        let back = async {
+            ctx.units.enable(HOSTAGENT).await?;
+            ctx.units.start(HOSTAGENT).await
+        };
+        if let Err(e) = back.await {
+            ctx.out
+                .step(Ink::Bad, &format!("{HOSTAGENT}: {}", chain(&e)));
+        }
     }
     result
 }
 
-async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>, Fault> {
+async fn order_removal(
+    ctx: &Context,
+    longest: Duration,
+    hostagent_ran: bool,
+) -> Result<Option<Role>, Fault> {
     let what = "the role could not be removed, nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
         ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
@@ -156,6 +164,12 @@ async fn order_removal(ctx: &Context, longest: Duration) -> Result<Option<Role>,
         )
         .await
         .map_err(|e| e.fault(what))?;
+    // Root's order is on the disk. Were this program or the machine to end now, a boot must not bring
+    // hostagent back, with a newer spec that makes the machine a node again.
+    if hostagent_ran {
+        let disabled = ctx.units.disable(HOSTAGENT).await;
+        disabled.map_err(|e| unit_fault(&e))?;
+    }
     let mut last = Some(before.clone());
     loop {
         if let Some(status) = &last {

@@ -54,7 +54,7 @@ const STATE: [&str; 5] = [
     paths::HOSTAGENT_STATE,
     "/var/opt/pf9/nodelet/spec.json",
     "/var/opt/pf9/nodelet/spec.json.prev",
-    "/var/opt/pf9/nodelet/local-none.json",
+    paths::LOCAL_ORDER,
 ];
 
 pub(super) fn show(ctx: &Context, _: &IdentityShowArgs) -> Result<Exit, Fault> {

@@ -172,11 +172,17 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
             .host
             .found(paths::HOST_CERT)
             .unwrap_or(crate::host::fs::Found::Other);
+    if enrolled {
+        own_look(ctx, &mut report);
+    }
+    let config = Config::load(&ctx.host);
     let identity = host_id.map_err(|e| e.fault("cannot read this host's identity"));
     let seen = Seen {
         enrolled,
         identity: identity.err(),
-        config: Config::load(&ctx.host).err(),
+        no_tunnel: no_tunnel(ctx, config.as_ref().ok()),
+        leaves: ctx.uid == 0 && ctx.host.at(paths::LOCAL_ORDER).exists(),
+        config: config.err(),
         systemd,
         status: status.as_ref(),
         tunnel: tunnel.as_ref(),
@@ -211,11 +217,35 @@ fn certificates(report: &mut StatusReport, status: Option<&HostStatus>) {
     report.warnings.extend(new);
 }
 
+/// What root sees of the identity without anybody's help: nodelet sleeps on a host without a role.
+fn own_look(ctx: &Context, report: &mut StatusReport) {
+    let Some(host) = report.host_id.filter(|_| ctx.uid == 0) else {
+        return;
+    };
+    let order_key = crate::identity::order_key::fault(&ctx.host, host);
+    let machine = crate::identity::machine_fault(&ctx.host);
+    for fault in order_key.into_iter().chain(machine) {
+        if report.warnings.iter().all(|w| w.code != fault.code) {
+            report.warnings.push(fault);
+        }
+    }
+}
+
+/// Why comms cannot start with the files it has: the words it logs. Only root may read them all.
+fn no_tunnel(ctx: &Context, config: Option<&Config>) -> Option<Fault> {
+    let config = config.filter(|_| ctx.uid == 0)?;
+    crate::identity::for_tunnel(&ctx.host, &config.comms.tls).err()
+}
+
 /// What [`judge`] looks at beside the report.
 struct Seen<'a> {
     enrolled: bool,
     identity: Option<Fault>,
     config: Option<Fault>,
+    /// Why comms cannot start, as far as its files tell.
+    no_tunnel: Option<Fault>,
+    /// Root ordered that the role goes.
+    leaves: bool,
     systemd: Option<Fault>,
     status: Result<&'a HostStatus, &'a LocalError>,
     tunnel: Result<&'a TunnelStatus, &'a LocalError>,
@@ -242,8 +272,12 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
     }
     if let Some(unit) = report.agent.iter().find(|u| !u.good) {
         // It does not start with this, so the unit's own words would only lead there.
-        let config = seen.config.clone();
-        return (Overall::AgentDown, config.or_else(|| Some(down(unit))));
+        let why = seen.config.clone().or_else(|| match unit.unit.as_str() {
+            units::COMMS => seen.no_tunnel.clone(),
+            units::HOSTAGENT => seen.leaves.then(|| unfinished(unit)),
+            _ => None,
+        });
+        return (Overall::AgentDown, why.or_else(|| Some(down(unit))));
     }
     let status = match seen.status {
         Ok(status) => status,
@@ -319,6 +353,23 @@ fn down(unit: &UnitReport) -> Fault {
     .fix(format!(
         "journalctl -n 30 -u {u}; then systemctl restart {u}; the node itself runs on",
         u = unit.unit
+    ))
+}
+
+/// `decommission-node` stops hostagent, and was cut off before its end.
+fn unfinished(unit: &UnitReport) -> Fault {
+    Fault::new(
+        FaultCode::DecommissionUnfinished,
+        "this machine is being decommissioned, and that did not come to its end",
+        format!(
+            "root ordered that the role goes, and {} is {}",
+            unit.unit, unit.state
+        ),
+    )
+    .fix(format!(
+        "pf9ctl decommission-node again; to be a host again: systemctl enable --now {}, then \
+         attach it on the plane",
+        unit.unit
     ))
 }
 

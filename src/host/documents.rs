@@ -59,8 +59,10 @@ pub struct Loaded<T> {
 pub enum Unusable {
     /// These are not the bytes that were written.
     Broken(String),
-    /// It is whole, and not for this program, or not believed.
+    /// It is whole, and not for this program.
     NotUnderstood(String),
+    /// It is whole, and whoever signed it is not believed. With what helps.
+    NotBelieved(Box<Fault>),
 }
 
 /// What is at one of the two paths.
@@ -88,7 +90,8 @@ pub fn stored_spec(
         Verdict::Refused(refusal) => Err(match refusal.because {
             Because::Damaged => Unusable::Broken(refusal.fault.why),
             // Somebody else's signature, or another version's document, is no damage.
-            Because::Untrusted | Because::NotUnderstood | Because::NotNewer => {
+            Because::Untrusted => Unusable::NotBelieved(Box::new(refusal.fault)),
+            Because::NotUnderstood | Because::NotNewer => {
                 Unusable::NotUnderstood(refusal.fault.why)
             }
         }),
@@ -176,6 +179,10 @@ impl Store {
                     true,
                 )
             }
+            At::Unusable(Unusable::NotBelieved(refused)) => (
+                Fault::new(FaultCode::StateNotUnderstood, what, refused.why).fix(refused.fix),
+                true,
+            ),
             At::Unread(why) => (
                 Fault::new(FaultCode::StateUnreadable, what, why).fix(disk),
                 false,

@@ -61,6 +61,8 @@ pub(super) struct Facts {
     pub(super) wants_trust: Option<TrustVersion>,
     /// Why that does not change as the plane says.
     pub(super) trust_fault: Option<Fault>,
+    /// Why this machine would not know itself for a copy.
+    pub(super) machine_fault: Option<Fault>,
     /// What the plane wants a person here to know.
     pub(super) notices: Vec<Fault>,
     /// When the plane last took a status.

@@ -198,10 +198,10 @@ mod tests {
         let trust = TrustStore::new([other.trusted()]).expect("trust");
         let loaded = f.store.load(&trust, f.host, Timestamp::UNIX_EPOCH);
         assert!(loaded.spec.is_none());
-        assert_eq!(
-            loaded.fault.expect("said").code,
-            FaultCode::StateNotUnderstood
-        );
+        let said = loaded.fault.expect("said");
+        assert_eq!(said.code, FaultCode::StateNotUnderstood);
+        // Another version of the agent would believe it no more.
+        assert!(said.fix.contains("prep-node --force"), "{said}");
         assert_eq!(f.load(), (Some(1), None));
     }
 

@@ -25,12 +25,17 @@ pub(super) struct Origin {
 /// Puts the document together.
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
+    let mut node = facts.node.as_deref().cloned();
     let mut health = facts.health.clone();
+    if let Some(node) = &mut node {
+        health.warnings.append(&mut node.warnings);
+    }
     let faults = [
         &facts.spool_fault,
         &facts.plane_fault,
         &facts.facts_fault,
         &facts.trust_fault,
+        &facts.machine_fault,
     ];
     for fault in faults {
         health.warnings.extend(fault.clone());
@@ -52,7 +57,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         state,
         reason,
         refused: facts.refused.clone(),
-        node: facts.node.as_deref().cloned(),
+        node,
         download: facts.download.clone(),
         certificates,
         inventory: facts.inventory.clone(),
@@ -237,6 +242,7 @@ pub(super) mod tests {
             wants_spec: false,
             state,
             reason: None,
+            warnings: Vec::new(),
             attempts: 0,
             phases: Vec::new(),
             current_step: None,
@@ -405,6 +411,23 @@ pub(super) mod tests {
             ..Expiry::new("host", at(180))
         }];
         assert_eq!(told(&f, 95), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_nodelet_warns_of_is_told_with_what_else_is_wrong() {
+        let mut f = facts(3);
+        let mut n = node(3, NodeState::Ok);
+        n.warnings = vec![fault(FaultCode::OrderKeyUnusable)];
+        f.node = Some(Arc::new(n));
+        f.machine_fault = Some(fault(FaultCode::MachineUnknown));
+        let status = assemble(&origin(), &f, &moment(1));
+        assert_eq!(status.state, NodeState::Ok, "the role is as it should be");
+        let codes: Vec<_> = status.health.warnings.iter().map(|w| w.code).collect();
+        assert_eq!(
+            codes,
+            [FaultCode::OrderKeyUnusable, FaultCode::MachineUnknown]
+        );
+        assert_eq!(status.node.expect("node").warnings, [], "once is enough");
     }
 
     #[test]

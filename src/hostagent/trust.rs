@@ -3,6 +3,7 @@
 //! The plane answers a status with the version of its newest document when the host's is another.
 //! The document is fetched then, and the stack's manifest under the signature that goes with it, so
 //! that nodelet finds both. Who was refused as a copy is told by comms: that order is carried too.
+//! A host that lost the note of which machine it is fetches the document again: it stands there.
 
 use std::time::Duration;
 
@@ -34,14 +35,22 @@ type Signed = (Option<TrustVersion>, Option<String>, Option<StackRef>);
 pub(super) async fn run(agent: Agent) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     let mut obeyed: Vec<Envelope> = Vec::new();
+    let mut asked_again = false;
     loop {
         look(&agent).await;
         let seen = agent.board.read(signed);
         let wanted = agent.board.read(wanted);
-        if wanted.is_some() {
+        // The document says which machine is the host: the plane's word, never what is seen here now.
+        let lost = agent.board.read(|f| f.machine_fault.is_some());
+        asked_again &= lost;
+        // Not while the plane is away: then orders for a copy are what matters.
+        let again = lost && !asked_again && agent.plane.answers();
+        if wanted.is_some() || again {
             match fetch(&agent).await {
                 Ok(()) => {
                     backoff.reset();
+                    // One that notes no machine is not asked for over and over.
+                    asked_again = true;
                     agent.board.set(|f| &mut f.trust_fault, None);
                     look(&agent).await;
                     // One that nodelet took and that is not the one the plane spoke of: what it
@@ -80,8 +89,16 @@ fn signed(facts: &Facts) -> Signed {
     )
 }
 
-/// Reads what is believed now.
+/// Reads what is believed now, and whether it is known which machine the host is.
 async fn look(agent: &Agent) {
+    let fs = agent.fs.clone();
+    let machine = blocking(move || identity::machine_fault(&fs)).await;
+    if let Some(fault) = &machine
+        && agent.board.read(|f| f.machine_fault.is_none())
+    {
+        tracing::warn!(code = fault.code.word(), "{fault}");
+    }
+    agent.board.set(|f| &mut f.machine_fault, machine);
     let fs = agent.fs.clone();
     let spec_key = agent
         .board

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 
 use super::store::{FILE_MAX, IdentityError, damaged, json};
 use crate::host::fs::{Attrs, Found, HostFs};
-use crate::model::{HostId, Likeness, MACHINE_INTERFACES_MAX, MACHINE_SCHEMA, MachineMarks, paths};
+use crate::model::{
+    Fault, FaultCode, HostId, Likeness, MACHINE_INTERFACES_MAX, MACHINE_SCHEMA, MachineMarks, paths,
+};
+use crate::telemetry::chain;
 
 /// A line of `/sys`.
 const LINE_MAX: u64 = 4096;
@@ -98,6 +101,20 @@ pub fn pinned_machine(fs: &HostFs) -> Result<Option<MachineMarks>, IdentityError
         .validate()
         .map_err(|why| damaged(paths::MACHINE, why))?;
     Ok(Some(marks))
+}
+
+/// Why a copy of this disk would not know itself for one; `None`: it would.
+pub fn machine_fault(fs: &HostFs) -> Option<Fault> {
+    let why = match pinned_machine(fs) {
+        Ok(Some(_)) => return None,
+        Ok(None) => format!("{} is missing", paths::MACHINE),
+        Err(e) => chain(&e),
+    };
+    let what = "a copy of this machine's disk would not notice by itself that it is one";
+    Some(Fault::new(FaultCode::MachineUnknown, what, why).fix(
+        "nothing while the plane is reached: the file is written anew from what the plane has \
+         noted of this machine",
+    ))
 }
 
 /// Whether `seen` is the machine this identity was made on.

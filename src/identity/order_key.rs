@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::store::IdentityError;
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{DocumentKind, Fault, FaultCode, HostId, Secret, SigningKey, TrustedKey, paths};
+use crate::telemetry::chain;
 
 /// The file is under 300 bytes.
 const FILE_MAX: u64 = 4096;
@@ -73,6 +74,27 @@ pub fn load(fs: &HostFs, host: HostId) -> Result<OrderKey, IdentityError> {
         .map_err(|_| bad("the key is no base64".to_owned()))?;
     let key = SigningKey::from_pkcs8(&doc).map_err(|fault| bad(fault.why))?;
     Ok(OrderKey(key))
+}
+
+/// Why this host cannot order certificates; `None`: it can. For root: nobody else may read the key.
+pub fn fault(fs: &HostFs, host: HostId) -> Option<Fault> {
+    let e = load(fs, host).err()?;
+    let what = "this host cannot order certificates: none is renewed, and no new one comes";
+    let fault = Fault::new(FaultCode::OrderKeyUnusable, what, chain(&e));
+    Some(fault.fix(match e {
+        IdentityError::Fs(_) => "look at the disk and the named path".to_owned(),
+        IdentityError::Incomplete(_) | IdentityError::Damaged { .. } | IdentityError::Tls(_) => {
+            remedy(host)
+        }
+    }))
+}
+
+/// What helps where the key cannot be used: the plane pinned it, so another one wants its leave.
+pub fn remedy(host: HostId) -> String {
+    format!(
+        "allow another key on the plane (pf9-plane host allow-reenrol {host}), then run pf9ctl \
+         prep-node --force here with a new token: role and workloads stay"
+    )
 }
 
 /// The host id that the key on this machine is of, whatever else can be read.
@@ -228,9 +250,14 @@ mod tests {
         fs.write(paths::ORDER_KEY, &bytes[..20], &Attrs::mode(0o600))
             .expect("write");
         assert!(why(id).contains("cannot be used"), "{}", why(id));
+        let said = fault(&fs, id).expect("said");
+        assert_eq!(said.code, FaultCode::OrderKeyUnusable);
+        let next = format!("pf9-plane host allow-reenrol {id}");
+        assert!(said.fix.contains(&next), "{said}");
         let (second, had) = ensure(&fs, id).expect("made anew");
         assert_eq!(had, Had::Replaced);
         assert_ne!(second.public(), first.public());
         assert_eq!(why(id), "used");
+        assert_eq!(fault(&fs, id), None);
     }
 }

@@ -126,7 +126,13 @@ pub(super) fn present(fs: &HostFs) -> Result<Option<Pair>, IdentityError> {
         Err(why) => match next(fs)? {
             // Between the two files of a take-over.
             Some(next) if *next.key.expose() == key => Ok(Some(next)),
-            Some(_) | None => Err(damaged(paths::HOST_CERT, why)),
+            Some(_) | None => {
+                let path = match KeyPair::from_pem(&key) {
+                    Ok(_) => paths::HOST_CERT,
+                    Err(_) => paths::HOST_KEY,
+                };
+                Err(damaged(path, why))
+            }
         },
     }
 }

@@ -17,6 +17,7 @@ use crate::host::fs::{Attrs, FsError, HostFs};
 use crate::model::{
     Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
 };
+use crate::tls::TlsConfig;
 
 /// Who owns the files of the tunnel identity.
 #[derive(Clone, Debug)]
@@ -157,6 +158,18 @@ pub fn load(fs: &HostFs, policy: &TlsPolicy) -> Result<Option<TunnelIdentity>, I
         return Ok(None);
     };
     with(fs, policy, &pair).map(Some)
+}
+
+/// What comms starts with; or why it cannot start, for its log and for whoever asks why it is down.
+pub fn for_tunnel(fs: &HostFs, config: &TlsConfig) -> Result<(TlsPolicy, TunnelIdentity), Fault> {
+    let what = "comms cannot start the tunnel";
+    let policy = TlsPolicy::load(fs, config)?;
+    let identity = load(fs, &policy).map_err(|e| e.fault(what))?;
+    let identity = identity.ok_or_else(|| {
+        Fault::new(FaultCode::NotEnrolled, what, "this host is not enrolled")
+            .fix("run pf9ctl prep-node")
+    })?;
+    Ok((policy, identity))
 }
 
 /// What comms needs, to go as the holder of this pair.
@@ -321,7 +334,19 @@ impl TunnelIdentity {
 impl IdentityError {
     /// The error as a fault about `what`.
     pub fn fault(&self, what: &str) -> Fault {
-        let again = "run pf9ctl prep-node again with a new token";
+        // Without its key a host cannot prove that it is the one the plane knows.
+        let key_is_lost = match self {
+            Self::Incomplete(path) => *path == paths::HOST_KEY,
+            Self::Damaged { path, .. } => path == paths::HOST_KEY,
+            Self::Fs(_) | Self::Tls(_) => false,
+        };
+        let again = match key_is_lost {
+            true => {
+                "allow another key on the plane (pf9-plane host allow-reenrol HOST), then run \
+                 pf9ctl prep-node again with a new token; role and workloads stay"
+            }
+            false => "run pf9ctl prep-node again with a new token; role and workloads stay",
+        };
         let (code, fix) = match self {
             Self::Fs(_) => (FaultCode::IdentityIo, "look at the disk and the named path"),
             Self::Incomplete(_) => (FaultCode::IdentityIncomplete, again),

@@ -208,6 +208,42 @@ async fn a_host_enrols_and_its_identity_survives_on_disk() {
     assert_eq!(fs.list("/etc/pf9").expect("list"), Vec::<String>::new());
 }
 
+/// Whatever is damaged: the file is named, and the words are those that comms logs and root is shown.
+#[tokio::test]
+async fn a_damaged_identity_names_its_file_and_what_helps() {
+    let (_dir, fs) = host();
+    let ca = Arc::new(authority());
+    let url = serve_once(ca.server("127.0.0.1"), honest(&ca, |_| ())).await;
+    let identity = call(&url, &ca.token(), HostId::random()).await;
+    save(&fs, &identity.expect("enrolled"), &Owners::whoever_runs()).expect("save");
+    let why = || for_tunnel(&fs, &Default::default()).err();
+    assert_eq!(why(), None);
+    for (path, damaged) in [
+        (paths::HOST_CERT, Some("-----BEGIN CERTIFICATE-----\nMIIB")),
+        (paths::HOST_CERT, Some("")),
+        (paths::HOST_KEY, Some("")),
+        (paths::HOST_KEY, None),
+        (paths::PLANE_CA, Some("-----BEGIN CERTIFICATE-----\nMIIB")),
+        (paths::PLANE_CA, None),
+        (paths::ENDPOINTS, Some("[\"wss")),
+        (paths::ENDPOINTS, None),
+    ] {
+        let good = std::fs::read(fs.at(path)).expect("there");
+        std::fs::remove_file(fs.at(path)).expect("gone");
+        if let Some(text) = damaged {
+            std::fs::write(fs.at(path), text).expect("cut");
+        }
+        let fault = why().expect("it cannot start");
+        assert!(fault.why.contains(path), "{path}: {fault}");
+        let wants_leave = fault.fix.contains("allow-reenrol");
+        assert_eq!(wants_leave, path == paths::HOST_KEY, "{path}: {fault}");
+        assert!(fault.fix.contains("pf9ctl prep-node"), "{path}: {fault}");
+        drop(std::fs::remove_file(fs.at(path)));
+        std::fs::write(fs.at(path), good).expect("good again");
+    }
+    assert_eq!(why(), None);
+}
+
 #[tokio::test]
 async fn a_plane_of_another_authority_is_foreign() {
     let (ours, theirs) = (authority(), Arc::new(authority()));

@@ -142,6 +142,7 @@ fn node_status() -> NodeStatus {
         }],
         current_step: Some("step".into()),
         last_sweep_at: Some(at()),
+        warnings: vec![fault()],
         kube_proxy: Some(KubeProxyStatus {
             mode: ProxyMode::Nftables,
             why: "why".into(),

@@ -191,7 +191,8 @@ fn copied(host: HostId, why: impl Into<String>) -> Fault {
     .fix(
         "on the copy: pf9ctl identity reset, then prep-node with a new token; \
          if it is the only one (a moved disk, a replaced mainboard, a disk that was set back): \
-         pf9-plane host accept-machine HOST",
+         pf9-plane host accept-machine HOST BOOT_ID, with its own boot id \
+         (/proc/sys/kernel/random/boot_id there)",
     )
 }
 

@@ -65,6 +65,8 @@ pub const STAGING: &str = "/var/opt/pf9/hostagent/staging";
 pub const NODELET_STATE: &str = "/var/opt/pf9/nodelet";
 /// The plane's word that this machine is a copy; while it is there nodelet changes nothing.
 pub const HOLD: &str = "/var/opt/pf9/nodelet/hold.json";
+/// Root's order that the role goes.
+pub const LOCAL_ORDER: &str = "/var/opt/pf9/nodelet/local-none.json";
 /// JSON status with the keys operators' tools know.
 pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
 /// Unpacked stacks.

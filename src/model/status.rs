@@ -113,6 +113,10 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// Why it is not `ok`.
     pub reason: Option<Fault>,
+    /// What a person should know although the role is as it should be. hostagent tells the plane of it
+    /// with what else is wrong with the machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Fault>,
     /// Failed attempts since it was last ok.
     pub attempts: u32,
     /// Every phase of the role, in order.

@@ -115,16 +115,16 @@ impl Effects<'_> {
                 self.host.net.delete_chains(chains).await?;
                 Ok(self.host.net.delete_tables(tables).await?)
             }
-            Step::ProxyRulesGone { of } => Ok(match of {
+            Step::ProxyRulesGone { of } => match of {
                 ProxyMode::Iptables => {
                     let prefixes = ours::network::proxy_chain_prefixes();
-                    self.host.net.delete_chains(&prefixes).await?
+                    Ok(self.host.net.delete_chains(&prefixes).await?)
                 }
                 ProxyMode::Nftables => {
                     let tables = ours::network::proxy_tables();
-                    self.host.net.delete_tables(&tables).await?
+                    Ok(self.host.net.delete_tables(&tables).await?)
                 }
-            }),
+            },
         }
     }
 

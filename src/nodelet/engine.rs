@@ -198,6 +198,7 @@ impl Engine {
 
     async fn round(&mut self) -> Next {
         self.told.wake.borrow_and_update();
+        self.board.warns(super::orders::warnings(&self.host.fs));
         if let Some(fault) = super::trust::held(&self.host.fs) {
             // A copy: what it would change is not its own. Removal too: it would take the original
             // out of its cluster.

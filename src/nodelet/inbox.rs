@@ -77,7 +77,7 @@ impl Inbox {
         let (orders, rx) = watch::channel(Orders::default());
         let inbox = Self {
             spec: Store::of_envelope(fs.clone(), at("spec.json"), MODE),
-            local: Store::new(fs.clone(), at("local-none.json"), MODE, LOCAL_MAX),
+            local: Store::new(fs.clone(), paths::LOCAL_ORDER, MODE, LOCAL_MAX),
             fs,
             state: Mutex::default(),
             orders,

@@ -191,9 +191,9 @@ fn nothing_installed(orders: &Orders) -> Job {
             Fault::new(
                 FaultCode::SpecLost,
                 "no role is begun",
-                format!("the newest spec is lost: {why}"),
+                format!("the newest spec is lost: {}", reason(why)),
             )
-            .fix("nothing while hostagent runs: it hands the spec over again"),
+            .fix(remedy(why, HANDED_OVER)),
             None,
         ),
     }
@@ -202,12 +202,15 @@ fn nothing_installed(orders: &Orders) -> Job {
 fn installed(orders: &Orders, now: &Installed) -> Job {
     let spec = match &orders.spec {
         SpecSeen::Newest(spec) => spec,
-        SpecSeen::Never => return orders.hold(lost("it is missing"), Some(Work::kept(now))),
+        SpecSeen::Never => {
+            let fault = lost("it is missing", HANDED_OVER.to_owned());
+            return orders.hold(fault, Some(Work::kept(now)));
+        }
         SpecSeen::Lost { why, before } => {
             let newer = before.as_deref().and_then(Work::of);
             let newer = newer.filter(|w| w.generation >= now.generation && w.is(now));
             let keeps = newer.unwrap_or_else(|| Work::kept(now));
-            return orders.hold(lost(&why.to_string()), Some(keeps));
+            return orders.hold(lost(&reason(why), remedy(why, HANDED_OVER)), Some(keeps));
         }
     };
     if spec.host_id != now.node.host_id {
@@ -252,16 +255,27 @@ fn is_of(authority: Option<&str>, work: &Work) -> bool {
 
 const STAYS: &str = "the role of this machine stays as it is";
 
-fn lost(why: &str) -> Fault {
-    Fault::new(
-        FaultCode::SpecLost,
-        STAYS,
-        format!("its spec is lost: {why}"),
-    )
-    .fix(
-        "nothing while hostagent runs: it hands the spec over again; to take the role away: \
-         pf9ctl decommission-node",
-    )
+/// What helps where a spec was damaged or is gone.
+const HANDED_OVER: &str = "nothing while hostagent runs: it hands the spec over again";
+
+/// Why a document cannot be used, without what to do about it: that is said once, at the end.
+fn reason(why: &Fault) -> String {
+    format!("{}: {}", why.what, why.why)
+}
+
+/// What to do about a document that cannot be used: `anew` brings one that is gone. One that is there
+/// and not understood or not believed, and one that nobody believes any more, have a remedy of their own.
+fn remedy(why: &Fault, anew: &str) -> String {
+    match why.code == FaultCode::StateBroken || why.fix.is_empty() {
+        true => anew.to_owned(),
+        false => why.fix.clone(),
+    }
+}
+
+fn lost(why: &str, fix: String) -> Fault {
+    let why = format!("its spec is lost: {why}");
+    let leave = "to take the role away: pf9ctl decommission-node";
+    Fault::new(FaultCode::SpecLost, STAYS, why).fix(format!("{fix}; {leave}"))
 }
 
 fn not_newer(spec: &Spec, now: &Installed) -> Fault {
@@ -294,15 +308,17 @@ fn of_another_host(spec: &Spec, now: &Installed) -> Fault {
 }
 
 fn not_known(why: &Fault) -> Fault {
-    let why = format!("it is not known what is installed: {why}");
-    Fault::new(FaultCode::LedgerLost, STAYS, why).fix(
+    let fix = remedy(
+        why,
         "put the ledger back, or attach this host to the cluster it was in: what is there is then \
          taken up again",
-    )
+    );
+    let why = format!("it is not known what is installed: {}", reason(why));
+    Fault::new(FaultCode::LedgerLost, STAYS, why).fix(fix)
 }
 
 fn no_local_order(why: &Fault) -> Fault {
-    let why = format!("root's order of removal cannot be read: {why}");
+    let why = format!("root's order of removal cannot be read: {}", reason(why));
     Fault::new(FaultCode::LocalOrderLost, STAYS, why)
         .fix("run pf9ctl decommission-node again, or send a newer spec")
 }

@@ -66,6 +66,15 @@ pub fn facts(fs: &HostFs, nonce: Nonce) -> Result<Envelope, Fault> {
     sign(fs, host_id, NO_FACTS, DocumentKind::Facts, &report)
 }
 
+/// What a person should know before the first order fails.
+pub fn warnings(fs: &HostFs) -> Vec<Fault> {
+    let host_id = crate::identity::host_id(fs).ok().flatten();
+    host_id
+        .and_then(|host_id| order_key::fault(fs, host_id))
+        .into_iter()
+        .collect()
+}
+
 /// The order, if there is anything to order.
 fn draft(
     host_id: HostId,
@@ -120,12 +129,8 @@ fn sign<T: serde::Serialize>(
     kind: DocumentKind,
     document: &T,
 ) -> Result<Envelope, Fault> {
-    let key = order_key::load(fs, host_id).map_err(|e| {
-        e.fault(what).fix(
-            "run pf9ctl prep-node --force with a new token; the operator of the plane has to allow \
-             a new key",
-        )
-    })?;
+    let key =
+        order_key::load(fs, host_id).map_err(|e| e.fault(what).fix(order_key::remedy(host_id)))?;
     key.sign(kind, document)
 }
 

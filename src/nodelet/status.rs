@@ -66,6 +66,7 @@ impl Board {
             wants_spec: false,
             state: NodeState::Converging,
             reason: None,
+            warnings: Vec::new(),
             attempts: 0,
             phases: Vec::new(),
             current_step: None,
@@ -291,6 +292,16 @@ impl Board {
         let seconds = took.as_secs_f64();
         let line = format!("status check: {short}{cut} (took {seconds:.1} s)");
         self.log.say(now, &line);
+    }
+
+    /// What is wrong beside the work. What is new of it is told once, until it is over.
+    pub fn warns(&mut self, warnings: Vec<Fault>) {
+        let known = std::mem::replace(&mut self.status.warnings, warnings);
+        for new in self.status.warnings.iter().filter(|w| !known.contains(w)) {
+            tracing::warn!(code = new.code.word(), "{new}");
+            self.say(&format!("warning: {new}"));
+        }
+        self.publish();
     }
 
     /// Removal has come to an end.

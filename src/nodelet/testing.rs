@@ -181,5 +181,6 @@ pub(crate) fn enrolled(fs: &HostFs) -> SigningKey {
     let text = format!("[hostagent]\nhost_id = {}\n", host_id());
     fs.write(paths::HOST_ID, text.as_bytes(), &attrs)
         .expect("id");
+    crate::identity::order_key::ensure(fs, host_id()).expect("order key");
     key
 }

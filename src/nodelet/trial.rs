@@ -113,7 +113,10 @@ fn program_of(root: &str) -> String {
 fn put(host: &Host, root: &str, trial: &TrialStep) -> Result<(), FsError> {
     let private = Attrs::mode(0o700);
     host.fs.make_dir(root, &private)?;
+    let here = host.fs.at(root);
+    let here = here.to_string_lossy();
     for (path, content) in &trial.files {
+        let content = content.replace(TRIAL_ROOT, &here);
         let path = format!("{root}/{path}");
         if let Some((dir, _)) = path.rsplit_once('/') {
             host.fs.make_dir(dir, &private)?;

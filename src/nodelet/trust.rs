@@ -110,13 +110,8 @@ pub fn held(fs: &HostFs) -> Option<Fault> {
     match identity::is_our_machine(fs, &seen) {
         Ok(Likeness::Another(differs)) => Some(copied_by_marks(host, &differs)),
         Ok(Likeness::Same(_) | Likeness::Unknown) => None,
-        Err(e) => {
-            tracing::warn!(
-                why = chain(&e),
-                "cannot tell which machine this identity is of"
-            );
-            None
-        }
+        // hostagent says so, and fetches anew what the plane has noted.
+        Err(_) => None,
     }
 }
 

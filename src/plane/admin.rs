@@ -122,9 +122,10 @@ async fn hosts(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
 async fn accept_machine(
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
+    Doc(wanted): Doc<machines::Accept>,
 ) -> Answer<Json<Value>> {
     let host = resmgr::host_id(&id)?;
-    machines::accept_next(&plane, host).await?;
+    machines::accept(&plane, host, wanted).await?;
     Ok(Json(json!({"host": host})))
 }
 

@@ -21,6 +21,7 @@ use authorities::Authorities;
 
 use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig, WantedStack};
 use super::ca::LEAF_LIFE;
+use super::machines::Accept;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
@@ -156,11 +157,21 @@ enum HostVerb {
         #[command(flatten)]
         list: Listing,
     },
-    /// Take the machine that connects next for this host, once: its disk moved, its mainboard was
+    /// Show one machine, and the copy of it that was refused last.
+    Show {
+        /// The host's id.
+        host: HostId,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Take this machine for the host when it connects, once: its disk moved, its mainboard was
     /// replaced, or its disk was set back. Refused while one is connected.
     AcceptMachine {
         /// The host's id.
         host: HostId,
+        /// Boot id of the machine, as it says itself: /proc/sys/kernel/random/boot_id. What `host show`
+        /// says may be a thief's who knocked last.
+        boot_id: String,
         #[command(flatten)]
         state: State,
     },
@@ -301,13 +312,20 @@ async fn run(command: Command) -> Result<(), Fault> {
             ];
             show(&list, "/hosts", &columns).await
         }
-        Verb::Host(HostVerb::AcceptMachine { host, state }) => {
+        Verb::Host(HostVerb::Show { host, state }) => {
+            let hosts = admin::ask(&state.state_dir, Method::GET, "/hosts", &Value::Null).await?;
+            put(None, &shown(&hosts, host)?)
+        }
+        Verb::Host(HostVerb::AcceptMachine {
+            host,
+            boot_id,
+            state,
+        }) => {
             let path = format!("/hosts/{host}/accept-machine");
-            admin::ask(&state.state_dir, Method::POST, &path, &Value::Null).await?;
-            put(
-                None,
-                &format!("the next machine that comes is host {host}\n"),
-            )
+            let text = format!("the machine with boot id {boot_id} is host {host} when it comes\n");
+            let body = Accept { boot_id };
+            admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+            put(None, &text)
         }
         Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
             let body = Reenrol { host, ttl_s: ttl };
@@ -514,9 +532,50 @@ fn seconds(text: &str) -> Result<i64, String> {
     i64::try_from(total).map_err(|_| "it is too long".into())
 }
 
+/// One of the hosts, for people: what decides who it is, and who said so and was refused.
+fn shown(hosts: &Value, host: HostId) -> Result<String, Fault> {
+    let id = host.to_string();
+    let known = hosts.as_array().into_iter().flatten();
+    let known = known.into_iter().find(|h| text(h, "id") == id);
+    let known = known.ok_or_else(|| {
+        let what = format!("cannot show host {host}");
+        Fault::new(FaultCode::HostUnknown, what, "no such host is enrolled")
+            .fix("pf9-plane host list")
+    })?;
+    let rows = [
+        ("host", "id"),
+        ("name", "info.hostname"),
+        ("connected", "pf9.connected"),
+        ("state", "pf9.state"),
+        ("cluster", "cluster"),
+        ("boot id", "pf9.boot_id"),
+        ("refused copy, at", "pf9.copy.at"),
+        ("refused copy, boot id", "pf9.copy.boot_id"),
+        ("refused copy, why", "pf9.copy.fault.why"),
+    ];
+    let rows = rows.map(|(name, path)| vec![name.to_owned(), cell(known, path)]);
+    Ok(align(&rows))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_shown_with_the_copy_that_was_refused_last() {
+        let host = HostId::random();
+        let copy = serde_json::json!({
+            "at": "2026-01-01T00:00:00Z", "boot_id": "9a1e-boot",
+            "fault": {"code": "identity-copied", "what": "a", "why": "other firmware UUID"},
+        });
+        let hosts = serde_json::json!([{"id": host, "pf9": {"connected": false, "copy": copy}}]);
+        let text = shown(&hosts, host).expect("shown");
+        for words in ["9a1e-boot", "other firmware UUID"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let unknown = shown(&hosts, HostId::random()).expect_err("unknown");
+        assert_eq!(unknown.code, FaultCode::HostUnknown);
+    }
 
     #[test]
     fn the_command_line_is_sound() {
@@ -529,7 +588,8 @@ mod tests {
             "stack import dir --state-dir d",
             "stack list --json --state-dir d",
             "host list --state-dir d",
-            "host accept-machine 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111 --state-dir d",
+            "host accept-machine 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111 9a1e-boot --state-dir d",
+            "host show 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111 --state-dir d",
             "keys list --json --state-dir d",
             "keys announce signing --state-dir d",
             "keys take-over authority --state-dir d --force 0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",

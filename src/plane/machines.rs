@@ -52,8 +52,9 @@ pub(super) struct MachineRow {
     pub(super) marks: Option<MachineMarks>,
     /// Rises with every change of `marks` that the host is to hear of.
     pub(super) revision: u64,
-    /// Whatever machine comes next is this host.
-    pub(super) accept_next: bool,
+    /// The machine with this boot id is this host, when it comes, whatever it shows: once.
+    #[serde(default)]
+    pub(super) accept: Option<String>,
     /// Which authority issued the certificate that it showed last.
     pub(super) authority: Option<Digest>,
     /// Boot id of the machine that began a session last.
@@ -81,6 +82,14 @@ pub(super) struct Hello {
     chain: Option<String>,
     /// `chain:ticket`, as shown.
     tickets: Vec<(String, String)>,
+}
+
+/// The machine that is to be this host, by name: whoever else has the certificate and knocks does not
+/// know the boot id, for it is on no disk.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Accept {
+    pub(super) boot_id: String,
 }
 
 /// What becomes of a session.
@@ -155,7 +164,7 @@ pub(super) async fn begin(
         && known.chains.is_empty()
         && known.authority == authority
         && known.boot_id == hello.boot_id
-        && !known.accept_next
+        && known.accept.is_none()
     {
         return Ok(None);
     }
@@ -240,7 +249,7 @@ fn decide(
     shown: &[Shown],
     other_answers: bool,
 ) -> Verdict {
-    if row.accept_next {
+    if is_accepted(row, hello) {
         return Verdict::Begins;
     }
     if let (Some(pinned), Some(seen)) = (&row.marks, &hello.marks) {
@@ -263,9 +272,15 @@ fn decide(
     }
 }
 
+/// Whether a person said that this very machine is the host.
+fn is_accepted(row: &MachineRow, hello: &Hello) -> bool {
+    row.accept.is_some() && row.accept == hello.boot_id
+}
+
 /// What is known of the machine from now on.
 fn learn(row: &mut MachineRow, hello: &Hello) {
-    if std::mem::take(&mut row.accept_next) {
+    if is_accepted(row, hello) {
+        row.accept = None;
         row.chains.clear();
         row.copy = None;
         row.marks.clone_from(&hello.marks);
@@ -358,25 +373,34 @@ pub(super) fn raise(change: &mut Change<'_>, host: HostId, revision: u64) -> Ans
     Ok(())
 }
 
-/// The machine that comes next is this host, whatever it shows.
-pub(super) async fn accept_next(plane: &Arc<Plane>, host: HostId) -> Answer<()> {
+/// The machine with this boot id is this host when it comes, whatever it shows.
+pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> Answer<()> {
+    let boot_id = wanted.boot_id.trim().to_owned();
+    if !(1..=BOOT_MAX).contains(&boot_id.len()) {
+        let what = format!("the machine of host {host} stays");
+        return Err(
+            Refusal::bad(FaultCode::MachineInvalid, what, "this is no boot id")
+                .fix("read /proc/sys/kernel/random/boot_id on the machine that is the host"),
+        );
+    }
     if plane.sessions.is_connected(host) {
         let what = format!("the machine of host {host} stays");
         return Err(
             Refusal::conflict(FaultCode::HostConnected, what, "it is connected now")
-                .fix("stop the machine that is connected first: accepted is whichever comes next"),
+                .fix("stop the machine that is connected first"),
         );
     }
+    let named = boot_id.clone();
     plane
         .change(move |change| {
             state::host(&**change, host)?;
             let key = host.to_string();
             let mut row = change.get(&MACHINES, &key)?.unwrap_or_default();
-            row.accept_next = true;
+            row.accept = Some(named);
             Ok(change.put(&MACHINES, &key, &row)?)
         })
         .await?;
-    tracing::warn!(%host, "the next machine that comes is this host");
+    tracing::warn!(%host, boot_id, "this machine is the host when it comes");
     Ok(())
 }
 
@@ -425,10 +449,25 @@ mod tests {
         // As its own machine it may come, but not beside itself.
         let beside = decide(&row, host, &hello(1), &[], true);
         assert!(matches!(beside, Verdict::Copy(_)));
-        row.accept_next = true;
+        // Whoever has the certificate may knock, and say that he is whatever he likes: but the machine
+        // that a person named is another one.
+        row.accept = Some("b".into());
+        for boot_id in [Some("thief".to_owned()), None] {
+            let thief = Hello {
+                boot_id,
+                ..hello(2)
+            };
+            assert!(matches!(
+                decide(&row, host, &thief, &[], false),
+                Verdict::Copy(_)
+            ));
+            learn(&mut row, &thief);
+            assert_eq!(row.accept.as_deref(), Some("b"), "it still waits");
+            assert_eq!(row.marks, Some(marks(1)));
+        }
         assert_eq!(decide(&row, host, &hello(2), &[], false), Verdict::Begins);
         learn(&mut row, &hello(2));
-        assert_eq!((row.revision, row.accept_next), (4, false));
+        assert_eq!((row.revision, row.accept.as_deref()), (4, None));
         assert_eq!(decide(&row, host, &hello(2), &[], false), Verdict::Begins);
         assert!(matches!(
             decide(&row, host, &hello(1), &[], false),

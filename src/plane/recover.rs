@@ -22,8 +22,8 @@ use super::store::Read;
 use super::trust;
 use super::view::Known;
 use crate::model::{
-    Assignment, Digest, FaultCode, Generation, HostId, HostStatus, NodeState, Role, TrustStatus,
-    TrustVersion,
+    Assignment, Digest, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, Role,
+    TrustStatus, TrustVersion,
 };
 
 /// Furthest a generation is raised: a thousand changes a day for years. A host that claims more
@@ -83,6 +83,10 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
         match heard(&known, plane.started) {
             None => review.silent += 1,
             Some(status) => {
+                if let Some(row) = deaf(&known, status, &ring) {
+                    review.rows.push(row);
+                    continue;
+                }
                 let ours = trust::version(rows, &ring, known.host.id)?;
                 review.told += usize::from(beyond(ours, &Said::by(&ring), status).is_some());
                 let assignment = assignment(rows, &known)?;
@@ -138,6 +142,9 @@ fn say_anew(change: &mut Change<'_>, plane: &Plane) -> Answer<()> {
         let (host, Some(status)) = (known.host.id, heard(&known, plane.started)) else {
             continue;
         };
+        if deaf(&known, status, &ring).is_some() {
+            continue;
+        }
         let ours = trust::version(&**change, &ring, host)?;
         let Some(next) = beyond(ours, &said, status) else {
             continue;
@@ -210,6 +217,58 @@ fn beyond(ours: TrustVersion, said: &Said, status: &HostStatus) -> Option<TrustV
     })
 }
 
+/// A host that believes nothing this plane signs: the backup is of before a key was replaced and
+/// retired. No number helps there. `None`: it believes this plane, as far as it says.
+fn deaf(known: &Known, status: &HostStatus, ring: &Ring) -> Option<Row> {
+    let signers: Vec<&str> = ring.signing.signers().map(|k| k.id()).collect();
+    let next = ring.signing.next.as_ref().map(|k| k.id());
+    let change = why_deaf(status, &signers, next)?;
+    Some(Row {
+        host: known.host.id,
+        hostname: known.host.hostname.clone(),
+        plane_generation: generation_of(known),
+        host_generation: newest_of(status),
+        outcome: Outcome::Left,
+        change,
+    })
+}
+
+fn why_deaf(status: &HostStatus, signers: &[&str], next: Option<&str>) -> Option<String> {
+    let trusts = match &status.trust {
+        Some(trust) => trust.keys.as_slice(),
+        // An agent that does not say whom it trusts says whom not.
+        None => {
+            let refuses = |f: &Fault| f.code == FaultCode::DocumentUntrusted;
+            status.refused.as_ref().filter(|f| refuses(f))?;
+            &[]
+        }
+    };
+    if trusts.iter().any(|k| signers.contains(&k.as_str())) {
+        return None;
+    }
+    let what = match trusts.is_empty() {
+        true => "left out: it believes no key that this plane signs with".to_owned(),
+        false => format!(
+            "left out: it believes only what key {} signed, and this plane signs with {}",
+            trusts.join(", "),
+            signers.join(", ")
+        ),
+    };
+    let helps = match next {
+        Some(next) if trusts.iter().any(|k| k == next) => {
+            "pf9-plane keys take-over signing: that key is announced here".to_owned()
+        }
+        Some(_) | None => {
+            let id = status.host_id;
+            format!(
+                "restore a newer backup, or run on that machine pf9ctl prep-node --force --host-id \
+                 {id} with a new token: role and workloads stay"
+            )
+        }
+    };
+    Some(format!("{what}; {helps}; then run this again"))
+}
+
 fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let gone = |why: &str| {
         let what = format!("generation of host {host} not raised");
@@ -221,8 +280,11 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
         .ok_or_else(|| gone("it is not enrolled"))?;
     let known = fleet::known(plane, rows, known)?;
     let assignment = assignment(rows, &known)?;
+    let ring = plane.keys.ring();
     heard(&known, plane.started)
-        .and_then(|status| judge(&known, status, assignment.as_ref()))
+        .and_then(|status| {
+            deaf(&known, status, &ring).or_else(|| judge(&known, status, assignment.as_ref()))
+        })
         .ok_or_else(|| gone("it is not ahead of the plane"))
 }
 
@@ -242,10 +304,7 @@ fn heard(known: &Known, started: Timestamp) -> Option<&HostStatus> {
 
 /// `None`: the host is not ahead of the plane.
 fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Option<Row> {
-    let plane = known
-        .spec
-        .as_ref()
-        .map_or(Generation::default(), |s| s.generation);
+    let plane = generation_of(known);
     let host = newest_of(status);
     let conflict = status
         .refused
@@ -269,6 +328,11 @@ fn judge(known: &Known, status: &HostStatus, next: Option<&Assignment>) -> Optio
         outcome,
         change,
     })
+}
+
+fn generation_of(known: &Known) -> Generation {
+    let spec = known.spec.as_ref();
+    spec.map_or(Generation::default(), |s| s.generation)
 }
 
 /// The newest generation that the host or what is installed on it goes by.
@@ -327,7 +391,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{ClusterId, DocumentKind, Fault, InstalledStatus, NodeStatus, SigningKey};
+    use crate::model::{ClusterId, DocumentKind, InstalledStatus, NodeStatus, SigningKey};
     use crate::plane::compute::tests::{add, cluster, host, host_row, now};
     use crate::plane::records::{IssuedSpec, ReceivedStatus};
 
@@ -481,6 +545,32 @@ pub(super) mod tests {
             assert_eq!((next.serial, next.revision), (4, 5));
             assert!(next.may_follow(Some(&ours)));
         }
+    }
+
+    #[test]
+    fn who_believes_no_key_of_this_plane_is_named_and_nothing_is_promised() {
+        let trusting = |keys: &[&str]| {
+            let mut said = reports(6, None);
+            said.trust = Some(crate::model::TrustStatus {
+                keys: keys.iter().map(|k| (*k).to_owned()).collect(),
+                ..Default::default()
+            });
+            said
+        };
+        assert_eq!(why_deaf(&trusting(&["a", "b"]), &["a"], None), None);
+        assert_eq!(why_deaf(&trusting(&["a"]), &["b", "a"], None), None);
+        // Restored from before the key was announced, and from between that and its first signature.
+        let lost = why_deaf(&trusting(&["b"]), &["a"], None).expect("named");
+        assert!(lost.contains("only what key b signed"), "{lost}");
+        assert!(lost.contains("prep-node --force --host-id"), "{lost}");
+        let here = why_deaf(&trusting(&["b"]), &["a"], Some("b")).expect("named");
+        assert!(here.contains("keys take-over signing"), "{here}");
+        assert!(why_deaf(&trusting(&[]), &["a"], None).is_some());
+        // An agent that does not tell: its refusal does.
+        let mut silent = reports(6, None);
+        assert_eq!(why_deaf(&silent, &["a"], None), None);
+        silent.refused = Some(Fault::new(FaultCode::DocumentUntrusted, "a", "b"));
+        assert!(why_deaf(&silent, &["a"], None).is_some());
     }
 
     #[test]

@@ -398,6 +398,41 @@ async fn an_authority_takes_over_and_hosts_of_the_old_one_go_on() {
     plane.server.stop().await;
 }
 
+/// The note of which machine this is, lost or cut: said, and written anew from what the plane noted when
+/// the machine enrolled, not from what the machine is now.
+#[tokio::test]
+async fn a_lost_note_of_the_machine_is_said_and_comes_back_from_the_plane() {
+    let plane = Plane::start().await;
+    let machine = Machine::new("52:54:00:00:00:01");
+    machine.enrol(&plane, &plane.token().await).await;
+    let daemons = machine.start().await;
+    daemons.up().await;
+    let warned = |s: HostStatus| s.acknowledged_at.is_some().then_some(s.health.warnings);
+    daemons.until(paths::HOSTAGENT_SOCKET, warned).await;
+    let at = machine.fs.at(paths::MACHINE);
+    let noted = identity::pinned_machine(&machine.fs).expect("read");
+    assert!(noted.is_some());
+    for damaged in [None, Some("{\"schema\": 1, \"inter")] {
+        std::fs::remove_file(&at).expect("gone");
+        if let Some(text) = damaged {
+            std::fs::write(&at, text).expect("cut");
+        }
+        let said = identity::machine_fault(&machine.fs).expect("said");
+        assert_eq!(said.code, FaultCode::MachineUnknown);
+        within(async {
+            while identity::machine_fault(&machine.fs).is_some() {
+                // Files have no long-poll.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        let now = identity::pinned_machine(&machine.fs).expect("read");
+        assert_eq!(now, noted, "what the plane has noted");
+    }
+    daemons.stop().await;
+    plane.server.stop().await;
+}
+
 #[tokio::test]
 async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepted() {
     let plane = Plane::start().await;
@@ -431,7 +466,9 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     );
     assert_eq!(daemons.up().await, since);
     let path = format!("/hosts/{host}/accept-machine");
-    let refused = plane.admin(Method::POST, &path, &json!({})).await;
+    let named = known["pf9"]["copy"]["boot_id"].clone();
+    let named = json!({ "boot_id": named });
+    let refused = plane.admin(Method::POST, &path, &named).await;
     assert_eq!(
         refused.expect_err("it is connected").code,
         FaultCode::HostConnected
@@ -442,7 +479,7 @@ async fn a_disk_in_another_machine_is_named_and_does_nothing_until_it_is_accepte
     clone.stop().await;
     plane.until(host, |h| h["pf9"]["connected"] == false).await;
     plane
-        .admin(Method::POST, &path, &json!({}))
+        .admin(Method::POST, &path, &named)
         .await
         .expect("accepted");
     let moved = copy.start().await;

@@ -15,6 +15,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         wants_spec: false,
         state,
         reason: None,
+        warnings: Vec::new(),
         attempts: 0,
         phases: vec![PhaseStatus {
             id: PhaseId::ALL[0],
@@ -156,6 +157,44 @@ async fn a_plane_that_is_away_does_not_hold_it_up() {
     let heard = rig.plane_hears();
     let ran = rig.run(&["decommission-node", "--yes", "--local"]).await;
     assert_eq!((ran.exit, heard.get().len()), (Exit::Ok, 0), "{}", ran.text);
+}
+
+/// Killed at any point after root's order: a boot does not bring hostagent back, with what would make
+/// the machine a node again.
+#[tokio::test]
+async fn while_the_role_goes_hostagent_does_not_start_at_boot() {
+    let rig = prepared();
+    let seen = Shared::new(Vec::new());
+    let (tell, host) = (seen.clone(), rig.host.clone());
+    let looks = Shared::new(0_u64);
+    rig.serve(paths::NODELET_SOCKET, move |request| {
+        if request.method.as_str() == "PUT" {
+            looks.set(1);
+            return Reply::empty();
+        }
+        let n = looks.get();
+        if n > 0 {
+            let enabled = host.at("/units/pf9-hostagent.service.enabled").exists();
+            tell.set([tell.get(), vec![enabled]].concat());
+            looks.set(n + 1);
+        }
+        ok_json(&node(Role::Worker, NodeState::Converging, n))
+    });
+    let ran = rig
+        .run(&["decommission-node", "--yes", "--wait", "1"])
+        .await;
+    assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
+    let seen = seen.get();
+    assert!(
+        !seen.is_empty() && seen.iter().all(|enabled| !enabled),
+        "{seen:?}"
+    );
+    for state in ["enabled", "active"] {
+        assert!(
+            rig.unit_is("pf9-hostagent.service", state),
+            "given up: {state}"
+        );
+    }
 }
 
 #[tokio::test]

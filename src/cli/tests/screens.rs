@@ -59,6 +59,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         wants_spec: false,
         state: NodeState::Ok,
         reason: None,
+        warnings: Vec::new(),
         attempts: 0,
         phases: phases.collect(),
         current_step: None,

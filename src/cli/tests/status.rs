@@ -113,6 +113,65 @@ async fn dead_and_silent_daemons_are_named() {
     assert!(ran.text.contains("AGENT DOWN"), "{}", ran.text);
 }
 
+/// comms says in its log why it does not start; a person looks here first.
+#[tokio::test]
+async fn a_comms_that_cannot_start_is_told_by_its_own_words() {
+    let rig = enrolled();
+    std::fs::remove_file(rig.host.at("/units/pf9-comms.service.active")).expect("stop");
+    for (key, why) in [
+        (None, "key.pem is missing"),
+        (Some(""), "key.pem cannot be used"),
+    ] {
+        if let Some(text) = key {
+            rig.file(paths::HOST_KEY, text);
+        }
+        let (state, reason) = seen(&rig).await;
+        assert_eq!(state, Overall::AgentDown);
+        for words in ["comms cannot start the tunnel", why, "allow-reenrol"] {
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_decommission_that_was_cut_off_names_the_next_command() {
+    let rig = enrolled();
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    std::fs::remove_file(rig.host.at("/units/pf9-hostagent.service.active")).expect("stop");
+    rig.file(paths::LOCAL_ORDER, "{}");
+    let (state, reason) = seen(&rig).await;
+    assert_eq!(state, Overall::AgentDown);
+    for words in [
+        "did not come to its end",
+        "pf9ctl decommission-node again",
+        "systemctl enable --now pf9-hostagent.service",
+    ] {
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+}
+
+/// nodelet sleeps on a host without a role: root is told all the same.
+#[tokio::test]
+async fn what_root_sees_of_the_identity_is_said_without_nodelet() {
+    let rig = enrolled();
+    rig.serve(paths::COMMS_SOCKET, |_| ok_json(&tunnel(connected())));
+    rig.serve(paths::HOSTAGENT_SOCKET, |_| {
+        ok_json(&host_status(NodeState::Ok, None))
+    });
+    let report = gather(&rig.context()).await;
+    let codes: Vec<_> = report.warnings.iter().map(|w| w.code).collect();
+    assert_eq!(
+        codes,
+        [FaultCode::OrderKeyUnusable, FaultCode::MachineUnknown]
+    );
+    let ran = rig.run(&["status"]).await;
+    assert!(
+        ran.text.contains("order-key.json is missing"),
+        "{}",
+        ran.text
+    );
+}
+
 #[tokio::test]
 async fn a_lost_plane_is_not_a_broken_node_and_a_broken_node_comes_first() {
     let rig = enrolled();

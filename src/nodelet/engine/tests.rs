@@ -170,6 +170,46 @@ fn says(status: &NodeStatus, code: FaultCode, words: &str) {
     assert_eq!(status.role, Role::Worker, "it is still what it was");
 }
 
+/// Whether or not a certificate is due: what would fail in months is said at the next look.
+#[tokio::test]
+async fn an_order_key_that_cannot_be_used_is_said_before_it_is_needed() {
+    let machine = Machine::node();
+    let fs = &machine.fs;
+    let mut life = machine.begin();
+    let key = fs.read(paths::ORDER_KEY, 4096).expect("read").expect("key");
+    let put = |bytes: &[u8], mode| {
+        fs.write(paths::ORDER_KEY, bytes, &Attrs::mode(mode))
+            .expect("write");
+    };
+    life.engine.round().await;
+    assert_eq!(life.status.borrow().warnings, []);
+    for why in ["is missing", "cannot be used", "others than root"] {
+        match why {
+            "is missing" => fs.remove_file(paths::ORDER_KEY).expect("remove"),
+            "cannot be used" => put(&key[..20], 0o600),
+            _ => put(&key, 0o644),
+        }
+        // The second look has nothing new to say.
+        for _ in 0..2 {
+            life.engine.round().await;
+        }
+        let warnings = life.status.borrow().warnings.clone();
+        let codes: Vec<_> = warnings.iter().map(|w| w.code).collect();
+        assert_eq!(codes, [FaultCode::OrderKeyUnusable], "{why}");
+        assert!(warnings[0].why.contains(why), "{}", warnings[0]);
+        assert!(warnings[0].fix.contains("allow-reenrol"), "{}", warnings[0]);
+    }
+    put(&key, 0o600);
+    life.engine.round().await;
+    assert_eq!(life.status.borrow().warnings, []);
+    let log = fs.read_text(paths::KUBE_LOG, 1 << 20).expect("read");
+    let told = log
+        .expect("log")
+        .matches(" warning: this host cannot order")
+        .count();
+    assert_eq!(told, 3, "each once");
+}
+
 #[tokio::test]
 async fn a_round_without_news_writes_its_line_and_nothing_else() {
     let machine = Machine::new();

@@ -112,6 +112,70 @@ fn held(seen: Seen, there: There) -> Hold {
     }
 }
 
+/// One thing to do, and the one that helps: a document that is gone comes again, one that is there and
+/// cannot be read or believed has a remedy of its own.
+#[test]
+fn what_to_do_fits_why_a_document_cannot_be_used() {
+    let broken = Fault::new(FaultCode::StateBroken, "cannot use it", "it is cut").fix("the disk");
+    let newer = Fault::new(
+        FaultCode::StateNotUnderstood,
+        "cannot use it",
+        "it has schema 9",
+    )
+    .fix("install the version of the agent that wrote it");
+    let stranger = Fault::new(
+        FaultCode::StateNotUnderstood,
+        "cannot use it",
+        "signed by key x",
+    )
+    .fix("run pf9ctl prep-node --force with a new token");
+    let now = Installed {
+        role: Role::Worker,
+        node: node(authorities()),
+        generation: Generation(7),
+    };
+    let held = |orders: &Orders, ledger: &LedgerSeen<'_>| match decide(orders, ledger) {
+        Job::Hold(hold) => hold.fault,
+        other => panic!("no hold: {other:?}"),
+    };
+    let spec = |why: &Fault, ledger: &LedgerSeen<'_>| {
+        let lost = SpecSeen::Lost {
+            why: why.clone(),
+            before: None,
+        };
+        let orders = Orders {
+            spec: lost,
+            local: LocalSeen::No,
+        };
+        held(&orders, ledger)
+    };
+    let ledger = |why: &Fault| {
+        let seen = LedgerSeen::Unknown {
+            why: why.clone(),
+            authority: None,
+            of_another_version: false,
+        };
+        held(&Orders::default(), &seen)
+    };
+    for there in [LedgerSeen::Empty, LedgerSeen::Installed(&now)] {
+        assert!(
+            spec(&broken, &there)
+                .fix
+                .starts_with("nothing while hostagent runs")
+        );
+        for why in [&newer, &stranger] {
+            let said = spec(why, &there);
+            assert!(said.fix.starts_with(&why.fix), "{said}");
+            assert!(!said.to_string().contains("nothing while"), "{said}");
+            assert_eq!(said.to_string().matches(&why.fix).count(), 1, "{said}");
+        }
+    }
+    assert!(ledger(&broken).fix.contains("put the ledger back"));
+    let said = ledger(&newer);
+    assert_eq!(said.fix, newer.fix, "{said}");
+    assert!(!said.to_string().contains("put the ledger back"), "{said}");
+}
+
 #[test]
 fn without_a_spec_what_is_installed_stays_and_is_kept_in_repair() {
     let hold = held(Seen::Never, There::Installed(7));

@@ -31,6 +31,11 @@ const _: () = assert!(ENTRY * SPEC_LIST_MAX + 64 < EXPRESSION_MAX);
 
 /// The API server's `--authorization-config`.
 pub(super) fn config(ctx: &Context) -> String {
+    config_that_asks(ctx, layout::REFUSED_BY_NOBODY)
+}
+
+/// The same, with [`nobody`] in another place.
+pub(super) fn config_that_asks(ctx: &Context, nobody: &str) -> String {
     let refused = ctx.node.refused_uids.iter().map(NodeUid::to_string);
     let refused: Vec<String> = [NOBODY.to_owned()].into_iter().chain(refused).collect();
     let expression = format!("request.uid in ['{}']", refused.join("','"));
@@ -41,7 +46,7 @@ pub(super) fn config(ctx: &Context) -> String {
             {"type": "Webhook", "name": "nodes-that-left", "webhook": {
                 "connectionInfo": {
                     "type": "KubeConfigFile",
-                    "kubeConfigFile": layout::REFUSED_BY_NOBODY,
+                    "kubeConfigFile": nobody,
                 },
                 "failurePolicy": "Deny",
                 "subjectAccessReviewVersion": "v1",

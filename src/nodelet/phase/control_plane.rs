@@ -45,29 +45,40 @@ pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
         "--secure-port -1 must be between 0 and 65535, inclusive. 0 for turning off secure port";
     const KEYS: &str = "--service-account-signing-key-file, --service-account-issuer, and \
                         --api-audiences should be specified together";
+    // The API server reads these before it judges anything.
+    const AUTHORIZATION: &str = "authorization.yaml";
+    const REFUSED: &str = "refused.yaml";
     const NUMBER: &str =
         "parallelism: Invalid value: -1: should be an integer value greater than zero";
-    let none = BTreeMap::new;
     let api = with_values(
         api_server_args(ctx),
         &[
             ("--secure-port", "-1"),
             ("--service-account-key-file", ""),
             ("--service-account-signing-key-file", ""),
+            (
+                "--authorization-config",
+                &format!("{TRIAL_ROOT}/{AUTHORIZATION}"),
+            ),
         ],
     );
+    let asks = authorization::config_that_asks(ctx, &format!("{TRIAL_ROOT}/{REFUSED}"));
+    let api_files = BTreeMap::from([
+        (AUTHORIZATION.to_owned(), asks),
+        (REFUSED.to_owned(), authorization::nobody()),
+    ]);
     let manager = with_values(controller_manager_args(ctx), &[("--secure-port", "-1")]);
     let mut config = scheduler_config();
     config["parallelism"] = json!(-1);
     let files = BTreeMap::from([("config.yaml".to_owned(), yaml(&config))]);
     let scheduler = scheduler_args(ctx, &format!("{TRIAL_ROOT}/config.yaml"));
     Ok(vec![
-        in_image(ctx, "kube-apiserver", api, none(), &[PORT, KEYS])?,
+        in_image(ctx, "kube-apiserver", api, api_files, &[PORT, KEYS])?,
         in_image(
             ctx,
             "kube-controller-manager",
             manager,
-            none(),
+            BTreeMap::new(),
             &[PORT_OR_NONE],
         )?,
         in_image(ctx, "kube-scheduler", scheduler, files, &[NUMBER])?,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Digest, Hasher};
 
-/// Stands for the temporary root, in arguments and in the environment.
+/// Stands for the temporary root, in arguments, in the environment, and where a file names another.
 pub const TRIAL_ROOT: &str = "{root}";
 /// Longest any program is given: its file is read from a cold, slow disk.
 pub const TRIAL_WAIT_MAX: Duration = Duration::from_secs(20);

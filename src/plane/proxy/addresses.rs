@@ -266,7 +266,7 @@ impl Asked {
         for attribute in parts {
             let name = attribute.split('=').next().unwrap_or_default().trim_ascii();
             let is = |known: &&str| name.eq_ignore_ascii_case(known);
-            if COOKIE_ATTRIBUTES.iter().any(|known| is(&known)) {
+            if COOKIE_ATTRIBUTES.iter().any(&is) {
                 cookie.push_str("; ");
                 cookie.push_str(attribute);
             } else if is(&"path") {

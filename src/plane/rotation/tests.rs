@@ -396,3 +396,74 @@ fn a_plane_that_is_started_again_goes_on() {
     world.cluster = back;
     world.settle().expect("ends");
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Given up at any point, with any members away from then on: those that are there come to rest
+    /// by themselves, each is told of no more than it was told before, and once everybody is back
+    /// the cluster is as it was.
+    #[test]
+    fn given_up_at_any_point_it_comes_to_rest_whoever_is_away(
+        kinds in 1usize..8,
+        late in any::<bool>(),
+        before in proptest::collection::vec((0usize..15, 0usize..3), 0..150),
+        away in proptest::collection::btree_set(0usize..15, 0..5),
+    ) {
+        let mut world = World::new();
+        world.happens(Event::Begin(kinds));
+        if late {
+            until(&mut world, Stage::Signing);
+        }
+        for (agent, what) in before {
+            let events = [Event::Apply(agent), Event::Renew(agent), Event::Report(agent)];
+            for event in &events[..=what] {
+                world.happens(*event);
+            }
+            world.happens(Event::Time(60));
+        }
+        let too_late = matches!(stage(&world), Some(Stage::Retired) | None);
+        world.happens(Event::Abort);
+        let told = |world: &World| -> Vec<Authorities> {
+            let hosts = world.agents.iter().map(|a| a.host);
+            hosts.map(|h| authorities(&world.cluster, h)).collect()
+        };
+        let mut last = told(&world);
+        let mut news = vec![0; last.len()];
+        // Every stage back is one spec for each member, masters one after the other.
+        for _ in 0..60 {
+            for i in (0..world.agents.len()).filter(|i| !away.contains(i)) {
+                for event in [Event::Apply(i), Event::Renew(i), Event::Report(i)] {
+                    world.happens(event);
+                    world.holds()?;
+                }
+            }
+            world.happens(Event::Time(HOLD_S));
+            let now = told(&world);
+            for (count, (a, b)) in news.iter_mut().zip(last.iter().zip(&now)) {
+                *count += usize::from(a != b);
+            }
+            last = now;
+        }
+        prop_assert!(news.iter().all(|n| *n <= 2), "told again and again: {news:?}");
+        for i in (0..world.agents.len()).filter(|i| !away.contains(i)) {
+            let agent = &world.agents[i];
+            prop_assert_eq!(&agent.applied, &last[i], "it has what it is told");
+            for which in KINDS {
+                let signs = first(signer(&world.cluster, agent.host, *which).0);
+                prop_assert_eq!(agent.shows[which], signs, "and shows what it is to show");
+            }
+        }
+        let nobody_else = world.cluster.rotation.as_ref().is_none_or(|r| {
+            let (waited, _) = r.waited_for(&world.cluster);
+            waited.iter().all(|h| {
+                world.agents.iter().position(|a| a.host == *h).is_some_and(|i| away.contains(&i))
+            })
+        });
+        prop_assert!(nobody_else, "somebody who is there is waited for");
+        world.settle()?;
+        if !too_late {
+            prop_assert_eq!(&world.cluster.authorities.cluster, &pem("first cluster"));
+        }
+    }
+}

@@ -48,6 +48,9 @@ impl Bed {
         let host = HostId::random();
         let key = SigningKey::generate().expect("key").0;
         identity::write_host_id(&fs, host).expect("host id");
+        let machine = br#"{"schema": 1}"#;
+        fs.write(paths::MACHINE, machine, &Attrs::mode(0o644))
+            .expect("machine");
         let trusted = serde_json::to_vec(&key.trusted()).expect("json");
         let path = format!("{}/{}.json", paths::TRUST_DIR, key.trusted().id);
         fs.write(path, &trusted, &Attrs::mode(0o644))

@@ -199,6 +199,7 @@ fn idle() -> NodeStatus {
         wants_spec: false,
         state: NodeState::Ok,
         reason: None,
+        warnings: Vec::new(),
         attempts: 0,
         phases: Vec::new(),
         current_step: None,

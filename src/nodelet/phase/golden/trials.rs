@@ -80,6 +80,7 @@ fn arguments_are_asked_about_as_they_are_written() {
         (
             "kube-apiserver",
             &[
+                "--authorization-config={root}/authorization.yaml",
                 "--secure-port=-1",
                 "--service-account-key-file=",
                 "--service-account-signing-key-file=",
@@ -108,6 +109,16 @@ fn arguments_are_asked_about_as_they_are_written() {
         .collect();
     assert_eq!(differ, ["ETCD_DATA_DIR"]);
     assert_eq!(asked.len(), meant.len());
+}
+
+/// It is read before anything is judged, and is not there on a machine that becomes a master.
+#[test]
+fn whom_the_api_server_refuses_is_asked_about_as_it_is_written() {
+    let ctx = tuned();
+    let files = &trials(&ctx)["kube-apiserver"].files;
+    let asked = files["authorization.yaml"].replace("{root}/refused.yaml", layout::REFUSED_BY_NOBODY);
+    assert_eq!(asked, written(&ctx, layout::AUTHORIZATION));
+    assert_eq!(files["refused.yaml"], written(&ctx, layout::REFUSED_BY_NOBODY));
 }
 
 /// Nothing of a trial may be where it would be found by what runs; nothing secret is in it.
