@@ -116,9 +116,13 @@ fn arguments_are_asked_about_as_they_are_written() {
 fn whom_the_api_server_refuses_is_asked_about_as_it_is_written() {
     let ctx = tuned();
     let files = &trials(&ctx)["kube-apiserver"].files;
-    let asked = files["authorization.yaml"].replace("{root}/refused.yaml", layout::REFUSED_BY_NOBODY);
+    let asked =
+        files["authorization.yaml"].replace("{root}/refused.yaml", layout::REFUSED_BY_NOBODY);
     assert_eq!(asked, written(&ctx, layout::AUTHORIZATION));
-    assert_eq!(files["refused.yaml"], written(&ctx, layout::REFUSED_BY_NOBODY));
+    assert_eq!(
+        files["refused.yaml"],
+        written(&ctx, layout::REFUSED_BY_NOBODY)
+    );
 }
 
 /// Nothing of a trial may be where it would be found by what runs; nothing secret is in it.
