@@ -80,8 +80,8 @@ fn arguments_are_asked_about_as_they_are_written() {
         (
             "kube-apiserver",
             &[
-                "--authorization-config={root}/authorization.yaml",
                 "--secure-port=-1",
+                "--authorization-config={root}/authorization.yaml",
                 "--service-account-key-file=",
                 "--service-account-signing-key-file=",
             ][..],
@@ -117,7 +117,7 @@ fn whom_the_api_server_refuses_is_asked_about_as_it_is_written() {
     let ctx = tuned();
     let files = &trials(&ctx)["kube-apiserver"].files;
     let asked =
-        files["authorization.yaml"].replace("{root}/refused.yaml", layout::REFUSED_BY_NOBODY);
+        files["authorization.yaml"].replace("\"{root}/refused.yaml\"", layout::REFUSED_BY_NOBODY);
     assert_eq!(asked, written(&ctx, layout::AUTHORIZATION));
     assert_eq!(
         files["refused.yaml"],
