@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::backoff::Backoff;
 use super::board::Facts;
 use super::{Agent, blocking, download, plane};
@@ -24,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The plane says again with every status that there is something to fetch.
 const RETRY_CAP: Duration = Duration::from_secs(60);
+/// Time between two questions for the document because of a lost note of the machine.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How often comms is asked for an order while the plane does not answer: it tries that rarely, too.
 const ASK_COMMS: Duration = Duration::from_secs(5);
 /// comms answers from memory.
@@ -35,22 +39,23 @@ type Signed = (Option<TrustVersion>, Option<String>, Option<StackRef>);
 pub(super) async fn run(agent: Agent) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     let mut obeyed: Vec<Envelope> = Vec::new();
-    let mut asked_again = false;
+    let mut asked_again: Option<Instant> = None;
     loop {
         look(&agent).await;
         let seen = agent.board.read(signed);
         let wanted = agent.board.read(wanted);
         // The document says which machine is the host: the plane's word, never what is seen here now.
         let lost = agent.board.read(|f| f.machine_fault.is_some());
-        asked_again &= lost;
+        // A document that notes no machine is not asked for over and over; and what is there again may
+        // be lost again before anybody has looked.
+        let early = asked_again.is_some_and(|at| at.elapsed() < ASK_AGAIN);
         // Not while the plane is away: then orders for a copy are what matters.
-        let again = lost && !asked_again && agent.plane.answers();
+        let again = lost && !early && agent.plane.answers();
         if wanted.is_some() || again {
+            asked_again = again.then(Instant::now).or(asked_again);
             match fetch(&agent).await {
                 Ok(()) => {
                     backoff.reset();
-                    // One that notes no machine is not asked for over and over.
-                    asked_again = true;
                     agent.board.set(|f| &mut f.trust_fault, None);
                     look(&agent).await;
                     // One that nodelet took and that is not the one the plane spoke of: what it
