@@ -1,8 +1,8 @@
 //! The minors beside the newest one, which all other tests run with.
 
-use crate::addons;
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, ready_through_plane};
 use crate::scenario::READY_AGAIN;
+use crate::{addons, matrix};
 
 /// What `scripts/stack` builds, the default first.
 const MATRIX: &str = include_str!("../../src/stack/matrix.toml");
@@ -35,6 +35,7 @@ fn g_each_minor_before_comes_up_and_works() -> Outcome {
         let hello = kubectl(&["logs", "hello-worker-1"])?;
         assert_eq!(hello.trim(), "hello from worker-1");
         addons::answer()?;
+        matrix::all_ran("g_each_minor_before_comes_up_and_works")?;
         demo(&["down"])?;
     }
     Ok(())
