@@ -188,11 +188,9 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
     ] {
         assert!(fault.contains(words), "{words:?} is not in {fault:?}");
     }
-    // containerd 1.7 still goes with what its last Kubernetes was.
-    let last = stack("1.35.4", &with("containerd", "1.7.28"));
-    let mut last = last;
-    last.components.retain(|c| c.name != "kubelet");
-    assert!(matches!(matrix().fits(&last, &tested()), Fit::Warned(_)));
+    // Kubernetes 1.35 still goes with it; no file of ours does.
+    let last = stack("1.35.4", &[("containerd", "1.7.28")]);
+    assert!(refused(&last, &tested()).contains("containerd 1.7.28"));
 }
 
 #[test]
