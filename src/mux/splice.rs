@@ -46,7 +46,17 @@ where
     let mut passed = Spliced::default();
     let mut answered = false;
     let result = {
-        let down = down(&mut reader, to_socket, &mut passed.to_socket);
+        // Who reads no more may still have much to say: an API server closes its end while its last
+        // answer waits here and the client goes on with pings. What it says decides.
+        let down = async {
+            match down(&mut reader, to_socket, &mut passed.to_socket).await {
+                Err(Broke::Socket(e)) => {
+                    tracing::debug!(why = %e, "the socket reads no more");
+                    Ok(())
+                }
+                ended => ended,
+            }
+        };
         let up = async {
             up(from_socket, &mut writer, &mut passed.to_stream).await?;
             answered = true;
