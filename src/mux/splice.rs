@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
@@ -34,6 +35,10 @@ enum Broke {
 /// Joins both directions with half-close until both ended, or one broke. A broken socket resets the
 /// stream, so that the peer does not take half an answer for one that somebody cancelled.
 ///
+/// A socket that takes no more bytes is broken only if it cannot be read either: an API server closes
+/// a connection while the last of its answer waits here to be read, and its client, who has not had
+/// it yet, goes on with pings.
+///
 /// From the stream, bytes go to the socket out of the buffer they were received in, and credit is
 /// returned after the socket took them. To the stream, bytes are read once, into the buffer that
 /// becomes the frame's payload.
@@ -45,14 +50,17 @@ where
     let (mut reader, mut writer) = stream.into_split();
     let mut passed = Spliced::default();
     let mut answered = false;
+    let said_all = Notify::new();
     let result = {
-        // Who reads no more may still have much to say: an API server closes its end while its last
-        // answer waits here and the client goes on with pings. What it says decides.
         let down = async {
             match down(&mut reader, to_socket, &mut passed.to_socket).await {
                 Err(Broke::Socket(e)) => {
                     tracing::debug!(why = %e, "the socket reads no more");
-                    Ok(())
+                    // Taken and thrown away: a peer that waits for room would not read the answer.
+                    tokio::select! {
+                        () = said_all.notified() => Ok(()),
+                        ended = discard(&mut reader) => ended,
+                    }
                 }
                 ended => ended,
             }
@@ -60,6 +68,7 @@ where
         let up = async {
             up(from_socket, &mut writer, &mut passed.to_stream).await?;
             answered = true;
+            said_all.notify_one();
             Ok(())
         };
         // The first error ends both: half of a broken stream is of no use to anybody.
@@ -104,6 +113,16 @@ async fn down<S: AsyncWrite>(
         socket.write_all(chunk).await.map_err(Broke::Socket)?;
         reader.consume(len);
         *passed += len as u64;
+    }
+}
+
+async fn discard(reader: &mut MuxReader) -> Result<(), Broke> {
+    loop {
+        let len = reader.fill_buf().await.map_err(Broke::Stream)?.len();
+        if len == 0 {
+            return Ok(());
+        }
+        reader.consume(len);
     }
 }
 

@@ -1,10 +1,14 @@
 //! Two ends over an in-memory pipe: real websocket framing, no network.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::*;
@@ -259,6 +263,58 @@ async fn splice_joins_a_socket_with_half_close_both_ways() {
     let (passed, result) = joined.await.expect("task");
     result.expect("splice");
     assert_eq!((passed.to_socket, passed.to_stream), (50_000, 50_000));
+}
+
+/// Takes nothing, and says when it was asked.
+struct TakesNothing(Arc<Notify>);
+
+impl AsyncWrite for TakesNothing {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.notify_one();
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An API server that closed while its last bytes wait to be read; its client, who has not had them,
+/// goes on talking.
+#[tokio::test]
+async fn a_socket_that_takes_no_more_still_says_all_it_has() {
+    const ANSWER: usize = 4 << 20;
+    let (node, plane) = pair(64 * 1024);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(node.driver.await) });
+    tasks.spawn(async move { drop(plane.driver.await) });
+    let stream = node.handle.open("echo", Class::Bulk, Meta::new());
+    let refused = Arc::new(Notify::new());
+    let answer = io::Cursor::new(vec![7u8; ANSWER]);
+    let socket = tokio::io::join(answer, TakesNothing(Arc::clone(&refused)));
+    let joined = tokio::spawn(splice(stream.expect("open"), socket));
+    let mut incoming = plane.incoming;
+    let opened = incoming.next().await.expect("a stream");
+    let (mut reader, mut writer) = opened.accept().expect("accept").into_split();
+    writer.write_all(b"ping").await.expect("write");
+    refused.notified().await;
+    // More than any buffer holds: who waits until it is taken reads nothing.
+    let talk = tokio::spawn(async move {
+        let more = vec![1; 64 * 1024];
+        while writer.write_all(&more).await.is_ok() {}
+    });
+    let mut got = Vec::new();
+    reader.read_to_end(&mut got).await.expect("all of it");
+    assert_eq!(got.len(), ANSWER);
+    let (passed, result) = joined.await.expect("task");
+    result.expect("whole");
+    assert_eq!(passed.to_stream, ANSWER as u64);
+    drop(reader);
+    talk.await.expect("told to stop");
 }
 
 #[tokio::test]

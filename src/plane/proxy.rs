@@ -17,6 +17,7 @@
 mod addresses;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Extension;
@@ -31,7 +32,7 @@ use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use addresses::Asked;
@@ -50,6 +51,8 @@ use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
 const SERVICE: &str = "kube-apiserver";
+/// Bytes of a client of an upgraded connection that are taken at once.
+const PIECE: usize = 16 * 1024;
 /// Most bytes of an answer's head: four times what most servers take, so that large cookies pass.
 const HEAD_MAX: usize = 64 * 1024;
 /// Most headers of an answer.
@@ -195,16 +198,15 @@ async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Ans
     Ok(response.map(Body::new))
 }
 
-/// Copies both upgraded connections into each other until either ends; a plane that stops lets
-/// them, while its time to drain lasts.
+/// Copies both upgraded connections into each other until they end; a plane that stops lets them,
+/// while its time to drain lasts.
 fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
     let cut = plane.cut.clone();
     plane.tasks.spawn(async move {
         let both = async {
             let (client, node) = tokio::try_join!(client, node)?;
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
             // How it ended concerns the two ends only; both see it as the end of their stream.
-            drop(tokio::io::copy_bidirectional(&mut client, &mut node).await);
+            drop(joined(TokioIo::new(client), TokioIo::new(node)).await);
             Ok::<_, hyper::Error>(())
         };
         tokio::select! {
@@ -214,6 +216,38 @@ fn splice(plane: &Arc<Plane>, client: OnUpgrade, node: OnUpgrade) {
             () = cut.cancelled() => {}
         }
     });
+}
+
+/// Both directions, until both ended or the client is gone. Not `copy_bidirectional`, which ends at the
+/// first error of either: an API server that has said everything takes no more, and the rest of its
+/// answer is still on its way when the client's next ping cannot be handed over.
+async fn joined<C, N>(client: C, node: N) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite,
+    N: AsyncRead + AsyncWrite,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_node, mut to_node) = tokio::io::split(node);
+    let asks = async {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let len = from_client.read(&mut piece).await?;
+            let said = piece.get(..len).unwrap_or_default();
+            let taken = async {
+                to_node.write_all(said).await?;
+                to_node.flush().await
+            };
+            if len == 0 || taken.await.is_err() {
+                // Refused or not: what it has to say comes by the other direction.
+                return to_node.shutdown().await.or(Ok(()));
+            }
+        }
+    };
+    let answers = async {
+        tokio::io::copy(&mut from_node, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(asks, answers).map(drop)
 }
 
 /// What the answer will be read by.
@@ -427,6 +461,22 @@ mod tests {
         }
         let uri = "/k8s/clusters/nonsense/api".parse().expect("uri");
         assert!(split_path(&uri).is_err());
+    }
+
+    /// An API server that said everything and closed, to a client that has not had it and goes on.
+    #[tokio::test]
+    async fn an_answer_is_whole_although_its_server_takes_no_more() {
+        const ANSWER: usize = 1 << 20;
+        let (mut client, far) = tokio::io::duplex(1024);
+        let (closed, _) = tokio::io::duplex(1);
+        let node = tokio::io::join(io::Cursor::new(vec![7; ANSWER]), closed);
+        client.write_all(b"ping").await.expect("room");
+        let both = joined(far, node);
+        let mut got = Vec::new();
+        let (ended, read) = tokio::join!(both, client.read_to_end(&mut got));
+        ended.expect("no client is gone");
+        read.expect("the end");
+        assert_eq!(got.len(), ANSWER);
     }
 
     #[test]
