@@ -76,6 +76,12 @@ const NOISE: &[Noise] = &[
         source: "the API server of this node is not up yet",
     },
     Noise {
+        program: "kube-proxy",
+        parts: &["\"Failed to list existing", "no such file or directory"],
+        releases: "1.37-1.37",
+        source: "pkg/proxy/nftables: its own table is not made yet at its first start",
+    },
+    Noise {
         program: "containerd",
         parts: &["failed to load cni during init"],
         releases: "2.2-2.4",

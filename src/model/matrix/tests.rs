@@ -156,7 +156,7 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
         ("kubelet 1.33.0 is more than 3 minors older", {
             refused(&stack("1.37.2", &with("kubelet", "v1.33.0")), &tested())
         }),
-        ("containerd 1.7.28 with Kubernetes 1.37", {
+        ("containerd 1.7.28", {
             refused(&stack("1.37.2", &with("containerd", "1.7.28")), &tested())
         }),
         (
@@ -188,9 +188,6 @@ fn what_cannot_go_together_is_refused_with_the_part_and_the_way_out() {
     ] {
         assert!(fault.contains(words), "{words:?} is not in {fault:?}");
     }
-    // Kubernetes 1.35 still goes with it; no file of ours does.
-    let last = stack("1.35.4", &[("containerd", "1.7.28")]);
-    assert!(refused(&last, &tested()).contains("containerd 1.7.28"));
 }
 
 #[test]

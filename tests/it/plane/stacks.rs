@@ -129,7 +129,7 @@ async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says
     for (kubernetes, containerd, words) in [
         ("1.33.1", "2.4.2", "Kubernetes 1.33 is not supported"),
         ("1.99.0", "2.4.2", "upgrade the plane first"),
-        ("1.37.2", "1.7.28", "containerd 1.7.28 with Kubernetes 1.37"),
+        ("1.37.2", "1.7.28", "containerd 1.7.28"),
     ] {
         let (status, fault) = import("x", kubernetes, containerd).await;
         assert_eq!(
