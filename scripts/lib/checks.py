@@ -4,7 +4,7 @@
   → unit, property, integration and machine tests → doctests → a minute of new hostile frames → the tunnel's gates
 
   --fast        without the machine tests and the packages, which need a release build (they count as skipped)
-  --keep        leave the test's machines standing for a look; `scripts/demo down` removes them
+  --keep        leave the test's machines standing for a look: PF9_DEMO_STATE=/var/lib/pf9-tests scripts/demo status
   anything after -- goes to nextest, e.g. scripts/test -- -E 'test(reboot)'
 
 The machine tests boot real systemd machines by scripts/demo; they need root. What is slow is built before them.
@@ -22,6 +22,10 @@ import up
 from beside import Beside
 from common import REPO, Fail, Stopwatch, need_packages, run, say
 from lifecycle import Demo
+
+# The tests' machines are not the demo's: a demo that was stopped, or that a restart of this machine ended, keeps what it
+# has, and what a killed run of the tests left is nobody's and goes.
+STATE = "/var/lib/pf9-tests"
 
 # Of each kind of attack; on two cores that is a minute in all. `scripts/fuzz SECONDS` goes on for as long as one likes.
 FUZZ_SECONDS = 30
@@ -70,8 +74,13 @@ def why_no_machines(fast):
         return "they need root"
     if not shutil.which("apt-get"):
         return "they need a Debian machine"
-    if Demo().dir.exists() or run(["ip", "link", "show", node.BRIDGE], check=False).returncode == 0:
-        raise Fail("a demo is on this machine", "the machine tests use the same network: scripts/demo down first")
+    os.environ.setdefault("PF9_DEMO_STATE", STATE)
+    if Demo().dir.exists():
+        say(f"an earlier run left its machines in {Demo().dir}: they go")
+        Demo().down()
+    if node.network_owner():
+        raise Fail(f"a demo is on this machine, in {node.network_owner()}",
+                   "the machine tests use the same network: scripts/demo down first")
     return ""
 
 

@@ -64,7 +64,7 @@ class Demo:
     def network(self):
         self.logs.mkdir(parents=True, exist_ok=True)
         node.kernel_save(self.dir / "kernel.json")
-        node.network_up()
+        node.network_up(self.dir)
 
     # -- Kubernetes through the plane
 
@@ -125,8 +125,9 @@ class Demo:
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(lambda name: attempt(name, Node(self.dir, name).remove), names))
         attempt("kernel settings", lambda: node.kernel_restore(self.dir / "kernel.json"))
-        attempt("network", node.network_down)
-        cgroups.remove()
+        if node.network_owner() in ("", str(self.dir)):
+            attempt("network", node.network_down)
+            cgroups.remove()
         if not faults and self.dir.exists():
             attempt("files", lambda: shutil.rmtree(self.dir))
         faults += leftovers(self.dir)
@@ -148,7 +149,9 @@ def leftovers(state):
                 continue
             if root.startswith(f"{state}/"):
                 found.append(f"process {entry.name} in {root}")
-    if run(["ip", "link", "show", node.BRIDGE], check=False).returncode == 0:
+    if node.network_owner() not in ("", str(state)):
+        return found  # bridge and cgroups are another demo's
+    if node.network_owner():
         found.append(f"bridge {node.BRIDGE}")
     found += [f"cgroup {path}" for hierarchy in cgroups.hierarchies()
               for path in [hierarchy / cgroups.PARENT] if path.exists()]

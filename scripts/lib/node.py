@@ -232,13 +232,24 @@ def load_modules():
 FIREWALL = [["FORWARD", "-i", BRIDGE, "-o", BRIDGE], ["INPUT", "-i", BRIDGE]]
 
 
-def network_up():
+def network_owner():
+    """The state directory of the demo that the network belongs to; "" when nobody claims it. The bridge itself says it
+    (its alias), so a restart of this machine, which takes the bridge, cannot leave a claim behind."""
+    done = run(["ip", "-j", "link", "show", BRIDGE], check=False)
+    return json.loads(done.stdout)[0].get("ifalias", "") if done.returncode == 0 else ""
+
+
+def network_up(state):
     load_modules()
+    owner = network_owner()
+    if owner not in ("", str(state)):
+        raise Fail(f"a demo is on this machine, in {owner}", f"PF9_DEMO_STATE={owner} scripts/demo down")
     if run(["ip", "link", "show", BRIDGE], check=False).returncode != 0:
         taken = out(["ip", "-4", "route", "show", f"{NETWORK}.0/24"])
         if taken:
             raise Fail(f"the network {NETWORK}.0/24 is in use on this machine", taken)
         run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+    run(["ip", "link", "set", BRIDGE, "alias", str(state)])
     run(["ip", "address", "replace", f"{HOST}/24", "dev", BRIDGE])
     run(["ip", "link", "set", BRIDGE, "up"])
     for rule in FIREWALL:
