@@ -4,7 +4,7 @@
 //! ```text
 //! a_up          bare machines → Ready, logs and exec; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
-//! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
+//! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
@@ -18,8 +18,9 @@
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ```
 //!
-//! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
-//! Each begins by bringing the demo up, so each can run alone. Needs root.
+//! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
+//! `--full`; what they take stands in `scripts/lib/tests.py`. Each begins by bringing the demo up, so each can run
+//! alone. Needs root.
 
 mod addons;
 mod certificates;
@@ -30,6 +31,8 @@ mod network;
 mod refused;
 mod rights;
 mod running;
+#[path = "../support/sample.rs"]
+mod sample;
 mod scenario;
 mod services;
 mod settings;
