@@ -10,6 +10,7 @@ use crate::demo::{
 };
 use crate::matrix;
 use crate::network;
+use crate::pages;
 use crate::rights;
 use crate::sample;
 use crate::services;
@@ -48,6 +49,7 @@ fn a_up_makes_ready_nodes_and_twice_is_harmless() -> Outcome {
     up()?;
     assert_eq!(before, [running(NODES[0])?, running(NODES[1])?]);
     addons::answer()?;
+    pages::lead_on()?;
     matrix::all_ran("a_up_makes_ready_nodes_and_twice_is_harmless")?;
     numbers_come_through_the_tunnel()?;
     an_idle_sweep_writes_its_line_only(NODES[0])
