@@ -31,3 +31,7 @@ pub mod wire;
 
 #[cfg(feature = "plane")]
 pub mod plane;
+
+#[cfg(test)]
+#[path = "../tests/support/sample.rs"]
+mod sample;

@@ -33,6 +33,7 @@
 //! | `certs`     | keys, requests, certificates |
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `peers`     | clients of the node's own services |
+//! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
 //! | `words`     | steps in plain words |
@@ -58,6 +59,7 @@ pub mod orders;
 pub mod peers;
 pub mod phase;
 pub mod plan;
+mod policies;
 pub mod removal;
 #[cfg(test)]
 mod rig;

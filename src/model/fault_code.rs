@@ -89,6 +89,7 @@ codes! {
         CertificateRevoked = "certificate-revoked",
         CertificateUnproven = "certificate-unproven",
         CgroupV1Ends = "cgroup-v1-ends",
+        CgroupV1NoSwap = "cgroup-v1-no-swap",
         ClusterAway = "cluster-away",
         ClusterBroken = "cluster-broken",
         ClusterExists = "cluster-exists",
@@ -312,6 +313,7 @@ codes! {
         CheckSwap = "check-swap",
         CheckTested = "check-tested",
         CheckTools = "check-tools",
+        CheckUserNamespaces = "check-user-namespaces",
     }
     Untrusted {
         DocumentUntrusted = "document-untrusted",

@@ -198,11 +198,12 @@ impl Engine {
 
     async fn round(&mut self) -> Next {
         self.told.wake.borrow_and_update();
-        self.board.warns(super::orders::warnings(&self.host.fs));
+        let mut warnings = super::orders::warnings(&self.host.fs);
         if let Some(fault) = super::trust::held(&self.host.fs) {
             // A copy: what it would change is not its own. Removal too: it would take the original
             // out of its cluster.
             self.told.orders.borrow_and_update();
+            self.board.warns(warnings);
             self.happened(failed("identity", fault));
             return Next::retry(&self.lifecycle);
         }
@@ -217,6 +218,8 @@ impl Engine {
                 self.memory.unfit.as_ref(),
             )
         };
+        warnings.extend(super::policies::warnings(&self.host.fs, &job));
+        self.board.warns(warnings);
         self.take_up(&job);
         match job {
             Job::Nothing(generation) => self.no_role(generation),

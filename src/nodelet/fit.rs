@@ -122,3 +122,27 @@ fn by_matrix(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Option<Fault> 
     let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));
     fit.refusal()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FaultCode;
+
+    /// A policy or a label may have been put right, which changes no mark.
+    #[tokio::test(start_paused = true)]
+    async fn what_did_not_run_is_tried_again_some_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let stack = StackRef {
+            name: "pf9-kube".into(),
+            version: "1.37.2-1".into(),
+            manifest: Digest::of(b""),
+        };
+        let fault = Fault::new(FaultCode::StackProgram, "a", "b");
+        let unfit = Unfit::new(Ran::now(&fs, &stack), fault);
+        tokio::time::advance(TRIED_AGAIN - Duration::from_secs(1)).await;
+        assert!(unfit.holds(&fs, &stack));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!unfit.holds(&fs, &stack));
+    }
+}

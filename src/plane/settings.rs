@@ -78,6 +78,21 @@ struct NewRuntime {
     nri: bool,
 }
 
+/// What may change of it while a cluster runs: all but the cgroup driver, of which running containers
+/// are.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TunedRuntime {
+    #[serde(default)]
+    mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    drop_ins: Option<String>,
+    #[serde(default)]
+    cdi: bool,
+    #[serde(default)]
+    nri: bool,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct NewKubelet {
@@ -99,6 +114,8 @@ struct NewKubelet {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
     #[serde(default)]
+    runtime: Option<TunedRuntime>,
+    #[serde(default)]
     kubelet: Option<NewKubelet>,
     #[serde(default)]
     kube_proxy: Option<NewKubeProxy>,
@@ -111,6 +128,10 @@ pub(super) struct Tuning {
 impl Tuning {
     /// Takes the place of what it names, if all of it makes sense.
     pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
+        if let Some(runtime) = self.runtime {
+            let cgroup_driver = settings.runtime.cgroup_driver;
+            settings.runtime = runtime.with(cgroup_driver).spec()?;
+        }
         if let Some(kubelet) = &self.kubelet {
             settings.kubelet = kubelet.spec()?;
         }
@@ -126,6 +147,47 @@ impl Tuning {
             settings.api_server_args = args;
         }
         Ok(())
+    }
+}
+
+impl TunedRuntime {
+    fn with(self, cgroup_driver: CgroupDriverChoice) -> NewRuntime {
+        NewRuntime {
+            cgroup_driver,
+            mirrors: self.mirrors,
+            drop_ins: self.drop_ins,
+            cdi: self.cdi,
+            nri: self.nri,
+        }
+    }
+}
+
+impl NewRuntime {
+    fn spec(&self) -> Answer<RuntimeSpec> {
+        require(self.mirrors.len() <= LIST_MAX, "runtime.mirrors", || {
+            format!("at most {LIST_MAX}")
+        })?;
+        for (registry, urls) in &self.mirrors {
+            let ok = !urls.is_empty()
+                && urls.len() <= LIST_MAX
+                && urls
+                    .iter()
+                    .all(|u| u.starts_with("http://") || u.starts_with("https://"));
+            require(ok, "runtime.mirrors", || {
+                format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
+            })?;
+        }
+        let drop_ins = self.drop_ins.as_deref().and_then(drop_in_dir_fault);
+        require(drop_ins.is_none(), "runtime.dropIns", || {
+            drop_ins.clone().unwrap_or_default()
+        })?;
+        Ok(RuntimeSpec {
+            cgroup_driver: self.cgroup_driver,
+            mirrors: self.mirrors.clone(),
+            drop_ins: self.drop_ins.clone(),
+            cdi: self.cdi,
+            nri: self.nri,
+        })
     }
 }
 
@@ -208,13 +270,7 @@ impl NewCluster {
             external_dns_name: self.external_dns_name.clone(),
             allow_workloads_on_master: self.allow_workloads_on_master,
             labels: self.labels.clone(),
-            runtime: RuntimeSpec {
-                cgroup_driver: self.runtime.cgroup_driver,
-                mirrors: self.runtime.mirrors.clone(),
-                drop_ins: self.runtime.drop_ins.clone(),
-                cdi: self.runtime.cdi,
-                nri: self.runtime.nri,
-            },
+            runtime: self.runtime.spec()?,
             kubelet: self.kubelet.spec()?,
             kube_proxy: self.kube_proxy.spec()?,
             feature_gates: self.feature_gates.clone(),
@@ -292,24 +348,6 @@ impl NewCluster {
                 format!("{:?}: {:?} is no Kubernetes label", clip(key), clip(value))
             })?;
         }
-        let mirrors = &self.runtime.mirrors;
-        require(mirrors.len() <= LIST_MAX, "runtime.mirrors", || {
-            format!("at most {LIST_MAX}")
-        })?;
-        for (registry, urls) in mirrors {
-            let ok = !urls.is_empty()
-                && urls.len() <= LIST_MAX
-                && urls
-                    .iter()
-                    .all(|u| u.starts_with("http://") || u.starts_with("https://"));
-            require(ok, "runtime.mirrors", || {
-                format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
-            })?;
-        }
-        let drop_ins = self.runtime.drop_ins.as_deref().and_then(drop_in_dir_fault);
-        require(drop_ins.is_none(), "runtime.dropIns", || {
-            drop_ins.clone().unwrap_or_default()
-        })?;
         require(
             self.mtu_size.is_none_or(|n| (1280..=65535).contains(&n)),
             "mtuSize",
@@ -404,12 +442,24 @@ mod tests {
             json!({"name": "x"}),
             json!({"apiServerArgs": {"etcd-servers": "x"}}),
             json!({"kubelet": {"podsSwap": true}}),
+            json!({"runtime": {"cgroupDriver": "systemd"}}),
+            json!({"runtime": {"mirrors": {"docker.io": []}}}),
+            json!({"runtime": {"dropIns": "/etc/pf9/x"}}),
         ] {
             tune(&mut settings, &bad).expect_err("refused");
         }
         assert_eq!(settings, before);
         tune(&mut settings, &json!({"featureGates": {}})).expect("good");
         assert!(settings.feature_gates.is_empty());
+        settings.runtime.cgroup_driver = CgroupDriverChoice::Cgroupfs;
+        tune(
+            &mut settings,
+            &json!({"runtime": {"cdi": true, "nri": true}}),
+        )
+        .expect("good");
+        let runtime = &settings.runtime;
+        assert!(runtime.cdi && runtime.nri);
+        assert_eq!(runtime.cgroup_driver, CgroupDriverChoice::Cgroupfs, "stays");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! and driven by `scripts/demo`, as a person would.
 //!
 //! ```text
-//! a_up          bare machines → Ready, logs and exec; a second `up` changes nothing
+//! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
-//! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
+//! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
+//! cb_policies   seccomp, user namespaces, CDI, NRI, swap: what pods get with each and without
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
@@ -18,8 +19,9 @@
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! ```
 //!
-//! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
-//! Each begins by bringing the demo up, so each can run alone. Needs root.
+//! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
+//! `--full`; what they take stands in `scripts/lib/tests.py`. Each begins by bringing the demo up, so each can run
+//! alone. Needs root.
 
 mod addons;
 mod certificates;
@@ -27,9 +29,14 @@ mod demo;
 mod matrix;
 mod minors;
 mod network;
+mod nri;
+mod pages;
+mod policies;
 mod refused;
 mod rights;
 mod running;
+#[path = "../support/sample.rs"]
+mod sample;
 mod scenario;
 mod services;
 mod settings;

@@ -407,5 +407,7 @@ mod tests {
         assert_eq!(first_due(&turns, &[b].into(), now), Some(a));
         assert_eq!(first_due(&turns, &[a, b].into(), now), None);
         assert_eq!(next_due(&turns, &[b].into()), Some(now));
+        let before = now - Duration::from_secs(2);
+        assert_eq!(first_due(&turns, &BTreeSet::new(), before), None, "not yet");
     }
 }

@@ -163,7 +163,24 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     api.register("node-3");
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
+    // One that bears our mark and that nobody remembers.
+    api.register("left-over");
+    let left = api.0.nodes.get_mut("left-over").expect("node");
+    left["metadata"]["labels"] = json!({HOST_LABEL: host(9).to_string()});
+    settled(&c, &mut api);
+    assert!(!api.0.nodes.contains_key("left-over"));
     assert!(api.0.nodes.contains_key("somebody-elses"));
+}
+
+/// The order of members says nothing, and neither does how many share a binding.
+#[test]
+fn who_shares_a_binding_in_which_order_is_no_change() {
+    let mut c = cluster();
+    add(&mut c, &[(1, true), (33, false), (65, false)]).expect("attach");
+    let mut api = Fake::default();
+    settled(&c, &mut api);
+    c.members.reverse();
+    assert_eq!(plan(&c, &api.0).changes, []);
 }
 
 #[test]
@@ -187,6 +204,11 @@ fn a_binding_that_was_changed_is_put_right_and_others_are_let_be() {
     api.0.bindings.insert(name, json!({"subjects": [evil]}));
     settled(&c, &mut api);
     assert_eq!(api.0.bindings, good);
+    for (_, live) in api.0.bindings.iter_mut() {
+        live["metadata"]["labels"] = json!({});
+    }
+    settled(&c, &mut api);
+    assert_eq!(api.0.bindings, good, "it says whose it is");
     // A role cannot be changed in place.
     for (_, live) in api.0.bindings.iter_mut() {
         live["roleRef"]["name"] = json!("cluster-admin");
