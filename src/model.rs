@@ -5,6 +5,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `ids`       | [`HostId`], [`ClusterId`], [`Generation`], [`Digest`], [`NodeName`] |
+//! | `etcd`      | [`EtcdGone`]: whose member goes; [`etcd::quorum`]: who may
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
 //! | `fault_code` | [`FaultCode`]: every failure, with its word and its [`FaultKind`] |
 //! | `secret`    | [`Secret`]: a value that no log can show |
@@ -34,6 +35,7 @@ mod api;
 mod authorities;
 pub mod document;
 mod envelope;
+pub mod etcd;
 mod fault;
 mod fault_code;
 #[cfg(test)]
@@ -61,6 +63,7 @@ mod tunnel;
 pub use api::*;
 pub use authorities::*;
 pub use envelope::*;
+pub use etcd::EtcdGone;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;

@@ -33,6 +33,7 @@ const FIELDS: &[Field] = &[
     ("generation", FIRST, Old::Refuses),
     ("issued_at", FIRST, Old::Ignores),
     ("assignment", FIRST, Old::Refuses),
+    ("force", FIRST, Old::Refuses),
     ("assignment.role", FIRST, Old::Refuses),
     ("assignment.host_id", FIRST, Old::Refuses),
     ("assignment.cluster_id", FIRST, Old::Refuses),
@@ -75,6 +76,9 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
     ("assignment.etcd.election_ms", FIRST, Old::Ignores),
     ("assignment.etcd.revoked", FIRST, Old::Refuses),
+    ("assignment.etcd.gone", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -172,7 +176,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdMember,
+        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdGone, EtcdMember,
         EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
         NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef,
         Timestamp,
@@ -235,6 +239,10 @@ pub(super) mod tests {
                     heartbeat_ms: Some(100),
                     election_ms: Some(1000),
                     revoked: Some("r".into()),
+                    gone: vec![EtcdGone {
+                        host_id,
+                        member_id: Some("8e9e05c52164694d".into()),
+                    }],
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {
@@ -258,6 +266,7 @@ pub(super) mod tests {
                 allow_workloads_on_master: true,
                 feature_gates: [("NodeSwap".to_owned(), true)].into(),
             })),
+            force: true,
         }
     }
 

@@ -138,6 +138,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
+        gone: Vec::new(),
     }
 }
 
@@ -267,6 +268,7 @@ pub(super) mod tests {
             generation: Generation(1),
             issued_at: now(),
             assignment: assignment(host(n), Some(cluster)).expect("assignment"),
+            force: false,
         }
     }
 
