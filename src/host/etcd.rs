@@ -1,7 +1,7 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here) and joining (`join`). The same questions are understood by 3.4
-//! and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
-//! needed.
+//! who is a member, leaving (here), whose turn it is to join (`turn`) and joining (`join`). The same
+//! questions are understood by 3.4 and everything since: membership goes through etcd's own JSON
+//! gateway, so no second protocol is needed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,8 +14,11 @@ use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
 mod join;
+mod turn;
 
+use join::own;
 pub use join::{counted, join, promote_within};
+pub use turn::{Turn, turn};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -284,7 +287,8 @@ impl EtcdError {
     }
 }
 
-fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
+/// What an answer to `GET /health` says, as members of 3.4 and everything since give it.
+pub fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     let Ok(said) = serde_json::from_slice::<Health>(body) else {
         return Err(EtcdError::Unhealthy(format!("HTTP status {status}")));
     };

@@ -10,6 +10,7 @@ use crate::model::{
 };
 
 use super::departures;
+use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
 
@@ -138,7 +139,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
-        gone: Vec::new(),
+        gone: seats::gone(cluster),
     }
 }
 
@@ -187,6 +188,7 @@ pub(super) mod tests {
             facts: Some(facts(n)),
             authorised: true,
             cluster,
+            forced: false,
             renewal: Default::default(),
         }
     }
@@ -221,6 +223,7 @@ pub(super) mod tests {
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
+                etcd_replace_after_s: crate::plane::settings::replace_after(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),
