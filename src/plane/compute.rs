@@ -138,6 +138,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
+        backup: cluster.settings.etcd_backup.clone(),
     }
 }
 
@@ -220,6 +221,7 @@ pub(super) mod tests {
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
+                etcd_backup: Default::default(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),
