@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId, KubeProxySpec,
-    NodeName, NodeUid, StackRef, taken_by_spec,
+    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId,
+    KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -197,6 +197,9 @@ pub struct EtcdSpec {
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
+    /// The backups that each master makes of it.
+    #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
+    pub backup: BackupPolicy,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -377,6 +380,9 @@ impl NodeSpec {
                     format!("{len} entries, at most {SPEC_LIST_MAX}"),
                 ));
             }
+        }
+        if let Some((field, why)) = self.etcd.backup.fault() {
+            return Err(bad(&format!("assignment.etcd.backup.{field}"), why));
         }
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));

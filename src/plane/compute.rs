@@ -140,6 +140,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
         gone: seats::gone(cluster),
+        backup: cluster.settings.etcd_backup.clone(),
     }
 }
 
@@ -224,6 +225,7 @@ pub(super) mod tests {
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
                 etcd_replace_after_s: crate::plane::settings::replace_after(),
+                etcd_backup: Default::default(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),

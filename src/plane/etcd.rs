@@ -53,10 +53,14 @@ pub(super) struct Counted {
 /// Whom the status of a master lists.
 fn listed(status: &HostStatus) -> Option<Vec<Listed>> {
     let etcd = status.node.as_ref()?.etcd.as_ref()?;
+    if etcd.fault.is_some() {
+        // It could not be asked, and remembers.
+        return None;
+    }
     let members = etcd.members.iter().map(|m| Listed {
         id: m.id.clone(),
         name: m.name.clone(),
-        peer_urls: Vec::new(),
+        peer_urls: m.peer_urls.clone(),
         learner: m.learner,
     });
     let members: Vec<Listed> = members.collect();

@@ -13,9 +13,9 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role,
-    RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
+    Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
+    NodeUid, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -205,6 +205,9 @@ pub(super) struct Settings {
     /// member out of etcd.
     #[serde(default = "super::settings::replace_after")]
     pub(super) etcd_replace_after_s: u32,
+    /// Backups that masters make of etcd.
+    #[serde(default)]
+    pub(super) etcd_backup: BackupPolicy,
 }
 
 /// Private keys of a cluster's authorities, PKCS#8 PEM.

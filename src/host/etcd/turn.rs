@@ -56,23 +56,15 @@ fn turn_in(members: Vec<Member>, name: &str, ip: IpAddr, gone: &[EtcdGone]) -> T
 
 fn is_of(member: &Member, gone: &EtcdGone) -> bool {
     match &gone.member_id {
-        Some(id) => same_id(id, &hex(member)),
+        Some(id) => same_id(id, &member.hex_id()),
         None => member.name == gone.host_id.to_string(),
     }
-}
-
-/// The member's number as etcd prints it; the gateway says it in decimal.
-fn hex(member: &Member) -> String {
-    member
-        .id
-        .parse::<u64>()
-        .map_or_else(|_| member.id.clone(), |id| format!("{id:x}"))
 }
 
 /// Its host; before it was started once, where it is to be.
 fn shown(member: &Member) -> String {
     match member.name.is_empty() {
-        true => format!("{} at {}", hex(member), member.peer_urls.join(", ")),
+        true => format!("{} at {}", member.hex_id(), member.peer_urls.join(", ")),
         false => member.name.clone(),
     }
 }
