@@ -173,6 +173,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             heartbeat_ms: None,
             election_ms: None,
             revoked: None,
+            gone: Vec::new(),
         },
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),
