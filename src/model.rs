@@ -35,7 +35,7 @@ mod api;
 mod authorities;
 pub mod document;
 mod envelope;
-mod etcd;
+pub mod etcd;
 mod fault;
 mod fault_code;
 #[cfg(test)]

@@ -8,8 +8,12 @@
 //! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`; the sealed file counts with it only |
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
+//! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
+//! | [`quorum`]         | may a member leave, whose is taken out next |
 
 mod backup;
+mod gone;
+pub mod quorum;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use backup::{
     BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings, DrillReport,
 };
+pub use gone::EtcdGone;
 
 use super::Fault;
 

@@ -33,6 +33,7 @@ const FIELDS: &[Field] = &[
     ("generation", FIRST, Old::Refuses),
     ("issued_at", FIRST, Old::Ignores),
     ("assignment", FIRST, Old::Refuses),
+    ("force", FIRST, Old::Refuses),
     ("assignment.role", FIRST, Old::Refuses),
     ("assignment.host_id", FIRST, Old::Refuses),
     ("assignment.cluster_id", FIRST, Old::Refuses),
@@ -90,6 +91,9 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Ignores,
     ),
+    ("assignment.etcd.gone", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -188,9 +192,9 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{
         ApiSpec, Assignment, Authorities, BackupPolicy, CgroupDriverChoice, ClusterId, Digest,
-        EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
-        NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA,
-        Spec, StackRef, Timestamp,
+        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec,
+        NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec,
+        SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -258,6 +262,10 @@ pub(super) mod tests {
                         recovery_recipient: Some("age1qpz".into()),
                         plane_recipient: Some("age1qry".into()),
                     },
+                    gone: vec![EtcdGone {
+                        host_id,
+                        member_id: Some("8e9e05c52164694d".into()),
+                    }],
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {
@@ -281,6 +289,7 @@ pub(super) mod tests {
                 allow_workloads_on_master: true,
                 feature_gates: [("NodeSwap".to_owned(), true)].into(),
             })),
+            force: true,
         }
     }
 

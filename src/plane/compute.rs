@@ -139,6 +139,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
         backup: cluster.settings.etcd_backup.clone(),
+        gone: Vec::new(),
     }
 }
 
@@ -269,6 +270,7 @@ pub(super) mod tests {
             generation: Generation(1),
             issued_at: now(),
             assignment: assignment(host(n), Some(cluster)).expect("assignment"),
+            force: false,
         }
     }
 
