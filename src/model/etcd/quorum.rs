@@ -140,9 +140,7 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId]) -> Out
 fn is_of(member: &Listed, gone: &EtcdGone, masters: &[HostId]) -> bool {
     match &gone.member_id {
         Some(id) => same_id(id, &member.id),
-        None => {
-            member.name == gone.host_id.to_string() && !masters.contains(&gone.host_id)
-        }
+        None => member.name == gone.host_id.to_string() && !masters.contains(&gone.host_id),
     }
 }
 
@@ -156,10 +154,16 @@ pub fn same_id(a: &str, b: &str) -> bool {
 
 impl Tally {
     fn of<'a>(votes: impl Iterator<Item = &'a Vote>) -> Self {
-        votes.fold(Self { votes: 0, answer: 0 }, |sum, vote| Self {
-            votes: sum.votes + 1,
-            answer: sum.answer + usize::from(vote.answers),
-        })
+        votes.fold(
+            Self {
+                votes: 0,
+                answer: 0,
+            },
+            |sum, vote| Self {
+                votes: sum.votes + 1,
+                answer: sum.answer + usize::from(vote.answers),
+            },
+        )
     }
 
     /// How many have to answer.
@@ -198,7 +202,10 @@ impl Loss {
                 then.needs()
             ),
         };
-        format!("etcd has {members} with a vote, {} of them {verb}; {rest}", now.answer)
+        format!(
+            "etcd has {members} with a vote, {} of them {verb}; {rest}",
+            now.answer
+        )
     }
 
     /// What would make it possible.

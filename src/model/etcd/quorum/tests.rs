@@ -71,7 +71,11 @@ fn gone(n: u8, id: Option<&str>) -> EtcdGone {
 
 #[test]
 fn only_who_was_named_is_taken_out_and_one_at_a_time() {
-    let all = [member(1, false, true), member(2, false, true), member(3, false, false)];
+    let all = [
+        member(1, false, true),
+        member(2, false, true),
+        member(3, false, false),
+    ];
     let masters = [host(1), host(2)];
     let next = |gone: &[EtcdGone]| next_out(&all, gone, &masters);
     assert_eq!(next(&[]), Out::Nobody);
