@@ -106,11 +106,7 @@ pub(super) fn forget(cluster: &mut Cluster) {
 
 /// Ends the departures that are done or whose time is over, and forgets those of whom no certificate
 /// can be good. True when something changed.
-pub(super) fn settle(
-    cluster: &mut Cluster,
-    now: Timestamp,
-    said: impl Fn(HostId) -> Said,
-) -> bool {
+pub(super) fn settle(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) -> bool {
     let before = cluster.departed.clone();
     seats::order(cluster, now, &said);
     for departed in &mut cluster.departed {
@@ -158,7 +154,7 @@ pub(super) fn sign_revoked(cluster: &mut Cluster, now: Timestamp) -> Answer<()> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{REVOKED_LABEL, pem_bytes};
     use crate::plane::compute::tests::{add, cluster, host, now};
@@ -166,7 +162,7 @@ mod tests {
     use crate::plane::membership::detach;
 
     /// Nobody is heard of, but for those that say that they are done.
-    fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
+    pub(in crate::plane) fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
         move |host| Said {
             done: is(host),
             at: now(),

@@ -140,7 +140,8 @@ fn whose(cluster: &Cluster, listed: &Listed) -> Option<HostId> {
         return master.or_else(|| cluster.departed.iter().rfind(seat).map(|d| d.host));
     }
     let host: HostId = listed.name.parse().ok()?;
-    let is_known = cluster.member(host).is_some() || cluster.departed.iter().any(|d| d.host == host);
+    let is_known =
+        cluster.member(host).is_some() || cluster.departed.iter().any(|d| d.host == host);
     is_known.then_some(host)
 }
 

@@ -81,7 +81,9 @@ pub(in crate::plane) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool 
         let is_taken = members.iter().any(|m| m.ip == seat.ip);
         let found = listed.iter().find(|l| is_seat(l, host, seat, is_taken));
         let next = EtcdSeat {
-            member_id: found.map(|l| l.id.clone()).or_else(|| seat.member_id.clone()),
+            member_id: found
+                .map(|l| l.id.clone())
+                .or_else(|| seat.member_id.clone()),
             out: found.is_none(),
             ..seat.clone()
         };
@@ -162,7 +164,10 @@ mod tests {
     }
 
     fn names(c: &Cluster) -> Vec<(HostId, Option<String>)> {
-        gone(c).into_iter().map(|g| (g.host_id, g.member_id)).collect()
+        gone(c)
+            .into_iter()
+            .map(|g| (g.host_id, g.member_id))
+            .collect()
     }
 
     #[test]
@@ -188,7 +193,11 @@ mod tests {
         let mut c = masters(3);
         let patience = patience(&c);
         detach(&mut c, &[host(3)], now()).expect("detach");
-        order(&mut c, now() + patience - SignedDuration::from_secs(1), silent);
+        order(
+            &mut c,
+            now() + patience - SignedDuration::from_secs(1),
+            silent,
+        );
         assert_eq!(names(&c), []);
         let busy = |_| Said {
             done: false,
@@ -202,7 +211,11 @@ mod tests {
         assert_eq!(names(&quick), [], "it took its member out");
         let mut failed = c.clone();
         order(&mut failed, now() + patience, done);
-        assert_eq!(names(&failed), [(host(3), None)], "it could not, and is done");
+        assert_eq!(
+            names(&failed),
+            [(host(3), None)],
+            "it could not, and is done"
+        );
         order(&mut c, now() + patience, silent);
         assert_eq!(names(&c), [(host(3), None)]);
         // Removed while it is on its way: no more patience.
@@ -249,7 +262,10 @@ mod tests {
                     0 => drop(add_at(&mut c, &[(n, true)], at)),
                     1 => drop(detach(&mut c, &[host(n)], at)),
                     2 => leave(&mut c, host(n), at, true),
-                    3 => order(&mut c, at + patience(&c), silent),
+                    3 => {
+                        let late = at + patience(&c);
+                        order(&mut c, late, silent);
+                    }
                     _ => {
                         list = (1..6).filter(|n| bits & (1 << n) != 0).collect();
                         heard(&mut c, &listed(&list));
