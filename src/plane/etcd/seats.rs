@@ -71,14 +71,19 @@ pub(in crate::plane) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool 
     let Cluster {
         members, departed, ..
     } = cluster;
-    let is_member = |host| members.iter().any(|m| m.host == host);
+    let is_master = |host| {
+        members
+            .iter()
+            .any(|m| m.host == host && m.role == Role::Master)
+    };
     let mut news = false;
-    for departed in departed.iter_mut().filter(|d| !is_member(d.host)) {
+    for departed in departed.iter_mut().filter(|d| !is_master(d.host)) {
         let host = departed.host;
         let Some(seat) = &mut departed.etcd else {
             continue;
         };
-        let is_taken = members.iter().any(|m| m.ip == seat.ip);
+        let mut masters = members.iter().filter(|m| m.role == Role::Master);
+        let is_taken = masters.any(|m| m.ip == seat.ip);
         let found = listed.iter().find(|l| is_seat(l, host, seat, is_taken));
         let next = EtcdSeat {
             member_id: found
@@ -106,7 +111,7 @@ fn is_seat(listed: &Listed, host: HostId, seat: &EtcdSeat, is_taken: bool) -> bo
 pub(in crate::plane) fn gone(cluster: &Cluster) -> Vec<EtcdGone> {
     let is_gone = |d: &&Departed| {
         let ordered = d.etcd.as_ref().is_some_and(|s| s.ordered && !s.out);
-        ordered && cluster.member(d.host).is_none()
+        ordered && !cluster.is_master(d.host)
     };
     // A host may have left more than once; it has one member.
     let gone: BTreeMap<HostId, Option<String>> = cluster
