@@ -112,4 +112,35 @@ mod tests {
         assert_eq!(judge(3, now(), late), none, "a worker");
         assert_eq!(judge(9, now(), late), none);
     }
+
+    #[test]
+    fn who_is_replaced_is_believed_no_more_and_the_others_take_its_member_out() {
+        use crate::plane::ca::Authority;
+        use crate::plane::compute::tests::host_row;
+        use crate::plane::etcd::seats;
+        use crate::plane::records::tables;
+        use crate::plane::store::Store;
+
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+        let mut c = cluster();
+        let (ca, key) = Authority::generate("etcd", now()).expect("authority");
+        (c.authorities.etcd, c.keys.etcd) = (ca.pem().to_owned(), key);
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let done: Answer<()> = store.write(|w| {
+            w.put(&HOSTS, &host(2).to_string(), &host_row(2, Some(c.id)))?;
+            take_out(&mut Change::new(w, now()), &mut c, &[host(2)].into())
+        });
+        done.expect("taken out");
+        let row = store
+            .read()
+            .expect("read")
+            .get(&HOSTS, &host(2).to_string());
+        assert_eq!(row.expect("row").expect("a host").cluster, None);
+        assert!(!c.is_master(host(2)) && c.departed[0].ended && c.etcd_revoked.is_some());
+        let gone = seats::gone(&c);
+        assert_eq!(gone.first().map(|g| g.host_id), Some(host(2)));
+        add(&mut c, &[(3, true)]).expect("the substitute");
+        assert!(c.member(host(3)).expect("member").joins);
+    }
 }

@@ -330,7 +330,6 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
         [by_number],
         "the substitute waits for it as well"
     );
-    // A host that is none of its masters says nothing that counts.
     world.lists(0, &[0, 1]).await;
     assert_eq!(world.gone(0).await, []);
     assert_eq!(world.words("m4").await, "joins next");
