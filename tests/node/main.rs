@@ -17,6 +17,7 @@
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
+//! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -27,6 +28,7 @@ mod addons;
 mod certificates;
 mod demo;
 mod matrix;
+mod members;
 mod minors;
 mod network;
 mod nri;
