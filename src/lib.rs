@@ -9,10 +9,12 @@
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity
+//! model, host, egress ◄── backup (of etcd) ◄── nodelet, cli
 //! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
 //! ```
 
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod comms;
 pub mod egress;

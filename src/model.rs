@@ -34,6 +34,7 @@ mod api;
 mod authorities;
 pub mod document;
 mod envelope;
+mod etcd;
 mod fault;
 mod fault_code;
 #[cfg(test)]
@@ -61,6 +62,7 @@ mod tunnel;
 pub use api::*;
 pub use authorities::*;
 pub use envelope::*;
+pub use etcd::*;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;

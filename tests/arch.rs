@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("egress", &["model", "host", "telemetry"]),
     ("identity", &["model", "host", "egress", "tls", "telemetry"]),
     ("stack", &["model", "host", "telemetry"]),
+    ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
     (
         "comms",
@@ -46,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "nodelet",
         &[
+            "backup",
             "model",
             "local",
             "host",
@@ -60,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "backup",
             "model",
             "local",
             "host",

@@ -108,6 +108,13 @@ codes! {
         Directories = "directories",
         DiskNearlyFull = "disk-nearly-full",
         Drain = "drain",
+        EtcdArchiveClock = "etcd-archive-clock",
+        EtcdArchiveDamaged = "etcd-archive-damaged",
+        EtcdArchiveFailed = "etcd-archive-failed",
+        EtcdArchiveMissing = "etcd-archive-missing",
+        EtcdArchiveNoBucket = "etcd-archive-no-bucket",
+        EtcdArchiveNotMounted = "etcd-archive-not-mounted",
+        EtcdArchiveOtherRegion = "etcd-archive-other-region",
         EtcdCertificatesFull = "etcd-certificates-full",
         EtcdMemberLeft = "etcd-member-left",
         EtcdNoVote = "etcd-no-vote",
@@ -271,6 +278,7 @@ codes! {
         TokenMalformed = "token-malformed",
     }
     Unavailable {
+        EtcdArchiveAway = "etcd-archive-away",
         LocalTimeout = "local-timeout",
         LocalUnreachable = "local-unreachable",
         PlaneAway = "plane-away",
@@ -293,6 +301,7 @@ codes! {
     }
     DiskFull {
         DiskFull = "disk-full",
+        EtcdArchiveFull = "etcd-archive-full",
     }
     NotReady {
         CheckBridgeFilter = "check-bridge-filter",
@@ -315,10 +324,12 @@ codes! {
     }
     Untrusted {
         DocumentUntrusted = "document-untrusted",
+        EtcdArchiveForeignCertificate = "etcd-archive-foreign-certificate",
         PlaneForeignCertificate = "plane-foreign-certificate",
         TrustDamaged = "trust-damaged",
     }
     Refused {
+        EtcdArchiveDenied = "etcd-archive-denied",
         NotAllowed = "not-allowed",
         NotRoot = "not-root",
         PlaneForbidden = "plane-forbidden",
@@ -334,6 +345,8 @@ codes! {
     }
     Config {
         ConfigInvalid = "config-invalid",
+        EtcdArchiveCredentials = "etcd-archive-credentials",
+        EtcdArchiveInvalid = "etcd-archive-invalid",
         ProxyCredentialsUnreadable = "proxy-credentials-unreadable",
         ProxyCredentialsUnsafe = "proxy-credentials-unsafe",
     }
