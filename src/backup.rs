@@ -1,7 +1,20 @@
-//! Backups of etcd's data.
+//! Backups of etcd: snapshots, sealed for two keys, verified, kept on a shelf.
 //!
-//! | file | holds |
+//! ```text
+//! take ─► seal (age: the plane's key, the operator's recovery key) ─► shelf ─► list, prune, archive
+//!    └──► verify (etcdutl)
+//! ```
+//!
+//! | file | does |
 //! |---|---|
-//! | `archive` | [`archive::Archive`]: a second copy of each backup, in a directory or a bucket |
+//! | `take`   | takes one: a stream of etcd's, sealed, opened once, put onto the shelf |
+//! | `seal`   | the sealed form, and the keys |
+//! | `verify` | whether a file is a snapshot |
+//! | `shelf`  | the directory: what counts in it, what is to go (pure), and taking it away |
+//! | `archive` | a second copy of each, in another directory or in a bucket |
 
 pub mod archive;
+pub mod seal;
+pub mod shelf;
+pub mod take;
+pub mod verify;

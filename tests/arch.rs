@@ -47,12 +47,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "nodelet",
         &[
-            "backup",
             "model",
             "local",
             "host",
             "identity",
             "stack",
+            "backup",
             "app",
             "telemetry",
             "tls",
@@ -62,12 +62,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "backup",
             "model",
             "local",
             "host",
             "egress",
             "identity",
+            // Opens a backup where the plane is away.
+            "backup",
             // It tries the way to the plane as comms goes it.
             "comms",
             // The words of its plan, as it sends them.

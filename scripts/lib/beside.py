@@ -1,7 +1,7 @@
 """What machines boot and run, made beside something else.
 
   Beside(kubernetes…)             a process of its own, from `with` on: ended when the block fails, waited for by wait()
-  python3 beside.py KUBERNETES…   that process: the machines' base and the stacks
+  python3 beside.py KUBERNETES…   that process: the machines' base, the stacks, and every etcd that tests run
 
 None of it depends on a change of the sources here, and neither this nor cargo keeps all cores busy all the time:
 debootstrap unpacks, linkers link, the type checker of a large crate has one thread.
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import golang
+import parts
 import roots
 import stack
 from common import Fail, need_packages
@@ -43,6 +44,7 @@ def main(kubernetes):
     with golang.workshop():  # minors have many libraries in common
         for wanted in kubernetes:
             stack.build(wanted)
+        parts.etcds()
 
 
 if __name__ == "__main__":

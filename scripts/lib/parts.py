@@ -2,20 +2,28 @@
 
   build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs
   busybox()          the distribution's static one: path and version
+  etcds()            every etcd that the tests with real members run: version → directory with its programs
+  python3 parts.py etcd [VERSION…] [--made]    these, or all; prints the directories. --made: fails where one is missing
 
 Each part is an artefact of its own: a new etcd builds etcd.
 """
+import argparse
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import golang
+import matrix
 import roots
-from common import out, say
+from common import Fail, out, say
 from golang import Program
 
 # Compiling one part keeps all cores busy, but for its downloads, its linker and its last packages: two at a time fill
 # these gaps, and more would only need more memory.
 AT_ONCE = 2
+
+# What no stack has any more and a cluster may come from: the newest of the minor that 3.6 follows.
+ETCDS_BEFORE = ["3.5.35"]
 
 KUBERNETES = ["kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 CONTROL_PLANE = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
@@ -48,8 +56,10 @@ def containerd(version):
 def etcd(version):
     module = "go.etcd.io/etcd/{}/v3"
     more = {module.format(name): version for name in ("etcdctl", "etcdutl")}
-    # 3.6 keeps modules out by pointing them at a directory that is not there.
-    forbidden = "FORBIDDEN_DEPENDENCY" if version.startswith("3.6.") else ""
+    # 3.5 and 3.6 keep modules out by pointing them at a directory that is not there. What 3.5 has as `client/v2` is
+    # published under a number of its own, the one that it requires.
+    lines = {"3.5": r"FORBIDDEN_DEPENDENCY\|client\/v2 =>", "3.6": "FORBIDDEN_DEPENDENCY"}
+    forbidden = lines.get(matrix.minor_of(version), "")
     return Program("etcd", version, module.format("server"), [module.format("server"), *more], 0.5, more=more,
                    without=forbidden, rename={"server": "etcd"})
 
@@ -107,3 +117,30 @@ def busybox():
     root = roots.builder()
     text = out(["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-W", "-f=${Version}", "busybox-static"])
     return root / "bin/busybox", text.split(":")[-1].split("-")[0]
+
+
+def etcds(versions=(), made=False):
+    """Built where they are missing; with `made` that is a failure."""
+    versions = versions or list(dict.fromkeys([*(item["etcd"] for item in matrix.stacks()), *ETCDS_BEFORE]))
+    missing = [version for version in versions if not golang.is_made(etcd(version))]
+    if missing and made:
+        raise Fail(f"etcd {', '.join(missing)} is not built", f"python3 {__file__} etcd {' '.join(missing)}")
+    return {version: golang.build(etcd(version)) for version in versions}
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="parts.py")
+    parser.add_argument("part", choices=["etcd"])
+    parser.add_argument("version", nargs="*")
+    parser.add_argument("--made", action="store_true")
+    args = parser.parse_args(argv)
+    for folder in etcds(args.version, args.made).values():
+        say(str(folder))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Fail as fail:
+        print(f"parts: {fail}", file=sys.stderr, flush=True)
+        sys.exit(fail.code)

@@ -32,10 +32,12 @@ pub use error::ArchiveError;
 pub use plan::Stored;
 use s3::S3;
 
+use crate::backup::seal::Sealed;
+use crate::backup::shelf;
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::host::part;
-use crate::model::{ArchivePolicy, ArchiveTarget, Digest, HostId};
+use crate::model::{ArchivePolicy, ArchiveTarget, HostId};
 
 /// Largest manifest: it names settings, not data.
 pub const MANIFEST_MAX: usize = 256 * 1024;
@@ -49,15 +51,6 @@ pub struct Archive {
 enum Place {
     Dir(Dir),
     S3(Box<S3>),
-}
-
-/// What of a sealed file is known by its manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sealed {
-    /// Its size.
-    pub bytes: u64,
-    /// Its SHA-256.
-    pub sha256: Digest,
 }
 
 // === impl Archive ===
@@ -200,6 +193,9 @@ impl Archive {
                 Place::S3(s3) => s3.remove(&file).await?,
             }
         }
+        if let Place::Dir(dir) = &self.place {
+            dir.sweep().await?;
+        }
         Ok(goes)
     }
 
@@ -214,7 +210,7 @@ impl Archive {
 
 /// A name becomes a path and part of an address: no other is taken.
 fn named(name: &str) -> Result<&str, ArchiveError> {
-    match plan::is_name(name) {
+    match shelf::is_name(name) {
         true => Ok(name),
         false => Err(ArchiveError::Missing {
             file: name.chars().filter(|c| !c.is_control()).take(100).collect(),

@@ -11,6 +11,7 @@
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
+//! | `…/v1/etcd…`                          | the cluster's memory: see [`etcd::Desk`](super::etcd::Desk) |
 //!
 //! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
 //! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
+use super::etcd::Desk;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, Work};
 use super::orders;
@@ -76,6 +78,8 @@ pub struct Server {
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
     pub wake: watch::Sender<u64>,
+    /// The keeper of etcd.
+    pub etcd: Desk,
 }
 
 /// The socket systemd listens on for us, or our own where nobody does.
@@ -176,6 +180,7 @@ impl Server {
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
             }
+            (_, path) if path.starts_with("/v1/etcd") => self.etcd.answer(&request).await,
             _ => Reply::not_found(&request.path),
         }
     }

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::ArchiveError;
-use super::plan::{Item, PART};
+use super::plan::Item;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::mounts;
 use crate::host::space;
+use crate::host::temps;
 
 /// Bounds what hangs; see the module.
 static AT_WORK: Semaphore = Semaphore::const_new(1);
@@ -59,22 +60,17 @@ impl Dir {
             room.require(&at, bytes).map_err(|e| ArchiveError::Full {
                 said: e.to_string(),
             })?;
-            let part = at.join(format!("{PART}{name}"));
-            let copied = copy(&file, &part, 0).and_then(|sent| match sent == bytes {
-                true => fs::rename(&part, at.join(&name)).map_err(io_error("name", &part)),
+            let mut source = File::open(&file).map_err(io_error("read", &file))?;
+            let path = format!("{}/{name}", dir.path);
+            let mut begun = dir.host.begin(&path, &Attrs::mode(0o600))?;
+            let sent = pour(&mut source, &file, &mut begun, &at)?;
+            match sent == bytes {
+                true => Ok(begun.place()?),
                 false => Err(ArchiveError::Damaged {
-                    file: name.clone(),
+                    file: name,
                     why: format!("{bytes} bytes were there, {sent} were copied"),
                 }),
-            });
-            if copied.is_err() {
-                // Room for others; what cannot be removed now is litter by its name.
-                drop(fs::remove_file(&part));
             }
-            copied?;
-            File::open(&at)
-                .and_then(|d| d.sync_all())
-                .map_err(io_error("sync", &at))
         })
         .await
     }
@@ -153,6 +149,16 @@ impl Dir {
         self.at_work(0, move |dir| {
             dir.mounted()?;
             Ok(dir.host.remove_file(format!("{}/{name}", dir.path))?)
+        })
+        .await
+    }
+
+    /// Takes away what copies that were cut off left.
+    pub(super) async fn sweep(&self) -> Result<(), ArchiveError> {
+        self.at_work(0, |dir| {
+            dir.mounted()?;
+            temps::collect(&dir.host, &[(&dir.path, 0)]);
+            Ok(())
         })
         .await
     }

@@ -5,12 +5,7 @@
 
 use std::collections::BTreeMap;
 
-/// What the sealed file's name ends with.
-pub(super) const SEALED: &str = ".db.age";
-/// What the manifest's name ends with.
-pub(super) const MANIFEST: &str = ".json";
-/// What the name of a file that is being written begins with.
-pub(super) const PART: &str = ".pf9-part-";
+use crate::backup::shelf::{MANIFEST, SEALED, is_name};
 
 /// A piece of an upload: few requests, and little to send again when one breaks off. At least 5 MiB,
 /// by the protocol.
@@ -61,21 +56,6 @@ enum Kind {
     Manifest,
 }
 
-/// Whether that can be a backup's name: `<time>-r<revision>`, e.g. `20261128T120000Z-r4711`. Nothing
-/// else is ever touched or made an address of.
-pub(super) fn is_name(name: &str) -> bool {
-    let digits = |text: &str, count: std::ops::RangeInclusive<usize>| {
-        count.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
-    };
-    let Some((time, revision)) = name.split_once("-r") else {
-        return false;
-    };
-    let Some((day, clock)) = time.strip_suffix('Z').and_then(|t| t.split_once('T')) else {
-        return false;
-    };
-    digits(day, 8..=8) && digits(clock, 6..=6) && digits(revision, 1..=19)
-}
-
 /// The shelf that these files make.
 pub(super) fn shelf(items: impl IntoIterator<Item = Item>) -> Shelf {
     let mut found: BTreeMap<String, (Option<u64>, Option<u64>)> = BTreeMap::new();
@@ -86,7 +66,6 @@ pub(super) fn shelf(items: impl IntoIterator<Item = Item>) -> Shelf {
             Some((name, Kind::Manifest)) => {
                 found.entry(name.to_owned()).or_default().1 = Some(bytes);
             }
-            None if file.starts_with(PART) => shelf.litter.push(file),
             // Somebody else's.
             None => {}
         }
@@ -187,24 +166,6 @@ mod tests {
 
     fn item(file: String, bytes: u64) -> Item {
         Item { file, bytes }
-    }
-
-    #[test]
-    fn only_names_of_ours_are_names() {
-        assert!(is_name("20261128T120000Z-r1"));
-        for bad in [
-            "",
-            "20261128T120000Z",
-            "20261128T120000Z-r",
-            "20261128T120000Z-r1/x",
-            "../20261128T120000Z-r1",
-            "20261128T12000Z-r1",
-            "2026-11-28T120000Z-r1",
-            "20261128T120000Z-r-1",
-            "20261128T120000Z-r12345678901234567890",
-        ] {
-            assert!(!is_name(bad), "{bad}");
-        }
     }
 
     #[test]

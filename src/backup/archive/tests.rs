@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::host::fs::Attrs;
+use crate::model::Digest;
 
 const OLD: &str = "20261128T110000Z-r6";
 const NEW: &str = "20261128T120000Z-r7";
@@ -164,7 +165,8 @@ async fn what_is_half_there_counts_nowhere_and_goes_with_what_is_too_much() {
     for litter in [
         "20261128T130000Z-r8.db.age",
         "20261128T100000Z-r5.json",
-        ".pf9-part-20261128T130000Z-r8.db.age",
+        // Of a process that is none any more.
+        ".pf9-tmp-999999999-1-0-20261128T130000Z-r8.db.age.tmp",
     ] {
         std::fs::write(fixture.place(litter), b"x").expect("write");
     }

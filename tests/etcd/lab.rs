@@ -1,0 +1,437 @@
+//! A few machines that have nothing but etcd.
+//!
+//! ```text
+//! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
+//!   │        │      one address, a systemctl that runs etcd for real
+//!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
+//!   └► network      a bridge; the test itself has an address on it: [`OUTSIDE`]
+//! ```
+//!
+//! Whatever runs here dies with the test, however that ends: the members' process namespace ends when
+//! a pipe of the test closes. Mounts and links are the test's own and vanish with it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `programs` | which etcd there is and where |
+//! | `network`  | namespaces, addresses |
+//! | `pki`      | the cluster's authorities |
+//! | `node`     | nodelet on a machine |
+
+mod network;
+mod node;
+mod pki;
+mod programs;
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use pf9_hostagent::host::etcd::{Etcd, Member};
+use pf9_hostagent::host::fs::{Attrs, HostFs};
+use pf9_hostagent::host::ours::{ports, units};
+use pf9_hostagent::host::tls::Identity;
+use pf9_hostagent::model::{CertPurpose, HostId, NodeSpec, paths};
+use pf9_hostagent::nodelet::certs;
+use pf9_hostagent::nodelet::plan::Plan;
+use pf9_hostagent::nodelet::run::End;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub(crate) use network::OUTSIDE;
+pub(crate) use node::{Node, etcd_phases};
+pub(crate) use programs::{Programs, VERSIONS};
+
+/// What every machine of a lab shares.
+pub(crate) struct Lab {
+    /// The machines; their addresses are `10.99.7.1` and on.
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) pki: pki::Pki,
+    dir: Option<TempDir>,
+}
+
+/// One machine.
+pub(crate) struct Machine {
+    pub(crate) fs: HostFs,
+    pub(crate) ip: IpAddr,
+    pub(crate) host_id: HostId,
+    /// What nodelet has in memory.
+    pub(crate) node: Node,
+    network: network::Namespace,
+    runtime: Runtime,
+}
+
+impl Lab {
+    /// Machines with everything but etcd's settings; nothing runs. They are planned as founders.
+    pub(crate) fn new(version: &str, count: u8) -> Self {
+        let programs = Programs::of(version);
+        let dir = tempfile::tempdir().expect("directory");
+        separate(dir.path());
+        network::bridge();
+        let mut lab = Self {
+            machines: Vec::new(),
+            pki: pki::Pki::new(),
+            dir: Some(dir),
+        };
+        for n in 1..=count {
+            lab.add(n, &programs);
+        }
+        let everybody: Vec<_> = lab.machines.iter().map(|m| (m.host_id, m.ip)).collect();
+        for machine in &mut lab.machines {
+            machine.node.spec_mut().etcd.members = pki::founders(&everybody);
+        }
+        lab
+    }
+
+    /// One more machine with this number; the specs of the others say nothing of it yet.
+    pub(crate) fn add(&mut self, n: u8, programs: &Programs) -> &mut Machine {
+        let dir = self.dir.as_ref().expect("the lab stands");
+        let root = dir.path().join(format!("m{n}"));
+        let machine = Machine::new(root, n, &self.pki, programs);
+        self.machines.push(machine);
+        self.machines.last_mut().expect("it is there")
+    }
+
+    /// Lets nodelet do on every machine at once what it would: founders wait for each other.
+    pub(crate) fn settle(&mut self) -> Vec<End> {
+        let ends = thread::scope(|scope| {
+            let ends: Vec<_> = self
+                .machines
+                .iter_mut()
+                .map(|m| scope.spawn(|| m.settle()))
+                .collect();
+            ends.into_iter().map(|end| end.join()).collect::<Vec<_>>()
+        });
+        ends.into_iter()
+            .map(|end| end.expect("a machine's thread"))
+            .collect()
+    }
+
+    /// The same, and nothing failed.
+    pub(crate) fn settled(&mut self) {
+        for (end, machine) in self.settle().into_iter().zip(&self.machines) {
+            assert!(matches!(end, End::Done), "{end:?}\n{}", machine.log());
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.machines.clear();
+        if let Some(dir) = self.dir.take() {
+            // Its own mounts in it go with it. What stays after a failure is an empty directory.
+            if let Err(e) = umount2(dir.path(), MntFlags::MNT_DETACH) {
+                eprintln!("{}: {e}", dir.path().display());
+            }
+        }
+    }
+}
+
+/// Gives this thread, and what it starts, a network and mounts of its own, and the directory memory
+/// for files: an fsync costs nothing there.
+fn separate(dir: &Path) {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "members have networks and mounts of their own: run these tests as root"
+    );
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private mounts");
+    let tmpfs = Some("tmpfs");
+    mount(
+        tmpfs,
+        dir,
+        tmpfs,
+        MsFlags::empty(),
+        Some("size=6g,mode=755"),
+    )
+    .expect("tmpfs");
+}
+
+impl Machine {
+    fn new(root: PathBuf, n: u8, pki: &pki::Pki, programs: &Programs) -> Self {
+        let fs = HostFs::new(&root);
+        let write = |path: &str, text: &str, mode: u32| {
+            fs.write(path, text.as_bytes(), &Attrs::mode(mode))
+                .expect("write");
+        };
+        write(
+            "/usr/bin/systemctl",
+            include_str!("lab/systemctl.sh"),
+            0o755,
+        );
+        write(
+            "/usr/bin/journalctl",
+            include_str!("lab/journalctl.sh"),
+            0o755,
+        );
+        write("/proc/self/mountinfo", ROOT_MOUNT, 0o644);
+        write("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644);
+        for dir in [
+            "/var/log/pf9/kube",
+            "/run/fake-systemd",
+            "/tmp",
+            paths::NODELET_STATE,
+        ] {
+            fs::create_dir_all(fs.at(dir)).expect("directory");
+        }
+        let network = network::Namespace::new(n);
+        write("/run/fake-systemd/namespaces", &network.path(), 0o644);
+        let host_id = HostId(uuid::Uuid::from_bytes([n; 16]));
+        let ip = network::address(n);
+        let spec = pki.spec(host_id, ip, n);
+        for purpose in [
+            CertPurpose::EtcdServer,
+            CertPurpose::EtcdPeer,
+            CertPurpose::EtcdClient,
+        ] {
+            pki.certify(&fs, purpose, &spec);
+        }
+        let machine = Self {
+            node: Node::begin(&fs, spec),
+            runtime: runtime(),
+            fs,
+            ip,
+            host_id,
+            network,
+        };
+        machine.use_programs(programs);
+        machine
+    }
+
+    /// Makes these the programs of the active stack. What runs goes on.
+    pub(crate) fn use_programs(&self, programs: &Programs) {
+        let bin = self.fs.at(format!("{}/bin", paths::STACK_CURRENT));
+        fs::create_dir_all(&bin).expect("directory");
+        let none = None::<&str>;
+        mount(Some(&programs.dir), &bin, none, MsFlags::MS_BIND, none).expect("bind the programs");
+    }
+
+    /// Runs this on the machine: its network, and what nodelet has in memory there.
+    pub(crate) fn inside<T: Send>(&mut self, work: impl AsyncFnOnce(&mut Node) -> T + Send) -> T {
+        let Self {
+            node,
+            network,
+            runtime,
+            ..
+        } = self;
+        let done = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                network.enter();
+                runtime.block_on(work(node))
+            });
+            thread.join()
+        });
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// nodelet's process ends and begins again: what it had in memory is gone.
+    pub(crate) fn crash(&mut self) {
+        let spec = self.node.spec().clone();
+        self.runtime = runtime();
+        self.node = Node::begin(&self.fs, spec);
+    }
+
+    /// What nodelet finds to do about etcd.
+    pub(crate) fn plan(&mut self) -> Plan {
+        self.inside(async |node| node.check().await)
+    }
+
+    /// Lets it do that.
+    pub(crate) fn settle(&mut self) -> End {
+        self.inside(async |node| {
+            let plan = node.check().await;
+            node.run(&plan).await
+        })
+    }
+
+    /// The same, and it was done.
+    pub(crate) fn settled(&mut self) {
+        let end = self.settle();
+        assert!(matches!(end, End::Done), "{end:?}\n{}", self.log());
+    }
+
+    /// A client of this machine's member, by its address: from everywhere.
+    pub(crate) fn client(&self) -> Etcd {
+        client_of(&self.fs, self.ip, self.node.spec())
+    }
+
+    /// Whom this member counts.
+    pub(crate) fn members(&mut self) -> Vec<Member> {
+        let client = self.client();
+        let members = self.inside(async move |_| client.members().await);
+        members.unwrap_or_else(|e| panic!("{e}\n{}", self.log()))
+    }
+
+    /// `etcdctl` with these words, against this member; what it prints.
+    pub(crate) fn ctl(&self, words: &[&str]) -> String {
+        let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
+        let file = |name| self.fs.at(certs::path_of(CertPurpose::EtcdClient, name));
+        let done = self
+            .network
+            .command(&bin)
+            .env(
+                "ETCDCTL_ENDPOINTS",
+                format!("https://127.0.0.1:{}", ports::ETCD),
+            )
+            .env("ETCDCTL_CACERT", file(paths::CERT_CA_FILE))
+            .env("ETCDCTL_CERT", file(paths::CERT_FILE))
+            .env("ETCDCTL_KEY", file(paths::CERT_KEY_FILE))
+            .args(words)
+            .output()
+            .expect("etcdctl");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{words:?}: {error}\n{}", self.log());
+        said
+    }
+
+    /// Starts the unit, as a boot would.
+    pub(crate) fn start(&self) {
+        self.systemctl("start");
+    }
+
+    /// Stops it in order.
+    pub(crate) fn stop(&self) {
+        self.systemctl("stop");
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&self) {
+        self.systemctl("kill");
+    }
+
+    /// Whether etcd runs.
+    pub(crate) fn is_up(&self) -> bool {
+        self.systemctl("show").contains("ActiveState=active")
+    }
+
+    fn systemctl(&self, verb: &str) -> String {
+        let done = std::process::Command::new(self.fs.at("/usr/bin/systemctl"))
+            .args(["--no-ask-password", verb, "--", units::ETCD])
+            .output()
+            .expect("systemctl");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// What systemd was told since the last question.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let path = "/run/fake-systemd/calls";
+        let text = self.fs.read_text(path, 1 << 20).expect("calls");
+        self.fs.remove_file(path).expect("forget");
+        text.unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// The end of etcd's log.
+    pub(crate) fn log(&self) -> String {
+        let path = format!("/run/fake-systemd/{}.log", units::ETCD);
+        let text = fs::read_to_string(self.fs.at(path)).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Mounts a disk (in memory) there: for etcd, and in what nodelet reads of mounts.
+    pub(crate) fn mount(&self, path: &str) {
+        let at = self.fs.at(path);
+        fs::create_dir_all(&at).expect("directory");
+        let tmpfs = Some("tmpfs");
+        mount(
+            tmpfs,
+            &at,
+            tmpfs,
+            MsFlags::empty(),
+            Some("size=1g,mode=700"),
+        )
+        .expect("mount");
+        self.mounts(&format!(
+            "{ROOT_MOUNT}99 1 0:99 / {path} rw - ext4 /dev/lab-disk rw\n"
+        ));
+    }
+
+    /// The disk there is not mounted; what is on it stays in the hands of who asked.
+    pub(crate) fn unmount(&self, path: &str) -> Unmounted {
+        let at = self.fs.at(path);
+        let aside = self.fs.at("/run/lab-disk");
+        fs::create_dir_all(&aside).expect("directory");
+        let none = None::<&str>;
+        mount(Some(&at), &aside, none, MsFlags::MS_BIND, none).expect("keep the disk");
+        umount2(&at, MntFlags::MNT_DETACH).expect("unmount");
+        self.mounts(ROOT_MOUNT);
+        Unmounted {
+            aside,
+            path: path.to_owned(),
+        }
+    }
+
+    /// Mounts it again.
+    pub(crate) fn remount(&self, disk: &Unmounted) {
+        let at = self.fs.at(&disk.path);
+        fs::create_dir_all(&at).expect("directory");
+        let none = None::<&str>;
+        mount(Some(&disk.aside), &at, none, MsFlags::MS_BIND, none).expect("mount");
+        let path = &disk.path;
+        self.mounts(&format!(
+            "{ROOT_MOUNT}99 1 0:99 / {path} rw - ext4 /dev/lab-disk rw\n"
+        ));
+    }
+
+    fn mounts(&self, text: &str) {
+        let attrs = Attrs::mode(0o644);
+        self.fs
+            .write("/proc/self/mountinfo", text.as_bytes(), &attrs)
+            .expect("write");
+    }
+}
+
+/// A disk that is there and not mounted.
+pub(crate) struct Unmounted {
+    aside: PathBuf,
+    path: String,
+}
+
+/// The root file system, in `mountinfo`.
+const ROOT_MOUNT: &str = "1 0 8:1 / / rw - ext4 /dev/lab-root rw\n";
+
+/// A client of the member at this address with the certificate of the machine below `fs`.
+pub(crate) fn client_of(fs: &HostFs, ip: IpAddr, spec: &NodeSpec) -> Etcd {
+    let read = |name| {
+        let path = fs.at(certs::path_of(CertPurpose::EtcdClient, name));
+        fs::read(path).expect("material")
+    };
+    let (certificate, key) = (read(paths::CERT_FILE), read(paths::CERT_KEY_FILE));
+    let identity = Identity {
+        authority: spec.authorities.etcd.as_bytes(),
+        certificate: &certificate,
+        key: &key,
+    };
+    Etcd::new(&format!("https://{ip}:{}", ports::ETCD), identity).expect("client")
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime")
+}
+
+/// Copies a directory with all that is in it, as a person with root's rights does.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("directory");
+    let mode = fs::metadata(from).expect("mode").permissions().mode();
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).expect("mode");
+    for entry in fs::read_dir(from).expect("read") {
+        let entry = entry.expect("entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).expect("copy");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger, of which only
+//! the phases of etcd are asked.
+
+use pf9_hostagent::host::Host;
+use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::model::{Generation, NodeSpec, PhaseId, Role, Timestamp, TrustStore};
+use pf9_hostagent::nodelet::apply::Effects;
+use pf9_hostagent::nodelet::check;
+use pf9_hostagent::nodelet::context::{self, StackSeen};
+use pf9_hostagent::nodelet::journal::Journal;
+use pf9_hostagent::nodelet::ledger::{Installed, LedgerFile};
+use pf9_hostagent::nodelet::observe::Memory;
+use pf9_hostagent::nodelet::phase::{self, Context, PhaseSteps};
+use pf9_hostagent::nodelet::plan::Plan;
+use pf9_hostagent::nodelet::run::{End, Runner, Stop};
+use pf9_hostagent::nodelet::status::Board;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What a process of nodelet has in memory.
+pub(crate) struct Node {
+    pub(crate) host: Host,
+    pub(crate) ctx: Context,
+    pub(crate) memory: Memory,
+    pub(crate) ledger: LedgerFile,
+    pub(crate) board: Board,
+    pub(crate) journal: Journal,
+    trust: TrustStore,
+}
+
+impl Node {
+    pub(super) fn begin(fs: &HostFs, spec: NodeSpec) -> Self {
+        let host = Host::new(fs.clone());
+        let (ledger, fault) = LedgerFile::load(fs, Timestamp::now());
+        assert_eq!(fault, None);
+        let trust = TrustStore::default();
+        let ctx = gather(&host, &trust, &spec);
+        let mut board = Board::new(fs).0;
+        board.spec(Generation(1), Role::Master, Some(spec.cluster_id));
+        Self {
+            ctx,
+            memory: Memory::default(),
+            ledger,
+            board,
+            journal: Journal::new(fs),
+            trust,
+            host,
+        }
+    }
+
+    /// What the node is told.
+    pub(crate) fn spec(&self) -> &NodeSpec {
+        &self.ctx.node
+    }
+
+    /// To tell it something else.
+    pub(crate) fn spec_mut(&mut self) -> &mut NodeSpec {
+        &mut self.ctx.node
+    }
+
+    /// What steps work on.
+    pub(crate) fn effects(&mut self) -> Effects<'_> {
+        Effects {
+            host: &self.host,
+            trust: &self.trust,
+            ctx: &self.ctx,
+            memory: &mut self.memory,
+            ledger: &mut self.ledger,
+        }
+    }
+
+    /// One status check of etcd's phases.
+    pub(crate) async fn check(&mut self) -> Plan {
+        let node = self.ctx.node.clone();
+        self.ctx = gather(&self.host, &self.trust, &node);
+        let phases = etcd_phases(&self.ctx);
+        let effects = Effects {
+            host: &self.host,
+            trust: &self.trust,
+            ctx: &self.ctx,
+            memory: &mut self.memory,
+            ledger: &mut self.ledger,
+        };
+        let stack = StackSeen::default();
+        check::check(effects, &mut self.board, &phases, &stack, Instant::now())
+            .await
+            .plan
+    }
+
+    /// Does what is planned.
+    pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+        self.ledger.ledger.installed = Some(Installed {
+            role: Role::Master,
+            node: self.ctx.node.clone(),
+            generation: Generation(1),
+        });
+        let mut runner = Runner {
+            effects: Effects {
+                host: &self.host,
+                trust: &self.trust,
+                ctx: &self.ctx,
+                memory: &mut self.memory,
+                ledger: &mut self.ledger,
+            },
+            journal: &self.journal,
+            board: &mut self.board,
+            generation: Generation(1),
+        };
+        let stop = Stop {
+            shutdown: CancellationToken::new(),
+            news: CancellationToken::new(),
+        };
+        runner.run(plan, &stop).await
+    }
+}
+
+/// The phases of etcd, in order.
+pub(crate) fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
+    [PhaseId::EtcdConfigure, PhaseId::EtcdStart]
+        .map(|id| PhaseSteps {
+            id,
+            steps: phase::steps(id, ctx),
+        })
+        .into()
+}
+
+fn gather(host: &Host, trust: &TrustStore, spec: &NodeSpec) -> Context {
+    let now = Timestamp::now();
+    let (ctx, _) =
+        context::gather(host, trust, spec.host_id, Role::Master, spec, None, now).expect("context");
+    ctx
+}

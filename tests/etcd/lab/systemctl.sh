@@ -1,0 +1,55 @@
+#!/bin/sh
+# What of systemd the lab needs: units are loaded when their file is there; etcd's runs for real, with the files that its
+# unit names, below this root as its own, in the machine's network. Every call but questions is logged. Starting does not
+# wait (a founder would wait for founders that the same test starts after it), and what died stays dead.
+root=$(cd "$(dirname "$0")/../.." && pwd)
+state=$root/run/fake-systemd
+shift # --no-ask-password
+verb=$1; shift
+while [ $# -gt 0 ]; do case $1 in -p) shift 2 ;; --) shift; break ;; -*) shift ;; *) break ;; esac; done
+[ "$verb" = show ] || echo "$verb $*" >> "$state/calls"
+running() { [ -s "$state/$1.pid" ] && kill -0 "$(cat "$state/$1.pid")" 2>/dev/null; }
+stop() {
+  running "$1" || return 0
+  kill "-$2" "$(cat "$state/$1.pid")"
+  while running "$1"; do sleep 0.02; done
+}
+start() {
+  unit=$root/etc/systemd/system/$1
+  running "$1" && return 0
+  sed -n 's/^ConditionPathExists=//p' "$unit" > "$state/conditions"
+  while read -r path; do
+    [ -e "$root$path" ] || { echo "condition $path" >> "$state/calls"; return 0; }
+  done < "$state/conditions"
+  n=$(cat "$state/n" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$state/n"
+  : > "$state/$1.pid"
+  echo $n > "$state/$1.up"
+  set -a
+  for file in $(sed -n 's/^EnvironmentFile=//p' "$unit"); do . "$root$file" || return 1; done
+  set +a
+  program=$(sed -n 's/^ExecStart=//p' "$unit")
+  net=$(cat "$state/namespaces")
+  setsid nsenter --net="$net/net" --pid="$net/pid_for_children" chroot "$root" $program \
+    < /dev/null >> "$state/$1.log" 2>&1 &
+  while ! read -r pid _ < "/proc/$!/task/$!/children" || [ -z "$pid" ]; do [ -d "/proc/$!" ] || return 1; done
+  echo "$pid" > "$state/$1.pid"
+}
+case $verb in
+show)
+  for u in "$@"; do
+    echo "Id=$u"
+    if [ -e "$root/etc/systemd/system/$u" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
+    if running "$u"; then echo ActiveState=active; echo "MainPID=$(cat "$state/$u.pid")"
+    elif [ -e "$state/$u.up" ]; then echo ActiveState=failed
+    else echo ActiveState=inactive; fi
+    [ ! -e "$state/$u.up" ] || echo "InvocationID=$(cat "$state/$u.up")"
+    [ ! -e "$state/$u.enabled" ] || echo UnitFileState=enabled
+    echo SubState=x; echo Result=success; echo
+  done ;;
+start) start "$1" ;;
+restart) stop "$1" TERM; start "$1" ;;
+stop) stop "$1" TERM; rm -f "$state/$1.up" ;;
+kill) stop "$1" KILL ;;
+enable) : > "$state/$1.enabled" ;;
+disable) rm -f "$state/$1.enabled" ;;
+esac

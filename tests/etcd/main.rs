@@ -1,0 +1,14 @@
+//! Real members of etcd, driven by nodelet's own phases and clients, without systemd and without
+//! machines: each member has a root directory, a network namespace and an address of its own.
+//!
+//! ```text
+//! lab        the members and how they are driven
+//! founding   every etcd that is built: one member founds, three found, and the settings are ours
+//! ```
+//!
+//! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
+//! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
+//! leaves it out.
+
+mod founding;
+mod lab;
