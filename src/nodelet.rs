@@ -1,5 +1,5 @@
 //! EFFECTS: turns a host into a node and keeps it one. The only part of this software that changes
-//! a machine; it reaches no network but the node's own services.
+//! a machine; it reaches no network but the node's own services, and the bucket that backups go to.
 //!
 //! ```text
 //! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► job (pure) ──► engine
@@ -79,6 +79,7 @@ pub mod words;
 use std::time::Duration;
 
 use crate::app::{Config, TaskGroup};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
@@ -111,6 +112,7 @@ pub async fn start(
         orders_of_root,
         group.progress().beat("etcd keeper"),
         shutdown.clone(),
+        egress(&fs, &config),
     );
     group.essential("etcd keeper", keeper.run());
     let server = server::Server {
@@ -142,6 +144,12 @@ pub async fn start(
         }
     });
     Ok(())
+}
+
+/// The way to what is outside: only the second place of backups is.
+fn egress(fs: &HostFs, config: &Result<Config, Fault>) -> Result<Egress, Fault> {
+    let config = config.as_ref().map_err(Clone::clone)?;
+    Egress::load(fs, &config.comms.proxy)
 }
 
 /// Most bytes that callers, the machine and the node's own services can make this program hold, and

@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "egress",
             "backup",
             "app",
             "telemetry",

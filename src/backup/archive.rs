@@ -32,15 +32,12 @@ pub use error::ArchiveError;
 pub use plan::Stored;
 use s3::S3;
 
-use crate::backup::seal::Sealed;
+use crate::backup::blocking;
+use crate::backup::seal::{self, Sealed};
 use crate::backup::shelf;
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
-use crate::host::part;
-use crate::model::{ArchivePolicy, ArchiveTarget, HostId};
-
-/// Largest manifest: it names settings, not data.
-pub const MANIFEST_MAX: usize = 256 * 1024;
+use crate::model::{ArchivePolicy, ArchiveTarget, BackupManifest, HostId};
 
 /// One host's place in an archive.
 pub struct Archive {
@@ -132,18 +129,31 @@ impl Archive {
         Ok(self.shelf().await?.backups)
     }
 
+    /// Names of those backups of the shelf (oldest first) that are to be copied there, newest first: those
+    /// that are missing, and would not be too much at once.
+    pub async fn missing(&self, shelf: &[BackupManifest]) -> Result<Vec<String>, ArchiveError> {
+        let there = self.list().await?;
+        let here = shelf.iter().map(|m| Stored {
+            name: m.name.clone(),
+            // With the manifest at its largest: what is copied is not too much once it is there.
+            bytes: m.sealed_bytes.saturating_add(shelf::MANIFEST_MAX),
+        });
+        let (keep, max_bytes) = (self.policy.keep, self.policy.max_bytes);
+        Ok(plan::missing(here, there, keep, max_bytes))
+    }
+
     /// The manifest of a backup.
     pub async fn manifest(&self, name: &str) -> Result<String, ArchiveError> {
         let [text, _] = plan::files(named(name)?);
         let manifest = match &self.place {
-            Place::Dir(dir) => dir.text(&text, MANIFEST_MAX).await?,
+            Place::Dir(dir) => dir.text(&text, shelf::MANIFEST_MAX).await?,
             Place::S3(s3) => s3.text(&text).await?,
         };
-        match manifest.len() <= MANIFEST_MAX {
+        match manifest.len() as u64 <= shelf::MANIFEST_MAX {
             true => Ok(manifest),
             false => Err(ArchiveError::Damaged {
                 file: text,
-                why: format!("it has more than {MANIFEST_MAX} bytes"),
+                why: format!("it has more than {} bytes", shelf::MANIFEST_MAX),
             }),
         }
     }
@@ -165,12 +175,8 @@ impl Archive {
                 source,
             }
         };
-        let found = dir::blocking(move || part::hashed(&at)).await;
-        let found = found.map_err(io("read"))?;
-        let right = found.is_some_and(|(hasher, bytes)| {
-            bytes == sealed.bytes && hasher.finish() == sealed.sha256
-        });
-        if right {
+        let found = blocking(move || seal::digest(&at)).await;
+        if found.map_err(io("read"))? == sealed {
             return Ok(());
         }
         // The next try is to begin anew.

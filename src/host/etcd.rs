@@ -16,9 +16,11 @@ use tokio::time::Instant;
 use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
+mod count;
 mod join;
 mod snapshot;
 
+pub use count::Keys;
 pub use join::{counted, join, promote_within};
 pub use snapshot::Snapshot;
 

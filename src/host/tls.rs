@@ -75,6 +75,10 @@ fn config(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
 
 /// A client for plain HTTP on the loopback address.
 pub fn plain() -> Result<reqwest::Client, TlsError> {
+    without_tls(base())
+}
+
+fn without_tls(client: reqwest::ClientBuilder) -> Result<reqwest::Client, TlsError> {
     // A preconfigured empty trust: the client is never used for https, and must not read the
     // machine's certificate store at every start.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -86,13 +90,18 @@ pub fn plain() -> Result<reqwest::Client, TlsError> {
         })?
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    base()
+    client
         .tls_backend_preconfigured(config)
         .build()
         .map_err(|e| TlsError {
             what: "client",
             why: e.to_string(),
         })
+}
+
+/// A client for plain HTTP on a socket of this machine.
+pub fn at_socket(socket: &std::path::Path) -> Result<reqwest::Client, TlsError> {
+    without_tls(base().unix_socket(socket))
 }
 
 /// A client for services outside of the node: nothing of ours is shown to them. With `authorities` (PEM)

@@ -4,7 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::inventory::{meminfo, proc_text};
+use super::inventory::proc_text;
+use crate::host::facts::meminfo;
 use crate::host::fs::HostFs;
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, Kernel};
 use crate::host::space;

@@ -118,6 +118,7 @@ codes! {
         EtcdArchiveNotMounted = "etcd-archive-not-mounted",
         EtcdArchiveOtherRegion = "etcd-archive-other-region",
         EtcdCertificatesFull = "etcd-certificates-full",
+        EtcdDrill = "etcd-drill",
         EtcdMemberLeft = "etcd-member-left",
         EtcdNoVote = "etcd-no-vote",
         EtcdNotHealthy = "etcd-not-healthy",

@@ -1,39 +1,20 @@
 //! What an archive's service wants to know: a key and its secret, in one file of root's.
 
-use nix::unistd::geteuid;
 use rusty_s3::Credentials;
 
 use super::ArchiveError;
-use crate::host::fs::{Found, HostFs};
+use crate::backup::private;
+use crate::host::fs::HostFs;
 use crate::model::paths;
 
 /// Largest file of credentials: a session token has one or two KiB.
 const FILE_MAX: u64 = 16 * 1024;
 
-/// Reads [`paths::ETCD_ARCHIVE_CREDENTIALS`], written as the tools of such services write theirs. A
-/// file that others may read, or that somebody else owns, is refused.
+/// Reads [`paths::ETCD_ARCHIVE_CREDENTIALS`], written as the tools of such services write theirs.
 pub(super) fn load(host: &HostFs) -> Result<Credentials, ArchiveError> {
-    let path = paths::ETCD_ARCHIVE_CREDENTIALS;
-    let bad = |why: &str| ArchiveError::Credentials {
-        why: why.to_owned(),
-    };
-    match host.found(path)? {
-        Found::Nothing => return Err(bad("there is no such file")),
-        Found::File { mode, uid, .. } => {
-            if mode & 0o077 != 0 {
-                let why = format!("it has mode {mode:04o}: others may read it");
-                return Err(bad(&why));
-            }
-            if uid != 0 && uid != geteuid().as_raw() {
-                return Err(bad(&format!("it belongs to user id {uid}")));
-            }
-        }
-        Found::Dir { .. } | Found::Link(_) | Found::Other => {
-            return Err(bad("it is not a regular file"));
-        }
-    }
-    let text = host.read_text(path, FILE_MAX)?.unwrap_or_default();
-    parse(&text).map_err(|why| bad(why))
+    let text = private::text(host, paths::ETCD_ARCHIVE_CREDENTIALS, FILE_MAX);
+    let read = text.and_then(|text| parse(text.expose()).map_err(str::to_owned));
+    read.map_err(|why| ArchiveError::Credentials { why })
 }
 
 /// Words of an error never repeat what stands in the file.
@@ -92,17 +73,8 @@ mod tests {
             let read = load_text(GOOD, mode).expect("read");
             assert_eq!((read.key(), read.secret()), ("K1", "hunter2/+="));
         }
-        for mode in [0o640, 0o604, 0o660] {
-            let error = load_text(GOOD, mode).expect_err("open to others");
-            assert!(error.to_string().contains("others may read"), "{error}");
-        }
-        let dir = tempfile::tempdir().expect("tempdir");
-        let host = HostFs::new(dir.path());
-        assert!(load(&host).is_err(), "there is none");
-        let path = paths::ETCD_ARCHIVE_CREDENTIALS;
-        host.link(path, "/etc/shadow").expect("link");
-        let error = load(&host).expect_err("a link");
-        assert!(error.to_string().contains("regular file"), "{error}");
+        let error = load_text(GOOD, 0o640).expect_err("open to others");
+        assert!(error.to_string().contains("others may read"), "{error}");
     }
 
     #[test]

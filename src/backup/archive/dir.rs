@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::ArchiveError;
 use super::plan::Item;
+use crate::backup::blocking;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::mounts;
 use crate::host::space;
@@ -110,12 +111,12 @@ impl Dir {
     }
 
     /// A short text that is there.
-    pub(super) async fn text(&self, name: &str, max: usize) -> Result<String, ArchiveError> {
+    pub(super) async fn text(&self, name: &str, max: u64) -> Result<String, ArchiveError> {
         let name = name.to_owned();
         self.at_work(0, move |dir| {
             dir.mounted()?;
             let path = format!("{}/{name}", dir.path);
-            let text = dir.host.read_text(path, max as u64)?;
+            let text = dir.host.read_text(path, max)?;
             text.ok_or(ArchiveError::Missing { file: name })
         })
         .await
@@ -157,7 +158,7 @@ impl Dir {
     pub(super) async fn sweep(&self) -> Result<(), ArchiveError> {
         self.at_work(0, |dir| {
             dir.mounted()?;
-            temps::collect(&dir.host, &[(&dir.path, 0)]);
+            temps::collect(&dir.host, &[(dir.path.as_str(), 0)]);
             Ok(())
         })
         .await
@@ -263,22 +264,6 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Arch
         action,
         path,
         source,
-    }
-}
-
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
-pub(super) async fn blocking<T, F>(work: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: there is nobody left to answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

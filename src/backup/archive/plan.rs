@@ -101,6 +101,28 @@ pub(super) fn surplus(backups: &[Stored], keep: u32, max_bytes: u64) -> Vec<Stri
     backups.iter().take(goes).map(|b| b.name.clone()).collect()
 }
 
+/// Names of backups that are here and not there and would stay there, newest first.
+pub(super) fn missing(
+    here: impl IntoIterator<Item = Stored>,
+    there: Vec<Stored>,
+    keep: u32,
+    max_bytes: u64,
+) -> Vec<String> {
+    let there: BTreeMap<_, _> = there.into_iter().map(|b| (b.name, b.bytes)).collect();
+    let mut all = there.clone();
+    for backup in here {
+        all.entry(backup.name).or_insert(backup.bytes);
+    }
+    let all: Vec<_> = all
+        .into_iter()
+        .map(|(name, bytes)| Stored { name, bytes })
+        .collect();
+    let goes = surplus(&all, keep, max_bytes).len();
+    let stays = all.into_iter().skip(goes).rev();
+    let missing = stays.filter(|b| !there.contains_key(&b.name));
+    missing.map(|b| b.name).collect()
+}
+
 /// The files of a backup in the order in which they go: first what says that it is one.
 pub(super) fn files(name: &str) -> [String; 2] {
     [format!("{name}{MANIFEST}"), format!("{name}{SEALED}")]
@@ -217,6 +239,32 @@ mod tests {
             if let Some(more) = goes.len().checked_sub(1).map(|from| &backups[from..]) {
                 prop_assert!(more.len() > keep.max(1) as usize || sum(more) > max, "one more would fit");
             }
+        }
+
+        /// What is copied stays: the next look at both takes nothing of it away, and finds nothing missing.
+        #[test]
+        fn what_is_copied_stays(
+            here in prop::collection::btree_map(0u32..40, 1u64..100, 0..40),
+            there in prop::collection::btree_map(0u32..40, 1u64..100, 0..40),
+            keep in 1u32..30,
+            max in 0u64..2000,
+        ) {
+            let stored = |all: &BTreeMap<u32, u64>| -> Vec<_> {
+                all.iter().map(|(n, bytes)| Stored { name: name(*n), bytes: *bytes }).collect()
+            };
+            let (here, mut there) = (stored(&here), stored(&there));
+            let copied = missing(here.clone(), there.clone(), keep, max);
+            let newest = here.iter().chain(&there).map(|b| b.name.clone()).max();
+            for name in &copied {
+                prop_assert!(there.iter().all(|b| b.name != *name));
+                there.extend(here.iter().filter(|b| b.name == *name).cloned());
+            }
+            there.sort_by(|a, b| a.name.cmp(&b.name));
+            let goes = surplus(&there, keep, max);
+            prop_assert!(copied.iter().all(|name| !goes.contains(name)));
+            there.retain(|b| !goes.contains(&b.name));
+            prop_assert_eq!(missing(here, there.clone(), keep, max), Vec::<String>::new());
+            prop_assert_eq!(there.last().map(|b| b.name.clone()), newest, "the newest is there");
         }
 
         /// Pieces cover the file without a gap, each of a size that the protocol takes.

@@ -43,6 +43,7 @@ pub(super) struct Server {
 /// `s3s-fs`, which lists neither uploads nor the tags of their pieces.
 struct Store {
     fs: FileSystem,
+    dir: PathBuf,
     seen: Mutex<Seen>,
 }
 
@@ -199,6 +200,9 @@ impl S3 for Shared {
         Self: 'a,
     {
         Box::pin(async move {
+            if !self.0.dir.join(&req.input.bucket).is_dir() {
+                return Err(s3s::s3_error!(NoSuchBucket));
+            }
             let prefix = req.input.prefix.unwrap_or_default();
             let seen = lock(&self.0.seen);
             let uploads = seen
@@ -230,7 +234,10 @@ impl Server {
     /// HTTPS, and the certificate of whoever issued the server's.
     pub(super) async fn start_tls() -> (Self, String) {
         crate::tls::install();
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+        let made = rcgen::generate_simple_self_signed(vec![
+            "localhost".to_owned(),
+            "bucket.example".to_owned(),
+        ]);
         let made = made.expect("certificate");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let config = rustls::ServerConfig::builder()
@@ -245,6 +252,7 @@ impl Server {
         std::fs::create_dir(dir.path().join(BUCKET)).expect("bucket");
         let store = Arc::new(Store {
             fs: FileSystem::new(dir.path()).expect("store"),
+            dir: dir.path().to_path_buf(),
             seen: Mutex::default(),
         });
         let mut service = S3ServiceBuilder::new(Shared(Arc::clone(&store)));
