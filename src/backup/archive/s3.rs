@@ -41,6 +41,7 @@ use super::plan::{Item, Pieces};
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::host::part::{self, Begin};
+use crate::host::tls;
 use crate::model::{ARCHIVE_KEEP_MAX, Timestamp};
 
 /// How long a signature is good for.
@@ -53,6 +54,8 @@ const FILE: Duration = Duration::from_secs(10 * 60);
 const PACE_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// However large: the next backup is due, and an upload goes on where it was cut.
 const FILE_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// Longest words of a refusal.
+const REFUSAL_MAX: usize = 64 * 1024;
 /// Longest silence in the middle of a file.
 const SILENCE: Duration = Duration::from_secs(60);
 /// A file of PEM authorities: the machine's own bundle has a quarter of a megabyte.
@@ -519,61 +522,15 @@ impl S3 {
         total: u64,
         until: Instant,
     ) -> Result<(), ArchiveError> {
-        let key = self.key(name);
-        let from = match part::begin(Some(have), total) {
-            Begin::Resume(from) => from,
-            Begin::Anew | Begin::Check => 0,
-        };
-        let action = self.bucket.get_object(Some(&self.credentials), &key);
-        let ask = Ask {
-            method: Method::GET,
-            sign: |now: &Timestamp| action.sign_with_time(SIGNED, now),
-            payload: Payload::Nothing,
-            key: &key,
-        };
-        let mut headers = HeaderMap::new();
-        if let Ok(range) = HeaderValue::try_from(format!("bytes={from}-")) {
-            // Nothing to go on from: the whole is asked for, which an empty file has, too.
-            (from > 0).then(|| headers.insert(header::RANGE, range));
-        }
-        let slow = |d: Duration| ArchiveError::Slow {
-            seconds: d.as_secs(),
-        };
-        let mut response = tokio::time::timeout(self.pace.answer, self.begin(&ask, headers))
-            .await
-            .map_err(|_| slow(self.pace.answer))??;
-        let (status, headers) = (response.status(), response.headers().clone());
-        if !status.is_success() {
-            let body = tokio::time::timeout(
-                self.pace.answer,
-                crate::host::tls::body(response, 64 * 1024),
-            );
-            let body = body
-                .await
-                .ok()
-                .and_then(Result::ok)
-                .flatten()
-                .unwrap_or_default();
-            return Err(self.refused(status, &headers, &String::from_utf8_lossy(&body), &key));
-        }
-        let range = headers
-            .get(header::CONTENT_RANGE)
-            .and_then(|v| v.to_str().ok());
-        let from = match part::answer("the service", status.as_u16(), range, from, total) {
-            Ok(part::Answer::GoesOn) => from,
-            Ok(part::Answer::Whole) => 0,
-            Err(said) => return Err(ArchiveError::Answer { said }),
-        };
+        let (mut response, from) = self.from(&self.key(name), have, total).await?;
         let mut at = from;
         let mut file = open_at(into, from).await?;
         let received = async {
             loop {
                 let silence = SILENCE.min(until.saturating_duration_since(Instant::now()));
-                let chunk = tokio::time::timeout(silence, response.chunk())
-                    .await
-                    .map_err(|_| slow(silence))?
-                    .map_err(away)?;
-                let Some(chunk) = chunk else { break };
+                let chunk = tokio::time::timeout(silence, response.chunk()).await;
+                let chunk = chunk.map_err(|_| slow(silence))?.map_err(away)?;
+                let Some(chunk) = chunk else { return Ok(()) };
                 at = at.saturating_add(chunk.len() as u64);
                 if at > total {
                     return Err(ArchiveError::Damaged {
@@ -583,7 +540,6 @@ impl S3 {
                 }
                 file.write_all(&chunk).await.map_err(write(into))?;
             }
-            Ok(())
         };
         let received = received.await;
         // What came is there before the next try looks at it, whatever ended this one.
@@ -595,6 +551,54 @@ impl S3 {
                 why: format!("the answer ended after {at} of {total} bytes"),
             }),
         }
+    }
+
+    /// Asks for an object from byte `have` on; the answer, and from where it really is.
+    async fn from(
+        &self,
+        key: &str,
+        have: u64,
+        total: u64,
+    ) -> Result<(reqwest::Response, u64), ArchiveError> {
+        let from = match part::begin(Some(have), total) {
+            Begin::Resume(from) => from,
+            Begin::Anew | Begin::Check => 0,
+        };
+        let action = self.bucket.get_object(Some(&self.credentials), key);
+        let ask = Ask {
+            method: Method::GET,
+            sign: |now: &Timestamp| action.sign_with_time(SIGNED, now),
+            payload: Payload::Nothing,
+            key,
+        };
+        let mut headers = HeaderMap::new();
+        if let Ok(range) = HeaderValue::try_from(format!("bytes={from}-")) {
+            // Nothing to go on from: the whole is asked for, which an empty file has, too.
+            (from > 0).then(|| headers.insert(header::RANGE, range));
+        }
+        let within = self.pace.answer;
+        let response = tokio::time::timeout(within, self.begin(&ask, headers)).await;
+        let response = response.map_err(|_| slow(within))??;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if !status.is_success() {
+            let body = tokio::time::timeout(within, tls::body(response, REFUSAL_MAX)).await;
+            let body = body.ok().and_then(Result::ok).flatten();
+            let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+            return Err(self.refused(status, &headers, &body, key));
+        }
+        let range = headers.get(header::CONTENT_RANGE);
+        let range = range.and_then(|v| v.to_str().ok());
+        match part::answer("the service", status.as_u16(), range, from, total) {
+            Ok(part::Answer::GoesOn) => Ok((response, from)),
+            Ok(part::Answer::Whole) => Ok((response, 0)),
+            Err(said) => Err(ArchiveError::Answer { said }),
+        }
+    }
+}
+
+fn slow(within: Duration) -> ArchiveError {
+    ArchiveError::Slow {
+        seconds: within.as_secs(),
     }
 }
 
@@ -666,7 +670,7 @@ fn client(
         }
         None => Vec::new(),
     };
-    crate::host::tls::outside(authority.map(|_| roots.as_slice()), |builder| {
+    tls::outside(authority.map(|_| roots.as_slice()), |builder| {
         egress.on(builder)
     })
     .map_err(|e| ArchiveError::Policy(crate::telemetry::chain(&e)))

@@ -209,6 +209,22 @@ impl Keeper {
                 () = stop => Err(cut_off("this host is to be another node, or none")),
             }
         };
+        let ended = self.noted(master, chore, ended);
+        if let Err(fault) = &ended {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        self.status_mut().chore = None;
+        self.show();
+        ended
+    }
+
+    /// Notes how a chore ended: for the schedule, and for people.
+    fn noted(
+        &mut self,
+        master: &Master,
+        chore: Chore,
+        ended: Result<Done, Fault>,
+    ) -> Result<ChoreAnswer, Fault> {
         let now = Timestamp::now();
         let ended = ended.and_then(|done| match done {
             Done::Plain(answer) => Ok(answer),
@@ -222,35 +238,33 @@ impl Keeper {
                 answer
             }
         });
-        let failed = ended.as_ref().err().cloned();
+        let fault = ended.as_ref().err().cloned();
+        let failed = fault.is_some().then_some(now);
         match chore {
             Chore::Backup => {
-                self.seen.backup_failed = failed.is_some().then_some(now);
-                self.status_mut().backups.failing.clone_from(&failed);
+                self.seen.backup_failed = failed;
+                self.status_mut().backups.failing = fault;
             }
             Chore::Archive => {
-                self.seen.archive_failed = failed.is_some().then_some(now);
-                let policy = master.work.node.etcd.backup.archive.as_ref();
-                let newest = self.seen.last_backup.filter(|_| failed.is_none());
-                if let (Some(policy), Some(newest)) = (policy, newest) {
-                    self.archived = Some((policy.clone(), newest));
-                }
-                let shown = &mut self.status_mut().backups.archive;
-                let shown = shown.get_or_insert_default();
-                if let Some(policy) = policy {
-                    shown.place = policy.target.to_string();
-                }
-                shown.failing.clone_from(&failed);
+                self.seen.archive_failed = failed;
+                self.archived(master, fault);
             }
-            Chore::Drill => self.seen.drill_failed = failed.is_some().then_some(now),
-            Chore::Prune => self.seen.prune_failed = failed.is_some().then_some(now),
+            Chore::Drill => self.seen.drill_failed = failed,
+            Chore::Prune => self.seen.prune_failed = failed,
         }
-        if let Some(fault) = failed {
-            tracing::warn!(code = fault.code.word(), "{fault}");
-        }
-        self.status_mut().chore = None;
-        self.show();
         ended
+    }
+
+    fn archived(&mut self, master: &Master, fault: Option<Fault>) {
+        let Some(policy) = &master.work.node.etcd.backup.archive else {
+            return;
+        };
+        if let (None, Some(newest)) = (&fault, self.seen.last_backup) {
+            self.archived = Some((policy.clone(), newest));
+        }
+        let shown = self.status_mut().backups.archive.get_or_insert_default();
+        shown.place = policy.target.to_string();
+        shown.failing = fault;
     }
 
     fn status_mut(&mut self) -> &mut EtcdStatus {
