@@ -168,9 +168,12 @@ pub(crate) fn memory_most() -> u64 {
     /// Two programs of a stack that say their version: kubelet and kube-proxy hold 59 and 48 MiB then,
     /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.)
     const HELPER: u64 = 112 * MIB;
+    /// The second place of backups: a page of its listing, as text, and what is read from that; of a
+    /// file a few pieces. (A fire drill's programs are in a scope of their own.)
+    const ARCHIVE: u64 = 16 * MIB;
     let socket = server::policy(crate::local::Callers::ByMode);
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
     let documents = DOCUMENT_COPIES * socket.bodies as u64;
     let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
-    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER + ARCHIVE
 }
