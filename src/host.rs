@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
+//! | `part`    | rules of a download that may be cut at any byte |
+//! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
@@ -40,8 +42,10 @@ pub mod mounts;
 pub mod net;
 pub mod noise;
 pub mod ours;
+pub mod part;
 pub mod proc;
 pub mod runtime;
+pub mod space;
 pub mod temps;
 pub mod tls;
 pub mod units;

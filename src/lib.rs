@@ -9,7 +9,7 @@
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
-//! model, host, stack ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
+//! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
 //! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
 //! ```
 

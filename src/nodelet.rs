@@ -1,5 +1,5 @@
 //! EFFECTS: turns a host into a node and keeps it one. The only part of this software that changes
-//! a machine; it reaches no network but the node's own services.
+//! a machine; it reaches no network but the node's own services, and the bucket that backups go to.
 //!
 //! ```text
 //! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► job (pure) ──► engine
@@ -81,6 +81,7 @@ pub mod words;
 use std::time::Duration;
 
 use crate::app::{Config, TaskGroup};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
@@ -113,6 +114,7 @@ pub async fn start(
         orders_of_root,
         group.progress().beat("etcd keeper"),
         shutdown.clone(),
+        egress(&fs, &config),
     );
     group.essential("etcd keeper", keeper.run());
     let server = server::Server {
@@ -146,6 +148,12 @@ pub async fn start(
     Ok(())
 }
 
+/// The way to what is outside: only the second place of backups is.
+fn egress(fs: &HostFs, config: &Result<Config, Fault>) -> Result<Egress, Fault> {
+    let config = config.as_ref().map_err(Clone::clone)?;
+    Egress::load(fs, &config.comms.proxy)
+}
+
 /// Most bytes that callers, the machine and the node's own services can make this program hold, and
 /// its largest helper with it, added up; the unit's `MemoryMax` is more (`app::memory`).
 #[cfg(test)]
@@ -162,9 +170,12 @@ pub(crate) fn memory_most() -> u64 {
     /// Two programs of a stack that say their version: kubelet and kube-proxy hold 59 and 48 MiB then,
     /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.)
     const HELPER: u64 = 112 * MIB;
+    /// The second place of backups: a page of its listing, as text, and what is read from that; of a
+    /// file a few pieces. (A fire drill's programs are in a scope of their own.)
+    const ARCHIVE: u64 = 16 * MIB;
     let socket = server::policy(crate::local::Callers::ByMode);
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
     let documents = DOCUMENT_COPIES * socket.bodies as u64;
     let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
-    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER + ARCHIVE
 }

@@ -16,8 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("egress", &["model", "host", "telemetry"]),
     ("identity", &["model", "host", "egress", "tls", "telemetry"]),
     ("stack", &["model", "host", "telemetry"]),
+    ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
-    ("backup", &["model", "host", "stack", "telemetry"]),
     (
         "comms",
         &[
@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "egress",
             "backup",
             "app",
             "telemetry",

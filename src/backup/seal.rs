@@ -10,6 +10,7 @@ use age::x25519::{Identity, Recipient};
 use age::{Decryptor, Encryptor};
 
 use crate::host::fs::{Begun, FsError};
+use crate::host::part;
 use crate::model::{Digest, Fault, FaultCode, Hasher, Secret};
 
 /// What is written at once; `age` seals pieces of 64 KiB.
@@ -160,19 +161,7 @@ pub const ANOTHER: &str = "take another one: pf9ctl etcd list";
 
 /// The SHA-256 and the size of a file.
 pub fn digest(path: &Path) -> io::Result<Sealed> {
-    let mut file = File::open(path)?;
-    let mut hasher = Hasher::new();
-    let mut piece = vec![0; PIECE];
-    let mut bytes = 0;
-    loop {
-        match file.read(&mut piece)? {
-            0 => break,
-            n => {
-                hasher.update(&piece[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
+    let (hasher, bytes) = part::hashed(path)?.ok_or(io::ErrorKind::NotFound)?;
     Ok(Sealed {
         bytes,
         sha256: hasher.finish(),

@@ -14,7 +14,7 @@ pub const SEALED: &str = ".db.age";
 /// End of the manifest's name.
 pub const MANIFEST: &str = ".json";
 /// A manifest is below a KiB; so a broken one fills no memory.
-const MANIFEST_MAX: u64 = 64 * 1024;
+pub const MANIFEST_MAX: u64 = 64 * 1024;
 /// Most backups that are looked at, newest first: more than a policy may keep.
 const LOOKED_AT_MAX: usize = 2000;
 

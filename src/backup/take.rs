@@ -20,11 +20,11 @@ use super::shelf;
 use super::verify::{self, Opened};
 use crate::host::etcd::{Etcd, EtcdError};
 use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
+use crate::host::space;
 use crate::model::{
     BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Fault, FaultCode, HostId, Timestamp,
     paths,
 };
-use crate::stack::space;
 use crate::telemetry::chain;
 
 /// Pieces of the stream that wait for the disk: half a MiB.

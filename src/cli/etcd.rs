@@ -5,8 +5,10 @@
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
 //! | `list`   | `etcd list`: every backup on this master |
 //! | `backup` | `etcd backup`: one more, now |
+//! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
 
 mod backup;
+mod drill;
 mod list;
 mod status;
 
@@ -15,9 +17,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::context::Context;
+use super::output::Ink;
 use crate::app::Exit;
 use crate::local::{LocalError, Method};
-use crate::model::{EtcdView, Fault, paths};
+use crate::model::{ChoreAnswer, EtcdView, Fault, paths};
 
 /// Longest a call that orders something waits for its answer: a little more than nodelet does.
 const ORDER: Duration = Duration::from_secs(150);
@@ -36,6 +39,8 @@ pub(super) enum EtcdVerb {
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
+    /// Restore the newest backup into an etcd of its own, count it, and take it away again.
+    Drill(drill::DrillArgs),
 }
 
 impl EtcdVerb {
@@ -45,6 +50,7 @@ impl EtcdVerb {
             Self::Status(args) => args.json,
             Self::List(args) => args.json,
             Self::Backup(args) => args.json,
+            Self::Drill(args) => args.json,
         }
     }
 }
@@ -54,6 +60,7 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Status(_) => status::run(ctx).await,
         EtcdVerb::List(_) => list::run(ctx).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
+        EtcdVerb::Drill(args) => drill::run(ctx, args).await,
     }
 }
 
@@ -64,17 +71,31 @@ async fn view(ctx: &Context, what: &str) -> Result<EtcdView, Fault> {
 }
 
 /// Orders a chore. `None`: it is under way and takes longer.
-async fn order(ctx: &Context, chore: &str, what: &str) -> Result<serde_json::Value, Fault> {
+async fn order(
+    ctx: &Context,
+    chore: &str,
+    body: &serde_json::Value,
+    what: &str,
+) -> Result<serde_json::Value, Fault> {
     ctx.need_root(what)?;
     let client = ctx.socket(paths::NODELET_SOCKET);
     let what = format!("cannot {what}");
     let client = client.map_err(|e| e.fault(&what))?;
     let path = format!("/v1/etcd/{chore}");
-    let sent = client
-        .send(Method::POST, &path, &serde_json::json!({}), ORDER)
-        .await;
+    let sent = client.send(Method::POST, &path, body, ORDER).await;
     sent.map(Option::unwrap_or_default)
         .map_err(|e| silent(ctx, &what, &e))
+}
+
+/// Shows how an order ended, or where that will be seen.
+fn told(ctx: &Context, said: serde_json::Value) {
+    match serde_json::from_value::<ChoreAnswer>(said) {
+        Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
+        Err(_) => {
+            let words = "it is under way; pf9ctl etcd status shows how it ended";
+            ctx.out.step(Ink::Warn, words);
+        }
+    }
 }
 
 /// nodelet did not answer, or refuses.

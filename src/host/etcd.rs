@@ -16,11 +16,14 @@ use tokio::time::Instant;
 use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
+mod count;
 mod join;
 mod snapshot;
 mod turn;
 
 use join::own;
+
+pub use count::Keys;
 pub use join::{counted, join, promote_within};
 pub use snapshot::Snapshot;
 pub use turn::{Turn, turn};

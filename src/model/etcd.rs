@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`EtcdStatus`]     | [`NodeStatus::etcd`](super::NodeStatus), on masters only |
 //! | [`BackupPolicy`]   | [`EtcdSpec::backup`](super::EtcdSpec) |
+//! | [`ArchivePolicy`]  | [`BackupPolicy::archive`] |
 //! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`; the sealed file counts with it only |
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
 //! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
 //! | [`quorum`]         | may a member leave, whose is taken out next |
 
+mod archive;
 mod backup;
 mod gone;
 pub mod quorum;
@@ -18,6 +20,7 @@ pub mod quorum;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use archive::{ARCHIVE_KEEP_MAX, ArchivePolicy, ArchiveTarget};
 pub use backup::{
     BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings, DrillReport,
 };
@@ -130,9 +133,34 @@ pub struct BackupsStatus {
     /// Why the last try failed; absent after one that did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<Fault>,
+    /// The second place; absent: the policy names none, or nothing was copied yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveStatus>,
     /// The newest is older than the policy allows for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+}
+
+/// The second place of this master's backups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// Where.
+    pub place: String,
+    /// The newest backup that is there whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// When that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<Timestamp>,
+    /// How many are there.
+    #[serde(default)]
+    pub count: u32,
+    /// Bytes of them all.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Why the last try failed; absent after one that did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Fault>,
 }
 
 /// `GET /v1/etcd` on nodelet's socket.
@@ -144,6 +172,15 @@ pub struct EtcdView {
     /// Its backups, oldest first.
     #[serde(default)]
     pub backups: Vec<BackupInfo>,
+}
+
+/// `POST /v1/etcd/drill`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillOrder {
+    /// A file of this machine with a private key that opens the backup: never the key itself. Absent: the
+    /// one that the policy names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<String>,
 }
 
 /// What a chore answers to who ordered it: `POST /v1/etcd/…`.

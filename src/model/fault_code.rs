@@ -112,7 +112,15 @@ codes! {
         Directories = "directories",
         DiskNearlyFull = "disk-nearly-full",
         Drain = "drain",
+        EtcdArchiveClock = "etcd-archive-clock",
+        EtcdArchiveDamaged = "etcd-archive-damaged",
+        EtcdArchiveFailed = "etcd-archive-failed",
+        EtcdArchiveMissing = "etcd-archive-missing",
+        EtcdArchiveNoBucket = "etcd-archive-no-bucket",
+        EtcdArchiveNotMounted = "etcd-archive-not-mounted",
+        EtcdArchiveOtherRegion = "etcd-archive-other-region",
         EtcdCertificatesFull = "etcd-certificates-full",
+        EtcdDrill = "etcd-drill",
         EtcdMemberLeft = "etcd-member-left",
         EtcdNoVote = "etcd-no-vote",
         EtcdNotHealthy = "etcd-not-healthy",
@@ -277,6 +285,7 @@ codes! {
         TokenMalformed = "token-malformed",
     }
     Unavailable {
+        EtcdArchiveAway = "etcd-archive-away",
         LocalTimeout = "local-timeout",
         LocalUnreachable = "local-unreachable",
         PlaneAway = "plane-away",
@@ -299,6 +308,7 @@ codes! {
     }
     DiskFull {
         DiskFull = "disk-full",
+        EtcdArchiveFull = "etcd-archive-full",
     }
     NotReady {
         CheckBridgeFilter = "check-bridge-filter",
@@ -322,10 +332,12 @@ codes! {
     }
     Untrusted {
         DocumentUntrusted = "document-untrusted",
+        EtcdArchiveForeignCertificate = "etcd-archive-foreign-certificate",
         PlaneForeignCertificate = "plane-foreign-certificate",
         TrustDamaged = "trust-damaged",
     }
     Refused {
+        EtcdArchiveDenied = "etcd-archive-denied",
         NotAllowed = "not-allowed",
         NotRoot = "not-root",
         PlaneForbidden = "plane-forbidden",
@@ -341,6 +353,8 @@ codes! {
     }
     Config {
         ConfigInvalid = "config-invalid",
+        EtcdArchiveCredentials = "etcd-archive-credentials",
+        EtcdArchiveInvalid = "etcd-archive-invalid",
         ProxyCredentialsUnreadable = "proxy-credentials-unreadable",
         ProxyCredentialsUnsafe = "proxy-credentials-unsafe",
     }

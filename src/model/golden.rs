@@ -203,6 +203,14 @@ fn etcd_status() -> EtcdStatus {
             bytes: 7,
             next_at: Some(at()),
             failing: Some(fault()),
+            archive: Some(ArchiveStatus {
+                place: "/mnt/nas".into(),
+                last: Some("19700101T000000Z-r3".into()),
+                seen_at: Some(at()),
+                count: 1,
+                bytes: 7,
+                failing: Some(fault()),
+            }),
             stale: true,
         },
         drill: Some(DrillReport {

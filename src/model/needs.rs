@@ -91,6 +91,55 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Ignores,
     ),
+    (
+        "assignment.etcd.backup.drill_every_days",
+        FIRST,
+        Old::Ignores,
+    ),
+    ("assignment.etcd.backup.drill_key", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.archive", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.archive.target", FIRST, Old::Ignores),
+    (
+        "assignment.etcd.backup.archive.target.kind",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.endpoint",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.region",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.bucket",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.prefix",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.path_style",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.archive.target.authority",
+        FIRST,
+        Old::Ignores,
+    ),
+    ("assignment.etcd.backup.archive.keep", FIRST, Old::Ignores),
+    (
+        "assignment.etcd.backup.archive.max_bytes",
+        FIRST,
+        Old::Ignores,
+    ),
     ("assignment.etcd.gone", FIRST, Old::Refuses),
     ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
     ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
@@ -191,10 +240,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, Assignment, Authorities, BackupPolicy, CgroupDriverChoice, ClusterId, Digest,
-        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec,
-        NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec,
-        SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
+        CgroupDriverChoice, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec, Generation, HostId,
+        KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid,
+        ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -261,6 +310,20 @@ pub(super) mod tests {
                         dir: Some("/mnt/backups".into()),
                         recovery_recipient: Some("age1qpz".into()),
                         plane_recipient: Some("age1qry".into()),
+                        drill_every_days: 30,
+                        drill_key: Some("/etc/pf9/root/drill.key".into()),
+                        archive: Some(ArchivePolicy {
+                            target: ArchiveTarget::S3 {
+                                endpoint: "https://s3.example.com".into(),
+                                region: "eu-1".into(),
+                                bucket: "backups".into(),
+                                prefix: "clusters".into(),
+                                path_style: true,
+                                authority: Some("/etc/pf9/s3.pem".into()),
+                            },
+                            keep: 7,
+                            max_bytes: 1 << 30,
+                        }),
                     },
                     gone: vec![EtcdGone {
                         host_id,

@@ -8,6 +8,8 @@ pub const CONFIG_DIR: &str = "/etc/pf9/conf.d";
 pub const PROXY_CONFIG: &str = "/etc/pf9/conf.d/50-proxy.toml";
 /// `user:password` of the proxy; owner pf9-comms, 0600.
 pub const PROXY_CREDENTIALS: &str = "/etc/pf9/proxy-credentials";
+/// Key and secret for the bucket that backups of etcd go to; root, 0600.
+pub const ETCD_ARCHIVE_CREDENTIALS: &str = "/etc/pf9/etcd-archive-credentials";
 /// `host_id = <uuid>`.
 pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
 /// Private key of the tunnel identity; owner pf9-comms, 0400.

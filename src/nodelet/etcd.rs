@@ -16,10 +16,14 @@
 //! | `look`   | asks the member, and what lies on the shelf |
 //! | `desk`   | where the socket leaves root's orders; its routes |
 //! | `backup` | the chores of backups: makes one, takes old ones away |
+//! | `drill`  | the chore of the fire drill, and how the last one went |
+//! | `archive` | the chore of the second place: copies there what is missing |
 
+mod archive;
 mod backup;
 mod chore;
 mod desk;
+mod drill;
 mod keeper;
 mod look;
 

@@ -7,7 +7,7 @@ use super::super::context::Context;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::{ago, bytes, until};
 use crate::app::Exit;
-use crate::model::{EtcdStatus, EtcdView, Fault, FaultCode, Timestamp};
+use crate::model::{ArchiveStatus, EtcdStatus, EtcdView, Fault, FaultCode, Timestamp};
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct StatusArgs {
@@ -108,6 +108,12 @@ impl Show for Report {
         if let Some(next) = backups.next_at {
             screen.row("next", Ink::Plain, &until(now, next), width);
         }
+        if let Some(archive) = &backups.archive {
+            screen.row("archive", Ink::Plain, &second_place(archive), width);
+            if let Some(failing) = &archive.failing {
+                screen.row("failed", Ink::Bad, &failing.to_string(), width);
+            }
+        }
         if let Some(drill) = &etcd.drill {
             let (ink, how) = match &drill.fault {
                 None => (Ink::Good, format!("{} keys were there again", drill.keys)),
@@ -121,6 +127,18 @@ impl Show for Report {
         }
         screen.gap();
         screen
+    }
+}
+
+fn second_place(archive: &ArchiveStatus) -> String {
+    match &archive.last {
+        None => format!("{}: nothing is known to be there", archive.place),
+        Some(last) => format!(
+            "{}: {} of {}, the newest {last}",
+            archive.place,
+            archive.count,
+            bytes(archive.bytes)
+        ),
     }
 }
 

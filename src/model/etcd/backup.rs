@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ArchivePolicy;
 use crate::model::{ClusterId, Digest, HostId, NodeSpec, StackRef};
 
 /// Version of a backup's manifest.
@@ -21,6 +22,10 @@ const KEEP: u32 = 48;
 const KEEP_MAX: u32 = 1000;
 /// Bytes of all of them, unless told.
 const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// Days between two fire drills, unless told.
+const DRILL_EVERY_DAYS: u32 = 7;
+/// Auditors ask for a year's.
+const DRILL_EVERY_DAYS_MAX: u32 = 366;
 /// Longest text of an age recipient; `age1…` of X25519 has 62 characters.
 const RECIPIENT_MAX: usize = 100;
 
@@ -45,6 +50,17 @@ pub struct BackupPolicy {
     /// The plane's key for this cluster, public half (`age1…`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plane_recipient: Option<String>,
+    /// A second place for a copy of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchivePolicy>,
+    /// Days between two fire drills that are made by themselves; each master has its own moment in them. 0:
+    /// none are.
+    #[serde(default = "drill_every_days")]
+    pub drill_every_days: u32,
+    /// A file on the masters with a private key that opens backups, for fire drills; absolute. Only root may
+    /// read it. Absent: drills are made by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill_key: Option<String>,
 }
 
 /// What stands beside a sealed backup, and makes it count.
@@ -154,6 +170,9 @@ impl Default for BackupPolicy {
             dir: None,
             recovery_recipient: None,
             plane_recipient: None,
+            archive: None,
+            drill_every_days: DRILL_EVERY_DAYS,
+            drill_key: None,
         }
     }
 }
@@ -184,6 +203,16 @@ impl BackupPolicy {
         }
         if let Some(why) = self.dir.as_deref().and_then(dir_fault) {
             return Some(("dir", why));
+        }
+        if self.drill_every_days > DRILL_EVERY_DAYS_MAX {
+            let why = format!("{} is above {DRILL_EVERY_DAYS_MAX}", self.drill_every_days);
+            return Some(("drill_every_days", why));
+        }
+        if let Some(why) = self.drill_key.as_deref().and_then(path_fault) {
+            return Some(("drill_key", why));
+        }
+        if let Some(why) = self.archive.as_ref().and_then(|a| a.check().err()) {
+            return Some(("archive", why));
         }
         for (field, recipient) in [
             ("recovery_recipient", &self.recovery_recipient),
@@ -240,6 +269,16 @@ fn dir_fault(dir: &str) -> Option<String> {
     crate::model::drop_in_dir_fault(dir)
 }
 
+fn path_fault(path: &str) -> Option<String> {
+    let clean = |part: &str| !matches!(part, "." | "..") && !part.contains(char::is_control);
+    let good = path.starts_with('/') && path.len() > 1 && path.split('/').all(clean);
+    (!good).then(|| format!("{path:.100} is no absolute path"))
+}
+
+fn drill_every_days() -> u32 {
+    DRILL_EVERY_DAYS
+}
+
 fn every_minutes() -> u32 {
     EVERY_MINUTES
 }
@@ -267,6 +306,25 @@ mod tests {
         assert_eq!(field(|p| p.every_minutes = 0), None);
         assert_eq!(field(|p| p.every_minutes = 4), Some("every_minutes"));
         assert_eq!(field(|p| p.keep = 0), Some("keep"));
+        assert_eq!(
+            field(|p| p.drill_every_days = 367),
+            Some("drill_every_days")
+        );
+        assert_eq!(
+            field(|p| p.drill_key = Some("key".into())),
+            Some("drill_key")
+        );
+        assert_eq!(
+            field(|p| p.drill_key = Some("/etc/pf9/root/drill.key".into())),
+            None
+        );
+        let nowhere = |p: &mut BackupPolicy| {
+            p.archive = Some(ArchivePolicy::new(crate::model::ArchiveTarget::Dir {
+                path: "nas".into(),
+                mount: None,
+            }));
+        };
+        assert_eq!(field(nowhere), Some("archive"));
         assert_eq!(field(|p| p.dir = Some("/mnt/backups".into())), None);
         assert_eq!(field(|p| p.dir = Some("/etc/pf9/x".into())), Some("dir"));
         assert_eq!(field(|p| p.dir = Some("relative".into())), Some("dir"));

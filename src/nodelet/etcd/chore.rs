@@ -3,6 +3,8 @@
 //! | chore | due |
 //! |---|---|
 //! | `Backup` | once in each period of the policy, at this host's own moment of it; after a failure again soon |
+//! | `Archive` | after each backup, where the policy names a second place |
+//! | `Drill`  | once in each period of days, where there is a key that opens a backup; or by hand |
 //! | `Prune`  | after each backup, and whenever there is more than the policy keeps |
 
 use std::time::Duration;
@@ -11,6 +13,10 @@ use crate::model::{BackupPolicy, Digest, HostId, Timestamp};
 
 /// Longest that a backup takes: 8 GiB, etcd's advised most, at 5 MiB/s, the slowest of disks.
 const BACKUP_MAX: Duration = Duration::from_secs(30 * 60);
+/// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
+const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
+/// Opening, restoring and starting have bounds of their own.
+const DRILL_MAX: Duration = Duration::from_secs(60 * 60);
 /// A few hundred files of one directory.
 const PRUNE_MAX: Duration = Duration::from_secs(60);
 /// After a chore that failed: soon enough that a restart of etcd costs no backup, and rare enough
@@ -22,6 +28,10 @@ const RETRY: Duration = Duration::from_secs(300);
 pub(super) enum Chore {
     /// Takes, seals and verifies a snapshot.
     Backup,
+    /// Copies backups to the second place.
+    Archive,
+    /// Restores the newest backup into a scratch etcd.
+    Drill,
     /// Takes backups away that are too many, and what a backup that was cut off left.
     Prune,
 }
@@ -35,6 +45,14 @@ pub(super) struct Seen {
     pub(super) last_backup: Option<Timestamp>,
     /// When a backup last failed; `None` after one that did not.
     pub(super) backup_failed: Option<Timestamp>,
+    /// The second place that the policy names, if any: when the newest backup that is there was taken.
+    pub(super) archive: Option<Option<Timestamp>>,
+    /// When copying there last failed.
+    pub(super) archive_failed: Option<Timestamp>,
+    /// When the last fire drill began, however it ended.
+    pub(super) last_drill: Option<Timestamp>,
+    /// When one was last cut off, or failed.
+    pub(super) drill_failed: Option<Timestamp>,
     /// There is something to be taken away from the shelf.
     pub(super) to_prune: bool,
     /// When that last failed.
@@ -54,12 +72,15 @@ pub(super) enum Next {
 
 impl Chore {
     /// Every chore; what is due at the same time is done in this order.
-    pub(super) const ALL: &'static [Self] = &[Self::Backup, Self::Prune];
+    pub(super) const ALL: &'static [Self] =
+        &[Self::Backup, Self::Archive, Self::Prune, Self::Drill];
 
     /// Longest it may take; it is cut off then.
     pub(super) fn deadline(self) -> Duration {
         match self {
             Self::Backup => BACKUP_MAX,
+            Self::Archive => ARCHIVE_MAX,
+            Self::Drill => DRILL_MAX,
             Self::Prune => PRUNE_MAX,
         }
     }
@@ -68,6 +89,8 @@ impl Chore {
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Backup => "make a backup of etcd",
+            Self::Archive => "copy backups of etcd to the second place",
+            Self::Drill => "try the newest backup of etcd in a fire drill",
             Self::Prune => "take old backups of etcd away",
         }
     }
@@ -90,6 +113,22 @@ impl Chore {
                     at.max(later(now, RETRY))
                 };
                 Some(after_failure(at, seen.backup_failed))
+            }
+            Self::Archive => {
+                let missing = match (seen.last_backup, seen.archive?) {
+                    (Some(last), Some(there)) => there < last,
+                    (Some(_), None) => true,
+                    (None, _) => false,
+                };
+                missing.then(|| after_failure(now, seen.archive_failed))
+            }
+            Self::Drill => {
+                policy.drill_key.as_ref()?;
+                seen.last_backup?;
+                let every = i64::from(policy.drill_every_days) * 24 * 3600;
+                // One that failed is as much of an answer as one that did not; one that was cut off is none.
+                let at = due_in_period(now, host, every, seen.last_drill)?;
+                Some(after_failure(at, seen.drill_failed))
             }
             Self::Prune => seen.to_prune.then(|| after_failure(now, seen.prune_failed)),
         }
@@ -115,7 +154,16 @@ pub(super) fn backup_due(
     policy: &BackupPolicy,
     last: Option<Timestamp>,
 ) -> Option<Timestamp> {
-    let every = i64::from(policy.every_minutes) * 60;
+    due_in_period(now, host, i64::from(policy.every_minutes) * 60, last)
+}
+
+/// When that is due which is done once in each period of so many seconds; 0: never.
+fn due_in_period(
+    now: Timestamp,
+    host: HostId,
+    every: i64,
+    last: Option<Timestamp>,
+) -> Option<Timestamp> {
     if every == 0 {
         return None;
     }
@@ -241,6 +289,60 @@ mod tests {
         assert_eq!(next_of(&policy, &seen), Next::Now(Chore::Prune));
         seen.to_prune = false;
         assert!(matches!(next_of(&policy, &seen), Next::At(_)));
+    }
+
+    #[test]
+    fn the_second_place_is_due_while_the_newest_is_not_there() {
+        let policy = BackupPolicy::default();
+        let now = 1_000_000_000;
+        let due = |last: Option<i64>, archive: Option<Option<i64>>, failed: Option<i64>| {
+            let seen = Seen {
+                healthy: true,
+                last_backup: last.map(at),
+                archive: archive.map(|there| there.map(at)),
+                archive_failed: failed.map(at),
+                ..Seen::default()
+            };
+            Chore::Archive.due(at(now), host(1), &policy, &seen)
+        };
+        assert_eq!(due(Some(now), None, None), None, "the policy names none");
+        assert_eq!(
+            due(None, Some(None), None),
+            None,
+            "there is nothing to copy"
+        );
+        assert_eq!(due(Some(now), Some(None), None), Some(at(now)));
+        assert_eq!(due(Some(now), Some(Some(now - 1)), None), Some(at(now)));
+        assert_eq!(due(Some(now), Some(Some(now)), None), None);
+        let pause = i64::try_from(RETRY.as_secs()).expect("seconds");
+        assert_eq!(due(Some(now), Some(None), Some(now)), Some(at(now + pause)));
+    }
+
+    #[test]
+    fn a_drill_is_due_where_somebody_can_open_a_backup() {
+        let now = 1_000_000_000;
+        let due = |key: Option<&str>, days: u32, backup: Option<i64>, drill: Option<i64>| {
+            let policy = BackupPolicy {
+                drill_key: key.map(str::to_owned),
+                drill_every_days: days,
+                ..BackupPolicy::default()
+            };
+            let seen = Seen {
+                healthy: true,
+                last_backup: backup.map(at),
+                last_drill: drill.map(at),
+                ..Seen::default()
+            };
+            let due = Chore::Drill.due(at(now), host(1), &policy, &seen);
+            due.map(|due| due.as_second() <= now)
+        };
+        let key = Some("/k");
+        assert_eq!(due(None, 7, Some(now), None), None, "by hand only");
+        assert_eq!(due(key, 0, Some(now), None), None);
+        assert_eq!(due(key, 7, None, None), None, "there is nothing to try");
+        assert_eq!(due(key, 7, Some(now), None), Some(true));
+        assert_eq!(due(key, 7, Some(now), Some(now)), Some(false));
+        assert_eq!(due(key, 7, Some(now), Some(now - 8 * 86400)), Some(true));
     }
 
     #[test]

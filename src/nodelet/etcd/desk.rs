@@ -3,6 +3,7 @@
 //! | call | answer |
 //! |---|---|
 //! | `GET /v1/etcd`                     | [`EtcdView`]: the member, and every backup |
+//! | `POST /v1/etcd/drill` (root only)  | the same, of a fire drill ([`DrillOrder`]) |
 //! | `POST /v1/etcd/backup` (root only) | 200 when it is made, 202 and the view when that takes longer |
 //!
 //! Orders wait in a queue of a few places; the keeper does one chore at a time.
@@ -13,7 +14,7 @@ use nix::unistd::geteuid;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::local::{Method, Reply, Request, StatusCode};
-use crate::model::{ChoreAnswer, EtcdView, Fault, FaultCode};
+use crate::model::{ChoreAnswer, DrillOrder, EtcdView, Fault, FaultCode};
 
 /// Orders that wait: root and a script of his. Who comes later is told so.
 const ORDERS_MAX: usize = 4;
@@ -25,6 +26,11 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 pub(super) enum Order {
     /// A backup, now.
     Backup,
+    /// A fire drill, now.
+    Drill {
+        /// A file with a private key, for this one.
+        recovery_key: Option<String>,
+    },
 }
 
 /// An order, and who waits for it.
@@ -63,6 +69,10 @@ impl Desk {
         let order = match (&request.method, request.path.as_str()) {
             (&Method::GET, "/v1/etcd") => return self.view(StatusCode::OK),
             (&Method::POST, "/v1/etcd/backup") => Order::Backup,
+            (&Method::POST, "/v1/etcd/drill") => match drill(request) {
+                Ok(order) => order,
+                Err(fault) => return Reply::fault(StatusCode::BAD_REQUEST, &fault),
+            },
             _ => return Reply::not_found(&request.path),
         };
         let uid = request.peer.uid;
@@ -95,6 +105,17 @@ impl Desk {
     fn view(&self, status: StatusCode) -> Reply {
         Reply::json(status, &*self.view.borrow())
     }
+}
+
+fn drill(request: &Request) -> Result<Order, Fault> {
+    let malformed = |why: String| Fault::new(FaultCode::BodyMalformed, NOT_DONE, why);
+    let asked: DrillOrder =
+        serde_json::from_slice(&request.body).map_err(|e| malformed(e.to_string()))?;
+    let file = asked.recovery_key;
+    if file.as_ref().is_some_and(|f| !f.starts_with('/')) {
+        return Err(malformed("recovery_key is no absolute path".to_owned()));
+    }
+    Ok(Order::Drill { recovery_key: file })
 }
 
 /// What every refusal here begins with.

@@ -5,13 +5,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::archive;
 use super::backup;
 use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
+use super::drill;
 use super::look;
 use crate::app::Beat;
+use crate::backup::drill as drill_files;
+use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{ChoreAnswer, EtcdStatus, EtcdView, Fault, FaultCode, HostId, Role, Timestamp};
+use crate::model::{
+    ArchivePolicy, ArchiveStatus, ChoreAnswer, DrillReport, EtcdStatus, EtcdView, Fault, FaultCode,
+    HostId, Role, Timestamp,
+};
 use crate::nodelet::job::{Job, Work};
 use crate::nodelet::peers::Peers;
 use crate::nodelet::status::EtcdBoard;
@@ -33,6 +40,11 @@ pub struct Keeper {
     peers: Peers,
     view: EtcdView,
     seen: Seen,
+    egress: Result<Egress, Fault>,
+    /// The second place that was last copied to, and when the newest backup there was taken.
+    archived: Option<(ArchivePolicy, Timestamp)>,
+    /// The key file that root named with an order of a drill.
+    drill_key: Option<String>,
 }
 
 /// A master's work, and whose.
@@ -51,6 +63,7 @@ impl Keeper {
         inside: Inside,
         beat: Beat,
         shutdown: CancellationToken,
+        egress: Result<Egress, Fault>,
     ) -> Self {
         Self {
             host,
@@ -62,11 +75,18 @@ impl Keeper {
             peers: Peers::default(),
             view: EtcdView::default(),
             seen: Seen::default(),
+            egress,
+            archived: None,
+            drill_key: None,
         }
     }
 
     /// Works until shutdown.
     pub async fn run(mut self) {
+        // What a drill left that was killed.
+        if let Err(fault) = drill_files::sweep(&self.host.fs) {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
         while !self.shutdown.is_cancelled() {
             let master = master(&self.job.borrow_and_update());
             match master {
@@ -118,8 +138,12 @@ impl Keeper {
                 self.shutdown.cancelled().await;
             },
             Some(ordered) = self.inside.orders.recv() => {
-                let chore = match ordered.order {
+                let chore = match &ordered.order {
                     Order::Backup => Chore::Backup,
+                    Order::Drill { recovery_key } => {
+                        self.drill_key.clone_from(recovery_key);
+                        Chore::Drill
+                    }
                 };
                 let done = self.work_on(master, chore).await;
                 answer(ordered, done);
@@ -141,6 +165,20 @@ impl Keeper {
         }
         self.seen.healthy = etcd.fault.is_none();
         self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
+        let wanted = node.etcd.backup.archive.as_ref();
+        self.seen.archive = wanted.map(|wanted| {
+            let there = self.archived.as_ref();
+            there
+                .filter(|(to, _)| to == wanted)
+                .map(|(_, newest)| *newest)
+        });
+        if wanted.is_none() {
+            etcd.backups.archive = None;
+        }
+        if etcd.drill.is_none() {
+            etcd.drill = drill::last(&self.host.fs);
+        }
+        self.seen.last_drill = etcd.drill.as_ref().map(|d| d.at);
         self.view.etcd = Some(etcd);
         self.show();
     }
@@ -153,7 +191,15 @@ impl Keeper {
         self.beat.within(chore.deadline());
         let ended = {
             let stop = another(self.job.clone(), master);
-            let work = do_it(&self.host, &mut self.peers, master, chore, &self.view);
+            let work = do_it(
+                &self.host,
+                &mut self.peers,
+                master,
+                chore,
+                &self.view,
+                &self.egress,
+                self.drill_key.take(),
+            );
             tokio::select! {
                 // What is dropped half done is nothing: each chore's last act makes it count.
                 done = tokio::time::timeout(chore.deadline(), work) => {
@@ -163,21 +209,62 @@ impl Keeper {
                 () = stop => Err(cut_off("this host is to be another node, or none")),
             }
         };
-        let now = Timestamp::now();
-        let failed = ended.as_ref().err().cloned();
-        match chore {
-            Chore::Backup => {
-                self.seen.backup_failed = failed.is_some().then_some(now);
-                self.status_mut().backups.failing.clone_from(&failed);
-            }
-            Chore::Prune => self.seen.prune_failed = failed.is_some().then_some(now),
-        }
-        if let Some(fault) = failed {
+        let ended = self.noted(master, chore, ended);
+        if let Err(fault) = &ended {
             tracing::warn!(code = fault.code.word(), "{fault}");
         }
         self.status_mut().chore = None;
         self.show();
         ended
+    }
+
+    /// Notes how a chore ended: for the schedule, and for people.
+    fn noted(
+        &mut self,
+        master: &Master,
+        chore: Chore,
+        ended: Result<Done, Fault>,
+    ) -> Result<ChoreAnswer, Fault> {
+        let now = Timestamp::now();
+        let ended = ended.and_then(|done| match done {
+            Done::Plain(answer) => Ok(answer),
+            Done::Archived(answer, status) => {
+                self.status_mut().backups.archive = Some(status);
+                Ok(answer)
+            }
+            Done::Drilled(report) => {
+                let answer = drill::answer(&report);
+                self.status_mut().drill = Some(report);
+                answer
+            }
+        });
+        let fault = ended.as_ref().err().cloned();
+        let failed = fault.is_some().then_some(now);
+        match chore {
+            Chore::Backup => {
+                self.seen.backup_failed = failed;
+                self.status_mut().backups.failing = fault;
+            }
+            Chore::Archive => {
+                self.seen.archive_failed = failed;
+                self.archived(master, fault);
+            }
+            Chore::Drill => self.seen.drill_failed = failed,
+            Chore::Prune => self.seen.prune_failed = failed,
+        }
+        ended
+    }
+
+    fn archived(&mut self, master: &Master, fault: Option<Fault>) {
+        let Some(policy) = &master.work.node.etcd.backup.archive else {
+            return;
+        };
+        if let (None, Some(newest)) = (&fault, self.seen.last_backup) {
+            self.archived = Some((policy.clone(), newest));
+        }
+        let shown = self.status_mut().backups.archive.get_or_insert_default();
+        shown.place = policy.target.to_string();
+        shown.failing = fault;
     }
 
     fn status_mut(&mut self) -> &mut EtcdStatus {
@@ -192,6 +279,7 @@ impl Keeper {
     fn forget(&mut self) {
         self.view = EtcdView::default();
         self.seen = Seen::default();
+        self.archived = None;
         self.show();
     }
 }
@@ -202,11 +290,34 @@ async fn do_it(
     master: &Master,
     chore: Chore,
     view: &EtcdView,
-) -> Result<ChoreAnswer, Fault> {
+    egress: &Result<Egress, Fault>,
+    drill_key: Option<String>,
+) -> Result<Done, Fault> {
     match chore {
-        Chore::Backup => backup::make(host, peers, master, view).await,
-        Chore::Prune => backup::prune(host, master),
+        Chore::Backup => backup::make(host, peers, master, view)
+            .await
+            .map(Done::Plain),
+        Chore::Archive => {
+            let egress = egress.as_ref().map_err(Clone::clone)?;
+            let (answer, status) = archive::copy(host, egress, master).await?;
+            Ok(Done::Archived(answer, status))
+        }
+        Chore::Drill => {
+            let report = drill::run(host, peers, master, drill_key.as_deref()).await;
+            Ok(Done::Drilled(report))
+        }
+        Chore::Prune => backup::prune(host, master).map(Done::Plain),
     }
+}
+
+/// A chore that is done, and what its status says from now on.
+enum Done {
+    /// The look shows it.
+    Plain(ChoreAnswer),
+    /// The second place is asked by its chore only.
+    Archived(ChoreAnswer, ArchiveStatus),
+    /// How it went, good or bad.
+    Drilled(DrillReport),
 }
 
 /// What the keeper works for, if this host is, or holds as, a master.
