@@ -45,6 +45,7 @@ pub mod certs;
 pub mod check;
 pub mod context;
 pub mod engine;
+pub mod etcd;
 mod fit;
 pub mod inbox;
 pub mod job;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! lab        the members and how they are driven
+//! restoring  a cluster begins anew from a snapshot, and what is refused
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! ```
 //!
@@ -12,3 +13,4 @@
 
 mod founding;
 mod lab;
+mod restoring;
