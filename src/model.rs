@@ -12,6 +12,7 @@
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
 //! | `kube_proxy` | [`KubeProxySpec`], [`KubeProxyStatus`]: by what services are made, and why |
+//! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
 //! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
@@ -34,6 +35,7 @@ mod api;
 mod authorities;
 pub mod document;
 mod envelope;
+pub mod etcd;
 mod fault;
 mod fault_code;
 #[cfg(test)]
@@ -61,6 +63,7 @@ mod tunnel;
 pub use api::*;
 pub use authorities::*;
 pub use envelope::*;
+pub use etcd::*;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;

@@ -32,6 +32,7 @@
 //! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
+//! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
 //! | `peers`     | clients of the node's own services |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
@@ -102,12 +103,23 @@ pub async fn start(
     let shutdown = group.shutdown();
     let ledger = engine::ledger(&host, &mut board);
     let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
+    let (desk, orders_of_root) = etcd::desk();
+    let keeper = etcd::Keeper::new(
+        host.clone(),
+        working.clone(),
+        board.etcd(),
+        orders_of_root,
+        group.progress().beat("etcd keeper"),
+        shutdown.clone(),
+    );
+    group.essential("etcd keeper", keeper.run());
     let server = server::Server {
         host: host.clone(),
         inbox,
         job: working,
         status,
         wake,
+        etcd: desk,
     };
     group.essential("socket", server::serve(server, listener, shutdown.clone()));
     group.essential("engine", async move {

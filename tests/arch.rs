@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("identity", &["model", "host", "egress", "tls", "telemetry"]),
     ("stack", &["model", "host", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
+    ("backup", &["model", "host", "stack", "telemetry"]),
     (
         "comms",
         &[
@@ -51,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "backup",
             "app",
             "telemetry",
             "tls",
@@ -65,6 +67,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "egress",
             "identity",
+            // Opens a backup where the plane is away.
+            "backup",
             // It tries the way to the plane as comms goes it.
             "comms",
             // The words of its plan, as it sends them.

@@ -1,10 +1,13 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here) and joining (`join`). The same questions are understood by 3.4
+//! who is a member, leaving (here), joining (`join`) and snapshots (`snapshot`). The same questions are understood by 3.4
 //! and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
 //! needed.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,8 +17,10 @@ use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
 mod join;
+mod snapshot;
 
 pub use join::{counted, join, promote_within};
+pub use snapshot::Snapshot;
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -29,6 +34,8 @@ const NOT_FOUND: u32 = 5;
 pub struct Etcd {
     base: String,
     client: reqwest::Client,
+    /// The same trust and certificate, for what its JSON gateway cannot do well.
+    http2: Arc<ClientConfig>,
 }
 
 /// Why a member counts as not healthy.
@@ -54,6 +61,14 @@ pub enum EtcdError {
         /// What was asked.
         url: String,
         /// Its words.
+        why: String,
+    },
+    /// A snapshot did not come whole.
+    #[error("the snapshot from {url} is none: {why}")]
+    Snapshot {
+        /// What was asked.
+        url: String,
+        /// What is wrong.
         why: String,
     },
     /// Nobody was there to be asked.
@@ -115,6 +130,7 @@ impl Etcd {
         Ok(Self {
             base: base.to_owned(),
             client: tls::client(identity)?,
+            http2: Arc::new(tls::http2(identity)?),
         })
     }
 

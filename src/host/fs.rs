@@ -6,14 +6,18 @@
 //! so tests run the same code in a temporary directory. What a write that was cut off leaves is told
 //! by its name and taken away by [`super::temps`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, User};
+
+mod begun;
+
+pub use begun::Begun;
 
 /// The file system of one host.
 #[derive(Clone, Debug)]
@@ -198,30 +202,11 @@ impl HostFs {
         bytes: &[u8],
         attrs: &Attrs,
     ) -> Result<(), FsError> {
-        let at = self.at(path);
-        let dir = self.parent_of(&at)?;
-        let temp = temp_beside(&at);
-        let result = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temp)?;
-            if let Some((uid, gid)) = attrs.ids()? {
-                nix::unistd::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            }
-            file.set_permissions(fs::Permissions::from_mode(attrs.mode))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temp, &at)
-        })();
-        if let Err(e) = result {
-            // The temporary file is ours alone; when even its removal fails the write's own error
-            // is the one that matters.
-            drop(fs::remove_file(&temp));
-            return Err(fail("write", &at, e));
+        let mut begun = self.begin(path, attrs)?;
+        match begun.write_all(bytes) {
+            Ok(()) => begun.place(),
+            Err(e) => Err(begun.failed(e)),
         }
-        sync_dir(&dir)
     }
 
     /// Makes `path` a symbolic link to `target`, atomically (rename over).

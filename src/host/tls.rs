@@ -34,6 +34,23 @@ pub struct TlsError {
 
 /// A client that believes one authority and shows one certificate.
 pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
+    base()
+        .tls_backend_preconfigured(config(identity)?)
+        .build()
+        .map_err(|e| TlsError {
+            what: "client",
+            why: e.to_string(),
+        })
+}
+
+/// The same trust and certificate for a connection that speaks HTTP/2.
+pub fn http2(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
+    let mut config = config(identity)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn config(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
     let bad = |what, why: String| TlsError { what, why };
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(identity.authority) {
@@ -48,16 +65,12 @@ pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(identity.key)
         .map_err(|e| bad("client key", e.to_string()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("protocol versions", e.to_string()))?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
-        .map_err(|e| bad("client certificate", e.to_string()))?;
-    base()
-        .tls_backend_preconfigured(config)
-        .build()
-        .map_err(|e| bad("client", e.to_string()))
+        .map_err(|e| bad("client certificate", e.to_string()))
 }
 
 /// A client for plain HTTP on the loopback address.

@@ -148,6 +148,7 @@ mod tests {
                 generation: Generation(generation),
                 issued_at: Timestamp::UNIX_EPOCH,
                 assignment: Assignment::None,
+                force: false,
             };
             let bytes = serde_json::to_vec(&spec).expect("json");
             self.key.sign(DocumentKind::Spec, &bytes)

@@ -219,6 +219,7 @@ pub(super) mod tests {
             generation: Generation(generation),
             issued_at: Timestamp::UNIX_EPOCH,
             assignment: Assignment::None,
+            force: false,
         };
         let key = SigningKey::generate().expect("key").0;
         Facts {
@@ -252,6 +253,7 @@ pub(super) mod tests {
             certificate_requests: Vec::new(),
             service_account_key: None,
             kube_proxy: None,
+            etcd: None,
             certificates: Vec::new(),
         }
     }

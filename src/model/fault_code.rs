@@ -73,6 +73,8 @@ codes! {
         ApiNotReady = "api-not-ready",
         ApiServerNotCurrent = "api-server-not-current",
         AttachEmpty = "attach-empty",
+        BackupBroken = "backup-broken",
+        BackupFailed = "backup-failed",
         BatchTooLarge = "batch-too-large",
         BodyBroken = "body-broken",
         BodyMalformed = "body-malformed",

@@ -151,6 +151,7 @@ fn node_status() -> NodeStatus {
         wants_stack: Some(stack_ref()),
         certificate_requests: vec![request()],
         service_account_key: Some("key".into()),
+        etcd: Some(etcd_status()),
         certificates: vec![CertificateStatus {
             name: "kubelet/server".into(),
             authority: Authority::Cluster,
@@ -159,6 +160,59 @@ fn node_status() -> NodeStatus {
             digest: digest(),
             issuer: digest(),
         }],
+    }
+}
+
+fn etcd_status() -> EtcdStatus {
+    EtcdStatus {
+        seen_at: Some(at()),
+        fault: Some(fault()),
+        cluster_id: "cafe".into(),
+        member_id: "beef".into(),
+        leader: Some("beef".into()),
+        term: 2,
+        revision: 3,
+        version: "3.7.3".into(),
+        storage_version: Some("3.7.0".into()),
+        db_bytes: 4,
+        db_in_use_bytes: 3,
+        quota_bytes: 5,
+        fsync_p99_us: Some(6),
+        members: vec![EtcdMemberStatus {
+            id: "beef".into(),
+            name: host().to_string(),
+            learner: true,
+            healthy: Some(true),
+        }],
+        alarms: vec![EtcdAlarm {
+            member: "beef".into(),
+            alarm: "NOSPACE".into(),
+        }],
+        backups: BackupsStatus {
+            last: Some(BackupInfo {
+                name: "19700101T000000Z-r3".into(),
+                taken_at: at(),
+                revision: 3,
+                keys: 2,
+                sealed_bytes: 7,
+                sealed_sha256: digest(),
+                etcd_version: "3.7.3".into(),
+            }),
+            count: 1,
+            bytes: 7,
+            next_at: Some(at()),
+            failing: Some(fault()),
+            stale: true,
+        },
+        drill: Some(DrillReport {
+            backup: "19700101T000000Z-r3".into(),
+            at: at(),
+            took_ms: 8,
+            keys: 2,
+            behind: 1,
+            fault: Some(fault()),
+        }),
+        chore: Some("a backup".into()),
     }
 }
 

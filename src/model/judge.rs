@@ -179,6 +179,7 @@ mod tests {
             generation: Generation(generation),
             issued_at: Timestamp::UNIX_EPOCH,
             assignment: Assignment::None,
+            force: false,
         }
     }
 

@@ -33,6 +33,7 @@ const FIELDS: &[Field] = &[
     ("generation", FIRST, Old::Refuses),
     ("issued_at", FIRST, Old::Ignores),
     ("assignment", FIRST, Old::Refuses),
+    ("force", FIRST, Old::Refuses),
     ("assignment.role", FIRST, Old::Refuses),
     ("assignment.host_id", FIRST, Old::Refuses),
     ("assignment.cluster_id", FIRST, Old::Refuses),
@@ -75,6 +76,24 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
     ("assignment.etcd.election_ms", FIRST, Old::Ignores),
     ("assignment.etcd.revoked", FIRST, Old::Refuses),
+    ("assignment.etcd.backup", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.every_minutes", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.keep", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.max_bytes", FIRST, Old::Ignores),
+    ("assignment.etcd.backup.dir", FIRST, Old::Ignores),
+    (
+        "assignment.etcd.backup.recovery_recipient",
+        FIRST,
+        Old::Ignores,
+    ),
+    (
+        "assignment.etcd.backup.plane_recipient",
+        FIRST,
+        Old::Ignores,
+    ),
+    ("assignment.etcd.gone", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -172,10 +191,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdMember,
-        EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
-        NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef,
-        Timestamp,
+        ApiSpec, Assignment, Authorities, BackupPolicy, CgroupDriverChoice, ClusterId, Digest,
+        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec,
+        NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec,
+        SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -235,6 +254,18 @@ pub(super) mod tests {
                     heartbeat_ms: Some(100),
                     election_ms: Some(1000),
                     revoked: Some("r".into()),
+                    backup: BackupPolicy {
+                        every_minutes: 60,
+                        keep: 24,
+                        max_bytes: 1 << 30,
+                        dir: Some("/mnt/backups".into()),
+                        recovery_recipient: Some("age1qpz".into()),
+                        plane_recipient: Some("age1qry".into()),
+                    },
+                    gone: vec![EtcdGone {
+                        host_id,
+                        member_id: Some("8e9e05c52164694d".into()),
+                    }],
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {
@@ -258,6 +289,7 @@ pub(super) mod tests {
                 allow_workloads_on_master: true,
                 feature_gates: [("NodeSwap".to_owned(), true)].into(),
             })),
+            force: true,
         }
     }
 

@@ -67,6 +67,10 @@ pub const NODELET_STATE: &str = "/var/opt/pf9/nodelet";
 pub const HOLD: &str = "/var/opt/pf9/nodelet/hold.json";
 /// Root's order that the role goes.
 pub const LOCAL_ORDER: &str = "/var/opt/pf9/nodelet/local-none.json";
+/// Plain snapshots of etcd while they are looked at; 0700, and empty between.
+pub const ETCD_SCRATCH: &str = "/var/opt/pf9/nodelet/etcd-scratch";
+/// Sealed backups of etcd, unless the spec names another directory; 0700.
+pub const ETCD_BACKUPS: &str = "/var/opt/pf9/etcd-backups";
 /// JSON status with the keys operators' tools know.
 pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
 /// Unpacked stacks.

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, Fault, FaultCode, Generation, HostId, KubeProxySpec,
-    NodeName, NodeUid, StackRef, taken_by_spec,
+    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
+    HostId, KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -37,6 +37,10 @@ pub struct Spec {
     pub issued_at: Timestamp,
     /// What the host is to be.
     pub assignment: Assignment,
+    /// A role that goes, goes also where the others lose by it what they need: a master leaves although
+    /// etcd loses its quorum.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// What a host is to be.
@@ -190,6 +194,12 @@ pub struct EtcdSpec {
     /// refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+    /// The backups that each master makes of it.
+    #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
+    pub backup: BackupPolicy,
+    /// Hosts whose member is to be taken out; empty on workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<EtcdGone>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -370,6 +380,9 @@ impl NodeSpec {
                     format!("{len} entries, at most {SPEC_LIST_MAX}"),
                 ));
             }
+        }
+        if let Some((field, why)) = self.etcd.backup.fault() {
+            return Err(bad(&format!("assignment.etcd.backup.{field}"), why));
         }
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));

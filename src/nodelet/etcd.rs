@@ -1,7 +1,29 @@
-//! etcd of this master.
+//! The cluster's memory on a master: a task beside the loop that looks at the member of etcd and does
+//! its chores. The loop makes the member and keeps it running; what the keeper does changes nothing
+//! that a phase stands for.
 //!
-//! | file | what |
+//! ```text
+//!  job (which node this is) ─┐                       ┌─► EtcdBoard (status)
+//!  socket ─► desk ─► orders ─┼─► keeper ─► chore ─┐  │
+//!  time ─────────────────────┘     ▲   (pure)     ├──┴─► EtcdView (GET /v1/etcd)
+//!                                  └── look ◄─────┘
+//! ```
+//!
+//! | file | does |
 //! |---|---|
-//! | `restore` | the cluster begins anew from a snapshot |
+//! | `keeper` | the task: looks, does what is due or ordered, one chore at a time |
+//! | `chore`  | the closed list of chores, and when each is due: pure |
+//! | `look`   | asks the member, and what lies on the shelf |
+//! | `desk`   | where the socket leaves root's orders; its routes |
+//! | `backup` | the chores of backups: makes one, takes old ones away |
+//! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 
+mod backup;
+mod chore;
+mod desk;
+mod keeper;
+mod look;
 pub mod restore;
+
+pub use desk::{Desk, desk};
+pub use keeper::Keeper;

@@ -12,6 +12,7 @@
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
 //! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
+//! | `…/v1/etcd…`                          | the cluster's memory: see [`etcd::Desk`](super::etcd::Desk) |
 //!
 //! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
 //! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
+use super::etcd::Desk;
 use super::etcd::restore::ask;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, Work};
@@ -78,6 +80,8 @@ pub struct Server {
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
     pub wake: watch::Sender<u64>,
+    /// The keeper of etcd.
+    pub etcd: Desk,
 }
 
 /// The socket systemd listens on for us, or our own where nobody does.
@@ -179,6 +183,7 @@ impl Server {
                 }
             }
             (_, path) if ask::is_one(path) => self.restore(&request),
+            (_, path) if path.starts_with("/v1/etcd") => self.etcd.answer(&request).await,
             _ => Reply::not_found(&request.path),
         }
     }

@@ -12,9 +12,9 @@ use super::words;
 use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, InstalledStatus,
-    KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA,
-    StackRef, Timestamp, paths, phases_of,
+    CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault, Generation,
+    InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
+    Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -34,6 +34,11 @@ pub struct Board {
     log: KubeLog,
     file: KubeStatusFile,
     beat: Option<Beat>,
+}
+
+/// The keeper's part of the status: etcd and its backups. The loop leaves it as it is.
+pub struct EtcdBoard {
+    tx: watch::Sender<NodeStatus>,
 }
 
 /// What a sweep learnt beside the plan.
@@ -77,6 +82,7 @@ impl Board {
             service_account_key: None,
             kube_proxy: None,
             certificates: Vec::new(),
+            etcd: None,
         };
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
@@ -87,6 +93,13 @@ impl Board {
             beat: None,
         };
         (board, rx)
+    }
+
+    /// Where the keeper of etcd shows what it knows, in the same document.
+    pub fn etcd(&self) -> EtcdBoard {
+        EtcdBoard {
+            tx: self.tx.clone(),
+        }
     }
 
     /// The work that is shown here feeds the watchdog.
@@ -333,6 +346,8 @@ impl Board {
         let new = &mut self.status;
         let changed = self.tx.send_if_modified(|old| {
             new.revision = old.revision;
+            // Another task's: see `EtcdBoard`.
+            new.etcd.clone_from(&old.etcd);
             if *old == *new {
                 return false;
             }
@@ -343,6 +358,22 @@ impl Board {
         if changed {
             self.file.update(new);
         }
+    }
+}
+
+impl EtcdBoard {
+    /// Shows it; `None`: this host is no master. Who waits for news is woken by news only.
+    pub fn show(&self, etcd: Option<EtcdStatus>) {
+        self.tx.send_if_modified(|status| {
+            let news = match (&status.etcd, &etcd) {
+                (Some(before), Some(now)) => now.is_news_after(before),
+                (None, None) => false,
+                (Some(_), None) | (None, Some(_)) => true,
+            };
+            status.etcd = etcd;
+            status.revision += u64::from(news);
+            news
+        });
     }
 }
 

@@ -166,6 +166,7 @@ pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
         generation: Generation(generation),
         issued_at: Timestamp::UNIX_EPOCH,
         assignment,
+        force: false,
     }
 }
 

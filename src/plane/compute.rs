@@ -138,6 +138,8 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
+        backup: cluster.settings.etcd_backup.clone(),
+        gone: Vec::new(),
     }
 }
 
@@ -220,6 +222,7 @@ pub(super) mod tests {
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
+                etcd_backup: Default::default(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),
@@ -267,6 +270,7 @@ pub(super) mod tests {
             generation: Generation(1),
             issued_at: now(),
             assignment: assignment(host(n), Some(cluster)).expect("assignment"),
+            force: false,
         }
     }
 

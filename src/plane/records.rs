@@ -13,9 +13,9 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role,
-    RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
+    Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
+    NodeUid, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -191,6 +191,9 @@ pub(super) struct Settings {
     pub(super) api_server_args: BTreeMap<String, String>,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
+    /// Backups that masters make of etcd.
+    #[serde(default)]
+    pub(super) etcd_backup: BackupPolicy,
 }
 
 /// Private keys of a cluster's authorities, PKCS#8 PEM.

@@ -10,8 +10,8 @@ use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
-    CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeName,
-    ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
+    BackupPolicy, CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin,
+    NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
 };
 
 /// Port of the API server unless told otherwise.
@@ -221,6 +221,7 @@ impl NewCluster {
             api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
+            etcd_backup: BackupPolicy::default(),
         })
     }
 

@@ -107,6 +107,7 @@ fn sign(
         generation,
         issued_at: now,
         assignment,
+        force: false,
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;

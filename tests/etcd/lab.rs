@@ -122,8 +122,10 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.machines.clear();
         if let Some(dir) = self.dir.take() {
-            // Its own mounts in it go with it. What stays after a failure here is an empty directory.
-            drop(umount2(dir.path(), MntFlags::MNT_DETACH));
+            // Its own mounts in it go with it. What stays after a failure is an empty directory.
+            if let Err(e) = umount2(dir.path(), MntFlags::MNT_DETACH) {
+                eprintln!("{}: {e}", dir.path().display());
+            }
         }
     }
 }

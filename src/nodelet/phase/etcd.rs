@@ -329,6 +329,7 @@ mod tests {
                 generation: Generation(1),
                 issued_at: ctx.now,
                 assignment: Assignment::Master(Box::new(ctx.node.clone())),
+                force: false,
             };
             let said = spec.validate(ctx.host_id);
             let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");

@@ -173,6 +173,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             heartbeat_ms: None,
             election_ms: None,
             revoked: None,
+            backup: Default::default(),
+            gone: Vec::new(),
         },
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),

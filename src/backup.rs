@@ -1,0 +1,18 @@
+//! Backups of etcd: snapshots, sealed for two keys, verified, kept on a shelf.
+//!
+//! ```text
+//! take ─► seal (age: the plane's key, the operator's recovery key) ─► shelf ─► list, prune
+//!    └──► verify (etcdutl)
+//! ```
+//!
+//! | file | does |
+//! |---|---|
+//! | `take`   | takes one: a stream of etcd's, sealed, opened once, put onto the shelf |
+//! | `seal`   | the sealed form, and the keys |
+//! | `verify` | whether a file is a snapshot |
+//! | `shelf`  | the directory: what counts in it, what is to go (pure), and taking it away |
+
+pub mod seal;
+pub mod shelf;
+pub mod take;
+pub mod verify;

@@ -1,0 +1,94 @@
+//! `etcd`: the cluster's memory on this master. One file for each verb, its arguments with it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `status` | `etcd status`: the member, its backups, what is wrong |
+//! | `list`   | `etcd list`: every backup on this master |
+//! | `backup` | `etcd backup`: one more, now |
+
+mod backup;
+mod list;
+mod status;
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use super::context::Context;
+use crate::app::Exit;
+use crate::local::{LocalError, Method};
+use crate::model::{EtcdView, Fault, paths};
+
+/// Longest a call that orders something waits for its answer: a little more than nodelet does.
+const ORDER: Duration = Duration::from_secs(150);
+
+#[derive(Debug, Parser)]
+pub(super) struct EtcdArgs {
+    #[command(subcommand)]
+    pub(super) verb: EtcdVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EtcdVerb {
+    /// The member, its database and its backups; ends with 1 when something is wrong.
+    Status(status::StatusArgs),
+    /// Every backup on this master, newest first.
+    List(list::ListArgs),
+    /// Make a backup now: taken, sealed, verified.
+    Backup(backup::BackupArgs),
+}
+
+impl EtcdVerb {
+    /// JSON is asked for.
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::Status(args) => args.json,
+            Self::List(args) => args.json,
+            Self::Backup(args) => args.json,
+        }
+    }
+}
+
+pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
+    match verb {
+        EtcdVerb::Status(_) => status::run(ctx).await,
+        EtcdVerb::List(_) => list::run(ctx).await,
+        EtcdVerb::Backup(_) => backup::run(ctx).await,
+    }
+}
+
+/// What the keeper knows.
+async fn view(ctx: &Context, what: &str) -> Result<EtcdView, Fault> {
+    let view = ctx.get(paths::NODELET_SOCKET, "/v1/etcd").await;
+    view.map_err(|e| silent(ctx, what, &e))
+}
+
+/// Orders a chore. `None`: it is under way and takes longer.
+async fn order(ctx: &Context, chore: &str, what: &str) -> Result<serde_json::Value, Fault> {
+    ctx.need_root(what)?;
+    let client = ctx.socket(paths::NODELET_SOCKET);
+    let what = format!("cannot {what}");
+    let client = client.map_err(|e| e.fault(&what))?;
+    let path = format!("/v1/etcd/{chore}");
+    let sent = client
+        .send(Method::POST, &path, &serde_json::json!({}), ORDER)
+        .await;
+    sent.map(Option::unwrap_or_default)
+        .map_err(|e| silent(ctx, &what, &e))
+}
+
+/// nodelet did not answer, or refuses.
+fn silent(ctx: &Context, what: &str, error: &LocalError) -> Fault {
+    let fault = error.fault(what);
+    match error {
+        LocalError::Refused { .. } => fault,
+        LocalError::Unreachable { .. } if ctx.uid != 0 => {
+            fault.fix("only root and the group pf9 may ask: use sudo")
+        }
+        LocalError::Unreachable { .. }
+        | LocalError::Timeout { .. }
+        | LocalError::Malformed { .. } => {
+            fault.fix("systemctl status pf9-nodeletd; journalctl -n 30 -u pf9-nodeletd")
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! A master's member of etcd, its backups and their proof: what nodelet reports, what the plane
+//! orders, and what stands beside a backup. Pure data; both sides speak it.
+//!
+//! | what | where it is |
+//! |---|---|
+//! | [`EtcdStatus`]     | [`NodeStatus::etcd`](super::NodeStatus), on masters only |
+//! | [`BackupPolicy`]   | [`EtcdSpec::backup`](super::EtcdSpec) |
+//! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`; the sealed file counts with it only |
+//! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
+//! | [`DrillReport`]    | how the last restore into a scratch etcd went |
+//! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
+//! | [`quorum`]         | may a member leave, whose is taken out next |
+
+mod backup;
+mod gone;
+pub mod quorum;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use backup::{
+    BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings, DrillReport,
+};
+pub use gone::EtcdGone;
+
+use super::Fault;
+
+/// What this master's member of etcd says of itself, and how its backups are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    /// When the member was last asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<Timestamp>,
+    /// Why it could not be asked, or why it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// The cluster's id in hexadecimal, as etcd prints it; empty while nothing is known.
+    #[serde(default)]
+    pub cluster_id: String,
+    /// This member's id in hexadecimal.
+    #[serde(default)]
+    pub member_id: String,
+    /// The leader's id in hexadecimal; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Raft's term.
+    #[serde(default)]
+    pub term: u64,
+    /// The revision of its data.
+    #[serde(default)]
+    pub revision: u64,
+    /// Version of the program.
+    #[serde(default)]
+    pub version: String,
+    /// Version of what it stores, e.g. `3.6.0`; etcd below 3.6 says none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_version: Option<String>,
+    /// Bytes of the database file.
+    #[serde(default)]
+    pub db_bytes: u64,
+    /// Bytes of it that are in use; the rest comes back by defragmentation.
+    #[serde(default)]
+    pub db_in_use_bytes: u64,
+    /// Bytes at which it takes no more writes; 0 while it is not known.
+    #[serde(default)]
+    pub quota_bytes: u64,
+    /// 99 of 100 syncs of its log take at most this, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fsync_p99_us: Option<u64>,
+    /// Every member that it knows of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<EtcdMemberStatus>,
+    /// Alarms that are raised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<EtcdAlarm>,
+    /// The backups on this master.
+    #[serde(default)]
+    pub backups: BackupsStatus,
+    /// The last fire drill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillReport>,
+    /// The chore that is done now, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chore: Option<String>,
+}
+
+/// One member, as this one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdMemberStatus {
+    /// Its id in hexadecimal.
+    pub id: String,
+    /// Its name: the host id; empty until it was started once.
+    #[serde(default)]
+    pub name: String,
+    /// It receives everything and has no vote yet.
+    #[serde(default)]
+    pub learner: bool,
+    /// Whether it answers; absent: nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+}
+
+/// One alarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdAlarm {
+    /// Which member raised it, in hexadecimal.
+    pub member: String,
+    /// `NOSPACE`, `CORRUPT`.
+    pub alarm: String,
+}
+
+/// The backups on this master.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupsStatus {
+    /// The newest that was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<BackupInfo>,
+    /// How many there are.
+    #[serde(default)]
+    pub count: u32,
+    /// Bytes of them all.
+    #[serde(default)]
+    pub bytes: u64,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// Why the last try failed; absent after one that did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Fault>,
+    /// The newest is older than the policy allows for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// `GET /v1/etcd` on nodelet's socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdView {
+    /// The member; absent where this host is no master.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdStatus>,
+    /// Its backups, oldest first.
+    #[serde(default)]
+    pub backups: Vec<BackupInfo>,
+}
+
+/// What a chore answers to who ordered it: `POST /v1/etcd/…`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoreAnswer {
+    /// What was done, in words.
+    pub done: String,
+    /// The backup that was made, if that was the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupInfo>,
+}
+
+impl EtcdStatus {
+    /// Whether this one tells a person more than another: what only counts on (time, size, revision)
+    /// wakes nobody.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        let without_counts = |status: &Self| Self {
+            seen_at: None,
+            revision: 0,
+            db_bytes: 0,
+            db_in_use_bytes: 0,
+            fsync_p99_us: None,
+            ..status.clone()
+        };
+        without_counts(self) != without_counts(before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_counts_on_is_no_news() {
+        let before = EtcdStatus::default();
+        let mut now = before.clone();
+        (now.revision, now.db_bytes) = (7, 8);
+        now.seen_at = Some(Timestamp::UNIX_EPOCH);
+        assert!(!now.is_news_after(&before));
+        now.leader = Some("1".into());
+        assert!(now.is_news_after(&before));
+        let mut failing = before.clone();
+        failing.backups.stale = true;
+        assert!(failing.is_news_after(&before));
+    }
+}

@@ -1,0 +1,17 @@
+//! Members that are to be taken out of etcd.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::HostId;
+
+/// A host that is no master any more and whose member the others take out. Ordered by the plane and
+/// by nobody else: a member that nobody named is never touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdGone {
+    /// The host; its member's name.
+    pub host_id: HostId,
+    /// The member's id in hexadecimal digits, as the host's last status said it; then only this member
+    /// goes, for the host may have come back as another one. Absent where the plane never heard it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_id: Option<String>,
+}

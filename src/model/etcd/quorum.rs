@@ -1,0 +1,238 @@
+//! May members leave etcd without it losing its quorum by that, and whose is taken out next. Pure: asked by
+//! the plane before it lets a master go, by a master before it goes, and by the leader's master before it
+//! takes one out.
+//!
+//! A change of membership is agreed on by those who are members before it, and those who are left go on.
+//! etcd itself looks too (`--strict-reconfig-check`), and by the same rule where a member that runs leaves;
+//! it is asked in vain then, and its words name nobody. So who is to be blamed, and what would help, is said
+//! here, before anything is touched.
+
+use super::EtcdGone;
+use crate::model::HostId;
+
+/// A member with a vote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// What people call it.
+    pub name: String,
+    /// It is to leave.
+    pub leaves: bool,
+    /// It answered just now that it is well.
+    pub answers: bool,
+}
+
+/// Votes of which so many answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Members with a vote.
+    pub votes: usize,
+    /// Those of them that answer.
+    pub answer: usize,
+}
+
+/// The quorum would be lost, or is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.why())]
+pub struct Loss {
+    /// As it is.
+    pub now: Tally,
+    /// With those gone that can leave.
+    pub then: Tally,
+    /// Who does not answer.
+    pub silent: Vec<String>,
+}
+
+/// A member, as etcd lists it and as it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id in hexadecimal digits.
+    pub id: String,
+    /// Its name: a host id; empty until it was started once.
+    pub name: String,
+    /// It has no vote.
+    pub learner: bool,
+    /// It answered just now that it is well.
+    pub answers: bool,
+}
+
+/// What is to be done about the members that are to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// None of them is a member.
+    Nobody,
+    /// This one is taken out now.
+    Take(Listed),
+    /// None can be before something changes.
+    Waits(Listed, Loss),
+}
+
+/// Whether all who are to leave can, one after the other and in any order: in the worst one those that
+/// answer go first, while those that do not are still counted.
+pub fn may_leave(votes: &[Vote]) -> Result<(), Loss> {
+    let loss = Loss {
+        now: Tally::of(votes.iter()),
+        then: Tally::of(votes.iter().filter(|v| !v.leaves || !v.answers)),
+        silent: votes
+            .iter()
+            .filter(|v| !v.answers)
+            .map(|v| v.name.clone())
+            .collect(),
+    };
+    let nobody = !votes.iter().any(|v| v.leaves);
+    match nobody || loss.now.is_enough() && loss.then.is_enough() {
+        true => Ok(()),
+        false => Err(loss),
+    }
+}
+
+/// Whether this member may be taken out. One without a vote costs nobody anything, but the others have to
+/// agree on it.
+pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
+    let votes: Vec<Vote> = listed
+        .iter()
+        .filter(|m| !m.learner)
+        .map(|m| Vote {
+            name: m.shown().to_owned(),
+            leaves: m.id == id,
+            answers: m.answers,
+        })
+        .collect();
+    may_leave(&votes)?;
+    let now = Tally::of(votes.iter());
+    if now.is_enough() {
+        return Ok(());
+    }
+    Err(Loss {
+        now,
+        then: now,
+        silent: votes
+            .into_iter()
+            .filter(|v| !v.answers)
+            .map(|v| v.name)
+            .collect(),
+    })
+}
+
+/// Whose member is taken out next. One at a time: whoever asks again sees what became of it. Members
+/// without a vote go first, then those that do not answer: both only make the rest stronger. `masters` are
+/// those who are to be members: an order that names one of them, and not by the id of a member of its past,
+/// is not followed.
+pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId]) -> Out {
+    let mut wanted: Vec<&Listed> = listed
+        .iter()
+        .filter(|m| gone.iter().any(|g| is_of(m, g, masters)))
+        .collect();
+    wanted.sort_by_key(|m| (!m.learner, m.answers, m.id.clone()));
+    let mut waits = None;
+    for member in wanted {
+        match may_remove(listed, &member.id) {
+            Ok(()) => return Out::Take(member.clone()),
+            Err(loss) => drop(waits.get_or_insert((member, loss))),
+        }
+    }
+    waits.map_or(Out::Nobody, |(member, loss)| {
+        Out::Waits(member.clone(), loss)
+    })
+}
+
+/// By its id where that is known; else by its name, which is a host id and nobody else's, and not where
+/// that host is a master again.
+fn is_of(member: &Listed, gone: &EtcdGone, masters: &[HostId]) -> bool {
+    match &gone.member_id {
+        Some(id) => same_id(id, &member.id),
+        None => member.name == gone.host_id.to_string() && !masters.contains(&gone.host_id),
+    }
+}
+
+/// Two ids in hexadecimal digits are the same number.
+pub fn same_id(a: &str, b: &str) -> bool {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    matches!((number(a), number(b)), (Some(a), Some(b)) if a == b)
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn of<'a>(votes: impl Iterator<Item = &'a Vote>) -> Self {
+        votes.fold(
+            Self {
+                votes: 0,
+                answer: 0,
+            },
+            |sum, vote| Self {
+                votes: sum.votes + 1,
+                answer: sum.answer + usize::from(vote.answers),
+            },
+        )
+    }
+
+    /// How many have to answer.
+    pub fn needs(self) -> usize {
+        self.votes / 2 + 1
+    }
+
+    /// They do. Nobody is no quorum of nobody.
+    pub fn is_enough(self) -> bool {
+        self.answer >= self.needs()
+    }
+}
+
+// === impl Loss ===
+
+impl Loss {
+    /// What is so, in words.
+    pub fn why(&self) -> String {
+        let (now, then) = (self.now, self.then);
+        let members = match now.votes {
+            1 => "1 member".to_owned(),
+            n => format!("{n} members"),
+        };
+        let verb = if now.answer == 1 { "answers" } else { "answer" };
+        let silent = self.silent.join(", ");
+        let rest = match () {
+            () if !now.is_enough() => format!(
+                "{} must for any member to be taken out; no answer from {silent}",
+                now.needs()
+            ),
+            () if then.votes == 0 => "no other one has a vote yet".to_owned(),
+            () => format!(
+                "of the {} left {} would and {} must; no answer from {silent}",
+                then.votes,
+                then.answer,
+                then.needs()
+            ),
+        };
+        format!(
+            "etcd has {members} with a vote, {} of them {verb}; {rest}",
+            now.answer
+        )
+    }
+
+    /// What would make it possible.
+    pub fn fix(&self) -> &'static str {
+        match () {
+            () if !self.now.is_enough() => {
+                "bring a silent master back until a majority answers, or restore a backup"
+            }
+            () if self.then.votes == 0 => "wait until another master has its vote",
+            () => {
+                "bring a silent master back, or remove its host first: this is possible when the others \
+                 have taken its member out"
+            }
+        }
+    }
+}
+
+impl Listed {
+    /// What people call it.
+    pub fn shown(&self) -> &str {
+        if self.name.is_empty() {
+            &self.id
+        } else {
+            &self.name
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

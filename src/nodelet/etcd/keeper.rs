@@ -1,0 +1,247 @@
+//! The keeper: one task, one chore at a time.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::backup;
+use super::chore::{self, Chore, Next, Seen};
+use super::desk::{Inside, NOT_DONE, Order, Ordered};
+use super::look;
+use crate::app::Beat;
+use crate::host::Host;
+use crate::model::{ChoreAnswer, EtcdStatus, EtcdView, Fault, FaultCode, HostId, Role, Timestamp};
+use crate::nodelet::job::{Job, Work};
+use crate::nodelet::peers::Peers;
+use crate::nodelet::status::EtcdBoard;
+use crate::nodelet::trust;
+
+/// Time between two looks at the member that nothing asked for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Longest one look takes: a few calls of etcd with bounds of their own, and a directory.
+const LOOK_MAX: Duration = Duration::from_secs(120);
+
+/// The task's state.
+pub struct Keeper {
+    host: Host,
+    job: watch::Receiver<Job>,
+    board: EtcdBoard,
+    inside: Inside,
+    beat: Beat,
+    shutdown: CancellationToken,
+    peers: Peers,
+    view: EtcdView,
+    seen: Seen,
+}
+
+/// A master's work, and whose.
+#[derive(Clone, PartialEq)]
+pub(super) struct Master {
+    pub(super) host_id: HostId,
+    pub(super) work: Work,
+}
+
+impl Keeper {
+    /// A keeper of this host's member.
+    pub fn new(
+        host: Host,
+        job: watch::Receiver<Job>,
+        board: EtcdBoard,
+        inside: Inside,
+        beat: Beat,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            host,
+            job,
+            board,
+            inside,
+            beat,
+            shutdown,
+            peers: Peers::default(),
+            view: EtcdView::default(),
+            seen: Seen::default(),
+        }
+    }
+
+    /// Works until shutdown.
+    pub async fn run(mut self) {
+        while !self.shutdown.is_cancelled() {
+            let master = master(&self.job.borrow_and_update());
+            match master {
+                // A copy of a machine does nothing in the original's name.
+                Some(master) if trust::held(&self.host.fs).is_none() => self.keep(&master).await,
+                Some(_) | None => self.idle().await,
+            }
+        }
+    }
+
+    /// No master: nothing is shown, and orders are refused.
+    async fn idle(&mut self) {
+        self.forget();
+        self.beat.rests();
+        tokio::select! {
+            // cancel-safe: all are
+            () = self.shutdown.cancelled() => {}
+            changed = self.job.changed() => if changed.is_err() {
+                // The loop has ended, and the process with it.
+                self.shutdown.cancelled().await;
+            },
+            Some(ordered) = self.inside.orders.recv() => {
+                let why = "this host has no member of etcd";
+                answer(ordered, Err(Fault::new(FaultCode::NoMaster, NOT_DONE, why)));
+            }
+        }
+    }
+
+    /// One look, and what follows from it.
+    async fn keep(&mut self, master: &Master) {
+        self.beat.within(LOOK_MAX);
+        self.look(master).await;
+        let policy = &master.work.node.etcd.backup;
+        let now = Timestamp::now();
+        let pause = match chore::next(now, master.host_id, policy, &self.seen) {
+            Next::Now(due) => {
+                // What is wrong is in the status.
+                drop(self.work_on(master, due).await);
+                return;
+            }
+            Next::At(at) => until(now, at).min(LOOK_EVERY),
+            Next::Never => LOOK_EVERY,
+        };
+        self.beat.within(pause);
+        tokio::select! {
+            // cancel-safe: all are
+            () = self.shutdown.cancelled() => {}
+            changed = self.job.changed() => if changed.is_err() {
+                self.shutdown.cancelled().await;
+            },
+            Some(ordered) = self.inside.orders.recv() => {
+                let chore = match ordered.order {
+                    Order::Backup => Chore::Backup,
+                };
+                let done = self.work_on(master, chore).await;
+                answer(ordered, done);
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    async fn look(&mut self, master: &Master) {
+        let now = Timestamp::now();
+        let node = &master.work.node;
+        let mut etcd = self.view.etcd.take().unwrap_or_default();
+        match self.peers.etcd(&self.host.fs, node) {
+            Ok(client) => look::member(&client, now, &mut etcd).await,
+            Err(why) => {
+                let what = "etcd is not healthy";
+                etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
+            }
+        }
+        self.seen.healthy = etcd.fault.is_none();
+        self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
+        self.view.etcd = Some(etcd);
+        self.show();
+    }
+
+    /// Does a chore, at most until its deadline, and while this host is this master.
+    async fn work_on(&mut self, master: &Master, chore: Chore) -> Result<ChoreAnswer, Fault> {
+        tracing::debug!(chore = chore.words(), "begins");
+        self.status_mut().chore = Some(chore.words().to_owned());
+        self.show();
+        self.beat.within(chore.deadline());
+        let ended = {
+            let stop = another(self.job.clone(), master);
+            let work = do_it(&self.host, &mut self.peers, master, chore, &self.view);
+            tokio::select! {
+                // What is dropped half done is nothing: each chore's last act makes it count.
+                done = tokio::time::timeout(chore.deadline(), work) => {
+                    done.unwrap_or_else(|_| Err(late(chore)))
+                }
+                () = self.shutdown.cancelled() => Err(cut_off("the agent ends")),
+                () = stop => Err(cut_off("this host is to be another node, or none")),
+            }
+        };
+        let now = Timestamp::now();
+        let failed = ended.as_ref().err().cloned();
+        match chore {
+            Chore::Backup => {
+                self.seen.backup_failed = failed.is_some().then_some(now);
+                self.status_mut().backups.failing.clone_from(&failed);
+            }
+            Chore::Prune => self.seen.prune_failed = failed.is_some().then_some(now),
+        }
+        if let Some(fault) = failed {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        self.status_mut().chore = None;
+        self.show();
+        ended
+    }
+
+    fn status_mut(&mut self) -> &mut EtcdStatus {
+        self.view.etcd.get_or_insert_default()
+    }
+
+    fn show(&self) {
+        self.board.show(self.view.etcd.clone());
+        self.inside.view.send_replace(self.view.clone());
+    }
+
+    fn forget(&mut self) {
+        self.view = EtcdView::default();
+        self.seen = Seen::default();
+        self.show();
+    }
+}
+
+async fn do_it(
+    host: &Host,
+    peers: &mut Peers,
+    master: &Master,
+    chore: Chore,
+    view: &EtcdView,
+) -> Result<ChoreAnswer, Fault> {
+    match chore {
+        Chore::Backup => backup::make(host, peers, master, view).await,
+        Chore::Prune => backup::prune(host, master),
+    }
+}
+
+/// What the keeper works for, if this host is, or holds as, a master.
+fn master(job: &Job) -> Option<Master> {
+    let work = job.clone().work()?.clone();
+    let host_id = work.node.host_id;
+    (work.role == Role::Master).then_some(Master { host_id, work })
+}
+
+/// Until this host is not this master any more. A newer spec of the same node ends nothing.
+async fn another(mut job: watch::Receiver<Job>, is: &Master) {
+    let same =
+        |job: &Job| master(job).is_some_and(|m| m.work.node.cluster_id == is.work.node.cluster_id);
+    // Without the loop the process ends.
+    drop(job.wait_for(|job| !same(job)).await);
+}
+
+fn answer(ordered: Ordered, done: Result<ChoreAnswer, Fault>) {
+    // Who asked may have gone.
+    drop(ordered.answer.send(done));
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}
+
+fn late(chore: Chore) -> Fault {
+    let why = format!("it took longer than {} s", chore.deadline().as_secs());
+    Fault::new(
+        FaultCode::Deadline,
+        format!("cannot {}", chore.words()),
+        why,
+    )
+}
+
+fn cut_off(why: &str) -> Fault {
+    Fault::new(FaultCode::Interrupted, NOT_DONE, why)
+}

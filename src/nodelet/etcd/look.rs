@@ -1,0 +1,41 @@
+//! One look: what the member says of itself.
+
+use crate::host::etcd::{Etcd, EtcdError};
+use crate::model::{EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Timestamp};
+use crate::telemetry::chain;
+
+/// Asks the member. What it does not say stays as it was known.
+pub(super) async fn member(etcd: &Etcd, now: Timestamp, known: &mut EtcdStatus) {
+    known.seen_at = Some(now);
+    known.fault = asked(etcd, known).await.err().map(|e| fault(&e));
+}
+
+async fn asked(etcd: &Etcd, known: &mut EtcdStatus) -> Result<(), EtcdError> {
+    etcd.healthy().await?;
+    let members = etcd.members().await?;
+    known.members = members
+        .into_iter()
+        .map(|m| EtcdMemberStatus {
+            id: hexadecimal(&m.id),
+            name: m.name,
+            learner: m.is_learner,
+            healthy: None,
+        })
+        .collect();
+    Ok(())
+}
+
+fn fault(error: &EtcdError) -> Fault {
+    Fault::new(
+        FaultCode::EtcdNotHealthy,
+        "etcd is not healthy",
+        chain(error),
+    )
+}
+
+/// A member's number as people and `etcdctl` write it. What is no number is shown as it came.
+fn hexadecimal(decimal: &str) -> String {
+    decimal
+        .parse::<u64>()
+        .map_or_else(|_| decimal.to_owned(), |n| format!("{n:x}"))
+}
