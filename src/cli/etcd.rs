@@ -5,9 +5,11 @@
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
 //! | `list`   | `etcd list`: every backup on this master |
 //! | `backup` | `etcd backup`: one more, now |
+//! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
 
 mod backup;
 mod list;
+mod restore;
 mod status;
 
 use std::time::Duration;
@@ -36,6 +38,10 @@ pub(super) enum EtcdVerb {
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
+    /// Begin the cluster anew from a snapshot, on this master; the others rejoin.
+    Restore(restore::RestoreArgs),
+    /// Put this master's data aside and join the one that is restored.
+    Rejoin(restore::RejoinArgs),
 }
 
 impl EtcdVerb {
@@ -45,6 +51,8 @@ impl EtcdVerb {
             Self::Status(args) => args.json,
             Self::List(args) => args.json,
             Self::Backup(args) => args.json,
+            Self::Restore(args) => args.json,
+            Self::Rejoin(args) => args.json,
         }
     }
 }
@@ -54,6 +62,8 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Status(_) => status::run(ctx).await,
         EtcdVerb::List(_) => list::run(ctx).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
+        EtcdVerb::Restore(args) => restore::run(ctx, args).await,
+        EtcdVerb::Rejoin(args) => restore::rejoin(ctx, args).await,
     }
 }
 

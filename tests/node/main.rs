@@ -16,6 +16,7 @@
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
+//! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
@@ -28,6 +29,7 @@ mod matrix;
 mod minors;
 mod network;
 mod refused;
+mod restore;
 mod rights;
 mod running;
 mod scenario;

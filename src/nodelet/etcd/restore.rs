@@ -29,6 +29,7 @@
 //! | `plan`     | what comes next: pure |
 //! | `check`    | whether a snapshot may be restored here: pure |
 //! | `snapshot` | what is in a snapshot, as its file and `etcdutl` say |
+//! | `unseal`   | a sealed snapshot, opened |
 //! | `prepare`  | checks, and new data beside the old ones |
 //! | `run`      | one step: look, decide, do |
 //! | `stage`    | what was seen, and doing one stage |
@@ -40,6 +41,7 @@ pub mod prepare;
 pub mod run;
 pub mod snapshot;
 pub mod stage;
+mod unseal;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -104,7 +106,7 @@ pub enum Goal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The file.
+    /// The file: a plain snapshot, or a sealed one with its manifest beside it.
     pub file: String,
     /// The key that opens it, where the plane is not asked: a file, never the key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,6 +174,11 @@ impl Run {
         format!("{}/restoring-{}", paths::ETCD_DATA, self.id.simple())
     }
 
+    /// Where a sealed snapshot is opened.
+    pub fn opening_dir(&self) -> String {
+        format!("{}/opening-{}", paths::ETCD_DATA, self.id.simple())
+    }
+
     /// Where the old data go. In order of time also as text.
     pub fn aside_dir(&self) -> String {
         let at = self.asked_at.strftime("%Y%m%dT%H%M%SZ");
@@ -190,7 +197,7 @@ impl Run {
 /// Before the time in the names of old data.
 pub(super) const ASIDE: &str = "before-";
 /// Before the id in the names of what a restore makes.
-pub(super) const MADE: [&str; 2] = ["restored-", "restoring-"];
+pub(super) const MADE: [&str; 3] = ["restored-", "restoring-", "opening-"];
 
 /// That one is to end before its time: told by another task than the one that does it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@ use std::path::Path;
 use semver::Version;
 
 use super::snapshot::Content;
-use crate::model::{ClusterId, Fault, FaultCode, Matrix};
+use crate::backup::seal::ANOTHER;
+use crate::model::{BackupManifest, ClusterId, Fault, FaultCode, Matrix};
 use crate::stack::space::{self, Space};
 
 /// etcd makes its log in pieces of this size, before it writes a word into it.
@@ -67,6 +68,21 @@ fn whose(facts: &Facts<'_>) -> Result<(), Fault> {
 
 const WHAT: &str = "the snapshot is not restored, and nothing was changed";
 
+/// Whether a snapshot is the one that the manifest beside it speaks of.
+pub(super) fn same(content: &Content, manifest: &BackupManifest) -> Result<(), Fault> {
+    let (found, noted) = (
+        (content.hash, content.revision, content.keys),
+        (manifest.hash, manifest.revision, manifest.keys),
+    );
+    if found == noted {
+        return Ok(());
+    }
+    let why = format!(
+        "its manifest speaks of another one: hash, revision and keys are {found:?}, not {noted:?}"
+    );
+    Err(unusable(why, ANOTHER))
+}
+
 /// Why this file is none.
 pub(super) fn unusable(why: String, fix: &str) -> Fault {
     Fault::new(FaultCode::EtcdRestoreUnfit, WHAT, why).fix(fix)
@@ -83,6 +99,7 @@ mod tests {
             bytes: 100 * MIB,
             revision: 7,
             keys: 3,
+            hash: 1,
             storage: storage.map(|v| v.parse().expect("version")),
         }
     }

@@ -58,14 +58,19 @@ pub enum Next {
 
 /// What comes next. Whatever was cut off, the answer is safe to be done again.
 pub fn next(run: &Run, seen: &Seen) -> Next {
-    if seen.withdrawn && !seen.aside && run.state != State::Placing {
-        return Next::Withdraw;
-    }
-    match (&run.goal, run.state) {
+    let next = match (&run.goal, run.state) {
         (Goal::Restored(_), State::Asked) => Next::Prepare,
         (Goal::Restored(_), State::Ready) => ready(seen),
         (Goal::Restored(_), State::Placing) => placing(seen),
         (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => rejoining(seen),
+    };
+    let nothing_moved = !seen.aside && run.state != State::Placing;
+    // One that cannot go on ends as well: whoever starts etcd sees what there is to start it with.
+    let may_end = nothing_moved || matches!(next, Next::Stuck(..));
+    if seen.withdrawn && may_end {
+        Next::Withdraw
+    } else {
+        next
     }
 }
 
@@ -73,8 +78,8 @@ fn ready(seen: &Seen) -> Next {
     if !seen.fresh {
         return Next::Stuck(
             "the new data that were made are not there any more",
-            "restore again; what was there before is where it was, or in the newest before-… \
-             directory beside it",
+            "pf9ctl etcd restore --withdraw, then restore again; what was there before is where it \
+             was, or in the newest before-… directory beside it",
         );
     }
     // Two clusters with one name would be worse than none: API servers ask the etcd beside them.
@@ -103,7 +108,7 @@ fn placing(seen: &Seen) -> Next {
         (false, true) => Next::Do(Stage::End),
         (false, false) => Next::Stuck(
             "the new data are neither beside their place nor in it",
-            "look at the disk, then restore again",
+            "look at the disk; then pf9ctl etcd restore --withdraw, and restore again",
         ),
     }
 }

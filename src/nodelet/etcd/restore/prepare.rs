@@ -1,12 +1,13 @@
 //! New data, made beside the old ones while the cluster still runs. Nothing is stopped or moved here;
 //! what was cut off is begun again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::check::{self, Facts, unusable};
 use super::snapshot::{self, Content};
-use super::{MADE, Run, Source};
+use super::{MADE, Run, Source, unseal};
+use crate::backup::seal::ANOTHER;
 use crate::host::etcd::peer_url;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
@@ -36,13 +37,9 @@ pub async fn prepare(
         return Ok(());
     }
     clear(fs).map_err(|e| failed(&e))?;
-    let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
-    let file = fs.at(&source.file);
-    let content = looked(&etcdutl, &file).await?;
-    judged(fs, &etcdutl, source, node, &content).await?;
     fs.make_dir(paths::ETCD_DATA, &Attrs::mode(PRIVATE))
         .map_err(|e| failed(&e))?;
-    let made = make(fs, &etcdutl, &file, run, node).await;
+    let made = made(fs, run, source, node).await;
     if let Err(fault) = made {
         // The next one clears as well; this is for the room.
         drop(clear(fs));
@@ -50,9 +47,24 @@ pub async fn prepare(
     }
     let keep = || {
         fs.sync_tree(&run.making_dir())?;
-        fs.rename(run.making_dir(), run.fresh_dir())
+        fs.rename(run.making_dir(), run.fresh_dir())?;
+        // What was opened for it.
+        fs.remove_tree(&run.opening_dir())
     };
     keep().map_err(|e| failed(&e))
+}
+
+async fn made(fs: &HostFs, run: &Run, source: &Source, node: &NodeSpec) -> Result<(), Fault> {
+    let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
+    let manifest = unseal::manifest(fs, source)?;
+    let file = unseal::plain(fs, run, source, manifest.as_ref()).await?;
+    let content = looked(&etcdutl, &file).await?;
+    if let Some(manifest) = &manifest {
+        check::same(&content, manifest)?;
+    }
+    let of = manifest.map(|m| m.cluster_id);
+    judged(fs, &etcdutl, source, of, node, &content).await?;
+    make(fs, &etcdutl, &file, run, node).await
 }
 
 /// Takes away what restores have made that have not ended.
@@ -71,7 +83,7 @@ pub(super) fn member_of(dir: &str) -> String {
 async fn looked(etcdutl: &Path, file: &Path) -> Result<Content, Fault> {
     snapshot::look(etcdutl, file).await.map_err(|e| {
         let why = format!("{}: {e}", file.display());
-        unusable(why, "choose another backup: pf9ctl etcd list")
+        unusable(why, ANOTHER)
     })
 }
 
@@ -79,6 +91,7 @@ async fn judged(
     fs: &HostFs,
     etcdutl: &Path,
     source: &Source,
+    of: Option<ClusterId>,
     node: &NodeSpec,
     content: &Content,
 ) -> Result<(), Fault> {
@@ -92,18 +105,13 @@ async fn judged(
     let facts = Facts {
         content,
         etcd: &etcd,
-        of: of_cluster(source),
+        of,
         here: node.cluster_id,
         any_cluster: source.any_cluster,
         space,
         place: &place,
     };
     check::judge(&facts, Matrix::ours())
-}
-
-/// A plain file says nothing of its cluster.
-fn of_cluster(_source: &Source) -> Option<ClusterId> {
-    None
 }
 
 async fn make(
@@ -116,7 +124,7 @@ async fn make(
     let (name, url) = (node.host_id.to_string(), peer_url(node.node_ip));
     let cmd = Cmd::new(etcdutl, MAKE)
         .args(["snapshot", "restore"])
-        .arg(PathBuf::from(file))
+        .arg(file)
         .arg("--data-dir")
         .arg(fs.at(run.making_dir()))
         .args(["--name", &name])
@@ -126,6 +134,6 @@ async fn make(
         .args(["--bump-revision", BUMP, "--mark-compacted"]);
     exec::run(cmd).await.map(drop).map_err(|e| {
         let why = format!("etcdutl does not restore it: {}", chain(&e));
-        unusable(why, "choose another backup: pf9ctl etcd list")
+        unusable(why, ANOTHER)
     })
 }

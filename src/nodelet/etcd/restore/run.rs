@@ -44,7 +44,7 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
         },
         Next::Wait(what) => Went::Waits(what),
         Next::Withdraw => {
-            let why = "it was withdrawn before any data were moved";
+            let why = "it was withdrawn";
             let fault = Fault::new(FaultCode::Interrupted, "the restore has ended", why);
             ended(hands, &restores, &run, fault, now)
         }

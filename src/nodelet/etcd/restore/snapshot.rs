@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use semver::Version;
-use serde::Deserialize;
 
+use crate::backup::verify::{Opened, test_open};
 use crate::host::exec::{self, Cmd};
 use crate::model::{Digest, Hasher, loose_version};
 use crate::telemetry::chain;
@@ -19,8 +19,6 @@ const TRAILER: u64 = 32;
 const PIECE: u64 = 512;
 /// Read at once: no file is held in memory.
 const CHUNK: usize = 256 * 1024;
-/// Largest database that etcd's makers speak of is 8 GiB; a slow disk reads that in this time.
-const OPEN: Duration = Duration::from_secs(600);
 /// Its version is said at once.
 const ASK: Duration = Duration::from_secs(15);
 /// From this release on a database says which one wrote it.
@@ -32,9 +30,11 @@ pub struct Content {
     /// Bytes of the database.
     pub bytes: u64,
     /// The newest revision in it.
-    pub revision: i64,
+    pub revision: u64,
     /// Keys in it.
     pub keys: u64,
+    /// etcd's own checksum of them.
+    pub hash: u32,
     /// The release whose form it has, `None`: of before 3.6, which says none.
     pub storage: Option<Version>,
 }
@@ -57,24 +57,9 @@ pub enum NotOne {
     /// Its bytes are not those that etcd sent.
     #[error("its bytes are not those that etcd sent: the digest at its end is another one")]
     Damaged,
-    /// `etcdutl` does not open it.
+    /// `etcdutl` does not open it, or says of it what nobody understands.
     #[error("etcdutl does not open it: {0}")]
     Unopened(String),
-    /// `etcdutl` says what nobody understands.
-    #[error("etcdutl says something about it that cannot be read: {0}")]
-    Unsaid(String),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    revision: i64,
-    #[serde(default)]
-    total_key: u64,
-    #[serde(default)]
-    total_size: u64,
-    #[serde(default)]
-    version: String,
 }
 
 /// Looks at the whole file: its end, its digest, then a test-open.
@@ -82,13 +67,8 @@ pub async fn look(etcdutl: &Path, file: &Path) -> Result<Content, NotOne> {
     let at = file.to_owned();
     let whole = tokio::task::spawn_blocking(move || whole(&at)).await;
     whole.map_err(|e| NotOne::Unread(e.to_string()))??;
-    let cmd = Cmd::new(etcdutl, OPEN)
-        .args(["snapshot", "status", "--write-out", "json"])
-        .arg(file);
-    let said = exec::run(cmd)
-        .await
-        .map_err(|e| NotOne::Unopened(chain(&e)))?;
-    read(&said.text())
+    let opened = test_open(etcdutl, file).await;
+    read(opened.map_err(|fault| NotOne::Unopened(fault.why))?)
 }
 
 /// The release of this `etcdutl`, and so of the etcd beside it.
@@ -100,20 +80,20 @@ pub async fn release(etcdutl: &Path) -> Result<Version, String> {
         .ok_or_else(|| format!("etcdutl says no version: {said:?}"))
 }
 
-fn read(said: &str) -> Result<Content, NotOne> {
-    let status: Status =
-        serde_json::from_str(said.trim()).map_err(|e| NotOne::Unsaid(e.to_string()))?;
-    let storage = match status.version.as_str() {
+fn read(opened: Opened) -> Result<Content, NotOne> {
+    let storage = match opened.version.as_str() {
         "" => None,
         text => {
             let version = loose_version(text).filter(|v| *v >= SAYS_ITS_RELEASE);
-            Some(version.ok_or_else(|| NotOne::Unsaid(format!("version {text:?}")))?)
+            let why = || NotOne::Unopened(format!("it says that its data are of {text:?}"));
+            Some(version.ok_or_else(why)?)
         }
     };
     Ok(Content {
-        bytes: status.total_size,
-        revision: status.revision,
-        keys: status.total_key,
+        bytes: opened.total_size,
+        revision: opened.revision,
+        keys: opened.total_key,
+        hash: opened.hash,
         storage,
     })
 }
@@ -158,15 +138,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_etcdutl_says_is_read_or_refused() {
-        let said = r#"{"hash":1,"revision":6,"totalKey":5,"totalSize":20480,"version":"3.7.0"}"#;
-        let content = read(said).expect("read");
-        assert_eq!((content.revision, content.keys, content.bytes), (6, 5, 20480));
-        assert_eq!(content.storage, Some(Version::new(3, 7, 0)));
-        let older = read(r#"{"hash":1,"revision":6,"totalKey":5,"totalSize":20480}"#);
-        assert_eq!(older.expect("read").storage, None);
-        for odd in ["", "Usage:", r#"{"hash":1}"#, r#"{"revision":1,"version":"x"}"#] {
-            read(odd).expect_err(odd);
+    fn the_release_of_the_data_is_read_or_the_file_is_refused() {
+        let opened = |version: &str| Opened {
+            hash: 1,
+            revision: 6,
+            total_key: 5,
+            total_size: 20480,
+            version: version.into(),
+        };
+        let storage = |version| read(opened(version)).map(|content| content.storage);
+        assert_eq!(storage("3.7.0"), Ok(Some(Version::new(3, 7, 0))));
+        assert_eq!(storage(""), Ok(None), "those of before 3.6 say none");
+        for odd in ["x", "3.5.0", "-"] {
+            storage(odd).expect_err(odd);
         }
     }
 

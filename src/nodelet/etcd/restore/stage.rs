@@ -90,7 +90,9 @@ impl Hands<'_> {
             }
             Stage::NotePlacing => {
                 run.state = State::Placing;
-                let saved = Restores::of(fs).save(run);
+                let restores = Restores::of(fs);
+                // Twice: should the newest be damaged, the one before it says the same.
+                let saved = restores.save(run).and_then(|()| restores.save(run));
                 saved.map_err(|e| failed("cannot note how far the restore is", &e))
             }
             Stage::Place => fs
