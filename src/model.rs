@@ -12,7 +12,7 @@
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
 //! | `kube_proxy` | [`KubeProxySpec`], [`KubeProxyStatus`]: by what services are made, and why |
-//! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups |
+//! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups; [`etcd::quorum`]: who may leave |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
 //! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |

@@ -19,6 +19,7 @@
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
+//! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
@@ -42,6 +43,7 @@ mod compute;
 mod departures;
 mod endpoints;
 mod enrol;
+mod etcd;
 mod events;
 mod excuse;
 mod fleet;

@@ -1,7 +1,7 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here), joining (`join`) and snapshots (`snapshot`). The same questions are understood by 3.4
-//! and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
-//! needed.
+//! who is a member, leaving (here), whose turn it is to join (`turn`), joining (`join`) and snapshots
+//! (`snapshot`). The same questions are understood by 3.4 and everything since: membership goes
+//! through etcd's own JSON gateway, so no second protocol is needed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,9 +18,12 @@ use super::tls::{self, Identity, TlsError};
 
 mod join;
 mod snapshot;
+mod turn;
 
+use join::own;
 pub use join::{counted, join, promote_within};
 pub use snapshot::Snapshot;
+pub use turn::{Turn, turn};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -91,6 +94,14 @@ pub struct Member {
     /// It receives everything and has no vote yet.
     #[serde(default, rename = "isLearner")]
     pub is_learner: bool,
+}
+
+impl Member {
+    /// Its number as people and `etcdctl` write it. What is no number is shown as it came.
+    pub fn hex_id(&self) -> String {
+        let id = self.id.parse::<u64>();
+        id.map_or_else(|_| self.id.clone(), |id| format!("{id:x}"))
+    }
 }
 
 /// What membership says about one host.
@@ -300,7 +311,8 @@ impl EtcdError {
     }
 }
 
-fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
+/// What an answer to `GET /health` says, as members of 3.4 and everything since give it.
+pub fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     let Ok(said) = serde_json::from_slice::<Health>(body) else {
         return Err(EtcdError::Unhealthy(format!("HTTP status {status}")));
     };

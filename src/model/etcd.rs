@@ -92,6 +92,9 @@ pub struct EtcdMemberStatus {
     /// Its name: the host id; empty until it was started once.
     #[serde(default)]
     pub name: String,
+    /// Where the others reach it: what one without a name is known by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer_urls: Vec<String>,
     /// It receives everything and has no vote yet.
     #[serde(default)]
     pub learner: bool,

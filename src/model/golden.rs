@@ -181,6 +181,7 @@ fn etcd_status() -> EtcdStatus {
         members: vec![EtcdMemberStatus {
             id: "beef".into(),
             name: host().to_string(),
+            peer_urls: vec!["https://10.1.2.3:2380".into()],
             learner: true,
             healthy: Some(true),
         }],

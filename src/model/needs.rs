@@ -76,6 +76,9 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
     ("assignment.etcd.election_ms", FIRST, Old::Ignores),
     ("assignment.etcd.revoked", FIRST, Old::Refuses),
+    ("assignment.etcd.gone", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.etcd.backup", FIRST, Old::Ignores),
     ("assignment.etcd.backup.every_minutes", FIRST, Old::Ignores),
     ("assignment.etcd.backup.keep", FIRST, Old::Ignores),
@@ -91,9 +94,6 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Ignores,
     ),
-    ("assignment.etcd.gone", FIRST, Old::Refuses),
-    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
-    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -192,9 +192,9 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{
         ApiSpec, Assignment, Authorities, BackupPolicy, CgroupDriverChoice, ClusterId, Digest,
-        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec,
-        NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec,
-        SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
+        NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA,
+        Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -254,6 +254,10 @@ pub(super) mod tests {
                     heartbeat_ms: Some(100),
                     election_ms: Some(1000),
                     revoked: Some("r".into()),
+                    gone: vec![EtcdGone {
+                        host_id,
+                        member_id: Some("8e9e05c52164694d".into()),
+                    }],
                     backup: BackupPolicy {
                         every_minutes: 60,
                         keep: 24,
@@ -262,10 +266,6 @@ pub(super) mod tests {
                         recovery_recipient: Some("age1qpz".into()),
                         plane_recipient: Some("age1qry".into()),
                     },
-                    gone: vec![EtcdGone {
-                        host_id,
-                        member_id: Some("8e9e05c52164694d".into()),
-                    }],
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
-    HostId, KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
+    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId,
+    KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -194,12 +194,12 @@ pub struct EtcdSpec {
     /// refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
-    /// The backups that each master makes of it.
-    #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
-    pub backup: BackupPolicy,
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
+    /// The backups that each master makes of it.
+    #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
+    pub backup: BackupPolicy,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.

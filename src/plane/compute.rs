@@ -10,6 +10,7 @@ use crate::model::{
 };
 
 use super::departures;
+use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
 
@@ -138,8 +139,8 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
+        gone: seats::gone(cluster),
         backup: cluster.settings.etcd_backup.clone(),
-        gone: Vec::new(),
     }
 }
 
@@ -188,6 +189,7 @@ pub(super) mod tests {
             facts: Some(facts(n)),
             authorised: true,
             cluster,
+            forced: false,
             renewal: Default::default(),
         }
     }
@@ -222,6 +224,7 @@ pub(super) mod tests {
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_election_ms: None,
+                etcd_replace_after_s: crate::plane::settings::replace_after(),
                 etcd_backup: Default::default(),
             },
             authorities: Authorities {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::authorities;
+use super::etcd;
 use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
@@ -183,6 +184,7 @@ async fn status(
     plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
+            etcd::heard(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
                 received_at,

@@ -83,6 +83,10 @@ pub(super) struct Host {
     pub(super) authorised: bool,
     /// The cluster it is in.
     pub(super) cluster: Option<ClusterId>,
+    /// It is to leave whatever that costs the others: somebody said so, or nobody is left whom it
+    /// could cost anything.
+    #[serde(default)]
+    pub(super) forced: bool,
     /// How the pinned key may be replaced.
     #[serde(default)]
     pub(super) renewal: Renewal,
@@ -120,6 +124,9 @@ pub(super) struct Removed {
     pub(super) removed_at: Timestamp,
     /// From then on it is a stranger.
     pub(super) until: Timestamp,
+    /// As [`Host::forced`].
+    #[serde(default)]
+    pub(super) forced: bool,
 }
 
 /// A status document and when it came.
@@ -136,6 +143,9 @@ pub(super) struct IssuedSpec {
     pub(super) issued_at: Timestamp,
     /// What the generation is judged by.
     pub(super) assignment: Assignment,
+    /// And this: see [`Spec::force`](crate::model::Spec::force).
+    #[serde(default)]
+    pub(super) force: bool,
     pub(super) envelope: Envelope,
 }
 
@@ -191,6 +201,10 @@ pub(super) struct Settings {
     pub(super) api_server_args: BTreeMap<String, String>,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
+    /// How long a master that was taken out of the cluster may be silent before the others take its
+    /// member out of etcd.
+    #[serde(default = "super::settings::replace_after")]
+    pub(super) etcd_replace_after_s: u32,
     /// Backups that masters make of etcd.
     #[serde(default)]
     pub(super) etcd_backup: BackupPolicy,
@@ -248,6 +262,25 @@ pub(super) struct Departed {
     /// What its certificates of a node say.
     pub(super) uid: NodeUid,
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
+    /// Its member of etcd; none where it had none, or nobody is left who could count on it.
+    #[serde(default)]
+    pub(super) etcd: Option<EtcdSeat>,
+}
+
+/// What is known of the member of etcd of a master that left; see `etcd::seats`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdSeat {
+    /// Where it listened for the others.
+    pub(super) ip: IpAddr,
+    /// As etcd prints it, once a master told.
+    #[serde(default)]
+    pub(super) member_id: Option<String>,
+    /// The others are to take it out.
+    #[serde(default)]
+    pub(super) ordered: bool,
+    /// The others say that it is none any more.
+    #[serde(default)]
+    pub(super) out: bool,
 }
 
 /// An enrolment token.

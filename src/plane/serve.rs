@@ -31,7 +31,7 @@ use super::state::{Parts, Plane};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights, trace,
     tunnel,
 };
 use crate::model::{Fault, FaultCode};
@@ -299,6 +299,7 @@ fn router(plane: &Arc<Plane>) -> Router {
                 .merge(delete(qbert::delete))
                 .patch(qbert::tune),
         )
+        .route("/v4/{project}/clusters/{uuid}/etcd", get(etcd::places::get))
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
         .route("/v4/{project}/nodes", get(qbert::nodes))

@@ -18,6 +18,13 @@ use crate::model::{
 const API_PORT: u16 = 6443;
 /// Most labels and mirrors of a cluster.
 const LIST_MAX: usize = 64;
+/// How long a master that was taken out of its cluster may be silent before the others take its
+/// member out of etcd, unless told otherwise: five reports, and what a machine takes to boot.
+const REPLACE_AFTER_S: u32 = 300;
+/// Shortest: a host reports every minute, and one lost report is no silence.
+const REPLACE_AFTER_MIN_S: u32 = 120;
+/// Longest: a month is a mistake of units.
+const REPLACE_AFTER_MAX_S: u32 = 30 * 24 * 3600;
 /// Longest cluster name; it is for people.
 const NAME_MAX: usize = 63;
 /// The DNS service has the tenth address, so a services network needs a few bits.
@@ -61,6 +68,31 @@ pub(super) struct NewCluster {
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
     etcd_election_timeout_ms: Option<u32>,
+    #[serde(default)]
+    etcd: NewEtcd,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct NewEtcd {
+    #[serde(default)]
+    replace_after_seconds: Option<u32>,
+}
+
+impl NewEtcd {
+    fn replace_after(&self) -> Answer<u32> {
+        let seconds = self.replace_after_seconds.unwrap_or(REPLACE_AFTER_S);
+        let bounds = REPLACE_AFTER_MIN_S..=REPLACE_AFTER_MAX_S;
+        require(bounds.contains(&seconds), "etcd.replaceAfterSeconds", || {
+            format!("must be {REPLACE_AFTER_MIN_S} to {REPLACE_AFTER_MAX_S}")
+        })?;
+        Ok(seconds)
+    }
+}
+
+/// Of a cluster that was told nothing.
+pub(super) fn replace_after() -> u32 {
+    REPLACE_AFTER_S
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +138,8 @@ pub(super) struct Tuning {
     feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(default)]
     api_server_args: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    etcd: Option<NewEtcd>,
 }
 
 impl Tuning {
@@ -124,6 +158,9 @@ impl Tuning {
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
             settings.api_server_args = args;
+        }
+        if let Some(etcd) = &self.etcd {
+            settings.etcd_replace_after_s = etcd.replace_after()?;
         }
         Ok(())
     }
@@ -221,6 +258,7 @@ impl NewCluster {
             api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
+            etcd_replace_after_s: self.etcd.replace_after()?,
             etcd_backup: BackupPolicy::default(),
         })
     }
@@ -465,6 +503,11 @@ mod tests {
             ("apiServerArgs", json!({"v": "9"}), "apiServerArgs"),
             ("mtuSize", json!(100), "mtuSize"),
             ("etcdElectionTimeoutMs", json!(100), "etcdElectionTimeoutMs"),
+            (
+                "etcd",
+                json!({"replaceAfterSeconds": 10}),
+                "etcd.replaceAfterSeconds",
+            ),
             ("colour", json!("red"), "colour"),
         ] {
             let mut body = good();

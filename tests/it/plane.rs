@@ -5,6 +5,7 @@ mod addresses;
 mod authorities;
 mod bed;
 mod clusters;
+mod etcd;
 mod kube;
 mod machines;
 mod metrics;

@@ -16,6 +16,7 @@
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
+//! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! ```
 //!
@@ -26,6 +27,7 @@ mod addons;
 mod certificates;
 mod demo;
 mod matrix;
+mod members;
 mod minors;
 mod network;
 mod refused;

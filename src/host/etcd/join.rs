@@ -81,7 +81,7 @@ async fn promote(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), EtcdE
     Err(why)
 }
 
-fn own<'a>(members: &'a [Member], name: &str, ip: IpAddr) -> Option<&'a Member> {
+pub(super) fn own<'a>(members: &'a [Member], name: &str, ip: IpAddr) -> Option<&'a Member> {
     let url = peer_url(ip);
     members
         .iter()

@@ -16,8 +16,9 @@ async fn asked(etcd: &Etcd, known: &mut EtcdStatus) -> Result<(), EtcdError> {
     known.members = members
         .into_iter()
         .map(|m| EtcdMemberStatus {
-            id: hexadecimal(&m.id),
+            id: m.hex_id(),
             name: m.name,
+            peer_urls: m.peer_urls,
             learner: m.is_learner,
             healthy: None,
         })
@@ -31,11 +32,4 @@ fn fault(error: &EtcdError) -> Fault {
         "etcd is not healthy",
         chain(error),
     )
-}
-
-/// A member's number as people and `etcdctl` write it. What is no number is shown as it came.
-fn hexadecimal(decimal: &str) -> String {
-    decimal
-        .parse::<u64>()
-        .map_or_else(|_| decimal.to_owned(), |n| format!("{n:x}"))
 }

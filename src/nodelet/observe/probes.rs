@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Sweep, differs};
 use crate::host::cri;
-use crate::host::etcd::{self, Member, Standing};
+use crate::host::etcd::{self, Member, Standing, Turn};
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
 use crate::model::EtcdMember;
@@ -106,26 +106,38 @@ impl Sweep<'_> {
     }
 
     /// What etcd has written remembers its cluster. Before its first start the others must expect
-    /// it, and the settings say who they are.
+    /// it, and the settings say who they are; and it may be somebody else's turn to join.
     pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
         let fs = &self.host.fs;
-        match fs.read_text(settings, SETTINGS_MAX) {
-            Ok(Some(text)) if phase::settings_join(&text) => {}
-            Ok(Some(_)) => return differs("it would found a cluster of its own"),
-            Ok(None) => return Seen::Missing,
+        let written = match fs.read_text(settings, SETTINGS_MAX) {
+            Ok(Some(text)) if phase::settings_join(&text) => Seen::Same,
+            Ok(Some(_)) => differs("it would found a cluster of its own"),
+            Ok(None) => Seen::Missing,
             Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
+        };
         match fs.found(layout::ETCD_MEMBER_DIR) {
             Ok(Found::Nothing) => {}
-            Ok(_) => return Seen::Same,
+            Ok(_) => return written,
             Err(e) => return Seen::Unknown { why: e.to_string() },
         }
-        match self.etcd_counted(member).await {
-            Ok(Some(known)) if !known.was_started() => Seen::Same,
-            Ok(Some(_)) => differs("its data are lost, and the others count on them"),
-            Ok(None) => differs("the others do not know it"),
-            Err(why) => Seen::Unknown { why },
+        match (self.etcd_turn(member).await, written) {
+            (Ok(Turn::Waits(what)), _) => Seen::Awaits { what },
+            (Ok(Turn::Counted(known)), written) if !known.was_started() => written,
+            (Ok(Turn::Counted(_)), _) => differs("its data are lost, and the others count on them"),
+            (Ok(Turn::Free), Seen::Same) => differs("the others do not know it"),
+            (Err(why), Seen::Same) => Seen::Unknown { why },
+            // Who cannot be asked yet is asked by the step.
+            (Ok(Turn::Free) | Err(_), written) => written,
         }
+    }
+
+    /// Whether it is this master's turn to join.
+    async fn etcd_turn(&self, member: &EtcdMember) -> Result<Turn, String> {
+        let node = &self.ctx.node;
+        let others = peers::other_etcd_members(&self.host.fs, node)?;
+        let name = member.host_id.to_string();
+        let turn = etcd::turn(&others, &name, member.ip, &node.etcd.gone).await;
+        turn.map_err(|e| e.to_string())
     }
 
     /// This master's member, as the others count it.
