@@ -94,6 +94,14 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Ignores,
     ),
+    ("assignment.etcd.restore", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.id", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.founder", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.masters", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.snapshot", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.recovery_key", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.any_cluster", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.go", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -193,7 +201,7 @@ pub(super) mod tests {
     use crate::model::{
         ApiSpec, Assignment, Authorities, BackupPolicy, CgroupDriverChoice, ClusterId, Digest,
         EtcdGone, EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
-        NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA,
+        NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RestoreOrder, RuntimeSpec, SPEC_SCHEMA,
         Spec, StackRef, Timestamp,
     };
 
@@ -266,6 +274,15 @@ pub(super) mod tests {
                         recovery_recipient: Some("age1qpz".into()),
                         plane_recipient: Some("age1qry".into()),
                     },
+                    restore: Some(RestoreOrder {
+                        id: uuid::Uuid::from_u128(1),
+                        founder: host_id,
+                        masters: vec![host_id],
+                        snapshot: "20261128T143000Z-r7".into(),
+                        recovery_key: Some("/root/recovery.key".into()),
+                        any_cluster: true,
+                        go: true,
+                    }),
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {

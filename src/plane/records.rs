@@ -15,8 +15,7 @@ use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
     Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
-    NodeUid, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
-};
+    NodeUid, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey, RestoreOrder};
 
 /// Hosts by host id.
 pub(super) const HOSTS: Rows<Host> = Rows::new("hosts");
@@ -172,6 +171,9 @@ pub(super) struct Cluster {
     /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
     #[serde(default)]
     pub(super) etcd_revoked: Option<String>,
+    /// Its etcd begins anew from a snapshot; see `etcd::restore`.
+    #[serde(default)]
+    pub(super) etcd_restore: Option<RestoreOrder>,
 }
 
 /// What an operator chose for a cluster.

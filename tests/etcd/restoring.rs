@@ -56,7 +56,14 @@ fn lose_the_data(machine: &Machine) {
 }
 
 fn ask(machine: &Machine, goal: Goal) {
-    let run = Run::asked(Uuid::from_u128(7), By::Root, goal, Timestamp::now());
+    let cluster = machine.node.spec().cluster_id;
+    let run = Run::asked(
+        Uuid::from_u128(7),
+        By::Root,
+        cluster,
+        goal,
+        Timestamp::now(),
+    );
     Restores::of(&machine.fs).save(&run).expect("asked");
 }
 

@@ -6,6 +6,7 @@ mod authorities;
 mod bed;
 mod clusters;
 mod etcd;
+mod restore;
 mod kube;
 mod machines;
 mod metrics;

@@ -28,12 +28,18 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
     kubectl(&gone)?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
     let env = "set -a; . /etc/pf9/node.env; set +a; PATH=/opt/pf9/stacks/current/bin:$PATH";
-    shell("master-1", &format!("{env}; etcdctl snapshot save {SNAPSHOT}"))?;
+    shell(
+        "master-1",
+        &format!("{env}; etcdctl snapshot save {SNAPSHOT}"),
+    )?;
     kubectl(&["create", "configmap", "late", "--from-literal=word=late"])?;
     let objects = objects()?;
     let containers = NODES.map(containers);
 
-    shell("master-1", "rm -rf /var/lib/pf9/etcd/member && systemctl kill -s KILL pf9-etcd")?;
+    shell(
+        "master-1",
+        "rm -rf /var/lib/pf9/etcd/member && systemctl kill -s KILL pf9-etcd",
+    )?;
     eventually("nodelet sees that the data are gone", SEEN, || {
         let said = shell("master-1", "pf9ctl status --json || :")?;
         match said.contains("/var/lib/pf9/etcd") && said.contains("restore") {
@@ -54,17 +60,47 @@ fn i_the_data_of_every_member_are_deleted_and_restored_and_pods_run_on() -> Outc
             agent_is_ok(node)
         })?;
     }
-    assert_eq!(self::objects()?, objects, "all objects are there again, the same");
+    assert_eq!(
+        self::objects()?,
+        objects,
+        "all objects are there again, the same"
+    );
     for (node, before) in NODES.into_iter().zip(containers) {
-        assert_eq!(self::containers(node)?, before?, "{node}: containers ran on");
+        assert_eq!(
+            self::containers(node)?,
+            before?,
+            "{node}: containers ran on"
+        );
     }
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");
-    let late = ["get", "configmap", "late", "--ignore-not-found", "-o", "name"];
+    let late = [
+        "get",
+        "configmap",
+        "late",
+        "--ignore-not-found",
+        "-o",
+        "name",
+    ];
     assert_eq!(kubectl(&late)?.trim(), "", "it came after the snapshot");
     // It works on: a pod that goes is made anew.
-    kubectl(&["-n", "pf9-info", "rollout", "restart", "deployment", "node-info"])?;
-    let done = ["-n", "pf9-info", "rollout", "status", "deployment", "node-info", "--timeout=180s"];
+    kubectl(&[
+        "-n",
+        "pf9-info",
+        "rollout",
+        "restart",
+        "deployment",
+        "node-info",
+    ])?;
+    let done = [
+        "-n",
+        "pf9-info",
+        "rollout",
+        "status",
+        "deployment",
+        "node-info",
+        "--timeout=180s",
+    ];
     kubectl(&done)?;
     kubectl(&gone)?;
     shell("master-1", &format!("rm -f {SNAPSHOT}"))?;
@@ -79,7 +115,12 @@ fn objects() -> Outcome<Vec<String>> {
     let items = list["items"].as_array().ok_or("no list")?;
     let mut all: Vec<String> = items
         .iter()
-        .map(|o| format!("{} {} {}", o["kind"], o["metadata"]["name"], o["metadata"]["uid"]))
+        .map(|o| {
+            format!(
+                "{} {} {}",
+                o["kind"], o["metadata"]["name"], o["metadata"]["uid"]
+            )
+        })
         .collect();
     all.sort();
     Ok(all)

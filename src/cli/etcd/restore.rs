@@ -102,7 +102,10 @@ fn source(args: &RestoreArgs) -> Result<Source, Fault> {
         let what = "nothing was begun";
         Fault::new(FaultCode::Usage, what, why).fix("name a file, or a backup: pf9ctl etcd list")
     };
-    let file = args.file.as_deref().ok_or_else(|| wrong("no file is named"))?;
+    let file = args
+        .file
+        .as_deref()
+        .ok_or_else(|| wrong("no file is named"))?;
     let file = if shelf::is_name(file) {
         // The agent's own directory; for another one the path says it.
         let dir = shelf::dir(&BackupPolicy::default()).to_owned();
@@ -137,7 +140,11 @@ fn sure(ctx: &Context, yes: bool, question: &str) -> Result<(), Fault> {
     if ctx.out.ask(question) {
         return Ok(());
     }
-    Err(Fault::new(FaultCode::Interrupted, what, "the answer was no"))
+    Err(Fault::new(
+        FaultCode::Interrupted,
+        what,
+        "the answer was no",
+    ))
 }
 
 async fn look(ctx: &Context) -> Result<View, Fault> {
@@ -238,7 +245,7 @@ fn goal(goal: &Goal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
+    use crate::model::{ClusterId, Timestamp};
     use crate::nodelet::etcd::restore::{By, Run};
 
     fn args(line: &[&str]) -> RestoreArgs {
@@ -260,12 +267,21 @@ mod tests {
     #[test]
     fn what_is_under_way_and_what_was_is_shown() {
         let now = Timestamp::UNIX_EPOCH;
-        let run = Run::asked(Uuid::nil(), By::Root, Goal::Rejoined, now);
+        let run = Run::asked(
+            Uuid::nil(),
+            By::Root,
+            ClusterId(Uuid::nil()),
+            Goal::Rejoined,
+            now,
+        );
         let view = View {
             run: Some(run),
             last: None,
         };
         let shown = Shown(view).screen(100).text(false);
-        assert!(shown.contains("join the restored master since 1970"), "{shown}");
+        assert!(
+            shown.contains("join the restored master since 1970"),
+            "{shown}"
+        );
     }
 }

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use super::next::{Next, failed};
 use super::Engine;
-use crate::model::{NodeSpec, Role, Timestamp};
+use super::next::{Next, failed};
+use crate::host::fs::FsError;
+use crate::model::{Fault, FaultCode, NodeSpec, RestoreStatus, Role, Timestamp};
+use crate::nodelet::etcd::restore::Restores;
+use crate::nodelet::etcd::restore::order::{self, Ordered};
 use crate::nodelet::etcd::restore::run::{Went, step};
 use crate::nodelet::etcd::restore::stage::Hands;
 use crate::nodelet::lifecycle::Happened;
+use crate::telemetry::chain;
 
 /// Between two looks whether what is waited for is there.
 const WAIT: Duration = Duration::from_secs(3);
@@ -22,6 +26,41 @@ impl Engine {
         if role != Role::Master {
             return None;
         }
+        self.take_up_order(node);
+        let next = self.restore(node).await;
+        self.show_restore();
+        next
+    }
+
+    /// The plane's order is in the spec until every master has followed it.
+    fn take_up_order(&mut self, node: &NodeSpec) {
+        let restores = Restores::of(&self.host.fs);
+        let (run, last, now) = (restores.run().value, restores.last(), Timestamp::now());
+        let noted = match order::ordered(node, run.as_ref(), last.as_ref(), now) {
+            Ordered::Nothing => Ok(()),
+            Ordered::Begin(run) => {
+                self.board.say("restore of etcd: the plane orders it");
+                restores.save(&run).map_err(|e| not_noted(&e))
+            }
+            Ordered::End => restores.ask_to_end(now),
+        };
+        if let Err(fault) = noted {
+            tracing::error!(code = fault.code.word(), "{fault}");
+        }
+    }
+
+    fn show_restore(&self) {
+        let restores = Restores::of(&self.host.fs);
+        let (run, last) = (restores.run().value, restores.last());
+        let fault = self.lifecycle.failing().map(|f| f.fault.clone());
+        let status = order::status(run.as_ref(), last.as_ref());
+        self.board.restore(status.map(|status| RestoreStatus {
+            fault: status.fault.or(fault.filter(|_| run.is_some())),
+            ..status
+        }));
+    }
+
+    async fn restore(&mut self, node: &NodeSpec) -> Option<Next> {
         loop {
             self.board.expects(STEP_MAX);
             let host = self.host.clone();
@@ -33,7 +72,10 @@ impl Engine {
             };
             match went {
                 Went::Nothing => return None,
-                Went::On(words) => self.board.say(&format!("restore of etcd: {words}")),
+                Went::On(words) => {
+                    self.board.say(&format!("restore of etcd: {words}"));
+                    self.show_restore();
+                }
                 Went::Ended(None) => {
                     self.board
                         .say("restore of etcd: etcd and the control plane start again");
@@ -59,4 +101,8 @@ impl Engine {
             }
         }
     }
+}
+
+fn not_noted(e: &FsError) -> Fault {
+    Fault::new(FaultCode::EtcdRestore, "cannot begin the restore", chain(e)).fix("look at the disk")
 }

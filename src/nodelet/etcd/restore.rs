@@ -26,6 +26,7 @@
 //! |---|---|
 //! | here       | what is on the disk about a restore |
 //! | `ask`      | what root asks for, on the socket |
+//! | `order`    | what the plane orders, and what it is told: pure |
 //! | `plan`     | what comes next: pure |
 //! | `check`    | whether a snapshot may be restored here: pure |
 //! | `snapshot` | what is in a snapshot, as its file and `etcdutl` say |
@@ -36,6 +37,7 @@
 
 pub mod ask;
 pub mod check;
+pub mod order;
 pub mod plan;
 pub mod prepare;
 pub mod run;
@@ -76,6 +78,8 @@ pub struct Run {
     pub asked_at: Timestamp,
     /// Who wants it.
     pub by: By,
+    /// The node it is for: one of another cluster has nothing to do with it.
+    pub cluster: ClusterId,
     /// What this master is to do.
     pub goal: Goal,
     /// How far it is, where the machine does not show that.
@@ -153,12 +157,13 @@ impl Document for Last {
 
 impl Run {
     /// One that nothing was done for.
-    pub fn asked(id: Uuid, by: By, goal: Goal, now: Timestamp) -> Self {
+    pub fn asked(id: Uuid, by: By, cluster: ClusterId, goal: Goal, now: Timestamp) -> Self {
         Self {
             schema: Self::SCHEMA,
             id,
             asked_at: now,
             by,
+            cluster,
             goal,
             state: State::Asked,
         }
@@ -189,8 +194,8 @@ impl Run {
 
     /// The new cluster's token: other than every one before, so that no member of those is taken
     /// for one of this.
-    pub fn token(&self, cluster: ClusterId) -> String {
-        format!("{cluster}-{}", self.id.simple())
+    pub fn token(&self) -> String {
+        format!("{}-{}", self.cluster, self.id.simple())
     }
 }
 
@@ -267,17 +272,18 @@ impl Restores {
     /// The one that is under way is to end, if nothing was moved for it yet.
     pub fn ask_to_end(&self, now: Timestamp) -> Result<(), Fault> {
         let what = "no restore is ended";
-        let run = self.run().value.ok_or_else(|| {
-            Fault::new(FaultCode::EtcdRestore, what, "none is under way")
-        })?;
+        let run = self
+            .run()
+            .value
+            .ok_or_else(|| Fault::new(FaultCode::EtcdRestore, what, "none is under way"))?;
         let to_end = ToEnd {
             schema: ToEnd::SCHEMA,
             id: run.id,
             at: now,
         };
-        self.to_end
-            .save(&to_end)
-            .map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("look at the disk"))
+        self.to_end.save(&to_end).map_err(|e| {
+            Fault::new(FaultCode::EtcdRestore, what, chain(&e)).fix("look at the disk")
+        })
     }
 
     /// This one is to end.

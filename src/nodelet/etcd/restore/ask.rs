@@ -50,7 +50,10 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
             Ok(source) => Some(Goal::Restored(source)),
             Err(e) => {
                 let fault = Fault::new(FaultCode::DocumentMalformed, NOT_DONE, e.to_string());
-                return (Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault), false);
+                return (
+                    Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault),
+                    false,
+                );
             }
         },
         (&Method::POST, REJOIN_PATH) => Some(Goal::Rejoined),
@@ -73,14 +76,12 @@ pub fn answer(fs: &HostFs, job: &Job, request: &Request, now: Timestamp) -> (Rep
 }
 
 fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(), Fault> {
-    let work = job.clone();
-    let role = work.work().map_or(Role::None, |work| work.role);
-    if role != Role::Master {
+    let job = job.clone();
+    let Some(work) = job.work().filter(|work| work.role == Role::Master) else {
         let why = "this host is no master";
-        return Err(Fault::new(FaultCode::NoMaster, NOT_DONE, why).fix(
-            "restore on a master: pf9-plane cluster show names them",
-        ));
-    }
+        return Err(Fault::new(FaultCode::NoMaster, NOT_DONE, why)
+            .fix("restore on a master: pf9-plane cluster show names them"));
+    };
     if let Some(run) = restores.run().value {
         let why = format!("restore {} is under way since {}", run.id, run.asked_at);
         return Err(Fault::new(FaultCode::Busy, NOT_DONE, why)
@@ -91,7 +92,7 @@ fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(),
             path.map_or(Ok(()), |path| absolute(path))?;
         }
     }
-    let run = Run::asked(Uuid::new_v4(), By::Root, goal, now);
+    let run = Run::asked(Uuid::new_v4(), By::Root, work.node.cluster_id, goal, now);
     tracing::warn!(id = %run.id, goal = ?run.goal, "root asks for a restore of etcd");
     restores.save(&run).map_err(|e| {
         Fault::new(FaultCode::EtcdRestore, NOT_DONE, chain(&e)).fix("look at the disk")
@@ -164,16 +165,27 @@ mod tests {
         assert_eq!(said(&job, post(other)), (StatusCode::FORBIDDEN, false));
         let none = Job::Nothing(Generation(1));
         assert_eq!(said(&none, post(0)), (StatusCode::CONFLICT, false));
-        for wrong in [r#"{"file": "s.db"}"#, r#"{"file": "/a", "recovery_key": "k"}"#] {
+        for wrong in [
+            r#"{"file": "s.db"}"#,
+            r#"{"file": "/a", "recovery_key": "k"}"#,
+        ] {
             let request = call(Method::POST, PATH, wrong, 0);
-            assert_eq!(said(&job, request), (StatusCode::CONFLICT, false), "{wrong}");
+            assert_eq!(
+                said(&job, request),
+                (StatusCode::CONFLICT, false),
+                "{wrong}"
+            );
         }
         let malformed = call(Method::POST, PATH, "{}", 0);
         let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
         assert_eq!(said(&job, malformed), (unprocessable, false));
         assert_eq!(said(&job, post(0)), (StatusCode::ACCEPTED, true));
         let rejoin = call(Method::POST, REJOIN_PATH, "", 0);
-        assert_eq!(said(&job, rejoin), (StatusCode::CONFLICT, false), "one at a time");
+        assert_eq!(
+            said(&job, rejoin),
+            (StatusCode::CONFLICT, false),
+            "one at a time"
+        );
         let look = call(Method::GET, PATH, "", other);
         assert_eq!(said(&job, look), (StatusCode::OK, false));
         let end = call(Method::DELETE, PATH, "", 0);

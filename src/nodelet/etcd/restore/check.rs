@@ -104,7 +104,10 @@ mod tests {
         }
     }
 
-    fn verdict(change: impl FnOnce(&mut Facts<'_>, &mut Content), etcd: &str) -> Result<(), String> {
+    fn verdict(
+        change: impl FnOnce(&mut Facts<'_>, &mut Content),
+        etcd: &str,
+    ) -> Result<(), String> {
         let etcd: Version = etcd.parse().expect("version");
         let own = ClusterId::random();
         let mut content = content(Some("3.7.0"));

@@ -37,6 +37,8 @@ pub struct Seen {
     pub others: Vec<String>,
     /// Who asked for it does not want it any more.
     pub withdrawn: bool,
+    /// Programs may be stopped for it.
+    pub may_go: bool,
     /// A master whose etcd answers and does not count this one: the restored one.
     pub restored_one: bool,
 }
@@ -82,6 +84,12 @@ fn ready(seen: &Seen) -> Next {
              was, or in the newest before-… directory beside it",
         );
     }
+    if !seen.may_go {
+        return Next::Wait(
+            "the plane to tell the other masters; the new data are made, and nothing was stopped"
+                .into(),
+        );
+    }
     // Two clusters with one name would be worse than none: API servers ask the etcd beside them.
     if !seen.others.is_empty() {
         return Next::Wait(format!(
@@ -122,7 +130,8 @@ fn rejoining(seen: &Seen) -> Next {
         (true, true, _) => TWICE,
         // Until then the old data stay where they are: should the other one fail, they are needed.
         (true, false, false) => Next::Wait(
-            "another master's etcd to run with the restored data (pf9ctl etcd restore there)".into(),
+            "another master's etcd to run with the restored data (pf9ctl etcd restore there)"
+                .into(),
         ),
         (true, false, true) => Next::Do(Stage::PutAside),
     }

@@ -130,7 +130,7 @@ async fn make(
         .args(["--name", &name])
         .args(["--initial-cluster", &format!("{name}={url}")])
         .args(["--initial-advertise-peer-urls", &url])
-        .args(["--initial-cluster-token", &run.token(node.cluster_id)])
+        .args(["--initial-cluster-token", &run.token()])
         .args(["--bump-revision", BUMP, "--mark-compacted"]);
     exec::run(cmd).await.map(drop).map_err(|e| {
         let why = format!("etcdutl does not restore it: {}", chain(&e));

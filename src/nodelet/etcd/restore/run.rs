@@ -31,6 +31,14 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
     let Some(mut run) = loaded.value else {
         return lost(&restores, loaded.fault);
     };
+    if run.cluster != hands.node.cluster_id {
+        let why = format!(
+            "it was for cluster {}, and this master is of another one",
+            run.cluster
+        );
+        let fault = Fault::new(FaultCode::EtcdRestoreForeign, "the restore has ended", why);
+        return ended(hands, &restores, &run, fault, now);
+    }
     let seen = match hands.look(&run).await {
         Ok(seen) => seen,
         Err(fault) => return Went::Failed(fault),
@@ -58,10 +66,12 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
 /// What was asked for cannot be read. The data are where they are: whoever starts etcd sees whether
 /// they are missing, and says what helps.
 fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
-    match (fault, restores.forget_run()) {
-        (None, _) => Went::Nothing,
-        (Some(fault), Ok(())) => Went::Ended(Some(fault)),
-        (Some(fault), Err(_)) => Went::Failed(fault),
+    let Some(fault) = fault else {
+        return Went::Nothing;
+    };
+    match restores.forget_run() {
+        Ok(()) => Went::Ended(Some(fault)),
+        Err(_) => Went::Failed(fault),
     }
 }
 

@@ -75,7 +75,9 @@ pub async fn look(etcdutl: &Path, file: &Path) -> Result<Content, NotOne> {
 pub async fn release(etcdutl: &Path) -> Result<Version, String> {
     let cmd = Cmd::new(etcdutl, ASK).arg("version");
     let said = exec::run(cmd).await.map_err(|e| chain(&e))?.text();
-    let line = said.lines().find_map(|l| l.strip_prefix("etcdutl version:"));
+    let line = said
+        .lines()
+        .find_map(|l| l.strip_prefix("etcdutl version:"));
     line.and_then(loose_version)
         .ok_or_else(|| format!("etcdutl says no version: {said:?}"))
 }
@@ -175,6 +177,9 @@ mod tests {
             assert_eq!(whole(&path), said);
         }
         assert!(matches!(whole(dir.path()), Err(NotOne::Unread(_))));
-        assert!(matches!(whole(&dir.path().join("none")), Err(NotOne::Unread(_))));
+        assert!(matches!(
+            whole(&dir.path().join("none")),
+            Err(NotOne::Unread(_))
+        ));
     }
 }

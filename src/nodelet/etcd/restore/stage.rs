@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::order;
 use super::plan::{Seen, Stage};
 use super::prepare::{self, member_of};
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
@@ -62,6 +63,7 @@ impl Hands<'_> {
             aside: there(&member_of(&run.aside_dir()))?,
             fresh: there(&member_of(&run.fresh_dir()))?,
             others: Vec::new(),
+            may_go: order::may_go(run, self.node.etcd.restore.as_ref()),
             withdrawn: Restores::of(fs).is_to_end(run),
             restored_one: false,
         };
@@ -158,8 +160,10 @@ impl Hands<'_> {
         }
         let left: Vec<String> = self.control_plane().iter().map(told).collect();
         let why = format!("it does not end: {}", left.join(", "));
-        Err(Fault::new(FaultCode::EtcdRestore, "cannot stop the control plane", why)
-            .fix("look why these processes stay; it is tried again by itself"))
+        Err(
+            Fault::new(FaultCode::EtcdRestore, "cannot stop the control plane", why)
+                .fix("look why these processes stay; it is tried again by itself"),
+        )
     }
 
     async fn ends_within(&self, limit: Duration) -> bool {

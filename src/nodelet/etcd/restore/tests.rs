@@ -94,7 +94,7 @@ impl Machine {
 
     fn ask(&self, goal: Goal, by: By) -> Run {
         let at = Timestamp::from_second(1_700_000_000).expect("time");
-        let run = Run::asked(Uuid::from_u128(7), by, goal, at);
+        let run = Run::asked(Uuid::from_u128(7), by, self.node.cluster_id, goal, at);
         Restores::of(&self.host.fs).save(&run).expect("asked");
         run
     }
@@ -262,6 +262,7 @@ fn others_that_run_with_the_old_data_are_waited_for_before_anything_stops() {
         etcd: true,
         member: true,
         fresh: true,
+        may_go: true,
         others: vec!["m2 (10.0.0.2)".into()],
         ..Seen::default()
     };
@@ -277,7 +278,8 @@ fn old_data_of_two_restores_are_kept() {
     for n in 0..4 {
         let at = Timestamp::from_second(1_700_000_000 + n).expect("time");
         let goal = Goal::Restored(source());
-        let run = Run::asked(Uuid::from_u128(n as u128), By::Root, goal, at);
+        let (id, cluster) = (Uuid::from_u128(n as u128), machine.node.cluster_id);
+        let run = Run::asked(id, By::Root, cluster, goal, at);
         Restores::of(&machine.host.fs).save(&run).expect("asked");
         machine.steps();
         machine.phases();
@@ -387,6 +389,18 @@ fn manifest(node: &NodeSpec, plain: usize, sealed: crate::backup::seal::Sealed) 
         },
     });
     serde_json::from_value(json).expect("manifest")
+}
+
+/// The role went and came again, for another cluster.
+#[test]
+fn one_of_another_cluster_ends_and_touches_nothing() {
+    let mut machine = Machine::new();
+    machine.restore();
+    assert!(matches!(machine.step(), Went::On(_)));
+    machine.node.cluster_id = ClusterId::random();
+    assert!(matches!(machine.step(), Went::Ended(Some(_))));
+    assert_eq!(machine.names(), ["member"]);
+    assert_eq!(machine.data().as_deref(), Some("old"));
 }
 
 /// A sealed snapshot is opened with the recovery key; nothing plain stays.

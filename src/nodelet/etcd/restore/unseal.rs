@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 
-use age::Identity as _;
-
 use super::check::unusable;
 use super::{Run, Source};
 use crate::backup::seal::{self, ANOTHER, KEY_FILE_MAX};
@@ -28,7 +26,8 @@ pub(super) fn manifest(fs: &HostFs, source: &Source) -> Result<Option<BackupMani
     let read = fs.read(&path, MANIFEST_MAX);
     let bytes = read.map_err(|e| unusable(chain(&e), ANOTHER))?;
     let bytes = bytes.ok_or_else(|| {
-        let why = format!("there is no {path} beside it: it was cut off while it was made or copied");
+        let why =
+            format!("there is no {path} beside it: it was cut off while it was made or copied");
         unusable(why, ANOTHER)
     })?;
     let manifest = serde_json::from_slice(&bytes);
