@@ -76,9 +76,6 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
     ("assignment.etcd.election_ms", FIRST, Old::Ignores),
     ("assignment.etcd.revoked", FIRST, Old::Refuses),
-    ("assignment.etcd.gone", FIRST, Old::Refuses),
-    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
-    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.etcd.backup", FIRST, Old::Ignores),
     ("assignment.etcd.backup.every_minutes", FIRST, Old::Ignores),
     ("assignment.etcd.backup.keep", FIRST, Old::Ignores),
@@ -94,6 +91,9 @@ const FIELDS: &[Field] = &[
         FIRST,
         Old::Ignores,
     ),
+    ("assignment.etcd.gone", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
+    ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
     ("assignment.etcd.restore", FIRST, Old::Refuses),
     ("assignment.etcd.restore.id", FIRST, Old::Refuses),
     ("assignment.etcd.restore.founder", FIRST, Old::Refuses),
@@ -262,10 +262,6 @@ pub(super) mod tests {
                     heartbeat_ms: Some(100),
                     election_ms: Some(1000),
                     revoked: Some("r".into()),
-                    gone: vec![EtcdGone {
-                        host_id,
-                        member_id: Some("8e9e05c52164694d".into()),
-                    }],
                     backup: BackupPolicy {
                         every_minutes: 60,
                         keep: 24,
@@ -274,6 +270,10 @@ pub(super) mod tests {
                         recovery_recipient: Some("age1qpz".into()),
                         plane_recipient: Some("age1qry".into()),
                     },
+                    gone: vec![EtcdGone {
+                        host_id,
+                        member_id: Some("8e9e05c52164694d".into()),
+                    }],
                     restore: Some(RestoreOrder {
                         id: uuid::Uuid::from_u128(1),
                         founder: host_id,

@@ -194,12 +194,12 @@ pub struct EtcdSpec {
     /// refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
-    /// Hosts whose member is to be taken out; empty on workers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gone: Vec<EtcdGone>,
     /// The backups that each master makes of it.
     #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
     pub backup: BackupPolicy,
+    /// Hosts whose member is to be taken out; empty on workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<EtcdGone>,
     /// It begins anew from a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreOrder>,

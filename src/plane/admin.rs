@@ -185,7 +185,10 @@ async fn cluster(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> A
     let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
     let mut shown = view::cluster_json(&cluster, &nodes);
     let nodes: Value = nodes.iter().map(|n| n.node_json(Some(&cluster))).collect();
-    let left = cluster.departed.iter().filter(|d| etcd::seats::is_counted(d));
+    let left = cluster
+        .departed
+        .iter()
+        .filter(|d| etcd::seats::is_counted(d));
     let left = left.map(|d| json!({"host": d.host, "name": d.node_name}));
     shown["leaving"] = left.collect();
     shown["nodes"] = nodes;
@@ -209,7 +212,9 @@ async fn remove(
     Doc(wanted): Doc<Removing>,
 ) -> Answer<Json<Value>> {
     let host = resmgr::host_id(&id)?;
-    resmgr::remove_this(&plane, host, wanted.force).await.map(Json)
+    resmgr::remove_this(&plane, host, wanted.force)
+        .await
+        .map(Json)
 }
 
 async fn cluster_stack(

@@ -139,8 +139,8 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
-        gone: seats::gone(cluster),
         backup: cluster.settings.etcd_backup.clone(),
+        gone: seats::gone(cluster),
         restore: cluster.etcd_restore.clone(),
     }
 }

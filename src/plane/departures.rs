@@ -19,7 +19,7 @@ use super::ca::{Authority, LEAF_LIFE};
 use super::etcd::seats::{self, Said};
 use super::records::{Cluster, Departed, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
-use crate::model::{FaultCode, HostId, NodeUid, SPEC_LIST_MAX};
+use crate::model::{FaultCode, HostId, NodeUid, Role, SPEC_LIST_MAX};
 
 /// How long a detached host may take to move its pods away (300 s) and to leave etcd: twice that.
 pub(super) const LEAVE_GRACE: SignedDuration = SignedDuration::from_mins(10);
@@ -102,15 +102,20 @@ pub(super) fn forget(cluster: &mut Cluster) {
         departure.ended = true;
         departure.etcd_certificates.clear();
     }
+    // Its member of etcd is its own again. A worker has none: what it left there is still to go.
+    let is_master = |host| {
+        members
+            .iter()
+            .any(|m| m.host == host && m.role == Role::Master)
+    };
+    for departure in departed.iter_mut().filter(|d| is_master(d.host)) {
+        departure.etcd = None;
+    }
 }
 
 /// Ends the departures that are done or whose time is over, and forgets those of whom no certificate
 /// can be good. True when something changed.
-pub(super) fn settle(
-    cluster: &mut Cluster,
-    now: Timestamp,
-    said: impl Fn(HostId) -> Said,
-) -> bool {
+pub(super) fn settle(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) -> bool {
     let before = cluster.departed.clone();
     seats::order(cluster, now, &said);
     for departed in &mut cluster.departed {
@@ -158,7 +163,7 @@ pub(super) fn sign_revoked(cluster: &mut Cluster, now: Timestamp) -> Answer<()> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{REVOKED_LABEL, pem_bytes};
     use crate::plane::compute::tests::{add, cluster, host, now};
@@ -166,7 +171,7 @@ mod tests {
     use crate::plane::membership::detach;
 
     /// Nobody is heard of, but for those that say that they are done.
-    fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
+    pub(in crate::plane) fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
         move |host| Said {
             done: is(host),
             at: now(),
@@ -266,14 +271,24 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
-        // When no certificate of that time can be good, and its member is out, nothing is remembered.
-        settle(&mut c, now() + LEAF_LIFE, done_if(|_| false));
-        assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
-        detach(&mut c, &[host(2)], now()).expect("detach");
-        settle(&mut c, now(), done_if(|_| true));
-        lists(&mut c, &[1]);
+        // When no certificate of that time can be good, nothing is remembered.
         assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| false)));
         assert!(c.departed.is_empty() && revoked(&mut c).is_empty());
+    }
+
+    #[test]
+    fn a_master_is_remembered_until_its_member_is_out() {
+        let mut c = world();
+        leave(&mut c, host(2), now(), true);
+        settle(&mut c, now() + LEAF_LIFE, done_if(|_| true));
+        assert_eq!(c.departed.len(), 1, "the others may still count on it");
+        // As a worker it comes back without it.
+        add(&mut c, &[(2, false)]).expect("attach");
+        assert_eq!(seats::gone(&c).len(), 1);
+        lists(&mut c, &[1]);
+        assert!(seats::gone(&c).is_empty());
+        assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| true)));
+        assert!(c.departed.is_empty());
     }
 
     /// What the spec of the first master says.

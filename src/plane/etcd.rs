@@ -100,7 +100,7 @@ fn count(cluster: &Cluster, listed: Option<&[Listed]>) -> Vec<Counted> {
     let Some(listed) = listed else {
         let masters = cluster.masters().map(|m| (m.host, &m.node_name, false));
         let left = cluster.departed.iter().filter(|d| seats::is_counted(d));
-        let left = left.filter(|d| cluster.member(d.host).is_none());
+        let left = left.filter(|d| !cluster.is_master(d.host));
         let left = left.map(|d| (d.host, &d.node_name, true));
         let all = masters.chain(left).map(|(host, name, leaves)| Counted {
             host: Some(host),
@@ -115,7 +115,7 @@ fn count(cluster: &Cluster, listed: Option<&[Listed]>) -> Vec<Counted> {
 
 fn count_one(cluster: &Cluster, listed: &Listed) -> Counted {
     let host = whose(cluster, listed);
-    let member = host.and_then(|h| cluster.member(h));
+    let member = host.and_then(|h| cluster.masters().find(|m| m.host == h));
     let departed = host.and_then(|h| cluster.departed.iter().rfind(|d| d.host == h));
     let name = member.map(|m| &m.node_name);
     let name = name.or_else(|| departed.map(|d| &d.node_name));
@@ -142,7 +142,7 @@ fn whose(cluster: &Cluster, listed: &Listed) -> Option<HostId> {
         return master.or_else(|| cluster.departed.iter().rfind(seat).map(|d| d.host));
     }
     let host: HostId = listed.name.parse().ok()?;
-    let is_known = cluster.member(host).is_some() || cluster.departed.iter().any(|d| d.host == host);
+    let is_known = cluster.is_master(host) || cluster.departed.iter().any(|d| d.host == host);
     is_known.then_some(host)
 }
 
@@ -163,7 +163,7 @@ pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     let Some(mut cluster) = change.get(&CLUSTERS, &id.to_string())? else {
         return Ok(());
     };
-    if !cluster.masters().any(|m| m.host == host) {
+    if !cluster.is_master(host) {
         return Ok(());
     }
     let restore = restore::heard(change, &mut cluster, host, status)?;

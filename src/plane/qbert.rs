@@ -323,8 +323,7 @@ pub(super) async fn detach(
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
     let cluster = state::cluster(&plane.read()?, id)?;
-    let is_master = |host: &HostId| cluster.masters().any(|m| m.host == *host);
-    let mut masters = hosts.iter().filter(|h| is_master(&h.uuid));
+    let mut masters = hosts.iter().filter(|h| cluster.is_master(h.uuid));
     let force = masters.all(|h| h.force);
     let hosts = hosts.iter().map(|h| h.uuid).collect();
     detach_these(&plane, cluster, hosts, force).await.map(Json)

@@ -357,6 +357,11 @@ impl Cluster {
         self.members.iter().find(|m| m.host == host)
     }
 
+    /// Whether this host is a master of it.
+    pub(super) fn is_master(&self, host: HostId) -> bool {
+        self.masters().any(|m| m.host == host)
+    }
+
     /// The masters, in the order they were attached.
     pub(super) fn masters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|m| m.role == Role::Master)

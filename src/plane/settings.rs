@@ -83,9 +83,11 @@ impl NewEtcd {
     fn replace_after(&self) -> Answer<u32> {
         let seconds = self.replace_after_seconds.unwrap_or(REPLACE_AFTER_S);
         let bounds = REPLACE_AFTER_MIN_S..=REPLACE_AFTER_MAX_S;
-        require(bounds.contains(&seconds), "etcd.replaceAfterSeconds", || {
-            format!("must be {REPLACE_AFTER_MIN_S} to {REPLACE_AFTER_MAX_S}")
-        })?;
+        require(
+            bounds.contains(&seconds),
+            "etcd.replaceAfterSeconds",
+            || format!("must be {REPLACE_AFTER_MIN_S} to {REPLACE_AFTER_MAX_S}"),
+        )?;
         Ok(seconds)
     }
 }

@@ -20,20 +20,38 @@ const FULL_STRENGTH: Duration = Duration::from_secs(300);
 #[test]
 fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
     demo(&["down"])?;
-    let three = ["up", "--masters", "3", "--workers", "1", "--timeout", THREE_READY_S];
+    let three = [
+        "up",
+        "--masters",
+        "3",
+        "--workers",
+        "1",
+        "--timeout",
+        THREE_READY_S,
+    ];
     demo(&three)?;
     // The substitute is not in the cluster before it is needed.
     demo(&["detach", "worker-1"])?;
-    let ids = [host_id("master-1")?, host_id("master-2")?, host_id("master-3")?];
+    let ids = [
+        host_id("master-1")?,
+        host_id("master-2")?,
+        host_id("master-3")?,
+    ];
     let cluster = cluster()?;
-    members_are(&cluster, &["master-1", "master-2", "master-3"], FULL_STRENGTH)?;
+    members_are(
+        &cluster,
+        &["master-1", "master-2", "master-3"],
+        FULL_STRENGTH,
+    )?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
 
     demo(&["off", "master-3"])?;
     eventually("its death is seen", NOTICED, || {
         let etcd = etcd(&cluster)?;
         match (&etcd["answering"], &etcd["votes"]) {
-            (Value::Number(two), Value::Number(three)) if *two == 2.into() && *three == 3.into() => {
+            (Value::Number(two), Value::Number(three))
+                if *two == 2.into() && *three == 3.into() =>
+            {
                 Ok(())
             }
             _ => Err(etcd.to_string()),
@@ -44,7 +62,11 @@ fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
     plane(&["host", "remove", &ids[2]])?;
     members_are(&cluster, &["master-1", "master-2"], TAKEN_OUT)?;
     demo(&["attach", "worker-1", "--master"])?;
-    members_are(&cluster, &["master-1", "master-2", "worker-1"], FULL_STRENGTH)?;
+    members_are(
+        &cluster,
+        &["master-1", "master-2", "worker-1"],
+        FULL_STRENGTH,
+    )?;
     for node in ["master-1", "master-2", "worker-1"] {
         ready_through_plane(node)?;
         agent_is_ok(node)?;
@@ -63,11 +85,18 @@ fn a_healthy_one_stays(cluster: &str, id: &str) -> Outcome {
         Ok(said) => return Err(format!("a master left that is needed: {said}")),
         Err(said) => said,
     };
-    for word in ["master-2 cannot leave", "no answer from master-3", "--force"] {
+    for word in [
+        "master-2 cannot leave",
+        "no answer from master-3",
+        "--force",
+    ] {
         assert!(said.contains(word), "{word}: {said}");
     }
     let screen = plane(&["cluster", "etcd", cluster])?;
-    assert!(screen.contains("one more that is lost stops the cluster"), "{screen}");
+    assert!(
+        screen.contains("one more that is lost stops the cluster"),
+        "{screen}"
+    );
     agent_is_ok("master-2")?;
     kubectl(&["get", "nodes"]).map(drop)
 }

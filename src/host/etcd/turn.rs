@@ -42,7 +42,10 @@ fn turn_in(members: Vec<Member>, name: &str, ip: IpAddr, gone: &[EtcdGone]) -> T
     }
     let is_gone = |m: &&Member| gone.iter().any(|g| is_of(m, g));
     if let Some(leaver) = members.iter().find(is_gone) {
-        let what = format!("member {} to be taken out of etcd: its host is gone", shown(leaver));
+        let what = format!(
+            "member {} to be taken out of etcd: its host is gone",
+            shown(leaver)
+        );
         return Turn::Waits(what);
     }
     match members.iter().find(|m| m.is_learner) {
@@ -100,7 +103,10 @@ mod tests {
         let Turn::Waits(what) = asks(joining.clone(), &[]) else {
             panic!("it is somebody else's turn");
         };
-        assert!(what.starts_with(&format!("member {}, which is joining", host(3))), "{what}");
+        assert!(
+            what.starts_with(&format!("member {}, which is joining", host(3))),
+            "{what}"
+        );
         // By its number in hexadecimal, or by its name.
         for member_id in [Some("a2".to_owned()), None] {
             let gone = [EtcdGone {
@@ -110,7 +116,10 @@ mod tests {
             let Turn::Waits(what) = asks(joining.clone(), &gone) else {
                 panic!("nobody joins before that");
             };
-            assert!(what.starts_with(&format!("member {} to be taken out", host(2))), "{what}");
+            assert!(
+                what.starts_with(&format!("member {} to be taken out", host(2))),
+                "{what}"
+            );
         }
         let past = [EtcdGone {
             host_id: host(2),
@@ -125,6 +134,9 @@ mod tests {
         let Turn::Waits(what) = asks(joining, &[]) else {
             panic!("it is somebody else's turn");
         };
-        assert!(what.starts_with("member a3 at https://10.0.0.3:2380, which"), "{what}");
+        assert!(
+            what.starts_with("member a3 at https://10.0.0.3:2380, which"),
+            "{what}"
+        );
     }
 }

@@ -227,7 +227,11 @@ fn show_screen(answer: &Value) -> String {
         ("replace etcd after, s", "etcdReplaceAfterSeconds"),
     ];
     let rows = rows.map(|(name, path)| vec![name.to_owned(), cell(answer, path)]);
-    let mut nodes = vec![["NODE", "HOST", "ADDRESS", "ROLE", "STATUS"].map(str::to_owned).to_vec()];
+    let mut nodes = vec![
+        ["NODE", "HOST", "ADDRESS", "ROLE", "STATUS"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for node in list(answer, "nodes") {
         let role = match node.get("isMaster") == Some(&json!(1)) {
             true => "master",
@@ -237,7 +241,9 @@ fn show_screen(answer: &Value) -> String {
             ["name", "uuid", "primaryIp", "status"].map(|path| cell(node, path));
         nodes.push(vec![name, host, address, role.to_owned(), status]);
     }
-    let leaving: Vec<String> = list(answer, "leaving").map(|who| cell(who, "name")).collect();
+    let leaving: Vec<String> = list(answer, "leaving")
+        .map(|who| cell(who, "name"))
+        .collect();
     let mut out = align(&rows) + "\n" + &align(&nodes);
     if !leaving.is_empty() {
         out.push_str(&format!(
@@ -249,7 +255,12 @@ fn show_screen(answer: &Value) -> String {
 }
 
 fn etcd_screen(answer: &Value) -> String {
-    let number = |field: &str| answer.get(field).and_then(Value::as_u64).unwrap_or_default();
+    let number = |field: &str| {
+        answer
+            .get(field)
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    };
     let (votes, answering, needed) = (number("votes"), number("answering"), number("needed"));
     let verdict = match answering {
         _ if votes == 0 => "nobody has a vote yet",
@@ -262,7 +273,11 @@ fn etcd_screen(answer: &Value) -> String {
         "etcd of {}: {answering} of {votes} votes answer, {needed} must: {verdict}\n\n",
         cell(answer, "cluster")
     );
-    let mut table = vec![["MEMBER", "ID", "STATE", "HEALTH", ""].map(str::to_owned).to_vec()];
+    let mut table = vec![
+        ["MEMBER", "ID", "STATE", "HEALTH", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for member in list(answer, "members") {
         let health = match member.get("healthy").and_then(Value::as_bool) {
             Some(true) => "ok".to_owned(),
@@ -281,7 +296,9 @@ fn etcd_screen(answer: &Value) -> String {
     out.push_str(&align(&table));
     let listed = cell(answer, "listedAt");
     if listed != "-" {
-        out.push_str(&format!("\nwho is a member: as a master said at {listed}\n"));
+        out.push_str(&format!(
+            "\nwho is a member: as a master said at {listed}\n"
+        ));
     }
     out
 }
@@ -326,13 +343,19 @@ mod tests {
         });
         let screen = show_screen(&answer);
         assert!(screen.contains("replace etcd after, s  300\n"), "{screen}");
-        assert!(screen.contains("m1    h     10.0.0.1  master  ok\n"), "{screen}");
+        assert!(
+            screen.contains("m1    h     10.0.0.1  master  ok\n"),
+            "{screen}"
+        );
         assert!(screen.contains("still to be taken out: m3"), "{screen}");
     }
 
     #[test]
     fn what_is_lost_is_said() {
         assert_eq!(left(&json!({"lost": null}), "done"), "done\n");
-        assert_eq!(left(&json!({"lost": "much"}), "done"), "done by force: much\n");
+        assert_eq!(
+            left(&json!({"lost": "much"}), "done"),
+            "done by force: much\n"
+        );
     }
 }

@@ -90,10 +90,7 @@ fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusa
 }
 
 /// What was judged is still so: nobody joined or left between the question and the change.
-pub(in crate::plane) fn still(
-    judged: &Cluster,
-    rows: &impl Read,
-) -> Answer<Cluster> {
+pub(in crate::plane) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Cluster> {
     let now = state::cluster(rows, judged.id)?;
     let masters = |of: &Cluster| of.masters().map(|m| m.host).collect::<BTreeSet<_>>();
     if masters(judged) == masters(&now) {
@@ -120,7 +117,10 @@ pub(in crate::plane) fn audit(
     let names = left.iter().map(HostId::to_string).collect::<Vec<_>>();
     let names = names.join(", ");
     tracing::warn!(cluster = %cluster.id, hosts = names, lost, "taken out of the cluster by force");
-    let said = format!("taken out of cluster {} by force: {names}; {lost}", cluster.name);
+    let said = format!(
+        "taken out of cluster {} by force: {names}; {lost}",
+        cluster.name
+    );
     for host in told {
         events::note(change, host, "forced-out", &said)?;
     }
@@ -184,10 +184,18 @@ mod tests {
         let no = refused(&c, &[host(1)].into(), &loss);
         assert_eq!(no.status, http::StatusCode::CONFLICT);
         let said = no.fault.to_string();
-        for word in ["node-1 cannot leave", "node-3 (no answer", "remove its host first", "--force"] {
+        for word in [
+            "node-1 cannot leave",
+            "node-3 (no answer",
+            "remove its host first",
+            "--force",
+        ] {
             assert!(said.contains(word), "{word}: {said}");
         }
         let price = price(&c, &loss);
-        assert!(price.contains("etcd of cluster c loses its quorum"), "{price}");
+        assert!(
+            price.contains("etcd of cluster c loses its quorum"),
+            "{price}"
+        );
     }
 }

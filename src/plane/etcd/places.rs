@@ -187,7 +187,12 @@ async fn shown(plane: &Arc<Plane>, cluster: &Cluster) -> Answer<Value> {
     let is_asked = |s: &&Seated| !matches!(s.place, Place::Waits(_));
     let hosts = seated.iter().filter(is_asked).filter_map(|s| s.host);
     let answers = health::ask(plane, &hosts.collect()).await;
-    Ok(json_of(cluster, newest.as_ref().map(|(at, _)| *at), &seated, &answers))
+    Ok(json_of(
+        cluster,
+        newest.as_ref().map(|(at, _)| *at),
+        &seated,
+        &answers,
+    ))
 }
 
 fn json_of(
@@ -283,7 +288,11 @@ mod tests {
         );
         assert_eq!(
             said(&c, &[1, 2]),
-            [votes("node-1"), votes("node-2"), waits("node-3", Waits::Turn)]
+            [
+                votes("node-1"),
+                votes("node-2"),
+                waits("node-3", Waits::Turn)
+            ]
         );
     }
 
@@ -301,7 +310,10 @@ mod tests {
         let mut strangers = listed(&[1, 2]);
         strangers[1].name = "theirs".into();
         let seated = places(&c, Some(&strangers));
-        assert_eq!((seated[1].shown.as_str(), &seated[1].place), ("theirs", &Place::Foreign));
+        assert_eq!(
+            (seated[1].shown.as_str(), &seated[1].place),
+            ("theirs", &Place::Foreign)
+        );
         // Before anybody told, nothing is said about anybody.
         let untold = places(&c, None);
         assert!(untold.iter().all(|s| s.place == Place::Untold && s.votes));

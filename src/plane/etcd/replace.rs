@@ -37,15 +37,12 @@ pub(in crate::plane) async fn allow(
         return Err(Refusal::conflict(FaultCode::LastMaster, what, why)
             .fix("restore a backup of etcd on the new one"));
     }
-    leave::allow(plane, cluster, replaced, false).await.map(drop)
+    leave::allow(plane, cluster, replaced, false)
+        .await
+        .map(drop)
 }
 
-fn is_gone(
-    cluster: &Cluster,
-    host: HostId,
-    heard: Timestamp,
-    now: Timestamp,
-) -> Answer<()> {
+fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) -> Answer<()> {
     let what = |name: String| format!("{name} cannot be replaced in cluster {}", cluster.name);
     let Some(master) = cluster.masters().find(|m| m.host == host) else {
         let why = "it is no master of it";

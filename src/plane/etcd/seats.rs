@@ -71,17 +71,24 @@ pub(in crate::plane) fn heard(cluster: &mut Cluster, listed: &[Listed]) -> bool 
     let Cluster {
         members, departed, ..
     } = cluster;
-    let is_member = |host| members.iter().any(|m| m.host == host);
+    let is_master = |host| {
+        members
+            .iter()
+            .any(|m| m.host == host && m.role == Role::Master)
+    };
     let mut news = false;
-    for departed in departed.iter_mut().filter(|d| !is_member(d.host)) {
+    for departed in departed.iter_mut().filter(|d| !is_master(d.host)) {
         let host = departed.host;
         let Some(seat) = &mut departed.etcd else {
             continue;
         };
-        let is_taken = members.iter().any(|m| m.ip == seat.ip);
+        let mut masters = members.iter().filter(|m| m.role == Role::Master);
+        let is_taken = masters.any(|m| m.ip == seat.ip);
         let found = listed.iter().find(|l| is_seat(l, host, seat, is_taken));
         let next = EtcdSeat {
-            member_id: found.map(|l| l.id.clone()).or_else(|| seat.member_id.clone()),
+            member_id: found
+                .map(|l| l.id.clone())
+                .or_else(|| seat.member_id.clone()),
             out: found.is_none(),
             ..seat.clone()
         };
@@ -104,7 +111,7 @@ fn is_seat(listed: &Listed, host: HostId, seat: &EtcdSeat, is_taken: bool) -> bo
 pub(in crate::plane) fn gone(cluster: &Cluster) -> Vec<EtcdGone> {
     let is_gone = |d: &&Departed| {
         let ordered = d.etcd.as_ref().is_some_and(|s| s.ordered && !s.out);
-        ordered && cluster.member(d.host).is_none()
+        ordered && !cluster.is_master(d.host)
     };
     // A host may have left more than once; it has one member.
     let gone: BTreeMap<HostId, Option<String>> = cluster
@@ -162,7 +169,10 @@ mod tests {
     }
 
     fn names(c: &Cluster) -> Vec<(HostId, Option<String>)> {
-        gone(c).into_iter().map(|g| (g.host_id, g.member_id)).collect()
+        gone(c)
+            .into_iter()
+            .map(|g| (g.host_id, g.member_id))
+            .collect()
     }
 
     #[test]
@@ -188,7 +198,11 @@ mod tests {
         let mut c = masters(3);
         let patience = patience(&c);
         detach(&mut c, &[host(3)], now()).expect("detach");
-        order(&mut c, now() + patience - SignedDuration::from_secs(1), silent);
+        order(
+            &mut c,
+            now() + patience - SignedDuration::from_secs(1),
+            silent,
+        );
         assert_eq!(names(&c), []);
         let busy = |_| Said {
             done: false,
@@ -202,7 +216,11 @@ mod tests {
         assert_eq!(names(&quick), [], "it took its member out");
         let mut failed = c.clone();
         order(&mut failed, now() + patience, done);
-        assert_eq!(names(&failed), [(host(3), None)], "it could not, and is done");
+        assert_eq!(
+            names(&failed),
+            [(host(3), None)],
+            "it could not, and is done"
+        );
         order(&mut c, now() + patience, silent);
         assert_eq!(names(&c), [(host(3), None)]);
         // Removed while it is on its way: no more patience.
@@ -249,7 +267,10 @@ mod tests {
                     0 => drop(add_at(&mut c, &[(n, true)], at)),
                     1 => drop(detach(&mut c, &[host(n)], at)),
                     2 => leave(&mut c, host(n), at, true),
-                    3 => order(&mut c, at + patience(&c), silent),
+                    3 => {
+                        let late = at + patience(&c);
+                        order(&mut c, late, silent);
+                    }
                     _ => {
                         list = (1..6).filter(|n| bits & (1 << n) != 0).collect();
                         heard(&mut c, &listed(&list));

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::model::{CertPurpose, HostId, Role};
 use crate::plane::compute::tests::{add, cluster, host, now};
-use crate::plane::departures;
+use crate::plane::departures::{self, tests::done_if};
 use crate::plane::membership::detach;
 
 /// An API server, as far as the changes of a plan go.
@@ -156,7 +156,7 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     detach(&mut c, &[host(3)], now()).expect("detach");
     settled(&c, &mut api);
     assert!(api.0.nodes.contains_key("node-3"));
-    departures::settle(&mut c, now(), |_| true);
+    departures::settle(&mut c, now(), done_if(|_| true));
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
     // Its certificate registers it again, without any mark; and again it goes.
@@ -207,7 +207,7 @@ proptest! {
                 0 => drop(add(&mut c, &[(n, master)])),
                 1 => drop(detach(&mut c, &[host(n)], now())),
                 2 => departures::leave(&mut c, host(n), now(), true),
-                3 => drop(departures::settle(&mut c, now(), |h| h == host(n))),
+                3 => drop(departures::settle(&mut c, now(), done_if(|h| h == host(n)))),
                 _ => api.register(&format!("node-{n}")),
             }
             let before = api.clone();

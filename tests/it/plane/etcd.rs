@@ -31,8 +31,11 @@ enum Says {
     No,
     /// Nothing, for ever.
     Nothing,
-    /// Yes, once it is let.
-    Later(Arc<Notify>),
+    /// Says that it was asked, and yes once it is let.
+    Later {
+        asked: Arc<Notify>,
+        gate: Arc<Notify>,
+    },
 }
 
 /// Masters of a cluster, in order, and what their etcd says.
@@ -67,7 +70,10 @@ impl World {
 
     /// One more host, with an etcd.
     async fn enrol(&mut self, n: u8) {
-        let mut node = self.bed.host(&format!("m{n}"), &format!("10.1.0.{n}")).await;
+        let mut node = self
+            .bed
+            .host(&format!("m{n}"), &format!("10.1.0.{n}"))
+            .await;
         let incoming = node.incoming.take().expect("connected");
         self.says.lock().expect("lock").insert(node.id, Says::Yes);
         let serving = serve(incoming, node.id, Arc::clone(&self.says));
@@ -101,7 +107,9 @@ impl World {
             "certificate_requests": [], "service_account_key": null, "certificates": [],
             "etcd": etcd,
         });
-        let (code, said) = node.call(Method::POST, "/v1/hosts/self/status", &status).await;
+        let (code, said) = node
+            .call(Method::POST, "/v1/hosts/self/status", &status)
+            .await;
         assert_eq!(code, 204, "{said}");
     }
 
@@ -171,8 +179,9 @@ async fn answer(stream: MuxStream, says: Says) {
                     r#"{"health":"false","reason":"RAFT NO LEADER"}"#,
                 ),
                 Says::Nothing => std::future::pending().await,
-                Says::Later(when) => {
-                    when.notified().await;
+                Says::Later { asked, gate } => {
+                    asked.notify_one();
+                    gate.notified().await;
                     (StatusCode::OK, r#"{"health":"true","reason":""}"#)
                 }
             };
@@ -198,10 +207,19 @@ async fn a_healthy_master_stays_while_another_is_dead_unless_it_is_forced() {
     assert_eq!((status, code(&said)), (409, "etcd-quorum"), "{said}");
     assert!(began.elapsed() < Duration::from_secs(10), "it is bounded");
     let message = said["error"]["message"].as_str().expect("words");
-    for word in ["m1", "m3 (no answer within 2 s)", "remove its host first", "--force"] {
+    for word in [
+        "m1",
+        "m3 (no answer within 2 s)",
+        "remove its host first",
+        "--force",
+    ] {
         assert!(message.contains(word), "{word}: {message}");
     }
-    assert_eq!(world.masters[0].current().await, before, "nothing was changed");
+    assert_eq!(
+        world.masters[0].current().await,
+        before,
+        "nothing was changed"
+    );
     // The dead one may go.
     let mut dead_goes = world.detach(&[2], false).await;
     assert_eq!(dead_goes.0, 200, "{}", dead_goes.1);
@@ -211,8 +229,15 @@ async fn a_healthy_master_stays_while_another_is_dead_unless_it_is_forced() {
     assert_eq!((status, code(&said)), (409, "etcd-quorum"), "{said}");
     world.lists(1, &[0, 1]).await;
     let (status, said) = world.detach(&[0], false).await;
-    assert_eq!((status, code(&said)), (200, ""), "one is left that goes on alone: {said}");
-    assert_eq!(world.masters[0].current().await.assignment, Assignment::None);
+    assert_eq!(
+        (status, code(&said)),
+        (200, ""),
+        "one is left that goes on alone: {said}"
+    );
+    assert_eq!(
+        world.masters[0].current().await.assignment,
+        Assignment::None
+    );
     assert!(!world.masters[0].current().await.force);
 }
 
@@ -225,12 +250,18 @@ async fn force_says_what_is_lost_and_is_audited() {
     let (status, said) = world.detach(&[0], false).await;
     assert_eq!((status, code(&said)), (409, "etcd-quorum"), "{said}");
     let message = said["error"]["message"].as_str().expect("words");
-    assert!(message.contains("m2 (") && message.contains("RAFT NO LEADER"), "{message}");
+    assert!(
+        message.contains("m2 (") && message.contains("RAFT NO LEADER"),
+        "{message}"
+    );
     assert!(message.contains("restore a backup"), "{message}");
     let (status, said) = world.detach(&[0], true).await;
     assert_eq!(status, 200, "{said}");
     let lost = said["lost"].as_str().expect("what is lost");
-    assert!(lost.contains("etcd of cluster c loses its quorum"), "{lost}");
+    assert!(
+        lost.contains("etcd of cluster c loses its quorum"),
+        "{lost}"
+    );
     let spec = world.masters[0].current().await;
     assert_eq!((spec.assignment, spec.force), (Assignment::None, true));
     for told in [0, 1, 2] {
@@ -247,7 +278,14 @@ async fn force_says_what_is_lost_and_is_audited() {
         assert!(words.contains(&world.masters[0].id.to_string()) && words.contains(lost));
     }
     // It comes back as what it was: nothing is forced on it any more.
-    assert_eq!(world.bed.attach(world.cluster, &[(&world.masters[0], true)]).await.0, 200);
+    assert_eq!(
+        world
+            .bed
+            .attach(world.cluster, &[(&world.masters[0], true)])
+            .await
+            .0,
+        200
+    );
     assert!(!world.masters[0].current().await.force);
 }
 
@@ -278,11 +316,23 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
     world.enrol(5).await;
     let new: Vec<(&Node, bool)> = world.masters[3..].iter().map(|m| (m, true)).collect();
     assert_eq!(world.bed.attach(world.cluster, &new).await.0, 200);
-    assert!(world.words("m3").await.contains("the others take its member out"));
+    assert!(
+        world
+            .words("m3")
+            .await
+            .contains("the others take its member out")
+    );
     for waits in ["m4", "m5"] {
-        assert_eq!(world.words(waits).await, "waits until the member of m3 is taken out");
+        assert_eq!(
+            world.words(waits).await,
+            "waits until the member of m3 is taken out"
+        );
     }
-    assert_eq!(world.gone(3).await, [by_number], "the substitute waits for it as well");
+    assert_eq!(
+        world.gone(3).await,
+        [by_number],
+        "the substitute waits for it as well"
+    );
     // A host that is none of its masters says nothing that counts.
     world.lists(0, &[0, 1]).await;
     assert_eq!(world.gone(0).await, []);
@@ -290,7 +340,11 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
     assert!(world.words("m5").await.contains("waits for m4"));
     world.lists(0, &[0, 1, 3]).await;
     let shown = world.shown().await;
-    assert_eq!((&shown["votes"], &shown["answering"]), (&json!(3), &json!(3)), "{shown}");
+    assert_eq!(
+        (&shown["votes"], &shown["answering"]),
+        (&json!(3), &json!(3)),
+        "{shown}"
+    );
     assert_eq!(world.words("m5").await, "joins next");
 }
 
@@ -299,16 +353,34 @@ async fn a_host_that_etcd_needs_is_removed_by_force_only() {
     let world = World::new(3).await;
     world.set(1, Says::No);
     let (status, said) = world.remove(0, "").await;
-    assert_eq!((status, said["fault"]["code"].as_str()), (409, Some("etcd-quorum")), "{said}");
-    world.masters[0].current().await.assignment.node().expect("it is what it was");
+    assert_eq!(
+        (status, said["fault"]["code"].as_str()),
+        (409, Some("etcd-quorum")),
+        "{said}"
+    );
+    world.masters[0]
+        .current()
+        .await
+        .assignment
+        .node()
+        .expect("it is what it was");
     let (status, said) = world.remove(0, "?force=true").await;
     assert_eq!(status, 200, "{said}");
-    assert!(said["lost"].as_str().expect("words").contains("loses its quorum"));
+    assert!(
+        said["lost"]
+            .as_str()
+            .expect("words")
+            .contains("loses its quorum")
+    );
     assert_eq!(world.gone(2).await.len(), 1);
     // The administrator's socket, the same.
     let path = format!("/hosts/{}/remove", world.masters[2].id);
     let (status, said) = world.bed.admin(&path, json!({"force": false})).await;
-    assert_eq!((status, said["code"].as_str()), (409, Some("etcd-quorum")), "{said}");
+    assert_eq!(
+        (status, said["code"].as_str()),
+        (409, Some("etcd-quorum")),
+        "{said}"
+    );
     let hosts = json!({"hosts": [world.masters[2].id], "force": true});
     let (status, said) = world.bed.admin("/clusters/c/detach", hosts).await;
     assert_eq!(status, 200, "{said}");
@@ -326,21 +398,44 @@ async fn masters_that_leave_together_are_judged_together_and_the_last_ones_leave
     world.set(2, Says::Nothing);
     let (status, said) = world.detach(&[2], false).await;
     assert_eq!(status, 200, "{said}");
-    assert!(world.masters[2].current().await.force, "nothing is waited for");
+    assert!(
+        world.masters[2].current().await.force,
+        "nothing is waited for"
+    );
 }
 
 #[tokio::test]
 async fn a_cluster_that_changed_while_etcd_was_asked_is_judged_again() {
-    let mut world = World::new(3).await;
-    world.enrol(4).await;
-    let gate = Arc::new(Notify::new());
-    world.set(1, Says::Later(Arc::clone(&gate)));
+    // So many that one answer that comes too late makes no difference.
+    let mut world = World::new(4).await;
+    world.enrol(5).await;
+    let (asked, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    world.set(
+        1,
+        Says::Later {
+            asked: Arc::clone(&asked),
+            gate: Arc::clone(&gate),
+        },
+    );
     let changes = async {
-        assert_eq!(world.bed.attach(world.cluster, &[(&world.masters[3], true)]).await.0, 200);
+        asked.notified().await;
+        let (status, said) = world
+            .bed
+            .attach(world.cluster, &[(&world.masters[4], true)])
+            .await;
+        assert_eq!(status, 200, "{said}");
         gate.notify_one();
     };
     let (judged, ()) = tokio::join!(world.detach(&[0], false), changes);
-    assert_eq!((judged.0, code(&judged.1)), (409, "cluster-changed"), "{}", judged.1);
+    assert_eq!(
+        (judged.0, code(&judged.1)),
+        (409, "cluster-changed"),
+        "{}",
+        judged.1
+    );
+    world.set(1, Says::Yes);
+    let (status, said) = world.detach(&[0], false).await;
+    assert_eq!(status, 200, "{said}");
 }
 
 #[tokio::test]
@@ -356,19 +451,28 @@ async fn a_master_is_replaced_only_when_it_is_gone() {
     let (status, said) = replace(world.masters[2].id).await;
     assert_eq!((status, code(&said)), (409, "master-not-gone"), "{said}");
     let message = said["error"]["message"].as_str().expect("words");
-    assert!(message.contains("m3") && message.contains("300 s"), "{message}");
+    assert!(
+        message.contains("m3") && message.contains("300 s"),
+        "{message}"
+    );
     let (status, said) = replace(world.masters[3].id).await;
     assert_eq!((status, code(&said)), (409, "host-not-attached"), "{said}");
     let nodes = world.bed.get("/qbert/v4/{project}/nodes").await;
     let in_it = |n: &&Value| n["clusterUuid"] == json!(world.cluster);
-    assert_eq!(nodes.as_array().expect("list").iter().filter(in_it).count(), 3);
+    assert_eq!(
+        nodes.as_array().expect("list").iter().filter(in_it).count(),
+        3
+    );
 }
 
 #[tokio::test]
 async fn how_long_a_master_may_be_silent_is_a_setting() {
     let world = World::new(1).await;
     let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
-    assert_eq!(world.bed.get(&path).await["etcdReplaceAfterSeconds"], json!(300));
+    assert_eq!(
+        world.bed.get(&path).await["etcdReplaceAfterSeconds"],
+        json!(300)
+    );
     let body = json!({"etcd": {"replaceAfterSeconds": 600}});
     assert_eq!(world.bed.ask(Method::PATCH, &path, body).await.0, 200);
     until(|| async {
@@ -380,6 +484,9 @@ async fn how_long_a_master_may_be_silent_is_a_setting() {
         let url = format!("/clusters/{}", world.cluster);
         world.bed.admin_get(&url).await
     };
-    assert_eq!((status, &shown["etcdReplaceAfterSeconds"]), (200, &json!(600)));
+    assert_eq!(
+        (status, &shown["etcdReplaceAfterSeconds"]),
+        (200, &json!(600))
+    );
     assert_eq!(shown["nodes"][0]["name"], json!("m1"));
 }
