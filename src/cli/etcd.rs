@@ -6,10 +6,12 @@
 //! | `list`   | `etcd list`: every backup on this master |
 //! | `backup` | `etcd backup`: one more, now |
 //! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
+//! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
 
 mod backup;
 mod drill;
 mod list;
+mod restore;
 mod status;
 
 use std::time::Duration;
@@ -41,6 +43,10 @@ pub(super) enum EtcdVerb {
     Backup(backup::BackupArgs),
     /// Restore the newest backup into an etcd of its own, count it, and take it away again.
     Drill(drill::DrillArgs),
+    /// Begin the cluster anew from a snapshot, on this master; the others rejoin.
+    Restore(restore::RestoreArgs),
+    /// Put this master's data aside and join the one that is restored.
+    Rejoin(restore::RejoinArgs),
 }
 
 impl EtcdVerb {
@@ -51,6 +57,8 @@ impl EtcdVerb {
             Self::List(args) => args.json,
             Self::Backup(args) => args.json,
             Self::Drill(args) => args.json,
+            Self::Restore(args) => args.json,
+            Self::Rejoin(args) => args.json,
         }
     }
 }
@@ -61,6 +69,8 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::List(_) => list::run(ctx).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
         EtcdVerb::Drill(args) => drill::run(ctx, args).await,
+        EtcdVerb::Restore(args) => restore::run(ctx, args).await,
+        EtcdVerb::Rejoin(args) => restore::rejoin(ctx, args).await,
     }
 }
 

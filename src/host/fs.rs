@@ -290,6 +290,35 @@ impl HostFs {
         Ok(())
     }
 
+    /// Gives a file or directory another name on the same file system, durably. Both directories
+    /// must be there. What has the new name already is in the way, unless it is an empty directory.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), FsError> {
+        let (from, to) = (self.at(from), self.at(to));
+        fs::rename(&from, &to).map_err(|e| fail("move", &from, e))?;
+        [&to, &from]
+            .into_iter()
+            .filter_map(|path| path.parent())
+            .try_for_each(sync_dir)
+    }
+
+    /// Makes everything below a directory durable, for what another program wrote there.
+    pub fn sync_tree(&self, path: &str) -> Result<(), FsError> {
+        for name in self.list(path)? {
+            let below = format!("{path}/{name}");
+            match self.found(&below)? {
+                Found::Dir { .. } => self.sync_tree(&below)?,
+                Found::File { .. } => {
+                    let at = self.at(&below);
+                    File::open(&at)
+                        .and_then(|f| f.sync_all())
+                        .map_err(|e| fail("sync", &at, e))?;
+                }
+                Found::Nothing | Found::Link(_) | Found::Other => {}
+            }
+        }
+        sync_dir(&self.at(path))
+    }
+
     /// Names in a directory, sorted; empty when there is none.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FsError> {
         let at = self.at(path);

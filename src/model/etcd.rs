@@ -10,12 +10,14 @@
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
 //! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
+//! | [`RestoreOrder`]   | [`EtcdSpec::restore`](super::EtcdSpec): the cluster begins anew from a snapshot |
 //! | [`quorum`]         | may a member leave, whose is taken out next |
 
 mod archive;
 mod backup;
 mod gone;
 pub mod quorum;
+mod restore;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,7 @@ pub use backup::{
     BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings, DrillReport,
 };
 pub use gone::EtcdGone;
+pub use restore::{RestoreOrder, RestoreState, RestoreStatus};
 
 use super::Fault;
 
@@ -82,6 +85,9 @@ pub struct EtcdStatus {
     /// The last fire drill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillReport>,
+    /// The restore that is under way, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
     /// The chore that is done now, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chore: Option<String>,

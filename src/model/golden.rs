@@ -221,6 +221,11 @@ fn etcd_status() -> EtcdStatus {
             behind: 1,
             fault: Some(fault()),
         }),
+        restore: Some(RestoreStatus {
+            id: uuid::Uuid::from_u128(1),
+            state: RestoreState::Ready,
+            fault: Some(fault()),
+        }),
         chore: Some("a backup".into()),
     }
 }

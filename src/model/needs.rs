@@ -143,6 +143,14 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.gone", FIRST, Old::Refuses),
     ("assignment.etcd.gone[].host_id", FIRST, Old::Refuses),
     ("assignment.etcd.gone[].member_id", FIRST, Old::Refuses),
+    ("assignment.etcd.restore", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.id", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.founder", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.masters", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.snapshot", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.recovery_key", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.any_cluster", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.go", FIRST, Old::Refuses),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -243,7 +251,7 @@ pub(super) mod tests {
         ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
         CgroupDriverChoice, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec, Generation, HostId,
         KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid,
-        ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        ProxyModeChoice, RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -329,6 +337,15 @@ pub(super) mod tests {
                         host_id,
                         member_id: Some("8e9e05c52164694d".into()),
                     }],
+                    restore: Some(RestoreOrder {
+                        id: uuid::Uuid::from_u128(1),
+                        founder: host_id,
+                        masters: vec![host_id],
+                        snapshot: "20261128T143000Z-r7".into(),
+                        recovery_key: Some("/root/recovery.key".into()),
+                        any_cluster: true,
+                        go: true,
+                    }),
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {

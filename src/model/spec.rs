@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
-    HostId, KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
+    HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -200,6 +200,9 @@ pub struct EtcdSpec {
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
+    /// It begins anew from a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreOrder>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -383,6 +386,9 @@ impl NodeSpec {
         }
         if let Some((field, why)) = self.etcd.backup.fault() {
             return Err(bad(&format!("assignment.etcd.backup.{field}"), why));
+        }
+        if let Some((field, why)) = self.etcd.restore.as_ref().and_then(RestoreOrder::fault) {
+            return Err(bad(&format!("assignment.etcd.restore.{field}"), why));
         }
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));

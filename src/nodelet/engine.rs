@@ -12,8 +12,8 @@
 //! one more look after it, however often he calls, and looks that calls ask for are limited. So no
 //! caller keeps the loop from its work.
 //!
-//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that only looks
-//! `dry_run`.
+//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
+//! with a restore of etcd `restoring`, one that only looks `dry_run`.
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
@@ -22,6 +22,7 @@ mod dry_run;
 mod own;
 mod refused;
 mod removing;
+mod restoring;
 
 pub use dry_run::dry_run;
 
@@ -269,6 +270,9 @@ impl Engine {
                 return Next::retry(&self.lifecycle);
             }
         };
+        if let Some(next) = self.restoring(work.role, &work.node).await {
+            return next;
+        }
         let node = Node {
             work,
             host_id,

@@ -18,6 +18,7 @@
 //! | `backup` | the chores of backups: makes one, takes old ones away |
 //! | `drill`  | the chore of the fire drill, and how the last one went |
 //! | `archive` | the chore of the second place: copies there what is missing |
+//! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 
 mod archive;
 mod backup;
@@ -26,6 +27,7 @@ mod desk;
 mod drill;
 mod keeper;
 mod look;
+pub mod restore;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;

@@ -14,7 +14,7 @@ use crate::host::fs::HostFs;
 use crate::model::{
     CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault, Generation,
     InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
-    Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -100,6 +100,19 @@ impl Board {
         EtcdBoard {
             tx: self.tx.clone(),
         }
+    }
+
+    /// The loop's own part of what is shown of etcd: the keeper leaves it as it is.
+    pub fn restore(&self, restore: Option<RestoreStatus>) {
+        self.tx.send_if_modified(|status| {
+            let had = status.etcd.as_ref().and_then(|etcd| etcd.restore.as_ref());
+            if had == restore.as_ref() {
+                return false;
+            }
+            status.etcd.get_or_insert_default().restore = restore;
+            status.revision += 1;
+            true
+        });
     }
 
     /// The work that is shown here feeds the watchdog.
@@ -363,8 +376,12 @@ impl Board {
 
 impl EtcdBoard {
     /// Shows it; `None`: this host is no master. Who waits for news is woken by news only.
-    pub fn show(&self, etcd: Option<EtcdStatus>) {
+    pub fn show(&self, mut etcd: Option<EtcdStatus>) {
         self.tx.send_if_modified(|status| {
+            if let (Some(now), Some(before)) = (&mut etcd, &mut status.etcd) {
+                // The loop's part.
+                now.restore.clone_from(&before.restore);
+            }
             let news = match (&status.etcd, &etcd) {
                 (Some(before), Some(now)) => now.is_news_after(before),
                 (None, None) => false,

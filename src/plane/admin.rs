@@ -97,6 +97,12 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/clusters", get(clusters))
         .route("/clusters/{name}", get(cluster))
         .route("/clusters/{name}/etcd", get(etcd::places::admin))
+        .route(
+            "/clusters/{name}/restore",
+            get(etcd::restore::admin_show)
+                .post(etcd::restore::admin_begin)
+                .delete(etcd::restore::admin_withdraw),
+        )
         .route("/clusters/{name}/detach", post(detach))
         .route("/clusters/{name}/stack", post(cluster_stack))
         .route("/clusters/{name}/authorities", get(authorities::show))

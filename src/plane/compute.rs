@@ -141,6 +141,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         revoked: cluster.etcd_revoked.clone(),
         backup: cluster.settings.etcd_backup.clone(),
         gone: seats::gone(cluster),
+        restore: cluster.etcd_restore.clone(),
     }
 }
 
@@ -241,6 +242,7 @@ pub(super) mod tests {
             members: Vec::new(),
             departed: Vec::new(),
             etcd_revoked: None,
+            etcd_restore: None,
         }
     }
 

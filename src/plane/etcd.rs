@@ -6,6 +6,7 @@
 //! | `health` | asks members through the tunnels whether they are well |
 //! | `leave`  | whether a master may leave: who answers, what a quorum needs, the words |
 //! | `replace` | a master that is gone makes place for another one |
+//! | `restore` | the cluster begins anew from a snapshot that a master has |
 //! | `places` | what each master's member is waiting for (pure), and the screen of it |
 //!
 //! Who is a member only etcd knows. Each master's status says whom its etcd lists; the newest of them is
@@ -25,6 +26,7 @@ pub(super) mod health;
 pub(super) mod leave;
 pub(super) mod places;
 pub(super) mod replace;
+pub(super) mod restore;
 pub(super) mod seats;
 
 /// A member, as etcd lists it.
@@ -152,9 +154,6 @@ fn clip(text: &str) -> String {
 
 /// A master's status may say that somebody's member is out, or what its number is.
 pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) -> Answer<()> {
-    let Some(listed) = listed(status) else {
-        return Ok(());
-    };
     let row = change.get(&HOSTS, &host.to_string())?;
     let of = status.node.as_ref().and_then(|n| n.cluster_id);
     // Only of the cluster whose master it is, and says it is.
@@ -164,7 +163,12 @@ pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     let Some(mut cluster) = change.get(&CLUSTERS, &id.to_string())? else {
         return Ok(());
     };
-    if cluster.is_master(host) && seats::heard(&mut cluster, &listed) {
+    if !cluster.is_master(host) {
+        return Ok(());
+    }
+    let restore = restore::heard(change, &mut cluster, host, status)?;
+    let seats = listed(status).is_some_and(|listed| seats::heard(&mut cluster, &listed));
+    if restore || seats {
         change.put(&CLUSTERS, &id.to_string(), &cluster)?;
         for master in cluster.masters() {
             change.touch(master.host);

@@ -126,6 +126,7 @@ pub(super) async fn create(
                 members: Vec::new(),
                 departed: Vec::new(),
                 etcd_revoked: None,
+                etcd_restore: None,
             };
             departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;

@@ -15,7 +15,7 @@ use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
     Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
-    NodeUid, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    NodeUid, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -172,6 +172,9 @@ pub(super) struct Cluster {
     /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
     #[serde(default)]
     pub(super) etcd_revoked: Option<String>,
+    /// Its etcd begins anew from a snapshot; see `etcd::restore`.
+    #[serde(default)]
+    pub(super) etcd_restore: Option<RestoreOrder>,
 }
 
 /// What an operator chose for a cluster.

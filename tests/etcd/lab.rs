@@ -268,6 +268,19 @@ impl Machine {
 
     /// `etcdctl` with these words, against this member; what it prints.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
+        let (done, said) = self.etcdctl(words);
+        assert!(done, "{words:?}: {said}\n{}", self.log());
+        said
+    }
+
+    /// The same, and it is refused: what it says then.
+    pub(crate) fn refused(&self, words: &[&str]) -> String {
+        let (done, said) = self.etcdctl(words);
+        assert!(!done, "{words:?}: {said}");
+        said
+    }
+
+    fn etcdctl(&self, words: &[&str]) -> (bool, String) {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
         let file = |name| self.fs.at(certs::path_of(CertPurpose::EtcdClient, name));
         let done = self
@@ -283,10 +296,9 @@ impl Machine {
             .args(words)
             .output()
             .expect("etcdctl");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        let error = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{words:?}: {error}\n{}", self.log());
-        said
+        let done_well = done.status.success();
+        let said = if done_well { done.stdout } else { done.stderr };
+        (done_well, String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Starts the unit, as a boot would.

@@ -4,6 +4,7 @@
 //! ```text
 //! lab        the members and how they are driven
 //! drill      fire drills: backups restored into an etcd of their own
+//! restoring  a cluster begins anew from a snapshot, and what is refused
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! ```
 //!
@@ -14,3 +15,4 @@
 mod drill;
 mod founding;
 mod lab;
+mod restoring;

@@ -14,6 +14,7 @@ mod objects;
 mod operators;
 mod orders;
 mod renewal;
+mod restore;
 mod rights;
 mod stacks;
 mod stop;

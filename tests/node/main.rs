@@ -18,6 +18,7 @@
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
+//! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -35,6 +36,7 @@ mod nri;
 mod pages;
 mod policies;
 mod refused;
+mod restore;
 mod rights;
 mod running;
 #[path = "../support/sample.rs"]

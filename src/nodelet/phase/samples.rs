@@ -174,6 +174,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             election_ms: None,
             revoked: None,
             backup: Default::default(),
+            restore: None,
             gone: Vec::new(),
         },
         service_account_keys: Vec::new(),

@@ -8,6 +8,7 @@ use super::authorities::Authorities;
 use super::{Listing, State, align, cell, put, show, text};
 use crate::model::{Fault, HostId};
 use crate::plane::admin::{self, Leaving, WantedStack};
+use crate::plane::etcd::restore::WantedRestore;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterVerb {
@@ -30,6 +31,33 @@ pub(super) enum ClusterVerb {
         name: String,
         #[command(flatten)]
         list: Listing,
+    },
+    /// Begin a cluster anew from a snapshot of its etcd that one of its masters has. What was written
+    /// since it was taken is lost to the cluster. Nothing is stopped before the snapshot is checked and
+    /// the new data are made; the data of now are kept aside on each master.
+    Restore {
+        /// Name or id of the cluster.
+        name: String,
+        /// The name of a backup on the founder, or the path of a file there; absent: its newest.
+        #[arg(long)]
+        backup: Option<String>,
+        /// The master that makes the data; absent: the one with the newest backup.
+        #[arg(long, value_name = "HOST")]
+        founder: Option<HostId>,
+        /// The path on the founder of the key that opens it; the key itself stays there.
+        #[arg(long, value_name = "PATH")]
+        recovery_key: Option<String>,
+        /// It may be of another cluster. A plain snapshot does not say of which it is.
+        #[arg(long)]
+        any_cluster: bool,
+        /// Only show how far it is.
+        #[arg(long, conflicts_with_all = ["backup", "founder", "withdraw"])]
+        show: bool,
+        /// End the one that is under way, on masters that have moved no data yet.
+        #[arg(long, conflicts_with_all = ["backup", "founder"])]
+        withdraw: bool,
+        #[command(flatten)]
+        state: State,
     },
     /// Take hosts out of a cluster. A master stays where etcd would lose its quorum by it.
     Detach {
@@ -80,6 +108,31 @@ impl ClusterVerb {
             Self::Etcd { name, list } => {
                 one(&list, &format!("/clusters/{name}/etcd"), etcd_screen).await
             }
+            Self::Restore {
+                name,
+                backup,
+                founder,
+                recovery_key,
+                any_cluster,
+                show,
+                withdraw,
+                state,
+            } => {
+                let wanted = WantedRestore {
+                    backup,
+                    founder,
+                    recovery_key,
+                    any_cluster,
+                };
+                let method = match (show, withdraw) {
+                    (true, _) => Method::GET,
+                    (_, true) => Method::DELETE,
+                    (false, false) => Method::POST,
+                };
+                let path = format!("/clusters/{name}/restore");
+                let answer = admin::ask(&state.state_dir, method, &path, &wanted).await?;
+                put(None, &restore_screen(&answer))
+            }
             Self::Detach {
                 name,
                 hosts,
@@ -117,6 +170,34 @@ async fn one(list: &Listing, path: &str, screen: fn(&Value) -> String) -> Result
             false => screen(&answer),
         },
     )
+}
+
+/// The order, and what each master says of it.
+fn restore_screen(answer: &Value) -> String {
+    if answer.get("withdrawn").is_some() {
+        return "the restore is withdrawn\n".to_owned();
+    }
+    let order = &answer["restore"];
+    let mut screen = match order.is_object() {
+        false => "no restore is under way\n".to_owned(),
+        true => format!(
+            "restore {} from {} by host {}{}\n",
+            text(order, "id"),
+            text(order, "snapshot"),
+            text(order, "founder"),
+            match order["go"] == true {
+                true => ": the masters stop and go on with the new data",
+                false => ": the new data are being made, nothing is stopped",
+            }
+        ),
+    };
+    for master in list(answer, "masters") {
+        let said = &master["restore"];
+        let (state, why) = (text(said, "state"), cell(said, "fault.why"));
+        let state = if state.is_empty() { "-" } else { state };
+        screen.push_str(&format!("  {}  {state}  {why}\n", text(master, "name")));
+    }
+    screen
 }
 
 /// What was done, and what is lost by it.

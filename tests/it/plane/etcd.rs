@@ -39,17 +39,17 @@ enum Says {
 }
 
 /// Masters of a cluster, in order, and what their etcd says.
-struct World {
-    bed: Bed,
-    cluster: ClusterId,
-    masters: Vec<Node>,
+pub(super) struct World {
+    pub(super) bed: Bed,
+    pub(super) cluster: ClusterId,
+    pub(super) masters: Vec<Node>,
     says: Arc<Mutex<BTreeMap<HostId, Says>>>,
     tasks: JoinSet<()>,
 }
 
 impl World {
     /// So many masters that were attached together, all well.
-    async fn new(masters: u8) -> Self {
+    pub(super) async fn new(masters: u8) -> Self {
         let bed = Bed::new().await;
         bed.stack("1").await;
         let cluster = bed.cluster("c").await;
@@ -88,11 +88,17 @@ impl World {
 
     /// A master reports whom its etcd lists.
     async fn lists(&self, master: usize, members: &[usize]) {
-        let node = &self.masters[master];
         let members: Vec<Value> = members
             .iter()
             .map(|i| json!({"id": format!("a{i}"), "name": self.masters[*i].id, "learner": false}))
             .collect();
+        let etcd = json!({"leader": "a0", "members": members});
+        self.reports(master, etcd).await;
+    }
+
+    /// A master reports this of its etcd.
+    pub(super) async fn reports(&self, master: usize, etcd: Value) {
+        let node = &self.masters[master];
         let mut status = node.status(
             &format!("m{}", master + 1),
             &format!("10.1.0.{}", master + 1),
@@ -102,7 +108,7 @@ impl World {
             "cluster_id": self.cluster, "state": "ok", "reason": null, "attempts": 0, "phases": [],
             "current_step": null, "last_sweep_at": null, "stack": null, "wants_stack": null,
             "certificate_requests": [], "service_account_key": null, "certificates": [],
-            "etcd": {"leader": "a0", "members": members},
+            "etcd": etcd,
         });
         let (code, said) = node
             .call(Method::POST, "/v1/hosts/self/status", &status)
