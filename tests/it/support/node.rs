@@ -210,5 +210,6 @@ fn idle() -> NodeStatus {
         service_account_key: None,
         kube_proxy: None,
         certificates: Vec::new(),
+        etcd: None,
     }
 }
