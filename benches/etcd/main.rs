@@ -207,11 +207,12 @@ async fn writes(args: &Args, seconds: u64, per_second: u64) -> Result<Value> {
 async fn backup(args: &Args) -> Result<Value> {
     let (etcd, _) = clients(args)?;
     let recipient = fs::read_to_string(args.dir.join("recovery.pub"))?;
+    let (host, etcdutl) = (HostFs::new(&args.root), format!("{BIN}/etcdutl"));
     let began = Instant::now();
     let made = take(Taking {
-        fs: &HostFs::new(&args.root),
+        fs: &host,
         etcd: &etcd,
-        etcdutl: &format!("{BIN}/etcdutl"),
+        etcdutl: &etcdutl,
         dir: paths::ETCD_BACKUPS,
         recipients: vec![recipient],
         db_bytes: 0,
@@ -255,10 +256,11 @@ async fn drilled(args: &Args) -> Result<Value> {
     let manifest = shelf.good.last().context("no backup")?;
     let key = Secret::new(fs::read_to_string(args.dir.join(RECOVERY))?);
     let keys = seal::keys(&key).map_err(|f| anyhow!("{f}"))?.into_iter();
+    let sealed = format!("{}/{}{SEALED}", paths::ETCD_BACKUPS, manifest.name);
     let drill = Drill {
         fs: &host,
         bin: BIN,
-        sealed: &format!("{}/{}{SEALED}", paths::ETCD_BACKUPS, manifest.name),
+        sealed: &sealed,
         manifest,
         keys: keys.map(|k| Box::new(k) as Opener).collect(),
         live: None,

@@ -79,24 +79,28 @@ pub fn plain() -> Result<reqwest::Client, TlsError> {
 }
 
 fn without_tls(client: reqwest::ClientBuilder) -> Result<reqwest::Client, TlsError> {
-    // A preconfigured empty trust: the client is never used for https, and must not read the
-    // machine's certificate store at every start.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError {
-            what: "protocol versions",
-            why: e.to_string(),
-        })?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
+    // The client is never used for https, and must not read the machine's certificate store at every
+    // start.
     client
-        .tls_backend_preconfigured(config)
+        .tls_backend_preconfigured(believing_nobody()?)
         .build()
         .map_err(|e| TlsError {
             what: "client",
             why: e.to_string(),
         })
+}
+
+/// A configuration with which no handshake succeeds.
+pub fn believing_nobody() -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError {
+            what: "protocol versions",
+            why: e.to_string(),
+        })?;
+    let nobody = versions.with_root_certificates(RootCertStore::empty());
+    Ok(nobody.with_no_client_auth())
 }
 
 /// A client for plain HTTP on a socket of this machine.

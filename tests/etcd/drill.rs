@@ -37,10 +37,11 @@ fn backed_up(only: &mut Machine, keys: usize) -> (BackupManifest, Secret<String>
 async fn taken(node: &mut Node) -> BackupManifest {
     let spec = node.spec().clone();
     let client = client_of(&node.host.fs, spec.node_ip, &spec);
+    let etcdutl = format!("{BIN}/etcdutl");
     let made = take(Taking {
         fs: &node.host.fs,
         etcd: &client,
-        etcdutl: &format!("{BIN}/etcdutl"),
+        etcdutl: &etcdutl,
         dir: paths::ETCD_BACKUPS,
         recipients: spec.etcd.backup.recipients(),
         db_bytes: 1 << 20,
@@ -62,10 +63,11 @@ async fn drilled(node: &Node, manifest: &BackupManifest, key: &Secret<String>) -
     let spec = node.spec();
     let live = client_of(&node.host.fs, spec.node_ip, spec);
     let keys = seal::keys(key).expect("keys").into_iter();
+    let sealed = sealed(manifest);
     let drill = Drill {
         fs: &node.host.fs,
         bin: BIN,
-        sealed: &sealed(manifest),
+        sealed: &sealed,
         manifest,
         keys: keys.map(|k| Box::new(k) as Opener).collect(),
         live: Some(&live),

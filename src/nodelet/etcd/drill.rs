@@ -85,10 +85,11 @@ async fn tried(
     };
     let keys = openers(fs, key.or(node.etcd.backup.drill_key.as_deref()))?;
     let live = peers.etcd(fs, node).ok();
+    let sealed = format!("{dir}/{}{SEALED}", manifest.name);
     let drill = Drill {
         fs,
         bin: BIN,
-        sealed: &format!("{dir}/{}{SEALED}", manifest.name),
+        sealed: &sealed,
         manifest,
         keys,
         live: live.as_ref(),

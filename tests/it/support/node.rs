@@ -211,5 +211,6 @@ fn idle() -> NodeStatus {
         kube_proxy: None,
         etcd: None,
         certificates: Vec::new(),
+        etcd: None,
     }
 }
