@@ -76,7 +76,7 @@ fn open(
     room.require(&place, manifest.plain_bytes.saturating_mul(2))
         .map_err(|e| Fault::new(FaultCode::DiskFull, NOT_OPENED, e.to_string()).fix(space::FIX))?;
     let path = format!("{dir}/snapshot.db");
-    let copied = || {
+    let mut copied = || {
         fs.make_dir(&dir, &Attrs::mode(PRIVATE))?;
         let mut file = fs.begin(&path, &Attrs::mode(SECRET))?;
         seal::copy(&mut plain, &mut file)?;
