@@ -129,7 +129,6 @@ codes! {
         EtcdRestore = "etcd-restore",
         EtcdRestoreForeign = "etcd-restore-foreign",
         EtcdRestoreUnfit = "etcd-restore-unfit",
-        EtcdStepUnfit = "etcd-step-unfit",
         EventInvalid = "event-invalid",
         EventsInMemory = "events-in-memory",
         Facts = "facts",

@@ -16,8 +16,10 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `etcd`  | which etcd may restore the backups of which |
 //! | `table` | the matrix as the README shows it |
 
+mod etcd;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,8 @@ pub struct Matrix {
     skew: BTreeMap<String, u64>,
     #[serde(default)]
     rule: Vec<Rule>,
+    #[serde(default)]
+    etcd_restore: Vec<etcd::EtcdRestore>,
     #[serde(default)]
     ran: Vec<Ran>,
 }

@@ -35,7 +35,6 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         kube_proxy: None,
         etcd: None,
         certificates: Vec::new(),
-        etcd: None,
     }
 }
 

@@ -7,8 +7,8 @@ use semver::Version;
 
 use super::snapshot::Content;
 use crate::backup::seal::ANOTHER;
+use crate::host::space::{self, Space};
 use crate::model::{BackupManifest, ClusterId, Fault, FaultCode, Matrix};
-use crate::stack::space::{self, Space};
 
 /// etcd makes its log in pieces of this size, before it writes a word into it.
 const LOG_PIECE: u64 = 64 * 1000 * 1000;

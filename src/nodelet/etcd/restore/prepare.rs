@@ -11,8 +11,8 @@ use crate::backup::seal::ANOTHER;
 use crate::host::etcd::peer_url;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::space;
 use crate::model::{ClusterId, Fault, FaultCode, Matrix, NodeSpec, paths};
-use crate::stack::space;
 use crate::telemetry::chain;
 
 /// Revisions that are left out: more than were given away after any snapshot that is of use. So no

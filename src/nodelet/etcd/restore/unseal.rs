@@ -8,8 +8,8 @@ use super::{Run, Source};
 use crate::backup::seal::{self, ANOTHER, KEY_FILE_MAX};
 use crate::backup::shelf::{MANIFEST, SEALED};
 use crate::host::fs::{Attrs, HostFs};
+use crate::host::space;
 use crate::model::{BackupManifest, Fault, FaultCode, Secret};
-use crate::stack::space;
 use crate::telemetry::chain;
 
 /// A manifest is one page.
@@ -76,7 +76,7 @@ fn open(
     room.require(&place, manifest.plain_bytes.saturating_mul(2))
         .map_err(|e| Fault::new(FaultCode::DiskFull, NOT_OPENED, e.to_string()).fix(space::FIX))?;
     let path = format!("{dir}/snapshot.db");
-    let copied = || {
+    let mut copied = || {
         fs.make_dir(&dir, &Attrs::mode(PRIVATE))?;
         let mut file = fs.begin(&path, &Attrs::mode(SECRET))?;
         seal::copy(&mut plain, &mut file)?;
