@@ -211,6 +211,5 @@ fn idle() -> NodeStatus {
         kube_proxy: None,
         etcd: None,
         certificates: Vec::new(),
-        etcd: None,
     }
 }
