@@ -5,8 +5,12 @@
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
 //! | `list`   | `etcd list`: every backup on this master |
 //! | `backup` | `etcd backup`: one more, now |
+//! | `defrag` | `etcd defrag`: the member's database, smaller |
+//! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
 
+mod alarm;
 mod backup;
+mod defrag;
 mod list;
 mod status;
 
@@ -15,9 +19,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::context::Context;
+use super::output::Ink;
 use crate::app::Exit;
 use crate::local::{LocalError, Method};
-use crate::model::{EtcdView, Fault, paths};
+use crate::model::{ChoreAnswer, EtcdView, Fault, paths};
 
 /// Longest a call that orders something waits for its answer: a little more than nodelet does.
 const ORDER: Duration = Duration::from_secs(150);
@@ -36,6 +41,10 @@ pub(super) enum EtcdVerb {
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
+    /// Defragment this member's database now, if every member is well.
+    Defrag(defrag::DefragArgs),
+    /// The alarms that are raised, and the way out; ends with 1 when there is one.
+    Alarm(alarm::AlarmArgs),
 }
 
 impl EtcdVerb {
@@ -45,6 +54,8 @@ impl EtcdVerb {
             Self::Status(args) => args.json,
             Self::List(args) => args.json,
             Self::Backup(args) => args.json,
+            Self::Defrag(args) => args.json,
+            Self::Alarm(args) => args.json,
         }
     }
 }
@@ -54,7 +65,21 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Status(_) => status::run(ctx).await,
         EtcdVerb::List(_) => list::run(ctx).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
+        EtcdVerb::Defrag(_) => defrag::run(ctx).await,
+        EtcdVerb::Alarm(args) => alarm::run(ctx, args).await,
     }
+}
+
+/// Says how an order ended, or that it has not.
+fn ended(ctx: &Context, said: serde_json::Value) -> Exit {
+    match serde_json::from_value::<ChoreAnswer>(said) {
+        Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
+        Err(_) => {
+            let words = "it is under way; pf9ctl etcd status shows how it ended";
+            ctx.out.step(Ink::Warn, words);
+        }
+    }
+    Exit::Ok
 }
 
 /// What the keeper knows.

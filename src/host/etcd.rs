@@ -1,6 +1,6 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here), joining (`join`) and snapshots (`snapshot`). The same questions are understood by 3.4
-//! and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
+//! who is a member, leaving (here), joining (`join`), snapshots (`snapshot`), upkeep (`maintenance`), and
+//! how its disk does (`metrics`). The same questions are understood by 3.4 and everything since: membership goes through etcd's own JSON gateway, so no second protocol is
 //! needed.
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,9 +17,13 @@ use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 
 mod join;
+mod maintenance;
+mod metrics;
 mod snapshot;
 
 pub use join::{counted, join, promote_within};
+pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
+pub use metrics::Fsyncs;
 pub use snapshot::Snapshot;
 
 /// The member reads through its quorum to answer; an election may be under way.
@@ -182,12 +186,22 @@ impl Etcd {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
+        self.post_within(path, body, ASK).await
+    }
+
+    /// [`Self::post`], for what takes longer.
+    async fn post_within(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
         let url = format!("{}{path}", self.base);
         let lost = |source| EtcdError::Unreachable {
             url: url.clone(),
             source,
         };
-        let call = self.client.post(&url).json(body).timeout(ASK);
+        let call = self.client.post(&url).json(body).timeout(within);
         let answer = call.send().await.map_err(lost)?;
         let status = answer.status();
         let bytes = tls::body(answer, ANSWER_MAX).await.map_err(lost)?;
@@ -308,7 +322,10 @@ fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     if yes {
         return Ok(());
     }
-    let why = if said.reason.is_empty() {
+    let why = if said.reason.contains("NOSPACE") {
+        "its database is full (alarm NOSPACE); pf9ctl etcd alarm says what is done about it"
+            .to_owned()
+    } else if said.reason.is_empty() {
         format!("HTTP status {status}")
     } else {
         said.reason

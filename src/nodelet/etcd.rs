@@ -16,12 +16,16 @@
 //! | `look`   | asks the member, and what lies on the shelf |
 //! | `desk`   | where the socket leaves root's orders; its routes |
 //! | `backup` | the chores of backups: makes one, takes old ones away |
+//! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
+//! | `version` | may this program have these data, and what makes them ready for it |
 
 mod backup;
 mod chore;
 mod desk;
 mod keeper;
 mod look;
+pub mod upkeep;
+pub mod version;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;

@@ -268,6 +268,12 @@ impl Machine {
 
     /// `etcdctl` with these words, against this member; what it prints.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
+        let said = self.ctl_tried(words);
+        said.unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.log()))
+    }
+
+    /// The same; its complaint when it does not succeed.
+    pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
         let file = |name| self.fs.at(certs::path_of(CertPurpose::EtcdClient, name));
         let done = self
@@ -283,10 +289,12 @@ impl Machine {
             .args(words)
             .output()
             .expect("etcdctl");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        let error = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{words:?}: {error}\n{}", self.log());
-        said
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() {
+            Ok(text(&done.stdout))
+        } else {
+            Err(text(&done.stderr))
+        }
     }
 
     /// Starts the unit, as a boot would.

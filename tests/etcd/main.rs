@@ -4,6 +4,8 @@
 //! ```text
 //! lab        the members and how they are driven
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
+//! versions   which etcd may go on with the data of which: refused and allowed steps are really made
+//! upkeep     a full database: it is healed, or explained
 //! ```
 //!
 //! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
@@ -12,3 +14,5 @@
 
 mod founding;
 mod lab;
+mod upkeep;
+mod versions;

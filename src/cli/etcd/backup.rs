@@ -3,9 +3,8 @@
 use clap::Parser;
 
 use super::super::context::Context;
-use super::super::output::Ink;
 use crate::app::Exit;
-use crate::model::{ChoreAnswer, Fault};
+use crate::model::Fault;
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct BackupArgs {
@@ -17,12 +16,5 @@ pub(in super::super) struct BackupArgs {
 pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
     ctx.out.waiting("taking a snapshot of etcd");
     let said = super::order(ctx, "backup", "make a backup").await?;
-    match serde_json::from_value::<ChoreAnswer>(said) {
-        Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
-        Err(_) => {
-            let words = "it is under way; pf9ctl etcd status shows how it ended";
-            ctx.out.step(Ink::Warn, words);
-        }
-    }
-    Ok(Exit::Ok)
+    Ok(super::ended(ctx, said))
 }

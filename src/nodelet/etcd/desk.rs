@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `GET /v1/etcd`                     | [`EtcdView`]: the member, and every backup |
 //! | `POST /v1/etcd/backup` (root only) | 200 when it is made, 202 and the view when that takes longer |
+//! | `POST /v1/etcd/defrag` (root only) | the same: this member's database is defragmented |
+//! | `POST /v1/etcd/alarm` (root only)  | the same: what is due about a full database is done |
 //!
 //! Orders wait in a queue of a few places; the keeper does one chore at a time.
 
@@ -25,6 +27,10 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 pub(super) enum Order {
     /// A backup, now.
     Backup,
+    /// Give back what this member's file has and nobody uses, now.
+    Defragment,
+    /// What is due about a full database, without waiting.
+    Heal,
 }
 
 /// An order, and who waits for it.
@@ -63,6 +69,8 @@ impl Desk {
         let order = match (&request.method, request.path.as_str()) {
             (&Method::GET, "/v1/etcd") => return self.view(StatusCode::OK),
             (&Method::POST, "/v1/etcd/backup") => Order::Backup,
+            (&Method::POST, "/v1/etcd/defrag") => Order::Defragment,
+            (&Method::POST, "/v1/etcd/alarm") => Order::Heal,
             _ => return Reply::not_found(&request.path),
         };
         let uid = request.peer.uid;

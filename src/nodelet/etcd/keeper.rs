@@ -9,6 +9,7 @@ use super::backup;
 use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::look;
+use super::upkeep::Upkeep;
 use crate::app::Beat;
 use crate::host::Host;
 use crate::model::{ChoreAnswer, EtcdStatus, EtcdView, Fault, FaultCode, HostId, Role, Timestamp};
@@ -33,6 +34,7 @@ pub struct Keeper {
     peers: Peers,
     view: EtcdView,
     seen: Seen,
+    upkeep: Upkeep,
 }
 
 /// A master's work, and whose.
@@ -62,6 +64,7 @@ impl Keeper {
             peers: Peers::default(),
             view: EtcdView::default(),
             seen: Seen::default(),
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -120,6 +123,8 @@ impl Keeper {
             Some(ordered) = self.inside.orders.recv() => {
                 let chore = match ordered.order {
                     Order::Backup => Chore::Backup,
+                    Order::Defragment => Chore::Defragment,
+                    Order::Heal => Chore::Heal,
                 };
                 let done = self.work_on(master, chore).await;
                 answer(ordered, done);
@@ -132,14 +137,18 @@ impl Keeper {
         let now = Timestamp::now();
         let node = &master.work.node;
         let mut etcd = self.view.etcd.take().unwrap_or_default();
+        self.seen.healthy = false;
         match self.peers.etcd(&self.host.fs, node) {
-            Ok(client) => look::member(&client, now, &mut etcd).await,
+            Ok(client) => {
+                look::member(&client, now, &mut etcd).await;
+                let (fs, seen) = (&self.host.fs, &mut self.seen);
+                self.upkeep.look(fs, node, &client, &mut etcd, seen).await;
+            }
             Err(why) => {
                 let what = "etcd is not healthy";
                 etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
             }
         }
-        self.seen.healthy = etcd.fault.is_none();
         self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
         self.view.etcd = Some(etcd);
         self.show();
@@ -153,7 +162,14 @@ impl Keeper {
         self.beat.within(chore.deadline());
         let ended = {
             let stop = another(self.job.clone(), master);
-            let work = do_it(&self.host, &mut self.peers, master, chore, &self.view);
+            let doing = Doing {
+                host: &self.host,
+                peers: &mut self.peers,
+                upkeep: &mut self.upkeep,
+                master,
+                view: &self.view,
+            };
+            let work = doing.done(chore);
             tokio::select! {
                 // What is dropped half done is nothing: each chore's last act makes it count.
                 done = tokio::time::timeout(chore.deadline(), work) => {
@@ -171,6 +187,9 @@ impl Keeper {
                 self.status_mut().backups.failing.clone_from(&failed);
             }
             Chore::Prune => self.seen.prune_failed = failed.is_some().then_some(now),
+            Chore::Heal | Chore::Defragment => {
+                self.seen.upkeep_failed = failed.is_some().then_some(now);
+            }
         }
         if let Some(fault) = failed {
             tracing::warn!(code = fault.code.word(), "{fault}");
@@ -192,20 +211,36 @@ impl Keeper {
     fn forget(&mut self) {
         self.view = EtcdView::default();
         self.seen = Seen::default();
+        self.upkeep = Upkeep::default();
         self.show();
     }
 }
 
-async fn do_it(
-    host: &Host,
-    peers: &mut Peers,
-    master: &Master,
-    chore: Chore,
-    view: &EtcdView,
-) -> Result<ChoreAnswer, Fault> {
-    match chore {
-        Chore::Backup => backup::make(host, peers, master, view).await,
-        Chore::Prune => backup::prune(host, master),
+/// What a chore works on.
+struct Doing<'a> {
+    host: &'a Host,
+    peers: &'a mut Peers,
+    upkeep: &'a mut Upkeep,
+    master: &'a Master,
+    view: &'a EtcdView,
+}
+
+impl Doing<'_> {
+    async fn done(self, chore: Chore) -> Result<ChoreAnswer, Fault> {
+        let (host, node) = (self.host, &self.master.work.node);
+        let own = |peers: &mut Peers| {
+            let client = peers.etcd(&host.fs, node);
+            client.map_err(|why| Fault::new(FaultCode::EtcdNotTended, NOT_DONE, why))
+        };
+        match chore {
+            Chore::Backup => backup::make(host, self.peers, self.master, self.view).await,
+            Chore::Prune => backup::prune(host, self.master),
+            Chore::Heal => self.upkeep.heal(&own(self.peers)?).await,
+            Chore::Defragment => {
+                let own = own(self.peers)?;
+                self.upkeep.defragment(&host.fs, node, &own).await
+            }
+        }
     }
 }
 
