@@ -19,6 +19,7 @@
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
+//! | `etcd_data` | what the files of an etcd say of themselves, read without it |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
@@ -32,6 +33,7 @@ pub mod cri;
 pub mod deadlines;
 pub mod documents;
 pub mod etcd;
+pub mod etcd_data;
 pub mod exec;
 pub mod facts;
 pub mod fs;

@@ -71,7 +71,7 @@ pub use judge::*;
 pub use kube_proxy::*;
 pub use machine::*;
 pub use marks::*;
-pub use matrix::{Fit, Machine, Matrix, loose_version};
+pub use matrix::{EtcdDemand, EtcdWay, Fit, Machine, Matrix, loose_version, newest_of};
 pub use order::*;
 pub use phase::*;
 pub use pki::*;

@@ -7,8 +7,12 @@
 //! | `backup` | `etcd backup`: one more, now |
 //! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
 //! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
+//! | `defrag` | `etcd defrag`: the member's database, smaller |
+//! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
 
+mod alarm;
 mod backup;
+mod defrag;
 mod drill;
 mod list;
 mod restore;
@@ -47,6 +51,10 @@ pub(super) enum EtcdVerb {
     Restore(restore::RestoreArgs),
     /// Put this master's data aside and join the one that is restored.
     Rejoin(restore::RejoinArgs),
+    /// Defragment this member's database now, if every member is well.
+    Defrag(defrag::DefragArgs),
+    /// The alarms that are raised, and the way out; ends with 1 when there is one.
+    Alarm(alarm::AlarmArgs),
 }
 
 impl EtcdVerb {
@@ -59,6 +67,8 @@ impl EtcdVerb {
             Self::Drill(args) => args.json,
             Self::Restore(args) => args.json,
             Self::Rejoin(args) => args.json,
+            Self::Defrag(args) => args.json,
+            Self::Alarm(args) => args.json,
         }
     }
 }
@@ -71,7 +81,21 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Drill(args) => drill::run(ctx, args).await,
         EtcdVerb::Restore(args) => restore::run(ctx, args).await,
         EtcdVerb::Rejoin(args) => restore::rejoin(ctx, args).await,
+        EtcdVerb::Defrag(_) => defrag::run(ctx).await,
+        EtcdVerb::Alarm(args) => alarm::run(ctx, args).await,
     }
+}
+
+/// Says how an order ended, or that it has not.
+fn ended(ctx: &Context, said: serde_json::Value) -> Exit {
+    match serde_json::from_value::<ChoreAnswer>(said) {
+        Ok(answer) => ctx.out.step(Ink::Good, &answer.done),
+        Err(_) => {
+            let words = "it is under way; pf9ctl etcd status shows how it ended";
+            ctx.out.step(Ink::Warn, words);
+        }
+    }
+    Exit::Ok
 }
 
 /// What the keeper knows.

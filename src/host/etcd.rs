@@ -1,7 +1,8 @@
 //! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here), whose turn it is to join (`turn`), joining (`join`) and snapshots
-//! (`snapshot`). The same questions are understood by 3.4 and everything since: membership goes
-//! through etcd's own JSON gateway, so no second protocol is needed.
+//! who is a member, leaving (here), whose turn it is to join (`turn`), joining (`join`), snapshots
+//! (`snapshot`), upkeep (`maintenance`), and how its disk does (`metrics`). The same questions are
+//! understood by 3.4 and everything since: membership goes through etcd's own JSON gateway, so no
+//! second protocol is needed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use super::tls::{self, Identity, TlsError};
 
 mod count;
 mod join;
+mod maintenance;
+mod metrics;
 mod snapshot;
 mod turn;
 
@@ -25,6 +28,8 @@ use join::own;
 
 pub use count::Keys;
 pub use join::{counted, join, promote_within};
+pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
+pub use metrics::Fsyncs;
 pub use snapshot::Snapshot;
 pub use turn::{Turn, turn};
 
@@ -196,12 +201,22 @@ impl Etcd {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
+        self.post_within(path, body, ASK).await
+    }
+
+    /// [`Self::post`], for what takes longer.
+    async fn post_within(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
         let url = format!("{}{path}", self.base);
         let lost = |source| EtcdError::Unreachable {
             url: url.clone(),
             source,
         };
-        let call = self.client.post(&url).json(body).timeout(ASK);
+        let call = self.client.post(&url).json(body).timeout(within);
         let answer = call.send().await.map_err(lost)?;
         let status = answer.status();
         let bytes = tls::body(answer, ANSWER_MAX).await.map_err(lost)?;
@@ -323,7 +338,10 @@ pub fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     if yes {
         return Ok(());
     }
-    let why = if said.reason.is_empty() {
+    let why = if said.reason.contains("NOSPACE") {
+        "its database is full (alarm NOSPACE); pf9ctl etcd alarm says what is done about it"
+            .to_owned()
+    } else if said.reason.is_empty() {
         format!("HTTP status {status}")
     } else {
         said.reason

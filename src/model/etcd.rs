@@ -40,6 +40,9 @@ pub struct EtcdStatus {
     /// Why it could not be asked, or why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// What is not wrong yet: a slow disk, a database that is nearly full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Fault>,
     /// The cluster's id in hexadecimal, as etcd prints it; empty while nothing is known.
     #[serde(default)]
     pub cluster_id: String,
@@ -199,6 +202,17 @@ pub struct ChoreAnswer {
     pub backup: Option<BackupInfo>,
 }
 
+/// The largest database that may be asked for: below the first a cluster does not even start, above the
+/// second etcd itself advises against it.
+const QUOTA: std::ops::RangeInclusive<u64> = 16 << 20..=8 << 30;
+
+/// What is wrong with a quota, in words.
+pub fn quota_fault(bytes: Option<u64>) -> Option<String> {
+    let bytes = bytes.filter(|bytes| !QUOTA.contains(bytes))?;
+    let (least, most) = (QUOTA.start(), QUOTA.end());
+    Some(format!("{bytes} is not {least} to {most}"))
+}
+
 impl EtcdStatus {
     /// Whether this one tells a person more than another: what only counts on (time, size, revision)
     /// wakes nobody.
@@ -218,6 +232,16 @@ impl EtcdStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quota_is_neither_too_small_for_a_cluster_nor_larger_than_etcd_advises() {
+        for good in [None, Some(16 << 20), Some(8 << 30)] {
+            assert_eq!(quota_fault(good), None);
+        }
+        for bad in [0, (16 << 20) - 1, (8 << 30) + 1, u64::MAX] {
+            assert!(quota_fault(Some(bad)).is_some(), "{bad}");
+        }
+    }
 
     #[test]
     fn what_only_counts_on_is_no_news() {

@@ -168,6 +168,7 @@ fn etcd_status() -> EtcdStatus {
     EtcdStatus {
         seen_at: Some(at()),
         fault: Some(fault()),
+        warnings: vec![fault()],
         cluster_id: "cafe".into(),
         member_id: "beef".into(),
         leader: Some("beef".into()),

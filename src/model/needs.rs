@@ -75,6 +75,7 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.members[].joins", FIRST, Old::Refuses),
     ("assignment.etcd.heartbeat_ms", FIRST, Old::Ignores),
     ("assignment.etcd.election_ms", FIRST, Old::Ignores),
+    ("assignment.etcd.quota_bytes", FIRST, Old::Ignores),
     ("assignment.etcd.revoked", FIRST, Old::Refuses),
     ("assignment.etcd.backup", FIRST, Old::Ignores),
     ("assignment.etcd.backup.every_minutes", FIRST, Old::Ignores),
@@ -310,6 +311,7 @@ pub(super) mod tests {
                     }],
                     heartbeat_ms: Some(100),
                     election_ms: Some(1000),
+                    quota_bytes: Some(4 << 30),
                     revoked: Some("r".into()),
                     backup: BackupPolicy {
                         every_minutes: 60,

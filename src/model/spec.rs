@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
-    HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, taken_by_spec,
+    HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, quota_fault, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -190,6 +190,9 @@ pub struct EtcdSpec {
     /// `--election-timeout` in milliseconds; absent: etcd's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_ms: Option<u32>,
+    /// `--quota-backend-bytes`: the largest database; absent: etcd's own, 2 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
     /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
     /// refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -442,6 +445,9 @@ impl NodeSpec {
                 "assignment.network.cluster_domain",
                 format!("{domain:?} is no DNS name"),
             ));
+        }
+        if let Some(why) = quota_fault(self.etcd.quota_bytes) {
+            return Err(bad("assignment.etcd.quota_bytes", why));
         }
         if let Some(revoked) = &self.etcd.revoked
             && (revoked.len() > REVOKED_MAX || pem_bytes(revoked, REVOKED_LABEL).is_none())

@@ -209,15 +209,12 @@ impl Engine {
             return Next::retry(&self.lifecycle);
         }
         let job = {
-            let (orders, ledger) = (self.told.orders.borrow_and_update(), self.ledger.seen());
+            // Not borrowed while the disk is looked at: whoever brings the next order would wait.
+            let orders = self.told.orders.borrow_and_update().clone();
+            let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
-            fit::judged(
-                &self.host.fs,
-                job,
-                &orders,
-                &ledger,
-                self.memory.unfit.as_ref(),
-            )
+            let unfit = self.memory.unfit.as_ref();
+            fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await
         };
         warnings.extend(super::policies::warnings(&self.host.fs, &job));
         self.board.warns(warnings);

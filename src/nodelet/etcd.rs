@@ -19,6 +19,8 @@
 //! | `drill`  | the chore of the fire drill, and how the last one went |
 //! | `archive` | the chore of the second place: copies there what is missing |
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
+//! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
+//! | `version` | may this program have these data, and what makes them ready for it |
 
 mod archive;
 mod backup;
@@ -28,6 +30,8 @@ mod drill;
 mod keeper;
 mod look;
 pub mod restore;
+pub mod upkeep;
+pub mod version;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;

@@ -389,6 +389,7 @@ pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> A
                 .fix("choose a stack of the same minor"),
         );
     }
+    stacks::require_etcd_step(&**change, &cluster.stack, &stack)?;
     let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
     require_fit(change, &stack, members)?;
     cluster.stack = stack.clone();

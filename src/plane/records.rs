@@ -211,6 +211,8 @@ pub(super) struct Settings {
     /// Backups that masters make of etcd.
     #[serde(default)]
     pub(super) etcd_backup: BackupPolicy,
+    #[serde(default)]
+    pub(super) etcd_quota_bytes: Option<u64>,
 }
 
 /// Private keys of a cluster's authorities, PKCS#8 PEM.

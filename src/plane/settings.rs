@@ -11,7 +11,7 @@ use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
     BackupPolicy, CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin,
-    NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
+    NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes, quota_fault,
 };
 
 /// Port of the API server unless told otherwise.
@@ -70,6 +70,8 @@ pub(super) struct NewCluster {
     etcd_election_timeout_ms: Option<u32>,
     #[serde(default)]
     etcd: NewEtcd,
+    #[serde(default)]
+    etcd_quota_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,6 +161,8 @@ pub(super) struct Tuning {
     api_server_args: Option<BTreeMap<String, String>>,
     #[serde(default)]
     etcd: Option<NewEtcd>,
+    #[serde(default)]
+    etcd_quota_bytes: Option<u64>,
 }
 
 impl Tuning {
@@ -184,6 +188,10 @@ impl Tuning {
         }
         if let Some(etcd) = &self.etcd {
             settings.etcd_replace_after_s = etcd.replace_after()?;
+        }
+        if let Some(quota) = self.etcd_quota_bytes {
+            check_quota(Some(quota))?;
+            settings.etcd_quota_bytes = Some(quota);
         }
         Ok(())
     }
@@ -263,6 +271,13 @@ fn check_api_server_args(args: &BTreeMap<String, String>) -> Answer<()> {
     kubernetes::extra_args(args).map_err(|why| refused("apiServerArgs", &why))
 }
 
+fn check_quota(quota: Option<u64>) -> Answer<()> {
+    match quota_fault(quota) {
+        Some(why) => Err(refused("etcdQuotaBytes", &why)),
+        None => Ok(()),
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct NewKubeProxy {
@@ -295,6 +310,7 @@ impl NewCluster {
         self.check_rest()?;
         check_gates(&self.feature_gates)?;
         check_api_server_args(&self.api_server_args)?;
+        check_quota(self.etcd_quota_bytes)?;
         Ok(Settings {
             pods_cidr: self.containers_cidr.trunc(),
             services_cidr: self.services_cidr.trunc(),
@@ -318,6 +334,7 @@ impl NewCluster {
             etcd_election_ms: self.etcd_election_timeout_ms,
             etcd_replace_after_s: self.etcd.replace_after()?,
             etcd_backup: BackupPolicy::default(),
+            etcd_quota_bytes: self.etcd_quota_bytes,
         })
     }
 

@@ -268,19 +268,20 @@ impl Machine {
 
     /// `etcdctl` with these words, against this member; what it prints.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
-        let (done, said) = self.etcdctl(words);
-        assert!(done, "{words:?}: {said}\n{}", self.log());
-        said
+        let said = self.ctl_tried(words);
+        said.unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.log()))
     }
 
     /// The same, and it is refused: what it says then.
     pub(crate) fn refused(&self, words: &[&str]) -> String {
-        let (done, said) = self.etcdctl(words);
-        assert!(!done, "{words:?}: {said}");
-        said
+        match self.ctl_tried(words) {
+            Ok(said) => panic!("{words:?}: {said}"),
+            Err(why) => why,
+        }
     }
 
-    fn etcdctl(&self, words: &[&str]) -> (bool, String) {
+    /// The same; its complaint when it does not succeed.
+    pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
         let file = |name| self.fs.at(certs::path_of(CertPurpose::EtcdClient, name));
         let done = self
@@ -296,9 +297,12 @@ impl Machine {
             .args(words)
             .output()
             .expect("etcdctl");
-        let done_well = done.status.success();
-        let said = if done_well { done.stdout } else { done.stderr };
-        (done_well, String::from_utf8_lossy(&said).into_owned())
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() {
+            Ok(text(&done.stdout))
+        } else {
+            Err(text(&done.stderr))
+        }
     }
 
     /// Starts the unit, as a boot would.

@@ -6,6 +6,8 @@
 //! drill      fire drills: backups restored into an etcd of their own
 //! restoring  a cluster begins anew from a snapshot, and what is refused
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
+//! versions   which etcd may go on with the data of which: refused and allowed steps are really made
+//! upkeep     a full database: it is healed, or explained
 //! ```
 //!
 //! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
@@ -16,3 +18,5 @@ mod drill;
 mod founding;
 mod lab;
 mod restoring;
+mod upkeep;
+mod versions;

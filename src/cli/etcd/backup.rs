@@ -16,6 +16,5 @@ pub(in super::super) struct BackupArgs {
 pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
     ctx.out.waiting("taking a snapshot of etcd");
     let said = super::order(ctx, "backup", &serde_json::json!({}), "make a backup").await?;
-    super::told(ctx, said);
-    Ok(Exit::Ok)
+    Ok(super::ended(ctx, said))
 }

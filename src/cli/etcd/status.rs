@@ -85,6 +85,9 @@ impl Show for Report {
         if etcd.db_bytes > 0 {
             screen.row("database", Ink::Plain, &self.database(), width);
         }
+        for warning in &etcd.warnings {
+            screen.row("", Ink::Warn, &warning.to_string(), width);
+        }
         for alarm in &etcd.alarms {
             let text = format!("{} of member {}", alarm.alarm, alarm.member);
             screen.row("alarm", Ink::Bad, &text, width);

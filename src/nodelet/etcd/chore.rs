@@ -6,9 +6,12 @@
 //! | `Archive` | after each backup, where the policy names a second place |
 //! | `Drill`  | once in each period of days, where there is a key that opens a backup; or by hand |
 //! | `Prune`  | after each backup, and whenever there is more than the policy keeps |
+//! | `Heal`   | when the database is full and it is this master's turn to do something about it |
+//! | `Defragment` | when it is worth it and this member's turn |
 
 use std::time::Duration;
 
+use crate::host::etcd::DEFRAGMENT;
 use crate::model::{BackupPolicy, Digest, HostId, Timestamp};
 
 /// Longest that a backup takes: 8 GiB, etcd's advised most, at 5 MiB/s, the slowest of disks.
@@ -19,6 +22,8 @@ const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
 const DRILL_MAX: Duration = Duration::from_secs(60 * 60);
 /// A few hundred files of one directory.
 const PRUNE_MAX: Duration = Duration::from_secs(60);
+/// Defragmentation, the longest of what upkeep does, and the questions around it.
+const UPKEEP_MAX: Duration = Duration::from_secs(DEFRAGMENT.as_secs() + 60);
 /// After a chore that failed: soon enough that a restart of etcd costs no backup, and rare enough
 /// that a full disk is not written to all day.
 const RETRY: Duration = Duration::from_secs(300);
@@ -34,6 +39,10 @@ pub(super) enum Chore {
     Drill,
     /// Takes backups away that are too many, and what a backup that was cut off left.
     Prune,
+    /// Does the next thing that brings a full database out of that.
+    Heal,
+    /// Gives back what this member's file has and nobody uses.
+    Defragment,
 }
 
 /// What the schedule decides by.
@@ -57,6 +66,12 @@ pub(super) struct Seen {
     pub(super) to_prune: bool,
     /// When that last failed.
     pub(super) prune_failed: Option<Timestamp>,
+    /// The database is full, and it is this master's turn.
+    pub(super) to_heal: bool,
+    /// Defragmentation is worth it, and it is this member's turn.
+    pub(super) to_defragment: bool,
+    /// When one of the two last failed.
+    pub(super) upkeep_failed: Option<Timestamp>,
 }
 
 /// What is next.
@@ -72,8 +87,14 @@ pub(super) enum Next {
 
 impl Chore {
     /// Every chore; what is due at the same time is done in this order.
-    pub(super) const ALL: &'static [Self] =
-        &[Self::Backup, Self::Archive, Self::Prune, Self::Drill];
+    pub(super) const ALL: &'static [Self] = &[
+        Self::Heal,
+        Self::Backup,
+        Self::Archive,
+        Self::Prune,
+        Self::Defragment,
+        Self::Drill,
+    ];
 
     /// Longest it may take; it is cut off then.
     pub(super) fn deadline(self) -> Duration {
@@ -82,6 +103,7 @@ impl Chore {
             Self::Archive => ARCHIVE_MAX,
             Self::Drill => DRILL_MAX,
             Self::Prune => PRUNE_MAX,
+            Self::Heal | Self::Defragment => UPKEEP_MAX,
         }
     }
 
@@ -92,6 +114,8 @@ impl Chore {
             Self::Archive => "copy backups of etcd to the second place",
             Self::Drill => "try the newest backup of etcd in a fire drill",
             Self::Prune => "take old backups of etcd away",
+            Self::Heal => "make room in etcd",
+            Self::Defragment => "defragment etcd's database",
         }
     }
 
@@ -131,6 +155,10 @@ impl Chore {
                 Some(after_failure(at, seen.drill_failed))
             }
             Self::Prune => seen.to_prune.then(|| after_failure(now, seen.prune_failed)),
+            Self::Heal => seen.to_heal.then(|| after_failure(now, seen.upkeep_failed)),
+            Self::Defragment => seen
+                .to_defragment
+                .then(|| after_failure(now, seen.upkeep_failed)),
         }
     }
 }
@@ -343,6 +371,42 @@ mod tests {
         assert_eq!(due(key, 7, Some(now), None), Some(true));
         assert_eq!(due(key, 7, Some(now), Some(now)), Some(false));
         assert_eq!(due(key, 7, Some(now), Some(now - 8 * 86400)), Some(true));
+    }
+
+    #[test]
+    fn a_full_database_goes_before_everything_and_waits_after_a_failure() {
+        let policy = BackupPolicy::default();
+        let mut seen = Seen {
+            healthy: true,
+            to_heal: true,
+            to_defragment: true,
+            ..Seen::default()
+        };
+        let now = at(1_000_000);
+        assert_eq!(
+            next(
+                now,
+                host(1),
+                &policy,
+                &Seen {
+                    last_backup: Some(now),
+                    ..seen.clone()
+                }
+            ),
+            Next::Now(Chore::Heal)
+        );
+        seen.upkeep_failed = Some(now);
+        assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
+        let later = later(now, RETRY);
+        seen = Seen {
+            to_heal: false,
+            last_backup: Some(later),
+            ..seen
+        };
+        assert_eq!(
+            next(later, host(1), &policy, &seen),
+            Next::Now(Chore::Defragment)
+        );
     }
 
     #[test]

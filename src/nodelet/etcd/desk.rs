@@ -5,6 +5,8 @@
 //! | `GET /v1/etcd`                     | [`EtcdView`]: the member, and every backup |
 //! | `POST /v1/etcd/drill` (root only)  | the same, of a fire drill ([`DrillOrder`]) |
 //! | `POST /v1/etcd/backup` (root only) | 200 when it is made, 202 and the view when that takes longer |
+//! | `POST /v1/etcd/defrag` (root only) | the same: this member's database is defragmented |
+//! | `POST /v1/etcd/alarm` (root only)  | the same: what is due about a full database is done |
 //!
 //! Orders wait in a queue of a few places; the keeper does one chore at a time.
 
@@ -31,6 +33,10 @@ pub(super) enum Order {
         /// A file with a private key, for this one.
         recovery_key: Option<String>,
     },
+    /// Give back what this member's file has and nobody uses, now.
+    Defragment,
+    /// What is due about a full database, without waiting.
+    Heal,
 }
 
 /// An order, and who waits for it.
@@ -73,6 +79,8 @@ impl Desk {
                 Ok(order) => order,
                 Err(fault) => return Reply::fault(StatusCode::BAD_REQUEST, &fault),
             },
+            (&Method::POST, "/v1/etcd/defrag") => Order::Defragment,
+            (&Method::POST, "/v1/etcd/alarm") => Order::Heal,
             _ => return Reply::not_found(&request.path),
         };
         let uid = request.peer.uid;

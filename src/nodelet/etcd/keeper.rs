@@ -11,6 +11,7 @@ use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::drill;
 use super::look;
+use super::upkeep::Upkeep;
 use crate::app::Beat;
 use crate::backup::drill as drill_files;
 use crate::egress::Egress;
@@ -45,6 +46,7 @@ pub struct Keeper {
     archived: Option<(ArchivePolicy, Timestamp)>,
     /// The key file that root named with an order of a drill.
     drill_key: Option<String>,
+    upkeep: Upkeep,
 }
 
 /// A master's work, and whose.
@@ -78,6 +80,7 @@ impl Keeper {
             egress,
             archived: None,
             drill_key: None,
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -144,6 +147,8 @@ impl Keeper {
                         self.drill_key.clone_from(recovery_key);
                         Chore::Drill
                     }
+                    Order::Defragment => Chore::Defragment,
+                    Order::Heal => Chore::Heal,
                 };
                 let done = self.work_on(master, chore).await;
                 answer(ordered, done);
@@ -156,14 +161,18 @@ impl Keeper {
         let now = Timestamp::now();
         let node = &master.work.node;
         let mut etcd = self.view.etcd.take().unwrap_or_default();
+        self.seen.healthy = false;
         match self.peers.etcd(&self.host.fs, node) {
-            Ok(client) => look::member(&client, now, &mut etcd).await,
+            Ok(client) => {
+                look::member(&client, now, &mut etcd).await;
+                let (fs, seen) = (&self.host.fs, &mut self.seen);
+                self.upkeep.look(fs, node, &client, &mut etcd, seen).await;
+            }
             Err(why) => {
                 let what = "etcd is not healthy";
                 etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
             }
         }
-        self.seen.healthy = etcd.fault.is_none();
         self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
         let wanted = node.etcd.backup.archive.as_ref();
         self.seen.archive = wanted.map(|wanted| {
@@ -191,15 +200,16 @@ impl Keeper {
         self.beat.within(chore.deadline());
         let ended = {
             let stop = another(self.job.clone(), master);
-            let work = do_it(
-                &self.host,
-                &mut self.peers,
+            let doing = Doing {
+                host: &self.host,
+                peers: &mut self.peers,
+                upkeep: &mut self.upkeep,
                 master,
-                chore,
-                &self.view,
-                &self.egress,
-                self.drill_key.take(),
-            );
+                view: &self.view,
+                egress: &self.egress,
+                drill_key: self.drill_key.take(),
+            };
+            let work = doing.done(chore);
             tokio::select! {
                 // What is dropped half done is nothing: each chore's last act makes it count.
                 done = tokio::time::timeout(chore.deadline(), work) => {
@@ -251,6 +261,7 @@ impl Keeper {
             }
             Chore::Drill => self.seen.drill_failed = failed,
             Chore::Prune => self.seen.prune_failed = failed,
+            Chore::Heal | Chore::Defragment => self.seen.upkeep_failed = failed,
         }
         ended
     }
@@ -280,33 +291,49 @@ impl Keeper {
         self.view = EtcdView::default();
         self.seen = Seen::default();
         self.archived = None;
+        self.upkeep = Upkeep::default();
         self.show();
     }
 }
 
-async fn do_it(
-    host: &Host,
-    peers: &mut Peers,
-    master: &Master,
-    chore: Chore,
-    view: &EtcdView,
-    egress: &Result<Egress, Fault>,
+/// What a chore works on.
+struct Doing<'a> {
+    host: &'a Host,
+    peers: &'a mut Peers,
+    upkeep: &'a mut Upkeep,
+    master: &'a Master,
+    view: &'a EtcdView,
+    egress: &'a Result<Egress, Fault>,
     drill_key: Option<String>,
-) -> Result<Done, Fault> {
-    match chore {
-        Chore::Backup => backup::make(host, peers, master, view)
-            .await
-            .map(Done::Plain),
-        Chore::Archive => {
-            let egress = egress.as_ref().map_err(Clone::clone)?;
-            let (answer, status) = archive::copy(host, egress, master).await?;
-            Ok(Done::Archived(answer, status))
-        }
-        Chore::Drill => {
-            let report = drill::run(host, peers, master, drill_key.as_deref()).await;
-            Ok(Done::Drilled(report))
-        }
-        Chore::Prune => backup::prune(host, master).map(Done::Plain),
+}
+
+impl Doing<'_> {
+    async fn done(self, chore: Chore) -> Result<Done, Fault> {
+        let (host, node) = (self.host, &self.master.work.node);
+        let own = |peers: &mut Peers| {
+            let client = peers.etcd(&host.fs, node);
+            client.map_err(|why| Fault::new(FaultCode::EtcdNotTended, NOT_DONE, why))
+        };
+        let answer = match chore {
+            Chore::Backup => backup::make(host, self.peers, self.master, self.view).await?,
+            Chore::Archive => {
+                let egress = self.egress.as_ref().map_err(Clone::clone)?;
+                let (answer, status) = archive::copy(host, egress, self.master).await?;
+                return Ok(Done::Archived(answer, status));
+            }
+            Chore::Drill => {
+                let key = self.drill_key.as_deref();
+                let report = drill::run(host, self.peers, self.master, key).await;
+                return Ok(Done::Drilled(report));
+            }
+            Chore::Prune => backup::prune(host, self.master)?,
+            Chore::Heal => self.upkeep.heal(&own(self.peers)?).await?,
+            Chore::Defragment => {
+                let own = own(self.peers)?;
+                self.upkeep.defragment(&host.fs, node, &own).await?
+            }
+        };
+        Ok(Done::Plain(answer))
     }
 }
 

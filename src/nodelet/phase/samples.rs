@@ -171,6 +171,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
                 joins: false,
             }],
             heartbeat_ms: None,
+            quota_bytes: None,
             election_ms: None,
             revoked: None,
             backup: Default::default(),
