@@ -322,7 +322,10 @@ async fn run(command: Command) -> Result<(), Fault> {
             let path = format!("/hosts/{host}/remove");
             let body = Removing { force };
             let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
-            put(None, &cluster::left(&answer, &format!("host {host} removed")))
+            put(
+                None,
+                &cluster::left(&answer, &format!("host {host} removed")),
+            )
         }
         Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
             let body = Reenrol { host, ttl_s: ttl };

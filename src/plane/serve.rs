@@ -31,8 +31,8 @@ use super::state::{Parts, Plane};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights, trace,
-    tunnel,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
+    trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
