@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `take`   | takes one: a stream of etcd's, sealed, opened once, put onto the shelf |
 //! | `seal`   | the sealed form, and the keys |
-//! | `verify` | whether a file is a snapshot |
+//! | `unwrap` | the plane's help with opening one |
+//! | `verify` | whether a backup is whole, and whether a file is a snapshot |
 //! | `shelf`  | the directory: what counts in it, what is to go (pure), and taking it away |
 
 pub mod seal;
 pub mod shelf;
 pub mod take;
+pub mod unwrap;
 pub mod verify;

@@ -5,10 +5,14 @@
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
 //! | `list`   | `etcd list`: every backup on this master |
 //! | `backup` | `etcd backup`: one more, now |
+//! | `verify` | `etcd verify`: whether a backup is whole, and opens |
+//! | `recovery_key` | `etcd recovery-key`: the key that opens backups with the plane away |
 
 mod backup;
 mod list;
+mod recovery_key;
 mod status;
+mod verify;
 
 use std::time::Duration;
 
@@ -36,6 +40,10 @@ pub(super) enum EtcdVerb {
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
+    /// Look whether a backup is whole and, with a key, whether it opens and holds what it says.
+    Verify(verify::VerifyArgs),
+    /// Make the key that opens backups with the plane away; done on a machine that is kept offline.
+    RecoveryKey(recovery_key::RecoveryKeyArgs),
 }
 
 impl EtcdVerb {
@@ -45,6 +53,8 @@ impl EtcdVerb {
             Self::Status(args) => args.json,
             Self::List(args) => args.json,
             Self::Backup(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::RecoveryKey(args) => args.json,
         }
     }
 }
@@ -54,6 +64,8 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Status(_) => status::run(ctx).await,
         EtcdVerb::List(_) => list::run(ctx).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
+        EtcdVerb::Verify(args) => verify::run(ctx, args).await,
+        EtcdVerb::RecoveryKey(args) => recovery_key::run(ctx, args),
     }
 }
 

@@ -20,7 +20,7 @@ mod join;
 mod snapshot;
 
 pub use join::{counted, join, promote_within};
-pub use snapshot::Snapshot;
+pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -104,7 +104,20 @@ pub enum Standing {
 
 #[derive(Deserialize)]
 struct Members {
+    #[serde(default)]
+    header: Answerer,
     members: Vec<Member>,
+}
+
+/// Who answered; numbers in decimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Answerer {
+    /// Of its cluster.
+    #[serde(default)]
+    pub cluster_id: String,
+    /// Its own.
+    #[serde(default)]
+    pub member_id: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -158,12 +171,20 @@ impl Etcd {
 
     /// Every member that it knows of.
     pub async fn members(&self) -> Result<Vec<Member>, EtcdError> {
+        self.answerer_and_members()
+            .await
+            .map(|(_, members)| members)
+    }
+
+    /// The same, and who it is itself.
+    pub async fn answerer_and_members(&self) -> Result<(Answerer, Vec<Member>), EtcdError> {
         let path = "/v3/cluster/member/list";
         let bytes = match self.post(path, &serde_json::json!({})).await? {
             Ok(bytes) => bytes,
             Err(refusal) => return Err(self.refused(path, refusal.words())),
         };
-        self.read::<Members>(path, &bytes).map(|all| all.members)
+        let all = self.read::<Members>(path, &bytes)?;
+        Ok((all.header, all.members))
     }
 
     /// Takes a member out of the cluster; one that is none is fine.

@@ -110,6 +110,7 @@ codes! {
         Directories = "directories",
         DiskNearlyFull = "disk-nearly-full",
         Drain = "drain",
+        EtcdBackupStale = "etcd-backup-stale",
         EtcdCertificatesFull = "etcd-certificates-full",
         EtcdMemberLeft = "etcd-member-left",
         EtcdNoVote = "etcd-no-vote",

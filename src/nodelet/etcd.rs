@@ -16,12 +16,15 @@
 //! | `look`   | asks the member, and what lies on the shelf |
 //! | `desk`   | where the socket leaves root's orders; its routes |
 //! | `backup` | the chores of backups: makes one, takes old ones away |
+//! | `unwrap` | a backup is opened with the plane's help; for `pf9ctl`, too |
 
 mod backup;
 mod chore;
 mod desk;
 mod keeper;
 mod look;
+mod unwrap;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;
+pub use unwrap::by_the_plane;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::authorities;
+use super::backups;
 use super::fleet;
 use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
@@ -79,6 +80,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/clusters", get(clusters))
         .route("/clusters/{name}/stack", post(cluster_stack))
+        .route(
+            "/clusters/{name}/backups",
+            get(backups::list).post(backups::set),
+        )
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
             "/clusters/{name}/authorities/rotate",

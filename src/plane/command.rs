@@ -16,8 +16,10 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod authorities;
+mod backups;
 
 use authorities::Authorities;
+use backups::Backups;
 
 use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig, WantedStack};
 use super::ca::LEAF_LIFE;
@@ -208,6 +210,8 @@ enum ClusterVerb {
     },
     /// The certificate authorities of a cluster, and new ones in their place.
     Authorities(Authorities),
+    /// Backups of etcd: what masters have, and how they make them.
+    Backups(Backups),
 }
 
 #[derive(Debug, Args)]
@@ -362,6 +366,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             put(None, &format!("cluster {name} is to run stack {version}\n"))
         }
         Verb::Cluster(ClusterVerb::Authorities(authorities)) => authorities.run().await,
+        Verb::Cluster(ClusterVerb::Backups(backups)) => backups.run().await,
         Verb::Kubeconfig {
             cluster,
             state,

@@ -9,6 +9,7 @@ use crate::model::{
     NodeSpec, Role,
 };
 
+use super::backups;
 use super::departures;
 use super::records::{Cluster, Member};
 use super::rotation;
@@ -138,7 +139,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
         revoked: cluster.etcd_revoked.clone(),
-        backup: cluster.settings.etcd_backup.clone(),
+        backup: backups::policy(cluster),
         gone: Vec::new(),
     }
 }
@@ -234,6 +235,7 @@ pub(super) mod tests {
                 etcd: key(),
                 front_proxy: key(),
             },
+            backup_key: backups::new_key(),
             rotation: None,
             members: Vec::new(),
             departed: Vec::new(),

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::backups::NewBackups;
 use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
@@ -61,6 +62,8 @@ pub(super) struct NewCluster {
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
     etcd_election_timeout_ms: Option<u32>,
+    #[serde(default)]
+    etcd_backup: NewBackups,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +109,8 @@ pub(super) struct Tuning {
     feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(default)]
     api_server_args: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    etcd_backup: Option<NewBackups>,
 }
 
 impl Tuning {
@@ -120,6 +125,9 @@ impl Tuning {
         if let Some(gates) = self.feature_gates {
             check_gates(&gates)?;
             settings.feature_gates = gates;
+        }
+        if let Some(backups) = &self.etcd_backup {
+            settings.etcd_backup = backup_policy(backups)?;
         }
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
@@ -152,6 +160,12 @@ impl NewKubelet {
         })?;
         Ok(spec)
     }
+}
+
+fn backup_policy(wanted: &NewBackups) -> Answer<BackupPolicy> {
+    wanted
+        .policy()
+        .map_err(|(field, why)| refused(&field, &why))
 }
 
 fn check_gates(gates: &BTreeMap<String, bool>) -> Answer<()> {
@@ -221,7 +235,7 @@ impl NewCluster {
             api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
-            etcd_backup: BackupPolicy::default(),
+            etcd_backup: backup_policy(&self.etcd_backup)?,
         })
     }
 
@@ -465,6 +479,17 @@ mod tests {
             ("apiServerArgs", json!({"v": "9"}), "apiServerArgs"),
             ("mtuSize", json!(100), "mtuSize"),
             ("etcdElectionTimeoutMs", json!(100), "etcdElectionTimeoutMs"),
+            ("etcdBackup", json!({"keep": 0}), "etcdBackup.keep"),
+            (
+                "etcdBackup",
+                json!({"everyMinutes": 1}),
+                "etcdBackup.everyMinutes",
+            ),
+            (
+                "etcdBackup",
+                json!({"recoveryRecipient": "age1qqqq"}),
+                "etcdBackup.recoveryRecipient",
+            ),
             ("colour", json!("red"), "colour"),
         ] {
             let mut body = good();

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! lab        the members and how they are driven
+//! backup     backups that open, and all the ways not to have one
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! ```
 //!
@@ -10,5 +11,6 @@
 //! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
 //! leaves it out.
 
+mod backup;
 mod founding;
 mod lab;

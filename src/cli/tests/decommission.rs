@@ -34,6 +34,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         service_account_key: None,
         kube_proxy: None,
         certificates: Vec::new(),
+        etcd: None,
     }
 }
 

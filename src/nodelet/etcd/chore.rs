@@ -7,10 +7,8 @@
 
 use std::time::Duration;
 
-use crate::model::{BackupPolicy, Digest, HostId, Timestamp};
+use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
-/// Longest that a backup takes: 8 GiB, etcd's advised most, at 5 MiB/s, the slowest of disks.
-const BACKUP_MAX: Duration = Duration::from_secs(30 * 60);
 /// A few hundred files of one directory.
 const PRUNE_MAX: Duration = Duration::from_secs(60);
 /// After a chore that failed: soon enough that a restart of etcd costs no backup, and rare enough
@@ -29,10 +27,16 @@ pub(super) enum Chore {
 /// What the schedule decides by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Since when this master is looked at: what it has no backup for is judged by.
+    pub(super) since: Option<Timestamp>,
     /// The member answers and has a leader.
     pub(super) healthy: bool,
+    /// The directory of the backups cannot be read.
+    pub(super) no_shelf: bool,
     /// When the newest good backup was taken.
     pub(super) last_backup: Option<Timestamp>,
+    /// When this process last made one.
+    pub(super) made: Option<Timestamp>,
     /// When a backup last failed; `None` after one that did not.
     pub(super) backup_failed: Option<Timestamp>,
     /// There is something to be taken away from the shelf.
@@ -83,12 +87,10 @@ impl Chore {
         match self {
             Self::Backup => {
                 let at = backup_due(now, host, policy, seen.last_backup)?;
-                // A member that does not answer is asked when it does.
-                let at = if seen.healthy {
-                    at
-                } else {
-                    at.max(later(now, RETRY))
-                };
+                // A member that does not answer is asked when it does; and without the shelf nobody
+                // knows when the last one was.
+                let able = seen.healthy && !seen.no_shelf;
+                let at = if able { at } else { at.max(later(now, RETRY)) };
                 Some(after_failure(at, seen.backup_failed))
             }
             Self::Prune => seen.to_prune.then(|| after_failure(now, seen.prune_failed)),
@@ -131,10 +133,10 @@ pub(super) fn backup_due(
     }
 }
 
-/// Whether the newest backup is older than a person should accept: two periods and a chore's time.
-pub(super) fn stale(now: Timestamp, policy: &BackupPolicy, since: Timestamp) -> bool {
-    let every = Duration::from_secs(u64::from(policy.every_minutes) * 60);
-    policy.every_minutes > 0 && later(since, every * 2 + BACKUP_MAX) < now
+/// The newest of these moments that the clock has seen. What is of the future was written while the clock
+/// was wrong: were it the newest, a backup would be due again as soon as it is made.
+pub(super) fn last(now: Timestamp, made: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
+    made.filter(|at| *at <= now).max()
 }
 
 fn after_failure(due: Timestamp, failed: Option<Timestamp>) -> Timestamp {
@@ -211,6 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn backups_of_the_future_do_not_make_another_one_due_for_ever() {
+        let policy = BackupPolicy::default();
+        let mut seen = Seen {
+            healthy: true,
+            ..Seen::default()
+        };
+        let shelf = [at(5_000_000), at(9_000_000)];
+        let now = at(1_000_000);
+        seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
+        assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
+        // What was made is pruned at once, for those of the future are newer by their names.
+        seen.made = Some(now);
+        seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
+        assert!(matches!(next(now, host(1), &policy, &seen), Next::At(_)));
+    }
+
+    #[test]
     fn masters_have_moments_of_their_own() {
         let moments: std::collections::BTreeSet<_> =
             (0..20).map(|n| moment(host(n), 1800) / 180).collect();
@@ -241,17 +260,5 @@ mod tests {
         assert_eq!(next_of(&policy, &seen), Next::Now(Chore::Prune));
         seen.to_prune = false;
         assert!(matches!(next_of(&policy, &seen), Next::At(_)));
-    }
-
-    #[test]
-    fn two_periods_without_one_are_stale() {
-        let policy = BackupPolicy::default();
-        assert!(!stale(at(5400), &policy, at(0)));
-        assert!(stale(at(5401), &policy, at(0)));
-        let never = BackupPolicy {
-            every_minutes: 0,
-            ..policy
-        };
-        assert!(!stale(at(1_000_000), &never, at(0)));
     }
 }

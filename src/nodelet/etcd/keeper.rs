@@ -5,11 +5,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::backup;
+use super::backup::{self, Looking};
 use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::look;
 use crate::app::Beat;
+use crate::backup::shelf;
 use crate::host::Host;
 use crate::model::{ChoreAnswer, EtcdStatus, EtcdView, Fault, FaultCode, HostId, Role, Timestamp};
 use crate::nodelet::job::{Job, Work};
@@ -31,6 +32,7 @@ pub struct Keeper {
     beat: Beat,
     shutdown: CancellationToken,
     peers: Peers,
+    looking: Looking,
     view: EtcdView,
     seen: Seen,
 }
@@ -60,6 +62,7 @@ impl Keeper {
             beat,
             shutdown,
             peers: Peers::default(),
+            looking: Looking::default(),
             view: EtcdView::default(),
             seen: Seen::default(),
         }
@@ -82,7 +85,8 @@ impl Keeper {
         self.forget();
         self.beat.rests();
         tokio::select! {
-            // cancel-safe: all are
+            // cancel-safe: all are; in this order, as below
+            biased;
             () = self.shutdown.cancelled() => {}
             changed = self.job.changed() => if changed.is_err() {
                 // The loop has ended, and the process with it.
@@ -112,7 +116,8 @@ impl Keeper {
         };
         self.beat.within(pause);
         tokio::select! {
-            // cancel-safe: all are
+            // cancel-safe: all are. In this order: what is ordered is ordered of the node that is.
+            biased;
             () = self.shutdown.cancelled() => {}
             changed = self.job.changed() => if changed.is_err() {
                 self.shutdown.cancelled().await;
@@ -122,6 +127,9 @@ impl Keeper {
                     Order::Backup => Chore::Backup,
                 };
                 let done = self.work_on(master, chore).await;
+                // Who asked sees what came of it.
+                self.beat.within(LOOK_MAX);
+                self.look(master).await;
                 answer(ordered, done);
             }
             () = tokio::time::sleep(pause) => {}
@@ -139,8 +147,11 @@ impl Keeper {
                 etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
             }
         }
+        self.seen.since.get_or_insert(now);
         self.seen.healthy = etcd.fault.is_none();
-        self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
+        let shelf = (&mut self.looking, &self.host.fs);
+        self.view.backups = backup::look(shelf, master, now, &mut etcd, &mut self.seen).await;
+        self.view.dir = shelf::dir(&node.etcd.backup).to_owned();
         self.view.etcd = Some(etcd);
         self.show();
     }
@@ -168,6 +179,9 @@ impl Keeper {
         match chore {
             Chore::Backup => {
                 self.seen.backup_failed = failed.is_some().then_some(now);
+                if failed.is_none() {
+                    self.seen.made = Some(now);
+                }
                 self.status_mut().backups.failing.clone_from(&failed);
             }
             Chore::Prune => self.seen.prune_failed = failed.is_some().then_some(now),
@@ -205,7 +219,7 @@ async fn do_it(
 ) -> Result<ChoreAnswer, Fault> {
     match chore {
         Chore::Backup => backup::make(host, peers, master, view).await,
-        Chore::Prune => backup::prune(host, master),
+        Chore::Prune => backup::prune(host, master).await,
     }
 }
 
@@ -244,4 +258,110 @@ fn late(chore: Chore) -> Fault {
 
 fn cut_off(why: &str) -> Fault {
     Fault::new(FaultCode::Interrupted, NOT_DONE, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::desk::{Desk, desk};
+    use super::*;
+    use crate::app::TaskGroup;
+    use crate::host::fs::HostFs;
+    use crate::local::{Method, Peer, Request, StatusCode};
+    use crate::model::Generation;
+    use crate::nodelet::status::Board;
+    use crate::nodelet::testing::{Cas, node};
+
+    struct World {
+        desk: Desk,
+        job: watch::Sender<Job>,
+        board: Board,
+        stop: CancellationToken,
+        _dir: tempfile::TempDir,
+    }
+
+    /// A keeper on a machine without etcd, and what it is told.
+    fn world(job: Job) -> (World, TaskGroup) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let stop = CancellationToken::new();
+        let mut group = TaskGroup::new(stop.clone());
+        let (job, working) = watch::channel(job);
+        let (desk, inside) = desk();
+        let board = Board::new(&fs).0;
+        let beat = group.progress().beat("keeper");
+        let etcd = board.etcd();
+        let keeper = Keeper::new(Host::new(fs), working, etcd, inside, beat, stop.clone());
+        group.finite("keeper", keeper.run());
+        let world = World {
+            desk,
+            job,
+            board,
+            stop,
+            _dir: dir,
+        };
+        (world, group)
+    }
+
+    impl World {
+        async fn call(&self, method: Method, path: &str) -> (StatusCode, serde_json::Value) {
+            let request = Request {
+                method,
+                path: path.into(),
+                query: Default::default(),
+                body: Default::default(),
+                peer: Peer {
+                    uid: 0,
+                    gid: 0,
+                    pid: None,
+                },
+            };
+            let reply = self.desk.answer(&request).await;
+            let body = serde_json::from_slice(reply.body()).expect("json");
+            (reply.status(), body)
+        }
+    }
+
+    fn master_job() -> Job {
+        Job::Node(Work {
+            generation: Generation(1),
+            role: Role::Master,
+            node: Arc::new(node(Cas::new().authorities)),
+        })
+    }
+
+    #[tokio::test]
+    async fn without_a_member_there_is_nothing_to_order() {
+        let (world, group) = world(Job::Nothing(Generation(1)));
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT);
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+    }
+
+    /// What goes wrong is answered, shown with the same words, and gone with the role.
+    #[tokio::test]
+    async fn what_fails_is_answered_and_shown_and_a_role_that_goes_takes_it_along() {
+        let (world, group) = world(master_job());
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT, "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert_eq!(view["etcd"]["backups"]["failing"], fault);
+            assert_eq!(view["etcd"]["fault"]["code"], "etcd-not-healthy");
+            world.job.send_replace(Job::Nothing(Generation(2)));
+            // It takes up one order more when it has seen that.
+            let (_, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert!(view.get("etcd").is_none(), "{view}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+        drop(world.board);
+    }
 }
