@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `take`   | takes one: a stream of etcd's, sealed, opened once, put onto the shelf |
 //! | `seal`   | the sealed form, and the keys |
-//! | `verify` | whether a file is a snapshot |
+//! | `unwrap` | the plane's help with opening one |
+//! | `verify` | whether a backup is whole, and whether a file is a snapshot |
 //! | `private` | files that nobody else may read |
 //! | `shelf`  | the directory: what counts in it, what is to go (pure), and taking it away |
 //! | `drill`  | a restore into an etcd of its own, counted and taken away |
@@ -21,6 +22,7 @@ pub mod private;
 pub mod seal;
 pub mod shelf;
 pub mod take;
+pub mod unwrap;
 pub mod verify;
 
 /// Runs blocking file work beside the event loop; a panic in it is this task's panic.

@@ -158,7 +158,7 @@ fn egress(fs: &HostFs, config: &Result<Config, Fault>) -> Result<Egress, Fault> 
 /// its largest helper with it, added up; the unit's `MemoryMax` is more (`app::memory`).
 #[cfg(test)]
 pub(crate) fn memory_most() -> u64 {
-    use crate::host::{exec, kube, mounts};
+    use crate::host::{etcd, exec, kube, mounts};
 
     const MIB: u64 = 1024 * 1024;
     /// The program and its libraries, the ledger, the spec in force and what phases make of it.
@@ -168,7 +168,8 @@ pub(crate) fn memory_most() -> u64 {
     /// The loop's look at the host, and that of who asks for a plan.
     const LOOKS: u64 = 2;
     /// Two programs of a stack that say their version: kubelet and kube-proxy hold 59 and 48 MiB then,
-    /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.)
+    /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.
+    /// `etcdutl` maps the snapshot it opens: pages of a file, which the kernel takes back.)
     const HELPER: u64 = 112 * MIB;
     /// The second place of backups: a page of its listing, as text, and what is read from that; of a
     /// file a few pieces. (A fire drill's programs are in a scope of their own.)
@@ -177,5 +178,8 @@ pub(crate) fn memory_most() -> u64 {
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
     let documents = DOCUMENT_COPIES * socket.bodies as u64;
     let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
-    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER + ARCHIVE
+    // A backup: what is on its way, one piece that is put together, and what waits for the disk.
+    let pieces = (crate::backup::take::WAITING + 2) * etcd::MESSAGE_MAX;
+    let backup = (u64::from(etcd::WINDOW) + pieces as u64).max(ARCHIVE);
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + backup + BASE + HELPER
 }

@@ -43,7 +43,7 @@ pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
     if texts.is_empty() {
         let why = "nobody could open it: neither the plane's key nor a recovery key is known";
         return Err(Fault::new(FaultCode::BackupFailed, what, why).fix(
-            "pf9-plane cluster backups NAME --recovery-recipient age1…, or a plane that has a key \
+            "pf9-plane cluster backups NAME set --recovery-recipient age1…, or a plane that has a key \
              for this cluster",
         ));
     }
@@ -180,5 +180,87 @@ pub fn copy(from: &mut impl Read, to: &mut Begun) -> Result<u64, FsError> {
                 bytes += n as u64;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::fs::{Attrs, HostFs};
+
+    fn sealed(dir: &Path, plain: &[u8], recipients: &[String]) -> (PathBuf, Sealed) {
+        let fs = HostFs::new(dir);
+        let file = fs.begin("/x.db.age", &Attrs::mode(0o600)).expect("begin");
+        let recipients = super::recipients(recipients).expect("keys");
+        let mut sealer = Sealer::new(file, &recipients).expect("sealer");
+        sealer.write_all(plain).expect("write");
+        let (file, sealed) = sealer.finish().expect("finish");
+        file.place().expect("place");
+        (fs.at("/x.db.age"), sealed)
+    }
+
+    fn opened(path: &Path, key: &Secret<String>) -> Result<Vec<u8>, String> {
+        let keys = keys(key).map_err(|f| f.to_string())?;
+        let mut reader =
+            open(path, keys.iter().map(|k| k as &dyn age::Identity)).map_err(|f| f.to_string())?;
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Each of the two keys opens it; no bit may be another and no byte may be missing.
+        #[test]
+        fn either_key_opens_and_nothing_may_be_changed(
+            length in 0usize..200_000, bit in any::<prop::sample::Index>(), cut in any::<prop::sample::Index>(),
+        ) {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let plain: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let (plane, of_plane) = new_key();
+            let (recovery, of_recovery) = new_key();
+            let (path, size) = sealed(dir.path(), &plain, &[of_plane, of_recovery]);
+            prop_assert_eq!(digest(&path).expect("digest"), size);
+            prop_assert_eq!(opened(&path, &plane), Ok(plain.clone()));
+            prop_assert_eq!(opened(&path, &recovery), Ok(plain));
+            prop_assert!(opened(&path, &new_key().0).is_err());
+            let good = std::fs::read(&path).expect("read");
+            let mut bad = good.clone();
+            let at = bit.index(good.len() * 8);
+            bad[at / 8] ^= 1 << (at % 8);
+            std::fs::write(&path, &bad).expect("write");
+            // A bit of one recipient's part of the head is told by the other, too: the head has a
+            // checksum of its own.
+            prop_assert!(opened(&path, &plane).is_err() && opened(&path, &recovery).is_err());
+            std::fs::write(&path, &good[..cut.index(good.len())]).expect("write");
+            prop_assert!(opened(&path, &recovery).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_of_keys_is_read_as_people_write_it_and_never_shown() {
+        let (key, public) = new_key();
+        let text = format!(
+            "# made today\n# public key: {public}\n\n{}\r\n",
+            key.expose()
+        );
+        assert_eq!(keys(&Secret::new(text)).expect("keys").len(), 1);
+        for bad in ["", "# nothing\n", "AGE-SECRET-KEY-1NOTAKEY\n"] {
+            let fault = keys(&Secret::new(bad.to_owned())).err().expect(bad);
+            assert!(!fault.to_string().contains("NOTAKEY"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn without_anybody_who_can_open_it_nothing_is_sealed() {
+        let fault = recipients(&[]).err().expect("nobody");
+        assert_eq!(fault.code, FaultCode::BackupFailed);
+        let fault = recipients(&["age1qqq".into()]).err().expect("no key");
+        assert_eq!(fault.code, FaultCode::KeyInvalid);
     }
 }

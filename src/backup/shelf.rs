@@ -34,8 +34,32 @@ pub fn dir(policy: &BackupPolicy) -> &str {
     policy.dir.as_deref().unwrap_or(paths::ETCD_BACKUPS)
 }
 
+/// A name that nothing on the shelf has: two of one second would be written over each other.
+pub fn free_name(
+    fs: &HostFs,
+    dir: &str,
+    mut at: Timestamp,
+    revision: u64,
+) -> Result<String, FsError> {
+    loop {
+        let name = name(at, revision);
+        let taken = |end| Ok(fs.found(format!("{dir}/{name}{end}"))? != Found::Nothing);
+        if !(taken(SEALED)? || taken(MANIFEST)?) {
+            return Ok(name);
+        }
+        // The end of time is no reason to stand still.
+        let Ok(next) = at.checked_add(SECOND) else {
+            return Ok(name);
+        };
+        at = next;
+    }
+}
+
+/// What names tell apart.
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The name of a backup.
-pub fn name(at: Timestamp, revision: u64) -> String {
+fn name(at: Timestamp, revision: u64) -> String {
     format!("{}-r{revision}", at.strftime("%Y%m%dT%H%M%SZ"))
 }
 

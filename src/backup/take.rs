@@ -10,6 +10,7 @@
 //! file without a manifest, which is no backup (`shelf`). Memory is a few pieces of 32 KiB.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use super::shelf;
 use super::verify::{self, Opened};
 use crate::host::etcd::{Etcd, EtcdError};
 use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
-use crate::host::space;
+use crate::host::{space, temps};
 use crate::model::{
     BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Fault, FaultCode, HostId, Timestamp,
     paths,
@@ -83,6 +84,8 @@ struct Written {
 pub async fn take(taking: Taking<'_>) -> Result<BackupManifest, Fault> {
     let recipients = seal::recipients(&taking.recipients)?;
     let (fs, dir) = (taking.fs, taking.dir);
+    // Of a process that was killed: in another directory than ours nobody else looks for it.
+    temps::collect(fs, &[(dir, 0), (paths::ETCD_SCRATCH, 0)]);
     room(fs, dir, taking.db_bytes)?;
     let file = |at: &str| fs.begin(at, &Attrs::mode(0o600)).map_err(|e| failed(&e));
     let sealed = file(&format!("{dir}/new{}", shelf::SEALED))?;
@@ -91,12 +94,13 @@ pub async fn take(taking: Taking<'_>) -> Result<BackupManifest, Fault> {
     let (written, storage_version) = stream(taking.etcd, sealer, plain).await?;
     let etcdutl = fs.at(taking.etcdutl);
     let opened = verify::test_open(&etcdutl, written.plain.temporary()).await?;
-    let manifest = manifest(&taking, &written, opened, storage_version);
+    let name = shelf::free_name(fs, dir, taking.now, opened.revision).map_err(|e| failed(&e))?;
+    let manifest = manifest(&taking, &written, opened, (name, storage_version));
     put(fs, dir, written, &manifest).await?;
     Ok(manifest)
 }
 
-/// Both files at once, and what lies there already stays: asked before etcd is.
+/// Room for both files, and what lies there already stays: asked before etcd is.
 fn room(fs: &HostFs, dir: &str, bytes: u64) -> Result<(), Fault> {
     let private = Attrs::mode(0o700);
     for (at, own) in [
@@ -108,9 +112,18 @@ fn room(fs: &HostFs, dir: &str, bytes: u64) -> Result<(), Fault> {
         if own || !there {
             fs.make_dir(at, &private).map_err(|e| failed(&e))?;
         }
+    }
+    let device = |at: &str| std::fs::metadata(fs.at(at)).map(|m| m.dev());
+    let (here, there) = (device(dir), device(paths::ETCD_SCRATCH));
+    let same = here.map_err(|e| unwritten(&e))? == there.map_err(|e| unwritten(&e))?;
+    let needs = [
+        (dir, bytes.saturating_mul(1 + u64::from(same))),
+        (paths::ETCD_SCRATCH, bytes),
+    ];
+    for (at, needs) in needs {
         let space = space::of(&fs.at(at)).map_err(|e| unwritten(&e))?;
         space
-            .require(Path::new(at), bytes)
+            .require(Path::new(at), needs)
             .map_err(|e| Fault::new(FaultCode::DiskFull, WHAT, e.to_string()).fix(space::FIX))?;
     }
     Ok(())
@@ -170,12 +183,12 @@ fn manifest(
     taking: &Taking<'_>,
     written: &Written,
     opened: Opened,
-    storage_version: Option<String>,
+    (name, storage_version): (String, Option<String>),
 ) -> BackupManifest {
     let about = taking.about.clone();
     BackupManifest {
         schema: BACKUP_SCHEMA,
-        name: shelf::name(taking.now, opened.revision),
+        name,
         taken_at: taking.now,
         host_id: about.host_id,
         cluster_id: about.cluster_id,

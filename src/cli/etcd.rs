@@ -9,14 +9,18 @@
 //! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
 //! | `defrag` | `etcd defrag`: the member's database, smaller |
 //! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
+//! | `verify` | `etcd verify`: whether a backup is whole, and opens |
+//! | `recovery_key` | `etcd recovery-key`: the key that opens backups with the plane away |
 
 mod alarm;
 mod backup;
 mod defrag;
 mod drill;
 mod list;
+mod recovery_key;
 mod restore;
 mod status;
+mod verify;
 
 use std::time::Duration;
 
@@ -55,6 +59,10 @@ pub(super) enum EtcdVerb {
     Defrag(defrag::DefragArgs),
     /// The alarms that are raised, and the way out; ends with 1 when there is one.
     Alarm(alarm::AlarmArgs),
+    /// Look whether a backup is whole and, with a key, whether it opens and holds what it says.
+    Verify(verify::VerifyArgs),
+    /// Make the key that opens backups with the plane away; done on a machine that is kept offline.
+    RecoveryKey(recovery_key::RecoveryKeyArgs),
 }
 
 impl EtcdVerb {
@@ -69,6 +77,8 @@ impl EtcdVerb {
             Self::Rejoin(args) => args.json,
             Self::Defrag(args) => args.json,
             Self::Alarm(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::RecoveryKey(args) => args.json,
         }
     }
 }
@@ -83,6 +93,8 @@ pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
         EtcdVerb::Rejoin(args) => restore::rejoin(ctx, args).await,
         EtcdVerb::Defrag(_) => defrag::run(ctx).await,
         EtcdVerb::Alarm(args) => alarm::run(ctx, args).await,
+        EtcdVerb::Verify(args) => verify::run(ctx, args).await,
+        EtcdVerb::RecoveryKey(args) => recovery_key::run(ctx, args),
     }
 }
 

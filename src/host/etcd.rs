@@ -30,7 +30,7 @@ pub use count::Keys;
 pub use join::{counted, join, promote_within};
 pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
 pub use metrics::Fsyncs;
-pub use snapshot::Snapshot;
+pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
 
 /// The member reads through its quorum to answer; an election may be under way.
@@ -123,7 +123,20 @@ pub enum Standing {
 
 #[derive(Deserialize)]
 struct Members {
+    #[serde(default)]
+    header: Answerer,
     members: Vec<Member>,
+}
+
+/// Who answered; numbers in decimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Answerer {
+    /// Of its cluster.
+    #[serde(default)]
+    pub cluster_id: String,
+    /// Its own.
+    #[serde(default)]
+    pub member_id: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -177,12 +190,20 @@ impl Etcd {
 
     /// Every member that it knows of.
     pub async fn members(&self) -> Result<Vec<Member>, EtcdError> {
+        self.answerer_and_members()
+            .await
+            .map(|(_, members)| members)
+    }
+
+    /// The same, and who it is itself.
+    pub async fn answerer_and_members(&self) -> Result<(Answerer, Vec<Member>), EtcdError> {
         let path = "/v3/cluster/member/list";
         let bytes = match self.post(path, &serde_json::json!({})).await? {
             Ok(bytes) => bytes,
             Err(refusal) => return Err(self.refused(path, refusal.words())),
         };
-        self.read::<Members>(path, &bytes).map(|all| all.members)
+        let all = self.read::<Members>(path, &bytes)?;
+        Ok((all.header, all.members))
     }
 
     /// Takes a member out of the cluster; one that is none is fine.

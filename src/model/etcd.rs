@@ -9,6 +9,7 @@
 //! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`; the sealed file counts with it only |
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
+//! | [`UnwrapOrder`]    | how a master opens a backup with the plane's help |
 //! | [`EtcdGone`]       | [`EtcdSpec::gone`](super::EtcdSpec): whose member is to be taken out |
 //! | [`RestoreOrder`]   | [`EtcdSpec::restore`](super::EtcdSpec): the cluster begins anew from a snapshot |
 //! | [`quorum`]         | may a member leave, whose is taken out next |
@@ -18,16 +19,19 @@ mod backup;
 mod gone;
 pub mod quorum;
 mod restore;
+mod unwrap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{ARCHIVE_KEEP_MAX, ArchivePolicy, ArchiveTarget};
 pub use backup::{
-    BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings, DrillReport,
+    BACKUP_MAX, BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings,
+    DrillReport,
 };
 pub use gone::EtcdGone;
 pub use restore::{RestoreOrder, RestoreState, RestoreStatus};
+pub use unwrap::{STANZA_TEXT_MAX, STANZAS_MAX, UnwrapAnswer, UnwrapOrder, WrappedKey};
 
 use super::Fault;
 
@@ -178,6 +182,9 @@ pub struct EtcdView {
     /// The member; absent where this host is no master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdStatus>,
+    /// The directory of its backups; empty where this host is no master.
+    #[serde(default)]
+    pub dir: String,
     /// Its backups, oldest first.
     #[serde(default)]
     pub backups: Vec<BackupInfo>,

@@ -119,6 +119,7 @@ codes! {
         EtcdArchiveNoBucket = "etcd-archive-no-bucket",
         EtcdArchiveNotMounted = "etcd-archive-not-mounted",
         EtcdArchiveOtherRegion = "etcd-archive-other-region",
+        EtcdBackupStale = "etcd-backup-stale",
         EtcdCertificatesFull = "etcd-certificates-full",
         EtcdDrill = "etcd-drill",
         EtcdCorrupt = "etcd-corrupt",

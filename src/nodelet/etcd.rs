@@ -21,6 +21,7 @@
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
+//! | `unwrap` | a backup is opened with the plane's help; for `pf9ctl`, too |
 
 mod archive;
 mod backup;
@@ -30,8 +31,10 @@ mod drill;
 mod keeper;
 mod look;
 pub mod restore;
+mod unwrap;
 pub mod upkeep;
 pub mod version;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;
+pub use unwrap::by_the_plane;

@@ -470,6 +470,37 @@ mod tests {
     }
 
     #[test]
+    fn what_the_keeper_shows_is_not_the_loops_to_change_and_counting_on_wakes_nobody() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let (mut board, mut rx) = Board::new(&fs);
+        let keeper = board.etcd();
+        let mut etcd = EtcdStatus {
+            version: "3.7.3".into(),
+            ..EtcdStatus::default()
+        };
+        keeper.show(Some(etcd.clone()));
+        assert!(rx.has_changed().expect("open"));
+        let revision = rx.borrow_and_update().revision;
+        board.spec(Generation(3), Role::Master, None);
+        let seen = rx.borrow_and_update().clone();
+        assert_eq!(seen.etcd.as_ref(), Some(&etcd));
+        assert!(seen.revision > revision);
+        etcd.revision = 9;
+        keeper.show(Some(etcd));
+        assert!(!rx.has_changed().expect("open"), "nobody is woken");
+        let now = rx.borrow_and_update().clone();
+        assert_eq!(
+            now.etcd.map(|e| e.revision),
+            Some(9),
+            "and who asks sees it"
+        );
+        assert_eq!(now.revision, seen.revision);
+        keeper.show(None);
+        assert!(rx.has_changed().expect("open"));
+    }
+
+    #[test]
     fn every_check_leaves_a_line_of_bounded_length() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());

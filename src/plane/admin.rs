@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::authorities;
+use super::backups;
 use super::etcd;
 use super::fleet;
 use super::hostkey;
@@ -105,6 +106,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         )
         .route("/clusters/{name}/detach", post(detach))
         .route("/clusters/{name}/stack", post(cluster_stack))
+        .route(
+            "/clusters/{name}/backups",
+            get(backups::list).post(backups::set),
+        )
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
             "/clusters/{name}/authorities/rotate",

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod authorities;
+mod backups;
 mod cluster;
 
 use cluster::ClusterVerb;

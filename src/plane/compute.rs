@@ -9,6 +9,7 @@ use crate::model::{
     NodeSpec, Role,
 };
 
+use super::backups;
 use super::departures;
 use super::etcd::seats;
 use super::records::{Cluster, Member};
@@ -140,7 +141,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         election_ms: cluster.settings.etcd_election_ms,
         quota_bytes: cluster.settings.etcd_quota_bytes,
         revoked: cluster.etcd_revoked.clone(),
-        backup: cluster.settings.etcd_backup.clone(),
+        backup: backups::policy(cluster),
         gone: seats::gone(cluster),
         restore: cluster.etcd_restore.clone(),
     }
@@ -240,6 +241,7 @@ pub(super) mod tests {
                 etcd: key(),
                 front_proxy: key(),
             },
+            backup_key: backups::new_key(),
             rotation: None,
             members: Vec::new(),
             departed: Vec::new(),

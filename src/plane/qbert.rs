@@ -10,6 +10,7 @@ use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::backups;
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
 use super::departures;
@@ -122,6 +123,7 @@ pub(super) async fn create(
                 settings,
                 authorities,
                 keys,
+                backup_key: backups::new_key(),
                 rotation: None,
                 members: Vec::new(),
                 departed: Vec::new(),

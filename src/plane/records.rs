@@ -161,6 +161,9 @@ pub(super) struct Cluster {
     pub(super) authorities: Authorities,
     /// Their private keys.
     pub(super) keys: AuthorityKeys,
+    /// The private key that masters' backups of etcd are sealed for, beside the operator's.
+    #[serde(serialize_with = "expose")]
+    pub(super) backup_key: Secret<String>,
     /// New authorities that take over.
     #[serde(default)]
     pub(super) rotation: Option<Rotation>,

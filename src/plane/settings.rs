@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::backups::NewBackups;
 use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
@@ -72,6 +73,8 @@ pub(super) struct NewCluster {
     etcd: NewEtcd,
     #[serde(default)]
     etcd_quota_bytes: Option<u64>,
+    #[serde(default)]
+    etcd_backup: NewBackups,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -163,6 +166,8 @@ pub(super) struct Tuning {
     etcd: Option<NewEtcd>,
     #[serde(default)]
     etcd_quota_bytes: Option<u64>,
+    #[serde(default)]
+    etcd_backup: Option<NewBackups>,
 }
 
 impl Tuning {
@@ -181,6 +186,9 @@ impl Tuning {
         if let Some(gates) = self.feature_gates {
             check_gates(&gates)?;
             settings.feature_gates = gates;
+        }
+        if let Some(backups) = &self.etcd_backup {
+            settings.etcd_backup = backup_policy(backups)?;
         }
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
@@ -263,6 +271,12 @@ impl NewKubelet {
     }
 }
 
+fn backup_policy(wanted: &NewBackups) -> Answer<BackupPolicy> {
+    wanted
+        .policy()
+        .map_err(|(field, why)| refused(&field, &why))
+}
+
 fn check_gates(gates: &BTreeMap<String, bool>) -> Answer<()> {
     kubernetes::gates(gates).map_err(|why| refused("featureGates", &why))
 }
@@ -333,7 +347,7 @@ impl NewCluster {
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
             etcd_replace_after_s: self.etcd.replace_after()?,
-            etcd_backup: BackupPolicy::default(),
+            etcd_backup: backup_policy(&self.etcd_backup)?,
             etcd_quota_bytes: self.etcd_quota_bytes,
         })
     }
@@ -576,6 +590,17 @@ mod tests {
                 "etcd",
                 json!({"replaceAfterSeconds": 10}),
                 "etcd.replaceAfterSeconds",
+            ),
+            ("etcdBackup", json!({"keep": 0}), "etcdBackup.keep"),
+            (
+                "etcdBackup",
+                json!({"everyMinutes": 1}),
+                "etcdBackup.everyMinutes",
+            ),
+            (
+                "etcdBackup",
+                json!({"recoveryRecipient": "age1qqqq"}),
+                "etcdBackup.recoveryRecipient",
             ),
             ("colour", json!("red"), "colour"),
         ] {

@@ -5,6 +5,7 @@
 //! lab        the members and how they are driven
 //! drill      fire drills: backups restored into an etcd of their own
 //! restoring  a cluster begins anew from a snapshot, and what is refused
+//! backup     backups that open, and all the ways not to have one
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! versions   which etcd may go on with the data of which: refused and allowed steps are really made
 //! upkeep     a full database: it is healed, or explained
@@ -14,6 +15,7 @@
 //! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
 //! leaves it out.
 
+mod backup;
 mod drill;
 mod founding;
 mod lab;

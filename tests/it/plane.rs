@@ -3,6 +3,7 @@
 
 mod addresses;
 mod authorities;
+mod backups;
 mod bed;
 mod clusters;
 mod etcd;

@@ -56,31 +56,48 @@ impl Report {
 
 impl Show for Report {
     fn screen(&self, width: usize) -> Screen {
-        let (etcd, now) = (&self.etcd, self.taken_at);
         let mut screen = Screen::default();
         screen.gap();
+        self.members(&mut screen, width);
+        self.backups(&mut screen, width);
+        if let Some(drill) = &self.etcd.drill {
+            let (ink, how) = match &drill.fault {
+                None => (Ink::Good, format!("{} keys were there again", drill.keys)),
+                Some(fault) => (Ink::Bad, fault.to_string()),
+            };
+            let age = ago(self.taken_at, drill.at);
+            screen.row("drill", ink, &format!("{age}: {how}"), width);
+        }
+        if let Some(chore) = &self.etcd.chore {
+            screen.row("now", Ink::Bold, chore, width);
+        }
+        screen.gap();
+        screen
+    }
+}
+
+impl Report {
+    fn members(&self, screen: &mut Screen, width: usize) {
+        let etcd = &self.etcd;
         match &etcd.fault {
             None => screen.row("member", Ink::Good, &self.member(), width),
             Some(fault) => screen.row("member", Ink::Bad, &fault.to_string(), width),
         }
         for member in &etcd.members {
-            let kind = if member.learner { "learner" } else { "member" };
-            let name = if member.name.is_empty() {
-                "not started yet"
-            } else {
-                &member.name
+            let kind = match member.learner {
+                true => "learner",
+                false => "member",
             };
-            let leads = if etcd.leader.as_ref() == Some(&member.id) {
-                ", leads"
-            } else {
-                ""
+            let name = match member.name.is_empty() {
+                true => "not started yet",
+                false => &member.name,
             };
-            screen.row(
-                "",
-                Ink::Plain,
-                &format!("{kind} {} {name}{leads}", member.id),
-                width,
-            );
+            let leads = match etcd.leader.as_ref() == Some(&member.id) {
+                true => ", leads",
+                false => "",
+            };
+            let text = format!("{kind} {} {name}{leads}", member.id);
+            screen.row("", Ink::Plain, &text, width);
         }
         if etcd.db_bytes > 0 {
             screen.row("database", Ink::Plain, &self.database(), width);
@@ -92,13 +109,18 @@ impl Show for Report {
             let text = format!("{} of member {}", alarm.alarm, alarm.member);
             screen.row("alarm", Ink::Bad, &text, width);
         }
-        let backups = &etcd.backups;
+    }
+
+    fn backups(&self, screen: &mut Screen, width: usize) {
+        let (backups, now) = (&self.etcd.backups, self.taken_at);
         match &backups.last {
             None => screen.row("backup", Ink::Warn, "there is none", width),
             Some(last) => {
-                let ink = if backups.stale { Ink::Bad } else { Ink::Good };
-                let age = ago(now, last.taken_at);
-                let takes = bytes(last.sealed_bytes);
+                let ink = match backups.stale {
+                    true => Ink::Bad,
+                    false => Ink::Good,
+                };
+                let (age, takes) = (ago(now, last.taken_at), bytes(last.sealed_bytes));
                 let text = format!("{age}, {takes}, revision {}: {}", last.revision, last.name);
                 screen.row("backup", ink, &text, width);
                 let all = format!("{} of {}", backups.count, bytes(backups.bytes));
@@ -117,35 +139,8 @@ impl Show for Report {
                 screen.row("failed", Ink::Bad, &failing.to_string(), width);
             }
         }
-        if let Some(drill) = &etcd.drill {
-            let (ink, how) = match &drill.fault {
-                None => (Ink::Good, format!("{} keys were there again", drill.keys)),
-                Some(fault) => (Ink::Bad, fault.to_string()),
-            };
-            let age = ago(now, drill.at);
-            screen.row("drill", ink, &format!("{age}: {how}"), width);
-        }
-        if let Some(chore) = &etcd.chore {
-            screen.row("now", Ink::Bold, chore, width);
-        }
-        screen.gap();
-        screen
     }
-}
 
-fn second_place(archive: &ArchiveStatus) -> String {
-    match &archive.last {
-        None => format!("{}: nothing is known to be there", archive.place),
-        Some(last) => format!(
-            "{}: {} of {}, the newest {last}",
-            archive.place,
-            archive.count,
-            bytes(archive.bytes)
-        ),
-    }
-}
-
-impl Report {
     fn member(&self) -> String {
         let etcd = &self.etcd;
         let mut words = vec!["healthy".to_owned()];
@@ -177,5 +172,17 @@ impl Report {
             format!(", log synced within {} ms", us.div_ceil(1000))
         });
         format!("{all}{quota}, {used} in use{fsync}")
+    }
+}
+
+fn second_place(archive: &ArchiveStatus) -> String {
+    match &archive.last {
+        None => format!("{}: nothing is known to be there", archive.place),
+        Some(last) => format!(
+            "{}: {} of {}, the newest {last}",
+            archive.place,
+            archive.count,
+            bytes(archive.bytes)
+        ),
     }
 }

@@ -35,9 +35,9 @@ const BEGIN: Duration = Duration::from_secs(30);
 /// Longest between two messages: etcd reads from its disk.
 const STALL: Duration = Duration::from_secs(60);
 /// Bytes that etcd may send ahead of what is taken: what this holds, and enough for a loopback.
-const WINDOW: u32 = 512 * 1024;
+pub const WINDOW: u32 = 512 * 1024;
 /// Longest message: etcd sends blobs of 32 KiB.
-const MESSAGE_MAX: usize = 1024 * 1024;
+pub const MESSAGE_MAX: usize = 256 * 1024;
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 /// The checksum that etcd sends as the last blob.

@@ -1,5 +1,7 @@
 //! Backups: how often, how many, for whom, and what stands beside each.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,8 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
 const DRILL_EVERY_DAYS: u32 = 7;
 /// Auditors ask for a year's.
 const DRILL_EVERY_DAYS_MAX: u32 = 366;
+/// Longest that a backup takes: 8 GiB, etcd's advised most, at 5 MiB/s, the slowest of disks.
+pub const BACKUP_MAX: Duration = Duration::from_secs(30 * 60);
 /// Longest text of an age recipient; `age1…` of X25519 has 62 characters.
 const RECIPIENT_MAX: usize = 100;
 
@@ -189,6 +193,14 @@ impl BackupPolicy {
         both.into_iter().flatten().cloned().collect()
     }
 
+    /// Whether the newest backup, of this moment, is older than a person should accept: two periods
+    /// and the longest that making one takes.
+    pub fn is_stale(&self, now: Timestamp, newest: Timestamp) -> bool {
+        let allowed = Duration::from_secs(u64::from(self.every_minutes) * 60) * 2 + BACKUP_MAX;
+        let until = newest.saturating_add(allowed).unwrap_or(Timestamp::MAX);
+        self.every_minutes > 0 && until < now
+    }
+
     /// The field that cannot be, and why.
     pub fn fault(&self) -> Option<(&'static str, String)> {
         let every = self.every_minutes;
@@ -294,6 +306,19 @@ fn max_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_periods_without_one_are_stale() {
+        let at = |s| Timestamp::from_second(s).expect("time");
+        let policy = BackupPolicy::default();
+        assert!(!policy.is_stale(at(5400), at(0)));
+        assert!(policy.is_stale(at(5401), at(0)));
+        let never = BackupPolicy {
+            every_minutes: 0,
+            ..policy
+        };
+        assert!(!never.is_stale(at(1_000_000), at(0)));
+    }
 
     #[test]
     fn a_policy_that_cannot_be_kept_is_named_by_its_field() {

@@ -12,10 +12,8 @@
 use std::time::Duration;
 
 use crate::host::etcd::DEFRAGMENT;
-use crate::model::{BackupPolicy, Digest, HostId, Timestamp};
+use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
-/// Longest that a backup takes: 8 GiB, etcd's advised most, at 5 MiB/s, the slowest of disks.
-const BACKUP_MAX: Duration = Duration::from_secs(30 * 60);
 /// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
 const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
 /// Opening, restoring and starting have bounds of their own.
@@ -48,10 +46,16 @@ pub(super) enum Chore {
 /// What the schedule decides by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Since when this master is looked at: what it has no backup for is judged by.
+    pub(super) since: Option<Timestamp>,
     /// The member answers and has a leader.
     pub(super) healthy: bool,
+    /// The directory of the backups cannot be read.
+    pub(super) no_shelf: bool,
     /// When the newest good backup was taken.
     pub(super) last_backup: Option<Timestamp>,
+    /// When this process last made one.
+    pub(super) made: Option<Timestamp>,
     /// When a backup last failed; `None` after one that did not.
     pub(super) backup_failed: Option<Timestamp>,
     /// The second place that the policy names, if any: when the newest backup that is there was taken.
@@ -130,12 +134,10 @@ impl Chore {
         match self {
             Self::Backup => {
                 let at = backup_due(now, host, policy, seen.last_backup)?;
-                // A member that does not answer is asked when it does.
-                let at = if seen.healthy {
-                    at
-                } else {
-                    at.max(later(now, RETRY))
-                };
+                // A member that does not answer is asked when it does; and without the shelf nobody
+                // knows when the last one was.
+                let able = seen.healthy && !seen.no_shelf;
+                let at = if able { at } else { at.max(later(now, RETRY)) };
                 Some(after_failure(at, seen.backup_failed))
             }
             Self::Archive => {
@@ -207,10 +209,10 @@ fn due_in_period(
     }
 }
 
-/// Whether the newest backup is older than a person should accept: two periods and a chore's time.
-pub(super) fn stale(now: Timestamp, policy: &BackupPolicy, since: Timestamp) -> bool {
-    let every = Duration::from_secs(u64::from(policy.every_minutes) * 60);
-    policy.every_minutes > 0 && later(since, every * 2 + BACKUP_MAX) < now
+/// The newest of these moments that the clock has seen. What is of the future was written while the clock
+/// was wrong: were it the newest, a backup would be due again as soon as it is made.
+pub(super) fn last(now: Timestamp, made: impl Iterator<Item = Timestamp>) -> Option<Timestamp> {
+    made.filter(|at| *at <= now).max()
 }
 
 fn after_failure(due: Timestamp, failed: Option<Timestamp>) -> Timestamp {
@@ -284,6 +286,23 @@ mod tests {
             prop_assert_eq!(early, Next::At(at(again)));
             prop_assert_eq!(next(at(again), host(n), &policy, &seen), Next::Now(Chore::Backup));
         }
+    }
+
+    #[test]
+    fn backups_of_the_future_do_not_make_another_one_due_for_ever() {
+        let policy = BackupPolicy::default();
+        let mut seen = Seen {
+            healthy: true,
+            ..Seen::default()
+        };
+        let shelf = [at(5_000_000), at(9_000_000)];
+        let now = at(1_000_000);
+        seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
+        assert_eq!(next(now, host(1), &policy, &seen), Next::Now(Chore::Backup));
+        // What was made is pruned at once, for those of the future are newer by their names.
+        seen.made = Some(now);
+        seen.last_backup = last(now, shelf.into_iter().chain(seen.made));
+        assert!(matches!(next(now, host(1), &policy, &seen), Next::At(_)));
     }
 
     #[test]
@@ -407,17 +426,5 @@ mod tests {
             next(later, host(1), &policy, &seen),
             Next::Now(Chore::Defragment)
         );
-    }
-
-    #[test]
-    fn two_periods_without_one_are_stale() {
-        let policy = BackupPolicy::default();
-        assert!(!stale(at(5400), &policy, at(0)));
-        assert!(stale(at(5401), &policy, at(0)));
-        let never = BackupPolicy {
-            every_minutes: 0,
-            ..policy
-        };
-        assert!(!stale(at(1_000_000), &never, at(0)));
     }
 }

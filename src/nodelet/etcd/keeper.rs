@@ -6,14 +6,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::archive;
-use super::backup;
+use super::backup::{self, Looking};
 use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::drill;
 use super::look;
 use super::upkeep::Upkeep;
 use crate::app::Beat;
-use crate::backup::drill as drill_files;
+use crate::backup::{drill as drill_files, shelf};
 use crate::egress::Egress;
 use crate::host::Host;
 use crate::model::{
@@ -39,6 +39,7 @@ pub struct Keeper {
     beat: Beat,
     shutdown: CancellationToken,
     peers: Peers,
+    looking: Looking,
     view: EtcdView,
     seen: Seen,
     egress: Result<Egress, Fault>,
@@ -75,6 +76,7 @@ impl Keeper {
             beat,
             shutdown,
             peers: Peers::default(),
+            looking: Looking::default(),
             view: EtcdView::default(),
             seen: Seen::default(),
             egress,
@@ -105,7 +107,8 @@ impl Keeper {
         self.forget();
         self.beat.rests();
         tokio::select! {
-            // cancel-safe: all are
+            // cancel-safe: all are; in this order, as below
+            biased;
             () = self.shutdown.cancelled() => {}
             changed = self.job.changed() => if changed.is_err() {
                 // The loop has ended, and the process with it.
@@ -135,7 +138,8 @@ impl Keeper {
         };
         self.beat.within(pause);
         tokio::select! {
-            // cancel-safe: all are
+            // cancel-safe: all are. In this order: what is ordered is ordered of the node that is.
+            biased;
             () = self.shutdown.cancelled() => {}
             changed = self.job.changed() => if changed.is_err() {
                 self.shutdown.cancelled().await;
@@ -151,6 +155,9 @@ impl Keeper {
                     Order::Heal => Chore::Heal,
                 };
                 let done = self.work_on(master, chore).await;
+                // Who asked sees what came of it.
+                self.beat.within(LOOK_MAX);
+                self.look(master).await;
                 answer(ordered, done);
             }
             () = tokio::time::sleep(pause) => {}
@@ -173,7 +180,10 @@ impl Keeper {
                 etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
             }
         }
-        self.view.backups = backup::look(&self.host.fs, master, now, &mut etcd, &mut self.seen);
+        self.seen.since.get_or_insert(now);
+        let shelf = (&mut self.looking, &self.host.fs);
+        self.view.backups = backup::look(shelf, master, now, &mut etcd, &mut self.seen).await;
+        self.view.dir = shelf::dir(&node.etcd.backup).to_owned();
         let wanted = node.etcd.backup.archive.as_ref();
         self.seen.archive = wanted.map(|wanted| {
             let there = self.archived.as_ref();
@@ -253,6 +263,9 @@ impl Keeper {
         match chore {
             Chore::Backup => {
                 self.seen.backup_failed = failed;
+                if failed.is_none() {
+                    self.seen.made = Some(now);
+                }
                 self.status_mut().backups.failing = fault;
             }
             Chore::Archive => {
@@ -326,7 +339,7 @@ impl Doing<'_> {
                 let report = drill::run(host, self.peers, self.master, key).await;
                 return Ok(Done::Drilled(report));
             }
-            Chore::Prune => backup::prune(host, self.master)?,
+            Chore::Prune => backup::prune(host, self.master).await?,
             Chore::Heal => self.upkeep.heal(&own(self.peers)?).await?,
             Chore::Defragment => {
                 let own = own(self.peers)?;
@@ -382,4 +395,111 @@ fn late(chore: Chore) -> Fault {
 
 fn cut_off(why: &str) -> Fault {
     Fault::new(FaultCode::Interrupted, NOT_DONE, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::desk::{Desk, desk};
+    use super::*;
+    use crate::app::TaskGroup;
+    use crate::host::fs::HostFs;
+    use crate::local::{Method, Peer, Request, StatusCode};
+    use crate::model::Generation;
+    use crate::nodelet::status::Board;
+    use crate::nodelet::testing::{Cas, node};
+
+    struct World {
+        desk: Desk,
+        job: watch::Sender<Job>,
+        board: Board,
+        stop: CancellationToken,
+        _dir: tempfile::TempDir,
+    }
+
+    /// A keeper on a machine without etcd, and what it is told.
+    fn world(job: Job) -> (World, TaskGroup) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let stop = CancellationToken::new();
+        let mut group = TaskGroup::new(stop.clone());
+        let (job, working) = watch::channel(job);
+        let (desk, inside) = desk();
+        let board = Board::new(&fs).0;
+        let beat = group.progress().beat("keeper");
+        let etcd = board.etcd();
+        let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));
+        let keeper = Keeper::new(Host::new(fs), working, etcd, inside, beat, stop.clone(), egress);
+        group.finite("keeper", keeper.run());
+        let world = World {
+            desk,
+            job,
+            board,
+            stop,
+            _dir: dir,
+        };
+        (world, group)
+    }
+
+    impl World {
+        async fn call(&self, method: Method, path: &str) -> (StatusCode, serde_json::Value) {
+            let request = Request {
+                method,
+                path: path.into(),
+                query: Default::default(),
+                body: Default::default(),
+                peer: Peer {
+                    uid: 0,
+                    gid: 0,
+                    pid: None,
+                },
+            };
+            let reply = self.desk.answer(&request).await;
+            let body = serde_json::from_slice(reply.body()).expect("json");
+            (reply.status(), body)
+        }
+    }
+
+    fn master_job() -> Job {
+        Job::Node(Work {
+            generation: Generation(1),
+            role: Role::Master,
+            node: Arc::new(node(Cas::new().authorities)),
+        })
+    }
+
+    #[tokio::test]
+    async fn without_a_member_there_is_nothing_to_order() {
+        let (world, group) = world(Job::Nothing(Generation(1)));
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT);
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+    }
+
+    /// What goes wrong is answered, shown with the same words, and gone with the role.
+    #[tokio::test]
+    async fn what_fails_is_answered_and_shown_and_a_role_that_goes_takes_it_along() {
+        let (world, group) = world(master_job());
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT, "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert_eq!(view["etcd"]["backups"]["failing"], fault);
+            assert_eq!(view["etcd"]["fault"]["code"], "etcd-not-healthy");
+            world.job.send_replace(Job::Nothing(Generation(2)));
+            // It takes up one order more when it has seen that.
+            let (_, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert!(view.get("etcd").is_none(), "{view}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+        drop(world.board);
+    }
 }

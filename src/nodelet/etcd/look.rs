@@ -12,7 +12,9 @@ pub(super) async fn member(etcd: &Etcd, now: Timestamp, known: &mut EtcdStatus) 
 
 async fn asked(etcd: &Etcd, known: &mut EtcdStatus) -> Result<(), EtcdError> {
     etcd.healthy().await?;
-    let members = etcd.members().await?;
+    let (answerer, members) = etcd.answerer_and_members().await?;
+    known.cluster_id = hexadecimal(&answerer.cluster_id);
+    known.member_id = hexadecimal(&answerer.member_id);
     known.members = members
         .into_iter()
         .map(|m| EtcdMemberStatus {

@@ -5,6 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::authorities::Authorities;
+use super::backups::Backups;
 use super::{Listing, State, align, cell, put, show, text};
 use crate::model::{Fault, HostId};
 use crate::plane::admin::{self, Leaving, WantedStack};
@@ -86,6 +87,8 @@ pub(super) enum ClusterVerb {
     },
     /// The certificate authorities of a cluster, and new ones in their place.
     Authorities(Authorities),
+    /// Backups of etcd: what masters have, and how they make them.
+    Backups(Backups),
 }
 
 impl ClusterVerb {
@@ -156,6 +159,7 @@ impl ClusterVerb {
                 put(None, &format!("cluster {name} is to run stack {version}\n"))
             }
             Self::Authorities(authorities) => authorities.run().await,
+            Self::Backups(backups) => backups.run().await,
         }
     }
 }
