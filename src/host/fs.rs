@@ -254,6 +254,14 @@ impl HostFs {
         }
     }
 
+    /// Gives what is at `path` another name in its directory, durably.
+    pub fn rename(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FsError> {
+        let at = self.at(path);
+        let to = at.with_file_name(name);
+        fs::rename(&at, &to).map_err(|e| fail("rename", &at, e))?;
+        sync_dir(&self.parent_of(&at)?)
+    }
+
     /// Removes a file or link; nothing there is fine.
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), FsError> {
         let at = self.at(path);

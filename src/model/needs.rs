@@ -176,10 +176,10 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdGone, EtcdMember,
-        EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
-        NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef,
-        Timestamp,
+        ApiSpec, Assignment, Authorities, CgroupDriverChoice, ClusterId, Digest, EtcdGone,
+        EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
+        NetworkPlugin, NetworkSpec, NodeSpec, NodeUid, ProxyModeChoice, RuntimeSpec, SPEC_SCHEMA,
+        Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId, KubeProxySpec,
-    NodeName, NodeUid, StackRef, taken_by_spec,
+    Authorities, Authority, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId,
+    KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
 };
 
 pub mod kubernetes;

@@ -4,6 +4,8 @@
 //! ```text
 //! lab        the members and how they are driven
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
+//! lost       data that vanished: nobody founds anew, who has others comes back to them
+//! leaving    who may leave, whose member is taken out, and what is held until then
 //! ```
 //!
 //! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
@@ -12,3 +14,5 @@
 
 mod founding;
 mod lab;
+mod leaving;
+mod lost;

@@ -116,10 +116,12 @@ pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
 /// Whose member is taken out next. One at a time: whoever asks again sees what became of it. Members
 /// without a vote go first, then those that do not answer: both only make the rest stronger. `masters` are
 /// those who are to be members: an order that names one of them, and not by the id of a member of its past,
-/// is not followed.
-pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId]) -> Out {
+/// is not followed. Nobody takes out itself (`own`, in
+/// hexadecimal digits).
+pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &str) -> Out {
     let mut wanted: Vec<&Listed> = listed
         .iter()
+        .filter(|m| m.id != own)
         .filter(|m| gone.iter().any(|g| is_of(m, g, masters)))
         .collect();
     wanted.sort_by_key(|m| (!m.learner, m.answers, m.id.clone()));
@@ -140,9 +142,7 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId]) -> Out
 fn is_of(member: &Listed, gone: &EtcdGone, masters: &[HostId]) -> bool {
     match &gone.member_id {
         Some(id) => same_id(id, &member.id),
-        None => {
-            member.name == gone.host_id.to_string() && !masters.contains(&gone.host_id)
-        }
+        None => member.name == gone.host_id.to_string() && !masters.contains(&gone.host_id),
     }
 }
 
@@ -156,10 +156,16 @@ pub fn same_id(a: &str, b: &str) -> bool {
 
 impl Tally {
     fn of<'a>(votes: impl Iterator<Item = &'a Vote>) -> Self {
-        votes.fold(Self { votes: 0, answer: 0 }, |sum, vote| Self {
-            votes: sum.votes + 1,
-            answer: sum.answer + usize::from(vote.answers),
-        })
+        votes.fold(
+            Self {
+                votes: 0,
+                answer: 0,
+            },
+            |sum, vote| Self {
+                votes: sum.votes + 1,
+                answer: sum.answer + usize::from(vote.answers),
+            },
+        )
     }
 
     /// How many have to answer.
@@ -198,7 +204,10 @@ impl Loss {
                 then.needs()
             ),
         };
-        format!("etcd has {members} with a vote, {} of them {verb}; {rest}", now.answer)
+        format!(
+            "etcd has {members} with a vote, {} of them {verb}; {rest}",
+            now.answer
+        )
     }
 
     /// What would make it possible.

@@ -109,6 +109,7 @@ impl Bed {
             host_id: self.host,
             generation: Generation(generation),
             issued_at: Timestamp::UNIX_EPOCH,
+            force: false,
             assignment,
         }
     }
