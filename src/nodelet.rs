@@ -27,6 +27,7 @@
 //! | `run`       | one step after the other, with intent and outcome |
 //! | `apply`     | does a step |
 //! | `trial`     | lets a program read its configuration before it is started with it |
+//! | `etcd`      | what this master's member of etcd is, and whether its data are there |
 //! | `removal`   | takes everything away again |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal` | what was done, on disk |

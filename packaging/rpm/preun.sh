@@ -2,7 +2,7 @@
 # while the programs that know how are still here.
 # >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
 ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
-REMOVAL_SECONDS="2300"
+REMOVAL_SECONDS="2390"
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi

@@ -255,6 +255,10 @@ pub(super) struct DecommissionArgs {
     /// Do not tell the plane; for machines whose plane is gone.
     #[arg(long)]
     pub(super) local: bool,
+    /// Also where others need this host: a master leaves although etcd loses its quorum. The cluster's API
+    /// takes no change then until a backup is restored.
+    #[arg(long)]
+    pub(super) force: bool,
     /// Keep /var/log/pf9.
     #[arg(long)]
     pub(super) keep_logs: bool,

@@ -116,7 +116,7 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
             .await
             .map_err(|e| unit_fault(&e))?;
     }
-    let work = order_removal(ctx, Duration::from_secs(args.wait), hostagent_ran);
+    let work = order_removal(ctx, args, hostagent_ran);
     let result = tokio::select! {
         // cancel-safe: nodelet goes on by itself; it is only not waited for
         result = work => result,
@@ -137,9 +137,10 @@ async fn remove_role(ctx: &Context, args: &DecommissionArgs) -> Result<Option<Ro
 
 async fn order_removal(
     ctx: &Context,
-    longest: Duration,
+    args: &DecommissionArgs,
     hostagent_ran: bool,
 ) -> Result<Option<Role>, Fault> {
+    let (longest, force) = (Duration::from_secs(args.wait), args.force);
     let what = "the role could not be removed, nothing else was touched";
     if !ctx.host.at(paths::NODELET_SOCKET).exists() {
         ctx.units.start(NODELET_SOCKET).await.map_err(|e| {
@@ -159,7 +160,7 @@ async fn order_removal(
         .send::<_, serde_json::Value>(
             Method::PUT,
             "/v1/assignment-none",
-            &serde_json::json!({}),
+            &serde_json::json!({"force": force}),
             ORDER,
         )
         .await
@@ -176,6 +177,10 @@ async fn order_removal(
             let gone = status.role == Role::None && status.state == NodeState::Ok;
             if gone && !leftovers::role_units(&ctx.host) {
                 break;
+            }
+            // nodelet waits for others now, perhaps for days; nobody has to wait with it.
+            if !force && is_held(status) {
+                return Err(late(what, longest, last.as_ref()));
             }
             ctx.out.waiting(&progress(status));
         }
@@ -204,6 +209,12 @@ async fn next_status(ctx: &Context, revision: u64) -> Result<NodeStatus, LocalEr
     ctx.socket(paths::NODELET_SOCKET)?
         .get(&path, POLL + ORDER)
         .await
+}
+
+/// Others need what would go.
+fn is_held(status: &NodeStatus) -> bool {
+    let reason = status.reason.as_ref();
+    status.role == Role::None && reason.is_some_and(|f| f.code == FaultCode::EtcdQuorum)
 }
 
 fn progress(status: &NodeStatus) -> String {

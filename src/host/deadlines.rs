@@ -65,7 +65,8 @@ pub const TREES: Duration = secs(300);
 
 /// Removal of the role, everything in it as slow as it may be.
 pub const ROLE_REMOVAL: Duration = sum(&[
-    POLITE, UNITS_GONE, // Containers, then links, routes and chains.
+    // Whether etcd can do without this master.
+    CALLS, POLITE, UNITS_GONE, // Containers, then links, routes and chains.
     CALLS, CALLS, // What the runtime leaves of its sockets, then the ledger backwards.
     FILES, TREES,
 ]);

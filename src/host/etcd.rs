@@ -1,8 +1,19 @@
-//! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate: health,
-//! who is a member, leaving (here), whose turn it is to join (`turn`), joining (`join`), snapshots
-//! (`snapshot`), upkeep (`maintenance`), and how its disk does (`metrics`). The same questions are
-//! understood by 3.4 and everything since: membership goes through etcd's own JSON gateway, so no
-//! second protocol is needed.
+//! Members of the cluster's etcd, asked over their HTTP endpoints with a client certificate. The same
+//! questions are understood by 3.4 and everything since: membership goes through etcd's own JSON gateway, so
+//! no second protocol is needed.
+//!
+//! | file | what |
+//! |---|---|
+//! | here    | health, who is a member, the calls |
+//! | `who`   | which of the members is the one of this host: pure |
+//! | `turn`  | whose turn it is to join |
+//! | `join`  | becoming a member |
+//! | `leave` | leaving, and taking out others that are gone, by the quorum's leave |
+//! | `count` | how many keys, at which revision |
+//! | `snapshot` | a stream of all of it |
+//! | `maintenance` | upkeep: sizes, alarms, compaction, defragmentation, lowering |
+//! | `metrics` | how its disk does |
+//! | `wal`   | whose data these are, without etcd |
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,26 +23,30 @@ use rustls::ClientConfig;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
+use crate::model::etcd::quorum::Loss;
 
 mod count;
 mod join;
+mod leave;
 mod maintenance;
 mod metrics;
 mod snapshot;
 mod turn;
-
-use join::own;
+mod wal;
+mod who;
 
 pub use count::Keys;
 pub use join::{counted, join, promote_within};
+pub use leave::{Standing, Survey, leave, leave_within, may_leave, standing, survey};
 pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
 pub use metrics::Fsyncs;
 pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
+pub use wal::{DataId, WAL_DIR, identity};
+pub use who::{Who, hex};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
@@ -85,6 +100,12 @@ pub enum EtcdError {
     /// Nobody was there to be asked.
     #[error("no member of etcd is known")]
     Nobody,
+    /// A member that may be this host's and may not.
+    #[error("{0}")]
+    Doubtful(String),
+    /// The others would lose their quorum.
+    #[error("{}; {}", .0.why(), .0.fix())]
+    Quorum(Loss),
 }
 
 /// A member as etcd counts it.
@@ -99,30 +120,34 @@ pub struct Member {
     /// Where the others reach it.
     #[serde(default, rename = "peerURLs")]
     pub peer_urls: Vec<String>,
+    /// Where clients reach it; empty until it told the others, once it had begun.
+    #[serde(default, rename = "clientURLs")]
+    pub client_urls: Vec<String>,
     /// It receives everything and has no vote yet.
     #[serde(default, rename = "isLearner")]
     pub is_learner: bool,
 }
 
-impl Member {
-    /// Its number as people and `etcdctl` write it. What is no number is shown as it came.
-    pub fn hex_id(&self) -> String {
-        let id = self.id.parse::<u64>();
-        id.map_or_else(|_| self.id.clone(), |id| format!("{id:x}"))
-    }
+/// Who is a member of which cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The cluster's id in hexadecimal digits.
+    pub cluster_id: String,
+    /// Everybody.
+    pub members: Vec<Member>,
 }
 
-/// What membership says about one host.
+/// Which member one is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is no member, or the only one: nobody misses it.
-    Free,
-    /// The others count on it.
-    Counted(Member),
+pub struct Itself {
+    /// Its id in hexadecimal digits.
+    pub id: String,
+    /// It leads the others.
+    pub leads: bool,
 }
 
 #[derive(Deserialize)]
-struct Members {
+struct MembersAnswer {
     #[serde(default)]
     header: Answerer,
     members: Vec<Member>,
@@ -137,6 +162,19 @@ pub struct Answerer {
     /// Its own.
     #[serde(default)]
     pub member_id: String,
+}
+
+/// What a member says of itself.
+#[derive(Deserialize)]
+struct StatusAnswer {
+    #[serde(default)]
+    leader: String,
+    header: StatusHeader,
+}
+
+#[derive(Deserialize)]
+struct StatusHeader {
+    member_id: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -190,20 +228,41 @@ impl Etcd {
 
     /// Every member that it knows of.
     pub async fn members(&self) -> Result<Vec<Member>, EtcdError> {
-        self.answerer_and_members()
-            .await
-            .map(|(_, members)| members)
+        self.listed().await.map(|all| all.members)
+    }
+
+    /// The same, with the cluster.
+    pub async fn listed(&self) -> Result<Members, EtcdError> {
+        let path = "/v3/cluster/member/list";
+        let bytes = self.said(path, &serde_json::json!({})).await?;
+        self.members_in(path, &bytes)
     }
 
     /// The same, and who it is itself.
     pub async fn answerer_and_members(&self) -> Result<(Answerer, Vec<Member>), EtcdError> {
         let path = "/v3/cluster/member/list";
-        let bytes = match self.post(path, &serde_json::json!({})).await? {
-            Ok(bytes) => bytes,
-            Err(refusal) => return Err(self.refused(path, refusal.words())),
-        };
-        let all = self.read::<Members>(path, &bytes)?;
-        Ok((all.header, all.members))
+        let bytes = self.said(path, &serde_json::json!({})).await?;
+        let answer = self.read::<MembersAnswer>(path, &bytes)?;
+        Ok((answer.header, answer.members))
+    }
+
+    fn members_in(&self, path: &str, bytes: &[u8]) -> Result<Members, EtcdError> {
+        let answer = self.read::<MembersAnswer>(path, bytes)?;
+        Ok(Members {
+            cluster_id: hex(&answer.header.cluster_id),
+            members: answer.members,
+        })
+    }
+
+    /// Which member this is.
+    pub async fn itself(&self) -> Result<Itself, EtcdError> {
+        let path = "/v3/maintenance/status";
+        let bytes = self.said(path, &serde_json::json!({})).await?;
+        let said = self.read::<StatusAnswer>(path, &bytes)?;
+        Ok(Itself {
+            id: hex(&said.header.member_id),
+            leads: said.leader == said.header.member_id,
+        })
     }
 
     /// Takes a member out of the cluster; one that is none is fine.
@@ -212,6 +271,22 @@ impl Etcd {
         match self.post(path, &serde_json::json!({"ID": id})).await? {
             Ok(_) => Ok(()),
             Err(refusal) if refusal.code == NOT_FOUND => Ok(()),
+            Err(refusal) => Err(self.refused(path, refusal.words())),
+        }
+    }
+
+    /// The same, by the id in hexadecimal digits.
+    pub async fn remove_hex(&self, id: &str) -> Result<(), EtcdError> {
+        match u64::from_str_radix(id, 16) {
+            Ok(id) => self.remove(&id.to_string()).await,
+            Err(_) => Err(EtcdError::Doubtful(format!("{id:?} is no member's id"))),
+        }
+    }
+
+    /// A call of the gateway; a no is an error.
+    async fn said(&self, path: &str, body: &serde_json::Value) -> Result<Vec<u8>, EtcdError> {
+        match self.post(path, body).await? {
+            Ok(bytes) => Ok(bytes),
             Err(refusal) => Err(self.refused(path, refusal.words())),
         }
     }
@@ -273,68 +348,6 @@ impl Refusal {
     }
 }
 
-/// What the first of these endpoints that answers says about the member with this name or address.
-pub async fn standing(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<Standing, EtcdError> {
-    let mut why = EtcdError::Nobody;
-    for etcd in endpoints {
-        match etcd.members().await {
-            Ok(members) => return Ok(standing_in(members, name, ip)),
-            Err(e) => why = e,
-        }
-    }
-    Err(why)
-}
-
-/// Takes a member out of the cluster, by the first of these endpoints that can. Its own had better
-/// come last: a member that removes itself stops before it can say how that went.
-pub async fn leave(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), EtcdError> {
-    let mut why = EtcdError::Nobody;
-    for etcd in endpoints {
-        let members = etcd.members().await;
-        let tried = match members.map(|members| standing_in(members, name, ip)) {
-            Ok(Standing::Free) => return Ok(()),
-            Ok(Standing::Counted(member)) => etcd.remove(&member.id).await,
-            Err(e) => Err(e),
-        };
-        match tried {
-            Ok(()) => return Ok(()),
-            Err(e) => why = e.or_after(why),
-        }
-    }
-    Err(why)
-}
-
-/// [`leave`], asked again with this pause: members that have just come back are not counted on yet.
-/// A cluster without a quorum says no for ever, so there is an end to it.
-pub async fn leave_within(
-    endpoints: &[Etcd],
-    name: &str,
-    ip: IpAddr,
-    budget: Duration,
-    pause: Duration,
-) -> Result<(), EtcdError> {
-    let end = Instant::now() + budget;
-    loop {
-        match leave(endpoints, name, ip).await {
-            Ok(()) => return Ok(()),
-            Err(why) if Instant::now() + pause >= end => return Err(why),
-            Err(why) => tracing::info!(error = %why, "etcd does not let this member go yet"),
-        }
-        tokio::time::sleep(pause).await;
-    }
-}
-
-fn standing_in(members: Vec<Member>, name: &str, ip: IpAddr) -> Standing {
-    if members.len() <= 1 {
-        return Standing::Free;
-    }
-    let url = peer_url(ip);
-    members
-        .into_iter()
-        .find(|m| m.name == name || (m.name.is_empty() && m.peer_urls.contains(&url)))
-        .map_or(Standing::Free, Standing::Counted)
-}
-
 /// Where a member on this address listens for the others.
 pub fn peer_url(ip: IpAddr) -> String {
     format!("https://{}", SocketAddr::new(ip, ports::ETCD_PEERS))
@@ -344,7 +357,10 @@ impl EtcdError {
     /// What to report of two: a no says more than silence.
     fn or_after(self, before: Self) -> Self {
         match (&self, &before) {
-            (Self::Unreachable { .. }, Self::Refused { .. }) => before,
+            (
+                Self::Unreachable { .. },
+                Self::Refused { .. } | Self::Quorum(_) | Self::Doubtful(_),
+            ) => before,
             _ => self,
         }
     }

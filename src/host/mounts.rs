@@ -1,5 +1,9 @@
 //! Mount points, from the kernel's own list.
 
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
 use super::fs::{FsError, HostFs};
 
 /// Largest `/proc/self/mountinfo`: thousands of pods' mounts.
@@ -26,6 +30,51 @@ pub fn at_or_below(fs: &HostFs, path: &str) -> Result<(bool, Vec<String>), FsErr
             .filter(|p| p.starts_with(&below))
             .collect(),
     ))
+}
+
+/// What a directory is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it is mounted.
+    pub point: String,
+    /// What is mounted, e.g. `/dev/sdb1`; for people, for devices change their names.
+    pub source: String,
+    /// e.g. `ext4`.
+    pub fs_type: String,
+}
+
+/// What this path is on, whether it is there or not; `None` where the kernel's list does not say. Links on
+/// the way are followed.
+pub fn under(fs: &HostFs, path: &str) -> Result<Option<Mount>, FsError> {
+    let text = fs.read("/proc/self/mountinfo", MOUNTINFO_MAX)?;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    let root = fs.at("/").canonicalize();
+    let real = fs.at(path).canonicalize().ok().zip(root.ok());
+    let real = real.and_then(|(at, root)| Some(Path::new("/").join(at.strip_prefix(root).ok()?)));
+    Ok(under_in(&text, real.as_deref().unwrap_or(Path::new(path))))
+}
+
+fn under_in(mountinfo: &str, path: &Path) -> Option<Mount> {
+    let mut found: Option<Mount> = None;
+    for line in mountinfo.lines() {
+        let Some((mount, source)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = mount.split(' ').nth(4).map(unescape) else {
+            continue;
+        };
+        let longest = found.as_ref().map_or(0, |f| f.point.len());
+        // Of several on top of each other the last one counts.
+        if path.starts_with(&point) && point.len() >= longest {
+            let mut fields = source.split(' ').map(unescape);
+            found = Some(Mount {
+                point,
+                fs_type: fields.next().unwrap_or_default(),
+                source: fields.next().unwrap_or_default(),
+            });
+        }
+    }
+    found
 }
 
 /// What a process's root is mounted from, out of its `mountinfo`: the root of the mount, its source
@@ -71,5 +120,24 @@ mod tests {
         let bound = "1 2 8:1 /data/snapshots/3 / rw shared:1 - ext4 /dev/sda1 rw\n";
         assert_eq!(root_sources(bound), ["/data/snapshots/3", "/dev/sda1"]);
         assert_eq!(root_sources("").len(), 0);
+    }
+
+    #[test]
+    fn a_directory_is_on_the_nearest_mount_and_the_last_of_several() {
+        let text = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n\
+                    2 1 8:2 / /var/lib/pf9/etcd rw - xfs /dev/sdb1 rw\n\
+                    3 1 8:3 / /var/lib/pf9/etcd-backups rw - xfs /dev/sdc1 rw\n\
+                    4 1 8:4 / /mnt/a\\040b rw - ext4 /dev/sdd rw\n\
+                    5 1 8:5 / /var/lib/pf9/etcd rw - ext4 /dev/sde rw\n";
+        let of = |path: &str| under_in(text, Path::new(path)).map(|m| (m.point, m.source));
+        let is = |point: &str, source: &str| Some((point.to_owned(), source.to_owned()));
+        assert_eq!(of("/var/lib/pf9/etcd"), is("/var/lib/pf9/etcd", "/dev/sde"));
+        assert_eq!(
+            of("/var/lib/pf9/etcd/member"),
+            is("/var/lib/pf9/etcd", "/dev/sde")
+        );
+        assert_eq!(of("/var/lib/pf9/etcd2"), is("/", "/dev/sda1"));
+        assert_eq!(of("/mnt/a b/c"), is("/mnt/a b", "/dev/sdd"));
+        assert_eq!(under_in("", Path::new("/x")), None);
     }
 }

@@ -4,37 +4,29 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | here    | every kind of step but one |
+//! | here    | every other kind of step |
+//! | `etcd`  | who is a member of etcd, and what was noted of this one |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
 
+mod etcd;
 mod stack;
-
-use std::time::Duration;
 
 use super::certs;
 use super::etcd::version;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, version_of};
-use super::peers;
-use super::phase::{self, Context};
-use super::step::table::{ETCD_LEAVE_BUDGET, ETCD_VOTE_BUDGET};
+use super::phase::Context;
 use super::step::{Step, TrialStep, UnitStep};
 use super::trial;
 use super::words;
 use crate::host::Host;
 use crate::host::deadlines::DRAIN;
-use crate::host::etcd;
-use crate::host::fs::{Attrs, Found, FsError};
+use crate::host::fs::{Attrs, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::units::Active;
-use crate::model::{EtcdMember, Fault, ProxyMode, TrustStore};
+use crate::model::{Fault, ProxyMode, TrustStore};
 use crate::telemetry::chain;
-
-/// Pause between two questions whether etcd has let a member go.
-const ETCD_LEAVE_PAUSE: Duration = Duration::from_secs(2);
-/// Between two questions whether a new member has caught up.
-const ETCD_VOTE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a step works on.
 pub struct Effects<'a> {
@@ -99,8 +91,12 @@ impl Effects<'_> {
             Step::Object { object } => self.object(&step.key(), object).await,
             Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
             Step::Drain { node } => self.drain(node).await,
-            Step::EtcdMemberGone { member } => self.etcd_member_gone(member).await,
-            Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
+            Step::EtcdMemberGone { member, force } => self.etcd_member_gone(member, *force).await,
+            Step::EtcdJoined { member, settings } | Step::EtcdFounds { member, settings } => {
+                self.etcd_joined(member, settings).await
+            }
+            Step::EtcdNoted => self.etcd_noted(),
+            Step::EtcdMemberOut { gone } => self.etcd_member_out(gone).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
@@ -222,45 +218,6 @@ impl Effects<'_> {
         let own = self.memory.peers.etcd(fs, node).map_err(Failed::Why)?;
         let has = version::active(fs);
         Ok(version::prepare(&own, fs, has.as_ref(), wants).await?)
-    }
-
-    async fn etcd_member_gone(&mut self, member: &EtcdMember) -> Result<(), Failed> {
-        let endpoints = peers::etcd_members(&self.host.fs, &self.ctx.node).map_err(Failed::Why)?;
-        let name = member.host_id.to_string();
-        let (budget, pause) = (ETCD_LEAVE_BUDGET, ETCD_LEAVE_PAUSE);
-        let left = etcd::leave_within(&endpoints, &name, member.ip, budget, pause).await;
-        left.map_err(|e| {
-            let seconds = budget.as_secs();
-            Failed::Why(format!("{} (tried for {seconds} s)", chain(&e)))
-        })
-    }
-
-    async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Result<(), Failed> {
-        let (fs, node) = (&self.host.fs, &self.ctx.node);
-        let has_data = !matches!(fs.found(phase::layout::ETCD_MEMBER_DIR)?, Found::Nothing);
-        let mut endpoints = peers::other_etcd_members(fs, node).map_err(Failed::Why)?;
-        if has_data {
-            // It knows itself who is a member; another may be one that never came up.
-            let own = self.memory.peers.etcd(fs, node).map_err(Failed::Why)?;
-            endpoints.insert(0, own);
-        }
-        let name = member.host_id.to_string();
-        let joined = etcd::join(&endpoints, &name, member.ip, has_data).await;
-        let members = joined.map_err(|e| Failed::Why(chain(&e)))?;
-        let text = phase::joining_settings(self.ctx, &members).map_err(Failed::Why)?;
-        Ok(fs.write(settings, text.as_bytes(), &Attrs::mode(0o644))?)
-    }
-
-    async fn etcd_votes(&mut self, member: &EtcdMember) -> Result<(), Failed> {
-        let others =
-            peers::other_etcd_members(&self.host.fs, &self.ctx.node).map_err(Failed::Why)?;
-        let name = member.host_id.to_string();
-        let (budget, pause) = (ETCD_VOTE_BUDGET, ETCD_VOTE_PAUSE);
-        let promoted = etcd::promote_within(&others, &name, member.ip, budget, pause).await;
-        promoted.map_err(|e| {
-            let seconds = budget.as_secs();
-            Failed::Why(format!("{} (tried for {seconds} s)", chain(&e)))
-        })
     }
 
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {

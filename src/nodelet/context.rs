@@ -14,6 +14,7 @@ use crate::stack::{self, Depth, Manifest, StackError};
 use crate::telemetry::chain;
 
 use super::certs;
+use super::etcd;
 use super::phase::{self, Context, DropIns, Facts};
 use super::status::Learnt;
 
@@ -80,6 +81,10 @@ pub fn gather(
         service_account_key: match role {
             Role::Master => certs::service_account_key(&host.fs).map_err(|e| fail(&e))?,
             Role::Worker | Role::None => None,
+        },
+        etcd: match role {
+            Role::Master => etcd::data::look(&host.fs).map_err(|e| fail(&e))?,
+            Role::Worker | Role::None => etcd::data::Seen::default(),
         },
         drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
             .map_err(|e| fail(&e))?,

@@ -11,6 +11,8 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `record` | what this member is, kept apart from its data |
+//! | `data`   | whether the data that should be there are: pure |
 //! | `keeper` | the task: looks, does what is due or ordered, one chore at a time |
 //! | `chore`  | the closed list of chores, and when each is due: pure |
 //! | `look`   | asks the member, and what lies on the shelf |
@@ -26,10 +28,12 @@
 mod archive;
 mod backup;
 mod chore;
+pub mod data;
 mod desk;
 mod drill;
 mod keeper;
 mod look;
+pub mod record;
 pub mod restore;
 mod unwrap;
 pub mod upkeep;

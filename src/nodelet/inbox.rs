@@ -39,6 +39,9 @@ struct LocalOrder {
     /// nothing new.
     #[serde(default)]
     uid: Option<NodeUid>,
+    /// Whatever others lose by it.
+    #[serde(default)]
+    force: bool,
 }
 
 impl Document for LocalOrder {
@@ -152,7 +155,8 @@ impl Inbox {
     }
 
     /// A person takes the role away, without the plane.
-    pub fn put_none(&self) -> Result<Generation, Fault> {
+    /// `force`: whatever others lose by it, as a cluster its etcd.
+    pub fn put_none(&self, force: bool) -> Result<Generation, Fault> {
         let what = "cannot take the role away";
         let mut state = self.lock();
         let spec = state.have.as_ref();
@@ -166,13 +170,16 @@ impl Inbox {
             uid: spec
                 .and_then(|s| s.spec.assignment.node())
                 .and_then(|n| n.uid),
+            force,
         };
         self.local.save(&order).map_err(|e| {
             Fault::new(FaultCode::State, what, chain(&e)).fix("look at the disk, then try again")
         })?;
         state.local = Some(order);
-        self.orders
-            .send_modify(|o| o.local = LocalSeen::UpTo(generation));
+        self.orders.send_modify(|o| {
+            o.local = LocalSeen::UpTo(generation);
+            o.local_force = force;
+        });
         Ok(generation)
     }
 
@@ -216,7 +223,12 @@ impl Inbox {
                 }
             }
         };
-        self.orders.send_replace(Orders { spec, local });
+        let local_force = state.local.as_ref().is_some_and(|order| order.force);
+        self.orders.send_replace(Orders {
+            spec,
+            local,
+            local_force,
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -377,7 +389,7 @@ mod tests {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");
-        assert_eq!(inbox.put_none().expect("none"), Generation(5));
+        assert_eq!(inbox.put_none(false).expect("none"), Generation(5));
         let upto = LocalSeen::UpTo(Generation(5));
         assert_eq!(inbox.orders().local, upto);
         inbox.put(plane.worker(5)).expect("the same again");
@@ -404,10 +416,37 @@ mod tests {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");
-        inbox.put_none().expect("none");
+        inbox.put_none(false).expect("none");
         let none = plane.envelope(&spec(6, Assignment::None));
         inbox.put(none).expect("no role");
         assert_eq!(inbox.orders().local, LocalSeen::No);
+    }
+
+    #[test]
+    fn whoever_insists_is_remembered_and_who_does_not_any_more_is_too() {
+        let (_dir, fs, plane) = fixture();
+        let inbox = open(&fs);
+        inbox.put(plane.worker(5)).expect("put");
+        inbox.put_none(false).expect("none");
+        assert!(!inbox.orders().force());
+        inbox.put_none(true).expect("none, by force");
+        assert!(inbox.orders().force() && open(&fs).orders().force());
+        // Another spec for the same node changes nothing about root's order.
+        inbox.put(plane.worker(6)).expect("put");
+        assert!(open(&fs).orders().force());
+        inbox.put_none(false).expect("none");
+        assert!(!open(&fs).orders().force());
+        // By the plane: with the spec that takes the role away.
+        let (_dir, fs, plane) = fixture();
+        let inbox = open(&fs);
+        let mut none = spec(7, Assignment::None);
+        none.force = true;
+        inbox.put(plane.envelope(&none)).expect("put");
+        assert!(open(&fs).orders().force());
+        none.generation = Generation(8);
+        none.force = false;
+        inbox.put(plane.envelope(&none)).expect("put");
+        assert!(!inbox.orders().force());
     }
 
     #[test]
@@ -415,7 +454,7 @@ mod tests {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(5)).expect("put");
-        inbox.put_none().expect("none");
+        inbox.put_none(false).expect("none");
         damage(&fs, "/var/opt/pf9/nodelet/local-none.json");
         let inbox = open(&fs);
         assert!(matches!(inbox.orders().local, LocalSeen::Lost(_)));
@@ -428,7 +467,7 @@ mod tests {
         let (_dir, fs, plane) = fixture();
         let inbox = open(&fs);
         inbox.put(plane.worker(50)).expect("put");
-        inbox.put_none().expect("none");
+        inbox.put_none(false).expect("none");
         let other = Plane {
             key: enrolled(&fs),
             cas: Cas::new(),

@@ -63,6 +63,8 @@ pub struct Orders {
     pub spec: SpecSeen,
     /// By root.
     pub local: LocalSeen,
+    /// Root's order says: whatever others lose by it.
+    pub local_force: bool,
 }
 
 /// What is installed.
@@ -329,6 +331,19 @@ impl Orders {
         self.spec
             .known()
             .map_or(Generation::default(), |s| s.generation)
+    }
+
+    /// A removal goes on whatever others lose by it: root says so, or the newest spec does.
+    pub fn force(&self) -> bool {
+        let by_spec = match &self.spec {
+            SpecSeen::Newest(spec) => spec.force,
+            SpecSeen::Never | SpecSeen::Lost { .. } => false,
+        };
+        let by_root = match self.local {
+            LocalSeen::UpTo(_) => self.local_force,
+            LocalSeen::No | LocalSeen::Lost(_) => false,
+        };
+        by_root || by_spec
     }
 
     fn hold(&self, fault: Fault, keeps: Option<Work>) -> Job {

@@ -436,7 +436,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
             path: f.path.clone(),
         }],
         Step::Link { path, .. } => vec![What::File { path: path.clone() }],
-        Step::EtcdJoined { settings, .. } => vec![What::File {
+        Step::EtcdJoined { settings, .. } | Step::EtcdFounds { settings, .. } => vec![What::File {
             path: settings.clone(),
         }],
         Step::Dir(d) if d.remove_with_content => vec![What::Tree {
@@ -475,6 +475,8 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdMemberOut { .. }
+        | Step::EtcdNoted
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone

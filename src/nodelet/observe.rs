@@ -7,9 +7,11 @@
 //! |---|---|
 //! | here      | the sweep, units, stack, images, files |
 //! | `cluster` | objects, the node |
+//! | `etcd`    | members of etcd |
 //! | `probes`  | what must answer |
 
 mod cluster;
+mod etcd;
 mod probes;
 
 pub(super) use cluster::{digest, version_of};
@@ -191,7 +193,10 @@ impl<'a> Sweep<'a> {
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } => Seen::Missing,
-            Step::EtcdMemberGone { member } => self.etcd_member(member).await,
+            Step::EtcdMemberGone { member, .. } => self.etcd_member(member).await,
+            Step::EtcdFounds { member, settings } => self.etcd_founds(member, settings).await,
+            Step::EtcdNoted => self.etcd_noted(),
+            Step::EtcdMemberOut { gone } => self.etcd_member_out(gone).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
             Step::UnitGone { unit } => self.unit_gone(unit),

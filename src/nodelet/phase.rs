@@ -27,6 +27,7 @@ use crate::model::{
     StackManifest, Timestamp, phases_of,
 };
 
+use super::etcd::data::Seen as EtcdSeen;
 use super::step::Step;
 
 mod addons;
@@ -63,6 +64,7 @@ mod version;
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
 pub(super) use etcd::{joining_settings, settings_join};
 pub use kube_proxy::proxy_mode;
+pub(super) use removal::member as etcd_member;
 pub use removal::removal;
 pub use renewal::next_change;
 
@@ -91,6 +93,9 @@ pub struct Context {
     /// What the spec lets containerd read beside its own file.
     #[serde(default)]
     pub drop_ins: DropIns,
+    /// On a master: what its member of etcd is, and what lies where its data should.
+    #[serde(default)]
+    pub etcd: EtcdSeen,
     /// Objects of the stack's add-on files, in order.
     pub addons: Vec<serde_json::Value>,
     /// Now; certificates are judged by it.
@@ -203,7 +208,8 @@ pub struct PhaseSteps {
 /// The steps of one phase on this host, in order.
 pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
     match id {
-        PhaseId::Cleanup => Ok(removal(ctx)),
+        // Of a node that is taken away: see `nodelet::removal`.
+        PhaseId::Cleanup => Ok(removal(ctx, false)),
         PhaseId::Stack => stack::steps(ctx),
         PhaseId::Certs => certs::steps(ctx),
         PhaseId::Kubeconfigs => kubeconfigs::steps(ctx),

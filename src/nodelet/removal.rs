@@ -3,12 +3,15 @@
 //! Works without the plane and without the API server. Errors are collected and the rest goes on;
 //! what could not be removed stays in the ledger and is tried again.
 //!
+//! A master that etcd cannot do without is not removed: nothing is done, and that is said ([`End::Held`]).
+//!
 //! Until the first step that destroys something ([`destroys`]) the order is looked at before every
 //! step: one that does not stand any more ends the removal, and the node is mended instead. From
 //! there on the ledger says that a removal is under way, and it goes to the end whatever comes: a
 //! node of which half is gone is no node.
 
 use super::apply::Effects;
+use super::etcd::record;
 use super::journal::{Entry, Journal, What as Outcome};
 use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
 use super::phase;
@@ -17,6 +20,7 @@ use super::run::Stop;
 use super::status::Board;
 use super::step::Step;
 use crate::host::Host;
+use crate::host::deadlines::CALLS;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kernel::KernelError;
 use crate::host::ours;
@@ -32,6 +36,8 @@ pub enum End {
     Interrupted,
     /// The order does not stand any more, and nothing was destroyed.
     Withdrawn,
+    /// Others need what would go, and nothing was destroyed: it goes on when that changes.
+    Held(Fault),
     /// These are left.
     Left(Vec<Fault>),
 }
@@ -46,6 +52,8 @@ pub struct Removal<'a> {
     pub board: &'a mut Board,
     /// For which spec.
     pub generation: Generation,
+    /// Whatever others lose by it.
+    pub force: bool,
     /// Whether what is installed is still to be removed.
     pub stands: &'a (dyn Fn(&LedgerFile) -> bool + Sync),
 }
@@ -54,7 +62,12 @@ impl Removal<'_> {
     /// Takes everything away.
     pub async fn run(&mut self, stop: &Stop) -> End {
         let mut left = Vec::new();
-        let mut steps = phase::removal(self.effects.ctx);
+        // What has begun goes to its end.
+        let force = self.force || self.effects.ledger.ledger.removing;
+        if let Err(fault) = self.may_begin(force).await {
+            return End::Held(fault);
+        }
+        let mut steps = phase::removal(self.effects.ctx, force);
         // What the runtime leaves of its sockets and pipes.
         steps.push(Step::Absent {
             path: phase::layout::CONTAINERD_STATE.to_owned(),
@@ -67,16 +80,19 @@ impl Removal<'_> {
             if polite.is_some_and(|unit| !self.was_started(unit)) {
                 continue;
             }
+            let holds = step.traits().holds;
             if !self.may(&step) {
                 return End::Withdrawn;
             }
-            if let Err(fault) = self.step(step).await {
-                if polite.is_some() {
+            match self.step(step).await {
+                Ok(()) if holds => self.note_begun(),
+                Ok(()) => {}
+                Err(fault) if holds => return End::Held(fault),
+                Err(fault) if polite.is_some() => {
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.board.say(&format!("  skipped: {fault}"));
-                } else {
-                    left.push(fault);
                 }
+                Err(fault) => left.push(fault),
             }
         }
         if stop.shutdown.is_cancelled() {
@@ -90,6 +106,11 @@ impl Removal<'_> {
         if !left.is_empty() {
             return End::Left(left);
         }
+        // Before the ledger, which would not bring it back: a member of the past founds nothing.
+        if let Err(e) = record::forget(&self.effects.host.fs) {
+            let what = "cannot forget which member of etcd this was";
+            return End::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
+        }
         let ledger = &mut self.effects.ledger;
         ledger.ledger = Default::default();
         match ledger.save() {
@@ -99,6 +120,17 @@ impl Removal<'_> {
                 "cannot close the ledger",
                 chain(&e),
             )]),
+        }
+    }
+
+    /// Asked before the first step, so that no pod is moved away for nothing.
+    async fn may_begin(&self, force: bool) -> Result<(), Fault> {
+        let etcd = ours::units::ETCD;
+        match phase::etcd_member(self.effects.ctx) {
+            Some(member) if !force && self.was_started(etcd) => {
+                self.effects.etcd_lets_go(&member, CALLS).await
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -112,15 +144,21 @@ impl Removal<'_> {
         if !(self.stands)(ledger) {
             return false;
         }
-        if destroys(step) {
-            ledger.ledger.removing = true;
-            if let Err(e) = ledger.save() {
-                // Removal must work on a full disk too. Were the power to go now, the order is
-                // looked at once more than it should be.
-                tracing::warn!(error = %chain(&e), "ledger");
-            }
+        // What holds has destroyed something only when it was done.
+        if destroys(step) && !step.traits().holds {
+            self.note_begun();
         }
         true
+    }
+
+    fn note_begun(&mut self) {
+        let ledger: &mut LedgerFile = self.effects.ledger;
+        ledger.ledger.removing = true;
+        if let Err(e) = ledger.save() {
+            // Removal must work on a full disk too. Were the power to go now, the order is
+            // looked at once more than it should be.
+            tracing::warn!(error = %chain(&e), "ledger");
+        }
     }
 
     /// And is not removed yet.

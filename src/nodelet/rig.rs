@@ -192,13 +192,19 @@ impl Rig {
     }
 
     pub(crate) async fn remove(&mut self) -> removal::End {
-        self.remove_while(&|_| true).await
+        self.remove_while(&|_| true, false).await
+    }
+
+    /// Whatever others lose by it.
+    pub(crate) async fn remove_by_force(&mut self) -> removal::End {
+        self.remove_while(&|_| true, true).await
     }
 
     /// Removes as long as the order stands.
     pub(crate) async fn remove_while(
         &mut self,
         stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
+        force: bool,
     ) -> removal::End {
         let trust = TrustStore::default();
         let life = &mut self.life;
@@ -213,6 +219,7 @@ impl Rig {
             journal: &life.journal,
             board: &mut life.board,
             generation: Generation(2),
+            force,
             stands,
         };
         removal.run(&never()).await

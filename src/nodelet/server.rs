@@ -5,7 +5,7 @@
 //! | `PUT /v1/spec` (an envelope)          | 200 `{"generation": n}`; 403 untrusted, 409 older, 422 invalid |
 //! | `PUT /v1/trust`                       | 200 the version; 403, 409, 422 as above |
 //! | `PUT /v1/certificates`                | 200 `{"stored": n}`; 409 another cluster, 422 refused |
-//! | `PUT /v1/assignment-none` (root only) | 200 `{"generation": n}` |
+//! | `PUT /v1/assignment-none` `{"force": true}` (root only) | 200 `{"generation": n}` |
 //! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
 //! | `POST /v1/facts` (a nonce)            | 200 the machine's name and addresses, signed |
 //! | `POST /v1/wake`                       | 204 |
@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixListener;
@@ -164,7 +165,7 @@ impl Server {
             (&Method::PUT, "/v1/spec") => self.put_spec(&request),
             (&Method::PUT, "/v1/trust") => self.put_trust(&request),
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
-            (&Method::PUT, "/v1/assignment-none") => self.put_none(request.peer),
+            (&Method::PUT, "/v1/assignment-none") => self.put_none(&request),
             (&Method::POST, "/v1/order" | "/v1/facts") => self.order(&request),
             (&Method::POST, "/v1/wake") => {
                 self.wake();
@@ -295,7 +296,8 @@ impl Server {
         }
     }
 
-    fn put_none(&self, peer: Peer) -> Reply {
+    fn put_none(&self, request: &Request) -> Reply {
+        let peer = request.peer;
         if peer.uid != 0 && peer.uid != geteuid().as_raw() {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
@@ -304,9 +306,13 @@ impl Server {
             );
             return Reply::fault(StatusCode::FORBIDDEN, &fault);
         }
-        match self.inbox.put_none() {
+        let force = match parse::<TakeAway>(request, "order") {
+            Ok(order) => order.force,
+            Err(reply) => return reply,
+        };
+        match self.inbox.put_none(force) {
             Ok(generation) => {
-                tracing::info!("root takes the role away");
+                tracing::warn!(force, "root takes the role away");
                 Reply::json(StatusCode::OK, &json!({"generation": generation}))
             }
             Err(fault) => Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault),
@@ -365,6 +371,14 @@ fn refusal(not_taken: &NotTaken) -> Reply {
     let fault = not_taken.fault();
     tracing::warn!(code = fault.code.word(), "{fault}");
     Reply::fault(status, fault)
+}
+
+/// Root's order.
+#[derive(Deserialize)]
+struct TakeAway {
+    /// Whatever others lose by it.
+    #[serde(default)]
+    force: bool,
 }
 
 fn parse<T: DeserializeOwned>(request: &Request, what: &str) -> Result<T, Reply> {

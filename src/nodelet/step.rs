@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::etcd::data::Held;
 use crate::model::{
-    CertPurpose, Digest, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
+    CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
@@ -109,11 +110,14 @@ pub enum Step {
         /// Node name.
         node: String,
     },
-    /// The other members of etcd do not count on this one any more (best effort, bounded). Where it
-    /// is the only one, that is so already.
+    /// The other members of etcd do not count on this one any more. Where it is the only one, that is so
+    /// already; where they cannot do without it, nothing after it is done.
     EtcdMemberGone {
         /// This master's member.
         member: EtcdMember,
+        /// Whatever the others lose by it; tried for a bounded time then.
+        #[serde(default)]
+        force: bool,
     },
     /// This master is a member of an etcd that was there before it, and the settings with which it
     /// starts say so. Asked of the others once: its data remember it.
@@ -122,6 +126,22 @@ pub enum Step {
         member: EtcdMember,
         /// The file of those settings.
         settings: String,
+    },
+    /// This master founds etcd together with others, and none of them counts it as a member that had begun:
+    /// that one has lost its data, and joins.
+    EtcdFounds {
+        /// This master's member.
+        member: EtcdMember,
+        /// The file of the settings with which it starts.
+        settings: String,
+    },
+    /// What this member of etcd is stands apart from its data.
+    EtcdNoted,
+    /// None of these hosts has a member of etcd any more. Done by the master whose member leads, by the
+    /// member's id, one at a time, and only where the rest keeps a quorum.
+    EtcdMemberOut {
+        /// Hosts that are gone, as the plane says.
+        gone: Vec<EtcdGone>,
     },
     /// The others count this member's vote: it has caught up with them.
     EtcdVotes {
@@ -237,6 +257,11 @@ pub enum Probe {
     },
     /// The local etcd member is healthy (and has a leader).
     EtcdHealthy,
+    /// The data of etcd are where they should be. Asked only where they are not: it holds etcd back.
+    EtcdData {
+        /// What is so, and the ways out.
+        held: Held,
+    },
     /// `http://127.0.0.1:10248/healthz`.
     KubeletHealthy,
     /// `http://127.0.0.1:10256/healthz`.
@@ -337,7 +362,10 @@ impl Step {
             }
             Self::Uncordon { node } => format!("uncordon:{node}"),
             Self::Drain { node } => format!("drain:{node}"),
-            Self::EtcdMemberGone { member } => format!("etcd-member-gone:{}", member.host_id),
+            Self::EtcdMemberGone { member, .. } => format!("etcd-member-gone:{}", member.host_id),
+            Self::EtcdFounds { member, .. } => format!("etcd-founds:{}", member.host_id),
+            Self::EtcdNoted => "etcd-noted".into(),
+            Self::EtcdMemberOut { .. } => "etcd-member-out".into(),
             Self::EtcdJoined { member, .. } => format!("etcd-joined:{}", member.host_id),
             Self::EtcdVotes { member } => format!("etcd-votes:{}", member.host_id),
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
@@ -356,6 +384,7 @@ impl Probe {
             Self::RuntimeReady
             | Self::RuntimeAsMeant { .. }
             | Self::EtcdHealthy
+            | Self::EtcdData { .. }
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
             | Self::ApiHealthy { .. }
@@ -372,6 +401,7 @@ impl Probe {
             Self::RuntimeReady => "runtime-ready".into(),
             Self::RuntimeAsMeant { .. } => "runtime-as-meant".into(),
             Self::EtcdHealthy => "etcd-healthy".into(),
+            Self::EtcdData { .. } => "etcd-data".into(),
             Self::KubeletHealthy => "kubelet-healthy".into(),
             Self::KubeProxyHealthy => "kube-proxy-healthy".into(),
             Self::ApiHealthy { url } => format!("api-healthy:{url}"),

@@ -396,11 +396,22 @@ async fn removal_leaves_the_machine_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_master_that_cannot_leave_etcd_is_removed_all_the_same_and_says_so() {
+async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_force() {
     let mut rig = Rig::new();
     rig.converge(&small_node("1", "1")).await;
     rig.master_of_several();
-    assert_eq!(rig.remove().await, removal::End::Done);
+    rig.calls();
+    let before = rig.listing();
+    let removal::End::Held(why) = rig.remove().await else {
+        panic!("it goes");
+    };
+    assert_eq!(why.code, FaultCode::EtcdQuorum);
+    assert!(why.fix.contains("decommission-node --force"), "{why}");
+    assert_eq!(rig.listing(), before, "nothing was taken away");
+    assert_eq!(rig.calls(), Vec::<String>::new(), "and nothing stopped");
+    assert!(!rig.life.ledger.ledger.removing, "it can be taken back");
+    // What has begun is not left half done.
+    assert_eq!(rig.remove_by_force().await, removal::End::Done);
     let story = take_log(&rig.fs, &mut rig.every_file());
     let skipped = story.iter().find(|l| l.contains("  skipped: "));
     let skipped = skipped.expect("it says so");
@@ -488,7 +499,10 @@ async fn an_order_that_is_taken_back_before_anything_is_destroyed_ends_the_remov
     // It stands when the removal begins, and not any more after the drain.
     let asked = AtomicUsize::new(0);
     let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::Relaxed) == 0;
-    assert_eq!(rig.remove_while(&stands).await, removal::End::Withdrawn);
+    assert_eq!(
+        rig.remove_while(&stands, false).await,
+        removal::End::Withdrawn
+    );
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     assert_eq!(rig.listing(), before);
     assert!(!rig.life.ledger.ledger.removing);
@@ -518,7 +532,7 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     write("/var/lib/pf9/a/theirs/file", "x");
     write("/proc/self/mountinfo", mount);
     assert!(matches!(
-        rig.remove_while(&stands).await,
+        rig.remove_while(&stands, false).await,
         removal::End::Left(_)
     ));
     assert_eq!(asked.load(Ordering::Relaxed), 2);
@@ -526,7 +540,10 @@ async fn once_something_is_destroyed_the_removal_goes_to_its_end() {
     rig.crash();
     assert!(matches!(rig.life.ledger.seen(), LedgerSeen::Removing(_)));
     write_unmounted(&rig);
-    assert_eq!(rig.remove_while(&|_| false).await, removal::End::Done);
+    assert_eq!(
+        rig.remove_while(&|_| false, false).await,
+        removal::End::Done
+    );
     assert!(rig.life.ledger.ledger.is_empty());
     assert!(!rig.life.ledger.ledger.removing);
 }

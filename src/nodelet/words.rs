@@ -21,6 +21,8 @@ pub fn doing(step: &Step) -> String {
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
         Step::Image { reference, .. } => format!("import image {reference}"),
         Step::Unit(u) => format!("start {}", u.unit),
+        // It is held back, not waited for.
+        Step::Probe(p) if matches!(p.probe, Probe::EtcdData { .. }) => "start etcd".into(),
         Step::Probe(p) => format!("wait until {}", asking(&p.probe)),
         Step::Object { object } => {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
@@ -30,6 +32,9 @@ pub fn doing(step: &Step) -> String {
         Step::Drain { node } => format!("move pods away from node {node}"),
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
+        Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
+        Step::EtcdNoted => "note what this member of etcd is".into(),
+        Step::EtcdMemberOut { .. } => "take members of hosts that are gone out of etcd".into(),
         Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
@@ -46,6 +51,7 @@ pub fn asking(probe: &Probe) -> String {
             "the container runtime says that it works by its configuration".into()
         }
         Probe::EtcdHealthy => "etcd is healthy".into(),
+        Probe::EtcdData { .. } => "the data of etcd are where they should be".into(),
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
         Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
@@ -72,6 +78,7 @@ pub fn code(step: &Step) -> FaultCode {
             Probe::RuntimeReady => FaultCode::RuntimeNotReady,
             Probe::RuntimeAsMeant { .. } => FaultCode::RuntimeNotAsMeant,
             Probe::EtcdHealthy => FaultCode::EtcdNotHealthy,
+            Probe::EtcdData { .. } => FaultCode::EtcdData,
             Probe::KubeletHealthy => FaultCode::KubeletNotHealthy,
             Probe::KubeProxyHealthy => FaultCode::KubeProxyNotHealthy,
             Probe::ApiHealthy { .. } => FaultCode::ApiNotReady,
@@ -86,7 +93,9 @@ pub fn code(step: &Step) -> FaultCode {
         Step::Drain { .. } => FaultCode::Drain,
         Step::EtcdMemberGone { .. } => FaultCode::EtcdMemberLeft,
         Step::EtcdDataReady { .. } => FaultCode::EtcdNotPrepared,
-        Step::EtcdJoined { .. } => FaultCode::EtcdNotJoined,
+        Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => FaultCode::EtcdNotJoined,
+        Step::EtcdNoted => FaultCode::State,
+        Step::EtcdMemberOut { .. } => FaultCode::EtcdMemberStays,
         Step::EtcdVotes { .. } => FaultCode::EtcdNoVote,
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
@@ -104,6 +113,7 @@ pub fn remedy(step: &Step) -> String {
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),
+            Probe::EtcdData { held } => held.fix.clone(),
             Probe::RuntimeReady
             | Probe::RuntimeAsMeant { .. }
             | Probe::EtcdHealthy
@@ -117,17 +127,20 @@ pub fn remedy(step: &Step) -> String {
             }
         },
         Step::Unit(_) | Step::EtcdVotes { .. } => log_of(step).map(see).unwrap_or_default(),
-        Step::EtcdMemberGone { member } => format!(
+        Step::EtcdMemberGone { member, .. } => format!(
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
         ),
-        Step::EtcdJoined { .. } => {
+        Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => {
             "see whether etcd on the other masters is healthy; one that will \
                                     not come back is to be detached"
                 .into()
         }
         Step::ProxyRulesGone { .. } => {
             "look for another program that runs kube-proxy on this machine".into()
+        }
+        Step::EtcdMemberOut { .. } => {
+            "see whether etcd is healthy on every master that is there".into()
         }
         Step::File(_)
         | Step::Dir(_)
@@ -145,6 +158,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::Object { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
+        | Step::EtcdNoted
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => String::new(),
@@ -160,6 +174,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
             Probe::EtcdHealthy => Some(units::ETCD),
+            Probe::EtcdData { .. } => None,
             Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
                 Some(units::KUBELET)
             }
@@ -187,6 +202,9 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdJoined { .. }
+        | Step::EtcdFounds { .. }
+        | Step::EtcdNoted
+        | Step::EtcdMemberOut { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. } => None,

@@ -70,6 +70,7 @@ async fn asked(node: &mut Node, method: Method, path: &str) -> (Reply, EtcdView)
         inside,
         group.progress().beat("keeper"),
         stop.clone(),
+        Err(Fault::new(FaultCode::Interrupted, "no way out", "a test")),
     );
     group.finite("keeper", keeper.run());
     let ask = async {

@@ -4,7 +4,7 @@
 //! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
 //!   │        │      one address, a systemctl that runs etcd for real
 //!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
-//!   └► network      a bridge; the test itself has an address on it: [`OUTSIDE`]
+//!   └► network      a bridge; the test itself has an address on it
 //! ```
 //!
 //! Whatever runs here dies with the test, however that ends: the members' process namespace ends when
@@ -27,6 +27,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -34,15 +35,14 @@ use pf9_hostagent::host::etcd::{Etcd, Member};
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::host::ours::{ports, units};
 use pf9_hostagent::host::tls::Identity;
-use pf9_hostagent::model::{CertPurpose, HostId, NodeSpec, paths};
+use pf9_hostagent::model::{CertPurpose, Fault, HostId, NodeSpec, paths};
 use pf9_hostagent::nodelet::certs;
 use pf9_hostagent::nodelet::plan::Plan;
 use pf9_hostagent::nodelet::run::End;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-pub(crate) use network::OUTSIDE;
-pub(crate) use node::{Node, etcd_phases};
+pub(crate) use node::Node;
 pub(crate) use programs::{Programs, VERSIONS};
 
 /// What every machine of a lab shares.
@@ -240,12 +240,17 @@ impl Machine {
         self.inside(async |node| node.check().await)
     }
 
-    /// Lets it do that.
+    /// Lets it do that, until there is nothing more to do.
     pub(crate) fn settle(&mut self) -> End {
-        self.inside(async |node| {
-            let plan = node.check().await;
-            node.run(&plan).await
-        })
+        self.inside(async |node| node.settle().await)
+    }
+
+    /// The same, and it fails: with this.
+    pub(crate) fn fails(&mut self) -> Fault {
+        match self.settle() {
+            End::Failed { fault, .. } => fault,
+            other => panic!("it does not fail: {other:?}"),
+        }
     }
 
     /// The same, and it was done.
@@ -449,6 +454,8 @@ pub(crate) struct Unmounted {
     path: String,
 }
 
+/// An election, and a member that catches up, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The root file system, in `mountinfo`.
 const ROOT_MOUNT: &str = "1 0 8:1 / / rw - ext4 /dev/lab-root rw\n";
 
@@ -472,6 +479,15 @@ fn runtime() -> Runtime {
         .enable_all()
         .build()
         .expect("runtime")
+}
+
+/// Waits until something is so; what is waited for is said where it does not come.
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Copies a directory with all that is in it, as a person with root's rights does.

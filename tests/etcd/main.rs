@@ -9,6 +9,8 @@
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
 //! versions   which etcd may go on with the data of which: refused and allowed steps are really made
 //! upkeep     a full database: it is healed, or explained
+//! lost       data that vanished: nobody founds anew, who has others comes back to them
+//! leaving    who may leave, whose member is taken out, and what is held until then
 //! ```
 //!
 //! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
@@ -19,6 +21,8 @@ mod backup;
 mod drill;
 mod founding;
 mod lab;
+mod leaving;
+mod lost;
 mod restoring;
 mod upkeep;
 mod versions;

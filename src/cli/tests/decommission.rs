@@ -198,6 +198,44 @@ async fn while_the_role_goes_hostagent_does_not_start_at_boot() {
     }
 }
 
+/// Nobody waits with nodelet for a quorum that may be away for days; what it waits for is said, and what
+/// would not wait.
+#[tokio::test]
+async fn a_master_that_others_need_is_named_at_once_and_goes_by_force() {
+    let rig = prepared();
+    let orders = Shared::new(Vec::new());
+    let heard = orders.clone();
+    rig.serve(paths::NODELET_SOCKET, move |request| {
+        if request.method.as_str() == "PUT" {
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            heard.set([heard.get(), vec![body]].concat());
+            return Reply::empty();
+        }
+        if heard.get().is_empty() {
+            return ok_json(&node(Role::Master, NodeState::Ok, 1));
+        }
+        let mut held = node(Role::None, NodeState::Retrying, 2);
+        let what = "this master stays: etcd would lose its quorum";
+        let fault = Fault::new(FaultCode::EtcdQuorum, what, "no answer from m3").fix("--force");
+        held.reason = Some(fault);
+        ok_json(&held)
+    });
+    let ran = rig.run(&["decommission-node", "--yes"]).await;
+    assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
+    for words in ["no answer from m3", "--force"] {
+        assert!(ran.text.contains(words), "{words}: {}", ran.text);
+    }
+    assert!(
+        rig.unit_is("pf9-hostagent.service", "active"),
+        "nothing else was touched"
+    );
+    let ran = rig
+        .run(&["decommission-node", "--yes", "--force", "--wait", "1"])
+        .await;
+    assert_eq!(ran.exit, Exit::Failed, "it waits for what is done now");
+    assert_eq!(orders.get(), [r#"{"force":false}"#, r#"{"force":true}"#]);
+}
+
 #[tokio::test]
 async fn a_role_that_stays_stops_everything_else() {
     let rig = prepared();

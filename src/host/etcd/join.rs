@@ -1,25 +1,21 @@
 //! Becoming a member of an etcd that runs: counted without a vote first, so that a machine that
 //! never starts costs the others nothing, then with one.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Etcd, EtcdError, Member, Members, peer_url};
+use super::{Etcd, EtcdError, Member, Members, Who, hex, peer_url};
+use crate::model::etcd::quorum::may_remove;
 
-/// Makes the host with this name and address a member and answers all of them, it included. One that
-/// has lost its data comes as a new one: the others would wait for what it no longer knows.
-pub async fn join(
-    endpoints: &[Etcd],
-    name: &str,
-    ip: IpAddr,
-    has_data: bool,
-) -> Result<Vec<Member>, EtcdError> {
+/// Makes this host a member and answers all of them, it included. One that has lost its data comes as a new
+/// one: the others would wait for what it no longer knows. The old one goes first, by its id, and only if
+/// the others keep a quorum.
+pub async fn join(endpoints: &[Etcd], who: &Who, has_data: bool) -> Result<Members, EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
-        match etcd.joined(name, ip, has_data).await {
+        match etcd.joined(who, has_data).await {
             Ok(members) => return Ok(members),
             Err(e) => why = e.or_after(why),
         }
@@ -27,16 +23,12 @@ pub async fn join(
     Err(why)
 }
 
-/// The member with this name or address, as the first of these endpoints that answers counts it.
-pub async fn counted(
-    endpoints: &[Etcd],
-    name: &str,
-    ip: IpAddr,
-) -> Result<Option<Member>, EtcdError> {
+/// This host's member, as the first of these endpoints that answers counts it.
+pub async fn counted(endpoints: &[Etcd], who: &Who) -> Result<Option<Member>, EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
         match etcd.members().await {
-            Ok(members) => return Ok(own(&members, name, ip).cloned()),
+            Ok(members) => return Ok(who.among(&members)?.cloned()),
             Err(e) => why = e.or_after(why),
         }
     }
@@ -46,14 +38,13 @@ pub async fn counted(
 /// Gives the member its vote, asked again with this pause: the others refuse until it has caught up.
 pub async fn promote_within(
     endpoints: &[Etcd],
-    name: &str,
-    ip: IpAddr,
+    who: &Who,
     budget: Duration,
     pause: Duration,
 ) -> Result<(), EtcdError> {
     let end = Instant::now() + budget;
     loop {
-        match promote(endpoints, name, ip).await {
+        match promote(endpoints, who).await {
             Ok(()) => return Ok(()),
             Err(why) if Instant::now() + pause >= end => return Err(why),
             Err(why) => tracing::info!(error = %why, "this member of etcd has no vote yet"),
@@ -62,18 +53,10 @@ pub async fn promote_within(
     }
 }
 
-async fn promote(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), EtcdError> {
+async fn promote(endpoints: &[Etcd], who: &Who) -> Result<(), EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
-        let tried = match etcd.members().await {
-            Ok(members) => match own(&members, name, ip) {
-                Some(member) if member.is_learner => etcd.promote(&member.id).await,
-                Some(_) => Ok(()),
-                None => Err(etcd.refused("/v3/cluster/member/list", "it is no member".into())),
-            },
-            Err(e) => Err(e),
-        };
-        match tried {
+        match etcd.promoted(who).await {
             Ok(()) => return Ok(()),
             Err(e) => why = e.or_after(why),
         }
@@ -81,50 +64,44 @@ async fn promote(endpoints: &[Etcd], name: &str, ip: IpAddr) -> Result<(), EtcdE
     Err(why)
 }
 
-pub(super) fn own<'a>(members: &'a [Member], name: &str, ip: IpAddr) -> Option<&'a Member> {
-    let url = peer_url(ip);
-    members
-        .iter()
-        .find(|m| m.name == name || m.peer_urls.contains(&url))
-}
-
-impl Member {
-    /// Its name is empty until then.
-    pub fn was_started(&self) -> bool {
-        !self.name.is_empty()
-    }
-}
-
 impl Etcd {
-    async fn joined(
-        &self,
-        name: &str,
-        ip: IpAddr,
-        has_data: bool,
-    ) -> Result<Vec<Member>, EtcdError> {
-        let members = self.members().await?;
-        match own(&members, name, ip) {
-            Some(member) if has_data || !member.was_started() => return Ok(members),
-            Some(stale) => self.remove(&stale.id).await?,
+    async fn joined(&self, who: &Who, has_data: bool) -> Result<Members, EtcdError> {
+        let all = self.listed().await?;
+        match who.among(&all.members)? {
+            Some(own) if has_data || !own.was_started() => return Ok(all),
+            Some(stale) => {
+                let survey = self.survey().await?;
+                may_remove(&survey.listed, &hex(&stale.id)).map_err(EtcdError::Quorum)?;
+                self.remove(&stale.id).await?;
+            }
+            None if has_data => {
+                return Err(EtcdError::Doubtful(
+                    "the others took this master's member out of etcd, so its data are of no use to them: \
+                     pf9ctl etcd rejoin puts them aside and joins anew"
+                        .into(),
+                ));
+            }
             None => {}
         }
-        self.add_learner(&peer_url(ip)).await
+        self.add_learner(&peer_url(who.ip)).await
     }
 
-    async fn add_learner(&self, url: &str) -> Result<Vec<Member>, EtcdError> {
+    async fn add_learner(&self, url: &str) -> Result<Members, EtcdError> {
         let path = "/v3/cluster/member/add";
-        let body = json!({"peerURLs": [url], "isLearner": true});
-        match self.post(path, &body).await? {
-            Ok(bytes) => self.read::<Members>(path, &bytes).map(|all| all.members),
-            Err(refusal) => Err(self.refused(path, refusal.words())),
-        }
+        let bytes = self
+            .said(path, &json!({"peerURLs": [url], "isLearner": true}))
+            .await?;
+        self.members_in(path, &bytes)
     }
 
-    async fn promote(&self, id: &str) -> Result<(), EtcdError> {
-        let path = "/v3/cluster/member/promote";
-        match self.post(path, &json!({"ID": id})).await? {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(self.refused(path, refusal.words())),
+    async fn promoted(&self, who: &Who) -> Result<(), EtcdError> {
+        match who.among(&self.members().await?)? {
+            Some(member) if member.is_learner => {
+                let path = "/v3/cluster/member/promote";
+                self.said(path, &json!({"ID": member.id})).await.map(drop)
+            }
+            Some(_) => Ok(()),
+            None => Err(self.refused("/v3/cluster/member/list", "it is no member".into())),
         }
     }
 }

@@ -39,6 +39,8 @@ struct Cluster {
     learners: Mutex<Vec<(usize, u32)>>,
     /// Removals that are refused before one is taken.
     unhealthy: Mutex<u32>,
+    /// Where each answers clients.
+    bases: Mutex<Vec<String>>,
 }
 
 struct Rig {
@@ -53,6 +55,7 @@ impl Rig {
             members: Mutex::new((0..count).collect()),
             learners: Mutex::default(),
             unhealthy: Mutex::new(0),
+            bases: Mutex::default(),
         });
         let key = rcgen::KeyPair::generate().expect("key");
         let params = rcgen::CertificateParams::new(vec!["etcd".into()]).expect("params");
@@ -66,6 +69,7 @@ impl Rig {
         for number in 0..count {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let base = format!("http://{}", listener.local_addr().expect("address"));
+            rig.cluster.bases.lock().expect("lock").push(base.clone());
             let identity = Identity {
                 authority: certificate.as_bytes(),
                 certificate: certificate.as_bytes(),
@@ -89,13 +93,17 @@ impl Rig {
         self.cluster.members.lock().expect("lock").clone()
     }
 
-    async fn leave(&self, name: &str) -> Result<(), EtcdError> {
-        leave(&self.endpoints, name, ip()).await
+    async fn leave(&self, number: usize) -> Result<(), EtcdError> {
+        leave(&self.endpoints, &who(number), false).await
     }
 }
 
-fn ip() -> IpAddr {
-    "10.0.0.1".parse().expect("address")
+fn who(number: usize) -> Who {
+    Who {
+        id: None,
+        name: format!("m{number}"),
+        ip: format!("10.0.0.{number}").parse().expect("address"),
+    }
 }
 
 async fn member(listener: TcpListener, cluster: Arc<Cluster>, number: usize) {
@@ -115,6 +123,9 @@ async fn answer(
     cluster: Arc<Cluster>,
     number: usize,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/health" {
+        return Ok(Response::new(Full::new(r#"{"health":"true"}"#.into())));
+    }
     assert_eq!(request.method(), "POST");
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.expect("body");
@@ -122,6 +133,7 @@ async fn answer(
     let mut members = cluster.members.lock().expect("lock");
     let mut learners = cluster.learners.lock().expect("lock");
     let mut unhealthy = cluster.unhealthy.lock().expect("lock");
+    let bases = cluster.bases.lock().expect("lock").clone();
     let no = |status: u16, code: u32, words: &str| {
         (
             status,
@@ -129,14 +141,14 @@ async fn answer(
         )
     };
     let (status, said) = match path.as_str() {
-        "/v3/cluster/member/list" => (200, list(&members, &learners)),
+        "/v3/cluster/member/list" => (200, list(&members, &learners, &bases)),
         "/v3/cluster/member/add" => {
             assert_eq!(body["isLearner"], true, "it would count before it runs");
             let url = body["peerURLs"][0].as_str().expect("a URL");
             let host = url.strip_prefix("https://10.0.0.").expect("address");
             let host = host.strip_suffix(":2380").expect("port");
             learners.push((host.parse().expect("a number"), 2));
-            (200, list(&members, &learners))
+            (200, list(&members, &learners, &bases))
         }
         "/v3/cluster/member/promote" => {
             let id = body["ID"].as_str().expect("a number as text");
@@ -151,7 +163,7 @@ async fn answer(
                 Some(_) => {
                     learners.retain(|(n, _)| *n != wanted);
                     members.push(wanted);
-                    (200, list(&members, &learners))
+                    (200, list(&members, &learners, &bases))
                 }
                 None => no(404, 5, "etcdserver: member not found"),
             }
@@ -169,7 +181,7 @@ async fn answer(
                 if wanted == number {
                     no(503, 14, "etcdserver: server stopped")
                 } else {
-                    (200, list(&members, &learners))
+                    (200, list(&members, &learners, &bases))
                 }
             }
         }
@@ -180,10 +192,11 @@ async fn answer(
     Ok(response)
 }
 
-fn list(members: &[usize], learners: &[(usize, u32)]) -> Value {
+fn list(members: &[usize], learners: &[(usize, u32)], bases: &[String]) -> Value {
     let voter = |m: &usize| {
         json!({"ID": (100 + m).to_string(), "name": format!("m{m}"),
-               "peerURLs": [format!("https://10.0.0.{m}:2380")]})
+               "peerURLs": [format!("https://10.0.0.{m}:2380")],
+               "clientURLs": bases.get(*m).into_iter().collect::<Vec<_>>()})
     };
     // As etcd says it of one that was added and not started.
     let learner = |(m, _): &(usize, u32)| {
@@ -201,18 +214,18 @@ fn list(members: &[usize], learners: &[(usize, u32)]) -> Value {
 #[tokio::test]
 async fn one_of_several_leaves_and_leaving_again_is_fine() {
     let rig = Rig::new(3).await;
-    rig.leave("m0").await.expect("left");
+    rig.leave(0).await.expect("left");
     assert_eq!(rig.members(), [1, 2]);
-    rig.leave("m0").await.expect("again is fine");
+    rig.leave(0).await.expect("again is fine");
     assert_eq!(rig.members(), [1, 2]);
-    let told = standing(&rig.endpoints, "m0", ip()).await.expect("told");
+    let told = standing(&rig.endpoints, &who(0)).await.expect("told");
     assert_eq!(told, Standing::Free);
 }
 
 #[tokio::test]
 async fn the_only_member_stays() {
     let rig = Rig::new(1).await;
-    rig.leave("m0").await.expect("nobody misses it");
+    rig.leave(0).await.expect("nobody misses it");
     assert_eq!(rig.members(), [0]);
 }
 
@@ -220,7 +233,7 @@ async fn the_only_member_stays() {
 async fn a_member_that_stops_while_it_removes_itself_has_left() {
     // Its own endpoint comes first here: it cannot tell how it ended, the next one can.
     let rig = Rig::new(2).await;
-    rig.leave("m0").await.expect("left");
+    rig.leave(0).await.expect("left");
     assert_eq!(rig.members(), [1]);
 }
 
@@ -228,27 +241,57 @@ async fn a_member_that_stops_while_it_removes_itself_has_left() {
 async fn the_others_can_remove_one_that_is_down() {
     let mut rig = Rig::new(3).await;
     rig.kill(0).await;
-    rig.leave("m0").await.expect("left");
+    rig.leave(0).await.expect("left");
     assert_eq!(rig.members(), [1, 2]);
 }
 
 #[tokio::test]
-async fn a_cluster_that_would_lose_its_quorum_says_no_in_its_words() {
+async fn who_would_take_the_quorum_along_stays_and_hears_who_is_missing() {
+    let mut rig = Rig::new(3).await;
+    rig.kill(2).await;
+    let no = rig.leave(0).await.expect_err("refused");
+    assert!(matches!(no, EtcdError::Quorum(_)), "{no:?}");
+    let said = no.to_string();
+    assert!(
+        said.contains("no answer from m2") && said.contains("bring a silent master back"),
+        "{said}"
+    );
+    let asked = may_leave(&rig.endpoints, &who(0))
+        .await
+        .expect_err("refused");
+    assert_eq!(asked.to_string(), said, "the same before anything is done");
+    assert_eq!(rig.members(), [0, 1, 2]);
+    // The dead one may go; then this one may.
+    rig.leave(2).await.expect("left");
+    rig.leave(0).await.expect("left");
+    assert_eq!(rig.members(), [1]);
+}
+
+#[tokio::test]
+async fn who_insists_leaves_whatever_the_others_lose() {
+    let mut rig = Rig::new(3).await;
+    rig.kill(2).await;
+    leave(&rig.endpoints, &who(0), true).await.expect("left");
+    assert_eq!(rig.members(), [1, 2]);
+}
+
+#[tokio::test]
+async fn etcds_own_no_is_passed_on_in_its_words() {
     let mut rig = Rig::new(3).await;
     *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
-    rig.kill(2).await;
-    let no = rig.leave("m0").await.expect_err("refused");
+    let no = rig.leave(0).await.expect_err("refused");
     assert!(
         no.to_string().contains("etcdserver: unhealthy cluster"),
         "the words of who answered, not the silence of the dead: {no}"
     );
     assert_eq!(rig.members(), [0, 1, 2]);
-    rig.kill(0).await;
-    rig.kill(1).await;
-    let silence = rig.leave("m0").await.expect_err("nobody answers");
+    for dead in 0..3 {
+        rig.kill(dead).await;
+    }
+    let silence = rig.leave(0).await.expect_err("nobody answers");
     assert!(matches!(silence, EtcdError::Unreachable { .. }));
     assert!(matches!(
-        leave(&[], "m0", ip()).await,
+        leave(&[], &who(0), false).await,
         Err(EtcdError::Nobody)
     ));
 }
@@ -258,42 +301,14 @@ async fn a_no_is_asked_again_and_not_for_ever() {
     let rig = Rig::new(3).await;
     let (budget, pause) = (Duration::from_secs(60), Duration::from_millis(5));
     *rig.cluster.unhealthy.lock().expect("lock") = 7;
-    leave_within(&rig.endpoints, "m0", ip(), budget, pause)
+    leave_within(&rig.endpoints, &who(0), false, budget, pause)
         .await
         .expect("left in the end");
     assert_eq!(rig.members(), [1, 2]);
     *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
     let budget = Duration::from_millis(100);
-    let no = leave_within(&rig.endpoints, "m1", ip(), budget, pause).await;
+    let no = leave_within(&rig.endpoints, &who(1), false, budget, pause).await;
     assert!(matches!(no, Err(EtcdError::Refused { .. })), "{no:?}");
-}
-
-#[test]
-fn a_member_that_was_never_started_is_found_by_its_address() {
-    let member = |name: &str, ip: &str| Member {
-        id: "1".into(),
-        name: name.into(),
-        peer_urls: vec![format!("https://{ip}:2380")],
-        is_learner: false,
-    };
-    let others = || vec![member("a", "10.0.0.2"), member("b", "[fd00::2]")];
-    let unnamed = member("", "[fd00::1]");
-    let mut all = others();
-    all.push(unnamed.clone());
-    let v6: IpAddr = "fd00::1".parse().expect("address");
-    assert_eq!(
-        standing_in(all, "me", v6),
-        Standing::Counted(unnamed),
-        "by address"
-    );
-    assert_eq!(standing_in(others(), "me", v6), Standing::Free);
-    // The address of one that has another name is not ours to remove.
-    let b: IpAddr = "fd00::2".parse().expect("address");
-    assert_eq!(standing_in(others(), "me", b), Standing::Free);
-}
-
-fn ip_of(number: usize) -> IpAddr {
-    format!("10.0.0.{number}").parse().expect("address")
 }
 
 fn names(members: &[Member]) -> Vec<(String, bool)> {
@@ -309,24 +324,24 @@ fn names(members: &[Member]) -> Vec<(String, bool)> {
 async fn a_newcomer_is_counted_without_a_vote_until_it_has_caught_up() {
     let rig = Rig::new(2).await;
     let ask = async || {
-        let told = counted(&rig.endpoints, "m7", ip_of(7)).await.expect("told");
+        let told = counted(&rig.endpoints, &who(7)).await.expect("told");
         told.map(|m| (m.is_learner, m.was_started()))
     };
     assert_eq!(ask().await, None);
-    let all = join(&rig.endpoints, "m7", ip_of(7), false).await;
+    let all = join(&rig.endpoints, &who(7), false).await;
     let url = |n: usize| format!("https://10.0.0.{n}:2380");
     let expected = [(url(0), false), (url(1), false), (url(7), true)];
-    assert_eq!(names(&all.expect("joined")), expected);
+    assert_eq!(names(&all.expect("joined").members), expected);
     assert_eq!(ask().await, Some((true, false)));
     // Killed before it was started: it asks again and is not counted twice.
-    let again = join(&rig.endpoints, "m7", ip_of(7), false).await;
-    assert_eq!(names(&again.expect("joined")), expected);
+    let again = join(&rig.endpoints, &who(7), false).await;
+    assert_eq!(names(&again.expect("joined").members), expected);
     let (budget, pause) = (Duration::from_secs(60), Duration::from_millis(5));
-    promote_within(&rig.endpoints, "m7", ip_of(7), budget, pause)
+    promote_within(&rig.endpoints, &who(7), budget, pause)
         .await
         .expect("in the end");
     assert_eq!(rig.members(), [0, 1, 7]);
-    promote_within(&rig.endpoints, "m7", ip_of(7), budget, pause)
+    promote_within(&rig.endpoints, &who(7), budget, pause)
         .await
         .expect("again is fine");
 }
@@ -335,23 +350,46 @@ async fn a_newcomer_is_counted_without_a_vote_until_it_has_caught_up() {
 async fn one_that_lost_its_data_comes_as_a_new_one() {
     let rig = Rig::new(3).await;
     let others = &rig.endpoints[..2];
-    let kept = join(others, "m2", ip_of(2), true).await.expect("told");
-    assert!(names(&kept).iter().all(|(_, learner)| !learner));
+    let kept = join(others, &who(2), true).await.expect("told");
+    assert!(names(&kept.members).iter().all(|(_, learner)| !learner));
     assert_eq!(rig.members(), [0, 1, 2]);
-    let anew = join(others, "m2", ip_of(2), false).await.expect("joined");
+    let anew = join(others, &who(2), false).await.expect("joined");
     assert_eq!(rig.members(), [0, 1]);
-    assert_eq!(names(&anew).last().map(|(_, learner)| *learner), Some(true));
+    assert_eq!(
+        names(&anew.members).last().map(|(_, learner)| *learner),
+        Some(true)
+    );
+    assert_eq!(anew.cluster_id, hex("17032330802997689198"));
+}
+
+/// Its data are of a member that the others took out: etcd would end at its start, again and again.
+#[tokio::test]
+async fn one_that_was_taken_out_is_told_so_and_is_not_added_behind_its_back() {
+    let rig = Rig::new(3).await;
+    rig.leave(2).await.expect("out");
+    let no = join(&rig.endpoints[..2], &who(2), true).await;
+    let no = no.expect_err("its data are of no use").to_string();
+    assert!(no.contains("pf9ctl etcd rejoin"), "{no}");
+    assert_eq!(rig.members(), [0, 1]);
 }
 
 #[tokio::test]
 async fn who_cannot_join_is_told_why() {
-    let rig = Rig::new(3).await;
+    let mut rig = Rig::new(3).await;
     *rig.cluster.unhealthy.lock().expect("lock") = u32::MAX;
-    let no = join(&rig.endpoints[..2], "m2", ip_of(2), false).await;
+    let no = join(&rig.endpoints[..2], &who(2), false).await;
     let no = no.expect_err("refused").to_string();
     assert!(no.contains("etcdserver: unhealthy cluster"), "{no}");
     assert!(matches!(
-        join(&[], "m2", ip_of(2), false).await,
+        join(&[], &who(2), false).await,
         Err(EtcdError::Nobody)
     ));
+    // Its own data are lost, and another one is dead: with its old member out two would be left, of which
+    // one is there.
+    *rig.cluster.unhealthy.lock().expect("lock") = 0;
+    rig.kill(1).await;
+    rig.kill(2).await;
+    let no = join(&rig.endpoints[..2], &who(2), false).await;
+    assert!(matches!(no, Err(EtcdError::Quorum(_))), "{no:?}");
+    assert_eq!(rig.members(), [0, 1, 2]);
 }

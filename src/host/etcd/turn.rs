@@ -2,9 +2,7 @@
 //! not answer: it refuses, and its words name nobody. So a master that is to join looks first, and waits
 //! for somebody it can name.
 
-use std::net::IpAddr;
-
-use super::{Etcd, EtcdError, Member, own};
+use super::{Etcd, EtcdError, Member, Who, hex};
 use crate::model::EtcdGone;
 use crate::model::etcd::quorum::same_id;
 
@@ -19,26 +17,21 @@ pub enum Turn {
     Free,
 }
 
-/// What the first of these endpoints that answers says to the host with this name and address.
-pub async fn turn(
-    endpoints: &[Etcd],
-    name: &str,
-    ip: IpAddr,
-    gone: &[EtcdGone],
-) -> Result<Turn, EtcdError> {
+/// What the first of these endpoints that answers says to this host.
+pub async fn turn(endpoints: &[Etcd], who: &Who, gone: &[EtcdGone]) -> Result<Turn, EtcdError> {
     let mut why = EtcdError::Nobody;
     for etcd in endpoints {
         match etcd.members().await {
-            Ok(members) => return Ok(turn_in(members, name, ip, gone)),
+            Ok(members) => return turn_in(members, who, gone),
             Err(e) => why = e.or_after(why),
         }
     }
     Err(why)
 }
 
-fn turn_in(members: Vec<Member>, name: &str, ip: IpAddr, gone: &[EtcdGone]) -> Turn {
-    if let Some(own) = own(&members, name, ip) {
-        return Turn::Counted(own.clone());
+fn turn_in(members: Vec<Member>, who: &Who, gone: &[EtcdGone]) -> Result<Turn, EtcdError> {
+    if let Some(own) = who.among(&members)? {
+        return Ok(Turn::Counted(own.clone()));
     }
     let is_gone = |m: &&Member| gone.iter().any(|g| is_of(m, g));
     if let Some(leaver) = members.iter().find(is_gone) {
@@ -46,20 +39,20 @@ fn turn_in(members: Vec<Member>, name: &str, ip: IpAddr, gone: &[EtcdGone]) -> T
             "member {} to be taken out of etcd: its host is gone",
             shown(leaver)
         );
-        return Turn::Waits(what);
+        return Ok(Turn::Waits(what));
     }
-    match members.iter().find(|m| m.is_learner) {
+    Ok(match members.iter().find(|m| m.is_learner) {
         Some(first) => Turn::Waits(format!(
             "member {}, which is joining etcd: one at a time",
             shown(first)
         )),
         None => Turn::Free,
-    }
+    })
 }
 
 fn is_of(member: &Member, gone: &EtcdGone) -> bool {
     match &gone.member_id {
-        Some(id) => same_id(id, &member.hex_id()),
+        Some(id) => same_id(id, &hex(&member.id)),
         None => member.name == gone.host_id.to_string(),
     }
 }
@@ -67,7 +60,7 @@ fn is_of(member: &Member, gone: &EtcdGone) -> bool {
 /// Its host; before it was started once, where it is to be.
 fn shown(member: &Member) -> String {
     match member.name.is_empty() {
-        true => format!("{} at {}", member.hex_id(), member.peer_urls.join(", ")),
+        true => format!("{} at {}", hex(&member.id), member.peer_urls.join(", ")),
         false => member.name.clone(),
     }
 }
@@ -82,6 +75,7 @@ mod tests {
             id: (u64::from(n) + 0xa0).to_string(),
             name: host(n).to_string(),
             peer_urls: vec![format!("https://10.0.0.{n}:2380")],
+            client_urls: Vec::new(),
             is_learner,
         }
     }
@@ -91,7 +85,12 @@ mod tests {
     }
 
     fn asks(members: Vec<Member>, gone: &[EtcdGone]) -> Turn {
-        turn_in(members, &host(7).to_string(), [10, 0, 0, 7].into(), gone)
+        let who = Who {
+            id: None,
+            name: host(7).to_string(),
+            ip: [10, 0, 0, 7].into(),
+        };
+        turn_in(members, &who, gone).expect("no doubt")
     }
 
     #[test]

@@ -116,10 +116,12 @@ pub fn may_remove(listed: &[Listed], id: &str) -> Result<(), Loss> {
 /// Whose member is taken out next. One at a time: whoever asks again sees what became of it. Members
 /// without a vote go first, then those that do not answer: both only make the rest stronger. `masters` are
 /// those who are to be members: an order that names one of them, and not by the id of a member of its past,
-/// is not followed.
-pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId]) -> Out {
+/// is not followed. Nobody takes out itself (`own`, in
+/// hexadecimal digits).
+pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &str) -> Out {
     let mut wanted: Vec<&Listed> = listed
         .iter()
+        .filter(|m| m.id != own)
         .filter(|m| gone.iter().any(|g| is_of(m, g, masters)))
         .collect();
     wanted.sort_by_key(|m| (!m.learner, m.answers, m.id.clone()));

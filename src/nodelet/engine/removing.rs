@@ -62,6 +62,7 @@ impl Engine {
             shutdown: self.told.shutdown.clone(),
             news: CancellationToken::new(),
         };
+        let force = self.told.orders.borrow().force();
         let stands = stands(self.told.orders.clone());
         let mut removal = Removal {
             effects: Effects {
@@ -74,6 +75,7 @@ impl Engine {
             journal: &self.journal,
             board: &mut self.board,
             generation,
+            force,
             stands: &stands,
         };
         let end = removal.run(&stop).await;
@@ -110,6 +112,12 @@ impl Engine {
                 tracing::info!(%role, "{words}");
             }
             removal::End::Interrupted => {}
+            removal::End::Held(fault) => {
+                self.board.say(&format!("  held: {fault}"));
+                tracing::warn!(code = fault.code.word(), "{fault}");
+                self.happened(failed("removal", fault));
+                return Next::retry(&self.lifecycle).unwatched();
+            }
             removal::End::Left(faults) => {
                 for fault in &faults {
                     tracing::warn!(code = fault.code.word(), "{fault}");

@@ -294,7 +294,7 @@ async fn calls_are_merged() {
     assert!((CALLED_BURST..=most).contains(&looks), "{looks}");
     // A spec does not wait for that.
     bed.wake.send_modify(|n| *n += 1);
-    bed.inbox.put_none().expect("root takes the role away");
+    bed.inbox.put_none(false).expect("root takes the role away");
     let asked = Instant::now();
     bed.engine.sleep(minute, false).await;
     assert_eq!(asked.elapsed(), Duration::ZERO);
@@ -456,7 +456,7 @@ async fn a_newer_signed_order_and_roots_own_remove_it() {
     // Although its spec is lost.
     let machine = Machine::node();
     let mut life = machine.begin();
-    assert_eq!(life.inbox.put_none(), Ok(Generation(5)));
+    assert_eq!(life.inbox.put_none(false), Ok(Generation(5)));
     life.engine.round().await;
     assert!(!machine.fs.at(DATA).exists());
 }
@@ -474,7 +474,7 @@ async fn on_roots_word_it_goes_although_its_ledger_is_lost() {
         }
         machine.fs.remove_file(LEDGER).expect("remove");
         let mut life = machine.begin();
-        life.inbox.put_none().expect("root says so");
+        life.inbox.put_none(false).expect("root says so");
         life.engine.round().await;
         assert!(!machine.fs.at(DATA).exists(), "{spec}");
         assert!(machine.fs.at(foreign).exists());
@@ -492,7 +492,7 @@ async fn on_roots_word_it_goes_although_its_ledger_is_lost() {
     let machine = Machine::node();
     machine.damage(LEDGER, br#"{"schema": 9}"#);
     let mut life = machine.begin();
-    life.inbox.put_none().expect("root says so");
+    life.inbox.put_none(false).expect("root says so");
     life.engine.round().await;
     assert!(machine.fs.at(DATA).exists());
 }
@@ -518,7 +518,7 @@ async fn a_spec_that_comes_back_takes_the_order_of_removal_back() {
     assert!(stands(&ledger));
     life.inbox.put(machine.worker(7)).expect("put");
     assert!(!stands(&ledger));
-    life.inbox.put_none().expect("root's own");
+    life.inbox.put_none(false).expect("root's own");
     assert!(stands(&ledger));
     life.inbox.put(machine.worker(8)).expect("put");
     assert!(stands(&ledger), "it is the very node that root took away");

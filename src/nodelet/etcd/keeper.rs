@@ -430,7 +430,15 @@ mod tests {
         let beat = group.progress().beat("keeper");
         let etcd = board.etcd();
         let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));
-        let keeper = Keeper::new(Host::new(fs), working, etcd, inside, beat, stop.clone(), egress);
+        let keeper = Keeper::new(
+            Host::new(fs),
+            working,
+            etcd,
+            inside,
+            beat,
+            stop.clone(),
+            egress,
+        );
         group.finite("keeper", keeper.run());
         let world = World {
             desk,

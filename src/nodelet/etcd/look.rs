@@ -1,6 +1,6 @@
 //! One look: what the member says of itself.
 
-use crate::host::etcd::{Etcd, EtcdError};
+use crate::host::etcd::{Etcd, EtcdError, hex};
 use crate::model::{EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
@@ -13,12 +13,12 @@ pub(super) async fn member(etcd: &Etcd, now: Timestamp, known: &mut EtcdStatus) 
 async fn asked(etcd: &Etcd, known: &mut EtcdStatus) -> Result<(), EtcdError> {
     etcd.healthy().await?;
     let (answerer, members) = etcd.answerer_and_members().await?;
-    known.cluster_id = hexadecimal(&answerer.cluster_id);
-    known.member_id = hexadecimal(&answerer.member_id);
+    known.cluster_id = hex(&answerer.cluster_id);
+    known.member_id = hex(&answerer.member_id);
     known.members = members
         .into_iter()
         .map(|m| EtcdMemberStatus {
-            id: m.hex_id(),
+            id: hex(&m.id),
             name: m.name,
             peer_urls: m.peer_urls,
             learner: m.is_learner,

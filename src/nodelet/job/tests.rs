@@ -82,6 +82,7 @@ fn job(seen: Seen, local: Local, there: There) -> Job {
             Local::UpTo(g) => LocalSeen::UpTo(Generation(g)),
             Local::Lost => LocalSeen::Lost(fault()),
         },
+        local_force: false,
     };
     let now = |g| Installed {
         role: Role::Worker,
@@ -146,6 +147,7 @@ fn what_to_do_fits_why_a_document_cannot_be_used() {
         let orders = Orders {
             spec: lost,
             local: LocalSeen::No,
+            local_force: false,
         };
         held(&orders, ledger)
     };
@@ -206,6 +208,7 @@ fn what_another_host_id_is_told_removes_nothing_however_new_it_is() {
         let orders = Orders {
             spec: SpecSeen::Newest(Arc::new(spec)),
             local: LocalSeen::No,
+            local_force: false,
         };
         decide(&orders, &LedgerSeen::Installed(&there))
     };
@@ -324,6 +327,7 @@ fn on_roots_word_a_role_goes_although_its_ledger_is_lost() {
     let orders = Orders {
         spec: SpecSeen::Newest(document(5, Wants::Same)),
         local: LocalSeen::UpTo(Generation(5)),
+        local_force: false,
     };
     let seen = LedgerSeen::Unknown {
         why: fault(),

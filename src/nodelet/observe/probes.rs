@@ -6,17 +6,10 @@ use serde_json::Value;
 
 use super::{Sweep, differs};
 use crate::host::cri;
-use crate::host::etcd::{self, Member, Standing, Turn};
 use crate::host::fs::Found;
 use crate::host::ours::{ports, processes};
-use crate::model::EtcdMember;
-use crate::nodelet::peers;
-use crate::nodelet::phase::{self, layout};
 use crate::nodelet::step::{Probe, Seen};
 use crate::telemetry::chain;
-
-/// Settings of etcd: a line for each member.
-const SETTINGS_MAX: u64 = 64 * 1024;
 
 /// Compares what the runtime says of itself with what was meant; names the first that is otherwise.
 fn as_meant(meant: &BTreeMap<String, Value>, says: &cri::Status) -> Result<(), String> {
@@ -56,6 +49,8 @@ impl Sweep<'_> {
                 Err(e) => Err(chain(&e)),
             },
             Probe::EtcdHealthy => self.etcd().await,
+            // What phases were told by the look before.
+            Probe::EtcdData { held } => Err(held.why.clone()),
             Probe::KubeletHealthy => self.memory.peers.healthz(ports::KUBELET_HEALTH).await,
             Probe::KubeProxyHealthy => self.memory.peers.healthz(ports::KUBE_PROXY_HEALTH).await,
             Probe::ApiHealthy { .. } => self.api().await,
@@ -89,86 +84,6 @@ impl Sweep<'_> {
         let fs = &self.host.fs;
         let etcd = self.memory.peers.etcd(fs, &self.ctx.node)?;
         etcd.healthy().await.map_err(|e| e.to_string())
-    }
-
-    /// Whether the other members count on this one.
-    pub(super) async fn etcd_member(&mut self, member: &EtcdMember) -> Seen {
-        let endpoints = match peers::etcd_members(&self.host.fs, &self.ctx.node) {
-            Ok(endpoints) => endpoints,
-            Err(why) => return Seen::Unknown { why },
-        };
-        let name = member.host_id.to_string();
-        match etcd::standing(&endpoints, &name, member.ip).await {
-            Ok(Standing::Free) => Seen::Same,
-            Ok(Standing::Counted(_)) => differs("the others count on it"),
-            Err(e) => Seen::Unknown { why: e.to_string() },
-        }
-    }
-
-    /// What etcd has written remembers its cluster. Before its first start the others must expect
-    /// it, and the settings say who they are; and it may be somebody else's turn to join.
-    pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
-        let fs = &self.host.fs;
-        let written = match fs.read_text(settings, SETTINGS_MAX) {
-            Ok(Some(text)) if phase::settings_join(&text) => Seen::Same,
-            Ok(Some(_)) => differs("it would found a cluster of its own"),
-            Ok(None) => Seen::Missing,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        };
-        match fs.found(layout::ETCD_MEMBER_DIR) {
-            Ok(Found::Nothing) => {}
-            Ok(_) => return written,
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
-        match (self.etcd_turn(member).await, written) {
-            (Ok(Turn::Waits(what)), _) => Seen::Awaits { what },
-            (Ok(Turn::Counted(known)), written) if !known.was_started() => written,
-            (Ok(Turn::Counted(_)), _) => differs("its data are lost, and the others count on them"),
-            (Ok(Turn::Free), Seen::Same) => differs("the others do not know it"),
-            (Err(why), Seen::Same) => Seen::Unknown { why },
-            // Who cannot be asked yet is asked by the step.
-            (Ok(Turn::Free) | Err(_), written) => written,
-        }
-    }
-
-    /// Whether it is this master's turn to join.
-    async fn etcd_turn(&self, member: &EtcdMember) -> Result<Turn, String> {
-        let node = &self.ctx.node;
-        let others = peers::other_etcd_members(&self.host.fs, node)?;
-        let name = member.host_id.to_string();
-        let turn = etcd::turn(&others, &name, member.ip, &node.etcd.gone).await;
-        turn.map_err(|e| e.to_string())
-    }
-
-    /// This master's member, as the others count it.
-    async fn etcd_counted(&self, member: &EtcdMember) -> Result<Option<Member>, String> {
-        let others = peers::other_etcd_members(&self.host.fs, &self.ctx.node)?;
-        let name = member.host_id.to_string();
-        let counted = etcd::counted(&others, &name, member.ip).await;
-        counted.map_err(|e| e.to_string())
-    }
-
-    /// Whether this member's vote counts. It knows that itself; one that has none says nothing about
-    /// members, and the others are asked. (Its health says nothing either: 3.4 without a vote is
-    /// healthy.)
-    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
-        let own = self.memory.peers.etcd(&self.host.fs, &self.ctx.node);
-        let counted = match own {
-            Ok(own) => etcd::counted(&[own], &member.host_id.to_string(), member.ip).await,
-            Err(why) => return Seen::Unknown { why },
-        };
-        let counted = match counted {
-            Ok(counted) => Ok(counted),
-            Err(_) => self.etcd_counted(member).await,
-        };
-        match counted {
-            Ok(Some(known)) if known.is_learner => {
-                differs("it receives everything and has no vote yet")
-            }
-            Ok(Some(_)) => Seen::Same,
-            Ok(None) => differs("the others do not know it"),
-            Err(why) => Seen::Unknown { why },
-        }
     }
 
     /// The API server's verdict, asked once a sweep: when it does not answer, nothing else is
@@ -213,7 +128,7 @@ mod tests {
     use super::*;
     use crate::host::cri::{Condition, Status};
     use crate::model::PhaseId;
-    use crate::nodelet::phase::samples;
+    use crate::nodelet::phase::{self, samples};
     use crate::nodelet::step::Step;
 
     /// What a runtime says that works by the configuration of `samples`.

@@ -4,13 +4,21 @@
 //! founds or joins a cluster. Masters that were attached together found it, and each knows all of
 //! them. Where one came later, who is a member only the others know, so the file is written from
 //! their answer ([`joining_settings`]). Neither restarts anything.
+//!
+//! An etcd without data begins: it founds, or takes up a name with which it may have voted. So it starts
+//! without data only where that is meant ([`Begin`], by what is known of this master: `nodelet::etcd::data`).
+//! The unit has a condition, that its log is there or a file that permits a beginning; the file goes, and the
+//! settings say that the cluster is there, as soon as there are data. What systemd does at boot, without
+//! nodelet, therefore founds nothing either.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::host::etcd::{Member, peer_url};
+use crate::host::etcd::{Member, WAL_DIR, peer_url};
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{Authority, CertPurpose, EtcdMember, paths};
+use crate::nodelet::etcd::data::{Held, Verdict};
+use crate::nodelet::etcd::record::Began;
 use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Encoding, Probe, Step, TrialStep};
 
@@ -25,31 +33,115 @@ use super::{Context, Steps, certs, layout, trials};
 const PREFIX: &str = "ETCD_";
 /// `INITIAL_CLUSTER_STATE` of a member of a cluster that is there.
 const JOINS: &str = "existing";
+/// And of one that is not.
+const FOUNDS: &str = "new";
+/// What the file says that permits a start without data.
+const PERMIT: &str =
+    "etcd may begin without data; nodelet takes this file away when there are some\n";
 /// A member with a large database, or one that waits for the others, takes minutes.
 const HEALTHY: Duration = Duration::from_secs(600);
 
+/// What etcd on this master is to do when it starts.
+enum Begin<'a> {
+    /// It founds its cluster, alone or with others that were attached with it.
+    Founds,
+    /// It joins those who are there. That holds for founders as well: one that lost its data must come back
+    /// to the others. Founding anew, alone, would put an empty cluster in the place of the real one.
+    Joins(&'a EtcdMember),
+    /// It goes on with its data.
+    GoesOn,
+    /// It must not start.
+    Held(Held),
+}
+
+fn begin(ctx: &Context) -> Begin<'_> {
+    let members = &ctx.node.etcd.members;
+    match ctx.etcd.verdict() {
+        Verdict::Present => Begin::GoesOn,
+        Verdict::Fresh
+        | Verdict::Gone { .. }
+        | Verdict::MountMissing { .. }
+        | Verdict::Foreign { .. } => {
+            match (ctx.etcd.held(), own(ctx)) {
+                // The others have everything that it had.
+                (Some(_), Some(own)) if ctx.etcd.is_gone() && members.len() > 1 => {
+                    Begin::Joins(own)
+                }
+                (Some(held), _) => Begin::Held(held),
+                (None, Some(own)) if joins(ctx) || ctx.etcd.record().is_some() => Begin::Joins(own),
+                (None, _) => Begin::Founds,
+            }
+        }
+    }
+}
+
+fn own(ctx: &Context) -> Option<&EtcdMember> {
+    let members = &ctx.node.etcd.members;
+    members.iter().find(|m| m.ip == ctx.node.node_ip)
+}
+
+/// etcd was there before some master.
+fn joins(ctx: &Context) -> bool {
+    ctx.node.etcd.members.iter().any(|m| m.joins)
+}
+
 pub(super) fn configure(ctx: &Context) -> Steps {
-    let cluster = match joining(ctx) {
-        Some(member) => Step::EtcdJoined {
-            member: member.clone(),
-            settings: layout::ETCD_CLUSTER_ENV.into(),
-        },
-        None => file(layout::ETCD_CLUSTER_ENV, cluster_env(ctx)?, PUBLIC),
-    };
-    let mut steps = vec![
-        shared_dir(layout::DATA_DIR, PUBLIC_DIR),
-        dir(paths::ETCD_DATA, PRIVATE_DIR),
-        dir(layout::ETCD_DIR, PUBLIC_DIR),
-    ];
+    let begin = begin(ctx);
+    let mut steps = vec![shared_dir(layout::DATA_DIR, PUBLIC_DIR)];
+    // A directory in the place of a disk that is not there would only hide that.
+    if !matches!(begin, Begin::Held(_)) {
+        steps.push(dir(paths::ETCD_DATA, PRIVATE_DIR));
+    }
+    steps.push(dir(layout::ETCD_DIR, PUBLIC_DIR));
     // Before the settings that name it.
     steps
         .extend(revoked(ctx).map(|list| file_as(Encoding::RevokedDer, layout::ETCD_REVOKED, list)));
-    steps.extend([
-        file(layout::ETCD_ENV, env(ctx)?, PUBLIC),
-        cluster,
-        file(layout::unit_file(layout::ETCD_UNIT), unit_text(ctx), PUBLIC),
-    ]);
+    steps.push(file(layout::ETCD_ENV, env(ctx)?, PUBLIC));
+    // Before it could be read with other settings: an earlier unit had no condition.
+    steps.push(file(
+        layout::unit_file(layout::ETCD_UNIT),
+        unit_text(ctx),
+        PUBLIC,
+    ));
+    let joined = |member: &EtcdMember| Step::EtcdJoined {
+        member: member.clone(),
+        settings: layout::ETCD_CLUSTER_ENV.into(),
+    };
+    let permit = || file(layout::ETCD_BEGINS, PERMIT, PUBLIC);
+    match begin {
+        Begin::Founds => {
+            steps.push(file(
+                layout::ETCD_CLUSTER_ENV,
+                founders_env(ctx, FOUNDS)?,
+                PUBLIC,
+            ));
+            let several = ctx.node.etcd.members.len() > 1;
+            steps.extend(own(ctx).filter(|_| several).map(|own| Step::EtcdFounds {
+                member: own.clone(),
+                settings: layout::ETCD_CLUSTER_ENV.into(),
+            }));
+            steps.push(permit());
+        }
+        Begin::Joins(own) => steps.extend([joined(own), permit()]),
+        Begin::GoesOn => {
+            let settings = match own(ctx).filter(|_| joins(ctx) || joined_once(ctx)) {
+                Some(own) => joined(own),
+                None => file(layout::ETCD_CLUSTER_ENV, founders_env(ctx, JOINS)?, PUBLIC),
+            };
+            let path = layout::ETCD_BEGINS.into();
+            steps.extend([settings, Step::Absent { path }]);
+        }
+        Begin::Held(held) => steps.push(probe(Probe::EtcdData { held }, Duration::ZERO)),
+    }
     Ok(steps)
+}
+
+/// A founder that lost its data and came back to the others.
+fn joined_once(ctx: &Context) -> bool {
+    ctx.etcd.record().is_some_and(|record| match record.began {
+        Began::Joined => true,
+        Began::Founded | Began::Restored => false,
+    })
 }
 
 /// The certificates of masters that are none any more.
@@ -58,6 +150,12 @@ fn revoked(ctx: &Context) -> Option<&str> {
 }
 
 pub(super) fn start(ctx: &Context) -> Steps {
+    let votes = match begin(ctx) {
+        Begin::Held(_) => return Ok(Vec::new()),
+        Begin::Joins(_) => true,
+        Begin::Founds => false,
+        Begin::GoesOn => joins(ctx) || joined_once(ctx),
+    };
     let inputs = Inputs::new()
         .add("unit", &unit_text(ctx))
         .add("settings", &env(ctx)?)
@@ -72,20 +170,14 @@ pub(super) fn start(ctx: &Context) -> Steps {
         // It could not be asked.
         return Ok(steps);
     }
-    steps.extend(joining(ctx).map(|member| Step::EtcdVotes {
-        member: member.clone(),
+    steps.extend(own(ctx).filter(|_| votes).map(|own| Step::EtcdVotes {
+        member: own.clone(),
     }));
     steps.push(probe(Probe::EtcdHealthy, HEALTHY));
+    steps.push(Step::EtcdNoted);
+    let gone = &ctx.node.etcd.gone;
+    steps.extend((!gone.is_empty()).then(|| Step::EtcdMemberOut { gone: gone.clone() }));
     Ok(steps)
-}
-
-/// This master's member, if etcd was there before some master. That holds for its founders as well:
-/// one that lost its data must come back to the others. Founding anew, alone, would put an empty
-/// cluster in the place of the real one.
-fn joining(ctx: &Context) -> Option<&EtcdMember> {
-    let members = &ctx.node.etcd.members;
-    let own = members.iter().find(|m| m.ip == ctx.node.node_ip)?;
-    members.iter().any(|m| m.joins).then_some(own)
 }
 
 fn unit_text(ctx: &Context) -> String {
@@ -94,6 +186,13 @@ fn unit_text(ctx: &Context) -> String {
         .set("After", "network-online.target local-fs.target")
         .set("Wants", "network-online.target")
         .set("StartLimitIntervalSec", "0")
+        .set("RequiresMountsFor", paths::ETCD_DATA)
+        // One of them is enough.
+        .set(
+            "ConditionPathExists",
+            &format!("|{}/{WAL_DIR}", paths::ETCD_DATA),
+        )
+        .set("ConditionPathExists", &format!("|{}", layout::ETCD_BEGINS))
         .section("Service")
         .set("Type", "notify")
         // Ready means: part of a cluster with a leader. kubelet starts after it, but not never.
@@ -129,8 +228,8 @@ pub(super) fn trial(ctx: &Context) -> TrialStep {
         &["failed to list data directory"],
     );
     let mut lines = settings(ctx);
-    if joining(ctx).is_none() {
-        lines.extend(founding(ctx));
+    if !joins(ctx) {
+        lines.extend(founders(ctx, FOUNDS));
     }
     let variable = |(name, value): (&str, String)| (format!("{PREFIX}{name}"), value);
     trial.env = lines.into_iter().map(variable).collect();
@@ -191,17 +290,17 @@ fn settings(ctx: &Context) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn cluster_env(ctx: &Context) -> Result<String, Unwritable> {
-    env_text(&founding(ctx))
+fn founders_env(ctx: &Context, state: &str) -> Result<String, Unwritable> {
+    env_text(&founders(ctx, state))
 }
 
-fn founding(ctx: &Context) -> Vec<(&'static str, String)> {
+fn founders(ctx: &Context, state: &str) -> Vec<(&'static str, String)> {
     let mut founders: Vec<_> = ctx.node.etcd.members.iter().collect();
     founders.sort_by_key(|m| m.host_id);
     let founders = founders
         .into_iter()
         .map(|m| format!("{}={}", m.host_id, peer_url(m.ip)));
-    cluster_settings(ctx, "new", founders.collect())
+    cluster_settings(ctx, state, founders.collect())
 }
 
 /// The second file of a master that joins, from what the members say who they are. That is what

@@ -106,7 +106,7 @@ fn listing(ctx: &Context) -> String {
         }
     }
     text.push_str("removal\n");
-    for step in removal(ctx) {
+    for step in removal(ctx, false) {
         text.push_str(&(format!("  {}", line(&step)) + "\n"));
     }
     text
@@ -141,6 +141,7 @@ fn who_joins_names_whom_the_members_name() {
         id: "7".into(),
         name: name.into(),
         peer_urls: vec![format!("https://{ip}:2380")],
+        client_urls: Vec::new(),
         is_learner: name.is_empty(),
     };
     let members = [
@@ -334,7 +335,7 @@ fn path(step: &Step) -> Option<&str> {
         Step::File(f) => Some(&f.path),
         Step::Dir(d) => Some(&d.path),
         Step::Link { path, .. } | Step::Absent { path } => Some(path),
-        Step::EtcdJoined { settings, .. } => Some(settings),
+        Step::EtcdJoined { settings, .. } | Step::EtcdFounds { settings, .. } => Some(settings),
         Step::Key { .. }
         | Step::ServiceAccountKey
         | Step::Unpacked { .. }
@@ -350,6 +351,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }
+        | Step::EtcdMemberOut { .. }
+        | Step::EtcdNoted
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone

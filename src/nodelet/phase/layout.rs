@@ -40,6 +40,8 @@ pub const ETCD_DIR: &str = "/etc/pf9/kube.d/etcd";
 pub const ETCD_ENV: &str = "/etc/pf9/kube.d/etcd/etcd.env";
 /// What etcd reads only when it founds or joins a cluster: a change of it restarts nothing.
 pub const ETCD_CLUSTER_ENV: &str = "/etc/pf9/kube.d/etcd/cluster.env";
+/// Lets etcd start without data, which it may once: see `phase/etcd`.
+pub const ETCD_BEGINS: &str = "/etc/pf9/kube.d/etcd/begins";
 /// Certificates that etcd refuses; read with every connection.
 pub const ETCD_REVOKED: &str = "/etc/pf9/kube.d/etcd/revoked.crl";
 /// What etcd makes when it starts for the first time, in its data directory.

@@ -8,20 +8,23 @@ use super::{Context, layout};
 
 /// Everything that runs or is in the kernel, in the order it goes. Works whatever the node was,
 /// and however far it came: each step is already so where nothing was installed.
-pub fn removal(ctx: &Context) -> Vec<Step> {
+///
+/// A master leaves etcd before anything is destroyed: where the others cannot do without it, it stays
+/// whole. `force`: whatever they lose.
+pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
     let node = ctx.node.node_name.to_string();
     let gone = |unit: &str| Step::UnitGone { unit: unit.into() };
     let mut steps = vec![
         // While the API is still there.
         Step::Drain { node },
+    ];
+    // While it runs: the others then go on with a quorum of their own, instead of waiting for it.
+    steps.extend(member(ctx).map(|member| Step::EtcdMemberGone { member, force }));
+    steps.extend([
         // Before the containers, or it starts them again.
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),
         Step::ContainersGone,
-    ];
-    // While it runs: the others then go on with a quorum of their own, instead of waiting for it.
-    steps.extend(member(ctx).map(|member| Step::EtcdMemberGone { member }));
-    steps.extend([
         gone(layout::ETCD_UNIT),
         gone(layout::CONTAINERD_UNIT),
         gone(layout::NETWORK_UNIT),
@@ -37,7 +40,7 @@ pub fn removal(ctx: &Context) -> Vec<Step> {
 
 /// This master's member of etcd, where there are others. By its address: removal works on a host
 /// whose id is gone, too.
-fn member(ctx: &Context) -> Option<EtcdMember> {
+pub(in crate::nodelet) fn member(ctx: &Context) -> Option<EtcdMember> {
     let members = &ctx.node.etcd.members;
     let own = members.iter().find(|m| m.ip == ctx.node.node_ip)?;
     (ctx.is_master() && members.len() > 1).then(|| own.clone())

@@ -96,6 +96,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         material,
         authorities: Vec::new(),
         drop_ins: DropIns::default(),
+        etcd: Default::default(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
         addons: match role {

@@ -45,6 +45,8 @@ pub struct Traits<'a> {
     /// an API server that is gone, an etcd without a quorum hold nobody up. Tried only where this
     /// unit was started once, so that there may be pods, a member.
     pub polite: Option<&'static str>,
+    /// Where it cannot be done, a removal that has destroyed nothing yet waits with it.
+    pub holds: bool,
     /// A repair makes good what its doing takes away: a removal can still be taken back after it.
     pub repaired: bool,
 }
@@ -82,6 +84,7 @@ fn fact(deadline: Duration) -> Traits<'static> {
         asks_api: false,
         watched: None,
         polite: None,
+        holds: false,
         repaired: false,
     }
 }
@@ -112,6 +115,7 @@ impl Step {
             | Self::Key { .. }
             | Self::ServiceAccountKey
             | Self::Stack { .. }
+            | Self::EtcdNoted
             | Self::Module { .. }
             | Self::Sysctl { .. } => fact(deadlines::FILES),
             Self::Unpacked { .. } => fact(STACK),
@@ -145,11 +149,14 @@ impl Step {
                 repaired: true,
                 ..fact(deadlines::DRAIN_STEP)
             },
-            Self::EtcdMemberGone { .. } => Traits {
+            Self::EtcdMemberGone { force, .. } => Traits {
                 polite: Some(units::ETCD),
+                holds: !force,
                 ..fact(deadlines::CALLS)
             },
-            Self::EtcdJoined { .. }
+            Self::EtcdMemberOut { .. }
+            | Self::EtcdFounds { .. }
+            | Self::EtcdJoined { .. }
             | Self::ContainersGone
             | Self::NetworkGone { .. }
             | Self::ProxyRulesGone { .. } => fact(deadlines::CALLS),
@@ -171,6 +178,7 @@ impl Probe {
             | Self::RuntimeReady
             | Self::RuntimeAsMeant { .. }
             | Self::EtcdHealthy
+            | Self::EtcdData { .. }
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
             | Self::SwapOff
@@ -193,13 +201,14 @@ mod tests {
         other.host_id = samples::host(2);
         other.ip = "10.99.0.12".parse().expect("address");
         ctx.node.etcd.members.push(other);
-        let steps = phase::removal(&ctx);
+        let steps = phase::removal(&ctx, true);
         let of = |steps: &mut dyn Iterator<Item = &Step>| -> Duration {
             steps.map(|s| s.traits().deadline).sum()
         };
         let polite = of(&mut steps.iter().filter(|s| s.traits().polite.is_some()));
         assert_eq!(polite, deadlines::POLITE, "drain, etcd member");
-        let all = of(&mut steps.iter()) + deadlines::TREES;
+        // And the question whether etcd can do without it.
+        let all = deadlines::CALLS + of(&mut steps.iter()) + deadlines::TREES;
         assert!(all <= deadlines::ROLE_REMOVAL, "{all:?}");
         assert!(ETCD_LEAVE_BUDGET < deadlines::CALLS && IMAGE < STACK);
     }

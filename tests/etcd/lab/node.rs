@@ -1,6 +1,8 @@
 //! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger, of which only
 //! the phases of etcd are asked.
 
+use std::time::Duration;
+
 use pf9_hostagent::host::Host;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::model::{Generation, NodeSpec, PhaseId, Role, Timestamp, TrustStore};
@@ -12,10 +14,14 @@ use pf9_hostagent::nodelet::ledger::{Installed, LedgerFile};
 use pf9_hostagent::nodelet::observe::Memory;
 use pf9_hostagent::nodelet::phase::{self, Context, PhaseSteps};
 use pf9_hostagent::nodelet::plan::Plan;
+use pf9_hostagent::nodelet::removal::{self, Removal};
 use pf9_hostagent::nodelet::run::{End, Runner, Stop};
 use pf9_hostagent::nodelet::status::Board;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// Members that found together on a busy machine.
+const SETTLED: Duration = Duration::from_secs(90);
 
 /// What a process of nodelet has in memory.
 pub(crate) struct Node {
@@ -58,17 +64,6 @@ impl Node {
         &mut self.ctx.node
     }
 
-    /// What steps work on.
-    pub(crate) fn effects(&mut self) -> Effects<'_> {
-        Effects {
-            host: &self.host,
-            trust: &self.trust,
-            ctx: &self.ctx,
-            memory: &mut self.memory,
-            ledger: &mut self.ledger,
-        }
-    }
-
     /// One status check of etcd's phases.
     pub(crate) async fn check(&mut self) -> Plan {
         let node = self.ctx.node.clone();
@@ -85,6 +80,44 @@ impl Node {
         check::check(effects, &mut self.board, &phases, &stack, Instant::now())
             .await
             .plan
+    }
+
+    /// Does what it finds to do until there is nothing more, as the loop would.
+    pub(crate) async fn settle(&mut self) -> End {
+        let end = Instant::now() + SETTLED;
+        loop {
+            let plan = self.check().await;
+            if plan.todo.is_empty() {
+                return End::Done;
+            }
+            match self.run(&plan).await {
+                // What it waits for takes longer than it likes to wait at once.
+                End::Done | End::Interrupted if Instant::now() < end => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Takes the role away.
+    pub(crate) async fn remove(&mut self, force: bool) -> removal::End {
+        let node = self.ctx.node.clone();
+        self.ctx = gather(&self.host, &self.trust, &node);
+        let stop = stop();
+        let mut removal = Removal {
+            effects: Effects {
+                host: &self.host,
+                trust: &self.trust,
+                ctx: &self.ctx,
+                memory: &mut self.memory,
+                ledger: &mut self.ledger,
+            },
+            journal: &self.journal,
+            board: &mut self.board,
+            generation: Generation(2),
+            force,
+            stands: &|_| true,
+        };
+        removal.run(&stop).await
     }
 
     /// Does what is planned.
@@ -106,16 +139,20 @@ impl Node {
             board: &mut self.board,
             generation: Generation(1),
         };
-        let stop = Stop {
-            shutdown: CancellationToken::new(),
-            news: CancellationToken::new(),
-        };
-        runner.run(plan, &stop).await
+        runner.run(plan, &stop()).await
+    }
+}
+
+/// Nobody stops anything.
+fn stop() -> Stop {
+    Stop {
+        shutdown: CancellationToken::new(),
+        news: CancellationToken::new(),
     }
 }
 
 /// The phases of etcd, in order.
-pub(crate) fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
+fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
     [PhaseId::EtcdConfigure, PhaseId::EtcdStart]
         .map(|id| PhaseSteps {
             id,

@@ -109,8 +109,8 @@ impl Bed {
             host_id: self.host,
             generation: Generation(generation),
             issued_at: Timestamp::UNIX_EPOCH,
-            assignment,
             force: false,
+            assignment,
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest, CertificateStatus,
-    Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, Fault, FaultCode,
-    Generation, NodeState, PhaseId, PhaseState, PhaseStatus, Role, Timestamp, paths,
+    ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest,
+    CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus,
+    Fault, FaultCode, Generation, NodeState, PhaseId, PhaseState, PhaseStatus, RestoreState,
+    RestoreStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 
@@ -89,6 +90,7 @@ fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
     EtcdStatus {
         seen_at: Some(at),
         fault: Some(fault().next_try(at)),
+        warnings: vec![fault().next_try(at)],
         cluster_id: "cafe".into(),
         member_id: "beef".into(),
         leader: Some("beef".into()),
@@ -103,6 +105,7 @@ fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
         members: vec![EtcdMemberStatus {
             id: "beef".into(),
             name: "m".into(),
+            peer_urls: vec!["https://10.0.0.1:2380".into()],
             learner: true,
             healthy: Some(true),
         }],
@@ -125,6 +128,14 @@ fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
             next_at: Some(at),
             failing: Some(fault().next_try(at)),
             stale: true,
+            archive: Some(ArchiveStatus {
+                place: "s3://b".into(),
+                last: Some("19700101T000000Z-r3".into()),
+                seen_at: Some(at),
+                count: 1,
+                bytes: 7,
+                failing: Some(fault().next_try(at)),
+            }),
         },
         drill: Some(DrillReport {
             backup: "19700101T000000Z-r3".into(),
@@ -132,6 +143,11 @@ fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
             took_ms: 8,
             keys: 2,
             behind: 1,
+            fault: Some(fault().next_try(at)),
+        }),
+        restore: Some(RestoreStatus {
+            id: uuid::Uuid::from_u128(1),
+            state: RestoreState::Refused,
             fault: Some(fault().next_try(at)),
         }),
         chore: Some("a backup".into()),

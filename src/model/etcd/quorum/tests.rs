@@ -77,7 +77,7 @@ fn only_who_was_named_is_taken_out_and_one_at_a_time() {
         member(3, false, false),
     ];
     let masters = [host(1), host(2)];
-    let next = |gone: &[EtcdGone]| next_out(&all, gone, &masters);
+    let next = |gone: &[EtcdGone]| next_out(&all, gone, &masters, "me");
     assert_eq!(next(&[]), Out::Nobody);
     assert_eq!(next(&[gone(3, None)]), Out::Take(all[2].clone()));
     assert_eq!(next(&[gone(3, Some("0003"))]), Out::Take(all[2].clone()));
@@ -155,7 +155,7 @@ proptest! {
             .filter(|(_, (_, _, named))| *named)
             .map(|(n, _)| gone(n as u8 + 1, None))
             .collect();
-        match next_out(&listed, &named, &[]) {
+        match next_out(&listed, &named, &[], "me") {
             Out::Nobody => prop_assert!(named.is_empty()),
             Out::Take(taken) => {
                 prop_assert!(named.iter().any(|g| g.host_id.to_string() == taken.name));

@@ -13,6 +13,7 @@ use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::space;
 use crate::model::{ClusterId, Fault, FaultCode, Matrix, NodeSpec, paths};
+use crate::nodelet::etcd::data;
 use crate::telemetry::chain;
 
 /// Revisions that are left out: more than were given away after any snapshot that is of use. So no
@@ -36,6 +37,7 @@ pub async fn prepare(
     if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
         return Ok(());
     }
+    mounted(fs)?;
     clear(fs).map_err(|e| failed(&e))?;
     fs.make_dir(paths::ETCD_DATA, &Attrs::mode(PRIVATE))
         .map_err(|e| failed(&e))?;
@@ -52,6 +54,17 @@ pub async fn prepare(
         fs.remove_tree(&run.opening_dir())
     };
     keep().map_err(|e| failed(&e))
+}
+
+/// Without the disk that the data are on, the new ones would be written below its mount point and hidden by it.
+fn mounted(fs: &HostFs) -> Result<(), Fault> {
+    let what = "cannot restore etcd here";
+    let seen = data::look(fs);
+    let seen = seen.map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)))?;
+    if let (data::Verdict::MountMissing { .. }, Some(held)) = (seen.verdict(), seen.held()) {
+        return Err(Fault::new(FaultCode::EtcdData, what, held.why).fix(held.fix));
+    }
+    Ok(())
 }
 
 async fn made(fs: &HostFs, run: &Run, source: &Source, node: &NodeSpec) -> Result<(), Fault> {

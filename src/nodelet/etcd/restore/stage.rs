@@ -14,12 +14,16 @@ use super::plan::{Seen, Stage};
 use super::prepare::{self, member_of};
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
 use crate::host::Host;
+use crate::host::documents::Document;
+use crate::host::etcd;
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::mounts;
 use crate::host::ours::processes::{self, Process, ProcessRule};
 use crate::host::ours::{ports, units};
 use crate::host::proc::Listener;
 use crate::host::units::{Active, UnitState};
 use crate::model::{Fault, FaultCode, NodeSpec, Timestamp, paths};
+use crate::nodelet::etcd::record::{self, Began, EtcdRecord};
 use crate::nodelet::peers;
 use crate::nodelet::phase::layout;
 use crate::telemetry::chain;
@@ -38,6 +42,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A machine that runs takes a connection at once, one that does not run never.
 const CONNECT: Duration = Duration::from_secs(2);
 const PRIVATE: u32 = 0o700;
+const AGAIN: &str = "it is tried again by itself";
 
 /// What a restore works on.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +111,12 @@ impl Hands<'_> {
 
     fn end(&self, run: &Run, now: Timestamp) -> Result<(), Fault> {
         let fs = &self.host.fs;
+        match &run.goal {
+            // Before the restore counts as ended: data of another member than the noted one are not started.
+            Goal::Restored(_) => note_restored(fs, now)?,
+            // The note says which member it was, and that is how it knows to join.
+            Goal::Rejoined => {}
+        }
         let ended = || {
             prepare::clear(fs)?;
             keep_newest(fs, run)?;
@@ -230,6 +241,23 @@ impl Hands<'_> {
     }
 }
 
+/// Notes which member this master is now.
+fn note_restored(fs: &HostFs, now: Timestamp) -> Result<(), Fault> {
+    let what = "cannot note which member of etcd this is now";
+    let unread = |why: String| Fault::new(FaultCode::EtcdRestore, what, why).fix(AGAIN);
+    let data = etcd::identity(fs, paths::ETCD_DATA).map_err(unread)?;
+    let data = data.ok_or_else(|| unread(format!("there are no data in {}", paths::ETCD_DATA)))?;
+    let record = EtcdRecord {
+        schema: EtcdRecord::SCHEMA,
+        data,
+        began: Began::Restored,
+        since: now,
+        mount: mounts::under(fs, paths::ETCD_DATA).map_err(|e| failed(what, &e))?,
+        expected: false,
+    };
+    record::save(fs, &record).map_err(|e| failed(what, &e))
+}
+
 /// Runs, is about to, or will after a boot.
 fn may_run(unit: &UnitState) -> bool {
     match unit.active {
@@ -263,5 +291,5 @@ fn told(listener: &Listener) -> String {
 }
 
 fn failed(what: &str, e: &(dyn std::error::Error + 'static)) -> Fault {
-    Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix("it is tried again by itself")
+    Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix(AGAIN)
 }

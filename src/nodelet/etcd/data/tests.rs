@@ -1,0 +1,145 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn id(member: &str) -> DataId {
+    DataId {
+        cluster_id: "c".into(),
+        member_id: member.into(),
+    }
+}
+
+fn on(point: &str) -> Option<Mount> {
+    Some(Mount {
+        point: point.into(),
+        source: "/dev/sdb1".into(),
+        fs_type: "xfs".into(),
+    })
+}
+
+fn record(point: &str, expected: bool) -> Known {
+    Known::Member(EtcdRecord {
+        schema: 1,
+        data: id("a"),
+        began: Began::Founded,
+        since: Timestamp::UNIX_EPOCH,
+        mount: on(point),
+        expected,
+    })
+}
+
+fn seen(known: Known, found: Found, point: &str) -> Seen {
+    Seen {
+        known,
+        found,
+        mount: on(point),
+        changed_at: Some(Timestamp::UNIX_EPOCH),
+    }
+}
+
+fn word(verdict: &Verdict<'_>) -> &'static str {
+    match verdict {
+        Verdict::Fresh => "fresh",
+        Verdict::Present => "present",
+        Verdict::MountMissing { .. } => "mount missing",
+        Verdict::Gone { .. } => "gone",
+        Verdict::Foreign { .. } => "foreign",
+    }
+}
+
+const DISK: &str = "/var/lib/pf9/etcd";
+
+#[test]
+fn the_table() {
+    let own = || Found::Data(id("a"));
+    let other = || Found::Data(id("b"));
+    let broken = || Found::Unreadable { why: "x".into() };
+    let lost = || Known::Lost { why: "x".into() };
+    for (known, found, point, verdict) in [
+        (Known::Never, Found::Nothing, "/", "fresh"),
+        (Known::Never, own(), "/", "present"),
+        (Known::Never, broken(), "/", "foreign"),
+        (record("/", true), Found::Nothing, "/", "fresh"),
+        (record("/", true), own(), "/", "present"),
+        (record("/", true), other(), "/", "foreign"),
+        (record("/", false), Found::Nothing, "/", "gone"),
+        (record("/", false), own(), "/", "present"),
+        (record("/", false), other(), "/", "foreign"),
+        (record(DISK, false), Found::Nothing, "/", "mount missing"),
+        (record(DISK, false), Found::Nothing, "/var", "mount missing"),
+        // An older copy below the disk.
+        (record(DISK, false), own(), "/", "mount missing"),
+        (record(DISK, false), Found::Nothing, DISK, "gone"),
+        (record(DISK, false), own(), DISK, "present"),
+        (record(DISK, true), Found::Nothing, "/", "mount missing"),
+        // A person moved them to a disk.
+        (record("/", false), own(), DISK, "present"),
+        (lost(), Found::Nothing, "/", "gone"),
+        (lost(), own(), "/", "present"),
+        (lost(), broken(), "/", "foreign"),
+    ] {
+        let seen = seen(known, found, point);
+        assert_eq!(word(&seen.verdict()), verdict, "{seen:?}");
+    }
+}
+
+#[test]
+fn what_holds_etcd_back_is_said_with_the_ways_out() {
+    let held = seen(record(DISK, false), Found::Nothing, "/").held();
+    let held = held.expect("the disk is missing");
+    for word in ["/dev/sdb1", "xfs", DISK, "member a of cluster c"] {
+        assert!(held.why.contains(word), "{held:?}");
+    }
+    for word in ["mount it", "rejoin", "restore"] {
+        assert!(held.fix.contains(word), "{held:?}");
+    }
+    let held = seen(record("/", false), Found::Nothing, "/").held();
+    let held = held.expect("gone");
+    assert!(held.why.contains("since 1970-01-01"), "{held:?}");
+    assert!(!held.why.contains("mount"), "{held:?}");
+}
+
+fn any_found() -> impl Strategy<Value = Found> {
+    prop_oneof![
+        Just(Found::Nothing),
+        Just(Found::Data(id("a"))),
+        Just(Found::Data(id("b"))),
+        Just(Found::Unreadable { why: "x".into() }),
+    ]
+}
+
+fn any_point() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("/"), Just("/var"), Just(DISK)]
+}
+
+fn any_known() -> impl Strategy<Value = Known> {
+    prop_oneof![
+        Just(Known::Never),
+        Just(Known::Lost { why: "x".into() }),
+        (any_point(), any::<bool>()).prop_map(|(point, expected)| record(point, expected)),
+    ]
+}
+
+proptest! {
+    /// Whoever was a member founds nothing: only who never was, or whom the others expect, is fresh. And
+    /// etcd runs on the member's own data only.
+    #[test]
+    fn only_who_was_none_begins(known in any_known(), found in any_found(), point in any_point()) {
+        let seen = seen(known, found, point);
+        let may_begin = match &seen.known {
+            Known::Never => true,
+            Known::Member(record) => record.expected,
+            Known::Lost { .. } => false,
+        };
+        match seen.verdict() {
+            Verdict::Fresh => prop_assert!(may_begin && seen.found == Found::Nothing),
+            Verdict::Present => {
+                let own = seen.record().is_none_or(|r| seen.found == Found::Data(r.data.clone()));
+                prop_assert!(own && matches!(seen.found, Found::Data(_)));
+            }
+            Verdict::MountMissing { .. } | Verdict::Gone { .. } | Verdict::Foreign { .. } => {
+                prop_assert!(seen.held().is_some());
+            }
+        }
+    }
+}

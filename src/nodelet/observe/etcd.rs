@@ -1,0 +1,186 @@
+//! Who is a member of etcd, and what was noted of this master's one.
+
+use super::{Sweep, differs};
+use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, Turn, hex};
+use crate::host::fs::FsError;
+use crate::model::etcd::quorum::{Out, next_out};
+use crate::model::{EtcdGone, EtcdMember, Timestamp};
+use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
+use crate::nodelet::peers;
+use crate::nodelet::phase;
+use crate::nodelet::step::Seen;
+use crate::telemetry::chain;
+
+/// Settings of etcd: a line for each member.
+const SETTINGS_MAX: u64 = 64 * 1024;
+
+impl Sweep<'_> {
+    /// Whether the other members count on this one.
+    pub(super) async fn etcd_member(&mut self, member: &EtcdMember) -> Seen {
+        let endpoints = match peers::etcd_members(&self.host.fs, &self.ctx.node) {
+            Ok(endpoints) => endpoints,
+            Err(why) => return Seen::Unknown { why },
+        };
+        match etcd::standing(&endpoints, &who(&self.ctx.etcd, member)).await {
+            Ok(Standing::Free) => Seen::Same,
+            Ok(Standing::Counted(_)) => differs("the others count on it"),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    /// What etcd has written remembers its cluster. Before its first start the others must expect
+    /// it, this master has to know that they do, and the settings say who they are.
+    pub(super) async fn etcd_joined(&mut self, member: &EtcdMember, settings: &str) -> Seen {
+        let fs = &self.host.fs;
+        let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {
+            (Ok(text), Ok(seen)) => (text, seen),
+            (Err(e), _) | (_, Err(e)) => return unread(&e),
+        };
+        if matches!(seen.verdict(), Verdict::Fresh)
+            && let Ok(Turn::Waits(what)) = self.etcd_turn(&seen, member).await
+        {
+            return Seen::Awaits { what };
+        }
+        match text {
+            Some(text) if phase::settings_join(&text) => {}
+            Some(_) => return differs("it would found a cluster of its own"),
+            None => return Seen::Missing,
+        }
+        match seen.verdict() {
+            Verdict::Present => return Seen::Same,
+            Verdict::Fresh => {}
+            Verdict::Gone { .. } => {
+                return differs("its data are lost, and the others may count on them");
+            }
+            Verdict::MountMissing { .. } | Verdict::Foreign { .. } => {
+                let why = seen.held().map(|h| h.why).unwrap_or_default();
+                return Seen::Unknown { why };
+            }
+        }
+        let noted = seen.record().map(|r| r.data.member_id.clone());
+        match self.etcd_counted(&seen, member).await {
+            Ok(Some(known)) if noted == Some(hex(&known.id)) => Seen::Same,
+            Ok(Some(_)) => differs("the others count on data that it does not have"),
+            Ok(None) => differs("the others do not know it"),
+            Err(e) => Seen::Unknown { why: chain(&e) },
+        }
+    }
+
+    /// One of several founders that never was a member, as far as it knows. The others know better: whom
+    /// they count as one that had begun has lost data. Where nobody answers they are founding, too.
+    pub(super) async fn etcd_founds(&mut self, member: &EtcdMember, settings: &str) -> Seen {
+        let fs = &self.host.fs;
+        let (text, seen) = match (fs.read_text(settings, SETTINGS_MAX), data::look(fs)) {
+            (Ok(text), Ok(seen)) => (text, seen),
+            (Err(e), _) | (_, Err(e)) => return unread(&e),
+        };
+        if text.is_some_and(|text| phase::settings_join(&text)) {
+            return Seen::Same;
+        }
+        match self.etcd_counted(&seen, member).await {
+            Ok(Some(known)) if known.has_begun() => {
+                differs("the others count on it, and its data are lost")
+            }
+            Ok(Some(_) | None) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => {
+                Seen::Same
+            }
+            Err(e) => Seen::Unknown { why: chain(&e) },
+        }
+    }
+
+    /// Whether it is this master's turn to join. Who cannot be asked yet is asked by the step.
+    async fn etcd_turn(&self, seen: &data::Seen, member: &EtcdMember) -> Result<Turn, EtcdError> {
+        let node = &self.ctx.node;
+        let others = peers::other_etcd_members(&self.host.fs, node);
+        let others = others.map_err(EtcdError::Doubtful)?;
+        etcd::turn(&others, &who(seen, member), &node.etcd.gone).await
+    }
+
+    /// This master's member, as the others count it.
+    async fn etcd_counted(
+        &self,
+        seen: &data::Seen,
+        member: &EtcdMember,
+    ) -> Result<Option<Member>, EtcdError> {
+        let others = peers::other_etcd_members(&self.host.fs, &self.ctx.node);
+        let others = others.map_err(EtcdError::Doubtful)?;
+        etcd::counted(&others, &who(seen, member)).await
+    }
+
+    /// Whether this member's vote counts. It knows that itself; one that has none says nothing about
+    /// members, and the others are asked. (Its health says nothing either: 3.4 without a vote is
+    /// healthy.)
+    pub(super) async fn etcd_votes(&mut self, member: &EtcdMember) -> Seen {
+        let own = match self.own_etcd() {
+            Ok(own) => own,
+            Err(why) => return Seen::Unknown { why },
+        };
+        let seen = match data::look(&self.host.fs) {
+            Ok(seen) => seen,
+            Err(e) => return unread(&e),
+        };
+        let counted = match etcd::counted(&[own], &who(&seen, member)).await {
+            Ok(counted) => Ok(counted),
+            Err(_) => self.etcd_counted(&seen, member).await,
+        };
+        match counted {
+            Ok(Some(known)) if known.is_learner => {
+                differs("it receives everything and has no vote yet")
+            }
+            Ok(Some(_)) => Seen::Same,
+            Ok(None) => differs("the others do not know it"),
+            Err(e) => Seen::Unknown { why: chain(&e) },
+        }
+    }
+
+    /// Whether what is noted of this member is what its data say.
+    pub(super) fn etcd_noted(&self) -> Seen {
+        match to_note(&self.host.fs, Timestamp::now()) {
+            Ok(None) => Seen::Same,
+            Ok(Some(_)) => differs("what is noted of this member is not what its data say"),
+            Err(why) => Seen::Unknown { why },
+        }
+    }
+
+    /// The leader's master takes members out, and nobody else: two would not know of each other.
+    pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Seen {
+        let asked = async {
+            let own = [self.own_etcd().map_err(EtcdError::Doubtful)?];
+            let me = own[0].itself().await?;
+            if !me.leads {
+                return Ok(Out::Nobody);
+            }
+            let (_, survey) = etcd::survey(&own).await?;
+            Ok(next_out(
+                &survey.listed,
+                gone,
+                &masters(&self.ctx.node),
+                &me.id,
+            ))
+        };
+        let asked: Result<Out, EtcdError> = asked.await;
+        match asked {
+            Ok(Out::Nobody) => Seen::Same,
+            Ok(Out::Take(member)) => differs(&format!(
+                "etcd still counts on member {} of a host that is gone",
+                member.shown()
+            )),
+            Ok(Out::Waits(member, loss)) => Seen::Awaits {
+                what: format!(
+                    "etcd to be able to do without member {}, whose host is gone: {loss}; {}",
+                    member.shown(),
+                    loss.fix()
+                ),
+            },
+            Err(e) => Seen::Unknown { why: chain(&e) },
+        }
+    }
+
+    fn own_etcd(&mut self) -> Result<Etcd, String> {
+        self.memory.peers.etcd(&self.host.fs, &self.ctx.node)
+    }
+}
+
+fn unread(e: &FsError) -> Seen {
+    Seen::Unknown { why: chain(e) }
+}
