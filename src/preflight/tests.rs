@@ -401,7 +401,8 @@ fn skipping_is_by_name_and_unknown_names_are_refused() {
 /// It is said, and is no defect: a machine that cannot is as good for everybody else.
 #[test]
 fn pods_that_want_ids_of_their_own_are_told_why_not() {
-    let bend: [(fn(&mut Facts), &str); 3] = [
+    type Bend = fn(&mut Facts);
+    let bend: [(Bend, &str); 3] = [
         (|_| (), super::kernel::USER_NAMESPACES),
         (|f| f.user_namespaces = 0, "max_user_namespaces is 0"),
         (|f| f.kernel = "6.2.16-x".into(), "Linux 6.2.16-x cannot"),
