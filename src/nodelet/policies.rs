@@ -18,7 +18,7 @@ pub(super) fn warnings(fs: &HostFs, job: &Job) -> Vec<Fault> {
     swap.into_iter().collect()
 }
 
-/// kubelet takes the policy on such a machine and gives no pod any swap, without a word.
+/// kubelet would not start with the policy on such a machine, so it is not told of it.
 fn pods_swap(node: &NodeSpec, cgroup_v1: bool) -> Option<Fault> {
     (node.kubelet.pods_swap && cgroup_v1).then(|| {
         let why = "kubelet gives it to them with control groups of version 2 only, and this machine has version 1";

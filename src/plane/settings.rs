@@ -178,7 +178,16 @@ impl Tuning {
             settings.runtime = runtime.with(cgroup_driver).spec()?;
         }
         if let Some(kubelet) = &self.kubelet {
-            settings.kubelet = kubelet.spec()?;
+            let had = settings.kubelet.ids_per_pod;
+            let stays = kubelet.ids_per_pod.is_none_or(|ids| Some(ids) == had);
+            // kubelet ends where a pod with a user namespace of another size is there.
+            require(stays, "kubelet.idsPerPod", || {
+                "it is chosen when the cluster is made, and stays".into()
+            })?;
+            settings.kubelet = KubeletSpec {
+                ids_per_pod: had,
+                ..kubelet.spec()?
+            };
         }
         if let Some(kube_proxy) = &self.kube_proxy {
             settings.kube_proxy = kube_proxy.spec()?;
@@ -514,6 +523,7 @@ mod tests {
             json!({"name": "x"}),
             json!({"apiServerArgs": {"etcd-servers": "x"}}),
             json!({"kubelet": {"podsSwap": true}}),
+            json!({"kubelet": {"idsPerPod": 131_072}}),
             json!({"runtime": {"cgroupDriver": "systemd"}}),
             json!({"runtime": {"mirrors": {"docker.io": []}}}),
             json!({"runtime": {"dropIns": "/etc/pf9/x"}}),
@@ -523,6 +533,9 @@ mod tests {
         assert_eq!(settings, before);
         tune(&mut settings, &json!({"featureGates": {}})).expect("good");
         assert!(settings.feature_gates.is_empty());
+        settings.kubelet.ids_per_pod = Some(131_072);
+        tune(&mut settings, &json!({"kubelet": {"maxPods": 60}})).expect("good");
+        assert_eq!(settings.kubelet.ids_per_pod, Some(131_072), "stays");
         settings.runtime.cgroup_driver = CgroupDriverChoice::Cgroupfs;
         tune(
             &mut settings,

@@ -8,7 +8,6 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use crate::host::facts::{OsRelease, os_release, systemd_version};
 use crate::host::fs::HostFs;
 use crate::host::kernel::{Kernel, ModuleState};
-use crate::host::mounts;
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
 use crate::model::{Fault, FaultCode, Timestamp};
@@ -48,8 +47,6 @@ pub struct Facts {
     pub swaps: Vec<String>,
     /// User namespaces that the kernel allows; none: it has none.
     pub user_namespaces: u64,
-    /// What something is mounted over, below `/proc`.
-    pub over_proc: Vec<String>,
     /// Control groups version 2.
     pub cgroup_v2: bool,
     /// Controllers that can be used.
@@ -169,7 +166,6 @@ impl Facts {
             disks: reader.disks(),
             swaps: kernel.swaps().map_err(|e| fault(&e))?,
             user_namespaces: reader.user_namespaces(),
-            over_proc: reader.over_proc(),
             cgroup_v2,
             controllers: reader.controllers(cgroup_v2),
             modules,
@@ -240,17 +236,6 @@ impl Reader<'_> {
     fn user_namespaces(&self) -> u64 {
         let text = self.text("/proc/sys/user/max_user_namespaces");
         text.trim().parse().unwrap_or(0)
-    }
-
-    /// The place of `binfmt_misc` is made for it, so its mount hides nothing.
-    fn over_proc(&self) -> Vec<String> {
-        let below = mounts::at_or_below(self.host, "/proc").map(|(_, below)| below);
-        let hides = |at: &String| !at.starts_with("/proc/sys/fs/binfmt_misc");
-        below
-            .unwrap_or_default()
-            .into_iter()
-            .filter(hides)
-            .collect()
     }
 
     fn controllers(&self, v2: bool) -> BTreeSet<String> {

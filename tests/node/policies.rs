@@ -12,6 +12,8 @@ use crate::scenario::READY_AGAIN;
 /// A pod whose image is there runs, or its events say why not.
 const RUNS: Duration = Duration::from_secs(60);
 const IMAGE: &str = "pf9.local/busybox:1";
+/// As many as a pod with ids of its own has, unless the cluster was made with another number.
+const IDS: u64 = 65_536;
 /// What a vendor's installer writes.
 const CDI_FILE: &str = "/etc/cdi/test.json";
 const CDI_SPEC: &str = r#"{"cdiVersion": "0.6.0", "kind": "test.pf9.io/thing", "devices": [{"name": "one",
@@ -20,7 +22,7 @@ const CDI_SPEC: &str = r#"{"cdiVersion": "0.6.0", "kind": "test.pf9.io/thing", "
 /// The demo's directory of drop-ins stays as it is.
 const SAFE: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d"}, "kubelet": {}}"#;
 const OPEN: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d", "cdi": true, "nri": true},
-  "kubelet": {"seccompUnconfined": true, "idsPerPod": 131072, "allowSwap": true, "podsSwap": true}}"#;
+  "kubelet": {"seccompUnconfined": true, "allowSwap": true, "podsSwap": true}}"#;
 
 #[test]
 fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
@@ -34,14 +36,14 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
     assert_eq!(seccomp(node, "")?, filters, "the default is the runtime's");
     let unconfined = seccomp(node, "Unconfined")?;
     assert!(unconfined < filters, "{unconfined} {filters}");
-    user_ids(node, 65_536)?;
+    user_ids(node)?;
     nothing_limits_processes_to_none(node)?;
     device_is_refused(node)?;
     assert!(Plugin::connect(node).is_err(), "NRI is off");
 
     set(node, OPEN)?;
     assert_eq!(seccomp(node, "")?, unconfined, "the policy");
-    user_ids(node, 131_072)?;
+    user_ids(node)?;
     device_is_there(node)?;
     containers_pass_by_the_plugin(node)?;
     swap_is_said(node)?;
@@ -136,7 +138,7 @@ fn seccomp(node: &str, profile: &str) -> Outcome<u32> {
 
 /// A pod with ids of its own has this many, and none is the machine's. Where the kernel does not give it
 /// that, `check-node` has said so.
-fn user_ids(node: &str, ids: u64) -> Outcome {
+fn user_ids(node: &str) -> Outcome {
     let report = shell(node, "pf9ctl check-node --json || :")?;
     let report: Value = serde_json::from_str(&report).map_err(|e| format!("{e}: {report}"))?;
     let checks = report["checks"].as_array().cloned().unwrap_or_default();
@@ -150,7 +152,7 @@ fn user_ids(node: &str, ids: u64) -> Outcome {
             .split_whitespace()
             .filter_map(|w| w.parse().ok())
             .collect();
-        let own = matches!(words[..], [0, outside, many] if outside >= 65_536 && many == ids);
+        let own = matches!(words[..], [0, outside, many] if outside >= IDS && many == IDS);
         return if own {
             Ok(())
         } else {

@@ -117,3 +117,18 @@ fn a_lost_connection_never_shows_bytes_that_were_not_sent() {
         world.assert_prefixes();
     });
 }
+
+#[test]
+fn the_same_seed_picks_the_same_and_another_one_others() {
+    let pick = |seed| sample::picked((0..1000).collect(), 50, seed);
+    assert_eq!(pick(1), pick(1));
+    assert_ne!(pick(1), pick(2));
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let some: Vec<u32> = pick(seed);
+        assert_eq!(some.len(), 50);
+        assert!(some.is_sorted(), "in their order, each once");
+        seen.extend(some);
+    }
+    assert_eq!(seen.len(), 1000, "every case has its turn");
+}

@@ -44,7 +44,8 @@ pub(crate) fn of<T>(what: &str, all: impl IntoIterator<Item = T>, few: usize) ->
     picked(all, few, seed())
 }
 
-fn picked<T>(all: Vec<T>, few: usize, seed: u64) -> Vec<T> {
+/// These `few`; public for its test, which one program has.
+pub(crate) fn picked<T>(all: Vec<T>, few: usize, seed: u64) -> Vec<T> {
     let mut left = few;
     let mut rest = all.len();
     let mut random = fastrand::Rng::with_seed(seed);
@@ -65,24 +66,4 @@ pub(crate) fn cases(few: u32, full: u32) -> Config {
     }
     // What else `PROPTEST_*` says holds, the seed too.
     Config::with_cases(if in_full() { full } else { few })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::picked;
-
-    #[test]
-    fn the_same_seed_picks_the_same_and_another_one_others() {
-        let pick = |seed| picked((0..1000).collect(), 50, seed);
-        assert_eq!(pick(1), pick(1));
-        assert_ne!(pick(1), pick(2));
-        let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..200 {
-            let some: Vec<u32> = pick(seed);
-            assert_eq!(some.len(), 50);
-            assert!(some.is_sorted(), "in their order, each once");
-            seen.extend(some);
-        }
-        assert_eq!(seen.len(), 1000, "every case has its turn");
-    }
 }
