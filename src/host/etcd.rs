@@ -45,6 +45,8 @@ pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, 
 pub use metrics::Fsyncs;
 pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
+#[cfg(test)]
+pub(crate) use wal::log_head;
 pub use wal::{DataId, WAL_DIR, identity};
 pub use who::{Who, hex};
 

@@ -236,19 +236,22 @@ impl S3 {
     }
 }
 
+/// What TLS said. An error of I/O names what it carries as its content, not as its source; and one may carry another.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref() {
+        return Some(tls);
+    }
+    let carried = error.downcast_ref::<io::Error>()?.get_ref()?;
+    of_tls(carried)
+}
+
 /// What the connection said. Addresses are left out: they are signed, and as good as a key for a
 /// while.
 pub(super) fn away(error: reqwest::Error) -> ArchiveError {
     let error = error.without_url();
     let mut at: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(cause) = at {
-        let inside = cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(why)) =
-            inside.or_else(|| cause.downcast_ref())
-        {
+        if let Some(rustls::Error::InvalidCertificate(why)) = of_tls(cause) {
             return ArchiveError::Foreign {
                 why: why.to_string(),
             };

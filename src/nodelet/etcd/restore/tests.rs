@@ -22,7 +22,8 @@ case "$1 $2" in
 "snapshot status") echo '{"hash":1,"revision":7,"totalKey":3,"totalSize":4096,"version":"3.7.0"}' ;;
 "snapshot restore")
   while [ "$1" != --data-dir ]; do shift; done
-  /bin/mkdir -p "$2/member/snap" && echo new > "$2/member/snap/db" ;;
+  /bin/mkdir -p "$2/member/snap" "$2/member/wal" && echo new > "$2/member/snap/db" &&
+  /bin/cp "${0%/*}/log" "$2/member/wal/0000000000000000-0000000000000000.wal" ;;
 *) exit 1 ;;
 esac
 "#;
@@ -46,6 +47,8 @@ impl Machine {
         let etcdutl = format!("{}/bin/etcdutl", paths::STACK_CURRENT);
         machine.write("/usr/bin/systemctl", SYSTEMCTL.as_bytes());
         machine.write(&etcdutl, ETCDUTL.as_bytes());
+        let log = format!("{}/bin/log", paths::STACK_CURRENT);
+        machine.write(&log, &crate::host::etcd::log_head());
         machine.write("/proc/self/mountinfo", b"");
         machine.write("/etc/systemd/system/pf9-etcd.service", b"[Service]\n");
         let body = vec![7; 4096];

@@ -120,7 +120,7 @@ fn one_that_stays_full_is_explained_until_something_is_deleted() {
     assert!(fault.why.contains("950 MiB are in use"), "{fault}");
     assert!(fault.why.contains("may have 1000 MiB"), "{fault}");
     assert!(
-        fault.fix.contains("delete") && fault.fix.contains("quota"),
+        fault.fix.contains("delete") && fault.fix.contains("etcdQuotaBytes"),
         "{fault}"
     );
     // Deleting is a newer revision: what it left behind can be forgotten.
