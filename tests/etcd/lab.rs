@@ -245,6 +245,17 @@ impl Machine {
         self.inside(async |node| node.settle().await)
     }
 
+    /// The same, as often as the loop would: etcd takes no new member before its members have known each other
+    /// for a while.
+    pub(crate) fn settled_in_time(&mut self) {
+        let mut end = None;
+        let done = within(PATIENCE, || {
+            end = Some(self.settle());
+            matches!(end, Some(End::Done))
+        });
+        assert!(done, "{end:?}\n{}", self.log());
+    }
+
     /// The same, and it fails: with this.
     pub(crate) fn fails(&mut self) -> Fault {
         match self.settle() {
@@ -482,12 +493,19 @@ fn runtime() -> Runtime {
 }
 
 /// Waits until something is so; what is waited for is said where it does not come.
-pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn until(what: &str, so: impl FnMut() -> bool) {
+    assert!(within(PATIENCE, so), "{what}: not within {PATIENCE:?}");
+}
+
+fn within(longest: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + longest;
     while !so() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        if Instant::now() >= end {
+            return false;
+        }
         thread::sleep(Duration::from_millis(100));
     }
+    true
 }
 
 /// Copies a directory with all that is in it, as a person with root's rights does.

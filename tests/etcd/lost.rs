@@ -5,7 +5,6 @@ use std::fs;
 use pf9_hostagent::host::ours::units;
 use pf9_hostagent::model::{FaultCode, paths};
 use pf9_hostagent::nodelet::etcd::record;
-use pf9_hostagent::nodelet::run::End;
 
 use crate::lab::{Lab, Machine, copy_tree, until};
 
@@ -141,7 +140,7 @@ fn a_founder_that_lost_its_data_comes_back_to_the_others_as_a_new_member() {
     let old = id_of(&lab.machines[2]);
     lose(&lab.machines[2]);
     lab.machines[2].crash();
-    lab.machines[2].settled();
+    lab.machines[2].settled_in_time();
     let new = id_of(&lab.machines[2]);
     assert_ne!(new, old);
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
@@ -165,7 +164,7 @@ fn a_founder_that_lost_everything_asks_the_others_before_it_founds() {
     record::forget(&last.fs).expect("forget");
     fs::remove_dir_all(last.fs.at("/etc/pf9/kube.d/etcd")).expect("settings");
     last.crash();
-    last.settled();
+    last.settled_in_time();
     assert_eq!(last.ctl(&["get", "a"]), "a\n1\n");
     assert_eq!(lab.machines[0].members().len(), 3);
 }
@@ -203,7 +202,7 @@ fn without_a_quorum_of_the_others_a_lost_member_waits() {
     lab.machines[1].start();
     let back = &lab.machines[1];
     until("the other one is back", || back.is_up());
-    until("it joins", || matches!(lab.machines[2].settle(), End::Done));
+    lab.machines[2].settled_in_time();
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
     assert_eq!(lab.machines[0].members().len(), 3);
 }

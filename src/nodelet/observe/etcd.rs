@@ -81,9 +81,9 @@ impl Sweep<'_> {
             Ok(Some(known)) if known.has_begun() => {
                 differs("the others count on it, and its data are lost")
             }
-            Ok(Some(_) | None) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => {
-                Seen::Same
-            }
+            // Those who found together list each other from the first moment: it was taken out.
+            Ok(None) => differs("the others have a cluster that it is no member of"),
+            Ok(Some(_)) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => Seen::Same,
             Err(e) => Seen::Unknown { why: chain(&e) },
         }
     }
