@@ -18,6 +18,7 @@
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
+//! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
 //! | `decommission`  | `decommission-node` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
@@ -28,6 +29,7 @@ mod before;
 mod check;
 mod context;
 mod decommission;
+mod etcd;
 mod identity;
 mod leftovers;
 mod output;
@@ -123,6 +125,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             verb: ProxyVerb::Test(args),
         }) => proxy_test::run(ctx, args).await,
         Verb::Tunnel(args) => tunnel::run(ctx, &args.verb).await,
+        Verb::Etcd(args) => etcd::run(ctx, &args.verb).await,
         Verb::Identity(IdentityArgs { verb }) => match verb {
             IdentityVerb::Show(args) => identity::show(ctx, args),
             IdentityVerb::Reset(args) => identity::reset(ctx, args).await,

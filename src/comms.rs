@@ -22,6 +22,7 @@
 //! | `sessions` | those that are up; which takes the next stream |
 //! | `tcp`      | what the kernel knows of a connection |
 //! | `serve`    | streams from the plane to local services |
+//! | `local_tcp` | the connection to a service: what it said is not lost by what it is told too late |
 //! | `admit`    | who may ask, how many, how often: pure |
 //! | `carry`    | a stream and its service joined; silence, byte counts |
 //! | `gate`     | local connections to the plane |
@@ -41,6 +42,7 @@ mod dial;
 mod endpoints;
 mod gate;
 mod link;
+mod local_tcp;
 #[cfg(test)]
 pub(crate) mod memory;
 mod metrics;

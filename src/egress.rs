@@ -86,6 +86,23 @@ impl Egress {
         self.between(host, port).map(|p| &p.url)
     }
 
+    /// Has a client of HTTP go the same way.
+    pub fn on(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+        let Some(proxy) = self.proxy.clone() else {
+            return client;
+        };
+        let shown = proxy.credentials.as_ref().and_then(Credentials::header);
+        let way = reqwest::Proxy::custom(move |url| {
+            let host = url.host_str()?.trim_matches(['[', ']']);
+            let names = proxy.no_proxy.names(host, url.port_or_known_default()?);
+            (!names).then(|| proxy.url.to_string())
+        });
+        client.proxy(match shown {
+            Some(header) => way.custom_http_auth(header),
+            None => way,
+        })
+    }
+
     fn between(&self, host: &str, port: u16) -> Option<&Proxy> {
         let proxy = self.proxy.as_ref()?;
         (!proxy.no_proxy.names(host, port)).then_some(proxy)

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
+//! | `part`    | rules of a download that may be cut at any byte |
+//! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
@@ -17,6 +19,7 @@
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
+//! | `etcd_data` | what the files of an etcd say of themselves, read without it |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
@@ -30,6 +33,7 @@ pub mod cri;
 pub mod deadlines;
 pub mod documents;
 pub mod etcd;
+pub mod etcd_data;
 pub mod exec;
 pub mod facts;
 pub mod fs;
@@ -40,8 +44,10 @@ pub mod mounts;
 pub mod net;
 pub mod noise;
 pub mod ours;
+pub mod part;
 pub mod proc;
 pub mod runtime;
+pub mod space;
 pub mod temps;
 pub mod tls;
 pub mod units;

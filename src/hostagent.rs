@@ -25,7 +25,7 @@
 //! | `relay`      | task: root's orders of certificates up, certificates down |
 //! | `facts`      | task: what root says the machine is, up when it is another |
 //! | `order`      | one order: a number from the plane, root's signature from nodelet |
-//! | `download`   | task: stacks into the staging directory, with resume; `part` holds its rules |
+//! | `download`   | task: stacks into the staging directory, with resume |
 //! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
@@ -43,7 +43,6 @@ mod facts;
 mod health;
 mod inventory;
 mod order;
-mod part;
 mod plane;
 mod relay;
 mod report;

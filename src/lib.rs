@@ -8,11 +8,13 @@
 //! model ◄── wire ◄── mux ◄── comms ──► identity
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
-//! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity
+//! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
+//! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
 //! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
 //! ```
 
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod comms;
 pub mod egress;
@@ -31,3 +33,7 @@ pub mod wire;
 
 #[cfg(feature = "plane")]
 pub mod plane;
+
+#[cfg(test)]
+#[path = "../tests/support/sample.rs"]
+mod sample;

@@ -5,7 +5,6 @@
 //! | file | holds |
 //! |---|---|
 //! | `ids`       | [`HostId`], [`ClusterId`], [`Generation`], [`Digest`], [`NodeName`] |
-//! | `etcd`      | [`EtcdGone`]: whose member goes; [`etcd::quorum`]: who may
 //! | `fault`     | [`Fault`]: what, why, what to do, next try; the same words everywhere |
 //! | `fault_code` | [`FaultCode`]: every failure, with its word and its [`FaultKind`] |
 //! | `secret`    | [`Secret`]: a value that no log can show |
@@ -13,6 +12,7 @@
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
 //! | `kube_proxy` | [`KubeProxySpec`], [`KubeProxyStatus`]: by what services are made, and why |
+//! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups; [`etcd::quorum`]: who may leave |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
 //! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
 //! | `phase`     | [`PhaseId`]: names and order of the phases per role |
@@ -63,7 +63,7 @@ mod tunnel;
 pub use api::*;
 pub use authorities::*;
 pub use envelope::*;
-pub use etcd::EtcdGone;
+pub use etcd::*;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;
@@ -71,7 +71,7 @@ pub use judge::*;
 pub use kube_proxy::*;
 pub use machine::*;
 pub use marks::*;
-pub use matrix::{Fit, Machine, Matrix, loose_version};
+pub use matrix::{EtcdDemand, EtcdWay, Fit, Machine, Matrix, loose_version, newest_of};
 pub use order::*;
 pub use phase::*;
 pub use pki::*;

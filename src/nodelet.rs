@@ -1,5 +1,5 @@
 //! EFFECTS: turns a host into a node and keeps it one. The only part of this software that changes
-//! a machine; it reaches no network but the node's own services.
+//! a machine; it reaches no network but the node's own services, and the bucket that backups go to.
 //!
 //! ```text
 //! nodelet.sock ──► server ──► inbox (spec, signed, on disk) ──► job (pure) ──► engine
@@ -33,7 +33,9 @@
 //! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
+//! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
 //! | `peers`     | clients of the node's own services |
+//! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
 //! | `words`     | steps in plain words |
@@ -60,6 +62,7 @@ pub mod orders;
 pub mod peers;
 pub mod phase;
 pub mod plan;
+mod policies;
 pub mod removal;
 #[cfg(test)]
 mod rig;
@@ -79,6 +82,7 @@ pub mod words;
 use std::time::Duration;
 
 use crate::app::{Config, TaskGroup};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
@@ -103,12 +107,24 @@ pub async fn start(
     let shutdown = group.shutdown();
     let ledger = engine::ledger(&host, &mut board);
     let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
+    let (desk, orders_of_root) = etcd::desk();
+    let keeper = etcd::Keeper::new(
+        host.clone(),
+        working.clone(),
+        board.etcd(),
+        orders_of_root,
+        group.progress().beat("etcd keeper"),
+        shutdown.clone(),
+        egress(&fs, &config),
+    );
+    group.essential("etcd keeper", keeper.run());
     let server = server::Server {
         host: host.clone(),
         inbox,
         job: working,
         status,
         wake,
+        etcd: desk,
     };
     group.essential("socket", server::serve(server, listener, shutdown.clone()));
     group.essential("engine", async move {
@@ -133,11 +149,17 @@ pub async fn start(
     Ok(())
 }
 
+/// The way to what is outside: only the second place of backups is.
+fn egress(fs: &HostFs, config: &Result<Config, Fault>) -> Result<Egress, Fault> {
+    let config = config.as_ref().map_err(Clone::clone)?;
+    Egress::load(fs, &config.comms.proxy)
+}
+
 /// Most bytes that callers, the machine and the node's own services can make this program hold, and
 /// its largest helper with it, added up; the unit's `MemoryMax` is more (`app::memory`).
 #[cfg(test)]
 pub(crate) fn memory_most() -> u64 {
-    use crate::host::{exec, kube, mounts};
+    use crate::host::{etcd, exec, kube, mounts};
 
     const MIB: u64 = 1024 * 1024;
     /// The program and its libraries, the ledger, the spec in force and what phases make of it.
@@ -147,11 +169,18 @@ pub(crate) fn memory_most() -> u64 {
     /// The loop's look at the host, and that of who asks for a plan.
     const LOOKS: u64 = 2;
     /// Two programs of a stack that say their version: kubelet and kube-proxy hold 59 and 48 MiB then,
-    /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.)
+    /// most of it pages of their files. (`ctr images import` of the largest image: 30 MiB; it streams.
+    /// `etcdutl` maps the snapshot it opens: pages of a file, which the kernel takes back.)
     const HELPER: u64 = 112 * MIB;
+    /// The second place of backups: a page of its listing, as text, and what is read from that; of a
+    /// file a few pieces. (A fire drill's programs are in a scope of their own.)
+    const ARCHIVE: u64 = 16 * MIB;
     let socket = server::policy(crate::local::Callers::ByMode);
     let look = mounts::MOUNTINFO_MAX + (exec::STDOUT_MAX + kube::ANSWER_MAX) as u64;
     let documents = DOCUMENT_COPIES * socket.bodies as u64;
     let unpacking = 1 << crate::stack::unpack::WINDOW_LOG_MAX;
-    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + BASE + HELPER
+    // A backup: what is on its way, one piece that is put together, and what waits for the disk.
+    let pieces = (crate::backup::take::WAITING + 2) * etcd::MESSAGE_MAX;
+    let backup = (u64::from(etcd::WINDOW) + pieces as u64).max(ARCHIVE);
+    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + backup + BASE + HELPER
 }

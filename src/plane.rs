@@ -17,8 +17,10 @@
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
+//! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
+//! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
@@ -32,6 +34,7 @@
 
 mod admin;
 mod authorities;
+mod backups;
 mod bootstrap;
 mod budget;
 mod ca;
@@ -42,6 +45,7 @@ mod compute;
 mod departures;
 mod endpoints;
 mod enrol;
+mod etcd;
 mod events;
 mod excuse;
 mod fleet;

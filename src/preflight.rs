@@ -9,7 +9,7 @@
 //! | `facts`     | [`Facts`]: everything the checks look at, read once |
 //! | `machine`   | root, distribution, architecture, systemd, the matrix, host name, clock |
 //! | `resources` | memory, processors, disk, whether programs run on it, swap |
-//! | `kernel`    | control groups, overlay, bridge filter, connection tracking |
+//! | `kernel`    | control groups, user namespaces, overlay, bridge filter, connection tracking |
 //! | `software`  | tools and libraries of the distribution |
 //! | `conflicts` | ports, another kubelet, another agent |
 
@@ -108,6 +108,7 @@ const CHECKS: &[CheckFn] = &[
     resources::programs,
     resources::swap,
     kernel::control_groups,
+    kernel::user_namespaces,
     kernel::overlay,
     kernel::bridge_filter,
     kernel::connection_tracking,

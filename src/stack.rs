@@ -19,14 +19,12 @@
 //! | `programs` | whether a stack's programs run on this machine |
 //! | `format`   | for which machine a file is a program |
 //! | `image`    | a program out of an image's archive |
-//! | `space`    | free bytes of a file system, and the refusal when they do not suffice |
 
 mod format;
 pub mod image;
 mod install;
 mod manifest;
 pub mod programs;
-pub mod space;
 pub(crate) mod unpack;
 
 #[cfg(test)]
@@ -42,6 +40,7 @@ pub use install::{
 pub use manifest::{Manifest, staged_archive, staged_manifest};
 
 use crate::host::fs::FsError;
+use crate::host::space;
 use crate::model::{Digest, Fault, FaultCode, StackRef, Untrusted};
 
 /// Why a stack could not be installed, or is not what it should be.

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("egress", &["model", "host", "telemetry"]),
     ("identity", &["model", "host", "egress", "tls", "telemetry"]),
     ("stack", &["model", "host", "telemetry"]),
+    ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
     (
         "comms",
@@ -51,6 +52,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "egress",
+            "backup",
             "app",
             "telemetry",
             "tls",
@@ -65,6 +68,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "egress",
             "identity",
+            // Opens a backup where the plane is away.
+            "backup",
             // It tries the way to the plane as comms goes it.
             "comms",
             // The words of its plan, as it sends them.

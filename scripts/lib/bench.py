@@ -6,6 +6,7 @@
                                   that finds nothing to do may write that line and nothing else. The line's bytes are
                                   named apart: on the disk the kernel counts the page it is in (4096), or two
   tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
+  etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores beside etcd's own tools; needs no demo
 
 Each figure is one line: name, ours, goal, met. With --json one object a line:
 {"name","unit","ours","target","met"}, with "peers" for the tunnel. Figures are reported, never asserted: this
@@ -18,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import bench_etcd
 import bench_tunnel
 import up
 from common import Fail, need_root, say, wait_for
@@ -208,7 +210,12 @@ def main(argv):
     verb.add_argument("--idle", type=int, default=120, help="seconds of watching an idle node")
     bench_tunnel.add_arguments(verbs.add_parser("tunnel", description=bench_tunnel.__doc__,
                                                 formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_etcd.add_arguments(verbs.add_parser("etcd", description=bench_etcd.__doc__,
+                                              formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
+    if args.verb == "etcd":
+        bench_etcd.etcd(args, Report(args.json))
+        return
     if args.verb == "tunnel":
         bench_tunnel.tunnel(args)
         return

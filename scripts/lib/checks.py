@@ -1,22 +1,26 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
-  format → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
+  format → the runner of tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
   → unit, property, integration and machine tests → doctests → a minute of new hostile frames → the tunnel's gates
 
+  --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
+  --seed N      the sample that this number picks; without it a new one each time, printed
   --fast        without the machine tests and the packages, which need a release build (they count as skipped)
   --keep        leave the test's machines standing for a look: PF9_DEMO_STATE=/var/lib/pf9-tests scripts/demo status
-  anything after -- goes to nextest, e.g. scripts/test -- -E 'test(reboot)'
+  WORD…         only tests with one of these in their names, e.g. scripts/test reboot
 
 The machine tests boot real systemd machines by scripts/demo; they need root. What is slow is built before them.
 """
 import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
 
 import matrix
 import node
+import tests
 import tools
 import up
 from beside import Beside
@@ -27,8 +31,9 @@ from lifecycle import Demo
 # has, and what a killed run of the tests left is nobody's and goes.
 STATE = "/var/lib/pf9-tests"
 
-# Of each kind of attack; on two cores that is a minute in all. `scripts/fuzz SECONDS` goes on for as long as one likes.
-FUZZ_SECONDS = 30
+# Of each kind of attack; on two cores the sample is a minute in all. `scripts/fuzz SECONDS` goes on for as long as one
+# likes.
+FUZZ_SECONDS = {"sample": 30, "full": 600}
 
 
 def stage(title, cmd, env=None, timeout=2700):
@@ -87,10 +92,14 @@ def why_no_machines(fast):
 def main(argv):
     parser = argparse.ArgumentParser(prog="scripts/test", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--keep", action="store_true")
-    parser.add_argument("nextest", nargs="*")
+    parser.add_argument("word", nargs="*")
     args = parser.parse_args(argv)
+    if args.seed not in range(2**64):
+        parser.error("--seed is a number from 0 to 2^64-1")
     need_components()
     skipped = why_no_machines(args.fast)
     if skipped:
@@ -102,30 +111,44 @@ def main(argv):
 
 def check(args, skipped, rest=None):
     watch = Stopwatch()
+    say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--check"])
+    stage("the runner of tests", [sys.executable, REPO / "scripts/lib/check_tests.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
     stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
-    profile = "default" if skipped else "machines"
-    tests = [tools.nextest(), "nextest", "run", "--locked", "--all-features", "--profile", profile, *args.nextest]
     if skipped:
         say(f"\nmachine tests and packages are SKIPPED: {skipped}")
     else:
         prepare_machines(rest)
         check_packages()
     try:
-        stage("tests" if not skipped else "tests (machine tests skipped)", tests)
+        left_out = run_tests(args, skipped)
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
     stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
-    stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS])
+    stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS["full" if args.full else "sample"]],
+          {"PF9_TEST_SEED": str(args.seed)})
     if not skipped:
         stage("figures that every machine shows", [REPO / "scripts/bench", "tunnel", "--gate"])
-    say(f"\nall of scripts/test passed in {watch.seconds() / 60:.1f} min"
+    if left_out:
+        say(f"\nleft out of what scripts/test --full runs, seed {args.seed}:")
+        for line in left_out:
+            say(f"  {line}")
+    say(f"\n{'all' if args.full and not left_out else 'this sample'} of scripts/test passed in "
+        f"{watch.seconds() / 60:.1f} min"
         + (f"; machine tests and packages were SKIPPED: {skipped}" if skipped else ""))
+
+
+def run_tests(args, skipped):
+    watch = Stopwatch()
+    say("\n== tests" + (" (machine tests skipped)" if skipped else ""))
+    left_out = tests.run(tests.programs(), args.seed, args.full, not skipped, args.word)
+    say(f"== tests: ok, {watch}")
+    return left_out
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
   shell NODE [CMD…]                a shell or command on a machine
   logs NODE                        the agent's logs of a machine
   reboot NODE | crash NODE         orderly reboot | power loss and boot
+  off NODE                         power loss; the next `up` boots it
   plane stop|start                 take the management plane away, give it back
   path NODE --rtt 80 --loss 1      a worse network between plane and machine: milliseconds, per cent of packets lost;
                                    --blackhole drops everything silently; none of them: the plain cable again
@@ -51,7 +52,7 @@ def parse(argv):
     verb = verbs.add_parser("shell")
     verb.add_argument("node")
     verb.add_argument("cmd", nargs=argparse.REMAINDER)
-    for name in ("logs", "reboot", "crash"):
+    for name in ("logs", "reboot", "crash", "off"):
         verb = verbs.add_parser(name)
         verb.add_argument("node")
     verb = verbs.add_parser("metrics")
@@ -96,11 +97,11 @@ def main(argv):
         return lifecycle.metrics(demo, args.node, args.source)
     if args.verb == "logs":
         return lifecycle.logs(demo, args.node)
-    if args.verb in ("reboot", "crash"):
+    if args.verb in ("reboot", "crash", "off"):
         with demo.lock():
             machine = demo.node(args.node)
-            (machine.reboot if args.verb == "reboot" else machine.crash)()
-        say(f"{args.node} has booted")
+            {"reboot": machine.reboot, "crash": machine.crash, "off": machine.kill}[args.verb]()
+        say(f"{args.node} is off" if args.verb == "off" else f"{args.node} has booted")
         return 0
     if args.verb == "detach":
         with demo.lock():

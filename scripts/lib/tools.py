@@ -1,6 +1,6 @@
 """Rust tools and builds.
 
-  nextest()     the pinned test runner, compiled into the cache when it has none
+  tool()        a program of crates.io, compiled into the cache when it has none
   release()     the release binaries; returns their directory
 """
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 import cache
 from common import REPO, Fail, need_packages, run, say
 
-NEXTEST = "0.9.143"
 BUILD_SECONDS = 2700
 
 
@@ -29,12 +28,6 @@ def tool(crate, version, binary):
         shutil.rmtree(tmp / "target")
 
     return cache.artefact(crate, cache.key_of(crate, version), make) / "bin" / binary
-
-
-def nextest():
-    """The machine's own if it has one: any version that knows our configuration will do."""
-    own = shutil.which("cargo-nextest")
-    return Path(own) if own else tool("cargo-nextest", NEXTEST, "cargo-nextest")
 
 
 def target_dir():

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::etcd::EtcdArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -35,6 +36,8 @@ pub(super) enum Verb {
     Proxy(ProxyArgs),
     /// The tunnel to the plane: its sessions, round trips and streams.
     Tunnel(TunnelArgs),
+    /// The cluster's memory on a master: etcd's state and its backups.
+    Etcd(EtcdArgs),
     /// Who this machine is to its plane, and what to do when it is a copy of another machine.
     Identity(IdentityArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
@@ -286,6 +289,7 @@ impl Verb {
                 TunnelVerb::Ping(args) => args.json,
                 TunnelVerb::Top(args) => args.json,
             },
+            Self::Etcd(EtcdArgs { verb }) => verb.json(),
             Self::Identity(args) => match &args.verb {
                 IdentityVerb::Show(args) => args.json,
                 IdentityVerb::Reset(args) => args.json,

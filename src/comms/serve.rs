@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::admit::{Admission, Refusal};
 use super::audit::{Audit, Line};
 use super::carry::{Ended, Passed, join};
+use super::local_tcp::LocalTcp;
 use super::services::{Service, Services, Target};
 use super::sessions::Live;
 use crate::mux::{Incoming, MuxStream, Opened};
@@ -173,7 +174,7 @@ impl Story<'_> {
 }
 
 enum Local {
-    Tcp(TcpStream),
+    Tcp(LocalTcp),
     Unix(UnixStream),
 }
 
@@ -194,11 +195,7 @@ impl Local {
 
 async fn connect(target: &Target) -> io::Result<Local> {
     match target {
-        Target::Tcp(address) => {
-            let socket = TcpStream::connect(address).await?;
-            socket.set_nodelay(true)?;
-            Ok(Local::Tcp(socket))
-        }
+        Target::Tcp(address) => LocalTcp::connect(*address).await.map(Local::Tcp),
         Target::Unix(path) => UnixStream::connect(path).await.map(Local::Unix),
     }
 }

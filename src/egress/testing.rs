@@ -102,11 +102,14 @@ async fn client(
         Manner::Honest => connect(tcp, &head, &names, "HTTP/1.1").await,
         Manner::Old => connect(tcp, &head, &names, "HTTP/1.0").await,
         Manner::Basic(both) => {
-            let wanted = format!(
-                "proxy-authorization: Basic {}\r\n",
-                BASE64_STANDARD.encode(both)
-            );
-            if head.contains(&wanted) {
+            let wanted = format!("Basic {}", BASE64_STANDARD.encode(both));
+            let shows = |line: &str| {
+                let shown = line.split_once(": ");
+                shown.is_some_and(|(name, value)| {
+                    name.eq_ignore_ascii_case("proxy-authorization") && value == wanted
+                })
+            };
+            if head.lines().any(shows) {
                 connect(tcp, &head, &names, "HTTP/1.1").await
             } else {
                 let no = "HTTP/1.1 407 Proxy Authentication Required\r\n\

@@ -6,12 +6,20 @@
 //! |---|---|
 //! | here    | health, who is a member, the calls |
 //! | `who`   | which of the members is the one of this host: pure |
+//! | `turn`  | whose turn it is to join |
 //! | `join`  | becoming a member |
 //! | `leave` | leaving, and taking out others that are gone, by the quorum's leave |
+//! | `count` | how many keys, at which revision |
+//! | `snapshot` | a stream of all of it |
+//! | `maintenance` | upkeep: sizes, alarms, compaction, defragmentation, lowering |
+//! | `metrics` | how its disk does |
 //! | `wal`   | whose data these are, without etcd |
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,13 +28,25 @@ use super::ours::ports;
 use super::tls::{self, Identity, TlsError};
 use crate::model::etcd::quorum::Loss;
 
+mod count;
 mod join;
 mod leave;
+mod maintenance;
+mod metrics;
+mod snapshot;
+mod turn;
 mod wal;
 mod who;
 
+pub use count::Keys;
 pub use join::{counted, join, promote_within};
 pub use leave::{Standing, Survey, leave, leave_within, may_leave, standing, survey};
+pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
+pub use metrics::Fsyncs;
+pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
+pub use turn::{Turn, turn};
+#[cfg(test)]
+pub(crate) use wal::log_head;
 pub use wal::{DataId, WAL_DIR, identity};
 pub use who::{Who, hex};
 
@@ -42,6 +62,8 @@ const NOT_FOUND: u32 = 5;
 pub struct Etcd {
     base: String,
     client: reqwest::Client,
+    /// The same trust and certificate, for what its JSON gateway cannot do well.
+    http2: Arc<ClientConfig>,
 }
 
 /// Why a member counts as not healthy.
@@ -67,6 +89,14 @@ pub enum EtcdError {
         /// What was asked.
         url: String,
         /// Its words.
+        why: String,
+    },
+    /// A snapshot did not come whole.
+    #[error("the snapshot from {url} is none: {why}")]
+    Snapshot {
+        /// What was asked.
+        url: String,
+        /// What is wrong.
         why: String,
     },
     /// Nobody was there to be asked.
@@ -121,14 +151,19 @@ pub struct Itself {
 #[derive(Deserialize)]
 struct MembersAnswer {
     #[serde(default)]
-    header: Header,
+    header: Answerer,
     members: Vec<Member>,
 }
 
-#[derive(Default, Deserialize)]
-struct Header {
+/// Who answered; numbers in decimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Answerer {
+    /// Of its cluster.
     #[serde(default)]
-    cluster_id: String,
+    pub cluster_id: String,
+    /// Its own.
+    #[serde(default)]
+    pub member_id: String,
 }
 
 /// What a member says of itself.
@@ -167,6 +202,7 @@ impl Etcd {
         Ok(Self {
             base: base.to_owned(),
             client: tls::client(identity)?,
+            http2: Arc::new(tls::http2(identity)?),
         })
     }
 
@@ -202,6 +238,14 @@ impl Etcd {
         let path = "/v3/cluster/member/list";
         let bytes = self.said(path, &serde_json::json!({})).await?;
         self.members_in(path, &bytes)
+    }
+
+    /// The same, and who it is itself.
+    pub async fn answerer_and_members(&self) -> Result<(Answerer, Vec<Member>), EtcdError> {
+        let path = "/v3/cluster/member/list";
+        let bytes = self.said(path, &serde_json::json!({})).await?;
+        let answer = self.read::<MembersAnswer>(path, &bytes)?;
+        Ok((answer.header, answer.members))
     }
 
     fn members_in(&self, path: &str, bytes: &[u8]) -> Result<Members, EtcdError> {
@@ -255,12 +299,22 @@ impl Etcd {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
+        self.post_within(path, body, ASK).await
+    }
+
+    /// [`Self::post`], for what takes longer.
+    async fn post_within(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> Result<Result<Vec<u8>, Refusal>, EtcdError> {
         let url = format!("{}{path}", self.base);
         let lost = |source| EtcdError::Unreachable {
             url: url.clone(),
             source,
         };
-        let call = self.client.post(&url).json(body).timeout(ASK);
+        let call = self.client.post(&url).json(body).timeout(within);
         let answer = call.send().await.map_err(lost)?;
         let status = answer.status();
         let bytes = tls::body(answer, ANSWER_MAX).await.map_err(lost)?;
@@ -314,7 +368,8 @@ impl EtcdError {
     }
 }
 
-fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
+/// What an answer to `GET /health` says, as members of 3.4 and everything since give it.
+pub fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     let Ok(said) = serde_json::from_slice::<Health>(body) else {
         return Err(EtcdError::Unhealthy(format!("HTTP status {status}")));
     };
@@ -322,7 +377,10 @@ fn judge(status: u16, body: &[u8]) -> Result<(), EtcdError> {
     if yes {
         return Ok(());
     }
-    let why = if said.reason.is_empty() {
+    let why = if said.reason.contains("NOSPACE") {
+        "its database is full (alarm NOSPACE); pf9ctl etcd alarm says what is done about it"
+            .to_owned()
+    } else if said.reason.is_empty() {
         format!("HTTP status {status}")
     } else {
         said.reason

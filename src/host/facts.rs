@@ -1,4 +1,4 @@
-//! What the machine is: `os-release`, the version of systemd.
+//! What the machine is: `os-release`, the version of systemd, memory.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,24 @@ pub struct OsRelease {
     pub pretty: String,
     /// `ID_LIKE`, split.
     pub like: Vec<String>,
+}
+
+/// `/proc/meminfo` is some sixty lines.
+const MEMINFO_MAX: u64 = 64 * 1024;
+
+/// One field of `/proc/meminfo`, in bytes.
+pub fn meminfo(text: &str, field: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Bytes of memory that programs could still have; `None` where the kernel does not say.
+pub fn memory_available(fs: &HostFs) -> Option<u64> {
+    let text = fs.read_text("/proc/meminfo", MEMINFO_MAX).ok().flatten()?;
+    meminfo(&text, "MemAvailable")
 }
 
 /// Reads `/etc/os-release`, or the copy below `/usr/lib`.
@@ -73,6 +91,15 @@ fn parse(text: &str) -> OsRelease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_memory_are_read_in_bytes() {
+        assert_eq!(
+            meminfo("MemTotal:  16 kB\nMemFree: 1 kB", "MemTotal"),
+            Some(16384)
+        );
+        assert_eq!(meminfo("MemTotal: x", "MemTotal"), None);
+    }
 
     #[test]
     fn systemd_is_known_by_its_library() {

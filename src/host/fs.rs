@@ -6,14 +6,18 @@
 //! so tests run the same code in a temporary directory. What a write that was cut off leaves is told
 //! by its name and taken away by [`super::temps`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, User};
+
+mod begun;
+
+pub use begun::Begun;
 
 /// The file system of one host.
 #[derive(Clone, Debug)]
@@ -198,30 +202,11 @@ impl HostFs {
         bytes: &[u8],
         attrs: &Attrs,
     ) -> Result<(), FsError> {
-        let at = self.at(path);
-        let dir = self.parent_of(&at)?;
-        let temp = temp_beside(&at);
-        let result = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temp)?;
-            if let Some((uid, gid)) = attrs.ids()? {
-                nix::unistd::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            }
-            file.set_permissions(fs::Permissions::from_mode(attrs.mode))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temp, &at)
-        })();
-        if let Err(e) = result {
-            // The temporary file is ours alone; when even its removal fails the write's own error
-            // is the one that matters.
-            drop(fs::remove_file(&temp));
-            return Err(fail("write", &at, e));
+        let mut begun = self.begin(path, attrs)?;
+        match begun.write_all(bytes) {
+            Ok(()) => begun.place(),
+            Err(e) => Err(begun.failed(e)),
         }
-        sync_dir(&dir)
     }
 
     /// Makes `path` a symbolic link to `target`, atomically (rename over).
@@ -252,14 +237,6 @@ impl HostFs {
             Some(parent) => sync_dir(parent),
             None => Ok(()),
         }
-    }
-
-    /// Gives what is at `path` another name in its directory, durably.
-    pub fn rename(&self, path: impl AsRef<Path>, name: &str) -> Result<(), FsError> {
-        let at = self.at(path);
-        let to = at.with_file_name(name);
-        fs::rename(&at, &to).map_err(|e| fail("rename", &at, e))?;
-        sync_dir(&self.parent_of(&at)?)
     }
 
     /// Removes a file or link; nothing there is fine.
@@ -311,6 +288,35 @@ impl HostFs {
             self.remove_tree(&format!("{path}/{name}"))?;
         }
         Ok(())
+    }
+
+    /// Gives a file or directory another name on the same file system, durably. Both directories
+    /// must be there. What has the new name already is in the way, unless it is an empty directory.
+    pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), FsError> {
+        let (from, to) = (self.at(from), self.at(to));
+        fs::rename(&from, &to).map_err(|e| fail("move", &from, e))?;
+        [&to, &from]
+            .into_iter()
+            .filter_map(|path| path.parent())
+            .try_for_each(sync_dir)
+    }
+
+    /// Makes everything below a directory durable, for what another program wrote there.
+    pub fn sync_tree(&self, path: &str) -> Result<(), FsError> {
+        for name in self.list(path)? {
+            let below = format!("{path}/{name}");
+            match self.found(&below)? {
+                Found::Dir { .. } => self.sync_tree(&below)?,
+                Found::File { .. } => {
+                    let at = self.at(&below);
+                    File::open(&at)
+                        .and_then(|f| f.sync_all())
+                        .map_err(|e| fail("sync", &at, e))?;
+                }
+                Found::Nothing | Found::Link(_) | Found::Other => {}
+            }
+        }
+        sync_dir(&self.at(path))
     }
 
     /// Names in a directory, sorted; empty when there is none.

@@ -24,7 +24,13 @@ struct Noise {
 /// the same kubelet.
 const API_NOT_YET: &str = "the API server is started by this kubelet";
 
-/// Lines that say nothing at a start.
+/// The API server knows this node a moment after kubelet has shown itself.
+const REGISTERED_NOT_YET: &str = "the node has not registered itself yet";
+
+/// Not of a start, and of no trouble either.
+const ENDED: &str = "somebody's exec or port-forward ended";
+
+/// Lines that say nothing.
 const NOISE: &[Noise] = &[
     Noise {
         program: "kubelet",
@@ -70,6 +76,122 @@ const NOISE: &[Noise] = &[
         source: "pkg/kubelet/kubelet.go: said until the first look at the network's configuration",
     },
     Noise {
+        program: "kubelet",
+        parts: &["\"Unable to register mirror pod because node is not registered yet\""],
+        releases: "1.37-1.37",
+        source: REGISTERED_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"No need to create a mirror pod, since failed to get node info",
+            "not found",
+        ],
+        releases: "1.37-1.37",
+        source: REGISTERED_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Failed to get node when trying to set owner ref to the node lease\"",
+            "not found",
+        ],
+        releases: "1.37-1.37",
+        source: REGISTERED_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Error updating node status, will retry\"", "not found"],
+        releases: "1.37-1.37",
+        source: REGISTERED_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["Failed to initialize CSINode", "not found"],
+        releases: "1.37-1.37",
+        source: REGISTERED_NOT_YET,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Server rejected event",
+            "namespaces \\\"default\\\" not found",
+        ],
+        releases: "1.37-1.37",
+        source: "the API server makes its own namespaces a moment after it answers",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Failed to get system container stats\"",
+            "unknown container",
+        ],
+        releases: "1.37-1.37",
+        source: "pkg/kubelet/server/stats: its own group has not been measured yet",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Image garbage collection failed once. Stats initialization may not have completed yet\"",
+        ],
+        releases: "1.37-1.37",
+        source: "pkg/kubelet/kubelet.go: the runtime has not measured its images yet",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Skipping pod synchronization\"",
+            "may not have completed yet",
+        ],
+        releases: "1.37-1.37",
+        source: "pkg/kubelet/kubelet.go: until the first look at the runtime",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Failed to read data from checkpoint\"",
+            "checkpoint is not found",
+        ],
+        releases: "1.37-1.37",
+        source: "pkg/kubelet/cm/devicemanager: no device plugin has ever been here",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["eviction manager: failed to check if we have separate container filesystem"],
+        releases: "1.37-1.37",
+        source: "pkg/kubelet/eviction: the runtime has not measured its images yet",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Failed to set rlimit on max file handles\""],
+        releases: "1.37-1.37",
+        source: "cmd/kubelet/app/server.go: the machine is a container; its unit has set the limit",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &["\"Stopped receiving OOM notifications"],
+        releases: "1.37-1.37",
+        source: "cadvisor: the machine is a container and has no log of the kernel",
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Error on socket receive\"",
+            "use of closed network connection",
+        ],
+        releases: "1.37-1.37",
+        source: ENDED,
+    },
+    Noise {
+        program: "kubelet",
+        parts: &[
+            "\"Error proxying data from client to backend\"",
+            "websocket: close 1006",
+        ],
+        releases: "1.37-1.37",
+        source: ENDED,
+    },
+    Noise {
         program: "kube-proxy",
         parts: &["connect: connection refused"],
         releases: "1.34-1.37",
@@ -80,6 +202,15 @@ const NOISE: &[Noise] = &[
         parts: &["\"Failed to list existing", "no such file or directory"],
         releases: "1.37-1.37",
         source: "pkg/proxy/nftables: its own table is not made yet at its first start",
+    },
+    Noise {
+        program: "containerd",
+        parts: &[
+            "failed to reload cni configuration after",
+            "no network config found",
+        ],
+        releases: "2.4-2.4",
+        source: "internal/cri/server: it looks when the file is begun under another name, not when it has its own",
     },
     Noise {
         program: "containerd",
@@ -162,6 +293,26 @@ mod tests {
         );
         // Noise of one program is a fault of another.
         assert!(last_fault("pf9-etcd.service", MIRROR).is_some());
+    }
+
+    /// What Kubernetes 1.37.2 and containerd 2.4.2 wrote while a master and a worker came up well.
+    #[test]
+    fn a_real_start_has_no_fault() {
+        let lines = include_str!("noise/start.txt").lines();
+        let (mut unit, mut count) = ("", 0);
+        for line in lines {
+            match line.strip_prefix("# ") {
+                Some(name) => unit = name,
+                None => {
+                    assert!(complaint(line).is_some(), "no error: {line}");
+                    assert_eq!(last_fault(unit, line), None);
+                    // The same in another's log is a fault.
+                    assert!(last_fault("pf9-other.service", line).is_some(), "{line}");
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 15, "{count}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ const ENTRIES_MAX: usize = 200_000;
 const OLD: Duration = Duration::from_secs(3600);
 
 /// A directory in which we write, and how many levels below it.
-pub type Root = (&'static str, usize);
+pub type Root<'a> = (&'a str, usize);
 
 /// What was seen of a temporary file.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ struct Seen {
 
 /// Takes away what is abandoned below these directories. What could not be is told and left: it
 /// costs a few bytes, and the next start tries again.
-pub fn collect(fs: &HostFs, roots: &[Root]) {
+pub fn collect(fs: &HostFs, roots: &[Root<'_>]) {
     for path in abandoned(fs, roots) {
         match fs.remove_file(&path) {
             Ok(()) => tracing::info!(%path, "removed what an interrupted write left"),
@@ -49,7 +49,7 @@ pub fn collect(fs: &HostFs, roots: &[Root]) {
 
 /// Temporary files below these directories that nobody writes any more, as paths of the host.
 /// Links are not followed and other file systems not entered.
-pub fn abandoned(fs: &HostFs, roots: &[Root]) -> Vec<String> {
+pub fn abandoned(fs: &HostFs, roots: &[Root<'_>]) -> Vec<String> {
     let proc = Proc::new(fs.clone());
     let me = nix::unistd::geteuid().as_raw();
     let now = SystemTime::now();

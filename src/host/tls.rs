@@ -1,5 +1,5 @@
-//! HTTPS clients for the node's own services: one authority, one client certificate, HTTP/1.1 with
-//! connections kept, every answer bounded.
+//! HTTPS clients: for the node's own services (one authority, one client certificate) and for services
+//! outside. HTTP/1.1 with connections kept, every answer bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,23 @@ pub struct TlsError {
 
 /// A client that believes one authority and shows one certificate.
 pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
+    base()
+        .tls_backend_preconfigured(config(identity)?)
+        .build()
+        .map_err(|e| TlsError {
+            what: "client",
+            why: e.to_string(),
+        })
+}
+
+/// The same trust and certificate for a connection that speaks HTTP/2.
+pub fn http2(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
+    let mut config = config(identity)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn config(identity: Identity<'_>) -> Result<ClientConfig, TlsError> {
     let bad = |what, why: String| TlsError { what, why };
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(identity.authority) {
@@ -48,38 +65,82 @@ pub fn client(identity: Identity<'_>) -> Result<reqwest::Client, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(identity.key)
         .map_err(|e| bad("client key", e.to_string()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("protocol versions", e.to_string()))?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
-        .map_err(|e| bad("client certificate", e.to_string()))?;
-    base()
-        .tls_backend_preconfigured(config)
-        .build()
-        .map_err(|e| bad("client", e.to_string()))
+        .map_err(|e| bad("client certificate", e.to_string()))
 }
 
 /// A client for plain HTTP on the loopback address.
 pub fn plain() -> Result<reqwest::Client, TlsError> {
-    // A preconfigured empty trust: the client is never used for https, and must not read the
-    // machine's certificate store at every start.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError {
-            what: "protocol versions",
-            why: e.to_string(),
-        })?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    base()
-        .tls_backend_preconfigured(config)
+    without_tls(base())
+}
+
+fn without_tls(client: reqwest::ClientBuilder) -> Result<reqwest::Client, TlsError> {
+    // The client is never used for https, and must not read the machine's certificate store at every
+    // start.
+    client
+        .tls_backend_preconfigured(believing_nobody()?)
         .build()
         .map_err(|e| TlsError {
             what: "client",
             why: e.to_string(),
         })
+}
+
+/// A configuration with which no handshake succeeds.
+pub fn believing_nobody() -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError {
+            what: "protocol versions",
+            why: e.to_string(),
+        })?;
+    let nobody = versions.with_root_certificates(RootCertStore::empty());
+    Ok(nobody.with_no_client_auth())
+}
+
+/// A client for plain HTTP on a socket of this machine.
+pub fn at_socket(socket: &std::path::Path) -> Result<reqwest::Client, TlsError> {
+    without_tls(base().unix_socket(socket))
+}
+
+/// A client for services outside of the node: nothing of ours is shown to them. With `authorities` (PEM)
+/// these are believed and no others, without them those of the machine. `way` says how it gets there.
+pub fn outside(
+    authorities: Option<&[u8]>,
+    way: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, TlsError> {
+    let bad = |what, why: String| TlsError { what, why };
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Some(pem) => {
+            for cert in CertificateDer::pem_slice_iter(pem) {
+                let added = cert.map_err(|e| e.to_string());
+                let added = added.and_then(|c| roots.add(c).map_err(|e| e.to_string()));
+                added.map_err(|why| bad("authority", why))?;
+            }
+            if roots.is_empty() {
+                return Err(bad("authority", "it holds no certificate".to_owned()));
+            }
+        }
+        // One that cannot be read is one that is not believed; that is said when it is met.
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad("protocol versions", e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    way(base().tls_backend_preconfigured(config))
+        .build()
+        .map_err(|e| bad("client", e.to_string()))
 }
 
 fn base() -> reqwest::ClientBuilder {

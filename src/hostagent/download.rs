@@ -17,15 +17,16 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::board::Facts;
-use super::part::{self, Answer, Begin};
 use super::{Agent, blocking, plane};
 use crate::host::fs::{Attrs, HostFs};
+use crate::host::part::{self, Answer, Begin};
+use crate::host::space;
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
     Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef, TrustStore, paths,
 };
-use crate::stack::{self, Depth, Manifest, StackError, programs, space};
+use crate::stack::{self, Depth, Manifest, StackError, programs};
 
 /// Longest silence in the middle of an archive.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
@@ -307,7 +308,7 @@ impl Target {
     /// True when the archive is staged and its bytes are right; a wrong one is removed.
     async fn is_done(&self) -> Result<bool, Fault> {
         let path = self.done.clone();
-        let found = blocking(move || hash_file(&path)).await;
+        let found = blocking(move || part::hashed(&path)).await;
         match found.map(|f| f.map(|(hasher, _)| hasher.finish())) {
             Ok(Some(digest)) if digest == self.sha256 => Ok(true),
             Ok(Some(_)) => {
@@ -324,7 +325,7 @@ impl Target {
         let path = self.part_path();
         let found = {
             let path = path.clone();
-            blocking(move || hash_file(&path)).await
+            blocking(move || part::hashed(&path)).await
         }
         .map_err(self.io("read", &path))?;
         let have = found.as_ref().map(|(_, len)| *len);
@@ -392,7 +393,13 @@ impl Target {
             .headers()
             .get(http::header::CONTENT_RANGE)
             .and_then(|v| v.to_str().ok());
-        match part::answer(response.status().as_u16(), range, part.have, self.total) {
+        match part::answer(
+            "the plane",
+            response.status().as_u16(),
+            range,
+            part.have,
+            self.total,
+        ) {
             Ok(Answer::GoesOn) => {}
             Ok(Answer::Whole) => self.restart(part).await?,
             Err(why) => return Err(broken(why)),
@@ -452,26 +459,4 @@ fn put_in_place(fs: &HostFs, from: &Path, to: &Path) -> io::Result<()> {
     fs::set_permissions(from, fs::Permissions::from_mode(0o640))?;
     fs::rename(from, to)?;
     fs::File::open(fs.at(paths::STAGING))?.sync_all()
-}
-
-/// The hash state and length of a file; `None` when there is none.
-fn hash_file(path: &Path) -> io::Result<Option<(Hasher, u64)>> {
-    use io::Read;
-    const CHUNK: usize = 128 * 1024;
-    let mut file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let mut hasher = Hasher::new();
-    let mut length = 0;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let n = file.read(&mut chunk)?;
-        match chunk.get(..n) {
-            Some(bytes) if !bytes.is_empty() => hasher.update(bytes),
-            Some(_) | None => return Ok(Some((hasher, length))),
-        }
-        length += n as u64;
-    }
 }

@@ -4,11 +4,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::inventory::{meminfo, proc_text};
+use super::inventory::proc_text;
+use crate::host::facts::meminfo;
 use crate::host::fs::HostFs;
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, Kernel};
+use crate::host::space;
 use crate::model::{DiskHealth, Fault, FaultCode, Fit, Health, Matrix};
-use crate::stack::{self, programs, space};
+use crate::stack::{self, programs};
 
 /// Where we, the runtime and the logs write. (`/var/lib`, not our directory in it: that is closed
 /// to this process, and the file system is the same.)

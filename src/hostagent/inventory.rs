@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::host::facts::meminfo;
 use crate::host::fs::HostFs;
 use crate::host::{facts, interfaces};
 use crate::model::Inventory;
@@ -49,15 +50,6 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
     }
 }
 
-/// One field of `/proc/meminfo`, in bytes.
-pub(super) fn meminfo(text: &str, field: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 /// A file of `/proc`; empty when it cannot be read, because the rest is still worth telling.
 pub(super) fn proc_text(fs: &HostFs, path: &str) -> String {
     fs.read_text(path, PROC_MAX)
@@ -97,11 +89,6 @@ mod tests {
         assert_eq!(cpu_model("processor\t: 0\nmodel name\t: Xeon\n"), "Xeon");
         assert_eq!(cpu_model("processor\t: 0\nCPU part\t: 0xd0c\n"), "0xd0c");
         assert_eq!(cpu_model(""), "");
-        assert_eq!(
-            meminfo("MemTotal:  16 kB\nMemFree: 1 kB", "MemTotal"),
-            Some(16384)
-        );
-        assert_eq!(meminfo("MemTotal: x", "MemTotal"), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::documents::{Document, Store, stored_spec};
 use crate::host::fs::{Found, FsError, HostFs};
+use crate::host::space;
 use crate::model::{Accepted, Envelope, Fault, FaultCode, HostId, Timestamp, TrustStore, paths};
-use crate::stack::space;
 
 /// The accepted spec.
 const SPEC: &str = "/var/opt/pf9/hostagent/spec.json";

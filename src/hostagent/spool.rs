@@ -215,7 +215,7 @@ fn memory_only(why: &str) -> Fault {
         "events are kept in memory only",
         why.to_owned(),
     )
-    .fix(crate::stack::space::FIX)
+    .fix(crate::host::space::FIX)
 }
 
 #[cfg(test)]

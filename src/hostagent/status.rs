@@ -253,6 +253,7 @@ pub(super) mod tests {
             certificate_requests: Vec::new(),
             service_account_key: None,
             kube_proxy: None,
+            etcd: None,
             certificates: Vec::new(),
         }
     }

@@ -36,6 +36,9 @@ pub enum DocumentKind {
     /// A [`super::CertificateOrder`].
     #[serde(rename = "pf9-order")]
     Order,
+    /// A [`super::UnwrapOrder`].
+    #[serde(rename = "pf9-unwrap")]
+    Unwrap,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -157,6 +160,7 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
         DocumentKind::Enrolment => b"pf9-enrolment",
         DocumentKind::Facts => b"pf9-facts",
         DocumentKind::Order => b"pf9-order",
+        DocumentKind::Unwrap => b"pf9-unwrap",
     };
     [word, &[0], payload].concat()
 }

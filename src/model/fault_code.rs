@@ -73,6 +73,8 @@ codes! {
         ApiNotReady = "api-not-ready",
         ApiServerNotCurrent = "api-server-not-current",
         AttachEmpty = "attach-empty",
+        BackupBroken = "backup-broken",
+        BackupFailed = "backup-failed",
         BatchTooLarge = "batch-too-large",
         BodyBroken = "body-broken",
         BodyMalformed = "body-malformed",
@@ -89,8 +91,10 @@ codes! {
         CertificateRevoked = "certificate-revoked",
         CertificateUnproven = "certificate-unproven",
         CgroupV1Ends = "cgroup-v1-ends",
+        CgroupV1NoSwap = "cgroup-v1-no-swap",
         ClusterAway = "cluster-away",
         ClusterBroken = "cluster-broken",
+        ClusterChanged = "cluster-changed",
         ClusterExists = "cluster-exists",
         ClusterForeign = "cluster-foreign",
         ClusterFull = "cluster-full",
@@ -108,14 +112,34 @@ codes! {
         Directories = "directories",
         DiskNearlyFull = "disk-nearly-full",
         Drain = "drain",
+        EtcdArchiveClock = "etcd-archive-clock",
+        EtcdArchiveDamaged = "etcd-archive-damaged",
+        EtcdArchiveFailed = "etcd-archive-failed",
+        EtcdArchiveMissing = "etcd-archive-missing",
+        EtcdArchiveNoBucket = "etcd-archive-no-bucket",
+        EtcdArchiveNotMounted = "etcd-archive-not-mounted",
+        EtcdArchiveOtherRegion = "etcd-archive-other-region",
+        EtcdBackupStale = "etcd-backup-stale",
         EtcdCertificatesFull = "etcd-certificates-full",
         EtcdData = "etcd-data",
+        EtcdDrill = "etcd-drill",
+        EtcdCorrupt = "etcd-corrupt",
+        EtcdDataUnreadable = "etcd-data-unreadable",
+        EtcdDiskSlow = "etcd-disk-slow",
         EtcdMemberLeft = "etcd-member-left",
         EtcdMemberStays = "etcd-member-stays",
+        EtcdNoSpace = "etcd-no-space",
+        EtcdNearlyFull = "etcd-nearly-full",
         EtcdNoVote = "etcd-no-vote",
         EtcdNotHealthy = "etcd-not-healthy",
         EtcdNotJoined = "etcd-not-joined",
         EtcdQuorum = "etcd-quorum",
+        EtcdRestore = "etcd-restore",
+        EtcdRestoreForeign = "etcd-restore-foreign",
+        EtcdRestoreUnfit = "etcd-restore-unfit",
+        EtcdNotPrepared = "etcd-not-prepared",
+        EtcdNotTended = "etcd-not-tended",
+        EtcdStepUnfit = "etcd-step-unfit",
         EventInvalid = "event-invalid",
         EventsInMemory = "events-in-memory",
         Facts = "facts",
@@ -152,6 +176,7 @@ codes! {
         KubeProxyNotHealthy = "kube-proxy-not-healthy",
         KubeletNotHealthy = "kubelet-not-healthy",
         LastMaster = "last-master",
+        MasterNotGone = "master-not-gone",
         Ledger = "ledger",
         LedgerLost = "ledger-lost",
         LocalOrderLost = "local-order-lost",
@@ -274,6 +299,7 @@ codes! {
         TokenMalformed = "token-malformed",
     }
     Unavailable {
+        EtcdArchiveAway = "etcd-archive-away",
         LocalTimeout = "local-timeout",
         LocalUnreachable = "local-unreachable",
         PlaneAway = "plane-away",
@@ -296,6 +322,7 @@ codes! {
     }
     DiskFull {
         DiskFull = "disk-full",
+        EtcdArchiveFull = "etcd-archive-full",
     }
     NotReady {
         CheckBridgeFilter = "check-bridge-filter",
@@ -315,13 +342,16 @@ codes! {
         CheckSwap = "check-swap",
         CheckTested = "check-tested",
         CheckTools = "check-tools",
+        CheckUserNamespaces = "check-user-namespaces",
     }
     Untrusted {
         DocumentUntrusted = "document-untrusted",
+        EtcdArchiveForeignCertificate = "etcd-archive-foreign-certificate",
         PlaneForeignCertificate = "plane-foreign-certificate",
         TrustDamaged = "trust-damaged",
     }
     Refused {
+        EtcdArchiveDenied = "etcd-archive-denied",
         NotAllowed = "not-allowed",
         NotRoot = "not-root",
         PlaneForbidden = "plane-forbidden",
@@ -337,6 +367,8 @@ codes! {
     }
     Config {
         ConfigInvalid = "config-invalid",
+        EtcdArchiveCredentials = "etcd-archive-credentials",
+        EtcdArchiveInvalid = "etcd-archive-invalid",
         ProxyCredentialsUnreadable = "proxy-credentials-unreadable",
         ProxyCredentialsUnsafe = "proxy-credentials-unsafe",
     }

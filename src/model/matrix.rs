@@ -16,8 +16,10 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `etcd` | which etcd may go on with the data of which, and restore the backups of which |
 //! | `table` | the matrix as the README shows it |
 
+mod etcd;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,9 @@ use semver::{Version, VersionReq};
 use serde::Deserialize;
 
 use super::{Fault, FaultCode, Inventory, StackManifest};
+use etcd::{EtcdRestore, EtcdStep};
+
+pub use etcd::{EtcdDemand, EtcdWay, newest_of};
 
 /// The data; part of every program, so that they agree as far as they are of one version.
 const DATA: &str = include_str!("../stack/matrix.toml");
@@ -50,6 +55,10 @@ pub struct Matrix {
     rule: Vec<Rule>,
     #[serde(default)]
     ran: Vec<Ran>,
+    #[serde(default)]
+    etcd_step: Vec<EtcdStep>,
+    #[serde(default)]
+    etcd_restore: Vec<EtcdRestore>,
 }
 
 /// A supported minor of Kubernetes.

@@ -5,6 +5,7 @@
 //! | [`Enrolment`] (`pf9-enrolment`)     | `pf9ctl prep-node` | the enrolment token, which is used once |
 //! | [`FactsReport`] (`pf9-facts`)       | nodelet            | [`FreshNonce`] |
 //! | [`CertificateOrder`] (`pf9-order`)  | nodelet            | [`FreshNonce`] |
+//! | [`UnwrapOrder`](super::UnwrapOrder) (`pf9-unwrap`) | `pf9ctl`, nodelet | [`FreshNonce`] |
 //!
 //! The others of the host only carry these. Each names the host, so that one host's is no other's;
 //! each is good once, by the plane's clock alone: the clock of a host may be wrong.

@@ -8,6 +8,8 @@ pub const CONFIG_DIR: &str = "/etc/pf9/conf.d";
 pub const PROXY_CONFIG: &str = "/etc/pf9/conf.d/50-proxy.toml";
 /// `user:password` of the proxy; owner pf9-comms, 0600.
 pub const PROXY_CREDENTIALS: &str = "/etc/pf9/proxy-credentials";
+/// Key and secret for the bucket that backups of etcd go to; root, 0600.
+pub const ETCD_ARCHIVE_CREDENTIALS: &str = "/etc/pf9/etcd-archive-credentials";
 /// `host_id = <uuid>`.
 pub const HOST_ID: &str = "/etc/pf9/host_id.conf";
 /// Private key of the tunnel identity; owner pf9-comms, 0400.
@@ -67,6 +69,10 @@ pub const NODELET_STATE: &str = "/var/opt/pf9/nodelet";
 pub const HOLD: &str = "/var/opt/pf9/nodelet/hold.json";
 /// Root's order that the role goes.
 pub const LOCAL_ORDER: &str = "/var/opt/pf9/nodelet/local-none.json";
+/// Plain snapshots of etcd while they are looked at; 0700, and empty between.
+pub const ETCD_SCRATCH: &str = "/var/opt/pf9/nodelet/etcd-scratch";
+/// Sealed backups of etcd, unless the spec names another directory; 0700.
+pub const ETCD_BACKUPS: &str = "/var/opt/pf9/etcd-backups";
 /// JSON status with the keys operators' tools know.
 pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
 /// Unpacked stacks.

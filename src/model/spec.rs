@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, ClusterId, EtcdGone, Fault, FaultCode, Generation, HostId,
-    KubeProxySpec, NodeName, NodeUid, StackRef, taken_by_spec,
+    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
+    HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, quota_fault, taken_by_spec,
 };
 
 pub mod kubernetes;
@@ -190,13 +190,22 @@ pub struct EtcdSpec {
     /// `--election-timeout` in milliseconds; absent: etcd's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub election_ms: Option<u32>,
+    /// `--quota-backend-bytes`: the largest database; absent: etcd's own, 2 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
     /// Certificates of masters that are none any more, PEM, signed by the etcd authority: members
     /// refuse them. Absent on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<String>,
+    /// The backups that each master makes of it.
+    #[serde(default, skip_serializing_if = "BackupPolicy::is_default")]
+    pub backup: BackupPolicy,
     /// Hosts whose member is to be taken out; empty on workers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<EtcdGone>,
+    /// It begins anew from a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreOrder>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -378,6 +387,12 @@ impl NodeSpec {
                 ));
             }
         }
+        if let Some((field, why)) = self.etcd.backup.fault() {
+            return Err(bad(&format!("assignment.etcd.backup.{field}"), why));
+        }
+        if let Some((field, why)) = self.etcd.restore.as_ref().and_then(RestoreOrder::fault) {
+            return Err(bad(&format!("assignment.etcd.restore.{field}"), why));
+        }
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));
         }
@@ -430,6 +445,9 @@ impl NodeSpec {
                 "assignment.network.cluster_domain",
                 format!("{domain:?} is no DNS name"),
             ));
+        }
+        if let Some(why) = quota_fault(self.etcd.quota_bytes) {
+            return Err(bad("assignment.etcd.quota_bytes", why));
         }
         if let Some(revoked) = &self.etcd.revoked
             && (revoked.len() > REVOKED_MAX || pem_bytes(revoked, REVOKED_LABEL).is_none())

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Fault, FaultCode, Role};
+use super::{Digest, Fault, FaultCode, Role, loose_version};
 
 /// Version of the manifest document.
 pub const STACK_SCHEMA: u32 = 1;
@@ -199,6 +199,11 @@ impl StackManifest {
             .iter()
             .find(|c| c.name == name)
             .map(|c| c.version.as_str())
+    }
+
+    /// Its etcd; `None`: it has none, or does not say which.
+    pub fn etcd(&self) -> Option<semver::Version> {
+        loose_version(self.component("etcd")?)
     }
 }
 

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CertPurpose, ClusterId, Digest, Expiry, Fault, Generation, HostId, KubeProxyStatus,
-    Life, PhaseId, Role, StackRef, TrustStatus,
+    Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault, Generation, HostId,
+    KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -136,6 +136,9 @@ pub struct NodeStatus {
     /// By what kube-proxy makes services, and why; absent while that is not decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kube_proxy: Option<KubeProxyStatus>,
+    /// A master's member of etcd and its backups; absent while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdStatus>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
 }

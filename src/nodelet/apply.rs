@@ -12,6 +12,7 @@ mod etcd;
 mod stack;
 
 use super::certs;
+use super::etcd::version;
 use super::ledger::{LedgerFile, StartIntent, UnitRecord};
 use super::observe::{Applied, Memory, digest, version_of};
 use super::phase::Context;
@@ -73,6 +74,7 @@ impl Effects<'_> {
             Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial).await,
+            Step::EtcdDataReady { wants, .. } => self.etcd_data_ready(wants).await,
             Step::Stack { stack } => {
                 crate::stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
             }
@@ -209,6 +211,13 @@ impl Effects<'_> {
         units.forget_failure(unit).await;
         self.ledger.ledger.units.remove(unit);
         Ok(self.ledger.save()?)
+    }
+
+    async fn etcd_data_ready(&mut self, wants: &semver::Version) -> Result<(), Failed> {
+        let (fs, node) = (&self.host.fs, &self.ctx.node);
+        let own = self.memory.peers.etcd(fs, node).map_err(Failed::Why)?;
+        let has = version::active(fs);
+        Ok(version::prepare(&own, fs, has.as_ref(), wants).await?)
     }
 
     async fn object(&mut self, key: &str, object: &serde_json::Value) -> Result<(), Failed> {

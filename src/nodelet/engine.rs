@@ -12,8 +12,8 @@
 //! one more look after it, however often he calls, and looks that calls ask for are limited. So no
 //! caller keeps the loop from its work.
 //!
-//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that only looks
-//! `dry_run`.
+//! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
+//! with a restore of etcd `restoring`, one that only looks `dry_run`.
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
@@ -22,6 +22,7 @@ mod dry_run;
 mod own;
 mod refused;
 mod removing;
+mod restoring;
 
 pub use dry_run::dry_run;
 
@@ -198,25 +199,25 @@ impl Engine {
 
     async fn round(&mut self) -> Next {
         self.told.wake.borrow_and_update();
-        self.board.warns(super::orders::warnings(&self.host.fs));
+        let mut warnings = super::orders::warnings(&self.host.fs);
         if let Some(fault) = super::trust::held(&self.host.fs) {
             // A copy: what it would change is not its own. Removal too: it would take the original
             // out of its cluster.
             self.told.orders.borrow_and_update();
+            self.board.warns(warnings);
             self.happened(failed("identity", fault));
             return Next::retry(&self.lifecycle);
         }
         let job = {
-            let (orders, ledger) = (self.told.orders.borrow_and_update(), self.ledger.seen());
+            // Not borrowed while the disk is looked at: whoever brings the next order would wait.
+            let orders = self.told.orders.borrow_and_update().clone();
+            let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
-            fit::judged(
-                &self.host.fs,
-                job,
-                &orders,
-                &ledger,
-                self.memory.unfit.as_ref(),
-            )
+            let unfit = self.memory.unfit.as_ref();
+            fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await
         };
+        warnings.extend(super::policies::warnings(&self.host.fs, &job));
+        self.board.warns(warnings);
         self.take_up(&job);
         match job {
             Job::Nothing(generation) => self.no_role(generation),
@@ -266,6 +267,9 @@ impl Engine {
                 return Next::retry(&self.lifecycle);
             }
         };
+        if let Some(next) = self.restoring(work.role, &work.node).await {
+            return next;
+        }
         let node = Node {
             work,
             host_id,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! job ─► its stack is active ──────────────────────────────────► job (what is active is not judged)
-//!     ─► refused by the matrix, or its programs do not run here ─► Hold: what is installed stays
+//!     ─► refused by the matrix, its programs do not run here,
+//!        or its etcd may not have the data of this master ──────► Hold: what is installed stays
 //!     ─► else ─────────────────────────────────────────────────► job
 //! ```
 //!
@@ -12,10 +13,11 @@
 use tokio::time::{Duration, Instant};
 
 use super::context;
+use super::etcd::version::{self, Gate};
 use super::inbox;
 use super::job::{self, Hold, Job, LedgerSeen, Order, Orders, Work};
 use crate::host::fs::HostFs;
-use crate::model::{Digest, Fault, Matrix, StackRef, TrustStore};
+use crate::model::{Digest, Fault, Matrix, Role, StackRef};
 use crate::stack::{self, programs};
 
 /// What does not run is tried again after this long, whether the machine looks changed or not: a
@@ -66,7 +68,7 @@ impl Unfit {
 }
 
 /// The job, or a hold when the stack it would bring does not fit.
-pub(super) fn judged(
+pub(super) async fn judged(
     fs: &HostFs,
     job: Job,
     orders: &Orders,
@@ -86,7 +88,7 @@ pub(super) fn judged(
         },
         Job::Nothing(_) | Job::Remove(..) | Job::Hold(_) => return job,
     };
-    let Some(fault) = refusal(fs, &work.node.stack, unfit) else {
+    let Some(fault) = refusal(fs, work, unfit).await else {
         return job;
     };
     let keeps = match ledger {
@@ -105,20 +107,49 @@ pub(super) fn judged(
     }))
 }
 
-fn refusal(fs: &HostFs, want: &StackRef, unfit: Option<&Unfit>) -> Option<Fault> {
+async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Fault> {
+    let want = &work.node.stack;
     if stack::current(fs).ok().flatten().as_ref() == Some(want) {
         return None;
     }
     // Whom to believe is not known, or the manifest has not come: that is said elsewhere.
     let (trust, _) = inbox::whom_to_believe(fs).ok()?;
-    by_matrix(fs, want, &trust).or_else(|| {
-        let unfit = unfit.filter(|u| u.holds(fs, want))?;
-        Some(unfit.fault.clone())
-    })
+    if let Some(manifest) = context::stack_of(fs, &trust, want).manifest {
+        let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));
+        if let Some(fault) = fit.refusal() {
+            return Some(fault);
+        }
+        if work.role == Role::Master
+            && let Some(wants) = manifest.etcd()
+            && let Gate::Refused(fault) = version::at_hand(fs, &wants).await
+        {
+            return Some(*fault);
+        }
+    }
+    let unfit = unfit.filter(|u| u.holds(fs, want))?;
+    Some(unfit.fault.clone())
 }
 
-fn by_matrix(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Option<Fault> {
-    let manifest = context::stack_of(fs, trust, want).manifest?;
-    let fit = Matrix::ours().fits(&manifest, &programs::machine(fs));
-    fit.refusal()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FaultCode;
+
+    /// A policy or a label may have been put right, which changes no mark.
+    #[tokio::test(start_paused = true)]
+    async fn what_did_not_run_is_tried_again_some_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let stack = StackRef {
+            name: "pf9-kube".into(),
+            version: "1.37.2-1".into(),
+            manifest: Digest::of(b""),
+        };
+        let fault = Fault::new(FaultCode::StackProgram, "a", "b");
+        let unfit = Unfit::new(Ran::now(&fs, &stack), fault);
+        tokio::time::advance(TRIED_AGAIN - Duration::from_secs(1)).await;
+        assert!(unfit.holds(&fs, &stack));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!unfit.holds(&fs, &stack));
+    }
 }

@@ -469,6 +469,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Image { .. }
         | Step::Absent { .. }
         | Step::Tried(_)
+        | Step::EtcdDataReady { .. }
         | Step::Probe(_)
         | Step::Object { .. }
         | Step::Uncordon { .. }

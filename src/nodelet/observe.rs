@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::certs;
 use super::context::RefusedStack;
+use super::etcd::version::{self, Gate};
 use super::fit::{Ran, Unfit};
 use super::ledger::Ledger;
 use super::peers::Peers;
@@ -176,6 +177,7 @@ impl<'a> Sweep<'a> {
             }
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial),
+            Step::EtcdDataReady { stack, wants } => self.etcd_data_ready(stack, wants).await,
             Step::Stack { stack } => match stack::current(&self.host.fs) {
                 Ok(Some(now)) if now == *stack => Seen::Same,
                 Ok(Some(now)) => differs(&format!("{now} is active")),
@@ -207,6 +209,18 @@ impl<'a> Sweep<'a> {
                 tables,
             } => self.network_gone(links, *routes, chains, tables).await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
+        }
+    }
+
+    async fn etcd_data_ready(&self, stack: &StackRef, wants: &semver::Version) -> Seen {
+        let fs = &self.host.fs;
+        if stack::current(fs).ok().flatten().as_ref() == Some(stack) {
+            return Seen::Same;
+        }
+        match version::at_hand(fs, wants).await {
+            Gate::Open => Seen::Same,
+            Gate::Prepare(_) => differs("etcd has not written them as the next one reads them"),
+            Gate::Refused(fault) => Seen::Unknown { why: fault.why },
         }
     }
 

@@ -11,6 +11,8 @@
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
+//! | `…/v1/etcd/restore`, `…/v1/etcd/rejoin` | a restore of etcd: see [`ask`] |
+//! | `…/v1/etcd…`                          | the cluster's memory: see [`etcd::Desk`](super::etcd::Desk) |
 //!
 //! Who may call is root and hostagent's user; the [`door`](crate::local::Door) closes on everybody
 //! else. Calls that make work (documents, a plan) are limited for all but root: a hostagent that
@@ -30,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::certs;
 use super::engine;
+use super::etcd::Desk;
+use super::etcd::restore::ask;
 use super::inbox::{Inbox, NotTaken};
 use super::job::{Job, Work};
 use super::orders;
@@ -77,6 +81,8 @@ pub struct Server {
     pub status: watch::Receiver<NodeStatus>,
     /// Wakes the loop.
     pub wake: watch::Sender<u64>,
+    /// The keeper of etcd.
+    pub etcd: Desk,
 }
 
 /// The socket systemd listens on for us, or our own where nobody does.
@@ -177,8 +183,23 @@ impl Server {
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
             }
+            (_, path) if ask::is_one(path) => self.restore(&request),
+            (_, path) if path.starts_with("/v1/etcd") => self.etcd.answer(&request).await,
             _ => Reply::not_found(&request.path),
         }
+    }
+
+    /// A restore of etcd: the loop does it.
+    fn restore(&self, request: &Request) -> Reply {
+        if let Some(fault) = trust::held(&self.host.fs) {
+            return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
+        let job = self.job.borrow().clone();
+        let (reply, wakes) = ask::answer(&self.host.fs, &job, request, Timestamp::now());
+        if wakes {
+            self.wake();
+        }
+        reply
     }
 
     fn put_spec(&self, request: &Request) -> Reply {

@@ -12,9 +12,9 @@ use super::words;
 use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    CertificateRequest, CertificateStatus, ClusterId, Fault, Generation, InstalledStatus,
-    KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, STATUS_SCHEMA,
-    StackRef, Timestamp, paths, phases_of,
+    CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault, Generation,
+    InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
+    RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -34,6 +34,11 @@ pub struct Board {
     log: KubeLog,
     file: KubeStatusFile,
     beat: Option<Beat>,
+}
+
+/// The keeper's part of the status: etcd and its backups. The loop leaves it as it is.
+pub struct EtcdBoard {
+    tx: watch::Sender<NodeStatus>,
 }
 
 /// What a sweep learnt beside the plan.
@@ -77,6 +82,7 @@ impl Board {
             service_account_key: None,
             kube_proxy: None,
             certificates: Vec::new(),
+            etcd: None,
         };
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
@@ -87,6 +93,26 @@ impl Board {
             beat: None,
         };
         (board, rx)
+    }
+
+    /// Where the keeper of etcd shows what it knows, in the same document.
+    pub fn etcd(&self) -> EtcdBoard {
+        EtcdBoard {
+            tx: self.tx.clone(),
+        }
+    }
+
+    /// The loop's own part of what is shown of etcd: the keeper leaves it as it is.
+    pub fn restore(&self, restore: Option<RestoreStatus>) {
+        self.tx.send_if_modified(|status| {
+            let had = status.etcd.as_ref().and_then(|etcd| etcd.restore.as_ref());
+            if had == restore.as_ref() {
+                return false;
+            }
+            status.etcd.get_or_insert_default().restore = restore;
+            status.revision += 1;
+            true
+        });
     }
 
     /// The work that is shown here feeds the watchdog.
@@ -333,6 +359,8 @@ impl Board {
         let new = &mut self.status;
         let changed = self.tx.send_if_modified(|old| {
             new.revision = old.revision;
+            // Another task's: see `EtcdBoard`.
+            new.etcd.clone_from(&old.etcd);
             if *old == *new {
                 return false;
             }
@@ -343,6 +371,26 @@ impl Board {
         if changed {
             self.file.update(new);
         }
+    }
+}
+
+impl EtcdBoard {
+    /// Shows it; `None`: this host is no master. Who waits for news is woken by news only.
+    pub fn show(&self, mut etcd: Option<EtcdStatus>) {
+        self.tx.send_if_modified(|status| {
+            if let (Some(now), Some(before)) = (&mut etcd, &mut status.etcd) {
+                // The loop's part.
+                now.restore.clone_from(&before.restore);
+            }
+            let news = match (&status.etcd, &etcd) {
+                (Some(before), Some(now)) => now.is_news_after(before),
+                (None, None) => false,
+                (Some(_), None) | (None, Some(_)) => true,
+            };
+            status.etcd = etcd;
+            status.revision += u64::from(news);
+            news
+        });
     }
 }
 
@@ -419,6 +467,37 @@ mod tests {
             "differs - 17 of 18 phases as they should be; now: remove /x/0 (it is there), \
              remove /x/1 (it is there), remove /x/2 (it is there), and 2 more"
         );
+    }
+
+    #[test]
+    fn what_the_keeper_shows_is_not_the_loops_to_change_and_counting_on_wakes_nobody() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let (mut board, mut rx) = Board::new(&fs);
+        let keeper = board.etcd();
+        let mut etcd = EtcdStatus {
+            version: "3.7.3".into(),
+            ..EtcdStatus::default()
+        };
+        keeper.show(Some(etcd.clone()));
+        assert!(rx.has_changed().expect("open"));
+        let revision = rx.borrow_and_update().revision;
+        board.spec(Generation(3), Role::Master, None);
+        let seen = rx.borrow_and_update().clone();
+        assert_eq!(seen.etcd.as_ref(), Some(&etcd));
+        assert!(seen.revision > revision);
+        etcd.revision = 9;
+        keeper.show(Some(etcd));
+        assert!(!rx.has_changed().expect("open"), "nobody is woken");
+        let now = rx.borrow_and_update().clone();
+        assert_eq!(
+            now.etcd.map(|e| e.revision),
+            Some(9),
+            "and who asks sees it"
+        );
+        assert_eq!(now.revision, seen.revision);
+        keeper.show(None);
+        assert!(rx.has_changed().expect("open"));
     }
 
     #[test]

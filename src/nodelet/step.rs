@@ -58,6 +58,13 @@ pub enum Step {
     },
     /// A program of the unpacked stack takes the configuration it is going to be started with.
     Tried(TrialStep),
+    /// The next etcd may have this master's data: the one that runs has made them ready for it.
+    EtcdDataReady {
+        /// The stack that it comes with: where that one is active, it has them.
+        stack: StackRef,
+        /// Its version.
+        wants: semver::Version,
+    },
     /// The stack is the active one.
     Stack {
         /// Which.
@@ -336,6 +343,7 @@ impl Step {
             Self::ServiceAccountKey => "key:service-account".into(),
             Self::Unpacked { .. } => "unpacked".into(),
             Self::Tried(t) => format!("tried:{}", t.program),
+            Self::EtcdDataReady { .. } => "etcd-data-ready".into(),
             Self::Stack { .. } => "stack".into(),
             Self::Module { name, .. } => format!("module:{name}"),
             Self::Sysctl { key, .. } => format!("sysctl:{key}"),

@@ -15,6 +15,7 @@ pub fn doing(step: &Step) -> String {
         Step::ServiceAccountKey => "make the service-account key".into(),
         Step::Unpacked { stack } => format!("unpack stack {stack}"),
         Step::Tried(t) => format!("let {} read the configuration it is to run with", t.program),
+        Step::EtcdDataReady { wants, .. } => format!("make etcd's data ready for etcd {wants}"),
         Step::Stack { stack } => format!("activate stack {stack}"),
         Step::Module { name, .. } => format!("load kernel module {name}"),
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
@@ -91,6 +92,7 @@ pub fn code(step: &Step) -> FaultCode {
         Step::Uncordon { .. } => FaultCode::Uncordon,
         Step::Drain { .. } => FaultCode::Drain,
         Step::EtcdMemberGone { .. } => FaultCode::EtcdMemberLeft,
+        Step::EtcdDataReady { .. } => FaultCode::EtcdNotPrepared,
         Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => FaultCode::EtcdNotJoined,
         Step::EtcdNoted => FaultCode::State,
         Step::EtcdMemberOut { .. } => FaultCode::EtcdMemberStays,
@@ -148,6 +150,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::ServiceAccountKey
         | Step::Unpacked { .. }
         | Step::Tried(_)
+        | Step::EtcdDataReady { .. }
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }
@@ -189,6 +192,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::ServiceAccountKey
         | Step::Unpacked { .. }
         | Step::Tried(_)
+        | Step::EtcdDataReady { .. }
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }

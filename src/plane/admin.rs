@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::authorities;
+use super::backups;
+use super::etcd;
 use super::fleet;
 use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
@@ -58,6 +60,21 @@ pub(super) struct WantedStack {
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Leaving {
+    pub(super) hosts: Vec<HostId>,
+    /// Also where etcd loses its quorum by it.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Removing {
+    /// As [`Leaving::force`].
+    #[serde(default)]
+    pub(super) force: bool,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Reenrol {
     pub(super) host: HostId,
     pub(super) ttl_s: i64,
@@ -77,8 +94,22 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/hosts/{id}/accept-machine", post(accept_machine))
         .route("/keys", get(takeover::list).post(takeover::step))
         .route("/hosts/allow-reenrol", post(allow_reenrol))
+        .route("/hosts/{id}/remove", post(remove))
         .route("/clusters", get(clusters))
+        .route("/clusters/{name}", get(cluster))
+        .route("/clusters/{name}/etcd", get(etcd::places::admin))
+        .route(
+            "/clusters/{name}/restore",
+            get(etcd::restore::admin_show)
+                .post(etcd::restore::admin_begin)
+                .delete(etcd::restore::admin_withdraw),
+        )
+        .route("/clusters/{name}/detach", post(detach))
         .route("/clusters/{name}/stack", post(cluster_stack))
+        .route(
+            "/clusters/{name}/backups",
+            get(backups::list).post(backups::set),
+        )
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
             "/clusters/{name}/authorities/rotate",
@@ -150,6 +181,45 @@ async fn clusters(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
         out.push(view::cluster_json(&cluster, &nodes));
     }
     Ok(Json(out.into()))
+}
+
+/// One cluster, its nodes, and whose member of etcd is still to be taken out.
+async fn cluster(State(plane): State<Arc<Plane>>, Path(name): Path<String>) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = kubeconfig::find(&rows, &name)?;
+    let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
+    let mut shown = view::cluster_json(&cluster, &nodes);
+    let nodes: Value = nodes.iter().map(|n| n.node_json(Some(&cluster))).collect();
+    let left = cluster
+        .departed
+        .iter()
+        .filter(|d| etcd::seats::is_counted(d));
+    let left = left.map(|d| json!({"host": d.host, "name": d.node_name}));
+    shown["leaving"] = left.collect();
+    shown["nodes"] = nodes;
+    Ok(Json(shown))
+}
+
+async fn detach(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Leaving>,
+) -> Answer<Json<Value>> {
+    let cluster = kubeconfig::find(&plane.read()?, &name)?;
+    qbert::detach_these(&plane, cluster, wanted.hosts, wanted.force)
+        .await
+        .map(Json)
+}
+
+async fn remove(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<Removing>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    resmgr::remove_this(&plane, host, wanted.force)
+        .await
+        .map(Json)
 }
 
 async fn cluster_stack(

@@ -16,10 +16,12 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod authorities;
+mod backups;
+mod cluster;
 
-use authorities::Authorities;
+use cluster::ClusterVerb;
 
-use super::admin::{self, Import, NewToken, Reenrol, WantedKubeconfig, WantedStack};
+use super::admin::{self, Import, NewToken, Reenrol, Removing, WantedKubeconfig};
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
@@ -175,6 +177,18 @@ enum HostVerb {
         #[command(flatten)]
         state: State,
     },
+    /// Remove a machine: out of its cluster, enrolled no more. The other masters take its member out of
+    /// etcd. Refused where etcd would lose its quorum by it.
+    Remove {
+        /// The host's id.
+        host: HostId,
+        /// Also where etcd loses its quorum by it. Then the cluster's API takes no change any more until
+        /// a backup is restored. What is lost is printed, and noted.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        state: State,
+    },
     /// Let one enrolment bring a new key for a machine that lost its own. It stays what it is: role,
     /// cluster and workloads. Whoever has a token may use this once, so look at who comes.
     AllowReenrol {
@@ -186,28 +200,6 @@ enum HostVerb {
         #[arg(long, default_value = "1h", value_parser = seconds)]
         ttl: i64,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum ClusterVerb {
-    /// List the clusters.
-    List {
-        #[command(flatten)]
-        list: Listing,
-    },
-    /// Give a cluster another stack of the same minor of Kubernetes, on all its nodes at once: no
-    /// node is drained for it, services start again. One that does not fit is refused here, or by
-    /// the node, which keeps what it has.
-    Stack {
-        /// Name or id of the cluster.
-        name: String,
-        /// Version of an imported stack.
-        version: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// The certificate authorities of a cluster, and new ones in their place.
-    Authorities(Authorities),
 }
 
 #[derive(Debug, Args)]
@@ -327,6 +319,15 @@ async fn run(command: Command) -> Result<(), Fault> {
             admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
             put(None, &text)
         }
+        Verb::Host(HostVerb::Remove { host, force, state }) => {
+            let path = format!("/hosts/{host}/remove");
+            let body = Removing { force };
+            let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+            put(
+                None,
+                &cluster::left(&answer, &format!("host {host} removed")),
+            )
+        }
         Verb::Host(HostVerb::AllowReenrol { host, state, ttl }) => {
             let body = Reenrol { host, ttl_s: ttl };
             let path = "/hosts/allow-reenrol";
@@ -339,29 +340,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             )
         }
         Verb::Keys(verb) => keys::run(verb).await,
-        Verb::Cluster(ClusterVerb::List { list }) => {
-            let columns = [
-                "uuid",
-                "name",
-                "status",
-                "numMasters",
-                "numWorkers",
-                "stack",
-            ];
-            show(&list, "/clusters", &columns).await
-        }
-        Verb::Cluster(ClusterVerb::Stack {
-            name,
-            version,
-            state,
-        }) => {
-            let path = format!("/clusters/{name}/stack");
-            let body = WantedStack { version };
-            let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
-            let version = text(&stack, "stack");
-            put(None, &format!("cluster {name} is to run stack {version}\n"))
-        }
-        Verb::Cluster(ClusterVerb::Authorities(authorities)) => authorities.run().await,
+        Verb::Cluster(verb) => verb.run().await,
         Verb::Kubeconfig {
             cluster,
             state,

@@ -9,7 +9,9 @@ use crate::model::{
     NodeSpec, Role,
 };
 
+use super::backups;
 use super::departures;
+use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
 
@@ -137,8 +139,11 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
             .collect(),
         heartbeat_ms: cluster.settings.etcd_heartbeat_ms,
         election_ms: cluster.settings.etcd_election_ms,
+        quota_bytes: cluster.settings.etcd_quota_bytes,
         revoked: cluster.etcd_revoked.clone(),
-        gone: Vec::new(),
+        backup: backups::policy(cluster),
+        gone: seats::gone(cluster),
+        restore: cluster.etcd_restore.clone(),
     }
 }
 
@@ -187,6 +192,7 @@ pub(super) mod tests {
             facts: Some(facts(n)),
             authorised: true,
             cluster,
+            forced: false,
             renewal: Default::default(),
         }
     }
@@ -220,7 +226,10 @@ pub(super) mod tests {
                 feature_gates: Default::default(),
                 api_server_args: Default::default(),
                 etcd_heartbeat_ms: None,
+                etcd_quota_bytes: None,
                 etcd_election_ms: None,
+                etcd_replace_after_s: crate::plane::settings::replace_after(),
+                etcd_backup: Default::default(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),
@@ -232,10 +241,12 @@ pub(super) mod tests {
                 etcd: key(),
                 front_proxy: key(),
             },
+            backup_key: backups::new_key(),
             rotation: None,
             members: Vec::new(),
             departed: Vec::new(),
             etcd_revoked: None,
+            etcd_restore: None,
         }
     }
 

@@ -3,7 +3,8 @@
 //! A detached host is still ours: it moves its pods away and takes its member out of etcd, as the
 //! node it was. Bindings, service-account key and the name of its aggregator are gone with the detach
 //! all the same; its node object and etcd certificates go when it says that it is done, or after
-//! [`LEAVE_GRACE`]. Of a removed host nothing is believed from the first moment.
+//! [`LEAVE_GRACE`]; those of a master not before its member is out (`etcd::seats`), for until then the
+//! others' quorum may need it. Of a removed host nothing is believed from the first moment.
 //!
 //! ```text
 //! member ──detach──► departed ──done, or its time is over──► departed, ended ──certificates ended──► forgotten
@@ -15,9 +16,10 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::ca::{Authority, LEAF_LIFE};
+use super::etcd::seats::{self, Said};
 use super::records::{Cluster, Departed, EtcdCertificate};
 use super::refusal::{Answer, Refusal};
-use crate::model::{FaultCode, HostId, NodeUid, SPEC_LIST_MAX};
+use crate::model::{FaultCode, HostId, NodeUid, Role, SPEC_LIST_MAX};
 
 /// How long a detached host may take to move its pods away (300 s) and to leave etcd: twice that.
 pub(super) const LEAVE_GRACE: SignedDuration = SignedDuration::from_mins(10);
@@ -32,13 +34,18 @@ const DEPARTED_MAX: usize = SPEC_LIST_MAX;
 pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: bool) {
     let Some(at) = cluster.members.iter().position(|m| m.host == host) else {
         // Detached before, and now removed.
-        let departed = cluster.departed.iter_mut().filter(|d| d.host == host);
-        departed.for_each(|d| d.ended |= ended);
+        for departed in cluster.departed.iter_mut().filter(|d| d.host == host) {
+            departed.ended |= ended;
+            if let Some(seat) = &mut departed.etcd {
+                seat.ordered |= ended;
+            }
+        }
         return;
     };
     let member = cluster.members.remove(at);
     cluster.departed.push(Departed {
         host,
+        etcd: seats::vacate(&member, ended),
         node_name: member.node_name,
         left_at: now,
         ended,
@@ -50,6 +57,10 @@ pub(super) fn leave(cluster: &mut Cluster, host: HostId, now: Timestamp, ended: 
         let plain = |d: &Departed| d.etcd_certificates.is_empty();
         let first = cluster.departed.iter().position(plain).unwrap_or(0);
         cluster.departed.remove(first);
+    }
+    if cluster.masters().next().is_none() {
+        // With the last master goes the etcd of all of them; the next ones found another.
+        cluster.departed.iter_mut().for_each(|d| d.etcd = None);
     }
 }
 
@@ -91,23 +102,28 @@ pub(super) fn forget(cluster: &mut Cluster) {
         departure.ended = true;
         departure.etcd_certificates.clear();
     }
+    // Its member of etcd is its own again. A worker has none: what it left there is still to go.
+    let is_master = |host| {
+        members
+            .iter()
+            .any(|m| m.host == host && m.role == Role::Master)
+    };
+    for departure in departed.iter_mut().filter(|d| is_master(d.host)) {
+        departure.etcd = None;
+    }
 }
 
 /// Ends the departures that are done or whose time is over, and forgets those of whom no certificate
 /// can be good. True when something changed.
-pub(super) fn settle(
-    cluster: &mut Cluster,
-    now: Timestamp,
-    is_done: impl Fn(HostId) -> bool,
-) -> bool {
+pub(super) fn settle(cluster: &mut Cluster, now: Timestamp, said: impl Fn(HostId) -> Said) -> bool {
     let before = cluster.departed.clone();
+    seats::order(cluster, now, &said);
     for departed in &mut cluster.departed {
-        let over = now >= departed.left_at + LEAVE_GRACE;
-        departed.ended |= over || is_done(departed.host);
+        let over = now >= departed.left_at + LEAVE_GRACE && !seats::is_counted(departed);
+        departed.ended |= over || said(departed.host).done;
     }
-    cluster
-        .departed
-        .retain(|d| !d.ended || now < d.left_at + LEAF_LIFE);
+    let is_due = |d: &Departed| now >= d.left_at + LEAF_LIFE && !seats::is_counted(d);
+    cluster.departed.retain(|d| !d.ended || !is_due(d));
     cluster.departed != before
 }
 
@@ -147,11 +163,32 @@ pub(super) fn sign_revoked(cluster: &mut Cluster, now: Timestamp) -> Answer<()> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{REVOKED_LABEL, pem_bytes};
     use crate::plane::compute::tests::{add, cluster, host, now};
+    use crate::plane::etcd::Listed;
     use crate::plane::membership::detach;
+
+    /// Nobody is heard of, but for those that say that they are done.
+    pub(in crate::plane) fn done_if(is: impl Fn(HostId) -> bool) -> impl Fn(HostId) -> Said {
+        move |host| Said {
+            done: is(host),
+            at: now(),
+        }
+    }
+
+    /// A master says that etcd lists these.
+    fn lists(c: &mut Cluster, hosts: &[u8]) {
+        let one = |n: &u8| Listed {
+            id: format!("{n:x}"),
+            name: host(*n).to_string(),
+            peer_urls: Vec::new(),
+            learner: false,
+        };
+        let list: Vec<Listed> = hosts.iter().map(one).collect();
+        seats::heard(c, &list);
+    }
 
     /// Two masters and a worker; the second master has two etcd certificates.
     fn world() -> Cluster {
@@ -191,9 +228,9 @@ mod tests {
         assert!(revoked(&mut c).is_empty());
         detach(&mut c, &[host(2)], now()).expect("detach");
         assert!(c.member(host(2)).is_none());
-        assert!(!settle(&mut c, now(), |_| false));
+        assert!(!settle(&mut c, now(), done_if(|_| false)));
         assert!(revoked(&mut c).is_empty());
-        assert!(settle(&mut c, now(), |h| h == host(2)));
+        assert!(settle(&mut c, now(), done_if(|h| h == host(2))));
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
 
         let mut c = world();
@@ -204,7 +241,11 @@ mod tests {
         let mut c = world();
         detach(&mut c, &[host(2)], now()).expect("detach");
         let mut gone = c.clone();
-        assert!(settle(&mut c, now() + LEAVE_GRACE, |_| false));
+        // The others' quorum may need it: not before it is out.
+        settle(&mut c, now() + LEAVE_GRACE, done_if(|_| false));
+        assert!(revoked(&mut c).is_empty());
+        lists(&mut c, &[1]);
+        assert!(settle(&mut c, now() + LEAVE_GRACE, done_if(|_| false)));
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
         leave(&mut gone, host(2), now(), true);
         assert_eq!(revoked(&mut gone), ["40aa", "40bb"]);
@@ -221,7 +262,7 @@ mod tests {
         );
         assert!(revoked(&mut c).is_empty());
         detach(&mut c, &[host(2)], now()).expect("detach");
-        settle(&mut c, now(), |_| true);
+        settle(&mut c, now(), done_if(|_| true));
         add(&mut c, &[(2, true)]).expect("attach");
         assert!(
             c.member(host(2))
@@ -231,8 +272,23 @@ mod tests {
         );
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
         // When no certificate of that time can be good, nothing is remembered.
-        assert!(settle(&mut c, now() + LEAF_LIFE, |_| false));
+        assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| false)));
         assert!(c.departed.is_empty() && revoked(&mut c).is_empty());
+    }
+
+    #[test]
+    fn a_master_is_remembered_until_its_member_is_out() {
+        let mut c = world();
+        leave(&mut c, host(2), now(), true);
+        settle(&mut c, now() + LEAF_LIFE, done_if(|_| true));
+        assert_eq!(c.departed.len(), 1, "the others may still count on it");
+        // As a worker it comes back without it.
+        add(&mut c, &[(2, false)]).expect("attach");
+        assert_eq!(seats::gone(&c).len(), 1);
+        lists(&mut c, &[1]);
+        assert!(seats::gone(&c).is_empty());
+        assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| true)));
+        assert!(c.departed.is_empty());
     }
 
     /// What the spec of the first master says.
@@ -251,7 +307,7 @@ mod tests {
             refused(&c).is_empty(),
             "it moves its pods away as the node it was"
         );
-        settle(&mut c, now(), |_| true);
+        settle(&mut c, now(), done_if(|_| true));
         assert_eq!(refused(&c), [first]);
         add(&mut c, &[(3, false)]).expect("attach");
         let second = uid(&c, 3);
@@ -273,7 +329,7 @@ mod tests {
         let later = now() + SignedDuration::from_secs(1);
         leave(&mut c, host(3), later, true);
         assert_eq!(refused(&c).len(), 3, "a removed one is refused at once");
-        assert!(settle(&mut c, now() + LEAF_LIFE, |_| false));
+        assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| false)));
         assert_eq!(
             refused(&c).len(),
             1,
@@ -306,7 +362,7 @@ mod tests {
                     _ => {
                         let done = |h| h == host(n);
                         over.extend(c.departed.iter().filter(|d| done(d.host)).map(|d| d.uid));
-                        settle(&mut c, at, done);
+                        settle(&mut c, at, done_if(done));
                     }
                 }
                 let refused: BTreeSet<NodeUid> = refused(&c).into_iter().collect();

@@ -103,6 +103,7 @@ fn enrol(
         facts: None,
         authorised: false,
         cluster: None,
+        forced: false,
         renewal: Renewal::default(),
     });
     host.hostname.clone_from(&said.facts.hostname);

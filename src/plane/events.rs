@@ -50,6 +50,24 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, events: Vec<Event>) ->
     Ok(taken)
 }
 
+/// What the plane itself has to say of a host, for as long as it is known.
+pub(super) fn note(change: &mut Change<'_>, host: HostId, kind: &str, said: &str) -> Answer<()> {
+    let event = Event {
+        id: format!("plane-{}", uuid::Uuid::new_v4().simple()),
+        at: change.now,
+        kind: kind.to_owned(),
+        message: cut(said).to_owned(),
+        fault: None,
+    };
+    take(change, host, vec![event]).map(drop)
+}
+
+/// As much as a message may hold.
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MESSAGE_MAX))
+        .unwrap_or_default()
+}
+
 fn forget(change: &mut Change<'_>, host: HostId, number: u64) -> Answer<()> {
     let key = at(host, number);
     if let Some(old) = change.get(&EVENTS, &key)? {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::departures;
+use super::etcd::{self, leave::Forced};
 use super::machines::MACHINES;
 use super::records::{
     CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed, SPECS,
@@ -12,7 +13,7 @@ use super::records::{
 };
 use super::refusal::Answer;
 use super::rotation;
-use super::state::{Change, Plane};
+use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view::Known;
 use crate::model::{ClusterId, HostId, HostStatus, NodeState, Role};
@@ -54,31 +55,53 @@ pub(super) fn nodes_of(plane: &Plane, rows: &impl Read, cluster: &Cluster) -> An
 }
 
 /// Takes a host out of the fleet: out of its cluster, its certificate good no more; but while it is
-/// a node it may fetch its order to be none. A host that is unknown has left already.
-pub(super) async fn remove(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
-    let was = plane.change(move |change| {
-        let Some(row) = change.get(&HOSTS, &host.to_string())? else {
-            return Ok(false);
-        };
-        let is_node = is_node(change, &row)?;
-        take_out(change, &row)?;
-        if is_node {
-            let removed = Removed {
-                certificates: row.certificates(),
-                removed_at: change.now,
-                until: change.now + REMOVAL_HEARD,
-            };
-            change.put(&REMOVED, &host.to_string(), &removed)?;
-            change.touch(host);
-        }
-        forget_old(change)?;
-        Ok(true)
-    });
-    let was = was.await?;
-    if was {
-        tracing::info!(%host, "host removed");
-    }
-    Ok(was)
+/// a node it may fetch its order to be none. A master whose leaving etcd would not get over stays,
+/// unless it is forced; then the answer is what is lost.
+pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Answer<Forced> {
+    let row = state::host(&plane.read()?, host)?;
+    let judged = match row.cluster {
+        Some(id) => plane.read()?.get(&CLUSTERS, &id.to_string())?,
+        None => None,
+    };
+    let lost = match &judged {
+        Some(cluster) => etcd::leave::allow(plane, cluster, &[host].into(), force).await?,
+        None => None,
+    };
+    let told = lost.clone();
+    plane
+        .change(move |change| {
+            if let Some(judged) = &judged {
+                let cluster = etcd::leave::still(judged, &**change)?;
+                if let Some(lost) = &lost {
+                    etcd::leave::audit(change, &cluster, &[host], lost)?;
+                }
+            }
+            let row = state::host(&**change, host)?;
+            if is_node(change, &row)? {
+                let removed = Removed {
+                    certificates: row.certificates(),
+                    removed_at: change.now,
+                    until: change.now + REMOVAL_HEARD,
+                    forced: lost.is_some() || row.forced || is_last_master(change, &row)?,
+                };
+                change.put(&REMOVED, &host.to_string(), &removed)?;
+                change.touch(host);
+            }
+            take_out(change, &row)?;
+            forget_old(change)
+        })
+        .await?;
+    tracing::info!(%host, "host removed");
+    Ok(told)
+}
+
+/// Nobody is left whom its leaving could cost anything.
+fn is_last_master(change: &Change<'_>, row: &Host) -> Answer<bool> {
+    let Some(id) = row.cluster else {
+        return Ok(false);
+    };
+    let cluster = change.get(&CLUSTERS, &id.to_string())?;
+    Ok(cluster.is_some_and(|c| c.masters().all(|m| m.host == row.id)))
 }
 
 /// A host says that it is none any more. True if that is news.
@@ -154,7 +177,7 @@ fn take_out(change: &mut Change<'_>, row: &Host) -> Answer<()> {
     Ok(())
 }
 
-/// Unlike a detach, this cannot be refused: the machine is gone whatever becomes of the others.
+/// The machine is gone, or who says so was asked what becomes of the others.
 fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> Answer<()> {
     let key = cluster.to_string();
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {

@@ -18,6 +18,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::authorities;
+use super::backups;
+use super::etcd;
 use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
@@ -102,6 +104,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             "/v1/hosts/self/facts",
             get(orders::known_facts).post(orders::facts),
         )
+        .route("/v1/hosts/self/unwrap", post(backups::unwrap))
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
@@ -183,6 +186,7 @@ async fn status(
     plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
+            etcd::heard(change, host, &status)?;
             let received_at = change.now;
             let row = ReceivedStatus {
                 received_at,

@@ -292,6 +292,7 @@ mod tests {
             certificates: with_next(host()).certificates(),
             removed_at: at(10),
             until: at(90),
+            forced: false,
         };
         let life = Life {
             not_before: at(0),

@@ -10,6 +10,7 @@
 //! |---|---|---|
 //! | `tunnel` | `agent-metrics` | every host |
 //! | `etcd`   | `etcd-metrics`  | masters |
+//! | `etcd-backup` | none: by its last status | masters that told of their etcd |
 //! | `certificates` | none: by its last status | hosts that told of certificates of a node |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
@@ -26,6 +27,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Limited;
 use serde_json::{Value, json};
 
+use super::backups;
 use super::fleet;
 use super::keystone;
 use super::proxy;
@@ -58,16 +60,19 @@ enum Source {
     /// service of the node is not needed, and a host that is away is warned of, too. (When those of
     /// the tunnel end is among the numbers of the tunnel, newer.)
     Certificates,
+    /// The backups of a master, from the same place for the same reason.
+    Backups,
 }
 
 impl Source {
-    const ALL: [Self; 3] = [Self::Tunnel, Self::Etcd, Self::Certificates];
+    const ALL: [Self; 4] = [Self::Tunnel, Self::Etcd, Self::Certificates, Self::Backups];
 
     fn name(self) -> &'static str {
         match self {
             Self::Tunnel => "tunnel",
             Self::Etcd => "etcd",
             Self::Certificates => "certificates",
+            Self::Backups => "etcd-backup",
         }
     }
 
@@ -76,7 +81,7 @@ impl Source {
         match self {
             Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
             Self::Etcd => Some(("etcd-metrics", "/metrics")),
-            Self::Certificates => None,
+            Self::Certificates | Self::Backups => None,
         }
     }
 
@@ -85,6 +90,7 @@ impl Source {
             Self::Tunnel => known.connected,
             Self::Etcd => known.connected && role == Some(Role::Master),
             Self::Certificates => !of_the_node(known).is_empty(),
+            Self::Backups => role == Some(Role::Master) && backups::etcd_of(known).is_some(),
         }
     }
 }
@@ -131,7 +137,7 @@ pub(super) async fn numbers(
         ));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why = "there are tunnel, etcd and certificates";
+        let why = "there are tunnel, etcd, etcd-backup and certificates";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
             "no such numbers",
@@ -144,8 +150,7 @@ pub(super) async fn numbers(
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, fault)
     };
     let Some((service, path)) = source.place() else {
-        let mut text = MetricsText::default();
-        text.certificates(&of_the_node(&known), known.now);
+        let text = known_numbers(&plane, &known, source)?;
         let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
         return Ok((kind, String::from(text)).into_response());
     };
@@ -170,6 +175,27 @@ pub(super) async fn numbers(
         .headers_mut()
         .extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
     Ok(response.map(|()| Body::new(Limited::new(answer.into_body(), NUMBERS_MAX))))
+}
+
+/// Numbers that the plane has itself.
+fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<MetricsText> {
+    let mut text = MetricsText::default();
+    match source {
+        Source::Backups => {
+            let rows = plane.read()?;
+            let cluster = match known.host.cluster {
+                Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
+                None => None,
+            };
+            if let Some(cluster) = cluster {
+                text = backups::numbers(&cluster, known);
+            }
+        }
+        Source::Certificates | Source::Tunnel | Source::Etcd => {
+            text.certificates(&of_the_node(known), known.now);
+        }
+    }
+    Ok(text)
 }
 
 /// Whether a token shows this host.

@@ -124,7 +124,7 @@ pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()
 }
 
 /// The signed document; anything else was not said by root.
-fn envelope(what: &str, said: Value) -> Answer<Envelope> {
+pub(super) fn envelope(what: &str, said: Value) -> Answer<Envelope> {
     serde_json::from_value(said).map_err(|e| {
         let why = format!("it is not signed by root of the host ({e})");
         Refusal::forbidden(FaultCode::OrderUnsigned, what, why)
@@ -168,7 +168,7 @@ pub(super) fn said_by(what: &str, host: HostId, schema: u32, named: HostId) -> A
     Ok(())
 }
 
-fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> Answer<()> {
+pub(super) fn answers(what: &str, plane: &Plane, host: HostId, nonce: Nonce) -> Answer<()> {
     if plane.nonces.take(host, nonce, Instant::now()) {
         return Ok(());
     }

@@ -463,6 +463,29 @@ mod tests {
         assert!(split_path(&uri).is_err());
     }
 
+    /// What the plane shows and believes there is never older than half its life, nor of an authority
+    /// that gave way.
+    #[test]
+    fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
+        let now = Timestamp::now();
+        let mut cluster = crate::plane::compute::tests::cluster();
+        let authority = |cluster: &mut Cluster, name| {
+            let (made, key) = Authority::generate(name, now).expect("authority");
+            cluster.authorities.cluster = made.pem().to_owned();
+            cluster.keys.cluster = key;
+        };
+        authority(&mut cluster, "one");
+        let upstreams = Upstreams::default();
+        let of = |cluster: &Cluster, now| upstreams.of(cluster, now).expect("configuration");
+        let first = of(&cluster, now);
+        assert!(Arc::ptr_eq(&first, &of(&cluster, now)));
+        let later = now + OWN_LIFE / 2;
+        let second = of(&cluster, later);
+        assert!(!Arc::ptr_eq(&first, &second), "it is old");
+        authority(&mut cluster, "two");
+        assert!(!Arc::ptr_eq(&second, &of(&cluster, later)), "another signs");
+    }
+
     /// An API server that said everything and closed, to a client that has not had it and goes on.
     #[tokio::test]
     async fn an_answer_is_whole_although_its_server_takes_no_more() {
@@ -484,6 +507,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("authorization", "Bearer x"),
+            ("x-auth-token", "x"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
             ("connection", "Upgrade, X-Mine"),
             ("upgrade", "SPDY/3.1"),
             ("x-mine", "1"),
@@ -514,6 +540,10 @@ mod tests {
         ];
         assert_eq!(left, kept);
         assert_eq!(headers[header::HOST], "plane.example:8443");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        headers.insert(header::HOST, HeaderValue::from_static("a@b"));
+        clean_request(&mut headers, false);
+        assert_eq!(headers[header::HOST], SERVER_NAME, "what is no name");
         clean_request(&mut upgraded, true);
         assert_eq!(upgraded[header::UPGRADE], "SPDY/3.1");
         assert_eq!(upgraded[header::CONNECTION], "Upgrade");

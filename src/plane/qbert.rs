@@ -1,5 +1,6 @@
 //! The subset of qbert v4: clusters, attach, detach, nodes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,9 +10,11 @@ use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::backups;
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
 use super::departures;
+use super::etcd;
 use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
@@ -26,7 +29,9 @@ use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
-use crate::model::{Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef};
+use crate::model::{
+    Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef, Timestamp,
+};
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
@@ -43,6 +48,9 @@ pub(super) struct AttachHost {
     uuid: HostId,
     #[serde(default)]
     is_master: bool,
+    /// A master that is gone, and that this one replaces.
+    #[serde(default)]
+    replaces: Option<HostId>,
 }
 
 /// One host of a detach.
@@ -50,6 +58,9 @@ pub(super) struct AttachHost {
 #[serde(deny_unknown_fields)]
 pub(super) struct DetachHost {
     uuid: HostId,
+    /// Also where etcd loses its quorum by it.
+    #[serde(default)]
+    force: bool,
 }
 
 /// `GET …/clusters`.
@@ -112,10 +123,12 @@ pub(super) async fn create(
                 settings,
                 authorities,
                 keys,
+                backup_key: backups::new_key(),
                 rotation: None,
                 members: Vec::new(),
                 departed: Vec::new(),
                 etcd_revoked: None,
+                etcd_restore: None,
             };
             departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
@@ -212,7 +225,8 @@ pub(super) async fn delete(
         .change(move |change| {
             let cluster = state::cluster(&**change, id)?;
             for member in &cluster.members {
-                set_cluster(change, member.host, None)?;
+                // Nobody is left whom it could cost anything.
+                set_cluster(change, member.host, None, true)?;
             }
             keystone::forget_cluster(change, id)?;
             Ok(change.remove(&CLUSTERS, &id.to_string())?)
@@ -232,14 +246,34 @@ pub(super) async fn attach(
 ) -> Answer<StatusCode> {
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
+    if hosts.iter().any(|h| h.replaces.is_some() && !h.is_master) {
+        let why = "replaces: a worker replaces no master (\"isMaster\": true)";
+        return Err(Refusal::bad(FaultCode::NoMaster, "attach refused", why));
+    }
+    let replaced: BTreeSet<HostId> = hosts.iter().filter_map(|h| h.replaces).collect();
+    let judged = match replaced.is_empty() {
+        true => None,
+        false => {
+            let cluster = state::cluster(&plane.read()?, id)?;
+            etcd::replace::allow(&plane, &cluster, &replaced).await?;
+            Some(cluster)
+        }
+    };
     plane
-        .change(move |change| attach_now(change, id, &hosts))
+        .change(move |change| {
+            let mut cluster = match &judged {
+                Some(judged) => etcd::leave::still(judged, &**change)?,
+                None => state::cluster(&**change, id)?,
+            };
+            etcd::replace::take_out(change, &mut cluster, &replaced)?;
+            attach_now(change, cluster, &hosts)
+        })
         .await?;
     Ok(StatusCode::OK)
 }
 
-fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> Answer<()> {
-    let mut cluster = state::cluster(&**change, id)?;
+fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost]) -> Answer<()> {
+    let id = cluster.id;
     let mut rows = Vec::new();
     for wanted in hosts {
         let host = state::host(&**change, wanted.uuid)?;
@@ -271,7 +305,7 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
     let added = hosts.iter().map(|wanted| wanted.uuid);
     require_fit(change, &cluster.stack, added)?;
     for wanted in hosts {
-        set_cluster(change, wanted.uuid, Some(id))?;
+        set_cluster(change, wanted.uuid, Some(id), false)?;
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
     }
     rotation::advance(&mut cluster, change.now);
@@ -280,31 +314,53 @@ fn attach_now(change: &mut Change<'_>, id: ClusterId, hosts: &[AttachHost]) -> A
     Ok(())
 }
 
-/// `POST …/clusters/{uuid}/detach`: all of them or none.
+/// `POST …/clusters/{uuid}/detach`: all of them or none. A master whose leaving etcd would not get over
+/// stays, unless every master that is named is forced; then the answer says what is lost.
 pub(super) async fn detach(
     _: Tenant,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
     Doc(hosts): Doc<Vec<DetachHost>>,
-) -> Answer<StatusCode> {
+) -> Answer<Json<Value>> {
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    let mut masters = hosts.iter().filter(|h| cluster.is_master(h.uuid));
+    let force = masters.all(|h| h.force);
+    let hosts = hosts.iter().map(|h| h.uuid).collect();
+    detach_these(&plane, cluster, hosts, force).await.map(Json)
+}
+
+pub(super) async fn detach_these(
+    plane: &Arc<Plane>,
+    cluster: Cluster,
+    hosts: Vec<HostId>,
+    force: bool,
+) -> Answer<Value> {
+    // What cannot be for other reasons is refused before anybody is asked.
+    membership::detach(&mut cluster.clone(), &hosts, Timestamp::now())?;
+    let lost = etcd::leave::allow(plane, &cluster, &hosts.iter().copied().collect(), force).await?;
+    let answer = json!({"hosts": hosts, "lost": lost});
     plane
         .change(move |change| {
-            let mut cluster = state::cluster(&**change, id)?;
-            let hosts: Vec<HostId> = hosts.iter().map(|h| h.uuid).collect();
+            let mut cluster = etcd::leave::still(&cluster, &**change)?;
             membership::detach(&mut cluster, &hosts, change.now)?;
-            for host in hosts {
-                set_cluster(change, host, None)?;
-                tracing::info!(%host, cluster = %id, "host detached");
+            // Where no master is left, nobody is left whom it could cost anything.
+            let forced = lost.is_some() || cluster.masters().next().is_none();
+            for host in &hosts {
+                set_cluster(change, *host, None, forced)?;
+                tracing::info!(%host, cluster = %cluster.id, "host detached");
+            }
+            if let Some(lost) = &lost {
+                etcd::leave::audit(change, &cluster, &hosts, lost)?;
             }
             rotation::advance(&mut cluster, change.now);
-            change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+            change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
             Ok(())
         })
         .await?;
-    Ok(StatusCode::OK)
+    Ok(answer)
 }
 
 /// Gives a cluster another stack of the same minor of Kubernetes, on all its nodes at once; who says
@@ -335,6 +391,7 @@ pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> A
                 .fix("choose a stack of the same minor"),
         );
     }
+    stacks::require_etcd_step(&**change, &cluster.stack, &stack)?;
     let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
     require_fit(change, &stack, members)?;
     cluster.stack = stack.clone();
@@ -362,11 +419,17 @@ fn require_fit(
     )
 }
 
-/// Writes down where a host is; being attached authorises it.
-fn set_cluster(change: &mut Change<'_>, host: HostId, to: Option<ClusterId>) -> Answer<()> {
+/// Writes down where a host is, and whether it leaves where it was at any price; being attached
+/// authorises it.
+fn set_cluster(
+    change: &mut Change<'_>,
+    host: HostId,
+    to: Option<ClusterId>,
+    forced: bool,
+) -> Answer<()> {
     let key = host.to_string();
     if let Some(mut row) = change.get(&HOSTS, &key)? {
-        row.cluster = to;
+        (row.cluster, row.forced) = (to, forced);
         row.authorised |= to.is_some();
         change.put(&HOSTS, &key, &row)?;
         change.touch(host);

@@ -13,9 +13,9 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, Authority, ClusterId, Digest, Envelope, Event, Generation, HostId,
-    HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName, NodeUid, Role,
-    RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
+    Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
+    NodeUid, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -83,6 +83,10 @@ pub(super) struct Host {
     pub(super) authorised: bool,
     /// The cluster it is in.
     pub(super) cluster: Option<ClusterId>,
+    /// It is to leave whatever that costs the others: somebody said so, or nobody is left whom it
+    /// could cost anything.
+    #[serde(default)]
+    pub(super) forced: bool,
     /// How the pinned key may be replaced.
     #[serde(default)]
     pub(super) renewal: Renewal,
@@ -120,6 +124,9 @@ pub(super) struct Removed {
     pub(super) removed_at: Timestamp,
     /// From then on it is a stranger.
     pub(super) until: Timestamp,
+    /// As [`Host::forced`].
+    #[serde(default)]
+    pub(super) forced: bool,
 }
 
 /// A status document and when it came.
@@ -136,6 +143,9 @@ pub(super) struct IssuedSpec {
     pub(super) issued_at: Timestamp,
     /// What the generation is judged by.
     pub(super) assignment: Assignment,
+    /// And this: see [`Spec::force`](crate::model::Spec::force).
+    #[serde(default)]
+    pub(super) force: bool,
     pub(super) envelope: Envelope,
 }
 
@@ -151,6 +161,9 @@ pub(super) struct Cluster {
     pub(super) authorities: Authorities,
     /// Their private keys.
     pub(super) keys: AuthorityKeys,
+    /// The private key that masters' backups of etcd are sealed for, beside the operator's.
+    #[serde(serialize_with = "expose")]
+    pub(super) backup_key: Secret<String>,
     /// New authorities that take over.
     #[serde(default)]
     pub(super) rotation: Option<Rotation>,
@@ -162,6 +175,9 @@ pub(super) struct Cluster {
     /// etcd certificates of the departed, as the masters' specs carry them: PEM, signed.
     #[serde(default)]
     pub(super) etcd_revoked: Option<String>,
+    /// Its etcd begins anew from a snapshot; see `etcd::restore`.
+    #[serde(default)]
+    pub(super) etcd_restore: Option<RestoreOrder>,
 }
 
 /// What an operator chose for a cluster.
@@ -191,6 +207,15 @@ pub(super) struct Settings {
     pub(super) api_server_args: BTreeMap<String, String>,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
+    /// How long a master that was taken out of the cluster may be silent before the others take its
+    /// member out of etcd.
+    #[serde(default = "super::settings::replace_after")]
+    pub(super) etcd_replace_after_s: u32,
+    /// Backups that masters make of etcd.
+    #[serde(default)]
+    pub(super) etcd_backup: BackupPolicy,
+    #[serde(default)]
+    pub(super) etcd_quota_bytes: Option<u64>,
 }
 
 /// Private keys of a cluster's authorities, PKCS#8 PEM.
@@ -245,6 +270,25 @@ pub(super) struct Departed {
     /// What its certificates of a node say.
     pub(super) uid: NodeUid,
     pub(super) etcd_certificates: Vec<EtcdCertificate>,
+    /// Its member of etcd; none where it had none, or nobody is left who could count on it.
+    #[serde(default)]
+    pub(super) etcd: Option<EtcdSeat>,
+}
+
+/// What is known of the member of etcd of a master that left; see `etcd::seats`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EtcdSeat {
+    /// Where it listened for the others.
+    pub(super) ip: IpAddr,
+    /// As etcd prints it, once a master told.
+    #[serde(default)]
+    pub(super) member_id: Option<String>,
+    /// The others are to take it out.
+    #[serde(default)]
+    pub(super) ordered: bool,
+    /// The others say that it is none any more.
+    #[serde(default)]
+    pub(super) out: bool,
 }
 
 /// An enrolment token.
@@ -317,6 +361,11 @@ impl Cluster {
     /// The node of a host.
     pub(super) fn member(&self, host: HostId) -> Option<&Member> {
         self.members.iter().find(|m| m.host == host)
+    }
+
+    /// Whether this host is a master of it.
+    pub(super) fn is_master(&self, host: HostId) -> bool {
+        self.masters().any(|m| m.host == host)
     }
 
     /// The masters, in the order they were attached.

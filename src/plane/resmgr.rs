@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::events;
@@ -97,22 +98,31 @@ pub(super) async fn unauthorise(
     Ok(StatusCode::OK)
 }
 
+/// How a host is removed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveQuery {
+    /// Also where etcd of its cluster loses its quorum by it.
+    #[serde(default)]
+    force: bool,
+}
+
 /// `DELETE /resmgr/v1/hosts/{id}`: the host is out of its cluster and enrolled no more.
 pub(super) async fn remove(
     _: Operator,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
-) -> Answer<StatusCode> {
-    let id = host_id(&id)?;
-    if !fleet::remove(&plane, id).await? {
-        return Err(Refusal::missing(
-            FaultCode::HostUnknown,
-            format!("no host {id}"),
-            "it is not enrolled",
-        ));
-    }
-    plane.sessions.end(id, "the host was removed");
-    Ok(StatusCode::OK)
+    Query(query): Query<RemoveQuery>,
+) -> Answer<Json<Value>> {
+    remove_this(&plane, host_id(&id)?, query.force)
+        .await
+        .map(Json)
+}
+
+pub(super) async fn remove_this(plane: &Arc<Plane>, host: HostId, force: bool) -> Answer<Value> {
+    let lost = fleet::remove(plane, host, force).await?;
+    plane.sessions.end(host, "the host was removed");
+    Ok(json!({"host": host, "lost": lost}))
 }
 
 pub(super) fn host_id(text: &str) -> Answer<HostId> {

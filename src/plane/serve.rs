@@ -31,8 +31,8 @@ use super::state::{Parts, Plane};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, keystone, metrics, proxy, qbert, resmgr, rights, trace,
-    tunnel,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
+    trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -298,6 +298,13 @@ fn router(plane: &Arc<Plane>) -> Router {
             get(qbert::get)
                 .merge(delete(qbert::delete))
                 .patch(qbert::tune),
+        )
+        .route("/v4/{project}/clusters/{uuid}/etcd", get(etcd::places::get))
+        .route(
+            "/v4/{project}/clusters/{uuid}/etcd/restore",
+            get(etcd::restore::get)
+                .post(etcd::restore::post)
+                .delete(etcd::restore::delete),
         )
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))

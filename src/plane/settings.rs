@@ -6,18 +6,26 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::backups::NewBackups;
 use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
 use crate::model::{
-    CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeName,
-    ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
+    BackupPolicy, CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin,
+    NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes, quota_fault,
 };
 
 /// Port of the API server unless told otherwise.
 const API_PORT: u16 = 6443;
 /// Most labels and mirrors of a cluster.
 const LIST_MAX: usize = 64;
+/// How long a master that was taken out of its cluster may be silent before the others take its
+/// member out of etcd, unless told otherwise: five reports, and what a machine takes to boot.
+const REPLACE_AFTER_S: u32 = 300;
+/// Shortest: a host reports every minute, and one lost report is no silence.
+const REPLACE_AFTER_MIN_S: u32 = 120;
+/// Longest: a month is a mistake of units.
+const REPLACE_AFTER_MAX_S: u32 = 30 * 24 * 3600;
 /// Longest cluster name; it is for people.
 const NAME_MAX: usize = 63;
 /// The DNS service has the tenth address, so a services network needs a few bits.
@@ -61,6 +69,37 @@ pub(super) struct NewCluster {
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
     etcd_election_timeout_ms: Option<u32>,
+    #[serde(default)]
+    etcd: NewEtcd,
+    #[serde(default)]
+    etcd_quota_bytes: Option<u64>,
+    #[serde(default)]
+    etcd_backup: NewBackups,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct NewEtcd {
+    #[serde(default)]
+    replace_after_seconds: Option<u32>,
+}
+
+impl NewEtcd {
+    fn replace_after(&self) -> Answer<u32> {
+        let seconds = self.replace_after_seconds.unwrap_or(REPLACE_AFTER_S);
+        let bounds = REPLACE_AFTER_MIN_S..=REPLACE_AFTER_MAX_S;
+        require(
+            bounds.contains(&seconds),
+            "etcd.replaceAfterSeconds",
+            || format!("must be {REPLACE_AFTER_MIN_S} to {REPLACE_AFTER_MAX_S}"),
+        )?;
+        Ok(seconds)
+    }
+}
+
+/// Of a cluster that was told nothing.
+pub(super) fn replace_after() -> u32 {
+    REPLACE_AFTER_S
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +107,21 @@ pub(super) struct NewCluster {
 struct NewRuntime {
     #[serde(default)]
     cgroup_driver: CgroupDriverChoice,
+    #[serde(default)]
+    mirrors: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    drop_ins: Option<String>,
+    #[serde(default)]
+    cdi: bool,
+    #[serde(default)]
+    nri: bool,
+}
+
+/// What may change of it while a cluster runs: all but the cgroup driver, of which running containers
+/// are.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TunedRuntime {
     #[serde(default)]
     mirrors: BTreeMap<String, Vec<String>>,
     #[serde(default)]
@@ -99,6 +153,8 @@ struct NewKubelet {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
     #[serde(default)]
+    runtime: Option<TunedRuntime>,
+    #[serde(default)]
     kubelet: Option<NewKubelet>,
     #[serde(default)]
     kube_proxy: Option<NewKubeProxy>,
@@ -106,13 +162,32 @@ pub(super) struct Tuning {
     feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(default)]
     api_server_args: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    etcd: Option<NewEtcd>,
+    #[serde(default)]
+    etcd_quota_bytes: Option<u64>,
+    #[serde(default)]
+    etcd_backup: Option<NewBackups>,
 }
 
 impl Tuning {
     /// Takes the place of what it names, if all of it makes sense.
     pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
+        if let Some(runtime) = self.runtime {
+            let cgroup_driver = settings.runtime.cgroup_driver;
+            settings.runtime = runtime.with(cgroup_driver).spec()?;
+        }
         if let Some(kubelet) = &self.kubelet {
-            settings.kubelet = kubelet.spec()?;
+            let had = settings.kubelet.ids_per_pod;
+            let stays = kubelet.ids_per_pod.is_none_or(|ids| Some(ids) == had);
+            // kubelet ends where a pod with a user namespace of another size is there.
+            require(stays, "kubelet.idsPerPod", || {
+                "it is chosen when the cluster is made, and stays".into()
+            })?;
+            settings.kubelet = KubeletSpec {
+                ids_per_pod: had,
+                ..kubelet.spec()?
+            };
         }
         if let Some(kube_proxy) = &self.kube_proxy {
             settings.kube_proxy = kube_proxy.spec()?;
@@ -121,11 +196,62 @@ impl Tuning {
             check_gates(&gates)?;
             settings.feature_gates = gates;
         }
+        if let Some(backups) = &self.etcd_backup {
+            settings.etcd_backup = backup_policy(backups)?;
+        }
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
             settings.api_server_args = args;
         }
+        if let Some(etcd) = &self.etcd {
+            settings.etcd_replace_after_s = etcd.replace_after()?;
+        }
+        if let Some(quota) = self.etcd_quota_bytes {
+            check_quota(Some(quota))?;
+            settings.etcd_quota_bytes = Some(quota);
+        }
         Ok(())
+    }
+}
+
+impl TunedRuntime {
+    fn with(self, cgroup_driver: CgroupDriverChoice) -> NewRuntime {
+        NewRuntime {
+            cgroup_driver,
+            mirrors: self.mirrors,
+            drop_ins: self.drop_ins,
+            cdi: self.cdi,
+            nri: self.nri,
+        }
+    }
+}
+
+impl NewRuntime {
+    fn spec(&self) -> Answer<RuntimeSpec> {
+        require(self.mirrors.len() <= LIST_MAX, "runtime.mirrors", || {
+            format!("at most {LIST_MAX}")
+        })?;
+        for (registry, urls) in &self.mirrors {
+            let ok = !urls.is_empty()
+                && urls.len() <= LIST_MAX
+                && urls
+                    .iter()
+                    .all(|u| u.starts_with("http://") || u.starts_with("https://"));
+            require(ok, "runtime.mirrors", || {
+                format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
+            })?;
+        }
+        let drop_ins = self.drop_ins.as_deref().and_then(drop_in_dir_fault);
+        require(drop_ins.is_none(), "runtime.dropIns", || {
+            drop_ins.clone().unwrap_or_default()
+        })?;
+        Ok(RuntimeSpec {
+            cgroup_driver: self.cgroup_driver,
+            mirrors: self.mirrors.clone(),
+            drop_ins: self.drop_ins.clone(),
+            cdi: self.cdi,
+            nri: self.nri,
+        })
     }
 }
 
@@ -154,12 +280,25 @@ impl NewKubelet {
     }
 }
 
+fn backup_policy(wanted: &NewBackups) -> Answer<BackupPolicy> {
+    wanted
+        .policy()
+        .map_err(|(field, why)| refused(&field, &why))
+}
+
 fn check_gates(gates: &BTreeMap<String, bool>) -> Answer<()> {
     kubernetes::gates(gates).map_err(|why| refused("featureGates", &why))
 }
 
 fn check_api_server_args(args: &BTreeMap<String, String>) -> Answer<()> {
     kubernetes::extra_args(args).map_err(|why| refused("apiServerArgs", &why))
+}
+
+fn check_quota(quota: Option<u64>) -> Answer<()> {
+    match quota_fault(quota) {
+        Some(why) => Err(refused("etcdQuotaBytes", &why)),
+        None => Ok(()),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -194,6 +333,7 @@ impl NewCluster {
         self.check_rest()?;
         check_gates(&self.feature_gates)?;
         check_api_server_args(&self.api_server_args)?;
+        check_quota(self.etcd_quota_bytes)?;
         Ok(Settings {
             pods_cidr: self.containers_cidr.trunc(),
             services_cidr: self.services_cidr.trunc(),
@@ -208,19 +348,16 @@ impl NewCluster {
             external_dns_name: self.external_dns_name.clone(),
             allow_workloads_on_master: self.allow_workloads_on_master,
             labels: self.labels.clone(),
-            runtime: RuntimeSpec {
-                cgroup_driver: self.runtime.cgroup_driver,
-                mirrors: self.runtime.mirrors.clone(),
-                drop_ins: self.runtime.drop_ins.clone(),
-                cdi: self.runtime.cdi,
-                nri: self.runtime.nri,
-            },
+            runtime: self.runtime.spec()?,
             kubelet: self.kubelet.spec()?,
             kube_proxy: self.kube_proxy.spec()?,
             feature_gates: self.feature_gates.clone(),
             api_server_args: self.api_server_args.clone(),
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
+            etcd_replace_after_s: self.etcd.replace_after()?,
+            etcd_backup: backup_policy(&self.etcd_backup)?,
+            etcd_quota_bytes: self.etcd_quota_bytes,
         })
     }
 
@@ -292,24 +429,6 @@ impl NewCluster {
                 format!("{:?}: {:?} is no Kubernetes label", clip(key), clip(value))
             })?;
         }
-        let mirrors = &self.runtime.mirrors;
-        require(mirrors.len() <= LIST_MAX, "runtime.mirrors", || {
-            format!("at most {LIST_MAX}")
-        })?;
-        for (registry, urls) in mirrors {
-            let ok = !urls.is_empty()
-                && urls.len() <= LIST_MAX
-                && urls
-                    .iter()
-                    .all(|u| u.starts_with("http://") || u.starts_with("https://"));
-            require(ok, "runtime.mirrors", || {
-                format!("{:?}: a mirror is a list of http(s) URLs", clip(registry))
-            })?;
-        }
-        let drop_ins = self.runtime.drop_ins.as_deref().and_then(drop_in_dir_fault);
-        require(drop_ins.is_none(), "runtime.dropIns", || {
-            drop_ins.clone().unwrap_or_default()
-        })?;
         require(
             self.mtu_size.is_none_or(|n| (1280..=65535).contains(&n)),
             "mtuSize",
@@ -404,12 +523,28 @@ mod tests {
             json!({"name": "x"}),
             json!({"apiServerArgs": {"etcd-servers": "x"}}),
             json!({"kubelet": {"podsSwap": true}}),
+            json!({"kubelet": {"idsPerPod": 131_072}}),
+            json!({"runtime": {"cgroupDriver": "systemd"}}),
+            json!({"runtime": {"mirrors": {"docker.io": []}}}),
+            json!({"runtime": {"dropIns": "/etc/pf9/x"}}),
         ] {
             tune(&mut settings, &bad).expect_err("refused");
         }
         assert_eq!(settings, before);
         tune(&mut settings, &json!({"featureGates": {}})).expect("good");
         assert!(settings.feature_gates.is_empty());
+        settings.kubelet.ids_per_pod = Some(131_072);
+        tune(&mut settings, &json!({"kubelet": {"maxPods": 60}})).expect("good");
+        assert_eq!(settings.kubelet.ids_per_pod, Some(131_072), "stays");
+        settings.runtime.cgroup_driver = CgroupDriverChoice::Cgroupfs;
+        tune(
+            &mut settings,
+            &json!({"runtime": {"cdi": true, "nri": true}}),
+        )
+        .expect("good");
+        let runtime = &settings.runtime;
+        assert!(runtime.cdi && runtime.nri);
+        assert_eq!(runtime.cgroup_driver, CgroupDriverChoice::Cgroupfs, "stays");
     }
 
     #[test]
@@ -464,6 +599,22 @@ mod tests {
             ("apiServerArgs", json!({"v": "9"}), "apiServerArgs"),
             ("mtuSize", json!(100), "mtuSize"),
             ("etcdElectionTimeoutMs", json!(100), "etcdElectionTimeoutMs"),
+            (
+                "etcd",
+                json!({"replaceAfterSeconds": 10}),
+                "etcd.replaceAfterSeconds",
+            ),
+            ("etcdBackup", json!({"keep": 0}), "etcdBackup.keep"),
+            (
+                "etcdBackup",
+                json!({"everyMinutes": 1}),
+                "etcdBackup.everyMinutes",
+            ),
+            (
+                "etcdBackup",
+                json!({"recoveryRecipient": "age1qqqq"}),
+                "etcdBackup.recoveryRecipient",
+            ),
             ("colour", json!("red"), "colour"),
         ] {
             let mut body = good();

@@ -23,11 +23,11 @@ pub(super) fn refresh(
     let mut clusters: HashMap<String, Cluster> = HashMap::new();
     for host in hosts {
         let at = host.to_string();
-        let cluster = match write.get(&HOSTS, &at)? {
-            Some(row) => row.cluster,
+        let (cluster, force) = match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
+            (Some(row), _) => (row.cluster, row.forced),
             // Of whom was removed nothing is wanted any more: that is his order of removal.
-            None if write.get(&REMOVED, &at)?.is_some() => None,
-            None => continue,
+            (None, Some(removed)) => (None, removed.forced),
+            (None, None) => continue,
         };
         let cluster = match cluster {
             None => None,
@@ -42,7 +42,8 @@ pub(super) fn refresh(
             }
         };
         let last = write.get(&SPECS, &at)?;
-        if let Some(issued) = next(*host, cluster, last.as_ref(), key, now)? {
+        let wanted = Wanted { cluster, force };
+        if let Some(issued) = next(*host, wanted, last.as_ref(), key, now)? {
             write.put(&SPECS, &at, &issued)?;
             changed.push((*host, issued.generation));
         }
@@ -61,12 +62,14 @@ pub(super) fn raise(
     let mut changed = Vec::new();
     for (host, above) in hosts {
         let at = host.to_string();
-        let cluster = match write.get(&HOSTS, &at)?.and_then(|row| row.cluster) {
+        let row = write.get(&HOSTS, &at)?;
+        let force = row.as_ref().is_some_and(|row| row.forced);
+        let cluster = match row.and_then(|row| row.cluster) {
             None => None,
             Some(id) => write.get(&CLUSTERS, &id.to_string())?,
         };
         if let Some(assignment) = compute::assignment(*host, cluster.as_ref()) {
-            let issued = sign(*host, above.next(), assignment, key, now)?;
+            let issued = sign(*host, above.next(), (assignment, force), key, now)?;
             write.put(&SPECS, &at, &issued)?;
             changed.push((*host, issued.generation));
         }
@@ -74,30 +77,40 @@ pub(super) fn raise(
     Ok(changed)
 }
 
+/// What a host's spec follows from.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    cluster: Option<&'a Cluster>,
+    /// It leaves where it was whatever that costs.
+    force: bool,
+}
+
 /// The next spec of a host, if what it is to be changed since the last, or who signs it.
 fn next(
     host: HostId,
-    cluster: Option<&Cluster>,
+    wanted: Wanted<'_>,
     last: Option<&IssuedSpec>,
     key: &SigningKey,
     now: Timestamp,
 ) -> Answer<Option<IssuedSpec>> {
     // What nothing can be said of stays as it is.
-    let computed = compute::assignment(host, cluster);
+    let computed = compute::assignment(host, wanted.cluster);
+    let force = wanted.force;
     let Some(assignment) = computed.or_else(|| last.map(|l| l.assignment.clone())) else {
         return Ok(None);
     };
-    if last.is_some_and(|l| l.assignment == assignment && l.envelope.key_id == key.id()) {
+    let is_so = |l: &IssuedSpec| l.assignment == assignment && l.force == force;
+    if last.is_some_and(|l| is_so(l) && l.envelope.key_id == key.id()) {
         return Ok(None);
     }
     let generation = last.map_or(Generation::default(), |l| l.generation).next();
-    sign(host, generation, assignment, key, now).map(Some)
+    sign(host, generation, (assignment, force), key, now).map(Some)
 }
 
 fn sign(
     host: HostId,
     generation: Generation,
-    assignment: Assignment,
+    (assignment, force): (Assignment, bool),
     key: &SigningKey,
     now: Timestamp,
 ) -> Answer<IssuedSpec> {
@@ -107,7 +120,7 @@ fn sign(
         generation,
         issued_at: now,
         assignment,
-        force: false,
+        force,
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
@@ -118,6 +131,7 @@ fn sign(
         generation,
         issued_at: now,
         assignment: spec.assignment,
+        force,
         envelope: key.sign(DocumentKind::Spec, &bytes),
     })
 }

@@ -229,6 +229,22 @@ pub(super) fn require_fit<'a>(
     Ok(())
 }
 
+/// Refuses a stack whose etcd may not go on with the data of the one that masters have. What the data
+/// themselves show, each master looks at.
+pub(super) fn require_etcd_step(rows: &impl Read, now: &StackRef, then: &StackRef) -> Answer<()> {
+    let etcd = |stack: &StackRef| -> Answer<Option<semver::Version>> {
+        let row = rows.get(&STACKS, &stack.manifest.to_string())?;
+        Ok(row.and_then(|row| row.content().ok()?.etcd()))
+    };
+    match (etcd(now)?, etcd(then)?) {
+        (Some(from), Some(to)) => match Matrix::ours().etcd_way(&from, &to) {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, *fault)),
+        },
+        (None, _) | (_, None) => Ok(()),
+    }
+}
+
 /// The signed manifest of a stack.
 pub(super) fn manifest(rows: &impl Read, digest: &str) -> Answer<Envelope> {
     Ok(find(rows, digest)?.envelope)

@@ -171,6 +171,7 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "labels": s.labels,
         "runtime": s.runtime,
         "kubelet": s.kubelet,
+        "etcdReplaceAfterSeconds": s.etcd_replace_after_s,
         "stack": cluster.stack.version,
         "stackManifest": cluster.stack.manifest,
         "numMasters": masters,

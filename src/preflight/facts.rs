@@ -45,6 +45,8 @@ pub struct Facts {
     pub disks: Vec<Disk>,
     /// Swap areas in use.
     pub swaps: Vec<String>,
+    /// User namespaces that the kernel allows; none: it has none.
+    pub user_namespaces: u64,
     /// Control groups version 2.
     pub cgroup_v2: bool,
     /// Controllers that can be used.
@@ -163,6 +165,7 @@ impl Facts {
             cpus: reader.cpus(),
             disks: reader.disks(),
             swaps: kernel.swaps().map_err(|e| fault(&e))?,
+            user_namespaces: reader.user_namespaces(),
             cgroup_v2,
             controllers: reader.controllers(cgroup_v2),
             modules,
@@ -228,6 +231,11 @@ impl Reader<'_> {
         let text = self.text("/proc/cpuinfo");
         let count = text.lines().filter(|l| l.starts_with("processor")).count();
         u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    fn user_namespaces(&self) -> u64 {
+        let text = self.text("/proc/sys/user/max_user_namespaces");
+        text.trim().parse().unwrap_or(0)
     }
 
     fn controllers(&self, v2: bool) -> BTreeSet<String> {

@@ -2,6 +2,7 @@
 
 use super::{Check, Facts, Group};
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, ModuleState};
+use crate::model::loose_version;
 
 /// Controllers a kubelet cannot do without.
 pub(super) const CONTROLLERS: &[&str] = &["cpu", "cpuset", "memory", "pids"];
@@ -42,6 +43,35 @@ pub(super) fn control_groups(facts: &Facts) -> Check {
         "boot with cgroup_enable=memory, or delegate the controllers to this container",
     )
 }
+
+/// The first kernel that shows a pod with ids of its own what it keeps in memory (tokens, secrets). The
+/// one feature here that leaves no trace to look for.
+const IDS_IN_MEMORY: (u64, u64) = (6, 3);
+
+/// Whether pods can have user ids of their own (`hostUsers: false`). All others run without, so this is no
+/// warning: most kernels of today cannot, and most clusters do not ask.
+pub(super) fn user_namespaces(facts: &Facts) -> Check {
+    let kernel = loose_version(&facts.kernel);
+    let is_old = kernel.is_none_or(|k| (k.major, k.minor) < IDS_IN_MEMORY);
+    let why = if facts.user_namespaces == 0 {
+        Some("user.max_user_namespaces is 0".to_owned())
+    } else if is_old {
+        Some(format!(
+            "Linux {} cannot show them their secrets, 6.3 can",
+            facts.kernel
+        ))
+    } else {
+        None
+    };
+    let found = match why {
+        None => USER_NAMESPACES.to_owned(),
+        Some(why) => format!("pods with hostUsers: false do not start: {why}"),
+    };
+    Check::new(Group::Kernel, "user-namespaces", found, USER_NAMESPACES)
+}
+
+/// What this check says where they work.
+pub(super) const USER_NAMESPACES: &str = "pods can have user ids of their own";
 
 pub(super) fn overlay(facts: &Facts) -> Check {
     feature(

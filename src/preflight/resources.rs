@@ -173,7 +173,7 @@ pub(super) fn swap(facts: &Facts) -> Check {
         return check;
     }
     check.fail(
-        "kubelet does not start with swap on",
+        "kubelet does not start with swap on, unless the cluster's kubelet.allowSwap says so",
         "swapoff -a, and take swap out of /etc/fstab",
     )
 }

@@ -40,6 +40,7 @@ fn good() -> Facts {
             noexec: false,
         }],
         swaps: Vec::new(),
+        user_namespaces: 1000,
         cgroup_v2: true,
         controllers: ["cpu", "cpuset", "io", "memory", "pids"]
             .map(str::to_owned)
@@ -397,6 +398,25 @@ fn skipping_is_by_name_and_unknown_names_are_refused() {
     assert!(fault.fix.contains("swap"), "{fault}");
 }
 
+/// It is said, and is no defect: a machine that cannot is as good for everybody else.
+#[test]
+fn pods_that_want_ids_of_their_own_are_told_why_not() {
+    type Bend = fn(&mut Facts);
+    let bend: [(Bend, &str); 3] = [
+        (|_| (), super::kernel::USER_NAMESPACES),
+        (|f| f.user_namespaces = 0, "max_user_namespaces is 0"),
+        (|f| f.kernel = "6.2.16-x".into(), "Linux 6.2.16-x cannot"),
+    ];
+    for (bend, words) in bend {
+        let mut facts = good();
+        facts.kernel = "6.3.0".into();
+        bend(&mut facts);
+        let check = super::kernel::user_namespaces(&facts);
+        assert_eq!(check.severity, Severity::Ok);
+        assert!(check.found.contains(words), "{}", check.found);
+    }
+}
+
 #[test]
 fn facts_are_read_from_the_files_of_the_machine() {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -410,6 +430,7 @@ fn facts_are_read_from_the_files_of_the_machine() {
             "Filename Type Size Used Priority\n/dev/sdb1 partition 1 0 -2\n",
         ),
         ("/proc/sys/kernel/hostname", "n1\n"),
+        ("/proc/sys/user/max_user_namespaces", "63\n"),
         ("/proc/filesystems", "nodev\tsysfs\nnodev\toverlay\n"),
         ("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n"),
         (
@@ -438,6 +459,7 @@ fn facts_are_read_from_the_files_of_the_machine() {
     assert_eq!((facts.memory, facts.cpus), (2048 * 1024, 2));
     assert_eq!(facts.swaps, ["/dev/sdb1"]);
     assert_eq!(facts.host_name, "n1");
+    assert_eq!(facts.user_namespaces, 63);
     assert!(facts.systemd && facts.cgroup_v2 && facts.clock_keeper.is_some());
     assert_eq!(facts.modules.get("overlay"), Some(&ModuleState::Present));
     assert_eq!(

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
-use super::{StackError, io_error, other_manifest, space, unpack};
+use super::{StackError, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
+use crate::host::space;
 use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
 
 /// Unpacked here first; the prefix tells what a crash left.

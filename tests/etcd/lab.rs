@@ -284,25 +284,42 @@ impl Machine {
 
     /// `etcdctl` with these words, against this member; what it prints.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
+        let said = self.ctl_tried(words);
+        said.unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.log()))
+    }
+
+    /// The same, and it is refused: what it says then.
+    pub(crate) fn refused(&self, words: &[&str]) -> String {
+        match self.ctl_tried(words) {
+            Ok(said) => panic!("{words:?}: {said}"),
+            Err(why) => why,
+        }
+    }
+
+    /// The same; its complaint when it does not succeed.
+    pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
+        let done = self.etcdctl(&bin).args(words).output().expect("etcdctl");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() {
+            Ok(text(&done.stdout))
+        } else {
+            Err(text(&done.stderr))
+        }
+    }
+
+    fn etcdctl(&self, bin: &Path) -> std::process::Command {
         let file = |name| self.fs.at(certs::path_of(CertPurpose::EtcdClient, name));
-        let done = self
-            .network
-            .command(&bin)
+        let mut command = self.network.command(bin);
+        command
             .env(
                 "ETCDCTL_ENDPOINTS",
                 format!("https://127.0.0.1:{}", ports::ETCD),
             )
             .env("ETCDCTL_CACERT", file(paths::CERT_CA_FILE))
             .env("ETCDCTL_CERT", file(paths::CERT_FILE))
-            .env("ETCDCTL_KEY", file(paths::CERT_KEY_FILE))
-            .args(words)
-            .output()
-            .expect("etcdctl");
-        let said = String::from_utf8_lossy(&done.stdout).into_owned();
-        let error = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{words:?}: {error}\n{}", self.log());
-        said
+            .env("ETCDCTL_KEY", file(paths::CERT_KEY_FILE));
+        command
     }
 
     /// Starts the unit, as a boot would.
@@ -325,12 +342,41 @@ impl Machine {
         self.systemctl("show").contains("ActiveState=active")
     }
 
+    /// Kills it from within what runs on the machine.
+    pub(crate) fn killer(&self) -> impl FnOnce() + Send + use<> {
+        let fs = self.fs.clone();
+        move || drop(systemctl(&fs, "kill"))
+    }
+
     fn systemctl(&self, verb: &str) -> String {
-        let done = std::process::Command::new(self.fs.at("/usr/bin/systemctl"))
-            .args(["--no-ask-password", verb, "--", units::ETCD])
-            .output()
-            .expect("systemctl");
-        String::from_utf8_lossy(&done.stdout).into_owned()
+        systemctl(&self.fs, verb)
+    }
+
+    /// Puts so many MiB of values into etcd.
+    pub(crate) fn fill(&self, mib: usize) {
+        // Below what one request may have; in a file, for an argument may have less.
+        let value = self.fs.at("/tmp/value");
+        fs::write(&value, vec![b'x'; 1 << 20]).expect("write");
+        let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
+        for n in 0..mib {
+            let value = fs::File::open(&value).expect("value");
+            let done = self
+                .etcdctl(&bin)
+                .args(["put", &format!("fill/{n}")])
+                .stdin(value)
+                .output();
+            let done = done.expect("etcdctl");
+            let why = String::from_utf8_lossy(&done.stderr);
+            assert!(done.status.success(), "{why}\n{}", self.log());
+        }
+    }
+
+    /// A disk of this size, e.g. `140m`.
+    pub(crate) fn small_disk(&self, path: &str, size: &str) {
+        let at = self.fs.at(path);
+        fs::create_dir_all(&at).expect("directory");
+        let (tmpfs, size) = (Some("tmpfs"), format!("size={size},mode=700"));
+        mount(tmpfs, &at, tmpfs, MsFlags::empty(), Some(size.as_str())).expect("mount");
     }
 
     /// What systemd was told since the last question.
@@ -403,6 +449,14 @@ impl Machine {
             .write("/proc/self/mountinfo", text.as_bytes(), &attrs)
             .expect("write");
     }
+}
+
+fn systemctl(fs: &HostFs, verb: &str) -> String {
+    let done = std::process::Command::new(fs.at("/usr/bin/systemctl"))
+        .args(["--no-ask-password", verb, "--", units::ETCD])
+        .output()
+        .expect("systemctl");
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// A disk that is there and not mounted.

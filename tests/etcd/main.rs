@@ -3,7 +3,12 @@
 //!
 //! ```text
 //! lab        the members and how they are driven
+//! drill      fire drills: backups restored into an etcd of their own
+//! restoring  a cluster begins anew from a snapshot, and what is refused
+//! backup     backups that open, and all the ways not to have one
 //! founding   every etcd that is built: one member founds, three found, and the settings are ours
+//! versions   which etcd may go on with the data of which: refused and allowed steps are really made
+//! upkeep     a full database: it is healed, or explained
 //! lost       data that vanished: nobody founds anew, who has others comes back to them
 //! leaving    who may leave, whose member is taken out, and what is held until then
 //! ```
@@ -12,7 +17,12 @@
 //! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
 //! leaves it out.
 
+mod backup;
+mod drill;
 mod founding;
 mod lab;
 mod leaving;
 mod lost;
+mod restoring;
+mod upkeep;
+mod versions;

@@ -3,8 +3,10 @@
 
 mod addresses;
 mod authorities;
+mod backups;
 mod bed;
 mod clusters;
+mod etcd;
 mod kube;
 mod machines;
 mod metrics;
@@ -13,6 +15,7 @@ mod objects;
 mod operators;
 mod orders;
 mod renewal;
+mod restore;
 mod rights;
 mod stacks;
 mod stop;

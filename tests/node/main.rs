@@ -2,11 +2,12 @@
 //! and driven by `scripts/demo`, as a person would.
 //!
 //! ```text
-//! a_up          bare machines → Ready, logs and exec; a second `up` changes nothing
+//! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
-//! b_reboot      each machine rebooted, then crashed, with the plane away → Ready
+//! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
+//! cb_policies   seccomp, user namespaces, CDI, NRI, swap: what pods get with each and without
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
@@ -16,20 +17,30 @@
 //! eb_a_drop_in  a drop-in with a typing error refused, the runtime runs on over a boot; put right
 //! f_decommission  the agent removed → the machine's files are what they were before
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
+//! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
+//! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! ```
 //!
-//! They share the machines and run one at a time, in order of name (see `.config/nextest.toml`).
-//! Each begins by bringing the demo up, so each can run alone. Needs root.
+//! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
+//! `--full`; what they take stands in `scripts/lib/tests.py`. Each begins by bringing the demo up, so each can run
+//! alone. Needs root.
 
 mod addons;
 mod certificates;
 mod demo;
 mod matrix;
+mod members;
 mod minors;
 mod network;
+mod nri;
+mod pages;
+mod policies;
 mod refused;
+mod restore;
 mod rights;
 mod running;
+#[path = "../support/sample.rs"]
+mod sample;
 mod scenario;
 mod services;
 mod settings;

@@ -22,10 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::socket::{Cut, Path, Socket};
+use super::Seeds;
 use super::world::pattern;
 
-/// Seeds of one test.
-const SEEDS: u64 = 400;
+/// Connections, each a seed. They are quick.
+const SEEDS: Seeds = Seeds { of: 4000, few: 400 };
 /// Streams that one side opens, at most.
 const STREAMS: u32 = 6;
 /// Longest a run may take on its clock: a silent path is noticed after 20 s, an end takes at most

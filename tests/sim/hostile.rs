@@ -14,8 +14,10 @@ use pf9_hostagent::wire::{
     Time, Violation, limits,
 };
 
-/// Attacks of one ordinary run.
-const SEEDS: u64 = 60;
+use super::{PrintSeed, Seeds, each_seed_of, sample};
+
+/// Attacks, each a seed; `scripts/fuzz` makes others.
+const SEEDS: Seeds = Seeds { of: 600, few: 60 };
 /// Messages of an attack. Most of its sessions keep to the protocol, or they would be over after a
 /// few messages and never reach a limit.
 const STEPS: usize = 6_000;
@@ -27,17 +29,19 @@ const WINDOW: u64 = 1 << 20;
 /// Frames a session may have to say at once: a few for each stream and each refusal.
 const SAYS_MAX: usize = limits::REFUSALS_MAX + 8 * (STREAMS as usize + 16) + 64 * 16;
 
-/// Runs seeds: a fixed number of them, or new ones until the time is over.
+/// Runs seeds: a number of them, or new ones until the time is over.
 fn each(run: impl Fn(u64)) {
     let seconds = std::env::var("FUZZ_SECONDS").ok();
     let Some(seconds) = seconds.and_then(|s| s.parse().ok()) else {
-        return super::each_seed_of(SEEDS, run);
+        return each_seed_of(SEEDS, run);
     };
+    // The same beginning again by the same seed; how far it comes is the machine's.
+    let mut seeds = fastrand::Rng::with_seed(sample::seed());
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut done = 0u64;
     while Instant::now() < until {
-        let seed = fastrand::u64(..);
-        let guard = super::PrintSeed(seed);
+        let seed = seeds.u64(..);
+        let guard = PrintSeed(seed);
         run(seed);
         std::mem::forget(guard);
         done += 1;

@@ -5,23 +5,34 @@
 
 mod bytes;
 mod hostile;
+#[path = "../support/sample.rs"]
+mod sample;
 mod world;
 
 use world::{Plan, World};
 
-/// Seeds of one run; each is another schedule of calls, capacities and stalls.
-const SEEDS: u64 = 1000;
+/// Schedules of calls, capacities and stalls, each a seed.
+const SCHEDULES: Seeds = Seeds { of: 4000, few: 250 };
+/// Of those that take longer, each.
+const LONG_SCHEDULES: Seeds = Seeds { of: 2000, few: 100 };
 
-fn each_seed(run: impl Fn(u64)) {
-    each_seed_of(SEEDS, run);
+/// The seeds of a test, and how many of them a sample has.
+#[derive(Clone, Copy)]
+struct Seeds {
+    of: u64,
+    few: usize,
 }
 
-fn each_seed_of(seeds: u64, run: impl Fn(u64)) {
+fn each_seed(run: impl Fn(u64)) {
+    each_seed_of(SCHEDULES, run);
+}
+
+fn each_seed_of(seeds: Seeds, run: impl Fn(u64)) {
     if let Ok(seed) = std::env::var("SIM_SEED") {
         run(seed.parse().expect("SIM_SEED is a number"));
         return;
     }
-    for seed in 0..seeds {
+    for seed in sample::of("schedules", 0..seeds.of, seeds.few) {
         let guard = PrintSeed(seed);
         run(seed);
         std::mem::forget(guard);
@@ -76,7 +87,7 @@ fn resets_anywhere_end_their_stream_only() {
 
 #[test]
 fn pauses_take_no_byte_and_leave_no_stream_waiting() {
-    each_seed_of(SEEDS / 2, |seed| {
+    each_seed_of(LONG_SCHEDULES, |seed| {
         let plan = Plan {
             pauses: true,
             stalled_in_ten: 1,
@@ -105,4 +116,19 @@ fn a_lost_connection_never_shows_bytes_that_were_not_sent() {
         // The connection is gone: what was read so far must be a prefix of what was written.
         world.assert_prefixes();
     });
+}
+
+#[test]
+fn the_same_seed_picks_the_same_and_another_one_others() {
+    let pick = |seed| sample::picked((0..1000).collect(), 50, seed);
+    assert_eq!(pick(1), pick(1));
+    assert_ne!(pick(1), pick(2));
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let some: Vec<u32> = pick(seed);
+        assert_eq!(some.len(), 50);
+        assert!(some.is_sorted(), "in their order, each once");
+        seen.extend(some);
+    }
+    assert_eq!(seen.len(), 1000, "every case has its turn");
 }

@@ -33,6 +33,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         certificate_requests: Vec::new(),
         service_account_key: None,
         kube_proxy: None,
+        etcd: None,
         certificates: Vec::new(),
     }
 }

@@ -144,6 +144,7 @@ impl Etcd {
         let etcd = Self {
             base: base.clone(),
             client: self.client.clone(),
+            http2: self.http2.clone(),
         };
         let asked = tokio::time::timeout(WELL, etcd.healthy()).await;
         asked.is_ok_and(|said| said.is_ok())

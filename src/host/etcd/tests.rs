@@ -22,6 +22,12 @@ fn both_generations_of_answers_are_understood() {
     assert!(judge(200, br#"{"health":"true","reason":""}"#).is_ok());
     let no = judge(503, br#"{"health":"false","reason":"RAFT NO LEADER"}"#);
     assert!(no.expect_err("unhealthy").to_string().contains("NO LEADER"));
+    let full = judge(503, br#"{"health":"false","reason":"ALARM NOSPACE"}"#);
+    assert!(
+        full.expect_err("full")
+            .to_string()
+            .contains("pf9ctl etcd alarm")
+    );
     assert!(judge(503, br#"{"health":"false"}"#).is_err());
     assert!(judge(200, b"<html>").is_err());
 }

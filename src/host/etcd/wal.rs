@@ -152,51 +152,52 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The head of a log of etcd 3.7.3 with member 8e9e05c52164694d of cluster cdf818194e3a8c32.
+#[cfg(test)]
+pub(crate) fn log_head() -> Vec<u8> {
+    let number = |mut n: u64| {
+        let mut bytes = Vec::new();
+        while n > 0x7f {
+            bytes.push((n & 0x7f) as u8 | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    };
+    let ids = [
+        &[0x08][..],
+        &number(0x8e9e_05c5_2164_694d),
+        &[0x10],
+        &number(0xcdf8_1819_4e3a_8c32),
+    ]
+    .concat();
+    let checksum = vec![0x08, 4, 0x10, 0];
+    let metadata = [&[0x08, 1, 0x10, 7, 0x1a, ids.len() as u8][..], &ids].concat();
+    let mut bytes = Vec::new();
+    for record in [checksum, metadata] {
+        let filling = (8 - record.len() % 8) % 8;
+        let top = if filling == 0 {
+            0
+        } else {
+            0x80 | filling as u64
+        };
+        bytes.extend((record.len() as u64 | top << 56).to_le_bytes());
+        bytes.extend(&record);
+        bytes.extend(vec![0; filling]);
+    }
+    bytes.extend([0; 64]);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// The head of a log of etcd 3.7.3 with member 8e9e05c52164694d of cluster cdf818194e3a8c32.
-    fn head() -> Vec<u8> {
-        let number = |mut n: u64| {
-            let mut bytes = Vec::new();
-            while n > 0x7f {
-                bytes.push((n & 0x7f) as u8 | 0x80);
-                n >>= 7;
-            }
-            bytes.push(n as u8);
-            bytes
-        };
-        let ids = [
-            &[0x08][..],
-            &number(0x8e9e_05c5_2164_694d),
-            &[0x10],
-            &number(0xcdf8_1819_4e3a_8c32),
-        ]
-        .concat();
-        let checksum = vec![0x08, 4, 0x10, 0];
-        let metadata = [&[0x08, 1, 0x10, 7, 0x1a, ids.len() as u8][..], &ids].concat();
-        let mut bytes = Vec::new();
-        for record in [checksum, metadata] {
-            let filling = (8 - record.len() % 8) % 8;
-            let top = if filling == 0 {
-                0
-            } else {
-                0x80 | filling as u64
-            };
-            bytes.extend((record.len() as u64 | top << 56).to_le_bytes());
-            bytes.extend(&record);
-            bytes.extend(vec![0; filling]);
-        }
-        bytes.extend([0; 64]);
-        bytes
-    }
-
     #[test]
     fn the_ids_are_those_that_etcd_prints() {
-        let id = of_head(&head()).expect("a log");
+        let id = of_head(&log_head()).expect("a log");
         assert_eq!(id.member_id, "8e9e05c52164694d");
         assert_eq!(id.cluster_id, "cdf818194e3a8c32");
         assert_eq!(of_head(&[0; 4096]), None, "space that was reserved");
@@ -212,7 +213,7 @@ mod tests {
         std::fs::create_dir_all(&wal).expect("directory");
         std::fs::write(wal.join("0.tmp"), b"x").expect("write");
         assert_eq!(identity(&fs, "/data"), Ok(None), "one that is being made");
-        std::fs::write(wal.join("0-0.wal"), head()).expect("write");
+        std::fs::write(wal.join("0-0.wal"), log_head()).expect("write");
         let id = identity(&fs, "/data").expect("readable").expect("data");
         assert_eq!(id.member_id, "8e9e05c52164694d");
         std::fs::write(wal.join("1-1.wal"), b"nonsense").expect("write");
@@ -228,7 +229,7 @@ mod tests {
 
         #[test]
         fn a_damaged_head_is_another_or_none(at in 0usize..60, to in any::<u8>()) {
-            let mut bytes = head();
+            let mut bytes = log_head();
             bytes[at] = to;
             of_head(&bytes);
         }

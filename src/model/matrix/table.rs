@@ -23,6 +23,7 @@ impl Matrix {
                 .to_owned(),
         );
         lines.extend(self.rule.iter().map(sentence));
+        lines.extend(self.etcd_table());
         lines.push("\nTested is what a test brought to Ready:\n".to_owned());
         if self.ran.is_empty() {
             lines.push("* nothing yet".to_owned());

@@ -87,6 +87,12 @@ fn refused(stack: &StackManifest, machine: &Machine) -> String {
 fn what_ran_fits_and_its_other_patch_releases_too() {
     let matrix = matrix();
     assert_eq!(matrix.fits(&stack("1.37.2", &GOOD), &tested()), Fit::Tested);
+    // As old as it may be.
+    let parts = with("kubelet", "1.34.0");
+    assert_eq!(
+        matrix.fits(&stack("1.37.2", &parts), &tested()),
+        Fit::Tested
+    );
     let parts = with("containerd", "v2.4.9~ds1");
     assert_eq!(
         matrix.fits(&stack("1.37.5", &parts), &Machine::default()),
@@ -107,6 +113,13 @@ fn what_no_test_ran_is_accepted_and_said() {
         said(&other, &tested()),
         "no test ran Kubernetes 1.37 with containerd 2.3"
     );
+    // What ran with another minor did not run with this one.
+    let before = stack("1.36.3", &with("kubelet", "1.36.3"));
+    let words = said(&before, &tested());
+    assert_eq!(
+        words,
+        "no test ran Kubernetes 1.36 with containerd 2.4, etcd 3.7, runc 1.5, cni-plugins 1.10"
+    );
     let silent = stack("1.37.2", &GOOD[..2]);
     let words = said(&silent, &tested());
     assert!(words.contains("a etcd of unknown version"), "{words}");
@@ -118,11 +131,14 @@ fn what_no_test_ran_is_accepted_and_said() {
     );
     let old = said(&stack("1.34.4", &with("kubelet", "1.34.4")), &tested());
     assert!(old.contains("only as what an upgrade starts from"), "{old}");
-    let known = said(&stack("1.35.2", &with("kubelet", "1.35.2")), &tested());
-    assert!(
-        known.contains("StatefulSets") && known.contains("a later patch release"),
-        "{known}"
-    );
+    // A candidate has what its release has.
+    for version in ["1.35.2", "1.35.2-rc.1"] {
+        let known = said(&stack(version, &with("kubelet", "1.35.2")), &tested());
+        assert!(
+            known.contains("StatefulSets") && known.contains("a later patch release"),
+            "{known}"
+        );
+    }
 }
 
 #[test]
@@ -206,6 +222,21 @@ fn a_machine_alone_is_judged_without_a_stack() {
             .is_some()
     );
     assert_eq!(matrix.of_machine(&Machine::default()), Fit::Tested);
+    let silent = Machine::of(&Inventory::default());
+    assert_eq!(
+        silent,
+        Machine::default(),
+        "what it does not say is not judged"
+    );
+    let mut warned = matrix.rule[0].clone();
+    warned.when = BTreeMap::from([("kernel".to_owned(), VersionReq::STAR)]);
+    warned.says = Says::Warned;
+    let words = Matrix {
+        rule: vec![warned],
+        ..matrix
+    };
+    let said = words.of_machine(&tested());
+    assert!(said.warnings()[0].starts_with("Linux 6.1.0: "), "{said:?}");
 }
 
 #[test]

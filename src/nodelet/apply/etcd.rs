@@ -187,7 +187,7 @@ fn put_pieces_aside(fs: &HostFs, now: Timestamp) -> Result<(), Failed> {
             fs.remove_tree(&format!("{dir}/{name}"))?;
         }
     }
-    let aside = format!("{PIECES}{}", now.as_second());
+    let aside = format!("{dir}/{PIECES}{}", now.as_second());
     Ok(fs.rename(layout::ETCD_MEMBER_DIR, &aside)?)
 }
 

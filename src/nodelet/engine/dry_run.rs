@@ -21,7 +21,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let ledger = &file.ledger;
     let mut removed = Vec::new();
     let job = job::decide(orders, &file.seen());
-    let work = match fit::judged(&host.fs, job, orders, &file.seen(), None) {
+    let work = match fit::judged(&host.fs, job, orders, &file.seen(), None).await {
         Job::Nothing(_) => return Ok(PlanWords::default()),
         Job::Node(work) => work,
         Job::Hold(hold) => hold.keeps.ok_or(hold.fault)?,

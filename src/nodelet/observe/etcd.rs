@@ -1,7 +1,7 @@
 //! Who is a member of etcd, and what was noted of this master's one.
 
 use super::{Sweep, differs};
-use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, hex};
+use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, Turn, hex};
 use crate::host::fs::FsError;
 use crate::model::etcd::quorum::{Out, next_out};
 use crate::model::{EtcdGone, EtcdMember, Timestamp};
@@ -36,6 +36,11 @@ impl Sweep<'_> {
             (Ok(text), Ok(seen)) => (text, seen),
             (Err(e), _) | (_, Err(e)) => return unread(&e),
         };
+        if matches!(seen.verdict(), Verdict::Fresh)
+            && let Ok(Turn::Waits(what)) = self.etcd_turn(&seen, member).await
+        {
+            return Seen::Awaits { what };
+        }
         match text {
             Some(text) if phase::settings_join(&text) => {}
             Some(_) => return differs("it would found a cluster of its own"),
@@ -81,6 +86,14 @@ impl Sweep<'_> {
             Ok(Some(_)) | Err(EtcdError::Unreachable { .. } | EtcdError::Nobody) => Seen::Same,
             Err(e) => Seen::Unknown { why: chain(&e) },
         }
+    }
+
+    /// Whether it is this master's turn to join. Who cannot be asked yet is asked by the step.
+    async fn etcd_turn(&self, seen: &data::Seen, member: &EtcdMember) -> Result<Turn, EtcdError> {
+        let node = &self.ctx.node;
+        let others = peers::other_etcd_members(&self.host.fs, node);
+        let others = others.map_err(EtcdError::Doubtful)?;
+        etcd::turn(&others, &who(seen, member), &node.etcd.gone).await
     }
 
     /// This master's member, as the others count it.

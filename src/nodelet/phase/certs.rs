@@ -211,7 +211,6 @@ mod tests {
             .filter(|s| !ended.contains(s))
             .map(Step::key)
             .collect();
-        // What is noted of etcd is noted of one that was seen healthy.
         assert_eq!(
             left_out,
             [

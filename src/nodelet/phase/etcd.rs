@@ -285,6 +285,8 @@ fn settings(ctx: &Context) -> Vec<(&'static str, String)> {
     ] {
         lines.extend(ms.map(|ms| (name, ms.to_string())));
     }
+    let quota = ctx.node.etcd.quota_bytes;
+    lines.extend(quota.map(|bytes| ("QUOTA_BACKEND_BYTES", bytes.to_string())));
     lines
 }
 

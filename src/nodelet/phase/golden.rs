@@ -28,6 +28,7 @@ fn cases() -> Vec<(&'static str, Context)> {
         })
         .collect();
     three.node.etcd.heartbeat_ms = Some(250);
+    three.node.etcd.quota_bytes = Some(4 << 30);
     three.node.etcd.election_ms = Some(2500);
     three.node.etcd.revoked = Some(samples::revoked());
     three.node.refused_uids = vec![samples::uid(8), samples::uid(9)];
@@ -339,6 +340,7 @@ fn path(step: &Step) -> Option<&str> {
         | Step::ServiceAccountKey
         | Step::Unpacked { .. }
         | Step::Tried(_)
+        | Step::EtcdDataReady { .. }
         | Step::Stack { .. }
         | Step::Module { .. }
         | Step::Sysctl { .. }

@@ -153,7 +153,7 @@ fn config(ctx: &Context) -> Value {
         "clusterDNS": node.dns_service_ip().into_iter().collect::<Vec<_>>(),
         "resolvConf": ctx.facts.resolv_conf,
         "failSwapOn": !node.kubelet.allow_swap,
-        "memorySwap": {"swapBehavior": if node.kubelet.pods_swap { "LimitedSwap" } else { "NoSwap" }},
+        "memorySwap": {"swapBehavior": swap(ctx)},
         // A pod that asks for nothing has the runtime's profile, as on other distributions.
         "seccompDefault": !node.kubelet.seccomp_unconfined,
         // A node that has no range of its own in the API learns that it is Ready only with its next
@@ -191,6 +191,16 @@ fn config(ctx: &Context) -> Value {
         config["featureGates"] = json!(node.feature_gates);
     }
     config
+}
+
+/// With control groups of version 1 kubelet ends at the other word, and it does so after its trial: there
+/// pods use none, and the status says so (`policies`).
+fn swap(ctx: &Context) -> &'static str {
+    if ctx.node.kubelet.pods_swap && ctx.facts.cgroup_v2 {
+        "LimitedSwap"
+    } else {
+        "NoSwap"
+    }
 }
 
 /// `key=value:Effect` as an object.

@@ -89,7 +89,7 @@ pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
 pub const DATA_DIR: &str = "/var/lib/pf9";
 
 /// Programs of the active stack.
-pub(super) const BIN: &str = "/opt/pf9/stacks/current/bin";
+pub const BIN: &str = "/opt/pf9/stacks/current/bin";
 
 /// Path of a program of the active stack.
 pub(super) fn bin(name: &str) -> String {

@@ -1,6 +1,8 @@
 //! What the machine must offer, and the stack on it (order 15): unpacked beside the active one, asked
-//! whether its programs take their configuration, and only then active.
+//! whether its programs take their configuration, on a master whether its etcd may have the data, and
+//! only then active.
 
+use crate::model::Role;
 use crate::nodelet::step::Step;
 
 use super::{Context, Steps, Wait, needs, trials};
@@ -17,6 +19,37 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     let stack = || ctx.node.stack.clone();
     steps.push(Step::Unpacked { stack: stack() });
     steps.extend(trials::trials(ctx)?);
+    if ctx.role == Role::Master
+        && let Some(wants) = ctx.stack()?.etcd()
+    {
+        let stack = stack();
+        steps.push(Step::EtcdDataReady { stack, wants });
+    }
     steps.push(Step::Stack { stack: stack() });
     Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn a_masters_data_are_made_ready_when_all_is_tried_and_before_the_stack_is_active() {
+        let all = steps(&samples::master("1.37.2")).expect("steps");
+        let ready = all
+            .iter()
+            .position(|s| matches!(s, Step::EtcdDataReady { .. }));
+        let ready = ready.expect("the data");
+        let wants = |step: &Step| match step {
+            Step::EtcdDataReady { wants, .. } => Some(wants.to_string()),
+            _ => None,
+        };
+        assert_eq!(wants(&all[ready]).as_deref(), Some("3.7.3"));
+        let tried = all.iter().rposition(|s| matches!(s, Step::Tried(_)));
+        let active = all.iter().position(|s| matches!(s, Step::Stack { .. }));
+        assert!(tried < Some(ready) && Some(ready) < active);
+        let worker = steps(&samples::worker("1.37.2")).expect("steps");
+        assert!(!worker.iter().any(|s| wants(s).is_some()));
+    }
 }

@@ -11,6 +11,7 @@ use super::trial::TRIAL_WAIT_MAX;
 use super::{Probe, ProbeStep, Step, UnitStep};
 use crate::host::deadlines;
 use crate::host::ours::units;
+use crate::nodelet::etcd::version::PREPARED_WITHIN;
 
 /// Unpacking a stack of several GiB on a slow disk.
 const STACK: Duration = Duration::from_secs(1800);
@@ -122,6 +123,11 @@ impl Step {
             Self::Tried(trial) => Traits {
                 tries: true,
                 ..fact(deadlines::FILES + trial.within.min(TRIAL_WAIT_MAX))
+            },
+            // Like a trial: what is active stays so until it was passed.
+            Self::EtcdDataReady { .. } => Traits {
+                tries: true,
+                ..fact(PREPARED_WITHIN + deadlines::CALLS)
             },
             Self::Image { .. } => fact(IMAGE),
             Self::Unit(unit) => Traits {

@@ -14,7 +14,8 @@
 //! Browsers cannot show the bearer token, so dashboards are opened through `kubectl proxy`, on the
 //! person's own machine: its root is the cluster's path, and there whole paths and cookies are the API
 //! server's own. It says so by the loopback address it was asked from ([`is_behind_own_proxy`]). Links
-//! within a page are right there as the API server writes them: pages are passed on as they come.
+//! within a page are right there as the API server writes them: pages are passed on as they come, for
+//! everybody, because Kubernetes' conformance tests compare them byte for byte.
 //!
 //! The origin is the plane's, and every cluster's: cookies keep to the path of their cluster, and what
 //! speaks for an origin as a whole is not passed on ([`OF_THE_ORIGIN`]). Scripts in a page are not

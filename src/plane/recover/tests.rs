@@ -30,6 +30,7 @@ pub(in crate::plane) fn known(plane: u64) -> Known {
             generation: Generation(plane),
             issued_at: now(),
             assignment: Assignment::None,
+            force: false,
             envelope: key.sign(DocumentKind::Spec, b"{}"),
         }),
         connected: true,

@@ -191,7 +191,103 @@ fn refused(method: &Method, path: &str, status: u16, said: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hyper_util::rt::TokioIo;
+
     use super::*;
+
+    type Says = fn(&str, &str) -> (u16, String);
+
+    /// An API server that answers a method and a path.
+    async fn api(says: Says) -> Api {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let path = request.uri().to_string();
+            let (status, body) = says(request.method().as_str(), &path);
+            let answer = http::Response::builder().status(status);
+            std::future::ready(answer.body(Body::from(body)))
+        });
+        let server = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(server.serve_connection(TokioIo::new(far), service));
+        let client = hyper::client::conn::http1::handshake(TokioIo::new(near));
+        let (sender, connection) = client.await.expect("handshake");
+        tokio::spawn(connection);
+        Api::new(sender)
+    }
+
+    fn page(names: &[&str], place: &str) -> (u16, String) {
+        let named = |name| json!({"metadata": {"name": name, "resourceVersion": "1"}, "spec": {}});
+        let items: Vec<Value> = names.iter().map(named).collect();
+        let page = json!({"items": items, "metadata": {"continue": place}});
+        (200, page.to_string())
+    }
+
+    /// Lists go on where the API server says, and what it says there is no part of the request.
+    #[tokio::test]
+    async fn a_list_is_read_to_its_end() {
+        let mut api = api(|_, path| match path.split_once('?') {
+            Some((NODES, "limit=250")) => page(&["a", "../b"], "x&limit=1#"),
+            Some((NODES, "limit=250&continue=x%26limit%3D1%23")) => page(&["c"], ""),
+            Some((OF_CLUSTER | OF_SYSTEM, _)) => page(&["pf9:host:a", "theirs"], ""),
+            _ => (404, String::new()),
+        })
+        .await;
+        let seen = api.look().await.expect("seen");
+        let nodes: Vec<&str> = seen.nodes.keys().map(String::as_str).collect();
+        assert_eq!(nodes, ["a", "c"], "only names that can be a node's");
+        let bindings = seen.bindings.keys().map(|(_, name)| name.as_str());
+        assert!(bindings.eq(["pf9:host:a", "pf9:host:a"]));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_refused() {
+        let says: [(Says, &str); 3] = [
+            (|_, _| page(&[], "on"), "does not end"),
+            (
+                |_, _| page(&[], &"x".repeat(CONTINUE_MAX + 1)),
+                "does not go on",
+            ),
+            (
+                |_, _| (200, " ".repeat(ANSWER_MAX + 1)),
+                "length limit exceeded",
+            ),
+        ];
+        for (says, words) in says {
+            let said = api(says).await.look().await.expect_err("refused");
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_already_is_fine_and_a_refusal_is_none() {
+        let mut api = api(|method, path| match (method, path) {
+            ("DELETE", "/gone") => (404, String::new()),
+            _ => (403, json!({"message": "not you"}).to_string()),
+        })
+        .await;
+        let delete = |path: &str| Change::Delete {
+            path: path.to_owned(),
+        };
+        api.make(&delete("/gone")).await.expect("gone");
+        let said = api.make(&delete("/there")).await.expect_err("refused");
+        assert_eq!(said, "DELETE /there: 403, not you");
+        let patch = Change::Patch {
+            path: "/gone".into(),
+            patch: json!({}),
+        };
+        api.make(&patch).await.expect_err("refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_not_waited_for() {
+        let (near, _silent) = tokio::io::duplex(1024);
+        let client = hyper::client::conn::http1::handshake(TokioIo::new(near));
+        let (sender, connection) = client.await.expect("handshake");
+        tokio::spawn(connection);
+        let began = tokio::time::Instant::now();
+        let said = Api::new(sender).look().await.expect_err("no answer");
+        assert!(said.ends_with("no answer within 15 s"), "{said}");
+        assert_eq!(began.elapsed().as_secs(), CALL.as_secs());
+    }
 
     #[test]
     fn only_names_of_ours_are_looked_at() {

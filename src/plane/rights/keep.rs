@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::plan;
 use crate::model::{ClusterId, HostId, Role};
-use crate::plane::records::{CLUSTERS, HOSTS, STATUSES};
+use crate::plane::etcd::seats::Said;
+use crate::plane::records::{CLUSTERS, HOSTS, SPECS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;
@@ -296,15 +297,16 @@ async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
     let Some(mut cluster) = rows.get(&CLUSTERS, &id.to_string())? else {
         return Ok(());
     };
-    if !departures::settle(&mut cluster, now, |host| is_done(&rows, host)) {
+    if !departures::settle(&mut cluster, now, |host| said(&rows, host, plane.started)) {
         return Ok(());
     }
     drop(rows);
+    let started = plane.started;
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
-            let done = |host| is_done(&**change, host);
-            if departures::settle(&mut cluster, change.now, done) {
+            let said = |host| said(&**change, host, started);
+            if departures::settle(&mut cluster, change.now, said) {
                 departures::sign_revoked(&mut cluster, change.now)?;
                 change.put(&CLUSTERS, &id.to_string(), &cluster)?;
                 change.touch_cluster(&cluster);
@@ -314,14 +316,15 @@ async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
         .await
 }
 
-/// Whether a host says that it has no role any more, by the spec that took it away. One that is not
-/// known any more has nothing to say.
-fn is_done(rows: &impl Read, host: HostId) -> bool {
+/// Whether a host says that it has no role any more, by the spec that took it away, and when it last
+/// said anything. One that is not known any more has nothing to say. While the plane was away nobody
+/// could say anything.
+fn said(rows: &impl Read, host: HostId, started: Timestamp) -> Said {
     let key = host.to_string();
     let status = rows.get(&STATUSES, &key).ok().flatten();
-    let spec = rows.get(&crate::plane::records::SPECS, &key).ok().flatten();
+    let spec = rows.get(&SPECS, &key).ok().flatten();
     let known = rows.get(&HOSTS, &key).ok().flatten().is_some();
-    match (status, spec) {
+    let done = match (&status, spec) {
         _ if !known => true,
         (Some(status), Some(spec)) => {
             let node = status.status.node.as_ref();
@@ -332,7 +335,9 @@ fn is_done(rows: &impl Read, host: HostId) -> bool {
                     .is_none_or(|n| n.role == Role::None && n.state == crate::model::NodeState::Ok)
         }
         _ => false,
-    }
+    };
+    let at = status.map_or(started, |s| s.received_at.max(started));
+    Said { done, at }
 }
 
 impl std::fmt::Display for super::Change {
@@ -407,5 +412,7 @@ mod tests {
         assert_eq!(first_due(&turns, &[b].into(), now), Some(a));
         assert_eq!(first_due(&turns, &[a, b].into(), now), None);
         assert_eq!(next_due(&turns, &[b].into()), Some(now));
+        let before = now - Duration::from_secs(2);
+        assert_eq!(first_due(&turns, &BTreeSet::new(), before), None, "not yet");
     }
 }

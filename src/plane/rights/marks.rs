@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn marks_of_others_stay() {
         let node = json!({
-            "metadata": {"labels": {"theirs": "1", "old": "", "role": ""}},
+            "metadata": {
+                "labels": {"theirs": "1", "old": "", "role": ""},
+                "resourceVersion": "7",
+            },
             "spec": {"taints": [
                 {"key": "theirs", "effect": "NoSchedule"},
                 {"key": "old", "effect": "NoSchedule"},
@@ -109,7 +112,8 @@ mod tests {
         assert_eq!(
             changed,
             json!({
-                "metadata": {"labels": {"ours": "", "old": null}},
+                // As it was seen: another writer's taints would be lost.
+                "metadata": {"labels": {"ours": "", "old": null}, "resourceVersion": "7"},
                 "spec": {"taints": [
                     {"key": "theirs", "effect": "NoSchedule"},
                     {"key": "role", "effect": "NoSchedule"},

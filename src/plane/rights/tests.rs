@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::model::{CertPurpose, HostId, Role};
 use crate::plane::compute::tests::{add, cluster, host, now};
-use crate::plane::departures;
+use crate::plane::departures::{self, tests::done_if};
 use crate::plane::membership::detach;
 
 /// An API server, as far as the changes of a plan go.
@@ -156,14 +156,31 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     detach(&mut c, &[host(3)], now()).expect("detach");
     settled(&c, &mut api);
     assert!(api.0.nodes.contains_key("node-3"));
-    departures::settle(&mut c, now(), |_| true);
+    departures::settle(&mut c, now(), done_if(|_| true));
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
     // Its certificate registers it again, without any mark; and again it goes.
     api.register("node-3");
     settled(&c, &mut api);
     assert!(!api.0.nodes.contains_key("node-3"));
+    // One that bears our mark and that nobody remembers.
+    api.register("left-over");
+    let left = api.0.nodes.get_mut("left-over").expect("node");
+    left["metadata"]["labels"] = json!({HOST_LABEL: host(9).to_string()});
+    settled(&c, &mut api);
+    assert!(!api.0.nodes.contains_key("left-over"));
     assert!(api.0.nodes.contains_key("somebody-elses"));
+}
+
+/// The order of members says nothing, and neither does how many share a binding.
+#[test]
+fn who_shares_a_binding_in_which_order_is_no_change() {
+    let mut c = cluster();
+    add(&mut c, &[(1, true), (33, false), (65, false)]).expect("attach");
+    let mut api = Fake::default();
+    settled(&c, &mut api);
+    c.members.reverse();
+    assert_eq!(plan(&c, &api.0).changes, []);
 }
 
 #[test]
@@ -187,6 +204,11 @@ fn a_binding_that_was_changed_is_put_right_and_others_are_let_be() {
     api.0.bindings.insert(name, json!({"subjects": [evil]}));
     settled(&c, &mut api);
     assert_eq!(api.0.bindings, good);
+    for (_, live) in api.0.bindings.iter_mut() {
+        live["metadata"]["labels"] = json!({});
+    }
+    settled(&c, &mut api);
+    assert_eq!(api.0.bindings, good, "it says whose it is");
     // A role cannot be changed in place.
     for (_, live) in api.0.bindings.iter_mut() {
         live["roleRef"]["name"] = json!("cluster-admin");
@@ -207,7 +229,7 @@ proptest! {
                 0 => drop(add(&mut c, &[(n, master)])),
                 1 => drop(detach(&mut c, &[host(n)], now())),
                 2 => departures::leave(&mut c, host(n), now(), true),
-                3 => drop(departures::settle(&mut c, now(), |h| h == host(n))),
+                3 => drop(departures::settle(&mut c, now(), done_if(|h| h == host(n)))),
                 _ => api.register(&format!("node-{n}")),
             }
             let before = api.clone();

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::plane::compute::tests::{add, cluster, host, now};
 use crate::plane::membership::detach;
+use crate::sample;
 
 const HOLD_S: i64 = 600;
 const KINDS: &[Authority] = Authority::ALL;
@@ -271,7 +272,7 @@ fn story() -> impl Strategy<Value = Vec<(Event, usize)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(sample::cases(32, 512))]
 
     /// Whoever lags, whatever is given up, whoever comes and goes: everybody believes everybody at
     /// every instant, no two masters are restarted at once, and what was begun ends.
@@ -398,7 +399,7 @@ fn a_plane_that_is_started_again_goes_on() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(sample::cases(16, 256))]
 
     /// Given up at any point, with any members away from then on: those that are there come to rest
     /// by themselves, each is told of no more than it was told before, and once everybody is back

@@ -149,6 +149,7 @@ async fn each_program_that_does_not_run_is_named_with_the_reason_and_the_way_out
         ),
         (script(glibc), "C library of this machine is too old"),
         (script(library), "loading shared libraries: libseccomp.so.2"),
+        (script(library), "install the package that has the library"),
         (
             script("kill -ILL $$"),
             "instructions that this processor lacks",
@@ -183,6 +184,10 @@ async fn what_the_kernel_does_not_allow_is_said_as_what_it_is() {
     let text = tree.refused().await;
     assert!(text.contains("permission denied"), "{text}");
     let attrs = crate::host::fs::Attrs::mode(0o644);
+    // It would only note.
+    tree.fs.write(ENFORCING, b"0", &attrs).expect("selinux");
+    let text = tree.refused().await;
+    assert!(text.contains("permission denied"), "{text}");
     let before = machine_mark(&tree.fs);
     tree.fs.write(ENFORCING, b"1", &attrs).expect("selinux");
     let text = tree.refused().await;
@@ -190,11 +195,79 @@ async fn what_the_kernel_does_not_allow_is_said_as_what_it_is() {
         text.contains("SELinux") && text.contains("restorecon"),
         "{text}"
     );
-    assert_ne!(
-        machine_mark(&tree.fs),
-        before,
-        "it is looked at again when that changes"
-    );
+    let enforcing = machine_mark(&tree.fs);
+    assert_ne!(enforcing, before, "it is looked at again when that changes");
+    tree.fs.write(LIBRARIES[0], b"new", &attrs).expect("cache");
+    assert_ne!(machine_mark(&tree.fs), enforcing, "and with the libraries");
+}
+
+/// The C library's own way to start a program hands what the kernel does not know to a shell.
+#[tokio::test]
+async fn what_is_no_program_is_not_given_to_a_shell() {
+    let mut tree = Tree::new();
+    let mark = tree.path("mark");
+    let line = format!("touch {}\n", mark.display());
+    tree.add("bin/kubelet", "kubelet", line.as_bytes());
+    tree.refused().await;
+    assert!(!mark.exists());
+}
+
+/// Of a program that nobody knows it counts that it starts, and a shell says with these that it did not.
+#[tokio::test]
+async fn a_program_that_nobody_knows_has_to_start() {
+    for status in [126, 127] {
+        let mut tree = Tree::new();
+        let line = format!("echo none >&2; exit {status}");
+        tree.add("bin/helper", "helper", &script(&line));
+        let text = tree.refused().await;
+        assert!(text.contains("bin/helper"), "{text}");
+    }
+}
+
+/// A child of ours that was forked meanwhile holds a file that was just written for a moment.
+#[tokio::test]
+async fn a_file_that_is_held_for_a_moment_is_tried_again() {
+    let mut tree = Tree::new();
+    tree.add("bin/kube-proxy", "kube-proxy", &program());
+    let path = tree.path("bin/kube-proxy");
+    let held = std::fs::OpenOptions::new().append(true).open(path);
+    let let_go = async {
+        tokio::time::sleep(BUSY_PAUSE * 2).await;
+        drop(held.expect("open"));
+    };
+    let (checked, ()) = tokio::join!(tree.check(), let_go);
+    checked.expect("it runs");
+}
+
+#[test]
+fn who_does_not_answer_is_said_and_tried_again() {
+    let asked = Asked {
+        file: StackFile {
+            path: "bin/kubelet".into(),
+            mode: 0o755,
+            sha256: Digest::of(b""),
+            size: 0,
+            component: "kubelet".into(),
+        },
+        wanted: None,
+        format: Ok(Format::Script),
+        answer: Err(ExecError::Timeout {
+            program: "kubelet".into(),
+            deadline: DEADLINE,
+            stderr: String::new(),
+        }),
+    };
+    let bad = judge(&asked, &Place::default()).expect("refused");
+    assert_eq!(bad.why, "it did not answer within 30 s");
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_said_as_that() {
+    let mut tree = Tree::new();
+    tree.add("bin/kubelet", "kubelet", &script("echo"));
+    std::fs::remove_file(tree.path("bin/kubelet")).expect("remove");
+    let text = tree.refused().await;
+    assert!(text.contains("it cannot be read: No such file"), "{text}");
 }
 
 /// In a mount namespace of its own: this program once more, with a file system there.

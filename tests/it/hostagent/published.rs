@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    Authority, CertPurpose, CertificateRequest, CertificateStatus, Digest, Envelope, Fault,
-    FaultCode, Generation, NodeState, PhaseId, PhaseState, PhaseStatus, Role, Timestamp, paths,
+    ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest,
+    CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus,
+    Fault, FaultCode, Generation, NodeState, PhaseId, PhaseState, PhaseStatus, RestoreState,
+    RestoreStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 
@@ -47,7 +49,8 @@ fn opened(body: &[u8]) -> Value {
 }
 
 fn full(bed: &Bed) {
-    let fault = || Fault::new(FaultCode::Unit, "cannot start etcd", "no space").fix("make room");
+    let fault: fn() -> Fault =
+        || Fault::new(FaultCode::Unit, "cannot start etcd", "no space").fix("make room");
     let at = Timestamp::UNIX_EPOCH;
     bed.node.say(|s| {
         s.generation = Generation(1);
@@ -71,6 +74,7 @@ fn full(bed: &Bed) {
             csr: "csr".into(),
         }];
         s.service_account_key = Some("public".into());
+        s.etcd = Some(etcd(at, fault));
         s.certificates = vec![CertificateStatus {
             name: "kubelet/server".into(),
             authority: Authority::Cluster,
@@ -80,6 +84,74 @@ fn full(bed: &Bed) {
             issuer: Digest::of(b"b"),
         }];
     });
+}
+
+fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
+    EtcdStatus {
+        seen_at: Some(at),
+        fault: Some(fault().next_try(at)),
+        warnings: vec![fault().next_try(at)],
+        cluster_id: "cafe".into(),
+        member_id: "beef".into(),
+        leader: Some("beef".into()),
+        term: 2,
+        revision: 3,
+        version: "3.7.3".into(),
+        storage_version: Some("3.7.0".into()),
+        db_bytes: 4,
+        db_in_use_bytes: 3,
+        quota_bytes: 5,
+        fsync_p99_us: Some(6),
+        members: vec![EtcdMemberStatus {
+            id: "beef".into(),
+            name: "m".into(),
+            peer_urls: vec!["https://10.0.0.1:2380".into()],
+            learner: true,
+            healthy: Some(true),
+        }],
+        alarms: vec![EtcdAlarm {
+            member: "beef".into(),
+            alarm: "NOSPACE".into(),
+        }],
+        backups: BackupsStatus {
+            last: Some(BackupInfo {
+                name: "19700101T000000Z-r3".into(),
+                taken_at: at,
+                revision: 3,
+                keys: 2,
+                sealed_bytes: 7,
+                sealed_sha256: Digest::of(b"b"),
+                etcd_version: "3.7.3".into(),
+            }),
+            count: 1,
+            bytes: 7,
+            next_at: Some(at),
+            failing: Some(fault().next_try(at)),
+            stale: true,
+            archive: Some(ArchiveStatus {
+                place: "s3://b".into(),
+                last: Some("19700101T000000Z-r3".into()),
+                seen_at: Some(at),
+                count: 1,
+                bytes: 7,
+                failing: Some(fault().next_try(at)),
+            }),
+        },
+        drill: Some(DrillReport {
+            backup: "19700101T000000Z-r3".into(),
+            at,
+            took_ms: 8,
+            keys: 2,
+            behind: 1,
+            fault: Some(fault().next_try(at)),
+        }),
+        restore: Some(RestoreStatus {
+            id: uuid::Uuid::from_u128(1),
+            state: RestoreState::Refused,
+            fault: Some(fault().next_try(at)),
+        }),
+        chore: Some("a backup".into()),
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ use super::kube::{master_with, world};
 
 const POD: &str = "/api/v1/namespaces/n/pods/http:p:80/proxy";
 
+/// As the conformance test "should proxy through a service and a pod" wants to read it, byte for byte.
+const PAGE: &str = r#"<a href="/api/v1/namespaces/n/pods/http:p:80/proxy/next">test</a>"#;
+
 /// What kube-apiserver answers for the proxy of a pod, and what it makes of the pod's own addresses:
 /// `PathPrepend` before every path of the host it was asked by, its own host as it is.
 fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -49,17 +52,25 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
             )
             .header("set-cookie", format!("a=1; Path=/; Domain={host}"))
             .header("set-cookie", "b=1; Path=/k8s/clusters/../..")
-            .header("service-worker-allowed", "/"),
+            .header("service-worker-allowed", "/")
+            .header("proxy-authenticate", "Basic")
+            .header("keep-alive", "timeout=1000"),
+        "/switch" => made.status(StatusCode::SWITCHING_PROTOCOLS),
         "/cookie" => made
             .status(StatusCode::OK)
             .header("set-cookie", "session=1; Path=/; HttpOnly")
             .header("link", format!("<{POD}/next>; rel=next"))
             .header("content-location", format!("{POD}/this"))
             .header("refresh", format!("1; url={POD}/later")),
+        "/page" => made.header("content-type", "text/html; charset=utf-8"),
         "/large" => made.header("x-large", "x".repeat(100_000)),
         _ => made.status(StatusCode::OK),
     };
-    let body = format!("{} {path}{query}|{host}", request.method());
+    let body = match tail {
+        // The pod wrote `/next`: links in a page are turned by the API server itself.
+        "/page" => PAGE.to_owned(),
+        _ => format!("{} {path}{query}|{host}", request.method()),
+    };
     made.body(say(body)).expect("response")
 }
 
@@ -106,6 +117,39 @@ async fn what_an_answer_leads_to_is_reached_through_the_plane() {
     assert_eq!(said("refresh"), "1; url=later");
 }
 
+/// A page is not rewritten: Kubernetes' own tests compare it with what the API server made of it, and
+/// a browser reaches it only through `kubectl proxy`, for which its links are right.
+#[tokio::test]
+async fn a_page_comes_as_it_is_and_leads_on_through_ones_own_proxy() {
+    let bed = Bed::new().await;
+    let (cluster, mut node, server, token) = world(&bed).await;
+    let _api = master_with(cluster, &mut node, CertPurpose::ApiServer, answer).await;
+    let ask = async |path: &str, from: Option<&str>| {
+        let asked = bed.http.get(format!("{server}{path}")).bearer_auth(&token);
+        let asked = asked.header("accept", "text/html,*/*;q=0.8");
+        let asked = match from {
+            Some(from) => asked.header("x-forwarded-for", from),
+            None => asked,
+        };
+        let answer = within(asked.send()).await.expect("answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.text().await.expect("text")
+    };
+    // Its cookies are for the root that it shows.
+    let asked = bed.http.get(format!("{server}{POD}/cookie"));
+    let asked = asked.bearer_auth(&token).header("x-forwarded-for", "::1");
+    let answer = within(asked.send()).await.expect("answer");
+    let cookie = answer.headers()["set-cookie"].to_str().expect("text");
+    assert_eq!(cookie, "session=1; HttpOnly; Path=/");
+    let page = format!("{POD}/page");
+    assert_eq!(ask(&page, None).await, PAGE);
+    // What `kubectl proxy` asks for a browser, whose root is the cluster's path.
+    let shown = ask(&page, Some("127.0.0.1")).await;
+    let link = shown.split('"').nth(1).expect("a link");
+    let landed = ask(link, Some("127.0.0.1")).await;
+    assert!(landed.starts_with(&format!("GET {POD}/next|")), "{landed}");
+}
+
 #[tokio::test]
 async fn an_answer_cannot_lead_to_another_part_of_the_plane() {
     let bed = Bed::new().await;
@@ -134,7 +178,11 @@ async fn an_answer_cannot_lead_to_another_part_of_the_plane() {
     );
     let cookies: Vec<_> = answer.headers().get_all("set-cookie").iter().collect();
     assert_eq!(cookies, [&format!("a=1; Path=/k8s/clusters/{cluster}/")]);
-    assert!(!answer.headers().contains_key("service-worker-allowed"));
+    for name in ["service-worker-allowed", "proxy-authenticate", "keep-alive"] {
+        assert!(!answer.headers().contains_key(name), "{name}");
+    }
+    // Another protocol that nobody asked for.
+    assert_eq!(ask("/switch").await.status(), StatusCode::BAD_GATEWAY);
     let answer = ask("/elsewhere").await;
     assert_eq!(answer.headers()["location"], "https://other.example/x");
     // A head that never ends is nobody's answer.

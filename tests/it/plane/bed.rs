@@ -186,6 +186,13 @@ impl Bed {
         (answer.status().as_u16(), answer.json().await.expect("json"))
     }
 
+    /// What the administrator's socket shows.
+    pub(super) async fn admin_get(&self, path: &str) -> (u16, Value) {
+        let url = format!("http://plane{path}");
+        let answer = within(self.admin.get(url).send()).await.expect("answer");
+        (answer.status().as_u16(), answer.json().await.expect("json"))
+    }
+
     pub(super) async fn new_token(&self) -> EnrolToken {
         let (status, body) = self.admin("/tokens", json!({"ttl_s": 60})).await;
         assert_eq!(status, 200, "{body}");

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::bed::{Bed, within};
+use super::etcd;
 use super::node::Node;
 use super::objects::Objects;
 
@@ -84,6 +85,10 @@ async fn master_that(
     tasks.spawn(async move {
         let mut streams = JoinSet::new();
         while let Some(opened) = incoming.next().await {
+            if opened.open.service == etcd::SERVICE {
+                streams.spawn(etcd::well(opened.accept().expect("accept")));
+                continue;
+            }
             if opened.open.service != "kube-apiserver" {
                 opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
                 continue;

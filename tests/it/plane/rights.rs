@@ -4,6 +4,7 @@ use http::Method;
 use pf9_hostagent::model::{CertPurpose, REVOKED_LABEL, pem_bytes};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use x509_parser::prelude::FromDer;
 
 use super::bed::{Bed, until};
@@ -33,6 +34,7 @@ struct World {
     second: Node,
     worker: Node,
     api: super::kube::Api,
+    _etcd: JoinSet<()>,
 }
 
 impl World {
@@ -40,7 +42,21 @@ impl World {
         let bed = Bed::new().await;
         bed.stack("1").await;
         let mut first = bed.host("m1", "10.1.0.1").await;
-        let second = bed.host("m2", "10.1.0.2").await;
+        let mut second = bed.host("m2", "10.1.0.2").await;
+        let mut etcd = JoinSet::new();
+        let mut incoming = second.incoming.take().expect("connected");
+        etcd.spawn(async move {
+            let mut streams = JoinSet::new();
+            while let Some(opened) = incoming.next().await {
+                match opened.open.service.as_str() {
+                    super::etcd::SERVICE => {
+                        let stream = opened.accept().expect("accept");
+                        streams.spawn(super::etcd::well(stream));
+                    }
+                    _ => drop(opened),
+                }
+            }
+        });
         let worker = bed.host("w1", "10.1.0.3").await;
         let cluster = bed.cluster("c").await;
         let all = [(&first, true), (&second, true), (&worker, false)];
@@ -57,6 +73,7 @@ impl World {
             second,
             worker,
             api,
+            _etcd: etcd,
         };
         world
             .has_rights(&[

@@ -209,6 +209,7 @@ fn idle() -> NodeStatus {
         certificate_requests: Vec::new(),
         service_account_key: None,
         kube_proxy: None,
+        etcd: None,
         certificates: Vec::new(),
     }
 }

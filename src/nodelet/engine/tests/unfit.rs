@@ -100,8 +100,12 @@ impl Machine {
 
     /// A node of generation 5 whose stack is there and active.
     fn running() -> (Self, StackRef) {
+        Self::running_with("1.36.3")
+    }
+
+    fn running_with(version: &str) -> (Self, StackRef) {
         let machine = Self::node();
-        let old = machine.stage("1.36.3", RUNS);
+        let old = machine.stage(version, RUNS);
         let (trust, _) = inbox::whom_to_believe(&machine.fs).expect("trust");
         let prepared = stack::prepare(&machine.fs, &old, &trust).expect("prepare");
         prepared.put_in_place(&machine.fs).expect("in place");
@@ -134,6 +138,12 @@ async fn what_the_matrix_refuses_is_not_even_unpacked() {
         life.engine.round().await;
         let words = "stack pf9-kube 1.36.3-1 keeps running";
         says(&life.status.borrow(), FaultCode::StackUnfit, words);
+        {
+            let status = life.status.borrow();
+            assert_eq!(status.generation, Generation(6), "whose refusal it is");
+            let fix = status.reason.as_ref().map(|r| r.fix.as_str());
+            assert!(fix.is_some_and(|f| !f.is_empty()), "the way out");
+        }
         assert_eq!(
             (machine.active(), machine.stacks()),
             (Some(old.clone()), stacks)
@@ -181,6 +191,7 @@ async fn a_program_that_does_not_run_takes_no_place() {
     let mark = crate::stack::programs::machine_mark(&machine.fs);
     let unfit = life.engine.memory.unfit.clone().expect("remembered");
     assert!(unfit.holds(&machine.fs, &new));
+    assert!(!unfit.holds(&machine.fs, &machine.active().expect("active")));
     let attrs = Attrs::mode(0o644);
     let release = "/proc/sys/kernel/osrelease";
     machine
@@ -189,6 +200,41 @@ async fn a_program_that_does_not_run_takes_no_place() {
         .expect("a new kernel");
     assert_ne!(crate::stack::programs::machine_mark(&machine.fs), mark);
     assert!(!unfit.holds(&machine.fs, &new));
+}
+
+/// Whatever the table says today: what runs is not taken away by it, and its node may change.
+#[tokio::test]
+async fn what_is_active_is_not_judged() {
+    let (machine, old) = Machine::running_with("1.33.9");
+    let mut life = machine.begin();
+    life.inbox.put(machine.wants(6, &old)).expect("spec");
+    life.engine.round().await;
+    let status = life.status.borrow().clone();
+    let reason = status.reason.map(|r| r.code);
+    assert_ne!(reason, Some(FaultCode::StackUnfit));
+    let installed = status.installed.expect("a node");
+    assert_eq!(installed.generation, Generation(6));
+}
+
+/// The node that is there does not go for one that could not come.
+#[tokio::test]
+async fn another_node_whose_stack_does_not_fit_removes_nothing() {
+    let (machine, old) = Machine::running();
+    let new = machine.stage("1.33.9", RUNS);
+    let mut wanted = machine.node_with(&new);
+    wanted.uid = Some(uid(2));
+    let mut life = machine.begin();
+    let other = spec(6, Assignment::Worker(Box::new(wanted)));
+    life.inbox.put(machine.sign(&other)).expect("spec");
+    life.engine.round().await;
+    says(
+        &life.status.borrow(),
+        FaultCode::StackUnfit,
+        "keeps running",
+    );
+    assert_eq!(machine.active(), Some(old));
+    let data = machine.fs.read(DATA, 100).expect("read");
+    assert_eq!(data.as_deref(), Some(b"data".as_slice()));
 }
 
 #[tokio::test]

@@ -195,6 +195,9 @@ fn policies_are_safe_unless_the_spec_says_otherwise() {
     assert_eq!(of(&ctx, "failSwapOn"), Some(false.into()));
     assert_eq!(of(&ctx, "memorySwap"), swap("NoSwap"), "the node, not pods");
     ctx.node.kubelet.pods_swap = true;
+    ctx.facts.cgroup_v2 = false;
+    assert_eq!(of(&ctx, "memorySwap"), swap("NoSwap"), "kubelet would end");
+    ctx.facts.cgroup_v2 = true;
     assert_eq!(of(&ctx, "memorySwap"), swap("LimitedSwap"));
     ctx.node.kubelet.seccomp_unconfined = true;
     assert_eq!(of(&ctx, "seccompDefault"), Some(false.into()));

@@ -164,6 +164,11 @@ fn addresses_of_the_api_server_lead_back_to_it() {
             "{path}"
         );
     }
+    let slashes = format!("{}/a//c", prefix());
+    assert_eq!(
+        asked("/a/b").address("/a//c").as_deref(),
+        Some(slashes.as_str())
+    );
     assert_eq!(asked("/a").address("http://["), None);
     assert_eq!(asked("/a").address(&"x".repeat(ADDRESS_MAX + 1)), None);
 }
@@ -240,6 +245,13 @@ fn a_head_is_turned_as_a_whole() {
     assert_eq!(said("set-cookie"), cookies);
     assert_eq!(said("content-type"), ["text/plain"]);
     assert_eq!(headers.len(), 7, "{headers:?}");
+}
+
+#[test]
+fn a_list_of_links_is_bounded() {
+    let links = |count| asked("/a/b").links(&"</a/f>,".repeat(count));
+    assert!(links(LINKS_MAX).is_some());
+    assert_eq!(links(LINKS_MAX + 1), None);
 }
 
 #[test]

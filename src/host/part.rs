@@ -1,8 +1,14 @@
-//! Rules of a download that may be cut at any byte: pure.
+//! Rules of a download that may be cut at any byte: pure, but for the look at what is there.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::model::Hasher;
 
 /// Where a download begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
+pub enum Begin {
     /// At the first byte; whatever is there is thrown away.
     Anew,
     /// After the bytes that are there.
@@ -13,15 +19,15 @@ pub(super) enum Begin {
 
 /// What the server's answer means for the bytes that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// The body goes on where we are.
     GoesOn,
-    /// The body is the whole archive: the server knows no ranges.
+    /// The body is the whole file: the server knows no ranges.
     Whole,
 }
 
 /// Where to begin, with `have` bytes of `total` on disk.
-pub(super) fn begin(have: Option<u64>, total: u64) -> Begin {
+pub fn begin(have: Option<u64>, total: u64) -> Begin {
     match have {
         None | Some(0) => Begin::Anew,
         Some(have) if have < total => Begin::Resume(have),
@@ -30,8 +36,9 @@ pub(super) fn begin(have: Option<u64>, total: u64) -> Begin {
     }
 }
 
-/// Reads the head of an answer to a request for the bytes from `from` on.
-pub(super) fn answer(
+/// Reads the head of an answer of `who` to a request for the bytes from `from` on.
+pub fn answer(
+    who: &str,
     status: u16,
     content_range: Option<&str>,
     from: u64,
@@ -48,12 +55,33 @@ pub(super) fn answer(
                 Ok(Answer::GoesOn)
             } else {
                 Err(format!(
-                    "the plane sent {range:.60}, not from byte {from} of {total}"
+                    "{who} sent {range:.60}, not from byte {from} of {total}"
                 ))
             }
         }
-        (206, None) => Err("the plane sent a part without saying which".to_owned()),
-        (other, _) => Err(format!("the plane answered {other}")),
+        (206, None) => Err(format!("{who} sent a part without saying which")),
+        (other, _) => Err(format!("{who} answered {other}")),
+    }
+}
+
+/// The hash of what is in a file, and its length; `None` when there is none.
+pub fn hashed(path: &Path) -> io::Result<Option<(Hasher, u64)>> {
+    const CHUNK: usize = 128 * 1024;
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut hasher = Hasher::new();
+    let mut length = 0;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut chunk)?;
+        match chunk.get(..n) {
+            Some(bytes) if !bytes.is_empty() => hasher.update(bytes),
+            Some(_) | None => return Ok(Some((hasher, length))),
+        }
+        length += n as u64;
     }
 }
 
@@ -112,7 +140,7 @@ mod tests {
                 if let Some(cut) = cuts.next() {
                     body.truncate(cut);
                 }
-                match answer(status, range.as_deref(), from, total) {
+                match answer("it", status, range.as_deref(), from, total) {
                     Ok(Answer::Whole) => *part = body,
                     Ok(Answer::GoesOn) => part.extend(body),
                     Err(why) => prop_assert!(false, "{}", why),
@@ -123,9 +151,15 @@ mod tests {
 
     #[test]
     fn an_answer_for_other_bytes_is_refused() {
-        assert_eq!(answer(206, Some("bytes 5-9/10"), 5, 10), Ok(Answer::GoesOn));
-        assert_eq!(answer(206, Some("bytes 5-9/*"), 5, 10), Ok(Answer::GoesOn));
-        assert_eq!(answer(200, None, 5, 10), Ok(Answer::Whole));
+        assert_eq!(
+            answer("it", 206, Some("bytes 5-9/10"), 5, 10),
+            Ok(Answer::GoesOn)
+        );
+        assert_eq!(
+            answer("it", 206, Some("bytes 5-9/*"), 5, 10),
+            Ok(Answer::GoesOn)
+        );
+        assert_eq!(answer("it", 200, None, 5, 10), Ok(Answer::Whole));
         for (status, range) in [
             (206, Some("bytes 4-9/10")),
             (206, Some("bytes 50-59/10")),
@@ -134,7 +168,10 @@ mod tests {
             (204, None),
             (416, None),
         ] {
-            assert!(answer(status, range, 5, 10).is_err(), "{status} {range:?}");
+            assert!(
+                answer("it", status, range, 5, 10).is_err(),
+                "{status} {range:?}"
+            );
         }
     }
 }

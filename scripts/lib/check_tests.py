@@ -1,0 +1,125 @@
+"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples."""
+import io
+import tempfile
+import unittest
+from contextlib import redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import tests
+from common import Fail, wait_for
+
+# What a test program of cargo's does, as far as the runner asks it.
+PROGRAM = """#!/bin/sh
+if [ "$1" = --list ]; then for name in {names}; do echo "$name: test"; done; exit; fi
+case $2 in
+  *good*) echo "running 1 test"; echo "sampled: 3 of 10 cases"; echo "$2 seed=$PF9_TEST_SEED full=$PF9_TEST_FULL" ;;
+  *bad*) echo "it is broken"; exit 101 ;;
+  *hangs*) echo $$ > "$0.pid"; sleep 1000 & wait ;;
+  *none*) echo "test result: ok. 0 passed; 0 failed"; exit ;;
+esac
+echo "test result: ok. 1 passed; 0 failed"
+"""
+MACHINES = ["x::a_up_x", "x::b_reboot_x", "x::c_killed_x", "x::d_detached_x", "x::e_files_x", "x::zz_new"]
+
+
+class Runner(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+
+    def program(self, *names):
+        path = Path(self.dir.name) / f"program-{names[0].replace(':', '-')}"
+        path.write_text(PROGRAM.format(names=" ".join(names)), encoding="ascii")
+        path.chmod(0o755)
+        return str(path)
+
+    def run_all(self, found, **asked):
+        """What did not run, and the screen."""
+        with redirect_stdout(io.StringIO()) as screen:
+            left_out = tests.run(found, 7, **asked)
+        return left_out, screen.getvalue()
+
+    def refused(self, found, **asked):
+        with redirect_stdout(io.StringIO()) as screen, self.assertRaises(Fail) as raised:
+            tests.run(found, 7, **asked)
+        return str(raised.exception), screen.getvalue()
+
+    def test_what_was_left_of_samples_is_counted(self):
+        left_out, _ = self.run_all({"lib": self.program("good_one", "good_two")})
+        self.assertEqual(left_out, ["7 of 10 cases, by seed 7: lib good_one", "7 of 10 cases, by seed 7: lib good_two"])
+
+    def test_a_failure_ends_it_with_its_words(self):
+        said, screen = self.refused({"lib": self.program("bad", "good")})
+        self.assertIn("lib bad: exit code 101", said)
+        self.assertIn("it is broken", screen)
+        said, _ = self.refused({"node": self.program("a_bad", "b_good", "c_good")}, machines=True, words=["node"])
+        self.assertIn("2 tests were not begun", said)
+
+    def test_what_did_not_run_did_not_pass(self):
+        said, _ = self.refused({"lib": self.program("none")})
+        self.assertIn("lib none: it did not run", said)
+
+    def test_who_is_late_ends_with_all_he_started(self):
+        path = self.program("hangs")
+        with mock.patch.object(tests, "DEADLINE", 1):
+            said, _ = self.refused({"lib": path})
+        self.assertIn("lib hangs: not done within 1 s", said)
+        group = Path(f"{path}.pid").read_text(encoding="ascii").strip()
+        wait_for("the group is gone", lambda: group not in running_groups(), 10)
+
+    def test_machine_tests_are_drawn_by_the_seed_and_the_rest_is_named(self):
+        found = {"node": self.program(*MACHINES)}
+        left_out, screen = self.run_all(found, machines=True)
+        self.assertEqual((left_out, passed(screen)), (self.run_all(found, machines=True)[0], passed(screen)))
+        ran = passed(screen)
+        self.assertIn("node x::a_up_x", ran)
+        self.assertLess(len(ran), len(MACHINES))
+        for name in MACHINES:
+            self.assertNotEqual(f"node {name}" in ran, any(name in line for line in left_out), name)
+        draws = {tuple(t.name for t in tests.drawn(tests.listed(found), seed)[0]) for seed in range(50)}
+        self.assertEqual({name for draw in draws for name in draw}, set(MACHINES), "each has its turn")
+
+    def test_everything_runs_in_full_and_who_is_named_is_not_drawn(self):
+        found = {"node": self.program(*MACHINES)}
+        left_out, screen = self.run_all(found, machines=True, full=True)
+        self.assertEqual((left_out, len(passed(screen))), ([], len(MACHINES)))
+        for word in MACHINES:
+            left_out, screen = self.run_all(found, machines=True, words=[word])
+            self.assertEqual(passed(screen), {f"node {word}"})
+            self.assertEqual(left_out, ["5 of 6 tests: not asked for"])
+        self.assertEqual(len(passed(self.run_all(found, machines=True, words=["x::"])[1])), len(MACHINES))
+        left_out, _ = self.run_all({**found, "lib": self.program("good")})
+        self.assertIn("6 tests: they need machines: node x::a_up_x", left_out[0])
+
+    def test_no_test_is_no_success(self):
+        self.refused({"lib": self.program("good")}, words=["nobody"])
+        self.refused({})
+
+    def test_tests_are_told_the_seed_and_whether_everything_is_wanted(self):
+        env = tests.environment(7, False)
+        self.assertEqual((env["PF9_TEST_SEED"], env["PROPTEST_RNG_SEED"], env.get("PF9_TEST_FULL")), ("7", "7", None))
+        self.assertEqual(tests.environment(7, True)["PF9_TEST_FULL"], "1")
+
+
+def running_groups():
+    """Of every process that is not dead: its group."""
+    groups = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = stat.read_text().rsplit(") ", 1)[1].split()[:3]
+        except OSError:
+            continue
+        if state != "Z":
+            groups.add(group)
+    return groups
+
+
+def passed(screen):
+    """Titles of what the screen says has passed."""
+    lines = (line.split(maxsplit=3) for line in screen.splitlines() if line.startswith("  pass  "))
+    return {title for _, _, _, title in lines}
+
+
+if __name__ == "__main__":
+    unittest.main()

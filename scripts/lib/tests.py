@@ -1,0 +1,224 @@
+"""Runs the tests: each in a process of its own, with a deadline, its time printed, and what was left out counted.
+
+  programs()                     compiles the test programs: name → path
+  run(programs, …)               the tests of all of them, machine tests last and one at a time
+
+cargo's own runner has no deadline, prints no times and runs tests of one program in one process, where one that hangs
+or changes the environment is everybody's. cargo-nextest does all that and takes seven minutes to compile on a machine
+that has nothing, a tenth of what a first run may take, and could not count what tests say of their samples.
+
+Two kinds of sample, by one seed: a test takes some of its cases (tests/support/sample.rs) and says so; and of the machine
+tests, which share one set of machines and take minutes each, some are drawn. --full runs everything.
+"""
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+from common import REPO, Fail, run as run_program, say, tail_text
+
+COMPILE_SECONDS = 2700
+# Seconds for one test, by its program; several times what it takes.
+DEADLINES = {"node": 900, "etcd": 300}
+DEADLINE = 120
+# Three control planes on two cores.
+LONGER = {"h_a_dead_master": 1800}
+# Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
+ALONE = ["etcd", "node"]
+# A test that takes longer says that it is still there.
+SLOW = 60
+# Lines of a test that failed, and of a machine test that passed.
+SHOWN = {"failed": 400, "passed": 60}
+
+# Machine tests by the beginning of their names, with what they take on two cores. `None`: never left out, for they are
+# the promise itself: a machine becomes a node, every minor does, and nothing is left of it. The others are drawn.
+TAKES = {
+    "a_up": None, "f_decommission": None, "g_each_minor": None,
+    "ab_services": 75, "b_reboot": 60, "c_killed": 95, "ca_what": 25, "cb_policies": 120, "d_detached": 135,
+    "da_a_stolen": 30, "dc_a_stack": 150, "e_files": 390, "e_people": 70, "ea_certificates": 300, "eb_a_drop_in": 120,
+}
+# Of one that is not in the table.
+TAKES_ELSE = 120
+# What the drawn ones may take together.
+DRAWN_SECONDS = 300
+
+SAMPLED = re.compile(r"^.*?sampled: (\d+) of (\d+) (\S.*)$", re.M)
+
+
+class Test:
+    def __init__(self, program, path, name):
+        self.program, self.path, self.name = program, path, name
+        self.title = f"{program} {name}"
+        self.said, self.seconds, self.why = "", 0.0, ""
+
+    @property
+    def own_name(self):
+        return self.name.rsplit("::", 1)[-1]
+
+    @property
+    def deadline(self):
+        longer = [seconds for start, seconds in LONGER.items() if self.own_name.startswith(start)]
+        return longer[0] if longer else DEADLINES.get(self.program, DEADLINE)
+
+    def takes(self):
+        if self.program != "node":
+            return None
+        found = [seconds for start, seconds in TAKES.items() if self.own_name.startswith(start)]
+        return found[0] if found else TAKES_ELSE
+
+    def run(self, env):
+        """Sets `why` if it failed. Whatever it started in its session ends with it when it is late."""
+        begun = time.monotonic()
+        with tempfile.TemporaryFile() as sink:
+            child = subprocess.Popen([self.path, "--exact", self.name, "--nocapture"], cwd=REPO, env=env, stdout=sink,
+                                     stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
+            code = self.wait(child)
+            sink.seek(0)
+            self.said = sink.read().decode("utf-8", "replace")
+        self.seconds = time.monotonic() - begun
+        if code is None:
+            self.why = f"not done within {self.deadline} s"
+        elif code != 0:
+            self.why = f"exit code {code}"
+        elif "test result: ok. 1 passed" not in self.said:
+            self.why = "it did not run"
+        return self
+
+    def wait(self, child):
+        begun = time.monotonic()
+        try:
+            while True:
+                left = begun + self.deadline - time.monotonic()
+                try:
+                    return child.wait(max(0.0, min(SLOW, left)))
+                except subprocess.TimeoutExpired:
+                    if left <= SLOW:
+                        return None
+                    say(f"  slow  {time.monotonic() - begun:8.1f} s  {self.title}")
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+def programs():
+    """The test programs, compiled."""
+    cmd = ["cargo", "test", "--no-run", "--locked", "--all-features", "--message-format", "json-render-diagnostics"]
+    done = subprocess.run(cmd, cwd=REPO, stdout=subprocess.PIPE, text=True, timeout=COMPILE_SECONDS, check=False)
+    if done.returncode != 0:
+        raise Fail("the tests do not compile", "cargo's words are above")
+    found = {}
+    for line in done.stdout.splitlines():
+        item = json.loads(line) if line.startswith("{") else {}
+        if item.get("reason") == "compiler-artifact" and item["profile"]["test"] and item.get("executable"):
+            target = item["target"]
+            name = "lib" if "lib" in target["kind"] else target["name"]
+            found[name] = item["executable"]
+    return found
+
+
+def listed(found):
+    tests = []
+    for program, path in found.items():
+        lines = run_program([path, "--list", "--format", "terse"], cwd=REPO, timeout=60).stdout.splitlines()
+        names = [line.removesuffix(": test") for line in lines if line.endswith(": test")]
+        tests += [Test(program, path, name) for name in names]
+    if not tests:
+        raise Fail("no program has a test")
+    return tests
+
+
+def drawn(tests, seed):
+    """Of the machine tests those that stay, and those that a sample leaves out."""
+    some = sorted((test for test in tests if test.takes() is not None), key=lambda test: test.title)
+    random.Random(seed).shuffle(some)
+    left, out = DRAWN_SECONDS, []
+    for number, test in enumerate(some):
+        if number and test.takes() > left:  # the first one always: the longest has its turn as well
+            out.append(test)
+        else:
+            left -= test.takes()
+    return [test for test in tests if test not in out], out
+
+
+def environment(seed, full):
+    """What tests/support/sample.rs reads, and proptest for the property tests that take no time."""
+    env = dict(os.environ, PF9_TEST_SEED=str(seed), PROPTEST_RNG_SEED=str(seed))
+    if full:
+        env.update(PF9_TEST_FULL="1", PROPTEST_CASES="2048")
+    else:
+        env.pop("PF9_TEST_FULL", None)
+    return env
+
+
+def run(found, seed, full=False, machines=False, words=()):
+    """`words`: only tests with one of these in their names. Answers lines that say what did not run."""
+    every = listed(found)
+    tests = [test for test in every if not words or any(word in test.title for word in words)]
+    if not tests:
+        raise Fail("no test has one of these words in its name: " + " ".join(words))
+    left_out = []
+    if len(tests) < len(every):
+        left_out.append(f"{len(every) - len(tests)} of {len(every)} tests: not asked for")
+    quick = [test for test in tests if test.program not in ALONE]
+    alone = sorted((test for test in tests if test.program in ALONE), key=lambda test: (test.program, test.own_name))
+    if not machines:
+        left_out += gone(alone, "they need machines")
+        alone = []
+    elif not full and not words:  # who names a test wants it
+        alone, out = drawn(alone, seed)
+        left_out += gone(out, f"not drawn by seed {seed}")
+    env = environment(seed, full)
+    say(f"{len(quick) + len(alone)} tests in {len(found)} programs; seed {seed}")
+    begun = time.monotonic()
+    work(quick, os.cpu_count() or 2, env)
+    work(alone, 1, env)
+    ran = quick + alone
+    left_out += sampled(ran, seed)
+    say(f"{len(ran)} tests passed in {time.monotonic() - begun:.0f} s; the longest:")
+    for test in sorted(ran, key=lambda test: -test.seconds)[:10]:
+        say(f"  {test.seconds:8.1f} s  {test.title}")
+    return left_out
+
+
+def gone(tests, why):
+    return [f"{len(tests)} tests: {why}: " + ", ".join(test.title for test in tests)] if tests else []
+
+
+def work(tests, at_once, env):
+    """The first failure ends it: what runs goes to its end, what waits does not begin."""
+    waiting, running, failed, spared = list(tests), set(), [], 0
+    with ThreadPoolExecutor(at_once) as pool:
+        while running or waiting:
+            while waiting and len(running) < at_once:
+                running.add(pool.submit(waiting.pop(0).run, env))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for test in (future.result() for future in done):
+                told(test)
+                if test.why:
+                    failed.append(test)
+                    spared, waiting = spared + len(waiting), []
+    if failed:
+        also = f"; {spared} tests were not begun" if spared else ""
+        raise Fail(f"{len(failed)} of the tests failed{also}", "\n".join(f"{t.title}: {t.why}" for t in failed))
+
+
+def told(test):
+    say(f"  {'FAIL' if test.why else 'pass'}  {test.seconds:8.3f} s  {test.title}")
+    if test.why:
+        say(tail_text(test.said, SHOWN["failed"]))
+    elif test.program in ALONE:
+        lines = [line for line in test.said.splitlines() if line.strip() and not line.startswith(("running 1", "test "))]
+        say("\n".join(f"        {line}" for line in lines[-SHOWN["passed"]:]))
+
+
+def sampled(tests, seed):
+    """What tests say that they took of their cases."""
+    said = [(test, *found) for test in tests for found in SAMPLED.findall(test.said)]
+    return [f"{int(of) - int(few)} of {of} {what}, by seed {seed}: {test.title}" for test, few, of, what in said]

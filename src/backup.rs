@@ -1,0 +1,42 @@
+//! Backups of etcd: snapshots, sealed for two keys, verified, kept on a shelf.
+//!
+//! ```text
+//! take ─► seal (age: the plane's key, the operator's recovery key) ─► shelf ─► list, prune, archive
+//!    └──► verify (etcdutl)
+//! ```
+//!
+//! | file | does |
+//! |---|---|
+//! | `take`   | takes one: a stream of etcd's, sealed, opened once, put onto the shelf |
+//! | `seal`   | the sealed form, and the keys |
+//! | `unwrap` | the plane's help with opening one |
+//! | `verify` | whether a backup is whole, and whether a file is a snapshot |
+//! | `private` | files that nobody else may read |
+//! | `shelf`  | the directory: what counts in it, what is to go (pure), and taking it away |
+//! | `drill`  | a restore into an etcd of its own, counted and taken away |
+//! | `archive` | a second copy of each, in another directory or in a bucket |
+
+pub mod archive;
+pub mod drill;
+pub mod private;
+pub mod seal;
+pub mod shelf;
+pub mod take;
+pub mod unwrap;
+pub mod verify;
+
+/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
+async fn blocking<T, F>(work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only at shutdown of the runtime: there is nobody left to answer.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,677 @@
+//! A bucket of an S3-compatible service.
+//!
+//! ```text
+//! put   small: one PUT            large: begin ► pieces (each tried again by itself) ► complete ► is it whole?
+//!       An upload that another run began is gone on with when it is of the same file, else given up.
+//! get   GET from the byte that is there on ► SHA-256
+//! ```
+//!
+//! Addresses are signed (SigV4, `rusty-s3`), so no header of ours is a secret; an address is one, for a
+//! quarter of an hour, and stands in no message. Integrity on the way up is TLS's and the size's: the
+//! checksums of newer services are refused by older ones.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `answer` | what answers mean, in words; pure |
+//! | `call`   | one question, tried again while that can help |
+
+mod answer;
+mod call;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use answer::{SIGNED_SECONDS, Upload};
+use bytes::Bytes;
+use call::{Ask, Pace, Payload, away};
+use http::{HeaderMap, HeaderValue, Method, header};
+use rusty_s3::actions::{CreateMultipartUpload, ListObjectsV2, ListParts};
+use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::ArchiveError;
+use super::plan::{Item, Pieces};
+use crate::egress::Egress;
+use crate::host::fs::HostFs;
+use crate::host::part::{self, Begin};
+use crate::host::tls;
+use crate::model::{ARCHIVE_KEEP_MAX, Timestamp};
+
+/// How long a signature is good for.
+const SIGNED: Duration = Duration::from_secs(SIGNED_SECONDS);
+/// A question that carries no file is answered, tries included, within this.
+const QUESTION: Duration = Duration::from_secs(5 * 60);
+/// A file has this long, and what its bytes take at [`PACE_BYTES_PER_SECOND`] on top.
+const FILE: Duration = Duration::from_secs(10 * 60);
+/// The slowest way that is of any use: a gigabyte in two hours and a half.
+const PACE_BYTES_PER_SECOND: u64 = 128 * 1024;
+/// However large: the next backup is due, and an upload goes on where it was cut.
+const FILE_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// Longest words of a refusal.
+const REFUSAL_MAX: usize = 64 * 1024;
+/// Longest silence in the middle of a file.
+const SILENCE: Duration = Duration::from_secs(60);
+/// A file of PEM authorities: the machine's own bundle has a quarter of a megabyte.
+const AUTHORITY_MAX: u64 = 4 * 1024 * 1024;
+/// Most files that one host's place is looked through for: two of each backup, and as many again.
+const ITEMS_MAX: usize = 4 * ARCHIVE_KEEP_MAX as usize;
+/// Most uploads that are looked at: there is one at a time, and one for each time it was cut.
+const UPLOADS_MAX: usize = 1000;
+
+/// What a policy says of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) region: &'a str,
+    pub(super) bucket: &'a str,
+    pub(super) prefix: &'a str,
+    pub(super) path_style: bool,
+    pub(super) authority: Option<&'a str>,
+}
+
+/// A bucket and who asks for it.
+pub(super) struct S3 {
+    http: reqwest::Client,
+    bucket: Bucket,
+    credentials: Credentials,
+    /// What keys begin with, the slash at its end included.
+    prefix: String,
+    pace: Pace,
+    /// This machine's clock: signatures say when they were made.
+    now: fn() -> Timestamp,
+}
+
+// === impl S3 ===
+
+impl S3 {
+    /// The bucket that the policy names.
+    pub(super) fn open(
+        host: &HostFs,
+        target: Target<'_>,
+        owner: &str,
+        credentials: Credentials,
+        egress: &Egress,
+    ) -> Result<Self, ArchiveError> {
+        let policy = |e: String| ArchiveError::Policy(e);
+        let Target {
+            endpoint,
+            region,
+            bucket,
+            prefix,
+            path_style,
+            authority,
+        } = target;
+        let style = match path_style {
+            true => UrlStyle::Path,
+            false => UrlStyle::VirtualHost,
+        };
+        let endpoint = reqwest::Url::parse(endpoint).map_err(|e| policy(e.to_string()))?;
+        let bucket = Bucket::new(endpoint, style, bucket.to_owned(), region.to_owned())
+            .map_err(|e| policy(format!("no address of a bucket: {e}")))?;
+        let parts = [prefix, owner].into_iter();
+        let prefix = parts
+            .filter(|p| !p.is_empty())
+            .map(|p| format!("{p}/"))
+            .collect();
+        let http = client(host, authority, egress)?;
+        Ok(Self {
+            http,
+            bucket,
+            credentials,
+            prefix,
+            pace: Pace::default(),
+            now: Timestamp::now,
+        })
+    }
+
+    /// Puts a file there under a name, whole or not at all.
+    pub(super) async fn put(&self, name: &str, file: &Path) -> Result<(), ArchiveError> {
+        let total = length(file).await?;
+        let until = Instant::now() + file_bound(total);
+        let pieces = Pieces::of(total).ok_or_else(|| ArchiveError::Damaged {
+            file: name.to_owned(),
+            why: format!("{total} bytes are more than an object can have"),
+        })?;
+        let key = self.key(name);
+        let mine = self.take_up(&key, pieces.count() > 1, until).await?;
+        if pieces.count() == 1 {
+            return self.put_whole(&key, file, total, until).await;
+        }
+        match self.put_pieces(&key, mine, file, pieces, until).await {
+            // Given up by the service meanwhile, by a rule of the bucket's owner.
+            Err(ArchiveError::UploadGone) => {
+                self.put_pieces(&key, None, file, pieces, until).await?;
+            }
+            other => other?,
+        }
+        let there = self.size(&key, until).await?;
+        match there == Some(total) {
+            true => Ok(()),
+            false => Err(ArchiveError::Damaged {
+                file: name.to_owned(),
+                why: format!("{total} bytes were sent, {} are there", there.unwrap_or(0)),
+            }),
+        }
+    }
+
+    /// Puts a short text there.
+    pub(super) async fn put_text(&self, name: &str, text: &[u8]) -> Result<(), ArchiveError> {
+        let key = self.key(name);
+        let action = self.bucket.put_object(Some(&self.credentials), &key);
+        let payload = Payload::Text(Bytes::copy_from_slice(text));
+        self.question(Method::PUT, &action, payload, &key).await?;
+        Ok(())
+    }
+
+    /// What is in this host's place, in order of name.
+    pub(super) async fn list(&self) -> Result<Vec<Item>, ArchiveError> {
+        let mut items = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let mut action = self.bucket.list_objects_v2(Some(&self.credentials));
+            action.with_prefix(self.prefix.as_str());
+            if let Some(token) = next.take() {
+                action.with_continuation_token(token);
+            }
+            let answer = self
+                .question(Method::GET, &action, Payload::Nothing, &self.prefix)
+                .await?;
+            let page = ListObjectsV2::parse_response(&answer.body).map_err(|e| unread(&e))?;
+            for object in page.contents {
+                let file = object.key.strip_prefix(&self.prefix);
+                if let Some(file) = file.filter(|f| !f.contains('/')) {
+                    items.push(Item {
+                        file: file.to_owned(),
+                        bytes: object.size.unwrap_or(0),
+                    });
+                }
+            }
+            if items.len() > ITEMS_MAX {
+                return Err(ArchiveError::Answer {
+                    said: format!("more than {ITEMS_MAX} files below {}", self.prefix),
+                });
+            }
+            match page.next_continuation_token {
+                Some(token) => next = Some(token),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// A short text that is there.
+    pub(super) async fn text(&self, name: &str) -> Result<String, ArchiveError> {
+        let key = self.key(name);
+        let action = self.bucket.get_object(Some(&self.credentials), &key);
+        let asked = self.question(Method::GET, &action, Payload::Nothing, &key);
+        asked
+            .await
+            .map(|answer| answer.body)
+            .map_err(|e| own_name(e, name))
+    }
+
+    /// Brings a file of `total` bytes to `into`, after those that are there already.
+    pub(super) async fn get(
+        &self,
+        name: &str,
+        into: &Path,
+        total: u64,
+    ) -> Result<(), ArchiveError> {
+        let until = Instant::now() + file_bound(total);
+        let mut failed = 0;
+        loop {
+            let before = length(into).await.unwrap_or(0);
+            if part::begin(Some(before), total) == Begin::Check && total > 0 {
+                return Ok(());
+            }
+            let received = self.receive(name, into, before, total, until).await;
+            let error = match received {
+                Ok(()) => return Ok(()),
+                Err(error) => own_name(error, name),
+            };
+            // Whoever brings more than nothing is tried for as long as the bound says.
+            let more = length(into).await.unwrap_or(0) > before;
+            failed = if more { 1 } else { failed + 1 };
+            self.pause(error, failed, until).await?;
+        }
+    }
+
+    /// Takes a file away; nothing there is fine.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), ArchiveError> {
+        let key = self.key(name);
+        let action = self.bucket.delete_object(Some(&self.credentials), &key);
+        match self
+            .question(Method::DELETE, &action, Payload::Nothing, &key)
+            .await
+        {
+            Ok(_) | Err(ArchiveError::Missing { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    async fn question<'a, A: S3Action<'a>>(
+        &self,
+        method: Method,
+        action: &A,
+        payload: Payload,
+        key: &str,
+    ) -> Result<call::Answer, ArchiveError> {
+        let until = Instant::now() + QUESTION;
+        self.question_until(method, action, payload, key, until)
+            .await
+    }
+
+    async fn question_until<'a, A: S3Action<'a>>(
+        &self,
+        method: Method,
+        action: &A,
+        payload: Payload,
+        key: &str,
+        until: Instant,
+    ) -> Result<call::Answer, ArchiveError> {
+        let ask = Ask {
+            method,
+            sign: |now: &Timestamp| action.sign_with_time(SIGNED, now),
+            payload,
+            key,
+        };
+        self.ask(&ask, until).await
+    }
+
+    /// Gives up what earlier runs began, except an upload of `key` when that is to be gone on with.
+    async fn take_up(
+        &self,
+        key: &str,
+        go_on: bool,
+        until: Instant,
+    ) -> Result<Option<String>, ArchiveError> {
+        let mut mine = None;
+        for upload in self.uploads(until).await? {
+            if go_on && upload.key == key && mine.is_none() {
+                mine = Some(upload.id);
+                continue;
+            }
+            tracing::info!(key = %upload.key, "an upload that was cut off is given up");
+            let action = self.bucket.abort_multipart_upload(
+                Some(&self.credentials),
+                &upload.key,
+                &upload.id,
+            );
+            let gone = self
+                .question_until(
+                    Method::DELETE,
+                    &action,
+                    Payload::Nothing,
+                    &upload.key,
+                    until,
+                )
+                .await;
+            match gone {
+                Ok(_) | Err(ArchiveError::UploadGone | ArchiveError::Missing { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(mine)
+    }
+
+    /// Uploads of this host that were begun and not ended.
+    async fn uploads(&self, until: Instant) -> Result<Vec<Upload>, ArchiveError> {
+        let mut all: Vec<Upload> = Vec::new();
+        let mut after: Option<Upload> = None;
+        loop {
+            // In order of name: it is signed so.
+            let mut query = Vec::new();
+            if let Some(after) = &after {
+                query.push(("key-marker", after.key.as_str()));
+            }
+            query.push(("prefix", self.prefix.as_str()));
+            if let Some(after) = &after {
+                query.push(("upload-id-marker", after.id.as_str()));
+            }
+            query.push(("uploads", ""));
+            let sign = |now: &Timestamp| self.signed(now, &query);
+            let ask = Ask {
+                method: Method::GET,
+                sign,
+                payload: Payload::Nothing,
+                key: &self.prefix,
+            };
+            let (page, next) = match self.ask(&ask, until).await {
+                Ok(answer) => answer::uploads(&answer.body),
+                // Some services do not list uploads, and some keys may not. Whose bucket it is then
+                // gives up what is old by a rule of the bucket.
+                Err(error @ (ArchiveError::Answer { .. } | ArchiveError::Denied { .. })) => {
+                    tracing::debug!(%error, "uploads that were cut off are not seen");
+                    return Ok(all);
+                }
+                Err(e) => return Err(e),
+            };
+            all.extend(page.into_iter().filter(|u| u.key.starts_with(&self.prefix)));
+            match next {
+                Some(next) if all.len() < UPLOADS_MAX => after = Some(next),
+                Some(_) | None => return Ok(all),
+            }
+        }
+    }
+
+    /// A question about the bucket that `rusty-s3` has no name for.
+    fn signed(&self, now: &Timestamp, query: &[(&str, &str)]) -> reqwest::Url {
+        rusty_s3::signing::sign(
+            now,
+            rusty_s3::Method::Get,
+            self.bucket.base_url().clone(),
+            self.credentials.key(),
+            self.credentials.secret(),
+            self.credentials.token(),
+            self.bucket.region(),
+            SIGNED_SECONDS,
+            query.iter().copied(),
+            std::iter::empty(),
+        )
+    }
+
+    async fn put_whole(
+        &self,
+        key: &str,
+        file: &Path,
+        total: u64,
+        until: Instant,
+    ) -> Result<(), ArchiveError> {
+        let action = self.bucket.put_object(Some(&self.credentials), key);
+        let payload = Payload::Piece {
+            file: file.to_path_buf(),
+            from: 0,
+            len: total,
+        };
+        let put = self.question_until(Method::PUT, &action, payload, key, until);
+        put.await.map(drop)
+    }
+
+    async fn put_pieces(
+        &self,
+        key: &str,
+        mine: Option<String>,
+        file: &Path,
+        pieces: Pieces,
+        until: Instant,
+    ) -> Result<(), ArchiveError> {
+        let (id, mut tags) = match mine {
+            Some(id) => {
+                let tags = self.pieces_there(key, &id, pieces, until).await?;
+                tracing::info!(
+                    key,
+                    there = tags.len(),
+                    of = pieces.count(),
+                    "an upload goes on"
+                );
+                (id, tags)
+            }
+            None => (self.begin_upload(key, until).await?, BTreeMap::new()),
+        };
+        for number in 1..=pieces.count() {
+            if tags.contains_key(&number) {
+                continue;
+            }
+            let (from, len) = pieces.range(number);
+            let action = self
+                .bucket
+                .upload_part(Some(&self.credentials), key, number, &id);
+            let payload = Payload::Piece {
+                file: file.to_path_buf(),
+                from,
+                len,
+            };
+            let answer = self
+                .question_until(Method::PUT, &action, payload, key, until)
+                .await?;
+            let tag = answer
+                .headers
+                .get(header::ETAG)
+                .and_then(|t| t.to_str().ok());
+            let tag = tag.ok_or_else(|| ArchiveError::Answer {
+                said: "no tag for a piece".to_owned(),
+            })?;
+            tags.insert(number, tag.to_owned());
+        }
+        self.complete(key, &id, &tags, until).await
+    }
+
+    async fn begin_upload(&self, key: &str, until: Instant) -> Result<String, ArchiveError> {
+        let action = self
+            .bucket
+            .create_multipart_upload(Some(&self.credentials), key);
+        let answer = self
+            .question_until(Method::POST, &action, Payload::Nothing, key, until)
+            .await?;
+        let begun = CreateMultipartUpload::parse_response(&answer.body).map_err(|e| unread(&e))?;
+        Ok(begun.upload_id().to_owned())
+    }
+
+    /// Tags of the pieces that an earlier run brought there. One page: there are no more.
+    async fn pieces_there(
+        &self,
+        key: &str,
+        id: &str,
+        pieces: Pieces,
+        until: Instant,
+    ) -> Result<BTreeMap<u16, String>, ArchiveError> {
+        let action = self.bucket.list_parts(Some(&self.credentials), key, id);
+        let answer = self
+            .question_until(Method::GET, &action, Payload::Nothing, key, until)
+            .await?;
+        let listed = ListParts::parse_response(&answer.body).map_err(|e| unread(&e))?;
+        Ok(pieces.there(listed.parts.into_iter().map(|p| (p.number, p.size, p.etag))))
+    }
+
+    async fn complete(
+        &self,
+        key: &str,
+        id: &str,
+        tags: &BTreeMap<u16, String>,
+        until: Instant,
+    ) -> Result<(), ArchiveError> {
+        let tags = || tags.values().map(String::as_str);
+        let credentials = Some(&self.credentials);
+        let action = self
+            .bucket
+            .complete_multipart_upload(credentials, key, id, tags());
+        let body = self
+            .bucket
+            .complete_multipart_upload(credentials, key, id, tags())
+            .body();
+        let payload = Payload::Text(body.into());
+        let done = self
+            .question_until(Method::POST, &action, payload, key, until)
+            .await;
+        match done {
+            // Done by a try whose answer was lost: the object says.
+            Err(ArchiveError::UploadGone) if self.size(key, until).await?.is_some() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Size of an object; `None` when there is none.
+    async fn size(&self, key: &str, until: Instant) -> Result<Option<u64>, ArchiveError> {
+        let action = self.bucket.head_object(Some(&self.credentials), key);
+        let asked = self.question_until(Method::HEAD, &action, Payload::Nothing, key, until);
+        let answer = match asked.await {
+            Ok(answer) => answer,
+            Err(ArchiveError::Missing { .. }) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let length = answer.headers.get(header::CONTENT_LENGTH);
+        Ok(length.and_then(|v| v.to_str().ok()?.parse().ok()))
+    }
+
+    /// One try to bring a file from byte `have` on.
+    async fn receive(
+        &self,
+        name: &str,
+        into: &Path,
+        have: u64,
+        total: u64,
+        until: Instant,
+    ) -> Result<(), ArchiveError> {
+        let (mut response, from) = self.from(&self.key(name), have, total).await?;
+        let mut at = from;
+        let mut file = open_at(into, from).await?;
+        let received = async {
+            loop {
+                let silence = SILENCE.min(until.saturating_duration_since(Instant::now()));
+                let chunk = tokio::time::timeout(silence, response.chunk()).await;
+                let chunk = chunk.map_err(|_| slow(silence))?.map_err(away)?;
+                let Some(chunk) = chunk else { return Ok(()) };
+                at = at.saturating_add(chunk.len() as u64);
+                if at > total {
+                    return Err(ArchiveError::Damaged {
+                        file: name.to_owned(),
+                        why: format!("it has more than {total} bytes"),
+                    });
+                }
+                file.write_all(&chunk).await.map_err(write(into))?;
+            }
+        };
+        let received = received.await;
+        // What came is there before the next try looks at it, whatever ended this one.
+        file.flush().await.map_err(write(into))?;
+        received?;
+        match at == total {
+            true => file.sync_all().await.map_err(write(into)),
+            false => Err(ArchiveError::Away {
+                why: format!("the answer ended after {at} of {total} bytes"),
+            }),
+        }
+    }
+
+    /// Asks for an object from byte `have` on; the answer, and from where it really is.
+    async fn from(
+        &self,
+        key: &str,
+        have: u64,
+        total: u64,
+    ) -> Result<(reqwest::Response, u64), ArchiveError> {
+        let from = match part::begin(Some(have), total) {
+            Begin::Resume(from) => from,
+            Begin::Anew | Begin::Check => 0,
+        };
+        let action = self.bucket.get_object(Some(&self.credentials), key);
+        let ask = Ask {
+            method: Method::GET,
+            sign: |now: &Timestamp| action.sign_with_time(SIGNED, now),
+            payload: Payload::Nothing,
+            key,
+        };
+        let mut headers = HeaderMap::new();
+        if let Ok(range) = HeaderValue::try_from(format!("bytes={from}-")) {
+            // Nothing to go on from: the whole is asked for, which an empty file has, too.
+            (from > 0).then(|| headers.insert(header::RANGE, range));
+        }
+        let within = self.pace.answer;
+        let response = tokio::time::timeout(within, self.begin(&ask, headers)).await;
+        let response = response.map_err(|_| slow(within))??;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if !status.is_success() {
+            let body = tokio::time::timeout(within, tls::body(response, REFUSAL_MAX)).await;
+            let body = body.ok().and_then(Result::ok).flatten();
+            let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+            return Err(self.refused(status, &headers, &body, key));
+        }
+        let range = headers.get(header::CONTENT_RANGE);
+        let range = range.and_then(|v| v.to_str().ok());
+        match part::answer("the service", status.as_u16(), range, from, total) {
+            Ok(part::Answer::GoesOn) => Ok((response, from)),
+            Ok(part::Answer::Whole) => Ok((response, 0)),
+            Err(said) => Err(ArchiveError::Answer { said }),
+        }
+    }
+}
+
+fn slow(within: Duration) -> ArchiveError {
+    ArchiveError::Slow {
+        seconds: within.as_secs(),
+    }
+}
+
+/// Names in words are those of the host's place, not whole keys.
+fn own_name(error: ArchiveError, name: &str) -> ArchiveError {
+    match error {
+        ArchiveError::Missing { .. } => ArchiveError::Missing {
+            file: name.to_owned(),
+        },
+        other => other,
+    }
+}
+
+fn unread(error: &dyn std::fmt::Display) -> ArchiveError {
+    ArchiveError::Answer {
+        said: format!("what cannot be read: {error:.100}"),
+    }
+}
+
+fn write(path: &Path) -> impl Fn(std::io::Error) -> ArchiveError {
+    let path = path.to_path_buf();
+    move |source| ArchiveError::Io {
+        action: "write",
+        path: path.clone(),
+        source,
+    }
+}
+
+async fn open_at(path: &Path, from: u64) -> Result<tokio::fs::File, ArchiveError> {
+    let opened = async {
+        let mut file = tokio::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .await?;
+        file.set_len(from).await?;
+        file.seek(std::io::SeekFrom::Start(from)).await?;
+        Ok(file)
+    };
+    opened.await.map_err(write(path))
+}
+
+async fn length(path: &Path) -> Result<u64, ArchiveError> {
+    let meta = tokio::fs::metadata(path).await;
+    meta.map(|m| m.len()).map_err(|source| ArchiveError::Io {
+        action: "look at",
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// How long a file of this size may take, tries included.
+fn file_bound(bytes: u64) -> Duration {
+    (FILE + Duration::from_secs(bytes / PACE_BYTES_PER_SECOND)).min(FILE_LONGEST)
+}
+
+fn client(
+    host: &HostFs,
+    authority: Option<&str>,
+    egress: &Egress,
+) -> Result<reqwest::Client, ArchiveError> {
+    let roots = match authority {
+        Some(path) => {
+            let policy = |why: &str| ArchiveError::Policy(format!("authority {path}: {why}"));
+            let pem = host.read(path, AUTHORITY_MAX)?;
+            pem.ok_or_else(|| policy("there is no such file"))?
+        }
+        None => Vec::new(),
+    };
+    tls::outside(authority.map(|_| roots.as_slice()), |builder| {
+        egress.on(builder)
+    })
+    .map_err(|e| ArchiveError::Policy(crate::telemetry::chain(&e)))
+}

@@ -1,0 +1,395 @@
+//! A fire drill: a backup is opened, restored into an etcd of its own, started and counted, and all of
+//! it is taken away again. What was never restored is no backup.
+//!
+//! ```text
+//! room and memory ─► open the seal ─► etcdutl opens it ─► etcdutl restores it ─► etcd starts on a
+//! private socket ─► its revision and keys against the manifest and the live cluster ─► gone
+//! ```
+//!
+//! Everything is in one directory, which goes with the drill, with the process that was cut off, or when
+//! the next one looks ([`sweep`]). The scratch etcd listens on a socket in that directory and on a port of
+//! the loopback address that nobody is told; its memory and the size of its files are bounded by the
+//! kernel, and where systemd runs it is in a scope of its own, that ends with nodelet.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::seal;
+use super::verify;
+use crate::host::etcd::{Etcd, EtcdError, Keys};
+use crate::host::exec::{self, Cmd};
+use crate::host::fs::{Attrs, HostFs};
+use crate::host::{facts, space};
+use crate::model::{BackupManifest, DrillReport, Fault, FaultCode, Timestamp};
+use crate::telemetry::chain;
+
+/// Where a drill is; nothing else is there.
+pub const DIR: &str = "/var/opt/pf9/nodelet/etcd-drill";
+/// It writes what it reads once: 8 GiB at 10 MiB/s, the slowest of disks.
+const RESTORE: Duration = Duration::from_secs(15 * 60);
+/// It reads its database once, and elects itself.
+const START: Duration = Duration::from_secs(5 * 60);
+/// Between two questions whether it has started.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// An etcd with nothing in it has 84 MiB of data, most of it never touched.
+const MEMORY_BASE: u64 = 160 * MIB;
+/// What it remembers of each revision of a key beside the database.
+const MEMORY_PER_KEY: u64 = 640;
+/// However many keys: the machine has a live cluster to keep.
+const MEMORY_MOST: u64 = 2048 * MIB;
+/// What the machine keeps for itself while a drill runs.
+const MEMORY_LEFT: u64 = 256 * MIB;
+/// etcd makes its log in files of this size, one ahead.
+const LOG: u64 = 64 * MIB;
+const MIB: u64 = 1024 * 1024;
+/// Nobody is at this address: a member that is alone calls no other.
+const NOWHERE: &str = "http://127.0.0.1:1";
+const NAME: &str = "drill";
+/// How often a directory is emptied into which something still writes.
+const REMOVALS: usize = 10;
+/// Longest words of a program that are repeated.
+const SAID_MAX: usize = 400;
+
+const WHAT: &str = "the fire drill of etcd's backups failed";
+
+/// Whoever can open a seal.
+pub type Opener = Box<dyn age::Identity + Send>;
+
+/// What is to be tried.
+pub struct Drill<'a> {
+    /// The machine.
+    pub fs: &'a HostFs,
+    /// The directory of the stack's programs, of the machine.
+    pub bin: &'a str,
+    /// The sealed file, of the machine.
+    pub sealed: &'a str,
+    /// What stands beside it.
+    pub manifest: &'a BackupManifest,
+    /// Who opens it.
+    pub keys: Vec<Opener>,
+    /// The member that has the live data, if it is of the same cluster and answers.
+    pub live: Option<&'a Etcd>,
+}
+
+/// What a drill may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    memory: u64,
+    /// Of one file.
+    file: u64,
+    /// Of all files at once.
+    room: u64,
+}
+
+/// What the live cluster says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Live {
+    revision: u64,
+    /// Keys at the backup's revision; `None` where history does not reach back to it any more.
+    keys_then: Option<u64>,
+}
+
+/// The directory; goes with the value.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A program that was killed a moment ago may be at its last write. What is left after all is taken
+        // away by the next look.
+        for _ in 0..REMOVALS {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::yield_now()
+                }
+                Ok(()) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Takes away what a drill left that was killed.
+pub fn sweep(fs: &HostFs) -> Result<(), Fault> {
+    let failed = |e| Fault::new(FaultCode::EtcdDrill, WHAT, chain(&e));
+    fs.remove_tree(DIR).map_err(failed)
+}
+
+/// Does it, whatever comes of it. Dropped, it ends, and nothing of it stays.
+pub async fn run(drill: Drill<'_>, now: Timestamp) -> DrillReport {
+    let began = Instant::now();
+    let backup = drill.manifest.name.clone();
+    let done = tried(drill).await;
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (keys, behind, fault) = match done {
+        Ok((keys, behind)) => (keys, behind, None),
+        Err(fault) => (0, 0, Some(fault)),
+    };
+    DrillReport {
+        backup,
+        at: now,
+        took_ms,
+        keys,
+        behind,
+        fault,
+    }
+}
+
+/// Keys that were there again, and how far the live cluster has gone on since.
+async fn tried(drill: Drill<'_>) -> Result<(u64, u64), Fault> {
+    let (fs, manifest) = (drill.fs, drill.manifest);
+    let failed = |why: String| Fault::new(FaultCode::EtcdDrill, WHAT, why);
+    sweep(fs)?;
+    let bounds = bounds(manifest);
+    let scratch = Scratch(fs.at(DIR));
+    fs.make_dir(DIR, &Attrs::mode(0o700))
+        .map_err(|e| failed(chain(&e)))?;
+    enough(fs, &scratch.0, bounds)?;
+    let program = |name: &str| fs.at(format!("{}/{name}", drill.bin));
+    let plain = opened(fs, drill.sealed, drill.keys).await?;
+    let inside = verify::test_open(&program("etcdutl"), &plain).await?;
+    if (inside.hash, inside.revision) != (manifest.hash, manifest.revision) {
+        let why = format!(
+            "what is sealed is not what its manifest says: revision {} and hash {:x}, not {} and {:x}",
+            inside.revision, inside.hash, manifest.revision, manifest.hash
+        );
+        return Err(failed(why));
+    }
+    let data = scratch.0.join("data");
+    let restore = restore(fs, &program("etcdutl"), &plain, &data, bounds);
+    let restored = exec::run(restore).await;
+    restored.map_err(|e| failed(format!("etcdutl does not restore it: {}", chain(&e))))?;
+    std::fs::remove_file(&plain).map_err(|e| failed(e.to_string()))?;
+    let socket = scratch.0.join("socket");
+    let server = serve(fs, &program("etcd"), &data, &socket, bounds);
+    let there = tokio::select! {
+        // cancel-safe: what is dropped is killed
+        ended = exec::ask(server) => {
+            let said = ended.map_or_else(|e| chain(&e), |a| last_words(&a.stderr));
+            return Err(failed(format!("the restored etcd ended: {said}")));
+        }
+        counted = counted(&socket) => counted.map_err(|e| failed(chain(&e)))?,
+    };
+    let live = match drill.live {
+        Some(etcd) => live(etcd, manifest.revision).await,
+        None => None,
+    };
+    let behind = judge(manifest.revision, there, live).map_err(failed)?;
+    Ok((there.keys, behind))
+}
+
+/// What a backup with so many bytes and keys may take.
+fn bounds(manifest: &BackupManifest) -> Bounds {
+    let plain = manifest.plain_bytes;
+    let index = manifest.keys.saturating_mul(MEMORY_PER_KEY);
+    Bounds {
+        memory: MEMORY_BASE.saturating_add(index).min(MEMORY_MOST),
+        // bbolt grows a file by doubling while it is small, and by 16 MiB later.
+        file: plain.saturating_mul(2).max(2 * LOG),
+        // Plain and restored at once, and two files of the log.
+        room: plain.saturating_mul(2).saturating_add(4 * LOG),
+    }
+}
+
+/// Refuses where the live cluster could be hurt.
+fn enough(fs: &HostFs, dir: &Path, bounds: Bounds) -> Result<(), Fault> {
+    let room = space::of(dir).map_err(|e| Fault::new(FaultCode::EtcdDrill, WHAT, e.to_string()))?;
+    room.require(Path::new(DIR), bounds.room)
+        .map_err(|e| Fault::new(FaultCode::DiskFull, WHAT, e.to_string()).fix(space::FIX))?;
+    let free = facts::memory_available(fs);
+    let need = bounds.memory.saturating_add(MEMORY_LEFT);
+    match free.is_none_or(|free| free >= need) {
+        true => Ok(()),
+        false => {
+            let why = format!(
+                "{} MiB of memory are free, {} MiB are needed",
+                free.unwrap_or(0) / MIB,
+                need / MIB
+            );
+            let fix = "nothing was tried; it is tried again by itself, or at a quieter time: pf9ctl etcd drill";
+            Err(Fault::new(FaultCode::MemoryLow, WHAT, why).fix(fix))
+        }
+    }
+}
+
+/// The plain snapshot, in the scratch directory.
+async fn opened(fs: &HostFs, sealed: &str, keys: Vec<Opener>) -> Result<PathBuf, Fault> {
+    let plain = format!("{DIR}/snapshot.db");
+    let (fs, from, to) = (fs.clone(), fs.at(sealed), plain.clone());
+    let at = fs.at(&plain);
+    let work = move || {
+        let failed = |e| Fault::new(FaultCode::EtcdDrill, WHAT, chain(&e));
+        let keys = keys.iter().map(|key| &**key as &dyn age::Identity);
+        let mut reader = seal::open(&from, keys)?;
+        let mut begun = fs.begin(&to, &Attrs::mode(0o600)).map_err(failed)?;
+        seal::copy(&mut reader, &mut begun).map_err(failed)?;
+        begun.place().map_err(failed)
+    };
+    super::blocking(work).await?;
+    Ok(at)
+}
+
+fn restore(fs: &HostFs, etcdutl: &Path, plain: &Path, data: &Path, bounds: Bounds) -> Cmd {
+    caged(fs, etcdutl, bounds, RESTORE)
+        .args(["snapshot", "restore"])
+        .arg(plain)
+        .arg("--data-dir")
+        .arg(data)
+        .args(alone())
+}
+
+fn serve(fs: &HostFs, etcd: &Path, data: &Path, socket: &Path, bounds: Bounds) -> Cmd {
+    let mut listen = OsString::from("unix://");
+    listen.push(socket);
+    caged(fs, etcd, bounds, START)
+        .arg("--data-dir")
+        .arg(data)
+        .args(alone())
+        .arg("--listen-client-urls")
+        .arg(listen)
+        .args(["--advertise-client-urls", NOWHERE])
+        // Any free port: etcd below 3.7 takes no socket for it.
+        .args(["--listen-peer-urls", "http://127.0.0.1:0"])
+        // Nothing of it is to survive.
+        .arg("--unsafe-no-fsync")
+        .args(["--log-level", "warn"])
+}
+
+/// A cluster of one, that calls itself by an address where nobody is.
+fn alone() -> Vec<String> {
+    let pairs = [
+        ("--name", NAME.to_owned()),
+        ("--initial-cluster", format!("{NAME}={NOWHERE}")),
+        ("--initial-advertise-peer-urls", NOWHERE.to_owned()),
+        ("--initial-cluster-token", NAME.to_owned()),
+    ];
+    pairs
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect()
+}
+
+/// A program with bounds that the kernel holds.
+fn caged(fs: &HostFs, program: &Path, bounds: Bounds, deadline: Duration) -> Cmd {
+    let mut words: Vec<OsString> = Vec::new();
+    // Where systemd runs, as its own documentation tells it.
+    if fs.at("/run/systemd/system").is_dir() {
+        words.push(exec::program(fs, "systemd-run").into());
+        words.extend(scope(bounds).map(OsString::from));
+    }
+    words.push(exec::program(fs, "prlimit").into());
+    words.extend(limits(bounds).map(OsString::from));
+    words.push(program.into());
+    let mut words = words.into_iter();
+    let first = words.next().unwrap_or_default();
+    // Go collects in time to stay below the bound.
+    let soft = bounds.memory / 4 * 3;
+    Cmd::new(PathBuf::from(first), deadline)
+        .args(words)
+        .env("GOMEMLIMIT", soft.to_string())
+}
+
+/// A scope of its own: what it takes is not counted to nodelet, and it ends with nodelet.
+fn scope(bounds: Bounds) -> [String; 12] {
+    let property = |text: String| ["-p".to_owned(), text];
+    let [unit, quiet, collect, kind] =
+        ["--unit=pf9-etcd-drill", "--quiet", "--collect", "--scope"].map(str::to_owned);
+    let [a, b] = property(format!("MemoryMax={}", bounds.memory));
+    let [c, d] = property("MemorySwapMax=0".to_owned());
+    let [e, f] = property("BindsTo=pf9-nodeletd.service".to_owned());
+    let [g, h] = property("After=pf9-nodeletd.service".to_owned());
+    [unit, quiet, collect, kind, a, b, c, d, e, f, g, h]
+}
+
+/// The database is mapped from its file and not counted as data.
+fn limits(bounds: Bounds) -> [String; 3] {
+    [
+        format!("--data={}", bounds.memory),
+        format!("--fsize={}", bounds.file),
+        "--core=0".to_owned(),
+    ]
+}
+
+/// What the scratch etcd has, as soon as it answers.
+async fn counted(socket: &Path) -> Result<Keys, EtcdError> {
+    let etcd = Etcd::at_socket(socket)?;
+    loop {
+        if etcd.healthy().await.is_ok() {
+            return etcd.keys(None).await;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// What the live cluster has. One that does not answer spoils no drill: backups are for such days.
+async fn live(etcd: &Etcd, revision: u64) -> Option<Live> {
+    let now = etcd.keys(None).await.ok()?;
+    // Refused where it was compacted since.
+    let then = etcd.keys(Some(revision)).await.ok();
+    Some(Live {
+        revision: now.revision,
+        keys_then: then.map(|k| k.keys),
+    })
+}
+
+/// How far the live cluster has gone on, or what is wrong with what was restored.
+fn judge(revision: u64, there: Keys, live: Option<Live>) -> Result<u64, String> {
+    if there.revision != revision {
+        return Err(format!(
+            "the restored etcd is at revision {}, the backup is of {revision}",
+            there.revision
+        ));
+    }
+    if there.keys == 0 {
+        return Err("the restored etcd has no keys".to_owned());
+    }
+    let Some(live) = live else { return Ok(0) };
+    match live.keys_then {
+        Some(then) if then != there.keys => Err(format!(
+            "the live cluster had {then} keys at revision {revision}, the restored etcd has {}",
+            there.keys
+        )),
+        // A cluster that was restored since may be at a lower revision.
+        Some(_) | None => Ok(live.revision.saturating_sub(revision)),
+    }
+}
+
+fn last_words(stderr: &str) -> String {
+    let lines: Vec<_> = stderr.lines().filter(|l| !l.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(2);
+    let words = lines.get(from..).unwrap_or_default().join("; ");
+    words.chars().take(SAID_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn there(revision: u64, keys: u64) -> Keys {
+        Keys { revision, keys }
+    }
+
+    proptest! {
+        /// A drill is good when everything that is known agrees, and only then.
+        #[test]
+        fn what_agrees_is_good(
+            revision in 1u64..50, restored in 1u64..50, keys in 0u64..5, now in 0u64..100, then in prop::option::of(0u64..5),
+        ) {
+            let live = Live { revision: now, keys_then: then };
+            let judged = judge(revision, there(restored, keys), Some(live));
+            let good = revision == restored && keys > 0 && then.is_none_or(|then| then == keys);
+            prop_assert_eq!(judged.is_ok(), good);
+            if let Ok(behind) = judged {
+                prop_assert_eq!(behind, now.saturating_sub(revision));
+            }
+        }
+
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_answer_spoils_no_drill() {
+        assert_eq!(judge(7, there(7, 3), None), Ok(0));
+        assert!(judge(7, there(6, 3), None).is_err());
+    }
+}

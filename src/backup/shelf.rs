@@ -1,0 +1,290 @@
+//! The directory of the backups.
+//!
+//! A backup is two files: `NAME.db.age`, and `NAME.json` that is written after it and makes it count.
+//! A sealed file without one is what a backup that was cut off left. Whatever has another name is
+//! somebody else's and stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::host::fs::{Found, FsError, HostFs};
+use crate::model::{BACKUP_SCHEMA, BackupManifest, BackupPolicy, ClusterId, Timestamp, paths};
+
+/// End of the sealed file's name.
+pub const SEALED: &str = ".db.age";
+/// End of the manifest's name.
+pub const MANIFEST: &str = ".json";
+/// A manifest is below a KiB; so a broken one fills no memory.
+pub const MANIFEST_MAX: u64 = 64 * 1024;
+/// Most backups that are looked at, newest first: more than a policy may keep.
+const LOOKED_AT_MAX: usize = 2000;
+
+/// What lies in the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shelf {
+    /// What counts, oldest first.
+    pub good: Vec<BackupManifest>,
+    /// Names whose sealed file has no manifest, or no sealed file to it, or another size than it says.
+    pub broken: Vec<String>,
+    /// Names whose manifest another version of this program wrote: left alone.
+    pub foreign: Vec<String>,
+}
+
+/// Where the backups are.
+pub fn dir(policy: &BackupPolicy) -> &str {
+    policy.dir.as_deref().unwrap_or(paths::ETCD_BACKUPS)
+}
+
+/// A name that nothing on the shelf has: two of one second would be written over each other.
+pub fn free_name(
+    fs: &HostFs,
+    dir: &str,
+    mut at: Timestamp,
+    revision: u64,
+) -> Result<String, FsError> {
+    loop {
+        let name = name(at, revision);
+        let taken = |end| Ok(fs.found(format!("{dir}/{name}{end}"))? != Found::Nothing);
+        if !(taken(SEALED)? || taken(MANIFEST)?) {
+            return Ok(name);
+        }
+        // The end of time is no reason to stand still.
+        let Ok(next) = at.checked_add(SECOND) else {
+            return Ok(name);
+        };
+        at = next;
+    }
+}
+
+/// What names tell apart.
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The name of a backup.
+fn name(at: Timestamp, revision: u64) -> String {
+    format!("{}-r{revision}", at.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// Whether this is a name that a backup has: `20261128T140000Z-r123`.
+pub fn is_name(name: &str) -> bool {
+    let Some((time, revision)) = name.split_once("-r") else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let time = time.strip_suffix('Z').and_then(|t| t.split_once('T'));
+    let time = time.is_some_and(|(d, t)| d.len() == 8 && t.len() == 6 && digits(d) && digits(t));
+    time && revision.len() <= 20 && digits(revision)
+}
+
+impl Shelf {
+    /// Looks at the directory. One that is not there is an empty one.
+    pub fn look(fs: &HostFs, dir: &str) -> Result<Self, FsError> {
+        let mut names: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+        for file in fs.list(dir)? {
+            let sealed = file.strip_suffix(SEALED);
+            let Some(name) = sealed.or_else(|| file.strip_suffix(MANIFEST)) else {
+                continue;
+            };
+            if is_name(name) {
+                let seen = names.entry(name.to_owned()).or_default();
+                *if sealed.is_some() {
+                    &mut seen.0
+                } else {
+                    &mut seen.1
+                } = true;
+            }
+        }
+        let mut shelf = Self::default();
+        let skipped = names.len().saturating_sub(LOOKED_AT_MAX);
+        for (name, both) in names.into_iter().skip(skipped) {
+            shelf.put(fs, dir, name, both == (true, true))?;
+        }
+        Ok(shelf)
+    }
+
+    fn put(&mut self, fs: &HostFs, dir: &str, name: String, whole: bool) -> Result<(), FsError> {
+        let bytes = match whole {
+            true => fs.read(format!("{dir}/{name}{MANIFEST}"), MANIFEST_MAX)?,
+            false => None,
+        };
+        let Some(bytes) = bytes else {
+            self.broken.push(name);
+            return Ok(());
+        };
+        let schema = serde_json::from_slice::<serde_json::Value>(&bytes)
+            .ok()
+            .and_then(|v| v.get("schema")?.as_u64());
+        if schema.is_some_and(|s| s > u64::from(BACKUP_SCHEMA)) {
+            self.foreign.push(name);
+            return Ok(());
+        }
+        let size = match fs.found(format!("{dir}/{name}{SEALED}"))? {
+            Found::File { size, .. } => Some(size),
+            Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => None,
+        };
+        match serde_json::from_slice::<BackupManifest>(&bytes) {
+            Ok(m) if m.name == name && size == Some(m.sealed_bytes) => self.good.push(m),
+            Ok(_) | Err(_) => self.broken.push(name),
+        }
+        Ok(())
+    }
+
+    /// Bytes of all that counts.
+    pub fn bytes(&self) -> u64 {
+        let each = self.good.iter().map(|m| m.sealed_bytes);
+        each.fold(0, u64::saturating_add)
+    }
+
+    /// The newest of this cluster.
+    pub fn newest_of(&self, cluster: ClusterId) -> Option<&BackupManifest> {
+        self.good.iter().rev().find(|m| m.cluster_id == cluster)
+    }
+
+    /// Names that are to go: what is broken, and of the good the oldest that are too many or too
+    /// large together. The newest of each cluster stays whatever it takes: a host that was taken from
+    /// one by mistake may have the last there is.
+    pub fn to_go(&self, policy: &BackupPolicy) -> Vec<String> {
+        let mut go = self.broken.clone();
+        let keep = usize::try_from(policy.keep).unwrap_or(usize::MAX).max(1);
+        let (mut kept, mut bytes) = (0, 0_u64);
+        let mut clusters = BTreeSet::new();
+        for manifest in self.good.iter().rev() {
+            let newest = clusters.insert(manifest.cluster_id);
+            // Of those that are kept the oldest is not older than one that goes.
+            bytes = bytes.saturating_add(manifest.sealed_bytes);
+            kept += 1;
+            if !newest && (kept > keep || bytes > policy.max_bytes) {
+                go.push(manifest.name.clone());
+            }
+        }
+        go
+    }
+}
+
+/// Takes a backup away: first what makes it count.
+pub fn remove(fs: &HostFs, dir: &str, name: &str) -> Result<(), FsError> {
+    fs.remove_file(format!("{dir}/{name}{MANIFEST}"))?;
+    fs.remove_file(format!("{dir}/{name}{SEALED}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::fs::Attrs;
+    use crate::model::{BackupSettings, Digest, HostId, StackRef};
+
+    pub(crate) fn manifest(second: i64, cluster: u128, bytes: u64) -> BackupManifest {
+        let at = Timestamp::from_second(second).expect("time");
+        BackupManifest {
+            schema: BACKUP_SCHEMA,
+            name: name(at, 7),
+            taken_at: at,
+            host_id: HostId(uuid::Uuid::from_u128(1)),
+            cluster_id: ClusterId(uuid::Uuid::from_u128(cluster)),
+            etcd_cluster_id: "cafe".into(),
+            member_id: "beef".into(),
+            revision: 7,
+            keys: 3,
+            hash: 1,
+            plain_bytes: 10,
+            sealed_bytes: bytes,
+            sealed_sha256: Digest::of(b"x"),
+            etcd_version: "3.7.3".into(),
+            storage_version: None,
+            kubernetes_version: "1.37.2".into(),
+            recipients: Vec::new(),
+            settings: BackupSettings {
+                cluster_name: "c".into(),
+                api_host: "10.1.2.3".into(),
+                api_port: 6443,
+                pods_cidr: "10.20.0.0/16".parse().expect("net"),
+                services_cidr: "10.21.0.0/16".parse().expect("net"),
+                cluster_domain: "cluster.local".into(),
+                stack: StackRef {
+                    name: "s".into(),
+                    version: "1".into(),
+                    manifest: Digest::of(b"m"),
+                },
+            },
+        }
+    }
+
+    fn write(fs: &HostFs, file: &str, bytes: &[u8]) {
+        let path = format!("/b/{file}");
+        fs.write(path, bytes, &Attrs::mode(0o600)).expect("write");
+    }
+
+    fn lay(fs: &HostFs, manifest: &BackupManifest) {
+        let sealed = vec![0; usize::try_from(manifest.sealed_bytes).expect("small")];
+        write(fs, &format!("{}{SEALED}", manifest.name), &sealed);
+        let text = serde_json::to_vec(manifest).expect("json");
+        write(fs, &format!("{}{MANIFEST}", manifest.name), &text);
+    }
+
+    #[test]
+    fn what_is_not_whole_does_not_count_and_what_is_not_ours_stays() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        assert_eq!(Shelf::look(&fs, "/b").expect("none"), Shelf::default());
+        let all: Vec<_> = (0..6).map(|n| manifest(n, 1, 5)).collect();
+        all.iter().for_each(|m| lay(&fs, m));
+        let file = |n: usize, end: &str| format!("{}{end}", all[n].name);
+        // Cut off after the sealed file; a sealed file that is shorter; one that is gone; a manifest
+        // that is none; and one of a later program.
+        fs.remove_file(format!("/b/{}", file(1, MANIFEST)))
+            .expect("remove");
+        write(&fs, &file(2, SEALED), b"1234");
+        fs.remove_file(format!("/b/{}", file(3, SEALED)))
+            .expect("remove");
+        write(&fs, &file(4, MANIFEST), b"{");
+        write(&fs, &file(5, MANIFEST), br#"{"schema": 9}"#);
+        write(&fs, "notes.json", b"a person's");
+        write(&fs, "x.db.age", b"a person's");
+        let shelf = Shelf::look(&fs, "/b").expect("look");
+        let names = |of: &[usize]| of.iter().map(|n| all[*n].name.clone()).collect::<Vec<_>>();
+        assert_eq!(shelf.good, [all[0].clone()]);
+        assert_eq!(shelf.broken, names(&[1, 2, 3, 4]));
+        assert_eq!(shelf.foreign, names(&[5]));
+        for name in shelf.to_go(&BackupPolicy::default()) {
+            remove(&fs, "/b", &name).expect("remove");
+        }
+        let left = [
+            file(0, SEALED),
+            file(0, MANIFEST),
+            file(5, SEALED),
+            file(5, MANIFEST),
+            "notes.json".into(),
+            "x.db.age".into(),
+        ];
+        let left: BTreeSet<String> = left.into();
+        let found: BTreeSet<String> = fs.list("/b").expect("list").into_iter().collect();
+        assert_eq!(found, left);
+    }
+
+    proptest! {
+        /// Whatever the policy: the newest of each cluster stays, no more than it says beside them,
+        /// and nothing goes that is newer than what is kept of its cluster.
+        #[test]
+        fn the_oldest_go(
+            all in prop::collection::vec((0u128..3, 1u64..100), 0..40), keep in 1u32..10, max in 1u64..500,
+        ) {
+            let good: Vec<_> = all.iter().enumerate()
+                .map(|(n, (cluster, bytes))| manifest(n as i64, *cluster, *bytes))
+                .collect();
+            let shelf = Shelf { good: good.clone(), ..Shelf::default() };
+            let policy = BackupPolicy { keep, max_bytes: max, ..BackupPolicy::default() };
+            let go: BTreeSet<_> = shelf.to_go(&policy).into_iter().collect();
+            let kept: Vec<_> = good.iter().filter(|m| !go.contains(&m.name)).collect();
+            let newest: BTreeSet<_> = good.iter()
+                .filter_map(|m| shelf.newest_of(m.cluster_id))
+                .map(|m| m.name.clone()).collect();
+            prop_assert!(newest.is_disjoint(&go));
+            let more: Vec<_> = kept.iter().filter(|m| !newest.contains(&m.name)).collect();
+            prop_assert!(more.len() < usize::try_from(keep).expect("small") + 1);
+            prop_assert!(more.iter().map(|m| m.sealed_bytes).sum::<u64>() <= max);
+            for gone in good.iter().filter(|m| go.contains(&m.name)) {
+                prop_assert!(more.iter().all(|m| m.taken_at > gone.taken_at));
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! `etcd defrag`: gives back what this member's database file has and nobody uses.
+
+use clap::Parser;
+
+use super::super::context::Context;
+use crate::app::Exit;
+use crate::model::Fault;
+
+#[derive(Debug, Parser)]
+pub(in super::super) struct DefragArgs {
+    /// One JSON value instead of lines for people.
+    #[arg(long)]
+    pub(in super::super) json: bool,
+}
+
+pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
+    ctx.out
+        .waiting("the member stands still while its file is written anew");
+    let said = super::order(
+        ctx,
+        "defrag",
+        &serde_json::json!({}),
+        "defragment etcd's database",
+    )
+    .await?;
+    Ok(super::ended(ctx, said))
+}

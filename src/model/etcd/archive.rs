@@ -1,0 +1,268 @@
+//! [`ArchivePolicy`]: where a second copy of each backup goes, and how much is kept there.
+
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+/// The second place that backups are kept at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchivePolicy {
+    /// Where.
+    pub target: ArchiveTarget,
+    /// How many backups of each host stay there.
+    #[serde(default = "ArchivePolicy::keep_default")]
+    pub keep: u32,
+    /// How many bytes of each host stay there; the newest backup stays whatever its size.
+    #[serde(default = "ArchivePolicy::bytes_default")]
+    pub max_bytes: u64,
+}
+
+/// A place outside of the machine's own disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ArchiveTarget {
+    /// A directory, usually of another machine's disk.
+    Dir {
+        /// Absolute.
+        path: String,
+        /// The mount point that the directory is below, or is. While nothing is mounted there the
+        /// archive is refused: its copies would go to the very disk they are to outlive.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mount: Option<String>,
+    },
+    /// A bucket of an S3-compatible service. Who asks is in a file of root's on each master.
+    S3 {
+        /// `https://host[:port]`, without the bucket.
+        endpoint: String,
+        /// The region that requests are signed for; what the service calls it.
+        #[serde(default = "region_default")]
+        region: String,
+        /// Name of the bucket; it must be there.
+        bucket: String,
+        /// What every key begins with; may be empty, and may have several parts.
+        #[serde(default)]
+        prefix: String,
+        /// `https://host/bucket/key` instead of `https://bucket.host/key`: what most services that
+        /// are not Amazon's want.
+        #[serde(default)]
+        path_style: bool,
+        /// A file of PEM certificates on the master: the only authorities believed. Absent: those
+        /// of the machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        authority: Option<String>,
+    },
+}
+
+/// Most backups of one host that an archive is asked to keep: one listing of a few pages.
+pub const ARCHIVE_KEEP_MAX: u32 = 10_000;
+/// Longest prefix or path: keys have at most 1024 bytes, of which names need less than half.
+const PLACE_MAX: usize = 512;
+
+// === impl ArchivePolicy ===
+
+impl ArchivePolicy {
+    /// A week of half-hours.
+    fn keep_default() -> u32 {
+        7 * 48
+    }
+
+    fn bytes_default() -> u64 {
+        100 * 1024 * 1024 * 1024
+    }
+
+    /// With as much kept there as is usual.
+    pub fn new(target: ArchiveTarget) -> Self {
+        Self {
+            target,
+            keep: Self::keep_default(),
+            max_bytes: Self::bytes_default(),
+        }
+    }
+
+    /// Why it cannot be meant so.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=ARCHIVE_KEEP_MAX).contains(&self.keep) {
+            return Err(format!("keep must be 1 to {ARCHIVE_KEEP_MAX}"));
+        }
+        self.target.check()
+    }
+}
+
+// === impl ArchiveTarget ===
+
+impl ArchiveTarget {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Dir { path, mount } => {
+                clean_path("path", path)?;
+                let Some(mount) = mount else { return Ok(()) };
+                clean_path("mount", mount)?;
+                let inside = path
+                    .strip_prefix(mount.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                match inside {
+                    true => Ok(()),
+                    false => Err(format!("path {path} is not below mount {mount}")),
+                }
+            }
+            Self::S3 {
+                endpoint,
+                region,
+                bucket,
+                prefix,
+                path_style: _,
+                authority,
+            } => {
+                clean_endpoint(endpoint)?;
+                // Both become part of what is signed, and of addresses.
+                word("region", region)?;
+                word("bucket", bucket)?;
+                clean_prefix(prefix)?;
+                authority
+                    .as_ref()
+                    .map_or(Ok(()), |path| clean_path("authority", path))
+            }
+        }
+    }
+}
+
+/// How a person calls it.
+impl std::fmt::Display for ArchiveTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dir { path, .. } => f.write_str(path),
+            Self::S3 {
+                endpoint, bucket, ..
+            } => write!(f, "bucket {bucket} at {endpoint}"),
+        }
+    }
+}
+
+fn region_default() -> String {
+    "us-east-1".to_owned()
+}
+
+fn clean_endpoint(endpoint: &str) -> Result<(), String> {
+    let bad = |why: &str| Err(format!("endpoint {why}; it is https://host[:port]"));
+    // Looked at first: the words of other errors must never carry a password.
+    if endpoint.contains('@') {
+        return bad("must hold no credentials");
+    }
+    let Ok(uri) = endpoint.parse::<Uri>() else {
+        return bad("is no address");
+    };
+    if !matches!(uri.scheme_str(), Some("https" | "http")) {
+        return bad("has no scheme");
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return bad("names no host");
+    }
+    match uri.query().is_some() || !matches!(uri.path(), "" | "/") {
+        true => bad("must have no path; the bucket and the prefix are settings of their own"),
+        false => Ok(()),
+    }
+}
+
+fn word(what: &str, text: &str) -> Result<(), String> {
+    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let fits = (1..=63).contains(&text.len()) && text.chars().all(clean);
+    match fits && text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        true => Ok(()),
+        false => Err(format!(
+            "{what} must be 1 to 63 letters, digits, dots and dashes"
+        )),
+    }
+}
+
+/// `.` and `..` are resolved by whoever parses an address, so a key with them is another one.
+fn clean_prefix(prefix: &str) -> Result<(), String> {
+    let part = |part: &str| {
+        let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        !matches!(part, "" | "." | "..") && part.chars().all(clean)
+    };
+    match prefix.is_empty() || (prefix.len() <= PLACE_MAX && prefix.split('/').all(part)) {
+        true => Ok(()),
+        false => Err(
+            "prefix must be parts of letters, digits, dots, dashes and underscores, with / between them"
+                .to_owned(),
+        ),
+    }
+}
+
+fn clean_path(what: &str, path: &str) -> Result<(), String> {
+    let part = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
+    let parts = path.strip_prefix('/').filter(|rest| !rest.is_empty());
+    match parts.is_some_and(|rest| rest.len() <= PLACE_MAX && rest.split('/').all(part)) {
+        true => Ok(()),
+        false => Err(format!(
+            "{what} must be an absolute path without . and .. and a / at its end"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s3(change: impl FnOnce(&mut serde_json::Value)) -> Result<(), String> {
+        let mut value = serde_json::json!({
+            "target": {"kind": "s3", "endpoint": "https://s3.example.com", "bucket": "backups"}
+        });
+        change(&mut value["target"]);
+        let policy: ArchivePolicy = serde_json::from_value(value).expect("policy");
+        policy.check()
+    }
+
+    #[test]
+    fn addresses_and_names_that_would_be_others_are_refused() {
+        assert_eq!(s3(|_| {}), Ok(()));
+        for good in ["", "a", "clusters/berlin-1"] {
+            assert_eq!(s3(|t| t["prefix"] = good.into()), Ok(()), "{good}");
+        }
+        for bad in ["/a", "a/", "a//b", "a/../b", ".", "a b", "ä", "a%2f"] {
+            assert!(s3(|t| t["prefix"] = bad.into()).is_err(), "{bad}");
+        }
+        for bad in ["", "a/b", "a..%", "-a", "a b"] {
+            assert!(s3(|t| t["bucket"] = bad.into()).is_err(), "{bad}");
+            assert!(s3(|t| t["region"] = bad.into()).is_err(), "{bad}");
+        }
+        for bad in [
+            "s3.example.com",
+            "ftp://a",
+            "https://a/b",
+            "https://a?b",
+            "https://",
+        ] {
+            assert!(s3(|t| t["endpoint"] = bad.into()).is_err(), "{bad}");
+        }
+        let told = s3(|t| t["endpoint"] = "https://key:hunter2@a".into()).expect_err("password");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
+    #[test]
+    fn a_directory_is_below_its_mount() {
+        let check = |path: &str, mount: Option<&str>| {
+            let (path, mount) = (path.to_owned(), mount.map(str::to_owned));
+            ArchivePolicy::new(ArchiveTarget::Dir { path, mount }).check()
+        };
+        assert_eq!(check("/mnt/nas/etcd", None), Ok(()));
+        assert_eq!(check("/mnt/nas/etcd", Some("/mnt/nas")), Ok(()));
+        assert_eq!(check("/mnt/nas", Some("/mnt/nas")), Ok(()));
+        assert!(check("/mnt/nas2", Some("/mnt/nas")).is_err());
+        for bad in ["", "/", "mnt", "/mnt/", "/mnt/../etc", "/mnt//a"] {
+            assert!(check(bad, None).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_archive_keeps_something() {
+        let dir = ArchiveTarget::Dir {
+            path: "/mnt/nas".into(),
+            mount: None,
+        };
+        let mut policy = ArchivePolicy::new(dir);
+        for (keep, good) in [(0, false), (1, true), (ARCHIVE_KEEP_MAX + 1, false)] {
+            policy.keep = keep;
+            assert_eq!(policy.check().is_ok(), good, "{keep}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The chores of backups: makes one, takes old ones away.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::chore::{self, Seen};
+use super::keeper::Master;
+use crate::backup::shelf::{self, Shelf};
+use crate::backup::take::{self, About, Taking};
+use crate::host::Host;
+use crate::host::fs::{FsError, HostFs};
+use crate::model::{
+    BackupInfo, BackupManifest, BackupSettings, ChoreAnswer, EtcdStatus, EtcdView, Fault,
+    FaultCode, Timestamp,
+};
+use crate::nodelet::peers::Peers;
+use crate::nodelet::phase::layout::BIN;
+use crate::stack;
+use crate::telemetry::chain;
+
+/// Longest one look at the shelf takes. Its directory may be a mount whose server is gone: then a look
+/// never ends, and must hold up neither etcd nor the watchdog.
+const SHELF_MAX: Duration = Duration::from_secs(20);
+
+/// Looks at the shelf beside the task, one at a time.
+#[derive(Default)]
+pub(super) struct Looking(Option<(String, JoinHandle<Result<Shelf, FsError>>)>);
+
+impl Looking {
+    async fn look(&mut self, fs: &HostFs, dir: &str) -> Result<Shelf, Fault> {
+        // What was begun in another directory is not waited for any more.
+        let begun = self.0.take().filter(|(of, _)| of == dir);
+        let mut look = begun.map_or_else(
+            || {
+                let (fs, dir) = (fs.clone(), dir.to_owned());
+                tokio::task::spawn_blocking(move || Shelf::look(&fs, &dir))
+            },
+            |(_, look)| look,
+        );
+        match tokio::time::timeout(SHELF_MAX, &mut look).await {
+            Ok(Ok(shelf)) => shelf.map_err(|e| unread(&e)),
+            Ok(Err(e)) => Err(Fault::new(FaultCode::Internal, UNREAD, e.to_string())),
+            Err(_) => {
+                self.0 = Some((dir.to_owned(), look));
+                let why = format!("{dir} does not answer; is what is mounted there alive?");
+                Err(Fault::new(FaultCode::BackupFailed, UNREAD, why).fix(UNREAD_FIX))
+            }
+        }
+    }
+}
+
+/// Looks at the shelf: what is shown of it, and what the schedule decides by.
+pub(super) async fn look(
+    (looking, fs): (&mut Looking, &HostFs),
+    master: &Master,
+    now: Timestamp,
+    etcd: &mut EtcdStatus,
+    seen: &mut Seen,
+) -> Vec<BackupInfo> {
+    let policy = &master.work.node.etcd.backup;
+    let found = looking.look(fs, shelf::dir(policy)).await;
+    seen.no_shelf = found.is_err();
+    if found.is_err() || seen.backup_failed.is_none() {
+        etcd.backups.failing = found.as_ref().err().cloned();
+    }
+    let shelf = found.unwrap_or_default();
+    let backups: Vec<_> = shelf.good.iter().map(|m| m.info()).collect();
+    let last = shelf
+        .newest_of(master.work.node.cluster_id)
+        .map(|m| m.info());
+    let own = |m: &&BackupManifest| m.cluster_id == master.work.node.cluster_id;
+    let of_the_shelf = shelf.good.iter().filter(own).map(|m| m.taken_at);
+    seen.last_backup = chore::last(now, of_the_shelf.chain(seen.made));
+    seen.to_prune = !shelf.to_go(policy).is_empty();
+    let shown = &mut etcd.backups;
+    shown.count = u32::try_from(backups.len()).unwrap_or(u32::MAX);
+    shown.bytes = shelf.bytes();
+    shown.next_at = chore::backup_due(now, master.host_id, policy, seen.last_backup);
+    let since = seen.last_backup.unwrap_or(seen.since.unwrap_or(now));
+    shown.stale = policy.is_stale(now, since);
+    shown.last = last;
+    backups
+}
+
+/// Makes one.
+pub(super) async fn make(
+    host: &Host,
+    peers: &mut Peers,
+    master: &Master,
+    view: &EtcdView,
+) -> Result<ChoreAnswer, Fault> {
+    let node = &master.work.node;
+    let not_now = |why: String| Fault::new(FaultCode::BackupFailed, NO_BACKUP, why);
+    let etcd = peers.etcd(&host.fs, node).map_err(not_now)?;
+    let seen = view.etcd.clone().unwrap_or_default();
+    let content = stack::active_content(&host.fs);
+    let of_the_stack = content.as_ref().and_then(|c| {
+        let etcd = c.components.iter().find(|part| part.name == "etcd");
+        etcd.map(|part| part.version.clone())
+    });
+    let version = Some(seen.version).filter(|v| !v.is_empty());
+    let taking = Taking {
+        fs: &host.fs,
+        etcd: &etcd,
+        etcdutl: &format!("{BIN}/etcdutl"),
+        dir: shelf::dir(&node.etcd.backup),
+        recipients: node.etcd.backup.recipients(),
+        db_bytes: seen.db_bytes,
+        now: Timestamp::now(),
+        about: About {
+            host_id: master.host_id,
+            cluster_id: node.cluster_id,
+            etcd_cluster_id: seen.cluster_id,
+            member_id: seen.member_id,
+            etcd_version: version.or(of_the_stack).unwrap_or_default(),
+            kubernetes_version: content
+                .map(|c| c.kubernetes.to_string())
+                .unwrap_or_default(),
+            settings: BackupSettings::of(node),
+        },
+    };
+    let made = take::take(taking).await?;
+    tracing::info!(
+        backup = made.name,
+        keys = made.keys,
+        "etcd has a new backup"
+    );
+    Ok(ChoreAnswer {
+        done: format!(
+            "backup {} was made: {} keys, verified",
+            made.name, made.keys
+        ),
+        backup: Some(made.info()),
+    })
+}
+
+/// Takes away what is to go.
+pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, Fault> {
+    let policy = master.work.node.etcd.backup.clone();
+    let fs = host.fs.clone();
+    let work = move || -> Result<usize, FsError> {
+        let dir = shelf::dir(&policy);
+        let go = Shelf::look(&fs, dir)?.to_go(&policy);
+        for name in &go {
+            shelf::remove(&fs, dir, name)?;
+            tracing::info!(backup = name, "an old backup of etcd was taken away");
+        }
+        Ok(go.len())
+    };
+    let gone = tokio::task::spawn_blocking(work).await;
+    let gone = gone.map_err(|e| Fault::new(FaultCode::Internal, UNREAD, e.to_string()))?;
+    let gone = gone.map_err(|e| unread(&e))?;
+    Ok(ChoreAnswer {
+        done: format!("took {gone} backups away"),
+        backup: None,
+    })
+}
+
+const NO_BACKUP: &str = "etcd has no new backup";
+
+const UNREAD: &str = "cannot look after the backups of etcd";
+const UNREAD_FIX: &str = "look at the disk that the backups are on";
+
+fn unread(error: &FsError) -> Fault {
+    Fault::new(FaultCode::BackupFailed, UNREAD, chain(error)).fix(UNREAD_FIX)
+}

@@ -1,0 +1,513 @@
+//! The keeper: one task, one chore at a time.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::archive;
+use super::backup::{self, Looking};
+use super::chore::{self, Chore, Next, Seen};
+use super::desk::{Inside, NOT_DONE, Order, Ordered};
+use super::drill;
+use super::look;
+use super::upkeep::Upkeep;
+use crate::app::Beat;
+use crate::backup::{drill as drill_files, shelf};
+use crate::egress::Egress;
+use crate::host::Host;
+use crate::model::{
+    ArchivePolicy, ArchiveStatus, ChoreAnswer, DrillReport, EtcdStatus, EtcdView, Fault, FaultCode,
+    HostId, Role, Timestamp,
+};
+use crate::nodelet::job::{Job, Work};
+use crate::nodelet::peers::Peers;
+use crate::nodelet::status::EtcdBoard;
+use crate::nodelet::trust;
+
+/// Time between two looks at the member that nothing asked for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Longest one look takes: a few calls of etcd with bounds of their own, and a directory.
+const LOOK_MAX: Duration = Duration::from_secs(120);
+
+/// The task's state.
+pub struct Keeper {
+    host: Host,
+    job: watch::Receiver<Job>,
+    board: EtcdBoard,
+    inside: Inside,
+    beat: Beat,
+    shutdown: CancellationToken,
+    peers: Peers,
+    looking: Looking,
+    view: EtcdView,
+    seen: Seen,
+    egress: Result<Egress, Fault>,
+    /// The second place that was last copied to, and when the newest backup there was taken.
+    archived: Option<(ArchivePolicy, Timestamp)>,
+    /// The key file that root named with an order of a drill.
+    drill_key: Option<String>,
+    upkeep: Upkeep,
+}
+
+/// A master's work, and whose.
+#[derive(Clone, PartialEq)]
+pub(super) struct Master {
+    pub(super) host_id: HostId,
+    pub(super) work: Work,
+}
+
+impl Keeper {
+    /// A keeper of this host's member.
+    pub fn new(
+        host: Host,
+        job: watch::Receiver<Job>,
+        board: EtcdBoard,
+        inside: Inside,
+        beat: Beat,
+        shutdown: CancellationToken,
+        egress: Result<Egress, Fault>,
+    ) -> Self {
+        Self {
+            host,
+            job,
+            board,
+            inside,
+            beat,
+            shutdown,
+            peers: Peers::default(),
+            looking: Looking::default(),
+            view: EtcdView::default(),
+            seen: Seen::default(),
+            egress,
+            archived: None,
+            drill_key: None,
+            upkeep: Upkeep::default(),
+        }
+    }
+
+    /// Works until shutdown.
+    pub async fn run(mut self) {
+        // What a drill left that was killed.
+        if let Err(fault) = drill_files::sweep(&self.host.fs) {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        while !self.shutdown.is_cancelled() {
+            let master = master(&self.job.borrow_and_update());
+            match master {
+                // A copy of a machine does nothing in the original's name.
+                Some(master) if trust::held(&self.host.fs).is_none() => self.keep(&master).await,
+                Some(_) | None => self.idle().await,
+            }
+        }
+    }
+
+    /// No master: nothing is shown, and orders are refused.
+    async fn idle(&mut self) {
+        self.forget();
+        self.beat.rests();
+        tokio::select! {
+            // cancel-safe: all are; in this order, as below
+            biased;
+            () = self.shutdown.cancelled() => {}
+            changed = self.job.changed() => if changed.is_err() {
+                // The loop has ended, and the process with it.
+                self.shutdown.cancelled().await;
+            },
+            Some(ordered) = self.inside.orders.recv() => {
+                let why = "this host has no member of etcd";
+                answer(ordered, Err(Fault::new(FaultCode::NoMaster, NOT_DONE, why)));
+            }
+        }
+    }
+
+    /// One look, and what follows from it.
+    async fn keep(&mut self, master: &Master) {
+        self.beat.within(LOOK_MAX);
+        self.look(master).await;
+        let policy = &master.work.node.etcd.backup;
+        let now = Timestamp::now();
+        let pause = match chore::next(now, master.host_id, policy, &self.seen) {
+            Next::Now(due) => {
+                // What is wrong is in the status.
+                drop(self.work_on(master, due).await);
+                return;
+            }
+            Next::At(at) => until(now, at).min(LOOK_EVERY),
+            Next::Never => LOOK_EVERY,
+        };
+        self.beat.within(pause);
+        tokio::select! {
+            // cancel-safe: all are. In this order: what is ordered is ordered of the node that is.
+            biased;
+            () = self.shutdown.cancelled() => {}
+            changed = self.job.changed() => if changed.is_err() {
+                self.shutdown.cancelled().await;
+            },
+            Some(ordered) = self.inside.orders.recv() => {
+                let chore = match &ordered.order {
+                    Order::Backup => Chore::Backup,
+                    Order::Drill { recovery_key } => {
+                        self.drill_key.clone_from(recovery_key);
+                        Chore::Drill
+                    }
+                    Order::Defragment => Chore::Defragment,
+                    Order::Heal => Chore::Heal,
+                };
+                let done = self.work_on(master, chore).await;
+                // Who asked sees what came of it.
+                self.beat.within(LOOK_MAX);
+                self.look(master).await;
+                answer(ordered, done);
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    async fn look(&mut self, master: &Master) {
+        let now = Timestamp::now();
+        let node = &master.work.node;
+        let mut etcd = self.view.etcd.take().unwrap_or_default();
+        self.seen.healthy = false;
+        match self.peers.etcd(&self.host.fs, node) {
+            Ok(client) => {
+                look::member(&client, now, &mut etcd).await;
+                let (fs, seen) = (&self.host.fs, &mut self.seen);
+                self.upkeep.look(fs, node, &client, &mut etcd, seen).await;
+            }
+            Err(why) => {
+                let what = "etcd is not healthy";
+                etcd.fault = Some(Fault::new(FaultCode::EtcdNotHealthy, what, why));
+            }
+        }
+        self.seen.since.get_or_insert(now);
+        let shelf = (&mut self.looking, &self.host.fs);
+        self.view.backups = backup::look(shelf, master, now, &mut etcd, &mut self.seen).await;
+        self.view.dir = shelf::dir(&node.etcd.backup).to_owned();
+        let wanted = node.etcd.backup.archive.as_ref();
+        self.seen.archive = wanted.map(|wanted| {
+            let there = self.archived.as_ref();
+            there
+                .filter(|(to, _)| to == wanted)
+                .map(|(_, newest)| *newest)
+        });
+        if wanted.is_none() {
+            etcd.backups.archive = None;
+        }
+        if etcd.drill.is_none() {
+            etcd.drill = drill::last(&self.host.fs);
+        }
+        self.seen.last_drill = etcd.drill.as_ref().map(|d| d.at);
+        self.view.etcd = Some(etcd);
+        self.show();
+    }
+
+    /// Does a chore, at most until its deadline, and while this host is this master.
+    async fn work_on(&mut self, master: &Master, chore: Chore) -> Result<ChoreAnswer, Fault> {
+        tracing::debug!(chore = chore.words(), "begins");
+        self.status_mut().chore = Some(chore.words().to_owned());
+        self.show();
+        self.beat.within(chore.deadline());
+        let ended = {
+            let stop = another(self.job.clone(), master);
+            let doing = Doing {
+                host: &self.host,
+                peers: &mut self.peers,
+                upkeep: &mut self.upkeep,
+                master,
+                view: &self.view,
+                egress: &self.egress,
+                drill_key: self.drill_key.take(),
+            };
+            let work = doing.done(chore);
+            tokio::select! {
+                // What is dropped half done is nothing: each chore's last act makes it count.
+                done = tokio::time::timeout(chore.deadline(), work) => {
+                    done.unwrap_or_else(|_| Err(late(chore)))
+                }
+                () = self.shutdown.cancelled() => Err(cut_off("the agent ends")),
+                () = stop => Err(cut_off("this host is to be another node, or none")),
+            }
+        };
+        let ended = self.noted(master, chore, ended);
+        if let Err(fault) = &ended {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        self.status_mut().chore = None;
+        self.show();
+        ended
+    }
+
+    /// Notes how a chore ended: for the schedule, and for people.
+    fn noted(
+        &mut self,
+        master: &Master,
+        chore: Chore,
+        ended: Result<Done, Fault>,
+    ) -> Result<ChoreAnswer, Fault> {
+        let now = Timestamp::now();
+        let ended = ended.and_then(|done| match done {
+            Done::Plain(answer) => Ok(answer),
+            Done::Archived(answer, status) => {
+                self.status_mut().backups.archive = Some(status);
+                Ok(answer)
+            }
+            Done::Drilled(report) => {
+                let answer = drill::answer(&report);
+                self.status_mut().drill = Some(report);
+                answer
+            }
+        });
+        let fault = ended.as_ref().err().cloned();
+        let failed = fault.is_some().then_some(now);
+        match chore {
+            Chore::Backup => {
+                self.seen.backup_failed = failed;
+                if failed.is_none() {
+                    self.seen.made = Some(now);
+                }
+                self.status_mut().backups.failing = fault;
+            }
+            Chore::Archive => {
+                self.seen.archive_failed = failed;
+                self.archived(master, fault);
+            }
+            Chore::Drill => self.seen.drill_failed = failed,
+            Chore::Prune => self.seen.prune_failed = failed,
+            Chore::Heal | Chore::Defragment => self.seen.upkeep_failed = failed,
+        }
+        ended
+    }
+
+    fn archived(&mut self, master: &Master, fault: Option<Fault>) {
+        let Some(policy) = &master.work.node.etcd.backup.archive else {
+            return;
+        };
+        if let (None, Some(newest)) = (&fault, self.seen.last_backup) {
+            self.archived = Some((policy.clone(), newest));
+        }
+        let shown = self.status_mut().backups.archive.get_or_insert_default();
+        shown.place = policy.target.to_string();
+        shown.failing = fault;
+    }
+
+    fn status_mut(&mut self) -> &mut EtcdStatus {
+        self.view.etcd.get_or_insert_default()
+    }
+
+    fn show(&self) {
+        self.board.show(self.view.etcd.clone());
+        self.inside.view.send_replace(self.view.clone());
+    }
+
+    fn forget(&mut self) {
+        self.view = EtcdView::default();
+        self.seen = Seen::default();
+        self.archived = None;
+        self.upkeep = Upkeep::default();
+        self.show();
+    }
+}
+
+/// What a chore works on.
+struct Doing<'a> {
+    host: &'a Host,
+    peers: &'a mut Peers,
+    upkeep: &'a mut Upkeep,
+    master: &'a Master,
+    view: &'a EtcdView,
+    egress: &'a Result<Egress, Fault>,
+    drill_key: Option<String>,
+}
+
+impl Doing<'_> {
+    async fn done(self, chore: Chore) -> Result<Done, Fault> {
+        let (host, node) = (self.host, &self.master.work.node);
+        let own = |peers: &mut Peers| {
+            let client = peers.etcd(&host.fs, node);
+            client.map_err(|why| Fault::new(FaultCode::EtcdNotTended, NOT_DONE, why))
+        };
+        let answer = match chore {
+            Chore::Backup => backup::make(host, self.peers, self.master, self.view).await?,
+            Chore::Archive => {
+                let egress = self.egress.as_ref().map_err(Clone::clone)?;
+                let (answer, status) = archive::copy(host, egress, self.master).await?;
+                return Ok(Done::Archived(answer, status));
+            }
+            Chore::Drill => {
+                let key = self.drill_key.as_deref();
+                let report = drill::run(host, self.peers, self.master, key).await;
+                return Ok(Done::Drilled(report));
+            }
+            Chore::Prune => backup::prune(host, self.master).await?,
+            Chore::Heal => self.upkeep.heal(&own(self.peers)?).await?,
+            Chore::Defragment => {
+                let own = own(self.peers)?;
+                self.upkeep.defragment(&host.fs, node, &own).await?
+            }
+        };
+        Ok(Done::Plain(answer))
+    }
+}
+
+/// A chore that is done, and what its status says from now on.
+enum Done {
+    /// The look shows it.
+    Plain(ChoreAnswer),
+    /// The second place is asked by its chore only.
+    Archived(ChoreAnswer, ArchiveStatus),
+    /// How it went, good or bad.
+    Drilled(DrillReport),
+}
+
+/// What the keeper works for, if this host is, or holds as, a master.
+fn master(job: &Job) -> Option<Master> {
+    let work = job.clone().work()?.clone();
+    let host_id = work.node.host_id;
+    (work.role == Role::Master).then_some(Master { host_id, work })
+}
+
+/// Until this host is not this master any more. A newer spec of the same node ends nothing.
+async fn another(mut job: watch::Receiver<Job>, is: &Master) {
+    let same =
+        |job: &Job| master(job).is_some_and(|m| m.work.node.cluster_id == is.work.node.cluster_id);
+    // Without the loop the process ends.
+    drop(job.wait_for(|job| !same(job)).await);
+}
+
+fn answer(ordered: Ordered, done: Result<ChoreAnswer, Fault>) {
+    // Who asked may have gone.
+    drop(ordered.answer.send(done));
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}
+
+fn late(chore: Chore) -> Fault {
+    let why = format!("it took longer than {} s", chore.deadline().as_secs());
+    Fault::new(
+        FaultCode::Deadline,
+        format!("cannot {}", chore.words()),
+        why,
+    )
+}
+
+fn cut_off(why: &str) -> Fault {
+    Fault::new(FaultCode::Interrupted, NOT_DONE, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::desk::{Desk, desk};
+    use super::*;
+    use crate::app::TaskGroup;
+    use crate::host::fs::HostFs;
+    use crate::local::{Method, Peer, Request, StatusCode};
+    use crate::model::Generation;
+    use crate::nodelet::status::Board;
+    use crate::nodelet::testing::{Cas, node};
+
+    struct World {
+        desk: Desk,
+        job: watch::Sender<Job>,
+        board: Board,
+        stop: CancellationToken,
+        _dir: tempfile::TempDir,
+    }
+
+    /// A keeper on a machine without etcd, and what it is told.
+    fn world(job: Job) -> (World, TaskGroup) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let stop = CancellationToken::new();
+        let mut group = TaskGroup::new(stop.clone());
+        let (job, working) = watch::channel(job);
+        let (desk, inside) = desk();
+        let board = Board::new(&fs).0;
+        let beat = group.progress().beat("keeper");
+        let etcd = board.etcd();
+        let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));
+        let keeper = Keeper::new(
+            Host::new(fs),
+            working,
+            etcd,
+            inside,
+            beat,
+            stop.clone(),
+            egress,
+        );
+        group.finite("keeper", keeper.run());
+        let world = World {
+            desk,
+            job,
+            board,
+            stop,
+            _dir: dir,
+        };
+        (world, group)
+    }
+
+    impl World {
+        async fn call(&self, method: Method, path: &str) -> (StatusCode, serde_json::Value) {
+            let request = Request {
+                method,
+                path: path.into(),
+                query: Default::default(),
+                body: Default::default(),
+                peer: Peer {
+                    uid: 0,
+                    gid: 0,
+                    pid: None,
+                },
+            };
+            let reply = self.desk.answer(&request).await;
+            let body = serde_json::from_slice(reply.body()).expect("json");
+            (reply.status(), body)
+        }
+    }
+
+    fn master_job() -> Job {
+        Job::Node(Work {
+            generation: Generation(1),
+            role: Role::Master,
+            node: Arc::new(node(Cas::new().authorities)),
+        })
+    }
+
+    #[tokio::test]
+    async fn without_a_member_there_is_nothing_to_order() {
+        let (world, group) = world(Job::Nothing(Generation(1)));
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT);
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+    }
+
+    /// What goes wrong is answered, shown with the same words, and gone with the role.
+    #[tokio::test]
+    async fn what_fails_is_answered_and_shown_and_a_role_that_goes_takes_it_along() {
+        let (world, group) = world(master_job());
+        let asks = async {
+            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(status, StatusCode::CONFLICT, "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert_eq!(view["etcd"]["backups"]["failing"], fault);
+            assert_eq!(view["etcd"]["fault"]["code"], "etcd-not-healthy");
+            world.job.send_replace(Job::Nothing(Generation(2)));
+            // It takes up one order more when it has seen that.
+            let (_, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
+            assert_eq!(fault["code"], "no-master", "{fault}");
+            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
+            assert!(view.get("etcd").is_none(), "{view}");
+            world.stop.cancel();
+        };
+        tokio::join!(group.run(Duration::from_secs(5)), asks);
+        drop(world.board);
+    }
+}

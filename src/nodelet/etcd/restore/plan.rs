@@ -1,0 +1,169 @@
+//! What comes next in a restore: pure, from what is on the disk and what was seen of the machine.
+
+use super::{Goal, Run, State};
+
+/// What a restore does to a machine. Closed: a reviewer reads this and knows every effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The manifests of the control plane go, and what runs by them ends. Phases write them again,
+    /// after etcd is healthy.
+    StopControlPlane,
+    /// etcd stops, and does not start at boot. Phases enable and start it again.
+    StopEtcd,
+    /// The old data get the name that says since when they are old.
+    PutAside,
+    /// It is noted that the new data are about to get their place.
+    NotePlacing,
+    /// The new data get their place.
+    Place,
+    /// What was known of the old cluster's member is forgotten, and the restore ends.
+    End,
+}
+
+/// What was seen of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The control plane runs, or will when kubelet looks.
+    pub control_plane: bool,
+    /// etcd runs, or will after a boot.
+    pub etcd: bool,
+    /// There are data at their place.
+    pub member: bool,
+    /// This restore has put data aside.
+    pub aside: bool,
+    /// The new data are whole, and not at their place yet.
+    pub fresh: bool,
+    /// Masters whose etcd still runs with the old data, in words.
+    pub others: Vec<String>,
+    /// Who asked for it does not want it any more.
+    pub withdrawn: bool,
+    /// Programs may be stopped for it.
+    pub may_go: bool,
+    /// A master whose etcd answers and does not count this one: the restored one.
+    pub restored_one: bool,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The snapshot is checked and the new data are made. Nothing was changed yet.
+    Prepare,
+    /// This is done.
+    Do(Stage),
+    /// It ends: whoever asked for it does not want it any more, and nothing was moved.
+    Withdraw,
+    /// Something from elsewhere is missing, in words.
+    Wait(String),
+    /// A person has to look: why, and what helps.
+    Stuck(&'static str, &'static str),
+}
+
+/// What comes next. Whatever was cut off, the answer is safe to be done again.
+pub fn next(run: &Run, seen: &Seen) -> Next {
+    let next = match (&run.goal, run.state) {
+        (Goal::Restored(_), State::Asked) => Next::Prepare,
+        (Goal::Restored(_), State::Ready) => ready(seen),
+        (Goal::Restored(_), State::Placing) => placing(seen),
+        (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => rejoining(seen),
+    };
+    let nothing_moved = !seen.aside && run.state != State::Placing;
+    // One that cannot go on ends as well: whoever starts etcd sees what there is to start it with.
+    let may_end = nothing_moved || matches!(next, Next::Stuck(..));
+    if seen.withdrawn && may_end {
+        Next::Withdraw
+    } else {
+        next
+    }
+}
+
+fn ready(seen: &Seen) -> Next {
+    if !seen.fresh {
+        return Next::Stuck(
+            "the new data that were made are not there any more",
+            "pf9ctl etcd restore --withdraw, then restore again; what was there before is where it \
+             was, or in the newest before-… directory beside it",
+        );
+    }
+    if !seen.may_go {
+        return Next::Wait(
+            "the plane to tell the other masters; the new data are made, and nothing was stopped"
+                .into(),
+        );
+    }
+    // Two clusters with one name would be worse than none: API servers ask the etcd beside them.
+    if !seen.others.is_empty() {
+        return Next::Wait(format!(
+            "etcd to stop on {}: it still runs the old cluster there (pf9ctl etcd rejoin on that \
+             master stops it)",
+            seen.others.join(", ")
+        ));
+    }
+    if let Some(stop) = stopped(seen) {
+        return stop;
+    }
+    match (seen.member, seen.aside) {
+        (false, _) => Next::Do(Stage::NotePlacing),
+        (true, false) => Next::Do(Stage::PutAside),
+        (true, true) => TWICE,
+    }
+}
+
+fn placing(seen: &Seen) -> Next {
+    match (seen.fresh, seen.member) {
+        (true, true) => TWICE,
+        (true, false) => stopped(seen).unwrap_or(Next::Do(Stage::Place)),
+        // Whatever runs by now runs with them.
+        (false, true) => Next::Do(Stage::End),
+        (false, false) => Next::Stuck(
+            "the new data are neither beside their place nor in it",
+            "look at the disk; then pf9ctl etcd restore --withdraw, and restore again",
+        ),
+    }
+}
+
+fn rejoining(seen: &Seen) -> Next {
+    if let Some(stop) = stopped(seen) {
+        return stop;
+    }
+    match (seen.member, seen.aside, seen.restored_one) {
+        (false, _, _) => Next::Do(Stage::End),
+        (true, true, _) => TWICE,
+        // Until then the old data stay where they are: should the other one fail, they are needed.
+        (true, false, false) => Next::Wait(
+            "another master's etcd to run with the restored data (pf9ctl etcd restore there)"
+                .into(),
+        ),
+        (true, false, true) => Next::Do(Stage::PutAside),
+    }
+}
+
+/// The control plane first: nothing acts any more on what it believes to know.
+fn stopped(seen: &Seen) -> Option<Next> {
+    if seen.control_plane {
+        Some(Next::Do(Stage::StopControlPlane))
+    } else if seen.etcd {
+        Some(Next::Do(Stage::StopEtcd))
+    } else {
+        None
+    }
+}
+
+/// Somebody started etcd with nothing in its place. Which of the two to keep is a person's to say.
+const TWICE: Next = Next::Stuck(
+    "the old data were put aside, and there are data in their place again",
+    "look which are wanted: move /var/lib/pf9/etcd/member away when they are not",
+);
+
+impl Stage {
+    /// For people, after "restore: ".
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::StopControlPlane => "the control plane stops",
+            Self::StopEtcd => "etcd stops",
+            Self::PutAside => "the old data are put aside",
+            Self::NotePlacing => "the new data are about to get their place",
+            Self::Place => "the new data get their place",
+            Self::End => "etcd and the control plane may start again",
+        }
+    }
+}

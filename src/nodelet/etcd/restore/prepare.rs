@@ -1,0 +1,152 @@
+//! New data, made beside the old ones while the cluster still runs. Nothing is stopped or moved here;
+//! what was cut off is begun again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::check::{self, Facts, unusable};
+use super::snapshot::{self, Content};
+use super::{MADE, Run, Source, unseal};
+use crate::backup::seal::ANOTHER;
+use crate::host::etcd::peer_url;
+use crate::host::exec::{self, Cmd};
+use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::space;
+use crate::model::{ClusterId, Fault, FaultCode, Matrix, NodeSpec, paths};
+use crate::nodelet::etcd::data;
+use crate::telemetry::chain;
+
+/// Revisions that are left out: more than were given away after any snapshot that is of use. So no
+/// revision means two things, and who watches from an old one is told to look anew.
+const BUMP: &str = "1000000000";
+/// The largest database that etcd's makers speak of is 8 GiB: it is copied, and read once more.
+const MAKE: Duration = Duration::from_secs(1800);
+const PRIVATE: u32 = 0o700;
+
+/// Checks everything, then makes the data. `Ok`: they are whole, and on the disk.
+pub async fn prepare(
+    fs: &HostFs,
+    run: &Run,
+    source: &Source,
+    node: &NodeSpec,
+) -> Result<(), Fault> {
+    let failed = |e: &FsError| {
+        let what = "cannot make etcd's data from the snapshot";
+        Fault::new(FaultCode::State, what, chain(e)).fix("look at the disk with etcd's data")
+    };
+    if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
+        return Ok(());
+    }
+    mounted(fs)?;
+    clear(fs).map_err(|e| failed(&e))?;
+    fs.make_dir(paths::ETCD_DATA, &Attrs::mode(PRIVATE))
+        .map_err(|e| failed(&e))?;
+    let made = made(fs, run, source, node).await;
+    if let Err(fault) = made {
+        // The next one clears as well; this is for the room.
+        drop(clear(fs));
+        return Err(fault);
+    }
+    let keep = || {
+        fs.sync_tree(&run.making_dir())?;
+        fs.rename(run.making_dir(), run.fresh_dir())?;
+        // What was opened for it.
+        fs.remove_tree(&run.opening_dir())
+    };
+    keep().map_err(|e| failed(&e))
+}
+
+/// Without the disk that the data are on, the new ones would be written below its mount point and hidden by it.
+fn mounted(fs: &HostFs) -> Result<(), Fault> {
+    let what = "cannot restore etcd here";
+    let seen = data::look(fs);
+    let seen = seen.map_err(|e| Fault::new(FaultCode::EtcdRestore, what, chain(&e)))?;
+    if let (data::Verdict::MountMissing { .. }, Some(held)) = (seen.verdict(), seen.held()) {
+        return Err(Fault::new(FaultCode::EtcdData, what, held.why).fix(held.fix));
+    }
+    Ok(())
+}
+
+async fn made(fs: &HostFs, run: &Run, source: &Source, node: &NodeSpec) -> Result<(), Fault> {
+    let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
+    let manifest = unseal::manifest(fs, source)?;
+    let file = unseal::plain(fs, run, source, manifest.as_ref()).await?;
+    let content = looked(&etcdutl, &file).await?;
+    if let Some(manifest) = &manifest {
+        check::same(&content, manifest)?;
+    }
+    let of = manifest.map(|m| m.cluster_id);
+    judged(fs, &etcdutl, source, of, node, &content).await?;
+    make(fs, &etcdutl, &file, run, node).await
+}
+
+/// Takes away what restores have made that have not ended.
+pub(super) fn clear(fs: &HostFs) -> Result<(), FsError> {
+    fs.list(paths::ETCD_DATA)?
+        .into_iter()
+        .filter(|name| MADE.iter().any(|prefix| name.starts_with(prefix)))
+        .try_for_each(|name| fs.remove_tree(&format!("{}/{name}", paths::ETCD_DATA)))
+}
+
+/// What etcd makes in a directory.
+pub(super) fn member_of(dir: &str) -> String {
+    format!("{dir}/member")
+}
+
+async fn looked(etcdutl: &Path, file: &Path) -> Result<Content, Fault> {
+    snapshot::look(etcdutl, file).await.map_err(|e| {
+        let why = format!("{}: {e}", file.display());
+        unusable(why, ANOTHER)
+    })
+}
+
+async fn judged(
+    fs: &HostFs,
+    etcdutl: &Path,
+    source: &Source,
+    of: Option<ClusterId>,
+    node: &NodeSpec,
+    content: &Content,
+) -> Result<(), Fault> {
+    let what = "cannot tell whether the snapshot may be restored";
+    let etcd = snapshot::release(etcdutl).await.map_err(|why| {
+        Fault::new(FaultCode::EtcdRestoreUnfit, what, why).fix("wait until the stack is active")
+    })?;
+    let place = fs.at(paths::ETCD_DATA);
+    let space = space::of(&place)
+        .map_err(|e| Fault::new(FaultCode::State, what, e.to_string()).fix(space::FIX))?;
+    let facts = Facts {
+        content,
+        etcd: &etcd,
+        of,
+        here: node.cluster_id,
+        any_cluster: source.any_cluster,
+        space,
+        place: &place,
+    };
+    check::judge(&facts, Matrix::ours())
+}
+
+async fn make(
+    fs: &HostFs,
+    etcdutl: &Path,
+    file: &Path,
+    run: &Run,
+    node: &NodeSpec,
+) -> Result<(), Fault> {
+    let (name, url) = (node.host_id.to_string(), peer_url(node.node_ip));
+    let cmd = Cmd::new(etcdutl, MAKE)
+        .args(["snapshot", "restore"])
+        .arg(file)
+        .arg("--data-dir")
+        .arg(fs.at(run.making_dir()))
+        .args(["--name", &name])
+        .args(["--initial-cluster", &format!("{name}={url}")])
+        .args(["--initial-advertise-peer-urls", &url])
+        .args(["--initial-cluster-token", &run.token()])
+        .args(["--bump-revision", BUMP, "--mark-compacted"]);
+    exec::run(cmd).await.map(drop).map_err(|e| {
+        let why = format!("etcdutl does not restore it: {}", chain(&e));
+        unusable(why, ANOTHER)
+    })
+}

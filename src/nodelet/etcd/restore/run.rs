@@ -1,0 +1,108 @@
+//! One step of the restore that is under way: look, decide, do. What was cut off goes on with the
+//! next one.
+
+use super::plan::{self, Next};
+use super::prepare::{clear, prepare};
+use super::stage::Hands;
+use super::{By, Goal, Restores, Run, State};
+use crate::host::fs::FsError;
+use crate::model::{Fault, FaultCode, Timestamp};
+use crate::telemetry::chain;
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Went {
+    /// None is under way.
+    Nothing,
+    /// It was done, in words; there is more to do.
+    On(&'static str),
+    /// The restore has ended, one way or the other: phases go on. A refusal says why.
+    Ended(Option<Fault>),
+    /// Something from elsewhere is missing, in words.
+    Waits(String),
+    /// It is tried again.
+    Failed(Fault),
+}
+
+/// Takes one step.
+pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
+    let restores = Restores::of(&hands.host.fs);
+    let loaded = restores.take_up(now);
+    let Some(mut run) = loaded.value else {
+        return lost(&restores, loaded.fault);
+    };
+    if run.cluster != hands.node.cluster_id {
+        let why = format!(
+            "it was for cluster {}, and this master is of another one",
+            run.cluster
+        );
+        let fault = Fault::new(FaultCode::EtcdRestoreForeign, "the restore has ended", why);
+        return ended(hands, &restores, &run, fault, now);
+    }
+    let seen = match hands.look(&run).await {
+        Ok(seen) => seen,
+        Err(fault) => return Went::Failed(fault),
+    };
+    match plan::next(&run, &seen) {
+        Next::Prepare => prepared(hands, &restores, run, now).await,
+        Next::Do(stage) => match hands.act(&mut run, stage, now).await {
+            Ok(()) if stage == plan::Stage::End => Went::Ended(None),
+            Ok(()) => Went::On(stage.words()),
+            Err(fault) => Went::Failed(fault),
+        },
+        Next::Wait(what) => Went::Waits(what),
+        Next::Withdraw => {
+            let why = "it was withdrawn";
+            let fault = Fault::new(FaultCode::Interrupted, "the restore has ended", why);
+            ended(hands, &restores, &run, fault, now)
+        }
+        Next::Stuck(why, fix) => {
+            let what = "the restore cannot go on";
+            Went::Failed(Fault::new(FaultCode::EtcdRestore, what, why).fix(fix))
+        }
+    }
+}
+
+/// What was asked for cannot be read. The data are where they are: whoever starts etcd sees whether
+/// they are missing, and says what helps.
+fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
+    let Some(fault) = fault else {
+        return Went::Nothing;
+    };
+    match restores.forget_run() {
+        Ok(()) => Went::Ended(Some(fault)),
+        Err(_) => Went::Failed(fault),
+    }
+}
+
+async fn prepared(hands: Hands<'_>, restores: &Restores, mut run: Run, now: Timestamp) -> Went {
+    let fs = &hands.host.fs;
+    let source = match &run.goal {
+        Goal::Restored(source) => source.clone(),
+        Goal::Rejoined => return Went::On("nothing is made"),
+    };
+    match (prepare(fs, &run, &source, hands.node).await, run.by) {
+        (Ok(()), By::Root | By::Plane) => {
+            run.state = State::Ready;
+            match restores.save(&run) {
+                Ok(()) => Went::On("the new data are made; nothing was stopped yet"),
+                Err(e) => not_noted(&e),
+            }
+        }
+        (Err(fault), By::Root) => ended(hands, restores, &run, fault, now),
+        (Err(fault), By::Plane) => Went::Failed(fault),
+    }
+}
+
+fn ended(hands: Hands<'_>, restores: &Restores, run: &Run, why: Fault, now: Timestamp) -> Went {
+    let end = clear(&hands.host.fs).and_then(|()| restores.end(run, Some(why.clone()), now));
+    match end {
+        Ok(()) => Went::Ended(Some(why)),
+        Err(e) => not_noted(&e),
+    }
+}
+
+fn not_noted(e: &FsError) -> Went {
+    let what = "cannot note how far the restore is";
+    Went::Failed(Fault::new(FaultCode::EtcdRestore, what, chain(e)).fix("look at the disk"))
+}

@@ -1,0 +1,339 @@
+//! Backups of etcd, as the plane knows them: what an operator wants of them, the cluster's key, and
+//! what masters have reported.
+//!
+//! The plane holds no backup and needs none: it is told of the newest of each master. Its key is made
+//! with the cluster and never leaves the store; specs carry the public half, and [`unwrap()`] lets a
+//! master open a backup with it.
+//!
+//! | call | does |
+//! |---|---|
+//! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | what is wanted |
+//! | `GET /clusters/{name}/backups` (administrator)   | what masters have |
+//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers |
+//! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
+
+mod unwrap;
+
+use std::sync::Arc;
+
+use age::secrecy::ExposeSecret;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::fleet;
+use super::http::Doc;
+use super::kubeconfig;
+use super::records::{CLUSTERS, Cluster};
+use super::refusal::{Answer, Refusal};
+use super::state::Plane;
+use super::view::Known;
+use crate::model::{BackupPolicy, EtcdStatus, Fault, FaultCode, Role, Secret};
+use crate::telemetry::{MetricKind, MetricsText};
+
+pub(super) use unwrap::post as unwrap;
+
+/// What an operator says of backups. What is absent is as it is without a word.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct NewBackups {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) every_minutes: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keep: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dir: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recovery_recipient: Option<String>,
+}
+
+impl NewBackups {
+    /// The policy, or the field that cannot be and why.
+    pub(super) fn policy(&self) -> Result<BackupPolicy, (String, String)> {
+        let unless_told = BackupPolicy::default();
+        let policy = BackupPolicy {
+            every_minutes: self.every_minutes.unwrap_or(unless_told.every_minutes),
+            keep: self.keep.unwrap_or(unless_told.keep),
+            max_bytes: self.max_bytes.unwrap_or(unless_told.max_bytes),
+            dir: self.dir.clone(),
+            recovery_recipient: self.recovery_recipient.clone(),
+            ..unless_told
+        };
+        if let Some((field, why)) = policy.fault() {
+            return Err((format!("etcdBackup.{}", camel(field)), why));
+        }
+        // Its form is right; is it a key?
+        if let Some(text) = &policy.recovery_recipient
+            && let Err(why) = text.parse::<age::x25519::Recipient>()
+        {
+            let why = format!("is no public key of age: {why}");
+            return Err(("etcdBackup.recoveryRecipient".to_owned(), why));
+        }
+        Ok(policy)
+    }
+}
+
+fn camel(field: &str) -> String {
+    let mut parts = field.split('_');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |mut all, part| {
+        let (head, tail) = part.split_at(part.len().min(1));
+        all.push_str(&head.to_uppercase());
+        all.push_str(tail);
+        all
+    })
+}
+
+/// A new key of a cluster.
+pub(super) fn new_key() -> Secret<String> {
+    let identity = age::x25519::Identity::generate();
+    Secret::new(identity.to_string().expose_secret().to_owned())
+}
+
+/// What specs say of backups: the operator's wishes, and the cluster's public key.
+pub(super) fn policy(cluster: &Cluster) -> BackupPolicy {
+    let identity = key_of(cluster);
+    BackupPolicy {
+        plane_recipient: identity.map(|i| i.to_public().to_string()),
+        ..cluster.settings.etcd_backup.clone()
+    }
+}
+
+fn key_of(cluster: &Cluster) -> Option<age::x25519::Identity> {
+    cluster.backup_key.expose().parse().ok()
+}
+
+/// `GET /clusters/{name}/backups`: the policy, and the newest of each master.
+pub(super) async fn list(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = kubeconfig::find(&rows, &name)?;
+    let masters: Vec<Value> = fleet::nodes_of(&plane, &rows, &cluster)?
+        .iter()
+        .filter_map(|known| row(&cluster, known))
+        .collect();
+    Ok(Json(
+        json!({"policy": policy(&cluster), "masters": masters}),
+    ))
+}
+
+/// `POST /clusters/{name}/backups`: another policy, as a whole.
+pub(super) async fn set(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<NewBackups>,
+) -> Answer<Json<Value>> {
+    let refused = |(field, why): (String, String)| {
+        let why = format!("{field}: {why}");
+        Refusal::bad(FaultCode::ClusterInvalid, "backups are as they were", why)
+    };
+    let settings = wanted.policy().map_err(refused)?;
+    let shown = plane
+        .change(move |change| {
+            let mut cluster = kubeconfig::find(&**change, &name)?;
+            cluster.settings.etcd_backup = settings;
+            change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+            change.touch_cluster(&cluster);
+            Ok(json!({"policy": policy(&cluster)}))
+        })
+        .await?;
+    Ok(Json(shown))
+}
+
+fn row(cluster: &Cluster, known: &Known) -> Option<Value> {
+    let member = cluster.member(known.host.id)?;
+    let backups = etcd_of(known).map(|e| &e.backups);
+    (member.role == Role::Master).then(|| {
+        json!({
+            "host": known.host.id,
+            "hostname": known.host.hostname,
+            "last": backups.and_then(|b| b.last.as_ref()),
+            "count": backups.map_or(0, |b| b.count),
+            "bytes": backups.map_or(0, |b| b.bytes),
+            "failing": backups.and_then(|b| b.failing.as_ref()),
+            "stale": stale(cluster, known),
+        })
+    })
+}
+
+/// What a host last said of its etcd.
+pub(super) fn etcd_of(known: &Known) -> Option<&EtcdStatus> {
+    known.status.as_ref()?.status.node.as_ref()?.etcd.as_ref()
+}
+
+/// Why a person should look at a master's backups: by the plane's clock, so that a master that is
+/// away, or has none since it was attached, is told of, too.
+pub(super) fn stale(cluster: &Cluster, known: &Known) -> Option<Fault> {
+    let attached = cluster.member(known.host.id)?.attached_at;
+    let backups = etcd_of(known).map(|e| &e.backups);
+    let last = backups.and_then(|b| b.last.as_ref()).map(|l| l.taken_at);
+    let policy = &cluster.settings.etcd_backup;
+    if !policy.is_stale(known.now, last.unwrap_or(attached)) {
+        return None;
+    }
+    let newest = match last {
+        Some(at) => format!("the newest is of {at}"),
+        None => format!("there is none, and it is a master since {attached}"),
+    };
+    let why = match backups.and_then(|b| b.failing.as_ref()) {
+        Some(failing) => format!("{newest}: {}", failing.why),
+        None => newest,
+    };
+    Some(
+        Fault::new(FaultCode::EtcdBackupStale, "etcd has no new backup", why)
+            .fix("on the master: pf9ctl etcd status, pf9ctl etcd backup"),
+    )
+}
+
+/// The numbers of one master.
+pub(super) fn numbers(cluster: &Cluster, known: &Known) -> MetricsText {
+    let mut text = MetricsText::default();
+    let Some(etcd) = etcd_of(known) else {
+        return text;
+    };
+    let backups = &etcd.backups;
+    let mut gauge = |name: &str, help: &str, value: f64| {
+        text.head(name, MetricKind::Gauge, help);
+        text.row(name, &[], value);
+    };
+    if let Some(last) = &backups.last {
+        let age = known.now.duration_since(last.taken_at).as_secs().max(0);
+        let help = "Seconds since the newest verified backup of etcd was taken.";
+        gauge("pf9_etcd_backup_age_seconds", help, age as f64);
+        let help = "Bytes of the newest backup of etcd, sealed.";
+        gauge("pf9_etcd_backup_bytes", help, last.sealed_bytes as f64);
+        let help = "The newest revision in it.";
+        gauge("pf9_etcd_backup_revision", help, last.revision as f64);
+    }
+    let help = "Backups of etcd on this master.";
+    gauge("pf9_etcd_backups", help, f64::from(backups.count));
+    let help = "Bytes of them all.";
+    gauge("pf9_etcd_backups_bytes", help, backups.bytes as f64);
+    let help = "1 while the last try to make a backup of etcd has failed.";
+    let failing = u8::from(backups.failing.is_some());
+    gauge("pf9_etcd_backup_failing", help, f64::from(failing));
+    let help = "1 while the newest backup is older than the policy allows for.";
+    let old = u8::from(stale(cluster, known).is_some());
+    gauge("pf9_etcd_backup_stale", help, f64::from(old));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::model::{BackupInfo, BackupsStatus, Digest, HostId};
+    use crate::plane::compute::tests::{add, cluster, host};
+    use crate::plane::records::ReceivedStatus;
+    use crate::plane::recover::tests::{known, reports};
+
+    /// A master that said this of its backups, so long after it was attached.
+    fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
+        let mut c = cluster();
+        add(&mut c, &[(1, true)]).expect("attach");
+        let attached = c.members[0].attached_at;
+        let later = |m| attached + SignedDuration::from_mins(m);
+        let mut status = reports(1, Some((Role::Master, c.id)));
+        let backup = last.map(|m| BackupInfo {
+            name: "b".into(),
+            taken_at: later(m),
+            revision: 7,
+            keys: 3,
+            sealed_bytes: 99,
+            sealed_sha256: Digest::of(b"b"),
+            etcd_version: "3.7.3".into(),
+        });
+        if let Some(node) = &mut status.node {
+            node.etcd = Some(EtcdStatus {
+                backups: BackupsStatus {
+                    count: u32::from(backup.is_some()),
+                    bytes: 99,
+                    last: backup,
+                    ..BackupsStatus::default()
+                },
+                ..EtcdStatus::default()
+            });
+        }
+        let mut known = known(1);
+        known.host.id = host(1);
+        known.now = later(minutes);
+        known.status = Some(ReceivedStatus {
+            received_at: attached,
+            status,
+        });
+        (c, known)
+    }
+
+    #[test]
+    fn old_backups_and_none_at_all_are_told_by_the_planes_clock() {
+        let code = |minutes, last| {
+            let (cluster, known) = master(minutes, last);
+            stale(&cluster, &known).map(|f| f.code)
+        };
+        assert_eq!(code(80, None), None, "there is time for the first");
+        assert_eq!(code(200, None), Some(FaultCode::EtcdBackupStale));
+        assert_eq!(code(200, Some(150)), None);
+        assert_eq!(code(300, Some(150)), Some(FaultCode::EtcdBackupStale));
+        // It never told of backups, and it is away: told all the same.
+        let (cluster, mut known) = master(300, None);
+        known.status = None;
+        assert!(stale(&cluster, &known).is_some());
+        let mut never = cluster.clone();
+        never.settings.etcd_backup.every_minutes = 0;
+        assert!(stale(&never, &known).is_none(), "none are wanted");
+        known.host.id = HostId::random();
+        assert!(stale(&cluster, &known).is_none(), "no member");
+    }
+
+    #[test]
+    fn numbers_are_those_that_the_rules_ask_for() {
+        const RULES: &str = include_str!("../../packaging/prometheus/pf9-etcd.rules.yml");
+        let (cluster, known) = master(160, Some(150));
+        let text = String::from(numbers(&cluster, &known));
+        let value = |name: &str| {
+            let line = text.lines().find(|l| l.split(' ').next() == Some(name));
+            line.and_then(|l| l.split(' ').nth(1)).map(str::to_owned)
+        };
+        assert_eq!(value("pf9_etcd_backup_age_seconds").as_deref(), Some("600"));
+        assert_eq!(value("pf9_etcd_backup_bytes").as_deref(), Some("99"));
+        assert_eq!(value("pf9_etcd_backup_stale").as_deref(), Some("0"));
+        let asked: Vec<&str> = RULES
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|word| word.starts_with("pf9_"))
+            .collect();
+        assert!(!asked.is_empty() && RULES.contains("alert: EtcdBackupStale"));
+        for name in asked {
+            assert!(value(name).is_some(), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn specs_carry_the_public_half_and_the_operators_wishes() {
+        let mut c = cluster();
+        let wanted = NewBackups {
+            keep: Some(3),
+            recovery_recipient: Some(policy(&cluster()).plane_recipient.expect("key")),
+            ..NewBackups::default()
+        };
+        c.settings.etcd_backup = wanted.policy().expect("good");
+        let told = policy(&c);
+        assert_eq!((told.keep, told.recipients().len()), (3, 2));
+        let key = c.backup_key.expose();
+        let text = serde_json::to_string(&told).expect("json");
+        assert!(!text.contains("SECRET") && !text.contains(key.as_str()));
+        let (field, _) = NewBackups {
+            max_bytes: Some(1),
+            every_minutes: Some(4),
+            ..NewBackups::default()
+        }
+        .policy()
+        .expect_err("too often");
+        assert_eq!(field, "etcdBackup.everyMinutes");
+    }
+}

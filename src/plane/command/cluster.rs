@@ -1,0 +1,365 @@
+//! `pf9-plane cluster`, but for its authorities.
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::authorities::Authorities;
+use super::backups::Backups;
+use super::{Listing, State, align, cell, put, show, text};
+use crate::model::{Fault, HostId};
+use crate::plane::admin::{self, Leaving, WantedStack};
+use crate::plane::etcd::restore::WantedRestore;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterVerb {
+    /// List the clusters.
+    List {
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Show one cluster and its nodes.
+    Show {
+        /// Name or id of the cluster.
+        name: String,
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Show the members of a cluster's etcd: who has a vote and answers just now, who joins and waits
+    /// for whom, whose member is taken out.
+    Etcd {
+        /// Name or id of the cluster.
+        name: String,
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Begin a cluster anew from a snapshot of its etcd that one of its masters has. What was written
+    /// since it was taken is lost to the cluster. Nothing is stopped before the snapshot is checked and
+    /// the new data are made; the data of now are kept aside on each master.
+    Restore {
+        /// Name or id of the cluster.
+        name: String,
+        /// The name of a backup on the founder, or the path of a file there; absent: its newest.
+        #[arg(long)]
+        backup: Option<String>,
+        /// The master that makes the data; absent: the one with the newest backup.
+        #[arg(long, value_name = "HOST")]
+        founder: Option<HostId>,
+        /// The path on the founder of the key that opens it; the key itself stays there.
+        #[arg(long, value_name = "PATH")]
+        recovery_key: Option<String>,
+        /// It may be of another cluster. A plain snapshot does not say of which it is.
+        #[arg(long)]
+        any_cluster: bool,
+        /// Only show how far it is.
+        #[arg(long, conflicts_with_all = ["backup", "founder", "withdraw"])]
+        show: bool,
+        /// End the one that is under way, on masters that have moved no data yet.
+        #[arg(long, conflicts_with_all = ["backup", "founder"])]
+        withdraw: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Take hosts out of a cluster. A master stays where etcd would lose its quorum by it.
+    Detach {
+        /// Name or id of the cluster.
+        name: String,
+        /// Ids of the hosts; all of them leave or none.
+        #[arg(required = true)]
+        hosts: Vec<HostId>,
+        /// Also where etcd loses its quorum by it. Then the cluster's API takes no change any more until
+        /// a backup is restored. What is lost is printed, and noted.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Give a cluster another stack of the same minor of Kubernetes, on all its nodes at once: no
+    /// node is drained for it, services start again. One that does not fit is refused here, or by
+    /// the node, which keeps what it has.
+    Stack {
+        /// Name or id of the cluster.
+        name: String,
+        /// Version of an imported stack.
+        version: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// The certificate authorities of a cluster, and new ones in their place.
+    Authorities(Authorities),
+    /// Backups of etcd: what masters have, and how they make them.
+    Backups(Backups),
+}
+
+impl ClusterVerb {
+    pub(super) async fn run(self) -> Result<(), Fault> {
+        match self {
+            Self::List { list } => {
+                let columns = [
+                    "uuid",
+                    "name",
+                    "status",
+                    "numMasters",
+                    "numWorkers",
+                    "stack",
+                ];
+                show(&list, "/clusters", &columns).await
+            }
+            Self::Show { name, list } => {
+                one(&list, &format!("/clusters/{name}"), show_screen).await
+            }
+            Self::Etcd { name, list } => {
+                one(&list, &format!("/clusters/{name}/etcd"), etcd_screen).await
+            }
+            Self::Restore {
+                name,
+                backup,
+                founder,
+                recovery_key,
+                any_cluster,
+                show,
+                withdraw,
+                state,
+            } => {
+                let wanted = WantedRestore {
+                    backup,
+                    founder,
+                    recovery_key,
+                    any_cluster,
+                };
+                let method = match (show, withdraw) {
+                    (true, _) => Method::GET,
+                    (_, true) => Method::DELETE,
+                    (false, false) => Method::POST,
+                };
+                let path = format!("/clusters/{name}/restore");
+                let answer = admin::ask(&state.state_dir, method, &path, &wanted).await?;
+                put(None, &restore_screen(&answer))
+            }
+            Self::Detach {
+                name,
+                hosts,
+                force,
+                state,
+            } => {
+                let path = format!("/clusters/{name}/detach");
+                let body = Leaving { hosts, force };
+                let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+                put(None, &left(&answer, &format!("detached from {name}")))
+            }
+            Self::Stack {
+                name,
+                version,
+                state,
+            } => {
+                let path = format!("/clusters/{name}/stack");
+                let body = WantedStack { version };
+                let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
+                let version = text(&stack, "stack");
+                put(None, &format!("cluster {name} is to run stack {version}\n"))
+            }
+            Self::Authorities(authorities) => authorities.run().await,
+            Self::Backups(backups) => backups.run().await,
+        }
+    }
+}
+
+/// Prints one thing: JSON, or its screen.
+async fn one(list: &Listing, path: &str, screen: fn(&Value) -> String) -> Result<(), Fault> {
+    let answer = admin::ask(&list.state.state_dir, Method::GET, path, &Value::Null).await?;
+    put(
+        None,
+        &match list.json {
+            true => format!("{answer:#}\n"),
+            false => screen(&answer),
+        },
+    )
+}
+
+/// The order, and what each master says of it.
+fn restore_screen(answer: &Value) -> String {
+    if answer.get("withdrawn").is_some() {
+        return "the restore is withdrawn\n".to_owned();
+    }
+    let order = &answer["restore"];
+    let mut screen = match order.is_object() {
+        false => "no restore is under way\n".to_owned(),
+        true => format!(
+            "restore {} from {} by host {}{}\n",
+            text(order, "id"),
+            text(order, "snapshot"),
+            text(order, "founder"),
+            match order["go"] == true {
+                true => ": the masters stop and go on with the new data",
+                false => ": the new data are being made, nothing is stopped",
+            }
+        ),
+    };
+    for master in list(answer, "masters") {
+        let said = &master["restore"];
+        let (state, why) = (text(said, "state"), cell(said, "fault.why"));
+        let state = if state.is_empty() { "-" } else { state };
+        screen.push_str(&format!("  {}  {state}  {why}\n", text(master, "name")));
+    }
+    screen
+}
+
+/// What was done, and what is lost by it.
+pub(super) fn left(answer: &Value, done: &str) -> String {
+    match text(answer, "lost") {
+        "" => format!("{done}\n"),
+        lost => format!("{done} by force: {lost}\n"),
+    }
+}
+
+fn list<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    answer
+        .get(field)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn show_screen(answer: &Value) -> String {
+    let rows = [
+        ("cluster", "name"),
+        ("id", "uuid"),
+        ("status", "status"),
+        ("stack", "stack"),
+        ("pods", "containersCidr"),
+        ("services", "servicesCidr"),
+        ("replace etcd after, s", "etcdReplaceAfterSeconds"),
+    ];
+    let rows = rows.map(|(name, path)| vec![name.to_owned(), cell(answer, path)]);
+    let mut nodes = vec![
+        ["NODE", "HOST", "ADDRESS", "ROLE", "STATUS"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for node in list(answer, "nodes") {
+        let role = match node.get("isMaster") == Some(&json!(1)) {
+            true => "master",
+            false => "worker",
+        };
+        let [name, host, address, status] =
+            ["name", "uuid", "primaryIp", "status"].map(|path| cell(node, path));
+        nodes.push(vec![name, host, address, role.to_owned(), status]);
+    }
+    let leaving: Vec<String> = list(answer, "leaving")
+        .map(|who| cell(who, "name"))
+        .collect();
+    let mut out = align(&rows) + "\n" + &align(&nodes);
+    if !leaving.is_empty() {
+        out.push_str(&format!(
+            "members of etcd are still to be taken out: {}; see pf9-plane cluster etcd\n",
+            leaving.join(", ")
+        ));
+    }
+    out
+}
+
+fn etcd_screen(answer: &Value) -> String {
+    let number = |field: &str| {
+        answer
+            .get(field)
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    };
+    let (votes, answering, needed) = (number("votes"), number("answering"), number("needed"));
+    let verdict = match answering {
+        _ if votes == 0 => "nobody has a vote yet",
+        n if n < needed => "NO QUORUM: the API takes no change",
+        n if n == votes => "all of them answer",
+        n if n == needed => "one more that is lost stops the cluster",
+        _ => "some do not answer",
+    };
+    let mut out = format!(
+        "etcd of {}: {answering} of {votes} votes answer, {needed} must: {verdict}\n\n",
+        cell(answer, "cluster")
+    );
+    let mut table = vec![
+        ["MEMBER", "ID", "STATE", "HEALTH", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for member in list(answer, "members") {
+        let health = match member.get("healthy").and_then(Value::as_bool) {
+            Some(true) => "ok".to_owned(),
+            Some(false) => "not ok".to_owned(),
+            None => "-".to_owned(),
+        };
+        let why = text(member, "why");
+        let words = text(member, "words");
+        let words = match why.is_empty() {
+            true => words.to_owned(),
+            false => format!("{words}; {why}"),
+        };
+        let [name, id, state] = ["name", "memberId", "state"].map(|path| cell(member, path));
+        table.push(vec![name, id, state, health, words]);
+    }
+    out.push_str(&align(&table));
+    let listed = cell(answer, "listedAt");
+    if listed != "-" {
+        out.push_str(&format!(
+            "\nwho is a member: as a master said at {listed}\n"
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {
+        let answer = json!({
+            "cluster": "c", "votes": 3, "answering": 2, "needed": 2, "listedAt": "t",
+            "members": [
+                {"name": "m1", "memberId": "8e9e05c52164694d", "state": "member", "healthy": true,
+                 "why": null, "words": "has a vote"},
+                {"name": "m3", "memberId": "a8266ecf031671f3", "state": "taken-out", "healthy": false,
+                 "why": "its host is not connected", "words": "its host is gone"},
+                {"name": "m4", "memberId": null, "state": "waiting", "healthy": null, "why": null,
+                 "words": "waits until the member of m3 is taken out"},
+            ],
+        });
+        assert_eq!(
+            etcd_screen(&answer),
+            "etcd of c: 2 of 3 votes answer, 2 must: one more that is lost stops the cluster\n\n\
+             MEMBER  ID                STATE      HEALTH\n\
+             m1      8e9e05c52164694d  member     ok      has a vote\n\
+             m3      a8266ecf031671f3  taken-out  not ok  its host is gone; its host is not connected\n\
+             m4      -                 waiting    -       waits until the member of m3 is taken out\n\
+             \nwho is a member: as a master said at t\n"
+        );
+        let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": []});
+        assert!(etcd_screen(&lost).contains("NO QUORUM"));
+    }
+
+    #[test]
+    fn the_screen_of_a_cluster_names_its_nodes_and_who_is_still_to_be_taken_out() {
+        let answer = json!({
+            "name": "c", "uuid": "u", "status": "ok", "stack": "1", "containersCidr": "p",
+            "servicesCidr": "s", "etcdReplaceAfterSeconds": 300,
+            "nodes": [{"name": "m1", "uuid": "h", "primaryIp": "10.0.0.1", "isMaster": 1, "status": "ok"}],
+            "leaving": [{"name": "m3"}],
+        });
+        let screen = show_screen(&answer);
+        assert!(screen.contains("replace etcd after, s  300\n"), "{screen}");
+        assert!(
+            screen.contains("m1    h     10.0.0.1  master  ok\n"),
+            "{screen}"
+        );
+        assert!(screen.contains("still to be taken out: m3"), "{screen}");
+    }
+
+    #[test]
+    fn what_is_lost_is_said() {
+        assert_eq!(left(&json!({"lost": null}), "done"), "done\n");
+        assert_eq!(
+            left(&json!({"lost": "much"}), "done"),
+            "done by force: much\n"
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! Whether masters may leave without etcd losing its quorum by it: the plane's half of
+//! `model::etcd::quorum`. Here is whom etcd counts, who answered just now, and what a no, or insisting,
+//! means to an operator.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::health::{self, Answers};
+use super::{Counted, counted};
+use crate::model::etcd::quorum::{self, Loss, Vote};
+use crate::model::{Fault, FaultCode, HostId};
+use crate::plane::events;
+use crate::plane::records::Cluster;
+use crate::plane::refusal::{Answer, Refusal};
+use crate::plane::state::{self, Change, Plane};
+use crate::plane::store::Read;
+
+/// What is lost, where an operator insisted.
+pub(in crate::plane) type Forced = Option<String>;
+
+/// Who has a vote, and whether each of them answered; why not is said with the name.
+fn votes(counted: &[Counted], leaving: &BTreeSet<HostId>, answers: &Answers) -> Vec<Vote> {
+    let vote = |member: &Counted| {
+        let answer = member.host.and_then(|h| answers.get(&h));
+        let silent = match answer {
+            Some(Ok(())) => None,
+            Some(Err(why)) => Some(why.as_str()),
+            None => Some("no host that the plane knows"),
+        };
+        Vote {
+            name: match silent {
+                Some(why) => format!("{} ({why})", member.shown),
+                None => member.shown.clone(),
+            },
+            // Whoever left before and is still counted leaves, too.
+            leaves: member.leaves || member.host.is_some_and(|h| leaving.contains(&h)),
+            answers: silent.is_none(),
+        }
+    };
+    counted.iter().filter(|c| c.votes).map(vote).collect()
+}
+
+/// For whoever insists.
+fn price(cluster: &Cluster, loss: &Loss) -> String {
+    format!(
+        "etcd of cluster {} loses its quorum: its API takes no change any more until a majority is back \
+         or a backup is restored, and what was written since that backup is lost then ({loss})",
+        cluster.name
+    )
+}
+
+/// Asks whether these may leave a cluster, and refuses what etcd would not get over, unless `force`
+/// says that it is to be: then the answer is what is lost. Where no master would be left there is
+/// nobody to lose anything.
+pub(in crate::plane) async fn allow(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    leaving: &BTreeSet<HostId>,
+    force: bool,
+) -> Answer<Forced> {
+    let masters: BTreeSet<HostId> = cluster.masters().map(|m| m.host).collect();
+    if masters.is_disjoint(leaving) || masters.is_subset(leaving) {
+        return Ok(None);
+    }
+    let counted = counted(&plane.read()?, cluster)?;
+    let hosts = counted.iter().filter_map(|c| c.host).collect();
+    let answers = health::ask(plane, &hosts).await;
+    match quorum::may_leave(&votes(&counted, leaving, &answers)) {
+        Ok(()) => Ok(None),
+        Err(loss) if force => Ok(Some(price(cluster, &loss))),
+        Err(loss) => Err(refused(cluster, leaving, &loss)),
+    }
+}
+
+fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusal {
+    let leave = cluster.masters().filter(|m| leaving.contains(&m.host));
+    let names: Vec<String> = leave.map(|m| m.node_name.to_string()).collect();
+    let what = format!(
+        "{} cannot leave cluster {}: etcd would lose its quorum",
+        names.join(", "),
+        cluster.name
+    );
+    let fix = format!(
+        "{}; --force (\"force\": true) does it all the same: {}",
+        loss.fix(),
+        "the API takes no change then until a backup is restored"
+    );
+    let fault = Fault::new(FaultCode::EtcdQuorum, what, loss.why()).fix(fix);
+    Refusal::new(http::StatusCode::CONFLICT, fault)
+}
+
+/// What was judged is still so: nobody joined or left between the question and the change.
+pub(in crate::plane) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Cluster> {
+    let now = state::cluster(rows, judged.id)?;
+    let masters = |of: &Cluster| of.masters().map(|m| m.host).collect::<BTreeSet<_>>();
+    if masters(judged) == masters(&now) {
+        return Ok(now);
+    }
+    Err(Refusal::conflict(
+        FaultCode::ClusterChanged,
+        format!("nothing was changed in cluster {}", now.name),
+        "its masters changed while etcd was asked whether it gets over this",
+    )
+    .fix("ask again"))
+}
+
+/// Somebody insisted: it stands in the log, and in what happened on the masters that stay and on the
+/// hosts that left.
+pub(in crate::plane) fn audit(
+    change: &mut Change<'_>,
+    cluster: &Cluster,
+    left: &[HostId],
+    lost: &str,
+) -> Answer<()> {
+    let masters = cluster.masters().map(|m| m.host);
+    let told: BTreeSet<HostId> = masters.chain(left.iter().copied()).collect();
+    let names = left.iter().map(HostId::to_string).collect::<Vec<_>>();
+    let names = names.join(", ");
+    tracing::warn!(cluster = %cluster.id, hosts = names, lost, "taken out of the cluster by force");
+    let said = format!(
+        "taken out of cluster {} by force: {names}; {lost}",
+        cluster.name
+    );
+    for host in told {
+        events::note(change, host, "forced-out", &said)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::compute::tests::{add, cluster, host};
+
+    #[test]
+    fn whoever_left_before_and_is_still_counted_leaves_too_and_strangers_do_not_answer() {
+        let counted = |host, leaves, votes| Counted {
+            host,
+            shown: "m".into(),
+            votes,
+            leaves,
+        };
+        let all = [
+            counted(Some(host(1)), false, true),
+            counted(Some(host(2)), true, true),
+            counted(None, false, true),
+            counted(Some(host(3)), false, true),
+            // It learns, and has no vote.
+            counted(Some(host(4)), false, false),
+        ];
+        let no = Err("RAFT NO LEADER".to_owned());
+        let answers: Answers = [(host(1), Ok(())), (host(2), Ok(())), (host(3), no)].into();
+        let votes = votes(&all, &[host(1)].into(), &answers);
+        let seen: Vec<_> = votes
+            .iter()
+            .map(|v| (v.name.as_str(), v.leaves, v.answers))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("m", true, true),
+                ("m", true, true),
+                ("m (no host that the plane knows)", false, false),
+                ("m (RAFT NO LEADER)", false, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_no_says_what_would_allow_it_and_what_insisting_costs() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, true)]).expect("attach");
+        let vote = |name: &str, leaves, answers| Vote {
+            name: name.into(),
+            leaves,
+            answers,
+        };
+        let votes = [
+            vote("node-1", true, true),
+            vote("node-2", false, true),
+            vote("node-3 (no answer within 2 s)", false, false),
+        ];
+        let loss = quorum::may_leave(&votes).expect_err("no");
+        let no = refused(&c, &[host(1)].into(), &loss);
+        assert_eq!(no.status, http::StatusCode::CONFLICT);
+        let said = no.fault.to_string();
+        for word in [
+            "node-1 cannot leave",
+            "node-3 (no answer",
+            "remove its host first",
+            "--force",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        let price = price(&c, &loss);
+        assert!(
+            price.contains("etcd of cluster c loses its quorum"),
+            "{price}"
+        );
+    }
+}

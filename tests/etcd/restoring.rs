@@ -1,0 +1,302 @@
+//! A cluster begins anew from a snapshot.
+
+use std::fs;
+
+use pf9_hostagent::model::{FaultCode, Timestamp, paths};
+use pf9_hostagent::nodelet::etcd::restore::run::{Went, step};
+use pf9_hostagent::nodelet::etcd::restore::stage::Hands;
+use pf9_hostagent::nodelet::etcd::restore::{By, Goal, Restores, Run, Source};
+use pf9_hostagent::nodelet::run::End;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::lab::{Lab, Machine, VERSIONS};
+
+const SNAPSHOT: &str = "/root/s.db";
+const KEYS: usize = 20;
+
+/// What etcd says beside an answer.
+struct Head {
+    cluster: u64,
+    revision: i64,
+}
+
+fn head(machine: &Machine) -> Head {
+    let said = machine.ctl(&["get", "no-such-key", "-w", "json"]);
+    let said: Value = serde_json::from_str(&said).expect("json");
+    let header = &said["header"];
+    Head {
+        cluster: header["cluster_id"].as_u64().expect("cluster"),
+        revision: header["revision"].as_i64().expect("revision"),
+    }
+}
+
+fn write_keys(machine: &Machine) {
+    for n in 0..KEYS {
+        machine.ctl(&["put", &format!("k{n}"), &format!("v{n}")]);
+    }
+}
+
+fn all_keys_are_there(machine: &Machine) {
+    let said = machine.ctl(&["get", "k", "--prefix", "--keys-only"]);
+    let keys = said.lines().filter(|line| !line.is_empty()).count();
+    assert_eq!(keys, KEYS, "{said}");
+    assert_eq!(machine.ctl(&["get", "k7"]), "k7\nv7\n");
+}
+
+fn snapshot(machine: &Machine) {
+    let at = machine.fs.at(SNAPSHOT);
+    fs::create_dir_all(at.parent().expect("directory")).expect("directory");
+    machine.ctl(&["snapshot", "save", &at.to_string_lossy()]);
+}
+
+fn lose_the_data(machine: &Machine) {
+    machine.kill();
+    fs::remove_dir_all(machine.fs.at(format!("{}/member", paths::ETCD_DATA))).expect("gone");
+}
+
+fn ask(machine: &Machine, goal: Goal) {
+    let cluster = machine.node.spec().cluster_id;
+    let run = Run::asked(
+        Uuid::from_u128(7),
+        By::Root,
+        cluster,
+        goal,
+        Timestamp::now(),
+    );
+    Restores::of(&machine.fs).save(&run).expect("asked");
+}
+
+fn restore() -> Goal {
+    Goal::Restored(Source {
+        file: SNAPSHOT.into(),
+        recovery_key: None,
+        any_cluster: true,
+    })
+}
+
+/// Steps as long as they can be taken.
+fn go(machine: &mut Machine) -> Went {
+    machine.inside(async |node| {
+        loop {
+            let hands = Hands {
+                host: &node.host,
+                node: &node.ctx.node,
+            };
+            match step(hands, Timestamp::now()).await {
+                Went::On(_) => {}
+                end => return end,
+            }
+        }
+    })
+}
+
+fn data(machine: &Machine) -> Vec<String> {
+    machine.fs.list(paths::ETCD_DATA).expect("list")
+}
+
+#[test]
+fn a_lone_master_is_restored_and_old_watches_are_told_to_look_anew() {
+    for version in VERSIONS {
+        let mut lab = Lab::new(version, 1);
+        let only = &mut lab.machines[0];
+        only.settled();
+        write_keys(only);
+        snapshot(only);
+        only.ctl(&["put", "late", "1"]);
+        let before = head(only);
+        lose_the_data(only);
+        ask(only, restore());
+        assert_eq!(go(only), Went::Ended(None), "{version}: {}", only.log());
+        only.settled();
+        all_keys_are_there(only);
+        assert_eq!(only.ctl(&["get", "late"]), "", "{version}: it came after");
+        let after = head(only);
+        assert_ne!(after.cluster, before.cluster, "{version}");
+        assert!(after.revision > before.revision, "{version}");
+        let said = only.refused(&["watch", "k1", "--rev", &before.revision.to_string()]);
+        assert!(said.contains("compacted"), "{version}: {said}");
+        only.ctl(&["put", "again", "1"]);
+    }
+}
+
+#[test]
+fn the_data_of_all_three_are_lost_and_the_cluster_is_whole_again() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    write_keys(&lab.machines[0]);
+    snapshot(&lab.machines[0]);
+    let before = head(&lab.machines[0]);
+    for machine in &lab.machines {
+        lose_the_data(machine);
+    }
+    ask(&lab.machines[0], restore());
+    assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
+    lab.machines[0].settled();
+    for n in 1..3 {
+        ask(&lab.machines[n], Goal::Rejoined);
+        assert_eq!(go(&mut lab.machines[n]), Went::Ended(None));
+        settles(&mut lab.machines[n]);
+    }
+    whole(&mut lab, before);
+}
+
+/// A restore of what still runs: at no time do two clusters answer.
+#[test]
+fn others_that_run_are_waited_for_and_keep_their_data_until_the_new_cluster_answers() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    write_keys(&lab.machines[0]);
+    snapshot(&lab.machines[0]);
+    lab.machines[0].ctl(&["put", "late", "1"]);
+    let before = head(&lab.machines[0]);
+    ask(&lab.machines[0], restore());
+    let Went::Waits(what) = go(&mut lab.machines[0]) else {
+        panic!("two others run");
+    };
+    for other in &lab.machines[1..] {
+        assert!(what.contains(&other.ip.to_string()), "{what}");
+        assert!(other.is_up());
+    }
+    assert!(lab.machines[0].is_up(), "nothing was stopped");
+    for n in 1..3 {
+        ask(&lab.machines[n], Goal::Rejoined);
+        assert!(matches!(go(&mut lab.machines[n]), Went::Waits(_)));
+        assert!(!lab.machines[n].is_up());
+        assert_eq!(data(&lab.machines[n]), ["member"]);
+    }
+    assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
+    lab.machines[0].settled();
+    for n in 1..3 {
+        assert_eq!(go(&mut lab.machines[n]), Went::Ended(None));
+        settles(&mut lab.machines[n]);
+    }
+    assert_eq!(lab.machines[2].ctl(&["get", "late"]), "");
+    whole(&mut lab, before);
+}
+
+/// Joining is several looks: the others count it first, then it starts, then it has a vote.
+fn settles(machine: &mut Machine) {
+    let mut last = None;
+    for _ in 0..5 {
+        match machine.settle() {
+            End::Done if machine.plan().is_settled() => return,
+            end => last = Some(end),
+        }
+    }
+    panic!("{last:?}\n{}", machine.log());
+}
+
+fn whole(lab: &mut Lab, before: Head) {
+    for n in 0..3 {
+        all_keys_are_there(&lab.machines[n]);
+        let after = head(&lab.machines[n]);
+        assert_ne!(after.cluster, before.cluster);
+        assert!(after.revision > before.revision);
+        let members = lab.machines[n].members();
+        let votes = members.iter().filter(|m| !m.is_learner).count();
+        assert_eq!((members.len(), votes), (3, 3), "{members:?}");
+    }
+}
+
+/// What is on a disk of its own stays there.
+#[test]
+fn a_data_directory_that_is_a_mount_is_restored_within_it() {
+    let mut lab = Lab::new("3.7.3", 1);
+    let only = &mut lab.machines[0];
+    only.mount(paths::ETCD_DATA);
+    only.settled();
+    write_keys(only);
+    snapshot(only);
+    ask(only, restore());
+    assert_eq!(go(only), Went::Ended(None));
+    only.settled();
+    all_keys_are_there(only);
+    let names = data(only);
+    assert!(names.iter().any(|n| n.starts_with("before-")), "{names:?}");
+}
+
+/// Its tool would take it, and etcd would not start with it.
+#[test]
+fn a_snapshot_of_a_newer_etcd_is_refused_before_anything_is_touched() {
+    let newer = Lab::new("3.7.3", 1);
+    let bytes = {
+        let mut newer = newer;
+        newer.machines[0].settled();
+        write_keys(&newer.machines[0]);
+        snapshot(&newer.machines[0]);
+        fs::read(newer.machines[0].fs.at(SNAPSHOT)).expect("snapshot")
+    };
+    let mut lab = Lab::new("3.6.16", 1);
+    let only = &mut lab.machines[0];
+    only.settled();
+    write_keys(only);
+    put(only, &bytes);
+    only.calls();
+    let fault = refused(only);
+    assert_eq!(fault.code, FaultCode::EtcdRestoreUnfit, "{fault}");
+    assert!(fault.what.contains("3.6.16"), "{fault}");
+}
+
+#[test]
+fn a_file_that_is_cut_empty_damaged_or_foreign_is_refused_and_nothing_is_touched() {
+    let mut lab = Lab::new("3.7.3", 1);
+    let only = &mut lab.machines[0];
+    only.settled();
+    write_keys(only);
+    snapshot(only);
+    let good = fs::read(only.fs.at(SNAPSHOT)).expect("snapshot");
+    let mut damaged = good.clone();
+    damaged[5000] ^= 1;
+    let database = good[..good.len() - 32].to_vec();
+    only.calls();
+    for (bytes, said) in [
+        (good[..good.len() / 2].to_vec(), "no snapshot has"),
+        (Vec::new(), "it is empty"),
+        (damaged, "the digest at its end"),
+        (database, "no snapshot has"),
+        (sealed(vec![7; 16384]), "etcdutl does not open it"),
+        (b"#!/bin/sh\n".to_vec(), "no snapshot has"),
+    ] {
+        put(only, &bytes);
+        let fault = refused(only);
+        assert!(fault.why.contains(said), "{fault}");
+    }
+    // A plain snapshot says of no cluster that it is its own.
+    put(only, &good);
+    let Goal::Restored(mut source) = restore() else {
+        unreachable!("it is one");
+    };
+    source.any_cluster = false;
+    ask(only, Goal::Restored(source));
+    let Went::Ended(Some(fault)) = go(only) else {
+        panic!("not refused");
+    };
+    assert_eq!(fault.code, FaultCode::EtcdRestoreForeign, "{fault}");
+}
+
+/// With the digest at its end that a snapshot has.
+fn sealed(bytes: Vec<u8>) -> Vec<u8> {
+    let digest = pf9_hostagent::model::Digest::of(&bytes).0;
+    [bytes, digest.to_vec()].concat()
+}
+
+fn put(machine: &Machine, bytes: &[u8]) {
+    let at = machine.fs.at(SNAPSHOT);
+    fs::create_dir_all(at.parent().expect("directory")).expect("directory");
+    fs::write(at, bytes).expect("write");
+}
+
+/// A restore of what is in the file is refused; etcd was told nothing and has what it had.
+fn refused(machine: &mut Machine) -> pf9_hostagent::model::Fault {
+    ask(machine, restore());
+    let Went::Ended(Some(fault)) = go(machine) else {
+        panic!("not refused");
+    };
+    let calls = machine.calls();
+    assert!(calls.is_empty(), "{calls:?}");
+    assert_eq!(data(machine), ["member"]);
+    assert!(machine.is_up());
+    all_keys_are_there(machine);
+    fault
+}

@@ -1,0 +1,169 @@
+//! A database that is as large as it may be: it comes out of that by itself when what is old makes room,
+//! and is explained when not.
+
+use std::time::{Duration, Instant};
+
+use pf9_hostagent::host::etcd::{AlarmKind, Fsyncs};
+use pf9_hostagent::host::tls;
+use pf9_hostagent::model::{Fault, FaultCode};
+use pf9_hostagent::nodelet::etcd::upkeep::{self, Due};
+
+use crate::lab::{Lab, Machine, VERSIONS};
+
+/// The smallest that a spec may say: filled within seconds.
+const QUOTA: u64 = 16 << 20;
+/// As long as one word of a command may be.
+const VALUE: usize = 120_000;
+/// More values than fit.
+const TOO_MANY: usize = 200;
+/// Longest that healing may take here.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Masters whose quota is small, up.
+fn small(version: &str, count: u8) -> Lab {
+    let mut lab = Lab::new(version, count);
+    for machine in &mut lab.machines {
+        machine.node.spec_mut().etcd.quota_bytes = Some(QUOTA);
+    }
+    lab.settled();
+    lab
+}
+
+/// Writes until etcd takes no more.
+fn fill(machine: &Machine, key: impl Fn(usize) -> String) {
+    let value = "x".repeat(VALUE);
+    for n in 0..TOO_MANY {
+        if let Err(why) = machine.ctl_tried(&["put", &key(n), &value]) {
+            assert!(why.contains("database space exceeded"), "{why}");
+            return;
+        }
+    }
+    panic!("it was never full");
+}
+
+/// What the nodelet of this master finds and does: one look. What it compacted stays in `compacted`.
+fn tend(
+    machine: &mut Machine,
+    peers: &[pf9_hostagent::host::etcd::Etcd],
+    compacted: &mut Option<u64>,
+) -> (Due, Option<Fault>) {
+    let (own, all) = (machine.client(), peers.to_vec());
+    let before = *compacted;
+    let (due, fault) = machine.inside(async move |_| {
+        let id = own.status().await.expect("status").header.member_id;
+        let survey = upkeep::survey(&own, all, Some(QUOTA))
+            .await
+            .expect("survey");
+        let verdict = upkeep::verdict(id, &survey, before);
+        upkeep::act(&own, &verdict.due).await.expect("it is done");
+        (verdict.due, verdict.fault)
+    });
+    if let Due::Compact(revision) = &due {
+        *compacted = Some(*revision);
+    }
+    (due, fault)
+}
+
+/// Lets every master look until nobody finds anything; what was done, and what the last looks said.
+fn tended(lab: &mut Lab, compacted: &mut [Option<u64>]) -> (Vec<Due>, Vec<Option<Fault>>) {
+    let peers: Vec<_> = lab.machines.iter().map(Machine::client).collect();
+    let (mut done, end) = (Vec::new(), Instant::now() + PATIENCE);
+    loop {
+        let mut faults = Vec::new();
+        let before = done.len();
+        for (machine, compacted) in lab.machines.iter_mut().zip(compacted.iter_mut()) {
+            let (due, fault) = tend(machine, &peers, compacted);
+            done.extend((due != Due::Nothing).then_some(due));
+            faults.push(fault);
+        }
+        if done.len() == before {
+            return (done, faults);
+        }
+        assert!(Instant::now() < end, "{done:?} {faults:?}");
+    }
+}
+
+fn alarms(machine: &mut Machine) -> Vec<AlarmKind> {
+    let client = machine.client();
+    let alarms = machine.inside(async move |_| client.alarms().await);
+    alarms.expect("alarms").iter().map(|a| a.kind).collect()
+}
+
+#[test]
+fn a_full_database_of_old_revisions_is_healed_by_itself() {
+    for version in VERSIONS {
+        let mut lab = small(version, 1);
+        fill(&lab.machines[0], |_| "same".into());
+        assert_eq!(
+            alarms(&mut lab.machines[0]),
+            [AlarmKind::NoSpace],
+            "{version}"
+        );
+        let (done, faults) = tended(&mut lab, &mut [None]);
+        assert!(
+            matches!(done[..], [Due::Compact(_), Due::Defragment, Due::Disarm(_)]),
+            "{version}: {done:?}"
+        );
+        assert_eq!(faults, [None], "{version}");
+        assert_eq!(alarms(&mut lab.machines[0]), [], "{version}");
+        lab.machines[0].ctl(&["put", "again", "1"]);
+    }
+}
+
+#[test]
+fn one_that_stays_full_is_explained_and_healed_when_something_is_deleted() {
+    let mut lab = small("3.7.3", 1);
+    fill(&lab.machines[0], |n| format!("key-{n}"));
+    let mut compacted = [None];
+    let (done, faults) = tended(&mut lab, &mut compacted);
+    assert!(matches!(done[..], [Due::Compact(_)]), "{done:?}");
+    let fault = faults[0].as_ref().expect("explained");
+    assert_eq!(fault.code, FaultCode::EtcdNoSpace);
+    assert!(
+        fault.why.contains("may have 16 MiB") && fault.fix.contains("delete"),
+        "{fault}"
+    );
+    assert_eq!(alarms(&mut lab.machines[0]), [AlarmKind::NoSpace]);
+
+    lab.machines[0].ctl(&["del", "--prefix", "key-1"]);
+    let (done, faults) = tended(&mut lab, &mut compacted);
+    assert!(matches!(done.last(), Some(Due::Disarm(_))), "{done:?}");
+    assert_eq!(faults, [None]);
+    lab.machines[0].ctl(&["put", "again", "1"]);
+    assert!(
+        lab.machines[0]
+            .ctl(&["get", "key-2"])
+            .starts_with("key-2\n")
+    );
+}
+
+#[test]
+fn three_members_are_defragmented_one_after_the_other_the_leader_last() {
+    let mut lab = small("3.7.3", 3);
+    fill(&lab.machines[1], |_| "same".into());
+    let (done, faults) = tended(&mut lab, &mut [None, None, None]);
+    assert!(matches!(done.first(), Some(Due::Compact(_))), "{done:?}");
+    assert!(matches!(done.last(), Some(Due::Disarm(_))), "{done:?}");
+    let defragmented = done.iter().filter(|d| **d == Due::Defragment).count();
+    assert_eq!(defragmented, 3, "{done:?}");
+    assert_eq!(faults, [None, None, None]);
+    lab.machines[2].ctl(&["put", "again", "1"]);
+}
+
+/// What the disk did is read from the real metrics.
+#[test]
+fn the_time_of_the_disk_is_known() {
+    for version in VERSIONS {
+        let mut lab = small(version, 1);
+        let only = &mut lab.machines[0];
+        for n in 0..110 {
+            only.ctl(&["put", "a", &n.to_string()]);
+        }
+        let seen = only.inside(async |_| {
+            let client = tls::plain().expect("client");
+            Fsyncs::ask(&client, "http://127.0.0.1:2381").await
+        });
+        let p99 = seen.expect("metrics").p99_since(&Fsyncs::default());
+        assert!(p99.is_some(), "{version}");
+    }
+}

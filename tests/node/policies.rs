@@ -1,0 +1,250 @@
+//! Policies of a cluster, in its pods: seccomp, user namespaces, devices by CDI, plugins by NRI, swap. Each
+//! has a pod before it is set and one after; where this machine cannot, the words that say so.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell, up};
+use crate::nri::{Plugin, VARIABLE};
+use crate::scenario::READY_AGAIN;
+
+/// A pod whose image is there runs, or its events say why not.
+const RUNS: Duration = Duration::from_secs(60);
+const IMAGE: &str = "pf9.local/busybox:1";
+/// As many as a pod with ids of its own has, unless the cluster was made with another number.
+const IDS: u64 = 65_536;
+/// What a vendor's installer writes.
+const CDI_FILE: &str = "/etc/cdi/test.json";
+const CDI_SPEC: &str = r#"{"cdiVersion": "0.6.0", "kind": "test.pf9.io/thing", "devices": [{"name": "one",
+  "containerEdits": {"env": ["THING=one"],
+                     "deviceNodes": [{"path": "/dev/thing", "hostPath": "/dev/null"}]}}]}"#;
+/// The demo's directory of drop-ins stays as it is.
+const SAFE: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d"}, "kubelet": {}}"#;
+const OPEN: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d", "cdi": true, "nri": true},
+  "kubelet": {"seccompUnconfined": true, "allowSwap": true, "podsSwap": true}}"#;
+
+#[test]
+fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
+    up()?;
+    let node = NODES[1];
+    shell(
+        node,
+        &format!("mkdir -p /etc/cdi && cat > {CDI_FILE} <<'END'\n{CDI_SPEC}\nEND"),
+    )?;
+    let filters = seccomp(node, "RuntimeDefault")?;
+    assert_eq!(seccomp(node, "")?, filters, "the default is the runtime's");
+    let unconfined = seccomp(node, "Unconfined")?;
+    assert!(unconfined < filters, "{unconfined} {filters}");
+    user_ids(node)?;
+    nothing_limits_processes_to_none(node)?;
+    device_is_refused(node)?;
+    assert!(Plugin::connect(node).is_err(), "NRI is off");
+
+    set(node, OPEN)?;
+    assert_eq!(seccomp(node, "")?, unconfined, "the policy");
+    user_ids(node)?;
+    device_is_there(node)?;
+    containers_pass_by_the_plugin(node)?;
+    swap_is_said(node)?;
+
+    set(node, SAFE)?;
+    assert!(Plugin::connect(node).is_err(), "NRI is off again");
+    for name in ["filters", "ids", "device", "plugged"] {
+        gone(name)?;
+    }
+    shell(node, &format!("rm {CDI_FILE} && rmdir /etc/cdi")).map(drop)
+}
+
+/// The setting is obeyed by the node.
+fn set(node: &str, body: &str) -> Outcome {
+    let generation = || -> Outcome<u64> {
+        let text = shell(node, "pf9ctl status --json || :")?;
+        let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let generation = status.pointer("/node/generation").and_then(Value::as_u64);
+        generation.ok_or_else(|| format!("no generation: {status}"))
+    };
+    let before = generation()?;
+    demo(&["settings", body])?;
+    eventually(&format!("{node}: {body}"), READY_AGAIN, || {
+        match generation()? > before {
+            true => agent_is_ok(node),
+            false => Err(format!("generation {before}")),
+        }
+    })
+}
+
+fn gone(name: &str) -> Outcome {
+    kubectl(&["delete", "pod", name, "--ignore-not-found", "--now"]).map(drop)
+}
+
+/// A pod of that name, bent; it is there, and not yet running.
+fn pod(node: &str, name: &str, bend: impl FnOnce(&mut Value)) -> Outcome {
+    gone(name)?;
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "metadata": {"annotations": {}},
+        "spec": {
+            "nodeName": node, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": name, "image": IMAGE, "imagePullPolicy": "Never",
+                            "command": ["/bin/sh", "-c", "exec sleep 1000000"]}],
+        },
+    });
+    bend(&mut pod);
+    let overrides = format!("--overrides={pod}");
+    let image = format!("--image={IMAGE}");
+    kubectl(&["run", name, &image, "--restart=Never", &overrides]).map(drop)
+}
+
+fn runs(name: &str) -> Outcome {
+    eventually(&format!("{name} runs"), RUNS, || {
+        match kubectl(&["get", "pod", name, "-o", "jsonpath={.status.phase}"])?.as_str() {
+            "Running" => Ok(()),
+            phase => Err(format!("{phase}: {}", events(name)?)),
+        }
+    })
+}
+
+/// What kubelet says about this pod.
+fn events(name: &str) -> Outcome<String> {
+    let uid = kubectl(&["get", "pod", name, "-o", "jsonpath={.metadata.uid}"])?;
+    let selector = format!("--field-selector=involvedObject.uid={uid}");
+    kubectl(&[
+        "get",
+        "events",
+        &selector,
+        "-o",
+        "jsonpath={range .items[*]}{.message}{\"\\n\"}{end}",
+    ])
+}
+
+fn inside(name: &str, script: &str) -> Outcome<String> {
+    kubectl(&["exec", name, "--", "sh", "-c", script]).map(|text| text.trim().to_owned())
+}
+
+/// How many filters stand before the kernel for a pod with this profile (empty: it asks for none). The
+/// machine's own are among them.
+fn seccomp(node: &str, profile: &str) -> Outcome<u32> {
+    pod(node, "filters", |pod| {
+        if !profile.is_empty() {
+            pod["spec"]["securityContext"] = json!({"seccompProfile": {"type": profile}});
+        }
+    })?;
+    runs("filters")?;
+    let line = inside("filters", "grep ^Seccomp_filters: /proc/1/status")?;
+    let count = line.split_whitespace().nth(1).unwrap_or_default();
+    count.parse().map_err(|e| format!("{line:?}: {e}"))
+}
+
+/// A pod with ids of its own has this many, and none is the machine's. Where the kernel does not give it
+/// that, `check-node` has said so.
+fn user_ids(node: &str) -> Outcome {
+    let report = shell(node, "pf9ctl check-node --json || :")?;
+    let report: Value = serde_json::from_str(&report).map_err(|e| format!("{e}: {report}"))?;
+    let checks = report["checks"].as_array().cloned().unwrap_or_default();
+    let check = checks.iter().find(|c| c["id"] == "user-namespaces");
+    let check = check.ok_or_else(|| format!("no such check: {report}"))?;
+    pod(node, "ids", |pod| pod["spec"]["hostUsers"] = json!(false))?;
+    if check["found"] == check["wanted"] {
+        runs("ids")?;
+        let map = inside("ids", "cat /proc/self/uid_map")?;
+        let words: Vec<u64> = map
+            .split_whitespace()
+            .filter_map(|w| w.parse().ok())
+            .collect();
+        let own = matches!(words[..], [0, outside, many] if outside >= IDS && many == IDS);
+        return if own {
+            Ok(())
+        } else {
+            Err(format!("uid_map: {map}"))
+        };
+    }
+    println!("{node}: {check}");
+    let said = check["found"].as_str().unwrap_or_default();
+    assert!(said.contains("hostUsers: false do not start"), "{check}");
+    eventually(
+        "a pod with ids of its own is refused by the kernel",
+        RUNS,
+        || {
+            let said = events("ids")?;
+            match said.contains("Failed to create pod sandbox") || said.contains("user namespace") {
+                true => Ok(()),
+                false => Err(said),
+            }
+        },
+    )
+}
+
+/// runc takes a limit of 0 for one (as few as the kernel has). Nobody writes one: neither the runtime
+/// for a container, nor kubelet around it.
+fn nothing_limits_processes_to_none(node: &str) -> Outcome {
+    let script = "cd /run/pf9-containerd && ls -d io.containerd.runtime.v2.task/k8s.io/*/config.json | wc -l && \
+                  { grep -lE '\"pids\": *\\{[^}]*\"limit\": *0' \
+                    io.containerd.runtime.v2.task/k8s.io/*/config.json || :; }";
+    let said = shell(node, script)?;
+    let (count, bad) = said.split_once('\n').unwrap_or((&said, ""));
+    assert!(count.trim().parse().unwrap_or(0) > 0, "{said}");
+    assert_eq!(bad.trim(), "", "{node}: a limit of no process");
+    let most = "for f in $(find /sys/fs/cgroup -path '*kubepods*' -name pids.max); do cat $f; done | sort -n | head -n 1";
+    let most = shell(node, most)?;
+    let is_limit = |text: &str| text.parse::<u64>().is_ok_and(|n| n < 100);
+    assert!(!is_limit(most.trim()), "{node}: pids.max {most}");
+    assert_eq!(inside("filters", "(echo a) | cat")?, "a");
+    Ok(())
+}
+
+fn with_device(node: &str) -> Outcome {
+    pod(node, "device", |pod| {
+        pod["metadata"]["annotations"] = json!({"cdi.k8s.io/test": "test.pf9.io/thing=one"});
+    })
+}
+
+fn device_is_refused(node: &str) -> Outcome {
+    with_device(node)?;
+    eventually("no device without the policy", RUNS, || {
+        let said = events("device")?;
+        match said.contains("CDI") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    })
+}
+
+fn device_is_there(node: &str) -> Outcome {
+    with_device(node)?;
+    runs("device")?;
+    let seen = inside("device", "echo $THING; test -c /dev/thing && echo there")?;
+    assert_eq!(seen, "one\nthere");
+    Ok(())
+}
+
+fn containers_pass_by_the_plugin(node: &str) -> Outcome {
+    let plugin = Plugin::connect(node)?;
+    pod(node, "plugged", |_| ())?;
+    runs("plugged")?;
+    let seen = inside("plugged", &format!("echo ${}", VARIABLE.0))?;
+    assert_eq!(seen, VARIABLE.1);
+    drop(plugin);
+    pod(node, "plugged", |_| ())?;
+    runs("plugged")?;
+    assert_eq!(inside("plugged", &format!("echo ${}", VARIABLE.0))?, "");
+    Ok(())
+}
+
+/// Each pod has its share of the machine's swap, or the status says why none has any.
+fn swap_is_said(node: &str) -> Outcome {
+    let text = shell(node, "pf9ctl status --json || :")?;
+    let old = shell(
+        node,
+        "test -e /sys/fs/cgroup/cgroup.controllers && echo 2 || echo 1",
+    )?;
+    let word = "cgroup-v1-no-swap";
+    assert_eq!(text.contains(word), old.trim() == "1", "{text}");
+    if old.trim() == "1" {
+        return Ok(());
+    }
+    let share = inside("plugged", "cat /sys/fs/cgroup/memory.swap.max")?;
+    let is_share = |text: &str| text == "0" || text.parse::<u64>().is_ok();
+    assert!(is_share(&share), "memory.swap.max: {share}");
+    Ok(())
+}
