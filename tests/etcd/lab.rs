@@ -4,7 +4,7 @@
 //! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
 //!   │        │      one address, a systemctl that runs etcd for real
 //!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
-//!   └► network      a bridge; the test itself has an address on it
+//!   └► network      a bridge; the test itself has an address on it, for a server that machines ask
 //! ```
 //!
 //! Whatever runs here dies with the test, however that ends: the members' process namespace ends when
