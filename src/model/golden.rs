@@ -111,6 +111,7 @@ fn spec() -> Spec {
         node.uid = Some(NodeUid::of(cluster(), host(), at()));
         node.refused_uids = vec![NodeUid::of(cluster(), host(), Timestamp::MIN)];
         node.etcd.members[0].host_id = host();
+        node.etcd.gone[0].host_id = host();
     }
     spec
 }

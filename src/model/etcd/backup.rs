@@ -240,7 +240,7 @@ impl BackupManifest {
 }
 
 /// Why a text is no age recipient, as far as its form says: bech32 of the kind `age1…`.
-pub fn recipient_fault(text: &str) -> Option<String> {
+pub(super) fn recipient_fault(text: &str) -> Option<String> {
     let body = text.strip_prefix("age1");
     let good = text.len() <= RECIPIENT_MAX
         && body.is_some_and(|b| !b.is_empty() && b.bytes().all(|c| c.is_ascii_alphanumeric()));

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_was_not_sealed_for_the_cluster_is_not_opened() {
-        let Sealed { fs, .. } = sealed();
+        let Sealed { fs, _dir, .. } = sealed();
         let asking = Asking::of(&fs.at("/b.db.age")).expect("head");
         let stranger = seal::new_key().0.expose().parse().expect("key");
         let mut order = order(&asking);
