@@ -17,10 +17,10 @@ stop() {
 start() {
   unit=$root/etc/systemd/system/$1
   running "$1" && return 0
-  sed -n 's/^ConditionPathExists=//p' "$unit" > "$state/conditions"
-  while read -r path; do
-    [ -e "$root$path" ] || { echo "condition $path" >> "$state/calls"; return 0; }
-  done < "$state/conditions"
+  conditions=$(sed -n 's/^ConditionPathExists=|//p' "$unit") # one of them is enough
+  met=${conditions:+no}
+  for path in $conditions; do [ ! -e "$root$path" ] || met=; done
+  if [ -n "$met" ]; then echo "condition $1" >> "$state/calls"; return 0; fi
   n=$(cat "$state/n" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$state/n"
   : > "$state/$1.pid"
   echo $n > "$state/$1.up"
@@ -31,7 +31,8 @@ start() {
   net=$(cat "$state/namespaces")
   setsid nsenter --net="$net/net" --pid="$net/pid_for_children" chroot "$root" $program \
     < /dev/null >> "$state/$1.log" 2>&1 &
-  while ! read -r pid _ < "/proc/$!/task/$!/children" || [ -z "$pid" ]; do [ -d "/proc/$!" ] || return 1; done
+  pid=
+  while [ -z "$pid" ] && [ -d "/proc/$!" ]; do read -r pid _ < "/proc/$!/task/$!/children"; done 2>/dev/null
   echo "$pid" > "$state/$1.pid"
 }
 case $verb in
