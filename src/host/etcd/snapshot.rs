@@ -37,7 +37,7 @@ const STALL: Duration = Duration::from_secs(60);
 /// Bytes that etcd may send ahead of what is taken: what this holds, and enough for a loopback.
 pub const WINDOW: u32 = 512 * 1024;
 /// Longest message: etcd sends blobs of 32 KiB.
-pub const MESSAGE_MAX: usize = 256 * 1024;
+pub const MESSAGE_MAX: usize = 128 * 1024;
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 /// The checksum that etcd sends as the last blob.
