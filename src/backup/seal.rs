@@ -258,9 +258,11 @@ mod tests {
 
     #[test]
     fn without_anybody_who_can_open_it_nothing_is_sealed() {
-        let fault = recipients(&[]).err().expect("nobody");
+        let fault = recipients(&[]).map(drop).expect_err("nobody");
         assert_eq!(fault.code, FaultCode::BackupFailed);
-        let fault = recipients(&["age1qqq".into()]).err().expect("no key");
+        let fault = recipients(&["age1qqq".into()])
+            .map(drop)
+            .expect_err("no key");
         assert_eq!(fault.code, FaultCode::KeyInvalid);
     }
 }

@@ -221,9 +221,10 @@ impl Engine {
         self.take_up(&job);
         match job {
             Job::Nothing(generation) => self.no_role(generation),
-            Job::Node(work) => self.node(work, None).await,
-            Job::Remove(order, generation) => self.remove(order, generation).await,
-            Job::Hold(hold) => self.hold(*hold).await,
+            // On the heap, as the loop is: a round carries every step.
+            Job::Node(work) => Box::pin(self.node(work, None)).await,
+            Job::Remove(order, generation) => Box::pin(self.remove(order, generation)).await,
+            Job::Hold(hold) => Box::pin(self.hold(*hold)).await,
         }
     }
 

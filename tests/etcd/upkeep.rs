@@ -8,7 +8,7 @@ use pf9_hostagent::host::tls;
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::nodelet::etcd::upkeep::{self, Due};
 
-use crate::lab::{Lab, Machine, VERSIONS};
+use crate::lab::{Lab, Machine, VERSIONS, until};
 
 /// The smallest that a spec may say: filled within seconds.
 const QUOTA: u64 = 16 << 20;
@@ -83,6 +83,18 @@ fn tended(lab: &mut Lab, compacted: &mut [Option<u64>]) -> (Vec<Due>, Vec<Option
     }
 }
 
+/// The same, until nothing is wrong any more. Members forget what is old each in its own time, and one that still
+/// has it looks full for so long.
+fn healed(lab: &mut Lab, compacted: &mut [Option<u64>]) -> Vec<Due> {
+    let mut all = Vec::new();
+    until("it is healed", || {
+        let (done, faults) = tended(lab, compacted);
+        all.extend(done);
+        faults.iter().all(Option::is_none)
+    });
+    all
+}
+
 fn alarms(machine: &mut Machine) -> Vec<AlarmKind> {
     let client = machine.client();
     let alarms = machine.inside(async move |_| client.alarms().await);
@@ -99,12 +111,11 @@ fn a_full_database_of_old_revisions_is_healed_by_itself() {
             [AlarmKind::NoSpace],
             "{version}"
         );
-        let (done, faults) = tended(&mut lab, &mut [None]);
+        let done = healed(&mut lab, &mut [None]);
         assert!(
             matches!(done[..], [Due::Compact(_), Due::Defragment, Due::Disarm(_)]),
             "{version}: {done:?}"
         );
-        assert_eq!(faults, [None], "{version}");
         assert_eq!(alarms(&mut lab.machines[0]), [], "{version}");
         lab.machines[0].ctl(&["put", "again", "1"]);
     }
@@ -126,9 +137,8 @@ fn one_that_stays_full_is_explained_and_healed_when_something_is_deleted() {
     assert_eq!(alarms(&mut lab.machines[0]), [AlarmKind::NoSpace]);
 
     lab.machines[0].ctl(&["del", "--prefix", "key-1"]);
-    let (done, faults) = tended(&mut lab, &mut compacted);
+    let done = healed(&mut lab, &mut compacted);
     assert!(matches!(done.last(), Some(Due::Disarm(_))), "{done:?}");
-    assert_eq!(faults, [None]);
     lab.machines[0].ctl(&["put", "again", "1"]);
     assert!(
         lab.machines[0]
@@ -141,12 +151,14 @@ fn one_that_stays_full_is_explained_and_healed_when_something_is_deleted() {
 fn three_members_are_defragmented_one_after_the_other_the_leader_last() {
     let mut lab = small("3.7.3", 3);
     fill(&lab.machines[1], |_| "same".into());
-    let (done, faults) = tended(&mut lab, &mut [None, None, None]);
+    until("every member knows that it is full", || {
+        lab.machines.iter_mut().all(|m| !alarms(m).is_empty())
+    });
+    let done = healed(&mut lab, &mut [None, None, None]);
     assert!(matches!(done.first(), Some(Due::Compact(_))), "{done:?}");
     assert!(matches!(done.last(), Some(Due::Disarm(_))), "{done:?}");
     let defragmented = done.iter().filter(|d| **d == Due::Defragment).count();
     assert_eq!(defragmented, 3, "{done:?}");
-    assert_eq!(faults, [None, None, None]);
     lab.machines[2].ctl(&["put", "again", "1"]);
 }
 

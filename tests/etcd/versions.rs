@@ -10,7 +10,7 @@ use pf9_hostagent::model::paths;
 use pf9_hostagent::nodelet::etcd::version::{self, Gate};
 use semver::Version;
 
-use crate::lab::{Lab, Machine, Programs, copy_tree};
+use crate::lab::{Lab, Machine, Programs, copy_tree, until};
 
 /// Longest that a member may take to come up, or to give up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,6 +61,13 @@ fn works_as(machine: &Machine, minor: u64) {
         assert!(Instant::now() < end, "{seen:?}\n{}", machine.log());
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Waits until nothing speaks against the next etcd but what can be made ready for it.
+fn open_for(machine: &mut Machine, has: &str, wants: &str) {
+    until("the next etcd is let in", || {
+        !matches!(gate(machine, has, wants), Gate::Refused(_))
+    });
 }
 
 /// The next start is by this etcd, and it comes up.
@@ -166,9 +173,11 @@ fn three_masters_go_together() {
         "{said}"
     );
     goes_on_with(&mut lab.machines[2], "3.6.16");
-    for machine in &lab.machines {
+    for machine in &mut lab.machines {
         works_as(machine, 6);
         machine.calls();
+        // Each hears of it for itself.
+        open_for(machine, "3.6.16", "3.7.3");
     }
     for (has, wants, minor) in [("3.6.16", "3.7.3", 7), ("3.7.3", "3.6.16", 6)] {
         std::thread::scope(|scope| {

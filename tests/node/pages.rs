@@ -21,7 +21,7 @@ pub(crate) fn lead_on() -> Outcome {
     eventually("the pod listens", PATIENCE, || {
         kubectl(&["exec", POD, "--", "sh", "-c", &listens]).map(drop)
     })?;
-    let mut proxy = start(&["kubectl", "proxy", "--port=0"])?;
+    let mut proxy = start(&["kubectl", "proxy", "--port=0", "--append-server-path"])?;
     let seen = lines(proxy.0.stdout.take().ok_or("no stdout")?);
     let line = line_with(&seen, "Starting to serve on ", PATIENCE)?;
     let local = line.rsplit(' ').next().unwrap_or_default().to_owned();

@@ -354,8 +354,10 @@ mod tests {
         assert_eq!(field(|p| p.dir = Some("/etc/pf9/x".into())), Some("dir"));
         assert_eq!(field(|p| p.dir = Some("relative".into())), Some("dir"));
         let wrong = Some("AGE-SECRET-KEY-1X".to_owned());
-        let mut policy = BackupPolicy::default();
-        policy.recovery_recipient = wrong;
+        let policy = BackupPolicy {
+            recovery_recipient: wrong,
+            ..BackupPolicy::default()
+        };
         assert_eq!(
             policy.fault().map(|(field, _)| field),
             Some("recovery_recipient")

@@ -31,7 +31,7 @@ pub(in crate::plane) struct Said {
 /// The seat of a master that leaves; `ended`: nothing of it is believed any more, so the others are to
 /// act at once.
 pub(in crate::plane) fn vacate(member: &Member, ended: bool) -> Option<EtcdSeat> {
-    (member.role == Role::Master).then(|| EtcdSeat {
+    (member.role == Role::Master).then_some(EtcdSeat {
         ip: member.ip,
         member_id: None,
         ordered: ended,

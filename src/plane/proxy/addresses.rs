@@ -11,7 +11,7 @@
 //! is right behind one more proxy with a path of its own too; else it is the whole path. Neither can
 //! leave the cluster's path.
 //!
-//! Browsers cannot show the bearer token, so dashboards are opened through `kubectl proxy`, on the
+//! Browsers cannot show the bearer token, so dashboards are opened through `kubectl proxy --append-server-path`, on the
 //! person's own machine: its root is the cluster's path, and there whole paths and cookies are the API
 //! server's own. It says so by the loopback address it was asked from ([`is_behind_own_proxy`]). Links
 //! within a page are right there as the API server writes them: pages are passed on as they come, for

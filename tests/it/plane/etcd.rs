@@ -313,7 +313,7 @@ async fn a_removed_masters_member_is_taken_out_by_the_others_until_one_says_it_i
         host_id: id,
         member_id: Some("a2".into()),
     };
-    assert_eq!(world.gone(0).await, [by_number.clone()]);
+    assert_eq!(world.gone(0).await, std::slice::from_ref(&by_number));
     // A substitute is attached, and one more: each says for whom it waits.
     world.enrol(4).await;
     world.enrol(5).await;

@@ -415,7 +415,7 @@ fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
     let fs = &machine.host.fs;
     let plain = fs.read(SNAPSHOT, 10_000).expect("read").expect("there");
     let (private, public) = seal::new_key();
-    let recipients = seal::recipients(&[public.clone()]).expect("key");
+    let recipients = seal::recipients(std::slice::from_ref(&public)).expect("key");
     let name = "/root/20261128T143000Z-r7";
     let file = fs.begin(format!("{name}.db.age"), &Attrs::mode(0o600));
     let mut sealer = seal::Sealer::new(file.expect("file"), &recipients).expect("sealer");
