@@ -69,7 +69,7 @@ fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
     )?;
     for node in ["master-1", "master-2", "worker-1"] {
         ready_through_plane(node)?;
-        agent_is_ok(node)?;
+        is_ok(node)?;
     }
     let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
     assert_eq!(kept, "kept");
@@ -97,8 +97,15 @@ fn a_healthy_one_stays(cluster: &str, id: &str) -> Outcome {
         screen.contains("one more that is lost stops the cluster"),
         "{screen}"
     );
-    agent_is_ok("master-2")?;
+    is_ok("master-2")?;
     kubectl(&["get", "nodes"]).map(drop)
+}
+
+/// A change of masters is news for each of them, and it takes some seconds to be so.
+fn is_ok(node: &str) -> Outcome {
+    eventually(&format!("{node} is ok"), FULL_STRENGTH, || {
+        agent_is_ok(node)
+    })
 }
 
 /// Waits until these have a vote and answer, and nobody else is a member.
