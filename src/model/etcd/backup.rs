@@ -86,7 +86,8 @@ pub struct BackupManifest {
     pub member_id: String,
     /// The newest revision in it.
     pub revision: u64,
-    /// Keys in it, all their revisions counted.
+    /// Keys in it, all their revisions counted, by that etcd's `etcdutl` (3.5's counts a few of etcd's
+    /// own).
     pub keys: u64,
     /// etcd's own checksum of the content, as `etcdutl snapshot status` prints it.
     pub hash: u32,
