@@ -22,7 +22,7 @@
 mod bolt;
 mod proto;
 #[cfg(test)]
-pub(crate) mod sample;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod wal;

@@ -21,9 +21,21 @@ pub fn doing(step: &Step) -> String {
         Step::Sysctl { key, value } => format!("set kernel parameter {key} to {value}"),
         Step::Image { reference, .. } => format!("import image {reference}"),
         Step::Unit(u) => format!("start {}", u.unit),
-        // It is held back, not waited for.
-        Step::Probe(p) if matches!(p.probe, Probe::EtcdData { .. }) => "start etcd".into(),
-        Step::Probe(p) => format!("wait until {}", asking(&p.probe)),
+        Step::Probe(p) => match &p.probe {
+            // It is held back, not waited for.
+            Probe::EtcdData { .. } => "start etcd".into(),
+            Probe::RuntimeReady
+            | Probe::RuntimeAsMeant { .. }
+            | Probe::EtcdHealthy
+            | Probe::KubeletHealthy
+            | Probe::KubeProxyHealthy
+            | Probe::ApiHealthy { .. }
+            | Probe::ApiServerCurrent { .. }
+            | Probe::NodeReady { .. }
+            | Probe::SwapOff
+            | Probe::PortFree { .. }
+            | Probe::AnyPath { .. } => format!("wait until {}", asking(&p.probe)),
+        },
         Step::Object { object } => {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
             format!("apply {} {}", text("/kind"), text("/metadata/name"))

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::sample::{Record, Sample};
+use super::testing::{Record, Sample};
 use super::*;
 
 fn look_at(sample: &Sample) -> DataSeen {

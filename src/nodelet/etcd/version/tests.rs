@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::host::etcd_data::sample::{Record, Sample};
+use crate::host::etcd_data::testing::{Record, Sample};
 
 fn v(text: &str) -> Version {
     text.parse().expect("a version")
