@@ -37,12 +37,22 @@ fn lowered_to(minor: u64) -> Gate {
     Gate::Prepare(Lowering::To(Version::new(3, minor, 0)))
 }
 
+/// Tried again as the loop does: while another master makes its data ready, the cluster works as the minor
+/// before, and nobody else may.
 fn prepare(machine: &mut Machine, has: &str, wants: &str) {
-    let (fs, client) = (machine.fs.clone(), machine.client());
     let (has, wants) = (v(has), v(wants));
-    let done =
-        machine.inside(async move |_| version::prepare(&client, &fs, Some(&has), &wants).await);
-    done.unwrap_or_else(|fault| panic!("{fault}\n{}", machine.log()));
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let (fs, client) = (machine.fs.clone(), machine.client());
+        let (has, wants) = (has.clone(), wants.clone());
+        let done =
+            machine.inside(async move |_| version::prepare(&client, &fs, Some(&has), &wants).await);
+        match done {
+            Ok(_) => return,
+            Err(fault) => assert!(Instant::now() < end, "{fault}\n{}", machine.log()),
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 fn data(machine: &Machine) -> DataSeen {
