@@ -152,6 +152,7 @@ fn one_that_stays_full_is_explained_and_healed_when_something_is_deleted() {
     );
 }
 
+/// What the disk did is read from the real metrics.
 #[test]
 fn the_time_of_the_disk_is_known() {
     for version in VERSIONS {
