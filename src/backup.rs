@@ -25,18 +25,4 @@ pub mod take;
 pub mod unwrap;
 pub mod verify;
 
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
-async fn blocking<T, F>(work: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: there is nobody left to answer.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
+use crate::host::blocking;

@@ -6,6 +6,7 @@
 //!
 //! | file | effect |
 //! |---|---|
+//! | here      | [`Host`], and [`blocking`] work beside the event loop |
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
 //! | `part`    | rules of a download that may be cut at any byte |
@@ -14,6 +15,7 @@
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
+//! | `protobuf` | fields of a protobuf message: all that is read of etcd's own formats |
 //! | `cri`     | what the container runtime says of itself |
 //! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
@@ -46,6 +48,7 @@ pub mod noise;
 pub mod ours;
 pub mod part;
 pub mod proc;
+mod protobuf;
 pub mod runtime;
 pub mod space;
 pub mod temps;
@@ -87,5 +90,21 @@ impl Host {
     /// This machine.
     pub fn real() -> Self {
         Self::new(HostFs::real())
+    }
+}
+
+/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
+pub async fn blocking<T, F>(work: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only at shutdown of the runtime: there is nobody left to answer.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

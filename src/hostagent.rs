@@ -61,6 +61,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{Config, Progress, TaskGroup};
+use crate::host::blocking;
 use crate::host::fs::HostFs;
 use crate::identity;
 use crate::local::{self, Client, Policy};
@@ -200,22 +201,6 @@ impl Agent {
     fn later(&self, wait: Duration) -> Timestamp {
         let now = self.now();
         now.checked_add(wait).unwrap_or(now)
-    }
-}
-
-/// Runs blocking file work beside the event loop; a panic in it is this task's panic.
-async fn blocking<T, F>(work: F) -> T
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only at shutdown of the runtime: there is nobody left to answer.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

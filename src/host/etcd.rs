@@ -139,15 +139,6 @@ pub struct Members {
     pub members: Vec<Member>,
 }
 
-/// Which member one is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Itself {
-    /// Its id in hexadecimal digits.
-    pub id: String,
-    /// It leads the others.
-    pub leads: bool,
-}
-
 #[derive(Deserialize)]
 struct MembersAnswer {
     #[serde(default)]
@@ -164,19 +155,6 @@ pub struct Answerer {
     /// Its own.
     #[serde(default)]
     pub member_id: String,
-}
-
-/// What a member says of itself.
-#[derive(Deserialize)]
-struct StatusAnswer {
-    #[serde(default)]
-    leader: String,
-    header: StatusHeader,
-}
-
-#[derive(Deserialize)]
-struct StatusHeader {
-    member_id: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -253,17 +231,6 @@ impl Etcd {
         Ok(Members {
             cluster_id: hex(&answer.header.cluster_id),
             members: answer.members,
-        })
-    }
-
-    /// Which member this is.
-    pub async fn itself(&self) -> Result<Itself, EtcdError> {
-        let path = "/v3/maintenance/status";
-        let bytes = self.said(path, &serde_json::json!({})).await?;
-        let said = self.read::<StatusAnswer>(path, &bytes)?;
-        Ok(Itself {
-            id: hex(&said.header.member_id),
-            leads: said.leader == said.header.member_id,
         })
     }
 

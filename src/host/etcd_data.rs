@@ -17,10 +17,8 @@
 //! |---|---|
 //! | `bolt`  | a database file of bbolt: buckets, keys and values of one commit; read only, bounded |
 //! | `wal`   | the records of the log, in order |
-//! | `proto` | fields of a protobuf message |
 
 mod bolt;
-mod proto;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -12,8 +12,8 @@ fn leader(lab: &mut Lab) -> usize {
     until("there is a leader", || {
         found = (0..lab.machines.len()).find(|n| {
             let client = lab.machines[*n].client();
-            let asked = lab.machines[*n].inside(async move |_| client.itself().await);
-            asked.is_ok_and(|me| me.leads)
+            let asked = lab.machines[*n].inside(async move |_| client.status().await);
+            asked.is_ok_and(|me| me.leads())
         });
         found.is_some()
     });

@@ -8,7 +8,7 @@ use pf9_hostagent::host::tls;
 use pf9_hostagent::model::{Fault, FaultCode};
 use pf9_hostagent::nodelet::etcd::upkeep::{self, Due};
 
-use crate::lab::{Lab, Machine, VERSIONS};
+use crate::lab::{Lab, Machine, VERSIONS, until};
 
 /// The smallest that a spec may say: filled within seconds.
 const QUOTA: u64 = 16 << 20;
@@ -84,13 +84,10 @@ fn tended(lab: &mut Lab, compacted: &mut [Option<u64>]) -> (Vec<Due>, Vec<Option
     }
 }
 
-/// The same, until nothing is wrong any more. Members forget what is old each in its own time, and one that still
-/// has it looks full for so long.
+/// The same, until nothing is wrong any more: members compact each in its own time.
 fn healed(lab: &mut Lab, compacted: &mut [Option<u64>]) -> Vec<Due> {
     let (mut all, end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
-        // API servers never cease to try; and what etcd says is in use is as of its last write.
-        drop(lab.machines[0].ctl_tried(&["put", "tries", "1"]));
         let (done, faults) = tended(lab, compacted);
         all.extend(done);
         if faults.iter().all(Option::is_none) {
@@ -150,6 +147,21 @@ fn one_that_stays_full_is_explained_and_healed_when_something_is_deleted() {
             .ctl(&["get", "key-2"])
             .starts_with("key-2\n")
     );
+}
+
+#[test]
+fn three_members_are_defragmented_one_after_the_other_the_leader_last() {
+    let mut lab = small("3.7.3", 3);
+    fill(&lab.machines[1], |_| "same".into());
+    until("every member knows that it is full", || {
+        lab.machines.iter_mut().all(|m| !alarms(m).is_empty())
+    });
+    let done = healed(&mut lab, &mut [None, None, None]);
+    assert!(matches!(done.first(), Some(Due::Compact(_))), "{done:?}");
+    assert!(matches!(done.last(), Some(Due::Disarm(_))), "{done:?}");
+    let defragmented = done.iter().filter(|d| **d == Due::Defragment).count();
+    assert_eq!(defragmented, 3, "{done:?}");
+    lab.machines[2].ctl(&["put", "again", "1"]);
 }
 
 /// What the disk did is read from the real metrics.

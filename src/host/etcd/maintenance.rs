@@ -225,6 +225,11 @@ impl MemberStatus {
         self.db_bytes.saturating_sub(self.in_use_bytes)
     }
 
+    /// Its id in hexadecimal digits.
+    pub fn id(&self) -> String {
+        format!("{:x}", self.header.member_id)
+    }
+
     /// It leads.
     pub fn leads(&self) -> bool {
         self.leader != 0 && self.leader == self.header.member_id

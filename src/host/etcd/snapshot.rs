@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Etcd, EtcdError};
+use crate::host::protobuf::{Value, fields};
 use crate::model::Hasher;
 use crate::telemetry::chain;
 
@@ -179,7 +180,8 @@ impl Snapshot {
     fn take(&mut self, data: &[u8]) -> Result<(), EtcdError> {
         self.buffer.extend_from_slice(data);
         while let Some(message) = cut(&mut self.buffer).map_err(|why| self.broken(why))? {
-            let message = Message::read(message).ok_or_else(|| self.broken("it cannot be read"))?;
+            let message =
+                Message::read(&message).ok_or_else(|| self.broken("it cannot be read"))?;
             if self.version.is_none() {
                 self.version = message.version;
             }
@@ -291,51 +293,25 @@ fn cut(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
 
 impl Message {
     /// Reads a `SnapshotResponse`; fields of later versions are skipped.
-    fn read(mut bytes: Bytes) -> Option<Self> {
+    fn read(bytes: &Bytes) -> Option<Self> {
         const REMAINS: u64 = 2;
         const BLOB: u64 = 3;
         const VERSION: u64 = 4;
         let mut message = Self::default();
-        while bytes.has_remaining() {
-            let key = varint(&mut bytes)?;
-            match (key >> 3, key & 7) {
-                (REMAINS, 0) => message.remains = varint(&mut bytes)?,
-                (BLOB, 2) => message.blob = part(&mut bytes)?,
-                (VERSION, 2) => {
-                    let text = part(&mut bytes)?;
-                    let text = std::str::from_utf8(&text).ok()?;
+        for field in fields(bytes) {
+            match field.ok()? {
+                (REMAINS, Value::Number(remains)) => message.remains = remains,
+                // A part of the same bytes, not a copy.
+                (BLOB, Value::Bytes(blob)) => message.blob = bytes.slice_ref(blob),
+                (VERSION, Value::Bytes(text)) => {
+                    let text = std::str::from_utf8(text).ok()?;
                     message.version = (!text.is_empty()).then(|| text.to_owned());
                 }
-                (_, 0) => drop(varint(&mut bytes)?),
-                (_, 1) => drop(of_length(&mut bytes, 8)?),
-                (_, 2) => drop(part(&mut bytes)?),
-                (_, 5) => drop(of_length(&mut bytes, 4)?),
-                (_, _) => return None,
+                (_, Value::Number(_) | Value::Bytes(_) | Value::Fixed) => {}
             }
         }
         Some(message)
     }
-}
-
-fn varint(bytes: &mut Bytes) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn part(bytes: &mut Bytes) -> Option<Bytes> {
-    let length = usize::try_from(varint(bytes)?).ok()?;
-    of_length(bytes, length)
-}
-
-fn of_length(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
-    (length <= bytes.len()).then(|| bytes.split_to(length))
 }
 
 const STATUS: &str = "grpc-status";

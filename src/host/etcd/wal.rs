@@ -11,6 +11,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 
 use crate::host::fs::HostFs;
+use crate::host::protobuf::{Value, fields};
 
 /// Below a data directory.
 pub const WAL_DIR: &str = "member/wal";
@@ -58,11 +59,11 @@ fn of_head(head: &[u8]) -> Option<DataId> {
     let (kind, data) = kind_and_data(second)?;
     (kind == METADATA).then_some(())?;
     let (mut member, mut cluster) = (None, None);
-    for field in Fields(data?) {
-        match field? {
+    for field in fields(data?) {
+        match field.ok()? {
             (1, Value::Number(id)) => member = Some(id),
             (2, Value::Number(id)) => cluster = Some(id),
-            (_, Value::Number(_) | Value::Bytes(_)) => {}
+            (_, Value::Number(_) | Value::Bytes(_) | Value::Fixed) => {}
         }
     }
     Some(DataId {
@@ -88,71 +89,16 @@ fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn kind_and_data(record: &[u8]) -> Option<(u64, Option<&[u8]>)> {
     let (mut kind, mut data) = (None, None);
-    for field in Fields(record) {
-        match field? {
+    for field in fields(record) {
+        match field.ok()? {
             (1, Value::Number(n)) => kind = Some(n),
             (3, Value::Bytes(bytes)) => data = Some(bytes),
-            (_, Value::Number(_) | Value::Bytes(_)) => {}
+            (_, Value::Number(_) | Value::Bytes(_) | Value::Fixed) => {}
         }
     }
     Some((kind?, data))
 }
 
-/// A field's content.
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// The fields of a message; `None` where it cannot be followed, and then nothing more.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u64, Value<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u64, Value<'a>)> {
-        let tag = self.number()?;
-        let value = match tag & 7 {
-            0 => Value::Number(self.number()?),
-            2 => {
-                let length = usize::try_from(self.number()?).ok()?;
-                let (bytes, rest) = self.0.split_at_checked(length)?;
-                self.0 = rest;
-                Value::Bytes(bytes)
-            }
-            _ => return None,
-        };
-        Some((tag >> 3, value))
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
-    }
-}
-
-/// The head of a log of etcd 3.7.3 with member 8e9e05c52164694d of cluster cdf818194e3a8c32.
 #[cfg(test)]
 pub(crate) fn log_head() -> Vec<u8> {
     let number = |mut n: u64| {

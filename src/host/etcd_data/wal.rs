@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::DataError;
-use super::proto::{NoMessage, Value, fields};
+use crate::host::protobuf::{NoMessage, Value, fields};
 
 /// Longest record that is read: etcd takes requests of 1.5 MiB, and ten times that where somebody
 /// said so.

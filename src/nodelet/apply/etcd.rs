@@ -125,11 +125,11 @@ impl Effects<'_> {
         let fail = |e: etcd::EtcdError| Failed::Why(chain(&e));
         for _ in 0..=gone.len() {
             let (own, survey) = etcd::survey(&endpoints).await.map_err(fail)?;
-            let me = own.itself().await.map_err(fail)?;
-            if !me.leads {
+            let me = own.status().await.map_err(fail)?;
+            if !me.leads() {
                 return Ok(());
             }
-            match next_out(&survey.listed, gone, &masters(&self.ctx.node), &me.id) {
+            match next_out(&survey.listed, gone, &masters(&self.ctx.node), &me.id()) {
                 Out::Nobody => return Ok(()),
                 Out::Take(member) => {
                     tracing::warn!(

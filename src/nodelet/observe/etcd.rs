@@ -146,8 +146,8 @@ impl Sweep<'_> {
     pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Seen {
         let asked = async {
             let own = [self.own_etcd().map_err(EtcdError::Doubtful)?];
-            let me = own[0].itself().await?;
-            if !me.leads {
+            let me = own[0].status().await?;
+            if !me.leads() {
                 return Ok(Out::Nobody);
             }
             let (_, survey) = etcd::survey(&own).await?;
@@ -155,7 +155,7 @@ impl Sweep<'_> {
                 &survey.listed,
                 gone,
                 &masters(&self.ctx.node),
-                &me.id,
+                &me.id(),
             ))
         };
         let asked: Result<Out, EtcdError> = asked.await;

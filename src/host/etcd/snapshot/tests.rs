@@ -206,7 +206,7 @@ proptest! {
             rest = left;
             buffer.extend_from_slice(piece);
             while let Some(message) = cut(&mut buffer).expect("good") {
-                found.push(Message::read(message).expect("good").remains);
+                found.push(Message::read(&message).expect("good").remains);
             }
         }
         prop_assert_eq!(found, vec![4000, 3000, 2000, 1000, 0, 0]);
@@ -215,9 +215,9 @@ proptest! {
     #[test]
     fn no_bytes_are_too_wild(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut buffer = BytesMut::from(bytes.as_slice());
-        drop(Message::read(Bytes::from(bytes)));
+        drop(Message::read(&Bytes::from(bytes)));
         while let Ok(Some(message)) = cut(&mut buffer) {
-            drop(Message::read(message));
+            drop(Message::read(&message));
         }
     }
 }

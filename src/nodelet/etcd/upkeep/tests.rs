@@ -91,6 +91,19 @@ fn nobody_stands_still_while_a_member_is_not_well() {
 
 #[test]
 fn a_full_database_is_compacted_defragmented_and_disarmed_in_this_order() {
+    // Followers do not count again what compaction freed.
+    let stale = full(three([(1000, 990), (1000, 8), (1000, 990)]));
+    assert_eq!(
+        dues(&stale, Some(70)),
+        [Due::Defragment, Due::Nothing, Due::Nothing]
+    );
+    // What a member that is behind says is of before.
+    let mut behind = full(three([(1000, 990), (1000, 990), (1000, 8)]));
+    for member in &mut behind.members[..2] {
+        let status = member.status.as_mut().expect("it answers");
+        (status.index, status.applied) = (100_000, 100_000);
+    }
+    assert!(dues(&behind, Some(70)).iter().all(|d| *d == Due::Nothing));
     // Nothing of it is known to be old before it was compacted.
     let survey = full(three([(1000, 990), (1000, 990), (1000, 990)]));
     assert_eq!(
