@@ -259,7 +259,9 @@ pub(super) mod tests {
     pub(in crate::model) fn everything() -> Spec {
         let ip = "10.1.2.3".parse().expect("ip");
         let pods = "10.20.1.0/24".parse().expect("net");
-        let (cluster_id, host_id) = (ClusterId::random(), HostId::random());
+        // Always the same ones: documents made from this are compared with files.
+        let cluster_id = ClusterId(uuid::Uuid::from_u128(2));
+        let host_id = HostId(uuid::Uuid::from_u128(1));
         let pem = || "-----BEGIN CERTIFICATE-----\n".to_owned();
         Spec {
             schema: SPEC_SCHEMA,
