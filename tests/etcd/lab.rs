@@ -298,8 +298,18 @@ impl Machine {
 
     /// The same; its complaint when it does not succeed.
     pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
+        self.ctl_fed(words, "")
+    }
+
+    /// The same, of one that reads this text.
+    pub(crate) fn ctl_fed(&self, words: &[&str], text: &str) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
-        let done = self.etcdctl(&bin).args(words).output().expect("etcdctl");
+        let at = self.fs.at("/tmp/words");
+        fs::create_dir_all(self.fs.at("/tmp")).expect("directory");
+        fs::write(&at, text).expect("write");
+        let stdin = fs::File::open(&at).expect("words");
+        let done = self.etcdctl(&bin).args(words).stdin(stdin).output();
+        let done = done.expect("etcdctl");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if done.status.success() {
             Ok(text(&done.stdout))
