@@ -15,11 +15,13 @@ use crate::model::{Digest, Fault, FaultCode, Hasher, Secret};
 
 /// What is written at once; `age` seals pieces of 64 KiB.
 const PIECE: usize = 64 * 1024;
+/// What may wait for the disk at once. etcd wants the same disk for each of its writes, and waits behind this.
+const UNSYNCED_MAX: u64 = 8 * 1024 * 1024;
 /// A file of private keys, as `age-keygen` writes it: a few lines.
 pub const KEY_FILE_MAX: u64 = 16 * 1024;
 
 /// Seals what is written to it into a file that is not in its place yet.
-pub struct Sealer(StreamWriter<Counted<BufWriter<Begun>>>);
+pub struct Sealer(StreamWriter<Counted>);
 
 /// What was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +32,12 @@ pub struct Sealed {
     pub sha256: Digest,
 }
 
-/// Counts and digests what passes.
-struct Counted<W> {
-    inner: W,
+/// Counts and digests what passes, and brings it to the disk in small portions.
+struct Counted {
+    inner: BufWriter<Begun>,
     hasher: Hasher,
     bytes: u64,
+    synced: u64,
 }
 
 /// Reads public keys.
@@ -96,6 +99,7 @@ impl Sealer {
             inner: BufWriter::with_capacity(PIECE, file),
             hasher: Hasher::new(),
             bytes: 0,
+            synced: 0,
         };
         sealer.wrap_output(counted).map(Self)
     }
@@ -122,11 +126,16 @@ impl Write for Sealer {
     }
 }
 
-impl<W: Write> Write for Counted<W> {
+impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.inner.write(bytes)?;
         self.hasher.update(&bytes[..taken]);
         self.bytes += taken as u64;
+        if self.bytes - self.synced >= UNSYNCED_MAX {
+            self.inner.flush()?;
+            self.inner.get_ref().sync()?;
+            self.synced = self.bytes;
+        }
         Ok(taken)
     }
 
