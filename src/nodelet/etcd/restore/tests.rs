@@ -48,7 +48,7 @@ impl Machine {
         machine.write("/usr/bin/systemctl", SYSTEMCTL.as_bytes());
         machine.write(&etcdutl, ETCDUTL.as_bytes());
         let log = format!("{}/bin/log", paths::STACK_CURRENT);
-        machine.write(&log, &crate::host::etcd::log_head());
+        machine.write(&log, &crate::host::etcd_data::testing::log_head());
         machine.write("/proc/self/mountinfo", b"");
         machine.write("/etc/systemd/system/pf9-etcd.service", b"[Service]\n");
         let body = vec![7; 4096];
