@@ -13,6 +13,7 @@ use super::order;
 use super::plan::{Seen, Stage};
 use super::prepare::{self, member_of};
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::documents::Document;
 use crate::host::etcd_data;
@@ -51,6 +52,8 @@ pub struct Hands<'a> {
     pub host: &'a Host,
     /// The node it is.
     pub node: &'a NodeSpec,
+    /// The way to the second place of backups.
+    pub egress: &'a Result<Egress, Fault>,
 }
 
 impl Hands<'_> {
