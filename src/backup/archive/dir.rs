@@ -144,6 +144,12 @@ impl Dir {
         let (name, into) = (name.to_owned(), into.to_path_buf());
         self.at_work(total, move |dir| {
             dir.mounted()?;
+            let have = fs::metadata(&into).map_or(0, |m| m.len());
+            // Of an earlier try; whether it is the right one its digest says.
+            if have == total && total > 0 {
+                return Ok(());
+            }
+            let have = if have < total { have } else { 0 };
             let from = dir.host.at(&dir.path).join(&name);
             // Not opened before: a pipe is waited for, and a link leads anywhere.
             let meta = match fs::symlink_metadata(&from) {
@@ -163,8 +169,6 @@ impl Dir {
                     why: is,
                 });
             }
-            let have = fs::metadata(&into).map_or(0, |m| m.len());
-            let have = if have <= total { have } else { 0 };
             copy(&from, &into, have, total).map(drop)
         })
         .await
