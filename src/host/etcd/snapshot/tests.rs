@@ -159,8 +159,8 @@ async fn what_is_not_whole_or_not_what_etcd_read_is_none() {
         }),
         ("status 14", |s| s.trailers = Some("14")),
         ("is not whole", |s| s.messages.truncate(3)),
-        // Whole, but for the checksum: the last blob is taken for it.
-        ("checksum differs", |s| s.messages.truncate(5)),
+        // All that was promised, and no checksum of it.
+        ("is not whole", |s| s.messages.truncate(5)),
         ("checksum differs", |s| {
             let last = s.messages[2].len() - 20;
             s.messages[2][last] ^= 1;
