@@ -62,6 +62,8 @@ fn named(file: &str, key: Option<&str>) -> Source {
 
 const KEY: Option<&str> = Some("/root/recovery.key");
 
+type Change = fn(&mut BackupManifest);
+
 /// By its name or by the path of either file, with the recovery key; nothing plain stays.
 #[test]
 fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
@@ -74,7 +76,7 @@ fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
     let why = |source: Source| machine.refused(source).why;
     assert!(why(named(&path, Some("/root/other.key"))).contains("not sealed for this key"));
     assert!(why(named(&path, Some("/root/none.key"))).contains("there is no /root/none.key"));
-    let cases: [(&str, fn(&mut BackupManifest)); 4] = [
+    let cases: [(&str, Change); 4] = [
         ("speaks of another one", |m| m.revision = 8),
         ("not the one that was written", |m| {
             m.sealed_sha256 = crate::model::Digest::of(b"x")
@@ -238,7 +240,7 @@ fn a_second_place_that_lies_has_not_or_is_full_of_others_changes_nothing() {
         machine.refused(named(NAME, KEY)).code,
         FaultCode::EtcdRestoreForeign
     );
-    let cases: [(FaultCode, fn(&mut BackupManifest)); 8] = [
+    let cases: [(FaultCode, Change); 8] = [
         // A manifest of another backup, or of another host's.
         (FaultCode::EtcdArchiveDamaged, |m| {
             m.name = "20261128T150000Z-r9".into()
