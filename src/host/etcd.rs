@@ -13,7 +13,6 @@
 //! | `snapshot` | a stream of all of it |
 //! | `maintenance` | upkeep: sizes, alarms, compaction, defragmentation, lowering |
 //! | `metrics` | how its disk does |
-//! | `wal`   | whose data these are, without etcd |
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -35,7 +34,6 @@ mod maintenance;
 mod metrics;
 mod snapshot;
 mod turn;
-mod wal;
 mod who;
 
 pub use count::Keys;
@@ -45,9 +43,6 @@ pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, 
 pub use metrics::Fsyncs;
 pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
-#[cfg(test)]
-pub(crate) use wal::log_head;
-pub use wal::{DataId, WAL_DIR, identity};
 pub use who::{Who, hex};
 
 /// The member reads through its quorum to answer; an election may be under way.

@@ -42,6 +42,7 @@ use super::observe::Memory;
 use super::status::{Board, LOOK_MAX};
 use super::watch::Watch;
 use crate::app::Bucket;
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::model::{Fault, Generation, Role, Timestamp};
 
@@ -72,6 +73,7 @@ pub struct Engine {
     lifecycle: Lifecycle,
     told: Told,
     sweep: Duration,
+    egress: Result<Egress, Fault>,
     /// The job that is worked on; others see it.
     job: watch::Sender<Job>,
     /// It was begun.
@@ -105,7 +107,8 @@ pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
 }
 
 impl Engine {
-    /// A loop over this host; `sweep` is the time between two looks that nothing asked for.
+    /// A loop over this host; `sweep` is the time between two looks that nothing asked for, `egress` the
+    /// way to the second place of backups.
     pub fn new(
         host: Host,
         ledger: LedgerFile,
@@ -113,6 +116,7 @@ impl Engine {
         job: watch::Sender<Job>,
         told: Told,
         sweep: Duration,
+        egress: Result<Egress, Fault>,
     ) -> Self {
         Self {
             watch: Watch::new(host.clone()),
@@ -129,6 +133,7 @@ impl Engine {
             job,
             told,
             sweep,
+            egress,
         }
     }
 

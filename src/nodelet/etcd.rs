@@ -23,7 +23,7 @@
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
-//! | `unwrap` | a backup is opened with the plane's help; for `pf9ctl`, too |
+//! | `key`    | who opens a backup: a key file, or the plane; for `pf9ctl`, too |
 
 mod archive;
 mod backup;
@@ -32,13 +32,14 @@ pub mod data;
 mod desk;
 mod drill;
 mod keeper;
+pub mod key;
 mod look;
 pub mod record;
 pub mod restore;
-mod unwrap;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod upkeep;
 pub mod version;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;
-pub use unwrap::by_the_plane;

@@ -42,6 +42,7 @@ use pf9_hostagent::nodelet::run::End;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub(crate) use network::OUTSIDE;
 pub(crate) use node::Node;
 pub(crate) use programs::{Programs, VERSIONS};
 

@@ -68,6 +68,8 @@ struct Check {
     held: Option<Bytes>,
     /// Bytes that are to come, the checksum aside.
     remains: Option<u64>,
+    /// The newest blob came after all that was promised: it is the checksum, and the last.
+    at_end: bool,
     /// Bytes that came.
     came: u64,
 }
@@ -222,6 +224,7 @@ impl Check {
             sum: Hasher::new(),
             held: None,
             remains: None,
+            at_end: false,
             came: 0,
         }
     }
@@ -236,8 +239,14 @@ impl Check {
         let promised = match self.remains {
             // The first says how much there is.
             None => remains,
-            // Of the checksum nothing was promised.
-            Some(0) => 0,
+            // Of the checksum nothing was promised; after it there is nothing.
+            Some(0) if self.at_end || blob.len() > SUM => {
+                return Err("it sends more than it promised".to_owned());
+            }
+            Some(0) => {
+                self.at_end = true;
+                0
+            }
             Some(left) => left
                 .checked_sub(blob.len() as u64)
                 .ok_or("it sends more than it promised")?,
@@ -253,7 +262,7 @@ impl Check {
     /// The end: the last blob, which is the checksum of all others.
     fn finish(&mut self) -> Result<Bytes, &'static str> {
         let last = self.held.take().ok_or("it is empty")?;
-        if self.remains != Some(0) || self.came == 0 {
+        if !self.at_end || self.came == 0 {
             return Err("it is not whole");
         }
         let sum = std::mem::take(&mut self.sum).finish();

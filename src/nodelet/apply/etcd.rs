@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Effects, Failed};
 use crate::host::documents::Document;
-use crate::host::etcd::{self, DataId, Etcd, Members, hex};
+use crate::host::etcd::{self, Etcd, Members, hex};
+use crate::host::etcd_data::DataId;
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::model::etcd::quorum::{Out, next_out};
 use crate::model::{EtcdGone, EtcdMember, Fault, FaultCode, Timestamp, paths};

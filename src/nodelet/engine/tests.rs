@@ -13,6 +13,7 @@ use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec, uid};
 use super::converging::WAIT_SWEEP;
 use super::*;
+use crate::egress::Egress;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::ours;
 use crate::model::{
@@ -133,7 +134,7 @@ impl Machine {
         };
         let sweep = Duration::from_secs(60);
         Life {
-            engine: Engine::new(host, ledger, board, job, told, sweep),
+            engine: Engine::new(host, ledger, board, job, told, sweep, Ok(Egress::direct())),
             inbox,
             status,
             wake,
