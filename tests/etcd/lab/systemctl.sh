@@ -30,11 +30,12 @@ start() {
   for setting in $(sed -n 's/^Environment="*\([^"]*\)"*$/\1/p' "$unit"); do export "$setting"; done
   program=$(sed -e ':a' -e '/\\$/{N;s/\\\n */ /;ba' -e '}' "$unit" | sed -n 's/^ExecStart=//p')
   net=$(cat "$state/namespaces")
-  # Mounts of its own: what nodelet reads of a kernel here is files of the lab.
+  # Mounts of its own: what nodelet reads of a kernel here is files of the lab. And its root is one: runc wants that.
   own_mounts=
-  ! grep -q '^Delegate=yes' "$unit" || own_mounts='mkdir -p $0/sys $0/dev && mount -t proc proc $0/proc && mount --rbind /sys $0/sys && mount --rbind /dev $0/dev && '
+  ! grep -q '^Delegate=yes' "$unit" || own_mounts='mount --rbind $0 $0 && cd $0 && mkdir -p sys dev &&
+    mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&'
   setsid nsenter --net="$net/net" --pid="$net/pid_for_children" unshare --mount \
-    sh -c "$own_mounts"'exec chroot "$0" "$@"' "$root" $program \
+    sh -c "$own_mounts"' exec chroot "$0" "$@"' "$root" $program \
     < /dev/null >> "$state/$1.log" 2>&1 &
   pid=
   while [ -z "$pid" ] && [ -d "/proc/$!" ]; do read -r pid _ < "/proc/$!/task/$!/children"; done 2>/dev/null
