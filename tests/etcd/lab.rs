@@ -1,8 +1,8 @@
-//! A few machines that have nothing but etcd.
+//! A few machines that have nothing but etcd, or nothing but a container runtime.
 //!
 //! ```text
 //! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
-//!   │        │      one address, a systemctl that runs etcd for real
+//!   │        │      one address, a systemctl that runs it for real
 //!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
 //!   └► network      a bridge; the test itself has an address on it, for a server that machines ask
 //! ```
@@ -16,11 +16,17 @@
 //! | `network`  | namespaces, addresses |
 //! | `pki`      | the cluster's authorities |
 //! | `node`     | nodelet on a machine |
+//! | `cri`      | a client of a runtime, as kubelet is one |
+//! | `nri`      | a plugin of a runtime |
+//! | `protobuf` | what both of these speak |
 
+pub(crate) mod cri;
 mod network;
 mod node;
+pub(crate) mod nri;
 mod pki;
 mod programs;
+pub(crate) mod protobuf;
 
 use std::fs;
 use std::net::IpAddr;
@@ -44,7 +50,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) use network::OUTSIDE;
 pub(crate) use node::Node;
-pub(crate) use programs::{Programs, VERSIONS};
+pub(crate) use programs::{Programs, VERSIONS, script};
 
 /// What every machine of a lab shares.
 pub(crate) struct Lab {
@@ -68,7 +74,11 @@ pub(crate) struct Machine {
 impl Lab {
     /// Machines with everything but etcd's settings; nothing runs. They are planned as founders.
     pub(crate) fn new(version: &str, count: u8) -> Self {
-        let programs = Programs::of(version);
+        Self::with(&Programs::of(version), count)
+    }
+
+    /// The same, with these programs.
+    pub(crate) fn with(programs: &Programs, count: u8) -> Self {
         let dir = tempfile::tempdir().expect("directory");
         separate(dir.path());
         network::bridge();
@@ -78,7 +88,7 @@ impl Lab {
             dir: Some(dir),
         };
         for n in 1..=count {
-            lab.add(n, &programs);
+            lab.add(n, programs);
         }
         let everybody: Vec<_> = lab.machines.iter().map(|m| (m.host_id, m.ip)).collect();
         for machine in &mut lab.machines {
@@ -401,9 +411,13 @@ impl Machine {
             .collect()
     }
 
-    /// The end of etcd's log.
+    /// The end of etcd's log, or the runtime's.
     pub(crate) fn log(&self) -> String {
-        let path = format!("/run/fake-systemd/{}.log", units::ETCD);
+        let unit = match self.node.manifest {
+            None => units::ETCD,
+            Some(_) => units::CONTAINERD,
+        };
+        let path = format!("/run/fake-systemd/{unit}.log");
         let text = fs::read_to_string(self.fs.at(path)).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -1,5 +1,5 @@
-//! Real members of etcd, driven by nodelet's own phases and clients, without systemd and without
-//! machines: each member has a root directory, a network namespace and an address of its own.
+//! Real members of etcd, and real container runtimes, driven by nodelet's own phases and clients, without
+//! systemd and without machines: each member has a root directory, a network namespace and an address of its own.
 //!
 //! ```text
 //! lab        the members and how they are driven
@@ -12,9 +12,10 @@
 //! upkeep     a full database: it is healed, or explained
 //! lost       data that vanished: nobody founds anew, who has others comes back to them
 //! leaving    who may leave, whose member is taken out, and what is held until then
+//! runtime    every containerd that a configuration is written for, started with it
 //! ```
 //!
-//! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` builds them once. One that is
+//! Needs root, and the programs: `python3 scripts/lib/parts.py etcd` (and `containerd`) builds them once. One that is
 //! missing is a failure, never a skip. `scripts/test` builds and runs all of it; `cargo nextest run`
 //! leaves it out.
 
@@ -26,5 +27,6 @@ mod lab;
 mod leaving;
 mod lost;
 mod restoring;
+mod runtime;
 mod upkeep;
 mod versions;

@@ -87,8 +87,8 @@ pub struct BackupManifest {
     pub member_id: String,
     /// The newest revision in it.
     pub revision: u64,
-    /// Keys in it, all their revisions counted, by that etcd's `etcdutl` (3.5's counts a few of etcd's
-    /// own).
+    /// Keys in it, as that etcd's `etcdutl` counts: those that are there, or with 3.5 every revision of
+    /// every key and a few of etcd's own.
     pub keys: u64,
     /// etcd's own checksum of the content, as `etcdutl snapshot status` prints it.
     pub hash: u32,

@@ -44,13 +44,24 @@ pub(in crate::plane) type Answers = BTreeMap<HostId, Result<(), String>>;
 
 /// Asks all of these, in as long as the slowest takes.
 pub(in crate::plane) async fn ask(plane: &Arc<Plane>, hosts: &BTreeSet<HostId>) -> Answers {
+    let question = |host| {
+        let plane = Arc::clone(plane);
+        async move { ask_one(&plane, host).await }
+    };
+    ask_each(hosts, question).await
+}
+
+async fn ask_each<F>(hosts: &BTreeSet<HostId>, question: impl Fn(HostId) -> F) -> Answers
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
     let mut answers = Answers::new();
     let mut waiting = hosts.iter().copied();
     let mut asked: JoinSet<(HostId, Result<(), String>)> = JoinSet::new();
     loop {
         for host in waiting.by_ref().take(AT_ONCE - asked.len()) {
-            let plane = Arc::clone(plane);
-            asked.spawn(async move { (host, ask_one(&plane, host).await) });
+            let question = question(host);
+            asked.spawn(async move { (host, question.await) });
         }
         match asked.join_next().await {
             Some(Ok((host, answer))) => drop(answers.insert(host, answer)),
@@ -92,7 +103,33 @@ fn said(status: u16, body: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_asked_and_not_all_at_once() {
+        let hosts: BTreeSet<HostId> = (0..2 * AT_ONCE + 1).map(|_| HostId::random()).collect();
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let question = |_| {
+            let (under_way, most) = (Arc::clone(&under_way), Arc::clone(&most));
+            async move {
+                let now = under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(PATIENCE).await;
+                under_way.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        };
+        let start = Instant::now();
+        let answers = ask_each(&hosts, question).await;
+        assert!(answers.keys().eq(&hosts) && answers.values().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+        assert_eq!(start.elapsed(), 3 * PATIENCE);
+    }
 
     #[test]
     fn a_members_own_words_are_repeated_and_not_at_length() {
