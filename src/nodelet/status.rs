@@ -161,7 +161,8 @@ impl Board {
     pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            let waits = plan.waits.as_ref().filter(|w| w.phase == phase.id);
+            let waits = plan.later.iter().chain(&plan.waits);
+            let waits = waits.filter(|w| w.phase == phase.id).last();
             let after_wait = plan.waits.as_ref().is_some_and(|w| phase.id > w.phase);
             let busy = plan.todo.iter().any(|p| p.phase == phase.id);
             let was = phase.state;
@@ -406,7 +407,7 @@ fn result_of(plan: &Plan, running: usize, all: usize) -> String {
         steps.extend((more > 0).then(|| format!("and {more} more")));
         return format!("differs - {as_it_should}; now: {}", steps.join(", "));
     }
-    match &plan.waits {
+    match &plan.awaited() {
         Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
         None => format!("ok - {as_it_should}"),
     }
