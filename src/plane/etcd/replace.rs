@@ -76,7 +76,8 @@ pub(in crate::plane) fn take_out(
         departures::leave(cluster, *host, change.now, true);
         let key = host.to_string();
         if let Some(mut row) = change.get(&HOSTS, &key)? {
-            (row.cluster, row.forced) = (None, false);
+            // Should it come back, nobody tells it that it may go.
+            (row.cluster, row.forced) = (None, true);
             change.put(&HOSTS, &key, &row)?;
             change.touch(*host);
         }
