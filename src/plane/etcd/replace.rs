@@ -137,7 +137,9 @@ mod tests {
             .read()
             .expect("read")
             .get(&HOSTS, &host(2).to_string());
-        assert_eq!(row.expect("row").expect("a host").cluster, None);
+        let row = row.expect("row").expect("a host");
+        assert_eq!(row.cluster, None);
+        assert!(row.forced, "nobody would tell it that it may go");
         assert!(!c.is_master(host(2)) && c.departed[0].ended && c.etcd_revoked.is_some());
         let gone = seats::gone(&c);
         assert_eq!(gone.first().map(|g| g.host_id), Some(host(2)));

@@ -1,6 +1,6 @@
 //! Operators in a hurry: what they ask for twice, at once, or half way, costs no cluster its etcd.
 
-use pf9_hostagent::model::Assignment;
+use pf9_hostagent::model::{Assignment, Fault, FaultCode};
 use serde_json::{Value, json};
 
 use super::bed::within;
@@ -193,4 +193,20 @@ async fn a_substitute_of_the_same_name_and_address_waits_until_the_dead_one_is_o
     world.lists(0, &[0, 1]).await;
     assert_eq!(world.gone(0).await, []);
     assert_eq!(world.words("m3").await, "joins next");
+}
+
+/// What it remembers may be of before somebody joined or left.
+#[tokio::test]
+async fn a_master_that_cannot_ask_its_etcd_says_nothing_of_who_is_a_member() {
+    let world = World::new(3).await;
+    world.lists(0, &[0, 1, 2]).await;
+    let fault = Fault::new(
+        FaultCode::EtcdNotHealthy,
+        "etcd is not healthy",
+        "no answer",
+    );
+    let member = json!({"id": "a0", "name": world.masters[0].id, "learner": false});
+    let remembers = json!({"fault": fault, "members": [member]});
+    world.reports(1, remembers).await;
+    assert_eq!(world.shown().await["votes"], 3);
 }
