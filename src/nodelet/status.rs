@@ -161,8 +161,9 @@ impl Board {
     pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            let waits = plan.later.iter().chain(&plan.waits);
-            let waits = waits.filter(|w| w.phase == phase.id).last();
+            // What ends the plan is said of a phase before what it puts off.
+            let mut waits = plan.waits.iter().chain(&plan.later);
+            let waits = waits.find(|w| w.phase == phase.id);
             let after_wait = plan.waits.as_ref().is_some_and(|w| phase.id > w.phase);
             let busy = plan.todo.iter().any(|p| p.phase == phase.id);
             let was = phase.state;

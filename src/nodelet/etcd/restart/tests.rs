@@ -170,7 +170,7 @@ impl World {
                 self.members[n].down_until = now + 20 + self.random(60);
                 if self.leader == Some(n) {
                     // It hands the lead over, or the others take a while to notice.
-                    let next = (0..count).filter(|m| *m != n && self.up(*m, now)).last();
+                    let next = (0..count).rfind(|m| *m != n && self.up(*m, now));
                     let hands_over = self.random(2) == 0;
                     self.lead(next.filter(|_| hands_over));
                     self.elects_at = now + 10 + self.random(10);
