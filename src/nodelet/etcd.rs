@@ -20,6 +20,7 @@
 //! | `backup` | the chores of backups: makes one, takes old ones away |
 //! | `drill`  | the chore of the fire drill, and how the last one went |
 //! | `archive` | the chore of the second place: copies there what is missing |
+//! | `restart` | whose turn it is to be started again: pure |
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
@@ -35,6 +36,7 @@ mod keeper;
 pub mod key;
 mod look;
 pub mod record;
+pub mod restart;
 pub mod restore;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,9 +10,10 @@
 //! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | what is wanted, field by field |
 //! | `GET /clusters/{name}/backups` (administrator)   | that, and what masters have |
 //! | `POST` of it                                     | what is wanted |
-//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers |
+//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers, and how its etcd is (`numbers`) |
 //! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
 
+mod numbers;
 mod unwrap;
 mod wanted;
 
@@ -31,8 +32,8 @@ use super::refusal::{Answer, Refusal};
 use super::state::Plane;
 use super::view::Known;
 use crate::model::{BackupPolicy, EtcdStatus, Fault, FaultCode, Role, Secret};
-use crate::telemetry::{MetricKind, MetricsText};
 
+pub(super) use numbers::numbers;
 pub(super) use unwrap::post as unwrap;
 pub(super) use wanted::{NewArchive, NewBackups, Said};
 
@@ -143,49 +144,8 @@ pub(super) fn stale(cluster: &Cluster, known: &Known) -> Option<Fault> {
     )
 }
 
-/// The numbers of one master.
-pub(super) fn numbers(cluster: &Cluster, known: &Known) -> MetricsText {
-    let mut text = MetricsText::default();
-    let Some(etcd) = etcd_of(known) else {
-        return text;
-    };
-    let backups = &etcd.backups;
-    let mut gauge = |name: &str, help: &str, value: f64| {
-        text.head(name, MetricKind::Gauge, help);
-        text.row(name, &[], value);
-    };
-    if let Some(last) = &backups.last {
-        let age = known.now.duration_since(last.taken_at).as_secs().max(0);
-        let help = "Seconds since the newest verified backup of etcd was taken.";
-        gauge("pf9_etcd_backup_age_seconds", help, age as f64);
-        let help = "Bytes of the newest backup of etcd, sealed.";
-        gauge("pf9_etcd_backup_bytes", help, last.sealed_bytes as f64);
-        let help = "The newest revision in it.";
-        gauge("pf9_etcd_backup_revision", help, last.revision as f64);
-    }
-    let help = "Backups of etcd on this master.";
-    gauge("pf9_etcd_backups", help, f64::from(backups.count));
-    let help = "Bytes of them all.";
-    gauge("pf9_etcd_backups_bytes", help, backups.bytes as f64);
-    let help = "1 while the last try to make a backup of etcd has failed.";
-    let failing = u8::from(backups.failing.is_some());
-    gauge("pf9_etcd_backup_failing", help, f64::from(failing));
-    if let Some(drill) = &etcd.drill {
-        let age = known.now.duration_since(drill.at).as_secs().max(0);
-        let help = "Seconds since a backup of etcd was last restored in a fire drill, good or bad.";
-        gauge("pf9_etcd_drill_age_seconds", help, age as f64);
-        let help = "1 while the last fire drill of etcd's backups has failed.";
-        let failed = u8::from(drill.fault.is_some());
-        gauge("pf9_etcd_drill_failed", help, f64::from(failed));
-    }
-    let help = "1 while the newest backup is older than the policy allows for.";
-    let old = u8::from(stale(cluster, known).is_some());
-    gauge("pf9_etcd_backup_stale", help, f64::from(old));
-    text
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::SignedDuration;
 
     use super::*;
@@ -195,7 +155,7 @@ mod tests {
     use crate::plane::recover::tests::{known, reports};
 
     /// A master that said this of its backups, so long after it was attached.
-    fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
+    pub(super) fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
         let mut c = cluster();
         add(&mut c, &[(1, true)]).expect("attach");
         let attached = c.members[0].attached_at;
@@ -258,28 +218,6 @@ mod tests {
         assert!(stale(&never, &known).is_none(), "none are wanted");
         known.host.id = HostId::random();
         assert!(stale(&cluster, &known).is_none(), "no member");
-    }
-
-    #[test]
-    fn numbers_are_those_that_the_rules_ask_for() {
-        const RULES: &str = include_str!("../../packaging/prometheus/pf9-etcd.rules.yml");
-        let (cluster, known) = master(160, Some(150));
-        let text = String::from(numbers(&cluster, &known));
-        let value = |name: &str| {
-            let line = text.lines().find(|l| l.split(' ').next() == Some(name));
-            line.and_then(|l| l.split(' ').nth(1)).map(str::to_owned)
-        };
-        assert_eq!(value("pf9_etcd_backup_age_seconds").as_deref(), Some("600"));
-        assert_eq!(value("pf9_etcd_backup_bytes").as_deref(), Some("99"));
-        assert_eq!(value("pf9_etcd_backup_stale").as_deref(), Some("0"));
-        let asked: Vec<&str> = RULES
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-            .filter(|word| word.starts_with("pf9_"))
-            .collect();
-        assert!(!asked.is_empty() && RULES.contains("alert: EtcdBackupStale"));
-        for name in asked {
-            assert!(value(name).is_some(), "{name}: {text}");
-        }
     }
 
     #[test]

@@ -358,6 +358,36 @@ impl Machine {
         self.systemctl("kill");
     }
 
+    /// Whether its process is there, asked from elsewhere while the machine is worked on.
+    pub(crate) fn watched(&self) -> impl Fn() -> bool + Send + use<> {
+        let pid = self.fs.at(format!("/run/fake-systemd/{}.pid", units::ETCD));
+        move || {
+            let pid = fs::read_to_string(&pid).unwrap_or_default();
+            let pid = pid.trim();
+            !pid.is_empty() && Path::new("/proc").join(pid).exists()
+        }
+    }
+
+    /// Writes, by whichever of these members takes it, from this machine; what is said where none does.
+    pub(crate) fn writer(
+        &self,
+        to: &[IpAddr],
+    ) -> impl FnMut() -> Result<(), String> + Send + use<> {
+        let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
+        let urls = to.iter().map(|ip| format!("https://{ip}:{}", ports::ETCD));
+        let mut command = self.etcdctl(&bin);
+        command
+            .env("ETCDCTL_ENDPOINTS", urls.collect::<Vec<_>>().join(","))
+            .args(["--command-timeout=2s", "put", "written", "1"]);
+        move || {
+            let done = command.output().expect("etcdctl");
+            match done.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+            }
+        }
+    }
+
     /// Whether etcd runs.
     pub(crate) fn is_up(&self) -> bool {
         self.systemctl("show").contains("ActiveState=active")

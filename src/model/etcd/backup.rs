@@ -195,6 +195,15 @@ impl BackupPolicy {
         both.into_iter().flatten().cloned().collect()
     }
 
+    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, for they are not wanted or
+    /// nobody is there who opens a backup without a person.
+    pub fn drills_every(&self) -> Option<i64> {
+        // The plane opens what is sealed for it.
+        let opens = self.drill_key.is_some() || self.plane_recipient.is_some();
+        let days = i64::from(self.drill_every_days);
+        (opens && days > 0).then_some(days * 24 * 3600)
+    }
+
     /// Whether the newest backup, of this moment, is older than a person should accept: two periods
     /// and the longest that making one takes.
     pub fn is_stale(&self, now: Timestamp, newest: Timestamp) -> bool {

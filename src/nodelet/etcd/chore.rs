@@ -166,11 +166,9 @@ impl Chore {
                 missing.then(|| after_failure(now, seen.archive_failed))
             }
             Self::Drill => {
-                // The plane opens what is sealed for it.
-                let opens = policy.drill_key.is_some() || policy.plane_recipient.is_some();
+                let every = policy.drills_every()?;
                 // A master that never made one has its first at its own moment, not with its first backup.
-                let since = seen.last_drill.or(seen.first_backup).filter(|_| opens)?;
-                let every = i64::from(policy.drill_every_days) * 24 * 3600;
+                let since = seen.last_drill.or(seen.first_backup)?;
                 // One that failed is as much of an answer as one that did not; one that was not tried is none.
                 let at = due_in_period(now, host, every, Some(since))?;
                 Some(after(at, seen.drill_failed, RETRY_DRILL))

@@ -372,6 +372,8 @@ pub(super) fn client_env(file: EnvText) -> EnvText {
 
 #[cfg(test)]
 mod tests {
+    mod begins;
+
     use super::super::samples;
     use super::*;
     use crate::model::{Assignment, Generation, SPEC_SCHEMA, Spec};

@@ -25,8 +25,6 @@ use crate::wire::{Class, Meta};
 
 /// The service of a node that leads to its etcd's metrics port.
 const SERVICE: &str = "etcd-metrics";
-/// A member that cannot store any more still has its vote.
-const PATH: &str = "/health?exclude=NOSPACE";
 /// Who asks, for the node's audit.
 const WHO: &str = "etcd-health";
 /// How long one member may take, the way to it included: a person waits, and one that takes longer to
@@ -75,7 +73,7 @@ where
 async fn ask_one(plane: &Arc<Plane>, host: HostId) -> Result<(), String> {
     let meta = Meta::from([("who".to_owned(), WHO.to_owned()), Trace::new().entry()]);
     let question = async |stream| {
-        let request = Request::get(PATH).header(header::HOST, SERVICE);
+        let request = Request::get(etcd::TAKES_PART).header(header::HOST, SERVICE);
         let request = request.body(Body::empty());
         let request = request.map_err(|e| Failed::Host(chain(&e)))?;
         let mut sender = proxy::speak(plane, stream, host).await?;

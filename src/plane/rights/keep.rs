@@ -15,12 +15,12 @@ use super::api::Api;
 use super::plan;
 use crate::model::{ClusterId, Generation, HostId, NodeState, Role};
 use crate::plane::etcd::seats::Said;
-use crate::plane::records::{CLUSTERS, HOSTS, SPECS, STATUSES};
+use crate::plane::records::{CLUSTERS, Cluster, HOSTS, SPECS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;
 use crate::plane::trace::Trace;
-use crate::plane::{departures, proxy};
+use crate::plane::{departures, etcd, proxy};
 
 /// Who asks, for the node's audit.
 const WHO: &str = "rights";
@@ -321,8 +321,19 @@ async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
+            let ended = |c: &Cluster| -> BTreeSet<HostId> {
+                c.departed
+                    .iter()
+                    .filter(|d| d.ended)
+                    .map(|d| d.host)
+                    .collect()
+            };
+            let before = ended(&cluster);
             let said = |host| said(&**change, host, started);
             if departures::settle(&mut cluster, change.now, said) {
+                for host in ended(&cluster).difference(&before) {
+                    etcd::leave::waits_for_nobody(change, *host)?;
+                }
                 departures::sign_revoked(&mut cluster, change.now)?;
                 change.put(&CLUSTERS, &id.to_string(), &cluster)?;
                 change.touch_cluster(&cluster);
