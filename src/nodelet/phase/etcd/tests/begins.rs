@@ -2,7 +2,7 @@
 
 use super::super::super::samples;
 use super::super::*;
-use crate::host::etcd::DataId;
+use crate::host::etcd_data::DataId;
 use crate::host::mounts::Mount;
 use crate::model::Timestamp;
 use crate::nodelet::etcd::data::{Found, Known, Seen};
