@@ -165,7 +165,7 @@ mod tests {
 
     use super::super::tests::master;
     use super::*;
-    use crate::model::{ArchiveStatus, EtcdAlarm, EtcdMemberStatus, Fault, FaultCode};
+    use crate::model::{ArchiveStatus, EtcdAlarm, EtcdMemberStatus, Fault, FaultCode, Secret};
 
     const RULES: &str = include_str!("../../../packaging/prometheus/pf9-etcd.rules.yml");
     const PAGE: &str = include_str!("../../../docs/alerts.md");
@@ -271,6 +271,8 @@ mod tests {
         assert_eq!(said(&cluster, &known), None);
         cluster.settings.etcd_backup.drill_every_days = 7;
         cluster.settings.etcd_backup.drill_key = None;
+        assert_eq!(said(&cluster, &known), Some(1.0), "the plane opens them");
+        cluster.backup_key = Secret::new(String::new());
         assert_eq!(said(&cluster, &known), None, "by hand");
     }
 
