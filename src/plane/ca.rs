@@ -19,7 +19,8 @@ use x509_parser::prelude::FromDer;
 
 use super::secrets;
 use crate::model::{
-    BACKDATED, CertProfile, Digest, Life, NodeUid, Secret, UID_ATTRIBUTE, backdating,
+    BACKDATED, CertProfile, Digest, Life, NodeUid, REVOKED_LABEL, Secret, UID_ATTRIBUTE,
+    backdating, pem_bytes,
 };
 
 /// Life of an authority: longer than a fleet; a change of it is a project of its own.
@@ -169,6 +170,34 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         Ok(params.signed_by(&self.issuer)?.pem()?)
+    }
+
+    /// Whether a list of [`Self::revoke`], PEM, is of this authority and names all of these.
+    pub(super) fn has_revoked(&self, list: &str, serials: &[&str]) -> bool {
+        use x509_parser::certificate::X509Certificate;
+        use x509_parser::revocation_list::CertificateRevocationList;
+        let Some(der) = pem_bytes(list, REVOKED_LABEL) else {
+            return false;
+        };
+        let (Ok((_, list)), Ok((_, own))) = (
+            CertificateRevocationList::from_der(&der),
+            X509Certificate::from_der(&self.der),
+        ) else {
+            return false;
+        };
+        // A number's leading zeros are not part of it.
+        let number = |bytes: &[u8]| {
+            let zeros = bytes.iter().take_while(|b| **b == 0).count();
+            bytes.get(zeros..).unwrap_or_default().to_vec()
+        };
+        let named: BTreeSet<Vec<u8>> = list
+            .iter_revoked_certificates()
+            .map(|r| number(r.raw_serial()))
+            .collect();
+        list.verify_signature(own.public_key()).is_ok()
+            && serials
+                .iter()
+                .all(|serial| hex_bytes(serial).is_some_and(|b| named.contains(&number(&b))))
     }
 
     /// Signs a certificate.

@@ -152,12 +152,18 @@ pub(super) fn note_etcd(
     Ok(())
 }
 
-/// Signs the list of etcd certificates that are good no more.
+/// Signs the list of etcd certificates that are good no more, unless the one there is says it already: a new
+/// list starts every member of etcd again. A list that names more than it has to is kept: what is left out of a
+/// next one has ended by itself.
 pub(super) fn sign_revoked(cluster: &mut Cluster, now: Timestamp) -> Answer<()> {
     let signer = Authority::load(&cluster.authorities.etcd, &cluster.keys.etcd)?;
     let ended = cluster.departed.iter().filter(|d| d.ended);
     let revoked = ended.flat_map(|d| &d.etcd_certificates);
-    let serials = revoked.map(|c| c.serial.as_str());
+    let serials: Vec<&str> = revoked.map(|c| c.serial.as_str()).collect();
+    let signed = cluster.etcd_revoked.as_deref();
+    if signed.is_some_and(|list| signer.has_revoked(list, &serials)) {
+        return Ok(());
+    }
     cluster.etcd_revoked = Some(signer.revoke(serials, now)?);
     Ok(())
 }
@@ -273,7 +279,42 @@ pub(super) mod tests {
         assert_eq!(revoked(&mut c), ["40aa", "40bb"]);
         // When no certificate of that time can be good, nothing is remembered.
         assert!(settle(&mut c, now() + LEAF_LIFE, done_if(|_| false)));
-        assert!(c.departed.is_empty() && revoked(&mut c).is_empty());
+        assert!(c.departed.is_empty());
+        c.etcd_revoked = None;
+        assert!(revoked(&mut c).is_empty());
+    }
+
+    #[test]
+    fn a_list_that_says_it_already_stays_as_it_is() {
+        let mut c = world();
+        leave(&mut c, host(2), now(), true);
+        let signed = |c: &mut Cluster| {
+            sign_revoked(c, now()).expect("signed");
+            c.etcd_revoked.clone()
+        };
+        let before = signed(&mut c);
+        // A worker that leaves has no certificate of etcd, and those of long ago have ended by themselves.
+        leave(&mut c, host(3), now(), true);
+        assert_eq!(signed(&mut c), before);
+        settle(&mut c, now() + LEAF_LIFE, done_if(|_| false));
+        assert_eq!(signed(&mut c), before);
+        // One more is news, a list that is none or another authority's is no list.
+        let given = EtcdCertificate {
+            serial: "00cc".into(),
+            not_after: now() + LEAF_LIFE,
+        };
+        note_etcd(&mut c, host(1), vec![given], now()).expect("noted");
+        leave(&mut c, host(1), now(), true);
+        assert_eq!(revoked(&mut c), ["cc"]);
+        let mut other = c.clone();
+        other.etcd_revoked = None;
+        other.authorities.etcd = other.authorities.cluster.clone();
+        other.keys.etcd = other.keys.cluster.clone();
+        for other in [Some("nonsense".to_owned()), signed(&mut other)] {
+            c.etcd_revoked.clone_from(&other);
+            assert_ne!(signed(&mut c), other);
+            assert_eq!(revoked(&mut c), ["cc"]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
@@ -144,8 +144,16 @@ pub(crate) fn agent_is_ok(node: &str) -> Outcome {
     let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     match status.pointer("/node/state").and_then(Value::as_str) {
         Some("ok") => Ok(()),
-        _ => Err(format!("pf9ctl status: {text}")),
+        _ => Err(format!("pf9ctl status: {}", not_ok(&status))),
     }
+}
+
+/// The state, and of the phases those that are not as they should be.
+fn not_ok(status: &Value) -> Value {
+    let node = &status["node"];
+    let phases = node["phases"].as_array().into_iter().flatten();
+    let others: Vec<&Value> = phases.filter(|p| p["state"] != "running").collect();
+    json!({"state": node["state"], "phases": others, "warnings": status["warnings"]})
 }
 
 /// `scripts/demo` with these words.
