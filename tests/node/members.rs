@@ -44,6 +44,10 @@ fn h_a_dead_master_is_replaced_and_none_leaves_that_is_needed() -> Outcome {
         FULL_STRENGTH,
     )?;
     kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
+    // Who has to start etcd again would wait for the dead one.
+    for node in ["master-1", "master-2", "master-3"] {
+        is_ok(node)?;
+    }
 
     demo(&["off", "master-3"])?;
     eventually("its death is seen", NOTICED, || {
