@@ -91,9 +91,14 @@ def metrics_server(version):
                    ldflags=f"-X {module}/pkg/version.gitVersion=v{version}")
 
 
+def local_path_provisioner(version):
+    module = "github.com/rancher/local-path-provisioner"
+    return Program("local-path-provisioner", version, module, [module], 1, ldflags=f"-X main.VERSION=v{version}")
+
+
 def programs(stack):
     """Those that take longest come first."""
-    makers = [kubernetes, containerd, metrics_server, coredns, etcd, runc, cni_plugins]
+    makers = [kubernetes, containerd, metrics_server, coredns, local_path_provisioner, etcd, runc, cni_plugins]
     return [maker(stack[maker.__name__]) for maker in makers]
 
 
