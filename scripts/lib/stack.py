@@ -5,8 +5,8 @@
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
 
 Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@, @COREDNS@,
-@METRICS_SERVER@, @LOCAL_PATH_PROVISIONER@ (images) are filled in here, and one that needs an image the stack lacks is left out. __DNS__SERVER__
-and __DNS__DOMAIN__ stay: each master puts the cluster's in.
+@METRICS_SERVER@, @LOCAL_PATH_PROVISIONER@ (images) are filled in here, and one that needs an image the stack lacks is
+left out. __DNS__SERVER__ and __DNS__DOMAIN__ stay: each master puts the cluster's in.
 
 The same input gives the same bytes: sorted, time 0, owner root. The management plane signs, not this program.
 """
