@@ -238,16 +238,16 @@ fn text_fault(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(in crate::model) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     const OWN: &str = "https://kubernetes.default.svc.cluster.local";
     /// A certificate that signs itself, good for a hundred years.
-    pub(in crate::model) const AUTHORITY: &str = include_str!("../../../tests/support/issuer.pem");
+    const AUTHORITY: &str = include_str!("../../../tests/support/issuer.pem");
 
-    pub(in crate::model) fn issuer() -> OidcIssuer {
+    fn issuer() -> OidcIssuer {
         OidcIssuer {
             url: "https://login.example.com/realms/ops".into(),
             audiences: vec!["kubernetes".into()],
