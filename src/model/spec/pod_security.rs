@@ -148,8 +148,10 @@ mod tests {
 
     #[test]
     fn add_ons_are_exempt_whatever_is_told() {
-        let mut told = PodSecurity::default();
-        told.exempt_namespaces = vec!["ci".into(), "kube-system".into()];
+        let told = PodSecurity {
+            exempt_namespaces: vec!["ci".into(), "kube-system".into()],
+            ..PodSecurity::default()
+        };
         let all = ["ci", "kube-system", "local-path-storage", "pf9-info"];
         assert!(told.exempt().into_iter().eq(all));
     }
