@@ -64,6 +64,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 const AUTHORITY_MAX: u64 = 4 * 1024 * 1024;
 /// Most files that one host's place is looked through for: two of each backup, and as many again.
 const ITEMS_MAX: usize = 4 * ARCHIVE_KEEP_MAX as usize;
+/// Most pages of a list: services put fewer than a thousand onto one, but an empty one that names a next one says nothing,
+/// and could do so for ever.
+const PAGES_MAX: usize = ITEMS_MAX / 100;
 /// Most uploads that are looked at: there is one at a time, and one for each time it was cut.
 const UPLOADS_MAX: usize = 1000;
 
@@ -205,7 +208,7 @@ impl S3 {
     ) -> Result<(Vec<ListObjectsContent>, Vec<String>), ArchiveError> {
         let (mut objects, mut places) = (Vec::new(), Vec::new());
         let mut next: Option<String> = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let mut action = self.bucket.list_objects_v2(Some(&self.credentials));
             action.with_prefix(prefix);
             action.with_delimiter("/");
@@ -228,6 +231,9 @@ impl S3 {
                 None => return Ok((objects, places)),
             }
         }
+        Err(ArchiveError::Answer {
+            said: format!("a list of more than {PAGES_MAX} pages of what is below {prefix}"),
+        })
     }
 
     /// A short text that is there.

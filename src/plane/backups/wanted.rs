@@ -4,59 +4,26 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{ArchivePolicy, ArchiveTarget, BackupPolicy};
 
-/// Field by field: what is absent stays as it is, and `null` takes it
-/// back to what it is without a word. (Taken as a whole, whoever changes how many are kept would take the
-/// recovery key away.)
+/// Field by field: what is absent stays as it is, and `null` takes it back to what it is without a word. (Taken as a
+/// whole, whoever changes how many are kept would take the recovery key away.)
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::plane) struct NewBackups {
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) every_minutes: Said<u32>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) keep: Said<u32>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) max_bytes: Said<u64>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) dir: Said<String>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) recovery_recipient: Said<String>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) archive: Said<NewArchive>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) drill_every_days: Said<u32>,
-    #[serde(
-        default,
-        deserialize_with = "said",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
     pub(in crate::plane) drill_key: Said<String>,
 }
 
