@@ -92,9 +92,14 @@ def metrics_server(version):
                    ldflags=f"-X {module}/pkg/version.gitVersion=v{version}")
 
 
+def local_path_provisioner(version):
+    module = "github.com/rancher/local-path-provisioner"
+    return Program("local-path-provisioner", version, module, [module], 3, ldflags=f"-X main.VERSION=v{version}")
+
+
 # Those that take longest come first.
 MAKERS = {maker.__name__: maker for maker in
-          (kubernetes, containerd, metrics_server, coredns, etcd, runc, cni_plugins)}
+          (kubernetes, containerd, metrics_server, coredns, local_path_provisioner, etcd, runc, cni_plugins)}
 
 
 def programs(stack):

@@ -284,6 +284,7 @@ codes! {
         Unstable = "unstable",
         UpgradeImpossible = "upgrade-impossible",
         Waiting = "waiting",
+        ZonesUneven = "zones-uneven",
     }
     Usage {
         Usage = "usage",

@@ -511,7 +511,7 @@ fn add(value: &mut Value) {
             for (name, value) in fields.iter_mut() {
                 if !matches!(
                     name.as_str(),
-                    "labels" | "mirrors" | "feature_gates" | "extra_args"
+                    "labels" | "mirrors" | "feature_gates" | "extra_args" | "required_claims"
                 ) {
                     add(value);
                 }

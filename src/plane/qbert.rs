@@ -24,7 +24,7 @@ use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, 
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
-use super::settings::{NewCluster, Tuning};
+use super::settings::{self, NewCluster, Tuning};
 use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
@@ -48,6 +48,9 @@ pub(super) struct AttachHost {
     uuid: HostId,
     #[serde(default)]
     is_master: bool,
+    /// What fails together with it, e.g. `rack-2`: Kubernetes' label of the node's zone.
+    #[serde(default)]
+    zone: Option<String>,
     /// A master that is gone, and that this one replaces.
     #[serde(default)]
     replaces: Option<HostId>,
@@ -250,6 +253,9 @@ pub(super) async fn attach(
         let why = "replaces: a worker replaces no master (\"isMaster\": true)";
         return Err(Refusal::bad(FaultCode::NoMaster, "attach refused", why));
     }
+    for host in &hosts {
+        settings::check_zone(host.uuid, host.zone.as_deref())?;
+    }
     let replaced: BTreeSet<HostId> = hosts.iter().filter_map(|h| h.replaces).collect();
     let judged = match replaced.is_empty() {
         true => None,
@@ -295,6 +301,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         .map(|(wanted, row)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
+            zone: wanted.zone.as_deref(),
             facts: row.facts.as_ref(),
         })
         .collect();

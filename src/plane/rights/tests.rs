@@ -123,12 +123,15 @@ fn a_masters_rights_come_and_go_with_it() {
 fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     let mut c = cluster();
     add(&mut c, &[(1, true), (3, false)]).expect("attach");
+    c.members[0].zone = Some("rack-2".into());
     let mut api = Fake::default();
     for node in ["node-1", "node-3", "somebody-elses"] {
         api.register(node);
     }
     settled(&c, &mut api);
     let master = &api.0.nodes["node-1"];
+    let zone = &master["metadata"]["labels"]["topology.kubernetes.io/zone"];
+    assert_eq!(zone, "rack-2");
     assert_eq!(
         master["metadata"]["labels"]["node-role.kubernetes.io/control-plane"],
         ""
