@@ -27,6 +27,7 @@
 //! | `facts`   | `os-release` |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `mounts`  | mount points |
+//! | `looking` | [`looking::Looking`]: a look at files that may never end |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
@@ -42,6 +43,7 @@ pub mod fs;
 pub mod interfaces;
 pub mod kernel;
 pub mod kube;
+pub mod looking;
 pub mod mounts;
 pub mod net;
 pub mod noise;

@@ -28,8 +28,10 @@ use pf9_hostagent::backup::take::{About, Taking, take};
 use pf9_hostagent::host::etcd::Etcd;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::tls::{self, Identity};
+use pf9_hostagent::identity::order_key;
 use pf9_hostagent::model::{
-    BackupSettings, ClusterId, Digest, HostId, Secret, StackRef, Timestamp, paths,
+    BackupManifest, BackupSettings, BackupTrust, ClusterId, Digest, DocumentKind, HostId, Secret,
+    StackRef, Timestamp, paths,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -208,6 +210,8 @@ async fn backup(args: &Args) -> Result<Value> {
     let (etcd, _) = clients(args)?;
     let recipient = fs::read_to_string(args.dir.join("recovery.pub"))?;
     let (host, etcdutl) = (HostFs::new(&args.root), format!("{BIN}/etcdutl"));
+    let host_id = HostId::random();
+    let (key, _) = order_key::ensure(&host, host_id).map_err(|f| anyhow!("{f}"))?;
     let began = Instant::now();
     let made = take(Taking {
         fs: &host,
@@ -217,7 +221,8 @@ async fn backup(args: &Args) -> Result<Value> {
         recipients: vec![recipient],
         db_bytes: 0,
         now: Timestamp::now(),
-        about: about()?,
+        about: about(host_id)?,
+        sign: &|manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest),
     });
     let made = made.await.map_err(|f| anyhow!("{f}"))?;
     let seconds = began.elapsed().as_secs_f64();
@@ -226,9 +231,9 @@ async fn backup(args: &Args) -> Result<Value> {
     )
 }
 
-fn about() -> Result<About> {
+fn about(host_id: HostId) -> Result<About> {
     Ok(About {
-        host_id: HostId::random(),
+        host_id,
         cluster_id: ClusterId::random(),
         etcd_cluster_id: "0".to_owned(),
         member_id: "0".to_owned(),
@@ -252,8 +257,8 @@ fn about() -> Result<About> {
 
 async fn drilled(args: &Args) -> Result<Value> {
     let host = HostFs::new(&args.root);
-    let shelf = Shelf::look(&host, paths::ETCD_BACKUPS)?;
-    let manifest = shelf.good.last().context("no backup")?;
+    let shelf = Shelf::look(&host, paths::ETCD_BACKUPS, &BackupTrust::Unchecked)?;
+    let manifest = shelf.manifests().last().context("no backup")?;
     let key = Secret::new(fs::read_to_string(args.dir.join(RECOVERY))?);
     let keys = seal::keys(&key).map_err(|f| anyhow!("{f}"))?;
     let sealed = format!("{}/{}{SEALED}", paths::ETCD_BACKUPS, manifest.name);

@@ -7,8 +7,8 @@ cargo's own runner has no deadline, prints no times and runs tests of one progra
 or changes the environment is everybody's. cargo-nextest does all that and takes seven minutes to compile on a machine
 that has nothing, a tenth of what a first run may take, and could not count what tests say of their samples.
 
-Two kinds of sample, by one seed: a test takes some of its cases (tests/support/sample.rs) and says so; and of the machine
-tests, which share one set of machines and take minutes each, some are drawn. --full runs everything.
+Two kinds of sample, by one seed: a test takes some of its cases (tests/support/sample.rs) and says so; and of the tests
+that need machines, or an etcd each, which run alone and take long, some are drawn. --full runs everything.
 """
 import json
 import os
@@ -36,18 +36,29 @@ SLOW = 60
 # Lines of a test that failed, and of a machine test that passed.
 SHOWN = {"failed": 400, "passed": 60}
 
-# Machine tests by the beginning of their names, with what they take on two cores. `None`: never left out, for they are
-# the promise itself: a machine becomes a node, every minor does, and nothing is left of it. The others are drawn.
+# Tests of the programs that run alone, by the beginning of their names, with the seconds that they take on two cores.
+# `None`: never left out, for they are the promise itself: a machine becomes a node, every minor does, and nothing is left
+# of it; data that every member lost are restored, and a backup is tried. The others are drawn.
 TAKES = {
-    "a_up": None, "f_decommission": None, "g_each_minor": None,
-    "ab_services": 110, "b_reboot": 60, "c_killed": 95, "ca_what": 25, "cb_policies": 200, "d_detached": 135,
-    "da_a_stolen": 30, "dc_a_stack": 150, "e_files": 390, "e_people": 70, "ea_certificates": 300, "eb_a_drop_in": 120,
-    "h_a_dead_master": 420, "i_the_data": 65,
+    "node": {
+        "a_up": None, "f_decommission": None, "g_each_minor": None,
+        "ab_services": 110, "b_reboot": 60, "c_killed": 95, "ca_what": 25, "cb_policies": 200, "d_detached": 135,
+        "da_a_stolen": 30, "dc_a_stack": 150, "e_files": 390, "e_people": 70, "ea_certificates": 300,
+        "eb_a_drop_in": 120, "h_a_dead_master": 420, "i_the_data": 65,
+    },
+    "etcd": {
+        "the_data_of_all_three": None, "the_newest_backup": None,
+        "three_masters_go": 38, "five_of_which": 34, "without_a_quorum_everybody": 33, "who_insists": 33,
+        "the_data_of_all_five": 28, "while_one_is_dead": 27, "a_new_list": 16, "a_full_database": 14,
+        "others_that_run": 13, "without_a_quorum_of_the_others": 13, "one_minor_at_a_time": 12,
+        "a_founder_that_lost_its_data": 10, "the_time_of_the_disk": 9, "a_leader_whose_host": 8,
+    },
 }
-# Of one that is not in the table.
-TAKES_ELSE = 120
-# What the drawn ones may take together.
-DRAWN_SECONDS = 300
+# Of one that is not in the table: a new machine test takes minutes; of etcd's what is not there takes a few seconds, and
+# is not worth leaving out.
+TAKES_ELSE = {"node": 120}
+# What the drawn ones of a program may take together.
+DRAWN_SECONDS = {"node": 300, "etcd": 100}
 
 SAMPLED = re.compile(r"^.*?sampled: (\d+) of (\d+) (\S.*)$", re.M)
 
@@ -68,10 +79,9 @@ class Test:
         return longer[0] if longer else DEADLINES.get(self.program, DEADLINE)
 
     def takes(self):
-        if self.program != "node":
-            return None
-        found = [seconds for start, seconds in TAKES.items() if self.own_name.startswith(start)]
-        return found[0] if found else TAKES_ELSE
+        table = TAKES.get(self.program, {})
+        found = [seconds for start, seconds in table.items() if self.own_name.startswith(start)]
+        return found[0] if found else TAKES_ELSE.get(self.program)
 
     def run(self, env):
         """Sets `why` if it failed. Whatever it started in its session ends with it when it is late."""
@@ -136,15 +146,17 @@ def listed(found):
 
 
 def drawn(tests, seed):
-    """Of the machine tests those that stay, and those that a sample leaves out."""
-    some = sorted((test for test in tests if test.takes() is not None), key=lambda test: test.title)
-    random.Random(seed).shuffle(some)
-    left, out = DRAWN_SECONDS, []
-    for number, test in enumerate(some):
-        if number and test.takes() > left:  # the first one always: the longest has its turn as well
-            out.append(test)
-        else:
-            left -= test.takes()
+    """Of the tests that run alone those that stay, and those that a sample leaves out."""
+    out = []
+    for program, left in DRAWN_SECONDS.items():
+        some = [test for test in tests if test.program == program and test.takes() is not None]
+        some.sort(key=lambda test: test.title)
+        random.Random(seed).shuffle(some)
+        for number, test in enumerate(some):
+            if number and test.takes() > left:  # the first one always: the longest has its turn as well
+                out.append(test)
+            else:
+                left -= test.takes()
     return [test for test in tests if test not in out], out
 
 

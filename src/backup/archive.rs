@@ -136,9 +136,12 @@ impl Archive {
 
     /// Names of those backups of the shelf (oldest first) that are to be copied there, newest first: those
     /// that are missing, and would not be too much at once.
-    pub async fn missing(&self, shelf: &[BackupManifest]) -> Result<Vec<String>, ArchiveError> {
+    pub async fn missing<'a>(
+        &self,
+        shelf: impl Iterator<Item = &'a BackupManifest>,
+    ) -> Result<Vec<String>, ArchiveError> {
         let there = self.list().await?;
-        let here = shelf.iter().map(|m| Stored {
+        let here = shelf.map(|m| Stored {
             name: m.name.clone(),
             // With the manifest at its largest: what is copied is not too much once it is there.
             bytes: m.sealed_bytes.saturating_add(shelf::MANIFEST_MAX),

@@ -7,14 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::host::fs::{Found, FsError, HostFs};
-use crate::model::{BACKUP_SCHEMA, BackupManifest, BackupPolicy, ClusterId, Timestamp, paths};
+use crate::model::{
+    BackupManifest, BackupPolicy, BackupTrust, BelievedManifest, ClusterId, FoundManifest,
+    NoManifest, SIGNED_MANIFEST_MAX, Timestamp, paths,
+};
 
 /// End of the sealed file's name.
 pub const SEALED: &str = ".db.age";
 /// End of the manifest's name.
 pub const MANIFEST: &str = ".json";
-/// A manifest is below a KiB; so a broken one fills no memory.
-pub const MANIFEST_MAX: u64 = 64 * 1024;
+/// So a broken one fills no memory.
+pub const MANIFEST_MAX: u64 = SIGNED_MANIFEST_MAX as u64;
 /// Most backups that are looked at, newest first: more than a policy may keep.
 const LOOKED_AT_MAX: usize = 2000;
 
@@ -22,11 +25,14 @@ const LOOKED_AT_MAX: usize = 2000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shelf {
     /// What counts, oldest first.
-    pub good: Vec<BackupManifest>,
+    pub good: Vec<BelievedManifest>,
     /// Names whose sealed file has no manifest, or no sealed file to it, or another size than it says.
     pub broken: Vec<String>,
-    /// Names whose manifest another version of this program wrote: left alone.
+    /// Names whose manifest a later version of this program wrote: left alone.
     pub foreign: Vec<String>,
+    /// Names whose manifest nobody signed who is believed: they count for nothing. Left alone as well: taken
+    /// away they would be when a key is missing here by mistake.
+    pub unbelieved: Vec<String>,
 }
 
 /// Where the backups are.
@@ -74,7 +80,7 @@ pub use crate::model::is_backup_name as is_name;
 
 impl Shelf {
     /// Looks at the directory. One that is not there is an empty one.
-    pub fn look(fs: &HostFs, dir: &str) -> Result<Self, FsError> {
+    pub fn look(fs: &HostFs, dir: &str, trust: &BackupTrust) -> Result<Self, FsError> {
         let mut names: BTreeMap<String, (bool, bool)> = BTreeMap::new();
         for file in fs.list(dir)? {
             let sealed = file.strip_suffix(SEALED);
@@ -93,47 +99,67 @@ impl Shelf {
         let mut shelf = Self::default();
         let skipped = names.len().saturating_sub(LOOKED_AT_MAX);
         for (name, both) in names.into_iter().skip(skipped) {
-            shelf.put(fs, dir, name, both == (true, true))?;
+            shelf.put(fs, (dir, name), both == (true, true), trust)?;
         }
         Ok(shelf)
     }
 
-    fn put(&mut self, fs: &HostFs, dir: &str, name: String, whole: bool) -> Result<(), FsError> {
-        let bytes = match whole {
-            true => fs.read(format!("{dir}/{name}{MANIFEST}"), MANIFEST_MAX)?,
+    fn put(
+        &mut self,
+        fs: &HostFs,
+        (dir, name): (&str, String),
+        whole: bool,
+        trust: &BackupTrust,
+    ) -> Result<(), FsError> {
+        let beside = format!("{dir}/{name}{MANIFEST}");
+        // A pipe is waited for.
+        let is_file = matches!(fs.found(&beside)?, Found::File { .. });
+        let bytes = match whole && is_file {
+            true => fs.read(&beside, MANIFEST_MAX)?,
             false => None,
         };
-        let Some(bytes) = bytes else {
-            self.broken.push(name);
-            return Ok(());
+        let found = match bytes.map(|bytes| FoundManifest::read(&bytes)) {
+            Some(Ok(found)) => found,
+            Some(Err(NoManifest::Later)) => {
+                self.foreign.push(name);
+                return Ok(());
+            }
+            Some(Err(NoManifest::Malformed(_))) | None => {
+                self.broken.push(name);
+                return Ok(());
+            }
         };
-        let schema = serde_json::from_slice::<serde_json::Value>(&bytes)
-            .ok()
-            .and_then(|v| v.get("schema")?.as_u64());
-        if schema.is_some_and(|s| s > u64::from(BACKUP_SCHEMA)) {
-            self.foreign.push(name);
-            return Ok(());
-        }
         let size = match fs.found(format!("{dir}/{name}{SEALED}"))? {
             Found::File { size, .. } => Some(size),
             Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => None,
         };
-        match serde_json::from_slice::<BackupManifest>(&bytes) {
-            Ok(m) if m.name == name && size == Some(m.sealed_bytes) => self.good.push(m),
-            Ok(_) | Err(_) => self.broken.push(name),
+        let says = found.says();
+        if says.name != name || size != Some(says.sealed_bytes) {
+            self.broken.push(name);
+            return Ok(());
+        }
+        match found.believed(trust) {
+            Ok(manifest) => self.good.push(manifest),
+            Err(_) => self.unbelieved.push(name),
         }
         Ok(())
     }
 
     /// Bytes of all that counts.
     pub fn bytes(&self) -> u64 {
-        let each = self.good.iter().map(|m| m.sealed_bytes);
+        let each = self.good.iter().map(|m| m.manifest().sealed_bytes);
         each.fold(0, u64::saturating_add)
     }
 
     /// The newest of this cluster.
-    pub fn newest_of(&self, cluster: ClusterId) -> Option<&BackupManifest> {
-        self.good.iter().rev().find(|m| m.cluster_id == cluster)
+    pub fn newest_of(&self, cluster: ClusterId) -> Option<&BelievedManifest> {
+        let of = |m: &&BelievedManifest| m.manifest().cluster_id == cluster;
+        self.good.iter().rev().find(of)
+    }
+
+    /// What the good ones say, oldest first.
+    pub fn manifests(&self) -> impl DoubleEndedIterator<Item = &BackupManifest> + Clone {
+        self.good.iter().map(BelievedManifest::manifest)
     }
 
     /// Names that are to go: what is broken, and of the good the oldest that are too many or too
@@ -144,7 +170,7 @@ impl Shelf {
         let keep = usize::try_from(policy.keep).unwrap_or(usize::MAX).max(1);
         let (mut kept, mut bytes) = (0, 0_u64);
         let mut clusters = BTreeSet::new();
-        for manifest in self.good.iter().rev() {
+        for manifest in self.manifests().rev() {
             let newest = clusters.insert(manifest.cluster_id);
             // Of those that are kept the oldest is not older than one that goes.
             bytes = bytes.saturating_add(manifest.sealed_bytes);
@@ -164,12 +190,25 @@ pub fn remove(fs: &HostFs, dir: &str, name: &str) -> Result<(), FsError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::host::fs::Attrs;
-    use crate::model::{BackupSettings, Digest, HostId, StackRef};
+    use crate::model::etcd::signed::tests::signed;
+    use crate::model::{
+        BACKUP_SCHEMA, BackupSettings, BackupSigner, Digest, HostId, SigningKey, StackRef,
+    };
+
+    /// The one that signs, and who believes it.
+    fn signer() -> (SigningKey, BackupTrust) {
+        let (key, _) = SigningKey::generate().expect("key");
+        let signer = BackupSigner {
+            host_id: HostId(uuid::Uuid::from_u128(1)),
+            key: key.trusted(),
+        };
+        (key, BackupTrust::Signers(vec![signer]))
+    }
 
     pub(crate) fn manifest(second: i64, cluster: u128, bytes: u64) -> BackupManifest {
         let at = Timestamp::from_second(second).expect("time");
@@ -212,10 +251,10 @@ mod tests {
         fs.write(path, bytes, &Attrs::mode(0o600)).expect("write");
     }
 
-    fn lay(fs: &HostFs, manifest: &BackupManifest) {
+    fn lay(fs: &HostFs, key: &SigningKey, manifest: &BackupManifest) {
         let sealed = vec![0; usize::try_from(manifest.sealed_bytes).expect("small")];
         write(fs, &format!("{}{SEALED}", manifest.name), &sealed);
-        let text = serde_json::to_vec(manifest).expect("json");
+        let text = serde_json::to_vec(&signed(key, manifest)).expect("json");
         write(fs, &format!("{}{MANIFEST}", manifest.name), &text);
     }
 
@@ -223,9 +262,11 @@ mod tests {
     fn what_is_not_whole_does_not_count_and_what_is_not_ours_stays() {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
-        assert_eq!(Shelf::look(&fs, "/b").expect("none"), Shelf::default());
-        let all: Vec<_> = (0..6).map(|n| manifest(n, 1, 5)).collect();
-        all.iter().for_each(|m| lay(&fs, m));
+        let (key, trust) = signer();
+        let look = || Shelf::look(&fs, "/b", &trust).expect("look");
+        assert_eq!(look(), Shelf::default());
+        let all: Vec<_> = (0..8).map(|n| manifest(n, 1, 5)).collect();
+        all.iter().for_each(|m| lay(&fs, &key, m));
         let file = |n: usize, end: &str| format!("{}{end}", all[n].name);
         // Cut off after the sealed file; a sealed file that is shorter; one that is gone; a manifest
         // that is none; and one of a later program.
@@ -235,14 +276,22 @@ mod tests {
         fs.remove_file(format!("/b/{}", file(3, SEALED)))
             .expect("remove");
         write(&fs, &file(4, MANIFEST), b"{");
-        write(&fs, &file(5, MANIFEST), br#"{"schema": 9}"#);
+        let mut later = all[5].clone();
+        later.schema = 9;
+        lay(&fs, &key, &later);
+        // Sealed by a stranger for the public keys that everybody knows, and put there; and one of ours that got
+        // another's name.
+        lay(&fs, &signer().0, &all[6]);
+        let ours = serde_json::to_vec(&signed(&key, &all[0])).expect("json");
+        write(&fs, &file(7, MANIFEST), &ours);
         write(&fs, "notes.json", b"a person's");
         write(&fs, "x.db.age", b"a person's");
-        let shelf = Shelf::look(&fs, "/b").expect("look");
+        let shelf = look();
         let names = |of: &[usize]| of.iter().map(|n| all[*n].name.clone()).collect::<Vec<_>>();
-        assert_eq!(shelf.good, [all[0].clone()]);
-        assert_eq!(shelf.broken, names(&[1, 2, 3, 4]));
+        assert!(shelf.manifests().eq([&all[0]]));
+        assert_eq!(shelf.broken, names(&[1, 2, 3, 4, 7]));
         assert_eq!(shelf.foreign, names(&[5]));
+        assert_eq!(shelf.unbelieved, names(&[6]));
         for name in shelf.to_go(&BackupPolicy::default()) {
             remove(&fs, "/b", &name).expect("remove");
         }
@@ -251,6 +300,8 @@ mod tests {
             file(0, MANIFEST),
             file(5, SEALED),
             file(5, MANIFEST),
+            file(6, SEALED),
+            file(6, MANIFEST),
             "notes.json".into(),
             "x.db.age".into(),
         ];
@@ -266,16 +317,21 @@ mod tests {
         fn the_oldest_go(
             all in prop::collection::vec((0u128..3, 1u64..100), 0..40), keep in 1u32..10, max in 1u64..500,
         ) {
+            let (key, trust) = signer();
             let good: Vec<_> = all.iter().enumerate()
                 .map(|(n, (cluster, bytes))| manifest(n as i64, *cluster, *bytes))
                 .collect();
-            let shelf = Shelf { good: good.clone(), ..Shelf::default() };
+            let believed = |m: &BackupManifest| {
+                let found = FoundManifest::of(signed(&key, m)).expect("a manifest");
+                found.believed(&trust).expect("believed")
+            };
+            let shelf = Shelf { good: good.iter().map(believed).collect(), ..Shelf::default() };
             let policy = BackupPolicy { keep, max_bytes: max, ..BackupPolicy::default() };
             let go: BTreeSet<_> = shelf.to_go(&policy).into_iter().collect();
             let kept: Vec<_> = good.iter().filter(|m| !go.contains(&m.name)).collect();
             let newest: BTreeSet<_> = good.iter()
                 .filter_map(|m| shelf.newest_of(m.cluster_id))
-                .map(|m| m.name.clone()).collect();
+                .map(|m| m.manifest().name.clone()).collect();
             prop_assert!(newest.is_disjoint(&go));
             let more: Vec<_> = kept.iter().filter(|m| !newest.contains(&m.name)).collect();
             prop_assert!(more.len() < usize::try_from(keep).expect("small") + 1);

@@ -23,8 +23,8 @@ use crate::host::etcd::{Etcd, EtcdError};
 use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
 use crate::host::{space, temps};
 use crate::model::{
-    BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Fault, FaultCode, HostId, Timestamp,
-    paths,
+    BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Envelope, Fault, FaultCode, HostId,
+    Timestamp, paths,
 };
 use crate::telemetry::chain;
 
@@ -51,7 +51,12 @@ pub struct Taking<'a> {
     pub now: Timestamp,
     /// What the manifest says beside the data.
     pub about: About,
+    /// Signs the manifest, as root of this master: without that no restore takes it.
+    pub sign: &'a Sign<'a>,
 }
+
+/// Signs a manifest.
+pub type Sign<'a> = dyn Fn(&BackupManifest) -> Result<Envelope, Fault> + Sync + 'a;
 
 /// What the manifest says beside the data.
 #[derive(Clone, Debug)]
@@ -96,7 +101,8 @@ pub async fn take(taking: Taking<'_>) -> Result<BackupManifest, Fault> {
     let opened = verify::test_open(&etcdutl, written.plain.temporary()).await?;
     let name = shelf::free_name(fs, dir, taking.now, opened.revision).map_err(|e| failed(&e))?;
     let manifest = manifest(&taking, &written, opened, (name, storage_version));
-    put(fs, dir, written, &manifest).await?;
+    let signed = (taking.sign)(&manifest)?;
+    put(fs, dir, (written, &manifest.name), &signed).await?;
     Ok(manifest)
 }
 
@@ -212,13 +218,13 @@ fn manifest(
 async fn put(
     fs: &HostFs,
     dir: &str,
-    written: Written,
-    manifest: &BackupManifest,
+    (written, name): (Written, &str),
+    signed: &Envelope,
 ) -> Result<(), Fault> {
-    let text = serde_json::to_vec_pretty(manifest)
+    let text = serde_json::to_vec_pretty(signed)
         .map_err(|e| Fault::new(FaultCode::Internal, WHAT, e.to_string()))?;
-    let sealed = format!("{}{}", manifest.name, shelf::SEALED);
-    let beside = format!("{dir}/{}{}", manifest.name, shelf::MANIFEST);
+    let sealed = format!("{name}{}", shelf::SEALED);
+    let beside = format!("{dir}/{name}{}", shelf::MANIFEST);
     let fs = fs.clone();
     // A disk takes its time to make a large file durable.
     let placing = tokio::task::spawn_blocking(move || {

@@ -20,7 +20,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::seal::ANOTHER;
 use crate::model::{
-    ClusterId, Fault, FaultCode, HostId, Nonce, ORDER_SCHEMA, UnwrapAnswer, UnwrapOrder, WrappedKey,
+    BelievedManifest, Fault, FaultCode, HostId, Nonce, ORDER_SCHEMA, UnwrapAnswer, UnwrapOrder,
+    WrappedKey,
 };
 
 const WHAT: &str = "the plane did not open the backup";
@@ -59,19 +60,13 @@ impl Asking {
     }
 
     /// The order that root signs.
-    pub fn order(
-        &self,
-        host_id: HostId,
-        cluster_id: ClusterId,
-        backup: &str,
-        nonce: Nonce,
-    ) -> UnwrapOrder {
+    pub fn order(&self, host_id: HostId, backup: &BelievedManifest, nonce: Nonce) -> UnwrapOrder {
         UnwrapOrder {
             schema: ORDER_SCHEMA,
             host_id,
-            cluster_id,
+            cluster_id: backup.manifest().cluster_id,
             nonce,
-            backup: backup.to_owned(),
+            manifest: backup.envelope().clone(),
             stanzas: self.stanzas.clone(),
             recipient: self.own.to_public().to_string(),
         }

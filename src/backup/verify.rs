@@ -11,9 +11,11 @@ use super::blocking;
 use super::seal::{self, ANOTHER, Opener};
 use super::shelf;
 use crate::host::exec::{self, Cmd};
-use crate::host::fs::{Attrs, Begun, FsError, HostFs};
+use crate::host::fs::{Attrs, Begun, Found, FsError, HostFs};
 use crate::host::space;
-use crate::model::{BackupManifest, Fault, FaultCode};
+use crate::model::{
+    BackupManifest, BackupTrust, BelievedManifest, Fault, FaultCode, FoundManifest,
+};
 use crate::telemetry::chain;
 
 /// It reads every page: 8 GiB at 10 MiB/s, the slowest of disks.
@@ -145,8 +147,20 @@ fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
     }
 }
 
-/// The manifest and the sealed file of a backup, by its name on the shelf or by the path of either.
-pub fn find(fs: &HostFs, dir: &str, which: &str) -> Result<(BackupManifest, PathBuf), Fault> {
+/// The manifest, signed by somebody who is believed, and the sealed file of a backup: by its name on the shelf or by
+/// the path of either.
+pub fn find(
+    fs: &HostFs,
+    dir: &str,
+    which: &str,
+    trust: &BackupTrust,
+) -> Result<(BelievedManifest, PathBuf), Fault> {
+    let (found, sealed) = found(fs, dir, which)?;
+    Ok((found.believed(trust)?, sealed))
+}
+
+/// The same, whoever signed it.
+pub fn found(fs: &HostFs, dir: &str, which: &str) -> Result<(FoundManifest, PathBuf), Fault> {
     let stem = which.strip_suffix(shelf::SEALED);
     let stem = stem
         .or_else(|| which.strip_suffix(shelf::MANIFEST))
@@ -158,10 +172,18 @@ pub fn find(fs: &HostFs, dir: &str, which: &str) -> Result<(BackupManifest, Path
     let what = format!("cannot use backup {which}");
     let bad = |why: String| Fault::new(FaultCode::BackupBroken, what.clone(), why).fix(ANOTHER);
     let beside = format!("{stem}{}", shelf::MANIFEST);
+    // A pipe is waited for.
+    if let Ok(Found::Dir { .. } | Found::Other) = fs.found(&beside) {
+        return Err(bad(format!("{beside} is no file")));
+    }
     let text = fs
         .read(&beside, shelf::MANIFEST_MAX)
         .map_err(|e| bad(chain(&e)))?;
     let text = text.ok_or_else(|| bad(format!("there is no {beside}")))?;
-    let manifest = serde_json::from_slice(&text).map_err(|e| bad(format!("{beside}: {e}")))?;
-    Ok((manifest, fs.at(format!("{stem}{}", shelf::SEALED))))
+    let found = FoundManifest::read(&text).map_err(|e| bad(format!("{beside}: {e}")))?;
+    // An old one under a new name would be taken for a new one. Whoever names a path sees what the file is called.
+    if shelf::is_name(which) && found.says().name != which {
+        return Err(bad(format!("{beside} speaks of another backup")));
+    }
+    Ok((found, fs.at(format!("{stem}{}", shelf::SEALED))))
 }

@@ -10,10 +10,12 @@
 //! | `defrag` | `etcd defrag`: the member's database, smaller |
 //! | `alarm`  | `etcd alarm`: what is raised, and what is done about it |
 //! | `verify` | `etcd verify`: whether a backup is whole, and opens |
+//! | `brought` | a backup of the second place, for as long as it is looked at |
 //! | `recovery_key` | `etcd recovery-key`: the key that opens backups with the plane away |
 
 mod alarm;
 mod backup;
+mod brought;
 mod defrag;
 mod drill;
 mod list;

@@ -8,11 +8,13 @@
 //! | `prep`         | prep-node: the good way, and every bad input |
 //! | `proxy`        | proxy set, show, test, against a real proxy and plane |
 //! | `identity`     | identity show, reset |
+//! | `etcd`         | etcd verify: whose a backup is, and where |
 //! | `decommission` | the way back |
 //! | `tunnel`       | tunnel status, ping, top |
 //! | `packaged`     | what the package ships is what the programs read |
 
 mod decommission;
+mod etcd;
 mod identity;
 mod packaged;
 mod plane;

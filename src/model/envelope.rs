@@ -39,6 +39,9 @@ pub enum DocumentKind {
     /// A [`super::UnwrapOrder`].
     #[serde(rename = "pf9-unwrap")]
     Unwrap,
+    /// A [`super::BackupManifest`].
+    #[serde(rename = "pf9-backup")]
+    Backup,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -139,6 +142,12 @@ impl Envelope {
         Ok(bytes)
     }
 
+    /// What it says, *without* verifying that anybody said it.
+    pub fn claims<T: DeserializeOwned>(&self) -> Result<T, Untrusted> {
+        serde_json::from_slice(&self.payload_bytes()?)
+            .map_err(|e| Untrusted::Malformed(e.to_string()))
+    }
+
     /// The digest of the signed bytes, *without* verifying them.
     pub fn payload_digest(&self) -> Result<Digest, Untrusted> {
         Ok(Digest::of(&self.payload_bytes()?))
@@ -161,8 +170,22 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
         DocumentKind::Facts => b"pf9-facts",
         DocumentKind::Order => b"pf9-order",
         DocumentKind::Unwrap => b"pf9-unwrap",
+        DocumentKind::Backup => b"pf9-backup",
     };
     [word, &[0], payload].concat()
+}
+
+// === impl TrustedKey ===
+
+impl TrustedKey {
+    /// The key with these bytes, in base64; `None`: it is no Ed25519 key.
+    pub fn of(public_key: &str) -> Option<Self> {
+        let bytes = BASE64.decode(public_key).ok()?;
+        (bytes.len() == 32).then(|| Self {
+            id: key_id(&bytes),
+            public_key: public_key.to_owned(),
+        })
+    }
 }
 
 // === impl TrustStore ===

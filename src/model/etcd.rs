@@ -6,7 +6,8 @@
 //! | [`EtcdStatus`]     | [`NodeStatus::etcd`](super::NodeStatus), on masters only |
 //! | [`BackupPolicy`]   | [`EtcdSpec::backup`](super::EtcdSpec) |
 //! | [`ArchivePolicy`]  | [`BackupPolicy::archive`] |
-//! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`; the sealed file counts with it only |
+//! | [`BackupManifest`] | `NAME.json` beside `NAME.db.age`, signed; the sealed file counts with it only |
+//! | [`BackupSigner`]   | [`EtcdSpec::backup_signers`](super::EtcdSpec): whose signature under it is believed |
 //! | [`BackupInfo`]     | what is said of one backup, to people and to the plane |
 //! | [`DrillReport`]    | how the last restore into a scratch etcd went |
 //! | [`UnwrapOrder`]    | how a master opens a backup with the plane's help |
@@ -19,6 +20,7 @@ mod backup;
 mod gone;
 pub mod quorum;
 mod restore;
+pub(crate) mod signed;
 mod unwrap;
 
 use jiff::Timestamp;
@@ -31,9 +33,13 @@ pub use backup::{
 };
 pub use gone::EtcdGone;
 pub use restore::{RestoreOrder, RestoreState, RestoreStatus};
+pub use signed::{
+    BACKUP_SIGNERS_MAX, BackupSigner, BackupTrust, BelievedManifest, FoundManifest, NoManifest,
+    SIGNED_MANIFEST_MAX,
+};
 pub use unwrap::{STANZA_TEXT_MAX, STANZAS_MAX, UnwrapAnswer, UnwrapOrder, WrappedKey};
 
-use super::{Fault, HostId};
+use super::{ClusterId, Fault, HostId};
 
 /// What this master's member of etcd says of itself, and how its backups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,9 +197,18 @@ pub struct EtcdView {
     /// Its backups, oldest first.
     #[serde(default)]
     pub backups: Vec<BackupInfo>,
-    /// The second place of backups, in words; absent: the policy names none.
+    /// The second place of backups; absent: the policy names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<String>,
+    pub archive: Option<ArchivePolicy>,
+    /// Whose signature under a backup is believed here.
+    #[serde(default)]
+    pub signers: Vec<BackupSigner>,
+    /// The masters, in whose parts of the second place backups are looked for first.
+    #[serde(default)]
+    pub masters: Vec<HostId>,
+    /// The cluster; absent where this host is no master.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<ClusterId>,
 }
 
 /// A backup in the second place.

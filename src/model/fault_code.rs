@@ -347,6 +347,7 @@ codes! {
         CheckUserNamespaces = "check-user-namespaces",
     }
     Untrusted {
+        BackupUntrusted = "backup-untrusted",
         DocumentUntrusted = "document-untrusted",
         EtcdArchiveForeignCertificate = "etcd-archive-foreign-certificate",
         PlaneForeignCertificate = "plane-foreign-certificate",

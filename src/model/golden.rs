@@ -380,7 +380,7 @@ fn report() -> FactsReport {
     }
 }
 
-fn backup_manifest() -> BackupManifest {
+pub(in crate::model) fn backup_manifest() -> BackupManifest {
     BackupManifest {
         schema: BACKUP_SCHEMA,
         name: "19700101T000000Z-r3".into(),
@@ -417,7 +417,7 @@ fn unwrap_order() -> UnwrapOrder {
         host_id: host(),
         cluster_id: cluster(),
         nonce: Nonce(digest()),
-        backup: "19700101T000000Z-r3".into(),
+        manifest: envelope(),
         stanzas: vec![WrappedKey {
             tag: "X25519".into(),
             args: vec!["share".into()],

@@ -178,6 +178,24 @@ const FIELDS: &[Field] = &[
     ("assignment.etcd.restore.recovery_key", FIRST, Old::Refuses),
     ("assignment.etcd.restore.any_cluster", FIRST, Old::Refuses),
     ("assignment.etcd.restore.go", FIRST, Old::Refuses),
+    ("assignment.etcd.restore.unsigned", FIRST, Old::Refuses),
+    ("assignment.etcd.backup_signers", FIRST, Old::Refuses),
+    (
+        "assignment.etcd.backup_signers[].host_id",
+        FIRST,
+        Old::Refuses,
+    ),
+    ("assignment.etcd.backup_signers[].key", FIRST, Old::Refuses),
+    (
+        "assignment.etcd.backup_signers[].key.id",
+        FIRST,
+        Old::Refuses,
+    ),
+    (
+        "assignment.etcd.backup_signers[].key.public_key",
+        FIRST,
+        Old::Refuses,
+    ),
     ("assignment.service_account_keys", FIRST, Old::Refuses),
     ("assignment.runtime", FIRST, Old::Refuses),
     ("assignment.runtime.cgroup_driver", FIRST, Old::Refuses),
@@ -276,7 +294,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
+        ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy, BackupSigner,
         CgroupDriverChoice, ClaimSpec, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec,
         Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
         NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel, ProxyModeChoice,
@@ -397,8 +415,16 @@ pub(super) mod tests {
                         snapshot: "20261128T143000Z-r7".into(),
                         recovery_key: Some("/root/recovery.key".into()),
                         any_cluster: true,
+                        unsigned: true,
                         go: true,
                     }),
+                    backup_signers: vec![BackupSigner {
+                        host_id,
+                        key: crate::model::TrustedKey {
+                            id: "0011223344556677".into(),
+                            public_key: "a2V5".into(),
+                        },
+                    }],
                 },
                 service_account_keys: vec!["k".into()],
                 runtime: RuntimeSpec {

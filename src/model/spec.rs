@@ -15,8 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, BackupPolicy, ClusterId, EtcdGone, Fault, FaultCode, Generation,
-    HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, quota_fault, taken_by_spec,
+    Authorities, Authority, BACKUP_SIGNERS_MAX, BackupPolicy, BackupSigner, ClusterId, EtcdGone,
+    Fault, FaultCode, Generation, HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef,
+    quota_fault, taken_by_spec,
 };
 
 mod api_server;
@@ -200,6 +201,10 @@ pub struct EtcdSpec {
     /// It begins anew from a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreOrder>,
+    /// Whose signature under a backup's manifest is believed: the masters' of now and of before. Empty on
+    /// workers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backup_signers: Vec<BackupSigner>,
 }
 
 /// One member of etcd. Its name is the host id, as operators of such clusters know it.
@@ -349,6 +354,11 @@ impl NodeSpec {
         }
         if let Some((field, why)) = self.etcd.backup.fault() {
             return Err(bad(&format!("assignment.etcd.backup.{field}"), why));
+        }
+        let signers = self.etcd.backup_signers.len();
+        if signers > BACKUP_SIGNERS_MAX {
+            let why = format!("{signers} entries, at most {BACKUP_SIGNERS_MAX}");
+            return Err(bad("assignment.etcd.backup_signers", why));
         }
         if let Some((field, why)) = self.etcd.restore.as_ref().and_then(RestoreOrder::fault) {
             return Err(bad(&format!("assignment.etcd.restore.{field}"), why));

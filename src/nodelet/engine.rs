@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
 use super::job::{self, Hold, Job, Orders, Work};
@@ -74,6 +75,8 @@ pub struct Engine {
     told: Told,
     sweep: Duration,
     egress: Result<Egress, Fault>,
+    /// The look at backups that hangs, if one does.
+    shelves: Shelves,
     /// The job that is worked on; others see it.
     job: watch::Sender<Job>,
     /// The one that was decided on last.
@@ -137,6 +140,7 @@ impl Engine {
             told,
             sweep,
             egress,
+            shelves: Shelves::default(),
         }
     }
 

@@ -24,6 +24,7 @@
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
+//! | `trust`  | who signs a backup, and whose are believed; for `pf9ctl`, too |
 //! | `key`    | who opens a backup: a key file, or the plane; for `pf9ctl`, too |
 
 mod archive;
@@ -40,6 +41,7 @@ pub mod restart;
 pub mod restore;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trust;
 pub mod upkeep;
 pub mod version;
 

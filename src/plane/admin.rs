@@ -110,6 +110,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             "/clusters/{name}/backups",
             get(backups::list).post(backups::set),
         )
+        .route("/clusters/{name}/backups/forget", post(backups::forget))
         .route("/clusters/{name}/authorities", get(authorities::show))
         .route(
             "/clusters/{name}/authorities/rotate",

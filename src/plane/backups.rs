@@ -11,9 +11,11 @@
 //! | `GET /clusters/{name}/backups` (administrator)   | that, and what masters have |
 //! | `POST` of it                                     | what is wanted |
 //! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers, and how its etcd is (`numbers`) |
+//! | `POST …/backups/forget` (administrator)          | a key whose signature is believed no more (`signers`) |
 //! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
 
 mod numbers;
+mod signers;
 mod unwrap;
 mod wanted;
 
@@ -34,6 +36,7 @@ use super::view::Known;
 use crate::model::{BackupPolicy, EtcdStatus, Fault, FaultCode, Role, Secret};
 
 pub(super) use numbers::numbers;
+pub(super) use signers::{Forgotten, forget, signs, signs_anew};
 pub(super) use unwrap::post as unwrap;
 pub(super) use wanted::{NewArchive, NewBackups, Said};
 
@@ -67,9 +70,11 @@ pub(super) async fn list(
         .iter()
         .filter_map(|known| row(&cluster, known))
         .collect();
-    Ok(Json(
-        json!({"policy": policy(&cluster), "masters": masters}),
-    ))
+    Ok(Json(json!({
+        "policy": policy(&cluster),
+        "masters": masters,
+        "signers": signers::shown(&cluster),
+    })))
 }
 
 /// `POST /clusters/{name}/backups`: another policy, as far as it is named.

@@ -165,6 +165,7 @@ fn etcd(cluster: &Cluster) -> EtcdSpec {
         backup: backups::policy(cluster),
         gone: seats::gone(cluster),
         restore: cluster.etcd_restore.clone(),
+        backup_signers: cluster.backup_signers.clone(),
     }
 }
 
@@ -270,6 +271,7 @@ pub(super) mod tests {
             departed: Vec::new(),
             etcd_revoked: None,
             etcd_restore: None,
+            backup_signers: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
+use super::backups;
 use super::ca::ProvenKey;
 use super::hostkey::{self, Entry};
 use super::http::{Doc, STRANGER_MAX};
@@ -123,6 +124,10 @@ fn enrol(
         Err(refusal) => return Err(refusal),
     }
     change.put(&HOSTS, &row, &host)?;
+    if let Some(cluster) = host.cluster.filter(|_| !same_order_key) {
+        // What it signed before stays good, and what it signs from now on is.
+        backups::signs_anew(change, cluster, &host)?;
+    }
     // A removed host that is let in again is a host like any other, and nobody else is it.
     change.remove(&REMOVED, &row)?;
     change.touch(id);

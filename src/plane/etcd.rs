@@ -176,3 +176,81 @@ pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::model::Role;
+    use crate::model::{ClusterId, EtcdMemberStatus, EtcdStatus, NodeStatus};
+    use crate::plane::compute::tests::{add, cluster, host, now};
+    use crate::plane::records::{ReceivedStatus, tables};
+    use crate::plane::recover::tests::reports;
+    use crate::plane::store::Store;
+
+    /// A status that lists this member, of a master of this cluster, heard then.
+    fn says(of: Option<ClusterId>, name: &str, at: Timestamp) -> ReceivedStatus {
+        let mut status = reports(1, Some((Role::Master, ClusterId::random())));
+        let node: &mut NodeStatus = status.node.as_mut().expect("a node");
+        node.cluster_id = of;
+        node.etcd = Some(EtcdStatus {
+            members: vec![EtcdMemberStatus {
+                id: "beef".into(),
+                name: name.into(),
+                ..EtcdMemberStatus::default()
+            }],
+            ..EtcdStatus::default()
+        });
+        ReceivedStatus {
+            received_at: at,
+            status,
+        }
+    }
+
+    /// Only what a master said as one of this cluster counts: before it was attached it may have been another's.
+    #[test]
+    fn a_status_of_another_cluster_or_of_before_the_attach_says_nothing_of_members() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let later = |s| now() + SignedDuration::from_secs(s);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(&dir.path().join("s"), &tables()).expect("store");
+        let listed = |statuses: &[(u8, ReceivedStatus)]| {
+            let done: Answer<Option<String>> = store.write(|w| {
+                for n in [1, 2] {
+                    w.remove(&STATUSES, &host(n).to_string())?;
+                }
+                for (n, status) in statuses {
+                    w.put(&STATUSES, &host(*n).to_string(), status)?;
+                }
+                let newest = newest(&*w, &c)?;
+                Ok(newest.map(|(_, members)| members[0].name.clone()))
+            });
+            done.map_err(|r| r.fault).expect("read")
+        };
+        let ours = Some(c.id);
+        assert_eq!(listed(&[]), None);
+        assert_eq!(
+            listed(&[(1, says(ours, "a", later(5)))]).as_deref(),
+            Some("a")
+        );
+        let before = says(ours, "a", later(-1));
+        assert_eq!(listed(&[(1, before)]), None, "it was no master then");
+        let elsewhere = says(Some(ClusterId::random()), "a", later(5));
+        assert_eq!(
+            listed(&[(1, elsewhere.clone())]),
+            None,
+            "of another cluster"
+        );
+        assert_eq!(listed(&[(1, says(None, "a", later(5)))]), None);
+        // And it does not hide what is older and ours.
+        let both = [(1, elsewhere), (2, says(ours, "b", later(1)))];
+        assert_eq!(listed(&both).as_deref(), Some("b"));
+        let both = [
+            (1, says(ours, "a", later(5))),
+            (2, says(ours, "b", later(1))),
+        ];
+        assert_eq!(listed(&both).as_deref(), Some("a"), "the newest");
+    }
+}

@@ -132,6 +132,7 @@ pub(super) async fn create(
                 departed: Vec::new(),
                 etcd_revoked: None,
                 etcd_restore: None,
+                backup_signers: Vec::new(),
             };
             departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
@@ -311,8 +312,9 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
     membership::attach(&mut cluster, &candidates, others, change.now)?;
     let added = hosts.iter().map(|wanted| wanted.uuid);
     require_fit(change, &cluster.stack, added)?;
-    for wanted in hosts {
+    for (wanted, row) in hosts.iter().zip(&rows) {
         set_cluster(change, wanted.uuid, Some(id), false)?;
+        backups::signs(&mut cluster, wanted.uuid, &row.order_key);
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
     }
     rotation::advance(&mut cluster, change.now);

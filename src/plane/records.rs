@@ -13,10 +13,10 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
-    Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
-    NodeUid, OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest,
-    StackRef, TrustedKey,
+    Assignment, Authorities, Authority, BackupPolicy, BackupSigner, ClusterId, Digest, Envelope,
+    Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts,
+    NodeName, NodeUid, OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret,
+    StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -179,6 +179,9 @@ pub(super) struct Cluster {
     /// Its etcd begins anew from a snapshot; see `etcd::restore`.
     #[serde(default)]
     pub(super) etcd_restore: Option<RestoreOrder>,
+    /// Order keys of its masters, of now and of before: whose backups are believed. See `backups::signers`.
+    #[serde(default)]
+    pub(super) backup_signers: Vec<BackupSigner>,
 }
 
 /// What an operator chose for a cluster.

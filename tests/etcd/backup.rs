@@ -104,6 +104,7 @@ async fn taken(node: &mut Node, dir: &str, db_bytes: u64) -> Result<BackupManife
             kubernetes_version: "1.37.2".into(),
             settings: BackupSettings::of(&spec),
         },
+        sign: &node.signs(),
     })
     .await
 }
@@ -147,8 +148,8 @@ fn a_backup_opens_with_either_key_and_is_what_etcd_has() {
         assert_eq!(reply.status(), StatusCode::OK, "{reply:?}");
         let answer: ChoreAnswer = serde_json::from_slice(reply.body()).expect("answer");
         let made = answer.backup.expect("a backup");
-        let shelf = Shelf::look(&only.fs, DIR).expect("look");
-        let newest = shelf.good.last().expect("one").clone();
+        let shelf = Shelf::look(&only.fs, DIR, &only.node.believes()).expect("look");
+        let newest = shelf.manifests().last().expect("one").clone();
         assert_eq!(newest.info(), made, "{version}");
         // etcdutl of 3.5 counts what every bucket has, the members' too.
         let counted = match version.starts_with("3.5.") {
@@ -221,7 +222,7 @@ fn a_changed_or_shortened_backup_is_none() {
     }
     std::fs::write(&path, &good[..good.len() - 1]).expect("write");
     plain(&only.fs, &made.name, &keys.recovery).expect_err("short");
-    let shelf = Shelf::look(&only.fs, DIR).expect("look");
+    let shelf = Shelf::look(&only.fs, DIR, &only.node.believes()).expect("look");
     assert_eq!((shelf.good, shelf.broken), (Vec::new(), vec![made.name]));
 }
 
@@ -274,8 +275,8 @@ fn a_backup_that_is_dropped_anywhere_is_whole_or_none() {
         });
         // The runtime waits for the writer's thread when it ends.
         only.crash();
-        let shelf = Shelf::look(&only.fs, DIR).expect("look");
-        for good in &shelf.good {
+        let shelf = Shelf::look(&only.fs, DIR, &only.node.believes()).expect("look");
+        for good in shelf.manifests() {
             let bytes = plain(&only.fs, &good.name, &keys.recovery).expect("whole");
             assert_eq!(bytes.len() as u64, good.plain_bytes);
         }

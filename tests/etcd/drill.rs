@@ -55,6 +55,7 @@ pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
             kubernetes_version: "1.37.2".into(),
             settings: BackupSettings::of(&spec),
         },
+        sign: &node.signs(),
     });
     made.await.expect("a backup")
 }

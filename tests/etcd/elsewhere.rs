@@ -12,7 +12,8 @@ use pf9_hostagent::backup::shelf::{MANIFEST, SEALED};
 use pf9_hostagent::egress::Egress;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{
-    ArchivePolicy, ArchiveTarget, BackupManifest, FaultCode, HostId, Secret, paths,
+    ArchivePolicy, ArchiveTarget, BackupManifest, BackupSigner, DocumentKind, FaultCode, HostId,
+    Secret, SigningKey, paths,
 };
 use pf9_hostagent::nodelet::etcd::restore::run::Went;
 use pf9_hostagent::nodelet::etcd::restore::{Goal, Source};
@@ -53,6 +54,8 @@ fn restore(name: &str) -> Goal {
         file: name.to_owned(),
         recovery_key: Some(KEY.to_owned()),
         any_cluster: false,
+        signers: None,
+        unsigned: false,
     })
 }
 
@@ -128,7 +131,16 @@ fn a_dead_disks_backup_comes_from_a_bucket_below_another_hosts_id() {
         .join(was.to_string());
     fs::create_dir_all(&place).expect("directory");
     fs::copy(sealed, place.join(format!("{}{SEALED}", manifest.name))).expect("copy");
-    let text = serde_json::to_vec(&manifest).expect("json");
+    // Root of it signed them, and the plane remembers its key.
+    let (key, _) = SigningKey::generate().expect("key");
+    let bytes = serde_json::to_vec(&manifest).expect("json");
+    let signed = key.sign(DocumentKind::Backup, &bytes);
+    let signer = BackupSigner {
+        host_id: was,
+        key: key.trusted(),
+    };
+    only.node.spec_mut().etcd.backup_signers.push(signer);
+    let text = serde_json::to_vec(&signed).expect("json");
     fs::write(place.join(format!("{}{MANIFEST}", manifest.name)), text).expect("write");
     the_disk_dies(only);
     ask(only, restore("20200101T000000Z-r1"));

@@ -1,6 +1,10 @@
 //! Who may leave etcd, and whose member is taken out by others.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pf9_hostagent::model::{EtcdGone, FaultCode};
+use pf9_hostagent::nodelet::ledger::LedgerFile;
 use pf9_hostagent::nodelet::removal;
 use pf9_hostagent::nodelet::run::End;
 
@@ -64,6 +68,49 @@ fn a_healthy_master_is_not_removed_while_another_one_is_dead() {
     assert!(!lab.machines[0].is_up());
     assert_eq!(lab.machines[1].members().len(), 2);
     assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
+}
+
+/// Whether the others can do without it is asked at the step itself as well: one may die in between.
+#[test]
+fn one_that_dies_after_the_first_question_holds_the_removal_at_the_step() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    let dies = Mutex::new(Some(lab.machines[2].killer()));
+    let stands = |_: &LedgerFile| {
+        if let Some(kill) = dies.lock().expect("lock").take() {
+            kill();
+        }
+        true
+    };
+    let master = &mut lab.machines[0];
+    let end = master.inside(async |node| node.remove_while(false, &stands).await);
+    let removal::End::Held(why) = end else {
+        panic!("it goes: {end:?}");
+    };
+    assert_eq!(why.code, FaultCode::EtcdQuorum, "{why}");
+    assert!(master.is_up(), "nothing was stopped");
+    let removing = master.inside(async |node| node.ledger.ledger.removing);
+    assert!(!removing, "it can be taken back");
+    lab.machines[2].start();
+    until("all three are members", || {
+        lab.machines[1].members().len() == 3
+    });
+}
+
+/// Once its member is out the master is none any more: an order that is taken back then comes too late.
+#[test]
+fn a_removal_whose_member_is_out_goes_to_its_end() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    let asked = AtomicUsize::new(0);
+    // It stands when the member is about to leave, and never again.
+    let stands = |_: &LedgerFile| asked.fetch_add(1, Ordering::SeqCst) == 0;
+    let master = &mut lab.machines[0];
+    let end = master.inside(async |node| node.remove_while(false, &stands).await);
+    assert_eq!(end, removal::End::Done);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert!(!lab.machines[0].is_up());
+    assert_eq!(lab.machines[1].members().len(), 2);
 }
 
 #[test]

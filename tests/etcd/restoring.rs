@@ -3,17 +3,21 @@
 use std::fs;
 
 use pf9_hostagent::egress::Egress;
+use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{FaultCode, Timestamp, paths};
 use pf9_hostagent::nodelet::etcd::restore::run::{Went, step};
+use pf9_hostagent::nodelet::etcd::restore::source::Shelves;
 use pf9_hostagent::nodelet::etcd::restore::stage::Hands;
 use pf9_hostagent::nodelet::etcd::restore::{By, Goal, Restores, Run, Source};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::lab::{Lab, Machine, VERSIONS};
+use crate::lab::{Lab, Machine, Programs, VERSIONS};
 
 const SNAPSHOT: &str = "/root/s.db";
 const KEYS: usize = 20;
+/// Somebody else's file on etcd's disk.
+const SOMEBODYS: &str = "/var/lib/pf9/etcd/somebodys";
 
 /// What etcd says beside an answer.
 struct Head {
@@ -71,18 +75,22 @@ fn restore() -> Goal {
     Goal::Restored(Source {
         file: SNAPSHOT.into(),
         recovery_key: None,
-        any_cluster: true,
+        any_cluster: false,
+        signers: None,
+        unsigned: true,
     })
 }
 
 /// Steps as long as they can be taken.
 pub(crate) fn go(machine: &mut Machine) -> Went {
     machine.inside(async |node| {
+        let shelves = Shelves::default();
         loop {
             let hands = Hands {
                 host: &node.host,
                 node: &node.ctx.node,
                 egress: &Ok(Egress::direct()),
+                shelves: &shelves,
             };
             match step(hands, Timestamp::now()).await {
                 Went::On(_) => {}
@@ -264,6 +272,62 @@ fn a_data_directory_that_is_a_mount_is_restored_within_it() {
     assert!(names.iter().any(|n| n.starts_with("before-")), "{names:?}");
 }
 
+/// Has the machine do this when etcdutl is about to make the data.
+fn before_each_restore(machine: &Machine, command: &str) {
+    let real = Programs::of("3.7.3").dir;
+    let dir = machine.fs.at("/wrapped");
+    fs::create_dir_all(&dir).expect("directory");
+    for name in ["etcd", "etcdctl"] {
+        drop(std::os::unix::fs::symlink(real.join(name), dir.join(name)));
+    }
+    let etcdutl = real.join("etcdutl");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1 $2\" != \"snapshot restore\" ] || {command}\nexec {} \"$@\"\n",
+        etcdutl.display()
+    );
+    let attrs = Attrs::mode(0o755);
+    machine
+        .fs
+        .write("/wrapped/etcdutl", text.as_bytes(), &attrs)
+        .expect("write");
+    machine.use_programs(&Programs { dir });
+}
+
+/// Somebody else writes to the disk while the new data are made: that is said, what was made goes, and the cluster has what
+/// it had. With room again it is restored.
+#[test]
+fn a_disk_that_fills_in_the_middle_changes_nothing_and_is_said() {
+    let mut lab = Lab::new("3.7.3", 1);
+    let only = &mut lab.machines[0];
+    only.small_disk(paths::ETCD_DATA, "512m");
+    only.settled();
+    write_keys(only);
+    snapshot(only);
+    let disk = only.fs.at(SOMEBODYS);
+    let fills = format!(
+        "/bin/dd if=/dev/zero of={} bs=64k 2>/dev/null",
+        disk.display()
+    );
+    before_each_restore(only, &fills);
+    ask(only, restore());
+    let Went::Ended(Some(fault)) = go(only) else {
+        panic!("not refused");
+    };
+    assert_eq!(fault.code, FaultCode::DiskFull, "{fault}");
+    assert!(only.is_up());
+    let mut names = data(only);
+    names.sort();
+    assert_eq!(names, ["member", "somebodys"]);
+    only.fs.remove_file(SOMEBODYS).expect("remove");
+    only.settled();
+    all_keys_are_there(only);
+    before_each_restore(only, "true");
+    ask(only, restore());
+    assert_eq!(go(only), Went::Ended(None));
+    only.settled();
+    all_keys_are_there(only);
+}
+
 /// Its tool would take it, and etcd would not start with it.
 #[test]
 fn a_snapshot_of_a_newer_etcd_is_refused_before_anything_is_touched() {
@@ -315,12 +379,12 @@ fn a_file_that_is_cut_empty_damaged_or_foreign_is_refused_and_nothing_is_touched
     let Goal::Restored(mut source) = restore() else {
         unreachable!("it is one");
     };
-    source.any_cluster = false;
+    source.unsigned = false;
     ask(only, Goal::Restored(source));
     let Went::Ended(Some(fault)) = go(only) else {
         panic!("not refused");
     };
-    assert_eq!(fault.code, FaultCode::EtcdRestoreForeign, "{fault}");
+    assert_eq!(fault.code, FaultCode::BackupUntrusted, "{fault}");
 }
 
 /// With the digest at its end that a snapshot has.

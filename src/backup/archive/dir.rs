@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::ArchiveError;
 use super::plan::Item;
 use crate::backup::blocking;
-use crate::host::fs::{Attrs, HostFs};
+use crate::host::fs::{Attrs, Found, HostFs};
 use crate::host::mounts;
 use crate::host::space;
 use crate::host::temps;
@@ -128,6 +128,15 @@ impl Dir {
         self.at_work(0, move |dir| {
             dir.mounted()?;
             let path = format!("{}/{name}", dir.path);
+            // Not opened before: a pipe is waited for, and a link leads anywhere.
+            match dir.host.found(&path)? {
+                Found::File { .. } => {}
+                Found::Nothing => return Err(ArchiveError::Missing { file: name }),
+                Found::Dir { .. } | Found::Link(_) | Found::Other => {
+                    let why = "it is no file".to_owned();
+                    return Err(ArchiveError::Damaged { file: name, why });
+                }
+            }
             let text = dir.host.read_text(path, max)?;
             text.ok_or(ArchiveError::Missing { file: name })
         })

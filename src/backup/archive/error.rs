@@ -103,6 +103,9 @@ pub enum ArchiveError {
         /// In what.
         why: String,
     },
+    /// Nobody who is believed signed what is there.
+    #[error("{}", .0.why)]
+    Unsigned(Box<Fault>),
     /// The service answered what cannot be used.
     #[error("the service answered {said}")]
     Answer {
@@ -142,9 +145,35 @@ impl ArchiveError {
             | Self::Missing { .. }
             | Self::UploadGone
             | Self::Damaged { .. }
+            | Self::Unsigned(_)
             | Self::Answer { .. }
             | Self::Io { .. }
             | Self::Fs(_) => false,
+        }
+    }
+
+    /// It says nothing of other hosts' places: a key may be for one of them alone, and a directory may be damaged.
+    pub(super) fn is_of_one_place(&self) -> bool {
+        match self {
+            Self::Denied { .. }
+            | Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::Unsigned(_)
+            | Self::Answer { .. }
+            | Self::Io { .. }
+            | Self::Fs(_) => true,
+            Self::Policy(_)
+            | Self::Credentials { .. }
+            | Self::NotMounted { .. }
+            | Self::Clock { .. }
+            | Self::NoBucket { .. }
+            | Self::OtherRegion { .. }
+            | Self::Foreign { .. }
+            | Self::Away { .. }
+            | Self::Busy { .. }
+            | Self::Slow { .. }
+            | Self::Full { .. }
+            | Self::UploadGone => false,
         }
     }
 
@@ -201,6 +230,7 @@ impl ArchiveError {
                 FaultCode::EtcdArchiveDamaged,
                 "use another backup; this one was changed or cut off where it is kept",
             ),
+            Self::Unsigned(fault) => return (fault.code, fault.fix.clone()),
             Self::UploadGone | Self::Answer { .. } => (
                 FaultCode::EtcdArchiveFailed,
                 "check that the endpoint is an S3-compatible service",

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use super::{Archive, ArchiveError, Place, Stored, plan};
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
-use crate::model::{ArchivePolicy, BACKUP_SCHEMA, BackupManifest, ClusterId, HostId};
+use crate::model::{
+    ArchivePolicy, BackupTrust, BelievedManifest, ClusterId, FoundManifest, HostId,
+};
 
 /// Most places that are looked into: many clusters share one, and each place is a question or two.
 const OWNERS_MAX: usize = 256;
@@ -21,32 +23,39 @@ pub struct Kept {
 }
 
 /// The manifest of the backup of this name, from the place of one of `first`, else of anybody. That of this
-/// cluster goes before one of another; who takes that says so.
+/// cluster goes before one of another; who takes that says so. What nobody vouches for is none: whoever can write
+/// there puts it before the right one.
 pub async fn find(
     host: &HostFs,
     policy: &ArchivePolicy,
     egress: &Egress,
     first: &[HostId],
     name: &str,
-    cluster: ClusterId,
-) -> Result<BackupManifest, ArchiveError> {
+    (cluster, trust): (ClusterId, &BackupTrust),
+) -> Result<BelievedManifest, ArchiveError> {
     let mut looked = BTreeSet::new();
     let (mut another, mut wrong) = (None, None);
     // The rest is asked for only when it is not with those who are known.
     for rest in [false, true] {
         let owners = match rest {
             false => first.to_vec(),
-            true => owners(host, policy, egress).await?,
+            true => match owners(host, policy, egress).await {
+                Ok(owners) => owners,
+                // What was wrong in a place that is known says more.
+                Err(error) => return Err(wrong.unwrap_or(error)),
+            },
         };
         for owner in owners.into_iter().filter(|owner| looked.insert(*owner)) {
             let archive = Archive::open(host, policy, owner, egress)?;
             match archive.manifest(name).await {
-                Ok(text) => match read(&text, name, owner) {
-                    Ok(manifest) if manifest.cluster_id == cluster => return Ok(manifest),
-                    Ok(manifest) => another = another.or(Some(manifest)),
+                Ok(text) => match read(&text, name, owner, trust) {
+                    Ok(found) if found.manifest().cluster_id == cluster => return Ok(found),
+                    Ok(found) => another = another.or(Some(found)),
                     Err(error) => wrong = wrong.or(Some(error)),
                 },
                 Err(ArchiveError::Missing { .. }) => {}
+                // One host's place may be closed to this key, or be damaged: the others are asked all the same.
+                Err(error) if error.is_of_one_place() => wrong = wrong.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -98,19 +107,22 @@ async fn owners(
     }
 }
 
-/// What stands there is somebody else's word: it is of this backup and this place, or not taken.
-fn read(text: &str, name: &str, owner: HostId) -> Result<BackupManifest, ArchiveError> {
+/// What stands there is somebody else's word: it is of this backup and this place, and signed, or not taken.
+fn read(
+    text: &str,
+    name: &str,
+    owner: HostId,
+    trust: &BackupTrust,
+) -> Result<BelievedManifest, ArchiveError> {
     let damaged = |why: String| {
         let [file, _] = plan::files(name);
         ArchiveError::Damaged { file, why }
     };
-    let manifest: BackupManifest =
-        serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?;
-    if manifest.schema > BACKUP_SCHEMA {
-        return Err(damaged("a later version of this program wrote it".into()));
-    }
-    if manifest.name != name || manifest.host_id != owner {
+    let found = FoundManifest::read(text.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+    if found.says().name != name || found.says().host_id != owner {
         return Err(damaged("it speaks of another backup".into()));
     }
-    Ok(manifest)
+    found
+        .believed(trust)
+        .map_err(|fault| ArchiveError::Unsigned(Box::new(fault)))
 }

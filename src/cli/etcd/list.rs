@@ -57,7 +57,7 @@ pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
         (None, _) | (_, true) => (Vec::new(), None),
         (Some(_), false) if ctx.uid != 0 => (Vec::new(), Some(not_root())),
         (Some(place), false) => {
-            ctx.out.waiting(&format!("asking {place}"));
+            ctx.out.waiting(&format!("asking {}", place.target));
             match archived(ctx).await {
                 Ok(archived) => (archived, None),
                 // What is here is shown all the same: it may be all that is left.
@@ -68,7 +68,10 @@ pub(super) async fn run(ctx: &Context, args: &ListArgs) -> Result<Exit, Fault> {
     ctx.out.show(&List {
         taken_at: ctx.now(),
         backups: rows(view.backups, archived),
-        archive: view.archive.filter(|_| !args.here),
+        archive: view
+            .archive
+            .filter(|_| !args.here)
+            .map(|a| a.target.to_string()),
         archive_fault,
     });
     Ok(Exit::Ok)

@@ -32,9 +32,17 @@ pub(in super::super) struct RestoreArgs {
     /// The file of the recovery key that opens a sealed one; without it the plane opens it.
     #[arg(long, value_name = "KEYFILE")]
     recovery_key: Option<PathBuf>,
-    /// It may be of another cluster. A plain snapshot does not say of which it is.
+    /// It may be of another cluster.
     #[arg(long)]
     any_cluster: bool,
+    /// Believe these as well: a file that `pf9-plane cluster backups NAME signers` wrote, kept beside the recovery
+    /// key. Without it one of this cluster's masters has to have signed it, as the last spec of the plane names them.
+    #[arg(long, value_name = "FILE", conflicts_with = "unsigned")]
+    signers: Option<PathBuf>,
+    /// Nobody has to have signed it, for you know where it comes from: whoever could write there can have made it. A
+    /// plain snapshot never is signed, and says nothing of its cluster.
+    #[arg(long)]
+    unsigned: bool,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -75,9 +83,13 @@ pub(super) async fn run(ctx: &Context, args: &RestoreArgs) -> Result<Exit, Fault
         ctx,
         args.yes,
         &format!(
-            "Restore etcd from {}? What was written since it was taken is lost to the cluster; the \
+            "Restore etcd from {}?{} What was written since it was taken is lost to the cluster; the \
              data of now are kept aside.",
-            source.file
+            source.file,
+            match source.unsigned {
+                true => " Nobody looks who made it.",
+                false => "",
+            }
         ),
     )?;
     let view = send(ctx, Method::POST, PATH, &source).await?;
@@ -113,10 +125,13 @@ fn source(args: &RestoreArgs) -> Result<Source, Fault> {
         false => absolute(Path::new(file)).map_err(|e| wrong(&e))?,
     };
     let key = args.recovery_key.as_deref().map(absolute).transpose();
+    let signers = args.signers.as_deref().map(absolute).transpose();
     Ok(Source {
         file,
         recovery_key: key.map_err(|e| wrong(&e))?,
         any_cluster: args.any_cluster,
+        signers: signers.map_err(|e| wrong(&e))?,
+        unsigned: args.unsigned,
     })
 }
 

@@ -8,18 +8,23 @@ use serde::Serialize;
 use super::super::context::Context;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::bytes;
+use super::brought::Brought;
 use crate::app::Exit;
-use crate::backup::verify;
+use crate::backup::{shelf, verify};
 use crate::host::fs::Attrs;
-use crate::model::{BackupManifest, Fault, FaultCode, paths};
+use crate::model::{
+    BackupManifest, BackupTrust, BelievedManifest, EtcdView, Fault, FaultCode, paths,
+};
 use crate::nodelet::etcd::key::{Key, openers};
+use crate::nodelet::etcd::trust;
 use crate::telemetry::chain;
 
 const NOT_LOOKED_AT: &str = "no backup was looked at";
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct VerifyArgs {
-    /// Name of a backup (see list), or path of its file; default: the newest.
+    /// Name of a backup, on this master or in the second place (see list), or path of its file; default: the newest
+    /// here.
     #[arg(value_name = "BACKUP")]
     pub(in super::super) backup: Option<String>,
     /// Open it with this key, and look whether it holds what it says.
@@ -28,6 +33,13 @@ pub(in super::super) struct VerifyArgs {
     /// Open it with the plane's help.
     #[arg(long)]
     pub(in super::super) plane: bool,
+    /// Believe these as well: a file that `pf9-plane cluster backups NAME signers` wrote. Without it one of this
+    /// cluster's masters has to have signed it.
+    #[arg(long, value_name = "FILE", conflicts_with = "unsigned")]
+    pub(in super::super) signers: Option<PathBuf>,
+    /// Do not look who made it.
+    #[arg(long)]
+    pub(in super::super) unsigned: bool,
     /// One JSON value instead of lines.
     #[arg(long)]
     pub(in super::super) json: bool,
@@ -38,19 +50,30 @@ struct Verified {
     manifest: BackupManifest,
     /// It was opened, not only looked at.
     opened: bool,
+    /// A master of the cluster signed it, or one whose key was named.
+    signed: bool,
+    /// Where it was, if not on this master.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
 }
 
 pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault> {
     ctx.need_root("look into a backup")?;
-    let (dir, which) = match &args.backup {
-        Some(path) if path.contains('/') => (String::new(), absolute(Path::new(path))?),
-        named => on_the_shelf(ctx, named.as_ref()).await?,
+    let view = super::view(ctx, NOT_LOOKED_AT).await;
+    let trust = trust(ctx, args, &view)?;
+    let place = match &args.backup {
+        Some(path) if path.contains('/') => {
+            let (found, sealed) = verify::find(&ctx.host, "", &absolute(Path::new(path))?, &trust)?;
+            Place::Here(Box::new(found), sealed)
+        }
+        named => of_the_cluster(ctx, &view?, named.as_deref(), &trust).await?,
     };
-    let (manifest, sealed) = verify::find(&ctx.host, &dir, &which)?;
+    let (believed, sealed) = place.both();
+    let manifest = believed.manifest();
     let etcdutl = ctx.host.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
     ctx.out.waiting("reading the backup");
     if args.recovery_key.is_none() && !args.plane {
-        verify::sealed(&sealed, &manifest)?;
+        verify::sealed(sealed, manifest)?;
     }
     let file = args.recovery_key.as_deref().map(absolute).transpose()?;
     let key = match (&file, args.plane) {
@@ -59,30 +82,91 @@ pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault>
         (None, false) => None,
     };
     if let Some(key) = key {
-        let keys = openers(&ctx.host, key, &sealed, &manifest).await?;
+        let keys = openers(&ctx.host, key, sealed, believed).await?;
         let made = ctx.host.make_dir(paths::ETCD_SCRATCH, &Attrs::mode(0o700));
         made.map_err(|e| Fault::new(FaultCode::File, NOT_LOOKED_AT, chain(&e)))?;
         let to = format!("{}/opened.db", paths::ETCD_SCRATCH);
         // Not kept: that it opens is what was asked.
-        verify::opened(&ctx.host, &etcdutl, &sealed, &manifest, keys, &to).await?;
+        verify::opened(&ctx.host, &etcdutl, sealed, manifest, keys, &to).await?;
     }
     ctx.out.show(&Verified {
-        manifest,
+        manifest: manifest.clone(),
         opened: key.is_some(),
+        signed: trust != BackupTrust::Unchecked,
+        from: place.from(),
     });
     Ok(Exit::Ok)
 }
 
-/// The directory of the backups, and this one of them or the newest.
-async fn on_the_shelf(ctx: &Context, named: Option<&String>) -> Result<(String, String), Fault> {
-    let what = NOT_LOOKED_AT;
-    let view = super::view(ctx, what).await?;
-    let newest = view.backups.last().map(|b| &b.name);
-    let which = named.or(newest).cloned().ok_or_else(|| {
-        let fault = Fault::new(FaultCode::NotFound, what, "there is none on this master");
-        fault.fix("pf9ctl etcd backup")
+/// Whose signature is asked for. nodelet knows the masters of this cluster; without it a file has to.
+fn trust(
+    ctx: &Context,
+    args: &VerifyArgs,
+    view: &Result<EtcdView, Fault>,
+) -> Result<BackupTrust, Fault> {
+    if args.unsigned {
+        return Ok(BackupTrust::Unchecked);
+    }
+    let named = args.signers.as_deref().map(absolute).transpose()?;
+    let named = named
+        .map(|file| trust::kept(&ctx.host, &file))
+        .transpose()?;
+    let mut signers = match (view, &named) {
+        (Ok(view), _) => view.signers.clone(),
+        (Err(_), Some(_)) => Vec::new(),
+        (Err(fault), None) => return Err(fault.clone()),
+    };
+    signers.extend(named.unwrap_or_default());
+    Ok(BackupTrust::Signers(signers))
+}
+
+/// Where the backup is that is looked at.
+enum Place {
+    Here(Box<BelievedManifest>, PathBuf),
+    Away(Box<Brought>),
+}
+
+impl Place {
+    fn both(&self) -> (&BelievedManifest, &Path) {
+        match self {
+            Self::Here(believed, sealed) => (believed, sealed),
+            Self::Away(brought) => (&brought.believed, &brought.sealed),
+        }
+    }
+
+    fn from(&self) -> Option<String> {
+        match self {
+            Self::Here(..) => None,
+            Self::Away(brought) => Some(brought.from.clone()),
+        }
+    }
+}
+
+/// The one of this name, or the newest: on this master, else in the second place.
+async fn of_the_cluster(
+    ctx: &Context,
+    view: &EtcdView,
+    named: Option<&str>,
+    trust: &BackupTrust,
+) -> Result<Place, Fault> {
+    let newest = view.backups.last().map(|b| b.name.as_str());
+    let which = named.or(newest).ok_or_else(|| {
+        let why = "there is none on this master";
+        Fault::new(FaultCode::NotFound, NOT_LOOKED_AT, why).fix("pf9ctl etcd backup")
     })?;
-    Ok((view.dir, which))
+    let is_here = view.backups.iter().any(|b| b.name == which);
+    match &view.archive {
+        Some(second) if !is_here && shelf::is_name(which) => {
+            ctx.out
+                .waiting(&format!("bringing it from {}", second.target));
+            let brought = Brought::bring(ctx, view, second, which, trust).await?;
+            Ok(Place::Away(Box::new(brought)))
+        }
+        Some(_) | None => {
+            let (found, sealed) = verify::find(&ctx.host, &view.dir, which, trust)?;
+            Ok(Place::Here(Box::new(found), sealed))
+        }
+    }
 }
 
 /// As it is found from elsewhere.
@@ -118,6 +202,15 @@ impl Show for Verified {
             bytes(m.sealed_bytes)
         );
         screen.row("holds", Ink::Plain, &holds, width);
+        let signed = match self.signed {
+            true => format!("by root of host {}", m.host_id),
+            false => "NOBODY LOOKED: --unsigned".to_owned(),
+        };
+        let ink = if self.signed { Ink::Plain } else { Ink::Warn };
+        screen.row("signed", ink, &signed, width);
+        if let Some(from) = &self.from {
+            screen.row("from", Ink::Plain, from, width);
+        }
         let made = format!(
             "etcd {}, Kubernetes {}",
             m.etcd_version, m.kubernetes_version

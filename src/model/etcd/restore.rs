@@ -28,6 +28,9 @@ pub struct RestoreOrder {
     /// It may be of another cluster, or of one that nobody knows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_cluster: bool,
+    /// Nobody has to have signed it: the operator knows where it comes from.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsigned: bool,
     /// The new data are made, so the masters stop and go on. Before that nothing is stopped anywhere.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub go: bool,

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, HostId, Nonce};
+use super::signed::SIGNED_MANIFEST_MAX;
+use crate::model::{ClusterId, Envelope, HostId, Nonce};
 
 /// Most stanzas of one head: two recipients, and what `age` puts beside them.
 pub const STANZAS_MAX: usize = 8;
@@ -22,8 +23,8 @@ pub struct UnwrapOrder {
     pub cluster_id: ClusterId,
     /// What it answers.
     pub nonce: Nonce,
-    /// Its name, for the audit.
-    pub backup: String,
+    /// What stands beside it, as a master signed it: nothing else is opened.
+    pub manifest: Envelope,
     /// What stands in its head.
     pub stanzas: Vec<WrappedKey>,
     /// For whom the answer is sealed: a key of root's own, made for it (`age1…`).
@@ -56,8 +57,13 @@ impl UnwrapOrder {
         let wild = stanzas.iter().any(|s| {
             long(&s.tag) || long(&s.body) || s.args.len() > STANZAS_MAX || s.args.iter().any(long)
         });
-        if stanzas.is_empty() || stanzas.len() > STANZAS_MAX || wild || long(&self.backup) {
+        if stanzas.is_empty() || stanzas.len() > STANZAS_MAX || wild {
             return Some(format!("its stanzas are not 1 to {STANZAS_MAX} short ones"));
+        }
+        if self.manifest.payload.len() > SIGNED_MANIFEST_MAX {
+            return Some(format!(
+                "its manifest has more than {SIGNED_MANIFEST_MAX} bytes"
+            ));
         }
         super::backup::recipient_fault(&self.recipient).map(|why| format!("its recipient {why}"))
     }

@@ -68,6 +68,7 @@ impl Engine {
                 host: &host,
                 node,
                 egress: &self.egress,
+                shelves: &self.shelves,
             };
             let went = tokio::select! {
                 // A step that is cut off is begun again.

@@ -2,6 +2,7 @@
 //! too much; and looks what all hosts have there.
 
 use super::keeper::Master;
+use super::trust;
 use crate::backup::archive::{self, Archive, ArchiveError};
 use crate::backup::shelf::{self, MANIFEST, SEALED, Shelf};
 use crate::egress::Egress;
@@ -27,10 +28,10 @@ pub(super) async fn copy(
     let to = second_place(policy, NOT_COPIED)?;
     let fails = |error: ArchiveError| error.fault(&to.target, NOT_COPIED);
     let dir = shelf::dir(policy);
-    let look = Shelf::look(&host.fs, dir);
+    let look = Shelf::look(&host.fs, dir, &trust::of(&host.fs, &master.work.node));
     let shelf = look.map_err(|e| Fault::new(FaultCode::BackupFailed, NOT_COPIED, chain(&e)))?;
     let archive = Archive::open(&host.fs, to, master.host_id, egress).map_err(fails)?;
-    let missing = archive.missing(&shelf.good).await.map_err(fails)?;
+    let missing = archive.missing(shelf.manifests()).await.map_err(fails)?;
     for name in &missing {
         let manifest = host
             .fs

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 use super::chore::{self, Seen};
 use super::keeper::Master;
+use super::trust;
 use crate::backup::shelf::{self, Shelf};
 use crate::backup::take::{self, About, Taking};
 use crate::host::Host;
 use crate::host::fs::{FsError, HostFs};
+use crate::host::looking::Looking;
 use crate::model::{
     BackupInfo, BackupManifest, BackupSettings, ChoreAnswer, EtcdStatus, EtcdView, Fault,
     FaultCode, Timestamp,
@@ -24,53 +24,47 @@ use crate::telemetry::chain;
 const SHELF_MAX: Duration = Duration::from_secs(20);
 
 /// Looks at the shelf beside the task, one at a time.
-#[derive(Default)]
-pub(super) struct Looking(Option<(String, JoinHandle<Result<Shelf, FsError>>)>);
+pub(super) type Shelves = Looking<Result<Shelf, FsError>>;
 
-impl Looking {
-    async fn look(&mut self, fs: &HostFs, dir: &str) -> Result<Shelf, Fault> {
-        // What was begun in another directory is not waited for any more.
-        let begun = self.0.take().filter(|(of, _)| of == dir);
-        let mut look = begun.map_or_else(
-            || {
-                let (fs, dir) = (fs.clone(), dir.to_owned());
-                tokio::task::spawn_blocking(move || Shelf::look(&fs, &dir))
-            },
-            |(_, look)| look,
-        );
-        match tokio::time::timeout(SHELF_MAX, &mut look).await {
-            Ok(Ok(shelf)) => shelf.map_err(|e| unread(&e)),
-            Ok(Err(e)) => Err(Fault::new(FaultCode::Internal, UNREAD, e.to_string())),
-            Err(_) => {
-                self.0 = Some((dir.to_owned(), look));
-                let why = format!("{dir} does not answer; is what is mounted there alive?");
-                Err(Fault::new(FaultCode::BackupFailed, UNREAD, why).fix(UNREAD_FIX))
-            }
+async fn shelf(looking: &mut Shelves, fs: &HostFs, master: &Master) -> Result<Shelf, Fault> {
+    let node = &master.work.node;
+    let dir = shelf::dir(&node.etcd.backup).to_owned();
+    let (fs, of, trust) = (fs.clone(), dir.clone(), trust::of(fs, node));
+    let look = move || Shelf::look(&fs, &of, &trust);
+    match looking.at(&dir, SHELF_MAX, look).await {
+        Some(shelf) => shelf.map_err(|e| unread(&e)),
+        None => {
+            let why = format!("{dir} does not answer; is what is mounted there alive?");
+            Err(Fault::new(FaultCode::BackupFailed, UNREAD, why).fix(UNREAD_FIX))
         }
     }
 }
 
 /// Looks at the shelf: what is shown of it, and what the schedule decides by.
 pub(super) async fn look(
-    (looking, fs): (&mut Looking, &HostFs),
+    (looking, fs): (&mut Shelves, &HostFs),
     master: &Master,
     now: Timestamp,
     etcd: &mut EtcdStatus,
     seen: &mut Seen,
 ) -> Vec<BackupInfo> {
     let policy = &master.work.node.etcd.backup;
-    let found = looking.look(fs, shelf::dir(policy)).await;
+    let found = shelf(looking, fs, master).await;
     seen.no_shelf = found.is_err();
     if found.is_err() || seen.backup_failed.is_none() {
         etcd.backups.failing = found.as_ref().err().cloned();
     }
     let shelf = found.unwrap_or_default();
-    let backups: Vec<_> = shelf.good.iter().map(|m| m.info()).collect();
+    // Of the look before.
+    etcd.warnings
+        .retain(|w| w.code != FaultCode::BackupUntrusted);
+    etcd.warnings.extend(unbelieved(&shelf));
+    let backups: Vec<_> = shelf.manifests().map(|m| m.info()).collect();
     let last = shelf
         .newest_of(master.work.node.cluster_id)
-        .map(|m| m.info());
+        .map(|m| m.manifest().info());
     let own = |m: &&BackupManifest| m.cluster_id == master.work.node.cluster_id;
-    let of_the_shelf = shelf.good.iter().filter(own).map(|m| m.taken_at);
+    let of_the_shelf = shelf.manifests().filter(own).map(|m| m.taken_at);
     seen.first_backup = of_the_shelf.clone().min();
     seen.last_backup = chore::last(now, of_the_shelf.chain(seen.made));
     seen.to_prune = !shelf.to_go(policy).is_empty();
@@ -82,6 +76,18 @@ pub(super) async fn look(
     shown.stale = policy.is_stale(now, since);
     shown.last = last;
     backups
+}
+
+/// What lies there and counts for nothing, in words: a restore would refuse it.
+fn unbelieved(shelf: &Shelf) -> Option<Fault> {
+    let first = shelf.unbelieved.first()?;
+    let what = "backups of etcd lie here that nobody vouches for";
+    let why = format!(
+        "{}, {first} among them: their manifests are not signed by a master of this cluster",
+        shelf.unbelieved.len()
+    );
+    let fix = "pf9ctl etcd verify says what is wrong with one; whoever can write there did this: look who";
+    Some(Fault::new(FaultCode::BackupUntrusted, what, why).fix(fix))
 }
 
 /// Makes one.
@@ -101,6 +107,7 @@ pub(super) async fn make(
         etcd.map(|part| part.version.clone())
     });
     let version = Some(seen.version).filter(|v| !v.is_empty());
+    let sign = trust::signing(&host.fs, node)?;
     let taking = Taking {
         fs: &host.fs,
         etcd: &etcd,
@@ -120,6 +127,7 @@ pub(super) async fn make(
                 .unwrap_or_default(),
             settings: BackupSettings::of(node),
         },
+        sign: &sign,
     };
     let made = take::take(taking).await?;
     tracing::info!(
@@ -140,10 +148,10 @@ pub(super) async fn make(
 /// Takes away what is to go.
 pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, Fault> {
     let policy = master.work.node.etcd.backup.clone();
-    let fs = host.fs.clone();
+    let (fs, trust) = (host.fs.clone(), trust::of(&host.fs, &master.work.node));
     let work = move || -> Result<usize, FsError> {
         let dir = shelf::dir(&policy);
-        let go = Shelf::look(&fs, dir)?.to_go(&policy);
+        let go = Shelf::look(&fs, dir, &trust)?.to_go(&policy);
         for name in &go {
             shelf::remove(&fs, dir, name)?;
             tracing::info!(backup = name, "an old backup of etcd was taken away");

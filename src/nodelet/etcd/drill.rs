@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keeper::Master;
 use super::key::{Key, openers};
+use super::trust;
 use crate::backup::drill::{self, Drill};
 use crate::backup::shelf::{self, SEALED, Shelf};
 use crate::host::Host;
@@ -71,15 +72,16 @@ async fn tried(
     let not = |why: String| Fault::new(FaultCode::EtcdDrill, NOT_TRIED, why);
     let policy = &node.etcd.backup;
     let dir = shelf::dir(policy);
-    let look = Shelf::look(fs, dir).map_err(|e| not(chain(&e)))?;
-    let Some(manifest) = look.newest_of(node.cluster_id) else {
+    let look = Shelf::look(fs, dir, &trust::of(fs, node)).map_err(|e| not(chain(&e)))?;
+    let Some(newest) = look.newest_of(node.cluster_id) else {
         let why = "there is none of this cluster on this machine";
         return Err(not(why.to_owned()).fix("pf9ctl etcd backup"));
     };
+    let manifest = newest.manifest();
     let sealed = format!("{dir}/{}{SEALED}", manifest.name);
     let scratch = drill::begin(fs, manifest)?;
     let key = whose(key, policy);
-    let keys = openers(fs, key, &fs.at(&sealed), manifest).await;
+    let keys = openers(fs, key, &fs.at(&sealed), newest).await;
     let keys = keys.map_err(|fault| Fault {
         what: NOT_TRIED.to_owned(),
         ..fault

@@ -6,11 +6,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::archive;
-use super::backup::{self, Looking};
+use super::backup::{self, Shelves};
 use super::chore::{self, Chore, Next, Seen};
 use super::desk::{Inside, NOT_DONE, Order, Ordered};
 use super::drill;
 use super::look;
+use super::trust;
 use super::upkeep::Upkeep;
 use crate::app::Beat;
 use crate::backup::{drill as drill_files, shelf};
@@ -23,7 +24,7 @@ use crate::model::{
 use crate::nodelet::job::{Job, Work};
 use crate::nodelet::peers::Peers;
 use crate::nodelet::status::EtcdBoard;
-use crate::nodelet::trust;
+use crate::nodelet::trust::held;
 
 /// Time between two looks at the member that nothing asked for.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ pub struct Keeper {
     beat: Beat,
     shutdown: CancellationToken,
     peers: Peers,
-    looking: Looking,
+    looking: Shelves,
     view: EtcdView,
     seen: Seen,
     egress: Result<Egress, Fault>,
@@ -76,7 +77,7 @@ impl Keeper {
             beat,
             shutdown,
             peers: Peers::default(),
-            looking: Looking::default(),
+            looking: Shelves::default(),
             view: EtcdView::default(),
             seen: Seen::default(),
             egress,
@@ -96,7 +97,7 @@ impl Keeper {
             let master = master(&self.job.borrow_and_update());
             match master {
                 // A copy of a machine does nothing in the original's name.
-                Some(master) if trust::held(&self.host.fs).is_none() => self.keep(&master).await,
+                Some(master) if held(&self.host.fs).is_none() => self.keep(&master).await,
                 Some(_) | None => self.idle().await,
             }
         }
@@ -190,7 +191,10 @@ impl Keeper {
         let there = there.filter(|(to, _)| Some(to) == wanted);
         self.seen.archive = wanted.map(|_| there.and_then(|(_, newest)| *newest));
         self.seen.archive_looked = there.is_some();
-        self.view.archive = wanted.map(|wanted| wanted.target.to_string());
+        self.view.archive = wanted.cloned();
+        self.view.signers = trust::signers(&self.host.fs, node);
+        self.view.masters = node.etcd.members.iter().map(|m| m.host_id).collect();
+        self.view.cluster_id = Some(node.cluster_id);
         if wanted.is_none() {
             etcd.backups.archive = None;
         }
@@ -408,116 +412,4 @@ fn cut_off(why: &str) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::desk::{Desk, desk};
-    use super::*;
-    use crate::app::TaskGroup;
-    use crate::host::fs::HostFs;
-    use crate::local::{Method, Peer, Request, StatusCode};
-    use crate::model::Generation;
-    use crate::nodelet::status::Board;
-    use crate::nodelet::testing::{Cas, node};
-
-    struct World {
-        desk: Desk,
-        job: watch::Sender<Job>,
-        board: Board,
-        stop: CancellationToken,
-        _dir: tempfile::TempDir,
-    }
-
-    /// A keeper on a machine without etcd, and what it is told.
-    fn world(job: Job) -> (World, TaskGroup) {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fs = HostFs::new(dir.path());
-        let stop = CancellationToken::new();
-        let mut group = TaskGroup::new(stop.clone());
-        let (job, working) = watch::channel(job);
-        let (desk, inside) = desk();
-        let board = Board::new(&fs).0;
-        let beat = group.progress().beat("keeper");
-        let etcd = board.etcd();
-        let egress = Err(Fault::new(FaultCode::Interrupted, "no way out", "a test"));
-        let keeper = Keeper::new(
-            Host::new(fs),
-            working,
-            etcd,
-            inside,
-            beat,
-            stop.clone(),
-            egress,
-        );
-        group.finite("keeper", keeper.run());
-        let world = World {
-            desk,
-            job,
-            board,
-            stop,
-            _dir: dir,
-        };
-        (world, group)
-    }
-
-    impl World {
-        async fn call(&self, method: Method, path: &str) -> (StatusCode, serde_json::Value) {
-            let request = Request {
-                method,
-                path: path.into(),
-                query: Default::default(),
-                body: Default::default(),
-                peer: Peer {
-                    uid: 0,
-                    gid: 0,
-                    pid: None,
-                },
-            };
-            let reply = self.desk.answer(&request).await;
-            let body = serde_json::from_slice(reply.body()).expect("json");
-            (reply.status(), body)
-        }
-    }
-
-    fn master_job() -> Job {
-        Job::Node(Work {
-            generation: Generation(1),
-            role: Role::Master,
-            node: Arc::new(node(Cas::new().authorities)),
-        })
-    }
-
-    #[tokio::test]
-    async fn without_a_member_there_is_nothing_to_order() {
-        let (world, group) = world(Job::Nothing(Generation(1)));
-        let asks = async {
-            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
-            assert_eq!(status, StatusCode::CONFLICT);
-            assert_eq!(fault["code"], "no-master", "{fault}");
-            world.stop.cancel();
-        };
-        tokio::join!(group.run(Duration::from_secs(5)), asks);
-    }
-
-    /// What goes wrong is answered, shown with the same words, and gone with the role.
-    #[tokio::test]
-    async fn what_fails_is_answered_and_shown_and_a_role_that_goes_takes_it_along() {
-        let (world, group) = world(master_job());
-        let asks = async {
-            let (status, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
-            assert_eq!(status, StatusCode::CONFLICT, "{fault}");
-            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
-            assert_eq!(view["etcd"]["backups"]["failing"], fault);
-            assert_eq!(view["etcd"]["fault"]["code"], "etcd-not-healthy");
-            world.job.send_replace(Job::Nothing(Generation(2)));
-            // It takes up one order more when it has seen that.
-            let (_, fault) = world.call(Method::POST, "/v1/etcd/backup").await;
-            assert_eq!(fault["code"], "no-master", "{fault}");
-            let (_, view) = world.call(Method::GET, "/v1/etcd").await;
-            assert!(view.get("etcd").is_none(), "{view}");
-            world.stop.cancel();
-        };
-        tokio::join!(group.run(Duration::from_secs(5)), asks);
-        drop(world.board);
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use crate::host::fs::HostFs;
 use crate::identity::{self, order_key};
 use crate::local::{Client, Method};
 use crate::model::{
-    BackupManifest, DocumentKind, Envelope, Fault, FaultCode, FreshNonce, Secret, UnwrapAnswer,
+    BelievedManifest, DocumentKind, Envelope, Fault, FaultCode, FreshNonce, Secret, UnwrapAnswer,
     paths,
 };
 use crate::telemetry::chain;
@@ -43,7 +43,7 @@ pub async fn openers(
     fs: &HostFs,
     key: Key<'_>,
     sealed: &Path,
-    manifest: &BackupManifest,
+    manifest: &BelievedManifest,
 ) -> Result<Vec<Opener>, Fault> {
     match key {
         Key::Named(file) => seal::keys(&named(fs, file)?),
@@ -88,7 +88,7 @@ fn or_by_hand(fault: Fault) -> Fault {
 async fn by_the_plane(
     fs: &HostFs,
     sealed: &Path,
-    manifest: &BackupManifest,
+    manifest: &BelievedManifest,
 ) -> Result<Unwrapped, Fault> {
     let host_id = identity::host_id(fs).map_err(|e| e.fault(WHAT))?;
     let host_id = host_id.ok_or_else(|| {
@@ -104,7 +104,7 @@ async fn by_the_plane(
         order_key::load(fs, host_id).map_err(|e| e.fault(WHAT).fix(order_key::remedy(host_id)))?;
     let client = Client::unix(fs.at(paths::PLANE_SOCKET)).map_err(|e| e.fault(WHAT))?;
     let nonce: FreshNonce = said(client.send(Method::POST, NONCE, &json!({}), ASK).await)?;
-    let order = asking.order(host_id, manifest.cluster_id, &manifest.name, nonce.nonce);
+    let order = asking.order(host_id, manifest, nonce.nonce);
     let envelope: Envelope = key.sign(DocumentKind::Unwrap, &order)?;
     let answer: UnwrapAnswer = said(client.send(Method::POST, UNWRAP, &envelope, ASK).await)?;
     asking.opened(&answer)

@@ -47,7 +47,7 @@ pub mod prepare;
 pub mod run;
 pub mod settings;
 pub mod snapshot;
-mod source;
+pub mod source;
 pub mod stage;
 mod unseal;
 
@@ -125,9 +125,16 @@ pub struct Source {
     /// The key that opens it, where the plane is not asked: a file, never the key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery_key: Option<String>,
-    /// It may be of another cluster, or of one that nobody knows.
+    /// It may be of another cluster.
     #[serde(default)]
     pub any_cluster: bool,
+    /// A file with public keys whose signature is believed beside those that this master knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signers: Option<String>,
+    /// Nobody has to have signed it: who asks knows where it comes from. A plain snapshot is never signed, and says
+    /// nothing of its cluster.
+    #[serde(default)]
+    pub unsigned: bool,
 }
 
 /// How far a restore is, where the machine does not show that.

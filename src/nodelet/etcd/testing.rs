@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backup::seal::{self, Sealed, Sealer};
 use crate::host::fs::{Attrs, HostFs};
+use crate::identity::order_key;
 use crate::local::{Policy, Reply, Request, StatusCode, bind, serve};
 use crate::model::{
-    BACKUP_SCHEMA, BackupManifest, BackupSettings, Digest, Envelope, Fault, FaultCode, FreshNonce,
-    NodeSpec, Nonce, Secret, UnwrapAnswer, UnwrapOrder, paths,
+    BACKUP_SCHEMA, BackupManifest, BackupSettings, Digest, DocumentKind, Envelope, Fault,
+    FaultCode, FreshNonce, NodeSpec, Nonce, Secret, UnwrapAnswer, UnwrapOrder, paths,
 };
+use crate::nodelet::testing::host_id;
 
 /// What the plane does when it is asked to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,9 +165,16 @@ pub(crate) fn backup(
     manifest
 }
 
-/// What stands beside it.
+/// What stands beside it, signed by root of this machine.
 pub(crate) fn note(fs: &HostFs, stem: &str, manifest: &BackupManifest) {
-    let text = serde_json::to_vec(manifest).expect("json");
+    let (own, _) = order_key::ensure(fs, host_id()).expect("order key");
+    let signed = own.sign(DocumentKind::Backup, manifest).expect("signed");
+    put(fs, stem, &signed);
+}
+
+/// What stands beside it, whoever signed it.
+pub(crate) fn put(fs: &HostFs, stem: &str, signed: &Envelope) {
+    let text = serde_json::to_vec(signed).expect("json");
     fs.write(format!("{stem}.json"), &text, &Attrs::mode(0o600))
         .expect("write");
 }

@@ -196,6 +196,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             backup: Default::default(),
             restore: None,
             gone: Vec::new(),
+            backup_signers: Vec::new(),
         },
         service_account_keys: Vec::new(),
         runtime: RuntimeSpec::default(),

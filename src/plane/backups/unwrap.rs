@@ -1,8 +1,8 @@
 //! `POST /v1/hosts/self/unwrap`: the key of one backup, for root of a master.
 //!
 //! Believed is root's signature, as with certificates: whoever took over comms or hostagent opens no
-//! backup. What the cluster's own key does not unwrap is no backup of this cluster. Every order is
-//! audited.
+//! backup. What the cluster's own key does not unwrap is no backup of this cluster, and what no master of it signed
+//! is none either: a person who knows better has the recovery key. Every order is audited.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -16,10 +16,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use crate::model::{DocumentKind, FaultCode, Role, UnwrapAnswer, UnwrapOrder, WrappedKey};
+use crate::model::{
+    BackupTrust, DocumentKind, FaultCode, FoundManifest, Role, UnwrapAnswer, UnwrapOrder,
+    WrappedKey,
+};
 use crate::plane::hostapi::Caller;
 use crate::plane::http::Doc;
 use crate::plane::orders::{answers, envelope, open, said_by};
+use crate::plane::records::Cluster;
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::state::{self, Change, Plane};
 
@@ -46,15 +50,34 @@ pub(in crate::plane) async fn post(
             let why = format!("this host is no master of cluster {}", order.cluster_id);
             return Err(Refusal::forbidden(FaultCode::ClusterForeign, WHAT, why));
         }
+        let backup = backup(&cluster, &order)?;
         let key = super::key_of(&cluster).ok_or_else(|| {
             let why = "the cluster's key for backups cannot be read";
             Refusal::conflict(FaultCode::KeyInvalid, WHAT, why)
         })?;
-        Ok((unwrapped(&key, &order)?, order.backup))
+        Ok((unwrapped(&key, &order)?, backup))
     };
     let (answer, backup) = plane.refused.told(host, plane.change(work).await)?;
     tracing::warn!(%host, backup, "the key of a backup of etcd was given to a master");
     Ok(Json(answer))
+}
+
+/// The name of the backup that is to be opened: one that a master of this cluster made of this cluster.
+fn backup(cluster: &Cluster, order: &UnwrapOrder) -> Answer<String> {
+    let found = FoundManifest::of(order.manifest.clone())
+        .map_err(|e| Refusal::bad(FaultCode::OrderMalformed, WHAT, e.to_string()))?;
+    let trust = BackupTrust::Signers(cluster.backup_signers.clone());
+    let believed = found.believed(&trust).map_err(|fault| {
+        Refusal::forbidden(fault.code, WHAT, fault.why).fix(
+            "take another one, or open it with the recovery key if it is known where it comes from",
+        )
+    })?;
+    let manifest = believed.manifest();
+    if manifest.cluster_id != cluster.id {
+        let why = format!("it is a backup of cluster {}", manifest.cluster_id);
+        return Err(Refusal::forbidden(FaultCode::ClusterForeign, WHAT, why));
+    }
+    Ok(manifest.name.clone())
 }
 
 /// The file's key, for the order's recipient.
@@ -105,7 +128,10 @@ mod tests {
     use crate::backup::seal::{self, Sealer};
     use crate::backup::unwrap::Asking;
     use crate::host::fs::{Attrs, HostFs};
-    use crate::model::{ClusterId, Digest, HostId, Nonce, Secret};
+    use crate::model::etcd::signed::tests::signed;
+    use crate::model::{
+        BackupManifest, BelievedManifest, ClusterId, Digest, HostId, Nonce, Secret, SigningKey,
+    };
 
     struct Sealed {
         fs: HostFs,
@@ -127,9 +153,58 @@ mod tests {
         Sealed { fs, key, _dir: dir }
     }
 
+    /// Signed by this key, in the name of this host, of this cluster.
+    fn noted(key: &SigningKey, host_id: HostId, cluster_id: ClusterId) -> BelievedManifest {
+        let manifest = BackupManifest {
+            host_id,
+            cluster_id,
+            ..crate::backup::shelf::tests::manifest(1, 1, 1)
+        };
+        let found = FoundManifest::of(signed(key, &manifest)).expect("a manifest");
+        found.believed(&BackupTrust::Unchecked).expect("taken")
+    }
+
     fn order(asking: &Asking) -> UnwrapOrder {
-        let (host, cluster) = (HostId::random(), ClusterId::random());
-        asking.order(host, cluster, "b", Nonce(Digest::of(b"n")))
+        let key = SigningKey::generate().expect("key").0;
+        let noted = noted(&key, HostId::random(), ClusterId::random());
+        asking.order(HostId::random(), &noted, Nonce(Digest::of(b"n")))
+    }
+
+    #[test]
+    fn what_no_master_of_the_cluster_signed_is_not_opened() {
+        use crate::plane::compute::tests::{add, cluster, host};
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let key = || SigningKey::generate().expect("key").0;
+        let (own, before, other) = (key(), key(), key());
+        super::super::signs(&mut c, host(1), &before.trusted());
+        super::super::signs(&mut c, host(1), &own.trusted());
+        super::super::signs(&mut c, host(2), &other.trusted());
+        let kept = sealed();
+        let asking = Asking::of(&kept.fs.at("/b.db.age")).expect("head");
+        let code = |c: &Cluster, noted: &BelievedManifest| {
+            let order = asking.order(host(2), noted, Nonce(Digest::of(b"n")));
+            backup(c, &order).map(drop).map_err(|r| r.fault.code)
+        };
+        for key in [&own, &before] {
+            assert_eq!(code(&c, &noted(key, host(1), c.id)), Ok(()));
+        }
+        let untrusted = Err(FaultCode::BackupUntrusted);
+        assert_eq!(code(&c, &noted(&key(), host(1), c.id)), untrusted);
+        assert_eq!(code(&c, &noted(&other, host(1), c.id)), untrusted);
+        assert_eq!(code(&c, &noted(&own, host(9), c.id)), untrusted);
+        let elsewhere = noted(&own, host(1), ClusterId::random());
+        assert_eq!(code(&c, &elsewhere), Err(FaultCode::ClusterForeign));
+        // Also after its master is none any more.
+        crate::plane::departures::leave(&mut c, host(1), crate::plane::compute::tests::now(), true);
+        assert_eq!(code(&c, &noted(&own, host(1), c.id)), Ok(()));
+        // What is none at all.
+        let mut order = asking.order(host(2), &elsewhere, Nonce(Digest::of(b"n")));
+        order.manifest.payload = "e30=".into();
+        let none = backup(&c, &order).map(drop).map_err(|r| r.fault.code);
+        assert_eq!(none, Err(FaultCode::OrderMalformed));
+        order.manifest.payload = "x".repeat(crate::model::SIGNED_MANIFEST_MAX + 1);
+        assert!(order.fault().is_some());
     }
 
     #[test]

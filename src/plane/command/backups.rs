@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{State, align, cell, put};
 use crate::model::{Fault, FaultCode};
 use crate::plane::admin;
-use crate::plane::backups::{NewArchive, NewBackups, Said};
+use crate::plane::backups::{Forgotten, NewArchive, NewBackups, Said};
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
@@ -32,6 +32,21 @@ enum BackupsVerb {
     },
     /// Say how masters make them. What is not named stays as it is.
     Set(Box<SetArgs>),
+    /// Print the public keys that sign backups of this cluster, as a file that is kept beside the recovery key: with
+    /// the plane away it is what tells a backup from a forged one (`pf9ctl etcd restore --signers FILE`).
+    Signers {
+        #[command(flatten)]
+        state: State,
+    },
+    /// Believe no backup any more that was signed with this key: its host was taken over. Keys of hosts that are
+    /// merely gone stay, for what they made may be all there is.
+    Forget {
+        /// Id of the key, see signers.
+        #[arg(value_name = "KEY_ID")]
+        key: String,
+        #[command(flatten)]
+        state: State,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +155,16 @@ impl Backups {
                 })?;
                 let answer = admin::ask(&dir, Method::POST, &at, &body).await?;
                 put(None, &policy(&answer["policy"]))
+            }
+            BackupsVerb::Signers { state } => {
+                let answer = admin::ask(&state.state_dir, Method::GET, &at, &Value::Null).await?;
+                put(None, &signers(&self.cluster, &answer))
+            }
+            BackupsVerb::Forget { key, state } => {
+                let at = format!("{at}/forget");
+                let answer =
+                    admin::ask(&state.state_dir, Method::POST, &at, &Forgotten { key }).await?;
+                put(None, &signers(&self.cluster, &answer))
             }
         }
     }
@@ -276,6 +301,23 @@ fn policy(policy: &Value) -> String {
     align(&rows)
 }
 
+/// The file of those who sign.
+fn signers(cluster: &str, answer: &Value) -> String {
+    let mut text = format!("# whose backups of cluster {cluster} are believed: host, public key\n");
+    for signer in answer["signers"].as_array().into_iter().flatten() {
+        let is = match signer["isMaster"].as_bool() {
+            Some(true) => "a master",
+            Some(false) | None => "no master any more",
+        };
+        text.push_str(&format!(
+            "# key {}, {is}\n{}\n",
+            cell(signer, "key"),
+            cell(signer, "line")
+        ));
+    }
+    text
+}
+
 fn screen(answer: &Value) -> String {
     let mut text = policy(&answer["policy"]);
     text.push('\n');
@@ -386,6 +428,20 @@ mod tests {
             let line = format!("set --state-dir d {rest}");
             assert!(wanted(line.trim()).is_err(), "{rest}");
         }
+    }
+
+    #[test]
+    fn the_file_of_those_who_sign_is_read_again() {
+        use crate::model::{BackupSigner, HostId, SigningKey};
+        let signer = BackupSigner {
+            host_id: HostId::random(),
+            key: SigningKey::generate().expect("key").0.trusted(),
+        };
+        let answer =
+            json!({"signers": [{"key": signer.key.id, "line": signer.line(), "isMaster": false}]});
+        let text = signers("c", &answer);
+        assert!(text.contains("no master any more"), "{text}");
+        assert_eq!(BackupSigner::lines(&text), Ok(vec![signer]));
     }
 
     #[test]

@@ -50,9 +50,13 @@ pub(super) enum ClusterVerb {
         /// another cluster, or one of before the plane had a key. The key itself stays there.
         #[arg(long, value_name = "PATH")]
         recovery_key: Option<String>,
-        /// It may be of another cluster. A plain snapshot does not say of which it is.
+        /// It may be of another cluster.
         #[arg(long)]
         any_cluster: bool,
+        /// No master of this cluster has to have signed it, for you know where it comes from. A plain snapshot never
+        /// is signed, and says nothing of its cluster.
+        #[arg(long)]
+        unsigned: bool,
         /// Only show how far it is.
         #[arg(long, conflicts_with_all = ["backup", "founder", "withdraw"])]
         show: bool,
@@ -119,6 +123,7 @@ impl ClusterVerb {
                 founder,
                 recovery_key,
                 any_cluster,
+                unsigned,
                 show,
                 withdraw,
                 state,
@@ -128,6 +133,7 @@ impl ClusterVerb {
                     founder,
                     recovery_key,
                     any_cluster,
+                    unsigned,
                 };
                 let method = match (show, withdraw) {
                     (true, _) => Method::GET,

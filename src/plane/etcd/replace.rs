@@ -31,15 +31,21 @@ pub(in crate::plane) async fn allow(
         is_gone(cluster, *host, heard, Timestamp::now())?;
     }
     drop(rows);
+    somebody_stays(cluster, replaced)?;
+    leave::allow(plane, cluster, replaced, false)
+        .await
+        .map(drop)
+}
+
+/// Who takes their members out, and whom the new one joins.
+fn somebody_stays(cluster: &Cluster, replaced: &BTreeSet<HostId>) -> Answer<()> {
     if cluster.masters().all(|m| replaced.contains(&m.host)) {
         let what = format!("the masters of cluster {} cannot be replaced", cluster.name);
         let why = "there is no other one to take their members out, and to join";
         return Err(Refusal::conflict(FaultCode::LastMaster, what, why)
             .fix("restore a backup of etcd on the new one"));
     }
-    leave::allow(plane, cluster, replaced, false)
-        .await
-        .map(drop)
+    Ok(())
 }
 
 fn is_gone(cluster: &Cluster, host: HostId, heard: Timestamp, now: Timestamp) -> Answer<()> {
@@ -112,6 +118,21 @@ mod tests {
         let none = Some(FaultCode::HostNotAttached);
         assert_eq!(judge(3, now(), late), none, "a worker");
         assert_eq!(judge(9, now(), late), none);
+    }
+
+    #[test]
+    fn somebody_has_to_stay_whom_the_new_ones_join() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, false)]).expect("attach");
+        let judge = |hosts: &[u8]| {
+            let replaced = hosts.iter().map(|n| host(*n)).collect();
+            somebody_stays(&c, &replaced).map_err(|no| no.fault.code)
+        };
+        assert_eq!(judge(&[1]), Ok(()));
+        assert_eq!(judge(&[2]), Ok(()));
+        assert_eq!(judge(&[1, 2]), Err(FaultCode::LastMaster));
+        // A worker is nobody whom they could join.
+        assert_eq!(judge(&[1, 2, 3]), Err(FaultCode::LastMaster));
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub(in crate::plane) struct WantedRestore {
     /// It may be of another cluster.
     #[serde(default)]
     pub(in crate::plane) any_cluster: bool,
+    /// No master of this cluster has to have signed it.
+    #[serde(default)]
+    pub(in crate::plane) unsigned: bool,
 }
 
 /// What a master said last.
@@ -136,6 +139,7 @@ fn order(cluster: &Cluster, wanted: WantedRestore, rows: &impl Read) -> Answer<R
         snapshot,
         recovery_key: wanted.recovery_key,
         any_cluster: wanted.any_cluster,
+        unsigned: wanted.unsigned,
     })
 }
 
@@ -214,8 +218,15 @@ async fn begin(plane: &Arc<Plane>, cluster: Cluster, wanted: WantedRestore) -> A
             let mut cluster = state::cluster(&**change, id)?;
             let order = order(&cluster, wanted.clone(), &**change)?;
             let words = format!(
-                "etcd of cluster {} is restored from {} by host {}",
-                cluster.name, order.snapshot, order.founder
+                "etcd of cluster {} is restored from {} by host {}{}",
+                cluster.name,
+                order.snapshot,
+                order.founder,
+                if order.unsigned {
+                    ", whoever made it"
+                } else {
+                    ""
+                }
             );
             for host in &order.masters {
                 events::note(change, *host, "etcd-restore", &words)?;
@@ -227,7 +238,7 @@ async fn begin(plane: &Arc<Plane>, cluster: Cluster, wanted: WantedRestore) -> A
         })
         .await?;
     tracing::warn!(cluster = name, id = %order.id, founder = %order.founder,
-        snapshot = order.snapshot, "an operator restores the cluster's etcd");
+        snapshot = order.snapshot, unsigned = order.unsigned, "an operator restores the cluster's etcd");
     Ok(json!({"restore": order}))
 }
 
@@ -337,6 +348,7 @@ mod tests {
             snapshot: "s".into(),
             recovery_key: None,
             any_cluster: false,
+            unsigned: false,
             go: false,
         });
         c

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use pf9_hostagent::host::Host;
 use pf9_hostagent::host::fs::HostFs;
+use pf9_hostagent::identity::order_key;
 use pf9_hostagent::model::{
-    Generation, NodeSpec, PhaseId, Role, StackManifest, Timestamp, TrustStore,
+    BackupManifest, BackupTrust, DocumentKind, Envelope, Fault, Generation, NodeSpec, PhaseId,
+    Role, StackManifest, Timestamp, TrustStore,
 };
 use pf9_hostagent::nodelet::apply::Effects;
 use pf9_hostagent::nodelet::check;
 use pf9_hostagent::nodelet::context::{self, StackSeen};
+use pf9_hostagent::nodelet::etcd::trust;
 use pf9_hostagent::nodelet::journal::Journal;
 use pf9_hostagent::nodelet::ledger::{Installed, LedgerFile};
 use pf9_hostagent::nodelet::observe::Memory;
@@ -42,6 +45,7 @@ pub(crate) struct Node {
 impl Node {
     pub(super) fn begin(fs: &HostFs, spec: NodeSpec) -> Self {
         let host = Host::new(fs.clone());
+        order_key::ensure(fs, spec.host_id).expect("order key");
         let (ledger, fault) = LedgerFile::load(fs, Timestamp::now());
         assert_eq!(fault, None);
         let trust = TrustStore::default();
@@ -58,6 +62,19 @@ impl Node {
             trust,
             host,
         }
+    }
+
+    /// Signs backups as root of this machine.
+    pub(crate) fn signs(
+        &self,
+    ) -> impl Fn(&BackupManifest) -> Result<Envelope, Fault> + Sync + use<> {
+        let (key, _) = order_key::ensure(&self.host.fs, self.ctx.node.host_id).expect("order key");
+        move |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest)
+    }
+
+    /// Whom it believes.
+    pub(crate) fn believes(&self) -> BackupTrust {
+        trust::of(&self.host.fs, &self.ctx.node)
     }
 
     /// What the node is told.
@@ -113,6 +130,15 @@ impl Node {
 
     /// Takes the role away.
     pub(crate) async fn remove(&mut self, force: bool) -> removal::End {
+        self.remove_while(force, &|_| true).await
+    }
+
+    /// The same, as long as the order stands; asked before every step until one has destroyed something.
+    pub(crate) async fn remove_while(
+        &mut self,
+        force: bool,
+        stands: &(dyn Fn(&LedgerFile) -> bool + Sync),
+    ) -> removal::End {
         let node = self.ctx.node.clone();
         self.ctx = gather(&self.host, &self.trust, &node);
         let stop = stop();
@@ -128,7 +154,7 @@ impl Node {
             board: &mut self.board,
             generation: Generation(2),
             force,
-            stands: &|_| true,
+            stands,
         };
         removal.run(&stop).await
     }

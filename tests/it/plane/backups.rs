@@ -2,13 +2,15 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Method;
 use pf9_hostagent::backup::seal::{self, Sealer};
 use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{
-    ClusterId, DocumentKind, HostId, Nonce, SigningKey, UnwrapAnswer, UnwrapOrder,
+    BackupTrust, BelievedManifest, ClusterId, Digest, DocumentKind, FoundManifest, HostId, Nonce,
+    SigningKey, Spec, UnwrapAnswer, UnwrapOrder,
 };
 use serde_json::{Value, json};
 
@@ -35,8 +37,23 @@ async fn recipient(node: &Node) -> String {
     node.etcd.backup.plane_recipient.clone().expect("a key")
 }
 
-async fn asked(node: &Node, asking: &Asking, cluster: ClusterId) -> UnwrapOrder {
-    asking.order(node.id, cluster, "b", node.nonce().await)
+/// A backup of this cluster, as root of this host notes it.
+fn noted(by: &Node, cluster_id: ClusterId) -> BelievedManifest {
+    let manifest = json!({
+        "schema": 1, "name": "20261128T140000Z-r7", "taken_at": "2026-11-28T14:00:00Z", "host_id": by.id,
+        "cluster_id": cluster_id, "etcd_cluster_id": "cafe", "member_id": "beef", "revision": 7, "keys": 3,
+        "hash": 1, "plain_bytes": 12, "sealed_bytes": 12, "sealed_sha256": Digest::of(b"x"),
+        "etcd_version": "3.7.3", "kubernetes_version": "1.37.2", "recipients": [],
+        "settings": {"cluster_name": "c", "api_host": "10.1.0.1", "api_port": 6443,
+            "pods_cidr": "10.20.0.0/16", "services_cidr": "10.21.0.0/22", "cluster_domain": "cluster.local",
+            "stack": {"name": "s", "version": "1", "manifest": Digest::of(b"m")}},
+    });
+    let found = FoundManifest::of(by.signed(DocumentKind::Backup, &manifest)).expect("a manifest");
+    found.believed(&BackupTrust::Unchecked).expect("taken")
+}
+
+async fn asked(node: &Node, asking: &Asking, noted: &BelievedManifest) -> UnwrapOrder {
+    asking.order(node.id, noted, node.nonce().await)
 }
 
 async fn bring(node: &Node, order: &UnwrapOrder) -> (u16, Value) {
@@ -61,8 +78,9 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     let dir = tempfile::tempdir().expect("directory");
     let backup = sealed(dir.path(), &recipient(&master).await);
     let asking = Asking::of(&backup).expect("head");
+    let good = noted(&master, cluster);
 
-    let order = asked(&master, &asking, cluster).await;
+    let order = asked(&master, &asking, &good).await;
     let (status, answer) = bring(&master, &order).await;
     assert_eq!(status, 200, "{answer}");
     let answer: UnwrapAnswer = serde_json::from_value(answer).expect("answer");
@@ -75,29 +93,75 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     assert_eq!(code(bring(&master, &order).await), "order-replayed");
 
     // A worker's root, another cluster, and the tunnel without root.
-    let order = asked(&worker, &asking, cluster).await;
+    let order = asked(&worker, &asking, &good).await;
     assert_eq!(code(bring(&worker, &order).await), "cluster-foreign");
-    let order = asked(&master, &asking, ClusterId::random()).await;
+    let elsewhere = noted(&master, ClusterId::random());
+    let mut order = asked(&master, &asking, &elsewhere).await;
     assert_eq!(code(bring(&master, &order).await), "cluster-unknown");
-    let mut order = asked(&master, &asking, cluster).await;
+    // And what no master of it signed: a worker, and a backup of another cluster in this one's name.
+    order = asked(&master, &asking, &noted(&worker, cluster)).await;
+    assert_eq!(code(bring(&master, &order).await), "backup-untrusted");
+    order = asked(&master, &asking, &elsewhere).await;
+    order.cluster_id = cluster;
+    assert_eq!(code(bring(&master, &order).await), "cluster-foreign");
+    let mut order = asked(&master, &asking, &good).await;
     order.host_id = HostId::random();
     assert_eq!(code(bring(&master, &order).await), "order-foreign");
     let thief = SigningKey::generate().expect("key").0;
-    let order = asked(&master, &asking, cluster).await;
+    let order = asked(&master, &asking, &good).await;
     let bytes = serde_json::to_vec(&order).expect("json");
     let forged = json!(thief.sign(DocumentKind::Unwrap, &bytes));
     let said = master.call(Method::POST, UNWRAP, &forged).await;
     assert_eq!(code(said), "order-unsigned");
-    let mut order = asked(&master, &asking, cluster).await;
-    order.nonce = Nonce(pf9_hostagent::model::Digest::of(b"guess"));
+    let mut order = asked(&master, &asking, &good).await;
+    order.nonce = Nonce(Digest::of(b"guess"));
     assert_eq!(code(bring(&master, &order).await), "order-replayed");
 
     // What was sealed for others, and what is no head of a backup.
     let other = tempfile::tempdir().expect("directory");
     let other = Asking::of(&sealed(other.path(), &seal::new_key().1)).expect("head");
-    let order = asked(&master, &other, cluster).await;
+    let order = asked(&master, &other, &good).await;
     assert_eq!(code(bring(&master, &order).await), "key-refused");
-    let mut order = asked(&master, &asking, cluster).await;
+    let mut order = asked(&master, &asking, &good).await;
     order.stanzas.clear();
     assert_eq!(code(bring(&master, &order).await), "order-malformed");
+}
+
+/// A master that lost its order key signs with another one from then on; what it signed before stays good.
+#[tokio::test]
+async fn keys_that_sign_backups_are_remembered_when_another_one_comes() {
+    let bed = Bed::new().await;
+    bed.stack("1").await;
+    let a = bed.host("a", "10.1.0.1").await;
+    let b = bed.host("b", "10.1.0.2").await;
+    let worker = bed.host("w", "10.1.0.3").await;
+    let cluster = bed.cluster("c").await;
+    let all = [(&a, true), (&b, true), (&worker, false)];
+    assert_eq!(bed.attach(cluster, &all).await.0, 200);
+    let known = |spec: Spec| {
+        let node = spec.assignment.node().expect("node");
+        let signers = node.etcd.backup_signers.iter();
+        let signers = signers.map(|s| (s.host_id, s.key.id.clone()));
+        signers.collect::<Vec<_>>()
+    };
+    let of = |node: &Node| (node.id, node.root.trusted().id);
+    let spec = b.current().await;
+    let before = spec.generation.0;
+    assert_eq!(known(spec), [of(&a), of(&b)]);
+    assert_eq!(known(worker.current().await), []);
+    let mut lost = a.twin();
+    lost.root = Arc::new(SigningKey::generate().expect("key").0);
+    let body = json!({"host": a.id, "ttl_s": 60});
+    assert_eq!(bed.admin("/hosts/allow-reenrol", body).await.0, 200);
+    let token = bed.new_token().await;
+    lost.enrol(&bed, &token).await.expect("allowed");
+    let spec = b.spec(before).await.expect("news");
+    assert_eq!(known(spec), [of(&a), of(&b), of(&lost)]);
+    let dir = tempfile::tempdir().expect("directory");
+    let backup = sealed(dir.path(), &recipient(&b).await);
+    let asking = Asking::of(&backup).expect("head");
+    for by in [&a, &lost, &b] {
+        let order = asked(&b, &asking, &noted(by, cluster)).await;
+        assert_eq!(bring(&b, &order).await.0, 200);
+    }
 }

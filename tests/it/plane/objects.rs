@@ -27,8 +27,8 @@ pub(super) struct Objects(Arc<Mutex<Kept>>);
 struct Kept {
     objects: BTreeMap<String, Value>,
     callers: Vec<String>,
-    /// Every change is refused.
-    forbidden: bool,
+    /// Changes of paths that begin so are refused.
+    forbidden: Option<String>,
 }
 
 impl Objects {
@@ -63,8 +63,9 @@ impl Objects {
         self.0.lock().expect("lock").callers.clone()
     }
 
-    pub(super) fn forbid(&self, forbidden: bool) {
-        self.0.lock().expect("lock").forbidden = forbidden;
+    /// Refuses changes of paths that begin so.
+    pub(super) fn forbid(&self, forbidden: Option<&str>) {
+        self.0.lock().expect("lock").forbidden = forbidden.map(str::to_owned);
     }
 
     /// Answers on one stream.
@@ -97,7 +98,11 @@ impl Objects {
         if *method == Method::GET {
             return (StatusCode::OK, page(&kept.objects, &path, uri.query()));
         }
-        if kept.forbidden {
+        if kept
+            .forbidden
+            .as_ref()
+            .is_some_and(|start| path.starts_with(start))
+        {
             return (StatusCode::FORBIDDEN, json!({"message": "not you"}));
         }
         let done = if *method == Method::POST {

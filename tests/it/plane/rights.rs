@@ -239,7 +239,7 @@ async fn a_detached_host_may_finish_and_then_has_nothing_left() {
 #[tokio::test]
 async fn rights_that_cannot_be_changed_now_are_changed_later() {
     let world = World::new().await;
-    world.api.objects.forbid(true);
+    world.api.objects.forbid(Some("/"));
     let path = format!("/resmgr/v1/hosts/{}", world.second.id);
     assert_eq!(
         world.bed.ask(Method::DELETE, &path, Value::Null).await.0,
@@ -249,8 +249,34 @@ async fn rights_that_cannot_be_changed_now_are_changed_later() {
     let tries = world.api.objects.callers().len();
     until(|| async { (world.api.objects.callers().len() > tries + 1).then_some(()) }).await;
     assert!(world.node("m2").is_some());
-    world.api.objects.forbid(false);
+    world.api.objects.forbid(None);
     world
         .has_rights(&[(&world.first, true), (&world.worker, false)])
         .await;
+}
+
+/// Whichever of the changes it is that fails, and for however long.
+#[tokio::test]
+async fn other_changes_do_not_wait_for_one_that_fails() {
+    let world = World::new().await;
+    world.api.objects.forbid(Some("/api/v1/nodes/"));
+    let remove = async |node: &Node| {
+        let path = format!("/resmgr/v1/hosts/{}", node.id);
+        let answer = world.bed.ask(Method::DELETE, &path, Value::Null).await;
+        assert_eq!(answer.0, 200);
+    };
+    remove(&world.second).await;
+    let rights = [(&world.first, true), (&world.worker, false)];
+    world.has_rights(&rights).await;
+    assert!(world.node("m2").is_some());
+    world.api.objects.forbid(Some("/apis/"));
+    until(|| async { world.node("m2").is_none().then_some(()) }).await;
+    remove(&world.worker).await;
+    until(|| async { world.node("w1").is_none().then_some(()) }).await;
+    let mut with_the_worker: Vec<String> = [(&world.first, true), (&world.worker, false)]
+        .iter()
+        .flat_map(|(n, m)| users_of(n, *m))
+        .collect();
+    with_the_worker.sort();
+    assert_eq!(world.api.objects.users(), with_the_worker);
 }

@@ -90,7 +90,7 @@ fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(),
     }
     if let Goal::Restored(source) = &goal {
         let file = Some(&source.file).filter(|file| !shelf::is_name(file));
-        for path in [file, source.recovery_key.as_ref()] {
+        for path in [file, source.recovery_key.as_ref(), source.signers.as_ref()] {
             path.map_or(Ok(()), |path| absolute(path))?;
         }
     }

@@ -25,8 +25,10 @@ pub struct Facts<'a> {
     pub of: Option<ClusterId>,
     /// Whose it has to be.
     pub here: ClusterId,
-    /// It may be anybody's.
+    /// It may be another cluster's.
     pub any_cluster: bool,
+    /// Nobody has to vouch for it.
+    pub unsigned: bool,
     /// Room where the new data are made.
     pub space: Space,
     /// Where that is.
@@ -42,7 +44,10 @@ pub fn judge(facts: &Facts<'_>, matrix: &Matrix) -> Result<(), Fault> {
             "choose another backup",
         ));
     }
-    whose(facts.of, facts.here, facts.any_cluster)?;
+    match facts.of {
+        Some(of) => whose(of, facts.here, facts.any_cluster)?,
+        None => anybodys(facts.unsigned)?,
+    }
     let made_by = content.storage.clone().unwrap_or(SAYS_NOTHING);
     matrix
         .etcd_restores(&made_by, facts.etcd)
@@ -54,16 +59,26 @@ pub fn judge(facts: &Facts<'_>, matrix: &Matrix) -> Result<(), Fault> {
         .map_err(|e| Fault::new(FaultCode::DiskFull, WHAT, e.to_string()).fix(space::FIX))
 }
 
-/// Whether it is this cluster's, or may be anybody's.
-pub(super) fn whose(of: Option<ClusterId>, here: ClusterId, any: bool) -> Result<(), Fault> {
-    let why = match of {
-        _ if any => return Ok(()),
-        Some(of) if of == here => return Ok(()),
-        Some(of) => format!("it is of cluster {of}, this master is of {here}"),
-        None => "nothing says of which cluster it is".to_owned(),
-    };
+/// Whether it is this cluster's, or may be another one's.
+pub(super) fn whose(of: ClusterId, here: ClusterId, any: bool) -> Result<(), Fault> {
+    if any || of == here {
+        return Ok(());
+    }
+    let why = format!("it is of cluster {of}, this master is of {here}");
     let fix = "say --any-cluster if it is the right one all the same";
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
+}
+
+/// A plain snapshot says neither who made it nor of which cluster it is.
+fn anybodys(unsigned: bool) -> Result<(), Fault> {
+    if unsigned {
+        return Ok(());
+    }
+    let why =
+        "nothing says who made it, nor of which cluster it is: a plain snapshot is not signed";
+    let fix =
+        "say --unsigned if you know where it comes from, or name a sealed backup: pf9ctl etcd list";
+    Err(Fault::new(FaultCode::BackupUntrusted, WHAT, why).fix(fix))
 }
 
 pub(super) const WHAT: &str = "the snapshot is not restored, and nothing was changed";
@@ -103,6 +118,7 @@ mod tests {
             of: Some(own),
             here: own,
             any_cluster: false,
+            unsigned: false,
             space: Space {
                 total: 1000 * MIB,
                 free: 500 * MIB,
@@ -147,10 +163,18 @@ mod tests {
     fn anothers_snapshot_is_restored_only_when_told() {
         let said = verdict(|f, _| f.of = Some(ClusterId::random()), "3.7.3");
         assert!(said.is_err_and(|e| e.contains("it is of cluster")));
-        let said = verdict(|f, _| f.of = None, "3.7.3");
-        assert!(said.is_err_and(|e| e.contains("nothing says of which cluster")));
-        let told = |f: &mut Facts<'_>, _: &mut Content| (f.of, f.any_cluster) = (None, true);
+        let told = |f: &mut Facts<'_>, _: &mut Content| {
+            (f.of, f.any_cluster) = (Some(ClusterId::random()), true);
+        };
         assert_eq!(verdict(told, "3.7.3"), Ok(()));
+        // A plain one: that it may be another cluster's says nothing of who made it.
+        for (any_cluster, unsigned) in [(false, false), (true, false), (false, true)] {
+            let plain = |f: &mut Facts<'_>, _: &mut Content| {
+                (f.of, f.any_cluster, f.unsigned) = (None, any_cluster, unsigned);
+            };
+            let said = verdict(plain, "3.7.3");
+            assert_eq!(said.is_ok(), unsigned, "{said:?}");
+        }
     }
 
     #[test]

@@ -67,6 +67,8 @@ fn source(order: &RestoreOrder) -> Source {
         file: order.snapshot.clone(),
         recovery_key: order.recovery_key.clone(),
         any_cluster: order.any_cluster,
+        signers: None,
+        unsigned: order.unsigned,
     }
 }
 
@@ -110,6 +112,7 @@ mod tests {
             snapshot: "20261128T143000Z-r7".into(),
             recovery_key: None,
             any_cluster: false,
+            unsigned: false,
             go,
         }
     }

@@ -167,3 +167,95 @@ impl Stage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{ClusterId, Timestamp};
+    use crate::nodelet::etcd::restore::{By, Source};
+
+    fn run(state: State, goal: Goal) -> Run {
+        let cluster = ClusterId(Uuid::nil());
+        let mut run = Run::asked(Uuid::nil(), By::Plane, cluster, goal, Timestamp::UNIX_EPOCH);
+        run.state = state;
+        run
+    }
+
+    fn restored(state: State) -> Run {
+        let source = Source {
+            file: "s".into(),
+            recovery_key: None,
+            any_cluster: false,
+            signers: None,
+            unsigned: false,
+        };
+        run(state, Goal::Restored(source))
+    }
+
+    /// Everything runs with the old data, and the new ones are made.
+    fn made() -> Seen {
+        Seen {
+            control_plane: true,
+            etcd: true,
+            member: true,
+            fresh: true,
+            ..Seen::default()
+        }
+    }
+
+    #[test]
+    fn nothing_stops_before_the_plane_says_go() {
+        let run = restored(State::Ready);
+        assert!(matches!(next(&run, &made()), Next::Wait(words) if words.contains("the plane")));
+        let goes = Seen {
+            may_go: true,
+            ..made()
+        };
+        assert_eq!(next(&run, &goes), Next::Do(Stage::StopControlPlane));
+        let others = Seen {
+            others: vec!["b (10.1.2.4)".into()],
+            ..goes
+        };
+        assert!(matches!(next(&run, &others), Next::Wait(words) if words.contains("10.1.2.4")));
+    }
+
+    /// Nothing is put over what was put aside, whichever of the two is wanted: a person says it.
+    #[test]
+    fn data_that_came_again_after_they_were_put_aside_are_a_persons_to_judge() {
+        let twice = Seen {
+            member: true,
+            aside: true,
+            may_go: true,
+            restored_one: true,
+            ..Seen::default()
+        };
+        let again = |run: &Run, seen: &Seen| match next(run, seen) {
+            Next::Stuck(why, _) => assert!(why.contains("put aside"), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        let fresh = Seen {
+            fresh: true,
+            ..twice.clone()
+        };
+        again(&restored(State::Ready), &fresh);
+        again(&restored(State::Placing), &fresh);
+        again(&run(State::Asked, Goal::Rejoined), &twice);
+        // Once is how it goes.
+        let once = Seen {
+            aside: false,
+            ..fresh
+        };
+        assert_eq!(
+            next(&restored(State::Ready), &once),
+            Next::Do(Stage::PutAside)
+        );
+        let once = Seen {
+            aside: false,
+            ..twice
+        };
+        let rejoins = run(State::Asked, Goal::Rejoined);
+        assert_eq!(next(&rejoins, &once), Next::Do(Stage::PutAside));
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::check::{self, Facts, unusable};
+use super::fetch::TURN;
 use super::snapshot::{self, Content};
 use super::source::{self, Snapshot};
 use super::stage::Hands;
@@ -25,6 +26,8 @@ use crate::telemetry::chain;
 const BUMP: &str = "1000000000";
 /// The largest database that etcd's makers speak of is 8 GiB: it is copied, and read once more.
 const MAKE: Duration = Duration::from_secs(1800);
+/// The system's words, as Go repeats them.
+const NO_SPACE: &str = "no space left on device";
 const PRIVATE: u32 = 0o700;
 
 /// What came of it.
@@ -86,15 +89,11 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
     let (fs, node) = (&hands.host.fs, hands.node);
     let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
     let found = source::find(hands, run, source).await?;
-    let manifest = found.manifest().cloned();
+    let manifest = found.manifest().map(|m| m.manifest().clone());
     let mut warnings = Vec::new();
     // Before a byte of it comes, and before anybody is asked for a key.
     if let Some(manifest) = &manifest {
-        check::whose(
-            Some(manifest.cluster_id),
-            node.cluster_id,
-            source.any_cluster,
-        )?;
+        check::whose(manifest.cluster_id, node.cluster_id, source.any_cluster)?;
         let kubernetes = stack::active_content(fs).map(|content| content.kubernetes);
         warnings = settings::judge(manifest, node, kubernetes.as_ref())?;
     }
@@ -102,7 +101,8 @@ async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, 
     let file = match found {
         Snapshot::Plain(file) => file,
         Snapshot::Here(manifest, sealed) => unseal::plain(fs, run, &sealed, &manifest, key).await?,
-        Snapshot::Away(manifest, away) => match away.bring(hands, &manifest).await? {
+        Snapshot::Away(manifest, away) => match away.bring(hands, manifest.manifest(), TURN).await?
+        {
             Ok(sealed) => unseal::plain(fs, run, &sealed, &manifest, key).await?,
             Err(coming) => return Ok(Prepared::Coming(coming)),
         },
@@ -165,6 +165,7 @@ async fn judged(
         of,
         here: node.cluster_id,
         any_cluster: source.any_cluster,
+        unsigned: source.unsigned,
         space,
         place: &place,
     };
@@ -191,6 +192,10 @@ async fn make(
         .args(["--bump-revision", BUMP, "--mark-compacted"]);
     exec::run(cmd).await.map(drop).map_err(|e| {
         let why = format!("etcdutl does not restore it: {}", chain(&e));
+        // There was room when it began. Another snapshot would not help.
+        if why.contains(NO_SPACE) {
+            return Fault::new(FaultCode::DiskFull, check::WHAT, why).fix(space::FIX);
+        }
         unusable(why, ANOTHER)
     })
 }

@@ -10,27 +10,33 @@ use super::{Run, Source};
 use crate::backup::seal::ANOTHER;
 use crate::backup::shelf::{self, MANIFEST, SEALED};
 use crate::backup::verify;
-use crate::host::blocking;
 use crate::host::fs::{Found, HostFs};
-use crate::model::{BackupManifest, Fault, FaultCode};
+use crate::host::looking::Looking;
+use crate::model::{BackupTrust, BelievedManifest, Fault, FaultCode, FoundManifest};
+use crate::nodelet::etcd::trust;
 use crate::telemetry::chain;
 
 /// Longest look at the directory of the backups: it may be a mount whose server is gone.
 const SHELF_MAX: Duration = Duration::from_secs(20);
+/// Longest look through one of them: 8 GiB at 10 MiB/s, the slowest of disks.
+const WHOLE_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The look at a backup on this master. One that hangs is remembered from try to try.
+pub type Shelves = tokio::sync::Mutex<Looking<Result<(FoundManifest, PathBuf), Fault>>>;
 
 /// What is to be restored.
 pub(super) enum Snapshot {
     /// A file as etcd sends it. It says nothing of its cluster.
     Plain(PathBuf),
     /// A backup that is here.
-    Here(BackupManifest, PathBuf),
+    Here(BelievedManifest, PathBuf),
     /// A backup that only the second place has.
-    Away(BackupManifest, Box<Away>),
+    Away(BelievedManifest, Box<Away>),
 }
 
 impl Snapshot {
     /// What stands beside it.
-    pub(super) fn manifest(&self) -> Option<&BackupManifest> {
+    pub(super) fn manifest(&self) -> Option<&BelievedManifest> {
         match self {
             Self::Plain(_) => None,
             Self::Here(manifest, _) | Self::Away(manifest, _) => Some(manifest),
@@ -38,25 +44,39 @@ impl Snapshot {
     }
 }
 
+/// Whose signature is asked for: that of the masters this one knows, and of those in the file that is named.
+fn believes(hands: Hands<'_>, source: &Source) -> Result<BackupTrust, Fault> {
+    if source.unsigned {
+        return Ok(BackupTrust::Unchecked);
+    }
+    let fs = &hands.host.fs;
+    let mut signers = trust::signers(fs, hands.node);
+    if let Some(file) = &source.signers {
+        signers.extend(trust::kept(fs, file)?);
+    }
+    Ok(BackupTrust::Signers(signers))
+}
+
 /// Finds it.
 pub(super) async fn find(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Snapshot, Fault> {
     let (fs, file) = (&hands.host.fs, source.file.as_str());
+    let trust = believes(hands, source)?;
     if !shelf::is_name(file) {
         let sealed = [SEALED, MANIFEST].iter().any(|end| file.ends_with(end));
         if !sealed {
             return Ok(Snapshot::Plain(fs.at(file)));
         }
-        let (manifest, sealed) = verify::find(fs, "", file).map_err(not_usable)?;
+        let (manifest, sealed) = verify::find(fs, "", file, &trust).map_err(not_usable)?;
         return Ok(Snapshot::Here(manifest, sealed));
     }
     let policy = &hands.node.etcd.backup;
     let second = policy.archive.as_ref();
-    let here = on_the_shelf(fs, shelf::dir(policy), file, second.is_some()).await;
+    let here = on_the_shelf(hands, shelf::dir(policy), (file, &trust), second.is_some()).await;
     match (here, second) {
         (Ok((manifest, sealed)), _) => Ok(Snapshot::Here(manifest, sealed)),
         (Err(fault), None) => Err(not_usable(fault)),
         (Err(here), Some(second)) => {
-            let found = fetch::look(hands, run, second, file).await;
+            let found = fetch::look(hands, run, second, (file, &trust)).await;
             let (manifest, away) = found.map_err(|fault| Fault {
                 why: format!(
                     "on this master: {}; in the second place: {}",
@@ -71,37 +91,56 @@ pub(super) async fn find(hands: Hands<'_>, run: &Run, source: &Source) -> Result
 
 /// A backup on this master. Where there is another place for it, one that is broken here is none.
 async fn on_the_shelf(
-    fs: &HostFs,
+    hands: Hands<'_>,
     dir: &str,
-    name: &str,
+    (name, trust): (&str, &BackupTrust),
     or_elsewhere: bool,
-) -> Result<(BackupManifest, PathBuf), Fault> {
-    let (fs, of, which) = (fs.clone(), dir.to_owned(), name.to_owned());
-    let look = blocking(move || {
-        let (manifest, sealed) = verify::find(&fs, &of, &which)?;
-        let path = format!("{of}/{which}{SEALED}");
-        match fs.found(&path) {
-            Ok(Found::File { size, .. }) if size == manifest.sealed_bytes => Ok((manifest, sealed)),
-            Ok(Found::Nothing) => Err(unusable(format!("there is no {path}"), ANOTHER)),
-            Ok(Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other) => {
-                let why = format!("{path} is cut off, or another file");
-                Err(unusable(why, ANOTHER))
-            }
-            Err(e) => Err(unusable(chain(&e), ANOTHER)),
-        }
-    });
-    let looked = tokio::time::timeout(SHELF_MAX, look).await;
-    let (manifest, sealed) = looked.unwrap_or_else(|_| {
+) -> Result<(BelievedManifest, PathBuf), Fault> {
+    let (fs, of, which) = (hands.host.fs.clone(), dir.to_owned(), name.to_owned());
+    let look = move || seen(&fs, &of, &which);
+    let silent = || {
         let why = format!("{dir} does not answer; is what is mounted there alive?");
-        Err(Fault::new(FaultCode::EtcdRestore, WHAT, why).fix("unmount it, or mount it anew"))
-    })?;
+        Fault::new(FaultCode::EtcdRestore, WHAT, why).fix("unmount it, or mount it anew")
+    };
+    let mut shelves = hands.shelves.lock().await;
+    let path = format!("{dir}/{name}");
+    let looked = shelves.at(&path, SHELF_MAX, look).await;
+    let (mut found, mut sealed) = looked.ok_or_else(silent)??;
     if or_elsewhere {
-        let (of, at) = (manifest.clone(), sealed.clone());
-        blocking(move || verify::sealed(&at, &of)).await?;
+        let whole = move || {
+            verify::sealed(&sealed, found.says())?;
+            Ok((found, sealed))
+        };
+        let path = format!("{path}{SEALED}");
+        let whole = shelves.at(&path, WHOLE_MAX, whole).await;
+        (found, sealed) = whole.ok_or_else(silent)??;
     }
-    Ok((manifest, sealed))
+    Ok((found.believed(trust)?, sealed))
 }
 
+/// What the directory has of it.
+fn seen(fs: &HostFs, dir: &str, name: &str) -> Result<(FoundManifest, PathBuf), Fault> {
+    let (found, sealed) = verify::found(fs, dir, name)?;
+    let path = format!("{dir}/{name}{SEALED}");
+    let bytes = found.says().sealed_bytes;
+    match fs.found(&path) {
+        Ok(Found::File { size, .. }) if size == bytes => Ok((found, sealed)),
+        Ok(Found::Nothing) => Err(unusable(format!("there is no {path}"), ANOTHER)),
+        Ok(Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other) => {
+            let why = format!("{path} is cut off, or another file");
+            Err(unusable(why, ANOTHER))
+        }
+        Err(e) => Err(unusable(chain(&e), ANOTHER)),
+    }
+}
+
+/// Nothing was changed; what is not signed keeps its own words.
 fn not_usable(fault: Fault) -> Fault {
+    if fault.code == FaultCode::BackupUntrusted {
+        return Fault {
+            what: format!("{WHAT}: {}", fault.what),
+            ..fault
+        };
+    }
     unusable(fault.why, &fault.fix)
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::order;
 use super::plan::{Seen, Stage};
 use super::prepare::{self, member_of};
+use super::source::Shelves;
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
 use crate::egress::Egress;
 use crate::host::Host;
@@ -54,6 +55,8 @@ pub struct Hands<'a> {
     pub node: &'a NodeSpec,
     /// The way to the second place of backups.
     pub egress: &'a Result<Egress, Fault>,
+    /// The look at its backups that hangs, if one does.
+    pub shelves: &'a Shelves,
 }
 
 impl Hands<'_> {

@@ -2,6 +2,7 @@
 //! boot starts what is enabled, and an etcd that is started without data makes empty ones.
 
 mod sealed;
+mod signed;
 
 use proptest::prelude::*;
 
@@ -36,6 +37,7 @@ struct Machine {
     _dir: tempfile::TempDir,
     host: Host,
     node: NodeSpec,
+    shelves: source::Shelves,
 }
 
 impl Machine {
@@ -46,6 +48,7 @@ impl Machine {
             _dir: dir,
             host: Host::new(fs),
             node: node(Cas::new().authorities),
+            shelves: source::Shelves::default(),
         };
         let etcdutl = format!("{}/bin/etcdutl", paths::STACK_CURRENT);
         machine.write("/usr/bin/systemctl", SYSTEMCTL.as_bytes());
@@ -114,6 +117,7 @@ impl Machine {
             host: &self.host,
             node: &self.node,
             egress: &Ok(Egress::direct()),
+            shelves: &self.shelves,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -147,7 +151,9 @@ fn source() -> Source {
     Source {
         file: SNAPSHOT.into(),
         recovery_key: None,
-        any_cluster: true,
+        any_cluster: false,
+        signers: None,
+        unsigned: true,
     }
 }
 

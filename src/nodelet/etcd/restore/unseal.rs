@@ -9,7 +9,7 @@ use crate::backup::verify;
 use crate::host::blocking;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::space;
-use crate::model::{BackupManifest, Fault, FaultCode};
+use crate::model::{BelievedManifest, Fault, FaultCode};
 use crate::nodelet::etcd::key::{Key, openers};
 use crate::telemetry::chain;
 
@@ -20,9 +20,10 @@ pub(super) async fn plain(
     fs: &HostFs,
     run: &Run,
     sealed: &Path,
-    manifest: &BackupManifest,
+    believed: &BelievedManifest,
     key: Option<&str>,
 ) -> Result<PathBuf, Fault> {
+    let manifest = believed.manifest();
     let dir = run.opening_dir();
     let place = fs.at(&dir);
     let failed = |why: String| unusable(why, "look at the disk with etcd's data");
@@ -31,7 +32,7 @@ pub(super) async fn plain(
     room.require(&place, manifest.plain_bytes.saturating_mul(2))
         .map_err(|e| Fault::new(FaultCode::DiskFull, WHAT, e.to_string()).fix(space::FIX))?;
     let key = key.map_or(Key::OfThePlane, Key::Named);
-    let keys = openers(fs, key, sealed, manifest)
+    let keys = openers(fs, key, sealed, believed)
         .await
         .map_err(not_opened)?;
     fs.make_dir(&dir, &Attrs::mode(PRIVATE))

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::backup::seal;
-use crate::model::{ArchivePolicy, ArchiveTarget, BackupManifest, HostId, Secret};
+use crate::identity::order_key;
+use crate::model::{ArchivePolicy, ArchiveTarget, BackupManifest, BackupSigner, HostId, Secret};
 use crate::nodelet::etcd::testing::{Does, FakePlane, NAME, backup, note};
 use crate::nodelet::testing::enrolled;
 
@@ -18,7 +19,7 @@ fn sealed() -> (Machine, BackupManifest, Secret<String>) {
 }
 
 impl Machine {
-    fn seal(&self, stem: &str, recipient: &str) -> BackupManifest {
+    pub(super) fn seal(&self, stem: &str, recipient: &str) -> BackupManifest {
         let plain = self.host.fs.read(SNAPSHOT, 10_000).expect("read");
         backup(
             &self.host.fs,
@@ -29,7 +30,7 @@ impl Machine {
         )
     }
 
-    fn refused(&self, source: Source) -> Fault {
+    pub(super) fn refused(&self, source: Source) -> Fault {
         self.ask(Goal::Restored(source), By::Root);
         let Went::Ended(Some(fault)) = self.step() else {
             panic!("not refused");
@@ -39,7 +40,7 @@ impl Machine {
         fault
     }
 
-    fn restored(&self, source: Source) {
+    pub(super) fn restored(&self, source: Source) {
         self.ask(Goal::Restored(source), By::Root);
         self.steps();
         assert_eq!(self.data().as_deref(), Some("new\n"));
@@ -52,15 +53,17 @@ impl Machine {
     }
 }
 
-fn named(file: &str, key: Option<&str>) -> Source {
+pub(super) fn named(file: &str, key: Option<&str>) -> Source {
     Source {
         file: file.into(),
         recovery_key: key.map(str::to_owned),
         any_cluster: false,
+        signers: None,
+        unsigned: false,
     }
 }
 
-const KEY: Option<&str> = Some("/root/recovery.key");
+pub(super) const KEY: Option<&str> = Some("/root/recovery.key");
 
 type Change = fn(&mut BackupManifest);
 
@@ -188,11 +191,11 @@ fn another_clusters_and_one_of_other_networks_are_refused_before_a_key_is_asked_
     );
 }
 
-const NAS: &str = "/mnt/nas/etcd";
+pub(super) const NAS: &str = "/mnt/nas/etcd";
 
 /// A machine whose disk was lost: its backup is in the second place only, below the id of the host that
 /// it was then.
-fn archived(owner: HostId) -> (Machine, BackupManifest, String) {
+pub(super) fn archived(owner: HostId) -> (Machine, BackupManifest, String) {
     let mut machine = Machine::new();
     let target = ArchiveTarget::Dir {
         path: NAS.into(),
@@ -204,6 +207,12 @@ fn archived(owner: HostId) -> (Machine, BackupManifest, String) {
     let stem = format!("{NAS}/{owner}/{NAME}");
     let mut manifest = machine.seal(&stem, &public);
     manifest.host_id = owner;
+    // Root of that host signed it, and the spec remembers.
+    let (own, _) = order_key::ensure(&machine.host.fs, machine.node.host_id).expect("key");
+    machine.node.etcd.backup_signers.push(BackupSigner {
+        host_id: owner,
+        key: own.public(),
+    });
     note(&machine.host.fs, &stem, &manifest);
     (machine, manifest, stem)
 }
@@ -324,4 +333,31 @@ fn what_was_brought_is_gone_on_with_and_goes_with_the_restore() {
         .expect("noted");
     assert!(matches!(machine.step(), Went::Ended(Some(_))));
     assert_eq!(machine.names(), ["member"]);
+}
+
+/// A mount that hangs holds one thread, however often the plane's order is tried.
+#[test]
+fn a_look_that_hung_is_waited_for_and_not_begun_again() {
+    let (machine, _, _) = sealed();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("runtime");
+    let (release, hangs) = std::sync::mpsc::channel::<()>();
+    let path = format!("{}/{NAME}", paths::ETCD_BACKUPS);
+    runtime.block_on(async {
+        let hung = move || {
+            hangs.recv().ok();
+            let why = "its server came back and has lost it";
+            Err(Fault::new(FaultCode::File, "no backup", why))
+        };
+        let mut shelves = machine.shelves.lock().await;
+        let soon = std::time::Duration::from_millis(20);
+        assert!(shelves.at(&path, soon, hung).await.is_none());
+    });
+    release.send(()).expect("it waits");
+    let fault = machine.refused(named(NAME, KEY));
+    assert!(fault.why.contains("came back"), "{fault}");
+    machine.restored(named(NAME, KEY));
 }

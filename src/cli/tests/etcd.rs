@@ -1,0 +1,150 @@
+//! `etcd verify`: whose backup it is, whole or not, here or in the second place only.
+
+use super::*;
+use crate::backup::seal::{self, Sealer};
+use crate::backup::shelf::tests::manifest;
+use crate::model::etcd::signed::tests::signed;
+use crate::model::{
+    ArchivePolicy, ArchiveTarget, BackupManifest, BackupSigner, EtcdView, SigningKey, paths,
+};
+
+const NAS: &str = "/mnt/nas/etcd";
+
+/// A master whose one backup lies in the second place, signed by its root.
+struct World {
+    rig: Rig,
+    view: EtcdView,
+    manifest: BackupManifest,
+    key: SigningKey,
+}
+
+impl World {
+    fn new() -> Self {
+        let rig = Rig::new();
+        let key = SigningKey::generate().expect("key").0;
+        let (recovery, public) = seal::new_key();
+        rig.file("/root/recovery.key", recovery.expose());
+        let mut manifest = manifest(1_800_000_000, 1, 0);
+        let stem = format!("{NAS}/{}/{}", manifest.host_id, manifest.name);
+        let file = rig
+            .host
+            .begin(format!("{stem}.db.age"), &Attrs::mode(0o600));
+        let keys = seal::recipients(&[public]).expect("key");
+        let mut sealer = Sealer::new(file.expect("file"), &keys).expect("head");
+        std::io::Write::write_all(&mut sealer, b"all there is").expect("write");
+        let (file, size) = sealer.finish().expect("sealed");
+        file.place().expect("placed");
+        (manifest.sealed_bytes, manifest.sealed_sha256) = (size.bytes, size.sha256);
+        manifest.plain_bytes = 12;
+        let target = ArchiveTarget::Dir {
+            path: NAS.into(),
+            mount: None,
+        };
+        let view = EtcdView {
+            dir: paths::ETCD_BACKUPS.into(),
+            archive: Some(ArchivePolicy::new(target)),
+            signers: vec![BackupSigner {
+                host_id: manifest.host_id,
+                key: key.trusted(),
+            }],
+            masters: vec![manifest.host_id],
+            cluster_id: Some(manifest.cluster_id),
+            ..EtcdView::default()
+        };
+        let etcdutl = format!("{}/bin/etcdutl", paths::STACK_CURRENT);
+        let says =
+            r#"echo '{"hash":1,"revision":7,"totalKey":3,"totalSize":12,"version":"3.7.0"}'"#;
+        rig.program(&etcdutl, &format!("#!/bin/sh\n{says}\n"));
+        Self {
+            rig,
+            view,
+            manifest,
+            key,
+        }
+    }
+
+    /// What stands beside it, by this key.
+    fn note(&self, key: &SigningKey, manifest: &BackupManifest) {
+        let text = serde_json::to_string(&signed(key, manifest)).expect("json");
+        let stem = format!("{NAS}/{}/{}", self.manifest.host_id, self.manifest.name);
+        self.rig.file(&format!("{stem}.json"), &text);
+    }
+
+    async fn verified(&self, words: &[&str]) -> Result<String, String> {
+        let line = [&["etcd", "verify", &self.manifest.name], words].concat();
+        let ran = self.rig.run(&line).await;
+        let left = self.rig.host.at(format!("{}/brought", paths::ETCD_SCRATCH));
+        assert!(!left.exists(), "nothing of it stays: {}", ran.text);
+        // However wide the screen is.
+        let words: Vec<&str> = ran.text.split_whitespace().collect();
+        match ran.exit == Exit::Ok {
+            true => Ok(words.join(" ")),
+            false => Err(words.join(" ")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_only_the_second_place_has_is_brought_looked_at_and_taken_away_again() {
+    let world = World::new();
+    let view = world.view.clone();
+    let _served = world
+        .rig
+        .serve(paths::NODELET_SOCKET, move |_| ok_json(&view));
+    world.note(&world.key, &world.manifest);
+    let text = world.verified(&[]).await.expect("whole");
+    assert!(text.contains("/mnt/nas/etcd, of host"), "{text}");
+    assert!(text.contains("by root of host"), "{text}");
+    let opened = world
+        .verified(&["--recovery-key", "/root/recovery.key"])
+        .await;
+    assert!(opened.expect("opens").contains("opens, and holds"));
+    // Changed there: its file, and what stands beside it.
+    let mut other = world.manifest.clone();
+    other.sealed_sha256 = crate::model::Digest::of(b"x");
+    world.note(&world.key, &other);
+    let why = world.verified(&[]).await.expect_err("another file");
+    assert!(why.contains("SHA-256"), "{why}");
+}
+
+#[tokio::test]
+async fn who_made_a_backup_is_asked_unless_somebody_says_that_nobody_looks() {
+    let world = World::new();
+    let view = world.view.clone();
+    let _served = world
+        .rig
+        .serve(paths::NODELET_SOCKET, move |_| ok_json(&view));
+    let thief = SigningKey::generate().expect("key").0;
+    world.note(&thief, &world.manifest);
+    let why = world.verified(&[]).await.expect_err("a thief's");
+    assert!(why.contains("is none that host"), "{why}");
+    let text = world.verified(&["--unsigned"]).await.expect("said");
+    assert!(text.contains("NOBODY LOOKED"), "{text}");
+    // His key is kept in a file: then it is believed.
+    let kept = BackupSigner {
+        host_id: world.manifest.host_id,
+        key: thief.trusted(),
+    };
+    world.rig.file("/root/signers", &kept.line());
+    let text = world.verified(&["--signers", "/root/signers"]).await;
+    assert!(text.expect("named").contains("by root of host"));
+}
+
+/// nodelet is away: of a file it can be told all the same who made it, by the keys that are named.
+#[tokio::test]
+async fn without_nodelet_the_keys_have_to_be_named() {
+    let world = World::new();
+    world.note(&world.key, &world.manifest);
+    let path = format!(
+        "{NAS}/{}/{}.db.age",
+        world.manifest.host_id, world.manifest.name
+    );
+    let silent = world.rig.run(&["etcd", "verify", &path]).await;
+    assert_ne!(silent.exit, Exit::Ok, "{}", silent.text);
+    world
+        .rig
+        .file("/root/signers", &world.view.signers[0].line());
+    let named = ["etcd", "verify", &path, "--signers", "/root/signers"];
+    let ran = world.rig.run(&named).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+}

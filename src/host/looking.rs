@@ -1,0 +1,80 @@
+//! A look at files that may be on a mount whose server is gone: such a look never ends, and nobody can end it.
+//! It has a thread of its own and is waited for a while; the next one who asks waits for the same one, so a
+//! mount that hangs holds one thread, however often it is looked at.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+/// One at a time.
+#[derive(Debug)]
+pub struct Looking<T>(Option<(String, JoinHandle<T>)>);
+
+impl<T> Default for Looking<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Send + 'static> Looking<T> {
+    /// What `work` answers, which looks at `what`; or what one that was begun before answers, of the same. `None`:
+    /// it has not within `limit`, and goes on.
+    pub async fn at(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        // What was begun elsewhere is not waited for any more.
+        let begun = self.0.take().filter(|(of, _)| of == what);
+        let mut look = begun.map_or_else(|| tokio::task::spawn_blocking(work), |(_, look)| look);
+        match tokio::time::timeout(limit, &mut look).await {
+            Ok(Ok(seen)) => Some(seen),
+            Ok(Err(e)) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
+            Err(_) => {
+                self.0 = Some((what.to_owned(), look));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn what_hangs_is_begun_once_and_its_answer_is_had_when_it_comes() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (release, hangs) = mpsc::channel::<u32>();
+        let hangs = Arc::new(std::sync::Mutex::new(hangs));
+        let work = || {
+            let (begun, hangs) = (Arc::clone(&begun), Arc::clone(&hangs));
+            move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                hangs.lock().expect("lock").recv().expect("released")
+            }
+        };
+        let mut looking = Looking::default();
+        for _ in 0..3 {
+            assert_eq!(looking.at("/mnt/a", SHORT, work()).await, None);
+        }
+        release.send(7).expect("sent");
+        assert_eq!(looking.at("/mnt/a", LONG, work()).await, Some(7));
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+        // Another place is another look.
+        assert_eq!(looking.at("/mnt/a", SHORT, work()).await, None);
+        assert_eq!(looking.at("/mnt/b", LONG, || 9).await, Some(9));
+        release.send(0).expect("sent");
+    }
+}
