@@ -40,7 +40,7 @@ use addresses::Asked;
 use super::bootstrap::ADMIN;
 use super::ca::{self, Authority, Leaf};
 use super::keystone;
-use super::records::{Cluster, Scope};
+use super::records::{Cluster, Member, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
 use super::rotation;
 use super::state::{self, Plane};
@@ -79,6 +79,9 @@ pub(super) const PREFIX: &str = "/k8s/clusters/";
 pub(super) struct Upstreams {
     // One entry per cluster.
     ready: Mutex<HashMap<ClusterId, Upstream>>,
+    /// The master that answered last: one that is away is asked again when that one fails. One entry per
+    /// cluster.
+    answered: Mutex<HashMap<ClusterId, HostId>>,
 }
 
 #[derive(Clone)]
@@ -96,6 +99,22 @@ impl Upstreams {
     pub(super) fn forget(&self, cluster: ClusterId) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.remove(&cluster);
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.remove(&cluster);
+    }
+
+    fn answers(&self, cluster: ClusterId, master: HostId) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.insert(cluster, master);
+    }
+
+    /// Its masters, the one that answered last first.
+    fn in_order<'a>(&self, cluster: &'a Cluster) -> Vec<&'a Member> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = answered.get(&cluster.id);
+        let mut masters: Vec<&Member> = cluster.masters().collect();
+        masters.sort_by_key(|m| Some(&m.host) != last);
+        masters
     }
 
     fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
@@ -299,7 +318,8 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
     }
 }
 
-/// A connection to the API server of the first connected master that answers.
+/// A connection to the API server of the first connected master that answers. One that has just died is
+/// not known to be dead: while another one is left it has little time.
 pub(super) async fn connect(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -309,12 +329,26 @@ pub(super) async fn connect(
     let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
     let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
     let mut why = "none of its masters is connected".to_owned();
-    for member in cluster.masters() {
+    let mut masters = plane.upstreams.in_order(cluster);
+    masters.retain(|m| !plane.sessions.ways(m.host).is_empty());
+    let mut left = masters.len();
+    for member in masters {
+        left -= 1;
         let wanted = (SERVICE, Class::Interactive, &meta);
         // Nothing is asked before the handshake is done: it may be begun again elsewhere.
         let begin = |stream| handshake(plane, &tls, stream, member.host);
-        match ways::reach(plane, member.host, wanted, begin).await {
-            Some(Ok(sender)) => return Ok(sender),
+        let reached = ways::reach(plane, member.host, wanted, begin);
+        let reached = match left {
+            0 => reached.await,
+            _ => tokio::time::timeout(ways::IMPATIENT_DEADLINE, reached)
+                .await
+                .unwrap_or_else(|_| Some(Err("it did not answer in time".to_owned()))),
+        };
+        match reached {
+            Some(Ok(sender)) => {
+                plane.upstreams.answers(cluster.id, member.host);
+                return Ok(sender);
+            }
             Some(Err(e)) => why = format!("the API server of master {}: {e}", member.node_name),
             None => {}
         }
@@ -484,6 +518,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &second), "it is old");
         authority(&mut cluster, "two");
         assert!(!Arc::ptr_eq(&second, &of(&cluster, later)), "another signs");
+    }
+
+    #[test]
+    fn the_master_that_answered_last_is_asked_first() {
+        use crate::plane::compute::tests::{add, cluster, host};
+        let mut cluster = cluster();
+        add(&mut cluster, &[(1, true), (2, true), (3, true)]).expect("attach");
+        let upstreams = Upstreams::default();
+        let order = |u: &Upstreams| -> Vec<HostId> {
+            u.in_order(&cluster).iter().map(|m| m.host).collect()
+        };
+        assert_eq!(order(&upstreams), [host(1), host(2), host(3)]);
+        upstreams.answers(cluster.id, host(2));
+        assert_eq!(order(&upstreams), [host(2), host(1), host(3)]);
+        upstreams.forget(cluster.id);
+        assert_eq!(order(&upstreams), [host(1), host(2), host(3)]);
     }
 
     /// An API server that said everything and closed, to a client that has not had it and goes on.

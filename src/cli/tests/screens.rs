@@ -69,6 +69,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         certificate_requests: Vec::new(),
         service_account_key: None,
         etcd: None,
+        api_address: None,
         kube_proxy: Some(KubeProxyStatus {
             mode: ProxyMode::Nftables,
             why: "chosen, for this machine has nft and kernel 6.18.1".into(),
