@@ -85,12 +85,16 @@ pub fn interfaces() -> Vec<Interface> {
 /// else that with the smallest such network.
 pub fn link_of(ip: IpAddr, own: IpAddr) -> Option<Link> {
     let all: Vec<InterfaceAddress> = getifaddrs().ok()?.collect();
-    let name = chosen(all.iter().filter_map(|entry| {
-        let usable = entry.flags.contains(InterfaceFlags::IFF_UP)
-            && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-        let (at, net) = network(entry).filter(|_| usable)?;
-        Some((entry.interface_name.as_str(), at, net))
-    }), ip, own)?;
+    let name = chosen(
+        all.iter().filter_map(|entry| {
+            let usable = entry.flags.contains(InterfaceFlags::IFF_UP)
+                && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+            let (at, net) = network(entry).filter(|_| usable)?;
+            Some((entry.interface_name.as_str(), at, net))
+        }),
+        ip,
+        own,
+    )?;
     let link = all.iter().find_map(|entry| {
         let link = entry.address.as_ref()?.as_link_addr()?;
         (entry.interface_name == name).then_some(*link)

@@ -259,16 +259,25 @@ mod tests {
     fn a_question_of_arp_says_nothing_and_an_answer_and_an_announcement_do() {
         let question = arp(MAC, Ipv4Addr::UNSPECIFIED, v4());
         assert_eq!(question.len(), ARP_LEN);
-        assert_eq!(question[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 8, 6]);
+        assert_eq!(
+            question[..14],
+            [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 8, 6]
+        );
         assert_eq!(arp_answer(&question, v4()), None);
         assert_eq!(arp_answer(&answer(v4()), v4()), Some(MAC));
         assert_eq!(arp_answer(&arp(MAC, v4(), v4()), v4()), Some(MAC));
-        assert_eq!(arp_answer(&answer(Ipv4Addr::new(10, 1, 0, 251)), v4()), None);
+        assert_eq!(
+            arp_answer(&answer(Ipv4Addr::new(10, 1, 0, 251)), v4()),
+            None
+        );
     }
 
     #[test]
     fn neighbours_of_ipv6_are_asked_where_they_listen_and_their_answer_is_read() {
-        assert_eq!(solicited(v6()).to_string(), "ff02::1:ff:ef01".replace("ff:ef01", "ffcd:ef01"));
+        assert_eq!(
+            solicited(v6()).to_string(),
+            "ff02::1:ff:ef01".replace("ff:ef01", "ffcd:ef01")
+        );
         let said = advertisement(MAC, v6());
         assert_eq!(said.len(), 32);
         assert_eq!((said[0], said[4]), (136, 0x20));

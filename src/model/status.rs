@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault, Generation, HostId,
-    KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
+    ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault,
+    Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.

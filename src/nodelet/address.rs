@@ -12,6 +12,7 @@
 //! | `turn`   | whose turn it is: pure |
 //! | `lease`  | the lease as an object of Kubernetes: pure |
 //! | `keeper` | the task: asks, lends, announces |
+//! | `words`  | what is wrong with it, for people: pure |
 //!
 //! The lease is written through the master's own API server. So who has the address is a master whose
 //! API server and etcd work, and one that cannot write gives it up before another may take it. While
@@ -28,5 +29,6 @@
 mod keeper;
 mod lease;
 mod turn;
+mod words;
 
 pub use keeper::Keeper;

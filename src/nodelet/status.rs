@@ -12,9 +12,9 @@ use super::words;
 use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault, Generation,
-    InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
-    RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
+    Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
+    PhaseStatus, RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 

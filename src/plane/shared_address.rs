@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use super::records::{Cluster, Host, Member};
 use super::view::Known;
-use crate::telemetry::{MetricKind, MetricsText};
 use crate::model::{ApiAddressStatus, Interface};
+use crate::telemetry::{MetricKind, MetricsText};
 
 /// Most networks of one sentence.
 const NAMED_MAX: usize = 5;
@@ -46,7 +46,10 @@ pub(super) fn off_link(ip: IpAddr, master: &Member, interfaces: &[Interface]) ->
     if !known || networks().any(|net| net.contains(&ip)) {
         return None;
     }
-    let shown: Vec<String> = networks().take(NAMED_MAX).map(ToString::to_string).collect();
+    let shown: Vec<String> = networks()
+        .take(NAMED_MAX)
+        .map(ToString::to_string)
+        .collect();
     Some(format!(
         "{ip} is in no network of master {} ({})",
         master.node_name,
@@ -110,7 +113,6 @@ pub(super) fn warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
     faults.collect()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +135,10 @@ mod tests {
         let owner = |text: &str| owner(ip(text), Some(&c), &rows);
         assert_eq!(owner("10.1.0.1"), None, "a master may have it");
         let worker = owner("10.1.0.2").expect("a worker may not");
-        assert!(worker.starts_with("10.1.0.2 is an address of host "), "{worker}");
+        assert!(
+            worker.starts_with("10.1.0.2 is an address of host "),
+            "{worker}"
+        );
         assert!(owner("10.1.0.3").is_some());
         assert_eq!(owner("10.1.0.4"), None, "another site");
         assert_eq!(owner("10.1.0.250"), None);
@@ -154,7 +159,11 @@ mod tests {
         };
         let said = |nets: &[&str]| off_link(ip("10.1.7.250"), &c.members[0], &networks(nets));
         assert_eq!(said(&[]), None, "nothing is known");
-        assert_eq!(said(&["192.0.2.0/24"]), None, "that of its own address is not");
+        assert_eq!(
+            said(&["192.0.2.0/24"]),
+            None,
+            "that of its own address is not"
+        );
         assert_eq!(said(&["10.1.0.0/16"]), None);
         assert_eq!(
             said(&["10.1.0.0/24", "192.0.2.0/24"]).as_deref(),

@@ -41,7 +41,11 @@ fn j_masters_share_an_address_and_who_dies_is_followed() -> Outcome {
     told_everywhere()?;
     let files = shell("worker-1", FILES)?;
     assert!(
-        shell("worker-1", "grep -rl 10.99.0.250 /etc/pf9/kube.d/kubeconfigs")?.contains("kubelet"),
+        shell(
+            "worker-1",
+            "grep -rl 10.99.0.250 /etc/pf9/kube.d/kubeconfigs"
+        )?
+        .contains("kubelet"),
         "the worker reaches the API by it"
     );
 
@@ -55,12 +59,24 @@ fn j_masters_share_an_address_and_who_dies_is_followed() -> Outcome {
         kubectl(&["get", "nodes", "--request-timeout=5s"]).map(drop)
     })?;
     let answered = worker.answers_again(off)?;
-    println!("the API answers at {ADDRESS} after {:.1} s", answered.as_secs_f32());
+    println!(
+        "the API answers at {ADDRESS} after {:.1} s",
+        answered.as_secs_f32()
+    );
     assert!(answered <= MOVED, "after {answered:?}");
-    let has = holder_of(&MASTERS.into_iter().filter(|m| *m != had).collect::<Vec<_>>())?;
+    let has = holder_of(
+        &MASTERS
+            .into_iter()
+            .filter(|m| *m != had)
+            .collect::<Vec<_>>(),
+    )?;
     assert_ne!(has, had);
     ready_through_plane("worker-1")?;
-    assert_eq!(shell("worker-1", FILES)?, files, "the worker was told nothing");
+    assert_eq!(
+        shell("worker-1", FILES)?,
+        files,
+        "the worker was told nothing"
+    );
 
     demo(&["up", "--timeout", THREE_READY_S])?;
     eventually("still one of three has it", FIRST, || holder().map(drop))?;
@@ -84,7 +100,10 @@ fn stopped_agent_loses_it() -> Outcome {
     }
     shell(&had, "kill -CONT $(systemctl show -P MainPID pf9-nodeletd)")?;
     let moved = moved.ok_or("the address stayed with a stopped agent, or went")?;
-    println!("a stopped agent's address moved after {:.1} s", moved.as_secs_f32());
+    println!(
+        "a stopped agent's address moved after {:.1} s",
+        moved.as_secs_f32()
+    );
     holder().map(drop)
 }
 
@@ -115,7 +134,11 @@ fn holder() -> Outcome<String> {
 fn holder_of(masters: &[&str]) -> Outcome<String> {
     match holders(masters)?.as_slice() {
         [one] => Ok(one.clone()),
-        other => Err(format!("{ADDRESS} is on {} machines: {}", other.len(), other.join(", "))),
+        other => Err(format!(
+            "{ADDRESS} is on {} machines: {}",
+            other.len(),
+            other.join(", ")
+        )),
     }
 }
 
@@ -156,8 +179,10 @@ impl AskedInside {
         let mut gap = 0.0;
         eventually("the API answers at its address", MOVED * 3, || {
             let said = shell("worker-1", script)?;
-            let numbers: Vec<f64> =
-                said.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+            let numbers: Vec<f64> = said
+                .split_whitespace()
+                .filter_map(|n| n.parse().ok())
+                .collect();
             let [_, longest, last, now] = numbers[..] else {
                 return Err(said);
             };
@@ -167,7 +192,10 @@ impl AskedInside {
                 false => Err(format!("{:.0?} after: {said}", off.elapsed())),
             }
         })?;
-        shell("worker-1", "systemctl stop ask; rm -f /root/ask.sh /root/asked")?;
+        shell(
+            "worker-1",
+            "systemctl stop ask; rm -f /root/ask.sh /root/asked",
+        )?;
         Ok(Duration::from_secs_f64(gap))
     }
 }

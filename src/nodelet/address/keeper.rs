@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease;
 use super::turn::{Ask, KERNEL_LATE, LEASE, Record, Turn};
+use super::words::{configured, foreign, off_link, unasked, unheard, unlent};
 use crate::app::Beat;
 use crate::host::kube::{Kube, KubeError};
-use crate::host::neighbours::{self, Link, Mac};
+use crate::host::neighbours::{self, Link};
 use crate::host::{Host, interfaces};
-use crate::model::{ApiAddressStatus, Fault, FaultCode, NodeSpec, Role, Timestamp};
+use crate::model::{ApiAddressStatus, Fault, NodeSpec, Role, Timestamp};
 use crate::nodelet::job::Job;
 use crate::nodelet::peers::Peers;
 use crate::nodelet::status::AddressBoard;
@@ -146,8 +147,11 @@ impl Keeper {
     /// What was shared is given back where something else, or nothing, is to be.
     async fn begin_or_end(&mut self, wanted: Option<Wanted>) {
         let same = |s: &Sharing, w: &Wanted| {
-            (s.wanted.ip, &s.wanted.node.node_name, s.wanted.node.cluster_id)
-                == (w.ip, &w.node.node_name, w.node.cluster_id)
+            (
+                s.wanted.ip,
+                &s.wanted.node.node_name,
+                s.wanted.node.cluster_id,
+            ) == (w.ip, &w.node.node_name, w.node.cluster_id)
         };
         if let Some(sharing) = &mut self.sharing
             && let Some(wanted) = &wanted
@@ -208,7 +212,7 @@ impl Keeper {
     async fn check(&self, s: &mut Sharing, link: Option<&Link>, now: Duration) {
         s.barred = s.barred.take().filter(|(_, until)| *until > now);
         if link.is_none() {
-            s.barred = Some((off_link(&s.wanted), now));
+            s.barred = Some((off_link(s.wanted.ip), now));
         } else if s.checked.is_none_or(|at| now >= at + CHECK_EVERY) {
             s.checked = Some(now);
             s.held = trust::held(&self.host.fs).is_some();
@@ -452,55 +456,6 @@ async fn somebody_has(link: &Link, ip: IpAddr) -> Option<Fault> {
 async fn rival(link: &Link, ip: IpAddr) -> Option<Fault> {
     let mac = neighbours::who_has(link, ip, ANSWER).await.ok().flatten()?;
     Some(foreign(ip, mac, link))
-}
-
-fn foreign(ip: IpAddr, mac: Mac, link: &Link) -> Fault {
-    let mac = mac.map(|b| format!("{b:02x}")).join(":");
-    Fault::new(
-        FaultCode::ApiAddressForeign,
-        format!("the API's address {ip} is another machine's, too"),
-        format!("{mac} answers for it on {}", link.name),
-    )
-    .fix("take it from that machine, or make the cluster with another masterIp")
-}
-
-fn off_link(wanted: &Wanted) -> Fault {
-    Fault::new(
-        FaultCode::ApiAddressOffLink,
-        format!("this master cannot have the API's address {}", wanted.ip),
-        "none of its interfaces has a network with that address",
-    )
-    .fix("give it an interface in that network; the other masters share the address without it")
-}
-
-fn configured(ip: IpAddr, interface: &str) -> Fault {
-    Fault::new(
-        FaultCode::ApiAddressForeign,
-        format!("the API's address {ip} is this machine's own, too"),
-        format!("{interface} is configured with it, for ever"),
-    )
-    .fix("take it out of the machine's configuration: the masters share it")
-}
-
-fn unlent(ip: IpAddr, e: &crate::host::exec::ExecError) -> Fault {
-    let what = format!("this master cannot have the API's address {ip}");
-    Fault::new(FaultCode::ApiAddressUnheld, what, crate::telemetry::chain(e))
-}
-
-fn unheard(ip: IpAddr, link: &Link, e: &std::io::Error) -> Fault {
-    Fault::new(
-        FaultCode::ApiAddressUnheld,
-        format!("this master does not take the API's address {ip}"),
-        format!("it cannot be asked on {} whose it is: {e}", link.name),
-    )
-}
-
-fn unasked(ip: IpAddr, why: String) -> Fault {
-    Fault::new(
-        FaultCode::ApiAddressUnheld,
-        format!("this master cannot take the API's address {ip}"),
-        format!("its API server gives no lease for it: {why}"),
-    )
 }
 
 #[cfg(test)]

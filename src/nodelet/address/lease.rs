@@ -113,7 +113,12 @@ mod tests {
         assert_eq!(read(&json!({"metadata": {}}), ip()), None);
         let long = json!({"metadata": {"resourceVersion": "1".repeat(300)}});
         assert_eq!(read(&long, ip()), None);
-        let other = written(None, Some("n1"), "10.1.0.251".parse().expect("ip"), Timestamp::UNIX_EPOCH);
+        let other = written(
+            None,
+            Some("n1"),
+            "10.1.0.251".parse().expect("ip"),
+            Timestamp::UNIX_EPOCH,
+        );
         assert!(!read_back(other, "1").proved);
     }
 }

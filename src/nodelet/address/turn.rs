@@ -109,7 +109,9 @@ impl Turn {
     pub(super) fn wakes(&self, now: Duration, able: bool) -> Duration {
         let write = self.seen.as_ref().filter(|_| able);
         let write = write.map(|seen| self.may_write(seen));
-        write.map_or(self.look_at, |at| at.min(self.look_at)).max(now)
+        write
+            .map_or(self.look_at, |at| at.min(self.look_at))
+            .max(now)
     }
 
     /// The lease was read.

@@ -362,7 +362,10 @@ mod tests {
                           "zones": "with a its quorum is lost"});
         let screen = etcd_screen(&lost);
         assert!(screen.contains("NO QUORUM"));
-        assert!(screen.ends_with("\nzones: with a its quorum is lost\n"), "{screen}");
+        assert!(
+            screen.ends_with("\nzones: with a its quorum is lost\n"),
+            "{screen}"
+        );
     }
 
     #[test]
@@ -385,7 +388,10 @@ mod tests {
         );
         let address = "API's address           10.0.0.250\n";
         let holder = "on master              m1\n";
-        assert!(screen.contains(address) && screen.contains(holder), "{screen}");
+        assert!(
+            screen.contains(address) && screen.contains(holder),
+            "{screen}"
+        );
         let users = "users by               https://login.example.com as oidc:…\n";
         assert!(screen.contains(users), "{screen}");
         assert!(

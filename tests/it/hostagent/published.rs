@@ -6,11 +6,10 @@ use pf9_hostagent::backup::seal::{self, Sealer};
 use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    ApiAddressStatus,
-    ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest,
-    CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus,
-    Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus,
-    RestoreState, RestoreStatus, Role, Timestamp, paths,
+    ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose,
+    CertificateRequest, CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm,
+    EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId,
+    PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 

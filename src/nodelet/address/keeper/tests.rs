@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::app::TaskGroup;
 use crate::host::fs::{Attrs, HostFs};
-use crate::model::{CertPurpose, Generation, NodeStatus, paths};
+use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
 use crate::nodelet::certs;
 use crate::nodelet::job::Work;
 use crate::nodelet::status::Board;
@@ -41,9 +41,17 @@ struct Api {
 
 type Shared = Arc<Mutex<Api>>;
 
-async fn answer(api: Shared, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    api: Shared,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let method = request.method().clone();
-    let body = request.into_body().collect().await.expect("body").to_bytes();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .expect("body")
+        .to_bytes();
     let mut api = api.lock().expect("lock");
     let (status, value) = match (method, api.lease.clone()) {
         (Method::GET, Some(lease)) => (StatusCode::OK, lease),
@@ -56,7 +64,10 @@ async fn answer(api: Shared, request: Request<Incoming>) -> Result<Response<Full
     };
     api.looks += 1;
     let body = Full::new(Bytes::from(value.to_string()));
-    Ok(Response::builder().status(status).body(body).expect("answer"))
+    Ok(Response::builder()
+        .status(status)
+        .body(body)
+        .expect("answer"))
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
@@ -69,7 +80,11 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
             };
             let service = service_fn(|request| answer(Arc::clone(&api), request));
             let connection = hyper::server::conn::http1::Builder::new();
-            drop(connection.serve_connection(TokioIo::new(stream), service).await);
+            drop(
+                connection
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
         });
     }
 }
@@ -79,7 +94,10 @@ fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String, String) {
     let key = KeyPair::generate().expect("key");
     let request = CertificateParams::default().serialize_request(&key);
     let request = request.expect("request").pem().expect("pem");
-    (cas.sign(&request, purpose, node, |_| {}), key.serialize_pem())
+    (
+        cas.sign(&request, purpose, node, |_| {}),
+        key.serialize_pem(),
+    )
 }
 
 fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
@@ -117,7 +135,8 @@ async fn world(lease: Option<Value>) -> World {
     let (certificate, key) = pair(&cas, CertPurpose::Admin, &node);
     for (file, text) in [(paths::CERT_FILE, certificate), (paths::CERT_KEY_FILE, key)] {
         let path = certs::path_of(CertPurpose::Admin, file);
-        fs.write(path, text.as_bytes(), &Attrs::mode(0o600)).expect("write");
+        fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
+            .expect("write");
     }
     let server = acceptor(pair(&cas, CertPurpose::ApiServer, &node));
     let api = Shared::default();
@@ -153,7 +172,10 @@ fn lease(holder: &str) -> Value {
 }
 
 /// Waits for a status that says so.
-async fn says(status: &mut watch::Receiver<NodeStatus>, is: impl Fn(Option<&ApiAddressStatus>) -> bool) {
+async fn says(
+    status: &mut watch::Receiver<NodeStatus>,
+    is: impl Fn(Option<&ApiAddressStatus>) -> bool,
+) {
     let seen = status.wait_for(|s| is(s.api_address.as_ref()));
     let seen = tokio::time::timeout(SOON, seen).await;
     assert!(seen.is_ok_and(|s| s.is_ok()), "it does not say so");

@@ -131,10 +131,17 @@ fn within((from, long): (u16, u16), now: u64) -> bool {
 }
 
 /// The API server does what it was asked.
-fn serve(lease: &mut Option<Record>, ask: &Ask, me: &str, count: &mut u64) -> Result<Option<Record>, ()> {
+fn serve(
+    lease: &mut Option<Record>,
+    ask: &Ask,
+    me: &str,
+    count: &mut u64,
+) -> Result<Option<Record>, ()> {
     match ask {
         Ask::Look => Ok(lease.clone()),
-        Ask::Write(over) if over.as_ref().map(|r| &r.version) == lease.as_ref().map(|r| &r.version) => {
+        Ask::Write(over)
+            if over.as_ref().map(|r| &r.version) == lease.as_ref().map(|r| &r.version) =>
+        {
             *count += 1;
             *lease = Some(record(*count, Some(me)));
             Ok(lease.clone())
@@ -179,7 +186,11 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
         m.under = Some(Under {
             ask,
             sent: clock,
-            done: if deaf { u64::MAX } else { now + u64::from(fate.there) },
+            done: if deaf {
+                u64::MAX
+            } else {
+                now + u64::from(fate.there)
+            },
             back: now + u64::from(fate.there) + u64::from(fate.back),
             answer: None,
             lost: fate.lost || deaf,
@@ -189,8 +200,11 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
 
 fn fate() -> impl Strategy<Value = Fate> {
     let late = prop_oneof![4 => 0u16..60, 1 => 0u16..3000];
-    (late.clone(), late, prop::bool::weighted(0.1))
-        .prop_map(|(there, back, lost)| Fate { there, back, lost })
+    (late.clone(), late, prop::bool::weighted(0.1)).prop_map(|(there, back, lost)| Fate {
+        there,
+        back,
+        lost,
+    })
 }
 
 fn machine() -> impl Strategy<Value = Machine> {
