@@ -228,8 +228,7 @@ impl Keeper {
 
     async fn ask(&mut self, s: &mut Sharing, ask: Ask, link: Option<&Link>) {
         if let (Ask::Write(over), Some(link)) = (&ask, link)
-            && !over.as_ref().is_some_and(|r| r.proved)
-            && s.turn.left(since_boot()).is_none()
+            && !over.proved
             && let Some(fault) = somebody_has(link, s.wanted.ip).await
         {
             let again = since_boot() + ASK_AGAIN;
@@ -246,12 +245,12 @@ impl Keeper {
         };
         let now = since_boot();
         match (ask, done) {
-            (Ask::Look, Ok(record)) => s.turn.looked(now, record),
+            (Ask::Look | Ask::Begin, Ok(record)) => s.turn.looked(now, record),
             (Ask::Write(_), Ok(Some(record))) => {
                 s.turn.written(sent, now, record);
                 self.lend(s, link).await;
             }
-            (Ask::Write(_), Ok(None) | Err(Asked::Refused)) | (Ask::Look, Err(Asked::Refused)) => {
+            (Ask::Write(_), Ok(None)) | (_, Err(Asked::Refused)) => {
                 s.turn.refused(now);
             }
             (_, Err(Asked::Unanswered(why))) => {
@@ -350,7 +349,7 @@ impl Keeper {
         let Ok(kube) = self.peers.admin(&self.host.fs, &s.wanted.node) else {
             return;
         };
-        let free = lease::written(Some(&record), None, s.wanted.ip, Timestamp::now());
+        let free = lease::written(&record, None, s.wanted.ip, Timestamp::now());
         let path = lease::path();
         // Who could not say it is followed when its time is over.
         drop(tokio::time::timeout(GIVE_BACK, kube.replace(&path, free)).await);
@@ -398,12 +397,12 @@ async fn asked(kube: &Kube, wanted: &Wanted, ask: &Ask) -> Result<Option<Record>
             None => return Ok(None),
             Some(object) => object,
         },
-        Ask::Write(None) => {
-            let object = lease::written(None, Some(me), wanted.ip, now);
+        Ask::Begin => {
+            let object = lease::begun(now);
             kube.create(lease::COLLECTION, object).await.map_err(why)?
         }
-        Ask::Write(Some(over)) => {
-            let object = lease::written(Some(over), Some(me), wanted.ip, now);
+        Ask::Write(over) => {
+            let object = lease::written(over, Some(me), wanted.ip, now);
             kube.replace(&path, object).await.map_err(why)?
         }
     };

@@ -40,27 +40,38 @@ pub(super) fn read(object: &Value, address: IpAddr) -> Option<Record> {
     })
 }
 
+/// A lease that nobody has had.
+pub(super) fn begun(now: Timestamp) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": NAME, "namespace": "kube-system"},
+        "spec": {
+            "holderIdentity": "",
+            "leaseDurationSeconds": LEASE.as_secs(),
+            "renewTime": format!("{now:.6}"),
+        },
+    })
+}
+
 /// The lease with this holder (none: it is given back), over what it was.
 pub(super) fn written(
-    over: Option<&Record>,
+    over: &Record,
     holder: Option<&str>,
     address: IpAddr,
     now: Timestamp,
 ) -> Value {
     // As Go reads it back: six digits, neither more nor fewer.
     let now = format!("{now:.6}");
-    let had = over.and_then(|o| o.holder.as_deref());
-    let passes = holder.is_some() && had != holder;
-    let acquired = over.and_then(|o| o.acquired.clone()).filter(|_| !passes);
-    let transitions = over.map_or(0, |o| o.transitions) + u64::from(passes && over.is_some());
-    let mut metadata = json!({
+    let passes = holder.is_some() && over.holder.as_deref() != holder;
+    let acquired = over.acquired.clone().filter(|_| !passes);
+    let transitions = over.transitions + u64::from(passes && over.proved);
+    let metadata = json!({
         "name": NAME,
         "namespace": "kube-system",
+        "resourceVersion": over.version,
         "annotations": {PROVED: address.to_string()},
     });
-    if let Some(over) = over {
-        metadata["resourceVersion"] = over.version.clone().into();
-    }
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -91,19 +102,22 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_each_passing_is_counted() {
         let now = Timestamp::from_second(1_800_000_000).expect("time");
-        let first = written(None, Some("n1"), ip(), now);
+        let begun = read_back(begun(now), "6");
+        assert_eq!((begun.holder.as_deref(), begun.proved), (None, false));
+        let first = written(&begun, Some("n1"), ip(), now);
         assert_eq!(first["spec"]["acquireTime"], "2027-01-15T08:00:00.000000Z");
-        assert_eq!(first["metadata"].get("resourceVersion"), None);
+        assert_eq!(first["metadata"]["resourceVersion"], "6");
         let first = read_back(first, "7");
         assert_eq!((first.holder.as_deref(), first.proved), (Some("n1"), true));
         let later = Timestamp::from_second(1_800_000_001).expect("time");
-        let again = written(Some(&first), Some("n1"), ip(), later);
+        let again = written(&first, Some("n1"), ip(), later);
         assert_eq!(again["metadata"]["resourceVersion"], "7");
         let again = read_back(again, "8");
         assert_eq!((&again.acquired, again.transitions), (&first.acquired, 0));
-        let free = read_back(written(Some(&again), None, ip(), later), "9");
+        let free = read_back(written(&again, None, ip(), later), "9");
         assert_eq!((free.holder.as_deref(), free.transitions), (None, 0));
-        let other = read_back(written(Some(&free), Some("n2"), ip(), later), "10");
+        assert!(free.proved, "whoever is there may take it at once");
+        let other = read_back(written(&free, Some("n2"), ip(), later), "10");
         assert_ne!(other.acquired, first.acquired);
         assert_eq!(other.transitions, 1);
     }
@@ -113,12 +127,9 @@ mod tests {
         assert_eq!(read(&json!({"metadata": {}}), ip()), None);
         let long = json!({"metadata": {"resourceVersion": "1".repeat(300)}});
         assert_eq!(read(&long, ip()), None);
-        let other = written(
-            None,
-            Some("n1"),
-            "10.1.0.251".parse().expect("ip"),
-            Timestamp::UNIX_EPOCH,
-        );
+        let begun = read_back(begun(Timestamp::UNIX_EPOCH), "1");
+        let elsewhere = "10.1.0.251".parse().expect("ip");
+        let other = written(&begun, Some("n1"), elsewhere, Timestamp::UNIX_EPOCH);
         assert!(!read_back(other, "1").proved);
     }
 }

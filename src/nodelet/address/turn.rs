@@ -10,7 +10,9 @@
 //! No clock is compared with another one. Who has the address counts from the moment *before* it sent
 //! what was written; who waits counts from the moment *after* it saw that. So the first is always done
 //! before the second begins, while the clocks of the two go at about the same rate ([`RATES_DIFFER_MAX`]).
-//! Each write names the version of the lease that it is of, so a late one changes nothing.
+//! Each write names the version of the lease that it is of, so a late one changes nothing. That there is
+//! no lease is no version: somebody may have had one in between. So one is begun for nobody, and from then
+//! on it is waited as for a holder; who deletes the lease costs the address seconds, and no more.
 //! The kernel takes the address away by itself at the end of that time: a program that was killed,
 //! stopped or starved gives it up no later than one that runs.
 
@@ -41,7 +43,7 @@ pub(super) struct Record {
     pub(super) version: String,
     /// Whom it names.
     pub(super) holder: Option<String>,
-    /// The address had been looked for on the network, and was nobody's, before it was first taken.
+    /// It had a holder. (Before the first one took it, the address had been looked for on the network.)
     pub(super) proved: bool,
     /// When its holder took it, as he wrote it.
     pub(super) acquired: Option<String>,
@@ -54,8 +56,10 @@ pub(super) struct Record {
 pub(super) enum Ask {
     /// What the lease says.
     Look,
-    /// To write our name, over this record; where there is none, as a new one.
-    Write(Option<Record>),
+    /// To begin one, for nobody.
+    Begin,
+    /// To write our name, over this record.
+    Write(Record),
 }
 
 /// One master's part.
@@ -72,7 +76,7 @@ pub(super) struct Turn {
 struct Seen {
     /// None: there is no lease.
     record: Option<Record>,
-    /// When this very state of it was first seen.
+    /// When this very version of it was first seen.
     since: Duration,
 }
 
@@ -92,7 +96,7 @@ impl Turn {
     pub(super) fn next(&self, now: Duration, able: bool) -> Option<Ask> {
         match &self.seen {
             Some(seen) if able && now >= self.may_write(seen) => {
-                Some(Ask::Write(seen.record.clone()))
+                Some(seen.record.clone().map_or(Ask::Begin, Ask::Write))
             }
             Some(_) | None => (now >= self.look_at).then_some(Ask::Look),
         }
@@ -172,15 +176,11 @@ impl Turn {
     }
 
     fn whose(&self, seen: &Seen) -> Whose {
-        match &seen.record {
-            // Somebody deleted it: who has the address writes it anew, the others wait.
-            None if self.until.is_some_and(|until| until > seen.since) => Whose::Mine,
-            None => Whose::Anothers,
-            Some(record) => match &record.holder {
-                None => Whose::Nobodys,
-                Some(holder) if *holder == self.me => Whose::Mine,
-                Some(_) => Whose::Anothers,
-            },
+        match seen.record.as_ref().map(|r| (&r.holder, r.proved)) {
+            None | Some((None, true)) => Whose::Nobodys,
+            Some((Some(holder), _)) if *holder == self.me => Whose::Mine,
+            // One that was just begun may follow one that was deleted.
+            Some((Some(_), _) | (None, false)) => Whose::Anothers,
         }
     }
 }

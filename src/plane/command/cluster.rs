@@ -386,7 +386,7 @@ mod tests {
             screen.contains("pods may be            baseline\n"),
             "{screen}"
         );
-        let address = "API's address           10.0.0.250\n";
+        let address = "API's address          10.0.0.250\n";
         let holder = "on master              m1\n";
         assert!(
             screen.contains(address) && screen.contains(holder),

@@ -26,8 +26,8 @@ use crate::nodelet::job::Work;
 use crate::nodelet::status::Board;
 use crate::nodelet::testing::{Cas, node};
 
-/// No machine has a network with it: it is for documents.
-const NOWHERE: &str = "192.0.2.250";
+/// No machine has a network with it: it is of those that are kept for the future.
+const NOWHERE: &str = "240.0.0.250";
 /// What the watch waits for comes within seconds.
 const SOON: Duration = Duration::from_secs(30);
 
@@ -164,11 +164,13 @@ async fn world(lease: Option<Value>) -> World {
     }
 }
 
+/// A lease that was had before. Empty: it was given back.
 fn lease(holder: &str) -> Value {
     let ip = NOWHERE.parse().expect("ip");
-    let mut lease = lease::written(None, Some(holder), ip, Timestamp::UNIX_EPOCH);
+    let mut lease = lease::begun(Timestamp::UNIX_EPOCH);
     lease["metadata"]["resourceVersion"] = "1".into();
-    lease
+    let begun = lease::read(&lease, ip).expect("a lease");
+    lease::written(&begun, Some(holder), ip, Timestamp::UNIX_EPOCH)
 }
 
 /// Waits for a status that says so.

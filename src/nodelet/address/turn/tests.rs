@@ -14,6 +14,13 @@ fn record(version: u64, holder: Option<&str>) -> Record {
     }
 }
 
+fn begun(version: u64) -> Record {
+    Record {
+        proved: false,
+        ..record(version, None)
+    }
+}
+
 #[test]
 fn whoever_has_it_is_done_before_another_may_begin() {
     let slowest = (HOLD + KERNEL_LATE).mul_f64(1.0 + RATES_DIFFER_MAX);
@@ -36,7 +43,7 @@ fn a_lease_of_another_is_taken_when_nobody_wrote_it_for_its_time_and_not_before(
     assert_eq!(turn.next(MS(10_999), true), Some(Ask::Look));
     assert_eq!(turn.wakes(MS(6500), true), MS(7000));
     assert_eq!(turn.next(MS(11_000), false), Some(Ask::Look), "it cannot");
-    let over = Ask::Write(Some(record(2, Some("b"))));
+    let over = Ask::Write(record(2, Some("b")));
     assert_eq!(turn.next(MS(11_000), true), Some(over));
     turn.written(MS(11_000), MS(11_100), record(3, Some("a")));
     assert_eq!(turn.left(MS(11_100)), Some(MS(4400)));
@@ -50,7 +57,7 @@ fn a_lease_of_another_is_taken_when_nobody_wrote_it_for_its_time_and_not_before(
 fn what_was_given_back_is_taken_at_once_and_ones_own_after_a_restart() {
     let mut turn = Turn::new("a".into());
     turn.looked(MS(50), Some(record(1, None)));
-    assert!(matches!(turn.next(MS(50), true), Some(Ask::Write(Some(_)))));
+    assert!(matches!(turn.next(MS(50), true), Some(Ask::Write(_))));
     let mut again = Turn::new("a".into());
     again.looked(MS(50), Some(record(1, Some("a"))));
     assert_eq!(again.left(MS(50)), None, "a name alone is no right");
@@ -61,17 +68,17 @@ fn what_was_given_back_is_taken_at_once_and_ones_own_after_a_restart() {
 }
 
 #[test]
-fn a_lease_that_somebody_deleted_is_written_anew_by_who_has_the_address() {
+fn a_lease_that_somebody_deleted_is_begun_anew_and_waited_for() {
     let mut has = Turn::new("a".into());
     has.written(MS(0), MS(10), record(1, Some("a")));
     has.refused(MS(1000));
     has.looked(MS(1001), None);
-    assert_eq!(has.next(MS(1001), true), Some(Ask::Write(None)));
-    assert!(has.left(MS(1001)).is_some());
-    let mut waits = Turn::new("b".into());
-    waits.looked(MS(1001), None);
-    assert_eq!(waits.next(MS(6999), true), Some(Ask::Look));
-    assert_eq!(waits.next(MS(7001), true), Some(Ask::Write(None)));
+    assert!(has.left(MS(1001)).is_some(), "nobody else can have it yet");
+    assert_eq!(has.next(MS(1001), true), Some(Ask::Begin));
+    assert_ne!(has.next(MS(1001), false), Some(Ask::Begin));
+    has.looked(MS(1010), Some(begun(2)));
+    assert_eq!(has.next(MS(7009), true), Some(Ask::Look));
+    assert_eq!(has.next(MS(7010), true), Some(Ask::Write(begun(2))));
 }
 
 // === many masters, any order of things ===
@@ -137,17 +144,17 @@ fn serve(
     me: &str,
     count: &mut u64,
 ) -> Result<Option<Record>, ()> {
-    match ask {
-        Ask::Look => Ok(lease.clone()),
-        Ask::Write(over)
-            if over.as_ref().map(|r| &r.version) == lease.as_ref().map(|r| &r.version) =>
-        {
-            *count += 1;
-            *lease = Some(record(*count, Some(me)));
-            Ok(lease.clone())
+    let next = match ask {
+        Ask::Look => return Ok(lease.clone()),
+        Ask::Begin if lease.is_none() => begun(*count + 1),
+        Ask::Write(over) if lease.as_ref().is_some_and(|l| l.version == over.version) => {
+            record(*count + 1, Some(me))
         }
-        Ask::Write(_) => Err(()),
-    }
+        Ask::Begin | Ask::Write(_) => return Err(()),
+    };
+    *count += 1;
+    *lease = Some(next);
+    Ok(lease.clone())
 }
 
 fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, fate: Fate) {
@@ -165,7 +172,7 @@ fn step(m: &mut Master, now: u64, lease: &mut Option<Record>, count: &mut u64, f
     if let Some(under) = m.under.take_if(|u| now >= u.back) {
         match (under.lost, under.ask, under.answer) {
             (true, _, _) | (_, _, None) => m.turn.unanswered(clock),
-            (_, Ask::Look, Some(Ok(seen))) => m.turn.looked(clock, seen),
+            (_, Ask::Look | Ask::Begin, Some(Ok(seen))) => m.turn.looked(clock, seen),
             (_, Ask::Write(_), Some(Ok(Some(written)))) => {
                 m.turn.written(under.sent, clock, written);
                 // The kernel is told whole seconds, and is late by what it may be.
