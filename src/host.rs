@@ -18,7 +18,8 @@
 //! | `protobuf` | fields of a protobuf message: etcd's own formats, the runtime's answer |
 //! | `cri`     | what the container runtime says of itself |
 //! | `noise`   | what a log has against its program, start-up noise left out; pure |
-//! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |
+//! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work; an address that is lent |
+//! | `neighbours` | what machines on the same link are told and asked about an address |
 //! | `tls`     | clients with one authority and one certificate |
 //! | `etcd`    | [`etcd::Etcd`]: health of the node's member |
 //! | `etcd_data` | what the files of an etcd say of themselves, read without it |
@@ -45,6 +46,7 @@ pub mod kernel;
 pub mod kube;
 pub mod looking;
 pub mod mounts;
+pub mod neighbours;
 pub mod net;
 pub mod noise;
 pub mod ours;

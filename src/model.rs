@@ -12,6 +12,7 @@
 //! | `document`  | which additions to a document an older reader may ignore, which it must refuse |
 //! | `spec`      | [`Spec`]: the desired state of one host |
 //! | `kube_proxy` | [`KubeProxySpec`], [`KubeProxyStatus`]: by what services are made, and why |
+//! | `api_address` | [`ApiAddressStatus`]: the address that masters share |
 //! | `etcd`      | [`EtcdStatus`], [`BackupPolicy`], [`BackupManifest`]: the cluster's memory and its backups; [`etcd::quorum`]: who may leave |
 //! | `needs`     | which fields of a spec an older agent must not ignore |
 //! | `judge`     | [`judge()`]: whether a spec is to be obeyed; asked by hostagent and by nodelet |
@@ -32,6 +33,7 @@
 //! | `paths`     | where things live on a node |
 
 mod api;
+mod api_address;
 mod authorities;
 pub mod document;
 mod envelope;
@@ -61,6 +63,7 @@ mod trust;
 mod tunnel;
 
 pub use api::*;
+pub use api_address::*;
 pub use authorities::*;
 pub use envelope::*;
 pub use etcd::*;

@@ -34,6 +34,7 @@
 //! | `certs`     | keys, requests, certificates |
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
+//! | `address`   | the address that masters share: who has it, and that it is here |
 //! | `peers`     | clients of the node's own services |
 //! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
@@ -43,6 +44,7 @@
 // A new kind of step, probe or artefact must be decided about everywhere.
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
+pub mod address;
 pub mod apply;
 pub mod certs;
 pub mod check;
@@ -119,6 +121,14 @@ pub async fn start(
         way.clone(),
     );
     group.essential("etcd keeper", keeper.run());
+    let address = address::Keeper::new(
+        host.clone(),
+        working.clone(),
+        board.address(),
+        group.progress().beat("api address"),
+        shutdown.clone(),
+    );
+    group.essential("api address", address.run());
     let server = server::Server {
         host: host.clone(),
         inbox,

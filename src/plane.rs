@@ -19,7 +19,7 @@
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
-//! | `zones`                                     | what of a cluster fails together (pure) |
+//! | `zones`, `shared_address`                   | what of a cluster fails together; the address that masters share (pure) |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
 //! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
@@ -75,6 +75,7 @@ mod secrets;
 mod serve;
 mod sessions;
 mod settings;
+mod shared_address;
 mod specs;
 mod stacks;
 mod state;

@@ -2,7 +2,7 @@
 
   up [--masters 1] [--workers 1] [--kubernetes 1.37]
                                    build everything, boot the machines, enrol them, make a cluster, prove it; without
-                                   --kubernetes the newest of src/stack/matrix.toml
+                                   --kubernetes the newest of src/stack/matrix.toml; with --api-address masters share one
   status                           what runs, the state of every host, the nodes
   kubectl ARGS…                    Kubernetes, through the plane and the tunnel
   shell NODE [CMD…]                a shell or command on a machine
@@ -45,6 +45,8 @@ def parse(argv):
     verb.add_argument("--workers", type=int, default=None, choices=range(0, 21))
     verb.add_argument("--kubernetes", default="", help="a minor or a version of src/stack/matrix.toml")
     verb.add_argument("--timeout", type=int, default=up.READY_SECONDS, help="seconds until every node must be Ready")
+    verb.add_argument("--api-address", default=None, metavar="ADDRESS", nargs="?", const=up.API_ADDRESS,
+                      help="masters share this address (a new cluster only; without a value: %(const)s)")
     verb.add_argument("--machines-only", action="store_true", help="plane and bare booted machines, nothing installed")
     verb = verbs.add_parser("status")
     verb.add_argument("--json", action="store_true")

@@ -24,6 +24,7 @@ from progress import Board
 
 READY_SECONDS = 300
 PROOF_SECONDS = 90
+API_ADDRESS = "10.99.0.250"  # of the demo's own network, and no machine's
 DETACH_SECONDS = 180
 LINE_MAX = 120
 PACKAGE = "pf9-hostagent"
@@ -77,7 +78,8 @@ def run_all(demo, args):
     timings = Timings()
     each(machines, board, "installing", lambda machine: install(demo, machine, package))
     each(machines, board, "enrolling", lambda machine: enrol(demo, machine, timings, board))
-    cluster = attach(demo, machines, json.loads((made / "manifest.json").read_text())["version"])
+    version = json.loads((made / "manifest.json").read_text())["version"]
+    cluster = attach(demo, machines, version, args.api_address)
     write_kubeconfig(demo, cluster)
     follow(demo, machines, board, timings, args.timeout)
     prove(demo, machines, board)
@@ -179,14 +181,15 @@ def host_id(machine):
     return None
 
 
-def attach(demo, machines, stack_version):
+def attach(demo, machines, stack_version, api_address):
     """The plane's operator makes a cluster and gives every host its role."""
     plane = demo.plane
     cluster = plane.cluster(CLUSTER)
     if not cluster:
         made = plane.post("/qbert/v4/{project}/clusters", {
             "name": CLUSTER, "containersCidr": PODS_CIDR, "servicesCidr": SERVICES_CIDR, "networkPlugin": "bridge",
-            "stack": stack_version, "runtime": {"dropIns": "/etc/containerd/conf.d"}})
+            "stack": stack_version, "runtime": {"dropIns": "/etc/containerd/conf.d"},
+            "masterIp": api_address, "masterVipEnabled": api_address is not None})
         cluster = {"uuid": made["uuid"], "name": CLUSTER}
     ids = {machine.name: host_id(machine) for machine in machines}
     missing = [name for name, value in ids.items() if not value]

@@ -55,6 +55,9 @@ impl Show for Plan {
             let text = format!("{}, needed by: {}", waits.what, waits.phase.name());
             screen.row("then waits", Ink::Warn, &text, width);
         }
+        if let Some(address) = &self.0.api_address {
+            screen.row("API", Ink::Plain, &address.to_string(), width);
+        }
         let summary = match (self.0.steps.len(), &self.0.waits) {
             (0, None) => "  Nothing to do: everything is as the spec wants it.".to_owned(),
             (0, Some(_)) => "  Nothing can be done before that comes.".to_owned(),

@@ -229,6 +229,13 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     if let Some(chosen) = report.node.as_ref().and_then(|n| n.kube_proxy.as_ref()) {
         screen.row("services", Ink::Plain, &chosen.to_string(), width);
     }
+    if let Some(address) = report.node.as_ref().and_then(|n| n.api_address.as_ref()) {
+        let since = address
+            .since
+            .map(|at| span(report.taken_at.duration_since(at)));
+        let since = since.map(|s| format!(", for {s}")).unwrap_or_default();
+        screen.row("API", Ink::Plain, &format!("{address}{since}"), width);
+    }
     if let Some(text) = certificates(&report.certificates, report.taken_at) {
         screen.row("certificates", Ink::Plain, &text, width);
     }

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use nix::ifaddrs::getifaddrs;
+use ipnet::IpNet;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
 
 use super::fs::{FsError, HostFs};
+use super::neighbours::Link;
+use super::ours::network::POD_BRIDGE;
 use crate::model::{Interface, NodeFacts};
 
 /// Most interfaces that are looked at; a node has one per pod, which are no inventory.
@@ -43,7 +48,7 @@ pub fn interfaces() -> Vec<Interface> {
         return Vec::new();
     };
     for entry in list {
-        let name = entry.interface_name;
+        let name = entry.interface_name.clone();
         let foreign = FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p));
         if foreign || (found.len() >= INTERFACES_MAX && !found.contains_key(&name)) {
             continue;
@@ -52,22 +57,73 @@ pub fn interfaces() -> Vec<Interface> {
             name,
             mac: String::new(),
             addresses: Vec::new(),
+            networks: Vec::new(),
         });
+        interface
+            .networks
+            .extend(network(&entry).map(|(_, net)| net.trunc()));
         let Some(address) = entry.address else {
             continue;
         };
         if let Some(mac) = address.as_link_addr().and_then(|l| l.addr()) {
             interface.mac = mac.map(|b| format!("{b:02x}")).join(":");
         }
-        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
-        interface.addresses.extend(v4.or(v6).filter(is_of_interest));
+        interface
+            .addresses
+            .extend(ip_of(&address).filter(is_of_interest));
     }
     let mut all: Vec<_> = found.into_values().collect();
     for interface in &mut all {
         interface.addresses.sort_unstable();
+        interface.networks.sort_unstable();
+        interface.networks.dedup();
     }
     all
+}
+
+/// The interface that has a network with this address in it: that of `own` where it is one of them,
+/// else that with the smallest such network.
+pub fn link_of(ip: IpAddr, own: IpAddr) -> Option<Link> {
+    let all: Vec<InterfaceAddress> = getifaddrs().ok()?.collect();
+    let name = chosen(
+        all.iter().filter_map(|entry| {
+            let usable = entry.flags.contains(InterfaceFlags::IFF_UP)
+                && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+            let (at, net) = network(entry).filter(|_| usable)?;
+            Some((entry.interface_name.as_str(), at, net))
+        }),
+        ip,
+        own,
+    )?;
+    let link = all.iter().find_map(|entry| {
+        let link = entry.address.as_ref()?.as_link_addr()?;
+        (entry.interface_name == name).then_some(*link)
+    })?;
+    Link::new(name, link)
+}
+
+/// The name of the interface that is to have `ip`, of those with these addresses in these networks.
+fn chosen<'a>(
+    all: impl Iterator<Item = (&'a str, IpAddr, IpNet)>,
+    ip: IpAddr,
+    own: IpAddr,
+) -> Option<String> {
+    let on_link = all.filter(|(name, _, net)| *name != POD_BRIDGE && net.contains(&ip));
+    let best = on_link.max_by_key(|(_, at, net)| (*at == own, net.prefix_len()));
+    best.map(|(name, _, _)| name.to_owned())
+}
+
+/// An address with the network it is in; one of its own alone is in none.
+fn network(entry: &InterfaceAddress) -> Option<(IpAddr, IpNet)> {
+    let ip = ip_of(entry.address.as_ref()?).filter(is_of_interest)?;
+    let mask = ip_of(entry.netmask.as_ref()?)?;
+    let net = IpNet::with_netmask(ip, mask).ok()?;
+    (net.prefix_len() < net.max_prefix_len()).then_some((ip, net))
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }
 
 /// All addresses of these interfaces, the default route's first.
@@ -127,6 +183,7 @@ mod tests {
             name: name.into(),
             mac: String::new(),
             addresses: vec![ip.parse().expect("ip")],
+            networks: Vec::new(),
         };
         let all = [interface("a", "10.0.0.1"), interface("b", "10.0.0.2")];
         let found = in_order(&all, Some("b"));
@@ -135,6 +192,28 @@ mod tests {
             Some("10.0.0.2")
         );
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn the_interface_with_the_nodes_own_address_comes_before_smaller_networks() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("ip");
+        let all = [
+            ("eth0", "10.1.0.1/16"),
+            ("eth1", "10.1.0.9/24"),
+            ("pf9cni0", "10.1.0.8/25"),
+            ("eth2", "192.0.2.1/24"),
+        ];
+        let choose = |wanted: &str, own: &str| {
+            let all = all.map(|(name, net)| {
+                let net: IpNet = net.parse().expect("net");
+                (name, net.addr(), net)
+            });
+            chosen(all.into_iter(), ip(wanted), ip(own))
+        };
+        assert_eq!(choose("10.1.0.250", "10.1.0.1").as_deref(), Some("eth0"));
+        assert_eq!(choose("10.1.0.250", "192.0.2.1").as_deref(), Some("eth1"));
+        assert_eq!(choose("10.1.7.250", "192.0.2.1").as_deref(), Some("eth0"));
+        assert_eq!(choose("10.2.0.250", "10.1.0.1"), None);
     }
 
     #[test]

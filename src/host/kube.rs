@@ -190,6 +190,20 @@ impl Kube {
         self.get(&path).await
     }
 
+    /// Makes an object in a collection. Answers it as it is then; that it is there already is a refusal
+    /// (409).
+    pub async fn create(&self, collection: &str, object: Value) -> Result<Value, KubeError> {
+        let body = (PLAIN_JSON, object);
+        self.json(Method::POST, collection, Some(body)).await
+    }
+
+    /// Writes an object over the one at `path`. Where the object names a version and the one that is there
+    /// is of another, that is a refusal (409).
+    pub async fn replace(&self, path: &str, object: Value) -> Result<Value, KubeError> {
+        let body = (PLAIN_JSON, object);
+        self.json(Method::PUT, path, Some(body)).await
+    }
+
     /// Server-side apply; our fields win. Answers the object as it is now.
     pub async fn apply(&self, object: &Value) -> Result<Value, KubeError> {
         let path = self.path_of(object).await?;

@@ -29,6 +29,10 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
     let mut health = facts.health.clone();
     if let Some(node) = &mut node {
         health.warnings.append(&mut node.warnings);
+        let address = node.api_address.as_ref();
+        health
+            .warnings
+            .extend(address.and_then(|a| a.fault.clone()));
     }
     let faults = [
         &facts.spool_fault,
@@ -254,6 +258,7 @@ pub(super) mod tests {
             service_account_key: None,
             kube_proxy: None,
             etcd: None,
+            api_address: None,
             certificates: Vec::new(),
         }
     }

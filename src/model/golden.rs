@@ -140,6 +140,14 @@ fn node_status() -> NodeStatus {
         certificate_requests: vec![request()],
         service_account_key: Some("key".into()),
         etcd: Some(etcd_status()),
+        api_address: Some(ApiAddressStatus {
+            address: ip(),
+            here: true,
+            interface: Some("eth0".into()),
+            holder: Some("n1".into()),
+            since: Some(at()),
+            fault: Some(fault()),
+        }),
         certificates: vec![CertificateStatus {
             name: "kubelet/server".into(),
             authority: Authority::Cluster,
@@ -237,6 +245,7 @@ fn inventory() -> Inventory {
             name: "eth0".into(),
             mac: "02:00:00:00:00:01".into(),
             addresses: vec![ip()],
+            networks: vec!["10.1.0.0/16".parse().expect("net")],
         }],
     }
 }

@@ -56,6 +56,7 @@ const FIELDS: &[Field] = &[
     ("assignment.api", FIRST, Old::Refuses),
     ("assignment.api.host", FIRST, Old::Refuses),
     ("assignment.api.port", FIRST, Old::Refuses),
+    ("assignment.api.shared", FIRST, Old::Refuses),
     ("assignment.api.extra_sans", FIRST, Old::Refuses),
     ("assignment.api.extra_args", FIRST, Old::Refuses),
     ("assignment.api.extra_args{}", FIRST, Old::Refuses),
@@ -360,6 +361,7 @@ pub(super) mod tests {
                         version: Some("v1.36".into()),
                         exempt_namespaces: vec!["ci".into()],
                     },
+                    shared: true,
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::Bridge,

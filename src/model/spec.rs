@@ -385,6 +385,9 @@ impl NodeSpec {
                 format!("{services} overlaps pods_cidr {pods}"),
             ));
         }
+        if let Some(why) = self.api.shared_fault(self.node_ip, [pods, services]) {
+            return Err(bad("assignment.api.host", why));
+        }
         if service_ip(services, DNS_SERVICE_INDEX).is_none() {
             return Err(bad(
                 "assignment.network.services_cidr",

@@ -5,12 +5,13 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault, Generation, HostId,
-    KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
+    ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault,
+    Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -139,6 +140,10 @@ pub struct NodeStatus {
     /// A master's member of etcd and its backups; absent while it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<EtcdStatus>,
+    /// The address that the masters of the cluster share, as this one sees it; absent where they share
+    /// none, and on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<ApiAddressStatus>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
 }
@@ -254,6 +259,9 @@ pub struct Interface {
     pub mac: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The networks they are in; absent: it has none, or the agent tells of none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
 }
 
 /// How the machine is.

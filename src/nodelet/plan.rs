@@ -19,7 +19,7 @@ use super::observe::Snapshot;
 use super::phase::PhaseSteps;
 use super::step::{Part, Seen, Step, UnitStep};
 use super::words;
-use crate::model::PhaseId;
+use crate::model::{ApiAddressStatus, PhaseId};
 
 /// What remains to be done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,9 @@ pub struct PlanWords {
     pub steps: Vec<StepWords>,
     /// What is waited for, if something is.
     pub waits: Option<Waits>,
+    /// Where the address is that masters share. It is no step: it comes and goes by the lease alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_address: Option<ApiAddressStatus>,
 }
 
 /// A remaining step for people.
@@ -208,6 +211,7 @@ impl Plan {
                 })
                 .collect(),
             waits: self.awaited(),
+            api_address: None,
         }
     }
 }

@@ -264,7 +264,10 @@ pub fn words(ledger: &Ledger) -> PlanWords {
             .filter(|a| is_undone(a))
             .map(|a| step(format!("undo {}", name_of(&a.what)))),
     );
-    PlanWords { steps, waits: None }
+    PlanWords {
+        steps,
+        ..PlanWords::default()
+    }
 }
 
 fn name_of(what: &What) -> &str {

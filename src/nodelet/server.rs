@@ -179,7 +179,10 @@ impl Server {
                 }
                 let orders = self.inbox.orders();
                 match engine::dry_run(&self.host, &orders).await {
-                    Ok(plan) => Reply::json(StatusCode::OK, &plan),
+                    Ok(mut plan) => {
+                        plan.api_address = self.status.borrow().api_address.clone();
+                        Reply::json(StatusCode::OK, &plan)
+                    }
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
                 }
             }

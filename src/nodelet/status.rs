@@ -12,9 +12,9 @@ use super::words;
 use crate::app::Beat;
 use crate::host::fs::HostFs;
 use crate::model::{
-    CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault, Generation,
-    InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
-    RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
+    Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
+    PhaseStatus, RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -38,6 +38,11 @@ pub struct Board {
 
 /// The keeper's part of the status: etcd and its backups. The loop leaves it as it is.
 pub struct EtcdBoard {
+    tx: watch::Sender<NodeStatus>,
+}
+
+/// The part of the status about the address that masters share. The loop leaves it as it is.
+pub struct AddressBoard {
     tx: watch::Sender<NodeStatus>,
 }
 
@@ -83,6 +88,7 @@ impl Board {
             kube_proxy: None,
             certificates: Vec::new(),
             etcd: None,
+            api_address: None,
         };
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
@@ -98,6 +104,13 @@ impl Board {
     /// Where the keeper of etcd shows what it knows, in the same document.
     pub fn etcd(&self) -> EtcdBoard {
         EtcdBoard {
+            tx: self.tx.clone(),
+        }
+    }
+
+    /// Where it is shown who has the address that masters share.
+    pub fn address(&self) -> AddressBoard {
+        AddressBoard {
             tx: self.tx.clone(),
         }
     }
@@ -361,8 +374,9 @@ impl Board {
         let new = &mut self.status;
         let changed = self.tx.send_if_modified(|old| {
             new.revision = old.revision;
-            // Another task's: see `EtcdBoard`.
+            // Other tasks': see `EtcdBoard`, `AddressBoard`.
             new.etcd.clone_from(&old.etcd);
+            new.api_address.clone_from(&old.api_address);
             if *old == *new {
                 return false;
             }
@@ -373,6 +387,18 @@ impl Board {
         if changed {
             self.file.update(new);
         }
+    }
+}
+
+impl AddressBoard {
+    /// Shows it; `None`: there is none to share.
+    pub fn show(&self, address: Option<ApiAddressStatus>) {
+        self.tx.send_if_modified(|status| {
+            let news = status.api_address != address;
+            status.api_address = address;
+            status.revision += u64::from(news);
+            news
+        });
     }
 }
 

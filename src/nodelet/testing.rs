@@ -131,6 +131,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             host: "10.1.2.1".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            shared: false,
             extra_args: Default::default(),
             oidc: Vec::new(),
             pod_security: Default::default(),

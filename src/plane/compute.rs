@@ -16,6 +16,7 @@ use super::departures;
 use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
+use super::shared_address;
 use super::zones::ZONE_LABEL;
 
 /// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
@@ -105,6 +106,7 @@ fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
         extra_args: if_master(master, &settings.api_server_args),
         oidc: if_master(master, &settings.oidc),
         pod_security: if_master(master, &settings.pod_security),
+        shared: master && shared_address::of(cluster).is_some(),
     })
 }
 
@@ -239,6 +241,7 @@ pub(super) mod tests {
                 mtu: None,
                 api_port: 6443,
                 master_ip: None,
+                master_vip: false,
                 external_dns_name: None,
                 allow_workloads_on_master: false,
                 labels: Default::default(),
@@ -293,6 +296,7 @@ pub(super) mod tests {
                 master: *master,
                 zone: None,
                 facts: Some(facts),
+                interfaces: &[],
             })
             .collect();
         attach(cluster, &candidates, [], at).map_err(|r| r.fault.code.to_string())
@@ -377,6 +381,7 @@ pub(super) mod tests {
                 master: false,
                 zone: None,
                 facts,
+                interfaces: &[],
             };
             code(attach(c, &[candidate], [&taken], now()))
         };
@@ -424,6 +429,7 @@ pub(super) mod tests {
                 master: *master,
                 zone: *zone,
                 facts: Some(&all[usize::from(*n) - 1]),
+                interfaces: &[],
             };
             let candidates: Vec<_> = hosts.iter().map(candidate).collect();
             attach(c, &candidates, [], now()).map_err(|r| r.fault)

@@ -13,8 +13,9 @@ use super::departures;
 use super::etcd;
 use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
+use super::shared_address;
 use super::zones;
-use crate::model::{FaultCode, HostId, NodeFacts, Role, Taken};
+use crate::model::{FaultCode, HostId, Interface, NodeFacts, Role, Taken};
 
 /// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
 const NODE_PREFIX_V4: u8 = 24;
@@ -31,6 +32,8 @@ pub(super) struct Candidate<'a> {
     pub(super) zone: Option<&'a str>,
     /// Its name and addresses, signed by root; none when there are none that it may have.
     pub(super) facts: Option<&'a NodeFacts>,
+    /// The interfaces that it told of.
+    pub(super) interfaces: &'a [Interface],
 }
 
 /// Adds nodes to a cluster. `others`: every other host, whose names and addresses are theirs.
@@ -50,6 +53,8 @@ pub(super) fn attach<'a>(
     let mut members = cluster.members.clone();
     let mut taken = claims::of_cluster(cluster, None);
     let shared = cluster.settings.master_ip;
+    let others: Vec<&Host> = others.into_iter().collect();
+    require_shareable(cluster, candidates, &others)?;
     claims::add_hosts(&mut taken, others, Some(cluster.id), shared);
     for candidate in candidates {
         let member = admit(cluster, &members, &taken, candidate, now)?;
@@ -95,6 +100,30 @@ pub(super) fn attach<'a>(
     Ok(())
 }
 
+/// An address that masters are to share is no machine's own.
+fn require_shareable(
+    cluster: &Cluster,
+    candidates: &[Candidate<'_>],
+    others: &[&Host],
+) -> Answer<()> {
+    let Some(ip) = shared_address::of(cluster) else {
+        return Ok(());
+    };
+    let has = |c: &&Candidate<'_>| c.facts.is_some_and(|f| f.addresses.contains(&ip));
+    let own = candidates.iter().find(has);
+    let own = own.map(|c| format!("{ip} is an address of host {}", c.host));
+    let owner = own.or_else(|| shared_address::owner(ip, Some(cluster), others.iter().copied()));
+    match owner {
+        None => Ok(()),
+        Some(why) => Err(Refusal::conflict(
+            FaultCode::AddressTaken,
+            "attach refused",
+            format!("masterIp: {why}"),
+        )
+        .fix("take it from that machine, or make the cluster with another masterIp")),
+    }
+}
+
 fn admit(
     cluster: &Cluster,
     members: &[Member],
@@ -131,14 +160,7 @@ fn admit(
         )
     })?;
     claims::judge_address(&what(), ip, taken)?;
-    let pod_cidr = free_pod_cidr(cluster.settings.pods_cidr, members).ok_or_else(|| {
-        let why = format!(
-            "no part of containersCidr {} is free",
-            cluster.settings.pods_cidr
-        );
-        Refusal::conflict(FaultCode::PodsCidrFull, what(), why)
-    })?;
-    Ok(Member {
+    let member = |pod_cidr| Member {
         host,
         role: if candidate.master {
             Role::Master
@@ -154,7 +176,23 @@ fn admit(
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
         etcd_certificates: departures::came_back(&cluster.departed, host),
-    })
+    };
+    let pod_cidr = free_pod_cidr(cluster.settings.pods_cidr, members).ok_or_else(|| {
+        let why = format!(
+            "no part of containersCidr {} is free",
+            cluster.settings.pods_cidr
+        );
+        Refusal::conflict(FaultCode::PodsCidrFull, what(), why)
+    })?;
+    let member = member(pod_cidr);
+    if let Some(shared) = shared_address::of(cluster).filter(|_| candidate.master)
+        && let Some(why) = shared_address::off_link(shared, &member, candidate.interfaces)
+    {
+        let fix = "give it an interface in that network, or make the cluster with another masterIp";
+        let why = format!("masterIp: {why}");
+        return Err(Refusal::conflict(FaultCode::ApiAddressOffLink, what(), why).fix(fix));
+    }
+    Ok(member)
 }
 
 /// Takes nodes out of a cluster. The last master leaves only together with everybody. They move their

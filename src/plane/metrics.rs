@@ -12,6 +12,7 @@
 //! | `etcd`   | `etcd-metrics`  | masters |
 //! | `etcd-backup` | none: by its last status | masters that told of their etcd |
 //! | `certificates` | none: by its last status | hosts that told of certificates of a node |
+//! | `api-address` | none: by its last status | masters that share the API's address |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
 //! token sees the hosts of that cluster.
@@ -34,6 +35,7 @@ use super::proxy;
 use super::records::{CLUSTERS, Cluster, Scope};
 use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
+use super::shared_address;
 use super::state::{self, Plane};
 use super::store::Read;
 use super::trace::Trace;
@@ -62,10 +64,18 @@ enum Source {
     Certificates,
     /// The backups of a master, from the same place for the same reason.
     Backups,
+    /// The address that masters share, likewise: the one that had it is asked about when it is away.
+    Address,
 }
 
 impl Source {
-    const ALL: [Self; 4] = [Self::Tunnel, Self::Etcd, Self::Certificates, Self::Backups];
+    const ALL: [Self; 5] = [
+        Self::Tunnel,
+        Self::Etcd,
+        Self::Certificates,
+        Self::Backups,
+        Self::Address,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -73,6 +83,7 @@ impl Source {
             Self::Etcd => "etcd",
             Self::Certificates => "certificates",
             Self::Backups => "etcd-backup",
+            Self::Address => "api-address",
         }
     }
 
@@ -81,7 +92,7 @@ impl Source {
         match self {
             Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
             Self::Etcd => Some(("etcd-metrics", "/metrics")),
-            Self::Certificates | Self::Backups => None,
+            Self::Certificates | Self::Backups | Self::Address => None,
         }
     }
 
@@ -91,6 +102,7 @@ impl Source {
             Self::Etcd => known.connected && role == Some(Role::Master),
             Self::Certificates => !of_the_node(known).is_empty(),
             Self::Backups => role == Some(Role::Master) && backups::etcd_of(known).is_some(),
+            Self::Address => role == Some(Role::Master) && shared_address::said(known).is_some(),
         }
     }
 }
@@ -137,7 +149,7 @@ pub(super) async fn numbers(
         ));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why = "there are tunnel, etcd, etcd-backup and certificates";
+        let why = "there are tunnel, etcd, etcd-backup, certificates and api-address";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
             "no such numbers",
@@ -191,6 +203,7 @@ fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<Metrics
                 text = backups::numbers(&cluster, known);
             }
         }
+        Source::Address => text = shared_address::numbers(known),
         Source::Certificates | Source::Tunnel | Source::Etcd => {
             text.certificates(&of_the_node(known), known.now);
         }

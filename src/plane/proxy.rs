@@ -15,10 +15,10 @@
 //! made of them for another host, or for a path of its own: so neither is said.
 
 mod addresses;
+mod upstreams;
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
@@ -28,25 +28,22 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
-use rcgen::KeyPair;
-use rustls::ClientConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use jiff::Timestamp;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use addresses::Asked;
+pub(super) use upstreams::Upstreams;
 
 use super::bootstrap::ADMIN;
-use super::ca::{self, Authority, Leaf};
 use super::keystone;
 use super::records::{Cluster, Scope};
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
-use super::rotation;
 use super::state::{self, Plane};
 use super::trace::Trace;
 use super::ways::{self, Failed};
-use crate::model::{Authority as Signer, ClusterId, Digest, Fault, FaultCode, HostId, PLANE_USER};
+use crate::model::{ClusterId, Fault, FaultCode, HostId};
 use crate::wire::{Class, Meta};
 
 /// Service of a node that leads to its API server.
@@ -59,9 +56,6 @@ const HEAD_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
 /// Name the API server's certificate must have.
 const SERVER_NAME: &str = "kubernetes";
-/// Life of the plane's own certificate, which nothing takes away sooner; a new one is signed at half
-/// of it.
-const OWN_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// What a request's headers begin with that speak for somebody else: who asks, from where and for
 /// which address. The API server's audit believes some of them.
 const CLAIMS: [&str; 5] = [
@@ -73,89 +67,6 @@ const CLAIMS: [&str; 5] = [
 ];
 /// Where the clusters' APIs are.
 pub(super) const PREFIX: &str = "/k8s/clusters/";
-
-/// TLS configurations towards the clusters, made when first needed.
-#[derive(Default)]
-pub(super) struct Upstreams {
-    // One entry per cluster.
-    ready: Mutex<HashMap<ClusterId, Upstream>>,
-}
-
-#[derive(Clone)]
-struct Upstream {
-    config: Arc<ClientConfig>,
-    renew_at: Timestamp,
-    /// Who signs and who is believed, when it was made.
-    authorities: Digest,
-}
-
-// === impl Upstreams ===
-
-impl Upstreams {
-    /// The cluster is gone.
-    pub(super) fn forget(&self, cluster: ClusterId) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.remove(&cluster);
-    }
-
-    fn of(&self, cluster: &Cluster, now: Timestamp) -> Answer<Arc<ClientConfig>> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let authorities = authorities(cluster);
-        let good = |u: &&Upstream| now < u.renew_at && u.authorities == authorities;
-        if let Some(found) = ready.get(&cluster.id).filter(good) {
-            return Ok(Arc::clone(&found.config));
-        }
-        let config = Arc::new(client_config(cluster, now)?);
-        let renew_at = now + OWN_LIFE / 2;
-        let made = Upstream {
-            config: Arc::clone(&config),
-            renew_at,
-            authorities,
-        };
-        ready.insert(cluster.id, made);
-        Ok(config)
-    }
-}
-
-/// Trusts only the cluster's authority, and the one that takes over from it; shows a certificate of
-/// the plane signed by the one that signs.
-fn client_config(cluster: &Cluster, now: Timestamp) -> Answer<ClientConfig> {
-    let failed = |e: &(dyn std::error::Error + 'static)| Refusal::internal("cannot prepare TLS", e);
-    let (pem, key) = rotation::own_signer(cluster, Signer::Cluster);
-    let signer = Authority::load(pem, key)?;
-    let key = KeyPair::generate().map_err(ca::CaError::from)?;
-    let leaf = Leaf::client(PLANE_USER, &[], OWN_LIFE);
-    let issued = signer.issue(&key, &leaf, now)?;
-    let mut roots = rustls::RootCertStore::empty();
-    for pem in rotation::own_believed(cluster, Signer::Cluster) {
-        let der = ca::der_of(pem).ok_or(ca::CaError::Damaged)?;
-        roots
-            .add(CertificateDer::from(der))
-            .map_err(|e| failed(&e))?;
-    }
-    ClientConfig::builder_with_provider(crate::tls::provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(&e))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![CertificateDer::from(issued.der)],
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        )
-        .map_err(|e| failed(&e))
-}
-
-/// The cluster's authorities as the plane uses them, told apart.
-fn authorities(cluster: &Cluster) -> Digest {
-    let signs = rotation::own_signer(cluster, Signer::Cluster).0;
-    let believed = rotation::own_believed(cluster, Signer::Cluster);
-    Digest::of(
-        [signs]
-            .into_iter()
-            .chain(believed)
-            .collect::<String>()
-            .as_bytes(),
-    )
-}
 
 /// Any request below `/k8s/clusters/{uuid}`.
 pub(super) async fn handle(
@@ -299,7 +210,8 @@ fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'stat
     }
 }
 
-/// A connection to the API server of the first connected master that answers.
+/// A connection to the API server of the first connected master that answers. One that has just died is
+/// not known to be dead: while another one is left it has little time.
 pub(super) async fn connect(
     plane: &Arc<Plane>,
     cluster: &Cluster,
@@ -309,12 +221,26 @@ pub(super) async fn connect(
     let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
     let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
     let mut why = "none of its masters is connected".to_owned();
-    for member in cluster.masters() {
+    let mut masters = plane.upstreams.in_order(cluster);
+    masters.retain(|m| !plane.sessions.ways(m.host).is_empty());
+    let mut left = masters.len();
+    for member in masters {
+        left -= 1;
         let wanted = (SERVICE, Class::Interactive, &meta);
         // Nothing is asked before the handshake is done: it may be begun again elsewhere.
         let begin = |stream| handshake(plane, &tls, stream, member.host);
-        match ways::reach(plane, member.host, wanted, begin).await {
-            Some(Ok(sender)) => return Ok(sender),
+        let reached = ways::reach(plane, member.host, wanted, begin);
+        let reached = match left {
+            0 => reached.await,
+            _ => tokio::time::timeout(ways::IMPATIENT_DEADLINE, reached)
+                .await
+                .unwrap_or_else(|_| Some(Err("it did not answer in time".to_owned()))),
+        };
+        match reached {
+            Some(Ok(sender)) => {
+                plane.upstreams.answers(cluster.id, member.host);
+                return Ok(sender);
+            }
             Some(Err(e)) => why = format!("the API server of master {}: {e}", member.node_name),
             None => {}
         }
@@ -461,29 +387,6 @@ mod tests {
         }
         let uri = "/k8s/clusters/nonsense/api".parse().expect("uri");
         assert!(split_path(&uri).is_err());
-    }
-
-    /// What the plane shows and believes there is never older than half its life, nor of an authority
-    /// that gave way.
-    #[test]
-    fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
-        let now = Timestamp::now();
-        let mut cluster = crate::plane::compute::tests::cluster();
-        let authority = |cluster: &mut Cluster, name| {
-            let (made, key) = Authority::generate(name, now).expect("authority");
-            cluster.authorities.cluster = made.pem().to_owned();
-            cluster.keys.cluster = key;
-        };
-        authority(&mut cluster, "one");
-        let upstreams = Upstreams::default();
-        let of = |cluster: &Cluster, now| upstreams.of(cluster, now).expect("configuration");
-        let first = of(&cluster, now);
-        assert!(Arc::ptr_eq(&first, &of(&cluster, now)));
-        let later = now + OWN_LIFE / 2;
-        let second = of(&cluster, later);
-        assert!(!Arc::ptr_eq(&first, &second), "it is old");
-        authority(&mut cluster, "two");
-        assert!(!Arc::ptr_eq(&second, &of(&cluster, later)), "another signs");
     }
 
     /// An API server that said everything and closed, to a client that has not had it and goes on.

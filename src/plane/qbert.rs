@@ -20,11 +20,14 @@ use super::http::Doc;
 use super::keystone::{self, Operator};
 use super::kubeconfig;
 use super::membership::{self, Candidate};
-use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, Stack, USERS};
+use super::records::{
+    AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, Settings, Stack, USERS,
+};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
 use super::settings::{self, NewCluster, Tuning};
+use super::shared_address;
 use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
@@ -115,6 +118,7 @@ pub(super) async fn create(
                     why,
                 ));
             }
+            require_nobodys(&**change, &settings)?;
             let stack = choose_stack(&**change, body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
@@ -141,6 +145,25 @@ pub(super) async fn create(
         .await?;
     tracing::info!(cluster = %id, "cluster created");
     Ok(Json(json!({"uuid": id})))
+}
+
+/// An address that masters are to share is none that a host has.
+fn require_nobodys(rows: &impl Read, settings: &Settings) -> Answer<()> {
+    let Some(ip) = settings.master_ip.filter(|_| settings.master_vip) else {
+        return Ok(());
+    };
+    let hosts = rows.all(&HOSTS)?;
+    match shared_address::owner(ip, None, hosts.iter().map(|(_, h)| h)) {
+        None => Ok(()),
+        Some(why) => {
+            let why = format!("masterIp: {why}");
+            Err(Refusal::conflict(
+                FaultCode::AddressTaken,
+                "cluster refused",
+                why,
+            ))
+        }
+    }
 }
 
 /// The stack of this version; without one, the newest import.
@@ -296,14 +319,21 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         }
         rows.push(host);
     }
+    let mut interfaces = Vec::new();
+    for wanted in hosts {
+        let said = change.get(&STATUSES, &wanted.uuid.to_string())?;
+        interfaces.push(said.map_or_else(Vec::new, |s| s.status.inventory.interfaces));
+    }
     let candidates: Vec<Candidate<'_>> = hosts
         .iter()
         .zip(&rows)
-        .map(|(wanted, row)| Candidate {
+        .zip(&interfaces)
+        .map(|((wanted, row), interfaces)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
             zone: wanted.zone.as_deref(),
             facts: row.facts.as_ref(),
+            interfaces,
         })
         .collect();
     let all = change.all(&HOSTS)?;

@@ -195,6 +195,9 @@ pub(super) struct Settings {
     pub(super) api_port: u16,
     /// Address that all masters share, if there is one.
     pub(super) master_ip: Option<IpAddr>,
+    /// They see to it themselves which of them has it.
+    #[serde(default)]
+    pub(super) master_vip: bool,
     /// Name of the API server outside.
     pub(super) external_dns_name: Option<String>,
     pub(super) allow_workloads_on_master: bool,

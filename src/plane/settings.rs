@@ -51,6 +51,8 @@ pub(super) struct NewCluster {
     #[serde(default)]
     master_ip: Option<IpAddr>,
     #[serde(default)]
+    master_vip_enabled: bool,
+    #[serde(default)]
     external_dns_name: Option<String>,
     #[serde(default)]
     pub(super) stack: Option<String>,
@@ -362,6 +364,7 @@ impl NewCluster {
             mtu: self.mtu_size,
             api_port: self.k8s_api_port.unwrap_or(API_PORT),
             master_ip: self.master_ip,
+            master_vip: self.master_vip_enabled,
             external_dns_name: self.external_dns_name.clone(),
             allow_workloads_on_master: self.allow_workloads_on_master,
             labels: self.labels.clone(),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::machines::Copy;
 use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
+use super::shared_address;
 use super::stacks;
 use super::zones;
 use crate::model::{Fit, Generation, NodeState, OidcIssuer, Role};
@@ -168,6 +169,8 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "mtuSize": s.mtu,
         "k8sApiPort": s.api_port,
         "masterIp": s.master_ip,
+        "masterVipEnabled": s.master_vip,
+        "masterVipHolder": shared_address::holder(cluster, nodes).map(|m| &m.node_name),
         "externalDnsName": s.external_dns_name,
         "allowWorkloadsOnMaster": s.allow_workloads_on_master,
         "labels": s.labels,
@@ -184,10 +187,18 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "etcdReplaceAfterSeconds": s.etcd_replace_after_s,
         "stack": cluster.stack.version,
         "stackManifest": cluster.stack.manifest,
-        "warnings": zones::fault(cluster).map(|why| format!("zones: {why}")).into_iter().collect::<Vec<_>>(),
+        "warnings": cluster_warnings(cluster, nodes),
         "numMasters": masters,
         "numWorkers": cluster.members.len() - masters,
     })
+}
+
+fn cluster_warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
+    let zones = zones::fault(cluster).map(|why| format!("zones: {why}"));
+    zones
+        .into_iter()
+        .chain(shared_address::warnings(cluster, nodes))
+        .collect()
 }
 
 /// Without its authority: nobody reads that.

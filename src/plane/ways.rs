@@ -14,8 +14,8 @@ use crate::wire::{Class, Meta};
 /// How long a node may take to dial its service and agree with us on what we speak.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// As long as it may take while another session is left: a path that has just died is not known to
-/// be dead yet. Longer than a healthy one takes; where it was only slow, the last one has all the time.
-const IMPATIENT_DEADLINE: Duration = Duration::from_secs(3);
+/// be dead yet. As long, all in all, where another host is left that would do. Longer than a healthy one takes; where it was only slow, the last one has all the time.
+pub(super) const IMPATIENT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why a service was not reached on one session.
 #[derive(Debug)]

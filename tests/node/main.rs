@@ -20,6 +20,7 @@
 //! g_minors        a cluster of each other minor that the matrix pins → Ready, its add-ons answer
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
+//! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -27,6 +28,7 @@
 //! alone. Needs root.
 
 mod addons;
+mod address;
 mod certificates;
 mod demo;
 mod issuer;

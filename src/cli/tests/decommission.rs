@@ -34,6 +34,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         service_account_key: None,
         kube_proxy: None,
         etcd: None,
+        api_address: None,
         certificates: Vec::new(),
     }
 }

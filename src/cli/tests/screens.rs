@@ -4,9 +4,9 @@ use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
-    Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus, Expiry, FaultCode,
-    Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus,
-    ProxyMode, Role, StackRef, Timestamp, TunnelState, TunnelStatus,
+    ApiAddressStatus, Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus,
+    Expiry, FaultCode, Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId,
+    PhaseState, PhaseStatus, ProxyMode, Role, StackRef, Timestamp, TunnelState, TunnelStatus,
 };
 use crate::preflight::{Disk, Facts, Report};
 
@@ -69,6 +69,14 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         certificate_requests: Vec::new(),
         service_account_key: None,
         etcd: None,
+        api_address: (role == Role::Master).then(|| ApiAddressStatus {
+            address: "10.1.0.250".parse().expect("ip"),
+            here: true,
+            interface: Some("eth0".into()),
+            holder: Some("master-1".into()),
+            since: Some(at("09:57:00")),
+            fault: None,
+        }),
         kube_proxy: Some(KubeProxyStatus {
             mode: ProxyMode::Nftables,
             why: "chosen, for this machine has nft and kernel 6.18.1".into(),
@@ -368,10 +376,19 @@ fn plan_screens_are_the_reviewed_ones() {
             phase: PhaseId::ALL[5],
             what: "the download of stack pf9-kube 1.20.2-1".into(),
         }),
+        api_address: None,
     };
     let none = PlanWords {
         steps: Vec::new(),
         waits: None,
+        api_address: Some(ApiAddressStatus {
+            address: "10.1.0.250".parse().expect("ip"),
+            here: false,
+            interface: Some("eth0".into()),
+            holder: Some("master-2".into()),
+            since: None,
+            fault: None,
+        }),
     };
     let screen = |plan| super::super::plan::Plan(plan).screen(WIDTH).text(false);
     golden("plan-some.txt", &screen(some));

@@ -1,7 +1,9 @@
 //! Where the API server is, and what it makes of who asks it for what.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{OidcIssuer, PodSecurity, kubernetes, oidc_fault};
@@ -25,6 +27,10 @@ pub struct ApiSpec {
     /// What pods may be in a namespace that says nothing of it. As upstream's on workers.
     #[serde(default, skip_serializing_if = "PodSecurity::is_default")]
     pub pod_security: PodSecurity,
+    /// `host` is an address that the masters share: one of them has it at a time, and they see to that
+    /// themselves. False on workers, who need not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 impl ApiSpec {
@@ -44,5 +50,29 @@ impl ApiSpec {
         }
         let (field, why) = self.pod_security.fault()?;
         Some((format!("pod_security.{field}"), why))
+    }
+
+    /// The address that the masters share.
+    pub fn shared_address(&self) -> Option<IpAddr> {
+        self.host.parse().ok().filter(|_| self.shared)
+    }
+
+    /// What is wrong with an address that the masters share: one of them has to be able to have it.
+    pub(super) fn shared_fault(&self, node_ip: IpAddr, not_in: [IpNet; 2]) -> Option<String> {
+        if !self.shared {
+            return None;
+        }
+        let host = &self.host;
+        let Some(ip) = self.shared_address() else {
+            return Some(format!("{host:?} is no address that masters could share"));
+        };
+        if ip == node_ip {
+            return Some(format!("{ip} is this node's own, and cannot be shared"));
+        }
+        if ip.is_ipv4() != node_ip.is_ipv4() {
+            return Some(format!("{ip} is not of the same IP version as {node_ip}"));
+        }
+        let inside = not_in.iter().find(|net| net.contains(&ip))?;
+        Some(format!("{ip} is in {inside}, where no machine is"))
     }
 }

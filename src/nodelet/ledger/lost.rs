@@ -76,6 +76,7 @@ impl Installed {
                     host: none.to_string(),
                     port: 0,
                     extra_sans: Vec::new(),
+                    shared: false,
                     extra_args: BTreeMap::new(),
                     oidc: Vec::new(),
                     pod_security: Default::default(),

@@ -171,6 +171,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             host: "10.99.0.11".into(),
             port: 6443,
             extra_sans: Vec::new(),
+            shared: false,
             extra_args: BTreeMap::new(),
             oidc: Vec::new(),
             pod_security: Default::default(),

@@ -240,12 +240,17 @@ fn show_screen(answer: &Value) -> String {
         ("stack", "stack"),
         ("pods", "containersCidr"),
         ("services", "servicesCidr"),
+        ("API's address", "masterIp"),
         ("pods may be", "podSecurity.enforce"),
         ("replace etcd after, s", "etcdReplaceAfterSeconds"),
     ];
     let mut rows: Vec<Vec<String>> = rows
         .map(|(name, path)| vec![name.to_owned(), cell(answer, path)])
         .into();
+    if answer["masterVipEnabled"] == true {
+        let holder = cell(answer, "masterVipHolder");
+        rows.push(vec!["on master".to_owned(), holder]);
+    }
     for issuer in list(answer, "oidc") {
         let (url, prefix) = (cell(issuer, "url"), cell(issuer, "username.prefix"));
         rows.push(vec!["users by".to_owned(), format!("{url} as {prefix}…")]);
@@ -320,6 +325,10 @@ fn etcd_screen(answer: &Value) -> String {
         table.push(vec![name, id, state, health, words]);
     }
     out.push_str(&align(&table));
+    let zones = text(answer, "zones");
+    if !zones.is_empty() {
+        out.push_str(&format!("\nzones: {zones}\n"));
+    }
     let listed = cell(answer, "listedAt");
     if listed != "-" {
         out.push_str(&format!(
@@ -355,8 +364,14 @@ mod tests {
              m4      -                 waiting    -       waits until the member of m3 is taken out\n\
              \nwho is a member: as a master said at t\n"
         );
-        let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": []});
-        assert!(etcd_screen(&lost).contains("NO QUORUM"));
+        let lost = json!({"cluster": "c", "votes": 3, "answering": 1, "needed": 2, "members": [],
+                          "zones": "with a its quorum is lost"});
+        let screen = etcd_screen(&lost);
+        assert!(screen.contains("NO QUORUM"));
+        assert!(
+            screen.ends_with("\nzones: with a its quorum is lost\n"),
+            "{screen}"
+        );
     }
 
     #[test]
@@ -368,12 +383,19 @@ mod tests {
             "warnings": ["zones: so and so"],
             "leaving": [{"name": "m3"}],
             "podSecurity": {"enforce": "baseline"},
+            "masterIp": "10.0.0.250", "masterVipEnabled": true, "masterVipHolder": "m1",
             "oidc": [{"url": "https://login.example.com", "username": {"prefix": "oidc:"}}],
         });
         let screen = show_screen(&answer);
         assert!(screen.contains("replace etcd after, s  300\n"), "{screen}");
         assert!(
             screen.contains("pods may be            baseline\n"),
+            "{screen}"
+        );
+        let address = "API's address          10.0.0.250\n";
+        let holder = "on master              m1\n";
+        assert!(
+            screen.contains(address) && screen.contains(holder),
             "{screen}"
         );
         let users = "users by               https://login.example.com as oidc:…\n";

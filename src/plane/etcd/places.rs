@@ -20,6 +20,7 @@ use crate::plane::qbert::{Tenant, cluster_id};
 use crate::plane::records::Cluster;
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
+use crate::plane::zones;
 
 /// How far a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +232,7 @@ fn json_of(
         "needed": tally.needs(),
         "replaceAfterSeconds": cluster.settings.etcd_replace_after_s,
         "members": members.collect::<Vec<_>>(),
+        "zones": zones::fault(cluster),
     })
 }
 

@@ -61,6 +61,13 @@ fn of_one_version(net: IpNet, ip: IpAddr) -> bool {
     )
 }
 
+fn is_broadcast_or_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
 impl NewCluster {
     pub(super) fn check_networks(&self) -> Answer<()> {
         let (pods, services) = (self.containers_cidr.0, self.services_cidr.0);
@@ -100,10 +107,15 @@ impl NewCluster {
             })?;
             let inside = pods.contains(&ip) || self.services_cidr.0.contains(&ip);
             let usable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
+            let usable = usable && !is_broadcast_or_link_local(ip);
             require(usable && !inside, "masterIp", || {
                 format!("{ip} is no address that nodes can reach")
             })?;
         }
+        let given = self.master_ip.is_some() || !self.master_vip_enabled;
+        require(given, "masterVipEnabled", || {
+            "there is no masterIp that masters could share".into()
+        })?;
         for (field, name) in [
             ("externalDnsName", &self.external_dns_name),
             ("dnsZone", &self.dns_zone),

@@ -151,6 +151,13 @@ fn every_bad_field_is_named() {
         ("k8sApiPort", json!(0), "k8sApiPort"),
         ("k8sApiPort", json!(70000), "k8sApiPort"),
         ("masterIp", json!("127.0.0.1"), "masterIp"),
+        ("masterIp", json!("10.20.0.5"), "masterIp: 10.20.0.5"),
+        ("masterIp", json!("169.254.0.5"), "masterIp: 169.254.0.5"),
+        (
+            "masterVipEnabled",
+            json!(true),
+            "there is no masterIp that masters could share",
+        ),
         ("externalDnsName", json!("-x"), "externalDnsName"),
         ("labels", json!({"a b": "c"}), "labels"),
         (

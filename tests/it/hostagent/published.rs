@@ -6,10 +6,10 @@ use pf9_hostagent::backup::seal::{self, Sealer};
 use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest,
-    CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus,
-    Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus,
-    RestoreState, RestoreStatus, Role, Timestamp, paths,
+    ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose,
+    CertificateRequest, CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm,
+    EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId,
+    PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 
@@ -77,6 +77,14 @@ fn full(bed: &Bed) {
         }];
         s.service_account_key = Some("public".into());
         s.etcd = Some(etcd(at, fault));
+        s.api_address = Some(ApiAddressStatus {
+            address: "10.1.0.250".parse().expect("ip"),
+            here: true,
+            interface: Some("eth0".into()),
+            holder: Some("n1".into()),
+            since: Some(at),
+            fault: Some(fault().next_try(at)),
+        });
         s.certificates = vec![CertificateStatus {
             name: "kubelet/server".into(),
             authority: Authority::Cluster,

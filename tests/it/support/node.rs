@@ -210,6 +210,7 @@ fn idle() -> NodeStatus {
         service_account_key: None,
         kube_proxy: None,
         etcd: None,
+        api_address: None,
         certificates: Vec::new(),
     }
 }

@@ -1,0 +1,215 @@
+//! The real task, real TLS, and an API server of our own.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::app::TaskGroup;
+use crate::host::fs::{Attrs, HostFs};
+use crate::model::{CertPurpose, FaultCode, Generation, NodeStatus, paths};
+use crate::nodelet::certs;
+use crate::nodelet::job::Work;
+use crate::nodelet::status::Board;
+use crate::nodelet::testing::{Cas, node};
+
+/// No machine has a network with it: it is of those that are kept for the future.
+const NOWHERE: &str = "240.0.0.250";
+/// What the watch waits for comes within seconds.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What the API server has and was asked.
+#[derive(Default)]
+struct Api {
+    lease: Option<Value>,
+    looks: u32,
+    writes: u32,
+}
+
+type Shared = Arc<Mutex<Api>>;
+
+async fn answer(
+    api: Shared,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let method = request.method().clone();
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .expect("body")
+        .to_bytes();
+    let mut api = api.lock().expect("lock");
+    let (status, value) = match (method, api.lease.clone()) {
+        (Method::GET, Some(lease)) => (StatusCode::OK, lease),
+        (Method::GET, None) => (StatusCode::NOT_FOUND, json!({"message": "no such lease"})),
+        _ => {
+            api.writes += 1;
+            api.lease = serde_json::from_slice(&body).ok();
+            (StatusCode::OK, api.lease.clone().unwrap_or_default())
+        }
+    };
+    api.looks += 1;
+    let body = Full::new(Bytes::from(value.to_string()));
+    Ok(Response::builder()
+        .status(status)
+        .body(body)
+        .expect("answer"))
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, api: Shared) {
+    let mut all = JoinSet::new();
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (tls, api) = (tls.clone(), Arc::clone(&api));
+        all.spawn(async move {
+            let Ok(stream) = tls.accept(tcp).await else {
+                return;
+            };
+            let service = service_fn(|request| answer(Arc::clone(&api), request));
+            let connection = hyper::server::conn::http1::Builder::new();
+            drop(
+                connection
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
+        });
+    }
+}
+
+/// A certificate of this purpose, and its key.
+fn pair(cas: &Cas, purpose: CertPurpose, node: &NodeSpec) -> (String, String) {
+    let key = KeyPair::generate().expect("key");
+    let request = CertificateParams::default().serialize_request(&key);
+    let request = request.expect("request").pem().expect("pem");
+    (
+        cas.sign(&request, purpose, node, |_| {}),
+        key.serialize_pem(),
+    )
+}
+
+fn acceptor((certificate, key): (String, String)) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("key");
+    let config = ServerConfig::builder_with_provider(crate::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("configuration");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+struct World {
+    api: Shared,
+    job: watch::Sender<Job>,
+    status: watch::Receiver<NodeStatus>,
+    stop: CancellationToken,
+    group: TaskGroup,
+    _board: Board,
+    _dir: tempfile::TempDir,
+}
+
+/// A master that is to share an address, and its API server.
+async fn world(lease: Option<Value>) -> World {
+    let cas = Cas::new();
+    let mut node = node(cas.authorities.clone());
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bind");
+    node.api.port = listener.local_addr().expect("address").port();
+    node.api.host = NOWHERE.into();
+    node.api.shared = true;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let (certificate, key) = pair(&cas, CertPurpose::Admin, &node);
+    for (file, text) in [(paths::CERT_FILE, certificate), (paths::CERT_KEY_FILE, key)] {
+        let path = certs::path_of(CertPurpose::Admin, file);
+        fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
+            .expect("write");
+    }
+    let server = acceptor(pair(&cas, CertPurpose::ApiServer, &node));
+    let api = Shared::default();
+    api.lock().expect("lock").lease = lease;
+    let stop = CancellationToken::new();
+    let mut group = TaskGroup::new(stop.clone());
+    group.finite("API server", serve(listener, server, Arc::clone(&api)));
+    let (job, working) = watch::channel(Job::Node(Work {
+        generation: Generation(1),
+        role: Role::Master,
+        node: Arc::new(node),
+    }));
+    let (board, status) = Board::new(&fs);
+    let beat = group.progress().beat("api address");
+    let keeper = Keeper::new(Host::new(fs), working, board.address(), beat, stop.clone());
+    group.finite("api address", keeper.run());
+    World {
+        api,
+        job,
+        status,
+        stop,
+        group,
+        _board: board,
+        _dir: dir,
+    }
+}
+
+/// A lease that was had before. Empty: it was given back.
+fn lease(holder: &str) -> Value {
+    let ip = NOWHERE.parse().expect("ip");
+    let mut lease = lease::begun(Timestamp::UNIX_EPOCH);
+    lease["metadata"]["resourceVersion"] = "1".into();
+    let begun = lease::read(&lease, ip).expect("a lease");
+    lease::written(&begun, Some(holder), ip, Timestamp::UNIX_EPOCH)
+}
+
+/// Waits for a status that says so.
+async fn says(
+    status: &mut watch::Receiver<NodeStatus>,
+    is: impl Fn(Option<&ApiAddressStatus>) -> bool,
+) {
+    let seen = status.wait_for(|s| is(s.api_address.as_ref()));
+    let seen = tokio::time::timeout(SOON, seen).await;
+    assert!(seen.is_ok_and(|s| s.is_ok()), "it does not say so");
+}
+
+/// A master without such a network says so and writes nothing, not even where nobody has the address; who
+/// has it is seen all the same. A role that goes takes all of it along.
+#[tokio::test]
+async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
+    let World {
+        api,
+        job,
+        mut status,
+        stop,
+        group,
+        _board,
+        _dir,
+    } = world(Some(lease(""))).await;
+    let watched = async {
+        let off = |a: &ApiAddressStatus| {
+            let code = a.fault.as_ref().map(|f| f.code);
+            code == Some(FaultCode::ApiAddressOffLink) && !a.here
+        };
+        says(&mut status, |a| a.is_some_and(off)).await;
+        api.lock().expect("lock").lease = Some(lease("n2"));
+        let named = |a: &ApiAddressStatus| a.holder.as_deref() == Some("n2") && off(a);
+        says(&mut status, |a| a.is_some_and(named)).await;
+        assert_eq!(api.lock().expect("lock").writes, 0);
+        job.send_replace(Job::Nothing(Generation(2)));
+        says(&mut status, |a| a.is_none()).await;
+        stop.cancel();
+    };
+    tokio::join!(group.run(Duration::from_secs(5)), watched);
+    assert!(api.lock().expect("lock").looks > 1);
+}

@@ -1,0 +1,197 @@
+//! Whose turn it is to have the address. Pure; time is an argument, and is that since boot.
+//!
+//! ```text
+//!            the lease names nobody, or nobody wrote it for LEASE
+//!   waits ──────────────────────── write ───────────────────────► has it until (sent + HOLD)
+//!     ▲                                                             │ write every RENEW: later
+//!     └── the lease names another · the time is over ◄──────────────┘
+//! ```
+//!
+//! No clock is compared with another one. Who has the address counts from the moment *before* it sent
+//! what was written; who waits counts from the moment *after* it saw that. So the first is always done
+//! before the second begins, while the clocks of the two go at about the same rate ([`RATES_DIFFER_MAX`]).
+//! Each write names the version of the lease that it is of, so a late one changes nothing. That there is
+//! no lease is no version: somebody may have had one in between. So one is begun for nobody, and from then
+//! on it is waited as for a holder; who deletes the lease costs the address seconds, and no more.
+//! The kernel takes the address away by itself at the end of that time: a program that was killed,
+//! stopped or starved gives it up no later than one that runs.
+
+use std::time::Duration;
+
+/// Nobody wrote the lease for so long: whoever had the address has it no more.
+pub(super) const LEASE: Duration = Duration::from_secs(6);
+/// Who wrote the lease may have the address for so long from then on.
+pub(super) const HOLD: Duration = Duration::from_millis(4500);
+/// How much later than told the kernel may take an address away: it looks once a second at most, and
+/// the program that tells it takes a moment to start.
+pub(super) const KERNEL_LATE: Duration = Duration::from_millis(1250);
+/// By how much of itself the rate of a machine's clock may be wrong. Quartzes differ by a ten-thousandth
+/// at most, and what corrects clocks changes their rate by a two-thousandth.
+#[cfg(test)]
+pub(super) const RATES_DIFFER_MAX: f64 = 0.01;
+/// Time between two writes: one may be late by what etcd takes to elect a leader, and the address stays.
+pub(super) const RENEW: Duration = Duration::from_secs(1);
+/// Time between two looks of one who waits: the sooner it sees a write, the sooner it may take over.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// Time until what was not answered is asked again.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// The lease as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Changes with every write.
+    pub(super) version: String,
+    /// Whom it names.
+    pub(super) holder: Option<String>,
+    /// It had a holder. (Before the first one took it, the address had been looked for on the network.)
+    pub(super) proved: bool,
+    /// When its holder took it, as he wrote it.
+    pub(super) acquired: Option<String>,
+    /// How often it passed from one to another.
+    pub(super) transitions: u64,
+}
+
+/// What is to be asked of the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// What the lease says.
+    Look,
+    /// To begin one, for nobody.
+    Begin,
+    /// To write our name, over this record.
+    Write(Record),
+}
+
+/// One master's part.
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    me: String,
+    seen: Option<Seen>,
+    until: Option<Duration>,
+    look_at: Duration,
+    write_at: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    /// None: there is no lease.
+    record: Option<Record>,
+    /// When this very version of it was first seen.
+    since: Duration,
+}
+
+impl Turn {
+    /// Nothing is known. `me`: what the lease calls this master.
+    pub(super) fn new(me: String) -> Self {
+        Self {
+            me,
+            seen: None,
+            until: None,
+            look_at: Duration::ZERO,
+            write_at: Duration::ZERO,
+        }
+    }
+
+    /// What is to be asked now, if it is time. `able`: this master could have the address.
+    pub(super) fn next(&self, now: Duration, able: bool) -> Option<Ask> {
+        match &self.seen {
+            Some(seen) if able && now >= self.may_write(seen) => {
+                Some(seen.record.clone().map_or(Ask::Begin, Ask::Write))
+            }
+            Some(_) | None => (now >= self.look_at).then_some(Ask::Look),
+        }
+    }
+
+    fn may_write(&self, seen: &Seen) -> Duration {
+        match self.whose(seen) {
+            Whose::Mine | Whose::Nobodys => self.write_at,
+            Whose::Anothers => self.write_at.max(seen.since + LEASE),
+        }
+    }
+
+    /// When there is something to be asked again.
+    pub(super) fn wakes(&self, now: Duration, able: bool) -> Duration {
+        let write = self.seen.as_ref().filter(|_| able);
+        let write = write.map(|seen| self.may_write(seen));
+        write
+            .map_or(self.look_at, |at| at.min(self.look_at))
+            .max(now)
+    }
+
+    /// The lease was read.
+    pub(super) fn looked(&mut self, now: Duration, record: Option<Record>) {
+        let version = |r: &Option<Record>| r.as_ref().map(|r| r.version.clone());
+        let known = self
+            .seen
+            .take()
+            .filter(|seen| version(&seen.record) == version(&record));
+        let since = known.map_or(now, |seen| seen.since);
+        let seen = Seen { record, since };
+        (self.look_at, self.write_at) = (now + LOOK, now);
+        if seen.record.is_some() && self.whose(&seen) != Whose::Mine {
+            self.until = None;
+        }
+        self.seen = Some(seen);
+    }
+
+    /// Our name was written; `sent`: the time before it was asked for.
+    pub(super) fn written(&mut self, sent: Duration, now: Duration, record: Record) {
+        self.until = Some(sent + HOLD);
+        (self.look_at, self.write_at) = (sent + RENEW, sent + RENEW);
+        self.seen = Some(Seen {
+            record: Some(record),
+            since: now,
+        });
+    }
+
+    /// Somebody else wrote in between, or an earlier write of ours was late.
+    pub(super) fn refused(&mut self, now: Duration) {
+        self.seen = None;
+        self.look_at = now;
+    }
+
+    /// There was no answer, or none that helps: what was asked may be so or not.
+    pub(super) fn unanswered(&mut self, now: Duration) {
+        (self.look_at, self.write_at) = (now + AGAIN, now + AGAIN);
+    }
+
+    /// How long this master may have the address from now on.
+    pub(super) fn left(&self, now: Duration) -> Option<Duration> {
+        let left = self.until?.saturating_sub(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The record that names this master, to be given back; from now on it has the address no more.
+    pub(super) fn yields(&mut self, now: Duration) -> Option<Record> {
+        self.until = None;
+        let seen = self.seen.take()?;
+        self.look_at = now + LOOK;
+        let mine = self.whose(&seen) == Whose::Mine;
+        seen.record.filter(|_| mine)
+    }
+
+    /// Whom the lease names, as far as it was read.
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.seen.as_ref()?.record.as_ref()
+    }
+
+    fn whose(&self, seen: &Seen) -> Whose {
+        match seen.record.as_ref().map(|r| (&r.holder, r.proved)) {
+            None | Some((None, true)) => Whose::Nobodys,
+            Some((Some(holder), _)) if *holder == self.me => Whose::Mine,
+            // One that was just begun may follow one that was deleted.
+            Some((Some(_), _) | (None, false)) => Whose::Anothers,
+        }
+    }
+}
+
+/// Whose a lease is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Mine,
+    Nobodys,
+    Anothers,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! What is wrong with the shared address, for people.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::host::exec::ExecError;
+use crate::host::neighbours::{Link, Mac};
+use crate::model::{Fault, FaultCode};
+use crate::telemetry::chain;
+
+pub(super) fn foreign(ip: IpAddr, mac: Mac, link: &Link) -> Fault {
+    let mac = mac.map(|b| format!("{b:02x}")).join(":");
+    Fault::new(
+        FaultCode::ApiAddressForeign,
+        format!("the API's address {ip} is another machine's, too"),
+        format!("{mac} answers for it on {}", link.name),
+    )
+    .fix("take it from that machine, or make the cluster with another masterIp")
+}
+
+pub(super) fn off_link(ip: IpAddr) -> Fault {
+    Fault::new(
+        FaultCode::ApiAddressOffLink,
+        format!("this master cannot have the API's address {ip}"),
+        "none of its interfaces has a network with that address",
+    )
+    .fix("give it an interface in that network; the other masters share the address without it")
+}
+
+pub(super) fn configured(ip: IpAddr, interface: &str) -> Fault {
+    Fault::new(
+        FaultCode::ApiAddressForeign,
+        format!("the API's address {ip} is this machine's own, too"),
+        format!("{interface} is configured with it, for ever"),
+    )
+    .fix("take it out of the machine's configuration: the masters share it")
+}
+
+pub(super) fn unlent(ip: IpAddr, e: &ExecError) -> Fault {
+    let what = format!("this master cannot have the API's address {ip}");
+    Fault::new(FaultCode::ApiAddressUnheld, what, chain(e))
+}
+
+pub(super) fn unheard(ip: IpAddr, link: &Link, e: &io::Error) -> Fault {
+    Fault::new(
+        FaultCode::ApiAddressUnheld,
+        format!("this master does not take the API's address {ip}"),
+        format!("it cannot be asked on {} whose it is: {e}", link.name),
+    )
+}
+
+pub(super) fn unasked(ip: IpAddr, why: String) -> Fault {
+    Fault::new(
+        FaultCode::ApiAddressUnheld,
+        format!("this master cannot take the API's address {ip}"),
+        format!("its API server gives no lease for it: {why}"),
+    )
+}
