@@ -31,6 +31,7 @@
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
+mod addon;
 mod api;
 mod authorities;
 pub mod document;
@@ -60,6 +61,7 @@ mod taken;
 mod trust;
 mod tunnel;
 
+pub use addon::*;
 pub use api::*;
 pub use authorities::*;
 pub use envelope::*;

@@ -68,6 +68,7 @@ macro_rules! codes {
 codes! {
     Failed {
         Addon = "addon",
+        AddonMissing = "addon-missing",
         AddressTaken = "address-taken",
         AgentDown = "agent-down",
         ApiNotReady = "api-not-ready",
@@ -221,6 +222,8 @@ codes! {
         PlaneStart = "plane-start",
         PlaneUrl = "plane-url",
         PodsCidrFull = "pods-cidr-full",
+        PoliciesNotKept = "policies-not-kept",
+        PolicyRulesLeft = "policy-rules-left",
         PortTaken = "port-taken",
         ProgramNotRunnable = "program-not-runnable",
         ProjectUnknown = "project-unknown",

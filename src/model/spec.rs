@@ -19,12 +19,14 @@ use super::{
     HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, quota_fault, taken_by_spec,
 };
 
+mod addons;
 mod api_server;
 pub mod kubernetes;
 mod oidc;
 mod pod_security;
 mod runtime;
 
+pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, pool_fault};
 pub use api_server::ApiSpec;
 pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
 pub use pod_security::{PodSecurity, PodSecurityLevel};
@@ -151,6 +153,12 @@ pub struct NetworkSpec {
     /// The other nodes, for host routes; used by the `bridge` network.
     #[serde(default)]
     pub peers: Vec<NetworkPeer>,
+    /// Whether NetworkPolicy objects are kept.
+    #[serde(default, skip_serializing_if = "NetworkPolicies::is_auto")]
+    pub policies: NetworkPolicies,
+    /// Addresses that services of type LoadBalancer are given; none: nobody gives them any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer: Vec<AddressRange>,
 }
 
 /// Who makes the pod network.
@@ -374,6 +382,9 @@ impl NodeSpec {
                 "assignment.network.services_cidr",
                 format!("{services} overlaps pods_cidr {pods}"),
             ));
+        }
+        if let Some(why) = pool_fault(&self.network.load_balancer, pods, services) {
+            return Err(bad("assignment.network.load_balancer", why));
         }
         if service_ip(services, DNS_SERVICE_INDEX).is_none() {
             return Err(bad(
