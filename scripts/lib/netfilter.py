@@ -16,7 +16,7 @@ IPSET = "usr/sbin/ipset"
 NAMES = [f"{family}{verb}" for family in ("iptables", "ip6tables") for verb in ("", "-save", "-restore")]
 
 # The controller writes the whole table again from what it read a moment before, so what others changed meanwhile would be
-# lost. Here only its own chains are written, in one transaction, and those that it left out are deleted.
+# lost. Here only its own chains are written, in one transaction, and those that it left out are deleted. Where either table is not whole nothing is written: it would open what is closed.
 RESTORE = r"""#!/bin/sh
 # Written when the stack was made: iptables-restore that touches the chains of network policies and no others.
 set -eu -o pipefail
@@ -26,8 +26,10 @@ case " $* " in *" --help "*) exec "/usr/sbin/$name" "$@" ;; esac
   function own(name) { return name ~ /^KUBE-(ROUTER|POD-FW|NWPLCY)-/ }
   /^= wanted/ { wanted = 1; next }
   /^:/ { name = substr($1, 2); if (own(name)) { if (wanted) keep[name] = 1; else had[name] = 1 } next }
+  wanted && /^COMMIT/ { whole = 1 }
   wanted && /^-[AI] / && own($2) { rules[++count] = $0 }
   END {
+    if (!whole) exit 1
     print "*filter"
     for (name in keep) print ":" name " - [0:0]"
     for (name in had) if (!(name in keep)) print ":" name " - [0:0]"
