@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::{IpNet, ip_mask_to_prefix};
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 
 use super::fs::{FsError, HostFs};
 use crate::model::{Interface, NodeFacts};
@@ -59,15 +61,37 @@ pub fn interfaces() -> Vec<Interface> {
         if let Some(mac) = address.as_link_addr().and_then(|l| l.addr()) {
             interface.mac = mac.map(|b| format!("{b:02x}")).join(":");
         }
-        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
-        interface.addresses.extend(v4.or(v6).filter(is_of_interest));
+        interface
+            .addresses
+            .extend(ip_of(&address).filter(is_of_interest));
     }
     let mut all: Vec<_> = found.into_values().collect();
     for interface in &mut all {
         interface.addresses.sort_unstable();
     }
     all
+}
+
+/// The networks that the machine's own interfaces are in.
+pub fn networks() -> Vec<IpNet> {
+    let Ok(list) = getifaddrs() else {
+        return Vec::new();
+    };
+    let foreign = |name: &str| FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p));
+    let own = list.filter(|entry| !foreign(&entry.interface_name));
+    let nets = own.filter_map(|entry| {
+        let ip = entry.address.as_ref().and_then(ip_of)?;
+        let mask = entry.netmask.as_ref().and_then(ip_of)?;
+        let prefix = ip_mask_to_prefix(mask).ok()?;
+        IpNet::new(ip, prefix).ok().map(|net| net.trunc())
+    });
+    nets.take(INTERFACES_MAX).collect()
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+    v4.or(v6)
 }
 
 /// All addresses of these interfaces, the default route's first.

@@ -224,6 +224,7 @@ codes! {
         PodsCidrFull = "pods-cidr-full",
         PoliciesNotKept = "policies-not-kept",
         PolicyRulesLeft = "policy-rules-left",
+        PoolElsewhere = "pool-elsewhere",
         PortTaken = "port-taken",
         ProgramNotRunnable = "program-not-runnable",
         ProjectUnknown = "project-unknown",

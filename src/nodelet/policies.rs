@@ -1,12 +1,15 @@
 //! What a spec allows and this machine cannot give: pods run without it, and that is said.
 
+use ipnet::IpNet;
+
 use super::context;
 use super::inbox;
 use super::job::Job;
 use crate::host::Host;
+use crate::host::interfaces::networks;
 use crate::host::kernel::Kernel;
 use crate::host::ours::network::{POLICY_ENTRY, policy_chain_prefixes};
-use crate::model::{Addon, Fault, FaultCode, NodeSpec, StackManifest, Want};
+use crate::model::{Addon, AddressRange, Fault, FaultCode, NodeSpec, StackManifest, Want};
 
 /// Of the node that is worked on, or kept in repair.
 pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
@@ -31,7 +34,23 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
             said.extend(policies(host).await);
         }
     }
+    said.extend(pool_elsewhere(node, &networks()));
     said
+}
+
+/// Who asks for a service's address asks in the network that the address is in.
+fn pool_elsewhere(node: &NodeSpec, networks: &[IpNet]) -> Option<Fault> {
+    let here = |range: &&AddressRange| networks.iter().any(|net| range.is_within(*net));
+    let mut pool = node.network.load_balancer.iter();
+    let range = pool.find(|range| !here(range))?;
+    let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    let what = "services with an address of the pool may not be reached";
+    let why = format!(
+        "loadBalancer.addresses: {range} is in no network of this master ({})",
+        shown.join(", ")
+    );
+    let fix = "give services addresses of a network that the nodes are in, or route them to it";
+    Some(Fault::new(FaultCode::PoolElsewhere, what, why).fix(fix))
 }
 
 /// Somebody asked for it, and the stack came without it after that.
@@ -117,6 +136,24 @@ mod tests {
         );
         let soon = not_kept(false, Vec::new).expect("said");
         assert!(soon.why.contains("yet"), "{soon}");
+    }
+
+    #[test]
+    fn a_pool_that_nobody_asks_for_here_is_said() {
+        let node = samples::with_addons(samples::master("1.37.2")).node;
+        let said = |nets: &[&str]| {
+            let nets: Vec<IpNet> = nets.iter().map(|n| n.parse().expect("net")).collect();
+            pool_elsewhere(&node, &nets).map(|f| f.why)
+        };
+        assert_eq!(said(&["127.0.0.0/8", "10.99.0.0/16"]), None);
+        assert_eq!(said(&["10.99.0.0/24", "10.99.1.0/24"]), None);
+        let why = said(&["10.99.0.0/24"]).expect("said");
+        assert!(
+            why.contains("10.99.1.0-10.99.1.15 is in no network"),
+            "{why}"
+        );
+        assert!(why.contains("(10.99.0.0/24)"), "{why}");
+        assert_eq!(pool_elsewhere(&samples::worker("1.37.2").node, &[]), None);
     }
 
     #[test]

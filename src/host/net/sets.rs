@@ -57,7 +57,7 @@ const COMPAT_TYPE: u16 = 3;
 /// Kinds of sets that policies are kept with.
 const SET_TYPES: [&str; 2] = ["hash:ip", "hash:net"];
 /// Matches and targets (true) of iptables that they are kept with.
-const EXTENSIONS: [(&str, bool); 9] = [
+const EXTENSIONS: [(&str, bool); 10] = [
     ("set", false),
     ("comment", false),
     ("mark", false),
@@ -67,6 +67,7 @@ const EXTENSIONS: [(&str, bool); 9] = [
     ("limit", false),
     ("MARK", true),
     ("REJECT", true),
+    ("NFLOG", true),
 ];
 
 impl Net {
