@@ -112,6 +112,8 @@ def metallb(version):
     module = "go.universe.tf/metallb"
     return Program("metallb", version, module, [f"{module}/{name}" for name in METALLB], 4,
                    ldflags=f"-X {module}/internal/version.release=v{version}",
+                   # The one that it names was never published; of it only types of what is not in the stack are used.
+                   instead={"github.com/metallb/frr-k8s": "0.0.21"},
                    rename={name: f"metallb-{name}" for name in METALLB})
 
 

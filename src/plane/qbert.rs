@@ -209,7 +209,7 @@ pub(super) async fn tune(
 }
 
 /// Changes settings of a cluster that runs.
-pub(super) async fn tune_this(plane: &Plane, id: ClusterId, body: Tuning) -> Answer<()> {
+pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -> Answer<()> {
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
