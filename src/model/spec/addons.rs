@@ -11,7 +11,7 @@ use super::NetworkPlugin;
 /// Most ranges of a pool: nobody's address plan is in more pieces, and each is written into the cluster.
 pub const POOL_RANGES_MAX: usize = 32;
 /// Most addresses of a pool: all of a /16. A larger one is a slip of the pen (of IPv6: a whole network).
-pub const POOL_ADDRESSES_MAX: u128 = 65_536;
+pub(super) const POOL_ADDRESSES_MAX: u128 = 65_536;
 
 /// What a spec says about NetworkPolicy objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
