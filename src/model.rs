@@ -32,6 +32,7 @@
 //! | `marks`     | how a node's role shows in the cluster |
 //! | `paths`     | where things live on a node |
 
+mod addon;
 mod api;
 mod api_address;
 mod authorities;
@@ -62,6 +63,7 @@ mod taken;
 mod trust;
 mod tunnel;
 
+pub use addon::*;
 pub use api::*;
 pub use api_address::*;
 pub use authorities::*;

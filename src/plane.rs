@@ -33,6 +33,7 @@
 //! node ─► enrol, hostapi ──────────────┘   (one transaction, specs included)
 //! ```
 
+mod addons;
 mod admin;
 mod authorities;
 mod backups;

@@ -1,7 +1,8 @@
-"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples; and what
-building something took is kept and used."""
+"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples; what
+building something took is kept and used; and of the packet filter the policies' image writes its own chains alone."""
 import io
 import os
+import subprocess
 import tempfile
 import unittest
 from contextlib import redirect_stdout
@@ -10,6 +11,7 @@ from unittest import mock
 
 import cache
 import golang
+import netfilter
 import parts
 import tests
 from common import Fail, wait_for
@@ -163,6 +165,59 @@ class Costs(unittest.TestCase):
             self.assertEqual(screen.getvalue(), "", "it is there")
             parts.announce([golang.Program("part", "1.2.4", "m", [], 3)])
         self.assertIn("part 1.2.4", screen.getvalue())
+
+
+class Restore(unittest.TestCase):
+    """iptables-restore of the image, with tools that keep the table in a file."""
+    SAVED = """*filter
+:FORWARD DROP [0:0]
+:MINE - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+:KUBE-POD-FW-OLD - [0:0]
+-A FORWARD -j KUBE-ROUTER-FORWARD
+-A KUBE-ROUTER-FORWARD -j KUBE-POD-FW-OLD
+COMMIT
+"""
+    WANTED = """*filter
+:FORWARD DROP [0:0] - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0] - [0:0]
+:KUBE-NWPLCY-A
+-A FORWARD -j LOST-MEANWHILE
+-A KUBE-ROUTER-FORWARD -m comment --comment "of pod a" -j KUBE-NWPLCY-A
+-I KUBE-NWPLCY-A 1 -j REJECT
+COMMIT
+"""
+
+    def restored(self, save):
+        with tempfile.TemporaryDirectory() as folder:
+            tools = {"iptables-save": save, "iptables-restore": f'echo "$@" > {folder}/args; cat > {folder}/table'}
+            for name, does in tools.items():
+                path = Path(folder) / name
+                path.write_text(f"#!/bin/sh\n{does}\n", encoding="ascii")
+                path.chmod(0o755)
+            (Path(folder) / "saved").write_text(self.SAVED, encoding="ascii")
+            own = Path(folder) / "own"
+            own.mkdir()
+            script = own / "iptables-restore"
+            script.write_text(netfilter.RESTORE.replace("/usr/sbin", folder), encoding="ascii")
+            done = subprocess.run(["bash", script, "-T", "filter"], input=self.WANTED, text=True, check=False,
+                                  capture_output=True)
+            table, args = ((Path(folder) / name).read_text() for name in ("table", "args"))
+            return done.returncode, table.splitlines(), args.split()
+
+    def test_only_chains_of_policies_are_written_and_those_left_out_go(self):
+        code, table, args = self.restored('cat "${0%/*}/saved"')
+        self.assertEqual((code, args), (0, ["--noflush", "-T", "filter"]))
+        self.assertEqual(table[0], "*filter")
+        self.assertEqual(set(table[1:4]), {f":KUBE-{name} - [0:0]" for name in ("ROUTER-FORWARD", "NWPLCY-A", "POD-FW-OLD")})
+        self.assertEqual(table[4:], ['-A KUBE-ROUTER-FORWARD -m comment --comment "of pod a" -j KUBE-NWPLCY-A',
+                                     "-I KUBE-NWPLCY-A 1 -j REJECT", "-X KUBE-POD-FW-OLD", "COMMIT"])
+
+    def test_what_cannot_be_read_is_a_failure(self):
+        for save in ("exit 4", 'cat "${0%/*}/saved"; exit 4'):
+            code, table, _ = self.restored(save)
+            self.assertNotEqual(code, 0)
+            self.assertEqual(table, [], "nothing is opened")
 
 
 def running_groups():

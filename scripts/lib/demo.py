@@ -16,7 +16,7 @@
                                    configuration for Prometheus
   detach NODE…                     take the role away from machines; the next `up` gives it back
   attach NODE [--master]           give a machine a role, another one than its name says if you like
-  settings JSON                    change settings of the cluster: kubelet, kubeProxy, featureGates, apiServerArgs
+  settings JSON                    change settings of the cluster: kubelet, kubeProxy, networkPolicies, loadBalancer …
   down                             remove everything this made
 
 State is in $PF9_DEMO_STATE (default /var/lib/pf9-demo), slow artefacts in $PF9_CACHE (/var/cache/pf9-build).

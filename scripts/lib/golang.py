@@ -79,6 +79,7 @@ class Program:
     siblings: str = ""                             # version of the modules that its go.mod names by directory
     without: str = ""                              # lines of its go.mod that are not taken over: a regular expression
     more: dict = field(default_factory=dict)       # further modules: path → version
+    instead: dict = field(default_factory=dict)    # modules of its go.mod in a version that it does not name
     rename: dict = field(default_factory=dict)
     source: str = ""                               # a main.go of our own, where the project's links too much
 
@@ -131,6 +132,7 @@ def toolchain():
 def script_of(program):
     mod = "".join(f" -require={path}@v{version}" for path, version in
                   {program.module: program.version, **program.more}.items())
+    mod += "".join(f" -replace={path}={path}@v{version}" for path, version in program.instead.items())
     without = f" -e '/{program.without}/d'" if program.without else ""
     fill = {"WITHOUT": without, "MODULE": program.module, "VERSION": program.version, "SIBLINGS": program.siblings or program.version,
             "REQUIRE": mod.strip(), "TAGS": program.tags, "LDFLAGS": program.ldflags,

@@ -1,7 +1,7 @@
 """Container images without a registry: a docker-archive tar with one layer, the same bytes every time.
 
   image(path, reference, files, links, config)   writes one archive
-  busybox_image / pause_image / component_image  the images of the offline stack
+  busybox_image / pause_image / component_image / policy_image  the images of the offline stack
   python3 images.py DIR      pause.tar and busybox.tar with the tag `tests`, for tests of a runtime without a stack
 """
 import hashlib
@@ -30,7 +30,8 @@ def entry(name, kind=tarfile.REGTYPE, mode=0o644, size=0, link=""):
 def layer(files, links):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for name in LAYER_DIRS:
+        above = {str(folder) for name in [*files, *links] for folder in Path(name).parents if str(folder) != "."}
+        for name in [*LAYER_DIRS, *sorted(above - set(LAYER_DIRS))]:
             tar.addfile(entry(name, tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755))
         for name, (data, mode) in sorted({**files, "etc/passwd": (PASSWD.encode(), 0o644)}.items()):
             tar.addfile(entry(name, mode=mode, size=len(data)), io.BytesIO(data))
@@ -75,6 +76,15 @@ def component_image(path, reference, binary):
     """A control-plane component: its static binary where the upstream image has it, and nothing else."""
     image(path, reference, {f"usr/local/bin/{binary.name}": (binary.read_bytes(), 0o755)},
           {f"usr/bin/{binary.name}": f"../local/bin/{binary.name}"},
+          {"Entrypoint": [f"/usr/local/bin/{binary.name}"]})
+
+
+def policy_image(path, reference, binary, busybox, tools):
+    """The controller of network policies calls iptables and ipset, and a shell between them: netfilter.RESTORE."""
+    files, links, _ = tools
+    shell = {"bin/sh": "busybox", "bin/awk": "busybox", "bin/cat": "busybox"}
+    image(path, reference, {**files, "bin/busybox": (busybox.read_bytes(), 0o755),
+                            f"usr/local/bin/{binary.name}": (binary.read_bytes(), 0o755)}, {**links, **shell},
           {"Entrypoint": [f"/usr/local/bin/{binary.name}"]})
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 import golang
 import matrix
@@ -33,6 +34,8 @@ CNI = {"main": ["bridge", "loopback", "ptp"], "meta": ["bandwidth", "firewall", 
 # What scripts/addons/05-coredns.yaml configures. All of its plugins would bring the libraries of three clouds along,
 # two thirds of what has to be compiled.
 COREDNS = ["cache", "errors", "forward", "health", "kubernetes", "loadbalance", "loop", "metrics", "ready", "reload"]
+KUBE_ROUTER = Path(__file__).with_name("kube-router.go")
+METALLB = ["controller", "speaker"]
 
 
 def kubernetes(version):
@@ -97,9 +100,27 @@ def local_path_provisioner(version):
     return Program("local-path-provisioner", version, module, [module], 3, ldflags=f"-X main.VERSION=v{version}")
 
 
+def kube_router(version):
+    """Of it the controller of network policies, and nothing else: kube-router.go says why."""
+    module = "github.com/cloudnativelabs/kube-router/v2"
+    return Program("kube-router", version, module, ["."], 3, source=KUBE_ROUTER.read_text(),
+                   rename={"build": "kube-router"})
+
+
+def metallb(version):
+    """Its announcer says who has an address (ARP, NDP); what speaks BGP is another project's, and not in the stack."""
+    module = "go.universe.tf/metallb"
+    return Program("metallb", version, module, [f"{module}/{name}" for name in METALLB], 4,
+                   ldflags=f"-X {module}/internal/version.release=v{version}",
+                   # The one that it names was never published; of it only types of what is not in the stack are used.
+                   instead={"github.com/metallb/frr-k8s": "0.0.21"},
+                   rename={name: f"metallb-{name}" for name in METALLB})
+
+
 # Those that take longest come first.
 MAKERS = {maker.__name__: maker for maker in
-          (kubernetes, containerd, metrics_server, coredns, local_path_provisioner, etcd, runc, cni_plugins)}
+          (kubernetes, containerd, metrics_server, coredns, kube_router, metallb, local_path_provisioner, etcd, runc,
+           cni_plugins)}
 
 
 def programs(stack):

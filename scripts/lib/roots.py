@@ -3,6 +3,7 @@
   bootstrap()   debootstrap --variant=minbase
   base()        what a freshly installed small server has: systemd, dbus, iproute2, iptables …
   builder()     the distribution's Go and C compiler, so that the release of the machine we run on does not matter
+  netfilter()   its tools of the packet filter, for an image
 """
 import shutil
 
@@ -13,6 +14,7 @@ SUITE = "bookworm"
 BASE_PACKAGES = ("systemd systemd-sysv dbus iproute2 iptables nftables conntrack kmod procps ca-certificates curl jq less "
                  "ethtool socat logrotate").split()
 BUILDER_PACKAGES = "golang-1.19-go gcc libc6-dev libseccomp-dev pkg-config busybox-static ca-certificates".split()
+NETFILTER_PACKAGES = ["iptables", "ipset"]
 RECIPE = 3  # raise when the steps below change
 
 
@@ -60,6 +62,11 @@ def base():
 def builder():
     """Only read by its users; what they bring is mounted at the directories made here."""
     return derived("builder", BUILDER_PACKAGES, " && mkdir -p /build /cache /go && : >> /etc/resolv.conf")
+
+
+def netfilter():
+    """Only read."""
+    return derived("netfilter", NETFILTER_PACKAGES, "")
 
 
 def copy(source, target):

@@ -5,9 +5,9 @@
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
   cost [--kubernetes 1.37]                               builds nothing: what each part of the tested stacks takes to build
 
-Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@, @COREDNS@,
-@METRICS_SERVER@, @LOCAL_PATH_PROVISIONER@ (images) are filled in here, and one that needs an image the stack lacks is
-left out. __DNS__SERVER__ and __DNS__DOMAIN__ stay: each master puts the cluster's in.
+Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and, for each of OF_ADDONS, its name
+(@COREDNS@, @METRICS_SERVER@ …: the image) are filled in here, and one that needs an image the stack lacks is left out.
+Words like __DNS__SERVER__ stay: each master puts the cluster's in.
 
 The same input gives the same bytes: sorted, time 0, owner root. The management plane signs, not this program.
 """
@@ -26,6 +26,7 @@ import cache
 import golang
 import images
 import matrix
+import netfilter
 import parts
 import upstream
 from common import REPO, Fail, need_packages, run, say
@@ -50,8 +51,10 @@ ON_NODES = {"kubernetes": ["kubelet", "kube-proxy", "kubectl"],
             "containerd": ["containerd", "containerd-shim-runc-v2", "ctr"],
             "runc": ["runc"], "etcd": ["etcd", "etcdctl", "etcdutl"]}
 IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"],
-             "local-path-provisioner": ["local-path-provisioner"]}
-OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner"]
+             "local-path-provisioner": ["local-path-provisioner"], "kube-router": ["kube-router"],
+             "metallb": [f"metallb-{name}" for name in parts.METALLB]}
+OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner", "kube-router", *IN_IMAGES["metallb"]]
+COMPILED = ["metrics_server", "local_path_provisioner", "kube_router", "metallb"]  # also for a stack of release files
 TAGS = {"busybox": "1"}  # every other image: its component's version, with a v but for pause, as its project does
 
 
@@ -63,7 +66,7 @@ def build(wanted=""):
     version = f"{item['kubernetes']}-{REVISION}"
     made = parts.build(item)
     busybox, busybox_version = parts.busybox()
-    recipe = [Path(__file__).read_text(), Path(images.__file__).read_text(), addon_sources()]
+    recipe = [Path(__file__).read_text(), Path(images.__file__).read_text(), addon_sources(), tools_recipe()]
 
     def make(tmp):
         tree = tmp / "tree"
@@ -81,6 +84,7 @@ def build(wanted=""):
 def versions_of(item):
     """Every component of a table of the matrix by the name that it has in a manifest."""
     others = {name.replace("_", "-"): version for name, version in item.items() if name != "kubernetes"}
+    others |= dict.fromkeys(IN_IMAGES["metallb"], others.pop("metallb"))
     return {**{name: item["kubernetes"] for name in parts.KUBERNETES}, **others}
 
 
@@ -100,14 +104,15 @@ def from_upstream(version):
         place(tree / "bin", sorted((fetched / "bin").iterdir()))
         place(tree / "cni", sorted((fetched / "cni").iterdir()))
         # Their projects publish no program, only an image in a registry.
-        compiled = [parts.metrics_server(item["metrics_server"]),
-                    parts.local_path_provisioner(item["local_path_provisioner"])]
+        compiled = [parts.MAKERS[name](item[name]) for name in COMPILED]
         binaries = {name: fetched / "images" / name for name in [*parts.CONTROL_PLANE, "coredns"]}
         finish(tmp, version, kube_version, {**versions_of(item), "busybox": busybox_version},
-               {**binaries, **{part.name: golang.build(part) / part.name for part in compiled}}, busybox)
+               {**binaries, **{name: golang.build(part) / name for part in compiled for name in IN_IMAGES[part.name]}},
+               busybox)
         shutil.rmtree(fetched)
 
-    key = cache.key_of(version, item, Path(upstream.__file__).read_text(), Path(__file__).read_text(), addon_sources())
+    key = cache.key_of(version, item, Path(upstream.__file__).read_text(), Path(__file__).read_text(), addon_sources(),
+                       tools_recipe())
     return cache.artefact("stack-upstream", key, make)
 
 
@@ -155,11 +160,19 @@ def make_images(tree, components, busybox, versions):
     images.pause_image(folder / "pause.tar", reference("pause", versions), busybox)
     images.busybox_image(folder / "busybox.tar", reference("busybox", versions), busybox)
     for name, binary in components.items():
-        images.component_image(folder / f"{name}.tar", reference(name, versions), binary)
+        path, tag = folder / f"{name}.tar", reference(name, versions)
+        if name == "kube-router":
+            images.policy_image(path, tag, binary, busybox, netfilter.tools())
+        else:
+            images.component_image(path, tag, binary)
 
 
 def reference(name, versions):
     return f"pf9.local/{name}:{TAGS.get(name) or ('' if name == 'pause' else 'v') + versions[name]}"
+
+
+def tools_recipe():
+    return [Path(netfilter.__file__).read_text(), netfilter.tools()[-1]]
 
 
 def addon_sources():

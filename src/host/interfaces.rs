@@ -121,6 +121,17 @@ fn network(entry: &InterfaceAddress) -> Option<(IpAddr, IpNet)> {
     (net.prefix_len() < net.max_prefix_len()).then_some((ip, net))
 }
 
+/// The networks that the machine's own interfaces are in.
+pub fn networks() -> Vec<IpNet> {
+    let Ok(list) = getifaddrs() else {
+        return Vec::new();
+    };
+    let foreign = |name: &str| FOREIGN_PREFIXES.iter().any(|p| name.starts_with(p));
+    let own = list.filter(|entry| !foreign(&entry.interface_name));
+    let nets = own.filter_map(|entry| network(&entry).map(|(_, net)| net.trunc()));
+    nets.take(INTERFACES_MAX).collect()
+}
+
 fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))

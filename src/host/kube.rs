@@ -212,6 +212,21 @@ impl Kube {
         self.json(Method::PATCH, &path, Some(body)).await
     }
 
+    /// Deletes an object that we applied; one that is somebody else's, or that is gone, is let be.
+    pub async fn forget(&self, object: &Value) -> Result<(), KubeError> {
+        let path = match self.path_of(object).await {
+            Err(KubeError::NoSuchKind(_)) => return Ok(()),
+            path => path?,
+        };
+        if !self.get(&path).await?.is_some_and(|live| is_ours(&live)) {
+            return Ok(());
+        }
+        match self.raw(Method::DELETE, &path, None).await {
+            Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
     async fn path_of(&self, object: &Value) -> Result<String, KubeError> {
         let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or("");
         let (api, kind) = (text("/apiVersion"), text("/kind"));
@@ -309,6 +324,14 @@ impl Kube {
     }
 }
 
+/// Whether an object was applied by us, and is not on its way out.
+pub fn is_ours(live: &Value) -> bool {
+    let managers = live.pointer("/metadata/managedFields");
+    let managers = managers.and_then(Value::as_array).into_iter().flatten();
+    let mut managers = managers.filter_map(|m| m.get("manager")?.as_str());
+    live.pointer("/metadata/deletionTimestamp").is_none() && managers.any(|m| m == FIELD_MANAGER)
+}
+
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
 const PLAIN_JSON: &str = "application/json";
@@ -365,6 +388,18 @@ mod tests {
         let found = resources("apps/v1", &list);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1.plural, "deployments");
+    }
+
+    /// A person's own installation of the same name is not taken away.
+    #[test]
+    fn only_what_we_applied_is_ours() {
+        let by = |manager: &str| json!({"metadata": {"managedFields": [{"manager": "kubectl"}, {"manager": manager}]}});
+        assert!(is_ours(&by(FIELD_MANAGER)));
+        assert!(!is_ours(&by("helm")));
+        assert!(!is_ours(&json!({"metadata": {}})));
+        let mut leaving = by(FIELD_MANAGER);
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(!is_ours(&leaving));
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Links, routes, packet-filter chains and tables, taken away by name and number
-//! ([`super::ours::network`]): at removal, and what kube-proxy left of another mode. Making the network
-//! is the work of a unit. And one address that a machine has for seconds at a time (`lent`).
+//! Links, routes, packet-filter chains, tables and sets, taken away by name and number
+//! ([`super::ours::network`]): at removal, and what kube-proxy left of another mode, or network policies of
+//! before they were turned off. Making the network is the work of a unit. And one address that a machine has
+//! for seconds at a time (`lent`).
 
 mod lent;
 mod nft;
+mod sets;
 
 pub use lent::Lent;
 pub use nft::Nftables;

@@ -68,6 +68,7 @@ macro_rules! codes {
 codes! {
     Failed {
         Addon = "addon",
+        AddonMissing = "addon-missing",
         AddressTaken = "address-taken",
         AgentDown = "agent-down",
         ApiAddressForeign = "api-address-foreign",
@@ -224,6 +225,9 @@ codes! {
         PlaneStart = "plane-start",
         PlaneUrl = "plane-url",
         PodsCidrFull = "pods-cidr-full",
+        PoliciesNotKept = "policies-not-kept",
+        PolicyRulesLeft = "policy-rules-left",
+        PoolElsewhere = "pool-elsewhere",
         PortTaken = "port-taken",
         ProgramNotRunnable = "program-not-runnable",
         ProjectUnknown = "project-unknown",

@@ -95,6 +95,8 @@ const FIELDS: &[Field] = &[
     ("assignment.network.peers", FIRST, Old::Refuses),
     ("assignment.network.peers[].node_ip", FIRST, Old::Refuses),
     ("assignment.network.peers[].pod_cidr", FIRST, Old::Refuses),
+    ("assignment.network.policies", FIRST, Old::Refuses),
+    ("assignment.network.load_balancer", FIRST, Old::Refuses),
     ("assignment.etcd", FIRST, Old::Refuses),
     ("assignment.etcd.members", FIRST, Old::Refuses),
     ("assignment.etcd.members[].host_id", FIRST, Old::Refuses),
@@ -297,9 +299,9 @@ pub(super) mod tests {
     use crate::model::{
         ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy, BackupSigner,
         CgroupDriverChoice, ClaimSpec, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec,
-        Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
-        NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel, ProxyModeChoice,
-        RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
+        NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel,
+        ProxyModeChoice, RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -373,6 +375,8 @@ pub(super) mod tests {
                         node_ip: "10.1.2.4".parse().expect("ip"),
                         pod_cidr: "10.20.2.0/24".parse().expect("net"),
                     }],
+                    policies: NetworkPolicies::On,
+                    load_balancer: vec!["10.1.2.64/28".parse().expect("range")],
                 },
                 etcd: EtcdSpec {
                     members: vec![EtcdMember {

@@ -20,12 +20,14 @@ use super::{
     quota_fault, taken_by_spec,
 };
 
+mod addons;
 mod api_server;
 pub mod kubernetes;
 mod oidc;
 mod pod_security;
 mod runtime;
 
+pub use addons::{AddressRange, NetworkPolicies, NoRange, POOL_RANGES_MAX, pool_fault};
 pub use api_server::ApiSpec;
 pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
 pub use pod_security::{PodSecurity, PodSecurityLevel};
@@ -152,6 +154,12 @@ pub struct NetworkSpec {
     /// The other nodes, for host routes; used by the `bridge` network.
     #[serde(default)]
     pub peers: Vec<NetworkPeer>,
+    /// Whether NetworkPolicy objects are kept.
+    #[serde(default, skip_serializing_if = "NetworkPolicies::is_auto")]
+    pub policies: NetworkPolicies,
+    /// Addresses that services of type LoadBalancer are given; none: nobody gives them any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer: Vec<AddressRange>,
 }
 
 /// Who makes the pod network.
@@ -387,6 +395,9 @@ impl NodeSpec {
         }
         if let Some(why) = self.api.shared_fault(self.node_ip, [pods, services]) {
             return Err(bad("assignment.api.host", why));
+        }
+        if let Some(why) = pool_fault(&self.network.load_balancer, pods, services) {
+            return Err(bad("assignment.network.load_balancer", why));
         }
         if service_ip(services, DNS_SERVICE_INDEX).is_none() {
             return Err(bad(

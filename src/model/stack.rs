@@ -20,6 +20,12 @@ pub const STACK_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// network of the signed spec; the same that kubelet tells every pod. The placeholders are those of
 /// Kubernetes' own add-on manifests.
 pub const ADDON_DNS_SERVER: &str = "__DNS__SERVER__";
+/// The same of the cluster's services network.
+pub const ADDON_SERVICES: &str = "__SERVICES__CIDR__";
+/// `true` where the cluster is of IPv4, else `false`.
+pub const ADDON_IPV4: &str = "__IPV4__";
+/// `true` where the cluster is of IPv6, else `false`.
+pub const ADDON_IPV6: &str = "__IPV6__";
 /// In a text of an add-on: the DNS suffix of the cluster, e.g. `cluster.local`.
 pub const ADDON_DNS_DOMAIN: &str = "__DNS__DOMAIN__";
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{EtcdMember, HostId, NodeName, NodeSpec, Role};
+use super::{AddressRange, EtcdMember, HostId, NodeName, NodeSpec, Role};
 
 /// DNS suffix of a cluster whose operator chose none; nobody's machine is called so.
 const DEFAULT_DOMAIN: &str = "cluster.local";
@@ -31,6 +31,7 @@ pub struct Taken {
     names: BTreeMap<String, String>,
     addresses: BTreeMap<IpAddr, String>,
     networks: Vec<(IpNet, String)>,
+    ranges: Vec<(AddressRange, String)>,
 }
 
 /// A name or an address that is somebody else's.
@@ -66,6 +67,13 @@ impl Taken {
     /// Every address of a network.
     pub fn add_network(&mut self, net: IpNet, whose: impl Into<String>) {
         self.networks.push((net, whose.into()));
+    }
+
+    /// Addresses that services are given.
+    pub fn add_pool(&mut self, pool: &[AddressRange]) {
+        let whose = "the pool of services of type LoadBalancer";
+        self.ranges
+            .extend(pool.iter().map(|range| (*range, whose.to_owned())));
     }
 
     /// Whether a machine may have this name.
@@ -120,10 +128,15 @@ impl Taken {
             return Some(kind.to_owned());
         }
         let owner = self.addresses.get(&ip).cloned();
-        owner.or_else(|| {
+        let owner = owner.or_else(|| {
             let mut networks = self.networks.iter();
             let (net, whose) = networks.find(|(net, _)| net.contains(&ip))?;
             Some(format!("{whose} {net}"))
+        });
+        owner.or_else(|| {
+            let mut ranges = self.ranges.iter();
+            let (range, whose) = ranges.find(|(range, _)| range.contains(ip))?;
+            Some(format!("{whose}, {range}"))
         })
     }
 }
@@ -135,6 +148,7 @@ pub fn taken_by_spec(host: HostId, role: Role, node: &NodeSpec) -> Taken {
     taken.add_domain(&node.network.cluster_domain);
     taken.add_network(node.network.services_cidr, "the services network");
     taken.add_network(node.network.pods_cidr, "the pod network");
+    taken.add_pool(&node.network.load_balancer);
     for peer in &node.network.peers {
         taken.add_address(peer.node_ip, "another node");
     }

@@ -91,6 +91,14 @@ impl Effects<'_> {
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
             Step::Object { object } => self.object(&step.key(), object).await,
+            Step::AddonGone { objects, .. } => {
+                let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
+                let admin = admin.map_err(Failed::Why)?;
+                for object in objects {
+                    admin.forget(object).await?;
+                }
+                Ok(())
+            }
             Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
             Step::Drain { node } => self.drain(node).await,
             Step::EtcdMemberGone { member, force } => self.etcd_member_gone(member, *force).await,
@@ -107,13 +115,21 @@ impl Effects<'_> {
                 routes,
                 chains,
                 tables,
+                sets,
             } => {
                 for link in self.host.net.links(links) {
                     self.host.net.delete_link(&link).await?;
                 }
                 self.host.net.delete_routes(*routes).await?;
                 self.host.net.delete_chains(chains).await?;
-                Ok(self.host.net.delete_tables(tables).await?)
+                self.host.net.delete_tables(tables).await?;
+                Ok(self.host.net.delete_sets(sets)?)
+            }
+            Step::PolicyRulesGone => {
+                let net = &self.host.net;
+                net.delete_chains(&ours::network::policy_chain_prefixes())
+                    .await?;
+                Ok(net.delete_sets(&ours::network::policy_set_prefixes())?)
             }
             Step::ProxyRulesGone { of } => match of {
                 ProxyMode::Iptables => {
@@ -289,6 +305,7 @@ failed_from!(
     FsError,
     crate::host::exec::ExecError,
     crate::host::kube::KubeError,
+    std::io::Error,
     crate::host::runtime::Leftovers
 );
 

@@ -15,7 +15,7 @@ use crate::telemetry::chain;
 
 use super::certs;
 use super::etcd;
-use super::phase::{self, Context, DropIns, Facts};
+use super::phase::{self, AddonFile, Context, DropIns, Facts};
 use super::status::Learnt;
 
 /// Largest add-on manifest.
@@ -191,10 +191,10 @@ fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Erro
     })
 }
 
-/// Every object of the stack's add-on files, in order. The files are the stack's: their bytes are
-/// in the signed manifest.
-fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<serde_json::Value>, Fault> {
-    let mut objects = Vec::new();
+/// The stack's add-on files, in order. They are the stack's: their bytes are in the signed manifest.
+fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<AddonFile>, Fault> {
+    let mut files = Vec::new();
+    let mut sum = 0;
     for file in &manifest.addons {
         let path = format!("{}/{}/{file}", paths::STACKS, manifest.dir_name());
         let bad = |why: String| {
@@ -207,10 +207,15 @@ fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<serde_json::Value
             .ok_or_else(|| bad("it is not there".into()))?;
         let documents: Vec<serde_json::Value> =
             serde_saphyr::from_multiple(&text).map_err(|e| bad(e.to_string()))?;
-        objects.extend(documents.into_iter().filter(|d| !d.is_null()));
-        if objects.len() > ADDON_OBJECTS_MAX {
+        let objects: Vec<_> = documents.into_iter().filter(|d| !d.is_null()).collect();
+        sum += objects.len();
+        if sum > ADDON_OBJECTS_MAX {
             return Err(bad(format!("more than {ADDON_OBJECTS_MAX} objects")));
         }
+        files.push(AddonFile {
+            path: file.clone(),
+            objects,
+        });
     }
-    Ok(objects)
+    Ok(files)
 }

@@ -228,7 +228,7 @@ impl Engine {
             let unfit = self.memory.unfit.as_ref();
             fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await
         };
-        warnings.extend(super::policies::warnings(&self.host.fs, &job));
+        warnings.extend(super::policies::warnings(&self.host, &job).await);
         self.board.warns(warnings);
         self.take_up(&job);
         match job {

@@ -472,6 +472,8 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::EtcdDataReady { .. }
         | Step::Probe(_)
         | Step::Object { .. }
+        | Step::AddonGone { .. }
+        | Step::PolicyRulesGone
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }

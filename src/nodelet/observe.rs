@@ -30,10 +30,10 @@ use super::peers::Peers;
 use super::phase::{Context, PhaseSteps};
 use super::step::{DirStep, FileStep, Seen, Step, TrialStep, UnitStep};
 use crate::host::Host;
-use crate::host::exec::ExecError;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::ours;
+use crate::host::proc::Proc;
 use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, ProxyMode, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth, StackError};
@@ -190,6 +190,7 @@ impl<'a> Sweep<'a> {
             Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
+            Step::AddonGone { objects, .. } => self.addon_gone(objects).await,
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } => Seen::Missing,
@@ -207,7 +208,15 @@ impl<'a> Sweep<'a> {
                 routes,
                 chains,
                 tables,
-            } => self.network_gone(links, *routes, chains, tables).await,
+                sets,
+            } => {
+                let seen = self.network_gone(links, *routes, chains, tables).await;
+                match seen {
+                    Seen::Same => left_of(self.host.net.sets(sets), "sets"),
+                    seen => seen,
+                }
+            }
+            Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
         }
     }
@@ -436,6 +445,24 @@ impl<'a> Sweep<'a> {
         left_of(self.host.net.tables(tables).await, "tables")
     }
 
+    /// Later while the one that writes them runs: it would write them again.
+    async fn policy_rules_gone(&self) -> Seen {
+        let net = &self.host.net;
+        let chains = net.chains(&ours::network::policy_chain_prefixes()).await;
+        let seen = match left_of(chains, "chains") {
+            Seen::Same => left_of(net.sets(&ours::network::policy_set_prefixes()), "sets"),
+            seen => seen,
+        };
+        let proc = Proc::new(self.host.fs.clone());
+        let runs = |pid| proc.name(pid) == ours::network::POLICY_KEEPER;
+        if seen != Seen::Same && proc.pids().into_iter().any(runs) {
+            return Seen::Later {
+                what: "the controller of network policies to end on this node".into(),
+            };
+        }
+        seen
+    }
+
     async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
         let net = &self.host.net;
         match of {
@@ -493,7 +520,7 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> S
 }
 
 /// Whether nothing was found of what should not be there.
-fn left_of(found: Result<Vec<String>, ExecError>, what: &str) -> Seen {
+fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Seen {
     match found {
         Ok(left) if left.is_empty() => Seen::Same,
         Ok(left) => differs(&format!("{} {what} are there", left.len())),

@@ -99,10 +99,19 @@ pub struct Context {
     /// On a master: what its member of etcd is, and what lies where its data should.
     #[serde(default)]
     pub etcd: EtcdSeen,
-    /// Objects of the stack's add-on files, in order.
-    pub addons: Vec<serde_json::Value>,
+    /// The stack's add-on files, in order.
+    pub addons: Vec<AddonFile>,
     /// Now; certificates are judged by it.
     pub now: Timestamp,
+}
+
+/// A file of objects that the stack brings along.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AddonFile {
+    /// Its path in the stack.
+    pub path: String,
+    /// What it holds, in order.
+    pub objects: Vec<serde_json::Value>,
 }
 
 /// Drop-ins of the runtime.

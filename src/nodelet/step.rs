@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::etcd::data::Held;
 use crate::model::{
-    CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
+    Addon, CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
@@ -100,6 +100,14 @@ pub enum Step {
         /// apiVersion, kind, metadata… as JSON.
         object: serde_json::Value,
     },
+    /// Nothing of an add-on that we applied is in the cluster.
+    AddonGone {
+        /// Which.
+        addon: Addon,
+        /// apiVersion, kind and metadata of its objects, in the order that they go. The last one is there as long as
+        /// any of the others may be.
+        objects: Vec<serde_json::Value>,
+    },
     /// The node is schedulable, unless a person cordoned it.
     Uncordon {
         /// Node name.
@@ -166,7 +174,12 @@ pub enum Step {
         /// Names of tables of nftables, of any family.
         #[serde(default)]
         tables: Vec<String>,
+        /// Name prefixes of sets of addresses.
+        #[serde(default)]
+        sets: Vec<String>,
     },
+    /// Nothing that kept network policies is left in the packet filter.
+    PolicyRulesGone,
     /// Nothing of kube-proxy's is left in the packet filter that it does not use.
     ProxyRulesGone {
         /// What it does not use.
@@ -366,6 +379,7 @@ impl Step {
                     text("/metadata/name")
                 )
             }
+            Self::AddonGone { addon, .. } => format!("addon-gone:{addon}"),
             Self::Uncordon { node } => format!("uncordon:{node}"),
             Self::Drain { node } => format!("drain:{node}"),
             Self::EtcdMemberGone { member, .. } => format!("etcd-member-gone:{}", member.host_id),
@@ -377,6 +391,7 @@ impl Step {
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),
+            Self::PolicyRulesGone => "policy-rules-gone".into(),
             Self::ProxyRulesGone { of } => format!("proxy-rules-gone:{of}"),
         }
     }

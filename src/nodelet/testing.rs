@@ -143,6 +143,8 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             cluster_domain: "cluster.local".into(),
             mtu: None,
             peers: Vec::new(),
+            policies: Default::default(),
+            load_balancer: Vec::new(),
         },
         etcd: EtcdSpec {
             members: vec![EtcdMember {

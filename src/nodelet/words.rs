@@ -40,6 +40,7 @@ pub fn doing(step: &Step) -> String {
             let text = |p: &str| object.pointer(p).and_then(|v| v.as_str()).unwrap_or("?");
             format!("apply {} {}", text("/kind"), text("/metadata/name"))
         }
+        Step::AddonGone { addon, .. } => format!("take add-on {addon} away"),
         Step::Uncordon { node } => format!("make node {node} schedulable"),
         Step::Drain { node } => format!("move pods away from node {node}"),
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
@@ -51,6 +52,7 @@ pub fn doing(step: &Step) -> String {
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
+        Step::PolicyRulesGone => "remove what kept network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
     }
 }
@@ -100,7 +102,7 @@ pub fn code(step: &Step) -> FaultCode {
             Probe::PortFree { .. } => FaultCode::PortTaken,
             Probe::AnyPath { .. } => FaultCode::PackageMissing,
         },
-        Step::Object { .. } => FaultCode::Object,
+        Step::Object { .. } | Step::AddonGone { .. } => FaultCode::Object,
         Step::Uncordon { .. } => FaultCode::Uncordon,
         Step::Drain { .. } => FaultCode::Drain,
         Step::EtcdMemberGone { .. } => FaultCode::EtcdMemberLeft,
@@ -112,6 +114,7 @@ pub fn code(step: &Step) -> FaultCode {
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
         Step::NetworkGone { .. } => FaultCode::NetworkLeft,
+        Step::PolicyRulesGone => FaultCode::PolicyRulesLeft,
         Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
     }
 }
@@ -168,11 +171,13 @@ pub fn remedy(step: &Step) -> String {
         | Step::Sysctl { .. }
         | Step::Image { .. }
         | Step::Object { .. }
+        | Step::AddonGone { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdNoted
         | Step::UnitGone { .. }
         | Step::ContainersGone
+        | Step::PolicyRulesGone
         | Step::NetworkGone { .. } => String::new(),
     }
 }
@@ -210,6 +215,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::Sysctl { .. }
         | Step::Image { .. }
         | Step::Object { .. }
+        | Step::AddonGone { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }
@@ -219,6 +225,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::EtcdMemberOut { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
+        | Step::PolicyRulesGone
         | Step::NetworkGone { .. } => None,
     }
 }

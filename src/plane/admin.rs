@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -28,6 +28,7 @@ use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
 use super::refusal::{Answer, chain};
+use super::settings::Tuning;
 use super::stacks;
 use super::state::Plane;
 use super::store::Read;
@@ -106,6 +107,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         )
         .route("/clusters/{name}/detach", post(detach))
         .route("/clusters/{name}/stack", post(cluster_stack))
+        .route("/clusters/{name}/settings", patch(cluster_settings))
         .route(
             "/clusters/{name}/backups",
             get(backups::list).post(backups::set),
@@ -236,6 +238,17 @@ async fn cluster_stack(
     Ok(Json(
         json!({"stack": stack.version, "manifest": stack.manifest}),
     ))
+}
+
+/// Also what the cluster is then.
+async fn cluster_settings(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Tuning>,
+) -> Answer<Json<Value>> {
+    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    qbert::tune_this(&plane, id, wanted).await?;
+    cluster(State(plane), Path(name)).await
 }
 
 async fn kubeconfig_for(

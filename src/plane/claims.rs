@@ -19,6 +19,7 @@ pub(super) fn of_cluster(cluster: &Cluster, me: Option<HostId>) -> Taken {
     taken.add_domain(&settings.cluster_domain);
     taken.add_network(settings.services_cidr, "the services network");
     taken.add_network(settings.pods_cidr, "the pod network");
+    taken.add_pool(&settings.load_balancer);
     if let Some(ip) = settings.master_ip {
         taken.add_address(ip, API);
     }

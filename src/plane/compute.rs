@@ -67,6 +67,9 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
             cluster_domain: settings.cluster_domain.clone(),
             mtu: settings.mtu,
             peers: peers(cluster, member),
+            policies: settings.network_policies,
+            // They are written into the cluster, which masters do.
+            load_balancer: if_master(master, &settings.load_balancer),
         },
         // Workers run no etcd and verify no service-account token: what they need not know does
         // not change their spec.
@@ -237,6 +240,8 @@ pub(super) mod tests {
                 pods_cidr: "10.20.0.0/16".parse().expect("cidr"),
                 services_cidr: "10.21.0.0/22".parse().expect("cidr"),
                 network_plugin: NetworkPlugin::Bridge,
+                network_policies: Default::default(),
+                load_balancer: Vec::new(),
                 cluster_domain: "cluster.local".into(),
                 mtu: None,
                 api_port: 6443,

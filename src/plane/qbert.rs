@@ -10,6 +10,7 @@ use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::addons;
 use super::backups;
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
@@ -138,6 +139,7 @@ pub(super) async fn create(
                 etcd_restore: None,
                 backup_signers: Vec::new(),
             };
+            require_addons("cluster refused", change, &cluster)?;
             departures::sign_revoked(&mut cluster, change.now)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             Ok(cluster.id)
@@ -226,11 +228,17 @@ pub(super) async fn tune(
     Path((_, id)): Path<(String, String)>,
     Doc(body): Doc<Tuning>,
 ) -> Answer<StatusCode> {
-    let id = cluster_id(&id)?;
+    tune_this(&plane, cluster_id(&id)?, body).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Changes settings of a cluster that runs.
+pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -> Answer<()> {
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             body.apply(&mut cluster.settings)?;
+            require_addons("cluster refused", change, &cluster)?;
             for member in &cluster.members {
                 change.touch(member.host);
             }
@@ -238,7 +246,7 @@ pub(super) async fn tune(
         })
         .await?;
     tracing::info!(cluster = %id, "cluster's settings changed");
-    Ok(StatusCode::OK)
+    Ok(())
 }
 
 /// `DELETE …/clusters/{uuid}`: its nodes are detached.
@@ -342,6 +350,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
     membership::attach(&mut cluster, &candidates, others, change.now)?;
     let added = hosts.iter().map(|wanted| wanted.uuid);
     require_fit(change, &cluster.stack, added)?;
+    require_addons("attach refused", change, &cluster)?;
     for (wanted, row) in hosts.iter().zip(&rows) {
         set_cluster(change, wanted.uuid, Some(id), false)?;
         backups::signs(&mut cluster, wanted.uuid, &row.order_key);
@@ -440,9 +449,15 @@ pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> A
     let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
     require_fit(change, &stack, members)?;
     cluster.stack = stack.clone();
+    require_addons("stack refused", change, &cluster)?;
     change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
     change.touch_cluster(&cluster);
     Ok(stack)
+}
+
+/// Refuses a cluster that asks for add-ons which its stack does not have.
+fn require_addons(what: &str, change: &Change<'_>, cluster: &Cluster) -> Answer<()> {
+    addons::require(what, cluster, &stacks::content(&**change, &cluster.stack)?)
 }
 
 /// Refuses a stack that does not go with one of these hosts, as far as they have told what they are.

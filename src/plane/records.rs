@@ -13,10 +13,10 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    Assignment, Authorities, Authority, BackupPolicy, BackupSigner, ClusterId, Digest, Envelope,
-    Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts,
-    NodeName, NodeUid, OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret,
-    StackManifest, StackRef, TrustedKey,
+    AddressRange, Assignment, Authorities, Authority, BackupPolicy, BackupSigner, ClusterId,
+    Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
+    NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer, PodSecurity,
+    RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -190,6 +190,12 @@ pub(super) struct Settings {
     pub(super) pods_cidr: IpNet,
     pub(super) services_cidr: IpNet,
     pub(super) network_plugin: NetworkPlugin,
+    /// Whether NetworkPolicy objects are kept.
+    #[serde(default)]
+    pub(super) network_policies: NetworkPolicies,
+    /// Addresses of services of type LoadBalancer.
+    #[serde(default)]
+    pub(super) load_balancer: Vec<AddressRange>,
     pub(super) cluster_domain: String,
     pub(super) mtu: Option<u32>,
     pub(super) api_port: u16,

@@ -1,5 +1,5 @@
 //! What an operator may say about a new cluster, checked field by field. `networks`: its networks and addresses;
-//! `access`: who may come to it, and what its pods may be.
+//! `access`: who may come to it, and what its pods may be; `addons`: addresses of its services.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,13 +13,16 @@ use super::refusal::{Answer, Refusal};
 use super::zones::ZONE_LABEL;
 use crate::model::{
     BackupPolicy, CgroupDriverChoice, FaultCode, HostId, KubeProxySpec, KubeletSpec, NetworkPlugin,
-    NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes, quota_fault,
+    NetworkPolicies, NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
+    quota_fault,
 };
 
 mod access;
+mod addons;
 mod networks;
 
 use access::{NewIssuer, NewPodSecurity};
+use addons::NewLoadBalancer;
 use networks::OneNet;
 
 /// Port of the API server unless told otherwise.
@@ -44,6 +47,10 @@ pub(super) struct NewCluster {
     containers_cidr: OneNet,
     services_cidr: OneNet,
     network_plugin: NetworkPlugin,
+    #[serde(default)]
+    network_policies: NetworkPolicies,
+    #[serde(default)]
+    load_balancer: NewLoadBalancer,
     #[serde(default)]
     k8s_api_port: Option<u16>,
     #[serde(default)]
@@ -178,6 +185,10 @@ pub(super) struct Tuning {
     #[serde(default)]
     pod_security: Option<NewPodSecurity>,
     #[serde(default)]
+    network_policies: Option<NetworkPolicies>,
+    #[serde(default)]
+    load_balancer: Option<NewLoadBalancer>,
+    #[serde(default)]
     etcd: Option<NewEtcd>,
     #[serde(default)]
     etcd_quota_bytes: Option<u64>,
@@ -223,6 +234,13 @@ impl Tuning {
         }
         if let Some(level) = &self.pod_security {
             settings.pod_security = level.spec()?;
+        }
+        if let Some(policies) = self.network_policies {
+            settings.network_policies = policies;
+        }
+        if let Some(wanted) = &self.load_balancer {
+            let (pods, services) = (settings.pods_cidr, settings.services_cidr);
+            settings.load_balancer = wanted.pool(pods, services, settings.master_ip)?;
         }
         if let Some(etcd) = &self.etcd {
             settings.etcd_replace_after_s = etcd.replace_after()?;
@@ -360,6 +378,12 @@ impl NewCluster {
             pods_cidr: self.containers_cidr.0.trunc(),
             services_cidr: self.services_cidr.0.trunc(),
             network_plugin: self.network_plugin,
+            network_policies: self.network_policies,
+            load_balancer: self.load_balancer.pool(
+                self.containers_cidr.0.trunc(),
+                self.services_cidr.0.trunc(),
+                self.master_ip,
+            )?,
             cluster_domain: cluster_domain.to_owned(),
             mtu: self.mtu_size,
             api_port: self.k8s_api_port.unwrap_or(API_PORT),

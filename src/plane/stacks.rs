@@ -209,6 +209,13 @@ pub(super) fn fit(stack: &Stack, machine: Option<&Inventory>) -> Fit {
     }
 }
 
+/// What a stack is made of. The plane signed its manifest, so what is in the store is believed.
+pub(super) fn content(rows: &impl Read, stack: &StackRef) -> Answer<StackManifest> {
+    let row = find(rows, &stack.manifest.to_string())?;
+    row.content()
+        .map_err(|e| refuse(FaultCode::StackManifestInvalid, e.to_string()))
+}
+
 /// Refuses a stack that is to run on these machines and does not fit one of them.
 pub(super) fn require_fit<'a>(
     rows: &impl Read,

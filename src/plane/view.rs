@@ -165,6 +165,8 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "containersCidr": s.pods_cidr,
         "servicesCidr": s.services_cidr,
         "networkPlugin": s.network_plugin,
+        "networkPolicies": s.network_policies,
+        "loadBalancer": {"addresses": s.load_balancer},
         "dnsZone": s.cluster_domain,
         "mtuSize": s.mtu,
         "k8sApiPort": s.api_port,

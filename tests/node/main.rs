@@ -9,6 +9,7 @@
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
 //! cb_policies   seccomp, user namespaces, swap, NRI, pod security, users of an issuer: what pods and people get with
 //!               each and without
+//! cc_who_reaches network policies on one node and across nodes, services with addresses of a pool, and neither again
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
@@ -38,6 +39,7 @@ mod minors;
 mod network;
 mod pages;
 mod policies;
+mod reach;
 mod refused;
 mod restore;
 mod rights;

@@ -1,4 +1,4 @@
-//! Links, routes, packet-filter chains and tables of ours, by name and number.
+//! Links, routes, packet-filter chains, tables and sets of ours, by name and number.
 
 /// The bridge that pods are on.
 pub const POD_BRIDGE: &str = "pf9cni0";
@@ -28,6 +28,20 @@ const PROXY_CHAINS: [&str; 13] = [
     "KUBE-SVL-",
     "KUBE-XLB-",
 ];
+
+/// What the names of the chains begin with that keep network policies.
+const POLICY_CHAINS: [&str; 3] = ["KUBE-ROUTER-", "KUBE-POD-FW-", "KUBE-NWPLCY-"];
+/// The one that all traffic between pods goes through, once policies are kept.
+pub const POLICY_ENTRY: &str = "KUBE-ROUTER-FORWARD";
+/// What the names of the sets begin with that those chains use: sources and destinations, of both families.
+const POLICY_SETS: [&str; 4] = [
+    "KUBE-SRC-",
+    "KUBE-DST-",
+    "inet6:KUBE-SRC-",
+    "inet6:KUBE-DST-",
+];
+/// The kernel's name of the process that writes them.
+pub const POLICY_KEEPER: &str = "kube-router";
 
 /// Why a packet-filter chain goes with the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +74,16 @@ pub fn chain_prefixes() -> Vec<String> {
 /// Prefixes of the chains that kube-proxy makes where it works by iptables.
 pub fn proxy_chain_prefixes() -> Vec<String> {
     PROXY_CHAINS.map(str::to_owned).to_vec()
+}
+
+/// Prefixes of the chains that keep network policies.
+pub fn policy_chain_prefixes() -> Vec<String> {
+    POLICY_CHAINS.map(str::to_owned).to_vec()
+}
+
+/// Prefixes of the sets that go with them.
+pub fn policy_set_prefixes() -> Vec<String> {
+    POLICY_SETS.map(str::to_owned).to_vec()
 }
 
 /// The tables that kube-proxy makes where it works by nftables.
@@ -108,6 +132,16 @@ mod tests {
         ] {
             assert!(of_the_proxy(proxys), "{proxys}");
         }
+        // Policies are no services: what kube-proxy leaves has none of them.
+        for prefix in policy_chain_prefixes() {
+            assert!(!of_the_proxy(&prefix), "{prefix}");
+            assert!(chain(&prefix).is_some(), "{prefix}: goes with the role");
+        }
+        assert!(
+            policy_chain_prefixes()
+                .iter()
+                .any(|p| POLICY_ENTRY.starts_with(p.as_str()))
+        );
         assert!(proxy_tables().iter().all(|t| tables().contains(t)));
     }
 }

@@ -88,6 +88,8 @@ impl Installed {
                     cluster_domain: "unknown".to_owned(),
                     mtu: None,
                     peers: Vec::new(),
+                    policies: Default::default(),
+                    load_balancer: Vec::new(),
                 },
                 etcd: EtcdSpec::default(),
                 service_account_keys: Vec::new(),

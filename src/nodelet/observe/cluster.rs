@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 
 use super::{Sweep, differs};
-use crate::host::kube::{Kube, KubeError};
+use crate::host::kube::{self, Kube, KubeError};
 use crate::model::Digest;
 use crate::nodelet::step::Seen;
 
@@ -30,6 +30,22 @@ impl Sweep<'_> {
                     differs("it says something else")
                 }
             }
+            Err(e) => not_shown(&e),
+        }
+    }
+
+    /// Whether the last of them is gone, or about to: before it goes, the others do.
+    pub(super) async fn addon_gone(&mut self, objects: &[Value]) -> Seen {
+        let Some(last) = objects.last() else {
+            return Seen::Same;
+        };
+        let kube = match self.admin() {
+            Ok(kube) => kube,
+            Err(why) => return Seen::Unknown { why },
+        };
+        match kube.live(last).await {
+            Ok(Some(live)) if kube::is_ours(&live) => differs("it is in the cluster"),
+            Ok(Some(_) | None) | Err(KubeError::NoSuchKind(_)) => Seen::Same,
             Err(e) => not_shown(&e),
         }
     }

@@ -1,29 +1,85 @@
 //! Manifests of the stack, kept applied, and the last question to a master (order 206). Masters only.
 //!
-//! What a manifest cannot know when the stack is made stands in it as a placeholder; see
-//! [`ADDON_DNS_SERVER`] and [`ADDON_DNS_DOMAIN`]. Texts of the parsed object are filled in, so no
-//! value can change its structure.
+//! A file that is an add-on of the cluster's settings ([`Addon`]) is applied where the cluster has it, and taken
+//! out of the cluster where not. Beside the load balancer's file stands what no file can say: the pool.
+//!
+//! What a manifest cannot know when the stack is made stands in it as a placeholder, `ADDON_…` of the model. Texts of
+//! the parsed object are filled in, so no value can change its structure.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::model::{ADDON_DNS_DOMAIN, ADDON_DNS_SERVER};
+use crate::model::{
+    ADDON_DNS_DOMAIN, ADDON_DNS_SERVER, ADDON_IPV4, ADDON_IPV6, ADDON_SERVICES, Addon,
+};
 use crate::nodelet::step::Step;
 
 use super::{Context, Steps, Wait, services};
 
+/// The namespace of the load balancer's file.
+const LOAD_BALANCER: &str = "metallb-system";
+
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let mut steps = ctx
-        .addons
-        .iter()
-        .map(|object| {
-            Ok(Step::Object {
-                object: filled(object, ctx)?,
-            })
-        })
-        .collect::<Result<Vec<Step>, Wait>>()?;
+    let mut steps = Vec::new();
+    for file in &ctx.addons {
+        let addon = Addon::of_file(&file.path);
+        let mut objects: Vec<Value> = file.objects.clone();
+        if addon == Some(Addon::LoadBalancer) {
+            objects.extend(pool(ctx));
+        }
+        match addon {
+            Some(addon) if !has(ctx, addon)? => steps.push(gone(addon, &objects)),
+            Some(_) | None => {
+                for object in &objects {
+                    steps.push(Step::Object {
+                        object: filled(object, ctx)?,
+                    });
+                }
+            }
+        }
+    }
     steps.extend(services::ready_at_the_end(ctx));
     steps.push(services::api_server_current(ctx)?);
     Ok(steps)
+}
+
+fn has(ctx: &Context, addon: Addon) -> Result<bool, Wait> {
+    Ok(ctx.node.network.has(addon, ctx.stack()?))
+}
+
+/// Backwards: what others need goes last, and the first object says whether there may be others.
+fn gone(addon: Addon, objects: &[Value]) -> Step {
+    let named = |object: &Value| {
+        let mut named = json!({
+            "apiVersion": object["apiVersion"],
+            "kind": object["kind"],
+            "metadata": {"name": object["metadata"]["name"]},
+        });
+        if let Some(namespace) = object.pointer("/metadata/namespace") {
+            named["metadata"]["namespace"] = namespace.clone();
+        }
+        named
+    };
+    Step::AddonGone {
+        addon,
+        objects: objects.iter().rev().map(named).collect(),
+    }
+}
+
+/// The addresses, and that every node may answer for them.
+fn pool(ctx: &Context) -> [Value; 2] {
+    let object = |kind: &str, spec: Value| {
+        json!({
+            "apiVersion": "metallb.io/v1beta1",
+            "kind": kind,
+            "metadata": {"name": "cluster", "namespace": LOAD_BALANCER},
+            "spec": spec,
+        })
+    };
+    let addresses = &ctx.node.network.load_balancer;
+    [
+        object("IPAddressPool", json!({"addresses": addresses})),
+        object("L2Advertisement", json!({"ipAddressPools": ["cluster"]})),
+    ]
 }
 
 fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {
@@ -46,7 +102,12 @@ fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {
 
 fn text_of(text: &str, ctx: &Context) -> Result<String, Wait> {
     let network = &ctx.node.network;
-    let text = text.replace(ADDON_DNS_DOMAIN, &network.cluster_domain);
+    let v4 = network.pods_cidr.addr().is_ipv4();
+    let text = text
+        .replace(ADDON_DNS_DOMAIN, &network.cluster_domain)
+        .replace(ADDON_SERVICES, &network.services_cidr.trunc().to_string())
+        .replace(ADDON_IPV4, &v4.to_string())
+        .replace(ADDON_IPV6, &(!v4).to_string());
     if !text.contains(ADDON_DNS_SERVER) {
         return Ok(text);
     }
@@ -58,4 +119,110 @@ fn text_of(text: &str, ctx: &Context) -> Result<String, Wait> {
         ))
     })?;
     Ok(text.replace(ADDON_DNS_SERVER, &server.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NetworkPlugin, NetworkPolicies};
+    use crate::nodelet::phase::{AddonFile, samples};
+
+    fn master() -> Context {
+        samples::with_addons(samples::ordinary(samples::master("1.37.2")))
+    }
+
+    fn keys(ctx: &Context) -> Vec<String> {
+        let steps = steps(ctx).expect("steps");
+        steps.iter().map(Step::key).collect()
+    }
+
+    #[test]
+    fn what_a_cluster_has_is_applied_and_the_rest_is_taken_out_of_it() {
+        const POLICIES: &str = "object:apps/v1/DaemonSet/kube-system/network-policies";
+        const POOL: &str = "object:metallb.io/v1beta1/IPAddressPool/metallb-system/cluster";
+        let has = |ctx: &Context, key: &str| keys(ctx).iter().any(|k| k == key);
+        let mut ctx = master();
+        assert!(has(&ctx, POLICIES) && has(&ctx, POOL));
+        assert!(!has(&ctx, "addon-gone:network-policies"));
+        ctx.node.network.load_balancer.clear();
+        assert!(!has(&ctx, POOL) && has(&ctx, "addon-gone:load-balancer"));
+        ctx.node.network.policies = NetworkPolicies::Off;
+        assert!(!has(&ctx, POLICIES) && has(&ctx, "addon-gone:network-policies"));
+        // Somebody else's network is not meddled with unless told.
+        ctx.node.network.policies = NetworkPolicies::Auto;
+        ctx.node.network.plugin = NetworkPlugin::None;
+        assert!(!has(&ctx, POLICIES));
+        ctx.node.network.policies = NetworkPolicies::On;
+        assert!(has(&ctx, POLICIES));
+        // CoreDNS is no setting.
+        assert!(has(&ctx, "object:v1/Service/kube-system/kube-dns"));
+    }
+
+    /// What is looked at to know that all is gone goes last, and exists once.
+    #[test]
+    fn an_add_on_goes_backwards() {
+        let mut ctx = master();
+        ctx.node.network.load_balancer.clear();
+        let steps = steps(&ctx).expect("steps");
+        let gone = steps.iter().find_map(|s| match s {
+            Step::AddonGone { objects, .. } => Some(objects),
+            _ => None,
+        });
+        let gone = gone.expect("taken out");
+        assert_eq!(gone[0]["kind"], "L2Advertisement");
+        let last = gone.last().expect("last");
+        assert_eq!(
+            *last,
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "metallb-system"}})
+        );
+        assert!(gone.iter().all(|o| o.get("spec").is_none()));
+    }
+
+    #[test]
+    fn a_stack_without_its_images_has_no_add_on_and_the_rest_goes_on() {
+        let mut ctx = master();
+        let manifest = ctx.manifest.as_mut().expect("manifest");
+        manifest.images.retain(|i| i.component != "metallb-speaker");
+        let keys = keys(&ctx);
+        assert!(keys.contains(&"addon-gone:load-balancer".to_owned()));
+        assert!(keys.iter().any(|k| k.ends_with("/network-policies")));
+    }
+
+    /// A pod's flags are whole: no placeholder is left in any add-on, of either IP version.
+    #[test]
+    fn placeholders_are_filled_in() {
+        let mut ctx = master();
+        for (pods, services, v4, v6) in [
+            ("10.244.0.0/16", "10.96.0.0/16", "true", "false"),
+            ("fd00:244::/48", "fd00:96::/108", "false", "true"),
+        ] {
+            ctx.node.network.pods_cidr = pods.parse().expect("net");
+            ctx.node.network.services_cidr = services.parse().expect("net");
+            let text = serde_json::to_string(&steps(&ctx).expect("steps")).expect("json");
+            assert!(!text.contains("__"), "{text}");
+            for flag in [
+                format!("--enable-ipv4={v4}"),
+                format!("--enable-ipv6={v6}"),
+                format!("--service-cluster-ip-range={services}"),
+            ] {
+                assert!(text.contains(&flag), "{flag}");
+            }
+        }
+    }
+
+    /// Every file of the add-ons that are settings fits into an object of its own kind.
+    #[test]
+    fn every_object_has_a_name_and_a_kind() {
+        let mut seen = std::collections::BTreeSet::new();
+        for AddonFile { path, objects } in master().addons {
+            for object in objects {
+                for field in ["/apiVersion", "/kind", "/metadata/name"] {
+                    let text = object.pointer(field).and_then(Value::as_str);
+                    assert!(text.is_some_and(|t| !t.is_empty()), "{path}: {object}");
+                }
+                let key = Step::Object { object }.key();
+                assert!(seen.insert(key.clone()), "{path}: {key} twice");
+            }
+        }
+    }
 }

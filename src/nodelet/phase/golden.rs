@@ -354,6 +354,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Unit(_)
         | Step::Probe(_)
         | Step::Object { .. }
+        | Step::AddonGone { .. }
+        | Step::PolicyRulesGone
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }

@@ -1,5 +1,5 @@
 //! kube-proxy: by what it makes services (`mode`), configuration, unit, health; and that nothing of the
-//! way it does not use is left (order 90).
+//! way it does not use is left in the packet filter, nor of network policies that are off (order 90).
 
 mod mode;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{KUBE_PROXY_HEALTH, KUBE_PROXY_METRICS};
-use crate::model::{CertPurpose, ProxyMode};
+use crate::model::{Addon, CertPurpose, NetworkPlugin, ProxyMode};
 use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Probe, Step, TrialStep};
 
@@ -45,7 +45,15 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     // It does so itself when it starts, as far as it can, and does not say what it left. Later than
     // its start, for until then services are made by what was there.
     steps.push(Step::ProxyRulesGone { of: mode.other() });
+    steps.extend(policies_off(ctx)?.then_some(Step::PolicyRulesGone));
     Ok(steps)
+}
+
+/// On a network that is not ours the same program may be another's, and its rules too.
+fn policies_off(ctx: &Context) -> Result<bool, Wait> {
+    let network = &ctx.node.network;
+    let kept = network.has(Addon::NetworkPolicies, ctx.stack()?);
+    Ok(network.plugin == NetworkPlugin::Bridge && !kept)
 }
 
 fn unit_text(ctx: &Context) -> String {

@@ -33,6 +33,7 @@ pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
             routes: network::ROUTE_PROTOCOL,
             chains: network::chain_prefixes(),
             tables: network::tables(),
+            sets: network::policy_set_prefixes(),
         },
     ]);
     steps

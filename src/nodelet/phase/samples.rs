@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{CertificateSeen, Context, DropIns, Facts, Material};
+use super::{AddonFile, CertificateSeen, Context, DropIns, Facts, Material};
 use crate::host::net::Nftables;
 use crate::model::*;
 
@@ -124,10 +124,64 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
 }
 
 /// The add-on that `scripts/stack upstream` puts into a stack.
-fn coredns() -> Vec<serde_json::Value> {
+fn coredns() -> Vec<AddonFile> {
     let text = include_str!("../../../scripts/addons/05-coredns.yaml");
     let text = text.replace("@COREDNS@", "pf9.local/coredns:v1.14.7");
-    serde_saphyr::from_multiple(&text).expect("YAML")
+    vec![addon("addons/05-coredns.yaml", &text)]
+}
+
+fn addon(path: &str, text: &str) -> AddonFile {
+    AddonFile {
+        path: path.into(),
+        objects: serde_saphyr::from_multiple(text).expect("YAML"),
+    }
+}
+
+/// With the add-ons that are settings of a cluster, and a pool of addresses.
+pub(in crate::nodelet) fn with_addons(mut ctx: Context) -> Context {
+    let files = [
+        (
+            "addons/30-network-policies.yaml",
+            include_str!("../../../scripts/addons/30-network-policies.yaml"),
+        ),
+        (
+            "addons/40-load-balancer.yaml",
+            include_str!("../../../scripts/addons/40-load-balancer.yaml"),
+        ),
+    ];
+    let manifest = ctx.manifest.as_mut().expect("manifest");
+    for addon in Addon::ALL {
+        manifest
+            .images
+            .extend(addon.components().iter().map(|name| StackImage {
+                reference: format!("pf9.local/{name}:v1"),
+                path: format!("images/{name}.tar"),
+                component: (*name).into(),
+                roles: vec![Role::Master, Role::Worker],
+            }));
+    }
+    for (path, text) in files {
+        manifest.addons.push(path.into());
+        if ctx.role != Role::Master {
+            continue;
+        }
+        let mut text = text.to_owned();
+        for (word, name) in [
+            ("@KUBE_ROUTER@", "kube-router"),
+            ("@METALLB_CONTROLLER@", "metallb-controller"),
+            ("@METALLB_SPEAKER@", "metallb-speaker"),
+        ] {
+            text = text.replace(word, &format!("pf9.local/{name}:v1"));
+        }
+        ctx.addons.push(addon(path, &text));
+    }
+    if ctx.role == Role::Master {
+        ctx.node.network.load_balancer = vec![
+            "10.99.0.200-10.99.0.209".parse().expect("range"),
+            "10.99.1.0/28".parse().expect("range"),
+        ];
+    }
+    ctx
 }
 
 fn material(purpose: CertPurpose) -> Material {
@@ -183,6 +237,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             cluster_domain: "cluster.local".into(),
             mtu: None,
             peers: vec![peer("10.99.0.51", "10.244.1.0/24")],
+            policies: Default::default(),
+            load_balancer: Vec::new(),
         },
         etcd: EtcdSpec {
             members: vec![EtcdMember {

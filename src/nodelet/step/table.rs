@@ -146,7 +146,9 @@ impl Step {
                 asks_api: probe.probe.asks_api(),
                 ..fact(deadlines::FILES)
             },
-            Self::Object { .. } | Self::Uncordon { .. } => of_the_cluster(),
+            Self::Object { .. } | Self::AddonGone { .. } | Self::Uncordon { .. } => {
+                of_the_cluster()
+            }
             // Done once, on the way out; not looked at, so nobody is asked then.
             Self::Drain { .. } => Traits {
                 proof: Proof::Doing,
@@ -164,6 +166,7 @@ impl Step {
             | Self::EtcdJoined { .. }
             | Self::ContainersGone
             | Self::NetworkGone { .. }
+            | Self::PolicyRulesGone
             | Self::ProxyRulesGone { .. } => fact(deadlines::CALLS),
             Self::EtcdVotes { .. } => fact(ETCD_VOTE_BUDGET + deadlines::CALLS),
             Self::UnitGone { unit } => Traits {

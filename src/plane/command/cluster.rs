@@ -91,6 +91,17 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         state: State,
     },
+    /// Change settings of a cluster while it runs, e.g. '{"networkPolicies": "off"}' or
+    /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. What is not named stays.
+    Settings {
+        /// Name or id of the cluster.
+        name: String,
+        /// As PATCH of the cluster takes them, in JSON.
+        #[arg(value_parser = json_object)]
+        settings: Value,
+        #[command(flatten)]
+        state: State,
+    },
     /// The certificate authorities of a cluster, and new ones in their place.
     Authorities(Authorities),
     /// Backups of etcd: what masters have, and how they make them.
@@ -166,9 +177,26 @@ impl ClusterVerb {
                 let version = text(&stack, "stack");
                 put(None, &format!("cluster {name} is to run stack {version}\n"))
             }
+            Self::Settings {
+                name,
+                settings,
+                state,
+            } => {
+                let path = format!("/clusters/{name}/settings");
+                admin::ask(&state.state_dir, Method::PATCH, &path, &settings).await?;
+                put(None, &format!("cluster {name} is to have these settings\n"))
+            }
             Self::Authorities(authorities) => authorities.run().await,
             Self::Backups(backups) => backups.run().await,
         }
+    }
+}
+
+fn json_object(text: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err("an object of settings like {\"networkPolicies\": \"off\"}".into()),
     }
 }
 

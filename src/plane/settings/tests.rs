@@ -75,6 +75,8 @@ fn what_a_change_does_not_name_stays() {
         json!({"runtime": {"cgroupDriver": "systemd"}}),
         json!({"runtime": {"mirrors": {"docker.io": []}}}),
         json!({"runtime": {"dropIns": "/etc/pf9/x"}}),
+        json!({"networkPolicies": "perhaps"}),
+        json!({"loadBalancer": {"addresses": ["10.20.0.1"]}}),
     ] {
         tune(&mut settings, &bad).expect_err("refused");
     }
@@ -275,4 +277,43 @@ fn every_bad_field_is_named() {
         .expect("object")
         .remove("servicesCidr");
     assert!(judge(&short).expect_err("short").contains("servicesCidr"));
+}
+
+/// The field, the range that is meant, and what is wrong with it.
+#[test]
+fn a_pool_is_refused_in_words_and_taken_as_ranges() {
+    let pool = |addresses: Value| {
+        let mut body = good();
+        body["masterIp"] = json!("10.1.0.250");
+        body["loadBalancer"] = json!({"addresses": addresses});
+        judge(&body).map(|s| s.load_balancer)
+    };
+    let taken = pool(json!(["10.1.2.17/28", "10.1.3.1"])).expect("good");
+    let shown: Vec<String> = taken.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.1.2.16-10.1.2.31", "10.1.3.1-10.1.3.1"]);
+    for (addresses, word) in [
+        (json!(["all of them"]), "\"all of them\" is no range"),
+        (json!(["10.1.2.9-10.1.2.1"]), "is no range"),
+        (
+            json!(["10.20.255.0/24"]),
+            "10.20.255.0-10.20.255.255 has addresses of the pods",
+        ),
+        (json!(["10.21.0.9"]), "services network"),
+        (json!(["fd00::/112"]), "same IP version"),
+        (
+            json!(["10.1.0.200-10.1.0.255"]),
+            "the address of the API, 10.1.0.250",
+        ),
+        (json!(["10.0.0.0/8"]), "has addresses of the pods"),
+        (json!(["10.128.0.0/9"]), "at most 65536"),
+        (json!(vec!["10.1.2.1"; 33]), "33 ranges, at most 32"),
+    ] {
+        let said = pool(addresses).expect_err(word);
+        assert!(said.contains("loadBalancer.addresses: "), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
+    let mut body = good();
+    body["networkPolicies"] = json!("perhaps");
+    let said = judge(&body).expect_err("refused");
+    assert!(said.contains("networkPolicies"), "{said}");
 }

@@ -1,0 +1,144 @@
+//! Add-ons of a stack that a cluster may have or not have: which file is theirs, which images they need.
+//!
+//! Asked by the plane before a setting is taken, and by nodelet before it applies or removes anything.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AddressRange, NetworkPlugin, NetworkPolicies, NetworkSpec, StackManifest};
+
+/// An add-on that is a setting of the cluster. Those that are none come with the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Addon {
+    /// Keeps NetworkPolicy objects.
+    NetworkPolicies,
+    /// Gives services of type LoadBalancer addresses, and answers for them.
+    LoadBalancer,
+}
+
+/// Whether a cluster wants an add-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// No: it is taken away where it is.
+    No,
+    /// Where the stack has it.
+    IfThere,
+    /// Somebody asked for it: a stack without it is refused, or said.
+    Must,
+}
+
+// === impl Addon ===
+
+impl Addon {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::NetworkPolicies, Self::LoadBalancer];
+
+    /// Whose manifest file this is: `addons/30-network-policies.yaml`.
+    pub fn of_file(path: &str) -> Option<Self> {
+        let name = path.rsplit('/').next()?.strip_suffix(".yaml")?;
+        let (_, word) = name.split_once('-')?;
+        Self::ALL.into_iter().find(|addon| addon.word() == word)
+    }
+
+    /// Its name in the stack.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NetworkPolicies => "network-policies",
+            Self::LoadBalancer => "load-balancer",
+        }
+    }
+
+    /// The components whose images it runs.
+    pub fn components(self) -> &'static [&'static str] {
+        match self {
+            Self::NetworkPolicies => &["kube-router"],
+            Self::LoadBalancer => &["metallb-controller", "metallb-speaker"],
+        }
+    }
+
+    /// What of it this stack lacks, in words.
+    pub fn lacking(self, manifest: &StackManifest) -> Option<String> {
+        let image = |name: &&str| manifest.images.iter().any(|i| i.component == **name);
+        if let Some(name) = self.components().iter().find(|name| !image(name)) {
+            return Some(format!("no image of {name}"));
+        }
+        let file = manifest
+            .addons
+            .iter()
+            .any(|f| Self::of_file(f) == Some(self));
+        (!file).then(|| format!("no add-on {}", self.word()))
+    }
+
+    /// Whether a cluster with these settings wants it.
+    pub fn want(
+        self,
+        plugin: NetworkPlugin,
+        policies: NetworkPolicies,
+        pool: &[AddressRange],
+    ) -> Want {
+        match self {
+            Self::NetworkPolicies => match (policies, policies.wanted(plugin)) {
+                (_, false) => Want::No,
+                (NetworkPolicies::On, true) => Want::Must,
+                (NetworkPolicies::Auto | NetworkPolicies::Off, true) => Want::IfThere,
+            },
+            Self::LoadBalancer if pool.is_empty() => Want::No,
+            Self::LoadBalancer => Want::Must,
+        }
+    }
+}
+
+impl std::fmt::Display for Addon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl NetworkSpec {
+    /// Whether this node's cluster wants an add-on. The pool of services is told to masters only.
+    pub fn wants(&self, addon: Addon) -> Want {
+        addon.want(self.plugin, self.policies, &self.load_balancer)
+    }
+
+    /// Whether the add-on runs in a cluster with this stack.
+    pub fn has(&self, addon: Addon, manifest: &StackManifest) -> bool {
+        self.wants(addon) != Want::No && addon.lacking(manifest).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_known_by_its_name_behind_the_number() {
+        let of = Addon::of_file;
+        assert_eq!(
+            of("addons/30-network-policies.yaml"),
+            Some(Addon::NetworkPolicies)
+        );
+        assert_eq!(of("addons/7-load-balancer.yaml"), Some(Addon::LoadBalancer));
+        for other in ["addons/05-coredns.yaml", "addons/load-balancer.yaml", "x"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn policies_are_kept_unless_told_and_services_have_addresses_only_when_told() {
+        use NetworkPlugin::{Bridge, None as Own};
+        use NetworkPolicies::{Auto, Off, On};
+        let pool: Vec<AddressRange> = vec!["10.1.2.3".parse().expect("range")];
+        for (plugin, policies, want) in [
+            (Bridge, Auto, Want::IfThere),
+            (Own, Auto, Want::No),
+            (Bridge, On, Want::Must),
+            (Own, On, Want::Must),
+            (Bridge, Off, Want::No),
+        ] {
+            let found = Addon::NetworkPolicies.want(plugin, policies, &pool);
+            assert_eq!(found, want, "{plugin:?} {policies:?}");
+        }
+        assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &pool), Want::Must);
+        assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &[]), Want::No);
+    }
+}
