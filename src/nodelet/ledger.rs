@@ -477,6 +477,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::EtcdMemberGone { .. }
         | Step::EtcdMemberOut { .. }
         | Step::EtcdNoted
+        | Step::StackOnDisk { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone

@@ -52,6 +52,12 @@ show)
 start|restart)
   cp "$root/var/opt/pf9/nodelet/journal.jsonl" "$state/journal"
   if grep -q broken "$root/etc/systemd/system/$1"; then echo "unit $1 is broken" >&2; exit 1; fi
+  if grep -q waits-for-b "$root/etc/systemd/system/$1"; then
+    tries=0
+    while [ ! -e "$state/pf9-b.service.up" ]; do
+      tries=$((tries + 1)); [ $tries -lt 400 ] || exit 1; sleep 0.05
+    done
+  fi
   number; echo "$n" > "$state/$1.up"
   if grep -q hangs-when-up "$root/etc/systemd/system/$1"; then exec sleep 60; fi ;;
 stop|kill) rm -f "$state/$1.up" ;;
@@ -124,8 +130,9 @@ impl Rig {
             &units,
         )
         .await;
-        let seen: Snapshot = sweep.all(phases).await;
-        plan(phases, &seen)
+        let order = check::order(&self.host.fs, &life.ledger);
+        let seen: Snapshot = sweep.all(phases, order).await;
+        plan(phases, &seen, order)
     }
 
     /// A status check as the loop makes it.
