@@ -394,7 +394,7 @@ fn what_a_crash_left_is_removed() {
 fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {
     let node = node();
     let big: Vec<u8> = (0..400_000u32)
-        .flat_map(|n| (n * n).to_le_bytes())
+        .flat_map(|n| n.wrapping_mul(n).to_le_bytes())
         .collect();
     let mut recipe = recipe("1");
     entry(

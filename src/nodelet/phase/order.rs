@@ -40,10 +40,13 @@ impl Order {
                 Self::First => &[],
                 Self::Kept => &[PhaseId::Stack],
             },
-            PhaseId::Kubeconfigs | PhaseId::EtcdConfigure => &[PhaseId::Stack, PhaseId::Certs],
-            PhaseId::RuntimeConfigure | PhaseId::Network | PhaseId::Cni | PhaseId::Misc => {
-                &[PhaseId::Stack]
-            }
+            // A node whose certificates do not come is not begun with.
+            PhaseId::Kubeconfigs
+            | PhaseId::EtcdConfigure
+            | PhaseId::RuntimeConfigure
+            | PhaseId::Network
+            | PhaseId::Cni
+            | PhaseId::Misc => &[PhaseId::Stack, PhaseId::Certs],
             PhaseId::RuntimeStart => &[PhaseId::RuntimeConfigure],
             PhaseId::Images => &[PhaseId::RuntimeStart],
             PhaseId::EtcdStart => &[PhaseId::EtcdConfigure],
