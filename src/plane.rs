@@ -19,6 +19,7 @@
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
+//! | `zones`                                     | what of a cluster fails together (pure) |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
 //! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
@@ -87,6 +88,7 @@ mod trust;
 mod tunnel;
 mod view;
 mod ways;
+mod zones;
 
 pub use budget::{Budget, Full, TUNNELS_PER_S};
 pub use command::main;

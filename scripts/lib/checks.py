@@ -1,6 +1,6 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
-  format → the runner of tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
+  format → the scripts' own tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
   → unit, property, integration and machine tests → doctests → a minute of new hostile frames → the tunnel's gates
 
   --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
@@ -105,7 +105,7 @@ def main(argv):
     if skipped:
         return check(args, skipped)
     need_packages(up.PACKAGES)
-    with Beside(*matrix.minors()) as rest:
+    with Beside(*matrix.minors(), tests=True) as rest:
         return check(args, skipped, rest)
 
 
@@ -113,7 +113,7 @@ def check(args, skipped, rest=None):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--check"])
-    stage("the runner of tests", [sys.executable, REPO / "scripts/lib/check_tests.py"])
+    stage("the scripts' own tests", [sys.executable, REPO / "scripts/lib/check_tests.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])

@@ -3,16 +3,18 @@
   build [--kubernetes 1.37] [--out DIR]                  from public Go modules, by the names in src/stack/matrix.toml
   upstream VERSION [--out DIR]                           from the projects' release files (internet)
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
+  cost [--kubernetes 1.37]                               builds nothing: what each part of the tested stacks takes to build
 
 Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@, @COREDNS@,
-@METRICS_SERVER@ (images) are filled in here, and one that needs an image the stack lacks is left out. __DNS__SERVER__
-and __DNS__DOMAIN__ stay: each master puts the cluster's in.
+@METRICS_SERVER@, @LOCAL_PATH_PROVISIONER@ (images) are filled in here, and one that needs an image the stack lacks is
+left out. __DNS__SERVER__ and __DNS__DOMAIN__ stay: each master puts the cluster's in.
 
 The same input gives the same bytes: sorted, time 0, owner root. The management plane signs, not this program.
 """
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -47,7 +49,9 @@ REQUIRES = [needs("conntrack", ["conntrack"], TOOL_DIRS), needs("iptables", ["ip
 ON_NODES = {"kubernetes": ["kubelet", "kube-proxy", "kubectl"],
             "containerd": ["containerd", "containerd-shim-runc-v2", "ctr"],
             "runc": ["runc"], "etcd": ["etcd", "etcdctl", "etcdutl"]}
-IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"]}
+IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"],
+             "local-path-provisioner": ["local-path-provisioner"]}
+OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner"]
 TAGS = {"busybox": "1"}  # every other image: its component's version, with a v but for pause, as its project does
 
 
@@ -95,11 +99,12 @@ def from_upstream(version):
         tree = tmp / "tree"
         place(tree / "bin", sorted((fetched / "bin").iterdir()))
         place(tree / "cni", sorted((fetched / "cni").iterdir()))
-        # Its project publishes no program, only an image in a registry.
-        metrics_server = golang.build(parts.metrics_server(item["metrics_server"])) / "metrics-server"
+        # Their projects publish no program, only an image in a registry.
+        compiled = [parts.metrics_server(item["metrics_server"]),
+                    parts.local_path_provisioner(item["local_path_provisioner"])]
         binaries = {name: fetched / "images" / name for name in [*parts.CONTROL_PLANE, "coredns"]}
         finish(tmp, version, kube_version, {**versions_of(item), "busybox": busybox_version},
-               {**binaries, "metrics-server": metrics_server}, busybox)
+               {**binaries, **{part.name: golang.build(part) / part.name for part in compiled}}, busybox)
         shutil.rmtree(fetched)
 
     key = cache.key_of(version, item, Path(upstream.__file__).read_text(), Path(__file__).read_text(), addon_sources())
@@ -165,7 +170,7 @@ def make_addons(tree, version, versions):
     folder = tree / "addons"
     folder.mkdir()
     table = "\n".join(f"    {name} {versions[name]}" for name in sorted(versions))
-    images_of = {f"@{name.upper().replace('-', '_')}@": name for name in ("busybox", "coredns", "metrics-server")}
+    images_of = {f"@{name.upper().replace('-', '_')}@": name for name in OF_ADDONS}
     for name, text in addon_sources().items():
         wanted = {word: component for word, component in images_of.items() if word in text}
         if not set(wanted.values()) <= versions.keys():
@@ -238,6 +243,19 @@ def publish(source, target):
     return target
 
 
+def cost(wanted=""):
+    """CPU time counts: parts are built side by side, and the time that one takes depends on what is beside it."""
+    found = [matrix.stack(minor) for minor in ([wanted] if wanted else matrix.minors())]
+    wanted = parts.needed(found, tests=not wanted)
+    for program, measured, cpu in golang.expected(wanted):
+        how = f"measured: {measured.seconds:.0f} s on {measured.cores} cores" if measured else "by the table"
+        kept = "kept" if golang.is_made(program) else "to be compiled"
+        say(f"{program.name + ' ' + program.version:<24} {cpu:6.0f} CPU s  {how:<32} {kept}")
+    missing = [program for program in wanted if not golang.is_made(program)]
+    say(f"with nothing kept about {golang.about(golang.seconds(wanted))} on the {os.cpu_count()} cores of this machine, "
+        f"now {golang.about(golang.seconds(missing))}")
+
+
 def main(argv):
     parser = argparse.ArgumentParser(prog="scripts/stack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,7 +271,12 @@ def main(argv):
     verb.add_argument("--version", required=True)
     verb.add_argument("--kubernetes", help="Kubernetes version; else the part of --version before the dash")
     verb.add_argument("--out", type=Path)
+    verb = verbs.add_parser("cost")
+    verb.add_argument("--kubernetes", default="")
     args = parser.parse_args(argv)
+    if args.verb == "cost":
+        cost(args.kubernetes)
+        return
     need_packages({"zstd": "zstd"})
     if args.verb == "from-dir":
         made = from_dir(args.dir, args.version, args.kubernetes or args.version.split("-")[0],

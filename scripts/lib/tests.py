@@ -40,7 +40,7 @@ SHOWN = {"failed": 400, "passed": 60}
 # the promise itself: a machine becomes a node, every minor does, and nothing is left of it. The others are drawn.
 TAKES = {
     "a_up": None, "f_decommission": None, "g_each_minor": None,
-    "ab_services": 75, "b_reboot": 60, "c_killed": 95, "ca_what": 25, "cb_policies": 120, "d_detached": 135,
+    "ab_services": 110, "b_reboot": 60, "c_killed": 95, "ca_what": 25, "cb_policies": 200, "d_detached": 135,
     "da_a_stolen": 30, "dc_a_stack": 150, "e_files": 390, "e_people": 70, "ea_certificates": 300, "eb_a_drop_in": 120,
     "h_a_dead_master": 420, "i_the_data": 65,
 }

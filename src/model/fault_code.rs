@@ -140,6 +140,7 @@ codes! {
         EtcdNotPrepared = "etcd-not-prepared",
         EtcdNotTended = "etcd-not-tended",
         EtcdStepUnfit = "etcd-step-unfit",
+        EtcdTurn = "etcd-turn",
         EventInvalid = "event-invalid",
         EventsInMemory = "events-in-memory",
         Facts = "facts",
@@ -283,6 +284,7 @@ codes! {
         Unstable = "unstable",
         UpgradeImpossible = "upgrade-impossible",
         Waiting = "waiting",
+        ZonesUneven = "zones-uneven",
     }
     Usage {
         Usage = "usage",

@@ -210,10 +210,12 @@ fn etcd_status() -> EtcdStatus {
             behind: 1,
             fault: Some(fault()),
         }),
+        drill_failing: Some(fault()),
         restore: Some(RestoreStatus {
             id: uuid::Uuid::from_u128(1),
             state: RestoreState::Ready,
             fault: Some(fault()),
+            warnings: vec!["its API was elsewhere".into()],
         }),
         chore: Some("a backup".into()),
     }
@@ -509,7 +511,7 @@ fn add(value: &mut Value) {
             for (name, value) in fields.iter_mut() {
                 if !matches!(
                     name.as_str(),
-                    "labels" | "mirrors" | "feature_gates" | "extra_args"
+                    "labels" | "mirrors" | "feature_gates" | "extra_args" | "required_claims"
                 ) {
                     add(value);
                 }

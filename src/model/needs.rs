@@ -59,6 +59,32 @@ const FIELDS: &[Field] = &[
     ("assignment.api.extra_sans", FIRST, Old::Refuses),
     ("assignment.api.extra_args", FIRST, Old::Refuses),
     ("assignment.api.extra_args{}", FIRST, Old::Refuses),
+    ("assignment.api.oidc", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].url", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].audiences", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].authority", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].username", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].username.claim", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].username.prefix", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].groups", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].groups.claim", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].groups.prefix", FIRST, Old::Refuses),
+    ("assignment.api.oidc[].required_claims", FIRST, Old::Refuses),
+    (
+        "assignment.api.oidc[].required_claims{}",
+        FIRST,
+        Old::Refuses,
+    ),
+    ("assignment.api.pod_security", FIRST, Old::Refuses),
+    ("assignment.api.pod_security.enforce", FIRST, Old::Refuses),
+    ("assignment.api.pod_security.warn", FIRST, Old::Refuses),
+    ("assignment.api.pod_security.audit", FIRST, Old::Refuses),
+    ("assignment.api.pod_security.version", FIRST, Old::Refuses),
+    (
+        "assignment.api.pod_security.exempt_namespaces",
+        FIRST,
+        Old::Refuses,
+    ),
     ("assignment.network", FIRST, Old::Refuses),
     ("assignment.network.plugin", FIRST, Old::Refuses),
     ("assignment.network.pods_cidr", FIRST, Old::Refuses),
@@ -183,6 +209,7 @@ const MAPS: &[&str] = &[
     "assignment.labels",
     "assignment.runtime.mirrors",
     "assignment.api.extra_args",
+    "assignment.api.oidc[].required_claims",
     "assignment.feature_gates",
 ];
 
@@ -250,9 +277,10 @@ pub(super) mod tests {
     use super::*;
     use crate::model::{
         ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
-        CgroupDriverChoice, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec, Generation, HostId,
-        KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec, NodeSpec, NodeUid,
-        ProxyModeChoice, RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        CgroupDriverChoice, ClaimSpec, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec,
+        Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin, NetworkSpec,
+        NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel, ProxyModeChoice,
+        RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -293,6 +321,27 @@ pub(super) mod tests {
                     port: 6443,
                     extra_sans: vec!["x".into()],
                     extra_args: [("audit-log-path".to_owned(), "-".to_owned())].into(),
+                    oidc: vec![OidcIssuer {
+                        url: "https://login.example.com".into(),
+                        audiences: vec!["kubernetes".into()],
+                        authority: pem(),
+                        username: ClaimSpec {
+                            claim: "sub".into(),
+                            prefix: "oidc:".into(),
+                        },
+                        groups: Some(ClaimSpec {
+                            claim: "groups".into(),
+                            prefix: "oidc:".into(),
+                        }),
+                        required_claims: [("hd".to_owned(), "example.com".to_owned())].into(),
+                    }],
+                    pod_security: PodSecurity {
+                        enforce: PodSecurityLevel::Baseline,
+                        warn: Some(PodSecurityLevel::Restricted),
+                        audit: Some(PodSecurityLevel::Restricted),
+                        version: Some("v1.36".into()),
+                        exempt_namespaces: vec!["ci".into()],
+                    },
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::Bridge,

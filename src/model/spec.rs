@@ -19,7 +19,16 @@ use super::{
     HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef, quota_fault, taken_by_spec,
 };
 
+mod api_server;
 pub mod kubernetes;
+mod oidc;
+mod pod_security;
+mod runtime;
+
+pub use api_server::ApiSpec;
+pub use oidc::{ClaimSpec, OidcIssuer, oidc_fault, service_account_issuer};
+pub use pod_security::{PodSecurity, PodSecurityLevel};
+pub use runtime::{CgroupDriverChoice, RuntimeSpec, drop_in_dir_fault};
 
 /// Version of the spec document this program writes and reads.
 pub const SPEC_SCHEMA: u32 = 1;
@@ -124,21 +133,6 @@ pub struct NodeSpec {
     pub feature_gates: BTreeMap<String, bool>,
 }
 
-/// Where the API server is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiSpec {
-    /// Address or name workers use.
-    pub host: String,
-    /// Port on every master.
-    pub port: u16,
-    /// More names and addresses for the API server's certificate.
-    #[serde(default)]
-    pub extra_sans: Vec<String>,
-    /// More flags of the API server: name without dashes, value. None of those that nodelet sets.
-    #[serde(default)]
-    pub extra_args: BTreeMap<String, String>,
-}
-
 /// Pod and service network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetworkSpec {
@@ -218,40 +212,6 @@ pub struct EtcdMember {
     /// The cluster had masters before this one: it joins their etcd. The others found it together.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joins: bool,
-}
-
-/// Container runtime choices.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuntimeSpec {
-    /// Which cgroup driver kubelet and runc use.
-    #[serde(default)]
-    pub cgroup_driver: CgroupDriverChoice,
-    /// Registry mirrors: registry host → endpoint URLs, tried in order.
-    #[serde(default)]
-    pub mirrors: BTreeMap<String, Vec<String>>,
-    /// Directory of the host whose `*.toml` containerd reads beside its own file, e.g.
-    /// `/etc/containerd/conf.d`; absent: none. Root of the host decides with it what runs pods.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drop_ins: Option<String>,
-    /// Pods may be given devices that `/etc/cdi` and `/var/run/cdi` describe (CDI).
-    #[serde(default)]
-    pub cdi: bool,
-    /// Plugins may connect to the runtime and change containers (NRI).
-    #[serde(default)]
-    pub nri: bool,
-}
-
-/// Which cgroup driver to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CgroupDriverChoice {
-    /// What the host can do: `systemd` where systemd owns a writable hierarchy, else `cgroupfs`.
-    #[default]
-    Auto,
-    /// systemd slices and scopes.
-    Systemd,
-    /// Plain directories.
-    Cgroupfs,
 }
 
 /// Kubelet choices.
@@ -396,20 +356,16 @@ impl NodeSpec {
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));
         }
-        if self.api.port == 0 {
-            return Err(bad("assignment.api.port", "0 is no port".into()));
+        let own_issuer = service_account_issuer(&self.network.cluster_domain);
+        if let Some((field, why)) = self.api.fault(&own_issuer) {
+            return Err(bad(&format!("assignment.api.{field}"), why));
         }
         kubernetes::gates(&self.feature_gates)
             .map_err(|why| bad("assignment.feature_gates", why))?;
-        kubernetes::extra_args(&self.api.extra_args)
-            .map_err(|why| bad("assignment.api.extra_args", why))?;
         kubernetes::kubelet(&self.kubelet)
             .map_err(|(field, why)| bad(&format!("assignment.kubelet.{field}"), why))?;
-        if self.api.host.is_empty() || self.api.host.contains(['/', '@', ' ', '\n']) {
-            return Err(bad(
-                "assignment.api.host",
-                format!("{:?} is no host", self.api.host),
-            ));
+        if let Some((field, why)) = self.other_ip_version() {
+            return Err(bad(field, why));
         }
         let pods = self.network.pods_cidr;
         let services = self.network.services_cidr;
@@ -472,6 +428,27 @@ impl NodeSpec {
             }
         }
         Ok(())
+    }
+
+    /// What is of another IP version than the pods. A cluster is of one: dual stack would be half a
+    /// second cluster on each node, see the plane's settings.
+    fn other_ip_version(&self) -> Option<(&'static str, String)> {
+        let pods = self.network.pods_cidr;
+        let others = [
+            (
+                "assignment.network.services_cidr",
+                self.network.services_cidr.addr(),
+            ),
+            ("assignment.node_ip", self.node_ip),
+            ("assignment.pod_cidr", self.pod_cidr.addr()),
+        ];
+        let (field, other) = others
+            .into_iter()
+            .find(|(_, ip)| ip.is_ipv4() != pods.addr().is_ipv4())?;
+        let why = format!(
+            "{other} is not of the same IP version as pods_cidr {pods}; dual stack is not supported"
+        );
+        Some((field, why))
     }
 
     /// The address of the `kubernetes` service: the first of the services network.
@@ -542,40 +519,6 @@ fn service_ip(net: IpNet, index: u32) -> Option<IpAddr> {
         IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(index))?.into()),
     };
     net.contains(&ip).then_some(ip)
-}
-
-/// Longest path of a directory of drop-ins.
-const DROP_IN_DIR_MAX: usize = 200;
-
-/// Why a directory cannot be that of the runtime's drop-ins. What this software writes itself is
-/// not told it by anybody else.
-pub fn drop_in_dir_fault(dir: &str) -> Option<String> {
-    let clean = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
-    let parts = dir
-        .strip_prefix('/')
-        .map(|rest| rest.split('/').collect::<Vec<_>>());
-    let good = dir.len() <= DROP_IN_DIR_MAX && parts.is_some_and(|p| p.iter().all(|p| clean(p)));
-    if !good {
-        return Some(format!("{dir:?} is no plain absolute path of a directory"));
-    }
-    let own = [
-        "/etc/pf9",
-        "/var/opt/pf9",
-        "/opt/pf9",
-        "/run/pf9",
-        "/run/pf9-containerd",
-        "/var/lib/pf9",
-    ];
-    let own = own
-        .iter()
-        .find(|own| dir == **own || dir.starts_with(&format!("{own}/")));
-    own.map(|own| format!("{dir} is below {own}, which is the agent's own"))
 }
 
 /// The bytes of a text that is one PEM block of this label and nothing else.

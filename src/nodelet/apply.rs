@@ -7,9 +7,11 @@
 //! |---|---|
 //! | here    | every other kind of step |
 //! | `etcd`  | who is a member of etcd, and what was noted of this one |
+//! | `restart` | a member of etcd waits for its turn to be started again |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
 
 mod etcd;
+mod restart;
 mod stack;
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -223,6 +225,10 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
         if self.alone().await.runs_already(want, &now)? {
             return Ok(());
+        }
+        // With the intent noted: should it die meanwhile, systemd starts it as it is to run.
+        if now.active.is_up() && name == ours::units::ETCD {
+            Box::pin(self.etcd_turn()).await?;
         }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,

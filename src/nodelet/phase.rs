@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authorization`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authentication`, `authorization`, `admission`, `api_files`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
@@ -32,6 +32,9 @@ use super::etcd::data::Seen as EtcdSeen;
 use super::step::Step;
 
 mod addons;
+mod admission;
+mod api_files;
+mod authentication;
 mod authorization;
 mod certs;
 mod cni;

@@ -8,7 +8,8 @@
 //! * a step that is already so is not in it;
 //! * a unit is in it when a file it has read is repaired, although its inputs are the same;
 //! * what must answer is asked again after a unit of its phase was started;
-//! * of a phase that waits, nothing after the step that does; nothing of those that need it.
+//! * of a phase that waits, nothing after the step that does; nothing of those that need it;
+//! * what is to be done later is left out, and everything after it is not.
 
 use std::collections::BTreeSet;
 
@@ -33,6 +34,9 @@ pub struct Plan {
     /// By which table phases need each other.
     #[serde(default)]
     pub order: Order,
+    /// What is put off until something changes; everything after it is in the plan.
+    #[serde(default)]
+    pub later: Option<Waits>,
 }
 
 /// One remaining step.
@@ -88,48 +92,13 @@ pub fn plan(phases: &[PhaseSteps], seen: &Snapshot, order: Order) -> Plan {
     for phase in phases {
         if plan.held.iter().any(|h| order.waits_for(phase.id, *h)) {
             plan.held.insert(phase.id);
-        } else if let Some(what) = remaining(phase, seen, &mut repaired, &mut plan.todo) {
+        } else if let Some(what) = plan.remaining(phase, seen, &mut repaired) {
             plan.held.insert(phase.id);
             let phase = phase.id;
             plan.waits.get_or_insert(Waits { phase, what });
         }
     }
     plan
-}
-
-/// Adds what remains of one phase; what it waits for, if it does.
-fn remaining<'a>(
-    phase: &'a PhaseSteps,
-    seen: &Snapshot,
-    repaired: &mut BTreeSet<&'a str>,
-    todo: &mut Vec<Planned>,
-) -> Option<String> {
-    let (steps, waits) = match &phase.steps {
-        Ok(steps) => (steps, None),
-        Err(wait) => (&wait.meanwhile, Some(wait.what.clone())),
-    };
-    let mut started = false;
-    for step in steps {
-        let said = seen.seen.get(&step.key());
-        if let Some(Seen::Awaits { what }) = said {
-            return Some(what.clone());
-        }
-        let Some((why, restart)) = reason(step, said, repaired, started) else {
-            continue;
-        };
-        match step.traits().part {
-            Part::Repairs(path) => drop(repaired.insert(path)),
-            Part::Starts(_) => started = true,
-            Part::Fact | Part::Asks(_) => {}
-        }
-        todo.push(Planned {
-            phase: phase.id,
-            step: step.clone(),
-            why,
-            restart,
-        });
-    }
-    waits
 }
 
 /// Why a step remains; `None` when it does not.
@@ -156,7 +125,7 @@ fn reason(
         },
         Some(Seen::Missing) => "it is not there".to_owned(),
         Some(Seen::Differs { how }) => how.clone(),
-        Some(Seen::Awaits { what }) => format!("it waits for {what}"),
+        Some(Seen::Awaits { what } | Seen::Later { what }) => format!("it waits for {what}"),
         Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
         None => "it was not looked at".to_owned(),
     };
@@ -164,6 +133,61 @@ fn reason(
 }
 
 impl Plan {
+    /// Adds what remains of one phase; what it waits for, if it does.
+    fn remaining<'a>(
+        &mut self,
+        phase: &'a PhaseSteps,
+        seen: &Snapshot,
+        repaired: &mut BTreeSet<&'a str>,
+    ) -> Option<String> {
+        let (steps, waits) = match &phase.steps {
+            Ok(steps) => (steps, None),
+            Err(wait) => (&wait.meanwhile, Some(wait.what.clone())),
+        };
+        let mut started = false;
+        for step in steps {
+            let said = seen.seen.get(&step.key());
+            match said {
+                Some(Seen::Awaits { what }) => return Some(what.clone()),
+                Some(Seen::Later { what }) => {
+                    self.later.get_or_insert_with(|| Waits {
+                        phase: phase.id,
+                        what: what.clone(),
+                    });
+                    continue;
+                }
+                Some(Seen::Same | Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. })
+                | None => {}
+            }
+            let Some((why, restart)) = reason(step, said, repaired, started) else {
+                continue;
+            };
+            match step.traits().part {
+                Part::Repairs(path) => drop(repaired.insert(path)),
+                Part::Starts(_) => started = true,
+                Part::Fact | Part::Asks(_) => {}
+            }
+            self.todo.push(Planned {
+                phase: phase.id,
+                step: step.clone(),
+                why,
+                restart,
+            });
+        }
+        waits
+    }
+
+    /// What is waited for: what ends it, and what was put off.
+    pub fn awaited(&self) -> Option<Waits> {
+        match (&self.later, &self.waits) {
+            (Some(later), Some(waits)) => Some(Waits {
+                phase: later.phase,
+                what: format!("{}; {}", later.what, waits.what),
+            }),
+            (later, waits) => later.as_ref().or(waits.as_ref()).cloned(),
+        }
+    }
+
     /// Some program has not yet read the configuration that it is to run with.
     pub fn is_untried(&self) -> bool {
         self.todo.iter().any(|p| p.step.traits().tries)
@@ -187,7 +211,7 @@ impl Plan {
 
     /// Nothing to do and nothing to wait for.
     pub fn is_settled(&self) -> bool {
-        self.todo.is_empty() && self.waits.is_none()
+        self.todo.is_empty() && self.awaited().is_none()
     }
 
     /// For people.
@@ -202,7 +226,7 @@ impl Plan {
                     why: p.why.clone(),
                 })
                 .collect(),
-            waits: self.waits.clone(),
+            waits: self.awaited(),
         }
     }
 }

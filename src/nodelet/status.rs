@@ -173,7 +173,9 @@ impl Board {
     pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            let waits = plan.waits.as_ref().filter(|w| w.phase == phase.id);
+            // What holds a phase is said of it before what it puts off.
+            let mut waits = plan.waits.iter().chain(&plan.later);
+            let waits = waits.find(|w| w.phase == phase.id);
             let held = plan.held.contains(&phase.id);
             let busy = plan.todo.iter().any(|p| p.phase == phase.id);
             let was = phase.state;
@@ -450,7 +452,7 @@ fn result_of(plan: &Plan, running: usize, all: usize) -> String {
         steps.extend((more > 0).then(|| format!("and {more} more")));
         return format!("differs - {as_it_should}; now: {}", steps.join(", "));
     }
-    match &plan.waits {
+    match &plan.awaited() {
         Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
         None => format!("ok - {as_it_should}"),
     }

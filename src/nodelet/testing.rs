@@ -132,6 +132,8 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
             port: 6443,
             extra_sans: Vec::new(),
             extra_args: Default::default(),
+            oidc: Vec::new(),
+            pod_security: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

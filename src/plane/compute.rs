@@ -4,6 +4,8 @@
 //! contain; whether that is a new generation is decided by comparing it with what was issued last
 //! (`specs`).
 
+use std::collections::BTreeMap;
+
 use crate::model::{
     ApiSpec, Assignment, EtcdMember, EtcdSpec, HostId, NetworkPeer, NetworkPlugin, NetworkSpec,
     NodeSpec, Role,
@@ -14,6 +16,7 @@ use super::departures;
 use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
+use super::zones::ZONE_LABEL;
 
 /// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
 /// that lost its last master leaves its workers as they are.
@@ -49,17 +52,12 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         } else {
             Vec::new()
         },
-        labels: settings.labels.clone(),
+        labels: labels(cluster, member),
         stack: cluster.stack.clone(),
         authorities: rotation::authorities(cluster, member.host),
         api: ApiSpec {
             // Workers have no API server.
-            extra_args: if master {
-                settings.api_server_args.clone()
-            } else {
-                Default::default()
-            },
-            ..api(cluster)?
+            ..api(cluster, master)?
         },
         network: NetworkSpec {
             plugin: settings.network_plugin,
@@ -90,8 +88,8 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
 }
 
 /// Where nodes reach the API server: the shared address or name if there is one, else the master
-/// that was attached first.
-fn api(cluster: &Cluster) -> Option<ApiSpec> {
+/// that was attached first. And how masters run it.
+fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
     let settings = &cluster.settings;
     let first_master = cluster.masters().next()?;
     let shared = settings.master_ip.map(|ip| ip.to_string());
@@ -104,8 +102,31 @@ fn api(cluster: &Cluster) -> Option<ApiSpec> {
         host,
         port: settings.api_port,
         extra_sans: shared.into_iter().chain(named).collect(),
-        extra_args: Default::default(),
+        extra_args: if_master(master, &settings.api_server_args),
+        oidc: if_master(master, &settings.oidc),
+        pod_security: if_master(master, &settings.pod_security),
     })
+}
+
+/// Labels of a node beside those of its role.
+pub(super) fn labels(cluster: &Cluster, member: &Member) -> BTreeMap<String, String> {
+    let zone = member.zone.iter();
+    let zone = zone.map(|zone| (ZONE_LABEL.to_owned(), zone.clone()));
+    cluster
+        .settings
+        .labels
+        .clone()
+        .into_iter()
+        .chain(zone)
+        .collect()
+}
+
+/// Workers have no API server: what they need not know does not change their spec.
+fn if_master<T: Clone + Default>(master: bool, value: &T) -> T {
+    match master {
+        true => value.clone(),
+        false => T::default(),
+    }
 }
 
 fn peers(cluster: &Cluster, me: &Member) -> Vec<NetworkPeer> {
@@ -162,7 +183,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        Authorities, ClusterId, Digest, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
+        Authorities, ClusterId, Digest, FaultCode, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
         SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
     use crate::plane::membership::{Candidate, attach, detach};
@@ -225,6 +246,8 @@ pub(super) mod tests {
                 kube_proxy: Default::default(),
                 feature_gates: Default::default(),
                 api_server_args: Default::default(),
+                oidc: Vec::new(),
+                pod_security: Default::default(),
                 etcd_heartbeat_ms: None,
                 etcd_quota_bytes: None,
                 etcd_election_ms: None,
@@ -266,6 +289,7 @@ pub(super) mod tests {
             .map(|((n, master), facts)| Candidate {
                 host: host(*n),
                 master: *master,
+                zone: None,
                 facts: Some(facts),
             })
             .collect();
@@ -349,6 +373,7 @@ pub(super) mod tests {
             let candidate = Candidate {
                 host: host(7),
                 master: false,
+                zone: None,
                 facts,
             };
             code(attach(c, &[candidate], [&taken], now()))
@@ -386,6 +411,49 @@ pub(super) mod tests {
         detach(&mut c, &[host(2)], now()).expect("detach");
         add(&mut c, &[(3, false)]).expect("the place is free again");
         assert_eq!(c.members[1].pod_cidr.to_string(), "10.20.1.0/24");
+    }
+
+    #[test]
+    fn masters_come_in_zones_that_may_each_be_lost() {
+        let all: Vec<NodeFacts> = (1..=4).map(facts).collect();
+        let come = |c: &mut Cluster, hosts: &[(u8, bool, Option<&'static str>)]| {
+            let candidate = |(n, master, zone): &(u8, bool, Option<&'static str>)| Candidate {
+                host: host(*n),
+                master: *master,
+                zone: *zone,
+                facts: Some(&all[usize::from(*n) - 1]),
+            };
+            let candidates: Vec<_> = hosts.iter().map(candidate).collect();
+            attach(c, &candidates, [], now()).map_err(|r| r.fault)
+        };
+        let mut c = cluster();
+        let before = c.clone();
+        let uneven = [
+            (1, true, Some("a")),
+            (2, true, Some("a")),
+            (3, true, Some("b")),
+        ];
+        let fault = come(&mut c, &uneven).expect_err("a quorum in one zone");
+        assert_eq!(fault.code, FaultCode::ZonesUneven);
+        assert!(
+            fault
+                .why
+                .starts_with("zone: \"a\" has 2 of 3 masters (node-1, node-2)"),
+            "{fault}"
+        );
+        assert_eq!(c, before, "all or none");
+        let even = [
+            (1, true, Some("a")),
+            (2, true, Some("b")),
+            (3, true, Some("c")),
+        ];
+        come(&mut c, &even).expect("even");
+        let node = spec(2, &c).assignment.node().expect("node").clone();
+        let zone = node.labels.get("topology.kubernetes.io/zone");
+        assert_eq!(zone.map(String::as_str), Some("b"));
+        // What is uneven by now holds no worker back.
+        c.members[1].zone = None;
+        come(&mut c, &[(4, false, Some("d"))]).expect("a worker");
     }
 
     #[test]

@@ -10,8 +10,10 @@ use jiff::Timestamp;
 
 use super::claims;
 use super::departures;
+use super::etcd;
 use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
+use super::zones;
 use crate::model::{FaultCode, HostId, NodeFacts, Role, Taken};
 
 /// Prefix of one node's pods in an IPv4 network: 254 addresses, above kubelet's usual 110 to 200.
@@ -25,6 +27,8 @@ const NODES_MAX: usize = 5000;
 pub(super) struct Candidate<'a> {
     pub(super) host: HostId,
     pub(super) master: bool,
+    /// Where it is, as the operator says.
+    pub(super) zone: Option<&'a str>,
     /// Its name and addresses, signed by root; none when there are none that it may have.
     pub(super) facts: Option<&'a NodeFacts>,
 }
@@ -72,7 +76,21 @@ pub(super) fn attach<'a>(
         )
         .fix("attach a master first, or together with the workers (\"isMaster\": true)"));
     }
-    cluster.members = members;
+    let before = std::mem::replace(&mut cluster.members, members);
+    // A worker makes it neither better nor worse.
+    if candidates.iter().any(|c| c.master)
+        && let Some(why) = zones::fault(cluster)
+    {
+        cluster.members = before;
+        return Err(Refusal::conflict(
+            FaultCode::ZonesUneven,
+            "attach refused",
+            format!("zone: {why}"),
+        )
+        .fix(
+            "give each master a zone, and none of them more masters than etcd can lose; or none",
+        ));
+    }
     departures::forget(cluster);
     Ok(())
 }
@@ -131,6 +149,7 @@ fn admit(
         ip,
         pod_cidr,
         attached_at: now,
+        zone: candidate.zone.map(str::to_owned),
         uid: departures::uid(cluster, host, now),
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
@@ -150,14 +169,18 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
     }
     for host in hosts {
         if cluster.member(*host).is_none() {
-            return Err(Refusal::conflict(
-                FaultCode::HostNotAttached,
-                format!(
-                    "host {host} cannot be detached from cluster {}",
-                    cluster.name
+            let what = format!(
+                "host {host} cannot be detached from cluster {}",
+                cluster.name
+            );
+            let no = |why: &str| Refusal::conflict(FaultCode::HostNotAttached, what, why);
+            return Err(match etcd::leave::is_on_its_way(cluster, *host) {
+                true => no("it was detached already, and is on its way").fix(
+                    "pf9ctl status on it says what it waits for; --force (\"force\": true) lets it go \
+                     whatever etcd loses",
                 ),
-                "it is not in it",
-            ));
+                false => no("it is not in it"),
+            });
         }
     }
     let left: Vec<&Member> = cluster

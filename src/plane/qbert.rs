@@ -24,7 +24,7 @@ use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, 
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rotation;
-use super::settings::{NewCluster, Tuning};
+use super::settings::{self, NewCluster, Tuning};
 use super::stacks;
 use super::state::{self, Change, Plane};
 use super::store::Read;
@@ -48,6 +48,9 @@ pub(super) struct AttachHost {
     uuid: HostId,
     #[serde(default)]
     is_master: bool,
+    /// What fails together with it, e.g. `rack-2`: Kubernetes' label of the node's zone.
+    #[serde(default)]
+    zone: Option<String>,
     /// A master that is gone, and that this one replaces.
     #[serde(default)]
     replaces: Option<HostId>,
@@ -250,6 +253,9 @@ pub(super) async fn attach(
         let why = "replaces: a worker replaces no master (\"isMaster\": true)";
         return Err(Refusal::bad(FaultCode::NoMaster, "attach refused", why));
     }
+    for host in &hosts {
+        settings::check_zone(host.uuid, host.zone.as_deref())?;
+    }
     let replaced: BTreeSet<HostId> = hosts.iter().filter_map(|h| h.replaces).collect();
     let judged = match replaced.is_empty() {
         true => None,
@@ -295,6 +301,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         .map(|(wanted, row)| Candidate {
             host: wanted.uuid,
             master: wanted.is_master,
+            zone: wanted.zone.as_deref(),
             facts: row.facts.as_ref(),
         })
         .collect();
@@ -325,7 +332,8 @@ pub(super) async fn detach(
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
     let cluster = state::cluster(&plane.read()?, id)?;
-    let mut masters = hosts.iter().filter(|h| cluster.is_master(h.uuid));
+    let counts = |h: HostId| cluster.is_master(h) || etcd::leave::is_on_its_way(&cluster, h);
+    let mut masters = hosts.iter().filter(|h| counts(h.uuid));
     let force = masters.all(|h| h.force);
     let hosts = hosts.iter().map(|h| h.uuid).collect();
     detach_these(&plane, cluster, hosts, force).await.map(Json)
@@ -337,6 +345,11 @@ pub(super) async fn detach_these(
     hosts: Vec<HostId>,
     force: bool,
 ) -> Answer<Value> {
+    let is_on_its_way = |h: &HostId| etcd::leave::is_on_its_way(&cluster, *h);
+    if force && !hosts.is_empty() && hosts.iter().all(is_on_its_way) {
+        let lost = etcd::leave::insist(plane, &cluster, hosts.clone()).await?;
+        return Ok(json!({"hosts": hosts, "lost": lost}));
+    }
     // What cannot be for other reasons is refused before anybody is asked.
     membership::detach(&mut cluster.clone(), &hosts, Timestamp::now())?;
     let lost = etcd::leave::allow(plane, &cluster, &hosts.iter().copied().collect(), force).await?;

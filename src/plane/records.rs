@@ -15,7 +15,8 @@ use super::store::Rows;
 use crate::model::{
     Assignment, Authorities, Authority, BackupPolicy, ClusterId, Digest, Envelope, Event,
     Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec, NetworkPlugin, NodeFacts, NodeName,
-    NodeUid, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    NodeUid, OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest,
+    StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -205,6 +206,12 @@ pub(super) struct Settings {
     /// Beside what nodes set themselves.
     #[serde(default)]
     pub(super) api_server_args: BTreeMap<String, String>,
+    /// Whose tokens name users.
+    #[serde(default)]
+    pub(super) oidc: Vec<OidcIssuer>,
+    /// What pods may be.
+    #[serde(default)]
+    pub(super) pod_security: PodSecurity,
     pub(super) etcd_heartbeat_ms: Option<u32>,
     pub(super) etcd_election_ms: Option<u32>,
     /// How long a master that was taken out of the cluster may be silent before the others take its
@@ -238,6 +245,9 @@ pub(super) struct Member {
     pub(super) ip: IpAddr,
     pub(super) pod_cidr: IpNet,
     pub(super) attached_at: Timestamp,
+    /// What fails together with it, as the operator says; see `zones`.
+    #[serde(default)]
+    pub(super) zone: Option<String>,
     /// What its certificates of a node say: another one than at any time before.
     pub(super) uid: NodeUid,
     /// A master that came when there were others.

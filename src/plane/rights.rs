@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::compute;
 use super::records::{Cluster, Member};
 use crate::model::{HOST_LABEL, NodeName, ROLE_KEYS, role_key, role_taints};
 
@@ -138,7 +139,7 @@ fn names<'a>(names: impl Iterator<Item = &'a NodeName>) -> BTreeSet<&'a str> {
 /// What differs in a member's labels and taints.
 fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
     let taints = role_taints(member.role, cluster.settings.allow_workloads_on_master);
-    let mut labels = cluster.settings.labels.clone();
+    let mut labels = compute::labels(cluster, member);
     labels.extend(role_key(member.role).map(|key| (key.to_owned(), String::new())));
     labels.insert(HOST_LABEL.to_owned(), member.host.to_string());
     // What was another role's once, or another release's, goes.

@@ -1,4 +1,5 @@
-//! What an operator may say about a new cluster, checked field by field.
+//! What an operator may say about a new cluster, checked field by field. `networks`: its networks and addresses;
+//! `access`: who may come to it, and what its pods may be.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,13 +8,19 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::backups::NewBackups;
-use super::membership::node_prefix;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
+use super::zones::ZONE_LABEL;
 use crate::model::{
-    BackupPolicy, CgroupDriverChoice, FaultCode, KubeProxySpec, KubeletSpec, NetworkPlugin,
+    BackupPolicy, CgroupDriverChoice, FaultCode, HostId, KubeProxySpec, KubeletSpec, NetworkPlugin,
     NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes, quota_fault,
 };
+
+mod access;
+mod networks;
+
+use access::{NewIssuer, NewPodSecurity};
+use networks::OneNet;
 
 /// Port of the API server unless told otherwise.
 const API_PORT: u16 = 6443;
@@ -28,16 +35,14 @@ const REPLACE_AFTER_MIN_S: u32 = 120;
 const REPLACE_AFTER_MAX_S: u32 = 30 * 24 * 3600;
 /// Longest cluster name; it is for people.
 const NAME_MAX: usize = 63;
-/// The DNS service has the tenth address, so a services network needs a few bits.
-const SERVICE_HOST_BITS_MIN: u8 = 4;
 
 /// Body of `POST …/clusters`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct NewCluster {
     pub(super) name: String,
-    containers_cidr: IpNet,
-    services_cidr: IpNet,
+    containers_cidr: OneNet,
+    services_cidr: OneNet,
     network_plugin: NetworkPlugin,
     #[serde(default)]
     k8s_api_port: Option<u16>,
@@ -65,6 +70,10 @@ pub(super) struct NewCluster {
     feature_gates: BTreeMap<String, bool>,
     #[serde(default)]
     api_server_args: BTreeMap<String, String>,
+    #[serde(default)]
+    oidc: Vec<NewIssuer>,
+    #[serde(default)]
+    pod_security: NewPodSecurity,
     #[serde(default)]
     etcd_heartbeat_interval_ms: Option<u32>,
     #[serde(default)]
@@ -148,7 +157,7 @@ struct NewKubelet {
 }
 
 /// Body of `PATCH …/clusters/{uuid}`: what may change while a cluster runs. What is absent stays;
-/// what is there takes the place of the whole.
+/// what is there takes the place of the whole, but for `etcdBackup`, which is taken field by field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
@@ -162,6 +171,10 @@ pub(super) struct Tuning {
     feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(default)]
     api_server_args: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    oidc: Option<Vec<NewIssuer>>,
+    #[serde(default)]
+    pod_security: Option<NewPodSecurity>,
     #[serde(default)]
     etcd: Option<NewEtcd>,
     #[serde(default)]
@@ -196,12 +209,18 @@ impl Tuning {
             check_gates(&gates)?;
             settings.feature_gates = gates;
         }
-        if let Some(backups) = &self.etcd_backup {
-            settings.etcd_backup = backup_policy(backups)?;
+        if let Some(backups) = self.etcd_backup {
+            settings.etcd_backup = backup_policy(backups, &settings.etcd_backup)?;
         }
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
             settings.api_server_args = args;
+        }
+        if let Some(issuers) = &self.oidc {
+            settings.oidc = access::issuers(issuers, &settings.cluster_domain)?;
+        }
+        if let Some(level) = &self.pod_security {
+            settings.pod_security = level.spec()?;
         }
         if let Some(etcd) = &self.etcd {
             settings.etcd_replace_after_s = etcd.replace_after()?;
@@ -280,9 +299,9 @@ impl NewKubelet {
     }
 }
 
-fn backup_policy(wanted: &NewBackups) -> Answer<BackupPolicy> {
+fn backup_policy(wanted: NewBackups, had: &BackupPolicy) -> Answer<BackupPolicy> {
     wanted
-        .policy()
+        .over(had)
         .map_err(|(field, why)| refused(&field, &why))
 }
 
@@ -334,14 +353,12 @@ impl NewCluster {
         check_gates(&self.feature_gates)?;
         check_api_server_args(&self.api_server_args)?;
         check_quota(self.etcd_quota_bytes)?;
+        let cluster_domain = self.dns_zone.as_deref().unwrap_or("cluster.local");
         Ok(Settings {
-            pods_cidr: self.containers_cidr.trunc(),
-            services_cidr: self.services_cidr.trunc(),
+            pods_cidr: self.containers_cidr.0.trunc(),
+            services_cidr: self.services_cidr.0.trunc(),
             network_plugin: self.network_plugin,
-            cluster_domain: self
-                .dns_zone
-                .clone()
-                .unwrap_or_else(|| "cluster.local".into()),
+            cluster_domain: cluster_domain.to_owned(),
             mtu: self.mtu_size,
             api_port: self.k8s_api_port.unwrap_or(API_PORT),
             master_ip: self.master_ip,
@@ -353,10 +370,12 @@ impl NewCluster {
             kube_proxy: self.kube_proxy.spec()?,
             feature_gates: self.feature_gates.clone(),
             api_server_args: self.api_server_args.clone(),
+            oidc: access::issuers(&self.oidc, cluster_domain)?,
+            pod_security: self.pod_security.spec()?,
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
             etcd_replace_after_s: self.etcd.replace_after()?,
-            etcd_backup: backup_policy(&self.etcd_backup)?,
+            etcd_backup: backup_policy(self.etcd_backup.clone(), &BackupPolicy::default())?,
             etcd_quota_bytes: self.etcd_quota_bytes,
         })
     }
@@ -374,57 +393,14 @@ impl NewCluster {
         })
     }
 
-    fn check_networks(&self) -> Answer<()> {
-        let (pods, services) = (self.containers_cidr, self.services_cidr);
-        let node = node_prefix(pods);
-        require(pods.prefix_len() <= node, "containersCidr", || {
-            format!("{pods} is too small: every node gets a /{node} of it")
-        })?;
-        let same_version = matches!(
-            (pods, services),
-            (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))
-        );
-        require(same_version, "servicesCidr", || {
-            format!("{services} is not of the same IP version as containersCidr {pods}")
-        })?;
-        let overlap = pods.contains(&services.network()) || services.contains(&pods.network());
-        require(!overlap, "servicesCidr", || {
-            format!("{services} overlaps containersCidr {pods}")
-        })?;
-        let host_bits = services.max_prefix_len() - services.prefix_len();
-        require(host_bits >= SERVICE_HOST_BITS_MIN, "servicesCidr", || {
-            format!("{services} is too small")
-        })
-    }
-
-    fn check_addresses(&self) -> Answer<()> {
-        require(self.k8s_api_port != Some(0), "k8sApiPort", || {
-            "0 is no port".into()
-        })?;
-        if let Some(ip) = self.master_ip {
-            let inside = self.containers_cidr.contains(&ip) || self.services_cidr.contains(&ip);
-            let usable = !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
-            require(usable && !inside, "masterIp", || {
-                format!("{ip} is no address that nodes can reach")
-            })?;
-        }
-        for (field, name) in [
-            ("externalDnsName", &self.external_dns_name),
-            ("dnsZone", &self.dns_zone),
-        ] {
-            if let Some(name) = name {
-                let ok = name.parse::<NodeName>().is_ok();
-                require(ok, field, || format!("{:?} is no DNS name", clip(name)))?;
-            }
-        }
-        Ok(())
-    }
-
     fn check_rest(&self) -> Answer<()> {
         require(self.labels.len() <= LIST_MAX, "labels", || {
             format!("at most {LIST_MAX}")
         })?;
         for (key, value) in &self.labels {
+            require(key != ZONE_LABEL, "labels", || {
+                format!("{key}: a zone is given with the attach of a host (\"zone\")")
+            })?;
             require(is_label(key, value), "labels", || {
                 format!("{:?}: {:?} is no Kubernetes label", clip(key), clip(value))
             })?;
@@ -443,6 +419,22 @@ impl NewCluster {
         require(sane, "etcdElectionTimeoutMs", || {
             format!("{election} does not fit etcdHeartbeatIntervalMs {beat}: 5 times to 50000")
         })
+    }
+}
+
+/// A zone is the value of a label.
+pub(super) fn check_zone(host: HostId, zone: Option<&str>) -> Answer<()> {
+    let good = |zone: &str| !zone.is_empty() && is_label(ZONE_LABEL, zone);
+    match zone {
+        Some(zone) if !good(zone) => Err(Refusal::bad(
+            FaultCode::ClusterInvalid,
+            "attach refused",
+            format!(
+                "zone of host {host}: {:?} is not 1 to 63 letters, digits, '-', '.' or '_'",
+                clip(zone)
+            ),
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 

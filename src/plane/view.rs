@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::machines::Copy;
 use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
 use super::stacks;
-use crate::model::{Fit, Generation, NodeState, Role};
+use super::zones;
+use crate::model::{Fit, Generation, NodeState, OidcIssuer, Role};
 
 /// A host that is silent for longer counts as not responding; the figure operators know.
 const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
@@ -123,6 +124,7 @@ impl Known {
             "startKube": u8::from(member.is_some()),
             "api_responding": u8::from(self.api_responding(member)),
             "podCidr": member.map(|m| m.pod_cidr),
+            "zone": member.and_then(|m| m.zone.as_ref()),
             "pf9": {
                 "state": self.state(),
                 "reason": report.and_then(|s| s.reason.as_ref()),
@@ -171,11 +173,31 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "labels": s.labels,
         "runtime": s.runtime,
         "kubelet": s.kubelet,
+        "oidc": s.oidc.iter().map(issuer_json).collect::<Vec<_>>(),
+        "podSecurity": {
+            "enforce": s.pod_security.enforce,
+            "warn": s.pod_security.warn(),
+            "audit": s.pod_security.audit(),
+            "version": s.pod_security.version(),
+            "exemptNamespaces": s.pod_security.exempt(),
+        },
         "etcdReplaceAfterSeconds": s.etcd_replace_after_s,
         "stack": cluster.stack.version,
         "stackManifest": cluster.stack.manifest,
+        "warnings": zones::fault(cluster).map(|why| format!("zones: {why}")).into_iter().collect::<Vec<_>>(),
         "numMasters": masters,
         "numWorkers": cluster.members.len() - masters,
+    })
+}
+
+/// Without its authority: nobody reads that.
+fn issuer_json(issuer: &OidcIssuer) -> Value {
+    json!({
+        "url": issuer.url,
+        "audiences": issuer.audiences,
+        "username": issuer.username,
+        "groups": issuer.groups,
+        "requiredClaims": issuer.required_claims,
     })
 }
 

@@ -2,24 +2,108 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::demo::{NODES, Outcome, eventually, kubectl};
+use crate::demo::{NODES, Outcome, eventually, kubectl, shell};
 
 /// Images are on the machines. metrics-server wants two looks at each kubelet, 15 s apart.
 const ANSWER: Duration = Duration::from_secs(150);
+
+/// A volume is made by a pod of its own, which is started and ends.
+const BOUND: Duration = Duration::from_secs(90);
+/// The claim of these tests, and the pods that use it one after the other.
+const CLAIM: &str = "kept";
+/// Where volumes are.
+const VOLUMES: &str = "/var/lib/pf9/volumes";
 
 /// The page of what the cluster runs, names, and numbers of every node.
 pub(crate) fn answer() -> Outcome {
     eventually("every add-on's pods are ready", ANSWER, pods_are_ready)?;
     eventually("the cluster's DNS answers a pod", ANSWER, dns_answers)?;
-    eventually("every node's numbers are there", ANSWER, numbers_are_there)
+    eventually("every node's numbers are there", ANSWER, numbers_are_there)?;
+    volumes_keep_what_pods_write()
+}
+
+/// A claim that names no class is bound, what one pod writes the next one finds on the same node, and
+/// nothing is left when the claim goes.
+fn volumes_keep_what_pods_write() -> Outcome {
+    volume_gone()?;
+    let claim = json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": CLAIM},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+    });
+    apply(&claim)?;
+    let node = uses_claim("writes", "echo written > /data/file")?;
+    let again = uses_claim("reads", "grep -qx written /data/file")?;
+    assert_eq!(node, again, "the volume is where its node is");
+    let kept = shell(&node, &format!("cat {VOLUMES}/*_default_{CLAIM}/file"))?;
+    assert_eq!(kept.trim(), "written");
+    volume_gone()?;
+    eventually("the directory of the volume is gone", BOUND, || {
+        let left = shell(&node, &format!("ls {VOLUMES}"))?;
+        match left.trim() {
+            "" => Ok(()),
+            left => Err(left.to_owned()),
+        }
+    })
+}
+
+fn volume_gone() -> Outcome {
+    let pods = [
+        "delete",
+        "pod",
+        "writes",
+        "reads",
+        "--ignore-not-found",
+        "--now",
+    ];
+    kubectl(&pods)?;
+    kubectl(&["delete", "pvc", CLAIM, "--ignore-not-found"]).map(drop)
+}
+
+fn apply(object: &Value) -> Outcome {
+    let text = object.to_string();
+    let path = format!("{}/{CLAIM}.json", std::env::temp_dir().display());
+    std::fs::write(&path, text).map_err(|e| format!("{path}: {e}"))?;
+    kubectl(&["apply", "-f", &path]).map(drop)
+}
+
+/// A pod with the claim at `/data` runs this to its end. Answers on which node.
+fn uses_claim(name: &str, script: &str) -> Outcome<String> {
+    let overrides = json!({"spec": {
+        "automountServiceAccountToken": false,
+        "containers": [{
+            "name": name, "image": "pf9.local/busybox:1", "imagePullPolicy": "Never",
+            "command": ["/bin/sh", "-ec", script],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        }],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
+    }});
+    kubectl(&[
+        "run",
+        name,
+        "--image=pf9.local/busybox:1",
+        "--restart=Never",
+        &format!("--overrides={overrides}"),
+    ])?;
+    eventually(&format!("{name}: {script}"), BOUND, || {
+        match kubectl(&["get", "pod", name, "-o", "jsonpath={.status.phase}"])?.as_str() {
+            "Succeeded" => Ok(()),
+            phase => Err(format!("{phase}: {}", kubectl(&["describe", "pod", name])?)),
+        }
+    })?;
+    let node = kubectl(&["get", "pod", name, "-o", "jsonpath={.spec.nodeName}"])?;
+    kubectl(&["delete", "pod", name, "--now"])?;
+    Ok(node)
 }
 
 fn pods_are_ready() -> Outcome {
     for (namespace, deployment) in [
         ("kube-system", "coredns"),
         ("kube-system", "metrics-server"),
+        ("local-path-storage", "local-path-provisioner"),
         ("pf9-info", "node-info"),
     ] {
         let text = kubectl(&[

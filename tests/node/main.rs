@@ -7,7 +7,8 @@
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
-//! cb_policies   seccomp, user namespaces, swap, NRI: what pods get with each and without
+//! cb_policies   seccomp, user namespaces, swap, NRI, pod security, users of an issuer: what pods and people get with
+//!               each and without
 //! d_detach      role taken away → nothing of it runs or lies about; given back → Ready
 //! dc_unfit      a stack that does not fit: nothing changes, the right one heals it
 //! da_stolen     comms' and hostagent's users try everything they can reach → refused
@@ -28,6 +29,7 @@
 mod addons;
 mod certificates;
 mod demo;
+mod issuer;
 mod matrix;
 mod members;
 mod minors;

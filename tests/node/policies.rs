@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell, up};
+use crate::issuer;
 use crate::scenario::READY_AGAIN;
 
 /// A pod whose image is there runs, or its events say why not.
@@ -14,9 +15,13 @@ const IMAGE: &str = "pf9.local/busybox:1";
 /// As many as a pod with ids of its own has, unless the cluster was made with another number.
 const IDS: u64 = 65_536;
 /// The demo's directory of drop-ins stays as it is.
-const SAFE: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d"}, "kubelet": {}}"#;
+const SAFE: &str =
+    r#"{"runtime": {"dropIns": "/etc/containerd/conf.d"}, "kubelet": {}, "podSecurity": {}}"#;
 const OPEN: &str = r#"{"runtime": {"dropIns": "/etc/containerd/conf.d", "cdi": true, "nri": true},
-  "kubelet": {"seccompUnconfined": true, "allowSwap": true, "podsSwap": true}}"#;
+  "kubelet": {"seccompUnconfined": true, "allowSwap": true, "podsSwap": true},
+  "podSecurity": {"enforce": "restricted", "exemptNamespaces": ["default"]}}"#;
+/// Where the cluster's level is asked.
+const STRICT: &str = "strict";
 
 #[test]
 fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
@@ -29,15 +34,25 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
     user_ids(node)?;
     nothing_limits_processes_to_none(node)?;
     assert!(!takes_plugins(node)?, "NRI is off");
+    kubectl(&["delete", "namespace", STRICT, "--ignore-not-found"])?;
+    kubectl(&["create", "namespace", STRICT])?;
+    eventually("a privileged pod is taken", RUNS, || privileged(STRICT))?;
 
     set(node, OPEN)?;
+    // Also says that the API server is there again.
+    level_is_kept()?;
     assert_eq!(seccomp(node, "")?, unconfined, "the policy");
     user_ids(node)?;
     assert!(takes_plugins(node)?, "NRI is on");
     swap_is_said(node)?;
+    issuer::users_are_told_apart()?;
 
     set(node, SAFE)?;
     assert!(!takes_plugins(node)?, "NRI is off again");
+    eventually("a privileged pod is taken again", READY_AGAIN, || {
+        privileged(STRICT)
+    })?;
+    kubectl(&["delete", "namespace", STRICT])?;
     for name in ["filters", "ids"] {
         gone(name)?;
     }
@@ -60,6 +75,44 @@ fn set(node: &str, body: &str) -> Outcome {
             false => Err(format!("generation {before}")),
         }
     })
+}
+
+/// Whether the API server would take a privileged pod in a namespace.
+fn privileged(namespace: &str) -> Outcome {
+    let overrides = json!({"spec": {"containers": [{
+        "name": "all", "image": IMAGE, "securityContext": {"privileged": true},
+    }]}});
+    let (image, overrides) = (
+        format!("--image={IMAGE}"),
+        format!("--overrides={overrides}"),
+    );
+    let run = [
+        "run",
+        "all",
+        &image,
+        "--restart=Never",
+        "--dry-run=server",
+        &overrides,
+    ];
+    kubectl(&[&["-n", namespace][..], &run].concat()).map(drop)
+}
+
+/// A pod that may be everything is refused with the level's name, but for exempt namespaces; the file that
+/// says so was tried before.
+fn level_is_kept() -> Outcome {
+    eventually(
+        "a privileged pod is refused",
+        READY_AGAIN,
+        || match privileged(STRICT) {
+            Err(why) if why.contains("violates PodSecurity \"restricted:latest\"") => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )?;
+    privileged("default")?;
+    let tried =
+        "grep -c '\"step\":\"tried:kube-apiserver-files' /var/opt/pf9/nodelet/journal.jsonl";
+    assert_ne!(shell(NODES[0], tried)?.trim(), "0", "tried before");
+    Ok(())
 }
 
 fn gone(name: &str) -> Outcome {

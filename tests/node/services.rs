@@ -19,6 +19,13 @@ const TABLES: &str = "nft list tables | grep -w kube-proxy || :";
 /// The service of these tests, beside the one that the add-on brings.
 const BY_PORT: &str = "by-port";
 
+/// The pods that say their names, two of them, and their service; the pod with a port of its node.
+const WHO: &str = "who";
+const BY_HOST: &str = "by-host-port";
+const HOST_PORT: u16 = 18_080;
+/// So many connections go to one of two pods by chance once in half a million times.
+const CALLS: usize = 20;
+
 /// By nftables as it came, by iptables, and back.
 pub(crate) fn change_their_ways() -> Outcome {
     let gone = ["delete", "service", BY_PORT, "--ignore-not-found"];
@@ -34,6 +41,7 @@ pub(crate) fn change_their_ways() -> Outcome {
         "--port=80",
         "--target-port=8080",
     ])?;
+    pods_that_say_who_they_are()?;
     for (asked, used) in [
         ("auto", "nftables"),
         ("iptables", "iptables"),
@@ -51,10 +59,110 @@ pub(crate) fn change_their_ways() -> Outcome {
             eventually(&format!("{node}: services by {used}"), CHANGED, || {
                 answer(node)
             })?;
+            affinity_keeps_who_calls(node)?;
+            host_port_is_open_on_its_node(node)?;
             only_of(node, used)?;
         }
     }
+    pods_gone()?;
     kubectl(&[&["-n", "pf9-info"][..], &gone].concat()).map(drop)
+}
+
+fn pods_gone() -> Outcome {
+    kubectl(&["delete", "deployment", WHO, "--ignore-not-found"])?;
+    kubectl(&["delete", "service", WHO, "--ignore-not-found"])?;
+    kubectl(&["delete", "pod", BY_HOST, "--ignore-not-found", "--now"]).map(drop)
+}
+
+/// Two pods behind a service, each with its own name as its page, and one with a port of the worker.
+fn pods_that_say_who_they_are() -> Outcome {
+    pods_gone()?;
+    let image = "pf9.local/busybox:1";
+    let page = "hostname > /tmp/index.html; exec httpd -f -p 8080 -h /tmp";
+    kubectl(&[
+        "create",
+        "deployment",
+        WHO,
+        "--image",
+        image,
+        "--replicas=2",
+        "--",
+        "/bin/sh",
+        "-c",
+        page,
+    ])?;
+    kubectl(&[
+        "expose",
+        "deployment",
+        WHO,
+        "--port=80",
+        "--target-port=8080",
+    ])?;
+    let overrides = serde_json::json!({"spec": {
+        "nodeName": NODES[1],
+        "containers": [{
+            "name": BY_HOST, "image": image, "imagePullPolicy": "Never",
+            "command": ["/bin/sh", "-c", page],
+            "ports": [{"containerPort": 8080, "hostPort": HOST_PORT}],
+        }],
+    }});
+    let (image, overrides) = (
+        format!("--image={image}"),
+        format!("--overrides={overrides}"),
+    );
+    kubectl(&["run", BY_HOST, &image, "--restart=Never", &overrides])?;
+    eventually("pods that say who they are", CHANGED, || {
+        let path = "jsonpath={.status.readyReplicas}";
+        let ready = kubectl(&["get", "deployment", WHO, "-o", path])?;
+        let path = "jsonpath={.status.phase}";
+        let phase = kubectl(&["get", "pod", BY_HOST, "-o", path])?;
+        match (ready.as_str(), phase.as_str()) {
+            ("2", "Running") => Ok(()),
+            said => Err(format!("{said:?}")),
+        }
+    })
+}
+
+/// Without affinity both pods are reached, with it the same one every time.
+fn affinity_keeps_who_calls(node: &str) -> Outcome {
+    for (affinity, pods) in [("None", 2), ("ClientIP", 1)] {
+        let patch = format!("{{\"spec\": {{\"sessionAffinity\": \"{affinity}\"}}}}");
+        kubectl(&["patch", "service", WHO, "-p", &patch])?;
+        let path = "jsonpath={.spec.clusterIP}";
+        let address = kubectl(&["get", "service", WHO, "-o", path])?;
+        let calls = format!("for i in $(seq {CALLS}); do {ASK} http://{address}/ || :; done");
+        eventually(&format!("{node}: affinity {affinity}"), CHANGED, || {
+            let text = shell(node, &calls)?;
+            let lines = text.lines().filter(|l| l.starts_with(WHO));
+            let seen: std::collections::BTreeSet<&str> = lines.clone().collect();
+            match (lines.count(), seen.len()) {
+                (CALLS, n) if n == pods => Ok(()),
+                said => Err(format!("calls and pods {said:?}: {text}")),
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// From either machine, by the address of the one that the pod is on; the other has no such port.
+fn host_port_is_open_on_its_node(node: &str) -> Outcome {
+    let asked = |of: &str| -> Outcome<String> {
+        let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
+        let ip = kubectl(&["get", "node", of, "-o", path])?;
+        shell(
+            node,
+            &format!("{ASK} http://{}:{HOST_PORT}/ 2>&1 || :", ip.trim()),
+        )
+    };
+    let text = asked(NODES[1])?;
+    if text.trim() != BY_HOST {
+        return Err(format!("{node}: port {HOST_PORT} of {}: {text}", NODES[1]));
+    }
+    let text = asked(NODES[0])?;
+    match text.trim() == BY_HOST {
+        true => Err(format!("{node}: port {HOST_PORT} is open on {}", NODES[0])),
+        false => Ok(()),
+    }
 }
 
 /// The status says what is used and why, and the node is as it should be.

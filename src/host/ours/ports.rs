@@ -23,6 +23,10 @@ pub const KUBE_PROXY_METRICS: u16 = 10249;
 /// kube-proxy's health.
 pub const KUBE_PROXY_HEALTH: u16 = 10256;
 
+/// The API server while it is tried, for a moment and on a loopback address that is nobody's: below the
+/// ports that the kernel and services give away.
+pub const API_SERVER_TRIAL: u16 = 10241;
+
 /// One port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {

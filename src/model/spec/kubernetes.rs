@@ -19,10 +19,12 @@ const IDS_MAX: u32 = ID_BLOCK * 512;
 
 /// Flags of the API server that are nodelet's: their values follow from the rest of the spec, and
 /// with another value the node would be somebody else's, or nobody could reach it.
-pub const API_SERVER_OWN: [&str; 36] = [
+pub const API_SERVER_OWN: [&str; 38] = [
+    "admission-control-config-file",
     "advertise-address",
     "allow-privileged",
     "anonymous-auth",
+    "authentication-config",
     "authorization-config",
     "authorization-policy-file",
     "bind-address",
@@ -58,6 +60,10 @@ pub const API_SERVER_OWN: [&str; 36] = [
     "authorization-mode",
     "token-auth-file",
 ];
+
+/// Admission that stays: a node changes nobody but itself by the first, and the spec's pod-security
+/// level is kept by the second.
+const ADMISSION_NEEDED: [&str; 2] = ["NodeRestriction", "PodSecurity"];
 
 /// Gates that the refusal of machines that left rests on: the user's UID in a certificate is beta
 /// (kube-apiserver, 1.33 to 1.37).
@@ -102,6 +108,15 @@ pub fn extra_args(args: &BTreeMap<String, String>) -> Result<(), String> {
         }
         if API_SERVER_OWN.contains(&name.as_str()) {
             return Err(format!("--{name} is the agent's own"));
+        }
+        if name.starts_with("oidc-") {
+            // They know one issuer only, need none of its authorities, and let it say any name.
+            return Err(format!("--{name}: issuers are given by the setting oidc"));
+        }
+        if name == "disable-admission-plugins"
+            && let Some(plugin) = ADMISSION_NEEDED.iter().find(|p| value.contains(**p))
+        {
+            return Err(format!("--{name}: {plugin} stays on"));
         }
         if value.starts_with('/') {
             return Err(format!(
@@ -158,12 +173,16 @@ mod tests {
         let many = (0..=LIST_MAX).map(|n| (format!("G{n}"), true)).collect();
         assert!(gates(&many).is_err());
         assert_eq!(
-            extra_args(&map("oidc-issuer-url", "https://x".into())),
+            extra_args(&map("audit-webhook-mode", "batch".into())),
             Ok(())
         );
         let long = "x".repeat(VALUE_MAX + 1);
         for (name, value) in [
-            ("--oidc-issuer-url", "x"),
+            ("--audit-log-path", "x"),
+            ("oidc-issuer-url", "https://x"),
+            ("authentication-config", "x"),
+            ("disable-admission-plugins", "X,NodeRestriction"),
+            ("disable-admission-plugins", "PodSecurity"),
             ("", "x"),
             ("A", "x"),
             ("a b", "x"),

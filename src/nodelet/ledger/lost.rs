@@ -77,6 +77,8 @@ impl Installed {
                     port: 0,
                     extra_sans: Vec::new(),
                     extra_args: BTreeMap::new(),
+                    oidc: Vec::new(),
+                    pod_security: Default::default(),
                 },
                 network: NetworkSpec {
                     plugin: NetworkPlugin::None,

@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
-use crate::model::{Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths};
+use crate::model::{
+    Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths, service_account_issuer,
+};
 use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Step, TrialStep};
 
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
-use super::{Context, Wait, authorization, certs, images, layout, reload};
+use super::{
+    Context, Wait, admission, api_files, authentication, authorization, certs, images, layout,
+    reload,
+};
 
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
@@ -26,6 +31,8 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
         file(layout::POLICY, PLANE_POLICY, PUBLIC),
         file(layout::REFUSED_BY_NOBODY, authorization::nobody(), PUBLIC),
         file(layout::AUTHORIZATION, authorization::config(ctx), PUBLIC),
+        file(layout::AUTHENTICATION, authentication::config(ctx), PUBLIC),
+        file(layout::ADMISSION, admission::config(ctx), PUBLIC),
         dir(layout::SCHEDULER_DIR, PUBLIC_DIR),
         file(layout::SCHEDULER_CONFIG, yaml(&scheduler_config()), PUBLIC),
         dir(layout::MANIFESTS, PRIVATE_DIR),
@@ -70,7 +77,7 @@ pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
         ],
     );
     let asks = authorization::config_that_asks(ctx, &format!("{TRIAL_ROOT}/{REFUSED}"));
-    let api_files = BTreeMap::from([
+    let its_files = BTreeMap::from([
         (AUTHORIZATION.to_owned(), asks),
         (REFUSED.to_owned(), authorization::nobody()),
     ]);
@@ -79,8 +86,8 @@ pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
     config["parallelism"] = json!(-1);
     let files = BTreeMap::from([("config.yaml".to_owned(), yaml(&config))]);
     let scheduler = scheduler_args(ctx, &format!("{TRIAL_ROOT}/config.yaml"));
-    Ok(vec![
-        in_image(ctx, "kube-apiserver", api, api_files, &[PORT, KEYS])?,
+    let mut all = vec![
+        in_image(ctx, "kube-apiserver", api, its_files, &[PORT, KEYS])?,
         in_image(
             ctx,
             "kube-controller-manager",
@@ -89,10 +96,12 @@ pub(super) fn trials(ctx: &Context) -> Result<Vec<TrialStep>, Wait> {
             &[PORT_OR_NONE],
         )?,
         in_image(ctx, "kube-scheduler", scheduler, files, &[NUMBER])?,
-    ])
+    ];
+    all.extend(api_files::trial(ctx)?);
+    Ok(all)
 }
 
-fn with_values(args: Vec<String>, values: &[(&str, &str)]) -> Vec<String> {
+pub(super) fn with_values(args: Vec<String>, values: &[(&str, &str)]) -> Vec<String> {
     let other = |arg: String| {
         let name = arg.split('=').next().unwrap_or_default();
         let value = values.iter().find(|(flag, _)| *flag == name);
@@ -102,7 +111,7 @@ fn with_values(args: Vec<String>, values: &[(&str, &str)]) -> Vec<String> {
 }
 
 /// A trial of a program that is in an image only.
-fn in_image(
+pub(super) fn in_image(
     ctx: &Context,
     program: &str,
     args: Vec<String>,
@@ -219,7 +228,7 @@ impl Component<'_> {
 }
 
 /// What the spec asks for beside it. `API_SERVER_OWN` are ours, which the spec's judge knows.
-fn api_server_args(ctx: &Context) -> Vec<String> {
+pub(super) fn api_server_args(ctx: &Context) -> Vec<String> {
     let extra = &ctx.node.api.extra_args;
     let extra = extra
         .iter()
@@ -248,11 +257,13 @@ fn api_server_own_args(ctx: &Context) -> Vec<String> {
         format!("--advertise-address={}", node.node_ip),
         format!("--bind-address={}", ctx.any_address()),
         format!("--secure-port={}", node.api.port),
+        format!("--admission-control-config-file={}", layout::ADMISSION),
         "--allow-privileged=true".into(),
         // Anonymous callers may read health and version, nothing else (the built-in RBAC roles);
         // the probes of kubelet and of load balancers need that.
         "--anonymous-auth=true".into(),
-        // Read again when it changes, so it is no input that the pod starts again for.
+        // Both are read again when they change, so they are no inputs that the pod starts again for.
+        format!("--authentication-config={}", layout::AUTHENTICATION),
         format!("--authorization-config={}", layout::AUTHORIZATION),
         format!("--authorization-policy-file={}", layout::POLICY),
         "--enable-admission-plugins=NodeRestriction".into(),
@@ -282,8 +293,8 @@ fn api_server_own_args(ctx: &Context) -> Vec<String> {
         "--requestheader-group-headers=X-Remote-Group".into(),
         "--requestheader-username-headers=X-Remote-User".into(),
         format!(
-            "--service-account-issuer=https://kubernetes.default.svc.{}",
-            node.network.cluster_domain
+            "--service-account-issuer={}",
+            service_account_issuer(&node.network.cluster_domain)
         ),
         format!(
             "--service-account-key-file={}",
@@ -307,6 +318,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
         .add("etcd authority", &ctx.believed(Authority::Etcd))
         .add("policy", PLANE_POLICY)
         .add("refused by", &authorization::nobody())
+        .add("admission", &admission::config(ctx))
         .add(
             "service accounts",
             &certs::trusted_keys(ctx).unwrap_or_default(),

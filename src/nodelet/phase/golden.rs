@@ -219,6 +219,12 @@ fn add_ons_and_kubelet_mean_the_same_dns() {
 fn a_services_network_without_a_tenth_address_is_named() {
     for services in ["10.96.0.0/29", "fd00:96::/125"] {
         let mut ctx = samples::master("1.37.2");
+        if services.contains(':') {
+            ctx.node.node_ip = "fd00:99::11".parse().expect("address");
+            ctx.node.etcd.members[0].ip = ctx.node.node_ip;
+            ctx.node.pod_cidr = "fd00:244:0:1::/64".parse().expect("network");
+            ctx.node.network.pods_cidr = "fd00:244::/48".parse().expect("network");
+        }
         ctx.node.network.services_cidr = services.parse().expect("network");
         let spec = Spec {
             schema: SPEC_SCHEMA,

@@ -57,6 +57,8 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 fn directories() -> Vec<Step> {
     vec![
         dir(paths::KUBELET_ROOT, 0o750),
+        // Everybody may write to what is in it, so that every pod can: it is closed to whoever is no pod.
+        dir(layout::VOLUMES, 0o700),
         shared_dir("/var/lib/kubelet", PUBLIC_DIR),
         dir("/var/lib/kubelet/device-plugins", 0o750),
         dir("/var/log/pods", PUBLIC_DIR),

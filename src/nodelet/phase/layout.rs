@@ -30,6 +30,11 @@ pub const POLICY: &str = "/etc/pf9/kube.d/kube-apiserver/policy.jsonl";
 pub const AUTHORIZATION: &str = "/etc/pf9/kube.d/kube-apiserver/authorization.yaml";
 /// Where it is told to ask about those it refuses: nobody is there.
 pub const REFUSED_BY_NOBODY: &str = "/etc/pf9/kube.d/kube-apiserver/refused.yaml";
+/// Whom the API server believes about users, beside certificates and service accounts: see
+/// `authentication`.
+pub const AUTHENTICATION: &str = "/etc/pf9/kube.d/kube-apiserver/authentication.yaml";
+/// What its admission is told: see `admission`.
+pub const ADMISSION: &str = "/etc/pf9/kube.d/kube-apiserver/admission.yaml";
 /// Directory of the scheduler's configuration.
 pub const SCHEDULER_DIR: &str = "/etc/pf9/kube.d/kube-scheduler";
 /// The scheduler's configuration.
@@ -67,6 +72,8 @@ pub const CONTAINERD_DROP_INS: &str = "/etc/pf9/containerd/conf.d";
 pub const NRI_SOCKET: &str = "/run/pf9-containerd/nri.sock";
 /// Where the runtime would look for such plugins to start; nothing puts one there.
 pub const NRI_PLUGINS: &str = "/run/pf9-containerd/nri";
+/// Where the runtime looks for devices where the spec allows none; nothing puts one there.
+pub const CDI_NONE: &str = "/run/pf9-containerd/no-cdi";
 /// Registry mirrors, one directory a registry.
 pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
 /// Ends the containers when the machine goes down.
@@ -87,6 +94,9 @@ pub const CNI_BIN_OWN: &str = "/opt/pf9/cni/bin";
 
 /// Parent of everything that the node's services keep.
 pub const DATA_DIR: &str = "/var/lib/pf9";
+
+/// Volumes that the stack's add-on makes of this machine's disk (`scripts/addons/15-local-path.yaml`).
+pub const VOLUMES: &str = "/var/lib/pf9/volumes";
 
 /// Programs of the active stack.
 pub const BIN: &str = "/opt/pf9/stacks/current/bin";

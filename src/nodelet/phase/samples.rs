@@ -32,6 +32,22 @@ pub(super) fn revoked() -> String {
     format!("-----BEGIN {REVOKED_LABEL}-----\nAf/+\n-----END {REVOKED_LABEL}-----\n")
 }
 
+/// An issuer of users.
+pub(super) fn issuer() -> OidcIssuer {
+    let claim = |claim: &str| ClaimSpec {
+        claim: claim.into(),
+        prefix: "oidc:".into(),
+    };
+    OidcIssuer {
+        url: "https://login.example.com/realms/ops".into(),
+        audiences: vec!["kubernetes".into(), "kubectl".into()],
+        authority: pem("issuer"),
+        username: claim("sub"),
+        groups: Some(claim("groups")),
+        required_claims: BTreeMap::from([("hd".into(), "example.com".into())]),
+    }
+}
+
 /// A single master of a bridge cluster on a restricted host with control groups of version 1.
 pub(in crate::nodelet) fn master(kubernetes: &str) -> Context {
     let node = node("master-1", "10.99.0.11", "10.244.0.0/24", kubernetes);
@@ -156,6 +172,8 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
             port: 6443,
             extra_sans: Vec::new(),
             extra_args: BTreeMap::new(),
+            oidc: Vec::new(),
+            pod_security: Default::default(),
         },
         network: NetworkSpec {
             plugin: NetworkPlugin::Bridge,

@@ -34,9 +34,6 @@ pub(super) fn stopped(
     files: BTreeMap<String, String>,
     expects: &[&str],
 ) -> TrialStep {
-    let node = &ctx.node;
-    let gates = node.feature_gates.keys().cloned();
-    let flags = node.api.extra_args.keys().cloned();
     let file = format!("bin/{program}");
     TrialStep {
         program: program.to_owned(),
@@ -49,7 +46,14 @@ pub(super) fn stopped(
         within: WITHIN,
         judge: Judge::Stopped {
             expects: expects.iter().map(|words| (*words).to_owned()).collect(),
-            theirs: gates.chain(flags).collect(),
+            theirs: theirs(ctx).collect(),
         },
     }
+}
+
+/// Names that the spec gave: whose complaint it is that has one of them.
+pub(super) fn theirs(ctx: &Context) -> impl Iterator<Item = String> + '_ {
+    let node = &ctx.node;
+    let (gates, flags) = (node.feature_gates.keys(), node.api.extra_args.keys());
+    gates.chain(flags).cloned()
 }

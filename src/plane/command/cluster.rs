@@ -39,13 +39,15 @@ pub(super) enum ClusterVerb {
     Restore {
         /// Name or id of the cluster.
         name: String,
-        /// The name of a backup on the founder, or the path of a file there; absent: its newest.
+        /// The name of a backup, on the founder or in the second place of backups, or the path of a file on
+        /// the founder; absent: its newest.
         #[arg(long)]
         backup: Option<String>,
         /// The master that makes the data; absent: the one with the newest backup.
         #[arg(long, value_name = "HOST")]
         founder: Option<HostId>,
-        /// The path on the founder of the key that opens it; the key itself stays there.
+        /// The path on the founder of the key that opens it, where the plane's own does not: a backup of
+        /// another cluster, or one of before the plane had a key. The key itself stays there.
         #[arg(long, value_name = "PATH")]
         recovery_key: Option<String>,
         /// It may be of another cluster. A plain snapshot does not say of which it is.
@@ -200,6 +202,10 @@ fn restore_screen(answer: &Value) -> String {
         let (state, why) = (text(said, "state"), cell(said, "fault.why"));
         let state = if state.is_empty() { "-" } else { state };
         screen.push_str(&format!("  {}  {state}  {why}\n", text(master, "name")));
+        for warning in list(said, "warnings") {
+            let warning = warning.as_str().unwrap_or_default();
+            screen.push_str(&format!("    {warning}\n"));
+        }
     }
     screen
 }
@@ -228,11 +234,18 @@ fn show_screen(answer: &Value) -> String {
         ("stack", "stack"),
         ("pods", "containersCidr"),
         ("services", "servicesCidr"),
+        ("pods may be", "podSecurity.enforce"),
         ("replace etcd after, s", "etcdReplaceAfterSeconds"),
     ];
-    let rows = rows.map(|(name, path)| vec![name.to_owned(), cell(answer, path)]);
+    let mut rows: Vec<Vec<String>> = rows
+        .map(|(name, path)| vec![name.to_owned(), cell(answer, path)])
+        .into();
+    for issuer in list(answer, "oidc") {
+        let (url, prefix) = (cell(issuer, "url"), cell(issuer, "username.prefix"));
+        rows.push(vec!["users by".to_owned(), format!("{url} as {prefix}…")]);
+    }
     let mut nodes = vec![
-        ["NODE", "HOST", "ADDRESS", "ROLE", "STATUS"]
+        ["NODE", "HOST", "ADDRESS", "ROLE", "ZONE", "STATUS"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -241,14 +254,17 @@ fn show_screen(answer: &Value) -> String {
             true => "master",
             false => "worker",
         };
-        let [name, host, address, status] =
-            ["name", "uuid", "primaryIp", "status"].map(|path| cell(node, path));
-        nodes.push(vec![name, host, address, role.to_owned(), status]);
+        let [name, host, address, zone, status] =
+            ["name", "uuid", "primaryIp", "zone", "status"].map(|path| cell(node, path));
+        nodes.push(vec![name, host, address, role.to_owned(), zone, status]);
     }
     let leaving: Vec<String> = list(answer, "leaving")
         .map(|who| cell(who, "name"))
         .collect();
     let mut out = align(&rows) + "\n" + &align(&nodes);
+    for warning in answer["warnings"].as_array().into_iter().flatten() {
+        out.push_str(&format!("{}\n", warning.as_str().unwrap_or_default()));
+    }
     if !leaving.is_empty() {
         out.push_str(&format!(
             "members of etcd are still to be taken out: {}; see pf9-plane cluster etcd\n",
@@ -342,13 +358,23 @@ mod tests {
         let answer = json!({
             "name": "c", "uuid": "u", "status": "ok", "stack": "1", "containersCidr": "p",
             "servicesCidr": "s", "etcdReplaceAfterSeconds": 300,
-            "nodes": [{"name": "m1", "uuid": "h", "primaryIp": "10.0.0.1", "isMaster": 1, "status": "ok"}],
+            "nodes": [{"name": "m1", "uuid": "h", "primaryIp": "10.0.0.1", "isMaster": 1, "zone": "a", "status": "ok"}],
+            "warnings": ["zones: so and so"],
             "leaving": [{"name": "m3"}],
+            "podSecurity": {"enforce": "baseline"},
+            "oidc": [{"url": "https://login.example.com", "username": {"prefix": "oidc:"}}],
         });
         let screen = show_screen(&answer);
         assert!(screen.contains("replace etcd after, s  300\n"), "{screen}");
         assert!(
-            screen.contains("m1    h     10.0.0.1  master  ok\n"),
+            screen.contains("pods may be            baseline\n"),
+            "{screen}"
+        );
+        let users = "users by               https://login.example.com as oidc:…\n";
+        assert!(screen.contains(users), "{screen}");
+        assert!(
+            screen.contains("m1    h     10.0.0.1  master  a     ok\n")
+                && screen.contains("\nzones: so and so\n"),
             "{screen}"
         );
         assert!(screen.contains("still to be taken out: m3"), "{screen}");

@@ -123,12 +123,15 @@ fn a_masters_rights_come_and_go_with_it() {
 fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     let mut c = cluster();
     add(&mut c, &[(1, true), (3, false)]).expect("attach");
+    c.members[0].zone = Some("rack-2".into());
     let mut api = Fake::default();
     for node in ["node-1", "node-3", "somebody-elses"] {
         api.register(node);
     }
     settled(&c, &mut api);
     let master = &api.0.nodes["node-1"];
+    let zone = &master["metadata"]["labels"]["topology.kubernetes.io/zone"];
+    assert_eq!(zone, "rack-2");
     assert_eq!(
         master["metadata"]["labels"]["node-role.kubernetes.io/control-plane"],
         ""
@@ -181,6 +184,41 @@ fn who_shares_a_binding_in_which_order_is_no_change() {
     settled(&c, &mut api);
     c.members.reverse();
     assert_eq!(plan(&c, &api.0).changes, []);
+}
+
+/// 5000 nodes: neither one object that is written anew for each of them, nor one object each.
+#[test]
+fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
+    let mut c = cluster();
+    add(&mut c, &[(1, true), (2, false)]).expect("attach");
+    let worker = c.members.iter().find(|m| m.role == Role::Worker);
+    let first = worker.expect("it is there").clone();
+    let member = |n: u128| Member {
+        // Ids are of chance; these are spread like some.
+        host: HostId(uuid::Uuid::from_u128(
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
+        )),
+        ..first.clone()
+    };
+    c.members = (1..=5000).map(member).collect();
+    let all = bindings::wanted(&c.members);
+    assert_eq!(all.len(), 32);
+    let largest = all.iter().map(|b| b.object.to_string().len()).max();
+    assert!(
+        largest.is_some_and(|bytes| bytes < 32 * 1024),
+        "{largest:?}"
+    );
+    let mut api = Fake::default();
+    settled(&c, &mut api);
+    assert_eq!(api.users().len(), 5000);
+    // One more is a change of one of them.
+    c.members.push(member(5001));
+    let changes = plan(&c, &api.0).changes;
+    assert!(
+        matches!(changes[..], [Change::Patch { .. }]),
+        "{}",
+        changes.len()
+    );
 }
 
 #[test]

@@ -10,6 +10,36 @@ fn good() -> Value {
            "networkPlugin": "bridge"})
 }
 
+fn issuer(url: &str) -> Value {
+    json!({"url": url, "audiences": ["kubernetes"], "authority": include_str!("../../../tests/support/issuer.pem"),
+           "username": {"claim": "sub", "prefix": "oidc:"}})
+}
+
+/// Prefixes are not optional, and none makes a name that Kubernetes or this software knows.
+#[test]
+fn issuers_name_nobody_that_means_something() {
+    let mut body = good();
+    body["oidc"] = json!([issuer("https://login.example.com")]);
+    let told = judge(&body).expect("good").oidc;
+    assert_eq!(told[0].username.prefix, "oidc:");
+    for prefix in [
+        json!(null),
+        json!(""),
+        json!("system:"),
+        json!("s"),
+        json!("pf9:"),
+        json!("p"),
+    ] {
+        let username = match prefix.is_null() {
+            true => json!({"claim": "sub"}),
+            false => json!({"claim": "sub", "prefix": prefix}),
+        };
+        body["oidc"][0]["username"] = username;
+        let said = judge(&body).expect_err("refused");
+        assert!(said.contains("oidc[0].username.prefix: "), "{said}");
+    }
+}
+
 fn judge(body: &Value) -> Result<Settings, String> {
     let bytes = serde_json::to_vec(body).expect("json");
     parse::<NewCluster>(&bytes)
@@ -38,6 +68,8 @@ fn what_a_change_does_not_name_stays() {
     for bad in [
         json!({"name": "x"}),
         json!({"apiServerArgs": {"etcd-servers": "x"}}),
+        json!({"oidc": [issuer("http://x")]}),
+        json!({"podSecurity": {"version": "x"}}),
         json!({"kubelet": {"podsSwap": true}}),
         json!({"kubelet": {"idsPerPod": 131_072}}),
         json!({"runtime": {"cgroupDriver": "systemd"}}),
@@ -47,8 +79,22 @@ fn what_a_change_does_not_name_stays() {
         tune(&mut settings, &bad).expect_err("refused");
     }
     assert_eq!(settings, before);
+    // Of backups each field by itself: who changes how many are kept takes no key away.
+    let archive = json!({"kind": "dir", "path": "/mnt/nas"});
+    let body = json!({"etcdBackup": {"archive": archive, "drillEveryDays": 30}});
+    tune(&mut settings, &body).expect("good");
+    tune(&mut settings, &json!({"etcdBackup": {"keep": 7}})).expect("good");
+    let backup = &settings.etcd_backup;
+    assert_eq!((backup.keep, backup.drill_every_days), (7, 30));
+    assert!(backup.archive.is_some());
     tune(&mut settings, &json!({"featureGates": {}})).expect("good");
     assert!(settings.feature_gates.is_empty());
+    let body = json!({"oidc": [issuer("https://x")], "podSecurity": {"enforce": "baseline"}});
+    tune(&mut settings, &body).expect("good");
+    assert_eq!(settings.oidc.len(), 1);
+    tune(&mut settings, &json!({"oidc": []})).expect("good");
+    assert!(settings.oidc.is_empty());
+    assert!(!settings.pod_security.is_default(), "stays");
     settings.kubelet.ids_per_pod = Some(131_072);
     tune(&mut settings, &json!({"kubelet": {"maxPods": 60}})).expect("good");
     assert_eq!(settings.kubelet.ids_per_pod, Some(131_072), "stays");
@@ -76,12 +122,42 @@ fn every_bad_field_is_named() {
         ("servicesCidr", json!("10.0.0.0/8"), "servicesCidr"),
         ("servicesCidr", json!("10.21.0.0/30"), "servicesCidr"),
         ("servicesCidr", json!("fd00::/112"), "servicesCidr"),
+        (
+            "servicesCidr",
+            json!("fd00::/112"),
+            "dual stack is not supported",
+        ),
+        (
+            "containersCidr",
+            json!("10.20.0.0/16,fd00:20::/56"),
+            "dual stack is not supported",
+        ),
+        (
+            "containersCidr",
+            json!(["10.20.0.0/16", "fd00:20::/56"]),
+            "containersCidr",
+        ),
+        (
+            "servicesCidr",
+            json!(["10.21.0.0/22", "fd00:21::/112"]),
+            "dual stack is not supported",
+        ),
+        (
+            "masterIp",
+            json!("fd00::5"),
+            "masterIp: fd00::5 is not of the same IP version",
+        ),
         ("networkPlugin", json!("calico"), "networkPlugin"),
         ("k8sApiPort", json!(0), "k8sApiPort"),
         ("k8sApiPort", json!(70000), "k8sApiPort"),
         ("masterIp", json!("127.0.0.1"), "masterIp"),
         ("externalDnsName", json!("-x"), "externalDnsName"),
         ("labels", json!({"a b": "c"}), "labels"),
+        (
+            "labels",
+            json!({"topology.kubernetes.io/zone": "a"}),
+            "with the attach of a host",
+        ),
         (
             "runtime",
             json!({"cgroupDriver": "none"}),
@@ -113,6 +189,51 @@ fn every_bad_field_is_named() {
         ("kubelet", json!({"idsPerPod": 7}), "kubelet.idsPerPod"),
         ("featureGates", json!({"a b": true}), "featureGates"),
         ("apiServerArgs", json!({"v": "9"}), "apiServerArgs"),
+        (
+            "apiServerArgs",
+            json!({"oidc-issuer-url": "https://x"}),
+            "setting oidc",
+        ),
+        (
+            "oidc",
+            json!([issuer("http://x.example")]),
+            "oidc[0].url: \"http://x.example\" is no https",
+        ),
+        (
+            "oidc",
+            json!([{"url": "https://x", "audiences": ["a"], "username": {"claim": "sub", "prefix": "x:"}}]),
+            "oidc[0].authority: is missing",
+        ),
+        (
+            "oidc",
+            json!([issuer("https://x"), issuer("https://y")]),
+            "oidc[1].username.prefix",
+        ),
+        (
+            "oidc",
+            json!([issuer("https://kubernetes.default.svc.cluster.local")]),
+            "oidc[0].url",
+        ),
+        (
+            "oidc",
+            json!([{"url": "https://x", "expression": "y"}]),
+            "expression",
+        ),
+        (
+            "podSecurity",
+            json!({"enforce": "strict"}),
+            "podSecurity.enforce",
+        ),
+        (
+            "podSecurity",
+            json!({"version": "1.36"}),
+            "podSecurity.version: \"1.36\"",
+        ),
+        (
+            "podSecurity",
+            json!({"exemptNamespaces": ["A"]}),
+            "podSecurity.exemptNamespaces: \"A\"",
+        ),
         ("mtuSize", json!(100), "mtuSize"),
         ("etcdElectionTimeoutMs", json!(100), "etcdElectionTimeoutMs"),
         (

@@ -144,3 +144,80 @@ async fn an_attach_is_all_or_nothing() {
         (409, Some("host-attached"))
     );
 }
+
+/// Masters come in zones that may each be lost, or in none; and what is set of the API server reaches
+/// masters alone.
+#[tokio::test]
+async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let cluster = bed.cluster("c").await;
+    let mut masters = Vec::new();
+    for n in 1..=3 {
+        masters.push(bed.host(&format!("m{n}"), &format!("10.1.0.{n}")).await);
+    }
+    let worker = bed.host("w1", "10.1.0.9").await;
+    let path = format!("/qbert/v4/{{project}}/clusters/{cluster}");
+    let attach = async |zones: [Value; 3]| {
+        let hosts = masters.iter().zip(zones);
+        let hosts: Vec<Value> = hosts
+            .map(|(m, zone)| json!({"uuid": m.id, "isMaster": true, "zone": zone}))
+            .collect();
+        bed.ask(Method::POST, &format!("{path}/attach"), hosts.into())
+            .await
+    };
+    for (zones, words) in [
+        (
+            [json!("a"), json!("a"), json!("b")],
+            "zone: \"a\" has 2 of 3",
+        ),
+        (
+            [json!("a"), Value::Null, Value::Null],
+            "zone: 1 of 3 masters has a zone (m1: \"a\")",
+        ),
+        ([json!("a b"), json!("b"), json!("c")], "\"a b\" is not"),
+    ] {
+        let (status, said) = attach(zones).await;
+        let why = said["error"]["fault"]["why"].as_str().unwrap_or_default();
+        assert!(
+            (status == 409 || status == 400) && why.contains(words),
+            "{said}"
+        );
+    }
+    let (status, said) = attach([json!("a"), json!("b"), json!("c")]).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(bed.attach(cluster, &[(&worker, false)]).await.0, 200);
+    let spec = masters[1].current().await;
+    let labels = &spec.assignment.node().expect("node").labels;
+    assert_eq!(labels["topology.kubernetes.io/zone"], "b");
+    assert_eq!(bed.get(&path).await["warnings"], json!([]));
+
+    let issuer = |prefix: &str| {
+        json!({"podSecurity": {"enforce": "restricted"}, "oidc": [{
+            "url": "https://login.example.com", "audiences": ["kubernetes"],
+            "authority": include_str!("../../support/issuer.pem"),
+            "username": {"claim": "sub", "prefix": prefix},
+        }]})
+    };
+    let (status, said) = bed.ask(Method::PATCH, &path, issuer("system:")).await;
+    let why = said["error"]["fault"]["why"].as_str().unwrap_or_default();
+    assert_eq!(status, 400, "{said}");
+    assert!(
+        why.starts_with("oidc[0].username.prefix: \"system:\""),
+        "{said}"
+    );
+    let before = worker.current().await.generation;
+    assert_eq!(bed.ask(Method::PATCH, &path, issuer("oidc:")).await.0, 200);
+    let api = masters[0].current().await.assignment;
+    let api = &api.node().expect("node").api;
+    assert_eq!(api.oidc[0].username.prefix, "oidc:");
+    assert!(!api.pod_security.is_default());
+    assert_eq!(
+        worker.current().await.generation,
+        before,
+        "a worker has none"
+    );
+    let shown = bed.get(&path).await;
+    assert_eq!(shown["oidc"][0]["url"], "https://login.example.com");
+    assert_eq!(shown["podSecurity"]["warn"], "restricted");
+}

@@ -54,6 +54,8 @@ fn tuned() -> Context {
     ctx.node.feature_gates = BTreeMap::from([("A".into(), true), ("B".into(), false)]);
     ctx.node.api.extra_args = BTreeMap::from([("audit-log-path".into(), "-".into())]);
     ctx.node.kubelet.ids_per_pod = Some(131_072);
+    ctx.node.api.oidc = vec![samples::issuer()];
+    ctx.node.api.pod_security.enforce = PodSecurityLevel::Restricted;
     ctx
 }
 
@@ -125,6 +127,35 @@ fn whom_the_api_server_refuses_is_asked_about_as_it_is_written() {
     );
 }
 
+/// What it reads after its flags is asked about as it is written, but for what would make it ask others
+/// and for what stops it; and nothing of the machine's own is shown to it.
+#[test]
+fn later_files_of_the_api_server_are_asked_about_as_they_are_written() {
+    let ctx = tuned();
+    let trials = trials(&ctx);
+    let trial = &trials["kube-apiserver-files"];
+    let read = |name: &str| Value::Object(yaml(&trial.files[name]));
+    let meant = |path: &str| Value::Object(yaml(&written(&ctx, path)));
+    let mut asked = read("authentication.yaml");
+    let elsewhere = asked["jwt"][0]["issuer"]["discoveryURL"].take();
+    assert_eq!(elsewhere, "https://127.0.0.1:1/0");
+    let issuer = asked["jwt"][0]["issuer"].as_object_mut().expect("issuer");
+    issuer.remove("discoveryURL");
+    assert_eq!(asked, meant(layout::AUTHENTICATION));
+    let mut asked = read("admission.yaml");
+    let plugins = asked["plugins"].as_array_mut().expect("plugins");
+    assert_eq!(plugins.pop().expect("the stop")["name"], "ResourceQuota");
+    assert_eq!(asked, meant(layout::ADMISSION));
+    assert_eq!(trial.files["policy.jsonl"], written(&ctx, layout::POLICY));
+    let own = trial.args.iter().filter(|a| a.contains("/etc/pf9"));
+    assert_eq!(own.count(), 0, "{:?}", trial.args);
+    let given = |flag: &str| trial.args.iter().any(|a| a == flag);
+    assert!(given("--etcd-servers=http://127.0.0.1:1"));
+    assert!(given("--audit-log-path=-"), "the spec's own");
+    let gates = "--feature-gates=UnknownVersionInteroperabilityProxy=false,A=true,B=false";
+    assert!(given(gates), "{:?}", trial.args);
+}
+
 /// Nothing of a trial may be where it would be found by what runs; nothing secret is in it.
 #[test]
 fn a_trial_is_asked_before_the_stack_is_active_and_holds_no_secret() {
@@ -139,12 +170,19 @@ fn a_trial_is_asked_before_the_stack_is_active_and_holds_no_secret() {
         assert!(!text.contains("PRIVATE"), "{text}");
         let names: Vec<String> = trials(&ctx).into_keys().collect();
         match ctx.role {
-            Role::Master => assert_eq!(names.len(), 7, "{names:?}"),
+            Role::Master => assert_eq!(names.len(), 8, "{names:?}"),
             Role::Worker | Role::None => {
                 assert_eq!(names, ["containerd", "kube-proxy", "kubelet"]);
             }
         }
     }
+}
+
+/// A new master has nothing in these files that an operator wrote.
+#[test]
+fn without_issuers_and_level_the_api_server_is_tried_once() {
+    let ctx = samples::master("1.37.2");
+    assert!(!trials(&ctx).contains_key("kube-apiserver-files"));
 }
 
 #[test]
