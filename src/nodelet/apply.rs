@@ -143,7 +143,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 .kernel
                 .set_sysctl(key, value)
                 .map_err(|e| Failed::Why(chain(&e))),
-            Step::Image { archive, .. } => Ok(self.host.runtime.import(archive).await?),
+            Step::Image { reference, archive } => self.image(reference, archive).await,
             Step::Unit(unit) => self.unit(unit).await,
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
@@ -193,6 +193,19 @@ impl<'s, 'a> Shared<'s, 'a> {
         let tried = &mut all.ledger.ledger.tried;
         tried.insert(trial.program.clone(), trial.digest());
         Ok(all.ledger.save()?)
+    }
+
+    async fn image(&self, reference: &str, archive: &str) -> Result<(), Failed> {
+        self.host.runtime.import(archive).await?;
+        let mut all = self.alone().await;
+        all.memory.imported.insert(reference.to_owned());
+        if !all.ledger.ledger.stack_is_on_disk(&self.ctx.node.stack) {
+            return Ok(());
+        }
+        drop(all);
+        // The ledger calls the stack whole, and nothing that comes later will.
+        let kept = self.host.runtime.keep_on_disk().await;
+        kept.map_err(|e| Failed::Why(chain(&e)))
     }
 
     async fn module(&self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {

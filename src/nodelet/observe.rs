@@ -39,6 +39,7 @@ use crate::model::{
     Digest, Hasher, PhaseId, ProxyMode, StackManifest, StackRef, TrustStore, paths,
 };
 use crate::stack::{self, Depth, StackError};
+use crate::telemetry::chain;
 
 /// Most stacks that are remembered as whole: what is kept on the disk is three at most.
 const WHOLE_MAX: usize = 4;
@@ -70,6 +71,8 @@ pub struct Memory {
     /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
     /// before are looked at by turns.
     pub whole: BTreeMap<String, StackRecord>,
+    /// Images that this process imported: until the whole stack is on the disk no other is believed to be whole.
+    pub imported: BTreeSet<String>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
     pub first_api_server: bool,
 }
@@ -361,10 +364,16 @@ impl<'a> Sweep<'a> {
     }
 
     async fn image(&mut self, reference: &str) -> Seen {
-        match self.images().await {
-            Ok(images) if images.iter().any(|i| i == reference) => Seen::Same,
-            Ok(_) => Seen::Missing,
-            Err(why) => Seen::Unknown { why },
+        let there = match self.images().await {
+            Ok(images) => images.iter().any(|i| i == reference),
+            Err(why) => return Seen::Unknown { why },
+        };
+        let on_disk = self.ledger.stack_is_on_disk(&self.ctx.node.stack);
+        match there {
+            true if on_disk || self.memory.imported.contains(reference) => Seen::Same,
+            // By a process that has ended: perhaps with the power, before its files were written.
+            true => differs("it is not known whether all of it is on the disk"),
+            false => Seen::Missing,
         }
     }
 
@@ -373,7 +382,7 @@ impl<'a> Sweep<'a> {
         if let Some(known) = &self.images {
             return known.clone();
         }
-        let asked = self.host.runtime.images().await.map_err(|e| e.to_string());
+        let asked = self.host.runtime.images().await.map_err(|e| chain(&e));
         self.images.insert(asked).clone()
     }
 

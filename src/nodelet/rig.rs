@@ -26,7 +26,8 @@ use super::testing::{Cas, host_id, node};
 use crate::host::Host;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
-    Digest, EtcdMember, Generation, HostId, PhaseId, Role, Timestamp, TrustStore, paths,
+    Digest, EtcdMember, Generation, HostId, PhaseId, PhaseStatus, Role, Timestamp, TrustStore,
+    paths,
 };
 
 /// Units are loaded when their file is there; every call but questions is logged.
@@ -157,6 +158,10 @@ impl Rig {
     }
 
     pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+        self.run_until(plan, &never()).await
+    }
+
+    pub(crate) async fn run_until(&mut self, plan: &Plan, stop: &Stop) -> End {
         let trust = TrustStore::default();
         let life = &mut self.life;
         life.ledger.ledger.installed = Some(Installed {
@@ -176,7 +181,12 @@ impl Rig {
             board: &mut life.board,
             generation: Generation(1),
         };
-        runner.run(plan, &never()).await
+        runner.run(plan, stop).await
+    }
+
+    /// What is shown of them.
+    pub(crate) fn phases(&self) -> Vec<PhaseStatus> {
+        self.life.board.shown().phases.clone()
     }
 
     pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> End {
@@ -319,7 +329,7 @@ impl Life {
     }
 }
 
-fn never() -> Stop {
+pub(crate) fn never() -> Stop {
     Stop {
         shutdown: CancellationToken::new(),
         news: CancellationToken::new(),

@@ -114,6 +114,12 @@ impl Board {
         }
     }
 
+    /// What it shows.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> &NodeStatus {
+        &self.status
+    }
+
     /// The loop's own part of what is shown of etcd: the keeper leaves it as it is.
     pub fn restore(&self, restore: Option<RestoreStatus>) {
         self.tx.send_if_modified(|status| {

@@ -457,6 +457,28 @@ fn a_part_with_another_byte_is_refused() {
     assert!(matches!(refused(&node, &stack), StackError::Damaged(_)));
 }
 
+/// Every file was right, and was told of; at the very end the archive turns out to be another one.
+#[test]
+fn an_archive_that_is_wrong_only_as_a_whole_leaves_nothing() {
+    let node = node();
+    // A bit in the head of the frame that no decoder looks at.
+    let stack = recipe("1").stage_with(&node, |b| b[4] ^= 0x10, |_, _| {});
+    for part in [false, true] {
+        if part {
+            let from = node.fs.at(staged_archive(&stack.manifest));
+            std::fs::rename(from, node.fs.at(staged_part(&stack.manifest))).expect("rename");
+        }
+        let mut seen = Vec::new();
+        let mut take = |f: &StackFile| seen.push(f.path.clone());
+        let done = prepare(&node.fs, &stack, &node.trust, Stops::default(), &mut take);
+        assert!(matches!(done, Err(StackError::Damaged(_))), "{done:?}");
+        assert_eq!(seen, ["bin/kubelet", "addons/10-x.yaml"]);
+        let left = node.fs.list(paths::STACKS).expect("list");
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(current(&node.fs).expect("none"), None);
+    }
+}
+
 #[test]
 fn drift_is_seen_and_repaired() {
     let node = node();

@@ -62,12 +62,16 @@ impl Shared<'_, '_> {
         if let Err(e) = blocking(move || stack::keep_on_disk(&fs, &stack, &files)).await {
             return Err(self.not_prepared(want, e).await);
         }
+        // With its images, as the runtime has them: see `Memory::imported`.
+        let images = self.host.runtime.keep_on_disk().await;
+        images.map_err(|e| Failed::Why(chain(&e)))?;
         let record = record_of(self.host, want, &content).map_err(|e| Failed::Why(chain(&e)))?;
         let mut all = self.alone().await;
         if all.memory.whole.get(&want.dir_name()) != Some(&record) {
             return Err(Failed::Why("it has changed meanwhile".into()));
         }
         all.ledger.ledger.stack = Some(record);
+        all.memory.imported.clear();
         Ok(all.ledger.save()?)
     }
 

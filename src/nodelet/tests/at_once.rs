@@ -1,9 +1,9 @@
 //! Phases that do not need each other are done at once.
 
 use super::{JOURNAL, appears, journal};
-use crate::model::PhaseId;
+use crate::model::{PhaseId, PhaseState};
 use crate::nodelet::phase::PhaseSteps;
-use crate::nodelet::rig::{Rig, file, phase, take_log, unit};
+use crate::nodelet::rig::{Rig, file, never, phase, take_log, unit};
 use crate::nodelet::run::End;
 
 const UNITS: &str = "/etc/systemd/system";
@@ -71,6 +71,77 @@ async fn one_that_fails_stops_what_needs_it_and_nothing_else() {
     assert!(!rig.fs.at("/etc/pf9/kube.d/kubelet.conf").exists());
     assert_eq!(rig.converge(&three_phases("unit a")).await, End::Done);
     assert_eq!(rig.calls(), ["start pf9-a.service"], "b runs well");
+}
+
+/// Who is told to stop ends between two steps: what is at work is finished, in each phase, and nothing is begun.
+#[tokio::test]
+async fn news_end_each_phase_after_the_step_that_it_is_at() {
+    let mut rig = Rig::new();
+    let mut phases = three_phases("unit a waits-for-b");
+    let more = [1, 0].map(|n| file(&format!("/etc/pf9/kube.d/more-{n}"), "x"));
+    for (phase, more) in phases.iter_mut().zip(more) {
+        phase.steps.as_mut().expect("steps").push(more);
+    }
+    let plan = rig.plan(&phases).await;
+    let stop = never();
+    let told = rig.fs.at("/run/fake-systemd/pf9-b.service.up");
+    let news = stop.news.clone();
+    let tell = async {
+        // Both are at work: b is up, and a waits for it.
+        appears(&told).await;
+        news.cancel();
+    };
+    let (end, ()) = tokio::join!(rig.run_until(&plan, &stop), tell);
+    assert_eq!(end, End::Interrupted);
+    let lines = journal(&rig, JOURNAL);
+    let ends = |line: &String| line.ends_with("intent");
+    let begun = lines.iter().filter(|l| ends(l)).count();
+    assert_eq!(
+        begun * 2,
+        lines.len(),
+        "each one that was begun has its end: {lines:?}"
+    );
+    assert!(
+        lines.contains(&"unit:pf9-a.service done".to_owned()),
+        "{lines:?}"
+    );
+    assert!(!rig.fs.at("/etc/pf9/kube.d/more-1").exists(), "not begun");
+    assert!(
+        !rig.fs.at("/etc/pf9/kube.d/kubelet.conf").exists(),
+        "nor what needs both"
+    );
+    rig.calls();
+    assert_eq!(rig.converge(&phases).await, End::Done);
+    assert!(rig.calls().is_empty(), "what runs is known");
+}
+
+/// Whichever phases fail, each is shown with its own words, and the others as done.
+#[tokio::test]
+async fn each_phase_that_fails_says_so_itself() {
+    let mut rig = Rig::new();
+    let mut phases = three_phases("broken");
+    phases.insert(
+        1,
+        phase(PhaseId::Cni, vec![file("/etc/pf9/kube.d/cni", "x")]),
+    );
+    phases.sort_by_key(|p| p.id);
+    let plan = rig.check(&phases).await;
+    let End::Failed { key, .. } = rig.run(&plan).await else {
+        panic!("a broken unit was started");
+    };
+    assert_eq!(key, "unit:pf9-a.service");
+    let shown = rig.phases();
+    let of = |id: PhaseId| {
+        let phase = shown.iter().find(|p| p.id == id).expect("it is shown");
+        (phase.state, phase.message.clone())
+    };
+    let (state, message) = of(PhaseId::RuntimeStart);
+    assert_eq!(state, PhaseState::Failed);
+    assert!(message.expect("it says why").contains("pf9-a.service"));
+    for done in [PhaseId::Network, PhaseId::Cni] {
+        assert_eq!(of(done), (PhaseState::Running, None), "{done}");
+    }
+    assert_eq!(of(PhaseId::Kubelet), (PhaseState::NotStarted, None));
 }
 
 #[tokio::test]
