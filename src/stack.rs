@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! staging/<digest>.manifest.json ─ Manifest::open ─► Manifest (signature, digest, rules)
-//! staging/<digest>.tar.zst ─ prepare ─► /opt/pf9/stacks/.incoming-<digest>/ ─ put_in_place ─► <name>-<version>/
+//! staging/<digest>.tar.zst(.part) ─ prepare ─► /opt/pf9/stacks/.incoming-<digest>/ ─ put_in_place ─► <name>-<version>/
 //!                                          │ programs::check                    activate ─► current, previous
 //!                                          └ does each of them run here?
 //! ```
@@ -14,12 +14,14 @@
 //! | file | does |
 //! |---|---|
 //! | `manifest` | [`Manifest`]: a manifest that was verified, with its envelope |
-//! | `unpack`   | one pass over the archive: hash, decompress, check, write |
+//! | `unpack`   | one pass over the archive: decompress, check, write |
+//! | `coming`   | the archive, while it comes |
 //! | `install`  | [`prepare`], [`Prepared`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
 //! | `programs` | whether a stack's programs run on this machine |
 //! | `format`   | for which machine a file is a program |
 //! | `image`    | a program out of an image's archive |
 
+mod coming;
 mod format;
 pub mod image;
 mod install;
@@ -33,11 +35,12 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use coming::Stops;
 pub use install::{
-    Depth, Prepared, activate, active_content, collect_garbage, current, prepare, renew_signature,
-    signer, verify_installed,
+    Depth, Prepared, Staged, activate, active_content, collect_garbage, current, incoming_of,
+    keep_on_disk, prepare, renew_signature, signer, staged, verify_installed,
 };
-pub use manifest::{Manifest, staged_archive, staged_manifest};
+pub use manifest::{Manifest, staged_archive, staged_manifest, staged_part};
 
 use crate::host::fs::FsError;
 use crate::host::space;
@@ -80,6 +83,9 @@ pub enum StackError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Only a part of the archive came.
+    #[error("its archive has not come as a whole")]
+    NotWhole,
     /// The stack is not installed.
     #[error("it is not installed")]
     NotInstalled,
@@ -130,7 +136,9 @@ impl StackError {
                 "the right manifest is fetched again from the plane",
             ),
             Self::Invalid(_) => (FaultCode::StackManifestInvalid, "build the stack again"),
-            Self::NotStaged { .. } => (FaultCode::StackNotStaged, "it is fetched from the plane"),
+            Self::NotStaged { .. } | Self::NotWhole => {
+                (FaultCode::StackNotStaged, "it is fetched from the plane")
+            }
             Self::Damaged(_) => (
                 FaultCode::StackDamaged,
                 "it is fetched again; if that does not help, import the stack on the plane again",
@@ -155,6 +163,7 @@ impl StackError {
             | Self::Damaged(_)
             | Self::Entry { .. } => true,
             Self::NotStaged { .. }
+            | Self::NotWhole
             | Self::Space(_)
             | Self::NotInstalled
             | Self::Drifted { .. }

@@ -6,6 +6,8 @@
                                   that finds nothing to do may write that line and nothing else. The line's bytes are
                                   named apart: on the disk the kernel counts the page it is in (4096), or two
   tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
+  join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready beside an older commit and a start by hand; makes
+                                  machines of its own, where no demo is
   etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores beside etcd's own tools; needs no demo
 
 Each figure is one line: name, ours, goal, met. With --json one object a line:
@@ -20,6 +22,7 @@ import time
 from pathlib import Path
 
 import bench_etcd
+import bench_join
 import bench_tunnel
 import up
 from common import Fail, need_root, say, wait_for
@@ -212,7 +215,13 @@ def main(argv):
                                                 formatter_class=argparse.RawDescriptionHelpFormatter))
     bench_etcd.add_arguments(verbs.add_parser("etcd", description=bench_etcd.__doc__,
                                               formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_join.add_arguments(verbs.add_parser("join", description=bench_join.__doc__,
+                                              formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
+    if args.verb == "join":
+        need_root("scripts/bench")
+        bench_join.join(args, Report(args.json))
+        return
     if args.verb == "etcd":
         bench_etcd.etcd(args, Report(args.json))
         return

@@ -1,4 +1,4 @@
-//! Fields of a protobuf message, one after the other. Only what etcd's log and the runtime's answer
+//! Fields of a protobuf message, one after the other. Only what etcd's log and the runtime's calls
 //! need: numbers and bytes.
 
 /// A field.
@@ -75,6 +75,55 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A message that is being written, field by field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Message(Vec<u8>);
+
+impl Message {
+    /// A field of bytes.
+    pub(super) fn bytes(mut self, field: u32, bytes: &[u8]) -> Self {
+        self.put(u64::from(field) << 3 | 2);
+        self.put(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// A field of text.
+    pub(super) fn text(self, field: u32, text: &str) -> Self {
+        self.bytes(field, text.as_bytes())
+    }
+
+    /// A field that is a message.
+    pub(super) fn inside(self, field: u32, message: &Self) -> Self {
+        self.bytes(field, &message.0)
+    }
+
+    /// A field of a number.
+    pub(super) fn number(mut self, field: u32, number: u64) -> Self {
+        self.put(u64::from(field) << 3);
+        self.put(number);
+        self
+    }
+
+    /// An entry of a map from text to text.
+    pub(super) fn entry(self, field: u32, key: &str, value: &str) -> Self {
+        self.inside(field, &Self::default().text(1, key).text(2, value))
+    }
+
+    /// Its bytes.
+    pub(super) fn done(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn put(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push((number & 0x7f) as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +141,24 @@ mod tests {
         assert_eq!(read, Ok(wanted));
         let cut: Result<Vec<_>, _> = fields(&message[..6]).collect();
         assert_eq!(cut, Err(NoMessage));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let inside = Message::default().number(2, u64::MAX);
+        let message = Message::default()
+            .text(1, &"x".repeat(300))
+            .inside(20, &inside)
+            .entry(3, "a", "b");
+        let bytes = message.done();
+        let read: Result<Vec<_>, _> = fields(&bytes).collect();
+        let read = read.expect("a message");
+        assert_eq!(read[0], (1, Value::Bytes("x".repeat(300).as_bytes())));
+        let (20, Value::Bytes(inner)) = read[1] else {
+            panic!("{read:?}");
+        };
+        assert_eq!(fields(inner).next(), Some(Ok((2, Value::Number(u64::MAX)))));
+        assert_eq!(read[2], (3, Value::Bytes(&[10, 1, b'a', 18, 1, b'b'])));
     }
 
     proptest! {

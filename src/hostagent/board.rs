@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeStatus, Role,
-    StackRef, Timestamp, TrustStatus, TrustVersion,
+    Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeState, NodeStatus,
+    Role, StackRef, Timestamp, TrustStatus, TrustVersion,
 };
 
 /// Whether nodelet has the accepted spec.
@@ -145,6 +145,19 @@ impl Facts {
     pub(super) fn stack(&self) -> Option<StackRef> {
         let node = self.spec.as_ref()?.spec.assignment.node()?;
         Some(node.stack.clone())
+    }
+
+    /// nodelet says that this stack is the active one.
+    pub(super) fn nodelet_has(&self, stack: &StackRef) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|n| n.stack.as_ref() == Some(stack))
+    }
+
+    /// nodelet says that it needs no archive of this stack: all is as it should be, on the disk too.
+    pub(super) fn nodelet_is_done_with(&self, stack: &StackRef) -> bool {
+        let ok = self.node.as_ref().is_some_and(|n| n.state == NodeState::Ok);
+        ok && self.nodelet_has(stack) && !self.nodelet_wants(stack)
     }
 
     /// nodelet says that this stack is not staged as it should be.

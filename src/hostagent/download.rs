@@ -30,6 +30,8 @@ use crate::stack::{self, Depth, Manifest, StackError, programs};
 
 /// Longest silence in the middle of an archive.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
+/// What came is on the disk after this long: that much of a download a power cut may cost.
+const KEPT_EVERY: Duration = Duration::from_secs(5);
 /// Progress is told this often; a person needs no more.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Waits after a failure.
@@ -83,19 +85,42 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
     let wanted = agent.board.read(|f| f.nodelet_wants(stack));
     if !wanted && is_installed(agent, stack).await {
         waits.settle.reset();
+        if agent.board.read(|f| f.nodelet_is_done_with(stack)) {
+            forget_archive(agent, stack).await;
+        } else {
+            let done = |f: &Facts| f.nodelet_is_done_with(stack) || f.nodelet_wants(stack);
+            agent.board.wait(|f| done(f).then_some(())).await;
+            return;
+        }
         agent
             .board
             .wait(|f| f.nodelet_wants(stack).then_some(()))
             .await;
         return;
     }
+    let repairs = agent.board.read(|f| f.nodelet_has(stack));
     match fetch(agent, stack).await {
         Ok(()) => {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
             wake_nodelet(agent).await;
             // The rest is nodelet's; when it goes on asking, all is looked at anew, ever more rarely.
-            tokio::time::sleep(waits.settle.next()).await;
+            // (That a stack which it repairs is the active one says nothing.)
+            let done = || {
+                agent
+                    .board
+                    .wait(|f| (!repairs && f.nodelet_is_done_with(stack)).then_some(()))
+            };
+            let longer = async {
+                tokio::time::sleep(KEPT_EVERY).await;
+                kept(agent, stack).await;
+                tokio::time::sleep(waits.settle.next()).await;
+            };
+            tokio::select! {
+                // cancel-safe: both are; an archive that is not kept is fetched again at worst
+                () = done() => {}
+                () = longer => {}
+            }
         }
         Err(fault) => {
             if is_unfit(fault.code) {
@@ -106,6 +131,31 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
             failed(agent, stack, fault.next_try(agent.later(wait)));
             agent.plane.pause(wait).await;
         }
+    }
+}
+
+/// nodelet unpacks it meanwhile.
+async fn kept(agent: &Agent, stack: &StackRef) {
+    let (fs, archive) = (
+        agent.fs.clone(),
+        agent.fs.at(stack::staged_archive(&stack.manifest)),
+    );
+    if let Err(error) = blocking(move || keep_on_disk(&fs, &archive)).await {
+        let why = crate::telemetry::chain(&error);
+        tracing::warn!(%why, "the stack's archive may be lost in a power cut, and is fetched again then");
+    }
+}
+
+/// What is installed needs no second copy of itself. Its manifest stays: see [`sign_anew`].
+async fn forget_archive(agent: &Agent, stack: &StackRef) {
+    let (fs, digest) = (agent.fs.clone(), stack.manifest);
+    let gone = blocking(move || {
+        fs.remove_file(stack::staged_part(&digest))?;
+        fs.remove_file(stack::staged_archive(&digest))
+    });
+    if let Err(error) = gone.await {
+        let why = crate::telemetry::chain(&error);
+        tracing::warn!(%why, "the archive of an installed stack was not removed");
     }
 }
 
@@ -149,6 +199,7 @@ async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
     let archive = &manifest.content().archive;
     let target = Target {
         done: agent.fs.at(stack::staged_archive(&stack.manifest)),
+        part: agent.fs.at(stack::staged_part(&stack.manifest)),
         stack: stack.clone(),
         total: archive.size,
         sha256: archive.sha256,
@@ -160,6 +211,8 @@ async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
         facts.download = Some(progress(stack, 0, target.total));
     });
     let file = target.open(agent).await?;
+    // It unpacks what is there while the rest comes.
+    wake_nodelet(agent).await;
     tracing::info!(%stack, have = file.have, total = target.total, "stack download begins");
     target.receive(agent, file).await?;
     tracing::info!(%stack, "stack staged");
@@ -277,6 +330,7 @@ fn progress(stack: &StackRef, have: u64, total: u64) -> DownloadStatus {
 struct Target {
     stack: StackRef,
     done: PathBuf,
+    part: PathBuf,
     total: u64,
     sha256: Digest,
 }
@@ -290,7 +344,7 @@ struct Part {
 
 impl Target {
     fn part_path(&self) -> PathBuf {
-        self.done.with_extension("zst.part")
+        self.part.clone()
     }
 
     fn io(&self, action: &'static str, path: &Path) -> impl Fn(io::Error) -> Fault {
@@ -369,12 +423,8 @@ impl Target {
             let why = "its SHA-256 is not what the manifest says".to_owned();
             return Err(StackError::Damaged(why).fault(&self.stack));
         }
-        part.file
-            .sync_all()
-            .await
-            .map_err(self.io("write", &path))?;
-        let (fs, from, to) = (agent.fs.clone(), path.clone(), self.done.clone());
-        blocking(move || put_in_place(&fs, &from, &to))
+        let (from, to) = (path.clone(), self.done.clone());
+        blocking(move || put_in_place(&from, &to))
             .await
             .map_err(self.io("put in place", &self.done))
     }
@@ -404,7 +454,7 @@ impl Target {
             Ok(Answer::Whole) => self.restart(part).await?,
             Err(why) => return Err(broken(why)),
         }
-        let mut told = Instant::now();
+        let (mut told, mut kept) = (Instant::now(), Instant::now());
         self.tell(agent, part.have);
         while part.have < self.total {
             let chunk = tokio::time::timeout(CHUNK_DEADLINE, response.chunk())
@@ -415,6 +465,11 @@ impl Target {
                 return Err(broken(format!("it ended after {} bytes", part.have)));
             };
             self.append(part, &chunk).await?;
+            if kept.elapsed() >= KEPT_EVERY {
+                let synced = part.file.sync_data().await;
+                synced.map_err(self.io("write", &self.part_path()))?;
+                kept = Instant::now();
+            }
             if told.elapsed() >= PROGRESS_EVERY {
                 told = Instant::now();
                 self.tell(agent, part.have);
@@ -455,8 +510,14 @@ impl Target {
     }
 }
 
-fn put_in_place(fs: &HostFs, from: &Path, to: &Path) -> io::Result<()> {
+/// Not yet on the disk: whoever finds it after a power cut hashes it first, as nodelet does each time.
+fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     fs::set_permissions(from, fs::Permissions::from_mode(0o640))?;
-    fs::rename(from, to)?;
+    fs::rename(from, to)
+}
+
+/// An archive that is kept for a while is on the disk: nothing is fetched twice after a power cut.
+fn keep_on_disk(fs: &HostFs, archive: &Path) -> io::Result<()> {
+    fs::File::open(archive)?.sync_all()?;
     fs::File::open(fs.at(paths::STAGING))?.sync_all()
 }

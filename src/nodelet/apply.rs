@@ -1,6 +1,7 @@
 //! Doing a step. Thin: what to do was decided by the plan, whether it helped is asked afterwards.
 //!
-//! Every step has a deadline of its kind; a step that is cut off is simply tried again.
+//! Every step has a deadline of its kind; a step that is cut off is simply tried again. Steps of phases that do
+//! not wait for each other are done at once ([`Shared`]).
 //!
 //! | file | what |
 //! |---|---|
@@ -12,6 +13,8 @@
 mod etcd;
 mod restart;
 mod stack;
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::certs;
 use super::etcd::version;
@@ -26,8 +29,9 @@ use crate::host::deadlines::DRAIN;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
-use crate::host::units::Active;
+use crate::host::units::{Active, UnitState};
 use crate::model::{Fault, ProxyMode, TrustStore};
+use crate::stack::Stops;
 use crate::telemetry::chain;
 
 /// What a step works on.
@@ -44,13 +48,65 @@ pub struct Effects<'a> {
     pub ledger: &'a mut LedgerFile,
 }
 
+/// What steps that are done at once share. Whoever changes the memory or the ledger has it alone for as long
+/// as that takes; what only waits for the machine (files, a program, systemd) holds nobody up.
+pub struct Shared<'s, 'a> {
+    host: &'a Host,
+    trust: &'a TrustStore,
+    ctx: &'a Context,
+    stops: Stops,
+    effects: Mutex<&'s mut Effects<'a>>,
+}
+
 impl Effects<'_> {
     /// Does one step, within the deadline of its kind.
     pub async fn apply(&mut self, step: &Step) -> Result<(), Fault> {
+        // What can be left is nothing that is done one by one.
+        Shared::new(self, Stops::default())
+            .apply(step)
+            .await
+            .map(drop)
+    }
+}
+
+/// How the doing of a step ended, if nothing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was done.
+    Done,
+    /// It was left: what it needs from elsewhere does not come on, or there is news. What was made stays.
+    Left,
+}
+
+impl<'s, 'a> Shared<'s, 'a> {
+    /// To be shared; what waits for more to come is left when one of `stops` says so.
+    pub fn new(effects: &'s mut Effects<'a>, stops: Stops) -> Self {
+        Self {
+            host: effects.host,
+            trust: effects.trust,
+            ctx: effects.ctx,
+            stops,
+            effects: Mutex::new(effects),
+        }
+    }
+
+    /// All of it, alone.
+    pub async fn alone(&self) -> MutexGuard<'_, &'s mut Effects<'a>> {
+        self.effects.lock().await
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &'a Host {
+        self.host
+    }
+
+    /// Does one step, within the deadline of its kind.
+    pub async fn apply(&self, step: &Step) -> Result<Ended, Fault> {
         let deadline = step.traits().deadline;
         let done = tokio::time::timeout(deadline, self.apply_now(step)).await;
         let why = match done {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => return Ok(Ended::Done),
+            Ok(Err(Failed::Left)) => return Ok(Ended::Left),
             Ok(Err(Failed::Fault(fault))) => return Err(fault),
             Ok(Err(Failed::Why(why))) => why,
             Err(_) => format!("it was not done within {} s", deadline.as_secs()),
@@ -58,7 +114,7 @@ impl Effects<'_> {
         Err(fault_of(step, why))
     }
 
-    async fn apply_now(&mut self, step: &Step) -> Result<(), Failed> {
+    async fn apply_now(&self, step: &Step) -> Result<(), Failed> {
         let fs = &self.host.fs;
         match step {
             Step::File(f) => {
@@ -76,39 +132,35 @@ impl Effects<'_> {
             Step::ServiceAccountKey => Ok(certs::make_service_account_key(fs)?),
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial).await,
-            Step::EtcdDataReady { wants, .. } => self.etcd_data_ready(wants).await,
+            Step::EtcdDataReady { wants, .. } => self.alone().await.etcd_data_ready(wants).await,
             Step::Stack { stack } => {
                 crate::stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
             }
+            Step::StackOnDisk { stack } => self.stack_on_disk(stack).await,
             Step::Module { name, optional } => self.module(step, name, *optional).await,
             Step::Sysctl { key, value } => self
                 .host
                 .kernel
                 .set_sysctl(key, value)
                 .map_err(|e| Failed::Why(chain(&e))),
-            Step::Image { archive, .. } => Ok(self.host.runtime.import(archive).await?),
+            Step::Image { reference, archive } => self.image(reference, archive).await,
             Step::Unit(unit) => self.unit(unit).await,
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
-            Step::Object { object } => self.object(&step.key(), object).await,
-            Step::AddonGone { objects, .. } => {
-                let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
-                let admin = admin.map_err(Failed::Why)?;
-                for object in objects {
-                    admin.forget(object).await?;
-                }
-                Ok(())
+            Step::Object { object } => self.alone().await.object(&step.key(), object).await,
+            Step::AddonGone { objects, .. } => self.alone().await.addon_gone(objects).await,
+            Step::Uncordon { node } => Ok(self.alone().await.kube()?.uncordon(node).await?),
+            Step::Drain { node } => self.alone().await.drain(node).await,
+            Step::EtcdMemberGone { member, force } => {
+                self.alone().await.etcd_member_gone(member, *force).await
             }
-            Step::Uncordon { node } => Ok(self.kube()?.uncordon(node).await?),
-            Step::Drain { node } => self.drain(node).await,
-            Step::EtcdMemberGone { member, force } => self.etcd_member_gone(member, *force).await,
             Step::EtcdJoined { member, settings } | Step::EtcdFounds { member, settings } => {
-                self.etcd_joined(member, settings).await
+                self.alone().await.etcd_joined(member, settings).await
             }
-            Step::EtcdNoted => self.etcd_noted(),
-            Step::EtcdMemberOut { gone } => self.etcd_member_out(gone).await,
-            Step::EtcdVotes { member } => self.etcd_votes(member).await,
-            Step::UnitGone { unit } => self.unit_gone(unit).await,
+            Step::EtcdNoted => self.alone().await.etcd_noted(),
+            Step::EtcdMemberOut { gone } => self.alone().await.etcd_member_out(gone).await,
+            Step::EtcdVotes { member } => self.alone().await.etcd_votes(member).await,
+            Step::UnitGone { unit } => self.alone().await.unit_gone(unit).await,
             Step::ContainersGone => Ok(self.host.runtime.clear().await?),
             Step::NetworkGone {
                 links,
@@ -144,27 +196,41 @@ impl Effects<'_> {
         }
     }
 
-    async fn tried(&mut self, trial: &TrialStep) -> Result<(), Failed> {
+    async fn tried(&self, trial: &TrialStep) -> Result<(), Failed> {
         trial::run(self.host, trial).await?;
-        let tried = &mut self.ledger.ledger.tried;
+        let mut all = self.alone().await;
+        let tried = &mut all.ledger.ledger.tried;
         tried.insert(trial.program.clone(), trial.digest());
-        Ok(self.ledger.save()?)
+        Ok(all.ledger.save()?)
     }
 
-    async fn module(&mut self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {
+    async fn image(&self, reference: &str, archive: &str) -> Result<(), Failed> {
+        self.host.runtime.import(archive).await?;
+        let mut all = self.alone().await;
+        all.memory.imported.insert(reference.to_owned());
+        if !all.ledger.ledger.stack_is_on_disk(&self.ctx.node.stack) {
+            return Ok(());
+        }
+        drop(all);
+        // The ledger calls the stack whole, and nothing that comes later will.
+        let kept = self.host.runtime.keep_on_disk().await;
+        kept.map_err(|e| Failed::Why(chain(&e)))
+    }
+
+    async fn module(&self, step: &Step, name: &str, optional: bool) -> Result<(), Failed> {
         match self.host.kernel.load_module(name).await {
             Ok(()) => Ok(()),
             Err(e) if optional => {
                 // A container may see the host's modules and not be allowed to load them.
                 tracing::warn!(module = name, error = %chain(&e), "optional module not loaded");
-                self.memory.given_up.insert(step.key());
+                self.alone().await.memory.given_up.insert(step.key());
                 Ok(())
             }
             Err(e) => Err(Failed::Why(chain(&e))),
         }
     }
 
-    async fn unit(&mut self, want: &UnitStep) -> Result<(), Failed> {
+    async fn unit(&self, want: &UnitStep) -> Result<(), Failed> {
         let name = &want.unit;
         let units = &self.host.units;
         let before = units.show(std::slice::from_ref(name)).await?.remove(name);
@@ -179,23 +245,9 @@ impl Effects<'_> {
         if !now.enabled {
             units.enable(name).await?;
         }
-        let right = self
-            .ledger
-            .ledger
-            .runs_with(name, &want.inputs, &now.invocation);
-        let record = self.ledger.ledger.units.entry(name.clone()).or_default();
-        if now.active.is_up() && right {
-            record.inputs = Some(want.inputs);
-            record.intent = None;
-            return Ok(self.ledger.save()?);
+        if self.alone().await.runs_already(want, &now)? {
+            return Ok(());
         }
-        // On the disk before systemd is asked: a start that is interrupted here is recognised by
-        // its new invocation and not repeated.
-        record.intent = Some(StartIntent {
-            inputs: want.inputs,
-            before: now.invocation.clone(),
-        });
-        self.ledger.save()?;
         // With the intent noted: should it die meanwhile, systemd starts it as it is to run.
         if now.active.is_up() && name == ours::units::ETCD {
             Box::pin(self.etcd_turn()).await?;
@@ -213,8 +265,32 @@ impl Effects<'_> {
             inputs: Some(want.inputs),
             intent: None,
         };
-        self.ledger.ledger.units.insert(name.clone(), done);
-        Ok(self.ledger.save()?)
+        let mut all = self.alone().await;
+        all.ledger.ledger.units.insert(name.clone(), done);
+        Ok(all.ledger.save()?)
+    }
+}
+
+impl Effects<'_> {
+    /// Whether a unit that is in this state runs with what is wanted. If not, that it is going to be
+    /// started is on the disk before systemd is asked: a start that is interrupted is recognised by
+    /// its new invocation and not repeated.
+    fn runs_already(&mut self, want: &UnitStep, now: &UnitState) -> Result<bool, Failed> {
+        let ledger = &mut self.ledger.ledger;
+        let right = ledger.runs_with(&want.unit, &want.inputs, &now.invocation);
+        let record = ledger.units.entry(want.unit.clone()).or_default();
+        let runs = now.active.is_up() && right;
+        if runs {
+            record.inputs = Some(want.inputs);
+            record.intent = None;
+        } else {
+            record.intent = Some(StartIntent {
+                inputs: want.inputs,
+                before: now.invocation.clone(),
+            });
+        }
+        self.ledger.save()?;
+        Ok(runs)
     }
 
     async fn unit_gone(&mut self, unit: &str) -> Result<(), Failed> {
@@ -253,6 +329,15 @@ impl Effects<'_> {
         Ok(())
     }
 
+    async fn addon_gone(&mut self, objects: &[ObjectRef]) -> Result<(), Failed> {
+        let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
+        let admin = admin.map_err(Failed::Why)?;
+        for object in objects {
+            admin.forget(object).await?;
+        }
+        Ok(())
+    }
+
     async fn drain(&mut self, node: &str) -> Result<(), Failed> {
         let kube = self.kube()?;
         // Nobody there: nothing is waited for.
@@ -282,6 +367,8 @@ impl Effects<'_> {
 enum Failed {
     /// In words of its own.
     Fault(Fault),
+    /// See [`Ended::Left`].
+    Left,
     /// The cause; what was tried is known from the step.
     Why(String),
 }

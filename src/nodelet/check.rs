@@ -10,12 +10,14 @@ use tokio::time::Instant;
 
 use super::apply::Effects;
 use super::context::{self, StackSeen};
+use super::ledger::LedgerFile;
 use super::observe::Sweep;
-use super::phase::PhaseSteps;
+use super::phase::{Order, PhaseSteps};
 use super::plan::{Plan, plan};
 use super::status::Board;
+use crate::host::fs::HostFs;
 use crate::model::Timestamp;
-use crate::telemetry::chain;
+use crate::stack;
 
 /// What a check found.
 #[derive(Clone, Debug, Default)]
@@ -42,16 +44,11 @@ pub async fn check(
         ledger,
     } = effects;
     let units = units_of(phases);
+    let order = order(&host.fs, ledger);
     let mut sweep = Sweep::begin(host, &ledger.ledger, trust, ctx, memory, &units).await;
-    let snapshot = sweep.all(phases).await;
+    let snapshot = sweep.all(phases, order).await;
     let main_pids = sweep.main_pids();
-    if let Some(record) = memory.verified_stack.take() {
-        ledger.ledger.stack = Some(record);
-        if let Err(e) = ledger.save() {
-            tracing::warn!(error = %chain(&e), "the ledger was not written");
-        }
-    }
-    let mut plan = plan(phases, &snapshot);
+    let mut plan = plan(phases, &snapshot, order);
     if let (Some(waits), Some(fault)) = (&mut plan.waits, &stack.fault) {
         waits.what = format!(
             "{}; what is staged cannot be used: {}",
@@ -61,6 +58,16 @@ pub async fn check(
     board.planned(&plan, context::learnt(&host.fs, ctx, stack));
     board.checked(Timestamp::now(), &plan, began.elapsed());
     Checked { plan, main_pids }
+}
+
+/// By which table phases need each other on this host: while no stack is active and nothing of a node was ever
+/// started, there is nothing that a refusal has to leave as it is.
+pub fn order(fs: &HostFs, ledger: &LedgerFile) -> Order {
+    let started = !ledger.ledger.units.is_empty() || ledger.is_in_doubt();
+    match stack::current(fs) {
+        Ok(None) if !started => Order::First,
+        Ok(_) | Err(_) => Order::Kept,
+    }
 }
 
 /// Units that the steps are about: systemd is asked for all of them at once.

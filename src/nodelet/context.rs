@@ -3,14 +3,14 @@
 mod drop_ins;
 
 use crate::host::facts::os_release;
-use crate::host::fs::{Found, HostFs};
+use crate::host::fs::HostFs;
 use crate::host::net::Nftables;
 use crate::host::{Host, kernel};
 use crate::model::{
     CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest, StackRef,
     Timestamp, TrustStore, paths,
 };
-use crate::stack::{self, Depth, Manifest, StackError};
+use crate::stack::{self, Depth, Manifest, StackError, Staged};
 use crate::telemetry::chain;
 
 use super::certs;
@@ -28,7 +28,7 @@ const ADDON_OBJECTS_MAX: usize = 1000;
 pub struct StackSeen {
     /// Its verified manifest.
     pub manifest: Option<StackManifest>,
-    /// Installed, or staged whole.
+    /// Installed, or staged: whole, or what there is while the rest comes.
     pub at_hand: bool,
     /// Installed and whole.
     pub installed: bool,
@@ -149,12 +149,14 @@ pub(super) fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> Stac
     match Manifest::open_staged(fs, want, trust) {
         Ok(manifest) => {
             let content = manifest.content().clone();
-            let archive = fs.found(stack::staged_archive(&want.manifest));
-            let whole = matches!(archive, Ok(Found::File { size, .. })
-                if size == content.archive.size);
+            // What has come so far is unpacked while the rest comes.
+            let at_hand = match stack::staged(fs, want, &content) {
+                Staged::Whole | Staged::Comes => true,
+                Staged::Nothing => false,
+            };
             StackSeen {
                 manifest: Some(content),
-                at_hand: whole,
+                at_hand,
                 installed: false,
                 active: false,
                 fault: None,

@@ -49,6 +49,11 @@ pub enum What<'a> {
         /// How long it took.
         took_ms: u64,
     },
+    /// Left before its end, for it waits for something, or there is news.
+    Left {
+        /// How long it took until then.
+        took_ms: u64,
+    },
     /// Not done.
     Failed {
         /// Why.
@@ -76,7 +81,7 @@ impl Journal {
         let durable = match entry.what {
             What::Intent => true,
             // For people; without it the intent still tells what was tried.
-            What::Done { .. } | What::Failed { .. } => false,
+            What::Done { .. } | What::Left { .. } | What::Failed { .. } => false,
         };
         self.append(&line, durable).map_err(fail)
     }

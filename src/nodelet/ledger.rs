@@ -223,6 +223,11 @@ impl Ledger {
                 .is_some_and(|i| i.inputs == *inputs && i.before != invocation)
     }
 
+    /// Every byte of this stack, and of its images as the runtime has them, outlives the power.
+    pub fn stack_is_on_disk(&self, stack: &StackRef) -> bool {
+        self.stack.as_ref().is_some_and(|kept| kept.stack == *stack)
+    }
+
     /// The unit must be started again, whatever it was started with.
     pub fn must_restart(&mut self, unit: &str) {
         if let Some(record) = self.units.get_mut(unit) {
@@ -479,6 +484,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::EtcdMemberGone { .. }
         | Step::EtcdMemberOut { .. }
         | Step::EtcdNoted
+        | Step::StackOnDisk { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone

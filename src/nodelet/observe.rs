@@ -25,9 +25,9 @@ use super::certs;
 use super::context::RefusedStack;
 use super::etcd::version::{self, Gate};
 use super::fit::{Ran, Unfit};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, StackRecord};
 use super::peers::Peers;
-use super::phase::{Context, PhaseSteps};
+use super::phase::{Context, Order, PhaseSteps};
 use super::step::{DirStep, FileStep, Seen, Step, TrialStep, UnitStep};
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
@@ -35,8 +35,11 @@ use crate::host::kernel::ModuleState;
 use crate::host::ours;
 use crate::host::proc::Proc;
 use crate::host::units::UnitState;
-use crate::model::{Digest, Hasher, ProxyMode, StackRef, TrustStore, paths};
+use crate::model::{
+    Digest, Hasher, PhaseId, ProxyMode, StackManifest, StackRef, TrustStore, paths,
+};
 use crate::stack::{self, Depth, StackError};
+use crate::telemetry::chain;
 
 /// Most stacks that are remembered as whole: what is kept on the disk is three at most.
 const WHOLE_MAX: usize = 4;
@@ -67,11 +70,21 @@ pub struct Memory {
     pub waiting_since: HashMap<String, Instant>,
     /// Stacks that were verified byte by byte, by directory: while one is refused, it and the one of
     /// before are looked at by turns.
-    pub whole: BTreeMap<String, super::ledger::StackRecord>,
-    /// A stack that was verified byte by byte in this sweep; goes to the ledger.
-    pub verified_stack: Option<super::ledger::StackRecord>,
+    pub whole: BTreeMap<String, StackRecord>,
+    /// Images that this process imported: until the whole stack is on the disk no other is believed to be whole.
+    pub imported: BTreeSet<String>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
     pub first_api_server: bool,
+}
+
+impl Memory {
+    /// Every byte of a stack was compared with its manifest.
+    pub(super) fn is_whole(&mut self, record: StackRecord) {
+        if self.whole.len() >= WHOLE_MAX {
+            self.whole.clear();
+        }
+        self.whole.insert(record.stack.dir_name(), record);
+    }
 }
 
 /// An object after our apply.
@@ -124,10 +137,14 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Looks at every step.
-    pub async fn all(&mut self, phases: &[PhaseSteps]) -> Snapshot {
+    /// Looks at every step of the phases that need none that waits.
+    pub async fn all(&mut self, phases: &[PhaseSteps], order: Order) -> Snapshot {
         let mut snapshot = Snapshot::default();
+        let mut held: Vec<PhaseId> = Vec::new();
         for phase in phases {
+            if held.iter().any(|h| order.waits_for(phase.id, *h)) {
+                continue;
+            }
             let steps = match &phase.steps {
                 Ok(steps) => steps,
                 Err(wait) => &wait.meanwhile,
@@ -137,7 +154,7 @@ impl<'a> Sweep<'a> {
                 snapshot.seen.insert(step.key(), seen);
             }
             if phase.steps.is_err() {
-                break;
+                held.push(phase.id);
             }
         }
         snapshot
@@ -184,6 +201,7 @@ impl<'a> Sweep<'a> {
                 Ok(None) => Seen::Missing,
                 Err(e) => Seen::Unknown { why: e.to_string() },
             },
+            Step::StackOnDisk { stack } => self.stack_on_disk(stack),
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
             Step::Image { reference, .. } => self.image(reference).await,
@@ -355,10 +373,16 @@ impl<'a> Sweep<'a> {
     }
 
     async fn image(&mut self, reference: &str) -> Seen {
-        match self.images().await {
-            Ok(images) if images.iter().any(|i| i == reference) => Seen::Same,
-            Ok(_) => Seen::Missing,
-            Err(why) => Seen::Unknown { why },
+        let there = match self.images().await {
+            Ok(images) => images.iter().any(|i| i == reference),
+            Err(why) => return Seen::Unknown { why },
+        };
+        let on_disk = self.ledger.stack_is_on_disk(&self.ctx.node.stack);
+        match there {
+            true if on_disk || self.memory.imported.contains(reference) => Seen::Same,
+            // By a process that has ended: perhaps with the power, before its files were written.
+            true => differs("it is not known whether all of it is on the disk"),
+            false => Seen::Missing,
         }
     }
 
@@ -367,7 +391,7 @@ impl<'a> Sweep<'a> {
         if let Some(known) = &self.images {
             return known.clone();
         }
-        let asked = self.host.runtime.images().await.map_err(|e| e.to_string());
+        let asked = self.host.runtime.images().await.map_err(|e| chain(&e));
         self.images.insert(asked).clone()
     }
 
@@ -380,14 +404,9 @@ impl<'a> Sweep<'a> {
             Err(StackError::NotInstalled) => return Seen::Missing,
             Err(e) => return differs(&e.to_string()),
         };
-        let files = manifest.content().files.iter().map(|f| f.path.as_str());
-        let fingerprint = match fingerprint(self.host, want, files) {
-            Ok(fingerprint) => fingerprint,
+        let record = match record_of(self.host, want, manifest.content()) {
+            Ok(record) => record,
             Err(e) => return Seen::Unknown { why: e.to_string() },
-        };
-        let record = super::ledger::StackRecord {
-            stack: want.clone(),
-            fingerprint,
         };
         let whole = self.memory.whole.get(&want.dir_name());
         let known = [self.ledger.stack.as_ref(), whole];
@@ -401,16 +420,22 @@ impl<'a> Sweep<'a> {
         });
         match read.await {
             Ok(Ok(())) => {
-                let whole = &mut self.memory.whole;
-                if whole.len() >= WHOLE_MAX {
-                    whole.clear();
-                }
-                whole.insert(want.dir_name(), record.clone());
-                self.memory.verified_stack = Some(record);
+                self.memory.is_whole(record);
                 Seen::Same
             }
             Ok(Err(e)) => differs(&e.to_string()),
             Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    /// Of a stack that is not whole it is not asked: it is unpacked again first.
+    fn stack_on_disk(&self, want: &StackRef) -> Seen {
+        let content = self.ctx.manifest.as_ref();
+        let now = content.and_then(|content| record_of(self.host, want, content).ok());
+        match (&self.ledger.stack, now) {
+            (Some(kept), Some(now)) if *kept == now => Seen::Same,
+            (_, Some(_)) => differs("it is not known to be there after a power cut"),
+            (_, None) => Seen::Missing,
         }
     }
 
@@ -477,15 +502,16 @@ impl<'a> Sweep<'a> {
     }
 }
 
-fn fingerprint<'a>(
+/// What is remembered of an installed stack whose every byte is right, as its files are now.
+pub(super) fn record_of(
     host: &Host,
     stack: &StackRef,
-    files: impl Iterator<Item = &'a str>,
-) -> std::io::Result<Digest> {
+    content: &StackManifest,
+) -> std::io::Result<StackRecord> {
     use std::os::unix::fs::MetadataExt;
     let dir = host.fs.at(paths::STACKS).join(stack.dir_name());
     let mut hasher = Hasher::new();
-    for file in files {
+    for file in content.files.iter().map(|f| f.path.as_str()) {
         let meta = std::fs::symlink_metadata(dir.join(file))?;
         let line = format!(
             "{file}\0{}\0{:o}\0{}\0{}.{}\0{}.{}\n",
@@ -499,7 +525,10 @@ fn fingerprint<'a>(
         );
         hasher.update(line.as_bytes());
     }
-    Ok(hasher.finish())
+    Ok(StackRecord {
+        stack: stack.clone(),
+        fingerprint: hasher.finish(),
+    })
 }
 
 /// Mode and owner as they should be.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A phase that lacks something from elsewhere (certificates from the plane, the stack's download)
-//! says [`Wait`] instead; the plan ends there and the state says what is waited for.
+//! says [`Wait`] instead; what needs that phase waits with it, and the state says what is waited for.
 //!
 //! | file | what |
 //! |---|---|
@@ -14,6 +14,7 @@
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
+//! | `order` | which phases wait for which |
 //! | `layout` | names of files and units |
 //! | `context`, `render` | questions to the context; writing YAML, units, digests |
 
@@ -51,6 +52,7 @@ pub mod layout;
 mod misc;
 mod needs;
 mod network;
+mod order;
 mod reload;
 mod removal;
 mod render;
@@ -67,6 +69,7 @@ mod version;
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
 pub(super) use etcd::{joining_settings, settings_join};
 pub use kube_proxy::proxy_mode;
+pub use order::Order;
 pub(super) use removal::member as etcd_member;
 pub use removal::removal;
 pub use renewal::next_change;
@@ -84,7 +87,7 @@ pub struct Context {
     pub facts: Facts,
     /// The manifest of the wanted stack, verified; from the staged or the installed copy.
     pub manifest: Option<StackManifest>,
-    /// True when the stack's archive is staged or the stack is already installed.
+    /// True when the stack's archive is staged or just coming, or the stack is already installed.
     pub stack_at_hand: bool,
     /// Keys and certificates on the host.
     pub material: BTreeMap<CertPurpose, Material>,

@@ -8,7 +8,7 @@
 //! * a step that is already so is not in it;
 //! * a unit is in it when a file it has read is repaired, although its inputs are the same;
 //! * what must answer is asked again after a unit of its phase was started;
-//! * nothing after the first phase that waits, or the first step that does;
+//! * of a phase that waits, nothing after the step that does; nothing of those that need it;
 //! * what is to be done later is left out, and everything after it is not.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::observe::Snapshot;
-use super::phase::PhaseSteps;
+use super::phase::{Order, PhaseSteps};
 use super::step::{Part, Seen, Step, UnitStep};
 use super::words;
 use crate::model::{ApiAddressStatus, PhaseId};
@@ -26,8 +26,14 @@ use crate::model::{ApiAddressStatus, PhaseId};
 pub struct Plan {
     /// Remaining steps, in order.
     pub todo: Vec<Planned>,
-    /// Where it ends early, if it does.
+    /// What is waited for, by the first phase that waits.
     pub waits: Option<Waits>,
+    /// Phases that wait, or need one that does: not all of their steps are in it.
+    #[serde(default)]
+    pub held: BTreeSet<PhaseId>,
+    /// By which table phases need each other.
+    #[serde(default)]
+    pub order: Order,
     /// What is put off until something changes; everything after it is in the plan.
     #[serde(default)]
     pub later: Option<Waits>,
@@ -80,56 +86,19 @@ pub struct StepWords {
 }
 
 /// What remains of these phases, given what the host says.
-pub fn plan(phases: &[PhaseSteps], seen: &Snapshot) -> Plan {
-    let mut plan = Plan::default();
+pub fn plan(phases: &[PhaseSteps], seen: &Snapshot, order: Order) -> Plan {
+    let mut plan = Plan {
+        order,
+        ..Plan::default()
+    };
     let mut repaired: BTreeSet<&str> = BTreeSet::new();
     for phase in phases {
-        let (steps, waits) = match &phase.steps {
-            Ok(steps) => (steps, None),
-            Err(wait) => (&wait.meanwhile, Some(wait)),
-        };
-        let mut started = false;
-        for step in steps {
-            let said = seen.seen.get(&step.key());
-            match said {
-                Some(Seen::Awaits { what }) => {
-                    plan.waits = Some(Waits {
-                        phase: phase.id,
-                        what: what.clone(),
-                    });
-                    return plan;
-                }
-                Some(Seen::Later { what }) => {
-                    plan.later.get_or_insert_with(|| Waits {
-                        phase: phase.id,
-                        what: what.clone(),
-                    });
-                    continue;
-                }
-                Some(Seen::Same | Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. })
-                | None => {}
-            }
-            let Some((why, restart)) = reason(step, said, &repaired, started) else {
-                continue;
-            };
-            match step.traits().part {
-                Part::Repairs(path) => drop(repaired.insert(path)),
-                Part::Starts(_) => started = true,
-                Part::Fact | Part::Asks(_) => {}
-            }
-            plan.todo.push(Planned {
-                phase: phase.id,
-                step: step.clone(),
-                why,
-                restart,
-            });
-        }
-        if let Some(wait) = waits {
-            plan.waits = Some(Waits {
-                phase: phase.id,
-                what: wait.what.clone(),
-            });
-            break;
+        if plan.held.iter().any(|h| order.waits_for(phase.id, *h)) {
+            plan.held.insert(phase.id);
+        } else if let Some(what) = plan.remaining(phase, seen, &mut repaired) {
+            plan.held.insert(phase.id);
+            let phase = phase.id;
+            plan.waits.get_or_insert(Waits { phase, what });
         }
     }
     plan
@@ -167,6 +136,50 @@ fn reason(
 }
 
 impl Plan {
+    /// Adds what remains of one phase; what it waits for, if it does.
+    fn remaining<'a>(
+        &mut self,
+        phase: &'a PhaseSteps,
+        seen: &Snapshot,
+        repaired: &mut BTreeSet<&'a str>,
+    ) -> Option<String> {
+        let (steps, waits) = match &phase.steps {
+            Ok(steps) => (steps, None),
+            Err(wait) => (&wait.meanwhile, Some(wait.what.clone())),
+        };
+        let mut started = false;
+        for step in steps {
+            let said = seen.seen.get(&step.key());
+            match said {
+                Some(Seen::Awaits { what }) => return Some(what.clone()),
+                Some(Seen::Later { what }) => {
+                    self.later.get_or_insert_with(|| Waits {
+                        phase: phase.id,
+                        what: what.clone(),
+                    });
+                    continue;
+                }
+                Some(Seen::Same | Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. })
+                | None => {}
+            }
+            let Some((why, restart)) = reason(step, said, repaired, started) else {
+                continue;
+            };
+            match step.traits().part {
+                Part::Repairs(path) => drop(repaired.insert(path)),
+                Part::Starts(_) => started = true,
+                Part::Fact | Part::Asks(_) => {}
+            }
+            self.todo.push(Planned {
+                phase: phase.id,
+                step: step.clone(),
+                why,
+                restart,
+            });
+        }
+        waits
+    }
+
     /// What is waited for: what ends it, and what was put off.
     pub fn awaited(&self) -> Option<Waits> {
         match (&self.later, &self.waits) {
@@ -183,13 +196,19 @@ impl Plan {
         self.todo.iter().any(|p| p.step.traits().tries)
     }
 
-    /// What can be done before it is known that all of it is taken: up to the last trial, or all.
+    /// What can be done before it is known that all of it is taken: up to the last trial, and what does
+    /// not wait for its phase; or all.
     pub fn until_tried(&self) -> Self {
-        let last = self.todo.iter().rposition(|p| p.step.traits().tries);
         let mut part = self.clone();
-        if let Some(last) = last {
-            part.todo.truncate(last + 1);
-        }
+        let Some(last) = self.todo.iter().rposition(|p| p.step.traits().tries) else {
+            return part;
+        };
+        let tried = self.todo[last].phase;
+        let (mut at, order) = (0, self.order);
+        part.todo.retain(|p| {
+            at += 1;
+            at <= last + 1 || (p.phase != tried && !order.waits_for(p.phase, tried))
+        });
         part
     }
 

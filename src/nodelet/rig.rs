@@ -26,7 +26,8 @@ use super::testing::{Cas, host_id, node};
 use crate::host::Host;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{
-    Digest, EtcdMember, Generation, HostId, PhaseId, Role, Timestamp, TrustStore, paths,
+    Digest, EtcdMember, Generation, HostId, PhaseId, PhaseStatus, Role, Timestamp, TrustStore,
+    paths,
 };
 
 /// Units are loaded when their file is there; every call but questions is logged.
@@ -52,6 +53,12 @@ show)
 start|restart)
   cp "$root/var/opt/pf9/nodelet/journal.jsonl" "$state/journal"
   if grep -q broken "$root/etc/systemd/system/$1"; then echo "unit $1 is broken" >&2; exit 1; fi
+  if grep -q waits-for-b "$root/etc/systemd/system/$1"; then
+    tries=0
+    while [ ! -e "$state/pf9-b.service.up" ]; do
+      tries=$((tries + 1)); [ $tries -lt 400 ] || exit 1; sleep 0.05
+    done
+  fi
   number; echo "$n" > "$state/$1.up"
   if grep -q hangs-when-up "$root/etc/systemd/system/$1"; then exec sleep 60; fi ;;
 stop|kill) rm -f "$state/$1.up" ;;
@@ -124,8 +131,9 @@ impl Rig {
             &units,
         )
         .await;
-        let seen: Snapshot = sweep.all(phases).await;
-        plan(phases, &seen)
+        let order = check::order(&self.host.fs, &life.ledger);
+        let seen: Snapshot = sweep.all(phases, order).await;
+        plan(phases, &seen, order)
     }
 
     /// A status check as the loop makes it.
@@ -150,6 +158,10 @@ impl Rig {
     }
 
     pub(crate) async fn run(&mut self, plan: &Plan) -> End {
+        self.run_until(plan, &never()).await
+    }
+
+    pub(crate) async fn run_until(&mut self, plan: &Plan, stop: &Stop) -> End {
         let trust = TrustStore::default();
         let life = &mut self.life;
         life.ledger.ledger.installed = Some(Installed {
@@ -169,7 +181,12 @@ impl Rig {
             board: &mut life.board,
             generation: Generation(1),
         };
-        runner.run(plan, &never()).await
+        runner.run(plan, stop).await
+    }
+
+    /// What is shown of them.
+    pub(crate) fn phases(&self) -> Vec<PhaseStatus> {
+        self.life.board.shown().phases.clone()
     }
 
     pub(crate) async fn converge(&mut self, phases: &[PhaseSteps]) -> End {
@@ -312,7 +329,7 @@ impl Life {
     }
 }
 
-fn never() -> Stop {
+pub(crate) fn never() -> Stop {
     Stop {
         shutdown: CancellationToken::new(),
         news: CancellationToken::new(),

@@ -1,18 +1,27 @@
-//! The runner: one step after the other.
+//! The runner: phases that do not wait for each other at once, the steps of a phase one after the other.
 //!
 //! ```text
-//! already so? ─► skip : intent on disk ─► apply (deadline) ─► look again ─► outcome
+//! schedule (pure) ─► phases that may begin ─► for each step:
+//!     already so? ─► skip : intent on disk ─► apply (deadline) ─► look again ─► outcome
 //! ```
 //!
-//! Ends at the first step that fails. Told to stop, it ends between two steps; a wait for something
-//! to answer is left at once when there is news.
+//! A step that fails ends its phase; what waits for that phase is not begun, the others go to their end. Told
+//! to stop, each phase ends between two steps; a wait for something to answer is left at once when there is
+//! news. Steps that need nothing but the machine ([`Traits::beside`](super::step::table::Traits)) and stand
+//! side by side in a phase are done a few at a time.
 
+mod schedule;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Effects, fault_of};
+use super::apply::{Effects, Ended, Shared, fault_of};
 use super::journal::{Entry, Journal, What};
 use super::observe::Sweep;
 use super::plan::{Plan, Planned};
@@ -20,13 +29,19 @@ use super::status::Board;
 use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
 use super::words;
 use crate::host::noise;
-use crate::model::{Fault, FaultCode, Generation, Timestamp};
+use crate::model::{Fault, FaultCode, Generation, PhaseId, Timestamp};
+use crate::stack::Stops;
 use crate::telemetry::chain;
 
+use schedule::Schedule;
+
 /// First pause between two questions of a probe: most answer within a second of their start.
-const ASK_FIRST: Duration = Duration::from_millis(150);
-/// Longest pause between two questions.
-const ASK_CAP: Duration = Duration::from_secs(2);
+const ASK_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause between two questions: a question costs a millisecond or two, a node that is ready and
+/// does not know it costs everybody more.
+const ASK_CAP: Duration = Duration::from_millis(500);
+/// Steps that are done side by side: a small machine has two processors.
+const AT_ONCE: usize = 2;
 
 /// A wait is left after this long, so that everything before it is looked at again; it goes on
 /// where it was.
@@ -69,8 +84,17 @@ pub struct Runner<'a> {
     pub generation: Generation,
 }
 
+/// A run: what the phases that are worked on at once share.
+struct Run<'s, 'a> {
+    effects: Shared<'s, 'a>,
+    journal: &'s Journal,
+    board: Mutex<&'s mut Board>,
+    generation: Generation,
+    stop: &'s Stop,
+}
+
 impl Runner<'_> {
-    /// Does what the plan says, in order.
+    /// Does what the plan says.
     pub async fn run(&mut self, plan: &Plan, stop: &Stop) -> End {
         if let Err(fault) = self.prepare(plan) {
             return End::Failed {
@@ -78,27 +102,14 @@ impl Runner<'_> {
                 fault,
             };
         }
-        for (i, planned) in plan.todo.iter().enumerate() {
-            if stop.is_set() {
-                return End::Interrupted;
-            }
-            self.board.step_begins(planned);
-            let end = self.step(planned, stop).await;
-            let last = plan
-                .todo
-                .get(i + 1)
-                .is_none_or(|next| next.phase != planned.phase);
-            match end {
-                End::Done => self.board.step_done(planned, last),
-                End::Interrupted => return End::Interrupted,
-                End::Failed { key, fault } => {
-                    let fault = self.with_its_log(&planned.step, fault).await;
-                    self.board.step_failed(planned, &fault);
-                    return End::Failed { key, fault };
-                }
-            }
-        }
-        End::Done
+        let run = Run {
+            effects: Shared::new(&mut self.effects, stop.stops()),
+            journal: self.journal,
+            board: Mutex::new(&mut *self.board),
+            generation: self.generation,
+            stop,
+        };
+        run.all(plan).await
     }
 
     /// Everything that must be on the disk before the first step: what will be made, and which
@@ -123,13 +134,108 @@ impl Runner<'_> {
             .fix("look at the disk that holds /var/opt/pf9/nodelet")
         })
     }
+}
+
+impl Run<'_, '_> {
+    /// Every phase of the plan in its turn. The end of the smallest number that did not go well is the run's.
+    async fn all(&self, plan: &Plan) -> End {
+        let mut phases: BTreeMap<PhaseId, Vec<&Planned>> = BTreeMap::new();
+        for planned in &plan.todo {
+            phases.entry(planned.phase).or_default().push(planned);
+        }
+        let mut schedule = Schedule::of(phases.keys().copied(), plan.order);
+        let mut at_work = FuturesUnordered::new();
+        let mut ends = BTreeMap::new();
+        loop {
+            for id in schedule.begin() {
+                let steps = phases.remove(&id).unwrap_or_default();
+                at_work.push(async move { (id, self.phase(&steps).await) });
+            }
+            match at_work.next().await {
+                None => break,
+                Some((id, End::Done)) => schedule.done(id),
+                Some((id, end)) => drop(ends.insert(id, end)),
+            }
+        }
+        // What failed is said, also where another phase was left because there is news.
+        let failed = |end: &End| matches!(end, End::Failed { .. });
+        let first = ends.values().find(|end| failed(end));
+        first.or(ends.values().next()).cloned().unwrap_or(End::Done)
+    }
+
+    /// The steps of one phase, in order; those that may be are done side by side.
+    async fn phase(&self, steps: &[&Planned]) -> End {
+        let mut rest = steps;
+        while let Some(first) = rest.first() {
+            let beside = |p: &&&Planned| p.step.traits().beside;
+            let row = match first.step.traits().beside {
+                true => rest.iter().take_while(beside).count(),
+                false => 1,
+            };
+            let (now, then) = rest.split_at(row);
+            let end = self.side_by_side(now, then.is_empty()).await;
+            if end != End::Done {
+                return end;
+            }
+            rest = then;
+        }
+        End::Done
+    }
+
+    /// Some steps at once, begun in their order; none is begun after one that did not go well.
+    async fn side_by_side(&self, steps: &[&Planned], last: bool) -> End {
+        let (mut todo, mut end) = (steps.iter(), End::Done);
+        let mut at_work = FuturesUnordered::new();
+        let mut left = steps.len();
+        loop {
+            while end == End::Done
+                && at_work.len() < AT_ONCE
+                && let Some(planned) = todo.next()
+            {
+                at_work.push(async move { (*planned, self.one(planned).await) });
+            }
+            let Some((planned, ended)) = at_work.next().await else {
+                return end;
+            };
+            left -= 1;
+            match ended {
+                End::Done => {
+                    let phase_is_done = last && left == 0;
+                    self.board.lock().await.step_done(planned, phase_is_done);
+                }
+                End::Interrupted | End::Failed { .. } => {
+                    if let End::Failed { fault, .. } = &ended {
+                        self.board.lock().await.step_failed(planned, fault);
+                    } else {
+                        self.board.lock().await.step_left(planned);
+                    }
+                    // The first one says why.
+                    end = if end == End::Done { ended } else { end };
+                }
+            }
+        }
+    }
+
+    async fn one(&self, planned: &Planned) -> End {
+        if self.stop.is_set() {
+            return End::Interrupted;
+        }
+        self.board.lock().await.step_begins(planned);
+        match self.step(planned).await {
+            End::Failed { key, fault } => {
+                let fault = self.with_its_log(&planned.step, fault).await;
+                End::Failed { key, fault }
+            }
+            end @ (End::Done | End::Interrupted) => end,
+        }
+    }
 
     /// With what the log of the program that it is about has against it, if anything.
     async fn with_its_log(&self, step: &Step, mut fault: Fault) -> Fault {
         let Some(unit) = words::log_of(step) else {
             return fault;
         };
-        match self.effects.host.units.last_lines(unit).await {
+        match self.effects.host().units.last_lines(unit).await {
             Ok(log) => {
                 if let Some(line) = noise::last_fault(unit, &log) {
                     fault.why = format!("{}; its log: {line}", fault.why);
@@ -141,12 +247,12 @@ impl Runner<'_> {
         fault
     }
 
-    async fn step(&mut self, planned: &Planned, stop: &Stop) -> End {
+    async fn step(&self, planned: &Planned) -> End {
         let step = &planned.step;
         let key = step.key();
         match step.traits().part {
             Part::Asks(probe) => {
-                return match self.wait_for(probe, step, stop).await {
+                return match self.wait_for(probe, planned).await {
                     Ok(true) => End::Done,
                     Ok(false) => End::Interrupted,
                     Err(fault) => End::Failed { key, fault },
@@ -169,25 +275,27 @@ impl Runner<'_> {
         };
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = match &result {
-            Ok(()) => What::Done { took_ms },
+            Ok(Ended::Done) => What::Done { took_ms },
+            Ok(Ended::Left) => What::Left { took_ms },
             Err(fault) => What::Failed { why: &fault.why },
         };
         // The outcome is for people; without it the intent still tells what was tried.
         drop(self.note(planned, &key, outcome));
         match result {
-            Ok(()) => End::Done,
+            Ok(Ended::Done) => End::Done,
+            Ok(Ended::Left) => End::Interrupted,
             Err(fault) => End::Failed { key, fault },
         }
     }
 
-    async fn do_and_look(&mut self, step: &Step) -> Result<(), Fault> {
-        self.effects.apply(step).await?;
-        match step.traits().proof {
-            Proof::Doing => return Ok(()),
-            Proof::Look => {}
+    async fn do_and_look(&self, step: &Step) -> Result<Ended, Fault> {
+        let applied = self.effects.apply(step).await?;
+        match (applied, step.traits().proof) {
+            (Ended::Left, _) | (Ended::Done, Proof::Doing) => return Ok(applied),
+            (Ended::Done, Proof::Look) => {}
         }
         match self.look(step).await {
-            Seen::Same => Ok(()),
+            Seen::Same => Ok(Ended::Done),
             Seen::Missing => Err(fault_of(step, "it was done, and yet it is not there")),
             Seen::Differs { how } => Err(fault_of(step, format!("it was done, and yet {how}"))),
             Seen::Awaits { what } | Seen::Later { what } => {
@@ -198,26 +306,20 @@ impl Runner<'_> {
     }
 
     /// Asks until it is so. `Ok(false)`: there is news.
-    async fn wait_for(
-        &mut self,
-        probe: &ProbeStep,
-        step: &Step,
-        stop: &Stop,
-    ) -> Result<bool, Fault> {
+    async fn wait_for(&self, probe: &ProbeStep, planned: &Planned) -> Result<bool, Fault> {
+        let (step, stop) = (&planned.step, self.stop);
         let key = step.key();
         let now = Instant::now();
-        let since = *self
-            .effects
-            .memory
-            .waiting_since
-            .entry(key.clone())
-            .or_insert(now);
+        let since = {
+            let mut all = self.effects.alone().await;
+            *all.memory.waiting_since.entry(key.clone()).or_insert(now)
+        };
         let end = since + probe.within.min(PROBE_WAIT_MAX);
         let mut pause = ASK_FIRST;
         loop {
             let why = match self.look(step).await {
                 Seen::Same => {
-                    self.effects.memory.waiting_since.remove(&key);
+                    self.waits_no_more(&key).await;
                     return Ok(true);
                 }
                 Seen::Missing => "it is not there".to_owned(),
@@ -226,7 +328,7 @@ impl Runner<'_> {
                 Seen::Unknown { why } => why,
             };
             if Instant::now() >= end {
-                self.effects.memory.waiting_since.remove(&key);
+                self.waits_no_more(&key).await;
                 let waited = probe.within.as_secs();
                 let why = if waited == 0 {
                     why
@@ -239,7 +341,8 @@ impl Runner<'_> {
             if now.elapsed() >= LOOK_AROUND {
                 return Ok(false);
             }
-            self.board.waiting(words::asking(&probe.probe), why);
+            let what = words::asking(&probe.probe);
+            self.board.lock().await.waiting(planned, &what, &why);
             tokio::select! {
                 // cancel-safe: all are
                 () = stop.shutdown.cancelled() => return Ok(false),
@@ -250,9 +353,14 @@ impl Runner<'_> {
         }
     }
 
-    async fn look(&mut self, step: &Step) -> Seen {
+    async fn waits_no_more(&self, key: &str) {
+        self.effects.alone().await.memory.waiting_since.remove(key);
+    }
+
+    async fn look(&self, step: &Step) -> Seen {
         let units: Vec<String> = step.traits().unit.into_iter().map(str::to_owned).collect();
-        let e = &mut self.effects;
+        let mut all = self.effects.alone().await;
+        let e = &mut **all;
         let ledger = &e.ledger.ledger;
         let mut sweep = Sweep::begin(e.host, ledger, e.trust, e.ctx, e.memory, &units).await;
         sweep.look(step).await
@@ -273,6 +381,11 @@ impl Runner<'_> {
 }
 
 impl Stop {
+    /// For who waits on a thread of his own.
+    fn stops(&self) -> Stops {
+        Stops::when([self.shutdown.clone(), self.news.clone()])
+    }
+
     /// True when the run should end.
     pub fn is_set(&self) -> bool {
         self.shutdown.is_cancelled() || self.news.is_cancelled()

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::kube_status::KubeStatusFile;
 use super::lifecycle::Lifecycle;
@@ -34,6 +35,16 @@ pub struct Board {
     log: KubeLog,
     file: KubeStatusFile,
     beat: Option<Beat>,
+    running: Vec<Running>,
+}
+
+/// A step that is done now.
+struct Running {
+    phase: PhaseId,
+    key: String,
+    what: String,
+    /// By when it has ended, whatever happens.
+    until: Instant,
 }
 
 /// The keeper's part of the status: etcd and its backups. The loop leaves it as it is.
@@ -97,6 +108,7 @@ impl Board {
             log: KubeLog::at(fs.at(paths::KUBE_LOG)),
             file: KubeStatusFile::new(fs.clone()),
             beat: None,
+            running: Vec::new(),
         };
         (board, rx)
     }
@@ -113,6 +125,12 @@ impl Board {
         AddressBoard {
             tx: self.tx.clone(),
         }
+    }
+
+    /// What it shows.
+    #[cfg(test)]
+    pub(super) fn shown(&self) -> &NodeStatus {
+        &self.status
     }
 
     /// The loop's own part of what is shown of etcd: the keeper leaves it as it is.
@@ -174,17 +192,17 @@ impl Board {
     pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            // What ends the plan is said of a phase before what it puts off.
+            // What holds a phase is said of it before what it puts off.
             let mut waits = plan.waits.iter().chain(&plan.later);
             let waits = waits.find(|w| w.phase == phase.id);
-            let after_wait = plan.waits.as_ref().is_some_and(|w| phase.id > w.phase);
+            let held = plan.held.contains(&phase.id);
             let busy = plan.todo.iter().any(|p| p.phase == phase.id);
             let was = phase.state;
             phase.state = match (waits.is_some(), busy) {
                 (true, _) => PhaseState::Waiting,
                 (false, true) if first == Some(phase.id) && was == PhaseState::Failed => was,
                 (false, true) => PhaseState::NotStarted,
-                (false, false) if after_wait => PhaseState::NotStarted,
+                (false, false) if held => PhaseState::NotStarted,
                 (false, false) => PhaseState::Running,
             };
             phase.message = match phase.state {
@@ -215,9 +233,15 @@ impl Board {
     /// A step begins.
     pub fn step_begins(&mut self, planned: &Planned) {
         // Cut off at its deadline, and looked at before and after it.
-        self.expects(planned.step.traits().deadline + LOOK_MAX);
+        let at_most = planned.step.traits().deadline + LOOK_MAX;
         let what = words::doing(&planned.step);
-        self.status.current_step = Some(what.clone());
+        self.running.push(Running {
+            phase: planned.phase,
+            key: planned.step.key(),
+            what: what.clone(),
+            until: Instant::now() + at_most,
+        });
+        self.shows_what_runs();
         let now = Timestamp::now();
         let mut begins = None;
         if let Some(phase) = self.phase_mut(planned.phase)
@@ -237,20 +261,47 @@ impl Board {
     }
 
     /// Something is waited for within a step.
-    pub fn waiting(&mut self, what: String, why: String) {
-        let step = Some(format!("wait until {what}: {why}"));
-        if self.status.current_step != step {
-            self.status.current_step = step;
+    pub fn waiting(&mut self, planned: &Planned, what: &str, why: &str) {
+        let key = planned.step.key();
+        if let Some(step) = self.running.iter_mut().find(|r| r.key == key) {
+            step.what = format!("wait until {what}: {why}");
+        }
+        let before = self.status.current_step.clone();
+        self.shows_what_runs();
+        if self.status.current_step != before {
             self.publish();
         }
     }
 
+    /// Of what is done at once the phase with the smallest number is shown; who feeds the watchdog waits for
+    /// the last to end.
+    fn shows_what_runs(&mut self) {
+        let first = self.running.iter().min_by_key(|r| r.phase);
+        self.status.current_step = first.map(|r| r.what.clone());
+        if let Some(last) = self.running.iter().map(|r| r.until).max() {
+            self.expects(last.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn ended(&mut self, planned: &Planned) {
+        let key = planned.step.key();
+        self.running.retain(|r| r.key != key);
+        self.shows_what_runs();
+    }
+
+    /// A step was left before its end: there is news.
+    pub fn step_left(&mut self, planned: &Planned) {
+        self.ended(planned);
+        self.publish();
+    }
+
     /// A step was done; `last`: the phase has no more.
     pub fn step_done(&mut self, planned: &Planned, last: bool) {
+        self.ended(planned);
         let what = words::doing(&planned.step);
+        let order = planned.phase.order();
         tracing::info!(phase = %planned.phase, why = planned.why, "done: {what}");
-        self.say(&format!("  done: {what} ({})", planned.why));
-        self.status.current_step = None;
+        self.say(&format!("  {order} done: {what} ({})", planned.why));
         if last {
             let now = Timestamp::now();
             let mut took = 0;
@@ -262,8 +313,7 @@ impl Board {
             }
             let seconds = took as f64 / 1000.0;
             self.say(&format!(
-                "phase {} finished in {seconds:.1} s: {}",
-                planned.phase.order(),
+                "phase {order} finished in {seconds:.1} s: {}",
                 planned.phase.name()
             ));
         }
@@ -272,9 +322,9 @@ impl Board {
 
     /// A step was not done.
     pub fn step_failed(&mut self, planned: &Planned, fault: &Fault) {
+        self.ended(planned);
         tracing::warn!(phase = %planned.phase, code = fault.code.word(), "{fault}");
-        self.say(&format!("  failed: {fault}"));
-        self.status.current_step = None;
+        self.say(&format!("  {} failed: {fault}", planned.phase.order()));
         if let Some(phase) = self.phase_mut(planned.phase) {
             phase.state = PhaseState::Failed;
             phase.message = Some(fault.to_string());

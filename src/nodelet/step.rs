@@ -70,6 +70,11 @@ pub enum Step {
         /// Which.
         stack: StackRef,
     },
+    /// Every byte of the active stack is on the disk, after it was seen to be right.
+    StackOnDisk {
+        /// Which.
+        stack: StackRef,
+    },
     /// A kernel module is loaded or built in.
     Module {
         /// e.g. `br_netfilter`.
@@ -364,6 +369,7 @@ impl Step {
             Self::Tried(t) => format!("tried:{}", t.program),
             Self::EtcdDataReady { .. } => "etcd-data-ready".into(),
             Self::Stack { .. } => "stack".into(),
+            Self::StackOnDisk { .. } => "stack-on-disk".into(),
             Self::Module { name, .. } => format!("module:{name}"),
             Self::Sysctl { key, .. } => format!("sysctl:{key}"),
             Self::Image { reference, .. } => format!("image:{reference}"),

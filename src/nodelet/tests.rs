@@ -1,5 +1,6 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
+mod at_once;
 mod proxy_rules;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -349,7 +350,7 @@ async fn a_failing_service_stops_the_run_and_says_why() {
     assert!(fault.fix.contains("journalctl -u pf9-b.service"), "{fault}");
     // On the machine: in the story of the role, the same words.
     let story = take_log(&rig.fs, &mut rig.every_file());
-    let said = format!("  failed: {fault}");
+    let said = format!("  80 failed: {fault}");
     assert!(story.iter().any(|l| l.ends_with(&said)), "{story:?}");
     assert_eq!(rig.converge(&small_node("1", "1")).await, End::Done);
     assert_eq!(

@@ -47,6 +47,7 @@ pub fn doing(step: &Step) -> String {
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
         Step::EtcdNoted => "note what this member of etcd is".into(),
+        Step::StackOnDisk { stack } => format!("see stack {stack} on the disk"),
         Step::EtcdMemberOut { .. } => "take members of hosts that are gone out of etcd".into(),
         Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
@@ -109,6 +110,7 @@ pub fn code(step: &Step) -> FaultCode {
         Step::EtcdDataReady { .. } => FaultCode::EtcdNotPrepared,
         Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => FaultCode::EtcdNotJoined,
         Step::EtcdNoted => FaultCode::State,
+        Step::StackOnDisk { .. } => FaultCode::StackIo,
         Step::EtcdMemberOut { .. } => FaultCode::EtcdMemberStays,
         Step::EtcdVotes { .. } => FaultCode::EtcdNoVote,
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
@@ -175,6 +177,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdNoted
+        | Step::StackOnDisk { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::PolicyRulesGone
@@ -222,6 +225,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::EtcdJoined { .. }
         | Step::EtcdFounds { .. }
         | Step::EtcdNoted
+        | Step::StackOnDisk { .. }
         | Step::EtcdMemberOut { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone

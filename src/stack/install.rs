@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use super::coming::{Coming, STANDS_STILL, Stops};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
 use super::{StackError, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
@@ -36,9 +37,17 @@ pub struct Prepared {
     incoming: Option<PathBuf>,
 }
 
-/// Unpacks the staged archive of a stack beside its place. A stack that is installed and whole is
-/// left alone; what an earlier try left is removed.
-pub fn prepare(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Result<Prepared, StackError> {
+/// Unpacks the archive of a stack beside its place, as far as it is staged, and goes on while more of it comes,
+/// until `stops`. Each file that is whole is told to `seen`. Without a stack that is active the files are on
+/// their way to the disk when it has its place ([`keep_on_disk`] waits for that). A stack that is installed and whole is left alone;
+/// what an earlier try left of another stack is removed.
+pub fn prepare(
+    fs: &HostFs,
+    want: &StackRef,
+    trust: &TrustStore,
+    stops: Stops,
+    seen: &mut dyn FnMut(&StackFile),
+) -> Result<Prepared, StackError> {
     if let Ok(manifest) = verify_installed(fs, want, trust, Depth::Full) {
         return Ok(Prepared {
             manifest,
@@ -46,11 +55,65 @@ pub fn prepare(fs: &HostFs, want: &StackRef, trust: &TrustStore) -> Result<Prepa
         });
     }
     let manifest = Manifest::open_staged(fs, want, trust)?;
-    let incoming = unpack_beside(fs, &manifest)?;
+    let incoming = unpack_beside(fs, &manifest, stops, seen)?;
     Ok(Prepared {
         manifest,
         incoming: Some(incoming),
     })
+}
+
+/// When what is unpacked has to be on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnDisk {
+    /// Before it is used.
+    Now,
+    /// When it is asked for.
+    Later,
+}
+
+/// Every byte of an installed stack is on the disk when this returns.
+pub fn keep_on_disk(
+    fs: &HostFs,
+    want: &StackRef,
+    content: &StackManifest,
+) -> Result<(), StackError> {
+    let dir = fs.at(dir_of(want));
+    for file in &content.files {
+        unpack::sync(&dir.join(&file.path))?;
+    }
+    unpack::sync_directories(content, &dir)
+}
+
+/// How much of a stack's archive is staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staged {
+    /// Nothing that could be begun with now.
+    Nothing,
+    /// A part, and more of it came a moment ago.
+    Comes,
+    /// All of it.
+    Whole,
+}
+
+/// How much of the archive of this manifest is staged now.
+pub fn staged(fs: &HostFs, want: &StackRef, content: &StackManifest) -> Staged {
+    let size = content.archive.size;
+    if let Ok((_, there)) = open_untrusted(&fs.at(manifest::staged_archive(&want.manifest)))
+        && there == size
+    {
+        return Staged::Whole;
+    }
+    let part = fs.at(manifest::staged_part(&want.manifest));
+    let Ok((file, there)) = open_untrusted(&part) else {
+        return Staged::Nothing;
+    };
+    let changed = file.metadata().and_then(|m| m.modified()).ok();
+    // A clock that was set back makes it look older or newer than it is: it is waited for once in vain.
+    let age = changed.and_then(|at| at.elapsed().ok());
+    match age.is_some_and(|age| age < STANDS_STILL) && there <= size {
+        true => Staged::Comes,
+        false => Staged::Nothing,
+    }
 }
 
 impl Prepared {
@@ -63,6 +126,11 @@ impl Prepared {
     pub fn dir(&self) -> PathBuf {
         let own = || dir_of(self.manifest.reference());
         self.incoming.clone().unwrap_or_else(own)
+    }
+
+    /// It was unpacked just now.
+    pub fn is_new(&self) -> bool {
+        self.incoming.is_some()
     }
 
     /// Puts it where it belongs, in one step.
@@ -85,32 +153,81 @@ impl Prepared {
     }
 }
 
-fn unpack_beside(fs: &HostFs, manifest: &Manifest) -> Result<PathBuf, StackError> {
+fn unpack_beside(
+    fs: &HostFs,
+    manifest: &Manifest,
+    stops: Stops,
+    seen: &mut dyn FnMut(&StackFile),
+) -> Result<PathBuf, StackError> {
     let content = manifest.content();
     let stack = manifest.reference();
-    remove_incoming(fs)?;
-    let archive = fs.at(manifest::staged_archive(&stack.manifest));
-    let (file, size) = open_untrusted(&archive)?;
-    if size != content.archive.size {
-        return Err(StackError::Damaged(format!(
-            "it has {size} bytes, the manifest says {}",
-            content.archive.size
-        )));
-    }
+    let incoming = incoming_of(stack);
+    remove_incoming(fs, Some(&incoming))?;
+    let archive = archive_of(fs, manifest, stops)?;
     let stacks = fs.at(paths::STACKS);
     space::of(&stacks)
         .map_err(io_error("ask free space of", &stacks))?
-        .require(Path::new(paths::STACKS), content.unpacked_size())?;
+        .require(
+            Path::new(paths::STACKS),
+            content
+                .unpacked_size()
+                .saturating_sub(unpacked_before(fs, &incoming, content)),
+        )?;
     fs::create_dir_all(&stacks).map_err(io_error("make directory", &stacks))?;
 
-    let incoming = incoming_of(&stack.manifest);
-    let done = unpack::unpack(file, content, &fs.at(&incoming))
+    // What takes the place of another stack is on the disk before; where there was none, power that fails
+    // loses nothing that ran.
+    let on_disk = match current(fs)? {
+        Some(_) => OnDisk::Now,
+        None => OnDisk::Later,
+    };
+    let done = unpack::unpack(archive, content, &fs.at(&incoming), on_disk, seen)
         .and_then(|()| write_inside(fs, &incoming, manifest));
-    if let Err(e) = done {
-        drop(remove_tree(&fs.at(&incoming)));
-        return Err(e);
+    match done {
+        Ok(()) => Ok(incoming),
+        // Each file that is whole is a verified one: the next try goes on with them.
+        Err(e @ StackError::NotWhole) => Err(e),
+        Err(e) => {
+            drop(remove_tree(&fs.at(&incoming)));
+            Err(e)
+        }
     }
-    Ok(incoming)
+}
+
+/// What an earlier try has written of it.
+fn unpacked_before(fs: &HostFs, incoming: &Path, content: &StackManifest) -> u64 {
+    let there = |f: &StackFile| match fs.found(incoming.join(&f.path)) {
+        Ok(Found::File { size, .. }) => size.min(f.size),
+        Ok(Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other) | Err(_) => 0,
+    };
+    content.files.iter().map(there).sum()
+}
+
+/// The archive, or what is there of it.
+fn archive_of(fs: &HostFs, manifest: &Manifest, stops: Stops) -> Result<Coming, StackError> {
+    let (digest, size) = (
+        &manifest.reference().manifest,
+        manifest.content().archive.size,
+    );
+    match whole_archive(fs, digest, size) {
+        Err(StackError::NotStaged { .. }) => {}
+        other => return other,
+    }
+    match open_untrusted(&fs.at(manifest::staged_part(digest))) {
+        Ok((file, _)) => Ok(Coming::part(file, size, stops)),
+        // The last byte came, and it got its name, between the two looks; or there is none.
+        Err(_) => whole_archive(fs, digest, size),
+    }
+}
+
+fn whole_archive(fs: &HostFs, digest: &Digest, want: u64) -> Result<Coming, StackError> {
+    let (file, size) = open_untrusted(&fs.at(manifest::staged_archive(digest)))?;
+    if size != want {
+        return Err(StackError::Damaged(format!(
+            "it has {size} bytes, the manifest says {want}"
+        )));
+    }
+    Ok(Coming::whole(file, size))
 }
 
 /// Makes an installed stack the current one: one atomic flip of a symbolic link.
@@ -301,10 +418,10 @@ fn put_in_place(fs: &HostFs, incoming: &Path, stack: &StackRef) -> Result<(), St
     unpack::sync_dir(&fs.at(paths::STACKS))
 }
 
-fn remove_incoming(fs: &HostFs) -> Result<(), StackError> {
+fn remove_incoming(fs: &HostFs, but: Option<&Path>) -> Result<(), StackError> {
     let stacks = Path::new(paths::STACKS);
     for name in fs.list(stacks)? {
-        if name.starts_with(INCOMING) {
+        if name.starts_with(INCOMING) && but != Some(stacks.join(&name).as_path()) {
             remove_tree(&fs.at(stacks.join(name)))?;
         }
     }
@@ -327,6 +444,7 @@ fn dir_of(stack: &StackRef) -> PathBuf {
     Path::new(paths::STACKS).join(stack.dir_name())
 }
 
-fn incoming_of(digest: &Digest) -> PathBuf {
-    Path::new(paths::STACKS).join(format!("{INCOMING}{digest}"))
+/// Where a stack is unpacked (a path of the host).
+pub fn incoming_of(stack: &StackRef) -> PathBuf {
+    Path::new(paths::STACKS).join(format!("{INCOMING}{}", stack.manifest))
 }

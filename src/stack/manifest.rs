@@ -41,6 +41,11 @@ pub fn staged_archive(digest: &Digest) -> PathBuf {
     Path::new(paths::STAGING).join(format!("{digest}.tar.zst"))
 }
 
+/// The part of it that has come.
+pub fn staged_part(digest: &Digest) -> PathBuf {
+    staged_archive(digest).with_extension("zst.part")
+}
+
 // === impl Manifest ===
 
 impl Manifest {

@@ -19,13 +19,15 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::{FsFlags, statvfs};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::format::{self, Format, HEAD_MAX};
 use crate::host::exec::{self, Cmd, ExecError, Output};
 use crate::host::fs::HostFs;
 use crate::model::{
-    Digest, Fault, FaultCode, Hasher, Machine, StackFile, StackManifest, loose_version, paths,
+    Digest, Fault, FaultCode, Hasher, Machine, STACK_FILES_MAX, StackFile, StackManifest,
+    loose_version, paths,
 };
 use crate::telemetry::chain;
 
@@ -50,19 +52,41 @@ const LIBRARIES: [&str; 3] = [
 /// Starts every program of a stack whose files are below `dir` (a path of the host); the first
 /// that does not run is the fault.
 pub async fn check(fs: &HostFs, dir: &Path, stack: &StackManifest) -> Result<(), Fault> {
+    let programs = stack.files.iter().filter(|f| is_program(f));
+    let (tell, files) = mpsc::channel(STACK_FILES_MAX);
+    for file in programs {
+        // As many as a manifest may list have room.
+        tell.try_send(file.clone()).ok();
+    }
+    drop(tell);
+    check_as_they_come(fs, dir, stack, files).await
+}
+
+/// The same of programs that are told when they are whole.
+pub async fn check_as_they_come(
+    fs: &HostFs,
+    dir: &Path,
+    stack: &StackManifest,
+    mut programs: mpsc::Receiver<StackFile>,
+) -> Result<(), Fault> {
     let place = Place::of(fs, dir);
-    let mut programs = stack.files.iter().filter(|f| f.mode & 0o111 != 0);
     let mut running = JoinSet::new();
-    loop {
-        while running.len() < AT_ONCE
-            && let Some(file) = programs.next()
-        {
-            let wanted = stack.component(&file.component).map(str::to_owned);
-            running.spawn(ask(fs.at(dir).join(&file.path), file.clone(), wanted));
-        }
+    let mut more = true;
+    while more || !running.is_empty() {
         // Those that still run end with the set.
-        let Some(answer) = running.join_next().await else {
-            return Ok(());
+        let answer = tokio::select! {
+            // cancel-safe: both are
+            file = programs.recv(), if more && running.len() < AT_ONCE => {
+                match file {
+                    None => more = false,
+                    Some(file) => {
+                        let wanted = stack.component(&file.component).map(str::to_owned);
+                        running.spawn(ask(fs.at(dir).join(&file.path), file, wanted));
+                    }
+                }
+                continue;
+            }
+            Some(answer) = running.join_next(), if !running.is_empty() => answer,
         };
         let asked = answer.map_err(|e| failed_to_ask(stack, &e))?;
         if let Some(Bad { why, fix }) = judge(&asked, &place) {
@@ -71,6 +95,12 @@ pub async fn check(fs: &HostFs, dir: &Path, stack: &StackManifest) -> Result<(),
             return Err(Fault::new(FaultCode::StackProgram, what, why).fix(fix));
         }
     }
+    Ok(())
+}
+
+/// A file of a stack that is a program.
+pub fn is_program(file: &StackFile) -> bool {
+    file.mode & 0o111 != 0
 }
 
 /// Changes when what was refused may run, or the other way round: the kernel, the C library, how

@@ -137,7 +137,7 @@ impl Recipe {
 }
 
 fn try_install(node: &Node, stack: &StackRef) -> Result<(), StackError> {
-    prepare(&node.fs, stack, &node.trust)?.put_in_place(&node.fs)
+    prepare(&node.fs, stack, &node.trust, Stops::default(), &mut |_| {})?.put_in_place(&node.fs)
 }
 
 /// Refused, and nothing of it is on the disk.
@@ -341,7 +341,15 @@ fn a_window_larger_than_the_cap_is_refused() {
         .write("/a", &packed, &Attrs::mode(0o600))
         .expect("write");
     let file = std::fs::File::open(node.fs.at("/a")).expect("open");
-    let error = unpack::unpack(file, &recipe.manifest, &into).expect_err("too large");
+    let file = coming::Coming::whole(file, packed.len() as u64);
+    let error = unpack::unpack(
+        file,
+        &recipe.manifest,
+        &into,
+        install::OnDisk::Now,
+        &mut |_| {},
+    )
+    .expect_err("too large");
     assert!(matches!(error, StackError::Damaged(_)), "{error}");
 }
 
@@ -378,6 +386,97 @@ fn what_a_crash_left_is_removed() {
         .expect("write");
     try_install(&node, &stack).expect("install");
     assert_eq!(node.fs.list(paths::STACKS).expect("list"), ["pf9-kube-1"]);
+}
+
+/// A download that is cut off, a crash, more of it, the rest: nothing is used that was not verified, and what was
+/// verified is not written again.
+#[test]
+fn an_archive_is_unpacked_while_it_comes_and_goes_on_where_it_was() {
+    let node = node();
+    let big: Vec<u8> = (0..400_000u32)
+        .flat_map(|n| n.wrapping_mul(n).to_le_bytes())
+        .collect();
+    let mut recipe = recipe("1");
+    entry(
+        &mut recipe.tar,
+        "images/x.tar",
+        tar::EntryType::Regular,
+        &big,
+    );
+    recipe
+        .manifest
+        .files
+        .push(listed("images/x.tar", 0o644, &big));
+    let stack = recipe.stage(&node);
+    let archive = node.fs.at(staged_archive(&stack.manifest));
+    let part = node.fs.at(staged_part(&stack.manifest));
+    let bytes = std::fs::read(&archive).expect("read");
+    std::fs::remove_file(&archive).expect("remove");
+    let manifest = Manifest::open_staged(&node.fs, &stack, &node.trust).expect("manifest");
+    let at_hand = || staged(&node.fs, &stack, manifest.content());
+    assert_eq!(at_hand(), Staged::Nothing);
+    std::fs::write(&part, &bytes[..bytes.len() / 2]).expect("half");
+    assert_eq!(at_hand(), Staged::Comes);
+    let mut seen = Vec::new();
+    let mut take = |f: &StackFile| seen.push(f.path.clone());
+    let stop = tokio_util::sync::CancellationToken::new();
+    stop.cancel();
+    let stops = || Stops::when([stop.clone()]);
+    let half = prepare(&node.fs, &stack, &node.trust, stops(), &mut take);
+    assert!(matches!(half, Err(StackError::NotWhole)), "{half:?}");
+    assert_eq!(seen, ["bin/kubelet", "addons/10-x.yaml"]);
+    let kubelet = node.fs.at(incoming_of(&stack)).join("bin/kubelet");
+    let when = |p: &Path| {
+        std::fs::metadata(p)
+            .expect("it stays")
+            .modified()
+            .expect("time")
+    };
+    let written = when(&kubelet);
+    // A crash left other bytes in one of them: they are written again.
+    let addon = node.fs.at(incoming_of(&stack)).join("addons/10-x.yaml");
+    std::fs::write(&addon, [0; ADDON.len()]).expect("zeros");
+    std::fs::write(&part, &bytes).expect("the rest");
+    let whole = prepare(&node.fs, &stack, &node.trust, stops(), &mut |_| {}).expect("all of it");
+    assert!(whole.is_new());
+    assert_eq!(when(&kubelet), written, "it was there");
+    whole.put_in_place(&node.fs).expect("in place");
+    verify_installed(&node.fs, &stack, &node.trust, Depth::Full).expect("whole");
+}
+
+/// The bytes of a part are no more believed than those of an archive.
+#[test]
+fn a_part_with_another_byte_is_refused() {
+    let node = node();
+    let stack = recipe("1").stage_with(&node, |b| b[30] ^= 0x40, |_, _| {});
+    let (from, to) = (
+        staged_archive(&stack.manifest),
+        staged_part(&stack.manifest),
+    );
+    std::fs::rename(node.fs.at(from), node.fs.at(to)).expect("rename");
+    assert!(matches!(refused(&node, &stack), StackError::Damaged(_)));
+}
+
+/// Every file was right, and was told of; at the very end the archive turns out to be another one.
+#[test]
+fn an_archive_that_is_wrong_only_as_a_whole_leaves_nothing() {
+    let node = node();
+    // A bit in the head of the frame that no decoder looks at.
+    let stack = recipe("1").stage_with(&node, |b| b[4] ^= 0x10, |_, _| {});
+    for part in [false, true] {
+        if part {
+            let from = node.fs.at(staged_archive(&stack.manifest));
+            std::fs::rename(from, node.fs.at(staged_part(&stack.manifest))).expect("rename");
+        }
+        let mut seen = Vec::new();
+        let mut take = |f: &StackFile| seen.push(f.path.clone());
+        let done = prepare(&node.fs, &stack, &node.trust, Stops::default(), &mut take);
+        assert!(matches!(done, Err(StackError::Damaged(_))), "{done:?}");
+        assert_eq!(seen, ["bin/kubelet", "addons/10-x.yaml"]);
+        let left = node.fs.list(paths::STACKS).expect("list");
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(current(&node.fs).expect("none"), None);
+    }
 }
 
 #[test]

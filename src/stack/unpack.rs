@@ -1,14 +1,24 @@
-//! One pass over the archive: hash what is read, decompress, check every entry, write.
+//! One pass over the archive: hash what is read, decompress, check every entry, write; another thread sees to
+//! it that what was written is on the disk.
 //!
 //! The archive is opened once and read once, so what was checked is what was written, whoever
 //! changes the staged file meanwhile.
+//!
+//! What an earlier try has written is compared with what comes, and stays when it is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc::O_NOFOLLOW;
+
+use super::coming::Coming;
+use super::install::OnDisk;
 use super::{StackError, io_error};
 use crate::model::{Hasher, StackFile, StackManifest};
 
@@ -24,17 +34,23 @@ const ENTRY_OVERHEAD: u64 = 4 * 512;
 /// Zero blocks at the end of a tar, and the record padding of common writers.
 const TRAILER: u64 = 64 * 1024;
 
-/// Unpacks into the fresh directory `into`; every file is on disk when this returns.
+/// Files that may be written before those that wait for the disk are on it: what a crash leaves is bounded
+/// anyway, this bounds what is open.
+const AHEAD: usize = 16;
+
+/// Unpacks into the directory `into`; every file is on disk when this returns, or on its way there. Each file
+/// that is whole is told to `seen` at once: it may be run, and is not yet on the disk.
 pub(super) fn unpack(
-    archive: File,
+    archive: Coming,
     manifest: &StackManifest,
     into: &Path,
+    on_disk: OnDisk,
+    seen: &mut dyn FnMut(&StackFile),
 ) -> Result<(), StackError> {
     let dirs = directories(manifest);
     make_directories(into, &dirs)?;
-
     let source = Hashing {
-        inner: archive.take(manifest.archive.size.saturating_add(1)),
+        inner: archive,
         hasher: Hasher::new(),
     };
     let mut decoder = zstd::Decoder::new(source).map_err(damaged)?;
@@ -42,13 +58,32 @@ pub(super) fn unpack(
         .window_log_max(WINDOW_LOG_MAX)
         .map_err(io_error("set up decompression of", into))?;
     let mut capped = decoder.take(cap(manifest, dirs.len()));
-    let written = write_entries(&mut capped, manifest, &dirs, into);
-
+    let (to_sync, written) = mpsc::sync_channel(AHEAD);
+    let done = thread::scope(|s| {
+        let kept = move |path: PathBuf| match on_disk {
+            OnDisk::Now => sync(&path),
+            OnDisk::Later => on_its_way(&path),
+        };
+        let synced = s.spawn(move || written.iter().try_for_each(kept));
+        let done = write_entries(&mut capped, manifest, &dirs, into, &mut |file, path| {
+            seen(file);
+            // Its end without ours is its failure, which is asked below.
+            to_sync.send(path).ok();
+        });
+        drop(to_sync);
+        let gone = |_| io_error("sync", into)(io::Error::other("the writer ended"));
+        done.and(synced.join().map_err(gone).flatten())
+    });
     // A damaged archive often shows up as a strange entry first; the digest says which it is.
     let mut rest = capped.into_inner().finish();
-    io::copy(&mut rest, &mut io::sink()).map_err(damaged)?;
-    let digest = rest.into_inner().hasher.finish();
-    match written {
+    let drained = io::copy(&mut rest, &mut io::sink());
+    let source = rest.into_inner();
+    if source.inner.was_given_up() {
+        return Err(StackError::NotWhole);
+    }
+    drained.map_err(damaged)?;
+    let digest = source.hasher.finish();
+    match done {
         Err(e @ (StackError::Fs(_) | StackError::Io { .. })) => return Err(e),
         _ if digest != manifest.archive.sha256 => {
             return Err(StackError::Damaged(format!(
@@ -59,10 +94,34 @@ pub(super) fn unpack(
         }
         other => other?,
     }
-    for dir in dirs.iter().rev().map(|d| into.join(d)) {
+    match on_disk {
+        OnDisk::Now => sync_directories(manifest, into),
+        OnDisk::Later => Ok(()),
+    }
+}
+
+/// Flushes the entries of every directory of a stack to disk.
+pub(super) fn sync_directories(manifest: &StackManifest, of: &Path) -> Result<(), StackError> {
+    for dir in directories(manifest).iter().rev().map(|d| of.join(d)) {
         sync_dir(&dir)?;
     }
-    sync_dir(into)
+    sync_dir(of)
+}
+
+/// Begins to write it to the disk: the memory that is left for it is small against a stack.
+fn on_its_way(path: &Path) -> Result<(), StackError> {
+    let advised = File::open(path).and_then(|f| {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(&f, 0, 0, advice).map_err(Into::into)
+    });
+    advised.map_err(io_error("write", path))
+}
+
+/// A file is on the disk when this returns.
+pub(super) fn sync(path: &Path) -> Result<(), StackError> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(io_error("sync", path))
 }
 
 /// Flushes a directory's entries to disk.
@@ -77,6 +136,7 @@ fn write_entries(
     manifest: &StackManifest,
     dirs: &BTreeSet<PathBuf>,
     into: &Path,
+    whole: &mut dyn FnMut(&StackFile, PathBuf),
 ) -> Result<(), StackError> {
     let mut wanted: BTreeMap<&str, &StackFile> = manifest
         .files
@@ -109,9 +169,11 @@ fn write_entries(
         if entry.size() != file.size {
             return Err(refuse("has another size"));
         }
-        if !write_file(&mut entry, file, &into.join(&file.path))? {
+        let to = into.join(&file.path);
+        if !write_file(&mut entry, file, &to)? {
             return Err(refuse("has another SHA-256"));
         }
+        whole(file, to);
     }
     match wanted.keys().next() {
         None => Ok(()),
@@ -124,12 +186,7 @@ fn write_entries(
 
 /// Writes one file; false when its bytes are not those the manifest lists.
 fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool, StackError> {
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)
-        .map_err(io_error("create", to))?;
+    let mut out = Writing::open(to, file).map_err(io_error("create", to))?;
     let mut hasher = Hasher::new();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -138,15 +195,73 @@ fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool
             break;
         };
         hasher.update(bytes);
-        out.write_all(bytes).map_err(io_error("write", to))?;
+        out.add(bytes).map_err(io_error("write", to))?;
     }
     if hasher.finish() != file.sha256 {
         return Ok(false);
     }
-    out.set_permissions(Permissions::from_mode(file.mode))
-        .and_then(|()| out.sync_all())
+    out.file
+        .set_permissions(Permissions::from_mode(file.mode))
         .map_err(io_error("write", to))?;
     Ok(true)
+}
+
+/// A file on its way to the disk. One that an earlier try wrote is read beside what comes, and written only
+/// from where it says something else.
+struct Writing {
+    file: File,
+    same: bool,
+    at: u64,
+    there: Vec<u8>,
+}
+
+impl Writing {
+    fn open(to: &Path, want: &StackFile) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        // The directory is root's alone, and was when it was written.
+        options
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW);
+        let whole = |f: &File| {
+            let meta = f.metadata()?;
+            let whole = meta.is_file() && meta.len() == want.size;
+            Ok::<_, io::Error>(whole && meta.permissions().mode() & 0o7777 == want.mode)
+        };
+        let (file, same) = match options.open(to) {
+            Ok(file) => {
+                let same = whole(&file)?;
+                if !same {
+                    file.set_len(0)?;
+                }
+                (file, same)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                (options.create_new(true).open(to)?, false)
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(Self {
+            file,
+            same,
+            at: 0,
+            there: vec![0; if same { CHUNK } else { 0 }],
+        })
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.same {
+            let there = self.there.get_mut(..bytes.len()).unwrap_or_default();
+            let read = self.file.read_exact(there);
+            self.same = read.is_ok() && there == bytes;
+        }
+        if !self.same {
+            self.file.write_all_at(bytes, self.at)?;
+        }
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
 }
 
 fn directories(manifest: &StackManifest) -> BTreeSet<PathBuf> {
@@ -164,20 +279,22 @@ fn directories(manifest: &StackManifest) -> BTreeSet<PathBuf> {
 }
 
 fn make_directories(into: &Path, dirs: &BTreeSet<PathBuf>) -> Result<(), StackError> {
-    DirBuilder::new()
-        .mode(0o755)
-        .create(into)
-        .map_err(io_error("make directory", into))?;
+    make_directory(into)?;
     // Sorted: a parent comes before what is in it.
     for dir in dirs.iter().map(|d| into.join(d)) {
-        DirBuilder::new()
-            .mode(0o755)
-            .create(&dir)
-            .map_err(io_error("make directory", &dir))?;
+        make_directory(&dir)?;
         fs::set_permissions(&dir, Permissions::from_mode(0o755))
             .map_err(io_error("set mode of", &dir))?;
     }
     fs::set_permissions(into, Permissions::from_mode(0o755)).map_err(io_error("set mode of", into))
+}
+
+fn make_directory(dir: &Path) -> Result<(), StackError> {
+    match DirBuilder::new().mode(0o755).create(dir) {
+        // Of an earlier try; what else it might be fails with what is put into it.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(io_error("make directory", dir)),
+    }
 }
 
 /// More decompressed bytes than this are in no honest archive.

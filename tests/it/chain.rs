@@ -236,7 +236,8 @@ async fn a_host_enrols_is_attached_and_gets_spec_stack_and_certificates() {
     plane.operator(Method::POST, &attach, Some(&hosts)).await;
 
     node.until(|n| n.specs.last().cloned()).await;
-    node.until(|n| (n.wakes > 0).then_some(())).await;
+    // When it begins to come, and when it is whole.
+    node.until(|n| (n.wakes > 1).then_some(())).await;
     assert!(fs.at(stack::staged_archive(&digest)).exists());
 
     // As nodelet does: a key of its own, a request, and then the plane's signature.

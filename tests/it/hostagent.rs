@@ -1,5 +1,6 @@
 //! hostagent between a fake plane and a fake nodelet, both over real Unix sockets.
 
+mod coming;
 mod fixture;
 mod plane;
 mod published;
@@ -341,7 +342,8 @@ async fn a_stack_is_fetched_through_cuts_and_staged() {
     let ranges = bed.plane.read(|p| p.ranges.clone());
     assert_eq!(ranges, [None, Some(10_000), Some(17_000)]);
     let trust = pf9_hostagent::identity::trust(&bed.fs).expect("trust");
-    stack::prepare(&bed.fs, &stack, &trust).expect("nodelet can unpack it");
+    stack::prepare(&bed.fs, &stack, &trust, Default::default(), &mut |_| {})
+        .expect("nodelet can unpack it");
     bed.node.until(|n| (n.wakes > 0).then_some(())).await;
 
     // Another stack: what was staged for the first one goes.

@@ -27,15 +27,30 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
 
 /// A manifest (JSON) and its archive of about `size` packed bytes.
 pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
+    make_stack_of(version, &[("bin/kubelet", size)])
+}
+
+/// The same of these programs, in their order.
+pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u8>, Vec<u8>) {
     // Bytes that do not compress, the same in every run.
     let mut random = fastrand::Rng::with_seed(7);
-    let body: Vec<u8> = (0..size).map(|_| random.u8(..)).collect();
     let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(body.len() as u64);
-    header.set_mode(0o755);
-    tar.append_data(&mut header, "bin/kubelet", body.as_slice())
-        .expect("tar");
+    let mut files = Vec::new();
+    for (path, size) in programs {
+        let body: Vec<u8> = (0..*size).map(|_| random.u8(..)).collect();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, path, body.as_slice())
+            .expect("tar");
+        files.push(StackFile {
+            path: (*path).into(),
+            mode: 0o755,
+            sha256: Digest::of(&body),
+            size: body.len() as u64,
+            component: path.trim_start_matches("bin/").into(),
+        });
+    }
     let tar = tar.into_inner().expect("tar");
     let archive = zstd::encode_all(tar.as_slice(), 1).expect("zstd");
     let arch = if cfg!(target_arch = "aarch64") {
@@ -54,13 +69,7 @@ pub(crate) fn make_stack(version: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
             size: archive.len() as u64,
         },
         components: Vec::new(),
-        files: vec![StackFile {
-            path: "bin/kubelet".into(),
-            mode: 0o755,
-            sha256: Digest::of(&body),
-            size: body.len() as u64,
-            component: "kubelet".into(),
-        }],
+        files,
         images: Vec::new(),
         addons: Vec::new(),
         requires: Vec::new(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Effects, Failed};
+use super::{Failed, Shared};
 use crate::host::etcd::{self, Etcd, EtcdError, Standpoint};
 use crate::model::etcd::quorum::Listed;
 use crate::model::{Fault, FaultCode};
@@ -27,14 +27,17 @@ struct Seen {
     held_for: Duration,
 }
 
-impl Effects<'_> {
-    /// Ends when this member may be stopped, at once.
-    pub(super) async fn etcd_turn(&mut self) -> Result<(), Failed> {
+impl Shared<'_, '_> {
+    /// Ends when this member may be stopped, at once. What else is done meanwhile goes on.
+    pub(super) async fn etcd_turn(&self) -> Result<(), Failed> {
         let node = &self.ctx.node;
         if node.etcd.members.len() <= 1 {
             return Ok(());
         }
-        let own = self.memory.peers.etcd(&self.host.fs, node);
+        let own = {
+            let mut all = self.alone().await;
+            all.memory.peers.etcd(&self.host.fs, node)
+        };
         let own = [own.map_err(Failed::Why)?];
         let pace = Pace::of(node.etcd.election_ms);
         let (mut seen, end) = (Seen::default(), Instant::now() + TURN_WITHIN);

@@ -1,71 +1,143 @@
-//! The step that unpacks a stack beside the active one.
+//! The step that unpacks a stack beside the active one, while its archive still comes.
 //!
 //! ```text
-//! prepare (beside its place) ─► programs run here? ─► put in place ─► collect garbage
-//!                                     └ no: what was unpacked goes, the active stack stays
+//! prepare (beside its place) ────────► put in place ─► collect garbage
+//!     └► each program: runs here? ─────┘
+//!             └ no: what was unpacked goes, the active stack stays
 //! ```
 //!
 //! Trials of configurations come after it, then the step that makes the stack the active one.
 
+use tokio::sync::mpsc;
+
 use super::super::context::RefusedStack;
 use super::super::fit::{Ran, Unfit};
-use super::{Effects, Failed};
+use super::super::observe::record_of;
+use super::{Failed, Shared};
 use crate::host::fs::HostFs;
-use crate::model::StackRef;
+use crate::model::{Fault, STACK_FILES_MAX, StackFile, StackRef};
 use crate::stack::{self, Prepared, StackError, programs};
 use crate::telemetry::chain;
 
-impl Effects<'_> {
-    pub(super) async fn unpacked(&mut self, want: &StackRef) -> Result<(), Failed> {
-        let prepared = {
+impl Shared<'_, '_> {
+    pub(super) async fn unpacked(&self, want: &StackRef) -> Result<(), Failed> {
+        let (tell, programs) = mpsc::channel(STACK_FILES_MAX);
+        let unpacked = {
             let (fs, trust, stack) = (self.host.fs.clone(), self.trust.clone(), want.clone());
+            let stops = self.stops.clone();
+            let mut seen = move |file: &StackFile| {
+                if programs::is_program(file) {
+                    // As many as a manifest may list have room; nobody asks when the answer is known.
+                    tell.try_send(file.clone()).ok();
+                }
+            };
             // Reads and writes GiB: not on the thread that serves the socket.
-            blocking(move || stack::prepare(&fs, &stack, &trust)).await
+            blocking(move || stack::prepare(&fs, &stack, &trust, stops, &mut seen))
         };
-        let prepared = prepared.map_err(|e| self.not_prepared(want, e))?;
-        let prepared = self.runs_here(want, prepared).await?;
+        let (prepared, run) = tokio::join!(unpacked, self.run_here(want, programs));
+        let prepared = match prepared {
+            Ok(prepared) => self.runs_here(want, prepared, run).await?,
+            Err(e) => return Err(self.not_prepared(want, e).await),
+        };
+        let content = prepared.content().clone();
         let (fs, stack) = (self.host.fs.clone(), want.clone());
-        let done = blocking(move || put_in_place(&fs, &stack, prepared)).await;
-        done.map_err(|e| self.not_prepared(want, e))
+        if let Err(e) = blocking(move || put_in_place(&fs, &stack, prepared)).await {
+            return Err(self.not_prepared(want, e).await);
+        }
+        // Each byte was compared with the manifest on its way to the disk: once is enough.
+        match record_of(self.host, want, &content) {
+            Ok(record) => self.alone().await.memory.is_whole(record),
+            Err(e) => tracing::debug!(error = %chain(&e), "the stack is read once more"),
+        }
+        Ok(())
     }
 
-    /// The stack when its programs run on this machine. What is active already did: a repair of it
-    /// is not held up.
-    async fn runs_here(&mut self, want: &StackRef, prepared: Prepared) -> Result<Prepared, Failed> {
+    /// The ledger says that a stack is whole only when that outlives the power: until then every byte is
+    /// looked at again after a start.
+    pub(super) async fn stack_on_disk(&self, want: &StackRef) -> Result<(), Failed> {
+        let Some(content) = self.ctx.manifest.clone() else {
+            return Err(Failed::Why("its manifest is not there".into()));
+        };
+        let (fs, stack, files) = (self.host.fs.clone(), want.clone(), content.clone());
+        if let Err(e) = blocking(move || stack::keep_on_disk(&fs, &stack, &files)).await {
+            return Err(self.not_prepared(want, e).await);
+        }
+        // With its images, as the runtime has them: see `Memory::imported`.
+        let images = self.host.runtime.keep_on_disk().await;
+        images.map_err(|e| Failed::Why(chain(&e)))?;
+        let record = record_of(self.host, want, &content).map_err(|e| Failed::Why(chain(&e)))?;
+        let mut all = self.alone().await;
+        if all.memory.whole.get(&want.dir_name()) != Some(&record) {
+            return Err(Failed::Why("it has changed meanwhile".into()));
+        }
+        all.ledger.ledger.stack = Some(record);
+        all.memory.imported.clear();
+        Ok(all.ledger.save()?)
+    }
+
+    /// Whether its programs run here is known: what is active already did (a repair of it is not held up),
+    /// and so did what was asked on this very machine.
+    async fn is_known_to_run(&self, want: &StackRef) -> bool {
         let fs = &self.host.fs;
-        if stack::current(fs).ok().flatten().as_ref() == Some(want) {
+        stack::current(fs).ok().flatten().as_ref() == Some(want)
+            || self.alone().await.memory.ran.as_ref() == Some(&Ran::now(fs, want))
+    }
+
+    /// Asks programs as they come, while the rest is unpacked.
+    async fn run_here(
+        &self,
+        want: &StackRef,
+        programs: mpsc::Receiver<StackFile>,
+    ) -> Result<(), Fault> {
+        let Some(content) = &self.ctx.manifest else {
+            return Ok(());
+        };
+        if self.is_known_to_run(want).await {
+            return Ok(());
+        }
+        let fs = &self.host.fs;
+        programs::check_as_they_come(fs, &stack::incoming_of(want), content, programs).await
+    }
+
+    /// The stack when its programs run on this machine; `run`: what those said that came.
+    async fn runs_here(
+        &self,
+        want: &StackRef,
+        prepared: Prepared,
+        mut run: Result<(), Fault>,
+    ) -> Result<Prepared, Failed> {
+        if self.is_known_to_run(want).await {
             return Ok(prepared);
+        }
+        let fs = &self.host.fs;
+        if !prepared.is_new() {
+            run = programs::check(fs, &prepared.dir(), prepared.content()).await;
         }
         let ran = Ran::now(fs, want);
-        if self.memory.ran.as_ref() == Some(&ran) {
+        let Err(fault) = run else {
+            self.alone().await.memory.ran = Some(ran);
             return Ok(prepared);
-        }
-        match programs::check(fs, &prepared.dir(), prepared.content()).await {
-            Ok(()) => {
-                self.memory.ran = Some(ran);
-                Ok(prepared)
-            }
-            Err(fault) => {
-                self.memory.unfit = Some(Unfit::new(ran, fault.clone()));
-                let fs = fs.clone();
-                let gone = move || {
-                    prepared.discard(&fs);
-                    Ok(())
-                };
-                blocking(gone)
-                    .await
-                    .map_err(|e| self.not_prepared(want, e))?;
-                Err(Failed::Fault(fault))
-            }
+        };
+        self.alone().await.memory.unfit = Some(Unfit::new(ran, fault.clone()));
+        let fs = fs.clone();
+        let gone = move || {
+            prepared.discard(&fs);
+            Ok(())
+        };
+        match blocking(gone).await {
+            Ok(()) => Err(Failed::Fault(fault)),
+            Err(e) => Err(self.not_prepared(want, e).await),
         }
     }
 
-    fn not_prepared(&mut self, want: &StackRef, e: Lost) -> Failed {
+    async fn not_prepared(&self, want: &StackRef, e: Lost) -> Failed {
         match e {
+            // It has to come on: a wait, and no fault.
+            Lost::Stack(StackError::NotWhole) => Failed::Left,
             Lost::Stack(e) => {
                 let fault = e.fault(want);
                 if is_bad_staging(&e) {
-                    self.memory.refused_stack = Some(RefusedStack {
+                    self.alone().await.memory.refused_stack = Some(RefusedStack {
                         stack: want.clone(),
                         fault: fault.clone(),
                     });
@@ -113,6 +185,7 @@ fn is_bad_staging(e: &StackError) -> bool {
         | StackError::Damaged(_)
         | StackError::Entry { .. } => true,
         StackError::Space(_)
+        | StackError::NotWhole
         | StackError::NotInstalled
         | StackError::Drifted { .. }
         | StackError::Fs(_)

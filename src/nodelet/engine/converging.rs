@@ -12,7 +12,7 @@ use super::super::context::{self, StackSeen};
 use super::super::job::Work;
 use super::super::ledger::Ledger;
 use super::super::lifecycle::Happened;
-use super::super::phase::{self, Context, PhaseSteps, layout};
+use super::super::phase::{self, Context, Order, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
@@ -301,5 +301,7 @@ fn both(hold: &Fault, repair: &Fault) -> Fault {
 /// The node is to have another stack than what is installed by the ledger, and has not yet.
 fn changes_stack(ledger: &Ledger, node: &Node, look: &Look) -> bool {
     let installed = ledger.installed.as_ref();
-    !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
+    // What never ran is nothing to be kept.
+    let kept = look.plan.order == Order::Kept;
+    kept && !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
 }

@@ -45,8 +45,9 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let mut memory = Memory::default();
     let units = check::units_of(&phases);
     let mut sweep = Sweep::begin(host, ledger, &trust, &ctx, &mut memory, &units).await;
-    let snapshot = sweep.all(&phases).await;
-    let mut words = plan(&phases, &snapshot).words();
+    let order = check::order(&host.fs, &file);
+    let snapshot = sweep.all(&phases, order).await;
+    let mut words = plan(&phases, &snapshot, order).words();
     words.steps.splice(0..0, removed);
     Ok(words)
 }

@@ -18,8 +18,8 @@ use crate::egress::Egress;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::ours;
 use crate::model::{
-    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, SigningKey, Spec,
-    paths,
+    Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, PhaseId,
+    SigningKey, Spec, paths,
 };
 
 mod refused;
@@ -566,12 +566,24 @@ async fn a_dry_run_writes_nothing_and_says_what_the_round_does() {
     assert_eq!(every_file(&machine.fs), before);
     life.engine.round().await;
     let story = take_log(&machine.fs, &mut every_file(&machine.fs));
-    let done = story.iter().filter_map(|l| l.split_once("  done: "));
-    let done: Vec<_> = done.map(|(_, what)| what.to_owned()).collect();
+    // What phases do at once is told as it comes; each does its own in the order of the plan.
     let steps = said.steps.iter();
-    let steps: Vec<_> = steps.map(|s| format!("{} ({})", s.what, s.why)).collect();
+    let steps: Vec<_> = steps
+        .map(|s| format!("  {} done: {} ({})", s.phase.order(), s.what, s.why))
+        .collect();
     assert!(!steps.is_empty());
-    assert_eq!(done, steps);
+    let all = story.iter().filter_map(|l| l.split_once("Z "));
+    let done: Vec<&str> = all.map(|l| l.1).filter(|l| l.contains(" done: ")).collect();
+    assert_eq!(done.len(), steps.len(), "{done:#?}");
+    for phase in PhaseId::ALL {
+        let number = format!("  {} done: ", phase.order());
+        let of = |l: &&str| l.starts_with(&number);
+        let planned = steps.iter().map(String::as_str).filter(of);
+        assert!(
+            done.iter().copied().filter(of).eq(planned),
+            "{phase}: {done:#?}"
+        );
+    }
     let waits = said.waits.expect("it waits").what;
     let reason = life.status.borrow().reason.clone().expect("it says so");
     assert_eq!(reason.why, format!("for {waits}"));

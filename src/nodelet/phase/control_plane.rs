@@ -17,12 +17,14 @@ use crate::nodelet::step::{Step, TrialStep};
 use super::kubeconfigs::Kubeconfig;
 use super::render::{Inputs, PRIVATE, PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file, yaml};
 use super::{
-    Context, Wait, admission, api_files, authentication, authorization, certs, layout, reload,
+    Context, Wait, admission, api_files, authentication, authorization, certs, images, layout,
+    reload,
 };
 
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
+/// What kubelet finds when it starts: the API server.
 pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     Ok(vec![
         dir(layout::POLICY_DIR, PUBLIC_DIR),
@@ -35,9 +37,15 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
         file(layout::SCHEDULER_CONFIG, yaml(&scheduler_config()), PUBLIC),
         dir(layout::MANIFESTS, PRIVATE_DIR),
         manifest(&api_server(ctx)?),
-        manifest(&controller_manager(ctx)?),
-        manifest(&scheduler(ctx)?),
     ])
+}
+
+/// The two that have nothing to do before the API server answers; their images come while that one starts.
+pub(super) fn clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
+    let mut steps = images::of_clients(ctx)?;
+    steps.push(manifest(&controller_manager(ctx)?));
+    steps.push(manifest(&scheduler(ctx)?));
+    Ok(steps)
 }
 
 /// Whether the three programs take what they are going to be started with. The first two end at a port

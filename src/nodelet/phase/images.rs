@@ -1,19 +1,93 @@
 //! Images of the stack in the runtime (order 48).
+//!
+//! Each is there before what makes a container of it. On a master only the API server holds kubelet up; what
+//! talks to it comes while it starts (order 80), images of add-ons after that (order 100): nothing makes pods of
+//! them before the phases after that. A worker has all of its images before it is Ready, for pods wait for such
+//! nodes.
 
-use crate::model::paths;
+use crate::model::{StackImage, paths};
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps};
+use super::{Context, Steps, Wait};
+
+/// When an image is needed on a master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needed {
+    /// By kubelet and the API server.
+    First,
+    /// By those that talk to the API server.
+    ByClients,
+    /// By what is in the cluster.
+    ByAddons,
+}
+
+fn needed(ctx: &Context, image: &StackImage) -> Needed {
+    match &*image.component {
+        _ if !ctx.is_master() => Needed::First,
+        "pause" | "kube-apiserver" => Needed::First,
+        "kube-controller-manager" | "kube-scheduler" => Needed::ByClients,
+        _ => Needed::ByAddons,
+    }
+}
 
 pub(super) fn steps(ctx: &Context) -> Steps {
+    of(ctx, Needed::First)
+}
+
+/// Of the controller manager and the scheduler.
+pub(super) fn of_clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
+    of(ctx, Needed::ByClients)
+}
+
+/// The rest.
+pub(super) fn of_addons(ctx: &Context) -> Result<Vec<Step>, Wait> {
+    of(ctx, Needed::ByAddons)
+}
+
+fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
+    let of_the_role = |i: &&StackImage| i.roles.contains(&ctx.role) && needed(ctx, i) == when;
     Ok(ctx
         .stack()?
         .images
         .iter()
-        .filter(|image| image.roles.contains(&ctx.role))
+        .filter(of_the_role)
         .map(|image| Step::Image {
             reference: image.reference.clone(),
             archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PhaseId, samples, steps};
+    use super::*;
+    use crate::nodelet::step::FileStep;
+
+    #[test]
+    fn every_image_of_the_role_is_imported_and_before_what_makes_a_container_of_it() {
+        for ctx in [samples::master("1.37.2"), samples::worker("1.37.2")] {
+            let stack = ctx.stack().expect("a stack");
+            let mut all: Vec<Step> = Vec::new();
+            for id in [PhaseId::Images, PhaseId::Kubelet, PhaseId::WaitServices] {
+                all.extend(steps(id, &ctx).expect("nothing is waited for"));
+            }
+            let at = |reference: &str| {
+                let is = |s: &Step| matches!(s, Step::Image { reference: r, .. } if r == reference);
+                all.iter().position(is)
+            };
+            for image in stack.images.iter().filter(|i| i.roles.contains(&ctx.role)) {
+                let imported = at(&image.reference);
+                assert!(imported.is_some(), "{}", image.reference);
+                let pod = format!("/{}.yaml", image.component);
+                let written = all.iter().position(|s| {
+                    matches!(s, Step::File(FileStep { path, .. }) if path.ends_with(&pod) && path.contains("manifests"))
+                });
+                assert!(written.is_none_or(|w| imported < Some(w)), "{pod}");
+            }
+            let kubelet = all.iter().position(|s| matches!(s, Step::Unit(_)));
+            let pause = at(ctx.image("pause").expect("pause"));
+            assert!(pause < kubelet, "no pod starts without it");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! kubelet: configuration, unit, health; on masters the static pods before it (order 80).
 //!
 //! The static pods are written here, after their images are in the runtime and etcd is healthy, not
-//! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written.
+//! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written. The API server's
+//! is there when kubelet starts; those of its clients follow with their images.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     let read = [layout::KUBELET_CONFIG, kubeconfig.as_str()];
     steps.push(unit(layout::KUBELET_UNIT, inputs, &read));
     steps.push(probe(Probe::KubeletHealthy, HEALTHY));
+    if ctx.is_master() {
+        steps.extend(control_plane::clients(ctx)?);
+    }
     Ok(steps)
 }
 

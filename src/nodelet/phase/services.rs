@@ -1,4 +1,4 @@
-//! The API server answers, the node is Ready (order 100).
+//! The API server answers, the node is Ready (order 100); meanwhile images of add-ons come.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::model::NetworkPlugin;
 use crate::nodelet::step::{Probe, Step};
 
 use super::render::probe;
-use super::{Context, Steps, Wait, certs, control_plane};
+use super::{Context, Steps, Wait, certs, control_plane, images};
 
 /// A control plane that starts on a slow machine.
 const API: Duration = Duration::from_secs(300);
@@ -17,12 +17,16 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     if let Some(what) = certs::over(ctx) {
         return Err(Wait::for_what(what));
     }
-    let mut steps = vec![probe(Probe::ApiHealthy { url: ctx.api_url() }, API)];
+    let mut steps = images::of_addons(ctx)?;
+    steps.push(probe(Probe::ApiHealthy { url: ctx.api_url() }, API));
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
         NetworkPlugin::None => {}
     }
+    // At leisure: nobody waits for it but the next power cut.
+    let stack = ctx.node.stack.clone();
+    steps.push(Step::StackOnDisk { stack });
     Ok(steps)
 }
 

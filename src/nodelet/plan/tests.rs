@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Digest;
 use crate::nodelet::phase::Wait;
-use crate::nodelet::step::{FileStep, Probe, ProbeStep, UnitStep};
+use crate::nodelet::step::{FileStep, Judge, Probe, ProbeStep, TrialStep, UnitStep};
 
 /// A host as the engine sees it: facts by key, and what is none of our business.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -165,22 +165,25 @@ fn phases() -> impl Strategy<Value = Vec<PhaseSteps>> {
         })
 }
 
-fn reachable(phases: &[PhaseSteps]) -> Vec<Step> {
+/// Steps of phases that need none that waits.
+fn reachable(phases: &[PhaseSteps], order: Order) -> Vec<Step> {
+    let waits = |id: PhaseId| {
+        phases
+            .iter()
+            .any(|p| p.steps.is_err() && order.waits_for(id, p.id))
+    };
     let mut out = Vec::new();
-    for phase in phases {
+    for phase in phases.iter().filter(|p| !waits(p.id)) {
         match &phase.steps {
             Ok(steps) => out.extend(steps.iter().cloned()),
-            Err(wait) => {
-                out.extend(wait.meanwhile.iter().cloned());
-                break;
-            }
+            Err(wait) => out.extend(wait.meanwhile.iter().cloned()),
         }
     }
     out
 }
 
 fn converge(host: &mut ModelHost, phases: &[PhaseSteps]) {
-    for planned in plan(phases, &host.snapshot(phases)).todo {
+    for planned in plan(phases, &host.snapshot(phases), Order::Kept).todo {
         host.apply(&planned);
     }
 }
@@ -188,8 +191,8 @@ fn converge(host: &mut ModelHost, phases: &[PhaseSteps]) {
 proptest! {
     #[test]
     fn all_same_means_nothing_to_do(phases in phases()) {
-        let seen = reachable(&phases).iter().map(|s| (s.key(), Seen::Same)).collect();
-        let plan = plan(&phases, &Snapshot { seen });
+        let seen = reachable(&phases, Order::Kept).iter().map(|s| (s.key(), Seen::Same)).collect();
+        let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
         prop_assert!(plan.todo.is_empty());
     }
 
@@ -201,7 +204,7 @@ proptest! {
             host.apply(&Planned { phase: PhaseId::Misc, step: step.clone(), why: String::new(), restart: true });
         }
         converge(&mut host, &phases);
-        let again = plan(&phases, &host.snapshot(&phases));
+        let again = plan(&phases, &host.snapshot(&phases), Order::Kept);
         prop_assert!(again.todo.is_empty(), "{:?}", again.words());
         let settled = host.clone();
         converge(&mut host, &phases);
@@ -216,7 +219,7 @@ proptest! {
             host.facts.insert(format!("file:/f{path}"), content.to_string());
         }
         converge(&mut host, &phases);
-        for step in reachable(&phases) {
+        for step in reachable(&phases, Order::Kept) {
             if let Step::Unit(unit) = step {
                 let (_, read) = &host.running[&unit.unit];
                 let now = host.read_by(&unit);
@@ -231,7 +234,7 @@ proptest! {
         converge(&mut host, &phases);
         host.facts.remove(&format!("file:/f{path}"));
         let drifted = format!("/f{path}");
-        for planned in plan(&phases, &host.snapshot(&phases)).todo {
+        for planned in plan(&phases, &host.snapshot(&phases), Order::Kept).todo {
             let allowed = match &planned.step {
                 Step::File(f) => f.path == drifted,
                 Step::Unit(u) => u.restart_on.contains(&drifted),
@@ -243,9 +246,11 @@ proptest! {
     }
 
     #[test]
-    fn order_is_kept_and_nothing_comes_after_a_wait(phases in phases()) {
-        let plan = plan(&phases, &Snapshot::default());
-        let all = reachable(&phases);
+    fn order_is_kept_and_nothing_that_needs_what_waits_is_in_it(
+        phases in phases(), order in prop_oneof![Just(Order::First), Just(Order::Kept)],
+    ) {
+        let plan = plan(&phases, &Snapshot::default(), order);
+        let all = reachable(&phases, order);
         let mut rest = all.iter();
         for planned in &plan.todo {
             prop_assert!(rest.any(|s| s == &planned.step), "out of order: {:?}", planned.step);
@@ -253,6 +258,59 @@ proptest! {
         prop_assert_eq!(plan.todo.len(), all.len());
         prop_assert_eq!(plan.waits.is_some(), phases.iter().any(|p| p.steps.is_err()));
     }
+}
+
+/// Certificates are asked for while the stack of a first installation comes, and no other time.
+#[test]
+fn keys_of_a_new_node_wait_for_no_download_and_no_trial() {
+    let download = Wait {
+        what: "download".into(),
+        meanwhile: vec![file(1, 1)],
+    };
+    let phases = |stack| {
+        let more = |id, n| PhaseSteps {
+            id,
+            steps: Ok(vec![file(n, 1)]),
+        };
+        let stack = PhaseSteps {
+            id: PhaseId::Stack,
+            steps: stack,
+        };
+        [
+            stack,
+            more(PhaseId::Certs, 2),
+            more(PhaseId::Kubeconfigs, 3),
+        ]
+    };
+    let keys = |plan: &Plan| -> Vec<String> { plan.todo.iter().map(|p| p.step.key()).collect() };
+    let waiting = phases(Err(download));
+    let first = plan(&waiting, &Snapshot::default(), Order::First);
+    assert_eq!(keys(&first), ["file:/f1", "file:/f2"]);
+    let kept = plan(&waiting, &Snapshot::default(), Order::Kept);
+    assert_eq!(keys(&kept), ["file:/f1"]);
+    assert_eq!(first.waits, kept.waits);
+    assert!(first.held.contains(&PhaseId::Kubeconfigs) && !first.held.contains(&PhaseId::Certs));
+    let here = phases(Ok(vec![file(1, 1), trial(), file(4, 1)]));
+    let until = |order| keys(&plan(&here, &Snapshot::default(), order).until_tried());
+    assert_eq!(until(Order::First), ["file:/f1", "tried:x", "file:/f2"]);
+    assert_eq!(until(Order::Kept), ["file:/f1", "tried:x"]);
+}
+
+fn trial() -> Step {
+    Step::Tried(TrialStep {
+        program: "x".into(),
+        path: "/x".into(),
+        inside: None,
+        bytes: None,
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        files: BTreeMap::new(),
+        within: Duration::from_secs(1),
+        judge: Judge::Stopped {
+            expects: Vec::new(),
+            theirs: Vec::new(),
+        },
+    })
 }
 
 #[test]
@@ -263,7 +321,7 @@ fn a_step_that_awaits_something_ends_the_plan_as_a_wait() {
     }];
     let what = "the plane's bindings".to_owned();
     let seen = BTreeMap::from([("file:/f2".to_owned(), Seen::Awaits { what: what.clone() })]);
-    let plan = plan(&phases, &Snapshot { seen });
+    let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
     assert_eq!(plan.todo.len(), 1, "what comes before it");
     let phase = PhaseId::Addons;
     assert_eq!(plan.waits, Some(Waits { phase, what }));
@@ -285,7 +343,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
     let what = || "member m3 to answer".to_owned();
     let later = (step_of_unit(&phases), Seen::Later { what: what() });
     let mut seen = BTreeMap::from([later]);
-    let put_off = plan(&phases, &Snapshot { seen: seen.clone() });
+    let put_off = plan(&phases, &Snapshot { seen: seen.clone() }, Order::Kept);
     let keys: Vec<String> = put_off.todo.iter().map(|p| p.step.key()).collect();
     assert!(!keys.iter().any(|k| k.starts_with("unit:")), "{keys:?}");
     assert!(keys.contains(&"file:/f3".to_owned()), "{keys:?}");
@@ -305,7 +363,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
             what: "the plane".into(),
         },
     );
-    let both = plan(&phases, &Snapshot { seen: seen.clone() });
+    let both = plan(&phases, &Snapshot { seen: seen.clone() }, Order::Kept);
     let said = both.awaited().expect("it waits").what;
     assert_eq!(said, "member m3 to answer; the plane");
     // Nothing else to do: it waits, and is not settled.
@@ -316,7 +374,7 @@ fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
     for step in steps.filter(|s| !s.key().starts_with("unit:")) {
         seen.insert(step.key(), Seen::Same);
     }
-    let only = plan(&phases, &Snapshot { seen });
+    let only = plan(&phases, &Snapshot { seen }, Order::Kept);
     assert!(only.todo.is_empty() && !only.is_settled());
     assert_eq!(only.words().waits.map(|w| w.what), Some(what()));
 }
@@ -336,7 +394,7 @@ fn a_probe_is_asked_again_after_its_unit_was_restarted() {
         id: PhaseId::Kubelet,
         steps: Ok(vec![file(1, 1), unit(1, 1, &[1]), probe()]),
     }];
-    let mut seen: BTreeMap<String, Seen> = reachable(&phases)
+    let mut seen: BTreeMap<String, Seen> = reachable(&phases, Order::Kept)
         .iter()
         .map(|s| (s.key(), Seen::Same))
         .collect();
@@ -346,7 +404,7 @@ fn a_probe_is_asked_again_after_its_unit_was_restarted() {
             how: "edited".into(),
         },
     );
-    let plan = plan(&phases, &Snapshot { seen });
+    let plan = plan(&phases, &Snapshot { seen }, Order::Kept);
     assert_eq!(plan.todo.len(), 3);
     assert!(plan.todo[1].restart);
 }

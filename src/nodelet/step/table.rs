@@ -36,6 +36,9 @@ pub struct Traits<'a> {
     /// A program reads what it is going to be started with: nothing after it is done, and no spec is
     /// noted as the one that is installed, before it was passed.
     pub tries: bool,
+    /// Needs nothing but the machine, and none of its kind: several that follow each other in a phase
+    /// may be done at once.
+    pub beside: bool,
     /// The unit whose state is part of the answer when it is looked at.
     pub unit: Option<&'a str>,
     /// Looking at it asks the API server: not asked where that one does not answer.
@@ -81,6 +84,7 @@ fn fact(deadline: Duration) -> Traits<'static> {
         part: Part::Fact,
         proof: Proof::Look,
         tries: false,
+        beside: false,
         unit: None,
         asks_api: false,
         watched: None,
@@ -119,10 +123,11 @@ impl Step {
             | Self::EtcdNoted
             | Self::Module { .. }
             | Self::Sysctl { .. } => fact(deadlines::FILES),
-            Self::Unpacked { .. } => fact(STACK),
+            Self::Unpacked { .. } | Self::StackOnDisk { .. } => fact(STACK),
             // Its files, and the program.
             Self::Tried(trial) => Traits {
                 tries: true,
+                beside: true,
                 ..fact(deadlines::FILES + trial.within.min(TRIAL_WAIT_MAX))
             },
             // Like a trial: what is active stays so until it was passed.
@@ -130,7 +135,10 @@ impl Step {
                 tries: true,
                 ..fact(PREPARED_WITHIN + deadlines::CALLS)
             },
-            Self::Image { .. } => fact(IMAGE),
+            Self::Image { .. } => Traits {
+                beside: true,
+                ..fact(IMAGE)
+            },
             Self::Unit(unit) => Traits {
                 part: Part::Starts(unit),
                 unit: Some(&unit.unit),

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plane::FakePlane;
 use crate::support::node::FakeNode;
-use crate::support::{PATIENCE, make_stack, within};
+use crate::support::{PATIENCE, make_stack, make_stack_of, within};
 
 pub(crate) struct Bed {
     pub(crate) fs: HostFs,
@@ -154,6 +154,13 @@ impl Bed {
     pub(crate) fn publish_signed(&self, version: &str, size: usize, key: &SigningKey) -> StackRef {
         let (payload, archive) = make_stack(version, size);
         self.publish_these(version, payload, archive, key)
+    }
+
+    /// One of two files; about a third of its bytes are the first.
+    pub(crate) fn publish_in_two(&self, version: &str, size: usize) -> StackRef {
+        let programs = [("bin/containerd", size / 3), ("bin/kubelet", size * 2 / 3)];
+        let (payload, archive) = make_stack_of(version, &programs);
+        self.publish_these(version, payload, archive, &self.key)
     }
 
     /// A stack of this Kubernetes.

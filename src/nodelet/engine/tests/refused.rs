@@ -86,7 +86,8 @@ impl Machine {
         self.fs
             .write(stack::staged_manifest(&want.manifest), &envelope, &attrs)
             .expect("stage");
-        let prepared = stack::prepare(&self.fs, &want, &trust).expect("unpack");
+        let prepared = stack::prepare(&self.fs, &want, &trust, Default::default(), &mut |_| {})
+            .expect("unpack");
         prepared.put_in_place(&self.fs).expect("in place");
         want
     }

@@ -107,7 +107,8 @@ impl Machine {
         let machine = Self::node();
         let old = machine.stage(version, RUNS);
         let (trust, _) = inbox::whom_to_believe(&machine.fs).expect("trust");
-        let prepared = stack::prepare(&machine.fs, &old, &trust).expect("prepare");
+        let prepared = stack::prepare(&machine.fs, &old, &trust, Default::default(), &mut |_| {})
+            .expect("prepare");
         prepared.put_in_place(&machine.fs).expect("in place");
         stack::activate(&machine.fs, &old).expect("activate");
         let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);

@@ -1,0 +1,148 @@
+//! An archive that is read while it comes: what is staged of it first, then what is added, up to the length
+//! that the manifest says.
+//!
+//! Whoever adds belongs to the less privileged side, so nothing is believed of the file: it may stand still,
+//! shrink or say something else when it is read again. What is read is compared with the manifest where it is
+//! used; a reader that waits gives up when nothing comes for a while, or when it is told to.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// As long as nothing comes it is not waited for any more: its coming on is told, as its end is.
+pub(super) const STANDS_STILL: Duration = Duration::from_secs(3);
+/// The same for who is told to end: half a dozen round trips of a slow network.
+const STANDS_STILL_AT_THE_END: Duration = Duration::from_millis(300);
+/// Who is told to end while it still comes goes on for as long as this: most archives are there by then, and
+/// nothing is read twice. (A new master hears a newer spec a second after it began: the one that names its key.)
+const GRACE: Duration = Duration::from_secs(5);
+/// Between two looks at the length of the file: a download at full speed adds a MiB in that time.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Ends the reading of an archive early. Any of them does.
+#[derive(Clone, Debug, Default)]
+pub struct Stops(Vec<CancellationToken>);
+
+impl Stops {
+    /// When one of these is cancelled.
+    pub fn when(tokens: impl IntoIterator<Item = CancellationToken>) -> Self {
+        Self(tokens.into_iter().collect())
+    }
+
+    fn now(&self) -> bool {
+        self.0.iter().any(CancellationToken::is_cancelled)
+    }
+}
+
+/// The bytes of an archive.
+#[derive(Debug)]
+pub(super) struct Coming {
+    file: File,
+    /// Bytes that were not read yet.
+    left: u64,
+    stops: Option<Stops>,
+    /// Since when it is to end.
+    told: Option<Instant>,
+    /// It was not waited for any longer.
+    given_up: bool,
+}
+
+impl Coming {
+    /// All of it is there.
+    pub(super) fn whole(file: File, size: u64) -> Self {
+        Self {
+            file,
+            left: size,
+            stops: None,
+            told: None,
+            given_up: false,
+        }
+    }
+
+    /// Some of it is there, and the rest may come.
+    pub(super) fn part(file: File, size: u64, stops: Stops) -> Self {
+        Self {
+            stops: Some(stops),
+            ..Self::whole(file, size)
+        }
+    }
+
+    /// It ended because nothing came.
+    pub(super) fn was_given_up(&self) -> bool {
+        self.given_up
+    }
+}
+
+impl Read for Coming {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.given_up {
+            return Err(gone());
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let most = buf.len().min(most);
+        let since = Instant::now();
+        loop {
+            let n = self.file.read(&mut buf[..most])?;
+            self.left -= n as u64;
+            let Some(stops) = &self.stops else {
+                return Ok(n);
+            };
+            if n > 0 || most == 0 {
+                return Ok(n);
+            }
+            if self.told.is_none() && stops.now() {
+                self.told = Some(Instant::now());
+            }
+            let (still, over) = match self.told {
+                None => (STANDS_STILL, false),
+                Some(at) => (STANDS_STILL_AT_THE_END, at.elapsed() >= GRACE),
+            };
+            if over || since.elapsed() >= still {
+                self.given_up = true;
+                return Err(gone());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "nothing comes")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_later_is_read_and_what_does_not_come_is_given_up() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("part");
+        let mut writer = File::create(&path).expect("create");
+        writer.write_all(b"abc").expect("write");
+        let open = || File::open(&path).expect("open");
+        let stop = CancellationToken::new();
+        let mut coming = Coming::part(open(), 6, Stops::when([stop.clone()]));
+        let mut text = [0; 3];
+        coming.read_exact(&mut text).expect("what is there");
+        std::thread::scope(|s| {
+            s.spawn(|| writer.write_all(b"defgh").expect("more"));
+            let mut rest = Vec::new();
+            coming.read_to_end(&mut rest).expect("what comes");
+            assert_eq!(rest, b"def", "no more than the manifest says");
+        });
+        let mut coming = Coming::part(open(), 100, Stops::when([stop.clone()]));
+        coming.read_exact(&mut [0; 8]).expect("what is there");
+        stop.cancel();
+        coming.read(&mut text).expect_err("nothing comes");
+        assert!(coming.was_given_up());
+        let mut whole = Coming::whole(open(), 100);
+        let mut all = Vec::new();
+        whole.read_to_end(&mut all).expect("it waits for nothing");
+        assert_eq!(all, b"abcdefgh");
+    }
+}
