@@ -329,7 +329,7 @@ impl Effects<'_> {
         Ok(())
     }
 
-    async fn addon_gone(&mut self, objects: &[ObjectRef]) -> Result<(), Failed> {
+    async fn addon_gone(&mut self, objects: &[serde_json::Value]) -> Result<(), Failed> {
         let admin = self.memory.peers.admin(&self.host.fs, &self.ctx.node);
         let admin = admin.map_err(Failed::Why)?;
         for object in objects {
