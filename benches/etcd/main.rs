@@ -212,6 +212,7 @@ async fn backup(args: &Args) -> Result<Value> {
     let (host, etcdutl) = (HostFs::new(&args.root), format!("{BIN}/etcdutl"));
     let host_id = HostId::random();
     let (key, _) = order_key::ensure(&host, host_id).map_err(|f| anyhow!("{f}"))?;
+    let sign = |manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest);
     let began = Instant::now();
     let made = take(Taking {
         fs: &host,
@@ -222,7 +223,7 @@ async fn backup(args: &Args) -> Result<Value> {
         db_bytes: 0,
         now: Timestamp::now(),
         about: about(host_id)?,
-        sign: &|manifest: &BackupManifest| key.sign(DocumentKind::Backup, manifest),
+        sign: &sign,
     });
     let made = made.await.map_err(|f| anyhow!("{f}"))?;
     let seconds = began.elapsed().as_secs_f64();

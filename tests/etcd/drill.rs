@@ -38,6 +38,7 @@ pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
     let spec = node.spec().clone();
     let client = client_of(&node.host.fs, spec.node_ip, &spec);
     let etcdutl = format!("{BIN}/etcdutl");
+    let sign = node.signs();
     let made = take(Taking {
         fs: &node.host.fs,
         etcd: &client,
@@ -55,7 +56,7 @@ pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
             kubernetes_version: "1.37.2".into(),
             settings: BackupSettings::of(&spec),
         },
-        sign: &node.signs(),
+        sign: &sign,
     });
     made.await.expect("a backup")
 }
