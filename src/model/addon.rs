@@ -40,6 +40,12 @@ impl Addon {
         Self::ALL.into_iter().find(|addon| addon.word() == word)
     }
 
+    /// Which add-on runs images of this component.
+    pub fn of_component(component: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|addon| addon.components().contains(&component))
+    }
+
     /// Its name in the stack.
     pub fn word(self) -> &'static str {
         match self {
@@ -95,7 +101,7 @@ impl std::fmt::Display for Addon {
 }
 
 impl NetworkSpec {
-    /// Whether this node's cluster wants an add-on. The pool of services is told to masters only.
+    /// Whether this node's cluster wants an add-on.
     pub fn wants(&self, addon: Addon) -> Want {
         addon.want(self.plugin, self.policies, &self.load_balancer)
     }

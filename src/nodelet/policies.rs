@@ -46,7 +46,7 @@ fn pool_elsewhere(node: &NodeSpec, networks: &[IpNet]) -> Option<Fault> {
     let shown: Vec<String> = networks.iter().map(ToString::to_string).collect();
     let what = "services with an address of the pool may not be reached";
     let why = format!(
-        "loadBalancer.addresses: {range} is in no network of this master ({})",
+        "loadBalancer.addresses: {range} is in no network of this machine ({})",
         shown.join(", ")
     );
     let fix = "give services addresses of a network that the nodes are in, or route them to it";

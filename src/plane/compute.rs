@@ -68,8 +68,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
             mtu: settings.mtu,
             peers: peers(cluster, member),
             policies: settings.network_policies,
-            // They are written into the cluster, which masters do.
-            load_balancer: if_master(master, &settings.load_balancer),
+            load_balancer: settings.load_balancer.clone(),
         },
         // Workers run no etcd and verify no service-account token: what they need not know does
         // not change their spec.

@@ -1,11 +1,11 @@
-//! Images of the stack in the runtime (order 48).
+//! Images of the stack in the runtime (order 48): those of this role, and of add-ons that the cluster has.
 //!
 //! Each is there before what makes a container of it. On a master only the API server holds kubelet up; what
 //! talks to it comes while it starts (order 80), images of add-ons after that (order 100): nothing makes pods of
 //! them before the phases after that. A worker has all of its images before it is Ready, for pods wait for such
 //! nodes.
 
-use crate::model::{StackImage, paths};
+use crate::model::{Addon, StackImage, paths};
 use crate::nodelet::step::Step;
 
 use super::{Context, Steps, Wait};
@@ -45,12 +45,18 @@ pub(super) fn of_addons(ctx: &Context) -> Result<Vec<Step>, Wait> {
 }
 
 fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
-    let of_the_role = |i: &&StackImage| i.roles.contains(&ctx.role) && needed(ctx, i) == when;
-    Ok(ctx
-        .stack()?
+    let stack = ctx.stack()?;
+    let network = &ctx.node.network;
+    let wanted = |i: &&StackImage| {
+        let addon = Addon::of_component(&i.component);
+        i.roles.contains(&ctx.role)
+            && needed(ctx, i) == when
+            && addon.is_none_or(|addon| network.has(addon, stack))
+    };
+    Ok(stack
         .images
         .iter()
-        .filter(of_the_role)
+        .filter(wanted)
         .map(|image| Step::Image {
             reference: image.reference.clone(),
             archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
@@ -89,5 +95,20 @@ mod tests {
             let pause = at(ctx.image("pause").expect("pause"));
             assert!(pause < kubelet, "no pod starts without it");
         }
+    }
+
+    /// A hundred megabytes that nobody runs are on no node.
+    #[test]
+    fn images_of_add_ons_come_with_them() {
+        let mut ctx = samples::with_addons(samples::worker("1.37.2"));
+        let has = |ctx: &Context, component: &str| {
+            let steps = steps(ctx).expect("steps");
+            let of = |s: &Step| matches!(s, Step::Image { reference, .. } if reference.contains(component));
+            steps.iter().any(of)
+        };
+        assert!(has(&ctx, "kube-router") && has(&ctx, "metallb-speaker") && has(&ctx, "pause"));
+        ctx.node.network.load_balancer.clear();
+        ctx.node.network.policies = crate::model::NetworkPolicies::Off;
+        assert!(!has(&ctx, "kube-router") && !has(&ctx, "metallb") && has(&ctx, "pause"));
     }
 }

@@ -175,12 +175,10 @@ pub(in crate::nodelet) fn with_addons(mut ctx: Context) -> Context {
         }
         ctx.addons.push(addon(path, &text));
     }
-    if ctx.role == Role::Master {
-        ctx.node.network.load_balancer = vec![
-            "10.99.0.200-10.99.0.209".parse().expect("range"),
-            "10.99.1.0/28".parse().expect("range"),
-        ];
-    }
+    ctx.node.network.load_balancer = vec![
+        "10.99.0.200-10.99.0.209".parse().expect("range"),
+        "10.99.1.0/28".parse().expect("range"),
+    ];
     ctx
 }
 
