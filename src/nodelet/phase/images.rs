@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn every_image_of_the_role_is_imported_and_before_what_makes_a_container_of_it() {
-        for ctx in [samples::master("1.37.2"), samples::worker("1.37.2")] {
+        for ctx in [samples::master("1.37.2"), samples::worker("1.37.2")].map(samples::with_addons)
+        {
             let stack = ctx.stack().expect("a stack");
             let mut all: Vec<Step> = Vec::new();
             for id in [PhaseId::Images, PhaseId::Kubelet, PhaseId::WaitServices] {
@@ -102,7 +103,7 @@ mod tests {
     fn images_of_add_ons_come_with_them() {
         let mut ctx = samples::with_addons(samples::worker("1.37.2"));
         let has = |ctx: &Context, component: &str| {
-            let steps = steps(ctx).expect("steps");
+            let steps = steps(PhaseId::Images, ctx).expect("steps");
             let of = |s: &Step| matches!(s, Step::Image { reference, .. } if reference.contains(component));
             steps.iter().any(of)
         };
