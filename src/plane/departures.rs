@@ -308,8 +308,8 @@ pub(super) mod tests {
         assert_eq!(revoked(&mut c), ["40aa", "40bb", "cc"]);
         let mut other = c.clone();
         other.etcd_revoked = None;
-        other.authorities.etcd = other.authorities.cluster.clone();
-        other.keys.etcd = other.keys.cluster.clone();
+        let (ca, key) = Authority::generate("another", now()).expect("authority");
+        (other.authorities.etcd, other.keys.etcd) = (ca.pem().to_owned(), key);
         for other in [Some("nonsense".to_owned()), signed(&mut other)] {
             c.etcd_revoked.clone_from(&other);
             assert_ne!(signed(&mut c), other);

@@ -6,12 +6,13 @@ use pf9_hostagent::backup::seal::{self, Sealer};
 use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
-    ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose,
-    CertificateRequest, CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm,
-    EtcdMemberStatus, EtcdStatus, Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId,
-    PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role, Timestamp, paths,
+    ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupTrust, BackupsStatus,
+    CertPurpose, CertificateRequest, CertificateStatus, Digest, DocumentKind, DrillReport,
+    Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, Fault, FaultCode, FoundManifest, Generation,
+    HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role,
+    SigningKey, Timestamp, paths,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fixture::Bed;
 use super::plane::content;
@@ -177,8 +178,24 @@ fn unwrap_order(bed: &Bed) -> Value {
     sealer.finish().expect("finish").0.place().expect("place");
     let asking = Asking::of(&bed.fs.at("/b.db.age")).expect("head");
     let nonce = Nonce(Digest::of(b"n"));
-    let order = asking.order(HostId::random(), bed.cluster, "b", nonce);
-    serde_json::to_value(order).expect("json")
+    let (root, _) = SigningKey::generate().expect("key");
+    let manifest = json!({
+        "schema": 1, "name": "20261128T140000Z-r7", "taken_at": "2026-11-28T14:00:00Z", "host_id": HostId::random(),
+        "cluster_id": bed.cluster, "etcd_cluster_id": "cafe", "member_id": "beef", "revision": 7, "keys": 3,
+        "hash": 1, "plain_bytes": 12, "sealed_bytes": 12, "sealed_sha256": Digest::of(b"x"),
+        "etcd_version": "3.7.3", "kubernetes_version": "1.37.2", "recipients": ["age1"],
+        "settings": {"cluster_name": "c", "api_host": "10.1.0.1", "api_port": 6443,
+            "pods_cidr": "10.20.0.0/16", "services_cidr": "10.21.0.0/22", "cluster_domain": "cluster.local",
+            "stack": {"name": "s", "version": "1", "manifest": Digest::of(b"m")}},
+    });
+    let text = serde_json::to_vec(&manifest).expect("json");
+    let found = FoundManifest::of(root.sign(DocumentKind::Backup, &text)).expect("a manifest");
+    let noted = found.believed(&BackupTrust::Unchecked).expect("taken");
+    let mut order = json!(asking.order(HostId::random(), &noted, nonce));
+    // Signed as it is, and yet it can be read.
+    let envelope = serde_json::to_vec(&order["manifest"]).expect("json");
+    order["manifest"] = opened(&envelope);
+    order
 }
 
 #[tokio::test]
