@@ -1,6 +1,6 @@
 //! Operators in a hurry: what they ask for twice, at once, or half way, costs no cluster its etcd.
 
-use pf9_hostagent::model::{Assignment, Fault, FaultCode};
+use pf9_hostagent::model::{Assignment, CertPurpose, Fault, FaultCode};
 use serde_json::{Value, json};
 
 use super::bed::within;
@@ -41,6 +41,13 @@ async fn of_two_detaches_at_once_one_is_done_and_the_other_judged_anew() {
 async fn a_master_on_its_way_out_is_removed_only_where_etcd_goes_on_without_it() {
     let world = World::new(3).await;
     world.lists(1, &[0, 1, 2]).await;
+    let leaver = &world.masters[0];
+    let key = rcgen::KeyPair::generate().expect("key");
+    let asked = leaver
+        .order(world.cluster, &key, &[CertPurpose::EtcdPeer])
+        .await;
+    let (status, said) = leaver.bring(&leaver.signed_order(&asked)).await;
+    assert_eq!(status, 200, "{said}");
     assert_eq!(world.detach(&[0], false).await.0, 200);
     world.set(2, Says::Nothing);
     let (status, said) = world.remove(0, "").await;
