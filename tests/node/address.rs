@@ -17,8 +17,8 @@ const MOVED: Duration = Duration::from_secs(10);
 const THROUGH_PLANE: Duration = Duration::from_secs(5);
 /// The first master has it once its API server is up and knows its rights.
 const FIRST: Duration = Duration::from_secs(120);
-/// Every two seconds is looked whether it is on two machines.
-const WATCHED: Duration = Duration::from_secs(12);
+/// So long it is looked, again and again, whether it is on two machines; less than the agent's watchdog.
+const WATCHED: Duration = Duration::from_secs(20);
 /// What a worker has about the API: files of nodelet's, and what they are.
 const FILES: &str = "find /etc/pf9/kube.d -type f | sort | xargs sha256sum; \
                      systemctl show -p ExecMainStartTimestampMonotonic pf9-kubelet pf9-kube-proxy";
@@ -156,8 +156,7 @@ fn holders(masters: &[&str]) -> Outcome<Vec<String>> {
 /// The worker asks the API at the address all the time, as its programs do.
 struct AskedInside;
 
-/// Asks for ever, a line with the time for each answer. (`nc` is everywhere; the handshake is the API
-/// server's.)
+/// Asks for ever, a line with the time for each answer.
 const ASK: &str = "cat > /root/ask.sh <<'EOF'\n\
     while :; do\n\
       if curl -sk --max-time 1 https://10.99.0.250:6443/healthz >/dev/null; then date +%s.%N >> /root/asked; fi\n\
