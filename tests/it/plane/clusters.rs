@@ -1,7 +1,7 @@
 //! From enrolled hosts to nodes of a cluster: specs, membership.
 
 use http::Method;
-use pf9_hostagent::model::{Assignment, Role};
+use pf9_hostagent::model::{Assignment, NetworkPolicies, Role};
 use serde_json::{Value, json};
 
 use super::bed::Bed;
@@ -220,4 +220,45 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     let shown = bed.get(&path).await;
     assert_eq!(shown["oidc"][0]["url"], "https://login.example.com");
     assert_eq!(shown["podSecurity"]["warn"], "restricted");
+}
+
+/// Add-ons that the stack lacks are refused with field and value, and nothing changes; what is taken reaches the nodes.
+#[tokio::test]
+async fn add_ons_that_the_stack_lacks_are_refused_where_they_are_asked_for() {
+    let bed = Bed::new().await;
+    bed.stack("1.37.2-1").await;
+    let master = bed.host("m1", "10.1.0.1").await;
+    let id = bed.cluster("c").await;
+    assert_eq!(bed.attach(id, &[(&master, true)]).await.0, 200);
+    let before = master.current().await.generation;
+    let path = format!("/qbert/v4/{{project}}/clusters/{id}");
+    for (body, words) in [
+        (
+            json!({"networkPolicies": "on"}),
+            "networkPolicies: on, but stack pf9-kube 1.37.2-1 has no image of kube-router",
+        ),
+        (
+            json!({"loadBalancer": {"addresses": ["10.1.0.64/30"]}}),
+            "loadBalancer.addresses: 10.1.0.64-10.1.0.67, but stack",
+        ),
+    ] {
+        let (status, said) = bed.ask(Method::PATCH, &path, body).await;
+        let fault = &said["error"]["fault"];
+        assert_eq!(
+            (status, fault["code"].as_str()),
+            (400, Some("addon-missing")),
+            "{said}"
+        );
+        assert!(
+            fault["why"].as_str().unwrap_or_default().starts_with(words),
+            "{said}"
+        );
+    }
+    assert_eq!(master.current().await.generation, before);
+    let off = json!({"networkPolicies": "off"});
+    assert_eq!(bed.ask(Method::PATCH, &path, off).await.0, 200);
+    let assignment = master.current().await.assignment;
+    let network = &assignment.node().expect("node").network;
+    assert_eq!(network.policies, NetworkPolicies::Off);
+    assert_eq!(bed.get(&path).await["networkPolicies"], "off");
 }
