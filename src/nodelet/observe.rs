@@ -229,10 +229,10 @@ impl<'a> Sweep<'a> {
                 sets,
             } => {
                 let seen = self.network_gone(links, *routes, chains, tables).await;
-                match seen {
-                    Seen::Same => left_of(self.host.net.sets(sets), "sets"),
-                    seen => seen,
+                if seen != Seen::Same {
+                    return seen;
                 }
+                left_of(self.host.net.sets(sets), "sets")
             }
             Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
@@ -474,10 +474,10 @@ impl<'a> Sweep<'a> {
     async fn policy_rules_gone(&self) -> Seen {
         let net = &self.host.net;
         let chains = net.chains(&ours::network::policy_chain_prefixes()).await;
-        let seen = match left_of(chains, "chains") {
-            Seen::Same => left_of(net.sets(&ours::network::policy_set_prefixes()), "sets"),
-            seen => seen,
-        };
+        let mut seen = left_of(chains, "chains");
+        if seen == Seen::Same {
+            seen = left_of(net.sets(&ours::network::policy_set_prefixes()), "sets");
+        }
         let proc = Proc::new(self.host.fs.clone());
         let runs = |pid| proc.name(pid) == ours::network::POLICY_KEEPER;
         if seen != Seen::Same && proc.pids().into_iter().any(runs) {
