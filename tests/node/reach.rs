@@ -87,7 +87,9 @@ fn pods() -> Outcome {
         pod(HERE, "server", NODES[1], &page),
     ];
     items.extend(ASKERS.map(|(ns, name, node)| pod(ns, name, node, "sleep 100000")));
-    apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}))?;
+    let all = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    // The first client asks what kinds there are, the aggregated ones too.
+    eventually("pods are taken", SOON, || apply(&all))?;
     for namespace in [HERE, ELSEWHERE] {
         let ready = [
             "wait",

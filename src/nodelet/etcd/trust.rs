@@ -75,7 +75,7 @@ mod tests {
             key: SigningKey::generate().expect("key").0.trusted(),
         };
         node.etcd.backup_signers = vec![other.clone()];
-        assert_eq!(signers(&fs, &node), [other.clone()]);
+        assert_eq!(signers(&fs, &node), std::slice::from_ref(&other));
         enrolled(&fs);
         let (own, _) = order_key::ensure(&fs, host_id()).expect("key");
         let own = BackupSigner {

@@ -155,7 +155,7 @@ fn whatever_else_an_archive_may_be_is_left_to_the_runtimes_tool() {
         ("a whiteout", layer(&[(".wh.a", FILE, 0o644, "")])),
         (
             "somebody's",
-            archive(NAME, &[theirs.clone()], &[digest(&theirs)]),
+            archive(NAME, std::slice::from_ref(&theirs), &[digest(&theirs)]),
         ),
         (
             "two layers",
@@ -168,15 +168,19 @@ fn whatever_else_an_archive_may_be_is_left_to_the_runtimes_tool() {
         ("packed", archive(NAME, &[packed], &[digest(&good)])),
         (
             "another digest",
-            archive(NAME, &[good.clone()], &[digest(b"x")]),
+            archive(NAME, std::slice::from_ref(&good), &[digest(b"x")]),
         ),
         (
             "a short name",
-            archive("busybox:1", &[good.clone()], &[digest(&good)]),
+            archive("busybox:1", std::slice::from_ref(&good), &[digest(&good)]),
         ),
         (
             "no tag",
-            archive("pf9.local/toy", &[good.clone()], &[digest(&good)]),
+            archive(
+                "pf9.local/toy",
+                std::slice::from_ref(&good),
+                &[digest(&good)],
+            ),
         ),
     ];
     for (what, bytes) in cases {

@@ -162,7 +162,8 @@ mod tests {
             while let Ok((mut tcp, _)) = listener.accept().await {
                 if open.is_empty() {
                     let mut head = vec![0; 4096];
-                    tcp.read(&mut head).await.expect("a request");
+                    let asked = tcp.read(&mut head).await.expect("a request");
+                    assert!(asked > 0, "a request");
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {TOTAL}\r\n\r\n");
                     tcp.write_all(head.as_bytes()).await.expect("head");
                     tcp.write_all(&vec![7; COMES]).await.expect("a part");
