@@ -11,9 +11,9 @@ use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, kubectl, shell}
 const CHANGED: Duration = Duration::from_secs(120);
 /// A page that is asked for is there within this.
 const ASK: &str = "curl -sS --noproxy '*' --max-time 5";
-/// kube-proxy's chains; kubelet's own (`KUBE-FIREWALL`, `KUBE-IPTABLES-HINT`, its canary) stay.
+/// kube-proxy's chains; kubelet's own (`KUBE-FIREWALL`, `KUBE-IPTABLES-HINT`, its canary) stay, and those of policies.
 const CHAINS: &str = "{ iptables-save; ip6tables-save; } | grep -E '^:KUBE-' | \
-     grep -vE '^:KUBE-(FIREWALL|IPTABLES-HINT|KUBELET-)' || :";
+     grep -vE '^:KUBE-(FIREWALL|IPTABLES-HINT|KUBELET-|ROUTER-|POD-FW-|NWPLCY-)' || :";
 /// kube-proxy's tables.
 const TABLES: &str = "nft list tables | grep -w kube-proxy || :";
 /// The service of these tests, beside the one that the add-on brings.
