@@ -9,7 +9,7 @@
 //!
 //! No clock is compared with another one. Who has the address counts from the moment *before* it sent
 //! what was written; who waits counts from the moment *after* it saw that. So the first is always done
-//! before the second begins, while the clocks of the two go at about the same rate ([`RATES_DIFFER_MAX`]).
+//! before the second begins, while the clocks of the two go at about the same rate (`RATES_DIFFER_MAX`).
 //! Each write names the version of the lease that it is of, so a late one changes nothing. That there is
 //! no lease is no version: somebody may have had one in between. So one is begun for nobody, and from then
 //! on it is waited as for a holder; who deletes the lease costs the address seconds, and no more.
