@@ -278,7 +278,10 @@ fn before_each_restore(machine: &Machine, command: &str) {
     let dir = machine.fs.at("/wrapped");
     fs::create_dir_all(&dir).expect("directory");
     for name in ["etcd", "etcdctl"] {
-        drop(std::os::unix::fs::symlink(real.join(name), dir.join(name)));
+        // No link: the machine's root is another.
+        if !dir.join(name).exists() {
+            fs::copy(real.join(name), dir.join(name)).expect("a copy");
+        }
     }
     let etcdutl = real.join("etcdutl");
     let text = format!(

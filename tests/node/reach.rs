@@ -90,7 +90,8 @@ fn pods() -> Outcome {
         pod(HERE, "server", NODES[1], &page),
     ];
     items.extend(ASKERS.map(|(ns, name, node)| pod(ns, name, node, "sleep 100000")));
-    apply(&items)?;
+    // A namespace that is new has no account for its pods yet.
+    eventually("pods are taken", SOON, || apply(&items))?;
     for namespace in [HERE, ELSEWHERE] {
         let ready = [
             "wait",
