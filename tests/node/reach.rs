@@ -118,8 +118,10 @@ fn reached(wanted: [bool; 3]) -> Outcome {
     for ((namespace, name, node), seen) in ASKERS.iter().zip(&mut seen) {
         let ip = address(namespace, name)?;
         let ask = format!(
-            "for net in /run/netns/*; do nsenter --net=$net ip -4 -o addr | grep -qF ' {ip}/' || continue; \
-             nsenter --net=$net curl -sS --noproxy '*' --max-time 2 {url} 2>&1 || :; done"
+            "seen=; for pid in $(ls /proc | grep -E '^[0-9]+$'); do net=$(readlink /proc/$pid/ns/net) || continue; \
+             case \"$seen\" in *\"$net\"*) continue;; esac; seen=\"$seen $net\"; \
+             nsenter -t $pid -n ip -4 -o addr | grep -qF ' {ip}/' || continue; \
+             nsenter -t $pid -n curl -sS --noproxy '*' --max-time 2 {url} 2>&1 || :; break; done"
         );
         *seen = shell(node, &ask)?.trim() == "served";
     }
