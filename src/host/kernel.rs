@@ -110,10 +110,14 @@ impl Kernel {
         Ok(ModuleState::Unknown)
     }
 
-    /// Loads a module.
+    /// Loads a module: by systemd, in a unit that is gone afterwards, for this process may load none. (Not by
+    /// `modprobe@.service`: systemd has it from 245 on, and RHEL 8 has 239.)
     pub async fn load_module(&self, name: &str) -> Result<(), KernelError> {
-        let program = exec::program(&self.fs, "modprobe");
-        let cmd = Cmd::new(program, MODPROBE).args(["--", name]);
+        let program = exec::program(&self.fs, "systemd-run");
+        let unit = ["--quiet", "--wait", "--pipe", "--collect", "--"];
+        let cmd = Cmd::new(program, MODPROBE)
+            .args(unit)
+            .args(["modprobe", "--", name]);
         exec::run(cmd)
             .await
             .map(drop)
