@@ -158,6 +158,21 @@ mod tests {
         assert!(has(&ctx, "object:v1/Service/kube-system/kube-dns"));
     }
 
+    /// An API server notes nobody as the manager of an object without a field of anybody's (1.37: an account of a
+    /// name and a namespace), so nobody would take it for ours.
+    #[test]
+    fn what_is_looked_at_says_something_of_ours() {
+        for file in &master().addons {
+            let first = &file.objects[0];
+            let says = first.pointer("/metadata/labels").is_some();
+            assert!(
+                says || Addon::of_file(&file.path).is_none(),
+                "{}",
+                file.path
+            );
+        }
+    }
+
     /// What is looked at to know that all is gone goes last, and exists once.
     #[test]
     fn an_add_on_goes_backwards() {
