@@ -173,7 +173,7 @@ impl AskedInside {
 
     /// The longest time without an answer: what somebody who needs the API has to wait.
     fn answers_again(&self, off: Instant) -> Outcome<Duration> {
-        let script = "awk 'NR>1 && $1-last>gap {gap=$1-last} {last=$1} END {print NR, gap+0, last+0}' /root/asked; \
+        let script = "awk 'NR>1 && $1-last>gap {gap=$1-last} {last=$1} END {printf \"%d %.3f %.3f\\n\", NR, gap, last}' /root/asked; \
                       date +%s.%N";
         let mut gap = 0.0;
         eventually("the API answers at its address", MOVED * 3, || {
