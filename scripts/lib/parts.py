@@ -89,10 +89,15 @@ def coredns(version):
     return Program("coredns", version, module, ["."], 2, source=source, rename={"build": "coredns"})
 
 
+# What metrics-server 0.9.0 asks for itself writes its description with the names of Go's structures in it when it is
+# compiled by Go 1.27: the API server merges that into its own, and cannot give it to kubectl as protobuf any more.
+OPENAPI = {"k8s.io/kube-openapi": "0.0.0-20260721132016-d427ff9ee9ad", "sigs.k8s.io/structured-merge-diff/v6": "6.4.2"}
+
+
 def metrics_server(version):
     module = "sigs.k8s.io/metrics-server"
     return Program("metrics-server", version, module, [f"{module}/cmd/metrics-server"], 4,
-                   ldflags=f"-X {module}/pkg/version.gitVersion=v{version}")
+                   ldflags=f"-X {module}/pkg/version.gitVersion=v{version}", more=OPENAPI)
 
 
 def local_path_provisioner(version):

@@ -56,8 +56,8 @@ fn set(body: &Value) -> Outcome {
     demo(&["settings", &body.to_string()]).map(drop)
 }
 
-/// One after the other, and not as a `List`: of its kind the API server's newer description knows nothing, and the
-/// older one, which kubectl asks for then, a new API server of 1.37 may refuse for a minute (503).
+/// One after the other, and not as a `List`: for that kubectl asks the API server for its older description as
+/// protobuf, which 1.37.2 refuses (503) once that of metrics-server 0.9.0 is part of it.
 fn apply(objects: &[Value]) -> Outcome {
     let path = std::env::temp_dir().join("pf9-reach.json");
     let text: Vec<String> = objects.iter().map(Value::to_string).collect();
