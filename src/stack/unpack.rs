@@ -20,7 +20,7 @@ use nix::libc::O_NOFOLLOW;
 use super::coming::Coming;
 use super::install::OnDisk;
 use super::{StackError, io_error};
-use crate::model::{Hasher, StackFile, StackManifest};
+use crate::model::{Hasher, Hashing, StackFile, StackManifest};
 
 /// Largest zstd window (32 MiB): what `zstd -19` uses fits, a hostile frame cannot ask for more.
 pub(crate) const WINDOW_LOG_MAX: u32 = 25;
@@ -308,18 +308,4 @@ fn cap(manifest: &StackManifest, dirs: usize) -> u64 {
 
 fn damaged(e: io::Error) -> StackError {
     StackError::Damaged(e.to_string())
-}
-
-/// Hashes what is read through it.
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(buf.get(..n).unwrap_or_default());
-        Ok(n)
-    }
 }

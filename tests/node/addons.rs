@@ -9,6 +9,8 @@ use crate::demo::{NODES, Outcome, eventually, kubectl, shell};
 /// Images are on the machines. metrics-server wants two looks at each kubelet, 15 s apart.
 const ANSWER: Duration = Duration::from_secs(150);
 
+/// An API server asks an add-on that did not answer again within two minutes.
+const DESCRIBED: Duration = Duration::from_secs(180);
 /// A volume is made by a pod of its own, which is started and ends.
 const BOUND: Duration = Duration::from_secs(90);
 /// The claim of these tests, and the pods that use it one after the other.
@@ -21,7 +23,23 @@ pub(crate) fn answer() -> Outcome {
     eventually("every add-on's pods are ready", ANSWER, pods_are_ready)?;
     eventually("the cluster's DNS answers a pod", ANSWER, dns_answers)?;
     eventually("every node's numbers are there", ANSWER, numbers_are_there)?;
+    a_list_is_taken_beside_their_descriptions()?;
     volumes_keep_what_pods_write()
+}
+
+/// For a `List` kubectl asks for the description of the whole API, as protobuf. What an add-on says of its part is merged
+/// into it, and where that is wrong there is none any more: metrics-server's was (`findings/kube-openapi-names-of-structures.sh`).
+fn a_list_is_taken_beside_their_descriptions() -> Outcome {
+    eventually("metrics are described", DESCRIBED, || {
+        let described = kubectl(&["get", "--raw", "/openapi/v2"])?;
+        match described.contains("metrics.v1beta1.NodeMetrics") {
+            true => Ok(()),
+            false => Err("not yet".into()),
+        }
+    })?;
+    let one = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-a-list"}});
+    apply(&json!({"apiVersion": "v1", "kind": "List", "items": [one]}))?;
+    kubectl(&["delete", "configmap", "of-a-list"]).map(drop)
 }
 
 /// A claim that names no class is bound, what one pod writes the next one finds on the same node, and

@@ -56,8 +56,7 @@ fn set(body: &Value) -> Outcome {
     demo(&["settings", &body.to_string()]).map(drop)
 }
 
-/// One after the other, and not as a `List`: for that kubectl asks the API server for its older description as
-/// protobuf, which 1.37.2 refuses (503) once that of metrics-server 0.9.0 is part of it.
+/// One after the other.
 fn apply(objects: &[Value]) -> Outcome {
     let path = std::env::temp_dir().join("pf9-reach.json");
     let text: Vec<String> = objects.iter().map(Value::to_string).collect();

@@ -92,10 +92,9 @@ fn plant(nodes: &[&str]) -> Outcome {
             },
         })
     }));
-    // Not as a `List`: kubectl asks for a description then that the API server may not have (see `reach`).
-    let text: Vec<String> = items.iter().map(Value::to_string).collect();
-    let file = tempfile::NamedTempFile::with_suffix(".json").map_err(|e| e.to_string())?;
-    std::fs::write(file.path(), text.join("\n")).map_err(|e| e.to_string())?;
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), list.to_string()).map_err(|e| e.to_string())?;
     kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
     for node in nodes {
         let pod = format!("has-secret-{node}");

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use nix::libc::O_NOFOLLOW;
 use serde::Deserialize;
 
-use crate::model::Hasher;
+use crate::model::{Hasher, Hashing};
 
 /// Longest list of what is in an archive, and longest configuration of an image.
 const DOCUMENT_MAX: u64 = 1024 * 1024;
@@ -199,19 +199,6 @@ impl Plain {
             done += n as u64;
         }
         Ok(true)
-    }
-}
-
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(buf.get(..n).unwrap_or_default());
-        Ok(n)
     }
 }
 
