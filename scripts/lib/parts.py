@@ -1,6 +1,6 @@
 """The parts of a stack as programs of Go modules, and what of each goes where.
 
-  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs
+  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs; build_all(programs)
   busybox()          the distribution's static one: path and version
   etcds()            every etcd that the tests with real members run: version → directory with its programs
   python3 parts.py etcd [VERSION…] [--made]    these, or all; prints the directories. --made: fails where one is missing
@@ -98,7 +98,11 @@ def programs(stack):
 
 
 def build(stack):
-    wanted = programs(stack)
+    return build_all(programs(stack))
+
+
+def build_all(wanted):
+    """Name → directory with its programs."""
     missing = [program for program in wanted if not golang.is_made(program)]
     if missing:
         names = ", ".join(f"{program.name} {program.version}" for program in missing)
