@@ -31,6 +31,7 @@ mkdir busybox && tar -C busybox --strip-components=1 -xf busybox_*.orig.tar.*
 cd busybox
 make -s defconfig
 sed -i 's/.*CONFIG_STATIC[ =].*/CONFIG_STATIC=y/' .config
+yes '' | make -s oldconfig > /dev/null
 make -s -j2
 install busybox /usr/local/bin/busybox
 cd / && rm -rf /usr/src/busybox*
