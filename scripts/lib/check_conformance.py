@@ -8,12 +8,17 @@ import tempfile
 import unittest
 import urllib.error
 import urllib.request
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import conformance
 import quick
 import registry
 import testimages
 import verdict
+from common import Fail, wait_for
 from verdict import Case
 
 REPORT = """<?xml version="1.0"?>
@@ -101,6 +106,69 @@ class Verdict(unittest.TestCase):
     def test_the_quick_choice_can_be_read_by_both_runners(self):
         self.assertTrue(all(quick.AREAS.values()))
         re.compile(verdict.selected(quick.AREAS))
+
+
+# The suite's runner, as far as it is asked: it writes its report where the suite is told to.
+RUNNER = """#!/bin/sh
+echo "$@" > "$0.args"
+for word; do case $word in --report-dir=*) folder=${{word#*=}} ;; esac; done
+echo '••• ran'
+{then}
+"""
+
+
+class Run(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.dir = Path(folder.name)
+        self.page = self.dir / "page.md"
+        for name, value in (("OUT", self.dir / "out"), ("PAGE", self.page), ("REPO", self.dir), ("EVERY_SECONDS", 0.1)):
+            patch = mock.patch.object(conformance, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def suite(self, then, words="Pods"):
+        runner = self.dir / "runner"
+        runner.write_text(RUNNER.format(then=then), encoding="utf-8")
+        runner.chmod(0o755)
+        demo = SimpleNamespace(kubeconfig=self.dir / "kubeconfig", tools=self.dir)
+        with redirect_stdout(io.StringIO()):
+            return conformance.run_suite(SimpleNamespace(program=lambda *_: runner), demo, "full", words)
+
+    def judged(self, found, folder, page, everything=False):
+        self.page.write_text(page, encoding="utf-8")
+        with redirect_stdout(io.StringIO()) as screen:
+            good = conformance.told("full", found, [], folder, everything, 0)
+        return good, screen.getvalue()
+
+    def test_a_run_is_judged_by_its_report_and_the_page(self):
+        (self.dir / "report").write_text(REPORT.format(suite="passed"), encoding="utf-8")
+        found, folder, _ = self.suite(f"cp {self.dir}/report $folder/junit_01.xml; exit 1")
+        self.assertIn("--focus=(Pods).*\\[Conformance\\]", (self.dir / "runner.args").read_text())
+        found = [case for case in found if case.state != verdict.NOT_RUN]
+        good, screen = self.judged(found, folder, PAGE)
+        self.assertTrue(good, screen)
+        self.assertIn("1 passed, 1 failed, 1 skipped of 3", screen)
+        self.assertEqual(screen.splitlines()[:3], (folder / "summary.txt").read_text().splitlines()[:3])
+        good, screen = self.judged(found, folder, PAGE.replace("<!-- table: e2e -->", ""))
+        self.assertFalse(good)
+        self.assertIn("UNEXPECTED: failed: [sig-node] Pods should end: it did not", screen)
+        good, screen = self.judged(found, folder, PAGE, everything=True)
+        self.assertFalse(good, "fewer than the target passed")
+
+    def test_no_report_is_no_success(self):
+        with self.assertRaises(Fail) as raised:
+            self.suite("echo it panicked")
+        self.assertIn("it panicked", str(raised.exception))
+
+    def test_a_suite_that_does_not_end_is_ended_with_all_it_started(self):
+        with mock.patch.object(conformance, "FULL_SECONDS", 0), mock.patch.object(conformance, "GRACE_SECONDS", 0.2), \
+                self.assertRaises(Fail) as raised:
+            self.suite('sleep 1000 & echo $! > "$0.pid"; wait')
+        self.assertIn("did not end", str(raised.exception))
+        pid = Path("/proc", (self.dir / "runner.pid").read_text().strip())
+        wait_for("its child to be gone", lambda: not pid.exists() or "Z" in (pid / "stat").read_text().split()[2], 10)
 
 
 class Registry(unittest.TestCase):
