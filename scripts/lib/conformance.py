@@ -54,6 +54,14 @@ SOCKET = "unix:///run/pf9-containerd/containerd.sock"
 # In this order: the keeper would start again what is stopped before it.
 RESTING = ["pf9-nodeletd.socket", "pf9-nodeletd.service", "pf9-kubelet.service"]
 IN_NODE = "/root/critest"
+# The API's address at the plane has a path, which `kubectl proxy` leaves out unless it is told to.
+KUBERC = """apiVersion: kubectl.config.k8s.io/v1beta1
+kind: Preference
+defaults:
+- command: proxy
+  options:
+  - {name: append-server-path, default: "true"}
+"""
 
 
 def parse(argv):
@@ -127,20 +135,23 @@ def run_suite(judges, demo, what, words):
     chosen = re.escape(words) if words else verdict.selected(quick.AREAS) if what == "quick" else ""
     focus = chosen if what == "quick" else f"({chosen}).*{CONFORMANCE.pattern}"
     folder = fresh(what)
-    follow(suite_command(judges, demo, folder, focus, seconds), folder, seconds + GRACE_SECONDS)
+    (folder / "kuberc").write_text(KUBERC)
+    follow(suite_command(judges, demo, folder, focus, seconds), folder, seconds + GRACE_SECONDS,
+           {"KUBERC": str(folder / "kuberc")})
     expression = re.compile(focus)
     found = read(folder / "junit_01.xml", expression.search, folder)
     more = verdict.unmatched(quick.AREAS, found) if what == "quick" and not words else []
     return found, folder, more
 
 
-def follow(command, folder, seconds):
+def follow(command, folder, seconds, env=None):
     """The runner's own words go to a log; here is said how far it is. Its exit code says less than its report does."""
     log = folder / "output.log"
     watch = Stopwatch()
     with open(log, "wb") as sink:
         child = subprocess.Popen([str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=sink,
-                                 stderr=subprocess.STDOUT, env=lifecycle.clean_env(), start_new_session=True)
+                                 stderr=subprocess.STDOUT, env={**lifecycle.clean_env(), **(env or {})},
+                                 start_new_session=True)
     try:
         while True:
             try:
