@@ -4,7 +4,7 @@
   --full       every test that is tagged [Conformance], the serial ones too; wants two nodes that take pods
   --cri        critest against the runtime of a worker, whose agent and kubelet rest meanwhile
   --build      only what these need: the suites, and the images of their tests
-  --test WORDS only tests with these words in their names, of --quick's or --full's suite
+  --test WORDS only conformance tests with these words in their names; with --cri of critest's
 
 They use the demo that is up, or bring one up. Test images come from a registry that this program is while it runs, as a
 mirror of the cluster's spec. What does not pass has to be listed with its reason in docs/conformance.md: a failure that
@@ -133,14 +133,16 @@ def suite_command(judges, demo, folder, focus, seconds):
 def run_suite(judges, demo, what, words):
     seconds = quick.SECONDS if what == "quick" else FULL_SECONDS
     chosen = re.escape(words) if words else verdict.selected(quick.AREAS) if what == "quick" else ""
-    focus = chosen if what == "quick" else f"({chosen}).*{CONFORMANCE.pattern}"
+    focus = f"({chosen}).*{CONFORMANCE.pattern}"
+    if what == "quick" and not words:
+        focus += f"|{verdict.selected(quick.BESIDE)}"
     folder = fresh(what)
     (folder / "kuberc").write_text(KUBERC)
     follow(suite_command(judges, demo, folder, focus, seconds), folder, seconds + GRACE_SECONDS,
            {"KUBERC": str(folder / "kuberc")})
     expression = re.compile(focus)
     found = read(folder / "junit_01.xml", expression.search, folder)
-    more = verdict.unmatched(quick.AREAS, found) if what == "quick" and not words else []
+    more = verdict.unmatched({**quick.AREAS, **quick.BESIDE}, found) if what == "quick" and not words else []
     return found, folder, more
 
 

@@ -6,6 +6,13 @@ what these leave out (attach, port-forward) is beside them.
 
 SECONDS = 480
 
+# Of those that are no conformance tests.
+BESIDE = {"exec, attach, port-forward, by kubectl": [
+    "Kubectl client Simple pod should support exec using resource/name",
+    "Kubectl client Simple pod should support inline execution and attach with websockets",
+    "Kubectl Port forwarding With a server listening on localhost should support forwarding over websockets"]}
+
+# Of the conformance tests.
 AREAS = {
     "pods": ["Pods should be submitted and removed", "Pods should be updated", "Pods should get a host IP",
              "Pods should allow activeDeadlineSeconds to be updated", "Pods should contain environment variables for services",
@@ -19,9 +26,6 @@ AREAS = {
     "exec, attach, port-forward": [
         "Pods should support remote command execution over websockets",
         "Pods should support retrieving logs from the container over websockets",
-        "Kubectl client Simple pod should support exec using resource/name",
-        "Kubectl client Simple pod should support inline execution and attach with websockets",
-        "Kubectl Port forwarding With a server listening on localhost should support forwarding over websockets",
         "Kubectl logs logs should be able to retrieve and filter logs",
         "Kubectl client Kubectl run pod should create a pod from an image"],
     "services": ["DNS should provide DNS for the cluster", "DNS should provide DNS for services",
