@@ -25,4 +25,4 @@ pub mod take;
 pub mod unwrap;
 pub mod verify;
 
-use crate::host::blocking;
+pub(crate) use crate::host::blocking;

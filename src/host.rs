@@ -15,7 +15,7 @@
 //! | `units`   | [`units::Units`]: systemd |
 //! | `kernel`  | [`kernel::Kernel`]: modules, parameters, swap, control groups, capabilities |
 //! | `runtime` | [`runtime::Runtime`]: images; clearing away containers and mounts |
-//! | `protobuf` | fields of a protobuf message: all that is read of etcd's own formats |
+//! | `protobuf` | fields of a protobuf message: etcd's own formats, the runtime's answer |
 //! | `cri`     | what the container runtime says of itself |
 //! | `noise`   | what a log has against its program, start-up noise left out; pure |
 //! | `net`     | [`net::Net`]: links, routes, packet-filter chains and tables, for removal; whether nftables work |

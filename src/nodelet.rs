@@ -108,6 +108,7 @@ pub async fn start(
     let ledger = engine::ledger(&host, &mut board);
     let (job, working) = tokio::sync::watch::channel(job::decide(&orders.borrow(), &ledger.seen()));
     let (desk, orders_of_root) = etcd::desk();
+    let way = egress(&fs, &config);
     let keeper = etcd::Keeper::new(
         host.clone(),
         working.clone(),
@@ -115,7 +116,7 @@ pub async fn start(
         orders_of_root,
         group.progress().beat("etcd keeper"),
         shutdown.clone(),
-        egress(&fs, &config),
+        way.clone(),
     );
     group.essential("etcd keeper", keeper.run());
     let server = server::Server {
@@ -141,7 +142,7 @@ pub async fn start(
                 wake: woken,
                 shutdown,
             };
-            let engine = engine::Engine::new(host, ledger, board, job, told, sweep);
+            let engine = engine::Engine::new(host, ledger, board, job, told, sweep, way);
             // On the heap: the loop with all its steps is larger than what a thread likes to carry.
             Box::pin(engine.run()).await;
         }
@@ -182,5 +183,13 @@ pub(crate) fn memory_most() -> u64 {
     // A backup: what is on its way, one piece that is put together, and what waits for the disk.
     let pieces = (crate::backup::take::WAITING + 2) * etcd::MESSAGE_MAX;
     let backup = (u64::from(etcd::WINDOW) + pieces as u64).max(ARCHIVE);
-    socket.bytes_max() as u64 + documents + LOOKS * look + unpacking + backup + BASE + HELPER
+    // A restore brings one from the second place, while the keeper may copy others there.
+    socket.bytes_max() as u64
+        + documents
+        + LOOKS * look
+        + unpacking
+        + backup
+        + ARCHIVE
+        + BASE
+        + HELPER
 }

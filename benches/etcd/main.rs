@@ -21,7 +21,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Parser, Subcommand};
-use pf9_hostagent::backup::drill::{self, Drill, Opener};
+use pf9_hostagent::backup::drill::{self, Drill};
 use pf9_hostagent::backup::seal;
 use pf9_hostagent::backup::shelf::{SEALED, Shelf};
 use pf9_hostagent::backup::take::{About, Taking, take};
@@ -255,17 +255,18 @@ async fn drilled(args: &Args) -> Result<Value> {
     let shelf = Shelf::look(&host, paths::ETCD_BACKUPS)?;
     let manifest = shelf.good.last().context("no backup")?;
     let key = Secret::new(fs::read_to_string(args.dir.join(RECOVERY))?);
-    let keys = seal::keys(&key).map_err(|f| anyhow!("{f}"))?.into_iter();
+    let keys = seal::keys(&key).map_err(|f| anyhow!("{f}"))?;
     let sealed = format!("{}/{}{SEALED}", paths::ETCD_BACKUPS, manifest.name);
     let drill = Drill {
         fs: &host,
         bin: BIN,
         sealed: &sealed,
         manifest,
-        keys: keys.map(|k| Box::new(k) as Opener).collect(),
+        keys,
         live: None,
     };
-    let report = drill::run(drill, Timestamp::now()).await;
+    let scratch = drill::begin(&host, manifest).map_err(|f| anyhow!("{f}"))?;
+    let report = drill::run(scratch, drill, Timestamp::now()).await;
     if let Some(fault) = report.fault {
         bail!("{fault}");
     }

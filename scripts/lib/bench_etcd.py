@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, args, folder):
         self.dir = Path(folder)
         version = args.etcd or matrix.stacks()[0]["etcd"]
-        self.programs = parts.etcds([version])[version]
+        self.programs = parts.tested("etcd", [version])[version]
         if not (self.programs / "etcd").is_file():
             self.programs = next(Path(self.programs).rglob("etcd")).parent
         self.load, self.root = tool(args.tool), self.dir / "root"

@@ -1,11 +1,12 @@
 """What machines boot and run, made beside something else.
 
-  Beside(kubernetes…)             a process of its own, from `with` on: ended when the block fails, waited for by wait()
-  python3 beside.py KUBERNETES…   that process: the machines' base, the stacks, and every etcd that tests run
+  Beside(kubernetes…, tests=…)    a process of its own, from `with` on: ended when the block fails, waited for by wait()
+  python3 beside.py [--tests] KUBERNETES…   that process: the machines' base, the stacks; --tests: and what tests run by itself
 
 None of it depends on a change of the sources here, and neither this nor cargo keeps all cores busy all the time:
 debootstrap unpacks, linkers link, the type checker of a large crate has one thread.
 """
+import argparse
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import golang
+import matrix
 import parts
 import roots
 import stack
@@ -20,8 +22,8 @@ from common import Fail, need_packages
 
 
 class Beside:
-    def __init__(self, *kubernetes):
-        self.command = [sys.executable, str(Path(__file__).resolve()), *kubernetes]
+    def __init__(self, *kubernetes, tests=False):
+        self.command = [sys.executable, str(Path(__file__).resolve()), *(["--tests"] if tests else []), *kubernetes]
         self.child = None
 
     def __enter__(self):
@@ -38,13 +40,19 @@ class Beside:
             self.child.wait()
 
 
-def main(kubernetes):
+def main(argv):
+    parser = argparse.ArgumentParser(prog="beside.py")
+    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("kubernetes", nargs="*")
+    args = parser.parse_args(argv)
     need_packages({"zstd": "zstd"})
+    parts.announce(parts.needed([matrix.stack(wanted) for wanted in args.kubernetes], args.tests))
     roots.base()
     with golang.workshop():  # minors have many libraries in common
-        for wanted in kubernetes:
+        for wanted in args.kubernetes:
             stack.build(wanted)
-        parts.etcds()
+        for part in matrix.ALONE if args.tests else ():
+            parts.tested(part)
 
 
 if __name__ == "__main__":

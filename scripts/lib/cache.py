@@ -1,24 +1,30 @@
 """Slow artefacts, kept outside the checkout: one directory per content key.
 
   artefact(name, key, make)   returns the directory; calls make(tmp) once if it is missing; has(name, key) looks
+  cost(name)                  what making it took here when it was last made: Cost, or None
   key_of(...)                 sha256 over whatever the artefact is made from
   in_root(root, script)       run a shell script in a root, with private mounts that vanish with it; given further
                               directories to mount, the root itself is only read and many may use it at once
 
-A directory with its final name is complete: it is built under a temporary name and renamed. Builders of the
-same artefact wait for each other (flock); a temporary left by a killed builder is removed by the next.
+A directory with its final name is complete: it is built under a temporary name and renamed; what it took lies in it.
+Builders of the same artefact wait for each other (flock); a temporary left by a killed builder is removed by the next.
 """
 import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
+from dataclasses import asdict, dataclass
 
 from common import CACHE, Fail, Stopwatch, run, say, tail
 
 UNUSED_SECONDS = 7 * 24 * 3600
+COST = "cost.json"
+# What a shell says of itself and of what it started when it is asked for its `times`.
+TIMES = re.compile(r"^(\d+)m([\d.]+)s (\d+)m([\d.]+)s$", re.M)
 
 # Everything is mounted in a namespace of its own, so a killed build leaves no mount behind.
 IN_ROOT = r"""
@@ -48,6 +54,27 @@ def key_of(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass
+class Cost:
+    seconds: float      # with whatever else was built beside it
+    cpu_seconds: float  # of that, on whichever core; what a step does outside of roots counts as one core's
+    cores: int          # that this machine had
+
+    @classmethod
+    def of(cls, seconds, log):
+        used = [60 * (int(user) + int(kernel)) + float(user_part) + float(kernel_part)
+                for user, user_part, kernel, kernel_part in TIMES.findall(log)]
+        return cls(round(seconds, 1), round(sum(used) if used else seconds, 1), os.cpu_count() or 1)
+
+
+def cost(name):
+    """Of the newest that is there, whatever it was made from: a changed script takes about as long."""
+    found = [path for path in CACHE.glob(f"{name}-*/{COST}") if re.fullmatch("[0-9a-f]+", path.parent.name[len(name) + 1:])]
+    if not found:
+        return None
+    return Cost(**json.loads(max(found, key=lambda path: path.stat().st_mtime).read_text()))
+
+
 def artefact(name, key, make, about=""):
     CACHE.mkdir(parents=True, exist_ok=True)
     final = CACHE / f"{name}-{key}"
@@ -62,6 +89,8 @@ def artefact(name, key, make, about=""):
         say(f"building {name} (once{', about ' + about if about else ''}; log: {log_of(name)})")
         log_of(name).write_text("")
         make(tmp)
+        took = Cost.of(watch.seconds(), log_of(name).read_text(errors="replace"))
+        (tmp / COST).write_text(json.dumps(asdict(took)) + "\n")
         tmp.rename(final)
         say(f"built {name} in {watch}")
     return final

@@ -1,11 +1,16 @@
-"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples."""
+"""The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples; and what
+building something took is kept and used."""
 import io
+import os
 import tempfile
 import unittest
 from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import cache
+import golang
+import parts
 import tests
 from common import Fail, wait_for
 
@@ -100,6 +105,45 @@ class Runner(unittest.TestCase):
         env = tests.environment(7, False)
         self.assertEqual((env["PF9_TEST_SEED"], env["PROPTEST_RNG_SEED"], env.get("PF9_TEST_FULL")), ("7", "7", None))
         self.assertEqual(tests.environment(7, True)["PF9_TEST_FULL"], "1")
+
+
+class Costs(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        where = mock.patch.object(cache, "CACHE", Path(self.dir.name))
+        where.start()
+        self.addCleanup(where.stop)
+
+    def make(self, key, text):
+        with redirect_stdout(io.StringIO()):
+            return cache.artefact("part-1.2.3", key, lambda tmp: cache.log_of("part-1.2.3").write_text(text))
+
+    def test_what_an_artefact_took_is_kept_with_it_and_the_newest_counts(self):
+        self.assertIsNone(cache.cost("part-1.2.3"))
+        first = self.make("0" * 16, "$ a step\n0m0.100000s 0m0.000000s\n1m20.500000s 0m9.400000s\nits words 1m2s\n")
+        self.assertEqual(cache.cost("part-1.2.3").cpu_seconds, 90.0)
+        self.assertEqual(cache.cost("part-1.2.3").cores, os.cpu_count())
+        self.assertIsNone(cache.cost("part-1.2"), "another part's")
+        os.utime(first / cache.COST, (1, 1))
+        self.make("1" * 16, "0m1.000000s 0m0.000000s\n")
+        self.assertEqual(cache.cost("part-1.2.3").cpu_seconds, 1.0)
+        self.make("2" * 16, "no shell\n")
+        self.assertLess(cache.cost("part-1.2.3").cpu_seconds, 1.0, "the clock's, where no step says its own")
+
+    def test_what_is_forecast_is_what_was_measured_else_the_table(self):
+        program = golang.Program("part", "1.2.3", "m", [], 3)
+        self.assertEqual(golang.seconds([program]) * os.cpu_count(), 180)
+        other = golang.Program("part", "1.2.4", "m", [], 3)
+        self.assertEqual(golang.seconds([program, other]) * os.cpu_count(), 180 + 72, "the second has most of it")
+        self.make(golang.identity(program)[1], "2m0.000000s 0m6.000000s\n")
+        self.assertEqual(golang.seconds([program, program]) * os.cpu_count(), 252)
+        self.assertEqual(golang.about(126), "2 min")
+        with redirect_stdout(io.StringIO()) as screen:
+            parts.announce([program])
+            self.assertEqual(screen.getvalue(), "", "it is there")
+            parts.announce([golang.Program("part", "1.2.4", "m", [], 3)])
+        self.assertIn("part 1.2.4", screen.getvalue())
 
 
 def running_groups():

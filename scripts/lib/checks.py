@@ -1,6 +1,6 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
-  format → the runner of tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
+  format → the scripts' own tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
   → unit, property, integration and machine tests → upstream's own suite, its quick part, in full runs where its programs
   are built (scripts/conformance --build) → doctests → a minute of new hostile frames → the tunnel's gates
 
@@ -107,7 +107,7 @@ def main(argv):
     if skipped:
         return check(args, skipped)
     need_packages(up.PACKAGES)
-    with Beside(*matrix.minors()) as rest:
+    with Beside(*matrix.minors(), tests=True) as rest:
         return check(args, skipped, rest)
 
 
@@ -115,8 +115,8 @@ def check(args, skipped, rest=None):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--check"])
-    for name, what in (("check_tests", "the runner of tests"), ("check_conformance", "the judge of conformance runs")):
-        stage(what, [sys.executable, REPO / f"scripts/lib/{name}.py"])
+    for name in ("check_tests", "check_conformance"):
+        stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])

@@ -2,6 +2,7 @@
 
   toolchain()        Go itself: the distribution's go command takes the version that we want from the module proxy
   build(program)     compiles a Program; returns the directory with its files; is_made(program) if nothing is to be done
+  expected(programs) what that took here (cache.Cost), or what it is expected to take; seconds(programs): all of them
 
 A program is built as a dependency of a module made from its own go.mod, so it gets exactly the versions that its project
 released it with, and every module is checked against the public sum database. What two programs have in common is
@@ -29,6 +30,8 @@ RUBBISH = ".go-rubbish-"
 BUILD_SECONDS = 5400
 # The compiler and the linker are Go programs themselves: memory for less work. Not part of any key.
 COMPILER_GOGC = "300"
+# What another version of a program takes after the first: most of its libraries are compiled.
+AGAIN = 0.4
 
 # The module proxy is no place of executable files: modes are put right.
 FETCH = """
@@ -69,7 +72,7 @@ class Program:
     version: str
     module: str
     packages: list
-    minutes: float                                 # about, on two cores and with nothing in the build cache
+    cpu_minutes: float                             # about, with nothing in the build cache
     ldflags: str = ""
     tags: str = ""
     cgo: bool = False
@@ -157,8 +160,28 @@ def identity(program):
             cache.key_of(script_of(program), program.cgo, matrix.GO, roots.SUITE, arch()))
 
 
+def about(seconds):
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
 def is_made(program):
     return cache.has(*identity(program))
+
+
+def expected(programs):
+    """Of each the measured cost, or None, and the CPU seconds to expect: measured, or by the table."""
+    found, names = [], set()
+    for program in programs:
+        measured = cache.cost(identity(program)[0])
+        table = 60 * program.cpu_minutes * (AGAIN if program.name in names else 1)
+        found.append((program, measured, measured.cpu_seconds if measured else table))
+        names.add(program.name)
+    return found
+
+
+def seconds(programs):
+    """Until all of these are built, side by side: they keep every core busy."""
+    return sum(cpu for _, _, cpu in expected(programs)) / (os.cpu_count() or 1)
 
 
 def build(program):
@@ -176,4 +199,4 @@ def build(program):
                           [*mounts, (tmp, "/build"), (go, "/go"), (shared, "/cache")], env)
         (tmp / "tmp").rmdir()
 
-    return cache.artefact(name, key, make, f"{program.minutes:g} min with two cores") / "out"
+    return cache.artefact(name, key, make, about(seconds([program]))) / "out"

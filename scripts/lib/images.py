@@ -2,14 +2,18 @@
 
   image(path, reference, files, links, config)   writes one archive
   busybox_image / pause_image / component_image  the images of the offline stack
+  python3 images.py DIR      pause.tar and busybox.tar with the tag `tests`, for tests of a runtime without a stack
 """
 import hashlib
 import io
 import json
 import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import golang
+import parts
 
 LAYER_DIRS = ["bin", "etc", "tmp", "usr", "usr/bin", "usr/local", "usr/local/bin", "var", "root"]
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
@@ -72,3 +76,9 @@ def component_image(path, reference, binary):
     image(path, reference, {f"usr/local/bin/{binary.name}": (binary.read_bytes(), 0o755)},
           {f"usr/bin/{binary.name}": f"../local/bin/{binary.name}"},
           {"Entrypoint": [f"/usr/local/bin/{binary.name}"]})
+
+
+if __name__ == "__main__":
+    program, _ = parts.busybox()
+    pause_image(Path(sys.argv[1]) / "pause.tar", "pf9.local/pause:tests", program)
+    busybox_image(Path(sys.argv[1]) / "busybox.tar", "pf9.local/busybox:tests", program)

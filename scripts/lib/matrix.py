@@ -3,6 +3,7 @@
   stacks()          every pinned stack, the default first
   stack(wanted)     the one meant by "", "1.37" or "1.37.2"
   minors()          the minors that are tested, newest first
+  ALONE             part → versions that tests run by themselves, in no stack
   GO                the Go that compiles them
 """
 import tomllib
@@ -12,6 +13,7 @@ from common import REPO, Fail
 PATH = REPO / "src/stack/matrix.toml"
 DATA = tomllib.loads(PATH.read_text())
 GO = DATA["build"]["go"]
+ALONE = DATA["alone"]
 
 
 def stacks():

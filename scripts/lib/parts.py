@@ -2,12 +2,16 @@
 
   build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs; build_all(programs)
   busybox()          the distribution's static one: path and version
-  etcds()            every etcd that the tests with real members run: version → directory with its programs
-  python3 parts.py etcd [VERSION…] [--made]    these, or all; prints the directories. --made: fails where one is missing
+  tested(part)       every etcd, every containerd that tests run by itself: version → directory with its programs
+  needed(stacks, tests)   all programs of these stacks, and those that tests run by themselves
+  announce(programs) says which of them are missing, and what each will take
+  python3 parts.py PART [VERSION…] [--made]    these of etcd, containerd, runc …, or all that there are tests with; prints
+                                               the directories. --made: fails where one is missing
 
 Each part is an artefact of its own: a new etcd builds etcd.
 """
 import argparse
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,9 +25,6 @@ from golang import Program
 # Compiling one part keeps all cores busy, but for its downloads, its linker and its last packages: two at a time fill
 # these gaps, and more would only need more memory.
 AT_ONCE = 2
-
-# What no stack has any more and a cluster may come from: the newest of the minor that 3.6 follows.
-ETCDS_BEFORE = ["3.5.35"]
 
 KUBERNETES = ["kubelet", "kube-proxy", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
 CONTROL_PLANE = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
@@ -40,7 +41,7 @@ def kubernetes(version):
     package = "k8s.io/component-base/version"
     values = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
     return Program(
-        "kubernetes", version, "k8s.io/kubernetes", [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES], 7,
+        "kubernetes", version, "k8s.io/kubernetes", [f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES], 16,
         ldflags=" ".join(f"-X {package}.{name}={value}" for name, value in values.items()),
         siblings="0." + version.split(".", 1)[1])
 
@@ -49,7 +50,7 @@ def containerd(version):
     module = "github.com/containerd/containerd/v2"
     return Program(
         "containerd", version, module,
-        [f"{module}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")], 1,
+        [f"{module}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")], 3,
         ldflags=f"-X {module}/version.Version=v{version}", tags="no_btrfs,no_devmapper,no_zfs,urfave_cli_no_docs")
 
 
@@ -60,13 +61,13 @@ def etcd(version):
     # published under a number of its own, the one that it requires.
     lines = {"3.5": r"FORBIDDEN_DEPENDENCY\|client\/v2 =>", "3.6": "FORBIDDEN_DEPENDENCY"}
     forbidden = lines.get(matrix.minor_of(version), "")
-    return Program("etcd", version, module.format("server"), [module.format("server"), *more], 0.5, more=more,
+    return Program("etcd", version, module.format("server"), [module.format("server"), *more], 1, more=more,
                    without=forbidden, rename={"server": "etcd"})
 
 
 def runc(version):
     """Static, so that neither the C library nor libseccomp of a machine matter."""
-    return Program("runc", version, "github.com/opencontainers/runc", ["github.com/opencontainers/runc"], 0.2,
+    return Program("runc", version, "github.com/opencontainers/runc", ["github.com/opencontainers/runc"], 0.3,
                    ldflags='-linkmode external -extldflags "-static"', tags="seccomp,netgo,osusergo,urfave_cli_no_docs",
                    cgo=True)
 
@@ -82,19 +83,41 @@ def coredns(version):
     module = "github.com/coredns/coredns"
     lines = "".join(f'\t_ "{module}/plugin/{name}"\n' for name in COREDNS)
     source = f'package main\n\nimport (\n\t"{module}/coremain"\n{lines})\n\nfunc main() {{ coremain.Run() }}\n'
-    return Program("coredns", version, module, ["."], 1, source=source, rename={"build": "coredns"})
+    return Program("coredns", version, module, ["."], 2, source=source, rename={"build": "coredns"})
 
 
 def metrics_server(version):
     module = "sigs.k8s.io/metrics-server"
-    return Program("metrics-server", version, module, [f"{module}/cmd/metrics-server"], 1.5,
+    return Program("metrics-server", version, module, [f"{module}/cmd/metrics-server"], 4,
                    ldflags=f"-X {module}/pkg/version.gitVersion=v{version}")
 
 
+# Those that take longest come first.
+MAKERS = {maker.__name__: maker for maker in
+          (kubernetes, containerd, metrics_server, coredns, etcd, runc, cni_plugins)}
+
+
 def programs(stack):
-    """Those that take longest come first."""
-    makers = [kubernetes, containerd, metrics_server, coredns, etcd, runc, cni_plugins]
-    return [maker(stack[maker.__name__]) for maker in makers]
+    return [maker(stack[part]) for part, maker in MAKERS.items()]
+
+
+def needed(stacks, tests):
+    """Each once."""
+    every = [program for stack in stacks for program in programs(stack)]
+    if tests:
+        every += [MAKERS[part](version) for part in matrix.ALONE for version in tested_versions(part)]
+    return list({golang.identity(program): program for program in every}.values())
+
+
+def announce(wanted):
+    missing = [program for program in wanted if not golang.is_made(program)]
+    if missing:
+        cores = os.cpu_count() or 1
+        names = ", ".join(f"{program.name} {program.version} {golang.about(cpu / cores)}"
+                          for program, _, cpu in golang.expected(missing))
+        say(f"to be compiled, once: {names}; about {golang.about(golang.seconds(missing))} in all on the "
+            f"{cores} cores of this machine")
+    return missing
 
 
 def build(stack):
@@ -103,10 +126,8 @@ def build(stack):
 
 def build_all(wanted):
     """Name → directory with its programs."""
-    missing = [program for program in wanted if not golang.is_made(program)]
+    missing = announce(wanted)
     if missing:
-        names = ", ".join(f"{program.name} {program.version}" for program in missing)
-        say(f"to be compiled, once: {names}; about {sum(program.minutes for program in missing):.0f} min on two cores")
         golang.toolchain()  # both lanes wait for it
     with golang.workshop() if missing else nullcontext(), ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         made = [pool.submit(golang.build, program) for program in wanted]
@@ -123,22 +144,26 @@ def busybox():
     return root / "bin/busybox", text.split(":")[-1].split("-")[0]
 
 
-def etcds(versions=(), made=False):
+def tested_versions(part):
+    return list(dict.fromkeys([*(stack[part] for stack in matrix.stacks()), *matrix.ALONE.get(part, [])]))
+
+
+def tested(part, versions=(), made=False):
     """Built where they are missing; with `made` that is a failure."""
-    versions = versions or list(dict.fromkeys([*(item["etcd"] for item in matrix.stacks()), *ETCDS_BEFORE]))
-    missing = [version for version in versions if not golang.is_made(etcd(version))]
+    wanted = {version: MAKERS[part](version) for version in versions or tested_versions(part)}
+    missing = [version for version, program in wanted.items() if not golang.is_made(program)]
     if missing and made:
-        raise Fail(f"etcd {', '.join(missing)} is not built", f"python3 {__file__} etcd {' '.join(missing)}")
-    return {version: golang.build(etcd(version)) for version in versions}
+        raise Fail(f"{part} {', '.join(missing)} is not built", f"python3 {__file__} {part} {' '.join(missing)}")
+    return {version: golang.build(program) for version, program in wanted.items()}
 
 
 def main(argv):
     parser = argparse.ArgumentParser(prog="parts.py")
-    parser.add_argument("part", choices=["etcd"])
+    parser.add_argument("part", choices=MAKERS)
     parser.add_argument("version", nargs="*")
     parser.add_argument("--made", action="store_true")
     args = parser.parse_args(argv)
-    for folder in etcds(args.version, args.made).values():
+    for folder in tested(args.part, args.version, args.made).values():
         say(str(folder))
 
 

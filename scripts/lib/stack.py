@@ -3,6 +3,7 @@
   build [--kubernetes 1.37] [--out DIR]                  from public Go modules, by the names in src/stack/matrix.toml
   upstream VERSION [--out DIR]                           from the projects' release files (internet)
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
+  cost [--kubernetes 1.37]                               builds nothing: what each part of the tested stacks takes to build
 
 Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and @BUSYBOX@, @COREDNS@,
 @METRICS_SERVER@ (images) are filled in here, and one that needs an image the stack lacks is left out. __DNS__SERVER__
@@ -13,6 +14,7 @@ The same input gives the same bytes: sorted, time 0, owner root. The management 
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -238,6 +240,19 @@ def publish(source, target):
     return target
 
 
+def cost(wanted=""):
+    """CPU time counts: parts are built side by side, and the time that one takes depends on what is beside it."""
+    found = [matrix.stack(minor) for minor in ([wanted] if wanted else matrix.minors())]
+    wanted = parts.needed(found, tests=not wanted)
+    for program, measured, cpu in golang.expected(wanted):
+        how = f"measured: {measured.seconds:.0f} s on {measured.cores} cores" if measured else "by the table"
+        kept = "kept" if golang.is_made(program) else "to be compiled"
+        say(f"{program.name + ' ' + program.version:<24} {cpu:6.0f} CPU s  {how:<32} {kept}")
+    missing = [program for program in wanted if not golang.is_made(program)]
+    say(f"with nothing kept about {golang.about(golang.seconds(wanted))} on the {os.cpu_count()} cores of this machine, "
+        f"now {golang.about(golang.seconds(missing))}")
+
+
 def main(argv):
     parser = argparse.ArgumentParser(prog="scripts/stack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,7 +268,12 @@ def main(argv):
     verb.add_argument("--version", required=True)
     verb.add_argument("--kubernetes", help="Kubernetes version; else the part of --version before the dash")
     verb.add_argument("--out", type=Path)
+    verb = verbs.add_parser("cost")
+    verb.add_argument("--kubernetes", default="")
     args = parser.parse_args(argv)
+    if args.verb == "cost":
+        cost(args.kubernetes)
+        return
     need_packages({"zstd": "zstd"})
     if args.verb == "from-dir":
         made = from_dir(args.dir, args.version, args.kubernetes or args.version.split("-")[0],

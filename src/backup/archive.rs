@@ -13,12 +13,14 @@
 //! | `plan`        | what files mean, what goes, how a file is cut; pure |
 //! | `dir`         | a directory |
 //! | `s3`          | a bucket |
+//! | `find`        | backups in the places of all hosts |
 //! | `credentials` | the one file that a bucket's key may be in |
 //! | `error`       | [`ArchiveError`]: what can go wrong, in words |
 
 mod credentials;
 mod dir;
 mod error;
+mod find;
 mod plan;
 mod s3;
 
@@ -29,6 +31,7 @@ use std::path::Path;
 
 use dir::Dir;
 pub use error::ArchiveError;
+pub use find::{Kept, everything, find};
 pub use plan::Stored;
 use s3::S3;
 
@@ -60,7 +63,9 @@ impl Archive {
         owner: HostId,
         egress: &Egress,
     ) -> Result<Self, ArchiveError> {
-        policy.check().map_err(ArchiveError::Policy)?;
+        policy
+            .check()
+            .map_err(|(field, why)| ArchiveError::Policy(format!("{field}: {why}")))?;
         let owner = owner.to_string();
         let place = match &policy.target {
             ArchiveTarget::Dir { path, mount } => {

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::seal;
+use super::seal::Opener;
 use super::verify;
 use crate::host::etcd::{Etcd, EtcdError, Keys};
 use crate::host::exec::{self, Cmd};
@@ -53,9 +53,6 @@ const SAID_MAX: usize = 400;
 
 const WHAT: &str = "the fire drill of etcd's backups failed";
 
-/// Whoever can open a seal.
-pub type Opener = Box<dyn age::Identity + Send>;
-
 /// What is to be tried.
 pub struct Drill<'a> {
     /// The machine.
@@ -90,15 +87,18 @@ struct Live {
     keys_then: Option<u64>,
 }
 
-/// The directory; goes with the value.
-struct Scratch(PathBuf);
+/// The directory of a drill for which there is room and memory; goes with the value.
+pub struct Scratch {
+    at: PathBuf,
+    bounds: Bounds,
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A program that was killed a moment ago may be at its last write. What is left after all is taken
         // away by the next look.
         for _ in 0..REMOVALS {
-            match std::fs::remove_dir_all(&self.0) {
+            match std::fs::remove_dir_all(&self.at) {
                 Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
                     std::thread::yield_now()
                 }
@@ -114,11 +114,25 @@ pub fn sweep(fs: &HostFs) -> Result<(), Fault> {
     fs.remove_tree(DIR).map_err(failed)
 }
 
+/// Makes ready for a drill of this backup, or refuses where the live cluster could be hurt. Before anybody
+/// is asked for a key: a machine that is busy tries again, and every key that is given is noted.
+pub fn begin(fs: &HostFs, manifest: &BackupManifest) -> Result<Scratch, Fault> {
+    sweep(fs)?;
+    let scratch = Scratch {
+        at: fs.at(DIR),
+        bounds: bounds(manifest),
+    };
+    fs.make_dir(DIR, &Attrs::mode(0o700))
+        .map_err(|e| Fault::new(FaultCode::EtcdDrill, WHAT, chain(&e)))?;
+    enough(fs, &scratch.at, scratch.bounds)?;
+    Ok(scratch)
+}
+
 /// Does it, whatever comes of it. Dropped, it ends, and nothing of it stays.
-pub async fn run(drill: Drill<'_>, now: Timestamp) -> DrillReport {
+pub async fn run(scratch: Scratch, drill: Drill<'_>, now: Timestamp) -> DrillReport {
     let began = Instant::now();
     let backup = drill.manifest.name.clone();
-    let done = tried(drill).await;
+    let done = tried(&scratch, drill).await;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let (keys, behind, fault) = match done {
         Ok((keys, behind)) => (keys, behind, None),
@@ -135,31 +149,22 @@ pub async fn run(drill: Drill<'_>, now: Timestamp) -> DrillReport {
 }
 
 /// Keys that were there again, and how far the live cluster has gone on since.
-async fn tried(drill: Drill<'_>) -> Result<(u64, u64), Fault> {
-    let (fs, manifest) = (drill.fs, drill.manifest);
+async fn tried(scratch: &Scratch, drill: Drill<'_>) -> Result<(u64, u64), Fault> {
+    let (fs, manifest, bounds) = (drill.fs, drill.manifest, scratch.bounds);
     let failed = |why: String| Fault::new(FaultCode::EtcdDrill, WHAT, why);
-    sweep(fs)?;
-    let bounds = bounds(manifest);
-    let scratch = Scratch(fs.at(DIR));
-    fs.make_dir(DIR, &Attrs::mode(0o700))
-        .map_err(|e| failed(chain(&e)))?;
-    enough(fs, &scratch.0, bounds)?;
     let program = |name: &str| fs.at(format!("{}/{name}", drill.bin));
-    let plain = opened(fs, drill.sealed, drill.keys).await?;
-    let inside = verify::test_open(&program("etcdutl"), &plain).await?;
-    if (inside.hash, inside.revision) != (manifest.hash, manifest.revision) {
-        let why = format!(
-            "what is sealed is not what its manifest says: revision {} and hash {:x}, not {} and {:x}",
-            inside.revision, inside.hash, manifest.revision, manifest.hash
-        );
-        return Err(failed(why));
-    }
-    let data = scratch.0.join("data");
-    let restore = restore(fs, &program("etcdutl"), &plain, &data, bounds);
+    let to = format!("{DIR}/snapshot.db");
+    let (etcdutl, sealed) = (program("etcdutl"), fs.at(drill.sealed));
+    let opened = verify::opened(fs, &etcdutl, &sealed, manifest, drill.keys, &to).await?;
+    let placed = super::blocking(move || opened.place()).await;
+    placed.map_err(|e| failed(chain(&e)))?;
+    let plain = fs.at(&to);
+    let data = scratch.at.join("data");
+    let restore = restore(fs, &etcdutl, &plain, &data, bounds);
     let restored = exec::run(restore).await;
     restored.map_err(|e| failed(format!("etcdutl does not restore it: {}", chain(&e))))?;
     std::fs::remove_file(&plain).map_err(|e| failed(e.to_string()))?;
-    let socket = scratch.0.join("socket");
+    let socket = scratch.at.join("socket");
     let server = serve(fs, &program("etcd"), &data, &socket, bounds);
     let there = tokio::select! {
         // cancel-safe: what is dropped is killed
@@ -205,27 +210,10 @@ fn enough(fs: &HostFs, dir: &Path, bounds: Bounds) -> Result<(), Fault> {
                 free.unwrap_or(0) / MIB,
                 need / MIB
             );
-            let fix = "nothing was tried; it is tried again by itself, or at a quieter time: pf9ctl etcd drill";
+            let fix = "nothing was tried; it is tried again by itself within hours, or at a quieter time: pf9ctl etcd drill";
             Err(Fault::new(FaultCode::MemoryLow, WHAT, why).fix(fix))
         }
     }
-}
-
-/// The plain snapshot, in the scratch directory.
-async fn opened(fs: &HostFs, sealed: &str, keys: Vec<Opener>) -> Result<PathBuf, Fault> {
-    let plain = format!("{DIR}/snapshot.db");
-    let (fs, from, to) = (fs.clone(), fs.at(sealed), plain.clone());
-    let at = fs.at(&plain);
-    let work = move || {
-        let failed = |e| Fault::new(FaultCode::EtcdDrill, WHAT, chain(&e));
-        let keys = keys.iter().map(|key| &**key as &dyn age::Identity);
-        let mut reader = seal::open(&from, keys)?;
-        let mut begun = fs.begin(&to, &Attrs::mode(0o600)).map_err(failed)?;
-        seal::copy(&mut reader, &mut begun).map_err(failed)?;
-        begun.place().map_err(failed)
-    };
-    super::blocking(work).await?;
-    Ok(at)
 }
 
 fn restore(fs: &HostFs, etcdutl: &Path, plain: &Path, data: &Path, bounds: Bounds) -> Cmd {

@@ -15,11 +15,13 @@ use crate::model::{Digest, Fault, FaultCode, Hasher, Secret};
 
 /// What is written at once; `age` seals pieces of 64 KiB.
 const PIECE: usize = 64 * 1024;
+/// What may wait for the disk at once. etcd wants the same disk for each of its writes, and waits behind this.
+const UNSYNCED_MAX: u64 = 8 * 1024 * 1024;
 /// A file of private keys, as `age-keygen` writes it: a few lines.
 pub const KEY_FILE_MAX: u64 = 16 * 1024;
 
 /// Seals what is written to it into a file that is not in its place yet.
-pub struct Sealer(StreamWriter<Counted<BufWriter<Begun>>>);
+pub struct Sealer(StreamWriter<Counted>);
 
 /// What was sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +32,16 @@ pub struct Sealed {
     pub sha256: Digest,
 }
 
-/// Counts and digests what passes.
-struct Counted<W> {
-    inner: W,
+/// Counts and digests what passes, and brings it to the disk in small portions.
+struct Counted {
+    inner: BufWriter<Begun>,
     hasher: Hasher,
     bytes: u64,
+    synced: u64,
 }
+
+/// Whoever can open a seal.
+pub type Opener = Box<dyn age::Identity + Send>;
 
 /// Reads public keys.
 pub fn recipients(texts: &[String]) -> Result<Vec<Recipient>, Fault> {
@@ -71,13 +77,16 @@ pub fn new_key() -> (Secret<String>, String) {
 }
 
 /// The private keys in a text: one a line, `#` begins a comment.
-pub fn keys(text: &Secret<String>) -> Result<Vec<Identity>, Fault> {
+pub fn keys(text: &Secret<String>) -> Result<Vec<Opener>, Fault> {
     let what = "cannot open a backup";
     let lines = text.expose().lines().map(str::trim);
     let lines = lines.filter(|l| !l.is_empty() && !l.starts_with('#'));
     let keys: Result<Vec<Identity>, _> = lines.map(str::parse).collect();
     match keys {
-        Ok(keys) if !keys.is_empty() => Ok(keys),
+        Ok(keys) if !keys.is_empty() => Ok(keys
+            .into_iter()
+            .map(|key| Box::new(key) as Opener)
+            .collect()),
         // Not the line itself: it may be a key with a slip of the pen.
         Ok(_) | Err(_) => {
             let why =
@@ -96,6 +105,7 @@ impl Sealer {
             inner: BufWriter::with_capacity(PIECE, file),
             hasher: Hasher::new(),
             bytes: 0,
+            synced: 0,
         };
         sealer.wrap_output(counted).map(Self)
     }
@@ -122,11 +132,16 @@ impl Write for Sealer {
     }
 }
 
-impl<W: Write> Write for Counted<W> {
+impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.inner.write(bytes)?;
         self.hasher.update(&bytes[..taken]);
         self.bytes += taken as u64;
+        if self.bytes - self.synced >= UNSYNCED_MAX {
+            self.inner.flush()?;
+            self.inner.get_ref().sync()?;
+            self.synced = self.bytes;
+        }
         Ok(taken)
     }
 
@@ -137,16 +152,13 @@ impl<W: Write> Write for Counted<W> {
 
 /// A sealed file, opened: a reader of the plain bytes. A byte that was changed is an error of the
 /// read, and so is an end that comes too early.
-pub fn open<'a>(
-    sealed: &Path,
-    keys: impl Iterator<Item = &'a dyn age::Identity>,
-) -> Result<StreamReader<BufReader<File>>, Fault> {
+pub fn open(sealed: &Path, keys: &[Opener]) -> Result<StreamReader<BufReader<File>>, Fault> {
     let what = format!("cannot open {}", sealed.display());
     let file =
         File::open(sealed).map_err(|e| Fault::new(FaultCode::File, what.clone(), e.to_string()))?;
     let opened: Result<StreamReader<_>, age::DecryptError> =
         Decryptor::new_buffered(BufReader::with_capacity(PIECE, file))
-            .and_then(|d| d.decrypt(keys));
+            .and_then(|d| d.decrypt(keys.iter().map(|key| &**key as &dyn age::Identity)));
     opened.map_err(|error| match error {
         age::DecryptError::NoMatchingKeys => {
             let why = "it was not sealed for this key";
@@ -205,8 +217,7 @@ mod tests {
 
     fn opened(path: &Path, key: &Secret<String>) -> Result<Vec<u8>, String> {
         let keys = keys(key).map_err(|f| f.to_string())?;
-        let mut reader =
-            open(path, keys.iter().map(|k| k as &dyn age::Identity)).map_err(|f| f.to_string())?;
+        let mut reader = open(path, &keys).map_err(|f| f.to_string())?;
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         Ok(bytes)

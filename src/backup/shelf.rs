@@ -63,16 +63,14 @@ fn name(at: Timestamp, revision: u64) -> String {
     format!("{}-r{revision}", at.strftime("%Y%m%dT%H%M%SZ"))
 }
 
-/// Whether this is a name that a backup has: `20261128T140000Z-r123`.
-pub fn is_name(name: &str) -> bool {
-    let Some((time, revision)) = name.split_once("-r") else {
-        return false;
-    };
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let time = time.strip_suffix('Z').and_then(|t| t.split_once('T'));
-    let time = time.is_some_and(|(d, t)| d.len() == 8 && t.len() == 6 && digits(d) && digits(t));
-    time && revision.len() <= 20 && digits(revision)
+/// When the backup of this name was taken.
+pub fn taken_at(name: &str) -> Option<Timestamp> {
+    let (time, _) = name.split_once("-r")?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time).ok()?;
+    jiff::tz::TimeZone::UTC.to_timestamp(time).ok()
 }
+
+pub use crate::model::is_backup_name as is_name;
 
 impl Shelf {
     /// Looks at the directory. One that is not there is an empty one.

@@ -28,8 +28,8 @@ use crate::model::{
 };
 use crate::telemetry::chain;
 
-/// Pieces of the stream that wait for the disk: half a MiB.
-pub const WAITING: usize = 16;
+/// Pieces of the stream that wait for the disk: two MiB.
+pub const WAITING: usize = 64;
 /// What every failure begins with.
 const WHAT: &str = "etcd has no new backup";
 

@@ -1,17 +1,19 @@
 //! Whether a backup is whole, and whether a file is a snapshot: `etcdutl` opens it. Never `etcdctl snapshot status`, which from 3.6 on
-//! prints its help and succeeds, whatever the file is.
+//! prints its help and succeeds, whatever the file is. And how a backup is opened, whoever wants to: a person
+//! who verifies it, a fire drill, a restore.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::seal::{self, ANOTHER};
+use super::blocking;
+use super::seal::{self, ANOTHER, Opener};
 use super::shelf;
 use crate::host::exec::{self, Cmd};
-use crate::host::fs::{Attrs, Begun, HostFs};
-use crate::model::{BackupManifest, Fault, FaultCode, paths};
+use crate::host::fs::{Attrs, Begun, FsError, HostFs};
+use crate::host::space;
+use crate::model::{BackupManifest, Fault, FaultCode};
 use crate::telemetry::chain;
 
 /// It reads every page: 8 GiB at 10 MiB/s, the slowest of disks.
@@ -52,59 +54,95 @@ pub async fn test_open(etcdutl: &Path, snapshot: &Path) -> Result<Opened, Fault>
 
 /// Whether the sealed file is the one that the manifest speaks of, byte for byte. No key is needed.
 pub fn sealed(path: &Path, manifest: &BackupManifest) -> Result<(), Fault> {
-    let what = format!("backup {} is broken", manifest.name);
-    let broken = |why: String| Fault::new(FaultCode::BackupBroken, what.clone(), why).fix(ANOTHER);
-    let found = seal::digest(path).map_err(|e| broken(e.to_string()))?;
+    let found = seal::digest(path).map_err(|e| broken(manifest, e.to_string()))?;
     if found.bytes != manifest.sealed_bytes {
         let (is, was) = (found.bytes, manifest.sealed_bytes);
-        return Err(broken(format!("its file has {is} bytes, not {was}")));
+        return Err(broken(
+            manifest,
+            format!("its file has {is} bytes, not {was}"),
+        ));
     }
     if found.sha256 != manifest.sealed_sha256 {
-        return Err(broken(
-            "its file is not the one that was written".to_owned(),
-        ));
+        let why = "its file is not the one that was written".to_owned();
+        return Err(broken(manifest, why));
     }
     Ok(())
 }
 
-/// Writes what an opened backup holds into a file without a name, which is gone when it is dropped; and
-/// looks whether it is what the manifest says: size, checksum, revision, keys.
+/// What is sealed in a backup, as a file that is to be at `to` and is not in its place yet: dropped, it
+/// is gone. The sealed file is the one that its manifest speaks of, and so is the size of what was in it.
+pub async fn plain(
+    fs: &HostFs,
+    sealed: &Path,
+    manifest: &BackupManifest,
+    keys: Vec<Opener>,
+    to: &str,
+) -> Result<Begun, Fault> {
+    let (fs, from, manifest) = (fs.clone(), sealed.to_owned(), manifest.clone());
+    let to = to.to_owned();
+    let work = move || {
+        let failed = |error: FsError| disk(&manifest, &error);
+        self::sealed(&from, &manifest)?;
+        let mut reader = seal::open(&from, &keys)?;
+        let mut to = fs.begin(to, &Attrs::mode(0o600)).map_err(failed)?;
+        let bytes = seal::copy(&mut reader, &mut to).map_err(failed)?;
+        match bytes == manifest.plain_bytes {
+            true => Ok(to),
+            false => {
+                let was = manifest.plain_bytes;
+                Err(broken(
+                    &manifest,
+                    format!("it has {bytes} bytes, not {was}"),
+                ))
+            }
+        }
+    };
+    blocking(work).await
+}
+
+/// The same, and `etcdutl` opens it and finds what the manifest says.
 pub async fn opened(
     fs: &HostFs,
     etcdutl: &Path,
+    sealed: &Path,
     manifest: &BackupManifest,
-    mut from: impl Read + Send + 'static,
+    keys: Vec<Opener>,
+    to: &str,
 ) -> Result<Begun, Fault> {
-    let what = format!("backup {} is broken", manifest.name);
-    let broken = |why: String| Fault::new(FaultCode::BackupBroken, what.clone(), why).fix(ANOTHER);
-    let private = Attrs::mode(0o700);
-    let scratch = fs.make_dir(paths::ETCD_SCRATCH, &private);
-    scratch.map_err(|e| broken(chain(&e)))?;
-    let to = fs.begin(
-        format!("{}/opened.db", paths::ETCD_SCRATCH),
-        &Attrs::mode(0o600),
-    );
-    let mut to = to.map_err(|e| broken(chain(&e)))?;
-    let copied =
-        tokio::task::spawn_blocking(move || seal::copy(&mut from, &mut to).map(|n| (n, to)));
-    let copied = copied.await.map_err(|e| broken(e.to_string()))?;
-    let (bytes, to) = copied.map_err(|e| broken(chain(&e)))?;
-    if bytes != manifest.plain_bytes {
-        return Err(broken(format!(
-            "it has {bytes} bytes, not {}",
-            manifest.plain_bytes
-        )));
-    }
+    let to = plain(fs, sealed, manifest, keys, to).await?;
     let found = test_open(etcdutl, to.temporary()).await?;
-    let is = (found.hash, found.revision, found.total_key);
-    if is != (manifest.hash, manifest.revision, manifest.keys) {
-        let why = format!(
-            "it has revision {} and {} keys, not {} and {}, or other content",
-            found.revision, found.total_key, manifest.revision, manifest.keys
-        );
-        return Err(broken(why));
-    }
+    holds(manifest, (found.hash, found.revision, found.total_key))?;
     Ok(to)
+}
+
+/// Whether what was found in a snapshot (hash, revision, keys) is what the manifest says.
+pub fn holds(manifest: &BackupManifest, found: (u32, u64, u64)) -> Result<(), Fault> {
+    if found == (manifest.hash, manifest.revision, manifest.keys) {
+        return Ok(());
+    }
+    let (_, revision, keys) = found;
+    let why = format!(
+        "its manifest speaks of another one: it has revision {revision} and {keys} keys, not {} and {}, or other \
+         content",
+        manifest.revision, manifest.keys
+    );
+    Err(broken(manifest, why))
+}
+
+fn broken(manifest: &BackupManifest, why: String) -> Fault {
+    let what = format!("backup {} is broken", manifest.name);
+    Fault::new(FaultCode::BackupBroken, what, why).fix(ANOTHER)
+}
+
+/// A file could not be written, or what was read from the seal is not whole.
+fn disk(manifest: &BackupManifest, error: &FsError) -> Fault {
+    match space::is_full(&error.source) {
+        true => {
+            let what = format!("backup {} is not opened", manifest.name);
+            Fault::new(FaultCode::DiskFull, what, chain(error)).fix(space::FIX)
+        }
+        false => broken(manifest, chain(error)),
+    }
 }
 
 /// The manifest and the sealed file of a backup, by its name on the shelf or by the path of either.

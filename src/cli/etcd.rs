@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `status` | `etcd status`: the member, its backups, what is wrong |
-//! | `list`   | `etcd list`: every backup on this master |
+//! | `list`   | `etcd list`: every backup on this master and in the second place |
 //! | `backup` | `etcd backup`: one more, now |
 //! | `drill`  | `etcd drill`: the newest one restored into a scratch etcd |
 //! | `restore` | `etcd restore`, `etcd rejoin`: the cluster begins anew from one |
@@ -45,7 +45,7 @@ pub(super) struct EtcdArgs {
 pub(super) enum EtcdVerb {
     /// The member, its database and its backups; ends with 1 when something is wrong.
     Status(status::StatusArgs),
-    /// Every backup on this master, newest first.
+    /// Every backup on this master and in the second place, newest first.
     List(list::ListArgs),
     /// Make a backup now: taken, sealed, verified.
     Backup(backup::BackupArgs),
@@ -86,7 +86,7 @@ impl EtcdVerb {
 pub(super) async fn run(ctx: &Context, verb: &EtcdVerb) -> Result<Exit, Fault> {
     match verb {
         EtcdVerb::Status(_) => status::run(ctx).await,
-        EtcdVerb::List(_) => list::run(ctx).await,
+        EtcdVerb::List(args) => list::run(ctx, args).await,
         EtcdVerb::Backup(_) => backup::run(ctx).await,
         EtcdVerb::Drill(args) => drill::run(ctx, args).await,
         EtcdVerb::Restore(args) => restore::run(ctx, args).await,

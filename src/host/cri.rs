@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::protobuf::{NoMessage, Value, fields};
+
 /// containerd answers from memory.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest answer: its configuration as JSON is some 10 KiB.
@@ -61,6 +63,12 @@ pub enum CriError {
     /// What came is no answer.
     #[error("the runtime's answer cannot be used: {0}")]
     Answer(&'static str),
+}
+
+impl From<NoMessage> for CriError {
+    fn from(_: NoMessage) -> Self {
+        Self::Answer("a message is cut off")
+    }
 }
 
 /// Asks the runtime that listens here.
@@ -206,22 +214,25 @@ impl Status {
     /// `runtime.v1.StatusResponse`, as far as it is used.
     fn read(message: &[u8]) -> Result<Self, CriError> {
         let mut status = Self::default();
-        for (field, bytes) in fields(message)? {
-            match field {
-                1 => {
-                    for (_, condition) in fields(bytes)?.into_iter().filter(|(f, _)| *f == 1) {
-                        status.conditions.push(Condition::read(condition)?);
+        for field in fields(message) {
+            match field? {
+                (1, Value::Bytes(conditions)) => {
+                    for field in fields(conditions) {
+                        if let (1, Value::Bytes(condition)) = field? {
+                            status.conditions.push(Condition::read(condition)?);
+                        }
                     }
                 }
-                2 => {
-                    let entry = fields(bytes)?;
-                    let of = |n| {
-                        entry
-                            .iter()
-                            .find(|(f, _)| *f == n)
-                            .map_or("".into(), |e| text(e.1))
-                    };
-                    status.info.insert(of(1), of(2));
+                (2, Value::Bytes(entry)) => {
+                    let (mut key, mut value) = (String::new(), String::new());
+                    for field in fields(entry) {
+                        match field? {
+                            (1, Value::Bytes(bytes)) => key = text(bytes),
+                            (2, Value::Bytes(bytes)) => value = text(bytes),
+                            _ => {}
+                        }
+                    }
+                    status.info.insert(key, value);
                 }
                 _ => {}
             }
@@ -238,11 +249,11 @@ impl Status {
 impl Condition {
     fn read(message: &[u8]) -> Result<Self, CriError> {
         let mut condition = Self::default();
-        for (field, bytes) in fields(message)? {
-            match field {
-                1 => condition.kind = text(bytes),
-                2 => condition.holds = bytes != [0],
-                4 => condition.message = text(bytes),
+        for field in fields(message) {
+            match field? {
+                (1, Value::Bytes(bytes)) => condition.kind = text(bytes),
+                (2, Value::Number(number)) => condition.holds = number != 0,
+                (4, Value::Bytes(bytes)) => condition.message = text(bytes),
                 _ => {}
             }
         }
@@ -252,46 +263,6 @@ impl Condition {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The fields of a protobuf message: number and bytes (of a number: its encoding).
-fn fields(mut rest: &[u8]) -> Result<Vec<(u64, &[u8])>, CriError> {
-    const CUT: CriError = CriError::Answer("a message is cut off");
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let (key, after) = varint(rest)?;
-        let length = match key & 7 {
-            0 => after.len() - varint(after)?.1.len(),
-            1 => 8,
-            2 => {
-                let (length, bytes) = varint(after)?;
-                let (bytes, after) = usize::try_from(length)
-                    .ok()
-                    .and_then(|n| bytes.split_at_checked(n))
-                    .ok_or(CUT)?;
-                found.push((key >> 3, bytes));
-                rest = after;
-                continue;
-            }
-            5 => 4,
-            _ => return Err(CriError::Answer("a field is of no known kind")),
-        };
-        let (bytes, after) = after.split_at_checked(length).ok_or(CUT)?;
-        found.push((key >> 3, bytes));
-        rest = after;
-    }
-    Ok(found)
-}
-
-fn varint(bytes: &[u8]) -> Result<(u64, &[u8]), CriError> {
-    let mut value = 0u64;
-    for (i, byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * i).min(63);
-        if byte & 0x80 == 0 {
-            return Ok((value, bytes.get(i + 1..).unwrap_or_default()));
-        }
-    }
-    Err(CriError::Answer("a number is cut off"))
 }
 
 #[cfg(test)]

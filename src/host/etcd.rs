@@ -9,11 +9,11 @@
 //! | `turn`  | whose turn it is to join |
 //! | `join`  | becoming a member |
 //! | `leave` | leaving, and taking out others that are gone, by the quorum's leave |
+//! | `lead`  | who leads, who answers, and taking over the lead |
 //! | `count` | how many keys, at which revision |
 //! | `snapshot` | a stream of all of it |
 //! | `maintenance` | upkeep: sizes, alarms, compaction, defragmentation, lowering |
 //! | `metrics` | how its disk does |
-//! | `wal`   | whose data these are, without etcd |
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,30 +30,32 @@ use crate::model::etcd::quorum::Loss;
 
 mod count;
 mod join;
+mod lead;
 mod leave;
 mod maintenance;
 mod metrics;
 mod snapshot;
 mod turn;
-mod wal;
 mod who;
 
 pub use count::Keys;
 pub use join::{counted, join, promote_within};
+pub use lead::Standpoint;
 pub use leave::{Standing, Survey, leave, leave_within, may_leave, standing, survey};
 pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
 pub use metrics::Fsyncs;
 pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
-#[cfg(test)]
-pub(crate) use wal::log_head;
-pub use wal::{DataId, WAL_DIR, identity};
 pub use who::{Who, hex};
 
 /// The member reads through its quorum to answer; an election may be under way.
 const ASK: Duration = Duration::from_secs(8);
 /// The answer is one small JSON object, or a list of a few members.
 const ANSWER_MAX: usize = 64 * 1024;
+/// The question whether a member takes part. One that cannot store any more still has its vote.
+pub const TAKES_PART: &str = "/health?exclude=NOSPACE";
+/// The answer of a member to its health, whatever is wrong.
+const HEALTH: &str = "/health";
 /// gRPC's number for: there is no such thing.
 const NOT_FOUND: u32 = 5;
 
@@ -186,7 +188,16 @@ impl Etcd {
 
     /// The member has a leader and answers reads.
     pub async fn healthy(&self) -> Result<(), EtcdError> {
-        let url = format!("{}/health", self.base);
+        self.says_that_it_is_well(HEALTH).await
+    }
+
+    /// The same of one that need not be able to store anything: what a quorum is counted by.
+    pub async fn takes_part(&self) -> Result<(), EtcdError> {
+        self.says_that_it_is_well(TAKES_PART).await
+    }
+
+    async fn says_that_it_is_well(&self, path: &str) -> Result<(), EtcdError> {
+        let url = format!("{}{path}", self.base);
         let lost = |source| EtcdError::Unreachable {
             url: url.clone(),
             source,
@@ -249,6 +260,15 @@ impl Etcd {
         match u64::from_str_radix(id, 16) {
             Ok(id) => self.remove(&id.to_string()).await,
             Err(_) => Err(EtcdError::Doubtful(format!("{id:?} is no member's id"))),
+        }
+    }
+
+    /// A client of another member, with the same trust and certificate.
+    fn at(&self, base: &str) -> Self {
+        Self {
+            base: base.to_owned(),
+            client: self.client.clone(),
+            http2: self.http2.clone(),
         }
     }
 

@@ -17,8 +17,10 @@
 //! |---|---|
 //! | `bolt`  | a database file of bbolt: buckets, keys and values of one commit; read only, bounded |
 //! | `wal`   | the records of the log, in order |
+//! | `identity` | whose they are, by the log's head alone |
 
 mod bolt;
+mod identity;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -33,12 +35,13 @@ use serde::Deserialize;
 use super::fs::HostFs;
 use crate::model::loose_version;
 
+pub use identity::{DataId, identity};
 pub use wal::{Log, LogSnapshot};
 
 /// Where the database is, below the data directory.
 const DATABASE: &str = "member/snap/db";
 /// Where the log is, below the data directory.
-const LOG: &str = "member/wal";
+pub const LOG: &str = "member/wal";
 
 /// What the files say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

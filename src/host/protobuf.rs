@@ -1,5 +1,5 @@
-//! Fields of a protobuf message, one after the other. Only what the log of etcd needs: numbers and
-//! bytes.
+//! Fields of a protobuf message, one after the other. Only what etcd's log and the runtime's answer
+//! need: numbers and bytes.
 
 /// A field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

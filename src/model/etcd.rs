@@ -27,13 +27,13 @@ use serde::{Deserialize, Serialize};
 pub use archive::{ARCHIVE_KEEP_MAX, ArchivePolicy, ArchiveTarget};
 pub use backup::{
     BACKUP_MAX, BACKUP_SCHEMA, BackupInfo, BackupManifest, BackupPolicy, BackupSettings,
-    DrillReport,
+    DrillReport, is_backup_name,
 };
 pub use gone::EtcdGone;
 pub use restore::{RestoreOrder, RestoreState, RestoreStatus};
 pub use unwrap::{STANZA_TEXT_MAX, STANZAS_MAX, UnwrapAnswer, UnwrapOrder, WrappedKey};
 
-use super::Fault;
+use super::{Fault, HostId};
 
 /// What this master's member of etcd says of itself, and how its backups are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct EtcdStatus {
     /// The last fire drill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillReport>,
+    /// Why the drill that is due could not be tried; absent after one that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill_failing: Option<Fault>,
     /// The restore that is under way, or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreStatus>,
@@ -188,6 +191,20 @@ pub struct EtcdView {
     /// Its backups, oldest first.
     #[serde(default)]
     pub backups: Vec<BackupInfo>,
+    /// The second place of backups, in words; absent: the policy names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+}
+
+/// A backup in the second place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archived {
+    /// Its name.
+    pub name: String,
+    /// The master that made it.
+    pub host_id: HostId,
+    /// Bytes of its files there.
+    pub bytes: u64,
 }
 
 /// `POST /v1/etcd/drill`.
@@ -207,6 +224,9 @@ pub struct ChoreAnswer {
     /// The backup that was made, if that was the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupInfo>,
+    /// The newest of the second place, oldest first, if that was the order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archived: Vec<Archived>,
 }
 
 /// The largest database that may be asked for: below the first a cluster does not even start, above the

@@ -140,6 +140,7 @@ codes! {
         EtcdNotPrepared = "etcd-not-prepared",
         EtcdNotTended = "etcd-not-tended",
         EtcdStepUnfit = "etcd-step-unfit",
+        EtcdTurn = "etcd-turn",
         EventInvalid = "event-invalid",
         EventsInMemory = "events-in-memory",
         Facts = "facts",

@@ -210,10 +210,12 @@ fn etcd_status() -> EtcdStatus {
             behind: 1,
             fault: Some(fault()),
         }),
+        drill_failing: Some(fault()),
         restore: Some(RestoreStatus {
             id: uuid::Uuid::from_u128(1),
             state: RestoreState::Ready,
             fault: Some(fault()),
+            warnings: vec!["its API was elsewhere".into()],
         }),
         chore: Some("a backup".into()),
     }

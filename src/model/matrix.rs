@@ -55,6 +55,9 @@ pub struct Matrix {
     rule: Vec<Rule>,
     #[serde(default)]
     ran: Vec<Ran>,
+    /// Versions of a part that tests run by themselves. Only told: a part is tested with others.
+    #[serde(default)]
+    alone: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     etcd_step: Vec<EtcdStep>,
     #[serde(default)]

@@ -6,9 +6,11 @@
 //! |---|---|
 //! | here    | every other kind of step |
 //! | `etcd`  | who is a member of etcd, and what was noted of this one |
+//! | `restart` | a member of etcd waits for its turn to be started again |
 //! | `stack` | a stack: unpacked, its programs tried, put in place, activated |
 
 mod etcd;
+mod restart;
 mod stack;
 
 use super::certs;
@@ -178,6 +180,10 @@ impl Effects<'_> {
             before: now.invocation.clone(),
         });
         self.ledger.save()?;
+        // With the intent noted: should it die meanwhile, systemd starts it as it is to run.
+        if now.active.is_up() && name == ours::units::ETCD {
+            Box::pin(self.etcd_turn()).await?;
+        }
         match now.active {
             Active::Inactive | Active::Failed => units.start(name).await?,
             // One that is on its way may be on its way with older inputs.

@@ -42,6 +42,7 @@ use super::observe::Memory;
 use super::status::{Board, LOOK_MAX};
 use super::watch::Watch;
 use crate::app::Bucket;
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::model::{Fault, Generation, Role, Timestamp};
 
@@ -72,10 +73,13 @@ pub struct Engine {
     lifecycle: Lifecycle,
     told: Told,
     sweep: Duration,
+    egress: Result<Egress, Fault>,
     /// The job that is worked on; others see it.
     job: watch::Sender<Job>,
-    /// It was begun.
-    begun: bool,
+    /// The one that was decided on last.
+    decided: Option<Job>,
+    /// Why the removal that is ordered is not done: what is installed is kept until it is.
+    held: Option<Fault>,
     /// Looks that calls ask for.
     called: Bucket,
     began: Instant,
@@ -105,7 +109,8 @@ pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
 }
 
 impl Engine {
-    /// A loop over this host; `sweep` is the time between two looks that nothing asked for.
+    /// A loop over this host; `sweep` is the time between two looks that nothing asked for, `egress` the
+    /// way to the second place of backups.
     pub fn new(
         host: Host,
         ledger: LedgerFile,
@@ -113,6 +118,7 @@ impl Engine {
         job: watch::Sender<Job>,
         told: Told,
         sweep: Duration,
+        egress: Result<Egress, Fault>,
     ) -> Self {
         Self {
             watch: Watch::new(host.clone()),
@@ -122,13 +128,15 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             over: false,
-            begun: false,
+            decided: None,
+            held: None,
             host,
             ledger,
             board,
             job,
             told,
             sweep,
+            egress,
         }
     }
 
@@ -230,19 +238,46 @@ impl Engine {
 
     /// Shows the job to others, and says once what is new about it.
     fn take_up(&mut self, job: &Job) {
-        let news = self.job.send_if_modified(|now| {
-            let changed = now != job;
-            now.clone_from(job);
-            changed
-        });
-        if news || !self.begun {
-            self.begun = true;
+        let news = self.decided.as_ref() != Some(job);
+        if news {
+            self.held = None;
+            self.decided = Some(job.clone());
+        }
+        self.show_job();
+        if news {
             self.happened(Happened::NewWork);
             if let Job::Hold(hold) = job {
                 tracing::error!(code = hold.fault.code.word(), "{}", hold.fault);
                 self.board.say(&hold.fault.to_string());
             }
         }
+    }
+
+    /// While a removal is held the node is one that is kept, to others as well: they make backups of its etcd,
+    /// and renew its certificates.
+    fn show_job(&self) {
+        let Some(decided) = &self.decided else { return };
+        let shown = match decided {
+            Job::Remove(_, generation) => self.kept_meanwhile(*generation),
+            Job::Nothing(_) | Job::Node(_) | Job::Hold(_) => None,
+        };
+        let shown = shown.unwrap_or_else(|| decided.clone());
+        self.job.send_if_modified(|now| {
+            let changed = *now != shown;
+            *now = shown;
+            changed
+        });
+    }
+
+    fn kept_meanwhile(&self, generation: Generation) -> Option<Job> {
+        let held = self.held.clone()?;
+        let now = self.ledger.ledger.installed.as_ref()?;
+        Some(Job::Hold(Box::new(Hold {
+            generation,
+            fault: held,
+            keeps: Some(Work::kept(now)),
+            wants_spec: false,
+        })))
     }
 
     fn no_role(&mut self, generation: Generation) -> Next {
@@ -276,6 +311,7 @@ impl Engine {
             host_id,
             trust,
             hold,
+            held: self.held.is_some(),
             keeps_drop_ins: false,
         };
         self.converge(&node).await

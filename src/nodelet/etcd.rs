@@ -20,10 +20,11 @@
 //! | `backup` | the chores of backups: makes one, takes old ones away |
 //! | `drill`  | the chore of the fire drill, and how the last one went |
 //! | `archive` | the chore of the second place: copies there what is missing |
+//! | `restart` | whose turn it is to be started again: pure |
 //! | `restore` | the cluster begins anew from a snapshot: the loop does that |
 //! | `upkeep` | whose database is to be made smaller now, and how a full one comes out of it |
 //! | `version` | may this program have these data, and what makes them ready for it |
-//! | `unwrap` | a backup is opened with the plane's help; for `pf9ctl`, too |
+//! | `key`    | who opens a backup: a key file, or the plane; for `pf9ctl`, too |
 
 mod archive;
 mod backup;
@@ -32,13 +33,15 @@ pub mod data;
 mod desk;
 mod drill;
 mod keeper;
+pub mod key;
 mod look;
 pub mod record;
+pub mod restart;
 pub mod restore;
-mod unwrap;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod upkeep;
 pub mod version;
 
 pub use desk::{Desk, desk};
 pub use keeper::Keeper;
-pub use unwrap::by_the_plane;

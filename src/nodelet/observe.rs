@@ -187,7 +187,7 @@ impl<'a> Sweep<'a> {
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
             Step::Image { reference, .. } => self.image(reference).await,
-            Step::Unit(unit) => self.unit(unit),
+            Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
             Step::Uncordon { node } => self.cordoned(node).await,
@@ -317,6 +317,22 @@ impl<'a> Sweep<'a> {
             return Seen::Same;
         };
         Seen::Differs { how }
+    }
+
+    /// A member of etcd that runs is started again only where the others can do without it.
+    async fn unit_in_turn(&mut self, want: &UnitStep) -> Seen {
+        let seen = self.unit(want);
+        let restarts = self.units.get(&want.unit).is_some_and(|now| {
+            let ledger = self.ledger;
+            now.active.is_up() && !ledger.runs_with(&want.unit, &want.inputs, &now.invocation)
+        });
+        if seen == Seen::Missing || !restarts || want.unit != ours::units::ETCD {
+            return seen;
+        }
+        match Box::pin(self.etcd_held()).await {
+            Some(what) => Seen::Later { what },
+            None => seen,
+        }
     }
 
     fn unit_gone(&self, unit: &str) -> Seen {

@@ -8,7 +8,8 @@
 //! * a step that is already so is not in it;
 //! * a unit is in it when a file it has read is repaired, although its inputs are the same;
 //! * what must answer is asked again after a unit of its phase was started;
-//! * nothing after the first phase that waits, or the first step that does.
+//! * nothing after the first phase that waits, or the first step that does;
+//! * what is to be done later is left out, and everything after it is not.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,9 @@ pub struct Plan {
     pub todo: Vec<Planned>,
     /// Where it ends early, if it does.
     pub waits: Option<Waits>,
+    /// What is put off until something changes; everything after it is in the plan.
+    #[serde(default)]
+    pub later: Option<Waits>,
 }
 
 /// One remaining step.
@@ -84,12 +88,23 @@ pub fn plan(phases: &[PhaseSteps], seen: &Snapshot) -> Plan {
         let mut started = false;
         for step in steps {
             let said = seen.seen.get(&step.key());
-            if let Some(Seen::Awaits { what }) = said {
-                plan.waits = Some(Waits {
-                    phase: phase.id,
-                    what: what.clone(),
-                });
-                return plan;
+            match said {
+                Some(Seen::Awaits { what }) => {
+                    plan.waits = Some(Waits {
+                        phase: phase.id,
+                        what: what.clone(),
+                    });
+                    return plan;
+                }
+                Some(Seen::Later { what }) => {
+                    plan.later.get_or_insert_with(|| Waits {
+                        phase: phase.id,
+                        what: what.clone(),
+                    });
+                    continue;
+                }
+                Some(Seen::Same | Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. })
+                | None => {}
             }
             let Some((why, restart)) = reason(step, said, &repaired, started) else {
                 continue;
@@ -141,7 +156,7 @@ fn reason(
         },
         Some(Seen::Missing) => "it is not there".to_owned(),
         Some(Seen::Differs { how }) => how.clone(),
-        Some(Seen::Awaits { what }) => format!("it waits for {what}"),
+        Some(Seen::Awaits { what } | Seen::Later { what }) => format!("it waits for {what}"),
         Some(Seen::Unknown { why }) => format!("it is not known whether it is so: {why}"),
         None => "it was not looked at".to_owned(),
     };
@@ -149,6 +164,17 @@ fn reason(
 }
 
 impl Plan {
+    /// What is waited for: what ends it, and what was put off.
+    pub fn awaited(&self) -> Option<Waits> {
+        match (&self.later, &self.waits) {
+            (Some(later), Some(waits)) => Some(Waits {
+                phase: later.phase,
+                what: format!("{}; {}", later.what, waits.what),
+            }),
+            (later, waits) => later.as_ref().or(waits.as_ref()).cloned(),
+        }
+    }
+
     /// Some program has not yet read the configuration that it is to run with.
     pub fn is_untried(&self) -> bool {
         self.todo.iter().any(|p| p.step.traits().tries)
@@ -166,7 +192,7 @@ impl Plan {
 
     /// Nothing to do and nothing to wait for.
     pub fn is_settled(&self) -> bool {
-        self.todo.is_empty() && self.waits.is_none()
+        self.todo.is_empty() && self.awaited().is_none()
     }
 
     /// For people.
@@ -181,7 +207,7 @@ impl Plan {
                     why: p.why.clone(),
                 })
                 .collect(),
-            waits: self.waits.clone(),
+            waits: self.awaited(),
         }
     }
 }

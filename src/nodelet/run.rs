@@ -158,6 +158,8 @@ impl Runner<'_> {
             Seen::Same => return End::Done,
             // Planned before that could be known; the next plan ends here and says what it waits for.
             Seen::Awaits { .. } => return End::Interrupted,
+            // Likewise, and what comes after it is done all the same.
+            Seen::Later { .. } => return End::Done,
             Seen::Missing | Seen::Differs { .. } | Seen::Unknown { .. } => {}
         }
         let began = Instant::now();
@@ -188,7 +190,9 @@ impl Runner<'_> {
             Seen::Same => Ok(()),
             Seen::Missing => Err(fault_of(step, "it was done, and yet it is not there")),
             Seen::Differs { how } => Err(fault_of(step, format!("it was done, and yet {how}"))),
-            Seen::Awaits { what } => Err(fault_of(step, format!("it waits for {what}"))),
+            Seen::Awaits { what } | Seen::Later { what } => {
+                Err(fault_of(step, format!("it waits for {what}")))
+            }
             Seen::Unknown { why } => Err(fault_of(step, why)),
         }
     }
@@ -218,7 +222,7 @@ impl Runner<'_> {
                 }
                 Seen::Missing => "it is not there".to_owned(),
                 Seen::Differs { how } => how,
-                Seen::Awaits { what } => format!("it waits for {what}"),
+                Seen::Awaits { what } | Seen::Later { what } => format!("it waits for {what}"),
                 Seen::Unknown { why } => why,
             };
             if Instant::now() >= end {

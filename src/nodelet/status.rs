@@ -161,7 +161,9 @@ impl Board {
     pub fn planned(&mut self, plan: &Plan, learnt: Learnt) {
         let first = plan.todo.first().map(|p| p.phase);
         for phase in &mut self.status.phases {
-            let waits = plan.waits.as_ref().filter(|w| w.phase == phase.id);
+            // What ends the plan is said of a phase before what it puts off.
+            let mut waits = plan.waits.iter().chain(&plan.later);
+            let waits = waits.find(|w| w.phase == phase.id);
             let after_wait = plan.waits.as_ref().is_some_and(|w| phase.id > w.phase);
             let busy = plan.todo.iter().any(|p| p.phase == phase.id);
             let was = phase.state;
@@ -406,7 +408,7 @@ fn result_of(plan: &Plan, running: usize, all: usize) -> String {
         steps.extend((more > 0).then(|| format!("and {more} more")));
         return format!("differs - {as_it_should}; now: {}", steps.join(", "));
     }
-    match &plan.waits {
+    match &plan.awaited() {
         Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
         None => format!("ok - {as_it_should}"),
     }

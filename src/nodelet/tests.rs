@@ -426,6 +426,19 @@ async fn a_master_that_etcd_cannot_do_without_stays_whole_until_it_can_or_by_for
     assert!(order("skipped") < order("stop and remove pf9-etcd.service"));
 }
 
+/// A master that comes later founds or joins as a new one: what it was would hold it back, or bring it into
+/// the place of another.
+#[tokio::test]
+async fn with_the_role_goes_the_note_of_which_member_of_etcd_it_was() {
+    let mut rig = Rig::new();
+    rig.converge(&small_node("1", "1")).await;
+    let note = "/var/opt/pf9/nodelet/etcd.json";
+    let attrs = Attrs::mode(0o600);
+    rig.fs.write(note, b"{}", &attrs).expect("a note");
+    assert_eq!(rig.remove().await, removal::End::Done);
+    assert!(!rig.fs.at(note).exists());
+}
+
 #[tokio::test]
 async fn what_cannot_be_removed_stays_known_and_the_rest_goes() {
     let mut rig = Rig::new();

@@ -7,19 +7,21 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | what is wanted |
-//! | `GET /clusters/{name}/backups` (administrator)   | what masters have |
-//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers |
+//! | `POST`, `PATCH …/clusters` (`etcdBackup`)        | what is wanted, field by field |
+//! | `GET /clusters/{name}/backups` (administrator)   | that, and what masters have |
+//! | `POST` of it                                     | what is wanted |
+//! | `GET /metrics/hosts/{id}/etcd-backup`            | the same as numbers, and how its etcd is (`numbers`) |
 //! | `POST /v1/hosts/self/unwrap` (a master's root)   | the key of one backup |
 
+mod numbers;
 mod unwrap;
+mod wanted;
 
 use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use axum::Json;
 use axum::extract::{Path, State};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::fleet;
@@ -30,62 +32,10 @@ use super::refusal::{Answer, Refusal};
 use super::state::Plane;
 use super::view::Known;
 use crate::model::{BackupPolicy, EtcdStatus, Fault, FaultCode, Role, Secret};
-use crate::telemetry::{MetricKind, MetricsText};
 
+pub(super) use numbers::numbers;
 pub(super) use unwrap::post as unwrap;
-
-/// What an operator says of backups. What is absent is as it is without a word.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct NewBackups {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) every_minutes: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) keep: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) max_bytes: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) dir: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) recovery_recipient: Option<String>,
-}
-
-impl NewBackups {
-    /// The policy, or the field that cannot be and why.
-    pub(super) fn policy(&self) -> Result<BackupPolicy, (String, String)> {
-        let unless_told = BackupPolicy::default();
-        let policy = BackupPolicy {
-            every_minutes: self.every_minutes.unwrap_or(unless_told.every_minutes),
-            keep: self.keep.unwrap_or(unless_told.keep),
-            max_bytes: self.max_bytes.unwrap_or(unless_told.max_bytes),
-            dir: self.dir.clone(),
-            recovery_recipient: self.recovery_recipient.clone(),
-            ..unless_told
-        };
-        if let Some((field, why)) = policy.fault() {
-            return Err((format!("etcdBackup.{}", camel(field)), why));
-        }
-        // Its form is right; is it a key?
-        if let Some(text) = &policy.recovery_recipient
-            && let Err(why) = text.parse::<age::x25519::Recipient>()
-        {
-            let why = format!("is no public key of age: {why}");
-            return Err(("etcdBackup.recoveryRecipient".to_owned(), why));
-        }
-        Ok(policy)
-    }
-}
-
-fn camel(field: &str) -> String {
-    let mut parts = field.split('_');
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |mut all, part| {
-        let (head, tail) = part.split_at(part.len().min(1));
-        all.push_str(&head.to_uppercase());
-        all.push_str(tail);
-        all
-    })
-}
+pub(super) use wanted::{NewArchive, NewBackups, Said};
 
 /// A new key of a cluster.
 pub(super) fn new_key() -> Secret<String> {
@@ -122,7 +72,7 @@ pub(super) async fn list(
     ))
 }
 
-/// `POST /clusters/{name}/backups`: another policy, as a whole.
+/// `POST /clusters/{name}/backups`: another policy, as far as it is named.
 pub(super) async fn set(
     State(plane): State<Arc<Plane>>,
     Path(name): Path<String>,
@@ -132,11 +82,11 @@ pub(super) async fn set(
         let why = format!("{field}: {why}");
         Refusal::bad(FaultCode::ClusterInvalid, "backups are as they were", why)
     };
-    let settings = wanted.policy().map_err(refused)?;
     let shown = plane
         .change(move |change| {
             let mut cluster = kubeconfig::find(&**change, &name)?;
-            cluster.settings.etcd_backup = settings;
+            let had = &cluster.settings.etcd_backup;
+            cluster.settings.etcd_backup = wanted.clone().over(had).map_err(refused)?;
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
             Ok(json!({"policy": policy(&cluster)}))
@@ -147,7 +97,8 @@ pub(super) async fn set(
 
 fn row(cluster: &Cluster, known: &Known) -> Option<Value> {
     let member = cluster.member(known.host.id)?;
-    let backups = etcd_of(known).map(|e| &e.backups);
+    let etcd = etcd_of(known);
+    let backups = etcd.map(|e| &e.backups);
     (member.role == Role::Master).then(|| {
         json!({
             "host": known.host.id,
@@ -156,6 +107,9 @@ fn row(cluster: &Cluster, known: &Known) -> Option<Value> {
             "count": backups.map_or(0, |b| b.count),
             "bytes": backups.map_or(0, |b| b.bytes),
             "failing": backups.and_then(|b| b.failing.as_ref()),
+            "archive": backups.and_then(|b| b.archive.as_ref()),
+            "drill": etcd.and_then(|e| e.drill.as_ref()),
+            "drillFailing": etcd.and_then(|e| e.drill_failing.as_ref()),
             "stale": stale(cluster, known),
         })
     })
@@ -190,51 +144,18 @@ pub(super) fn stale(cluster: &Cluster, known: &Known) -> Option<Fault> {
     )
 }
 
-/// The numbers of one master.
-pub(super) fn numbers(cluster: &Cluster, known: &Known) -> MetricsText {
-    let mut text = MetricsText::default();
-    let Some(etcd) = etcd_of(known) else {
-        return text;
-    };
-    let backups = &etcd.backups;
-    let mut gauge = |name: &str, help: &str, value: f64| {
-        text.head(name, MetricKind::Gauge, help);
-        text.row(name, &[], value);
-    };
-    if let Some(last) = &backups.last {
-        let age = known.now.duration_since(last.taken_at).as_secs().max(0);
-        let help = "Seconds since the newest verified backup of etcd was taken.";
-        gauge("pf9_etcd_backup_age_seconds", help, age as f64);
-        let help = "Bytes of the newest backup of etcd, sealed.";
-        gauge("pf9_etcd_backup_bytes", help, last.sealed_bytes as f64);
-        let help = "The newest revision in it.";
-        gauge("pf9_etcd_backup_revision", help, last.revision as f64);
-    }
-    let help = "Backups of etcd on this master.";
-    gauge("pf9_etcd_backups", help, f64::from(backups.count));
-    let help = "Bytes of them all.";
-    gauge("pf9_etcd_backups_bytes", help, backups.bytes as f64);
-    let help = "1 while the last try to make a backup of etcd has failed.";
-    let failing = u8::from(backups.failing.is_some());
-    gauge("pf9_etcd_backup_failing", help, f64::from(failing));
-    let help = "1 while the newest backup is older than the policy allows for.";
-    let old = u8::from(stale(cluster, known).is_some());
-    gauge("pf9_etcd_backup_stale", help, f64::from(old));
-    text
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::model::{BackupInfo, BackupsStatus, Digest, HostId};
+    use crate::model::{BackupInfo, BackupsStatus, Digest, DrillReport, HostId};
     use crate::plane::compute::tests::{add, cluster, host};
     use crate::plane::records::ReceivedStatus;
     use crate::plane::recover::tests::{known, reports};
 
     /// A master that said this of its backups, so long after it was attached.
-    fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
+    pub(super) fn master(minutes: i64, last: Option<i64>) -> (Cluster, Known) {
         let mut c = cluster();
         add(&mut c, &[(1, true)]).expect("attach");
         let attached = c.members[0].attached_at;
@@ -257,6 +178,14 @@ mod tests {
                     last: backup,
                     ..BackupsStatus::default()
                 },
+                drill: Some(DrillReport {
+                    backup: "b".into(),
+                    at: later(0),
+                    took_ms: 1,
+                    keys: 3,
+                    behind: 0,
+                    fault: None,
+                }),
                 ..EtcdStatus::default()
             });
         }
@@ -292,48 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_that_the_rules_ask_for() {
-        const RULES: &str = include_str!("../../packaging/prometheus/pf9-etcd.rules.yml");
-        let (cluster, known) = master(160, Some(150));
-        let text = String::from(numbers(&cluster, &known));
-        let value = |name: &str| {
-            let line = text.lines().find(|l| l.split(' ').next() == Some(name));
-            line.and_then(|l| l.split(' ').nth(1)).map(str::to_owned)
-        };
-        assert_eq!(value("pf9_etcd_backup_age_seconds").as_deref(), Some("600"));
-        assert_eq!(value("pf9_etcd_backup_bytes").as_deref(), Some("99"));
-        assert_eq!(value("pf9_etcd_backup_stale").as_deref(), Some("0"));
-        let asked: Vec<&str> = RULES
-            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-            .filter(|word| word.starts_with("pf9_"))
-            .collect();
-        assert!(!asked.is_empty() && RULES.contains("alert: EtcdBackupStale"));
-        for name in asked {
-            assert!(value(name).is_some(), "{name}: {text}");
-        }
-    }
-
-    #[test]
     fn specs_carry_the_public_half_and_the_operators_wishes() {
         let mut c = cluster();
+        let recipient = policy(&cluster()).plane_recipient;
         let wanted = NewBackups {
-            keep: Some(3),
-            recovery_recipient: Some(policy(&cluster()).plane_recipient.expect("key")),
+            keep: Some(Some(3)),
+            recovery_recipient: Some(recipient),
             ..NewBackups::default()
         };
-        c.settings.etcd_backup = wanted.policy().expect("good");
+        c.settings.etcd_backup = wanted.over(&c.settings.etcd_backup).expect("good");
         let told = policy(&c);
         assert_eq!((told.keep, told.recipients().len()), (3, 2));
         let key = c.backup_key.expose();
         let text = serde_json::to_string(&told).expect("json");
         assert!(!text.contains("SECRET") && !text.contains(key.as_str()));
-        let (field, _) = NewBackups {
-            max_bytes: Some(1),
-            every_minutes: Some(4),
-            ..NewBackups::default()
-        }
-        .policy()
-        .expect_err("too often");
-        assert_eq!(field, "etcdBackup.everyMinutes");
     }
 }

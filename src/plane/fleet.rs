@@ -61,8 +61,10 @@ pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Ans
     let row = state::host(&plane.read()?, host)?;
     let judged = match row.cluster {
         Some(id) => plane.read()?.get(&CLUSTERS, &id.to_string())?,
-        None => None,
+        // It was detached, and is believed until it is out.
+        None => etcd::leave::left(&plane.read()?, host)?,
     };
+    let of = judged.as_ref().map(|c| c.id);
     let lost = match &judged {
         Some(cluster) => etcd::leave::allow(plane, cluster, &[host].into(), force).await?,
         None => None,
@@ -82,26 +84,18 @@ pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Ans
                     certificates: row.certificates(),
                     removed_at: change.now,
                     until: change.now + REMOVAL_HEARD,
-                    forced: lost.is_some() || row.forced || is_last_master(change, &row)?,
+                    // Its certificates are good no more: nobody would tell it that it may go.
+                    forced: true,
                 };
                 change.put(&REMOVED, &host.to_string(), &removed)?;
                 change.touch(host);
             }
-            take_out(change, &row)?;
+            take_out(change, &row, of)?;
             forget_old(change)
         })
         .await?;
     tracing::info!(%host, "host removed");
     Ok(told)
-}
-
-/// Nobody is left whom its leaving could cost anything.
-fn is_last_master(change: &Change<'_>, row: &Host) -> Answer<bool> {
-    let Some(id) = row.cluster else {
-        return Ok(false);
-    };
-    let cluster = change.get(&CLUSTERS, &id.to_string())?;
-    Ok(cluster.is_some_and(|c| c.masters().all(|m| m.host == row.id)))
 }
 
 /// A host says that it is none any more. True if that is news.
@@ -111,7 +105,7 @@ pub(super) async fn left(plane: &Arc<Plane>, host: HostId) -> Answer<bool> {
         let removed = change.get(&REMOVED, &id)?.is_some();
         change.remove(&REMOVED, &id)?;
         match change.get(&HOSTS, &id)? {
-            Some(row) => take_out(change, &row).map(|()| true),
+            Some(row) => take_out(change, &row, None).map(|()| true),
             None => Ok(removed),
         }
     });
@@ -157,9 +151,9 @@ fn forget_old(change: &mut Change<'_>) -> Answer<()> {
     Ok(())
 }
 
-fn take_out(change: &mut Change<'_>, row: &Host) -> Answer<()> {
+fn take_out(change: &mut Change<'_>, row: &Host, of: Option<ClusterId>) -> Answer<()> {
     let (host, id) = (row.id, row.id.to_string());
-    if let Some(cluster) = row.cluster {
+    if let Some(cluster) = of.or(row.cluster) {
         leave_cluster(change, host, cluster)?;
     }
     change.remove(&HOSTS, &id)?;

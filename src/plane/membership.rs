@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::claims;
 use super::departures;
+use super::etcd;
 use super::records::{Cluster, Host, Member};
 use super::refusal::{Answer, Refusal};
 use crate::model::{FaultCode, HostId, NodeFacts, Role, Taken};
@@ -150,14 +151,18 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
     }
     for host in hosts {
         if cluster.member(*host).is_none() {
-            return Err(Refusal::conflict(
-                FaultCode::HostNotAttached,
-                format!(
-                    "host {host} cannot be detached from cluster {}",
-                    cluster.name
+            let what = format!(
+                "host {host} cannot be detached from cluster {}",
+                cluster.name
+            );
+            let no = |why: &str| Refusal::conflict(FaultCode::HostNotAttached, what, why);
+            return Err(match etcd::leave::is_on_its_way(cluster, *host) {
+                true => no("it was detached already, and is on its way").fix(
+                    "pf9ctl status on it says what it waits for; --force (\"force\": true) lets it go \
+                     whatever etcd loses",
                 ),
-                "it is not in it",
-            ));
+                false => no("it is not in it"),
+            });
         }
     }
     let left: Vec<&Member> = cluster

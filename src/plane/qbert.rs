@@ -325,7 +325,8 @@ pub(super) async fn detach(
     let id = cluster_id(&id)?;
     check_batch(hosts.len())?;
     let cluster = state::cluster(&plane.read()?, id)?;
-    let mut masters = hosts.iter().filter(|h| cluster.is_master(h.uuid));
+    let counts = |h: HostId| cluster.is_master(h) || etcd::leave::is_on_its_way(&cluster, h);
+    let mut masters = hosts.iter().filter(|h| counts(h.uuid));
     let force = masters.all(|h| h.force);
     let hosts = hosts.iter().map(|h| h.uuid).collect();
     detach_these(&plane, cluster, hosts, force).await.map(Json)
@@ -337,6 +338,11 @@ pub(super) async fn detach_these(
     hosts: Vec<HostId>,
     force: bool,
 ) -> Answer<Value> {
+    let is_on_its_way = |h: &HostId| etcd::leave::is_on_its_way(&cluster, *h);
+    if force && !hosts.is_empty() && hosts.iter().all(is_on_its_way) {
+        let lost = etcd::leave::insist(plane, &cluster, hosts.clone()).await?;
+        return Ok(json!({"hosts": hosts, "lost": lost}));
+    }
     // What cannot be for other reasons is refused before anybody is asked.
     membership::detach(&mut cluster.clone(), &hosts, Timestamp::now())?;
     let lost = etcd::leave::allow(plane, &cluster, &hosts.iter().copied().collect(), force).await?;

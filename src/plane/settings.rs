@@ -148,7 +148,7 @@ struct NewKubelet {
 }
 
 /// Body of `PATCH …/clusters/{uuid}`: what may change while a cluster runs. What is absent stays;
-/// what is there takes the place of the whole.
+/// what is there takes the place of the whole, but for `etcdBackup`, which is taken field by field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
@@ -196,8 +196,8 @@ impl Tuning {
             check_gates(&gates)?;
             settings.feature_gates = gates;
         }
-        if let Some(backups) = &self.etcd_backup {
-            settings.etcd_backup = backup_policy(backups)?;
+        if let Some(backups) = self.etcd_backup {
+            settings.etcd_backup = backup_policy(backups, &settings.etcd_backup)?;
         }
         if let Some(args) = self.api_server_args {
             check_api_server_args(&args)?;
@@ -280,9 +280,9 @@ impl NewKubelet {
     }
 }
 
-fn backup_policy(wanted: &NewBackups) -> Answer<BackupPolicy> {
+fn backup_policy(wanted: NewBackups, had: &BackupPolicy) -> Answer<BackupPolicy> {
     wanted
-        .policy()
+        .over(had)
         .map_err(|(field, why)| refused(&field, &why))
 }
 
@@ -356,7 +356,7 @@ impl NewCluster {
             etcd_heartbeat_ms: self.etcd_heartbeat_interval_ms,
             etcd_election_ms: self.etcd_election_timeout_ms,
             etcd_replace_after_s: self.etcd.replace_after()?,
-            etcd_backup: backup_policy(&self.etcd_backup)?,
+            etcd_backup: backup_policy(self.etcd_backup.clone(), &BackupPolicy::default())?,
             etcd_quota_bytes: self.etcd_quota_bytes,
         })
     }

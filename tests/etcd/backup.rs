@@ -111,7 +111,7 @@ async fn taken(node: &mut Node, dir: &str, db_bytes: u64) -> Result<BackupManife
 fn plain(fs: &HostFs, name: &str, key: &Secret<String>) -> Result<Vec<u8>, Fault> {
     let keys = seal::keys(key)?;
     let sealed = fs.at(format!("{DIR}/{name}{SEALED}"));
-    let mut opened = seal::open(&sealed, keys.iter().map(|k| k as &dyn age::Identity))?;
+    let mut opened = seal::open(&sealed, &keys)?;
     let mut bytes = Vec::new();
     opened
         .read_to_end(&mut bytes)

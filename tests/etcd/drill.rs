@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pf9_hostagent::backup::drill::{self, DIR, Drill, Opener};
+use pf9_hostagent::backup::drill::{self, DIR, Drill};
 use pf9_hostagent::backup::seal;
 use pf9_hostagent::backup::shelf::SEALED;
 use pf9_hostagent::backup::take::{About, Taking, take};
@@ -34,7 +34,7 @@ fn backed_up(only: &mut Machine, keys: usize) -> (BackupManifest, Secret<String>
     (manifest, key)
 }
 
-async fn taken(node: &mut Node) -> BackupManifest {
+pub(crate) async fn taken(node: &mut Node) -> BackupManifest {
     let spec = node.spec().clone();
     let client = client_of(&node.host.fs, spec.node_ip, &spec);
     let etcdutl = format!("{BIN}/etcdutl");
@@ -62,17 +62,18 @@ async fn taken(node: &mut Node) -> BackupManifest {
 async fn drilled(node: &Node, manifest: &BackupManifest, key: &Secret<String>) -> DrillReport {
     let spec = node.spec();
     let live = client_of(&node.host.fs, spec.node_ip, spec);
-    let keys = seal::keys(key).expect("keys").into_iter();
+    let keys = seal::keys(key).expect("keys");
     let sealed = sealed(manifest);
     let drill = Drill {
         fs: &node.host.fs,
         bin: BIN,
         sealed: &sealed,
         manifest,
-        keys: keys.map(|k| Box::new(k) as Opener).collect(),
+        keys,
         live: Some(&live),
     };
-    drill::run(drill, Timestamp::now()).await
+    let scratch = drill::begin(&node.host.fs, manifest).expect("room");
+    drill::run(scratch, drill, Timestamp::now()).await
 }
 
 fn sealed(manifest: &BackupManifest) -> String {
@@ -143,8 +144,8 @@ fn what_is_not_what_it_should_be_fails_the_drill() {
     let mut wrong = manifest.clone();
     wrong.revision += 1;
     let told = code(only, &wrong, &key).expect("another revision");
-    assert_eq!(told.0, FaultCode::EtcdDrill, "{told:?}");
-    assert!(told.1.contains("not what its manifest says"), "{told:?}");
+    assert_eq!(told.0, FaultCode::BackupBroken, "{told:?}");
+    assert!(told.1.contains("speaks of another one"), "{told:?}");
 
     let path = only.fs.at(sealed(&manifest));
     let mut bytes = fs::read(&path).expect("read");

@@ -1,8 +1,8 @@
-//! A few machines that have nothing but etcd.
+//! A few machines that have nothing but etcd, or nothing but a container runtime.
 //!
 //! ```text
 //! Lab ──► Machine   a root directory (files, keys, certificates; in memory), a network namespace with
-//!   │        │      one address, a systemctl that runs etcd for real
+//!   │        │      one address, a systemctl that runs it for real
 //!   │        └► Node   what nodelet has in memory: driven by its own phases, plan and runner
 //!   └► network      a bridge; the test itself has an address on it, for a server that machines ask
 //! ```
@@ -16,11 +16,17 @@
 //! | `network`  | namespaces, addresses |
 //! | `pki`      | the cluster's authorities |
 //! | `node`     | nodelet on a machine |
+//! | `cri`      | a client of a runtime, as kubelet is one |
+//! | `nri`      | a plugin of a runtime |
+//! | `protobuf` | what both of these speak |
 
+pub(crate) mod cri;
 mod network;
 mod node;
+pub(crate) mod nri;
 mod pki;
 mod programs;
+pub(crate) mod protobuf;
 
 use std::fs;
 use std::net::IpAddr;
@@ -42,8 +48,9 @@ use pf9_hostagent::nodelet::run::End;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub(crate) use network::OUTSIDE;
 pub(crate) use node::Node;
-pub(crate) use programs::{Programs, VERSIONS};
+pub(crate) use programs::{Programs, VERSIONS, script};
 
 /// What every machine of a lab shares.
 pub(crate) struct Lab {
@@ -67,7 +74,11 @@ pub(crate) struct Machine {
 impl Lab {
     /// Machines with everything but etcd's settings; nothing runs. They are planned as founders.
     pub(crate) fn new(version: &str, count: u8) -> Self {
-        let programs = Programs::of(version);
+        Self::with(&Programs::of(version), count)
+    }
+
+    /// The same, with these programs.
+    pub(crate) fn with(programs: &Programs, count: u8) -> Self {
         let dir = tempfile::tempdir().expect("directory");
         separate(dir.path());
         network::bridge();
@@ -77,7 +88,7 @@ impl Lab {
             dir: Some(dir),
         };
         for n in 1..=count {
-            lab.add(n, &programs);
+            lab.add(n, programs);
         }
         let everybody: Vec<_> = lab.machines.iter().map(|m| (m.host_id, m.ip)).collect();
         for machine in &mut lab.machines {
@@ -298,8 +309,18 @@ impl Machine {
 
     /// The same; its complaint when it does not succeed.
     pub(crate) fn ctl_tried(&self, words: &[&str]) -> Result<String, String> {
+        self.ctl_fed(words, "")
+    }
+
+    /// The same, of one that reads this text.
+    pub(crate) fn ctl_fed(&self, words: &[&str], text: &str) -> Result<String, String> {
         let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
-        let done = self.etcdctl(&bin).args(words).output().expect("etcdctl");
+        let at = self.fs.at("/tmp/words");
+        fs::create_dir_all(self.fs.at("/tmp")).expect("directory");
+        fs::write(&at, text).expect("write");
+        let stdin = fs::File::open(&at).expect("words");
+        let done = self.etcdctl(&bin).args(words).stdin(stdin).output();
+        let done = done.expect("etcdctl");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if done.status.success() {
             Ok(text(&done.stdout))
@@ -335,6 +356,36 @@ impl Machine {
     /// Kills it.
     pub(crate) fn kill(&self) {
         self.systemctl("kill");
+    }
+
+    /// Whether its process is there, asked from elsewhere while the machine is worked on.
+    pub(crate) fn watched(&self) -> impl Fn() -> bool + Send + use<> {
+        let pid = self.fs.at(format!("/run/fake-systemd/{}.pid", units::ETCD));
+        move || {
+            let pid = fs::read_to_string(&pid).unwrap_or_default();
+            let pid = pid.trim();
+            !pid.is_empty() && Path::new("/proc").join(pid).exists()
+        }
+    }
+
+    /// Writes, by whichever of these members takes it, from this machine; what is said where none does.
+    pub(crate) fn writer(
+        &self,
+        to: &[IpAddr],
+    ) -> impl FnMut() -> Result<(), String> + Send + use<> {
+        let bin = self.fs.at(format!("{}/bin/etcdctl", paths::STACK_CURRENT));
+        let urls = to.iter().map(|ip| format!("https://{ip}:{}", ports::ETCD));
+        let mut command = self.etcdctl(&bin);
+        command
+            .env("ETCDCTL_ENDPOINTS", urls.collect::<Vec<_>>().join(","))
+            .args(["--command-timeout=2s", "put", "written", "1"]);
+        move || {
+            let done = command.output().expect("etcdctl");
+            match done.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+            }
+        }
     }
 
     /// Whether etcd runs.
@@ -390,9 +441,13 @@ impl Machine {
             .collect()
     }
 
-    /// The end of etcd's log.
+    /// The end of etcd's log, or the runtime's.
     pub(crate) fn log(&self) -> String {
-        let path = format!("/run/fake-systemd/{}.log", units::ETCD);
+        let unit = match self.node.manifest {
+            None => units::ETCD,
+            Some(_) => units::CONTAINERD,
+        };
+        let path = format!("/run/fake-systemd/{unit}.log");
         let text = fs::read_to_string(self.fs.at(path)).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -2,11 +2,11 @@
 
 use std::fs;
 
+use pf9_hostagent::egress::Egress;
 use pf9_hostagent::model::{FaultCode, Timestamp, paths};
 use pf9_hostagent::nodelet::etcd::restore::run::{Went, step};
 use pf9_hostagent::nodelet::etcd::restore::stage::Hands;
 use pf9_hostagent::nodelet::etcd::restore::{By, Goal, Restores, Run, Source};
-use pf9_hostagent::nodelet::run::End;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -31,13 +31,13 @@ fn head(machine: &Machine) -> Head {
     }
 }
 
-fn write_keys(machine: &Machine) {
+pub(crate) fn write_keys(machine: &Machine) {
     for n in 0..KEYS {
         machine.ctl(&["put", &format!("k{n}"), &format!("v{n}")]);
     }
 }
 
-fn all_keys_are_there(machine: &Machine) {
+pub(crate) fn all_keys_are_there(machine: &Machine) {
     let said = machine.ctl(&["get", "k", "--prefix", "--keys-only"]);
     let keys = said.lines().filter(|line| !line.is_empty()).count();
     assert_eq!(keys, KEYS, "{said}");
@@ -50,12 +50,12 @@ fn snapshot(machine: &Machine) {
     machine.ctl(&["snapshot", "save", &at.to_string_lossy()]);
 }
 
-fn lose_the_data(machine: &Machine) {
+pub(crate) fn lose_the_data(machine: &Machine) {
     machine.kill();
     fs::remove_dir_all(machine.fs.at(format!("{}/member", paths::ETCD_DATA))).expect("gone");
 }
 
-fn ask(machine: &Machine, goal: Goal) {
+pub(crate) fn ask(machine: &Machine, goal: Goal) {
     let cluster = machine.node.spec().cluster_id;
     let run = Run::asked(
         Uuid::from_u128(7),
@@ -76,12 +76,13 @@ fn restore() -> Goal {
 }
 
 /// Steps as long as they can be taken.
-fn go(machine: &mut Machine) -> Went {
+pub(crate) fn go(machine: &mut Machine) -> Went {
     machine.inside(async |node| {
         loop {
             let hands = Hands {
                 host: &node.host,
                 node: &node.ctx.node,
+                egress: &Ok(Egress::direct()),
             };
             match step(hands, Timestamp::now()).await {
                 Went::On(_) => {}
@@ -122,7 +123,16 @@ fn a_lone_master_is_restored_and_old_watches_are_told_to_look_anew() {
 
 #[test]
 fn the_data_of_all_three_are_lost_and_the_cluster_is_whole_again() {
-    let mut lab = Lab::new("3.7.3", 3);
+    all_are_lost(3);
+}
+
+#[test]
+fn the_data_of_all_five_are_lost_and_the_cluster_is_whole_again() {
+    all_are_lost(5);
+}
+
+fn all_are_lost(count: u8) {
+    let mut lab = Lab::new("3.7.3", count);
     lab.settled();
     write_keys(&lab.machines[0]);
     snapshot(&lab.machines[0]);
@@ -133,10 +143,47 @@ fn the_data_of_all_three_are_lost_and_the_cluster_is_whole_again() {
     ask(&lab.machines[0], restore());
     assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
     lab.machines[0].settled();
-    for n in 1..3 {
-        ask(&lab.machines[n], Goal::Rejoined);
-        assert_eq!(go(&mut lab.machines[n]), Went::Ended(None));
-        settles(&mut lab.machines[n]);
+    for machine in &mut lab.machines[1..] {
+        ask(machine, Goal::Rejoined);
+        assert_eq!(go(machine), Went::Ended(None));
+        settles(machine);
+    }
+    whole(&mut lab, before);
+}
+
+/// Two of five still have theirs, and no quorum: with the restored one they are one cluster again.
+#[test]
+fn five_of_which_three_are_lost_are_one_cluster_again() {
+    let mut lab = Lab::new("3.7.3", 5);
+    lab.settled();
+    write_keys(&lab.machines[0]);
+    snapshot(&lab.machines[0]);
+    lab.machines[0].ctl(&["put", "late", "1"]);
+    let before = head(&lab.machines[0]);
+    for machine in &lab.machines[..3] {
+        lose_the_data(machine);
+    }
+    ask(&lab.machines[0], restore());
+    // What runs without a quorum runs all the same: it stops before the new cluster begins.
+    assert!(matches!(go(&mut lab.machines[0]), Went::Waits(_)));
+    for machine in &mut lab.machines[3..] {
+        ask(machine, Goal::Rejoined);
+        assert!(matches!(go(machine), Went::Waits(_)));
+        assert_eq!(data(machine), ["member"]);
+    }
+    assert_eq!(go(&mut lab.machines[0]), Went::Ended(None));
+    lab.machines[0].settled();
+    for machine in &mut lab.machines[1..3] {
+        ask(machine, Goal::Rejoined);
+    }
+    for machine in &mut lab.machines[1..] {
+        assert_eq!(go(machine), Went::Ended(None));
+        settles(machine);
+    }
+    assert_eq!(lab.machines[4].ctl(&["get", "late"]), "");
+    for machine in &lab.machines[3..] {
+        let names = data(machine);
+        assert!(names.iter().any(|n| n.starts_with("before-")), "{names:?}");
     }
     whole(&mut lab, before);
 }
@@ -175,27 +222,28 @@ fn others_that_run_are_waited_for_and_keep_their_data_until_the_new_cluster_answ
     whole(&mut lab, before);
 }
 
-/// Joining is several looks: the others count it first, then it starts, then it has a vote.
+/// Joining is several looks: the others count it first, then it starts, then it has a vote. And etcd takes no
+/// new member before its members have known each other for a while.
 fn settles(machine: &mut Machine) {
-    let mut last = None;
     for _ in 0..5 {
-        match machine.settle() {
-            End::Done if machine.plan().is_settled() => return,
-            end => last = Some(end),
+        machine.settled_in_time();
+        if machine.plan().is_settled() {
+            return;
         }
     }
-    panic!("{last:?}\n{}", machine.log());
+    panic!("{}", machine.log());
 }
 
 fn whole(lab: &mut Lab, before: Head) {
-    for n in 0..3 {
-        all_keys_are_there(&lab.machines[n]);
-        let after = head(&lab.machines[n]);
+    let all = lab.machines.len();
+    for machine in &mut lab.machines {
+        all_keys_are_there(machine);
+        let after = head(machine);
         assert_ne!(after.cluster, before.cluster);
         assert!(after.revision > before.revision);
-        let members = lab.machines[n].members();
+        let members = machine.members();
         let votes = members.iter().filter(|m| !m.is_learner).count();
-        assert_eq!((members.len(), votes), (3, 3), "{members:?}");
+        assert_eq!((members.len(), votes), (all, all), "{members:?}");
     }
 }
 

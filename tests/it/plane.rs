@@ -7,6 +7,7 @@ mod backups;
 mod bed;
 mod clusters;
 mod etcd;
+mod hurry;
 mod kube;
 mod machines;
 mod metrics;

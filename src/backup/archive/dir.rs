@@ -33,6 +33,8 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Dir {
     host: HostFs,
+    /// Of all hosts.
+    all: String,
     /// Of this host.
     path: String,
     mount: Option<String>,
@@ -44,6 +46,7 @@ impl Dir {
     pub(super) fn new(host: &HostFs, path: &str, mount: Option<&str>, owner: &str) -> Self {
         Self {
             host: host.clone(),
+            all: path.to_owned(),
             path: format!("{path}/{owner}"),
             mount: mount.map(str::to_owned),
         }
@@ -110,6 +113,15 @@ impl Dir {
         .await
     }
 
+    /// The places of all hosts.
+    pub(super) async fn neighbours(&self) -> Result<Vec<String>, ArchiveError> {
+        self.at_work(0, |dir| {
+            dir.mounted()?;
+            Ok(dir.host.list(&dir.all)?)
+        })
+        .await
+    }
+
     /// A short text that is there.
     pub(super) async fn text(&self, name: &str, max: u64) -> Result<String, ArchiveError> {
         let name = name.to_owned();
@@ -132,14 +144,32 @@ impl Dir {
         let (name, into) = (name.to_owned(), into.to_path_buf());
         self.at_work(total, move |dir| {
             dir.mounted()?;
-            let from = dir.host.at(&dir.path).join(&name);
-            let is_there = from.try_exists().map_err(io_error("look at", &from))?;
-            if !is_there {
-                return Err(ArchiveError::Missing { file: name });
-            }
             let have = fs::metadata(&into).map_or(0, |m| m.len());
-            let have = if have <= total { have } else { 0 };
-            copy(&from, &into, have).map(drop)
+            // Of an earlier try; whether it is the right one its digest says.
+            if have == total && total > 0 {
+                return Ok(());
+            }
+            let have = if have < total { have } else { 0 };
+            let from = dir.host.at(&dir.path).join(&name);
+            // Not opened before: a pipe is waited for, and a link leads anywhere.
+            let meta = match fs::symlink_metadata(&from) {
+                Ok(meta) => meta,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(ArchiveError::Missing { file: name });
+                }
+                Err(e) => return Err(io_error("look at", &from)(e)),
+            };
+            if !meta.is_file() || meta.len() != total {
+                let is = match meta.is_file() {
+                    true => format!("it has {} bytes, not {total}", meta.len()),
+                    false => "it is no file".to_owned(),
+                };
+                return Err(ArchiveError::Damaged {
+                    file: name,
+                    why: is,
+                });
+            }
+            copy(&from, &into, have, total).map(drop)
         })
         .await
     }
@@ -215,8 +245,9 @@ impl Dir {
     }
 }
 
-/// Copies what comes after the first `have` bytes, durably. Answers how many bytes the copy has.
-fn copy(from: &Path, to: &Path, have: u64) -> Result<u64, ArchiveError> {
+/// Copies what comes after the first `have` bytes, durably, up to `total`: what grows meanwhile fills no
+/// disk. Answers how many bytes the copy has.
+fn copy(from: &Path, to: &Path, have: u64, total: u64) -> Result<u64, ArchiveError> {
     use std::io::{Seek, SeekFrom};
     let mut source = File::open(from).map_err(io_error("read", from))?;
     source
@@ -233,7 +264,8 @@ fn copy(from: &Path, to: &Path, have: u64) -> Result<u64, ArchiveError> {
     placed
         .and_then(|()| copy.seek(SeekFrom::Start(have)))
         .map_err(io_error("write", to))?;
-    let sent = pour(&mut source, from, &mut copy, to)?;
+    let mut rest = source.take(total.saturating_sub(have));
+    let sent = pour(&mut rest, from, &mut copy, to)?;
     copy.sync_all().map_err(io_error("write", to))?;
     Ok(have + sent)
 }

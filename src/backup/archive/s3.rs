@@ -33,6 +33,7 @@ use bytes::Bytes;
 use call::{Ask, Pace, Payload, away};
 use http::{HeaderMap, HeaderValue, Method, header};
 use rusty_s3::actions::ListObjectsV2;
+use rusty_s3::actions::list_objects_v2::ListObjectsContent;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -63,6 +64,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 const AUTHORITY_MAX: u64 = 4 * 1024 * 1024;
 /// Most files that one host's place is looked through for: two of each backup, and as many again.
 const ITEMS_MAX: usize = 4 * ARCHIVE_KEEP_MAX as usize;
+/// Most pages of a list: services put fewer than a thousand onto one, but an empty one that names a next one says nothing,
+/// and could do so for ever.
+const PAGES_MAX: usize = ITEMS_MAX / 100;
 /// Most uploads that are looked at: there is one at a time, and one for each time it was cut.
 const UPLOADS_MAX: usize = 1000;
 
@@ -82,6 +86,8 @@ pub(super) struct S3 {
     http: reqwest::Client,
     bucket: Bucket,
     credentials: Credentials,
+    /// What keys of all hosts begin with, the slash at its end included; may be empty.
+    all: String,
     /// What keys begin with, the slash at its end included.
     prefix: String,
     pace: Pace,
@@ -116,16 +122,17 @@ impl S3 {
         let endpoint = reqwest::Url::parse(endpoint).map_err(|e| policy(e.to_string()))?;
         let bucket = Bucket::new(endpoint, style, bucket.to_owned(), region.to_owned())
             .map_err(|e| policy(format!("no address of a bucket: {e}")))?;
-        let parts = [prefix, owner].into_iter();
-        let prefix = parts
-            .filter(|p| !p.is_empty())
-            .map(|p| format!("{p}/"))
-            .collect();
+        let all = match prefix.is_empty() {
+            true => String::new(),
+            false => format!("{prefix}/"),
+        };
+        let prefix = format!("{all}{owner}/");
         let http = client(host, authority, egress)?;
         Ok(Self {
             http,
             bucket,
             credentials,
+            all,
             prefix,
             pace: Pace::default(),
             now: Timestamp::now,
@@ -173,37 +180,60 @@ impl S3 {
 
     /// What is in this host's place, in order of name.
     pub(super) async fn list(&self) -> Result<Vec<Item>, ArchiveError> {
-        let mut items = Vec::new();
+        let (objects, _) = self.listed(&self.prefix).await?;
+        let named = |object: ListObjectsContent| {
+            let file = object.key.strip_prefix(&self.prefix)?;
+            Some(Item {
+                file: file.to_owned(),
+                bytes: object.size.unwrap_or(0),
+            })
+        };
+        Ok(objects.into_iter().filter_map(named).collect())
+    }
+
+    /// The places of all hosts.
+    pub(super) async fn neighbours(&self) -> Result<Vec<String>, ArchiveError> {
+        let (_, places) = self.listed(&self.all).await?;
+        let named = |place: String| {
+            let name = place.strip_prefix(&self.all)?.strip_suffix('/')?;
+            Some(name.to_owned())
+        };
+        Ok(places.into_iter().filter_map(named).collect())
+    }
+
+    /// What is below a prefix, and what has more below it.
+    async fn listed(
+        &self,
+        prefix: &str,
+    ) -> Result<(Vec<ListObjectsContent>, Vec<String>), ArchiveError> {
+        let (mut objects, mut places) = (Vec::new(), Vec::new());
         let mut next: Option<String> = None;
-        loop {
+        for _ in 0..PAGES_MAX {
             let mut action = self.bucket.list_objects_v2(Some(&self.credentials));
-            action.with_prefix(self.prefix.as_str());
+            action.with_prefix(prefix);
+            action.with_delimiter("/");
             if let Some(token) = next.take() {
                 action.with_continuation_token(token);
             }
             let answer = self
-                .question(Method::GET, &action, Payload::Nothing, &self.prefix)
+                .question(Method::GET, &action, Payload::Nothing, prefix)
                 .await?;
             let page = ListObjectsV2::parse_response(&answer.body).map_err(|e| unread(&e))?;
-            for object in page.contents {
-                let file = object.key.strip_prefix(&self.prefix);
-                if let Some(file) = file.filter(|f| !f.contains('/')) {
-                    items.push(Item {
-                        file: file.to_owned(),
-                        bytes: object.size.unwrap_or(0),
-                    });
-                }
-            }
-            if items.len() > ITEMS_MAX {
+            objects.extend(page.contents);
+            places.extend(page.common_prefixes.into_iter().map(|p| p.prefix));
+            if objects.len() + places.len() > ITEMS_MAX {
                 return Err(ArchiveError::Answer {
-                    said: format!("more than {ITEMS_MAX} files below {}", self.prefix),
+                    said: format!("more than {ITEMS_MAX} files below {prefix}"),
                 });
             }
             match page.next_continuation_token {
                 Some(token) => next = Some(token),
-                None => return Ok(items),
+                None => return Ok((objects, places)),
             }
         }
+        Err(ArchiveError::Answer {
+            said: format!("a list of more than {PAGES_MAX} pages of what is below {prefix}"),
+        })
     }
 
     /// A short text that is there.

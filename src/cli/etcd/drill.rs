@@ -10,8 +10,8 @@ use crate::model::{DrillOrder, Fault, FaultCode};
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct DrillArgs {
-    /// A file with a private key that opens the backup (AGE-SECRET-KEY-1…), which only root may read;
-    /// otherwise the one that the cluster's settings name.
+    /// A file with a private key that opens the backup (AGE-SECRET-KEY-1…); otherwise the one that the
+    /// cluster's settings name, or the plane opens it.
     #[arg(long, value_name = "FILE")]
     recovery_key: Option<PathBuf>,
     /// One JSON value instead of lines for people.

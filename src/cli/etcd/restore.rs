@@ -14,7 +14,7 @@ use super::super::output::{Ink, Screen, Show};
 use crate::app::Exit;
 use crate::backup::shelf;
 use crate::local::Method;
-use crate::model::{BackupPolicy, Fault, FaultCode, NodeStatus, paths};
+use crate::model::{Fault, FaultCode, NodeStatus, paths};
 use crate::nodelet::etcd::restore::ask::{PATH, REJOIN_PATH, View};
 use crate::nodelet::etcd::restore::{Goal, Source};
 
@@ -25,10 +25,11 @@ const POLL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct RestoreArgs {
-    /// The snapshot: a file, plain or sealed, or the name of a backup on this master.
+    /// The snapshot: a file, plain or sealed, or the name of a backup, on this master or in the second
+    /// place (see list).
     #[arg(value_name = "FILE", required_unless_present_any = ["show", "withdraw"])]
     file: Option<String>,
-    /// The file of the recovery key that opens a sealed one.
+    /// The file of the recovery key that opens a sealed one; without it the plane opens it.
     #[arg(long, value_name = "KEYFILE")]
     recovery_key: Option<PathBuf>,
     /// It may be of another cluster. A plain snapshot does not say of which it is.
@@ -106,12 +107,10 @@ fn source(args: &RestoreArgs) -> Result<Source, Fault> {
         .file
         .as_deref()
         .ok_or_else(|| wrong("no file is named"))?;
-    let file = if shelf::is_name(file) {
-        // The agent's own directory; for another one the path says it.
-        let dir = shelf::dir(&BackupPolicy::default()).to_owned();
-        format!("{dir}/{file}{}", shelf::SEALED)
-    } else {
-        absolute(Path::new(file)).map_err(|e| wrong(&e))?
+    let file = match shelf::is_name(file) {
+        // nodelet knows where it is.
+        true => file.to_owned(),
+        false => absolute(Path::new(file)).map_err(|e| wrong(&e))?,
     };
     let key = args.recovery_key.as_deref().map(absolute).transpose();
     Ok(Source {
@@ -186,6 +185,9 @@ async fn follow(ctx: &Context, begun: &View) -> Result<Exit, Fault> {
         // nodelet may be starting again: that ends nothing.
         let Ok(view) = look(ctx).await else { continue };
         if let Some(end) = ended(&view, id) {
+            for warning in view.last.iter().flat_map(|last| &last.warnings) {
+                ctx.out.step(Ink::Warn, warning);
+            }
             return end.map(|()| {
                 let words = "done; etcd and the control plane start again: pf9ctl status";
                 ctx.out.step(Ink::Good, words);
@@ -219,6 +221,9 @@ impl Show for Shown {
             Some(run) => {
                 let words = format!("{} since {}", goal(&run.goal), run.asked_at);
                 screen.row("under way", Ink::Warn, &words, width);
+                for warning in &run.warnings {
+                    screen.row("", Ink::Warn, warning, width);
+                }
             }
             None => screen.row("under way", Ink::Plain, "nothing", width),
         }
@@ -229,6 +234,9 @@ impl Show for Shown {
             };
             let words = format!("{}, {how}, {}", goal(&last.goal), last.ended_at);
             screen.row("last", ink, &words, width);
+            for warning in &last.warnings {
+                screen.row("", Ink::Warn, warning, width);
+            }
         }
         screen.gap();
         screen
@@ -255,8 +263,7 @@ mod tests {
     #[test]
     fn a_name_means_the_backup_and_a_path_the_file() {
         let named = source(&args(&["20261128T143000Z-r1234"])).expect("source");
-        let on_the_shelf = "/var/opt/pf9/etcd-backups/20261128T143000Z-r1234.db.age";
-        assert_eq!(named.file, on_the_shelf);
+        assert_eq!(named.file, "20261128T143000Z-r1234");
         let path = source(&args(&["s.db", "--recovery-key", "/k"])).expect("source");
         assert!(path.file.starts_with('/') && path.file.ends_with("/s.db"));
         assert_eq!(path.recovery_key.as_deref(), Some("/k"));

@@ -68,6 +68,10 @@ impl Show for Report {
             let age = ago(self.taken_at, drill.at);
             screen.row("drill", ink, &format!("{age}: {how}"), width);
         }
+        if let Some(fault) = &self.etcd.drill_failing {
+            let how = format!("the one that is due cannot be tried: {}", fault.why);
+            screen.row("drill", Ink::Warn, &how, width);
+        }
         if let Some(chore) = &self.etcd.chore {
             screen.row("now", Ink::Bold, chore, width);
         }

@@ -1,6 +1,6 @@
 //! `etcd verify`: whether a backup is whole, and opens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde::Serialize;
@@ -9,11 +9,13 @@ use super::super::context::Context;
 use super::super::output::{Ink, Screen, Show};
 use super::super::words::bytes;
 use crate::app::Exit;
-use crate::backup::{seal, verify};
-use crate::host::fs::HostFs;
-use crate::model::{BackupManifest, Fault, FaultCode, Secret, paths};
-use crate::nodelet::etcd::by_the_plane;
+use crate::backup::verify;
+use crate::host::fs::Attrs;
+use crate::model::{BackupManifest, Fault, FaultCode, paths};
+use crate::nodelet::etcd::key::{Key, openers};
 use crate::telemetry::chain;
+
+const NOT_LOOKED_AT: &str = "no backup was looked at";
 
 #[derive(Debug, Parser)]
 pub(in super::super) struct VerifyArgs {
@@ -41,49 +43,39 @@ struct Verified {
 pub(super) async fn run(ctx: &Context, args: &VerifyArgs) -> Result<Exit, Fault> {
     ctx.need_root("look into a backup")?;
     let (dir, which) = match &args.backup {
-        Some(path) if path.contains('/') => {
-            let path = std::path::absolute(path).map_err(|e| {
-                Fault::new(FaultCode::File, "no backup was looked at", e.to_string())
-            })?;
-            (String::new(), path.to_string_lossy().into_owned())
-        }
+        Some(path) if path.contains('/') => (String::new(), absolute(Path::new(path))?),
         named => on_the_shelf(ctx, named.as_ref()).await?,
     };
     let (manifest, sealed) = verify::find(&ctx.host, &dir, &which)?;
     let etcdutl = ctx.host.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
     ctx.out.waiting("reading the backup");
-    verify::sealed(&sealed, &manifest)?;
-    let from = match (&args.recovery_key, args.plane) {
-        (Some(file), _) => {
-            let keys = seal::keys(&key_file(file)?)?;
-            Some(seal::open(
-                &sealed,
-                keys.iter().map(|k| k as &dyn age::Identity),
-            )?)
-        }
-        (None, true) => {
-            let key = by_the_plane(&ctx.host, &sealed, &manifest).await?;
-            Some(seal::open(
-                &sealed,
-                std::iter::once(&key as &dyn age::Identity),
-            )?)
-        }
+    if args.recovery_key.is_none() && !args.plane {
+        verify::sealed(&sealed, &manifest)?;
+    }
+    let file = args.recovery_key.as_deref().map(absolute).transpose()?;
+    let key = match (&file, args.plane) {
+        (Some(file), _) => Some(Key::Named(file)),
+        (None, true) => Some(Key::OfThePlane),
         (None, false) => None,
     };
-    let opened = match from {
-        Some(from) => Some(verify::opened(&ctx.host, &etcdutl, &manifest, from).await?),
-        None => None,
-    };
+    if let Some(key) = key {
+        let keys = openers(&ctx.host, key, &sealed, &manifest).await?;
+        let made = ctx.host.make_dir(paths::ETCD_SCRATCH, &Attrs::mode(0o700));
+        made.map_err(|e| Fault::new(FaultCode::File, NOT_LOOKED_AT, chain(&e)))?;
+        let to = format!("{}/opened.db", paths::ETCD_SCRATCH);
+        // Not kept: that it opens is what was asked.
+        verify::opened(&ctx.host, &etcdutl, &sealed, &manifest, keys, &to).await?;
+    }
     ctx.out.show(&Verified {
         manifest,
-        opened: opened.is_some(),
+        opened: key.is_some(),
     });
     Ok(Exit::Ok)
 }
 
 /// The directory of the backups, and this one of them or the newest.
 async fn on_the_shelf(ctx: &Context, named: Option<&String>) -> Result<(String, String), Fault> {
-    let what = "no backup was looked at";
+    let what = NOT_LOOKED_AT;
     let view = super::view(ctx, what).await?;
     let newest = view.backups.last().map(|b| &b.name);
     let which = named.or(newest).cloned().ok_or_else(|| {
@@ -93,15 +85,12 @@ async fn on_the_shelf(ctx: &Context, named: Option<&String>) -> Result<(String, 
     Ok((view.dir, which))
 }
 
-/// A person's file of private keys.
-pub(super) fn key_file(file: &std::path::Path) -> Result<Secret<String>, Fault> {
-    let what = "cannot read the recovery key";
-    let cannot = |why: String| Fault::new(FaultCode::File, what, why);
-    let here = std::env::current_dir().map_err(|e| cannot(e.to_string()))?;
-    let text = HostFs::real().read_text(here.join(file), seal::KEY_FILE_MAX);
-    let text = text.map_err(|e| cannot(chain(&e)))?;
-    let text = text.ok_or_else(|| cannot(format!("there is no {}", file.display())))?;
-    Ok(Secret::new(text))
+/// As it is found from elsewhere.
+fn absolute(file: &Path) -> Result<String, Fault> {
+    let bad = |why: String| Fault::new(FaultCode::Usage, NOT_LOOKED_AT, why);
+    let path = std::path::absolute(file).map_err(|e| bad(e.to_string()))?;
+    let text = path.into_os_string().into_string();
+    text.map_err(|_| bad("its path is no UTF-8".to_owned()))
 }
 
 impl Show for Verified {

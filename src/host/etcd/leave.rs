@@ -141,12 +141,7 @@ impl Etcd {
         let Some(base) = member.client_urls.first() else {
             return false;
         };
-        let etcd = Self {
-            base: base.clone(),
-            client: self.client.clone(),
-            http2: self.http2.clone(),
-        };
-        let asked = tokio::time::timeout(WELL, etcd.healthy()).await;
+        let asked = tokio::time::timeout(WELL, self.at(base).takes_part()).await;
         asked.is_ok_and(|said| said.is_ok())
     }
 }

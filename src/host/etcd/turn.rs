@@ -30,11 +30,16 @@ pub async fn turn(endpoints: &[Etcd], who: &Who, gone: &[EtcdGone]) -> Result<Tu
 }
 
 fn turn_in(members: Vec<Member>, who: &Who, gone: &[EtcdGone]) -> Result<Turn, EtcdError> {
-    if let Some(own) = who.among(&members)? {
-        return Ok(Turn::Counted(own.clone()));
-    }
     let is_gone = |m: &&Member| gone.iter().any(|g| is_of(m, g));
-    if let Some(leaver) = members.iter().find(is_gone) {
+    let leaver = members.iter().find(is_gone);
+    match who.among(&members) {
+        Ok(Some(own)) => return Ok(Turn::Counted(own.clone())),
+        // A substitute at the address of the one that it replaces: the doubt goes with that one.
+        Ok(None) | Err(_) if leaver.is_some() => {}
+        Ok(None) => {}
+        Err(doubt) => return Err(doubt),
+    }
+    if let Some(leaver) = leaver {
         let what = format!(
             "member {} to be taken out of etcd: its host is gone",
             shown(leaver)
@@ -120,6 +125,21 @@ mod tests {
                 "{what}"
             );
         }
+        // At the address of the one that is to go, as its substitute.
+        let who = Who {
+            id: None,
+            name: host(7).to_string(),
+            ip: [10, 0, 0, 2].into(),
+        };
+        let gone = [EtcdGone {
+            host_id: host(2),
+            member_id: Some("a2".into()),
+        }];
+        let Ok(Turn::Waits(what)) = turn_in(two(), &who, &gone) else {
+            panic!("it waits for the one whose place it has");
+        };
+        assert!(what.contains("to be taken out"), "{what}");
+        turn_in(two(), &who, &[]).expect_err("whose member is that?");
         let past = [EtcdGone {
             host_id: host(2),
             member_id: Some("ff".into()),

@@ -112,6 +112,10 @@ impl Sample {
     }
 
     fn wal(&self) -> Vec<u8> {
+        self.wal_of(0xabc, 0xdef)
+    }
+
+    fn wal_of(&self, member: u64, cluster: u64) -> Vec<u8> {
         let mut file = Vec::new();
         let mut add = |kind: u64, data: Vec<u8>| {
             let record = [number(1, kind), number(2, 7), bytes(3, &data)].concat();
@@ -125,7 +129,7 @@ impl Sample {
             file.resize(file.len() + padding, 0);
         };
         add(4, Vec::new());
-        add(1, [number(1, 0xabc), number(2, 0xdef)].concat());
+        add(1, [number(1, member), number(2, cluster)].concat());
         add(5, [number(1, 0), number(2, 0)].concat());
         for record in &self.log {
             match record {
@@ -149,6 +153,11 @@ impl Sample {
         file.resize(file.len() + 4096, 0);
         file
     }
+}
+
+/// How the log of a member begins whose ids have sixteen digits.
+pub(crate) fn log_head() -> Vec<u8> {
+    Sample::default().wal_of(0x8e9e_05c5_2164_694d, 0xcdf8_1819_4e3a_8c32)
 }
 
 fn entry(index: u64, request: &[u8]) -> Vec<u8> {

@@ -113,11 +113,82 @@ fn damaged(path: &Path, why: String) -> DataError {
 }
 
 /// Why a file is not read to its end.
-enum Bad {
+pub(super) enum Bad {
     /// It ends in the middle of a record.
     Cut,
     Wrong(String),
     Io(io::Error),
+}
+
+/// The ids of cluster and member.
+pub(super) const METADATA: u64 = 1;
+const ENTRY: u64 = 2;
+const STATE: u64 = 3;
+/// Of all before it.
+pub(super) const SUM: u64 = 4;
+const SNAPSHOT: u64 = 5;
+
+/// The records of one file, in order.
+pub(super) struct Records<R> {
+    input: R,
+    record: Vec<u8>,
+}
+
+impl<R: Read> Records<R> {
+    pub(super) fn of(input: R) -> Self {
+        Self {
+            input,
+            record: Vec::new(),
+        }
+    }
+
+    /// The next one's kind and what is in it; `None` where no more were written.
+    pub(super) fn next(&mut self) -> Result<Option<(u64, &[u8])>, Bad> {
+        let mut head = [0; 8];
+        match self.input.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(Bad::Io(e)),
+        }
+        let head = u64::from_le_bytes(head);
+        if head == 0 {
+            return Ok(None);
+        }
+        let (len, padding) = (head & !(0xff << 56), padding(head));
+        if len > RECORD_MAX {
+            return Err(Bad::Wrong(format!("a record has {len} bytes")));
+        }
+        self.record.clear();
+        let whole = len + padding;
+        let read = (&mut self.input).take(whole).read_to_end(&mut self.record);
+        if (read.map_err(Bad::Io)? as u64) < whole {
+            return Err(Bad::Cut);
+        }
+        self.record
+            .truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        match kind_and_data(&self.record) {
+            Ok(found) => Ok(Some(found)),
+            // Its length is there before its bytes are.
+            Err(NoMessage) if self.record.iter().all(|b| *b == 0) => Err(Bad::Cut),
+            Err(NoMessage) => Err(unread()),
+        }
+    }
+}
+
+fn unread() -> Bad {
+    Bad::Wrong("a record cannot be read".into())
+}
+
+fn kind_and_data(record: &[u8]) -> Result<(u64, &[u8]), NoMessage> {
+    let (mut kind, mut data) = (None, &[][..]);
+    for field in fields(record) {
+        match field? {
+            (1, Value::Number(n)) => kind = Some(n),
+            (3, Value::Bytes(bytes)) => data = bytes,
+            (_, Value::Number(_) | Value::Bytes(_) | Value::Fixed) => {}
+        }
+    }
+    kind.map(|kind| (kind, data)).ok_or(NoMessage)
 }
 
 /// What was read so far.
@@ -133,58 +204,20 @@ struct Reading {
 
 impl Reading {
     fn file(&mut self, file: File) -> Result<(), Bad> {
-        let mut input = BufReader::with_capacity(BUFFER, file);
-        let mut record = Vec::new();
-        loop {
-            let mut head = [0; 8];
-            match input.read_exact(&mut head) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-                Err(e) => return Err(Bad::Io(e)),
-            }
-            let head = u64::from_le_bytes(head);
-            if head == 0 {
-                return Ok(());
-            }
-            let (len, padding) = (head & !(0xff << 56), padding(head));
-            if len > RECORD_MAX {
-                return Err(Bad::Wrong(format!("a record has {len} bytes")));
-            }
-            record.clear();
-            let whole = len + padding;
-            let read = (&mut input).take(whole).read_to_end(&mut record);
-            if (read.map_err(Bad::Io)? as u64) < whole {
-                return Err(Bad::Cut);
-            }
-            record.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-            // Its length is there before its bytes are.
-            let zero = record.iter().all(|b| *b == 0);
-            self.record(&record).map_err(|NoMessage| {
-                if zero {
-                    Bad::Cut
-                } else {
-                    Bad::Wrong("a record cannot be read".into())
-                }
-            })?;
+        let mut records = Records::of(BufReader::with_capacity(BUFFER, file));
+        while let Some((kind, data)) = records.next()? {
+            self.record(kind, data).map_err(|NoMessage| unread())?;
         }
+        Ok(())
     }
 
-    fn record(&mut self, bytes: &[u8]) -> Result<(), NoMessage> {
-        let (mut kind, mut data) = (0, &[][..]);
-        for field in fields(bytes) {
-            match field? {
-                (1, Value::Number(n)) => kind = n,
-                (3, Value::Bytes(b)) => data = b,
-                _ => {}
-            }
-        }
+    fn record(&mut self, kind: u64, data: &[u8]) -> Result<(), NoMessage> {
         match kind {
-            1 => self.metadata(data),
-            2 => self.entry(data),
-            3 => self.state(data),
-            // A sum.
-            4 => Ok(()),
-            5 => self.snapshot(data),
+            METADATA => self.metadata(data),
+            ENTRY => self.entry(data),
+            STATE => self.state(data),
+            SUM => Ok(()),
+            SNAPSHOT => self.snapshot(data),
             _ => Err(NoMessage),
         }
     }

@@ -63,6 +63,12 @@ impl Begun {
         &self.temp
     }
 
+    /// What was written is on the disk. Whoever writes much says it often: one large write at the end would let
+    /// everybody else wait who wants something of the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// It is to have this name in its directory, which was not known before.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {

@@ -34,7 +34,7 @@ pub enum ArchiveTarget {
         /// `https://host[:port]`, without the bucket.
         endpoint: String,
         /// The region that requests are signed for; what the service calls it.
-        #[serde(default = "region_default")]
+        #[serde(default = "ArchiveTarget::region_default")]
         region: String,
         /// Name of the bucket; it must be there.
         bucket: String,
@@ -78,30 +78,42 @@ impl ArchivePolicy {
         }
     }
 
-    /// Why it cannot be meant so.
-    pub fn check(&self) -> Result<(), String> {
+    /// The field that cannot be meant so, and why; with its value, which is no secret.
+    pub fn check(&self) -> Result<(), Unfit> {
         if !(1..=ARCHIVE_KEEP_MAX).contains(&self.keep) {
-            return Err(format!("keep must be 1 to {ARCHIVE_KEEP_MAX}"));
+            let why = format!("{} is not from 1 to {ARCHIVE_KEEP_MAX}", self.keep);
+            return Err(("archive.keep", why));
         }
         self.target.check()
     }
 }
 
+/// A field, and why it cannot be so.
+type Unfit = (&'static str, String);
+
 // === impl ArchiveTarget ===
 
 impl ArchiveTarget {
-    fn check(&self) -> Result<(), String> {
+    /// What services that know no regions are told.
+    pub fn region_default() -> String {
+        "us-east-1".to_owned()
+    }
+
+    fn check(&self) -> Result<(), Unfit> {
         match self {
             Self::Dir { path, mount } => {
-                clean_path("path", path)?;
+                clean_path("archive.path", path)?;
                 let Some(mount) = mount else { return Ok(()) };
-                clean_path("mount", mount)?;
+                clean_path("archive.mount", mount)?;
                 let inside = path
                     .strip_prefix(mount.as_str())
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
                 match inside {
                     true => Ok(()),
-                    false => Err(format!("path {path} is not below mount {mount}")),
+                    false => Err((
+                        "archive.mount",
+                        format!("path {path} is not below mount {mount}"),
+                    )),
                 }
             }
             Self::S3 {
@@ -112,14 +124,14 @@ impl ArchiveTarget {
                 path_style: _,
                 authority,
             } => {
-                clean_endpoint(endpoint)?;
+                clean_endpoint(endpoint).map_err(|why| ("archive.endpoint", why))?;
                 // Both become part of what is signed, and of addresses.
-                word("region", region)?;
-                word("bucket", bucket)?;
+                word("archive.region", region)?;
+                word("archive.bucket", bucket)?;
                 clean_prefix(prefix)?;
                 authority
                     .as_ref()
-                    .map_or(Ok(()), |path| clean_path("authority", path))
+                    .map_or(Ok(()), |path| clean_path("archive.authority", path))
             }
         }
     }
@@ -137,16 +149,13 @@ impl std::fmt::Display for ArchiveTarget {
     }
 }
 
-fn region_default() -> String {
-    "us-east-1".to_owned()
-}
-
 fn clean_endpoint(endpoint: &str) -> Result<(), String> {
-    let bad = |why: &str| Err(format!("endpoint {why}; it is https://host[:port]"));
+    let form = "it is https://host[:port]";
     // Looked at first: the words of other errors must never carry a password.
     if endpoint.contains('@') {
-        return bad("must hold no credentials");
+        return Err(format!("it must hold no credentials; {form}"));
     }
+    let bad = |why: &str| Err(format!("{:?} {why}; {form}", clip(endpoint)));
     let Ok(uri) = endpoint.parse::<Uri>() else {
         return bad("is no address");
     };
@@ -162,48 +171,65 @@ fn clean_endpoint(endpoint: &str) -> Result<(), String> {
     }
 }
 
-fn word(what: &str, text: &str) -> Result<(), String> {
+fn word(field: &'static str, text: &str) -> Result<(), Unfit> {
     let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let fits = (1..=63).contains(&text.len()) && text.chars().all(clean);
     match fits && text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         true => Ok(()),
-        false => Err(format!(
-            "{what} must be 1 to 63 letters, digits, dots and dashes"
-        )),
+        false => {
+            let why = format!(
+                "{:?} is not 1 to 63 letters, digits, dots and dashes",
+                clip(text)
+            );
+            Err((field, why))
+        }
     }
 }
 
 /// `.` and `..` are resolved by whoever parses an address, so a key with them is another one.
-fn clean_prefix(prefix: &str) -> Result<(), String> {
+fn clean_prefix(prefix: &str) -> Result<(), Unfit> {
     let part = |part: &str| {
         let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         !matches!(part, "" | "." | "..") && part.chars().all(clean)
     };
     match prefix.is_empty() || (prefix.len() <= PLACE_MAX && prefix.split('/').all(part)) {
         true => Ok(()),
-        false => Err(
-            "prefix must be parts of letters, digits, dots, dashes and underscores, with / between them"
-                .to_owned(),
-        ),
+        false => {
+            let why = format!(
+                "{:?} is not parts of letters, digits, dots, dashes and underscores, with / between them",
+                clip(prefix)
+            );
+            Err(("archive.prefix", why))
+        }
     }
 }
 
-fn clean_path(what: &str, path: &str) -> Result<(), String> {
+fn clean_path(field: &'static str, path: &str) -> Result<(), Unfit> {
     let part = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
     let parts = path.strip_prefix('/').filter(|rest| !rest.is_empty());
     match parts.is_some_and(|rest| rest.len() <= PLACE_MAX && rest.split('/').all(part)) {
         true => Ok(()),
-        false => Err(format!(
-            "{what} must be an absolute path without . and .. and a / at its end"
-        )),
+        false => {
+            let why = format!(
+                "{:?} is no absolute path without . and .. and a / at its end",
+                clip(path)
+            );
+            Err((field, why))
+        }
     }
+}
+
+/// As much of it as a message shows.
+fn clip(text: &str) -> String {
+    const SHOWN: usize = 100;
+    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn s3(change: impl FnOnce(&mut serde_json::Value)) -> Result<(), String> {
+    fn s3(change: impl FnOnce(&mut serde_json::Value)) -> Result<(), Unfit> {
         let mut value = serde_json::json!({
             "target": {"kind": "s3", "endpoint": "https://s3.example.com", "bucket": "backups"}
         });
@@ -235,7 +261,13 @@ mod tests {
             assert!(s3(|t| t["endpoint"] = bad.into()).is_err(), "{bad}");
         }
         let told = s3(|t| t["endpoint"] = "https://key:hunter2@a".into()).expect_err("password");
-        assert!(!told.contains("hunter2"), "{told}");
+        assert_eq!(told.0, "archive.endpoint");
+        assert!(!told.1.contains("hunter2"), "{}", told.1);
+        let told = s3(|t| t["bucket"] = "a/b".into()).expect_err("bucket");
+        assert_eq!(
+            (told.0, told.1.contains("\"a/b\"")),
+            ("archive.bucket", true)
+        );
     }
 
     #[test]

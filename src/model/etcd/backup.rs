@@ -24,7 +24,8 @@ const KEEP: u32 = 48;
 const KEEP_MAX: u32 = 1000;
 /// Bytes of all of them, unless told.
 const MAX_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// Days between two fire drills, unless told.
+/// Days between two fire drills, unless told: on each master, so of three masters' backups one is tried
+/// every two or three days. Auditors ask for a quarter's; a week costs a minute of one core.
 const DRILL_EVERY_DAYS: u32 = 7;
 /// Auditors ask for a year's.
 const DRILL_EVERY_DAYS_MAX: u32 = 366;
@@ -62,7 +63,7 @@ pub struct BackupPolicy {
     #[serde(default = "drill_every_days")]
     pub drill_every_days: u32,
     /// A file on the masters with a private key that opens backups, for fire drills; absolute. Only root may
-    /// read it. Absent: drills are made by hand.
+    /// read it. Absent: the plane opens the one backup that is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill_key: Option<String>,
 }
@@ -86,8 +87,8 @@ pub struct BackupManifest {
     pub member_id: String,
     /// The newest revision in it.
     pub revision: u64,
-    /// Keys in it, all their revisions counted, by that etcd's `etcdutl` (3.5's counts a few of etcd's
-    /// own).
+    /// Keys in it, as that etcd's `etcdutl` counts: those that are there, or with 3.5 every revision of
+    /// every key and a few of etcd's own.
     pub keys: u64,
     /// etcd's own checksum of the content, as `etcdutl snapshot status` prints it.
     pub hash: u32,
@@ -194,6 +195,15 @@ impl BackupPolicy {
         both.into_iter().flatten().cloned().collect()
     }
 
+    /// Seconds between two fire drills that a master makes by itself; `None`: it makes none, for they are not wanted or
+    /// nobody is there who opens a backup without a person.
+    pub fn drills_every(&self) -> Option<i64> {
+        // The plane opens what is sealed for it.
+        let opens = self.drill_key.is_some() || self.plane_recipient.is_some();
+        let days = i64::from(self.drill_every_days);
+        (opens && days > 0).then_some(days * 24 * 3600)
+    }
+
     /// Whether the newest backup, of this moment, is older than a person should accept: two periods
     /// and the longest that making one takes.
     pub fn is_stale(&self, now: Timestamp, newest: Timestamp) -> bool {
@@ -224,8 +234,8 @@ impl BackupPolicy {
         if let Some(why) = self.drill_key.as_deref().and_then(path_fault) {
             return Some(("drill_key", why));
         }
-        if let Some(why) = self.archive.as_ref().and_then(|a| a.check().err()) {
-            return Some(("archive", why));
+        if let Some(unfit) = self.archive.as_ref().and_then(|a| a.check().err()) {
+            return Some(unfit);
         }
         for (field, recipient) in [
             ("recovery_recipient", &self.recovery_recipient),
@@ -267,6 +277,17 @@ impl BackupManifest {
             etcd_version: self.etcd_version.clone(),
         }
     }
+}
+
+/// Whether this is a name that a backup has: `20261128T140000Z-r123`.
+pub fn is_backup_name(name: &str) -> bool {
+    let Some((time, revision)) = name.split_once("-r") else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let time = time.strip_suffix('Z').and_then(|t| t.split_once('T'));
+    let time = time.is_some_and(|(d, t)| d.len() == 8 && t.len() == 6 && digits(d) && digits(t));
+    time && revision.len() <= 20 && digits(revision)
 }
 
 /// Why a text is no age recipient, as far as its form says: bech32 of the kind `age1…`.
@@ -350,7 +371,7 @@ mod tests {
                 mount: None,
             }));
         };
-        assert_eq!(field(nowhere), Some("archive"));
+        assert_eq!(field(nowhere), Some("archive.path"));
         assert_eq!(field(|p| p.dir = Some("/mnt/backups".into())), None);
         assert_eq!(field(|p| p.dir = Some("/etc/pf9/x".into())), Some("dir"));
         assert_eq!(field(|p| p.dir = Some("relative".into())), Some("dir"));

@@ -122,7 +122,7 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &
     let mut wanted: Vec<&Listed> = listed
         .iter()
         .filter(|m| m.id != own)
-        .filter(|m| gone.iter().any(|g| is_of(m, g, masters)))
+        .filter(|m| is_gone(m, gone, masters))
         .collect();
     wanted.sort_by_key(|m| (!m.learner, m.answers, m.id.clone()));
     let mut waits = None;
@@ -135,6 +135,64 @@ pub fn next_out(listed: &[Listed], gone: &[EtcdGone], masters: &[HostId], own: &
     waits.map_or(Out::Nobody, |(member, loss)| {
         Out::Waits(member.clone(), loss)
     })
+}
+
+/// Whether the others go on while this member is started again: those of them that answer now are a
+/// majority of all who have a vote. Of two, either is needed, and none could ever be started again: there
+/// it takes that the other one is well, so that the two never stand still at the same time.
+pub fn may_pause(listed: &[Listed], own: &str) -> Result<(), Loss> {
+    let votes = || listed.iter().filter(|m| !m.learner);
+    let others = || votes().filter(|m| m.id != own);
+    if others().count() == votes().count() {
+        // It has no vote: nobody counts on it.
+        return Ok(());
+    }
+    let now = Tally {
+        votes: votes().count(),
+        answer: votes().filter(|m| m.answers).count(),
+    };
+    let then = Tally {
+        votes: now.votes,
+        answer: others().filter(|m| m.answers).count(),
+    };
+    let all = then.answer + 1 == then.votes;
+    match then.is_enough() || then.votes <= 2 && all {
+        true => Ok(()),
+        false => Err(Loss {
+            now,
+            then,
+            silent: others()
+                .filter(|m| !m.answers)
+                .map(|m| m.shown().to_owned())
+                .collect(),
+        }),
+    }
+}
+
+/// Whose master takes those out that are to go: the one whose member leads, so that no two do it. Where
+/// that one is to go itself, its master may be the very one that hears of nothing any more: then it is
+/// the first, in the order of their ids, of those that stay and answer.
+pub fn who_acts<'a>(
+    listed: &'a [Listed],
+    gone: &[EtcdGone],
+    masters: &[HostId],
+    leader: &str,
+) -> Option<&'a Listed> {
+    let goes = |m: &&Listed| is_gone(m, gone, masters);
+    match listed.iter().find(|m| m.id == leader) {
+        Some(leader) if !goes(&leader) => Some(leader),
+        Some(_) | None => {
+            let stay = listed
+                .iter()
+                .filter(|m| !m.learner && m.answers && !goes(m));
+            stay.min_by_key(|m| u64::from_str_radix(&m.id, 16).unwrap_or(u64::MAX))
+        }
+    }
+}
+
+/// The plane named this member as one that is to go.
+pub fn is_gone(member: &Listed, gone: &[EtcdGone], masters: &[HostId]) -> bool {
+    gone.iter().any(|g| is_of(member, g, masters))
 }
 
 /// By its id where that is known; else by its name, which is a host id and nobody else's, and not where

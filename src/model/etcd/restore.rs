@@ -20,7 +20,7 @@ pub struct RestoreOrder {
     pub founder: HostId,
     /// The masters of that time. Who became one since has nothing to put aside.
     pub masters: Vec<HostId>,
-    /// The name of a backup on the founder, or the path of a file there.
+    /// The name of a backup on the founder or in the second place, or the path of a file on the founder.
     pub snapshot: String,
     /// The path on the founder of the key that opens it; never the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +43,9 @@ pub struct RestoreStatus {
     /// Why it was refused, or does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// What was made otherwise than the cluster of now is, and is restored all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How far a restore is on a master.

@@ -36,6 +36,17 @@ impl Matrix {
             let machine = format!("systemd {} with control groups v{}", r.systemd, r.cgroup);
             format!("* {stack} on {machine} (`{}`)", r.test)
         }));
+        let alone = self.alone.iter();
+        let alone: Vec<String> = alone
+            .map(|(part, versions)| format!("{part} {}", versions.join(", ")))
+            .collect();
+        if !alone.is_empty() {
+            lines.push(format!(
+                "\nRun by itself in tests, with the configuration that it gets here, and in no stack: {}. \
+                 In a stack it is untried.",
+                alone.join("; ")
+            ));
+        }
         lines.join("\n") + "\n"
     }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Effects, Failed};
 use crate::host::documents::Document;
-use crate::host::etcd::{self, DataId, Etcd, Members, hex};
+use crate::host::etcd::{self, Etcd, Members, hex};
+use crate::host::etcd_data::DataId;
 use crate::host::fs::{Attrs, Found, HostFs};
-use crate::model::etcd::quorum::{Out, next_out};
+use crate::model::etcd::quorum::{Out, next_out, who_acts};
 use crate::model::{EtcdGone, EtcdMember, Fault, FaultCode, Timestamp, paths};
 use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
 use crate::nodelet::etcd::record::{self, Began, EtcdRecord};
@@ -125,11 +126,14 @@ impl Effects<'_> {
         let fail = |e: etcd::EtcdError| Failed::Why(chain(&e));
         for _ in 0..=gone.len() {
             let (own, survey) = etcd::survey(&endpoints).await.map_err(fail)?;
-            let me = own.status().await.map_err(fail)?;
-            if !me.leads() {
-                return Ok(());
+            let me = own.standpoint().await.map_err(fail)?;
+            let (listed, masters) = (&survey.listed, masters(&self.ctx.node));
+            let leader = me.leader.unwrap_or_default();
+            match who_acts(listed, gone, &masters, &leader) {
+                Some(acts) if acts.id == me.own => {}
+                Some(_) | None => return Ok(()),
             }
-            match next_out(&survey.listed, gone, &masters(&self.ctx.node), &me.id()) {
+            match next_out(listed, gone, &masters, &me.own) {
                 Out::Nobody => return Ok(()),
                 Out::Take(member) => {
                     tracing::warn!(

@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub(super) trust: TrustStore,
     /// Why it is only kept.
     pub(super) hold: Option<Fault>,
+    /// A removal is held by it: it is said first, whatever else is wrong.
+    pub(super) held: bool,
     /// With the drop-ins that the runtime has now, whatever lies where they come from.
     pub(super) keeps_drop_ins: bool,
 }
@@ -84,7 +86,12 @@ impl Engine {
                     if let Some(before) = self.before(node, &look, &key, &fault) {
                         return Box::pin(self.converge(&before)).await;
                     }
-                    self.happened(failed(&key, fault));
+                    match &node.hold {
+                        Some(hold) if node.held => {
+                            self.happened(failed("hold", both(hold, &fault)));
+                        }
+                        Some(_) | None => self.happened(failed(&key, fault)),
+                    }
                     let stack = &node.work.node.stack;
                     let unfit = self.memory.unfit.as_ref();
                     if unfit.is_some_and(|u| u.holds(&self.host.fs, stack)) {
@@ -214,7 +221,7 @@ impl Engine {
                 ..Next::retry(&self.lifecycle)
             });
         }
-        let after = match &look.plan.waits {
+        let after = match &look.plan.awaited() {
             Some(waits) => {
                 self.happened(Happened::Waits {
                     what: waits.what.clone(),
@@ -283,6 +290,12 @@ impl Engine {
         let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(false);
         self.told.shutdown.is_cancelled() || changed(self.told.orders.has_changed())
     }
+}
+
+/// What keeps a removal from being done, and what cannot be repaired meanwhile.
+fn both(hold: &Fault, repair: &Fault) -> Fault {
+    let why = format!("{}; meanwhile {}: {}", hold.why, repair.what, repair.why);
+    Fault::new(hold.code, hold.what.clone(), why).fix(hold.fix.clone())
 }
 
 /// The node is to have another stack than what is installed by the ledger, and has not yet.

@@ -36,6 +36,7 @@ impl Engine {
             host_id: node.host_id,
             trust: node.trust.clone(),
             hold: Some(fault.clone()),
+            held: false,
             keeps_drop_ins: true,
         })
     }

@@ -1,4 +1,5 @@
-//! A round that takes away what is installed.
+//! A round that takes away what is installed. While that is held the node is kept in repair: what holds
+//! it may be a master that needs this one.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::apply::Effects;
 use super::super::context;
 use super::super::inbox;
-use super::super::job::{self, Job, Order, Orders};
+use super::super::job::{self, Job, Order, Orders, Work};
 use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
@@ -39,14 +40,16 @@ impl Engine {
             self.happened(failed("removal", fault));
             return AGAIN;
         }
-        let Some(Installed { role, node, .. }) = self.ledger.ledger.installed.clone() else {
+        let Some(installed) = self.ledger.ledger.installed.clone() else {
             return AGAIN;
         };
+        let Installed { role, node, .. } = &installed;
+        let role = *role;
         // Removal needs nobody's word.
         let (trust, host_id) = inbox::whom_to_believe(&self.host.fs)
             .unwrap_or_else(|_| (TrustStore::default(), HostId(Default::default())));
         let now = Timestamp::now();
-        let gathered = context::gather(&self.host, &trust, host_id, role, &node, None, now);
+        let gathered = context::gather(&self.host, &trust, host_id, role, node, None, now);
         let ctx = match gathered {
             Ok((ctx, _)) => ctx,
             Err(fault) => {
@@ -79,7 +82,18 @@ impl Engine {
             stands: &stands,
         };
         let end = removal.run(&stop).await;
-        self.removal_ended(end, role)
+        self.removal_ended(end, &installed).await
+    }
+
+    /// Nothing was destroyed: the node goes on as it is installed, and the removal is asked for again.
+    async fn keep_meanwhile(&mut self, installed: &Installed, fault: Fault) -> Next {
+        if self.held.as_ref().is_none_or(|held| held.why != fault.why) {
+            self.board.say(&format!("  held: {fault}"));
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        self.held = Some(fault.clone());
+        self.show_job();
+        Box::pin(self.node(Work::kept(installed), Some(fault))).await
     }
 
     /// Where the ledger is lost and root says that the role goes: what is ours is known by its name.
@@ -98,7 +112,12 @@ impl Engine {
         })
     }
 
-    fn removal_ended(&mut self, end: removal::End, role: Role) -> Next {
+    async fn removal_ended(&mut self, end: removal::End, installed: &Installed) -> Next {
+        let role = installed.role;
+        if !matches!(end, removal::End::Held(_)) {
+            self.held = None;
+            self.show_job();
+        }
         match end {
             removal::End::Done => {
                 self.board
@@ -112,12 +131,7 @@ impl Engine {
                 tracing::info!(%role, "{words}");
             }
             removal::End::Interrupted => {}
-            removal::End::Held(fault) => {
-                self.board.say(&format!("  held: {fault}"));
-                tracing::warn!(code = fault.code.word(), "{fault}");
-                self.happened(failed("removal", fault));
-                return Next::retry(&self.lifecycle).unwatched();
-            }
+            removal::End::Held(fault) => return self.keep_meanwhile(installed, fault).await,
             removal::End::Left(faults) => {
                 for fault in &faults {
                     tracing::warn!(code = fault.code.word(), "{fault}");

@@ -64,7 +64,11 @@ impl Engine {
         loop {
             self.board.expects(STEP_MAX);
             let host = self.host.clone();
-            let hands = Hands { host: &host, node };
+            let hands = Hands {
+                host: &host,
+                node,
+                egress: &self.egress,
+            };
             let went = tokio::select! {
                 // A step that is cut off is begun again.
                 went = step(hands, Timestamp::now()) => went,

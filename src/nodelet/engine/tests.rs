@@ -1,5 +1,6 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
+mod held;
 mod unfit;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::super::rig::{every_file, take_log};
 use super::super::testing::{Cas, enrolled, node, spec, uid};
 use super::converging::WAIT_SWEEP;
 use super::*;
+use crate::egress::Egress;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::ours;
 use crate::model::{
@@ -133,7 +135,7 @@ impl Machine {
         };
         let sweep = Duration::from_secs(60);
         Life {
-            engine: Engine::new(host, ledger, board, job, told, sweep),
+            engine: Engine::new(host, ledger, board, job, told, sweep, Ok(Egress::direct())),
             inbox,
             status,
             wake,

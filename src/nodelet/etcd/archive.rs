@@ -1,14 +1,20 @@
-//! The chore of the second place: copies there what is missing, newest first, and takes away what is
-//! too much.
+//! The chores of the second place: copies there what is missing, newest first, and takes away what is
+//! too much; and looks what all hosts have there.
 
 use super::keeper::Master;
-use crate::backup::archive::{Archive, ArchiveError};
+use crate::backup::archive::{self, Archive, ArchiveError};
 use crate::backup::shelf::{self, MANIFEST, SEALED, Shelf};
 use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{ArchiveStatus, ArchiveTarget, ChoreAnswer, Fault, FaultCode, Timestamp};
+use crate::model::{
+    ArchivePolicy, ArchiveStatus, ArchiveTarget, Archived, BackupPolicy, ChoreAnswer, Fault,
+    FaultCode, HostId, Timestamp,
+};
 use crate::telemetry::chain;
 
+/// Most backups of the second place that are told: an answer is read as a whole.
+const LISTED_MAX: usize = 2000;
+const NOT_LISTED: &str = "cannot tell what is in the second place of backups";
 const NOT_COPIED: &str = "the backups of etcd are not copied to the second place";
 
 /// Copies what is on the shelf and not there.
@@ -18,10 +24,7 @@ pub(super) async fn copy(
     master: &Master,
 ) -> Result<(ChoreAnswer, ArchiveStatus), Fault> {
     let policy = &master.work.node.etcd.backup;
-    let Some(to) = &policy.archive else {
-        let why = "the cluster's settings name no second place";
-        return Err(Fault::new(FaultCode::EtcdArchiveInvalid, NOT_COPIED, why));
-    };
+    let to = second_place(policy, NOT_COPIED)?;
     let fails = |error: ArchiveError| error.fault(&to.target, NOT_COPIED);
     let dir = shelf::dir(policy);
     let look = Shelf::look(&host.fs, dir);
@@ -46,8 +49,49 @@ pub(super) async fn copy(
     let answer = ChoreAnswer {
         done: format!("{} backups were copied to {}", missing.len(), to.target),
         backup: None,
+        archived: Vec::new(),
     };
     Ok((answer, status))
+}
+
+/// What all hosts have there: a master that was replaced made its backups under another name.
+pub(super) async fn list(
+    host: &Host,
+    egress: &Egress,
+    master: &Master,
+) -> Result<ChoreAnswer, Fault> {
+    let node = &master.work.node;
+    let to = second_place(&node.etcd.backup, NOT_LISTED)?;
+    let others = node.etcd.members.iter().map(|m| m.host_id);
+    let first: Vec<HostId> = std::iter::once(master.host_id).chain(others).collect();
+    let all = archive::everything(&host.fs, to, egress, &first).await;
+    let all = all.map_err(|error| error.fault(&to.target, NOT_LISTED))?;
+    let mut archived: Vec<Archived> = all
+        .into_iter()
+        .map(|kept| Archived {
+            name: kept.backup.name,
+            host_id: kept.owner,
+            bytes: kept.backup.bytes,
+        })
+        .collect();
+    archived.sort_by(|a, b| a.name.cmp(&b.name));
+    let done = format!("{} backups are at {}", archived.len(), to.target);
+    // The oldest of very many are not what anybody looks for.
+    archived.drain(..archived.len().saturating_sub(LISTED_MAX));
+    Ok(ChoreAnswer {
+        done,
+        backup: None,
+        archived,
+    })
+}
+
+fn second_place<'a>(policy: &'a BackupPolicy, what: &str) -> Result<&'a ArchivePolicy, Fault> {
+    let why = "the cluster's settings name no second place";
+    let named = policy.archive.as_ref();
+    named.ok_or_else(|| {
+        Fault::new(FaultCode::EtcdArchiveInvalid, what, why)
+            .fix("pf9-plane cluster backups NAME set --archive-dir DIR, or --archive-s3 URL")
+    })
 }
 
 async fn status(archive: &Archive, target: &ArchiveTarget) -> Result<ArchiveStatus, ArchiveError> {

@@ -71,6 +71,7 @@ pub(super) async fn look(
         .map(|m| m.info());
     let own = |m: &&BackupManifest| m.cluster_id == master.work.node.cluster_id;
     let of_the_shelf = shelf.good.iter().filter(own).map(|m| m.taken_at);
+    seen.first_backup = of_the_shelf.clone().min();
     seen.last_backup = chore::last(now, of_the_shelf.chain(seen.made));
     seen.to_prune = !shelf.to_go(policy).is_empty();
     let shown = &mut etcd.backups;
@@ -132,6 +133,7 @@ pub(super) async fn make(
             made.name, made.keys
         ),
         backup: Some(made.info()),
+        archived: Vec::new(),
     })
 }
 
@@ -154,6 +156,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
     Ok(ChoreAnswer {
         done: format!("took {gone} backups away"),
         backup: None,
+        archived: Vec::new(),
     })
 }
 

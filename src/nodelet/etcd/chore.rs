@@ -3,8 +3,9 @@
 //! | chore | due |
 //! |---|---|
 //! | `Backup` | once in each period of the policy, at this host's own moment of it; after a failure again soon |
-//! | `Archive` | after each backup, where the policy names a second place |
-//! | `Drill`  | once in each period of days, where there is a key that opens a backup; or by hand |
+//! | `Archive` | after each backup, and once to see what is there, where the policy names a second place |
+//! | `List` | by order only |
+//! | `Drill`  | once in each period of days, at this host's own moment of it, where the plane or a key on the master opens a backup; or by hand |
 //! | `Prune`  | after each backup, and whenever there is more than the policy keeps |
 //! | `Heal`   | when the database is full and it is this master's turn to do something about it |
 //! | `Defragment` | when it is worth it and this member's turn |
@@ -16,6 +17,8 @@ use crate::model::{BACKUP_MAX, BackupPolicy, Digest, HostId, Timestamp};
 
 /// Less than a backup's period: what was cut off goes on the next time, and backups are not kept waiting.
 const ARCHIVE_MAX: Duration = Duration::from_secs(20 * 60);
+/// A few hundred listings, of which each answers within a second where it is well.
+const LIST_MAX: Duration = Duration::from_secs(5 * 60);
 /// Opening, restoring and starting have bounds of their own.
 const DRILL_MAX: Duration = Duration::from_secs(60 * 60);
 /// A few hundred files of one directory.
@@ -26,6 +29,10 @@ const UPKEEP_MAX: Duration = Duration::from_secs(DEFRAGMENT.as_secs() + 60);
 /// that a full disk is not written to all day.
 const RETRY: Duration = Duration::from_secs(300);
 
+/// After a drill for which the plane was not there, or the machine had no room or memory: a day without it
+/// costs none.
+const RETRY_DRILL: Duration = Duration::from_secs(3600);
+
 /// One thing that is done for etcd beside the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Chore {
@@ -33,6 +40,8 @@ pub(super) enum Chore {
     Backup,
     /// Copies backups to the second place.
     Archive,
+    /// Looks what all hosts have in the second place.
+    List,
     /// Restores the newest backup into a scratch etcd.
     Drill,
     /// Takes backups away that are too many, and what a backup that was cut off left.
@@ -54,17 +63,21 @@ pub(super) struct Seen {
     pub(super) no_shelf: bool,
     /// When the newest good backup was taken.
     pub(super) last_backup: Option<Timestamp>,
+    /// When the oldest of the good ones was taken.
+    pub(super) first_backup: Option<Timestamp>,
     /// When this process last made one.
     pub(super) made: Option<Timestamp>,
     /// When a backup last failed; `None` after one that did not.
     pub(super) backup_failed: Option<Timestamp>,
     /// The second place that the policy names, if any: when the newest backup that is there was taken.
     pub(super) archive: Option<Option<Timestamp>>,
+    /// It was looked at since this process or the policy began.
+    pub(super) archive_looked: bool,
     /// When copying there last failed.
     pub(super) archive_failed: Option<Timestamp>,
     /// When the last fire drill began, however it ended.
     pub(super) last_drill: Option<Timestamp>,
-    /// When one was last cut off, or failed.
+    /// When one that was due could not be tried, or was cut off.
     pub(super) drill_failed: Option<Timestamp>,
     /// There is something to be taken away from the shelf.
     pub(super) to_prune: bool,
@@ -95,6 +108,7 @@ impl Chore {
         Self::Heal,
         Self::Backup,
         Self::Archive,
+        Self::List,
         Self::Prune,
         Self::Defragment,
         Self::Drill,
@@ -105,6 +119,7 @@ impl Chore {
         match self {
             Self::Backup => BACKUP_MAX,
             Self::Archive => ARCHIVE_MAX,
+            Self::List => LIST_MAX,
             Self::Drill => DRILL_MAX,
             Self::Prune => PRUNE_MAX,
             Self::Heal | Self::Defragment => UPKEEP_MAX,
@@ -116,6 +131,7 @@ impl Chore {
         match self {
             Self::Backup => "make a backup of etcd",
             Self::Archive => "copy backups of etcd to the second place",
+            Self::List => "look what is in the second place of backups",
             Self::Drill => "try the newest backup of etcd in a fire drill",
             Self::Prune => "take old backups of etcd away",
             Self::Heal => "make room in etcd",
@@ -144,18 +160,20 @@ impl Chore {
                 let missing = match (seen.last_backup, seen.archive?) {
                     (Some(last), Some(there)) => there < last,
                     (Some(_), None) => true,
-                    (None, _) => false,
+                    // After a disk was lost, what is there is all there is: somebody has to be told.
+                    (None, _) => !seen.archive_looked,
                 };
                 missing.then(|| after_failure(now, seen.archive_failed))
             }
             Self::Drill => {
-                policy.drill_key.as_ref()?;
-                seen.last_backup?;
-                let every = i64::from(policy.drill_every_days) * 24 * 3600;
-                // One that failed is as much of an answer as one that did not; one that was cut off is none.
-                let at = due_in_period(now, host, every, seen.last_drill)?;
-                Some(after_failure(at, seen.drill_failed))
+                let every = policy.drills_every()?;
+                // A master that never made one has its first at its own moment, not with its first backup.
+                let since = seen.last_drill.or(seen.first_backup)?;
+                // One that failed is as much of an answer as one that did not; one that was not tried is none.
+                let at = due_in_period(now, host, every, Some(since))?;
+                Some(after(at, seen.drill_failed, RETRY_DRILL))
             }
+            Self::List => None,
             Self::Prune => seen.to_prune.then(|| after_failure(now, seen.prune_failed)),
             Self::Heal => seen.to_heal.then(|| after_failure(now, seen.upkeep_failed)),
             Self::Defragment => seen
@@ -216,7 +234,11 @@ pub(super) fn last(now: Timestamp, made: impl Iterator<Item = Timestamp>) -> Opt
 }
 
 fn after_failure(due: Timestamp, failed: Option<Timestamp>) -> Timestamp {
-    failed.map_or(due, |at| due.max(later(at, RETRY)))
+    after(due, failed, RETRY)
+}
+
+fn after(due: Timestamp, failed: Option<Timestamp>, pause: Duration) -> Timestamp {
+    failed.map_or(due, |at| due.max(later(at, pause)))
 }
 
 fn moment(host: HostId, every: i64) -> i64 {
@@ -353,11 +375,14 @@ mod tests {
             Chore::Archive.due(at(now), host(1), &policy, &seen)
         };
         assert_eq!(due(Some(now), None, None), None, "the policy names none");
-        assert_eq!(
-            due(None, Some(None), None),
-            None,
-            "there is nothing to copy"
-        );
+        assert_eq!(due(None, Some(None), None), Some(at(now)), "what is there?");
+        let looked = Seen {
+            archive: Some(None),
+            archive_looked: true,
+            ..Seen::default()
+        };
+        let again = Chore::Archive.due(at(now), host(1), &policy, &looked);
+        assert_eq!(again, None, "there is nothing to copy");
         assert_eq!(due(Some(now), Some(None), None), Some(at(now)));
         assert_eq!(due(Some(now), Some(Some(now - 1)), None), Some(at(now)));
         assert_eq!(due(Some(now), Some(Some(now)), None), None);
@@ -367,29 +392,78 @@ mod tests {
 
     #[test]
     fn a_drill_is_due_where_somebody_can_open_a_backup() {
+        const DAY: i64 = 86_400;
         let now = 1_000_000_000;
-        let due = |key: Option<&str>, days: u32, backup: Option<i64>, drill: Option<i64>| {
+        let due = |opens: BackupPolicy, days: u32, oldest: Option<i64>, drill: Option<i64>| {
             let policy = BackupPolicy {
-                drill_key: key.map(str::to_owned),
                 drill_every_days: days,
-                ..BackupPolicy::default()
+                ..opens
             };
             let seen = Seen {
-                healthy: true,
-                last_backup: backup.map(at),
+                first_backup: oldest.map(at),
                 last_drill: drill.map(at),
                 ..Seen::default()
             };
             let due = Chore::Drill.due(at(now), host(1), &policy, &seen);
             due.map(|due| due.as_second() <= now)
         };
-        let key = Some("/k");
-        assert_eq!(due(None, 7, Some(now), None), None, "by hand only");
-        assert_eq!(due(key, 0, Some(now), None), None);
-        assert_eq!(due(key, 7, None, None), None, "there is nothing to try");
-        assert_eq!(due(key, 7, Some(now), None), Some(true));
-        assert_eq!(due(key, 7, Some(now), Some(now)), Some(false));
-        assert_eq!(due(key, 7, Some(now), Some(now - 8 * 86400)), Some(true));
+        let key = || BackupPolicy {
+            drill_key: Some("/k".into()),
+            ..BackupPolicy::default()
+        };
+        let plane = || BackupPolicy {
+            plane_recipient: Some("age1".into()),
+            ..BackupPolicy::default()
+        };
+        let old = Some(now - 8 * DAY);
+        assert_eq!(
+            due(BackupPolicy::default(), 7, old, None),
+            None,
+            "nobody can"
+        );
+        for opens in [key(), plane()] {
+            assert_eq!(due(opens.clone(), 0, old, None), None);
+            assert_eq!(
+                due(opens.clone(), 7, None, None),
+                None,
+                "there is nothing to try"
+            );
+            assert_eq!(due(opens.clone(), 7, old, None), Some(true));
+            assert_eq!(due(opens.clone(), 7, old, Some(now)), Some(false));
+            assert_eq!(due(opens, 7, old, Some(now - 8 * DAY)), Some(true));
+        }
+        let told = BackupPolicy::default().drill_every_days;
+        assert_eq!(due(plane(), told, old, None), Some(true), "without a word");
+    }
+
+    #[test]
+    fn a_new_master_tries_nothing_with_its_first_backup_and_one_that_could_not_is_tried_within_hours()
+     {
+        let policy = BackupPolicy {
+            plane_recipient: Some("age1".into()),
+            ..BackupPolicy::default()
+        };
+        let every = i64::from(policy.drill_every_days) * 86_400;
+        let now = moment(host(1), every) + 100 * every + 5;
+        let seen = Seen {
+            first_backup: Some(at(now - 1)),
+            ..Seen::default()
+        };
+        let due = |now: i64, seen: &Seen| Chore::Drill.due(at(now), host(1), &policy, seen);
+        assert_eq!(
+            due(now, &seen),
+            Some(at(now - 5 + every)),
+            "at its own moment"
+        );
+        // That moment passed while nobody looked.
+        let late = now + every;
+        assert_eq!(due(late, &seen), Some(at(late - 5)));
+        let failed = Seen {
+            drill_failed: Some(at(late)),
+            ..seen
+        };
+        let pause = i64::try_from(RETRY_DRILL.as_secs()).expect("seconds");
+        assert_eq!(due(late, &failed), Some(at(late + pause)));
     }
 
     #[test]

@@ -17,7 +17,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::{self, Began, EtcdRecord};
-use crate::host::etcd::{DataId, Who, identity};
+use crate::host::etcd::Who;
+use crate::host::etcd_data::{DataId, identity};
 use crate::host::fs::{FsError, HostFs};
 use crate::host::mounts::{self, Mount};
 use crate::model::{EtcdMember, HostId, NodeSpec, Timestamp, paths};

@@ -5,6 +5,7 @@
 //! | `GET /v1/etcd`                     | [`EtcdView`]: the member, and every backup |
 //! | `POST /v1/etcd/drill` (root only)  | the same, of a fire drill ([`DrillOrder`]) |
 //! | `POST /v1/etcd/backup` (root only) | 200 when it is made, 202 and the view when that takes longer |
+//! | `POST /v1/etcd/archive` (root only) | the same: what the second place has |
 //! | `POST /v1/etcd/defrag` (root only) | the same: this member's database is defragmented |
 //! | `POST /v1/etcd/alarm` (root only)  | the same: what is due about a full database is done |
 //!
@@ -33,6 +34,8 @@ pub(super) enum Order {
         /// A file with a private key, for this one.
         recovery_key: Option<String>,
     },
+    /// What the second place has.
+    List,
     /// Give back what this member's file has and nobody uses, now.
     Defragment,
     /// What is due about a full database, without waiting.
@@ -79,6 +82,7 @@ impl Desk {
                 Ok(order) => order,
                 Err(fault) => return Reply::fault(StatusCode::BAD_REQUEST, &fault),
             },
+            (&Method::POST, "/v1/etcd/archive") => Order::List,
             (&Method::POST, "/v1/etcd/defrag") => Order::Defragment,
             (&Method::POST, "/v1/etcd/alarm") => Order::Heal,
             _ => return Reply::not_found(&request.path),
@@ -185,6 +189,7 @@ mod tests {
             let done = ChoreAnswer {
                 done: "x".into(),
                 backup: None,
+                archived: Vec::new(),
             };
             newest
                 .expect("an order")

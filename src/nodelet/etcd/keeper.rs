@@ -43,8 +43,8 @@ pub struct Keeper {
     view: EtcdView,
     seen: Seen,
     egress: Result<Egress, Fault>,
-    /// The second place that was last copied to, and when the newest backup there was taken.
-    archived: Option<(ArchivePolicy, Timestamp)>,
+    /// The second place that was last looked at, and when the newest backup there was taken.
+    archived: Option<(ArchivePolicy, Option<Timestamp>)>,
     /// The key file that root named with an order of a drill.
     drill_key: Option<String>,
     upkeep: Upkeep,
@@ -151,6 +151,7 @@ impl Keeper {
                         self.drill_key.clone_from(recovery_key);
                         Chore::Drill
                     }
+                    Order::List => Chore::List,
                     Order::Defragment => Chore::Defragment,
                     Order::Heal => Chore::Heal,
                 };
@@ -185,12 +186,11 @@ impl Keeper {
         self.view.backups = backup::look(shelf, master, now, &mut etcd, &mut self.seen).await;
         self.view.dir = shelf::dir(&node.etcd.backup).to_owned();
         let wanted = node.etcd.backup.archive.as_ref();
-        self.seen.archive = wanted.map(|wanted| {
-            let there = self.archived.as_ref();
-            there
-                .filter(|(to, _)| to == wanted)
-                .map(|(_, newest)| *newest)
-        });
+        let there = self.archived.as_ref();
+        let there = there.filter(|(to, _)| Some(to) == wanted);
+        self.seen.archive = wanted.map(|_| there.and_then(|(_, newest)| *newest));
+        self.seen.archive_looked = there.is_some();
+        self.view.archive = wanted.map(|wanted| wanted.target.to_string());
         if wanted.is_none() {
             etcd.backups.archive = None;
         }
@@ -246,6 +246,7 @@ impl Keeper {
         ended: Result<Done, Fault>,
     ) -> Result<ChoreAnswer, Fault> {
         let now = Timestamp::now();
+        let done = ended.is_ok();
         let ended = ended.and_then(|done| match done {
             Done::Plain(answer) => Ok(answer),
             Done::Archived(answer, status) => {
@@ -272,7 +273,12 @@ impl Keeper {
                 self.seen.archive_failed = failed;
                 self.archived(master, fault);
             }
-            Chore::Drill => self.seen.drill_failed = failed,
+            Chore::Drill => {
+                // One that was tried is an answer, however it went.
+                self.seen.drill_failed = failed.filter(|_| !done);
+                self.status_mut().drill_failing = fault.filter(|_| !done);
+            }
+            Chore::List => {}
             Chore::Prune => self.seen.prune_failed = failed,
             Chore::Heal | Chore::Defragment => self.seen.upkeep_failed = failed,
         }
@@ -283,8 +289,8 @@ impl Keeper {
         let Some(policy) = &master.work.node.etcd.backup.archive else {
             return;
         };
-        if let (None, Some(newest)) = (&fault, self.seen.last_backup) {
-            self.archived = Some((policy.clone(), newest));
+        if fault.is_none() {
+            self.archived = Some((policy.clone(), self.seen.last_backup));
         }
         let shown = self.status_mut().backups.archive.get_or_insert_default();
         shown.place = policy.target.to_string();
@@ -336,8 +342,12 @@ impl Doing<'_> {
             }
             Chore::Drill => {
                 let key = self.drill_key.as_deref();
-                let report = drill::run(host, self.peers, self.master, key).await;
+                let report = drill::run(host, self.peers, self.master, key).await?;
                 return Ok(Done::Drilled(report));
+            }
+            Chore::List => {
+                let egress = self.egress.as_ref().map_err(Clone::clone)?;
+                archive::list(host, egress, self.master).await?
             }
             Chore::Prune => backup::prune(host, self.master).await?,
             Chore::Heal => self.upkeep.heal(&own(self.peers)?).await?,

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::host::documents::{Document, Loaded, Store};
-use crate::host::etcd::DataId;
+use crate::host::etcd_data::DataId;
 use crate::host::fs::{FsError, HostFs};
 use crate::host::mounts::Mount;
 use crate::model::{Timestamp, paths};

@@ -29,7 +29,10 @@
 //! | `order`    | what the plane orders, and what it is told: pure |
 //! | `plan`     | what comes next: pure |
 //! | `check`    | whether a snapshot may be restored here: pure |
+//! | `settings` | whether the cluster is still the one that the snapshot is of: pure |
 //! | `snapshot` | what is in a snapshot, as its file and `etcdutl` say |
+//! | `source`   | which file was asked for, and where it is |
+//! | `fetch`    | a backup that only the second place has, brought here |
 //! | `unseal`   | a sealed snapshot, opened |
 //! | `prepare`  | checks, and new data beside the old ones |
 //! | `run`      | one step: look, decide, do |
@@ -37,11 +40,14 @@
 
 pub mod ask;
 pub mod check;
+mod fetch;
 pub mod order;
 pub mod plan;
 pub mod prepare;
 pub mod run;
+pub mod settings;
 pub mod snapshot;
+mod source;
 pub mod stage;
 mod unseal;
 
@@ -84,6 +90,9 @@ pub struct Run {
     pub goal: Goal,
     /// How far it is, where the machine does not show that.
     pub state: State,
+    /// What was made otherwise than the cluster of now is, and is restored all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Who wants a restore.
@@ -110,7 +119,8 @@ pub enum Goal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The file: a plain snapshot, or a sealed one with its manifest beside it.
+    /// The name of a backup, on this master or in the second place; or the path of a file here: a plain
+    /// snapshot, or a sealed one with its manifest beside it.
     pub file: String,
     /// The key that opens it, where the plane is not asked: a file, never the key itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +155,9 @@ pub struct Last {
     /// Why it was refused; absent: done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Fault>,
+    /// What was made otherwise than the cluster of now is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Document for Run {
@@ -166,6 +179,7 @@ impl Run {
             cluster,
             goal,
             state: State::Asked,
+            warnings: Vec::new(),
         }
     }
 
@@ -182,6 +196,12 @@ impl Run {
     /// Where a sealed snapshot is opened.
     pub fn opening_dir(&self) -> String {
         format!("{}/opening-{}", paths::ETCD_DATA, self.id.simple())
+    }
+
+    /// Where a backup of the second place is brought. It stays until the restore ends: what was cut off is
+    /// gone on with.
+    pub fn fetching_dir(&self) -> String {
+        format!("{}/fetching-{}", paths::ETCD_DATA, self.id.simple())
     }
 
     /// Where the old data go. In order of time also as text.
@@ -202,7 +222,7 @@ impl Run {
 /// Before the time in the names of old data.
 pub(super) const ASIDE: &str = "before-";
 /// Before the id in the names of what a restore makes.
-pub(super) const MADE: [&str; 3] = ["restored-", "restoring-", "opening-"];
+pub(super) const MADE: [&str; 4] = ["restored-", "restoring-", "opening-", "fetching-"];
 
 /// That one is to end before its time: told by another task than the one that does it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -264,6 +284,7 @@ impl Restores {
             ended_at: now,
             goal: run.goal.clone(),
             refused,
+            warnings: run.warnings.clone(),
         })?;
         self.run.forget()?;
         self.to_end.forget()

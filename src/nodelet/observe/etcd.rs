@@ -1,11 +1,14 @@
 //! Who is a member of etcd, and what was noted of this master's one.
 
+use std::time::Duration;
+
 use super::{Sweep, differs};
 use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, Turn, hex};
 use crate::host::fs::FsError;
-use crate::model::etcd::quorum::{Out, next_out};
+use crate::model::etcd::quorum::{Out, next_out, who_acts};
 use crate::model::{EtcdGone, EtcdMember, Timestamp};
 use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
+use crate::nodelet::etcd::restart::{self, View};
 use crate::nodelet::peers;
 use crate::nodelet::phase;
 use crate::nodelet::step::Seen;
@@ -142,21 +145,18 @@ impl Sweep<'_> {
         }
     }
 
-    /// The leader's master takes members out, and nobody else: two would not know of each other.
+    /// One master takes members out, the leader's mostly, and nobody else: two would not know of each other.
     pub(super) async fn etcd_member_out(&mut self, gone: &[EtcdGone]) -> Seen {
         let asked = async {
             let own = [self.own_etcd().map_err(EtcdError::Doubtful)?];
-            let me = own[0].status().await?;
-            if !me.leads() {
-                return Ok(Out::Nobody);
-            }
+            let me = own[0].standpoint().await?;
             let (_, survey) = etcd::survey(&own).await?;
-            Ok(next_out(
-                &survey.listed,
-                gone,
-                &masters(&self.ctx.node),
-                &me.id(),
-            ))
+            let (listed, masters) = (&survey.listed, masters(&self.ctx.node));
+            let leader = me.leader.unwrap_or_default();
+            match who_acts(listed, gone, &masters, &leader) {
+                Some(acts) if acts.id == me.own => Ok(next_out(listed, gone, &masters, &me.own)),
+                Some(_) | None => Ok(Out::Nobody),
+            }
         };
         let asked: Result<Out, EtcdError> = asked.await;
         match asked {
@@ -174,6 +174,25 @@ impl Sweep<'_> {
             },
             Err(e) => Seen::Unknown { why: chain(&e) },
         }
+    }
+
+    /// Why this member cannot be started again now. One that does not answer is no reason: that may be
+    /// why it is to be started again.
+    pub(super) async fn etcd_held(&mut self) -> Option<String> {
+        if self.ctx.node.etcd.members.len() <= 1 {
+            return None;
+        }
+        let own = [self.own_etcd().ok()?];
+        let at = own[0].standpoint().await.ok()?;
+        let (_, survey) = etcd::survey(&own).await.ok()?;
+        restart::held(&View {
+            leader_goes: restart::leader_goes(&at, &survey.listed, &self.ctx.node),
+            followed_for: Duration::ZERO,
+            unwell_for: Duration::ZERO,
+            silent_for: Duration::ZERO,
+            listed: &survey.listed,
+            at: &at,
+        })
     }
 
     fn own_etcd(&mut self) -> Result<Etcd, String> {

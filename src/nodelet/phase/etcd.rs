@@ -14,7 +14,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::host::etcd::{Member, WAL_DIR, peer_url};
+use crate::host::etcd::{Member, peer_url};
+use crate::host::etcd_data::LOG;
 use crate::host::ours::ports::{ETCD, ETCD_METRICS, ETCD_PEERS};
 use crate::model::{Authority, CertPurpose, EtcdMember, paths};
 use crate::nodelet::etcd::data::{Held, Verdict};
@@ -190,7 +191,7 @@ fn unit_text(ctx: &Context) -> String {
         // One of them is enough.
         .set(
             "ConditionPathExists",
-            &format!("|{}/{WAL_DIR}", paths::ETCD_DATA),
+            &format!("|{}/{LOG}", paths::ETCD_DATA),
         )
         .set("ConditionPathExists", &format!("|{}", layout::ETCD_BEGINS))
         .section("Service")
@@ -371,6 +372,8 @@ pub(super) fn client_env(file: EnvText) -> EnvText {
 
 #[cfg(test)]
 mod tests {
+    mod begins;
+
     use super::super::samples;
     use super::*;
     use crate::model::{Assignment, Generation, SPEC_SCHEMA, Spec};

@@ -67,6 +67,8 @@ pub const CONTAINERD_DROP_INS: &str = "/etc/pf9/containerd/conf.d";
 pub const NRI_SOCKET: &str = "/run/pf9-containerd/nri.sock";
 /// Where the runtime would look for such plugins to start; nothing puts one there.
 pub const NRI_PLUGINS: &str = "/run/pf9-containerd/nri";
+/// Where the runtime looks for devices where the spec allows none; nothing puts one there.
+pub const CDI_NONE: &str = "/run/pf9-containerd/no-cdi";
 /// Registry mirrors, one directory a registry.
 pub const CONTAINERD_REGISTRIES: &str = "/etc/pf9/containerd/certs.d";
 /// Ends the containers when the machine goes down.

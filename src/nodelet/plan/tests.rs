@@ -270,6 +270,67 @@ fn a_step_that_awaits_something_ends_the_plan_as_a_wait() {
 }
 
 #[test]
+fn what_is_put_off_is_left_out_and_everything_after_it_is_not() {
+    let phase = |id, steps| PhaseSteps {
+        id,
+        steps: Ok(steps),
+    };
+    let phases = [
+        phase(
+            PhaseId::EtcdStart,
+            vec![file(1, 1), unit(1, 1, &[1]), probe()],
+        ),
+        phase(PhaseId::Addons, vec![file(2, 1), file(3, 1)]),
+    ];
+    let what = || "member m3 to answer".to_owned();
+    let later = (step_of_unit(&phases), Seen::Later { what: what() });
+    let mut seen = BTreeMap::from([later]);
+    let put_off = plan(&phases, &Snapshot { seen: seen.clone() });
+    let keys: Vec<String> = put_off.todo.iter().map(|p| p.step.key()).collect();
+    assert!(!keys.iter().any(|k| k.starts_with("unit:")), "{keys:?}");
+    assert!(keys.contains(&"file:/f3".to_owned()), "{keys:?}");
+    let phase = PhaseId::EtcdStart;
+    assert_eq!(
+        put_off.later,
+        Some(Waits {
+            phase,
+            what: what()
+        })
+    );
+    assert_eq!(put_off.waits, None);
+    // What ends the plan is said beside it.
+    seen.insert(
+        "file:/f3".into(),
+        Seen::Awaits {
+            what: "the plane".into(),
+        },
+    );
+    let both = plan(&phases, &Snapshot { seen: seen.clone() });
+    let said = both.awaited().expect("it waits").what;
+    assert_eq!(said, "member m3 to answer; the plane");
+    // Nothing else to do: it waits, and is not settled.
+    let steps = phases
+        .iter()
+        .filter_map(|p| p.steps.as_ref().ok())
+        .flatten();
+    for step in steps.filter(|s| !s.key().starts_with("unit:")) {
+        seen.insert(step.key(), Seen::Same);
+    }
+    let only = plan(&phases, &Snapshot { seen });
+    assert!(only.todo.is_empty() && !only.is_settled());
+    assert_eq!(only.words().waits.map(|w| w.what), Some(what()));
+}
+
+fn step_of_unit(phases: &[PhaseSteps]) -> String {
+    let steps = phases
+        .iter()
+        .filter_map(|p| p.steps.as_ref().ok())
+        .flatten();
+    let mut keys = steps.map(Step::key);
+    keys.find(|k| k.starts_with("unit:")).expect("a unit")
+}
+
+#[test]
 fn a_probe_is_asked_again_after_its_unit_was_restarted() {
     let phases = [PhaseSteps {
         id: PhaseId::Kubelet,

@@ -11,6 +11,7 @@ use super::trial::TRIAL_WAIT_MAX;
 use super::{Probe, ProbeStep, Step, UnitStep};
 use crate::host::deadlines;
 use crate::host::ours::units;
+use crate::nodelet::etcd::restart::TURN_WITHIN;
 use crate::nodelet::etcd::version::PREPARED_WITHIN;
 
 /// Unpacking a stack of several GiB on a slow disk.
@@ -133,7 +134,11 @@ impl Step {
             Self::Unit(unit) => Traits {
                 part: Part::Starts(unit),
                 unit: Some(&unit.unit),
-                ..fact(deadlines::UNIT_STEP)
+                ..fact(match unit.unit == units::ETCD {
+                    // It waits for its turn before it is stopped.
+                    true => deadlines::UNIT_STEP + TURN_WITHIN + deadlines::CALLS,
+                    false => deadlines::UNIT_STEP,
+                })
             },
             Self::Probe(probe) => Traits {
                 part: Part::Asks(probe),

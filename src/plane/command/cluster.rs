@@ -39,13 +39,15 @@ pub(super) enum ClusterVerb {
     Restore {
         /// Name or id of the cluster.
         name: String,
-        /// The name of a backup on the founder, or the path of a file there; absent: its newest.
+        /// The name of a backup, on the founder or in the second place of backups, or the path of a file on
+        /// the founder; absent: its newest.
         #[arg(long)]
         backup: Option<String>,
         /// The master that makes the data; absent: the one with the newest backup.
         #[arg(long, value_name = "HOST")]
         founder: Option<HostId>,
-        /// The path on the founder of the key that opens it; the key itself stays there.
+        /// The path on the founder of the key that opens it, where the plane's own does not: a backup of
+        /// another cluster, or one of before the plane had a key. The key itself stays there.
         #[arg(long, value_name = "PATH")]
         recovery_key: Option<String>,
         /// It may be of another cluster. A plain snapshot does not say of which it is.
@@ -200,6 +202,10 @@ fn restore_screen(answer: &Value) -> String {
         let (state, why) = (text(said, "state"), cell(said, "fault.why"));
         let state = if state.is_empty() { "-" } else { state };
         screen.push_str(&format!("  {}  {state}  {why}\n", text(master, "name")));
+        for warning in list(said, "warnings") {
+            let warning = warning.as_str().unwrap_or_default();
+            screen.push_str(&format!("    {warning}\n"));
+        }
     }
     screen
 }

@@ -25,8 +25,6 @@ use crate::wire::{Class, Meta};
 
 /// The service of a node that leads to its etcd's metrics port.
 const SERVICE: &str = "etcd-metrics";
-/// A member that cannot store any more still has its vote.
-const PATH: &str = "/health?exclude=NOSPACE";
 /// Who asks, for the node's audit.
 const WHO: &str = "etcd-health";
 /// How long one member may take, the way to it included: a person waits, and one that takes longer to
@@ -44,13 +42,24 @@ pub(in crate::plane) type Answers = BTreeMap<HostId, Result<(), String>>;
 
 /// Asks all of these, in as long as the slowest takes.
 pub(in crate::plane) async fn ask(plane: &Arc<Plane>, hosts: &BTreeSet<HostId>) -> Answers {
+    let question = |host| {
+        let plane = Arc::clone(plane);
+        async move { ask_one(&plane, host).await }
+    };
+    ask_each(hosts, question).await
+}
+
+async fn ask_each<F>(hosts: &BTreeSet<HostId>, question: impl Fn(HostId) -> F) -> Answers
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
     let mut answers = Answers::new();
     let mut waiting = hosts.iter().copied();
     let mut asked: JoinSet<(HostId, Result<(), String>)> = JoinSet::new();
     loop {
         for host in waiting.by_ref().take(AT_ONCE - asked.len()) {
-            let plane = Arc::clone(plane);
-            asked.spawn(async move { (host, ask_one(&plane, host).await) });
+            let question = question(host);
+            asked.spawn(async move { (host, question.await) });
         }
         match asked.join_next().await {
             Some(Ok((host, answer))) => drop(answers.insert(host, answer)),
@@ -64,7 +73,7 @@ pub(in crate::plane) async fn ask(plane: &Arc<Plane>, hosts: &BTreeSet<HostId>) 
 async fn ask_one(plane: &Arc<Plane>, host: HostId) -> Result<(), String> {
     let meta = Meta::from([("who".to_owned(), WHO.to_owned()), Trace::new().entry()]);
     let question = async |stream| {
-        let request = Request::get(PATH).header(header::HOST, SERVICE);
+        let request = Request::get(etcd::TAKES_PART).header(header::HOST, SERVICE);
         let request = request.body(Body::empty());
         let request = request.map_err(|e| Failed::Host(chain(&e)))?;
         let mut sender = proxy::speak(plane, stream, host).await?;
@@ -92,7 +101,33 @@ fn said(status: u16, body: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_asked_and_not_all_at_once() {
+        let hosts: BTreeSet<HostId> = (0..2 * AT_ONCE + 1).map(|_| HostId::random()).collect();
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let question = |_| {
+            let (under_way, most) = (Arc::clone(&under_way), Arc::clone(&most));
+            async move {
+                let now = under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(PATIENCE).await;
+                under_way.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        };
+        let start = Instant::now();
+        let answers = ask_each(&hosts, question).await;
+        assert!(answers.keys().eq(&hosts) && answers.values().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::SeqCst), AT_ONCE);
+        assert_eq!(start.elapsed(), 3 * PATIENCE);
+    }
 
     #[test]
     fn a_members_own_words_are_repeated_and_not_at_length() {

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::health::{self, Answers};
-use super::{Counted, counted};
+use super::{Counted, counted, seats};
 use crate::model::etcd::quorum::{self, Loss, Vote};
 use crate::model::{Fault, FaultCode, HostId};
 use crate::plane::events;
-use crate::plane::records::Cluster;
+use crate::plane::records::{CLUSTERS, Cluster, HOSTS};
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::state::{self, Change, Plane};
 use crate::plane::store::Read;
@@ -49,6 +49,14 @@ fn price(cluster: &Cluster, loss: &Loss) -> String {
     )
 }
 
+/// Somebody is left, and may count on one of these: a master, or one that was detached and is on its way.
+fn costs(cluster: &Cluster, leaving: &BTreeSet<HostId>, counted: &[Counted]) -> bool {
+    let is_master = |host: &HostId| cluster.is_master(*host);
+    let is_counted = |host: &HostId| counted.iter().any(|c| c.votes && c.host == Some(*host));
+    cluster.masters().any(|m| !leaving.contains(&m.host))
+        && leaving.iter().any(|h| is_master(h) || is_counted(h))
+}
+
 /// Asks whether these may leave a cluster, and refuses what etcd would not get over, unless `force`
 /// says that it is to be: then the answer is what is lost. Where no master would be left there is
 /// nobody to lose anything.
@@ -58,11 +66,10 @@ pub(in crate::plane) async fn allow(
     leaving: &BTreeSet<HostId>,
     force: bool,
 ) -> Answer<Forced> {
-    let masters: BTreeSet<HostId> = cluster.masters().map(|m| m.host).collect();
-    if masters.is_disjoint(leaving) || masters.is_subset(leaving) {
+    let counted = counted(&plane.read()?, cluster)?;
+    if !costs(cluster, leaving, &counted) {
         return Ok(None);
     }
-    let counted = counted(&plane.read()?, cluster)?;
     let hosts = counted.iter().filter_map(|c| c.host).collect();
     let answers = health::ask(plane, &hosts).await;
     match quorum::may_leave(&votes(&counted, leaving, &answers)) {
@@ -73,8 +80,14 @@ pub(in crate::plane) async fn allow(
 }
 
 fn refused(cluster: &Cluster, leaving: &BTreeSet<HostId>, loss: &Loss) -> Refusal {
-    let leave = cluster.masters().filter(|m| leaving.contains(&m.host));
-    let names: Vec<String> = leave.map(|m| m.node_name.to_string()).collect();
+    let masters = cluster.masters().map(|m| (m.host, &m.node_name));
+    let on_their_way = cluster.departed.iter().map(|d| (d.host, &d.node_name));
+    let leave = masters
+        .chain(on_their_way)
+        .filter(|(h, _)| leaving.contains(h));
+    // Who left more than once has one name, mostly.
+    let names: BTreeSet<String> = leave.map(|(_, name)| name.to_string()).collect();
+    let names: Vec<String> = names.into_iter().collect();
     let what = format!(
         "{} cannot leave cluster {}: etcd would lose its quorum",
         names.join(", "),
@@ -102,6 +115,60 @@ pub(in crate::plane) fn still(judged: &Cluster, rows: &impl Read) -> Answer<Clus
         "its masters changed while etcd was asked whether it gets over this",
     )
     .fix("ask again"))
+}
+
+/// The cluster that a host was detached from, while its etcd may count on it.
+pub(in crate::plane) fn left(rows: &impl Read, host: HostId) -> Answer<Option<Cluster>> {
+    let counts = |c: &Cluster| is_on_its_way(c, host);
+    Ok(rows
+        .all(&CLUSTERS)?
+        .into_iter()
+        .map(|(_, c)| c)
+        .find(counts))
+}
+
+/// It was detached, and the others may count on its member yet.
+pub(in crate::plane) fn is_on_its_way(cluster: &Cluster, host: HostId) -> bool {
+    let mut departed = cluster.departed.iter().filter(|d| d.host == host);
+    cluster.member(host).is_none() && departed.any(seats::is_counted)
+}
+
+/// Those that were detached, and hold because etcd needs them, go whatever it loses: somebody insists.
+pub(in crate::plane) async fn insist(
+    plane: &Arc<Plane>,
+    cluster: &Cluster,
+    hosts: Vec<HostId>,
+) -> Answer<Forced> {
+    let lost = allow(plane, cluster, &hosts.iter().copied().collect(), true).await?;
+    let (told, judged) = (lost.clone(), cluster.clone());
+    plane
+        .change(move |change| {
+            let cluster = still(&judged, &**change)?;
+            for host in hosts.iter().filter(|h| is_on_its_way(&cluster, **h)) {
+                waits_for_nobody(change, *host)?;
+            }
+            match &lost {
+                Some(lost) => audit(change, &cluster, &hosts, lost),
+                None => Ok(()),
+            }
+        })
+        .await?;
+    Ok(told)
+}
+
+/// A host that has no role any more goes on with its removal, whatever etcd says to it. Of whom nothing is
+/// believed nobody answers the question whether he may go, and he would hold for ever.
+pub(in crate::plane) fn waits_for_nobody(change: &mut Change<'_>, host: HostId) -> Answer<()> {
+    let key = host.to_string();
+    if let Some(mut row) = change.get(&HOSTS, &key)?
+        && row.cluster.is_none()
+        && !row.forced
+    {
+        row.forced = true;
+        change.put(&HOSTS, &key, &row)?;
+        change.touch(host);
+    }
+    Ok(())
 }
 
 /// Somebody insisted: it stands in the log, and in what happened on the masters that stay and on the

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::health::{self, Answers};
 use super::{Counted, Listed, count, newest};
+use crate::model::etcd::quorum::Tally;
 use crate::model::{HostId, Timestamp};
 use crate::plane::kubeconfig;
 use crate::plane::qbert::{Tenant, cluster_id};
@@ -217,13 +218,17 @@ fn json_of(
     let voters = seated.iter().filter(|s| s.votes).count();
     let well = |s: &&Seated| s.votes && answer(s).is_some_and(Result::is_ok);
     let well = seated.iter().filter(well).count();
+    let tally = Tally {
+        votes: voters,
+        answer: well,
+    };
     json!({
         "cluster": cluster.name,
         "uuid": cluster.id,
         "listedAt": listed_at,
         "votes": voters,
         "answering": well,
-        "needed": voters / 2 + 1,
+        "needed": tally.needs(),
         "replaceAfterSeconds": cluster.settings.etcd_replace_after_s,
         "members": members.collect::<Vec<_>>(),
     })

@@ -76,7 +76,8 @@ pub(in crate::plane) fn take_out(
         departures::leave(cluster, *host, change.now, true);
         let key = host.to_string();
         if let Some(mut row) = change.get(&HOSTS, &key)? {
-            (row.cluster, row.forced) = (None, false);
+            // Should it come back, nobody tells it that it may go.
+            (row.cluster, row.forced) = (None, true);
             change.put(&HOSTS, &key, &row)?;
             change.touch(*host);
         }
@@ -136,7 +137,9 @@ mod tests {
             .read()
             .expect("read")
             .get(&HOSTS, &host(2).to_string());
-        assert_eq!(row.expect("row").expect("a host").cluster, None);
+        let row = row.expect("row").expect("a host");
+        assert_eq!(row.cluster, None);
+        assert!(row.forced, "nobody would tell it that it may go");
         assert!(!c.is_master(host(2)) && c.departed[0].ended && c.etcd_revoked.is_some());
         let gone = seats::gone(&c);
         assert_eq!(gone.first().map(|g| g.host_id), Some(host(2)));

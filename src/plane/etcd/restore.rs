@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::model::{FaultCode, HostId, HostStatus, RestoreOrder, RestoreState, RestoreStatus};
+use crate::model::{
+    BackupsStatus, FaultCode, HostId, HostStatus, RestoreOrder, RestoreState, RestoreStatus,
+    is_backup_name,
+};
 use crate::plane::events;
 use crate::plane::http::Doc;
 use crate::plane::kubeconfig;
@@ -31,7 +34,8 @@ use crate::plane::store::Read;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::plane) struct WantedRestore {
-    /// The name of a backup on the founder, or the path of a file there; absent: its newest.
+    /// The name of a backup on the founder or in the second place, or the path of a file on the founder;
+    /// absent: its newest.
     #[serde(default)]
     pub(in crate::plane) backup: Option<String>,
     /// Who makes the data; absent: the master with the newest backup.
@@ -59,9 +63,26 @@ fn said(rows: &impl Read, host: HostId) -> Answer<Said> {
     let node = row.and_then(|row| row.status.node);
     let etcd = node.and_then(|node| node.etcd).unwrap_or_default();
     Ok(Said {
-        backup: etcd.backups.last.map(|last| last.name),
+        backup: newest(etcd.backups),
         restore: etcd.restore,
     })
+}
+
+/// After a disk was lost, what is in the second place is all there is.
+fn newest(backups: BackupsStatus) -> Option<String> {
+    let last = backups.last.map(|last| last.name);
+    last.or_else(|| backups.archive?.last)
+}
+
+/// Of several masters the one that was heard last: who is gone makes no data.
+fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
+    let mut last = None;
+    for host in hosts {
+        if let Some(row) = rows.get(&STATUSES, &host.to_string())? {
+            last = last.max(Some((row.received_at, *host)));
+        }
+    }
+    Ok(last.map(|(_, host)| host))
 }
 
 /// The order that a wish comes to.
@@ -85,10 +106,18 @@ fn order(cluster: &Cluster, wanted: WantedRestore, rows: &impl Read) -> Answer<R
             newest = newest.max(Some((name, *host)));
         }
     }
-    let (snapshot, founder) = match (wanted.backup, wanted.founder, newest) {
-        (Some(backup), Some(founder), _) => (backup, founder),
-        (_, _, Some(newest)) => newest,
-        (_, _, None) => {
+    // A name that is nobody's newest may be in the second place, which every master reaches.
+    let second = cluster.settings.etcd_backup.archive.is_some();
+    let named = wanted.backup.as_deref().is_some_and(is_backup_name);
+    let anybody = match second && named {
+        true => heard_last(&masters, rows)?,
+        false => None,
+    };
+    let (snapshot, founder) = match (wanted.backup, wanted.founder, newest, anybody) {
+        (Some(backup), Some(founder), _, _) => (backup, founder),
+        (_, _, Some(newest), _) => newest,
+        (Some(backup), None, None, Some(founder)) => (backup, founder),
+        (_, _, None, _) => {
             let why = "no master says that it has such a backup as its newest";
             return Err(Refusal::conflict(FaultCode::EtcdRestore, what, why)
                 .fix("name it and the host that has it: --backup NAME --founder HOST"));
@@ -318,6 +347,7 @@ mod tests {
             id: Uuid::from_u128(id),
             state,
             fault: None,
+            warnings: Vec::new(),
         }
     }
 

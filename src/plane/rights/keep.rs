@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
 use super::plan;
-use crate::model::{ClusterId, HostId, Role};
+use crate::model::{ClusterId, Generation, HostId, NodeState, Role};
 use crate::plane::etcd::seats::Said;
-use crate::plane::records::{CLUSTERS, HOSTS, SPECS, STATUSES};
+use crate::plane::records::{CLUSTERS, Cluster, HOSTS, SPECS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;
 use crate::plane::trace::Trace;
-use crate::plane::{departures, proxy};
+use crate::plane::{departures, etcd, proxy};
 
 /// Who asks, for the node's audit.
 const WHO: &str = "rights";
@@ -63,6 +63,9 @@ enum Ended {
     Gone,
 }
 
+/// Clusters that are being looked at: by which task, since when.
+type Busy = BTreeMap<ClusterId, (Id, Instant)>;
+
 /// When a cluster is looked at next, and what came before.
 #[derive(Clone, Debug)]
 struct Turn {
@@ -103,19 +106,37 @@ impl Rights {
 
 /// Keeps every cluster, until the plane stops.
 pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
-    let now = Instant::now();
-    let mut turns: BTreeMap<ClusterId, Turn> = match all(&plane) {
-        Ok(clusters) => clusters.into_iter().map(|c| (c, Turn::new(now))).collect(),
+    let clusters = match all(&plane) {
+        Ok(clusters) => clusters,
         Err(refusal) => {
             tracing::error!(why = %refusal.fault, "cannot read the clusters: their rights are not kept");
             return;
         }
     };
-    let mut looking: JoinSet<(ClusterId, Duration, Ended)> = JoinSet::new();
-    let mut busy: BTreeSet<ClusterId> = BTreeSet::new();
+    let look = |cluster| {
+        let plane = Arc::clone(&plane);
+        async move { look(&plane, cluster).await }
+    };
+    tokio::select! {
+        // cancel-safe: looks that are under way end with it
+        () = plane.shutdown.cancelled() => {}
+        () = rounds(&plane.rights, clusters, look) => {}
+    }
+}
+
+/// Looks at these clusters, and at those that are poked, for ever.
+async fn rounds<F>(rights: &Rights, clusters: Vec<ClusterId>, look: impl Fn(ClusterId) -> F)
+where
+    F: Future<Output = Ended> + Send + 'static,
+{
+    let now = Instant::now();
+    let mut turns: BTreeMap<ClusterId, Turn> =
+        clusters.into_iter().map(|c| (c, Turn::new(now))).collect();
+    let mut looking: JoinSet<Ended> = JoinSet::new();
+    let mut busy: Busy = BTreeMap::new();
     loop {
         let now = Instant::now();
-        for cluster in plane.rights.take() {
+        for cluster in rights.take() {
             turns
                 .entry(cluster)
                 .or_insert_with(|| Turn::new(now))
@@ -124,18 +145,16 @@ pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
         while looking.len() < AT_ONCE
             && let Some(cluster) = first_due(&turns, &busy, now)
         {
-            busy.insert(cluster);
             if let Some(turn) = turns.get_mut(&cluster) {
                 // A poke from now on concerns the look after this one.
                 turn.due = now + SLOWEST;
             }
-            let plane = Arc::clone(&plane);
-            looking.spawn(async move {
-                let began = Instant::now();
-                let ended = tokio::time::timeout(LOOK_MAX, look(&plane, cluster)).await;
-                let ended = ended.unwrap_or_else(|_| Ended::NotYet("it took too long".into()));
-                (cluster, began.elapsed(), ended)
+            let look = tokio::time::timeout(LOOK_MAX, look(cluster));
+            let look = looking.spawn(async move {
+                let ended = look.await;
+                ended.unwrap_or_else(|_| Ended::NotYet("it took too long".into()))
             });
+            busy.insert(cluster, (look.id(), now));
         }
         let next = match looking.len() < AT_ONCE {
             true => next_due(&turns, &busy),
@@ -143,34 +162,31 @@ pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
         };
         tokio::select! {
             // cancel-safe: all are; looks that are under way end with this task
-            () = plane.shutdown.cancelled() => return,
-            () = plane.rights.wake.notified() => {}
+            () = rights.wake.notified() => {}
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-            Some(done) = looking.join_next() => match done {
-                Ok((cluster, took, ended)) => {
-                    busy.remove(&cluster);
-                    after(&mut turns, cluster, took, ended);
+            Some(done) = looking.join_next_with_id() => {
+                let (look, ended) = done.unwrap_or_else(|e| {
+                    tracing::error!(why = %e, "a look at a cluster was lost");
+                    (e.id(), Ended::NotYet("the look was lost".into()))
+                });
+                for (cluster, (_, began)) in busy.extract_if(.., |_, (id, _)| *id == look) {
+                    after(&mut turns, cluster, began.elapsed(), ended.clone());
                 }
-                Err(e) => tracing::error!(why = %e, "a look at a cluster was lost"),
             }
         }
     }
 }
 
 /// Who has waited longest of those that may be looked at.
-fn first_due(
-    turns: &BTreeMap<ClusterId, Turn>,
-    busy: &BTreeSet<ClusterId>,
-    now: Instant,
-) -> Option<ClusterId> {
+fn first_due(turns: &BTreeMap<ClusterId, Turn>, busy: &Busy, now: Instant) -> Option<ClusterId> {
     let waiting = turns
         .iter()
-        .filter(|(c, t)| t.at() <= now && !busy.contains(c));
+        .filter(|(c, t)| t.at() <= now && !busy.contains_key(c));
     waiting.min_by_key(|(_, t)| t.at()).map(|(c, _)| *c)
 }
 
-fn next_due(turns: &BTreeMap<ClusterId, Turn>, busy: &BTreeSet<ClusterId>) -> Option<Instant> {
-    let waiting = turns.iter().filter(|(c, _)| !busy.contains(c));
+fn next_due(turns: &BTreeMap<ClusterId, Turn>, busy: &Busy) -> Option<Instant> {
+    let waiting = turns.iter().filter(|(c, _)| !busy.contains_key(c));
     waiting.map(|(_, t)| t.at()).min()
 }
 
@@ -305,8 +321,19 @@ async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
+            let ended = |c: &Cluster| -> BTreeSet<HostId> {
+                c.departed
+                    .iter()
+                    .filter(|d| d.ended)
+                    .map(|d| d.host)
+                    .collect()
+            };
+            let before = ended(&cluster);
             let said = |host| said(&**change, host, started);
             if departures::settle(&mut cluster, change.now, said) {
+                for host in ended(&cluster).difference(&before) {
+                    etcd::leave::waits_for_nobody(change, *host)?;
+                }
                 departures::sign_revoked(&mut cluster, change.now)?;
                 change.put(&CLUSTERS, &id.to_string(), &cluster)?;
                 change.touch_cluster(&cluster);
@@ -327,17 +354,26 @@ fn said(rows: &impl Read, host: HostId, started: Timestamp) -> Said {
     let done = match (&status, spec) {
         _ if !known => true,
         (Some(status), Some(spec)) => {
-            let node = status.status.node.as_ref();
-            let observed = status.status.observed_generation >= spec.generation;
-            observed
-                && spec.assignment.role() == Role::None
-                && node
-                    .is_none_or(|n| n.role == Role::None && n.state == crate::model::NodeState::Ok)
+            let node = status.status.node.as_ref().map(|n| (n.role, n.state));
+            let issued = (spec.generation, spec.assignment.role());
+            has_left(issued, status.status.observed_generation, node)
         }
         _ => false,
     };
     let at = status.map_or(started, |s| s.received_at.max(started));
     Said { done, at }
+}
+
+/// Whether a host that has seen this generation, and whose node is so, is done with leaving.
+fn has_left(
+    issued: (Generation, Role),
+    observed: Generation,
+    node: Option<(Role, NodeState)>,
+) -> bool {
+    let (generation, role) = issued;
+    observed >= generation
+        && role == Role::None
+        && node.is_none_or(|node| node == (Role::None, NodeState::Ok))
 }
 
 impl std::fmt::Display for super::Change {
@@ -356,63 +392,4 @@ impl std::fmt::Display for super::Change {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cluster_is_looked_at_soon_then_slowly_and_at_once_when_poked() {
-        let start = Instant::now();
-        let took = Duration::from_millis(20);
-        let mut turn = Turn::new(start);
-        let mut pauses = Vec::new();
-        for _ in 0..=FAILS_MAX {
-            turn.due = start + SLOWEST;
-            turn.ended(start, took, Ended::NotYet("no".into()));
-            pauses.push(turn.at() - start);
-        }
-        assert_eq!(pauses[0], SOON);
-        assert!(pauses.is_sorted() && pauses[FAILS_MAX as usize - 1] <= SOON_MAX);
-        assert_eq!(pauses[FAILS_MAX as usize], SLOW);
-        turn.poked(start);
-        assert!(turn.at() - start < SOON);
-        // A poke while it was looked at is not lost.
-        turn.ended(start, took, Ended::Well);
-        assert!(turn.at() - start < SOON);
-        turn.due = start + SLOWEST;
-        turn.ended(start, took, Ended::Well);
-        assert_eq!(turn.at() - start, SLOW);
-    }
-
-    #[test]
-    fn large_clusters_are_looked_at_less_often() {
-        let start = Instant::now();
-        let mut turn = Turn::new(start);
-        turn.due = start + SLOWEST;
-        turn.ended(start, Duration::from_secs(6), Ended::NotYet("no".into()));
-        assert_eq!(turn.at() - start, Duration::from_secs(54));
-        turn.due = start + SLOWEST;
-        turn.ended(start, Duration::from_secs(6), Ended::Well);
-        assert_eq!(turn.at() - start, Duration::from_secs(300));
-        turn.poked(start);
-        assert_eq!(turn.at() - start, Duration::from_secs(12));
-        turn.due = start + 2 * SLOWEST;
-        turn.ended(start, Duration::from_secs(100), Ended::Well);
-        assert_eq!(turn.at() - start, SLOWEST);
-    }
-
-    #[test]
-    fn one_look_at_a_time_and_the_longest_waiting_first() {
-        let now = Instant::now();
-        let (a, b) = (ClusterId::random(), ClusterId::random());
-        let turns = BTreeMap::from([
-            (a, Turn::new(now)),
-            (b, Turn::new(now - Duration::from_secs(1))),
-        ]);
-        assert_eq!(first_due(&turns, &BTreeSet::new(), now), Some(b));
-        assert_eq!(first_due(&turns, &[b].into(), now), Some(a));
-        assert_eq!(first_due(&turns, &[a, b].into(), now), None);
-        assert_eq!(next_due(&turns, &[b].into()), Some(now));
-        let before = now - Duration::from_secs(2);
-        assert_eq!(first_due(&turns, &BTreeSet::new(), before), None, "not yet");
-    }
-}
+mod tests;

@@ -183,6 +183,41 @@ fn who_shares_a_binding_in_which_order_is_no_change() {
     assert_eq!(plan(&c, &api.0).changes, []);
 }
 
+/// 5000 nodes: neither one object that is written anew for each of them, nor one object each.
+#[test]
+fn kube_proxies_of_many_nodes_share_a_few_bindings_of_about_the_same_size() {
+    let mut c = cluster();
+    add(&mut c, &[(1, true), (2, false)]).expect("attach");
+    let worker = c.members.iter().find(|m| m.role == Role::Worker);
+    let first = worker.expect("it is there").clone();
+    let member = |n: u128| Member {
+        // Ids are of chance; these are spread like some.
+        host: HostId(uuid::Uuid::from_u128(
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
+        )),
+        ..first.clone()
+    };
+    c.members = (1..=5000).map(member).collect();
+    let all = bindings::wanted(&c.members);
+    assert_eq!(all.len(), 32);
+    let largest = all.iter().map(|b| b.object.to_string().len()).max();
+    assert!(
+        largest.is_some_and(|bytes| bytes < 32 * 1024),
+        "{largest:?}"
+    );
+    let mut api = Fake::default();
+    settled(&c, &mut api);
+    assert_eq!(api.users().len(), 5000);
+    // One more is a change of one of them.
+    c.members.push(member(5001));
+    let changes = plan(&c, &api.0).changes;
+    assert!(
+        matches!(changes[..], [Change::Patch { .. }]),
+        "{}",
+        changes.len()
+    );
+}
+
 #[test]
 fn a_binding_that_was_changed_is_put_right_and_others_are_let_be() {
     let mut c = cluster();

@@ -47,6 +47,14 @@ fn what_a_change_does_not_name_stays() {
         tune(&mut settings, &bad).expect_err("refused");
     }
     assert_eq!(settings, before);
+    // Of backups each field by itself: who changes how many are kept takes no key away.
+    let archive = json!({"kind": "dir", "path": "/mnt/nas"});
+    let body = json!({"etcdBackup": {"archive": archive, "drillEveryDays": 30}});
+    tune(&mut settings, &body).expect("good");
+    tune(&mut settings, &json!({"etcdBackup": {"keep": 7}})).expect("good");
+    let backup = &settings.etcd_backup;
+    assert_eq!((backup.keep, backup.drill_every_days), (7, 30));
+    assert!(backup.archive.is_some());
     tune(&mut settings, &json!({"featureGates": {}})).expect("good");
     assert!(settings.feature_gates.is_empty());
     settings.kubelet.ids_per_pod = Some(131_072);

@@ -239,6 +239,49 @@ async fn a_file_that_is_held_for_a_moment_is_tried_again() {
     checked.expect("it runs");
 }
 
+/// Each says when it begins and ends, and waits between for the one after it.
+#[tokio::test]
+async fn two_run_beside_each_other_and_no_third() {
+    const MANY: usize = 6;
+    let mut tree = Tree::new();
+    for n in 0..MANY {
+        let gate = tree.path(&format!("gate-{n}"));
+        std::fs::create_dir_all(tree.path("")).expect("directory");
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+        let log = tree.path("log").display().to_string();
+        let gate = gate.display();
+        let body = format!("echo in-{n} >> {log}; read go < {gate}; echo out-{n} >> {log}");
+        tree.add(&format!("bin/helper-{n}"), "helper", &script(&body));
+    }
+    let log = tree.path("log");
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    let gates = async {
+        for n in 0..MANY {
+            let beside = format!("in-{}\n", (n + 1).min(MANY - 1));
+            while !lines().contains(&beside) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let gate = tree.path(&format!("gate-{n}"));
+            let opened = tokio::task::spawn_blocking(move || std::fs::write(gate, "go\n"));
+            opened.await.expect("joined").expect("open");
+        }
+    };
+    let both = async { tokio::join!(tree.check(), gates).0 };
+    let checked = tokio::time::timeout(DEADLINE / 2, both).await;
+    checked
+        .expect("the second begins before the first ends")
+        .expect("all run");
+    let beside = lines().lines().fold((0usize, 0usize), |(now, most), line| {
+        let now = if line.starts_with("in") {
+            now + 1
+        } else {
+            now - 1
+        };
+        (now, most.max(now))
+    });
+    assert_eq!(beside, (0, 2), "{}", lines());
+}
+
 #[test]
 fn who_does_not_answer_is_said_and_tried_again() {
     let asked = Asked {

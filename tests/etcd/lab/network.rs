@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sched::{CloneFlags, setns};
 
 /// The test's own address on the bridge: for a server that machines ask.
-const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 7, 254));
+pub(crate) const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 7, 254));
 
 /// The address of machine `n`.
 pub(super) fn address(n: u8) -> IpAddr {

@@ -1,11 +1,13 @@
-//! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger, of which only
-//! the phases of etcd are asked.
+//! nodelet on a machine of the lab: its own context, phases, plan, runner and ledger. Of its phases only
+//! those of etcd are asked, or, of a node that has a stack's manifest, those of the runtime.
 
 use std::time::Duration;
 
 use pf9_hostagent::host::Host;
 use pf9_hostagent::host::fs::HostFs;
-use pf9_hostagent::model::{Generation, NodeSpec, PhaseId, Role, Timestamp, TrustStore};
+use pf9_hostagent::model::{
+    Generation, NodeSpec, PhaseId, Role, StackManifest, Timestamp, TrustStore,
+};
 use pf9_hostagent::nodelet::apply::Effects;
 use pf9_hostagent::nodelet::check;
 use pf9_hostagent::nodelet::context::{self, StackSeen};
@@ -17,6 +19,7 @@ use pf9_hostagent::nodelet::plan::Plan;
 use pf9_hostagent::nodelet::removal::{self, Removal};
 use pf9_hostagent::nodelet::run::{End, Runner, Stop};
 use pf9_hostagent::nodelet::status::Board;
+use pf9_hostagent::nodelet::step::Step;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) ledger: LedgerFile,
     pub(crate) board: Board,
     pub(crate) journal: Journal,
+    /// What the stack is said to be; nothing is unpacked.
+    pub(crate) manifest: Option<StackManifest>,
     trust: TrustStore,
 }
 
@@ -49,6 +54,7 @@ impl Node {
             ledger,
             board,
             journal: Journal::new(fs),
+            manifest: None,
             trust,
             host,
         }
@@ -68,7 +74,14 @@ impl Node {
     pub(crate) async fn check(&mut self) -> Plan {
         let node = self.ctx.node.clone();
         self.ctx = gather(&self.host, &self.trust, &node);
-        let phases = etcd_phases(&self.ctx);
+        let phases = match &self.manifest {
+            None => etcd_phases(&self.ctx),
+            Some(manifest) => {
+                self.ctx.manifest = Some(manifest.clone());
+                self.ctx.stack_at_hand = true;
+                runtime_phases(&self.ctx)
+            }
+        };
         let effects = Effects {
             host: &self.host,
             trust: &self.trust,
@@ -159,6 +172,27 @@ fn etcd_phases(ctx: &Context) -> Vec<PhaseSteps> {
             steps: phase::steps(id, ctx),
         })
         .into()
+}
+
+/// The phases of the runtime, after its trial.
+fn runtime_phases(ctx: &Context) -> Vec<PhaseSteps> {
+    let tried = phase::steps(PhaseId::Stack, ctx).map(|steps| {
+        let own = |s: &Step| matches!(s, Step::Tried(trial) if trial.program == "containerd");
+        steps.into_iter().filter(own).collect()
+    });
+    let steps = |id| PhaseSteps {
+        id,
+        steps: phase::steps(id, ctx),
+    };
+    let tried = PhaseSteps {
+        id: PhaseId::Stack,
+        steps: tried,
+    };
+    vec![
+        tried,
+        steps(PhaseId::RuntimeConfigure),
+        steps(PhaseId::RuntimeStart),
+    ]
 }
 
 fn gather(host: &Host, trust: &TrustStore, spec: &NodeSpec) -> Context {

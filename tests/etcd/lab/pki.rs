@@ -7,8 +7,9 @@ use pf9_hostagent::host::fs::{Attrs, HostFs};
 use pf9_hostagent::model::{CertPurpose, Digest, EtcdMember, HostId, NodeSpec, paths};
 use pf9_hostagent::nodelet::certs;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, RevokedCertParams, SanType, SerialNumber,
 };
 use serde_json::json;
 
@@ -57,6 +58,27 @@ impl Pki {
         serde_json::from_value(said).expect("a spec")
     }
 
+    /// The list that says that the client certificates of the machines below these are good no more.
+    pub(crate) fn revoked(&self, of: &[&HostFs]) -> String {
+        let at = |year| rcgen::date_time_ymd(year, 1, 1);
+        let revoked = |fs: &&HostFs| RevokedCertParams {
+            serial_number: serial(fs, CertPurpose::EtcdClient),
+            revocation_time: at(2024),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: at(2024),
+            next_update: at(2099),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: of.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("list");
+        list.pem().expect("PEM")
+    }
+
     /// Gives the machine below `fs` a key and a certificate, as the plane would.
     pub(super) fn certify(&self, fs: &HostFs, purpose: CertPurpose, spec: &NodeSpec) {
         let dir = fs.at(format!("{}/{}", paths::KUBE_CERTS, purpose.dir()));
@@ -77,6 +99,7 @@ impl Pki {
         .into_iter()
         .filter_map(|(wanted, usage)| wanted.then_some(usage))
         .collect();
+        params.serial_number = Some(serial(fs, purpose));
         let name = |san: &String| match san.parse() {
             Ok(ip) => SanType::IpAddress(ip),
             Err(_) => SanType::DnsName(san.as_str().try_into().expect("a name")),
@@ -92,6 +115,16 @@ impl Pki {
                 .expect("write");
         }
     }
+}
+
+/// Of the certificate that the machine below `fs` has for this.
+fn serial(fs: &HostFs, purpose: CertPurpose) -> SerialNumber {
+    let of = format!("{} {}", fs.at("/").display(), purpose.dir());
+    // A positive number.
+    let digest = Digest::of(of.as_bytes()).to_string();
+    let digits = digest.rsplit(':').next().and_then(|d| d.get(..15));
+    let digits = digits.expect("digits of a digest");
+    SerialNumber::from(u64::from_str_radix(digits, 16).expect("a number"))
 }
 
 /// Members that found etcd together.

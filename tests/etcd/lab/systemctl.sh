@@ -1,6 +1,6 @@
 #!/bin/sh
-# What of systemd the lab needs: units are loaded when their file is there; etcd's runs for real, with the files that its
-# unit names, below this root as its own, in the machine's network. Every call but questions is logged. Starting does not
+# What of systemd the lab needs: units are loaded when their file is there; they run for real, with the files that they
+# name, below this root as their own, in the machine's network. The runtime's has the kernel's file systems as well. Every call but questions is logged. Starting does not
 # wait (a founder would wait for founders that the same test starts after it), and what died stays dead.
 root=$(cd "$(dirname "$0")/../.." && pwd)
 state=$root/run/fake-systemd
@@ -27,9 +27,15 @@ start() {
   set -a
   for file in $(sed -n 's/^EnvironmentFile=//p' "$unit"); do . "$root$file" || return 1; done
   set +a
-  program=$(sed -n 's/^ExecStart=//p' "$unit")
+  for setting in $(sed -n 's/^Environment="*\([^"]*\)"*$/\1/p' "$unit"); do export "$setting"; done
+  program=$(sed -e ':a' -e '/\\$/{N;s/\\\n */ /;ba' -e '}' "$unit" | sed -n 's/^ExecStart=//p')
   net=$(cat "$state/namespaces")
-  setsid nsenter --net="$net/net" --pid="$net/pid_for_children" chroot "$root" $program \
+  # Mounts of its own: what nodelet reads of a kernel here is files of the lab. And its root is one: runc wants that.
+  own_mounts=
+  ! grep -q '^Delegate=yes' "$unit" || own_mounts='mount --rbind $0 $0 && cd $0 && mkdir -p sys dev &&
+    mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev &&'
+  setsid nsenter --net="$net/net" --pid="$net/pid_for_children" unshare --mount \
+    sh -c "$own_mounts"' exec chroot "$0" "$@"' "$root" $program \
     < /dev/null >> "$state/$1.log" 2>&1 &
   pid=
   while [ -z "$pid" ] && [ -d "/proc/$!" ]; do read -r pid _ < "/proc/$!/task/$!/children"; done 2>/dev/null

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use pf9_hostagent::backup::seal::{self, Sealer};
+use pf9_hostagent::backup::unwrap::Asking;
 use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     ArchiveStatus, Authority, BackupInfo, BackupsStatus, CertPurpose, CertificateRequest,
     CertificateStatus, Digest, DrillReport, Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus,
-    Fault, FaultCode, Generation, NodeState, PhaseId, PhaseState, PhaseStatus, RestoreState,
-    RestoreStatus, Role, Timestamp, paths,
+    Fault, FaultCode, Generation, HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus,
+    RestoreState, RestoreStatus, Role, Timestamp, paths,
 };
 use serde_json::Value;
 
@@ -145,13 +147,30 @@ fn etcd(at: Timestamp, fault: fn() -> Fault) -> EtcdStatus {
             behind: 1,
             fault: Some(fault().next_try(at)),
         }),
+        drill_failing: Some(fault().next_try(at)),
         restore: Some(RestoreStatus {
             id: uuid::Uuid::from_u128(1),
             state: RestoreState::Refused,
             fault: Some(fault().next_try(at)),
+            warnings: vec!["its API was elsewhere".into()],
         }),
         chore: Some("a backup".into()),
     }
+}
+
+/// What root asks of the plane about a backup: signed here, and carried by whoever.
+fn unwrap_order(bed: &Bed) -> Value {
+    let file = bed
+        .fs
+        .begin("/b.db.age", &Attrs::mode(0o600))
+        .expect("file");
+    let both = [seal::new_key().1, seal::new_key().1];
+    let sealer = Sealer::new(file, &seal::recipients(&both).expect("keys")).expect("head");
+    sealer.finish().expect("finish").0.place().expect("place");
+    let asking = Asking::of(&bed.fs.at("/b.db.age")).expect("head");
+    let nonce = Nonce(Digest::of(b"n"));
+    let order = asking.order(HostId::random(), bed.cluster, "b", nonce);
+    serde_json::to_value(order).expect("json")
 }
 
 #[tokio::test]
@@ -191,10 +210,13 @@ async fn what_leaves_the_host_is_what_is_published() {
         let document = path.rsplit('/').next().unwrap_or_default();
         fields(&format!("{document}: "), &opened(body), &mut left);
     }
+    let order = unwrap_order(&bed);
+    assert!(!order.to_string().contains("AGE-SECRET"), "{order}");
+    fields("unwrap: ", &order, &mut left);
     let published: BTreeSet<String> = PUBLISHED.lines().map(str::to_owned).collect();
     let more: Vec<_> = left.difference(&published).collect();
     assert!(more.is_empty(), "not published: {more:#?}");
-    for document in ["certificates", "events", "facts", "status"] {
+    for document in ["certificates", "events", "facts", "status", "unwrap"] {
         let of_it = format!("{document}: ");
         assert!(left.iter().any(|f| f.starts_with(&of_it)), "{document}");
     }

@@ -68,8 +68,7 @@ async fn root_of_a_master_opens_its_clusters_backups_and_nobody_else_does() {
     let answer: UnwrapAnswer = serde_json::from_value(answer).expect("answer");
     let key = asking.opened(&answer).expect("opened");
     let mut plain = String::new();
-    let mut reader =
-        seal::open(&backup, std::iter::once(&key as &dyn age::Identity)).expect("opens");
+    let mut reader = seal::open(&backup, &[Box::new(key)]).expect("opens");
     reader.read_to_string(&mut plain).expect("read");
     assert_eq!(plain, "all there is");
     // Once.

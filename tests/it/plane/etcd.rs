@@ -26,7 +26,7 @@ pub(super) const SERVICE: &str = "etcd-metrics";
 
 /// What a host's etcd says when it is asked for its health.
 #[derive(Clone)]
-enum Says {
+pub(super) enum Says {
     Yes,
     No,
     /// Nothing, for ever.
@@ -69,11 +69,14 @@ impl World {
     }
 
     /// One more host, with an etcd.
-    async fn enrol(&mut self, n: u8) {
-        let mut node = self
-            .bed
-            .host(&format!("m{n}"), &format!("10.1.0.{n}"))
+    pub(super) async fn enrol(&mut self, n: u8) {
+        self.enrol_as(&format!("m{n}"), &format!("10.1.0.{n}"))
             .await;
+    }
+
+    /// The same, of this name and address.
+    pub(super) async fn enrol_as(&mut self, name: &str, ip: &str) {
+        let mut node = self.bed.host(name, ip).await;
         let incoming = node.incoming.take().expect("connected");
         self.says.lock().expect("lock").insert(node.id, Says::Yes);
         let serving = serve(incoming, node.id, Arc::clone(&self.says));
@@ -81,13 +84,13 @@ impl World {
         self.masters.push(node);
     }
 
-    fn set(&self, master: usize, says: Says) {
+    pub(super) fn set(&self, master: usize, says: Says) {
         let id = self.masters[master].id;
         self.says.lock().expect("lock").insert(id, says);
     }
 
     /// A master reports whom its etcd lists.
-    async fn lists(&self, master: usize, members: &[usize]) {
+    pub(super) async fn lists(&self, master: usize, members: &[usize]) {
         let members: Vec<Value> = members
             .iter()
             .map(|i| json!({"id": format!("a{i}"), "name": self.masters[*i].id, "learner": false}))
@@ -116,7 +119,7 @@ impl World {
         assert_eq!(code, 204, "{said}");
     }
 
-    async fn detach(&self, masters: &[usize], force: bool) -> (u16, Value) {
+    pub(super) async fn detach(&self, masters: &[usize], force: bool) -> (u16, Value) {
         let hosts: Vec<Value> = masters
             .iter()
             .map(|i| json!({"uuid": self.masters[*i].id, "force": force}))
@@ -125,24 +128,24 @@ impl World {
         self.bed.ask(Method::POST, &path, hosts.into()).await
     }
 
-    async fn remove(&self, master: usize, query: &str) -> (u16, Value) {
+    pub(super) async fn remove(&self, master: usize, query: &str) -> (u16, Value) {
         let path = format!("/resmgr/v1/hosts/{}{query}", self.masters[master].id);
         self.bed.ask(Method::DELETE, &path, Value::Null).await
     }
 
     /// Whose members this master is to take out.
-    async fn gone(&self, master: usize) -> Vec<EtcdGone> {
+    pub(super) async fn gone(&self, master: usize) -> Vec<EtcdGone> {
         let spec = self.masters[master].current().await;
         spec.assignment.node().expect("node").etcd.gone.clone()
     }
 
     /// State and words of every member, by name.
-    async fn shown(&self) -> Value {
+    pub(super) async fn shown(&self) -> Value {
         let path = format!("/qbert/v4/{{project}}/clusters/{}/etcd", self.cluster);
         self.bed.get(&path).await
     }
 
-    async fn words(&self, name: &str) -> String {
+    pub(super) async fn words(&self, name: &str) -> String {
         let shown = self.shown().await;
         let members = shown["members"].as_array().expect("list");
         let member = members.iter().find(|m| m["name"] == name).expect(name);
@@ -196,7 +199,7 @@ async fn answer(stream: MuxStream, says: Says) {
     drop(http.serve_connection(TokioIo::new(stream), answer).await);
 }
 
-fn code(said: &Value) -> &str {
+pub(super) fn code(said: &Value) -> &str {
     said["error"]["fault"]["code"].as_str().unwrap_or_default()
 }
 

@@ -97,3 +97,51 @@ async fn one_is_withdrawn_and_a_founder_has_to_be_a_master() {
     let (code, said) = world.restore(Method::DELETE, Value::Null).await;
     assert_eq!((code, world.told(0).await), (200, None), "{said}");
 }
+
+/// The disks are dead, the second place is not: every master can fetch what is named, and the newest of
+/// it is what a master says that it has there.
+#[tokio::test]
+async fn a_backup_of_the_second_place_is_nobodys_newest_and_restored_all_the_same() {
+    let world = World::new(3).await;
+    let name = "20261128T140000Z-r7";
+    let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
+    assert_eq!(code, 409, "there is no second place: {said}");
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let backup = json!({"archive": {"kind": "dir", "path": "/mnt/nas", "mount": "/mnt/nas"}});
+    let body = json!({"etcdBackup": backup});
+    let (code, said) = world.bed.ask(Method::PATCH, &path, body).await;
+    assert_eq!(code, 200, "{said}");
+    let bad = json!({"etcdBackup": {"archive": {"kind": "dir", "path": "nas"}}});
+    let (code, said) = world.bed.ask(Method::PATCH, &path, bad).await;
+    assert_eq!(code, 400, "{said}");
+    let said = said.to_string();
+    assert!(
+        said.contains("etcdBackup.archive.path") && said.contains("nas"),
+        "{said}"
+    );
+    // The one that was heard last makes the data.
+    world.reports(1, json!({})).await;
+    let (code, said) = world.restore(Method::POST, json!({"backup": name})).await;
+    assert_eq!(code, 200, "{said}");
+    let order = world.told(0).await.expect("order");
+    assert_eq!(
+        (order.founder, order.snapshot.as_str()),
+        (world.masters[1].id, name)
+    );
+    let (code, _) = world.restore(Method::DELETE, Value::Null).await;
+    assert_eq!(code, 200);
+    let archive =
+        json!({"place": "/mnt/nas", "last": "20261128T150000Z-r9", "count": 1, "bytes": 1});
+    world
+        .reports(2, json!({"backups": {"archive": archive}}))
+        .await;
+    let (code, said) = world.restore(Method::POST, json!({})).await;
+    assert_eq!(code, 200, "{said}");
+    let order = world.told(0).await.expect("order");
+    assert_eq!(order.founder, world.masters[2].id);
+    assert_eq!(order.snapshot, "20261128T150000Z-r9");
+    let spec = world.masters[0].current().await;
+    let policy = &spec.assignment.node().expect("node").etcd.backup;
+    assert!(policy.archive.is_some());
+    assert_eq!(policy.drill_every_days, 7, "drills are made without a word");
+}

@@ -287,6 +287,18 @@ async fn what_only_large_services_say_has_its_words_too() {
 }
 
 #[tokio::test]
+async fn a_list_that_never_ends_is_given_up() {
+    let page = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 134\r\n\r\n<ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'><NextContinuationToken>on</NextContinuationToken></ListBucketResult>";
+    let (head, body) = page.split_once("\r\n\r\n").expect("a page");
+    assert!(head.ends_with(&body.len().to_string()), "{}", body.len());
+    let server = Server::start().await;
+    // One page more and it would end.
+    let way = Way::to(server.at, vec![Weather::Says(page); PAGES_MAX]).await;
+    let error = at(way.at).list().await.expect_err("no end");
+    assert!(error.to_string().contains("pages"), "{error}");
+}
+
+#[tokio::test]
 async fn only_the_right_authority_is_believed() {
     let (server, authority) = Server::start_tls().await;
     let local = local(1000);

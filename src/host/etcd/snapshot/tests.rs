@@ -137,18 +137,30 @@ async fn a_whole_snapshot_is_the_file() {
     assert_eq!(read(&etcd).await, (file, Ok(Some("3.7.0".into()))));
 }
 
+/// So many blobs more after the last promised byte, and the checksum that is right for all.
+fn after_the_end(script: &mut Script, blob: &[u8], count: usize) {
+    script.messages.pop();
+    let mut file: Vec<u8> = (0..5_u8).flat_map(|n| vec![n; 1000]).collect();
+    for _ in 0..count {
+        script.messages.push(message(0, blob));
+        file.extend(blob);
+    }
+    let sum = crate::model::Digest::of(&file).0;
+    script.messages.push(message(0, &sum));
+}
+
 #[tokio::test]
 async fn what_is_not_whole_or_not_what_etcd_read_is_none() {
     type Change = fn(&mut Script);
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 10] = [
         ("it dies", |s| {
             s.messages.truncate(3);
             s.trailers = None;
         }),
         ("status 14", |s| s.trailers = Some("14")),
         ("is not whole", |s| s.messages.truncate(3)),
-        // Whole, but for the checksum: the last blob is taken for it.
-        ("checksum differs", |s| s.messages.truncate(5)),
+        // All that was promised, and no checksum of it.
+        ("is not whole", |s| s.messages.truncate(5)),
         ("checksum differs", |s| {
             let last = s.messages[2].len() - 20;
             s.messages[2][last] ^= 1;
@@ -158,6 +170,10 @@ async fn what_is_not_whole_or_not_what_etcd_read_is_none() {
             s.messages[1] = message(0, &[0; 9000])
         }),
         ("is empty", |s| s.messages.clear()),
+        // What comes after the last promised byte is the checksum alone: not more data, with a checksum of
+        // them all, however large their pieces are.
+        ("more than it promised", |s| after_the_end(s, &[9; 1000], 1)),
+        ("more than it promised", |s| after_the_end(s, &[9; 32], 3)),
     ];
     for (words, change) in cases {
         let (file, mut script) = good();

@@ -89,6 +89,22 @@ fn only_who_was_named_is_taken_out_and_one_at_a_time() {
     let both = [gone(2, Some("2")), gone(3, None)];
     assert_eq!(next(&both), Out::Take(all[2].clone()));
     assert!(matches!(next(&both[..1]), Out::Waits(m, _) if m == all[1]));
+    // Also where the healthy one could: a learner and the dead one cost the rest nothing.
+    let four = [
+        all[1].clone(),
+        all[0].clone(),
+        member(4, false, true),
+        all[2].clone(),
+        member(5, true, true),
+    ];
+    let mut named = vec![gone(2, Some("2")), gone(3, None), gone(5, None)];
+    let first = |named: &[EtcdGone]| next_out(&four, named, &masters, "1");
+    assert_eq!(first(&named), Out::Take(four[4].clone()));
+    named.pop();
+    assert_eq!(first(&named), Out::Take(four[3].clone()));
+    assert_eq!(first(&named[..1]), Out::Take(four[0].clone()));
+    // Nobody takes out itself.
+    assert_eq!(next_out(&four, &named[..1], &masters, "2"), Out::Nobody);
 }
 
 proptest! {
@@ -169,4 +185,55 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn who_may_stand_still_for_a_moment() {
+    let of = |text: &str| -> Vec<Listed> {
+        let one = |(n, c): (usize, char)| member(n as u8 + 1, c == 'l', c != 'M');
+        text.chars().enumerate().map(one).collect()
+    };
+    for (members, may) in [
+        ("m", true),
+        ("lmm", true),
+        ("mm", true),
+        ("mM", false),
+        ("mmm", true),
+        ("Mmm", true),
+        ("mmM", false),
+        ("mmmM", false),
+        ("mmmmM", true),
+        ("mmmMM", false),
+        ("mml", true),
+    ] {
+        assert_eq!(may_pause(&of(members), "1").is_ok(), may, "{members}");
+    }
+    let loss = may_pause(&of("mmM"), "1").expect_err("no");
+    assert_eq!(loss.silent, [host(3).to_string()]);
+}
+
+#[test]
+fn who_is_gone_and_leads_is_taken_out_by_the_first_of_the_others() {
+    let listed = [
+        member(9, false, true),
+        member(0x10, false, true),
+        member(3, false, false),
+        member(2, true, true),
+        member(4, false, true),
+    ];
+    let gone = [EtcdGone {
+        host_id: host(9),
+        member_id: None,
+    }];
+    let masters: Vec<HostId> = [0x10, 3, 2, 4].map(host).into();
+    let acts = |leader: &str, gone: &[EtcdGone]| {
+        who_acts(&listed, gone, &masters, leader).map(|m| m.id.clone())
+    };
+    // Whoever leads; one that is to go itself, or none: the first that answers and has a vote, by number.
+    assert_eq!(acts("10", &gone).as_deref(), Some("10"));
+    assert_eq!(acts("9", &[]).as_deref(), Some("9"));
+    assert_eq!(acts("9", &gone).as_deref(), Some("4"));
+    assert_eq!(acts("", &gone).as_deref(), Some("4"));
+    let out = next_out(&listed, &gone, &masters, "4");
+    assert!(matches!(out, Out::Take(m) if m.id == "9"));
 }

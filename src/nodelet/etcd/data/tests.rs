@@ -143,3 +143,33 @@ proptest! {
         }
     }
 }
+
+/// What the files of a machine without data say of the past: these, beside an empty list of mounts.
+fn seen_of(files: &[(&str, &str)]) -> Seen {
+    let dir = tempfile::tempdir().expect("directory");
+    let fs = HostFs::new(dir.path());
+    let attrs = crate::host::fs::Attrs::mode(0o600);
+    for (path, text) in files.iter().chain(&[("/proc/self/mountinfo", "")]) {
+        fs.write(path, text.as_bytes(), &attrs).expect("write");
+    }
+    look(&fs).expect("a look")
+}
+
+#[test]
+fn a_past_that_cannot_be_read_is_one_all_the_same() {
+    let note = "/var/opt/pf9/nodelet/etcd.json";
+    let joins = (
+        phase::layout::ETCD_CLUSTER_ENV,
+        "ETCD_INITIAL_CLUSTER_STATE=existing\n",
+    );
+    let permit = (phase::layout::ETCD_BEGINS, "it may");
+    assert_eq!(seen_of(&[]).verdict(), Verdict::Fresh);
+    // A note that is no note; no note, and the settings of one that has begun.
+    for files in [&[(note, "half a no")][..], &[joins]] {
+        let seen = seen_of(files);
+        assert!(matches!(seen.known, Known::Lost { .. }), "{seen:?}");
+        assert!(seen.is_gone() && seen.held().is_some());
+    }
+    // The same settings, and it has not begun.
+    assert_eq!(seen_of(&[joins, permit]).verdict(), Verdict::Fresh);
+}

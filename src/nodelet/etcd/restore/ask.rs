@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{By, Goal, Last, Restores, Run, Source};
+use crate::backup::shelf;
 use crate::host::fs::HostFs;
 use crate::local::{Method, Reply, Request, StatusCode};
 use crate::model::{Fault, FaultCode, Role, Timestamp, document};
@@ -88,7 +89,8 @@ fn ask(restores: &Restores, job: &Job, goal: Goal, now: Timestamp) -> Result<(),
             .fix("pf9ctl etcd restore --show says how far it is, --withdraw ends it"));
     }
     if let Goal::Restored(source) = &goal {
-        for path in [Some(&source.file), source.recovery_key.as_ref()] {
+        let file = Some(&source.file).filter(|file| !shelf::is_name(file));
+        for path in [file, source.recovery_key.as_ref()] {
             path.map_or(Ok(()), |path| absolute(path))?;
         }
     }
@@ -103,7 +105,7 @@ fn absolute(path: &str) -> Result<(), Fault> {
     if path.starts_with('/') && path.len() <= PATH_MAX {
         return Ok(());
     }
-    let why = format!("{path:?} is no absolute path");
+    let why = format!("{path:.200?} is neither the name of a backup nor an absolute path");
     Err(Fault::new(FaultCode::DocumentMalformed, NOT_DONE, why))
 }
 

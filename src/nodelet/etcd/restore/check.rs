@@ -6,9 +6,8 @@ use std::path::Path;
 use semver::Version;
 
 use super::snapshot::Content;
-use crate::backup::seal::ANOTHER;
 use crate::host::space::{self, Space};
-use crate::model::{BackupManifest, ClusterId, Fault, FaultCode, Matrix};
+use crate::model::{ClusterId, Fault, FaultCode, Matrix};
 
 /// etcd makes its log in pieces of this size, before it writes a word into it.
 const LOG_PIECE: u64 = 64 * 1000 * 1000;
@@ -43,7 +42,7 @@ pub fn judge(facts: &Facts<'_>, matrix: &Matrix) -> Result<(), Fault> {
             "choose another backup",
         ));
     }
-    whose(facts)?;
+    whose(facts.of, facts.here, facts.any_cluster)?;
     let made_by = content.storage.clone().unwrap_or(SAYS_NOTHING);
     matrix
         .etcd_restores(&made_by, facts.etcd)
@@ -55,33 +54,19 @@ pub fn judge(facts: &Facts<'_>, matrix: &Matrix) -> Result<(), Fault> {
         .map_err(|e| Fault::new(FaultCode::DiskFull, WHAT, e.to_string()).fix(space::FIX))
 }
 
-fn whose(facts: &Facts<'_>) -> Result<(), Fault> {
-    let why = match facts.of {
-        _ if facts.any_cluster => return Ok(()),
-        Some(of) if of == facts.here => return Ok(()),
-        Some(of) => format!("it is of cluster {of}, this master is of {}", facts.here),
+/// Whether it is this cluster's, or may be anybody's.
+pub(super) fn whose(of: Option<ClusterId>, here: ClusterId, any: bool) -> Result<(), Fault> {
+    let why = match of {
+        _ if any => return Ok(()),
+        Some(of) if of == here => return Ok(()),
+        Some(of) => format!("it is of cluster {of}, this master is of {here}"),
         None => "nothing says of which cluster it is".to_owned(),
     };
     let fix = "say --any-cluster if it is the right one all the same";
     Err(Fault::new(FaultCode::EtcdRestoreForeign, WHAT, why).fix(fix))
 }
 
-const WHAT: &str = "the snapshot is not restored, and nothing was changed";
-
-/// Whether a snapshot is the one that the manifest beside it speaks of.
-pub(super) fn same(content: &Content, manifest: &BackupManifest) -> Result<(), Fault> {
-    let (found, noted) = (
-        (content.hash, content.revision, content.keys),
-        (manifest.hash, manifest.revision, manifest.keys),
-    );
-    if found == noted {
-        return Ok(());
-    }
-    let why = format!(
-        "its manifest speaks of another one: hash, revision and keys are {found:?}, not {noted:?}"
-    );
-    Err(unusable(why, ANOTHER))
-}
+pub(super) const WHAT: &str = "the snapshot is not restored, and nothing was changed";
 
 /// Why this file is none.
 pub(super) fn unusable(why: String, fix: &str) -> Fault {

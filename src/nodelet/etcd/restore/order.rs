@@ -2,8 +2,7 @@
 //! looked at in every round; each master follows it once.
 
 use super::{By, Goal, Last, Run, Source, State};
-use crate::backup::shelf;
-use crate::model::{BackupPolicy, NodeSpec, RestoreOrder, RestoreState, RestoreStatus, Timestamp};
+use crate::model::{NodeSpec, RestoreOrder, RestoreState, RestoreStatus, Timestamp};
 
 /// What an order comes to.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +38,7 @@ pub fn ordered(
         return Ordered::Nothing;
     };
     let goal = if order.founder == own {
-        Goal::Restored(source(order, &node.etcd.backup))
+        Goal::Restored(source(order))
     } else if order.go {
         Goal::Rejoined
     } else {
@@ -63,13 +62,9 @@ pub fn may_go(run: &Run, order: Option<&RestoreOrder>) -> bool {
     }
 }
 
-fn source(order: &RestoreOrder, policy: &BackupPolicy) -> Source {
-    let file = match shelf::is_name(&order.snapshot) {
-        true => format!("{}/{}{}", shelf::dir(policy), order.snapshot, shelf::SEALED),
-        false => order.snapshot.clone(),
-    };
+fn source(order: &RestoreOrder) -> Source {
     Source {
-        file,
+        file: order.snapshot.clone(),
         recovery_key: order.recovery_key.clone(),
         any_cluster: order.any_cluster,
     }
@@ -86,6 +81,7 @@ pub fn status(run: Option<&Run>, last: Option<&Last>) -> Option<RestoreStatus> {
             (Goal::Rejoined, State::Asked | State::Ready | State::Placing) => RestoreState::Moving,
         },
         fault: None,
+        warnings: run.warnings.clone(),
     };
     let of_last = |last: &Last| RestoreStatus {
         id: last.id,
@@ -94,6 +90,7 @@ pub fn status(run: Option<&Run>, last: Option<&Last>) -> Option<RestoreStatus> {
             Some(_) => RestoreState::Refused,
         },
         fault: last.refused.clone(),
+        warnings: last.warnings.clone(),
     };
     run.map(of_run).or_else(|| last.map(of_last))
 }
@@ -135,7 +132,7 @@ mod tests {
         let Goal::Restored(source) = &run.goal else {
             panic!("it makes the data");
         };
-        assert!(source.file.ends_with("/20261128T143000Z-r7.db.age"));
+        assert_eq!(source.file, "20261128T143000Z-r7");
         assert!(!may_go(&run, Some(&order(1, host_id(), false))));
         assert!(may_go(&run, Some(&order(1, host_id(), true))));
         assert!(
@@ -188,6 +185,7 @@ mod tests {
             ended_at: now,
             goal: Goal::Rejoined,
             refused: None,
+            warnings: Vec::new(),
         };
         assert_eq!(said(Some(&first), None, Some(&last)), Ordered::Nothing);
         assert!(matches!(

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use super::check::{self, Facts, unusable};
 use super::snapshot::{self, Content};
-use super::{MADE, Run, Source, unseal};
+use super::source::{self, Snapshot};
+use super::stage::Hands;
+use super::{MADE, Run, Source, settings, unseal};
 use crate::backup::seal::ANOTHER;
+use crate::backup::verify;
 use crate::host::etcd::peer_url;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::space;
 use crate::model::{ClusterId, Fault, FaultCode, Matrix, NodeSpec, paths};
 use crate::nodelet::etcd::data;
+use crate::stack;
 use crate::telemetry::chain;
 
 /// Revisions that are left out: more than were given away after any snapshot that is of use. So no
@@ -23,37 +27,48 @@ const BUMP: &str = "1000000000";
 const MAKE: Duration = Duration::from_secs(1800);
 const PRIVATE: u32 = 0o700;
 
-/// Checks everything, then makes the data. `Ok`: they are whole, and on the disk.
-pub async fn prepare(
-    fs: &HostFs,
-    run: &Run,
-    source: &Source,
-    node: &NodeSpec,
-) -> Result<(), Fault> {
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// The data are whole, and on the disk. What differs and is restored all the same, in words.
+    Whole(Vec<String>),
+    /// The backup comes from the second place; how far it is.
+    Coming(String),
+}
+
+/// Checks everything, then makes the data.
+pub async fn prepare(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, Fault> {
+    let fs = &hands.host.fs;
     let failed = |e: &FsError| {
         let what = "cannot make etcd's data from the snapshot";
         Fault::new(FaultCode::State, what, chain(e)).fix("look at the disk with etcd's data")
     };
     if matches!(fs.found(member_of(&run.fresh_dir())), Ok(Found::Dir { .. })) {
-        return Ok(());
+        return Ok(Prepared::Whole(run.warnings.clone()));
     }
     mounted(fs)?;
-    clear(fs).map_err(|e| failed(&e))?;
+    let stays = run.fetching_dir();
+    clear_but(fs, Some(&stays)).map_err(|e| failed(&e))?;
     fs.make_dir(paths::ETCD_DATA, &Attrs::mode(PRIVATE))
         .map_err(|e| failed(&e))?;
-    let made = made(fs, run, source, node).await;
-    if let Err(fault) = made {
-        // The next one clears as well; this is for the room.
-        drop(clear(fs));
-        return Err(fault);
-    }
+    let warnings = match made(hands, run, source).await {
+        Ok(Prepared::Whole(warnings)) => warnings,
+        Ok(coming) => return Ok(coming),
+        Err(fault) => {
+            // The next one clears as well; this is for the room.
+            drop(clear_but(fs, Some(&stays)));
+            return Err(fault);
+        }
+    };
     let keep = || {
         fs.sync_tree(&run.making_dir())?;
         fs.rename(run.making_dir(), run.fresh_dir())?;
-        // What was opened for it.
-        fs.remove_tree(&run.opening_dir())
+        // What was opened and brought for it.
+        fs.remove_tree(&run.opening_dir())?;
+        fs.remove_tree(&stays)
     };
-    keep().map_err(|e| failed(&e))
+    keep().map_err(|e| failed(&e))?;
+    Ok(Prepared::Whole(warnings))
 }
 
 /// Without the disk that the data are on, the new ones would be written below its mount point and hidden by it.
@@ -67,25 +82,54 @@ fn mounted(fs: &HostFs) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn made(fs: &HostFs, run: &Run, source: &Source, node: &NodeSpec) -> Result<(), Fault> {
+async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, Fault> {
+    let (fs, node) = (&hands.host.fs, hands.node);
     let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
-    let manifest = unseal::manifest(fs, source)?;
-    let file = unseal::plain(fs, run, source, manifest.as_ref()).await?;
+    let found = source::find(hands, run, source).await?;
+    let manifest = found.manifest().cloned();
+    let mut warnings = Vec::new();
+    // Before a byte of it comes, and before anybody is asked for a key.
+    if let Some(manifest) = &manifest {
+        check::whose(
+            Some(manifest.cluster_id),
+            node.cluster_id,
+            source.any_cluster,
+        )?;
+        let kubernetes = stack::active_content(fs).map(|content| content.kubernetes);
+        warnings = settings::judge(manifest, node, kubernetes.as_ref())?;
+    }
+    let key = source.recovery_key.as_deref();
+    let file = match found {
+        Snapshot::Plain(file) => file,
+        Snapshot::Here(manifest, sealed) => unseal::plain(fs, run, &sealed, &manifest, key).await?,
+        Snapshot::Away(manifest, away) => match away.bring(hands, &manifest).await? {
+            Ok(sealed) => unseal::plain(fs, run, &sealed, &manifest, key).await?,
+            Err(coming) => return Ok(Prepared::Coming(coming)),
+        },
+    };
     let content = looked(&etcdutl, &file).await?;
     if let Some(manifest) = &manifest {
-        check::same(&content, manifest)?;
+        let found = (content.hash, content.revision, content.keys);
+        verify::holds(manifest, found).map_err(|fault| unusable(fault.why, &fault.fix))?;
     }
     let of = manifest.map(|m| m.cluster_id);
     judged(fs, &etcdutl, source, of, node, &content).await?;
-    make(fs, &etcdutl, &file, run, node).await
+    make(fs, &etcdutl, &file, run, node).await?;
+    Ok(Prepared::Whole(warnings))
 }
 
 /// Takes away what restores have made that have not ended.
 pub(super) fn clear(fs: &HostFs) -> Result<(), FsError> {
+    clear_but(fs, None)
+}
+
+fn clear_but(fs: &HostFs, stays: Option<&str>) -> Result<(), FsError> {
     fs.list(paths::ETCD_DATA)?
         .into_iter()
         .filter(|name| MADE.iter().any(|prefix| name.starts_with(prefix)))
-        .try_for_each(|name| fs.remove_tree(&format!("{}/{name}", paths::ETCD_DATA)))
+        .map(|name| format!("{}/{name}", paths::ETCD_DATA))
+        .filter(|path| stays != Some(path.as_str()))
+        .try_for_each(|path| fs.remove_tree(&path))
 }
 
 /// What etcd makes in a directory.

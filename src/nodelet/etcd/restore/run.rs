@@ -2,7 +2,7 @@
 //! next one.
 
 use super::plan::{self, Next};
-use super::prepare::{clear, prepare};
+use super::prepare::{Prepared, clear, prepare};
 use super::stage::Hands;
 use super::{By, Goal, Restores, Run, State};
 use crate::host::fs::FsError;
@@ -15,7 +15,7 @@ pub enum Went {
     /// None is under way.
     Nothing,
     /// It was done, in words; there is more to do.
-    On(&'static str),
+    On(String),
     /// The restore has ended, one way or the other: phases go on. A refusal says why.
     Ended(Option<Fault>),
     /// Something from elsewhere is missing, in words.
@@ -47,7 +47,7 @@ pub async fn step(hands: Hands<'_>, now: Timestamp) -> Went {
         Next::Prepare => prepared(hands, &restores, run, now).await,
         Next::Do(stage) => match hands.act(&mut run, stage, now).await {
             Ok(()) if stage == plan::Stage::End => Went::Ended(None),
-            Ok(()) => Went::On(stage.words()),
+            Ok(()) => Went::On(stage.words().into()),
             Err(fault) => Went::Failed(fault),
         },
         Next::Wait(what) => Went::Waits(what),
@@ -76,16 +76,19 @@ fn lost(restores: &Restores, fault: Option<Fault>) -> Went {
 }
 
 async fn prepared(hands: Hands<'_>, restores: &Restores, mut run: Run, now: Timestamp) -> Went {
-    let fs = &hands.host.fs;
     let source = match &run.goal {
         Goal::Restored(source) => source.clone(),
-        Goal::Rejoined => return Went::On("nothing is made"),
+        Goal::Rejoined => return Went::On("nothing is made".into()),
     };
-    match (prepare(fs, &run, &source, hands.node).await, run.by) {
-        (Ok(()), By::Root | By::Plane) => {
-            run.state = State::Ready;
+    match (prepare(hands, &run, &source).await, run.by) {
+        (Ok(Prepared::Coming(words)), By::Root | By::Plane) => Went::On(words),
+        (Ok(Prepared::Whole(warnings)), By::Root | By::Plane) => {
+            for warning in &warnings {
+                tracing::warn!(id = %run.id, "restored all the same: {warning}");
+            }
+            (run.state, run.warnings) = (State::Ready, warnings);
             match restores.save(&run) {
-                Ok(()) => Went::On("the new data are made; nothing was stopped yet"),
+                Ok(()) => Went::On("the new data are made; nothing was stopped yet".into()),
                 Err(e) => not_noted(&e),
             }
         }

@@ -13,9 +13,10 @@ use super::order;
 use super::plan::{Seen, Stage};
 use super::prepare::{self, member_of};
 use super::{ASIDE, ASIDE_KEPT, Goal, Restores, Run, State};
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::documents::Document;
-use crate::host::etcd;
+use crate::host::etcd_data;
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::mounts;
 use crate::host::ours::processes::{self, Process, ProcessRule};
@@ -51,6 +52,8 @@ pub struct Hands<'a> {
     pub host: &'a Host,
     /// The node it is.
     pub node: &'a NodeSpec,
+    /// The way to the second place of backups.
+    pub egress: &'a Result<Egress, Fault>,
 }
 
 impl Hands<'_> {
@@ -245,7 +248,7 @@ impl Hands<'_> {
 fn note_restored(fs: &HostFs, now: Timestamp) -> Result<(), Fault> {
     let what = "cannot note which member of etcd this is now";
     let unread = |why: String| Fault::new(FaultCode::EtcdRestore, what, why).fix(AGAIN);
-    let data = etcd::identity(fs, paths::ETCD_DATA).map_err(unread)?;
+    let data = etcd_data::identity(fs, paths::ETCD_DATA).map_err(unread)?;
     let data = data.ok_or_else(|| unread(format!("there are no data in {}", paths::ETCD_DATA)))?;
     let record = EtcdRecord {
         schema: EtcdRecord::SCHEMA,

@@ -1,16 +1,19 @@
 //! Restores on a temporary root, cut off at every point. systemd is a small program below the root, a
 //! boot starts what is enabled, and an etcd that is started without data makes empty ones.
 
+mod sealed;
+
 use proptest::prelude::*;
 
 use super::plan::{Next, Seen};
 use super::run::{Went, step};
 use super::stage::Hands;
 use super::*;
+use crate::egress::Egress;
 use crate::host::Host;
 use crate::host::fs::{Attrs, Found};
 use crate::host::ours::units;
-use crate::model::{BackupManifest, NodeSpec};
+use crate::model::NodeSpec;
 use crate::nodelet::phase::layout;
 use crate::nodelet::rig::SYSTEMCTL;
 use crate::nodelet::testing::{Cas, node};
@@ -48,7 +51,7 @@ impl Machine {
         machine.write("/usr/bin/systemctl", SYSTEMCTL.as_bytes());
         machine.write(&etcdutl, ETCDUTL.as_bytes());
         let log = format!("{}/bin/log", paths::STACK_CURRENT);
-        machine.write(&log, &crate::host::etcd::log_head());
+        machine.write(&log, &crate::host::etcd_data::testing::log_head());
         machine.write("/proc/self/mountinfo", b"");
         machine.write("/etc/systemd/system/pf9-etcd.service", b"[Service]\n");
         let body = vec![7; 4096];
@@ -110,6 +113,7 @@ impl Machine {
         let hands = Hands {
             host: &self.host,
             node: &self.node,
+            egress: &Ok(Egress::direct()),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -378,22 +382,6 @@ fn one_that_cannot_go_on_says_so_and_can_be_ended() {
     assert_eq!(old.as_deref(), Some("old"), "they are kept");
 }
 
-fn manifest(node: &NodeSpec, plain: usize, sealed: crate::backup::seal::Sealed) -> BackupManifest {
-    let json = serde_json::json!({
-        "schema": 1, "name": "20261128T143000Z-r7", "taken_at": "2026-11-28T14:30:00Z",
-        "host_id": node.host_id, "cluster_id": node.cluster_id, "etcd_cluster_id": "cafe",
-        "member_id": "beef", "revision": 7, "keys": 3, "hash": 1, "plain_bytes": plain,
-        "sealed_bytes": sealed.bytes, "sealed_sha256": sealed.sha256, "etcd_version": "3.7.3",
-        "kubernetes_version": "1.37.2", "recipients": [],
-        "settings": {
-            "cluster_name": "c", "api_host": "10.1.2.3", "api_port": 6443,
-            "pods_cidr": "10.20.0.0/16", "services_cidr": "10.21.0.0/16",
-            "cluster_domain": "cluster.local", "stack": node.stack,
-        },
-    });
-    serde_json::from_value(json).expect("manifest")
-}
-
 /// The role went and came again, for another cluster.
 #[test]
 fn one_of_another_cluster_ends_and_touches_nothing() {
@@ -404,61 +392,4 @@ fn one_of_another_cluster_ends_and_touches_nothing() {
     assert!(matches!(machine.step(), Went::Ended(Some(_))));
     assert_eq!(machine.names(), ["member"]);
     assert_eq!(machine.data().as_deref(), Some("old"));
-}
-
-/// A sealed snapshot is opened with the recovery key; nothing plain stays.
-#[test]
-fn a_sealed_snapshot_is_restored_with_its_key_and_its_manifest() {
-    use crate::backup::seal;
-    use std::io::Write as _;
-    let machine = Machine::new();
-    let fs = &machine.host.fs;
-    let plain = fs.read(SNAPSHOT, 10_000).expect("read").expect("there");
-    let (private, public) = seal::new_key();
-    let recipients = seal::recipients(std::slice::from_ref(&public)).expect("key");
-    let name = "/root/20261128T143000Z-r7";
-    let file = fs.begin(format!("{name}.db.age"), &Attrs::mode(0o600));
-    let mut sealer = seal::Sealer::new(file.expect("file"), &recipients).expect("sealer");
-    sealer.write_all(&plain).expect("write");
-    let (file, sealed) = sealer.finish().expect("sealed");
-    file.place().expect("placed");
-    let mut manifest = manifest(&machine.node, plain.len(), sealed);
-    let write_manifest = |manifest: &BackupManifest| {
-        let json = serde_json::to_vec(manifest).expect("json");
-        machine.write(&format!("{name}.json"), &json);
-    };
-    machine.write("/root/recovery.key", private.expose().as_bytes());
-    let (other, _) = seal::new_key();
-    machine.write("/root/other.key", other.expose().as_bytes());
-    let source = |key: Option<&str>| {
-        Goal::Restored(Source {
-            file: format!("{name}.db.age"),
-            recovery_key: key.map(str::to_owned),
-            any_cluster: false,
-        })
-    };
-    let refused = |goal: Goal| {
-        machine.ask(goal, By::Root);
-        let Went::Ended(Some(fault)) = machine.step() else {
-            panic!("not refused");
-        };
-        assert_eq!(machine.names(), ["member"], "{fault}");
-        fault.why
-    };
-    assert!(refused(source(Some("/root/recovery.key"))).contains("there is no"));
-    write_manifest(&manifest);
-    assert!(refused(source(None)).contains("no key was named"));
-    assert!(refused(source(Some("/root/other.key"))).contains("not sealed for this key"));
-    let good = manifest.clone();
-    manifest.revision = 8;
-    write_manifest(&manifest);
-    assert!(refused(source(Some("/root/recovery.key"))).contains("speaks of another one"));
-    manifest.sealed_bytes += 1;
-    write_manifest(&manifest);
-    assert!(refused(source(Some("/root/recovery.key"))).contains("is not the file"));
-    write_manifest(&good);
-    machine.ask(source(Some("/root/recovery.key")), By::Root);
-    machine.steps();
-    assert_eq!(machine.data().as_deref(), Some("new\n"));
-    assert_eq!(machine.names().len(), 2, "{:?}", machine.names());
 }

@@ -182,5 +182,9 @@ fn not_done(error: &EtcdError) -> Fault {
 
 fn answer(done: String) -> ChoreAnswer {
     tracing::info!("{done}");
-    ChoreAnswer { done, backup: None }
+    ChoreAnswer {
+        done,
+        backup: None,
+        archived: Vec::new(),
+    }
 }

@@ -113,8 +113,7 @@ pub(super) fn config(ctx: &Context) -> Result<String, Wait> {
 fn plugins(ctx: &Context) -> Result<String, Wait> {
     const IMAGES: &str = "plugins.\"io.containerd.cri.v1.images\"";
     const RUNTIME: &str = "plugins.\"io.containerd.cri.v1.runtime\"";
-    let cdi = CDI_DIRS.iter().filter(|_| ctx.node.runtime.cdi);
-    let cdi: Vec<String> = cdi.map(|dir| quoted(dir)).collect();
+    let cdi: Vec<String> = cdi_dirs(ctx).iter().map(|dir| quoted(dir)).collect();
     Ok(format!(
         "[{IMAGES}]\n\
          snapshotter = \"overlayfs\"\n\
@@ -164,8 +163,16 @@ fn plugins(ctx: &Context) -> Result<String, Wait> {
     ))
 }
 
-/// Where every vendor's tools write; where nothing is allowed, none is read.
-const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+/// Where devices are described: where every vendor's tools write, or a place where nothing is and only
+/// root can put anything. (No place at all was weighed: containerd 2.4 takes an empty list for the one
+/// that it would have without.)
+fn cdi_dirs(ctx: &Context) -> &'static [&'static str] {
+    if ctx.node.runtime.cdi {
+        &["/etc/cdi", "/var/run/cdi"]
+    } else {
+        &[layout::CDI_NONE]
+    }
+}
 
 /// The node resource interface: a plugin that connects sees and changes every container. Off, or at
 /// a socket of our own, where plugins of pods connect; none is started by the runtime itself.
@@ -195,15 +202,10 @@ fn cni_bin(ctx: &Context) -> &'static str {
 pub(super) fn as_meant(ctx: &Context) -> Probe {
     const RUNC: &str = "/containerd/runtimes/runc/options";
     let systemd = ctx.cgroup_driver() == CgroupDriver::Systemd;
-    let cdi: serde_json::Value = if ctx.node.runtime.cdi {
-        CDI_DIRS.into()
-    } else {
-        serde_json::json!([])
-    };
     let meant = [
         ("/cni/binDirs".to_owned(), vec![cni_bin(ctx)].into()),
         ("/cni/confDir".to_owned(), paths::CNI_CONF.into()),
-        ("/cdiSpecDirs".to_owned(), cdi),
+        ("/cdiSpecDirs".to_owned(), cdi_dirs(ctx).into()),
         (
             "/containerdEndpoint".to_owned(),
             paths::CONTAINERD_SOCKET.into(),

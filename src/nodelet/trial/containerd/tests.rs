@@ -4,10 +4,10 @@ use crate::nodelet::phase::{self, samples};
 use crate::nodelet::step::Step;
 use crate::nodelet::trial;
 
-/// Releases of Kubernetes whose sample has containerd 2.3.7 and 2.4.2, and what those two print about
+/// Releases of Kubernetes whose sample has containerd 2.2.9, 2.3.7 and 2.4.2, and what those print about
 /// the reviewed files of `tests/golden/containerd`.
-fn dumps() -> [(&'static str, String); 2] {
-    [("1.36.3", "2.3"), ("1.37.2", "2.4")].map(|(kubernetes, containerd)| {
+fn dumps() -> [(&'static str, String); 3] {
+    [("1.34.4", "2.2"), ("1.36.3", "2.3"), ("1.37.2", "2.4")].map(|(kubernetes, containerd)| {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/golden/containerd")
             .join(containerd)
@@ -18,7 +18,7 @@ fn dumps() -> [(&'static str, String); 2] {
 
 /// The newest.
 fn newest() -> (&'static str, String) {
-    let [_, newest] = dumps();
+    let [_, _, newest] = dumps();
     newest
 }
 

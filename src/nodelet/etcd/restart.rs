@@ -1,0 +1,165 @@
+//! Whose turn it is to be started again. A new setting, program or list of revoked certificates reaches all
+//! masters in the same second; were their members started again in it, nobody could write meanwhile. So a
+//! member that runs is started again only while the others have a quorum without it, and one at a time. Pure.
+//!
+//! Nobody can see whether another one is about to stop, so there has to be one thing that only one can
+//! have: the **lead**. Raft gives it to one member at a time and takes it from whoever stops:
+//!
+//! ```text
+//!  follows ──(the same leader for `patience`)──► takes the lead ──► leads, for `settled` ──► others well? ──► stops
+//!     ▲        a leader that has to be started                       whoever led before      the lead goes
+//!     │        again has done it by then                             is down by now, or      to another one
+//!     └──────────────────────────────────────────────────────────────does not stop ◄─────────────┘
+//! ```
+//!
+//! Who stops has led up to [`FRESH`] before; who comes after it leads for `settled`, which is longer, before
+//! it looks at the others, and so sees that the one before is down, or up again. No clocks are compared.
+//!
+//! Not a lock among etcd's keys: a full database takes none, and one that is left over stops everybody. Not
+//! the order of the ids: who comes second would have to know whether the first one has to be started again at all.
+//! Not the plane's word: it may be away, and a stack or a repaired file needs none.
+//!
+//! Whose etcd is down, or has not answered for [`UNWELL`], asks nobody: the others do not count on it.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::host::etcd::Standpoint;
+use crate::model::NodeSpec;
+use crate::model::etcd::quorum::{Listed, is_gone, may_pause};
+use crate::nodelet::etcd::data::masters;
+
+/// What says that a member leads, or is well, is no older than this when it is stopped.
+pub const FRESH: Duration = Duration::from_secs(1);
+/// One that does not answer for so long takes no part: an election, and a start, are over by then.
+pub const UNWELL: Duration = Duration::from_secs(30);
+/// Between two looks.
+pub const PAUSE: Duration = Duration::from_millis(500);
+/// How long a turn is waited for: seven members, a second for each to start, and a lead that goes round.
+/// Then it has failed and is tried again.
+pub const TURN_WITHIN: Duration = Duration::from_secs(180);
+/// etcd's own time after which a leader that is not heard is replaced.
+const ELECTION_MS: u64 = 1000;
+/// Longer ones are not waited for: who leads and is well has asked a majority just now anyway.
+const ELECTION_MS_MAX: u64 = 20_000;
+
+/// How long something has to be so before it is relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Who leads so long looks whether the others are well: longer than [`FRESH`], and than a leader that
+    /// is cut off can believe that it leads still.
+    pub settled: Duration,
+    /// A leader that is seen so long does not have to be started again, or cannot be.
+    pub patience: Duration,
+}
+
+/// What this member sees, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Whom it follows.
+    pub at: &'a Standpoint,
+    /// How long it had followed the same one, in the same term, when the others were asked.
+    pub followed_for: Duration,
+    /// How long it has not answered itself; zero where it does.
+    pub unwell_for: Duration,
+    /// How long somebody else with a vote has not answered; zero where all do.
+    pub silent_for: Duration,
+    /// Who is a member, and who answers.
+    pub listed: &'a [Listed],
+    /// The leader is to be taken out: it may hear of nothing any more.
+    pub leader_goes: bool,
+}
+
+/// What is done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is started again, now.
+    Go,
+    /// It asks this one, which leads, for the lead.
+    TakeTheLead(String),
+    /// It looks again; this is waited for.
+    Wait(String),
+}
+
+/// Whether it is this member's turn.
+pub fn turn(view: &View<'_>, pace: &Pace) -> Turn {
+    let own = &view.at.own;
+    let votes = |m: &&Listed| !m.learner;
+    if view.unwell_for >= UNWELL {
+        return Turn::Go;
+    }
+    if let Some(what) = held(view) {
+        return Turn::Wait(what);
+    }
+    let me = view.listed.iter().filter(votes).find(|m| m.id == *own);
+    let alone = view.listed.iter().filter(votes).count() <= 1;
+    let Some(me) = me.filter(|_| !alone) else {
+        return Turn::Go;
+    };
+    match &view.at.leader {
+        None => Turn::Wait("etcd to have a leader".into()),
+        Some(_) if !me.answers => Turn::Wait("this member of etcd to answer".into()),
+        Some(leader) if leader == own && view.followed_for < pace.settled => {
+            Turn::Wait("whoever was started again before to be down or well".into())
+        }
+        // Of five the rest would be a quorum all the same; but the next one that fails would end it.
+        Some(leader) if leader == own => match silent(view) {
+            Some(who) if view.silent_for < UNWELL => Turn::Wait(format!(
+                "{who} to answer: it may be starting again, and one does at a time"
+            )),
+            Some(_) | None => Turn::Go,
+        },
+        Some(leader) => match view.followed_for >= pace.patience {
+            true => Turn::TakeTheLead(leader.clone()),
+            false => Turn::Wait("its turn: members of etcd start again one at a time".into()),
+        },
+    }
+}
+
+/// Another one that does not answer.
+fn silent(view: &View<'_>) -> Option<String> {
+    let mut others = view.listed.iter().filter(|m| m.id != view.at.own);
+    let silent = others.find(|m| !m.learner && !m.answers);
+    silent.map(|m| m.shown().to_owned())
+}
+
+/// What has to change before it can be anybody's turn; the rest of the node is looked after meanwhile.
+pub fn held(view: &View<'_>) -> Option<String> {
+    let own = &view.at.own;
+    let answers = view.listed.iter().any(|m| m.id == *own && m.answers);
+    if !answers {
+        return None;
+    }
+    if let Err(loss) = may_pause(view.listed, own) {
+        return Some(format!(
+            "{} to answer: etcd is to start again here, and the others have no quorum without it",
+            loss.silent.join(", ")
+        ));
+    }
+    let leader = view.at.leader.as_deref().filter(|l| l != own)?;
+    view.leader_goes
+        .then(|| format!("member {leader} to be taken out of etcd: it leads, and its host is gone"))
+}
+
+/// The member that is followed is to be taken out.
+pub fn leader_goes(at: &Standpoint, listed: &[Listed], node: &NodeSpec) -> bool {
+    let leader = at.leader.as_deref();
+    let leader = listed.iter().find(|m| leader == Some(&m.id));
+    leader.is_some_and(|l| is_gone(l, &node.etcd.gone, &masters(node)))
+}
+
+impl Pace {
+    /// For members that replace a leader after so many milliseconds.
+    pub fn of(election_ms: Option<u32>) -> Self {
+        let election = election_ms.map_or(ELECTION_MS, u64::from);
+        let election = election.min(ELECTION_MS_MAX);
+        let settled = FRESH + Duration::from_millis(1000 + 2 * election);
+        Self {
+            settled,
+            // And three looks of its own, each with a member that does not answer.
+            patience: settled * 2 + Duration::from_secs(7),
+        }
+    }
+}
