@@ -46,8 +46,8 @@ def version_flags(version):
     return " ".join(f"-X {package}.{name}={value}" for package in packages for name, value in values.items())
 
 
-def of_kubernetes(name, version, packages, minutes, **more):
-    return Program(name, version, "k8s.io/kubernetes", packages, minutes, ldflags=version_flags(version),
+def of_kubernetes(name, version, packages, cpu_minutes, **more):
+    return Program(name, version, "k8s.io/kubernetes", packages, cpu_minutes, ldflags=version_flags(version),
                    siblings="0." + version.split(".", 1)[1], **more)
 
 
@@ -60,7 +60,7 @@ chmod -R u+w out"""
 
 def e2e(version):
     """The suite, and the runner of the version that the suite was written with."""
-    return of_kubernetes("e2e", version, ["github.com/onsi/ginkgo/v2/ginkgo"], 8,
+    return of_kubernetes("e2e", version, ["github.com/onsi/ginkgo/v2/ginkgo"], 14,
                          tests={"k8s.io/kubernetes/test/e2e": "e2e.test"})
 
 
@@ -68,7 +68,7 @@ def agnhost(version):
     """What test images are made from, with the files that are beside it in the source. The sample of an API server is the
     release's own: the older one that the suite means is not to be had, and serves the same groups."""
     packages = [f"k8s.io/kubernetes/test/images/{name}" for name in ("agnhost", "nonewprivs")]
-    return of_kubernetes("agnhost", version, [*packages, "k8s.io/sample-apiserver"], 3, after=ASSETS)
+    return of_kubernetes("agnhost", version, [*packages, "k8s.io/sample-apiserver"], 5, after=ASSETS)
 
 
 def critest(version):
@@ -76,7 +76,7 @@ def critest(version):
     if not cri_tools:
         raise Fail(f"no cri-tools are named for Kubernetes {version}", f"{__file__} names them", code=2)
     module = "sigs.k8s.io/cri-tools"
-    return Program("cri-tools", cri_tools, module, [f"{module}/cmd/crictl"], 1.5,
+    return Program("cri-tools", cri_tools, module, [f"{module}/cmd/crictl"], 2.5,
                    ldflags=f"-X {module}/pkg/version.Version={cri_tools}", tests={f"{module}/cmd/critest": "critest"})
 
 
