@@ -1,7 +1,8 @@
 """scripts/test: every test there is, cheapest first, the first failure ends it.
 
   format → the scripts' own tests → lints (all features, none) → documentation → packages (contents, scripts, units, sandbox)
-  → unit, property, integration and machine tests → doctests → a minute of new hostile frames → the tunnel's gates
+  → unit, property, integration and machine tests → upstream's own suite, its quick part, in full runs where its programs
+  are built (scripts/conformance --build) → doctests → a minute of new hostile frames → the tunnel's gates
 
   --full        everything that takes long in full; else it is a sample, and what was left out is listed at the end
   --seed N      the sample that this number picks; without it a new one each time, printed
@@ -20,6 +21,7 @@ import sys
 
 import matrix
 import node
+import suite
 import tests
 import tools
 import up
@@ -113,7 +115,8 @@ def check(args, skipped, rest=None):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
     stage("format", ["cargo", "fmt", "--check"])
-    stage("the scripts' own tests", [sys.executable, REPO / "scripts/lib/check_tests.py"])
+    for name in ("check_tests", "check_conformance"):
+        stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
@@ -126,6 +129,7 @@ def check(args, skipped, rest=None):
         check_packages()
     try:
         left_out = run_tests(args, skipped)
+        left_out += conformance(args, skipped)
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
@@ -149,6 +153,21 @@ def run_tests(args, skipped):
     left_out = tests.run(tests.programs(), args.seed, args.full, not skipped, args.word)
     say(f"== tests: ok, {watch}")
     return left_out
+
+
+def conformance(args, skipped):
+    """Eight minutes more: a sample has no place for them, and a machine that has no programs for them would compile for
+    ten. Answers lines that say what did not run."""
+    missing = [] if skipped else suite.missing(matrix.stack())
+    why = (skipped or ("tests were named" if args.word else "")
+           or ("" if args.full else "only with --full")
+           or (f"{', '.join(missing)}: not built, see scripts/conformance --build" if missing else ""))
+    if why:
+        return [f"upstream's own suite, scripts/conformance --quick: {why}"]
+    if Demo().dir.exists():  # what the tests left is no cluster to judge
+        Demo().down()
+    stage("upstream's own suite, its quick part", [REPO / "scripts/conformance", "--quick"])
+    return []
 
 
 if __name__ == "__main__":

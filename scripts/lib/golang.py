@@ -82,6 +82,8 @@ class Program:
     instead: dict = field(default_factory=dict)    # modules of its go.mod in a version that it does not name
     rename: dict = field(default_factory=dict)
     source: str = ""                               # a main.go of our own, where the project's links too much
+    tests: dict = field(default_factory=dict)      # packages whose tests are a program: path → its name
+    after: str = ""                                # shell, in the directory of out/; $from is the project's source
 
 
 @contextlib.contextmanager
@@ -138,11 +140,20 @@ def script_of(program):
             "REQUIRE": mod.strip(), "TAGS": program.tags, "LDFLAGS": program.ldflags,
             "SOURCE": f"cat > main.go <<'END'\n{program.source}END" if program.source else "",
             "PACKAGES": " ".join(program.packages),
-            "RENAME": "\n".join(f"mv out/{old} out/{new}" for old, new in program.rename.items())}
+            "RENAME": "\n".join(finish(program))}
     text = BUILD
     for word, value in fill.items():
         text = text.replace(f"@{word}@", value)
     return text
+
+
+def finish(program):
+    """What follows the build of the packages. Empty for most, whose script and key it must not change. Tests are not
+    vetted: that looks at every library too, and takes about as long as compiling them."""
+    flags = f"-tags '{program.tags}' -gcflags=all=-dwarf=false -ldflags '-s -w {program.ldflags}'"
+    tests = [f"(cd src && go test -c -vet=off {flags} -o ../out/{name} {path})" for path, name in program.tests.items()]
+    return [*(f"mv out/{old} out/{new}" for old, new in program.rename.items()), *tests,
+            *([program.after] if program.after else [])]
 
 
 def identity(program):

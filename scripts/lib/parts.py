@@ -1,6 +1,6 @@
 """The parts of a stack as programs of Go modules, and what of each goes where.
 
-  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs
+  build(stack)       what a table of src/stack/matrix.toml names: part → directory with its programs; build_all(programs)
   busybox()          the distribution's static one: path and version
   tested(part)       every etcd, every containerd that tests run by itself: version → directory with its programs
   needed(stacks, tests)   all programs of these stacks, and those that tests run by themselves
@@ -152,7 +152,11 @@ def announce(wanted):
 
 
 def build(stack):
-    wanted = programs(stack)
+    return build_all(programs(stack))
+
+
+def build_all(wanted):
+    """Name → directory with its programs."""
     missing = announce(wanted)
     if missing:
         golang.toolchain()  # both lanes wait for it

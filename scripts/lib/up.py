@@ -31,6 +31,8 @@ PACKAGE = "pf9-hostagent"
 PACKAGES = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux",
             "modprobe": "kmod", "zstd": "zstd"}
 PODS_CIDR, SERVICES_CIDR = "10.244.0.0/16", "10.96.0.0/16"
+# Of the runtime, as the cluster is made with it.
+RUNTIME = {"dropIns": "/etc/containerd/conf.d"}
 
 
 def up(demo, args):
@@ -188,7 +190,7 @@ def attach(demo, machines, stack_version, api_address):
     if not cluster:
         made = plane.post("/qbert/v4/{project}/clusters", {
             "name": CLUSTER, "containersCidr": PODS_CIDR, "servicesCidr": SERVICES_CIDR, "networkPlugin": "bridge",
-            "stack": stack_version, "runtime": {"dropIns": "/etc/containerd/conf.d"},
+            "stack": stack_version, "runtime": RUNTIME,
             "masterIp": api_address, "masterVipEnabled": api_address is not None})
         cluster = {"uuid": made["uuid"], "name": CLUSTER}
     ids = {machine.name: host_id(machine) for machine in machines}
