@@ -5,9 +5,44 @@ ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/mul
 AGENT_TREES="/var/opt/pf9 /run/pf9 /run/pf9-machine.json /var/log/pf9"
 AGENT_ENTRIES="/etc/systemd/system/multi-user.target.wants/pf9-comms.service /etc/systemd/system/multi-user.target.wants/pf9-hostagent.service /etc/systemd/system/sockets.target.wants/pf9-nodeletd.socket"
 CONFIG_ROOT="/etc/pf9"
+MOUNTED="/run/pf9-containerd /var/lib/pf9/containerd /var/lib/pf9/kubelet"
+DISKS="/var/lib/pf9/etcd /var/opt/pf9/etcd-backups /var/lib/pf9/containerd /var/lib/pf9/kubelet"
 PROXY_CONFIG="/etc/pf9/conf.d/50-proxy.toml"
 SHARED_DIRS="/etc/systemd/system /etc/systemd/system/multi-user.target.wants /etc/systemd/system/sockets.target.wants /etc/sysctl.d /etc/modules-load.d"
 SHARED_PARENTS="/opt/pf9 /etc/pf9/conf.d"
+unmount_ours() {
+    for root in $MOUNTED; do
+        while read -r _ _ _ _ point _; do
+            case "$point" in "$root"/*) printf '%s\n' "$point" ;; esac
+        done </proc/self/mountinfo | tac | while read -r point; do
+            umount -l "$(printf '%b' "$point")" 2>/dev/null || :
+        done
+    done
+}
+remove_tree() (
+    kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
+    here="" below=""
+    while read -r _ _ _ _ point _; do
+        case "$point" in "$kernel") here=yes ;; "$kernel"/*) below=yes ;; esac
+    done </proc/self/mountinfo
+    if [ -z "$here$below" ]; then
+        rm -rf --one-file-system "$1" || echo "pf9-hostagent: WARNING: could not delete all of $1" >&2
+        exit 0
+    fi
+    if [ -n "$here" ]; then
+        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in
+            *" $1 "*) ;;
+            *)
+                echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
+                exit 0
+                ;;
+        esac
+    fi
+    for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+        if [ -e "$entry" ] || [ -L "$entry" ]; then remove_tree "$entry"; fi
+    done
+    if [ -z "$here" ]; then rmdir --ignore-fail-on-non-empty "$1" || :; fi
+)
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi
@@ -30,13 +65,14 @@ if [ "$1" -ge 1 ]; then
         systemctl --quiet try-restart pf9-nodeletd.socket pf9-comms.service pf9-hostagent.service || :
     fi
 elif ! role_is_left; then
-    rm -rf --one-file-system $AGENT_TREES $ROLE_TREES
+    unmount_ours
+    for tree in $AGENT_TREES $ROLE_TREES; do remove_tree "$tree"; done
     rm -f $ROLE_ENTRIES $AGENT_ENTRIES $PROXY_CONFIG
     # Of writes that were cut off; nobody of ours writes any more.
     for dir in $SHARED_DIRS; do rm -f "$dir"/.pf9-tmp-*.tmp; done
     # The package's own configuration, and what rpm saved of it, is a person's.
     for path in "$CONFIG_ROOT"/* "$CONFIG_ROOT"/.[!.]*; do
-        if [ -e "$path" ] && ! config_is_kept "${path##*/}"; then rm -rf --one-file-system "$path"; fi
+        if [ -e "$path" ] && ! config_is_kept "${path##*/}"; then remove_tree "$path"; fi
     done
     for dir in $SHARED_PARENTS; do
         if [ -d "$dir" ]; then rmdir --ignore-fail-on-non-empty "$dir"; fi

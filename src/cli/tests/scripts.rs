@@ -16,6 +16,47 @@ const BEGIN: &str =
     "# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs\n";
 const END: &str = "# <<<\n";
 
+/// What containers and pods left mounted; the last mounted goes first.
+const UNMOUNT: &str = r#"unmount_ours() {
+    for root in $MOUNTED; do
+        while read -r _ _ _ _ point _; do
+            case "$point" in "$root"/*) printf '%s\n' "$point" ;; esac
+        done </proc/self/mountinfo | tac | while read -r point; do
+            umount -l "$(printf '%b' "$point")" 2>/dev/null || :
+        done
+    done
+}
+"#;
+
+/// A directory that is mounted twice is of the same file system: `rm --one-file-system` goes through it. The kernel's
+/// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is told,
+/// and the rest goes on: a package that is half removed helps nobody.
+const REMOVE: &str = r#"remove_tree() (
+    kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
+    here="" below=""
+    while read -r _ _ _ _ point _; do
+        case "$point" in "$kernel") here=yes ;; "$kernel"/*) below=yes ;; esac
+    done </proc/self/mountinfo
+    if [ -z "$here$below" ]; then
+        rm -rf --one-file-system "$1" || echo "pf9-hostagent: WARNING: could not delete all of $1" >&2
+        exit 0
+    fi
+    if [ -n "$here" ]; then
+        case " $ROLE_TREES $AGENT_TREES $CONFIG_ROOT $DISKS " in
+            *" $1 "*) ;;
+            *)
+                echo "pf9-hostagent: left as it is, for something is mounted there: $1" >&2
+                exit 0
+                ;;
+        esac
+    fi
+    for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+        if [ -e "$entry" ] || [ -L "$entry" ]; then remove_tree "$entry"; fi
+    done
+    if [ -z "$here" ]; then rmdir --ignore-fail-on-non-empty "$1" || :; fi
+)
+"#;
+
 fn path_of(script: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     root.join("packaging").join(script)
@@ -52,10 +93,14 @@ fn known() -> Vec<(&'static str, String)> {
         variable("AGENT_TREES", trees(|k| k != Keeper::Role)),
         variable("AGENT_ENTRIES", entries(Keeper::Agent)),
         variable("CONFIG_ROOT", ours::CONFIG_ROOT.into()),
+        variable("MOUNTED", ours::MOUNTED.join(" ")),
+        variable("DISKS", ours::DISKS.join(" ")),
         variable("PROXY_CONFIG", paths::PROXY_CONFIG.into()),
         variable("SHARED_DIRS", ours::SHARED.join(" ")),
         variable("SHARED_PARENTS", ours::SHARED_PARENTS.join(" ")),
         variable("REMOVAL_SECONDS", deadlines::PACKAGE.as_secs().to_string()),
+        ("unmount_ours", UNMOUNT.into()),
+        ("remove_tree", REMOVE.into()),
         (
             "role_is_left",
             "role_is_left() {\n    for unit in $ROLE_UNITS; do\n        if [ -e \"$unit\" ]; then return 0; fi\n    \
@@ -74,7 +119,13 @@ fn known() -> Vec<(&'static str, String)> {
 /// What this script uses of it, and what that uses.
 fn wanted(rest: &str) -> String {
     let uses_role = rest.contains("role_is_left");
-    let used = |name: &str| rest.contains(name) || name == "ROLE_UNITS" && uses_role;
+    let uses_tree = rest.contains("remove_tree");
+    let used = |name: &str| {
+        rest.contains(name)
+            || name == "ROLE_UNITS" && uses_role
+            || name == "MOUNTED" && rest.contains("unmount_ours")
+            || name == "DISKS" && uses_tree
+    };
     let all = known().into_iter().filter(|(name, _)| used(name));
     all.map(|(_, text)| text).collect()
 }
@@ -99,10 +150,10 @@ fn the_scripts_hold_what_the_programs_say() {
                 words.find(|w| w.starts_with('/') && !allowed.iter().any(|a| w.starts_with(a)));
             let copied = line.contains("/usr/libexec/pf9/pf9-nodeletd");
             assert!(copied || named.is_none(), "{script}: {line}");
-            let crosses = line.contains("rm -rf") && !line.contains("--one-file-system");
+            let crosses = line.contains("rm -rf");
             assert!(
                 copied || !crosses,
-                "{script} enters what is mounted there: {line}"
+                "{script} enters what is mounted there: {line}; remove_tree does not"
             );
         }
     }
@@ -118,6 +169,12 @@ fn the_scripts_hold_what_the_programs_say() {
 
 /// Runs a script on a machine below `root`; nobody's users are looked up or deleted.
 fn run(root: &Path, script: &str, argument: &str) {
+    let said = run_with(root, script, argument, "");
+    assert!(said.is_empty(), "{script}: {said}");
+}
+
+/// The same with something mounted, by these words; what the script said on its error output.
+fn run_with(root: &Path, script: &str, argument: &str, mounts: &str) -> String {
     let text = std::fs::read_to_string(path_of(script)).expect(script);
     let tools = root.join("tools");
     std::fs::create_dir_all(&tools).expect("tools");
@@ -127,15 +184,20 @@ fn run(root: &Path, script: &str, argument: &str) {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&file, mode).expect("mode");
     }
-    let below = below_root(&text, root);
-    let path = format!("{}:/usr/bin:/bin", tools.display());
-    let out = Command::new("/bin/sh")
-        .args(["-c", &below, script, argument])
+    let below = format!("{}\n{}", below_root(mounts, root), below_root(&text, root));
+    let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display());
+    let mut command = Command::new("unshare");
+    if !nix::unistd::Uid::effective().is_root() {
+        command.arg("--map-root-user");
+    }
+    let out = command
+        .args(["--mount", "/bin/sh", "-c", &below, script, argument])
         .env("PATH", path)
         .output()
         .expect("sh");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success() && said.is_empty(), "{script}: {said}");
+    assert!(out.status.success(), "{script}: {said}");
+    said
 }
 
 /// The script's absolute paths, but for `/dev`, below `root`.
@@ -211,6 +273,103 @@ fn an_erase_takes_all_that_is_ours_but_a_persons_configuration() {
     assert_eq!(left(&rig), kept);
     let after = rig.files().into_values().filter(|t| t == "theirs").count();
     assert_eq!(after, 5);
+}
+
+/// What is mounted below our directories: below pods' and the runtime's it is ours, elsewhere somebody's. No byte of
+/// what it shows is deleted, and the package goes all the same.
+#[test]
+fn nothing_that_is_mounted_below_is_deleted() {
+    const MOUNTS: &str = r#"set -e
+mount --bind /opt/data /var/lib/pf9/kubelet/pods/a/volumes/b
+mount --bind /opt/data "/var/lib/pf9/kubelet/pods/a/with a blank \\ and more"
+mount --bind /opt/data /var/lib/pf9/somebodys
+mount --bind /opt/data "/var/opt/pf9/deep/er/some  body's"
+mount -t tmpfs none /etc/pf9/kube.d/tmpfs
+echo x > /etc/pf9/kube.d/tmpfs/x
+"#;
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        rig.file("/opt/data/precious", "theirs");
+        for dir in [
+            "/var/lib/pf9/kubelet/pods/a/volumes/b",
+            "/var/lib/pf9/kubelet/pods/a/with a blank \\ and more",
+            "/var/lib/pf9/somebodys",
+            "/var/opt/pf9/deep/er/some  body's",
+            "/etc/pf9/kube.d/tmpfs",
+        ] {
+            std::fs::create_dir_all(rig.host.at(dir)).expect("directory");
+        }
+        rig.file("/var/opt/pf9/deep/beside", "ours");
+        let said = run_with(rig.dir.path(), script, argument, MOUNTS);
+        assert_eq!(
+            std::fs::read_to_string(rig.host.at("/opt/data/precious")).expect("theirs"),
+            "theirs",
+            "{script}"
+        );
+        let config = |path: &String| !path.starts_with("etc/pf9/hostagent.toml");
+        let kept: Vec<String> = left(&rig).into_iter().filter(config).collect();
+        assert_eq!(kept, [""; 0], "{script}: {said}");
+        // The places themselves are there: those that were mounted when it ran, and no others.
+        let places = [
+            "/var/lib/pf9/somebodys",
+            "/var/opt/pf9/deep/er/some  body's",
+            "/etc/pf9/kube.d/tmpfs",
+        ];
+        for place in places {
+            assert!(rig.host.at(place).is_dir(), "{script}: {place}");
+            assert!(
+                said.contains(place),
+                "{script} does not name {place}: {said}"
+            );
+        }
+        assert_eq!(said.lines().count(), places.len(), "{script}: {said}");
+        assert!(
+            !rig.host.at("/var/lib/pf9/kubelet").exists(),
+            "{script}: unmounted, and gone"
+        );
+    }
+}
+
+/// A disk at a directory of ours is emptied, and stays.
+#[test]
+fn a_disk_of_ours_is_emptied_and_stays() {
+    let mounts: String = ["/var/lib/pf9", "/var/lib/pf9/etcd", "/var/opt/pf9"]
+        .map(|at| {
+            format!(
+                "mount --bind /opt/disk{} {at} || exit 1\n",
+                at.replace('/', "-")
+            )
+        })
+        .concat();
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        for disk in [
+            "/opt/disk-var-lib-pf9",
+            "/opt/disk-var-lib-pf9-etcd",
+            "/opt/disk-var-opt-pf9",
+        ] {
+            rig.file(&format!("{disk}/a/b"), "ours");
+            rig.file(&format!("{disk}/.hidden"), "ours");
+        }
+        std::fs::create_dir_all(rig.host.at("/opt/disk-var-lib-pf9/etcd")).expect("directory");
+        let said = run_with(rig.dir.path(), script, argument, &mounts);
+        let on_disks: Vec<_> = rig
+            .files()
+            .into_keys()
+            .filter(|p| p.starts_with("opt/disk"))
+            .collect();
+        assert!(
+            on_disks.is_empty() && said.is_empty(),
+            "{script}: {on_disks:?} {said}"
+        );
+        for (disk, there) in [
+            ("/opt/disk-var-lib-pf9/etcd", true),
+            ("/opt/disk-var-lib-pf9-etcd", true),
+            ("/opt/disk-var-opt-pf9/a", false),
+        ] {
+            assert_eq!(rig.host.at(disk).is_dir(), there, "{script}: {disk}");
+        }
+    }
 }
 
 /// While a role is there that could not be removed, its data stay.

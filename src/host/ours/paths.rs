@@ -110,8 +110,17 @@ const MADE: [&str; 4] = [
 /// Names in `/run/netns` are not among them, not even those that nobody lives in: another runtime
 /// makes a name before it starts the sandbox. Ours go below its own state
 /// (`netns_mounts_under_state_dir`), so what to take away needs no guess and no running containerd.
-const MOUNTED: [&str; 3] = [
+pub const MOUNTED: [&str; 3] = [
     CONTAINERD_STATE,
+    paths::CONTAINERD_ROOT,
+    paths::KUBELET_ROOT,
+];
+
+/// Directories of ours at which a person may have mounted a disk: they are emptied and stay. Whatever else is
+/// mounted below [`PLACES`], and is not of [`MOUNTED`], is somebody's: it is left, and named.
+pub const DISKS: [&str; 4] = [
+    paths::ETCD_DATA,
+    paths::ETCD_BACKUPS,
     paths::CONTAINERD_ROOT,
     paths::KUBELET_ROOT,
 ];
