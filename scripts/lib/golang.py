@@ -11,6 +11,7 @@ compiled once: they share a build cache, which lives as long as somebody builds.
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Program:
     name: str
     version: str
     module: str
-    packages: list
+    packages: list                                 # none: `after` makes all there is
     cpu_minutes: float                             # about, with nothing in the build cache
     ldflags: str = ""
     tags: str = ""
@@ -141,7 +142,7 @@ def script_of(program):
             "SOURCE": f"cat > main.go <<'END'\n{program.source}END" if program.source else "",
             "PACKAGES": " ".join(program.packages),
             "RENAME": "\n".join(finish(program))}
-    text = BUILD
+    text = BUILD if program.packages else re.sub("(?m)^go build .*\n", "", BUILD)
     for word, value in fill.items():
         text = text.replace(f"@{word}@", value)
     return text

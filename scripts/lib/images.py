@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import golang
+import matrix
 import parts
 
 LAYER_DIRS = ["bin", "etc", "tmp", "usr", "usr/bin", "usr/local", "usr/local/bin", "var", "root"]
@@ -67,9 +68,8 @@ def busybox_image(path, reference, busybox):
     image(path, reference, files, links, {"Cmd": ["/bin/sh"]})
 
 
-def pause_image(path, reference, busybox):
-    files = {"bin/busybox": (busybox.read_bytes(), 0o755)}
-    image(path, reference, files, {"bin/sleep": "busybox"}, {"Entrypoint": ["/bin/sleep", "2147483647"]})
+def pause_image(path, reference, binary):
+    image(path, reference, {"pause": (binary.read_bytes(), 0o755)}, {}, {"Entrypoint": ["/pause"], "User": "65535:65535"})
 
 
 def component_image(path, reference, binary):
@@ -90,5 +90,6 @@ def policy_image(path, reference, binary, busybox, tools):
 
 if __name__ == "__main__":
     program, _ = parts.busybox()
-    pause_image(Path(sys.argv[1]) / "pause.tar", "pf9.local/pause:tests", program)
+    pause = golang.build(parts.pause(matrix.stack()["pause"])) / "pause"
+    pause_image(Path(sys.argv[1]) / "pause.tar", "pf9.local/pause:tests", pause)
     busybox_image(Path(sys.argv[1]) / "busybox.tar", "pf9.local/busybox:tests", program)

@@ -122,10 +122,22 @@ def metallb(version):
                    rename={name: f"metallb-{name}" for name in METALLB})
 
 
+# Of each version of the image: a release whose source has it. It is a program of C, which keeps a pod's namespaces and
+# takes in the processes that a shared process namespace leaves without a parent.
+PAUSE_OF = {"3.10.2": "1.37.2"}
+
+
+def pause(version):
+    if version not in PAUSE_OF:
+        raise Fail(f"no release of Kubernetes is named that has pause {version}", f"{__file__} names them", code=2)
+    return Program("pause", PAUSE_OF[version], "k8s.io/kubernetes", [], 0.2, siblings="0." + PAUSE_OF[version].split(".", 1)[1],
+                   after=f'gcc -Os -Wall -Werror -static -DVERSION=v{version} -o out/pause "$from/build/pause/linux/pause.c"')
+
+
 # Those that take longest come first.
 MAKERS = {maker.__name__: maker for maker in
           (kubernetes, containerd, metrics_server, coredns, kube_router, metallb, local_path_provisioner, etcd, runc,
-           cni_plugins)}
+           pause, cni_plugins)}
 
 
 def programs(stack):

@@ -51,10 +51,10 @@ ON_NODES = {"kubernetes": ["kubelet", "kube-proxy", "kubectl"],
             "containerd": ["containerd", "containerd-shim-runc-v2", "ctr"],
             "runc": ["runc"], "etcd": ["etcd", "etcdctl", "etcdutl"]}
 IN_IMAGES = {"kubernetes": parts.CONTROL_PLANE, "coredns": ["coredns"], "metrics-server": ["metrics-server"],
-             "local-path-provisioner": ["local-path-provisioner"], "kube-router": ["kube-router"],
+             "local-path-provisioner": ["local-path-provisioner"], "kube-router": ["kube-router"], "pause": ["pause"],
              "metallb": [f"metallb-{name}" for name in parts.METALLB]}
 OF_ADDONS = ["busybox", "coredns", "metrics-server", "local-path-provisioner", "kube-router", *IN_IMAGES["metallb"]]
-COMPILED = ["metrics_server", "local_path_provisioner", "kube_router", "metallb"]  # also for a stack of release files
+COMPILED = ["metrics_server", "local_path_provisioner", "kube_router", "metallb", "pause"]  # also for a stack of release files
 TAGS = {"busybox": "1"}  # every other image: its component's version, with a v but for pause, as its project does
 
 
@@ -157,11 +157,12 @@ def place(folder, files):
 def make_images(tree, components, busybox, versions):
     folder = tree / "images"
     folder.mkdir(parents=True)
-    images.pause_image(folder / "pause.tar", reference("pause", versions), busybox)
     images.busybox_image(folder / "busybox.tar", reference("busybox", versions), busybox)
     for name, binary in components.items():
         path, tag = folder / f"{name}.tar", reference(name, versions)
-        if name == "kube-router":
+        if name == "pause":
+            images.pause_image(path, tag, binary)
+        elif name == "kube-router":
             images.policy_image(path, tag, binary, busybox, netfilter.tools())
         else:
             images.component_image(path, tag, binary)

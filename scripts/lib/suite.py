@@ -52,7 +52,6 @@ def of_kubernetes(name, version, packages, cpu_minutes, **more):
 
 
 ASSETS = """\
-gcc -Os -Wall -static -o out/pause "$from/build/pause/linux/pause.c"
 for name in kitten nautilus; do cp -r "$from/test/images/$name/html" out/$name; done
 cp "$from"/test/images/agnhost/porter/localhost.* out/
 chmod -R u+w out"""
@@ -82,7 +81,7 @@ def critest(version):
 
 def programs(stack):
     """Those that take longest come first."""
-    return [maker(stack["kubernetes"]) for maker in (e2e, agnhost, critest)]
+    return [*(maker(stack["kubernetes"]) for maker in (e2e, agnhost, critest)), parts.pause(stack["pause"])]
 
 
 def missing(stack):

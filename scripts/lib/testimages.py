@@ -47,6 +47,8 @@ DIGEST_ONLY = f"{CRI}/test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf
 PATH_LINE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS = ("root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n"
          "nobody:x:65534:65534:nobody:/:/bin/false\n")
+# A test looks for the name of the system that its project builds on.
+SYSTEM = 'NAME="busybox, in the place of Alpine Linux"\nID=busybox\n'
 GROUPS = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"
 
 # Programs of the distribution that tests start in the image where the project has Alpine's: path there → links to it.
@@ -81,10 +83,11 @@ class Image:
 
 # -- layers
 
-def layer(files, links=None, folders=()):
-    """files: path → (bytes, mode); links: path → target; folders: path → mode. Parents are made where they are missing."""
+def layer(files, links=None, folders=(), names=None):
+    """files: path → (bytes, mode); links: path → target; folders: path → mode; names: path → file that has this name as
+    well. Parents are made where they are missing."""
     folders = dict(folders)
-    for path in [*files, *(links or {}), *folders]:
+    for path in [*files, *(links or {}), *folders, *(names or {})]:
         for parent in list(Path(path).parents)[:-1]:
             folders.setdefault(str(parent), 0o755)
     buffer = io.BytesIO()
@@ -95,6 +98,8 @@ def layer(files, links=None, folders=()):
             tar.addfile(images.entry(path, mode=mode, size=len(data)), io.BytesIO(data))
         for path, target in sorted((links or {}).items()):
             tar.addfile(images.entry(path, tarfile.SYMTYPE, 0o777, link=target))
+        for path, file in sorted((names or {}).items()):
+            tar.addfile(images.entry(path, tarfile.LNKTYPE, 0o755, link=file))
     return buffer.getvalue()
 
 
@@ -112,10 +117,13 @@ def closure(root, programs):
 
 def base_layer(root):
     files, links = images.busybox_files(root / "usr/local/bin/busybox")
-    files |= {"etc/passwd": text(USERS), "etc/group": text(GROUPS), "etc/nsswitch.conf": text("hosts: files dns\n")}
+    # As in the project's image, not links: a test that masks one of them masks that one.
+    names = dict.fromkeys(links, "bin/busybox")
+    files |= {"etc/os-release": text(SYSTEM), "etc/passwd": text(USERS), "etc/group": text(GROUPS),
+              "etc/nsswitch.conf": text("hosts: files dns\n")}
     folders = {"tmp": 0o1777, "root": 0o700, "var/www": 0o755, "usr/bin": 0o755, "usr/sbin": 0o755, "usr/local/bin": 0o755,
                "run": 0o755, "home": 0o755, "sbin": 0o755, "var/tmp": 0o1777}
-    return layer(files, links, folders)
+    return layer(files, {"var/run": "/run"}, folders, names)
 
 
 def tools_layer(root):
@@ -159,7 +167,7 @@ def recipes(made, etcd, root):
     tagged = {f"test-{name}": base.on(layer({f"test-image-{name}": text(f"{name}\n")}))
               for name in ("latest", "tag", "tags", "1", "2", "3")}
     return {
-        "pause": Image([layer({"pause": binary(made["agnhost"] / "pause")})],
+        "pause": Image([layer({"pause": binary(made["pause"] / "pause")})],
                        {"Entrypoint": ["/pause"], "User": "65535:65535", "WorkingDir": "/", "Env": [PATH_LINE]}),
         "busybox": base, "glibc-dns-testing": tools, "agnhost": agnhost,
         **{name: agnhost.on(folder_layer(made["agnhost"] / name), Cmd=["test-webserver"]) for name in ("kitten", "nautilus")},

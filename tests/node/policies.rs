@@ -33,6 +33,7 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
     assert!(unconfined < filters, "{unconfined} {filters}");
     user_ids(node)?;
     nothing_limits_processes_to_none(node)?;
+    orphans_are_taken_in(node)?;
     assert!(!takes_plugins(node)?, "NRI is off");
     kubectl(&["delete", "namespace", STRICT, "--ignore-not-found"])?;
     kubectl(&["create", "namespace", STRICT])?;
@@ -53,7 +54,7 @@ fn cb_policies_of_the_cluster_are_what_its_pods_get() -> Outcome {
         privileged(STRICT)
     })?;
     kubectl(&["delete", "namespace", STRICT])?;
-    for name in ["filters", "ids"] {
+    for name in ["filters", "ids", "orphans"] {
         gone(name)?;
     }
     Ok(())
@@ -135,6 +136,23 @@ fn pod(node: &str, name: &str, bend: impl FnOnce(&mut Value)) -> Outcome {
     let overrides = format!("--overrides={pod}");
     let image = format!("--image={IMAGE}");
     kubectl(&["run", name, &image, "--restart=Never", &overrides]).map(drop)
+}
+
+/// Of containers that share their processes the first one is the pod's own: a process without a parent that ends
+/// does not stay as a zombie, of which a pod has only so many.
+fn orphans_are_taken_in(node: &str) -> Outcome {
+    const POD: &str = "orphans";
+    pod(node, POD, |pod| {
+        pod["spec"]["shareProcessNamespace"] = json!(true);
+    })?;
+    runs(POD)?;
+    let inside = |line: &str| kubectl(&["exec", POD, "--", "sh", "-c", line]);
+    let orphan = inside("(sleep 1000000 > /dev/null 2>&1 & echo $!)")?;
+    let orphan = orphan.trim();
+    inside(&format!("kill -9 {orphan}"))?;
+    eventually("an orphan that ended is gone", RUNS, || {
+        inside(&format!("[ ! -e /proc/{orphan} ]")).map(drop)
+    })
 }
 
 fn runs(name: &str) -> Outcome {
