@@ -51,6 +51,9 @@ MIRROR_SECONDS = 60
 TARGET = 420
 CONFORMANCE = re.compile(r"\[Conformance\]")
 SOCKET = "unix:///run/pf9-containerd/containerd.sock"
+# Plugins are let in while critest asks: they are a part of what it tries.
+PLUGINS = {"nri": True}
+PLUGIN_SOCKET = "/run/pf9-containerd/nri.sock"
 # In this order: the keeper would start again what is stopped before it.
 RESTING = ["pf9-nodeletd.socket", "pf9-nodeletd.service", "pf9-kubelet.service"]
 IN_NODE = "/root/critest"
@@ -104,10 +107,10 @@ def bring_up(demo, workers):
 
 
 @contextlib.contextmanager
-def mirrored(demo, url):
-    """Every node pulls from us while the block runs."""
+def mirrored(demo, url, more):
+    """Every node pulls from us while the block runs, and has these settings of its runtime."""
     mirrors = {name: [url] for name in MIRRORED}
-    up.settings(demo, {"runtime": {**up.RUNTIME, "mirrors": mirrors}})
+    up.settings(demo, {"runtime": {**up.RUNTIME, **more, "mirrors": mirrors}})
     try:
         wait_for("every node to have the mirror", lambda: all(has_mirror(machine, url) for machine in demo.nodes()),
                  MIRROR_SECONDS)
@@ -196,7 +199,10 @@ def run_cri(judges, demo, name, words):
     folder = fresh("cri")
     machine.run(["mkdir", "-p", IN_NODE])
     machine.copy_in(judges.program("cri-tools", "critest"), f"{IN_NODE}/critest")
-    flags = [f"-runtime-endpoint={SOCKET}", f"-image-endpoint={SOCKET}", "-ginkgo.no-color", "-ginkgo.succinct",
+    wait_for(f"plugins to be let in on {name}",
+             lambda: machine.run(["test", "-S", PLUGIN_SOCKET], check=False).returncode == 0, MIRROR_SECONDS)
+    flags = [f"-runtime-endpoint={SOCKET}", f"-image-endpoint={SOCKET}", f"-nri-socket={PLUGIN_SOCKET}",
+             "-ginkgo.no-color", "-ginkgo.succinct",
              f"-ginkgo.timeout={CRI_SECONDS}s", f"-ginkgo.junit-report={IN_NODE}/junit.xml"]
     focus = [f"-ginkgo.focus={re.escape(words)}"] if words else []
     expression = re.compile(re.escape(words or ""))
@@ -251,7 +257,8 @@ def main(argv):
         return 0
     bring_up(demo, 2 if args.what == "full" else 1)
     with registry.serving(judges.store, node.HOST) as server:
-        with mirrored(demo, f"http://{node.HOST}:{server.server_address[1]}"):
+        more = PLUGINS if args.what == "cri" else {}
+        with mirrored(demo, f"http://{node.HOST}:{server.server_address[1]}", more):
             began = time.monotonic()
             if args.what == "cri":
                 found, folder, more = run_cri(judges, demo, args.node, args.test)
