@@ -38,13 +38,22 @@ impl Addon {
     /// Whose manifest file this is: `addons/30-network-policies.yaml`.
     pub fn of_file(path: &str) -> Option<Self> {
         let word = Self::word_of(path)?;
-        Self::ALL.into_iter().find(|addon| addon.word() == word)
+        let mut all = Self::ALL.into_iter();
+        all.find(|addon| addon.has_file() && addon.word() == word)
     }
 
     /// What a manifest file's add-on is called, a setting or not.
     pub fn word_of(path: &str) -> Option<&str> {
         let name = path.rsplit('/').next()?.strip_suffix(".yaml")?;
         name.split_once('-').map(|(_, word)| word)
+    }
+
+    /// What is called so without one is somebody's own, and applied as every other file.
+    fn has_file(self) -> bool {
+        match self {
+            Self::NetworkPolicies | Self::LoadBalancer => true,
+            Self::Flannel => false,
+        }
     }
 
     /// Which add-on runs images of this component.
@@ -78,7 +87,7 @@ impl Addon {
             return Some(format!("no image of {name}"));
         }
         let is = |f: &String| Self::of_file(f) == Some(self);
-        let file = self == Self::Flannel || manifest.addons.iter().any(is);
+        let file = !self.has_file() || manifest.addons.iter().any(is);
         (!file).then(|| format!("no add-on {}", self.word()))
     }
 
@@ -133,7 +142,12 @@ mod tests {
             Some(Addon::NetworkPolicies)
         );
         assert_eq!(of("addons/7-load-balancer.yaml"), Some(Addon::LoadBalancer));
-        for other in ["addons/05-coredns.yaml", "addons/load-balancer.yaml", "x"] {
+        for other in [
+            "addons/05-coredns.yaml",
+            "addons/load-balancer.yaml",
+            "addons/50-flannel.yaml",
+            "x",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -180,10 +180,45 @@ async fn whatever_this_runtime_does_otherwise_is_done_by_its_own_tool_and_nothin
     world.is_tidy();
     world.state().calls.clear();
     let attrs = Attrs::mode(0o644);
-    world.fs.write(ARCHIVE, b"no tar", &attrs).expect("write");
-    world.import().await.expect("by the tool");
-    assert_eq!(world.told().lines().count(), 2);
+    let other = [("../x", tar::EntryType::Regular, 0o644, "")];
+    for (n, bytes) in [testing::of_one(&other), b"no tar".to_vec()]
+        .iter()
+        .enumerate()
+    {
+        world.fs.write(ARCHIVE, bytes, &attrs).expect("write");
+        world.import().await.expect("by the tool");
+        assert_eq!(world.told().lines().count(), n + 2);
+    }
     assert!(world.state().calls.is_empty(), "nothing is asked for it");
+}
+
+/// Two images of one layer at once: the one that comes second has nothing to commit, and is imported all the same.
+#[tokio::test]
+async fn a_layer_that_another_image_brought_meanwhile_is_taken() {
+    let first = World::new();
+    let daemon = first.daemon(|_, _| Does::Serves);
+    first.import().await.expect("imported");
+    let layer = first.state().snapshots.keys().next().expect("one").clone();
+    drop(daemon);
+    let world = World::new();
+    let (state, root) = (
+        Arc::clone(&world.state),
+        world.fs.at(paths::CONTAINERD_ROOT),
+    );
+    let _daemon = world.daemon(move |_, what| {
+        if what == "Snapshots/Commit" {
+            const THEIRS: usize = 99;
+            let files = "io.containerd.snapshotter.v1.overlayfs/snapshots/99/fs/usr/bin";
+            std::fs::create_dir_all(root.join(files)).expect("directory");
+            std::fs::write(root.join(files).join("toy"), "program").expect("write");
+            let mut state = state.lock().expect("lock");
+            state.snapshots.insert(layer.clone(), THEIRS);
+        }
+        Does::Serves
+    });
+    world.import().await.expect("imported");
+    world.is_imported();
+    world.is_tidy();
 }
 
 /// What the agent had asked for, and what the runtime had done of it, when the agent was killed.
