@@ -56,6 +56,8 @@ mod protobuf;
 pub mod runtime;
 pub mod space;
 pub mod temps;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tls;
 pub mod units;
 

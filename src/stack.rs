@@ -118,18 +118,16 @@ impl StackError {
     pub fn fault(&self, stack: &StackRef) -> Fault {
         let what = format!("cannot install stack {stack}");
         let why = crate::telemetry::chain(self);
+        if let Some(path) = self.lacks_room() {
+            return Fault::new(FaultCode::DiskFull, what, why).fix(space::fix(path));
+        }
         let (code, fix) = match self {
             Self::Untrusted(untrusted) => {
                 let fault = untrusted.fault(&format!("stack {stack}"));
                 return Fault { what, ..fault };
             }
-            Self::Space(_) => (FaultCode::DiskFull, space::FIX),
-            Self::Fs(FsError { source, .. }) | Self::Io { source, .. } => {
-                if space::is_full(source) {
-                    (FaultCode::DiskFull, space::FIX)
-                } else {
-                    (FaultCode::StackIo, "look at the disk and the named path")
-                }
+            Self::Space(_) | Self::Fs(_) | Self::Io { .. } => {
+                (FaultCode::StackIo, "look at the disk and the named path")
             }
             Self::OtherManifest { .. } => (
                 FaultCode::StackOtherManifest,
@@ -152,6 +150,25 @@ impl StackError {
             }
         };
         Fault::new(code, what, why).fix(fix)
+    }
+
+    /// Where there was no room for it.
+    fn lacks_room(&self) -> Option<&Path> {
+        match self {
+            Self::Space(e) => Some(&e.path),
+            Self::Fs(FsError { source, path, .. }) | Self::Io { source, path, .. } => {
+                space::is_full(source).then_some(path)
+            }
+            Self::Untrusted(_)
+            | Self::OtherManifest { .. }
+            | Self::Invalid(_)
+            | Self::NotStaged { .. }
+            | Self::Damaged(_)
+            | Self::Entry { .. }
+            | Self::NotWhole
+            | Self::NotInstalled
+            | Self::Drifted { .. } => None,
+        }
     }
 
     /// True when the staged files are no use and must be fetched again.

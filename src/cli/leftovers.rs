@@ -81,7 +81,7 @@ pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
 /// Links, routes and packet-filter chains that nobody but us makes.
 pub(super) async fn network_left(host: &HostFs) -> Vec<String> {
     let net = Net::new(host.clone());
-    let links = net.links(&[network::POD_BRIDGE.to_owned()]);
+    let links = net.links(&network::links());
     let mut left: Vec<String> = links.iter().map(|l| format!("link {l}")).collect();
     let routes = net.routes(network::ROUTE_PROTOCOL).await;
     let chains = net.chains(&[network::CHAIN_PREFIX.to_owned()]).await;

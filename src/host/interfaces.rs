@@ -11,7 +11,7 @@ use nix::sys::socket::SockaddrStorage;
 use super::fs::{FsError, HostFs};
 use super::neighbours::Link;
 use super::ours::network::POD_BRIDGE;
-use crate::model::{Interface, NodeFacts};
+use crate::model::{Interface, NodeFacts, a_machines_own};
 
 /// Most interfaces that are looked at; a node has one per pod, which are no inventory.
 const INTERFACES_MAX: usize = 64;
@@ -108,7 +108,7 @@ fn chosen<'a>(
     ip: IpAddr,
     own: IpAddr,
 ) -> Option<String> {
-    let on_link = all.filter(|(name, _, net)| *name != POD_BRIDGE && net.contains(&ip));
+    let on_link = all.filter(|(name, _, net)| *name != POD_BRIDGE && a_machines_own(*net, ip));
     let best = on_link.max_by_key(|(_, at, net)| (*at == own, net.prefix_len()));
     best.map(|(name, _, _)| name.to_owned())
 }
@@ -225,6 +225,7 @@ mod tests {
         assert_eq!(choose("10.1.0.250", "192.0.2.1").as_deref(), Some("eth1"));
         assert_eq!(choose("10.1.7.250", "192.0.2.1").as_deref(), Some("eth0"));
         assert_eq!(choose("10.2.0.250", "10.1.0.1"), None);
+        assert_eq!(choose("10.1.255.255", "10.1.0.1"), None, "everybody's");
     }
 
     #[test]

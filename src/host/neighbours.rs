@@ -33,6 +33,9 @@ const ARP_REPLY: u16 = 2;
 const FRAME_MAX: usize = 1500;
 /// A frame has a place in the interface's queue by then, or the interface takes none.
 const SENT: Duration = Duration::from_millis(500);
+/// Frames that are still read when the time is over: where this program was kept from reading, the answer is among
+/// those that came meanwhile.
+const LATE_MAX: usize = 64;
 /// Shortest time-out: none at all would be no bound.
 const READ_MIN: Duration = Duration::from_millis(1);
 /// Hop limit of neighbour discovery: another one has passed a router, and is dropped.
@@ -106,11 +109,15 @@ fn asked(link: &Link, ip: IpAddr, within: Duration) -> io::Result<Option<Mac>> {
     send(&socket, &question, to)?;
     let until = Instant::now() + within;
     let mut frame = [0; FRAME_MAX];
+    let mut late = 0;
     // What others are asked and say meanwhile is read, too: the time is the bound.
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
+    while late < LATE_MAX {
+        let left = until.saturating_duration_since(Instant::now());
+        late += usize::from(left.is_zero());
         socket.set_read_timeout(Some(left.max(READ_MIN)))?;
         let len = match (&socket).read(&mut frame) {
             Ok(len) => len,
+            Err(e) if is_late(&e) && left.is_zero() => break,
             Err(e) if is_late(&e) => continue,
             Err(e) => return Err(e),
         };

@@ -11,6 +11,9 @@ mod archive;
 mod grpc;
 mod import;
 
+#[cfg(test)]
+mod tests;
+
 pub use grpc::CallError;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +33,7 @@ use super::mounts;
 use super::ours::{self, processes::Process};
 use super::proc::Proc;
 use super::protobuf::{Message, Value, fields};
+use super::space;
 use crate::model::paths;
 use crate::telemetry::chain;
 
@@ -46,6 +50,22 @@ const NAMESPACE: &str = "k8s.io";
 #[derive(Clone, Debug)]
 pub struct Runtime {
     fs: HostFs,
+}
+
+/// Why an image is not in the runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no room for it on the runtime's disk.
+    #[error("there is no room for it on the disk of {}: {why}", at.display())]
+    Full {
+        /// The runtime's directory.
+        at: PathBuf,
+        /// In the words of who wrote.
+        why: String,
+    },
+    /// The runtime's own tool did not do it.
+    #[error(transparent)]
+    Tool(#[from] ExecError),
 }
 
 /// What could not be taken away.
@@ -80,11 +100,13 @@ impl Runtime {
     /// Imports an archive of one image. A plain one is written once; another, or one that this containerd does not
     /// take that way, by its own tool, which takes four times as long for it. `--local`: `ctr` unpacks it itself;
     /// otherwise every byte goes to containerd and back through a stream, which takes half as long again.
-    pub async fn import(&self, archive: &str) -> Result<(), ExecError> {
+    pub async fn import(&self, archive: &str) -> Result<(), ImageError> {
         let at = self.fs.at(archive);
         match import::import(&self.fs, &self.socket(), at.clone()).await {
             Ok(true) => return Ok(()),
             Ok(false) => tracing::debug!(archive, "no plain image"),
+            // The tool needs more of it.
+            Err(e) if e.lacks_room() => return Err(self.full(chain(&e))),
             Err(e) => {
                 let why = chain(&e);
                 tracing::warn!(archive, %why, "the image is imported by the runtime's own tool");
@@ -93,7 +115,16 @@ impl Runtime {
         let at = at.to_string_lossy();
         let import = ["images", "import", "--local", "--discard-unpacked-layers"];
         let args = [&["-n", NAMESPACE][..], &import, &[&*at]].concat();
-        self.ctr(IMPORT, &args).await.map(drop)
+        match self.ctr(IMPORT, &args).await {
+            Ok(_) => Ok(()),
+            Err(e) if chain(&e).contains(space::SAID) => Err(self.full(chain(&e))),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn full(&self, why: String) -> ImageError {
+        let at = self.fs.at(paths::CONTAINERD_ROOT);
+        ImageError::Full { at, why }
     }
 
     /// What it wrote is on the disk when this returns.
@@ -227,65 +258,4 @@ fn remove_groups(group: &Path) {
     }
     // Not empty, or not there: nothing of ours then.
     std::fs::remove_dir(group).ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::fs::Attrs;
-
-    #[test]
-    fn only_our_mounts_and_shims_are_ours() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fs = HostFs::new(dir.path());
-        let put = |path: &str, text: &str| {
-            fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
-                .expect("write");
-        };
-        put(
-            "/proc/self/mountinfo",
-            "1 2 0:1 / / rw - ext4 x rw\n\
-             3 2 0:1 / /var/lib/containerd/x rw - overlay x rw\n\
-             4 2 0:1 / /run/pf9-containerd/io/rootfs rw - overlay x rw\n\
-             5 2 0:1 / /var/lib/pf9/kubelet/pods/a\\040b rw - tmpfs x rw\n\
-             6 2 0:4 net:[4026532201] /run/netns/cni-theirs rw - nsfs nsfs rw\n\
-             7 2 0:4 net:[4026532202] /run/pf9-containerd/io.containerd.grpc.v1.cri/netns/cni-1 \
-             rw - nsfs nsfs rw\n",
-        );
-        put(
-            "/proc/100/cmdline",
-            "/usr/bin/containerd-shim-runc-v2\0-address\0/run/containerd/containerd.sock\0",
-        );
-        put(
-            "/proc/101/cmdline",
-            "/opt/pf9/stacks/x/bin/containerd-shim-runc-v2\0-address\0/run/pf9-containerd/containerd.sock\0",
-        );
-        put(
-            "/proc/102/mountinfo",
-            "1 2 0:1 / / rw - overlay overlay rw,upperdir=/var/lib/docker/x\n",
-        );
-        put(
-            "/proc/103/mountinfo",
-            "1 2 0:1 / / rw - overlay overlay rw,upperdir=/var/lib/pf9/containerd/x\n",
-        );
-        // A person edits a file of ours, and one of our services runs: neither is killed.
-        put(
-            "/proc/104/cmdline",
-            "vim\0/opt/pf9/stacks/x/bin/containerd-shim-runc-v2\0",
-        );
-        fs.link("/proc/105/exe", "/opt/pf9/stacks/x/bin/etcd")
-            .expect("link");
-        let runtime = Runtime::new(fs);
-        let pids: Vec<u32> = runtime.processes().iter().map(|p| p.pid).collect();
-        assert_eq!(pids, [101, 103]);
-        assert_eq!(
-            runtime.mounts(),
-            [
-                "/run/pf9-containerd/io/rootfs",
-                "/var/lib/pf9/kubelet/pods/a b",
-                "/run/pf9-containerd/io.containerd.grpc.v1.cri/netns/cni-1"
-            ],
-            "no name of another runtime, although nobody lives there"
-        );
-    }
 }

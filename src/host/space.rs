@@ -1,6 +1,8 @@
 //! Free space: asked before anything large is begun, so that a disk is never filled to the brim.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -10,6 +12,9 @@ pub const RESERVE_BYTES: u64 = 128 * MIB;
 
 /// What a person does about a full disk.
 pub const FIX: &str = "free some space or enlarge the file system; it is tried again by itself";
+
+/// The kernel's words for a full disk, as programs in Go repeat them.
+pub const SAID: &str = "no space left on device";
 
 const MIB: u64 = 1024 * 1024;
 
@@ -79,9 +84,39 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// [`FIX`], with the file system named: a directory may be on another one than its parent. Asked is the nearest
+/// parent that exists. (By its device and not by the kernel's list: of what is bound to several places the one
+/// that leads here counts.)
+pub fn fix(path: &Path) -> String {
+    match mount_point(path) {
+        Ok(mount) => format!(
+            "free some space on {}, or enlarge that file system; it is tried again by itself",
+            mount.display()
+        ),
+        Err(_) => FIX.to_owned(),
+    }
+}
+
+fn mount_point(path: &Path) -> io::Result<PathBuf> {
+    let there = |at: &&Path| fs::symlink_metadata(at).is_ok();
+    let nearest = path.ancestors().find(there).ok_or(io::ErrorKind::NotFound);
+    let at = nearest?.canonicalize()?;
+    let device = fs::metadata(&at)?.dev();
+    let same = |at: &&Path| fs::metadata(at).is_ok_and(|m| m.dev() == device);
+    let top = at.ancestors().take_while(same).last();
+    Ok(top.unwrap_or(&at).to_path_buf())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_system_that_is_full_is_named() {
+        let fix = fix(Path::new("/proc/self/fd/no/such/thing"));
+        assert!(fix.contains(" on /proc, or"), "{fix}");
+        assert!(super::fix(Path::new("/")).contains(" on /, or"));
+    }
 
     #[test]
     fn says_how_much_is_missing() {

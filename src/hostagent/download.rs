@@ -392,7 +392,7 @@ impl Target {
         fs::create_dir_all(&staging).map_err(self.io("make directory", &staging))?;
         space::of(&staging)
             .map_err(self.io("ask free space of", &staging))?
-            .require(Path::new(paths::STAGING), self.total - have)
+            .require(&staging, self.total - have)
             .map_err(|e| StackError::Space(e).fault(&self.stack))?;
         let mut file = tokio::fs::OpenOptions::new()
             .create(true)

@@ -14,6 +14,8 @@ pub enum Addon {
     NetworkPolicies,
     /// Gives services of type LoadBalancer addresses, and answers for them.
     LoadBalancer,
+    /// The pod network. It has no file: its objects are made of the cluster's networks.
+    Flannel,
 }
 
 /// Whether a cluster wants an add-on.
@@ -31,13 +33,27 @@ pub enum Want {
 
 impl Addon {
     /// All.
-    pub const ALL: [Self; 2] = [Self::NetworkPolicies, Self::LoadBalancer];
+    pub const ALL: [Self; 3] = [Self::NetworkPolicies, Self::LoadBalancer, Self::Flannel];
 
     /// Whose manifest file this is: `addons/30-network-policies.yaml`.
     pub fn of_file(path: &str) -> Option<Self> {
+        let word = Self::word_of(path)?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|addon| addon.has_file() && addon.word() == word)
+    }
+
+    /// What a manifest file's add-on is called, a setting or not.
+    pub fn word_of(path: &str) -> Option<&str> {
         let name = path.rsplit('/').next()?.strip_suffix(".yaml")?;
-        let (_, word) = name.split_once('-')?;
-        Self::ALL.into_iter().find(|addon| addon.word() == word)
+        name.split_once('-').map(|(_, word)| word)
+    }
+
+    /// What is called so without one is somebody's own, and applied as every other file.
+    fn has_file(self) -> bool {
+        match self {
+            Self::NetworkPolicies | Self::LoadBalancer => true,
+            Self::Flannel => false,
+        }
     }
 
     /// Which add-on runs images of this component.
@@ -51,6 +67,7 @@ impl Addon {
         match self {
             Self::NetworkPolicies => "network-policies",
             Self::LoadBalancer => "load-balancer",
+            Self::Flannel => "flannel",
         }
     }
 
@@ -59,6 +76,7 @@ impl Addon {
         match self {
             Self::NetworkPolicies => &["kube-router"],
             Self::LoadBalancer => &["metallb-controller", "metallb-speaker"],
+            Self::Flannel => &["flannel", "flannel-cni-plugin"],
         }
     }
 
@@ -68,10 +86,8 @@ impl Addon {
         if let Some(name) = self.components().iter().find(|name| !image(name)) {
             return Some(format!("no image of {name}"));
         }
-        let file = manifest
-            .addons
-            .iter()
-            .any(|f| Self::of_file(f) == Some(self));
+        let is = |f: &String| Self::of_file(f) == Some(self);
+        let file = !self.has_file() || manifest.addons.iter().any(is);
         (!file).then(|| format!("no add-on {}", self.word()))
     }
 
@@ -90,6 +106,8 @@ impl Addon {
             },
             Self::LoadBalancer if pool.is_empty() => Want::No,
             Self::LoadBalancer => Want::Must,
+            Self::Flannel if plugin == NetworkPlugin::Flannel => Want::Must,
+            Self::Flannel => Want::No,
         }
     }
 }
@@ -124,18 +142,24 @@ mod tests {
             Some(Addon::NetworkPolicies)
         );
         assert_eq!(of("addons/7-load-balancer.yaml"), Some(Addon::LoadBalancer));
-        for other in ["addons/05-coredns.yaml", "addons/load-balancer.yaml", "x"] {
+        for other in [
+            "addons/05-coredns.yaml",
+            "addons/load-balancer.yaml",
+            "addons/50-flannel.yaml",
+            "x",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
     }
 
     #[test]
     fn policies_are_kept_unless_told_and_services_have_addresses_only_when_told() {
-        use NetworkPlugin::{Bridge, None as Own};
+        use NetworkPlugin::{Bridge, Flannel, None as Own};
         use NetworkPolicies::{Auto, Off, On};
         let pool: Vec<AddressRange> = vec!["10.1.2.3".parse().expect("range")];
         for (plugin, policies, want) in [
             (Bridge, Auto, Want::IfThere),
+            (Flannel, Auto, Want::IfThere),
             (Own, Auto, Want::No),
             (Bridge, On, Want::Must),
             (Own, On, Want::Must),
@@ -146,5 +170,9 @@ mod tests {
         }
         assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &pool), Want::Must);
         assert_eq!(Addon::LoadBalancer.want(Bridge, Auto, &[]), Want::No);
+        assert_eq!(Addon::Flannel.want(Flannel, Auto, &[]), Want::Must);
+        for other in [Bridge, Own] {
+            assert_eq!(Addon::Flannel.want(other, Auto, &[]), Want::No);
+        }
     }
 }

@@ -168,6 +168,8 @@ pub struct NetworkSpec {
 pub enum NetworkPlugin {
     /// A Linux bridge per node and host routes between nodes.
     Bridge,
+    /// flannel, out of the stack: tunnels between nodes, wherever they are.
+    Flannel,
     /// Bring your own; nodelet writes no CNI configuration.
     None,
 }

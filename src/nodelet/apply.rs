@@ -14,6 +14,8 @@ mod etcd;
 mod restart;
 mod stack;
 
+use std::path::Path;
+
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::certs;
@@ -29,8 +31,10 @@ use crate::host::deadlines::DRAIN;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
+use crate::host::runtime::ImageError;
+use crate::host::space;
 use crate::host::units::{Active, UnitState};
-use crate::model::{Fault, ProxyMode, TrustStore};
+use crate::model::{Fault, FaultCode, ProxyMode, TrustStore};
 use crate::stack::Stops;
 use crate::telemetry::chain;
 
@@ -108,6 +112,10 @@ impl<'s, 'a> Shared<'s, 'a> {
             Ok(Ok(())) => return Ok(Ended::Done),
             Ok(Err(Failed::Left)) => return Ok(Ended::Left),
             Ok(Err(Failed::Fault(fault))) => return Err(fault),
+            Ok(Err(Failed::Full { why, fix })) => {
+                let what = format!("cannot {}", words::doing(step));
+                return Err(Fault::new(FaultCode::DiskFull, what, why).fix(fix));
+            }
             Ok(Err(Failed::Why(why))) => why,
             Err(_) => format!("it was not done within {} s", deadline.as_secs()),
         };
@@ -369,6 +377,8 @@ enum Failed {
     Fault(Fault),
     /// See [`Ended::Left`].
     Left,
+    /// A file system is full: why, and what to do.
+    Full { why: String, fix: String },
     /// The cause; what was tried is known from the step.
     Why(String),
 }
@@ -389,12 +399,36 @@ macro_rules! failed_from {
     )* };
 }
 failed_from!(
-    FsError,
     crate::host::exec::ExecError,
     crate::host::kube::KubeError,
     std::io::Error,
     crate::host::runtime::Leftovers
 );
+
+impl From<FsError> for Failed {
+    fn from(e: FsError) -> Self {
+        match space::is_full(&e.source) {
+            true => Self::full(&e, &e.path),
+            false => Self::Why(chain(&e)),
+        }
+    }
+}
+
+impl From<ImageError> for Failed {
+    fn from(e: ImageError) -> Self {
+        match &e {
+            ImageError::Full { at, .. } => Self::full(&e, at),
+            ImageError::Tool(_) => Self::Why(chain(&e)),
+        }
+    }
+}
+
+impl Failed {
+    fn full(e: &(dyn std::error::Error + 'static), at: &Path) -> Self {
+        let (why, fix) = (chain(e), space::fix(at));
+        Self::Full { why, fix }
+    }
+}
 
 /// The fault of a step that was not done.
 pub fn fault_of(step: &Step, why: impl Into<String>) -> Fault {

@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `env` | the writer of environment files |
-//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authentication`, `authorization`, `admission`, `api_files`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` | the phases, in order |
+//! | `stack` (with `needs` and `trials`), `certs`, `kubeconfigs`, `runtime`, `images`, `etcd`, `network`, `cni`, `misc`, `kubelet` (with `control_plane`, `authentication`, `authorization`, `admission`, `api_files`), `kube_proxy` (with `kube_proxy::mode`), `services`, `uncordon`, `addons` (with `shared_address`, `flannel`) | the phases, in order |
 //! | `removal` | what goes when the role ends |
 //! | `renewal`, `reload` | when a certificate is replaced; what that restarts |
 //! | `version` | what differs between releases of components |
@@ -42,6 +42,7 @@ mod context;
 mod control_plane;
 mod env;
 mod etcd;
+mod flannel;
 #[cfg(test)]
 mod golden;
 mod images;
@@ -61,6 +62,7 @@ mod runtime;
 #[cfg(test)]
 pub(in crate::nodelet) mod samples;
 mod services;
+mod shared_address;
 mod stack;
 mod trials;
 mod uncordon;

@@ -1,6 +1,7 @@
 //! The engine as a whole, on a temporary root; see [`super::rig`].
 
 mod at_once;
+mod full_disk;
 mod proxy_rules;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -50,16 +50,28 @@ pub(super) fn require(what: &str, cluster: &Cluster, manifest: &StackManifest) -
     Ok(())
 }
 
+/// The add-ons of a stack that stay in the cluster when it gets another one: that has no file of them. Those that
+/// are settings go by themselves.
+pub(super) fn left_behind(before: &StackManifest, after: &StackManifest) -> Vec<String> {
+    let has = |word: &str| after.addons.iter().any(|f| Addon::word_of(f) == Some(word));
+    let files = before.addons.iter();
+    let own = files.filter(|f| Addon::of_file(f).is_none());
+    let left = own.filter_map(|f| Addon::word_of(f)).filter(|w| !has(w));
+    left.map(str::to_owned).collect()
+}
+
 fn field(addon: Addon) -> &'static str {
     match addon {
         Addon::NetworkPolicies => "networkPolicies",
         Addon::LoadBalancer => "loadBalancer.addresses",
+        Addon::Flannel => "networkPlugin",
     }
 }
 
 fn told(settings: &Settings, addon: Addon) -> String {
     match addon {
         Addon::NetworkPolicies => "on".into(),
+        Addon::Flannel => "flannel".into(),
         Addon::LoadBalancer => {
             let pool = settings.load_balancer.iter();
             pool.map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -72,7 +84,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{Digest, NetworkPolicies};
+    use crate::model::{Digest, NetworkPlugin, NetworkPolicies};
     use crate::plane::compute::tests::{add, cluster};
 
     fn manifest(components: &[&str], files: &[&str]) -> StackManifest {
@@ -117,6 +129,33 @@ mod tests {
         assert!(why.contains("no add-on load-balancer"), "{why}");
         let whole = manifest(&both, &["addons/40-load-balancer.yaml"]);
         assert_eq!(said(&c, &whole), None);
+        let mut c = cluster();
+        c.settings.network_plugin = NetworkPlugin::Flannel;
+        for (has, lacks) in [
+            (&["flannel-cni-plugin"][..], "flannel"),
+            (&["flannel"], "flannel-cni-plugin"),
+        ] {
+            let why = said(&c, &manifest(has, &[])).expect("refused");
+            let words = "networkPlugin: flannel, but stack pf9-kube 1.37.2-1 has no image of";
+            assert!(why.contains(&format!("{words} {lacks}")), "{why}");
+        }
+        let images = ["flannel", "flannel-cni-plugin"];
+        assert_eq!(said(&c, &manifest(&images, &[])), None, "it has no file");
+    }
+
+    #[test]
+    fn what_the_next_stack_has_no_file_of_is_named_unless_it_goes_by_itself() {
+        let files = |files: &[&str]| manifest(&[], files);
+        let before = files(&[
+            "addons/05-coredns.yaml",
+            "addons/20-metrics-server.yaml",
+            "addons/40-load-balancer.yaml",
+        ]);
+        assert_eq!(left_behind(&before, &before), [""; 0]);
+        // Under another number it is the same.
+        let after = files(&["addons/07-coredns.yaml"]);
+        assert_eq!(left_behind(&before, &after), ["metrics-server"]);
+        assert_eq!(left_behind(&after, &before), [""; 0]);
     }
 
     #[test]

@@ -231,12 +231,12 @@ async fn cluster_stack(
     Doc(wanted): Doc<WantedStack>,
 ) -> Answer<Json<Value>> {
     let cluster = name.clone();
-    let stack = plane
+    let (stack, left) = plane
         .change(move |change| qbert::set_stack(change, &cluster, &wanted.version))
         .await?;
     tracing::info!(cluster = name, %stack, "the cluster has another stack");
     Ok(Json(
-        json!({"stack": stack.version, "manifest": stack.manifest}),
+        json!({"stack": stack.version, "manifest": stack.manifest, "addonsLeft": left}),
     ))
 }
 

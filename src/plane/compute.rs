@@ -17,7 +17,7 @@ use super::etcd::seats;
 use super::records::{Cluster, Member};
 use super::rotation;
 use super::shared_address;
-use super::zones::ZONE_LABEL;
+use super::zones::{REGION_LABEL, ZONE_LABEL};
 
 /// What `host` is to be, given the cluster it is in; `None` when nothing can be said: a cluster
 /// that lost its last master leaves its workers as they are.
@@ -114,15 +114,12 @@ fn api(cluster: &Cluster, master: bool) -> Option<ApiSpec> {
 
 /// Labels of a node beside those of its role.
 pub(super) fn labels(cluster: &Cluster, member: &Member) -> BTreeMap<String, String> {
-    let zone = member.zone.iter();
-    let zone = zone.map(|zone| (ZONE_LABEL.to_owned(), zone.clone()));
-    cluster
-        .settings
-        .labels
-        .clone()
+    let places = [(ZONE_LABEL, &member.zone), (REGION_LABEL, &member.region)];
+    let places = places
         .into_iter()
-        .chain(zone)
-        .collect()
+        .filter_map(|(label, place)| Some((label.to_owned(), place.clone()?)));
+    let own = cluster.settings.labels.clone();
+    own.into_iter().chain(places).collect()
 }
 
 /// Workers have no API server: what they need not know does not change their spec.
@@ -135,7 +132,7 @@ fn if_master<T: Clone + Default>(master: bool, value: &T) -> T {
 
 fn peers(cluster: &Cluster, me: &Member) -> Vec<NetworkPeer> {
     match cluster.settings.network_plugin {
-        NetworkPlugin::None => Vec::new(),
+        NetworkPlugin::Flannel | NetworkPlugin::None => Vec::new(),
         NetworkPlugin::Bridge => {
             let mut peers: Vec<NetworkPeer> = cluster
                 .members
@@ -299,6 +296,7 @@ pub(super) mod tests {
                 host: host(*n),
                 master: *master,
                 zone: None,
+                region: None,
                 facts: Some(facts),
                 interfaces: &[],
             })
@@ -384,6 +382,7 @@ pub(super) mod tests {
                 host: host(7),
                 master: false,
                 zone: None,
+                region: None,
                 facts,
                 interfaces: &[],
             };
@@ -432,6 +431,7 @@ pub(super) mod tests {
                 host: host(*n),
                 master: *master,
                 zone: *zone,
+                region: zone.map(|_| "north"),
                 facts: Some(&all[usize::from(*n) - 1]),
                 interfaces: &[],
             };
@@ -463,6 +463,8 @@ pub(super) mod tests {
         let node = spec(2, &c).assignment.node().expect("node").clone();
         let zone = node.labels.get("topology.kubernetes.io/zone");
         assert_eq!(zone.map(String::as_str), Some("b"));
+        let region = node.labels.get("topology.kubernetes.io/region");
+        assert_eq!(region.map(String::as_str), Some("north"));
         // What is uneven by now holds no worker back.
         c.members[1].zone = None;
         come(&mut c, &[(4, false, Some("d"))]).expect("a worker");

@@ -30,6 +30,8 @@ pub(super) struct Candidate<'a> {
     pub(super) master: bool,
     /// Where it is, as the operator says.
     pub(super) zone: Option<&'a str>,
+    /// And where that is.
+    pub(super) region: Option<&'a str>,
     /// Its name and addresses, signed by root; none when there are none that it may have.
     pub(super) facts: Option<&'a NodeFacts>,
     /// The interfaces that it told of.
@@ -95,6 +97,13 @@ pub(super) fn attach<'a>(
         .fix(
             "give each master a zone, and none of them more masters than etcd can lose; or none",
         ));
+    }
+    if let Some(why) = zones::split(cluster, candidates.iter().map(|c| c.host)) {
+        cluster.members = before;
+        return Err(
+            Refusal::conflict(FaultCode::ZonesUneven, "attach refused", why)
+                .fix("give all hosts of a zone the same region, or a zone of another name"),
+        );
     }
     departures::forget(cluster);
     Ok(())
@@ -172,6 +181,7 @@ fn admit(
         pod_cidr,
         attached_at: now,
         zone: candidate.zone.map(str::to_owned),
+        region: candidate.region.map(str::to_owned),
         uid: departures::uid(cluster, host, now),
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,

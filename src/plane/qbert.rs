@@ -55,6 +55,9 @@ pub(super) struct AttachHost {
     /// What fails together with it, e.g. `rack-2`: Kubernetes' label of the node's zone.
     #[serde(default)]
     zone: Option<String>,
+    /// Where that zone is, e.g. `hamburg`: Kubernetes' label of the node's region.
+    #[serde(default)]
+    region: Option<String>,
     /// A master that is gone, and that this one replaces.
     #[serde(default)]
     replaces: Option<HostId>,
@@ -286,7 +289,8 @@ pub(super) async fn attach(
         return Err(Refusal::bad(FaultCode::NoMaster, "attach refused", why));
     }
     for host in &hosts {
-        settings::check_zone(host.uuid, host.zone.as_deref())?;
+        settings::check_place("zone", host.uuid, host.zone.as_deref())?;
+        settings::check_place("region", host.uuid, host.region.as_deref())?;
     }
     let replaced: BTreeSet<HostId> = hosts.iter().filter_map(|h| h.replaces).collect();
     let judged = match replaced.is_empty() {
@@ -340,6 +344,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
             host: wanted.uuid,
             master: wanted.is_master,
             zone: wanted.zone.as_deref(),
+            region: wanted.region.as_deref(),
             facts: row.facts.as_ref(),
             interfaces,
         })
@@ -418,8 +423,12 @@ pub(super) async fn detach_these(
 }
 
 /// Gives a cluster another stack of the same minor of Kubernetes, on all its nodes at once; who says
-/// so knows that nothing is drained for it.
-pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> Answer<StackRef> {
+/// so knows that nothing is drained for it. Also which add-ons stay in it that the new one does not have.
+pub(super) fn set_stack(
+    change: &mut Change<'_>,
+    name: &str,
+    version: &str,
+) -> Answer<(StackRef, Vec<String>)> {
     let mut cluster = kubeconfig::find(&**change, name)?;
     let stack = choose_stack(&**change, Some(version))?;
     let minor = |stack: &StackRef| -> Answer<Option<String>> {
@@ -448,11 +457,13 @@ pub(super) fn set_stack(change: &mut Change<'_>, name: &str, version: &str) -> A
     stacks::require_etcd_step(&**change, &cluster.stack, &stack)?;
     let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
     require_fit(change, &stack, members)?;
-    cluster.stack = stack.clone();
+    let before = std::mem::replace(&mut cluster.stack, stack.clone());
     require_addons("stack refused", change, &cluster)?;
+    let content = |stack: &StackRef| stacks::content(&**change, stack);
+    let left = addons::left_behind(&content(&before)?, &content(&stack)?);
     change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
     change.touch_cluster(&cluster);
-    Ok(stack)
+    Ok((stack, left))
 }
 
 /// Refuses a cluster that asks for add-ons which its stack does not have.

@@ -260,6 +260,9 @@ pub(super) struct Member {
     /// What fails together with it, as the operator says; see `zones`.
     #[serde(default)]
     pub(super) zone: Option<String>,
+    /// Where that zone is; see `zones`.
+    #[serde(default)]
+    pub(super) region: Option<String>,
     /// What its certificates of a node say: another one than at any time before.
     pub(super) uid: NodeUid,
     /// A master that came when there were others.

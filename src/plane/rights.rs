@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::compute;
 use super::records::{Cluster, Member};
-use crate::model::{HOST_LABEL, NodeName, ROLE_KEYS, role_key, role_taints};
+use crate::model::{HOST_LABEL, NetworkPlugin, NodeName, ROLE_KEYS, role_key, role_taints};
 
 pub(super) use keep::{Rights, keep};
 
@@ -143,7 +143,18 @@ fn marks_of(cluster: &Cluster, member: &Member, node: &Value) -> Option<Value> {
     labels.extend(role_key(member.role).map(|key| (key.to_owned(), String::new())));
     labels.insert(HOST_LABEL.to_owned(), member.host.to_string());
     // What was another role's once, or another release's, goes.
-    marks::patch(node, &labels, &taints, &ROLE_KEYS)
+    let pods = match cluster.settings.network_plugin {
+        NetworkPlugin::Flannel => Some(member.pod_cidr),
+        // Of a network that the cluster's people bring they know themselves who gives them out.
+        NetworkPlugin::Bridge | NetworkPlugin::None => None,
+    };
+    let marks = marks::Marks {
+        labels: &labels,
+        taints: &taints,
+        role_keys: &ROLE_KEYS,
+        pods,
+    };
+    marks::patch(node, &marks)
 }
 
 fn path_of(collection: &str, name: &str) -> String {

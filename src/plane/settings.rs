@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::backups::NewBackups;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
-use super::zones::ZONE_LABEL;
+use super::zones::{REGION_LABEL, ZONE_LABEL};
 use crate::model::{
     BackupPolicy, CgroupDriverChoice, FaultCode, HostId, KubeProxySpec, KubeletSpec, NetworkPlugin,
     NetworkPolicies, NodeName, ProxyModeChoice, RuntimeSpec, drop_in_dir_fault, kubernetes,
@@ -425,9 +425,11 @@ impl NewCluster {
             format!("at most {LIST_MAX}")
         })?;
         for (key, value) in &self.labels {
-            require(key != ZONE_LABEL, "labels", || {
-                format!("{key}: a zone is given with the attach of a host (\"zone\")")
-            })?;
+            for (label, field) in [(ZONE_LABEL, "zone"), (REGION_LABEL, "region")] {
+                require(key != label, "labels", || {
+                    format!("{key}: a {field} is given with the attach of a host (\"{field}\")")
+                })?;
+            }
             require(is_label(key, value), "labels", || {
                 format!("{:?}: {:?} is no Kubernetes label", clip(key), clip(value))
             })?;
@@ -449,16 +451,16 @@ impl NewCluster {
     }
 }
 
-/// A zone is the value of a label.
-pub(super) fn check_zone(host: HostId, zone: Option<&str>) -> Answer<()> {
-    let good = |zone: &str| !zone.is_empty() && is_label(ZONE_LABEL, zone);
-    match zone {
-        Some(zone) if !good(zone) => Err(Refusal::bad(
+/// A zone and a region (`field`) are values of labels.
+pub(super) fn check_place(field: &str, host: HostId, place: Option<&str>) -> Answer<()> {
+    let good = |place: &str| !place.is_empty() && is_label(ZONE_LABEL, place);
+    match place {
+        Some(place) if !good(place) => Err(Refusal::bad(
             FaultCode::ClusterInvalid,
             "attach refused",
             format!(
-                "zone of host {host}: {:?} is not 1 to 63 letters, digits, '-', '.' or '_'",
-                clip(zone)
+                "{field} of host {host}: {:?} is not 1 to 63 letters, digits, '-', '.' or '_'",
+                clip(place)
             ),
         )),
         Some(_) | None => Ok(()),

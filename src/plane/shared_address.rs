@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::records::{Cluster, Host, Member};
 use super::view::Known;
-use crate::model::{ApiAddressStatus, Interface};
+use crate::model::{ApiAddressStatus, Interface, NodeState, a_machines_own};
 use crate::telemetry::{MetricKind, MetricsText};
 
 /// Most networks of one sentence.
@@ -43,8 +43,14 @@ pub(super) fn off_link(ip: IpAddr, master: &Member, interfaces: &[Interface]) ->
     let networks = || interfaces.iter().flat_map(|i| &i.networks);
     // Interfaces that are left out of the inventory may be the ones that count.
     let known = networks().any(|net| net.contains(&master.ip));
-    if !known || networks().any(|net| net.contains(&ip)) {
+    if !known || networks().any(|net| a_machines_own(*net, ip)) {
         return None;
+    }
+    if let Some(net) = networks().find(|net| net.contains(&ip)) {
+        let name = &master.node_name;
+        return Some(format!(
+            "{ip} stands for all of {net}, a network of master {name}, and is no machine's own"
+        ));
     }
     let shown: Vec<String> = networks()
         .take(NAMED_MAX)
@@ -110,13 +116,44 @@ pub(super) fn warnings(cluster: &Cluster, nodes: &[Known]) -> Vec<String> {
         let fault = said.fault.as_ref()?;
         Some(format!("masterIp: {}: {fault}", master.node_name))
     });
-    faults.collect()
+    let faults: Vec<String> = faults.collect();
+    faults.into_iter().chain(nobodys(cluster, nodes)).collect()
+}
+
+/// Nobody has it, as far as masters say that are heard of. While the first of them is being made there is none
+/// that could.
+fn nobodys(cluster: &Cluster, nodes: &[Known]) -> Option<String> {
+    let ip = of(cluster)?;
+    let is_master = |n: &&Known| cluster.is_master(n.host.id);
+    let was_well = |n: &Known| n.responding() && n.state() == Some(NodeState::Ok);
+    let said_before = |n: &Known| said(n).is_some();
+    let masters = || nodes.iter().filter(is_master);
+    let silent: Vec<&str> = masters()
+        .filter(|n| said_before(n) && !n.responding())
+        .filter_map(|n| Some(cluster.member(n.host.id)?.node_name.as_str()))
+        .collect();
+    let expected = masters().any(was_well) || !silent.is_empty();
+    if !expected || holder(cluster, nodes).is_some() {
+        return None;
+    }
+    let unheard = match &*silent {
+        [] => String::new(),
+        silent => format!("; nothing is heard of {}", silent.join(", ")),
+    };
+    Some(format!(
+        "masterIp: no master says that it has {ip}{unheard}: workers do not reach the API"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
+    use crate::model::Role;
     use crate::plane::compute::tests::{add, cluster, host_row};
+    use crate::plane::records::ReceivedStatus;
+    use crate::plane::recover::tests::{known, reports};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("ip")
@@ -169,5 +206,57 @@ mod tests {
             said(&["10.1.0.0/24", "192.0.2.0/24"]).as_deref(),
             Some("10.1.7.250 is in no network of master node-1 (10.1.0.0/24, 192.0.2.0/24)")
         );
+        let everybodys = networks(&["10.1.0.0/16"]);
+        let said = off_link(ip("10.1.255.255"), &c.members[0], &everybodys).expect("refused");
+        assert_eq!(
+            said,
+            "10.1.255.255 stands for all of 10.1.0.0/16, a network of master node-1, and is no \
+             machine's own"
+        );
+    }
+
+    #[test]
+    fn that_nobody_has_it_is_said_once_a_master_could() {
+        let shared = ip("10.1.0.250");
+        let mut c = cluster();
+        c.settings.master_ip = Some(shared);
+        c.settings.master_vip = true;
+        add(&mut c, &[(1, true), (2, true)]).expect("attach");
+        let master = |n: u8, state: NodeState, here: Option<bool>, age: i64| {
+            let mut known = known(1);
+            known.host = host_row(n, Some(c.id));
+            let mut status = reports(1, Some((Role::Master, c.id)));
+            status.state = state;
+            let node = status.node.as_mut().expect("a node");
+            node.api_address = here.map(|here| ApiAddressStatus {
+                address: shared,
+                here,
+                interface: None,
+                holder: None,
+                since: None,
+                fault: None,
+            });
+            let received_at = known.now - SignedDuration::from_secs(age);
+            known.status = Some(ReceivedStatus {
+                received_at,
+                status,
+            });
+            known
+        };
+        let ok = |n, here, age| master(n, NodeState::Ok, here, age);
+        let young = |n| master(n, NodeState::Converging, Some(false), 1);
+        assert!(warnings(&c, &[]).is_empty());
+        assert!(warnings(&c, &[young(1), young(2)]).is_empty(), "not yet");
+        let one_has_it = [ok(1, Some(false), 1), ok(2, Some(true), 1)];
+        assert!(warnings(&c, &one_has_it).is_empty());
+        let none = warnings(&c, &[ok(1, Some(false), 1), young(2)]);
+        let words = "masterIp: no master says that it has 10.1.0.250";
+        assert_eq!(none, [format!("{words}: workers do not reach the API")]);
+        // Who had it is not heard of any more.
+        let silent = [ok(1, Some(true), 3600), ok(2, None, 3600)];
+        let told = format!("{words}; nothing is heard of node-1: workers do not reach the API");
+        assert_eq!(warnings(&c, &silent), [told]);
+        c.settings.master_vip = false;
+        assert!(warnings(&c, &silent).is_empty(), "somebody else's affair");
     }
 }

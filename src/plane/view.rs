@@ -126,6 +126,7 @@ impl Known {
             "api_responding": u8::from(self.api_responding(member)),
             "podCidr": member.map(|m| m.pod_cidr),
             "zone": member.and_then(|m| m.zone.as_ref()),
+            "region": member.and_then(|m| m.region.as_ref()),
             "pf9": {
                 "state": self.state(),
                 "reason": report.and_then(|s| s.reason.as_ref()),

@@ -6,17 +6,23 @@
 //! some says nothing without that of the others. Both is refused with the attach that would make it so.
 //! What became so by itself (a master left) is said, and nothing is done about it.
 //!
+//! A zone is in one region: whoever reads the labels takes it so. A host that would put its zone into two of them,
+//! or into one and none, is refused.
+//!
 //! One zone for all is no promise, and two masters survive no loss wherever they are: both are taken.
 //! Rejected: to find the zone out from the machine. What says it differs with every place machines are
 //! at, and a wrong one is worse than none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::records::{Cluster, Member};
+use crate::model::HostId;
 use crate::model::etcd::quorum::Tally;
 
 /// The label by which Kubernetes knows it.
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The same for where a zone is.
+pub(super) const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// Fewer masters than this survive the loss of none of them.
 const SPREAD_FROM: usize = 3;
 /// Most names of one sentence.
@@ -64,6 +70,33 @@ pub(super) fn fault(cluster: &Cluster) -> Option<String> {
             needed,
         )
     })
+}
+
+/// Two members that say of one zone that it is in different regions, one of them among those that come.
+pub(super) fn split(cluster: &Cluster, come: impl Iterator<Item = HostId>) -> Option<String> {
+    let come: BTreeSet<HostId> = come.collect();
+    let mut regions: BTreeMap<&str, &Member> = BTreeMap::new();
+    let new = |m: &&Member| come.contains(&m.host);
+    // Those that are there have the first word.
+    let there = cluster.members.iter().filter(|m| !new(m));
+    for member in there.chain(cluster.members.iter().filter(new)) {
+        let Some(zone) = member.zone.as_deref() else {
+            continue;
+        };
+        let first = *regions.entry(zone).or_insert(member);
+        if come.contains(&member.host) && first.region != member.region {
+            let place = |m: &Member| match &m.region {
+                Some(region) => format!("{region:?} ({})", m.node_name),
+                None => format!("none ({})", m.node_name),
+            };
+            return Some(format!(
+                "region: zone {zone:?} would be in two regions: {} and {}",
+                place(first),
+                place(member)
+            ));
+        }
+    }
+    None
 }
 
 fn have(names: &[&str]) -> &'static str {
@@ -124,6 +157,35 @@ mod tests {
             )
         );
         assert!(of(&[a, b, c, a]).is_some(), "four masters need three");
+    }
+
+    #[test]
+    fn a_zone_is_in_one_region_and_who_comes_is_who_is_refused() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, false), (3, false)]).expect("attach");
+        let mut place = |n: usize, zone: Option<&str>, region: Option<&str>| {
+            c.members[n].zone = zone.map(str::to_owned);
+            c.members[n].region = region.map(str::to_owned);
+            let host = c.members[n].host;
+            split(&c, [host].into_iter())
+        };
+        assert_eq!(place(0, Some("a"), Some("north")), None);
+        assert_eq!(place(1, Some("b"), None), None);
+        assert_eq!(place(2, None, Some("south")), None, "of no zone");
+        assert_eq!(place(2, Some("a"), Some("north")), None);
+        assert_eq!(
+            place(2, Some("a"), Some("south")).as_deref(),
+            Some(
+                "region: zone \"a\" would be in two regions: \"north\" (node-1) and \"south\" (node-3)"
+            )
+        );
+        let none = place(2, Some("a"), None).expect("refused");
+        assert!(
+            none.ends_with("\"north\" (node-1) and none (node-3)"),
+            "{none}"
+        );
+        // It is there by now, and holds nobody else up.
+        assert_eq!(place(1, Some("b"), None), None);
     }
 
     proptest! {

@@ -145,4 +145,65 @@ mod tests {
         whole.read_to_end(&mut all).expect("it waits for nothing");
         assert_eq!(all, b"abcdefgh");
     }
+
+    /// Reads until it is given up; answers how long that took.
+    fn until_given_up(mut coming: Coming) -> Duration {
+        let since = Instant::now();
+        let mut buf = [0; 16];
+        while coming.read(&mut buf).is_ok_and(|n| n > 0) {}
+        assert!(coming.was_given_up(), "it ended by itself");
+        since.elapsed()
+    }
+
+    /// Who is told to end waits no longer than a slow network may stand still, and takes what comes for a while, not
+    /// for ever; who is not told waits for as long as a tunnel may take to come back.
+    #[test]
+    fn who_is_told_to_end_does_so_soon_and_who_is_not_waits() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let part = |name: &str, stop: &CancellationToken| {
+            let path = dir.path().join(name);
+            let writer = File::create(&path).expect("create");
+            let reader = File::open(&path).expect("open");
+            let stops = Stops::when([CancellationToken::new(), stop.clone()]);
+            (writer, Coming::part(reader, u64::MAX, stops))
+        };
+        let (told, untold) = (CancellationToken::new(), CancellationToken::new());
+        told.cancel();
+        let (_silent, waits) = part("waits", &untold);
+        let (_still, ends) = part("ends", &told);
+        let (mut drips, taken) = part("drips", &told);
+        std::thread::scope(|s| {
+            let waited = s.spawn(|| until_given_up(waits));
+            let ended = s.spawn(|| until_given_up(ends));
+            let took = s.spawn(|| until_given_up(taken));
+            let since = Instant::now();
+            while !took.is_finished() && since.elapsed() < GRACE * 2 {
+                drips.write_all(b"x").expect("a byte");
+                std::thread::sleep(STANDS_STILL_AT_THE_END / 6);
+            }
+            let [waited, ended, took] = [waited, ended, took].map(|t| t.join().expect("ended"));
+            assert!(waited >= STANDS_STILL, "{waited:?}");
+            assert!(
+                (STANDS_STILL_AT_THE_END..STANDS_STILL).contains(&ended),
+                "{ended:?}"
+            );
+            assert!((GRACE..GRACE * 2).contains(&took), "{took:?}");
+        });
+    }
+
+    #[test]
+    fn what_was_given_up_stays_so() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("part");
+        let mut writer = File::create(&path).expect("create");
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let reader = File::open(&path).expect("open");
+        let mut coming = Coming::part(reader, 10, Stops::when([stop]));
+        coming.read(&mut [0; 4]).expect_err("nothing comes");
+        writer.write_all(b"late").expect("write");
+        coming
+            .read(&mut [0; 4])
+            .expect_err("what follows is not what it was");
+    }
 }

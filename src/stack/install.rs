@@ -168,7 +168,7 @@ fn unpack_beside(
     space::of(&stacks)
         .map_err(io_error("ask free space of", &stacks))?
         .require(
-            Path::new(paths::STACKS),
+            &stacks,
             content
                 .unpacked_size()
                 .saturating_sub(unpacked_before(fs, &incoming, content)),
@@ -187,6 +187,7 @@ fn unpack_beside(
         Ok(()) => Ok(incoming),
         // Each file that is whole is a verified one: the next try goes on with them.
         Err(e @ StackError::NotWhole) => Err(e),
+        Err(e) if e.lacks_room().is_some() => Err(e),
         Err(e) => {
             drop(remove_tree(&fs.at(&incoming)));
             Err(e)

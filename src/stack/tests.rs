@@ -1,5 +1,7 @@
 //! Good stacks go in; each kind of bad one is refused and leaves nothing behind.
 
+mod interrupted;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 

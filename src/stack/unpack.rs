@@ -61,7 +61,8 @@ pub(super) fn unpack(
     let (to_sync, written) = mpsc::sync_channel(AHEAD);
     let done = thread::scope(|s| {
         let kept = move |path: PathBuf| match on_disk {
-            OnDisk::Now => sync(&path),
+            // Not on the disk, and nothing that is read of it from memory says so.
+            OnDisk::Now => sync(&path).inspect_err(|_| drop(fs::remove_file(&path))),
             OnDisk::Later => on_its_way(&path),
         };
         let synced = s.spawn(move || written.iter().try_for_each(kept));
@@ -187,6 +188,11 @@ fn write_entries(
 /// Writes one file; false when its bytes are not those the manifest lists.
 fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool, StackError> {
     let mut out = Writing::open(to, file).map_err(io_error("create", to))?;
+    let full = |e| {
+        // What is no file yet takes no room from those that are.
+        fs::remove_file(to).ok();
+        io_error("write", to)(e)
+    };
     let mut hasher = Hasher::new();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -195,7 +201,7 @@ fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool
             break;
         };
         hasher.update(bytes);
-        out.add(bytes).map_err(io_error("write", to))?;
+        out.add(bytes).map_err(full)?;
     }
     if hasher.finish() != file.sha256 {
         return Ok(false);

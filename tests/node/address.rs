@@ -39,6 +39,7 @@ fn j_masters_share_an_address_and_who_dies_is_followed() -> Outcome {
     ])?;
     eventually("one of three has the address", FIRST, || holder().map(drop))?;
     told_everywhere()?;
+    the_lease_has_time_of_its_own()?;
     let files = shell("worker-1", FILES)?;
     assert!(
         shell(
@@ -81,6 +82,29 @@ fn j_masters_share_an_address_and_who_dies_is_followed() -> Outcome {
     demo(&["up", "--timeout", THREE_READY_S])?;
     eventually("still one of three has it", FIRST, || holder().map(drop))?;
     demo(&["down"]).map(drop)
+}
+
+/// The API server serves the masters' leases in the class of those who lead, not in everybody's.
+fn the_lease_has_time_of_its_own() -> Outcome {
+    let row = "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"pf9-api-address\",\
+               priority_level=\"leader-election\"} ";
+    let served = || -> Outcome<f64> {
+        let all = kubectl(&["get", "--raw", "/metrics"])?;
+        let row = all.lines().find_map(|line| line.strip_prefix(row));
+        let count = row.and_then(|count| count.trim().parse().ok());
+        count.ok_or_else(|| "none of its requests was served as one of it".to_owned())
+    };
+    eventually(
+        "leases of the address have time of their own",
+        FIRST,
+        || served().map(drop),
+    )?;
+    // Asked again and again, not by chance once.
+    let before = served()?;
+    eventually("each of them", FIRST, || match served()? {
+        now if now >= before + 5.0 => Ok(()),
+        now => Err(format!("{now} after {before}")),
+    })
 }
 
 /// Whose agent stands still has it no more before another one has it.

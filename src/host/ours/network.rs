@@ -2,6 +2,9 @@
 
 /// The bridge that pods are on.
 pub const POD_BRIDGE: &str = "pf9cni0";
+/// Number of the tunnels that flannel makes where it is the pod network. Its links are called by it, and upstream's
+/// own, of number 1, are not ours.
+pub const FLANNEL_VNI: u32 = 159;
 /// Routing protocol number of our routes; of the range that is free for local use.
 pub const ROUTE_PROTOCOL: u8 = 159;
 /// Prefix of the chains that the pod network makes.
@@ -54,7 +57,16 @@ pub enum ChainRule {
     OursWhileAlone,
 }
 
-const SHARED_PREFIXES: [&str; 2] = ["KUBE-", "CNI-"];
+const SHARED_PREFIXES: [&str; 3] = ["KUBE-", "CNI-", "FLANNEL-"];
+
+/// Links of the pod network.
+pub fn links() -> Vec<String> {
+    vec![
+        POD_BRIDGE.to_owned(),
+        format!("flannel.{FLANNEL_VNI}"),
+        format!("flannel-v6.{FLANNEL_VNI}"),
+    ]
+}
 
 /// Whether a chain of this name goes with the role.
 pub fn chain(name: &str) -> Option<ChainRule> {

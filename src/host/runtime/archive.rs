@@ -325,4 +325,6 @@ fn times(changed: u64) -> FileTimes {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;

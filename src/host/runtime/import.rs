@@ -23,6 +23,7 @@ use super::archive::Plain;
 use super::grpc::{CallError, Client};
 use crate::host::fs::HostFs;
 use crate::host::protobuf::{Message, Value, fields};
+use crate::host::space::{self, NoSpace};
 use crate::model::{Digest, paths};
 
 /// Where images are unpacked; the only one that our configuration of containerd names.
@@ -51,9 +52,31 @@ pub(super) enum ImportError {
     /// Another snapshotter than is known here, or another way of it.
     #[error("the container runtime keeps images in a way that is not known here: {0}")]
     Place(String),
+    /// Nothing was begun.
+    #[error(transparent)]
+    Space(#[from] NoSpace),
     /// The task that writes was lost.
     #[error("the files' writer ended: {0}")]
     Task(String),
+}
+
+impl ImportError {
+    /// There is no room for it.
+    pub(super) fn lacks_room(&self) -> bool {
+        match self {
+            Self::Space(_) => true,
+            Self::Files(e) => space::is_full(e),
+            Self::Call(CallError::Refused { message, .. }) => message.contains(space::SAID),
+            Self::Call(
+                CallError::Nobody { .. }
+                | CallError::Broken(_)
+                | CallError::Late
+                | CallError::Answer(_),
+            )
+            | Self::Place(_)
+            | Self::Task(_) => false,
+        }
+    }
 }
 
 /// What is kept of an image, in bytes.
@@ -130,6 +153,11 @@ async fn snapshot(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(), 
         Err(e) if e.is_not_there() => false,
         Err(e) => return Err(e.into()),
     };
+    if !known {
+        // What is there is mended with what it has: a full disk keeps no node from coming back.
+        let root = fs.at(paths::CONTAINERD_ROOT);
+        space::of(&root)?.require(&root, plain.layer_size)?;
+    }
     let begin = if known { "View" } else { "Prepare" };
     let parent = if known { &*chain } else { "" };
     let asked = of(2, &key).text(3, parent);
@@ -147,8 +175,9 @@ async fn snapshot(fs: &HostFs, client: &mut Client, plain: Plain) -> Result<(), 
             Err(e) => return Err(e.into()),
         }
     }
-    client.call(&snapshots("Remove"), of(2, &key)).await?;
-    filled
+    let removed = client.call(&snapshots("Remove"), of(2, &key)).await;
+    filled?;
+    Ok(removed.map(drop)?)
 }
 
 fn snapshots(verb: &str) -> String {

@@ -17,7 +17,7 @@ pub(super) const POOL_ADDRESSES_MAX: u128 = 65_536;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkPolicies {
-    /// Kept on the built-in network, where the stack has what keeps them.
+    /// Kept on the built-in network and on flannel, which keep none, where the stack has what keeps them.
     #[default]
     Auto,
     /// Kept by the stack's controller, whatever network it is.
@@ -47,7 +47,10 @@ impl NetworkPolicies {
     /// Whether a cluster with this network wants the stack's controller, where the stack has it.
     pub fn wanted(self, plugin: NetworkPlugin) -> bool {
         match self {
-            Self::Auto => plugin == NetworkPlugin::Bridge,
+            Self::Auto => match plugin {
+                NetworkPlugin::Bridge | NetworkPlugin::Flannel => true,
+                NetworkPlugin::None => false,
+            },
             Self::On => true,
             Self::Off => false,
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease;
 use super::turn::{Ask, KERNEL_LATE, LEASE, Record, Turn};
-use super::words::{configured, foreign, off_link, unasked, unheard, unlent};
+use super::words::{configured, foreign, nobodys, nor_others, off_link, unasked, unheard, unlent};
 use crate::app::Beat;
 use crate::host::kube::{Kube, KubeError};
 use crate::host::neighbours::{self, Link};
@@ -40,6 +40,8 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
 /// So often it is looked what this machine has against it: is it configured with the address, is it a
 /// copy.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// Nobody has had it for so long: another one would have taken it over by now.
+const NOBODYS: Duration = Duration::from_secs(10);
 /// Longest one round takes: a few calls and commands, each with a bound.
 const ROUND: Duration = Duration::from_secs(30);
 
@@ -370,13 +372,23 @@ impl Sharing {
         let unasked = self.unasked.as_ref();
         let unasked = unasked.filter(|(since, _)| now >= *since + LEASE);
         let fault = barred.or(self.rival.as_ref());
+        let fault = fault.or(unasked.map(|(_, fault)| fault)).cloned();
+        let named = self.turn.record().and_then(|r| r.holder.clone());
+        // What the lease says while it cannot be asked is old.
+        let for_long = self.turn.nobodys(now).is_some_and(|long| long >= NOBODYS);
+        let nobody = for_long && self.unasked.is_none();
+        let fault = match fault {
+            _ if !nobody => fault,
+            Some(fault) => Some(nor_others(fault)),
+            None => Some(nobodys(self.wanted.ip, named.as_deref())),
+        };
         ApiAddressStatus {
             address: self.wanted.ip,
             here,
             interface: link.map(|l| l.name.clone()),
-            holder: self.turn.record().and_then(|r| r.holder.clone()),
+            holder: named.filter(|_| !nobody),
             since: self.since.filter(|_| here),
-            fault: fault.or(unasked.map(|(_, fault)| fault)).cloned(),
+            fault,
         }
     }
 }

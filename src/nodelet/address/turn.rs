@@ -161,6 +161,18 @@ impl Turn {
         (!left.is_zero()).then_some(left)
     }
 
+    /// For how long nobody has had it, as far as the lease says; `None`: somebody has, or may have.
+    pub(super) fn nobodys(&self, now: Duration) -> Option<Duration> {
+        let seen = self.seen.as_ref()?;
+        if self.left(now).is_some() {
+            return None;
+        }
+        let holder = seen.record.as_ref().and_then(|r| r.holder.as_ref());
+        // Whoever is named was there when it was first seen, and is done a lease's time later.
+        let over = holder.map_or(seen.since, |_| seen.since + LEASE);
+        now.checked_sub(over)
+    }
+
     /// The record that names this master, to be given back; from now on it has the address no more.
     pub(super) fn yields(&mut self, now: Duration) -> Option<Record> {
         self.until = None;

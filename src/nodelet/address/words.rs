@@ -56,3 +56,20 @@ pub(super) fn unasked(ip: IpAddr, why: String) -> Fault {
         format!("its API server gives no lease for it: {why}"),
     )
 }
+
+/// Nobody has it, and nothing keeps this master from asking.
+pub(super) fn nobodys(ip: IpAddr, last: Option<&str>) -> Fault {
+    let why = match last {
+        Some(name) => format!("{name} had it last, and writes the lease for it no more"),
+        None => "the lease for it names nobody".to_owned(),
+    };
+    let what = format!("no master has the API's address {ip}");
+    Fault::new(FaultCode::ApiAddressUnheld, what, why)
+        .fix("see what the other masters say of it: pf9ctl status on each")
+}
+
+/// The same where this master cannot have it.
+pub(super) fn nor_others(fault: Fault) -> Fault {
+    let why = format!("{}; no other master has it either", fault.why);
+    Fault { why, ..fault }
+}

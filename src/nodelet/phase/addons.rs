@@ -1,10 +1,12 @@
 //! Manifests of the stack, kept applied, and the last question to a master (order 206). Masters only.
 //!
 //! A file that is an add-on of the cluster's settings ([`Addon`]) is applied where the cluster has it, and taken
-//! out of the cluster where not. Beside the load balancer's file stands what no file can say: the pool.
+//! out of the cluster where not, also where the stack has no such file (any more): what it made has names (`names`). Beside the load balancer's file stands what no file can say: the pool.
 //!
 //! What a manifest cannot know when the stack is made stands in it as a placeholder, `ADDON_…` of the model. Texts of
 //! the parsed object are filled in, so no value can change its structure.
+
+mod names;
 
 use serde_json::{Value, json};
 
@@ -13,13 +15,14 @@ use crate::model::{
 };
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps, Wait, services};
+use super::{Context, Steps, Wait, flannel, services, shared_address};
 
 /// The namespace of the load balancer's file.
 const LOAD_BALANCER: &str = "metallb-system";
 
 pub(super) fn steps(ctx: &Context) -> Steps {
-    let mut steps = Vec::new();
+    let mut steps: Vec<Step> = shared_address::flow(ctx).into_iter().collect();
+    steps.extend(flannel::steps(ctx)?);
     for file in &ctx.addons {
         let addon = Addon::of_file(&file.path);
         let mut objects: Vec<Value> = file.objects.clone();
@@ -35,6 +38,16 @@ pub(super) fn steps(ctx: &Context) -> Steps {
                     });
                 }
             }
+        }
+    }
+    for addon in Addon::ALL {
+        let named = names::of(addon);
+        let has_file = ctx
+            .addons
+            .iter()
+            .any(|f| Addon::of_file(&f.path) == Some(addon));
+        if !has_file && !named.is_empty() && !has(ctx, addon)? {
+            steps.push(gone(addon, &named));
         }
     }
     steps.extend(services::ready_at_the_end(ctx));
@@ -67,19 +80,20 @@ fn gone(addon: Addon, objects: &[Value]) -> Step {
 
 /// The addresses, and that every node may answer for them.
 fn pool(ctx: &Context) -> [Value; 2] {
-    let object = |kind: &str, spec: Value| {
-        json!({
-            "apiVersion": "metallb.io/v1beta1",
-            "kind": kind,
-            "metadata": {"name": "cluster", "namespace": LOAD_BALANCER},
-            "spec": spec,
-        })
-    };
     let addresses = &ctx.node.network.load_balancer;
     [
-        object("IPAddressPool", json!({"addresses": addresses})),
-        object("L2Advertisement", json!({"ipAddressPools": ["cluster"]})),
+        pool_object("IPAddressPool", json!({"addresses": addresses})),
+        pool_object("L2Advertisement", json!({"ipAddressPools": ["cluster"]})),
     ]
+}
+
+fn pool_object(kind: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "metallb.io/v1beta1",
+        "kind": kind,
+        "metadata": {"name": "cluster", "namespace": LOAD_BALANCER},
+        "spec": spec,
+    })
 }
 
 fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {
@@ -171,6 +185,34 @@ mod tests {
                 file.path
             );
         }
+    }
+
+    /// The stack was exchanged for one without the file, and the setting was taken back before or after that.
+    #[test]
+    fn an_add_on_whose_file_the_stack_lacks_goes_by_its_names() {
+        let whole = master();
+        let mut ctx = whole.clone();
+        ctx.node.network.load_balancer.clear();
+        ctx.node.network.policies = NetworkPolicies::Off;
+        let gone = |ctx: &Context| {
+            let steps = steps(ctx).expect("steps");
+            let gone = steps.into_iter().filter_map(|s| match s {
+                Step::AddonGone { addon, objects } => Some((addon.word(), objects)),
+                _ => None,
+            });
+            gone.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let by_file = gone(&ctx);
+        assert_eq!(by_file.len(), 2);
+        let settings = |f: &AddonFile| Addon::of_file(&f.path).is_none();
+        ctx.addons.retain(settings);
+        assert_eq!(gone(&ctx), by_file, "the names are those of the files");
+        // The setting is still there, and nothing could keep it: the same, and a warning says why.
+        let mut ctx = whole;
+        ctx.addons.retain(settings);
+        let manifest = ctx.manifest.as_mut().expect("manifest");
+        manifest.addons.clear();
+        assert_eq!(gone(&ctx).keys().len(), 2);
     }
 
     /// What is looked at to know that all is gone goes last, and exists once.

@@ -19,18 +19,28 @@ pub(super) fn steps(ctx: &Context) -> Steps {
             steps.push(dir(paths::CNI_STATE, PRIVATE_DIR));
             steps.push(file(layout::CNI_CONFLIST, conflist(ctx), PUBLIC));
         }
-        NetworkPlugin::None => {
-            steps.push(dir("/opt/pf9/cni", PUBLIC_DIR));
-            steps.push(dir(layout::CNI_BIN_OWN, PUBLIC_DIR));
-            steps.extend(ctx.stack()?.files.iter().filter_map(|f| {
-                let name = f.path.strip_prefix("cni/")?;
-                Some(Step::Link {
-                    path: format!("{}/{name}", layout::CNI_BIN_OWN),
-                    target: format!("{}/{name}", layout::CNI_BIN),
-                })
-            }));
+        NetworkPlugin::Flannel => {
+            steps.push(dir(paths::CNI_STATE, PRIVATE_DIR));
+            steps.extend(own_plugins(ctx)?);
         }
+        NetworkPlugin::None => steps.extend(own_plugins(ctx)?),
     }
+    Ok(steps)
+}
+
+/// A directory that others may add theirs to, with the stack's.
+fn own_plugins(ctx: &Context) -> Steps {
+    let mut steps = vec![
+        dir("/opt/pf9/cni", PUBLIC_DIR),
+        dir(layout::CNI_BIN_OWN, PUBLIC_DIR),
+    ];
+    steps.extend(ctx.stack()?.files.iter().filter_map(|f| {
+        let name = f.path.strip_prefix("cni/")?;
+        Some(Step::Link {
+            path: format!("{}/{name}", layout::CNI_BIN_OWN),
+            target: format!("{}/{name}", layout::CNI_BIN),
+        })
+    }));
     Ok(steps)
 }
 

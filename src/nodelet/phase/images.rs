@@ -83,7 +83,12 @@ mod tests {
                 let is = |s: &Step| matches!(s, Step::Image { reference: r, .. } if r == reference);
                 all.iter().position(is)
             };
-            for image in stack.images.iter().filter(|i| i.roles.contains(&ctx.role)) {
+            let runs = |i: &&StackImage| {
+                let addon = Addon::of_component(&i.component);
+                let has = addon.is_none_or(|addon| ctx.node.network.has(addon, stack));
+                i.roles.contains(&ctx.role) && has
+            };
+            for image in stack.images.iter().filter(runs) {
                 let imported = at(&image.reference);
                 assert!(imported.is_some(), "{}", image.reference);
                 let pod = format!("/{}.yaml", image.component);

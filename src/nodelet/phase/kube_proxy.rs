@@ -53,7 +53,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 fn policies_off(ctx: &Context) -> Result<bool, Wait> {
     let network = &ctx.node.network;
     let kept = network.has(Addon::NetworkPolicies, ctx.stack()?);
-    Ok(network.plugin == NetworkPlugin::Bridge && !kept)
+    Ok(network.plugin != NetworkPlugin::None && !kept)
 }
 
 fn unit_text(ctx: &Context) -> String {

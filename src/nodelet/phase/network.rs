@@ -14,7 +14,7 @@ use super::{Context, Steps, layout};
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     match ctx.node.network.plugin {
-        NetworkPlugin::None => Ok(Vec::new()),
+        NetworkPlugin::Flannel | NetworkPlugin::None => Ok(Vec::new()),
         NetworkPlugin::Bridge => {
             let (script, unit) = (script(ctx), unit_text());
             let inputs = Inputs::new().add("unit", &unit).add("script", &script);

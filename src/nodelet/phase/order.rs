@@ -117,4 +117,75 @@ mod tests {
             assert!(!order.waits_for(PhaseId::Network, PhaseId::RuntimeStart));
         }
     }
+
+    /// Who waits for whom at once, and what would be without it.
+    #[test]
+    fn each_waits_for_what_it_would_fail_without() {
+        use PhaseId::*;
+        let pairs = [
+            (RuntimeStart, RuntimeConfigure, "started with no file"),
+            (Images, RuntimeStart, "nobody takes them"),
+            (EtcdStart, EtcdConfigure, "started with no settings"),
+            (
+                Kubelet,
+                Kubeconfigs,
+                "it does not know whom to ask, and as whom",
+            ),
+            (Kubelet, Images, "static pods without images"),
+            (Kubelet, EtcdStart, "an API server without its data"),
+            (Kubelet, Network, "pods that reach no other node"),
+            (Kubelet, Cni, "pods without an address"),
+            (
+                Kubelet,
+                Misc,
+                "kernel parameters that it refuses to run with",
+            ),
+            (KubeProxy, Kubelet, "the API server is a pod of its"),
+            (
+                WaitServices,
+                Kubelet,
+                "nothing answers that was not started",
+            ),
+            (Taints, KubeProxy, "pods come before services work"),
+            (Taints, WaitServices, "the node is not in the API"),
+            (Uncordon, KubeProxy, "pods come before services work"),
+            (Uncordon, WaitServices, "the node is not in the API"),
+            (
+                Addons,
+                Taints,
+                "objects before the node is what it should be",
+            ),
+            (Addons, Uncordon, "objects before a node takes their pods"),
+            (Drain, Addons, "the end comes last"),
+        ];
+        for order in BOTH {
+            for (phase, need, else_) in pairs {
+                assert!(
+                    order.needs(phase).contains(&need),
+                    "{phase}, {need}: {else_}"
+                );
+            }
+            for phase in [
+                Kubeconfigs,
+                EtcdConfigure,
+                RuntimeConfigure,
+                Network,
+                Cni,
+                Misc,
+            ] {
+                assert_eq!(order.needs(phase), [Stack, Certs], "{phase}");
+            }
+            // What makes a join fast: side by side.
+            for (phase, other) in [
+                (KubeProxy, WaitServices),
+                (WaitServices, KubeProxy),
+                (Kubeconfigs, RuntimeConfigure),
+                (Images, EtcdStart),
+                (Cni, Network),
+            ] {
+                assert!(!order.waits_for(phase, other), "{phase} for {other}");
+            }
+            assert!(order.waits_for(Drain, Stack), "by others");
+        }
+    }
 }

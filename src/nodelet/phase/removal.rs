@@ -29,7 +29,7 @@ pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
         gone(layout::CONTAINERD_UNIT),
         gone(layout::NETWORK_UNIT),
         Step::NetworkGone {
-            links: vec![network::POD_BRIDGE.into()],
+            links: network::links(),
             routes: network::ROUTE_PROTOCOL,
             chains: network::chain_prefixes(),
             tables: network::tables(),

@@ -137,6 +137,13 @@ fn addon(path: &str, text: &str) -> AddonFile {
     }
 }
 
+/// Of a cluster whose network is flannel, and whose stack has it.
+pub(in crate::nodelet) fn with_flannel(ctx: Context) -> Context {
+    let mut ctx = with_addons(ctx);
+    ctx.node.network.plugin = NetworkPlugin::Flannel;
+    ctx
+}
+
 /// With the add-ons that are settings of a cluster, and a pool of addresses.
 pub(in crate::nodelet) fn with_addons(mut ctx: Context) -> Context {
     let files = [

@@ -21,8 +21,10 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     steps.push(probe(Probe::ApiHealthy { url: ctx.api_url() }, API));
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => steps.push(node_ready(ctx)),
+        // A worker's comes from the masters.
+        NetworkPlugin::Flannel if !ctx.is_master() => steps.push(node_ready(ctx)),
         // Ready only once somebody has brought a network, perhaps as an add-on: asked at the end.
-        NetworkPlugin::None => {}
+        NetworkPlugin::Flannel | NetworkPlugin::None => {}
     }
     // At leisure: nobody waits for it but the next power cut.
     let stack = ctx.node.stack.clone();
@@ -34,7 +36,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
 pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => None,
-        NetworkPlugin::None => Some(node_ready(ctx)),
+        NetworkPlugin::Flannel | NetworkPlugin::None => Some(node_ready(ctx)),
     }
 }
 

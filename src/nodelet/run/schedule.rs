@@ -65,7 +65,10 @@ mod tests {
         let mut schedule = Schedule::of(phases.iter().copied(), order);
         let (mut at_work, mut story) = (Vec::new(), Vec::new());
         loop {
-            for phase in schedule.begin() {
+            let begun = schedule.begin();
+            assert!(begun.is_sorted(), "the smallest number first: {begun:?}");
+            assert_eq!(schedule.begin(), [], "each is begun once");
+            for phase in begun {
                 at_work.push(phase);
                 story.push((phase, false));
             }

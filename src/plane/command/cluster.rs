@@ -174,8 +174,7 @@ impl ClusterVerb {
                 let path = format!("/clusters/{name}/stack");
                 let body = WantedStack { version };
                 let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
-                let version = text(&stack, "stack");
-                put(None, &format!("cluster {name} is to run stack {version}\n"))
+                put(None, &stack_screen(&name, &stack))
             }
             Self::Settings {
                 name,
@@ -313,6 +312,19 @@ fn show_screen(answer: &Value) -> String {
     out
 }
 
+/// What comes of another stack, and what of the one before stays all the same.
+fn stack_screen(name: &str, answer: &Value) -> String {
+    let version = text(answer, "stack");
+    let mut out = format!("cluster {name} is to run stack {version}\n");
+    for left in list(answer, "addonsLeft").filter_map(Value::as_str) {
+        out.push_str(&format!(
+            "add-on {left} stays in the cluster as it is: stack {version} has none; take it away by hand, or choose \
+             a stack that has it\n"
+        ));
+    }
+    out
+}
+
 fn etcd_screen(answer: &Value) -> String {
     let number = |field: &str| {
         answer
@@ -369,6 +381,15 @@ fn etcd_screen(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn add_ons_that_another_stack_lacks_are_said_to_who_chose_it() {
+        let none = stack_screen("c", &json!({"stack": "2", "addonsLeft": []}));
+        assert_eq!(none, "cluster c is to run stack 2\n");
+        let left = stack_screen("c", &json!({"stack": "2", "addonsLeft": ["coredns"]}));
+        let line = "add-on coredns stays in the cluster as it is: stack 2 has none;";
+        assert!(left.starts_with(&none) && left.contains(line), "{left}");
+    }
 
     #[test]
     fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {

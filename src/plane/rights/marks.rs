@@ -2,17 +2,29 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde_json::Value;
+
+/// What a node's labels, taints and pods are to be.
+pub(super) struct Marks<'a> {
+    pub(super) labels: &'a BTreeMap<String, String>,
+    pub(super) taints: &'a [String],
+    /// Those with one of these keys that are not wanted go.
+    pub(super) role_keys: &'a [&'a str],
+    /// The network of its pods, where a program in the cluster asks for it.
+    pub(super) pods: Option<IpNet>,
+}
 
 /// The merge patch that gives a node these marks; `None` when it has them. Labels and taints of others
 /// stay; those with one of the `role_keys` that is not wanted go. It holds the version that was seen:
 /// taints are one list, and another writer's must not be lost.
-pub(super) fn patch(
-    node: &Value,
-    labels: &BTreeMap<String, String>,
-    taints: &[String],
-    role_keys: &[&str],
-) -> Option<Value> {
+pub(super) fn patch(node: &Value, marks: &Marks<'_>) -> Option<Value> {
+    let Marks {
+        labels,
+        taints,
+        role_keys,
+        pods,
+    } = marks;
     let live_labels = node.pointer("/metadata/labels");
     let mut changed: serde_json::Map<String, Value> = labels
         .iter()
@@ -61,8 +73,19 @@ pub(super) fn patch(
     if !changed.is_empty() {
         patch.insert("metadata".into(), serde_json::json!({"labels": changed}));
     }
+    let mut spec = serde_json::Map::new();
     if list != live {
-        patch.insert("spec".into(), serde_json::json!({"taints": list}));
+        spec.insert("taints".into(), list.into());
+    }
+    // Kubernetes takes it once, and whoever was first is right.
+    let none = node.pointer("/spec/podCIDR").is_none_or(Value::is_null);
+    if let Some(pods) = pods.filter(|_| none) {
+        let pods = pods.trunc().to_string();
+        spec.insert("podCIDRs".into(), serde_json::json!([pods]));
+        spec.insert("podCIDR".into(), pods.into());
+    }
+    if !spec.is_empty() {
+        patch.insert("spec".into(), spec.into());
     }
     if patch.is_empty() {
         return None;
@@ -106,9 +129,14 @@ mod tests {
         let labels = ["ours", "role"]
             .map(|key| (key.to_owned(), String::new()))
             .into();
-        let roles = ["role", "old"];
-        let changed =
-            patch(&node, &labels, &["role=:NoSchedule".into()], &roles).expect("something to do");
+        let taints = ["role=:NoSchedule".to_owned()];
+        let marks = |pods: Option<&str>| Marks {
+            labels: &labels,
+            taints: &taints,
+            role_keys: &["role", "old"],
+            pods: pods.map(|net| net.parse().expect("net")),
+        };
+        let changed = patch(&node, &marks(None)).expect("something to do");
         assert_eq!(
             changed,
             json!({
@@ -123,9 +151,12 @@ mod tests {
         let mut after = node;
         after["metadata"]["labels"] = json!({"theirs": "1", "ours": "", "role": ""});
         after["spec"]["taints"] = changed["spec"]["taints"].clone();
-        assert_eq!(
-            patch(&after, &labels, &["role=:NoSchedule".into()], &roles),
-            None
-        );
+        assert_eq!(patch(&after, &marks(None)), None);
+        let given = patch(&after, &marks(Some("10.20.3.0/24"))).expect("none has it");
+        let pods = json!({"podCIDR": "10.20.3.0/24", "podCIDRs": ["10.20.3.0/24"]});
+        assert_eq!(given["spec"], pods);
+        // Kubernetes lets nobody change it.
+        after["spec"]["podCIDR"] = "10.20.9.0/24".into();
+        assert_eq!(patch(&after, &marks(Some("10.20.3.0/24"))), None);
     }
 }

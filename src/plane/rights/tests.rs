@@ -175,6 +175,24 @@ fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     assert!(api.0.nodes.contains_key("somebody-elses"));
 }
 
+/// Who makes the network in the cluster asks there what each node's pods are.
+#[test]
+fn nodes_of_a_network_in_the_cluster_are_given_their_pods() {
+    let mut c = cluster();
+    add(&mut c, &[(1, true), (3, false)]).expect("attach");
+    let mut api = Fake::default();
+    api.register("node-1");
+    settled(&c, &mut api);
+    assert!(api.0.nodes["node-1"]["spec"]["podCIDR"].is_null());
+    c.settings.network_plugin = NetworkPlugin::Flannel;
+    api.register("node-3");
+    settled(&c, &mut api);
+    for (name, member) in ["node-1", "node-3"].iter().zip(&c.members) {
+        let pods = member.pod_cidr.to_string();
+        assert_eq!(api.0.nodes[*name]["spec"]["podCIDR"], pods);
+    }
+}
+
 /// The order of members says nothing, and neither does how many share a binding.
 #[test]
 fn who_shares_a_binding_in_which_order_is_no_change() {

@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use super::*;
+use crate::host::testing::in_namespaces;
 use crate::model::{StackArchive, StackComponent};
 
 /// A directory that looks like an unpacked stack.
@@ -316,35 +316,17 @@ async fn a_program_that_is_not_there_is_said_as_that() {
 /// In a mount namespace of its own: this program once more, with a file system there.
 #[tokio::test]
 async fn a_file_system_without_programs_is_named() {
-    const INSIDE: &str = "PF9_TEST_NOEXEC";
     const NAME: &str = "stack::programs::tests::a_file_system_without_programs_is_named";
-    if let Some(dir) = std::env::var_os(INSIDE) {
-        let dir = tempfile::tempdir_in(dir).expect("directory");
-        let mut tree = Tree::within(dir);
-        tree.add("bin/kubelet", "kubelet", &script("echo Kubernetes v1.37.2"));
-        let text = tree.refused().await;
-        assert!(
-            text.contains("mounted noexec") && text.contains("remount,exec"),
-            "{text}"
-        );
+    let mount = "mount -t tmpfs -o noexec none \"$1\"";
+    let Some(dir) = in_namespaces(NAME, &["--mount"], mount) else {
         return;
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let own = std::env::current_exe().expect("this program");
-    let line = "mount -t tmpfs -o noexec none \"$1\" && exec \"$2\" --exact \"$3\"";
-    let mut command = Command::new("unshare");
-    if !nix::unistd::Uid::effective().is_root() {
-        command.arg("--map-root-user");
-    }
-    command
-        .args(["--mount", "sh", "-c", line, "sh"])
-        .arg(dir.path())
-        .arg(own)
-        .arg(NAME);
-    let output = command.env(INSIDE, dir.path()).output().expect("unshare");
-    let said = String::from_utf8_lossy(&output.stdout);
+    };
+    let dir = tempfile::tempdir_in(dir).expect("directory");
+    let mut tree = Tree::within(dir);
+    tree.add("bin/kubelet", "kubelet", &script("echo Kubernetes v1.37.2"));
+    let text = tree.refused().await;
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{output:?}"
+        text.contains("mounted noexec") && text.contains("remount,exec"),
+        "{text}"
     );
 }

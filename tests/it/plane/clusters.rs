@@ -161,7 +161,10 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     let attach = async |zones: [Value; 3]| {
         let hosts = masters.iter().zip(zones);
         let hosts: Vec<Value> = hosts
-            .map(|(m, zone)| json!({"uuid": m.id, "isMaster": true, "zone": zone}))
+            .map(|(m, zone)| {
+                let region = zone.as_str().map(|_| "north");
+                json!({"uuid": m.id, "isMaster": true, "zone": zone, "region": region})
+            })
             .collect();
         bed.ask(Method::POST, &format!("{path}/attach"), hosts.into())
             .await
@@ -186,10 +189,25 @@ async fn zones_and_issuers_are_judged_and_reach_whom_they_concern() {
     }
     let (status, said) = attach([json!("a"), json!("b"), json!("c")]).await;
     assert_eq!(status, 200, "{said}");
+    for (place, words) in [
+        (json!({"zone": "a"}), "zone \"a\" would be in two regions"),
+        (json!({"region": "x y"}), "region of host"),
+    ] {
+        let mut host = json!({"uuid": worker.id});
+        host.as_object_mut()
+            .expect("object")
+            .extend(place.as_object().expect("object").clone());
+        let said = bed
+            .ask(Method::POST, &format!("{path}/attach"), json!([host]))
+            .await;
+        let why = said.1["error"]["fault"]["why"].as_str().unwrap_or_default();
+        assert!(why.contains(words), "{said:?}");
+    }
     assert_eq!(bed.attach(cluster, &[(&worker, false)]).await.0, 200);
     let spec = masters[1].current().await;
     let labels = &spec.assignment.node().expect("node").labels;
     assert_eq!(labels["topology.kubernetes.io/zone"], "b");
+    assert_eq!(labels["topology.kubernetes.io/region"], "north");
     assert_eq!(bed.get(&path).await["warnings"], json!([]));
 
     let issuer = |prefix: &str| {

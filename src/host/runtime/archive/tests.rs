@@ -1,72 +1,10 @@
 use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
-use serde_json::json;
 
+use super::testing::*;
 use super::*;
 use crate::model::Digest;
-
-/// An entry of a layer: name, kind, mode, content or target.
-type Item<'a> = (&'a str, tar::EntryType, u32, &'a str);
-
-const DIR: tar::EntryType = tar::EntryType::Directory;
-const FILE: tar::EntryType = tar::EntryType::Regular;
-const LINK: tar::EntryType = tar::EntryType::Symlink;
-
-fn tarred(items: &[Item<'_>], uid: u64) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, kind, mode, content) in items {
-        let mut header = tar::Header::new_gnu();
-        // As it is: the crate's own way refuses names that a hostile archive has.
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(*kind);
-        header.set_mode(*mode);
-        header.set_mtime(77);
-        header.set_uid(uid);
-        header.set_gid(0);
-        let content = match *kind {
-            LINK | tar::EntryType::Link => {
-                header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
-                ""
-            }
-            _ => content,
-        };
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        tar.append(&header, content.as_bytes()).expect("append");
-    }
-    tar.into_inner().expect("a tar")
-}
-
-/// An archive of these layers whose configuration says these digests.
-fn archive(name: &str, layers: &[Vec<u8>], digests: &[String]) -> Vec<u8> {
-    let config = json!({"rootfs": {"type": "layers", "diff_ids": digests}}).to_string();
-    let names: Vec<String> = (0..layers.len())
-        .map(|n| format!("{n}/layer.tar"))
-        .collect();
-    let listed = json!([{"Config": "c.json", "RepoTags": [name], "Layers": names}]).to_string();
-    let mut tar = tar::Builder::new(Vec::new());
-    let documents = [
-        ("c.json", config.into_bytes()),
-        ("manifest.json", listed.into_bytes()),
-    ];
-    let layers = names.iter().map(String::as_str).zip(layers.iter().cloned());
-    for (name, bytes) in documents.into_iter().chain(layers) {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, &*bytes).expect("append");
-    }
-    tar.into_inner().expect("a tar")
-}
-
-const NAME: &str = "pf9.local/toy:1";
-
-fn of_one(items: &[Item<'_>]) -> Vec<u8> {
-    let layer = tarred(items, 0);
-    let digest = format!("sha256:{}", Digest::of(&layer));
-    archive(NAME, &[layer], &[digest])
-}
 
 fn open(bytes: &[u8]) -> io::Result<Option<Plain>> {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -74,14 +12,6 @@ fn open(bytes: &[u8]) -> io::Result<Option<Plain>> {
     std::fs::write(&path, bytes).expect("write");
     Plain::open(&path)
 }
-
-const GOOD: [Item<'static>; 5] = [
-    ("usr/", DIR, 0o755, ""),
-    ("usr/bin", DIR, 0o1777, ""),
-    ("usr/bin/toy", FILE, 0o755, "program"),
-    ("etc", DIR, 0o755, ""),
-    ("usr/bin/link", LINK, 0o777, "toy"),
-];
 
 #[test]
 fn a_layer_becomes_a_directory_and_what_is_right_in_it_stays() {
@@ -187,6 +117,86 @@ fn whatever_else_an_archive_may_be_is_left_to_the_runtimes_tool() {
         assert!(open(&bytes).expect("read").is_none(), "{what}");
     }
     assert!(open(b"").expect("read").is_none());
+}
+
+/// Between the look and the writing somebody took its end away: an image of half a program is none.
+#[test]
+fn an_archive_that_shrinks_after_it_was_looked_at_fills_nothing_up() {
+    let bytes = of_one(&GOOD);
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("image.tar");
+    std::fs::write(&path, &bytes).expect("write");
+    let plain = Plain::open(&path).expect("read").expect("a plain one");
+    let at = bytes
+        .windows(7)
+        .position(|w| w == b"program")
+        .expect("its bytes");
+    let file = OpenOptions::new().write(true).open(&path).expect("open");
+    file.set_len(at as u64 + 3).expect("shorter");
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).expect("directory");
+    let error = plain.fill(&root).expect_err("its end is gone");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// What is in a snapshot's place and is something else: nothing is written through it or beside it.
+#[test]
+fn what_is_in_the_way_of_a_directory_or_a_link_is_not_followed() {
+    let plain = open(&of_one(&GOOD)).expect("read").expect("a plain one");
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+    for made in [&root, &outside] {
+        std::fs::create_dir(made).expect("directory");
+    }
+    symlink(&outside, root.join("usr")).expect("link");
+    plain.fill(&root).expect_err("no directory");
+    assert_eq!(
+        std::fs::read_dir(&outside).map(Iterator::count).ok(),
+        Some(0)
+    );
+    std::fs::remove_file(root.join("usr")).expect("remove");
+    plain.fill(&root).expect("filled");
+    // A link that leads elsewhere, and a mode that was changed, are put right.
+    let link = root.join("usr/bin/link");
+    std::fs::remove_file(&link).expect("remove");
+    symlink("/etc/passwd", &link).expect("link");
+    let toy = root.join("usr/bin/toy");
+    std::fs::set_permissions(&toy, Permissions::from_mode(0o4755)).expect("mode");
+    std::fs::set_permissions(root.join("etc"), Permissions::from_mode(0o777)).expect("mode");
+    plain.fill(&root).expect("mended");
+    // The very bytes, and not its own: whoever has the other one could change them.
+    let theirs = outside.join("toy");
+    std::fs::rename(&toy, &theirs).expect("rename");
+    symlink(&theirs, &toy).expect("link");
+    plain.fill(&root).expect("mended");
+    assert!(std::fs::symlink_metadata(&toy).expect("there").is_file());
+    assert_eq!(std::fs::read_link(&link).expect("a link"), Path::new("toy"));
+    for (path, mode) in [("usr/bin/toy", 0o755), ("etc", 0o755)] {
+        let is = std::fs::metadata(root.join(path)).expect("there").mode();
+        assert_eq!(is & 0o7777, mode, "{path}");
+    }
+}
+
+/// More than a list or a configuration ever is, and more entries than an image of one program has.
+#[test]
+fn what_is_too_large_is_left_to_the_runtimes_tool() {
+    let names: Vec<String> = (0..=ENTRIES_MAX).map(|n| format!("f{n}")).collect();
+    let files = |n: usize| -> Vec<Item<'_>> {
+        let names = names.iter().take(n);
+        names.map(|name| (name.as_str(), FILE, 0o644, "")).collect()
+    };
+    assert!(open(&of_one(&files(ENTRIES_MAX))).expect("read").is_some());
+    assert!(
+        open(&of_one(&files(ENTRIES_MAX + 1)))
+            .expect("read")
+            .is_none()
+    );
+    let long = "n".repeat(usize::try_from(DOCUMENT_MAX).expect("a length"));
+    let good = tarred(&GOOD, 0);
+    let digest = format!("sha256:{}", Digest::of(&good));
+    let named = format!("pf9.local/{long}:1");
+    let bytes = archive(&named, &[good], &[digest]);
+    assert!(open(&bytes).expect("read").is_none());
 }
 
 proptest! {

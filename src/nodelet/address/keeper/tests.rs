@@ -1,6 +1,9 @@
 //! The real task, real TLS, and an API server of our own.
 
+mod link;
+
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Mutex;
 
 use http_body_util::{BodyExt, Full};
@@ -31,9 +34,21 @@ const NOWHERE: &str = "240.0.0.250";
 /// What the watch waits for comes within seconds.
 const SOON: Duration = Duration::from_secs(30);
 
+/// What the API server does with what it is asked.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Mood {
+    #[default]
+    Answers,
+    /// It takes connections and requests, and never says a word.
+    Hangs,
+    /// As where its etcd has no quorum.
+    Refuses,
+}
+
 /// What the API server has and was asked.
 #[derive(Default)]
 struct Api {
+    mood: Mood,
     lease: Option<Value>,
     looks: u32,
     writes: u32,
@@ -52,8 +67,16 @@ async fn answer(
         .await
         .expect("body")
         .to_bytes();
+    let mood = api.lock().expect("lock").mood;
+    if mood == Mood::Hangs {
+        std::future::pending::<()>().await;
+    }
     let mut api = api.lock().expect("lock");
     let (status, value) = match (method, api.lease.clone()) {
+        _ if mood == Mood::Refuses => {
+            let said = json!({"message": "etcdserver: request timed out"});
+            (StatusCode::INTERNAL_SERVER_ERROR, said)
+        }
         (Method::GET, Some(lease)) => (StatusCode::OK, lease),
         (Method::GET, None) => (StatusCode::NOT_FOUND, json!({"message": "no such lease"})),
         _ => {
@@ -122,13 +145,21 @@ struct World {
     _dir: tempfile::TempDir,
 }
 
-/// A master that is to share an address, and its API server.
+/// A master that is to share an address that it cannot have, and its API server.
 async fn world(lease: Option<Value>) -> World {
+    world_of(NOWHERE, None, lease).await
+}
+
+/// A master that is to share this address, with this one as its own.
+async fn world_of(shared: &str, own: Option<&str>, lease: Option<Value>) -> World {
     let cas = Cas::new();
     let mut node = node(cas.authorities.clone());
+    if let Some(own) = own {
+        node.node_ip = own.parse().expect("ip");
+    }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bind");
     node.api.port = listener.local_addr().expect("address").port();
-    node.api.host = NOWHERE.into();
+    node.api.host = shared.into();
     node.api.shared = true;
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());
@@ -137,6 +168,13 @@ async fn world(lease: Option<Value>) -> World {
         let path = certs::path_of(CertPurpose::Admin, file);
         fs.write(path, text.as_bytes(), &Attrs::mode(0o600))
             .expect("write");
+    }
+    // The machine's own tool, below the root that everything is looked up in.
+    for program in ["/usr/bin/ip", "/sbin/ip"]
+        .iter()
+        .filter(|p| Path::new(p).exists())
+    {
+        fs.link("/usr/bin/ip", program).expect("link");
     }
     let server = acceptor(pair(&cas, CertPurpose::ApiServer, &node));
     let api = Shared::default();
@@ -166,7 +204,11 @@ async fn world(lease: Option<Value>) -> World {
 
 /// A lease that was had before. Empty: it was given back.
 fn lease(holder: &str) -> Value {
-    let ip = NOWHERE.parse().expect("ip");
+    lease_of(NOWHERE, holder)
+}
+
+fn lease_of(ip: &str, holder: &str) -> Value {
+    let ip = ip.parse().expect("ip");
     let mut lease = lease::begun(Timestamp::UNIX_EPOCH);
     lease["metadata"]["resourceVersion"] = "1".into();
     let begun = lease::read(&lease, ip).expect("a lease");
@@ -206,6 +248,12 @@ async fn a_master_that_cannot_have_it_says_so_and_leaves_it_to_the_others() {
         let named = |a: &ApiAddressStatus| a.holder.as_deref() == Some("n2") && off(a);
         says(&mut status, |a| a.is_some_and(named)).await;
         assert_eq!(api.lock().expect("lock").writes, 0);
+        // Who is named writes it no more: nobody has it, and that is said beside what keeps this one from it.
+        let nobodys = |a: &ApiAddressStatus| {
+            let why = a.fault.as_ref().map(|f| f.why.as_str()).unwrap_or_default();
+            a.holder.is_none() && off(a) && why.ends_with("no other master has it either")
+        };
+        says(&mut status, |a| a.is_some_and(nobodys)).await;
         job.send_replace(Job::Nothing(Generation(2)));
         says(&mut status, |a| a.is_none()).await;
         stop.cancel();

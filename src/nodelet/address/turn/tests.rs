@@ -81,6 +81,55 @@ fn a_lease_that_somebody_deleted_is_begun_anew_and_waited_for() {
     assert_eq!(has.next(MS(7010), true), Some(Ask::Write(begun(2))));
 }
 
+/// Answers that do not come, or are refusals that say nothing, at the pace that the keeper asks at.
+#[test]
+fn who_hears_nothing_any_more_is_done_when_its_time_is_over_and_asks_on() {
+    for answer_takes in [MS(3000), MS(5)] {
+        let mut turn = Turn::new("a".into());
+        turn.written(MS(0), MS(10), record(1, Some("a")));
+        let (mut now, mut asked) = (MS(10), 0);
+        while now < MS(20_000) {
+            now = turn.wakes(now, true).max(now);
+            let ask = turn.next(now, true).expect("it is time");
+            assert!(matches!(ask, Ask::Write(_)), "{ask:?}");
+            asked += 1;
+            now += answer_takes;
+            turn.unanswered(now);
+            assert_eq!(turn.left(now).is_some(), now < HOLD, "{now:?}");
+        }
+        assert!(asked >= 5, "{asked}");
+        // Nobody else wrote meanwhile.
+        turn.written(now, now, record(2, Some("a")));
+        assert!(turn.left(now).is_some());
+    }
+}
+
+#[test]
+fn nobody_has_it_when_the_lease_names_nobody_or_is_not_written_any_more() {
+    let mut turn = Turn::new("a".into());
+    assert_eq!(turn.nobodys(MS(99_000)), None, "nothing is known");
+    turn.looked(MS(1000), None);
+    assert_eq!(turn.nobodys(MS(3000)), Some(MS(2000)));
+    turn.looked(MS(4000), Some(record(1, Some("b"))));
+    assert_eq!(turn.nobodys(MS(9999)), None, "b may have it");
+    assert_eq!(turn.nobodys(MS(11_000)), Some(MS(1000)));
+    turn.looked(MS(12_000), Some(record(2, Some("b"))));
+    assert_eq!(turn.nobodys(MS(17_999)), None, "b wrote");
+    turn.looked(MS(18_000), Some(record(3, None)));
+    assert_eq!(turn.nobodys(MS(20_000)), Some(MS(2000)), "given back");
+    turn.written(MS(21_000), MS(21_010), record(4, Some("a")));
+    assert_eq!(turn.nobodys(MS(21_020)), None);
+    assert_eq!(
+        turn.nobodys(MS(29_010)),
+        Some(MS(2000)),
+        "not written again"
+    );
+    // Somebody deletes the lease of one that has the address.
+    turn.written(MS(30_000), MS(30_010), record(5, Some("a")));
+    turn.looked(MS(30_020), None);
+    assert_eq!(turn.nobodys(MS(31_000)), None);
+}
+
 // === many masters, any order of things ===
 
 /// What happens to one request.

@@ -26,8 +26,6 @@ use crate::telemetry::chain;
 const BUMP: &str = "1000000000";
 /// The largest database that etcd's makers speak of is 8 GiB: it is copied, and read once more.
 const MAKE: Duration = Duration::from_secs(1800);
-/// The system's words, as Go repeats them.
-const NO_SPACE: &str = "no space left on device";
 const PRIVATE: u32 = 0o700;
 
 /// What came of it.
@@ -193,7 +191,7 @@ async fn make(
     exec::run(cmd).await.map(drop).map_err(|e| {
         let why = format!("etcdutl does not restore it: {}", chain(&e));
         // There was room when it began. Another snapshot would not help.
-        if why.contains(NO_SPACE) {
+        if why.contains(space::SAID) {
             return Fault::new(FaultCode::DiskFull, check::WHAT, why).fix(space::FIX);
         }
         unusable(why, ANOTHER)

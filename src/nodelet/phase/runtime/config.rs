@@ -193,7 +193,7 @@ fn nri(ctx: &Context) -> String {
 fn cni_bin(ctx: &Context) -> &'static str {
     match ctx.node.network.plugin {
         NetworkPlugin::Bridge => layout::CNI_BIN,
-        NetworkPlugin::None => layout::CNI_BIN_OWN,
+        NetworkPlugin::Flannel | NetworkPlugin::None => layout::CNI_BIN_OWN,
     }
 }
 
