@@ -66,6 +66,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         last_sweep_at: Some(at("09:59:30")),
         stack: Some(stack()),
         wants_stack: None,
+        upgrade: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
         etcd: None,
