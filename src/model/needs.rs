@@ -308,11 +308,12 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy, BackupSigner,
-        CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone, EtcdMember, EtcdSpec,
-        Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
-        NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel,
-        ProxyModeChoice, RestoreOrder, RollId, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp, UpgradeOrder, UpgradeStage,
+        AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
+        BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
+        EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
+        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity,
+        PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId, RuntimeSpec, SPEC_SCHEMA, Spec,
+        StackRef, Timestamp, UpgradeOrder, UpgradeStage,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.

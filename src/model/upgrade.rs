@@ -145,7 +145,12 @@ impl UpgradeOrder {
             return Some(("prove_s", why));
         }
         let other = self.stage == UpgradeStage::Node && self.stack != *names;
-        let why = || format!("{} is not the stack that the spec names, {names}", self.stack);
+        let why = || {
+            format!(
+                "{} is not the stack that the spec names, {names}",
+                self.stack
+            )
+        };
         other.then(|| ("stack", why()))
     }
 }

@@ -88,6 +88,7 @@ pub fn gather(
         },
         drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
             .map_err(|e| fail(&e))?,
+        cordoned: false,
         addons,
         now,
     };

@@ -107,7 +107,8 @@ pub(super) async fn judged(
     }))
 }
 
-async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Fault> {
+/// Why the stack of this work may not come onto this machine; what is active may.
+pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Fault> {
     let want = &work.node.stack;
     if stack::current(fs).ok().flatten().as_ref() == Some(want) {
         return None;

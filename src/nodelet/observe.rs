@@ -73,6 +73,8 @@ pub struct Memory {
     pub whole: BTreeMap<String, StackRecord>,
     /// Images that this process imported: until the whole stack is on the disk no other is believed to be whole.
     pub imported: BTreeSet<String>,
+    /// A stack that is had ready beside that of the node.
+    pub beside: Option<StackRef>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
     pub first_api_server: bool,
 }
@@ -440,8 +442,11 @@ impl<'a> Sweep<'a> {
     }
 
     fn tried(&self, trial: &TrialStep) -> Seen {
-        match self.ledger.tried.get(&trial.program) {
-            Some(passed) if *passed == trial.digest() => Seen::Same,
+        let program = &trial.program;
+        if self.ledger.passed(program, &trial.digest()) {
+            return Seen::Same;
+        }
+        match self.ledger.tried.get(program) {
             Some(_) => differs("program or configuration changed since"),
             None => Seen::Missing,
         }

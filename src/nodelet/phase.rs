@@ -102,6 +102,9 @@ pub struct Context {
     /// On a master: what its member of etcd is, and what lies where its data should.
     #[serde(default)]
     pub etcd: EtcdSeen,
+    /// A roll keeps the node cordoned.
+    #[serde(default)]
+    pub cordoned: bool,
     /// The stack's add-on files, in order.
     pub addons: Vec<AddonFile>,
     /// Now; certificates are judged by it.
@@ -245,6 +248,14 @@ pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
         PhaseId::Addons => addons::steps(ctx),
         // Only when leaving: see `removal`.
         PhaseId::Drain => Ok(Vec::new()),
+    }
+}
+
+/// What can be had and tried of the context's stack while another one is active.
+pub fn beside(ctx: &Context) -> PhaseSteps {
+    PhaseSteps {
+        id: PhaseId::Stack,
+        steps: stack::beside(ctx),
     }
 }
 
