@@ -136,6 +136,9 @@ impl<'s, 'a> Shared<'s, 'a> {
             Step::Stack { stack } => {
                 crate::stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
             }
+            Step::EtcdStack { stack } => {
+                crate::stack::activate_etcd(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
+            }
             Step::StackOnDisk { stack } => self.stack_on_disk(stack).await,
             Step::Module { name, optional } => self.module(step, name, *optional).await,
             Step::Sysctl { key, value } => self

@@ -122,6 +122,8 @@ pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> 
         }
         if work.role == Role::Master
             && let Some(wants) = manifest.etcd()
+            // An older one does not come with the node: see `context::other_etcd`.
+            && version::active(fs).is_none_or(|has| wants > has)
             && let Gate::Refused(fault) = version::at_hand(fs, &wants).await
         {
             return Some(*fault);

@@ -473,7 +473,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         Step::Key { .. } | Step::ServiceAccountKey => vec![What::Tree {
             path: paths::KUBE_CERTS.to_owned(),
         }],
-        Step::Unpacked { .. } | Step::Stack { .. } => vec![
+        Step::Unpacked { .. } | Step::Stack { .. } | Step::EtcdStack { .. } => vec![
             What::Dir {
                 path: "/opt/pf9".to_owned(),
             },

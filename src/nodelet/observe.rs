@@ -197,12 +197,8 @@ impl<'a> Sweep<'a> {
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial),
             Step::EtcdDataReady { stack, wants } => self.etcd_data_ready(stack, wants).await,
-            Step::Stack { stack } => match stack::current(&self.host.fs) {
-                Ok(Some(now)) if now == *stack => Seen::Same,
-                Ok(Some(now)) => differs(&format!("{now} is active")),
-                Ok(None) => Seen::Missing,
-                Err(e) => Seen::Unknown { why: e.to_string() },
-            },
+            Step::Stack { stack } => is_linked(stack::current(&self.host.fs), stack),
+            Step::EtcdStack { stack } => is_linked(stack::current_etcd(&self.host.fs), stack),
             Step::StackOnDisk { stack } => self.stack_on_disk(stack),
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
@@ -243,7 +239,7 @@ impl<'a> Sweep<'a> {
 
     async fn etcd_data_ready(&self, stack: &StackRef, wants: &semver::Version) -> Seen {
         let fs = &self.host.fs;
-        if stack::current(fs).ok().flatten().as_ref() == Some(stack) {
+        if stack::current_etcd(fs).ok().flatten().as_ref() == Some(stack) {
             return Seen::Same;
         }
         match version::at_hand(fs, wants).await {
@@ -504,6 +500,16 @@ impl<'a> Sweep<'a> {
                 left_of(net.tables(&ours::network::proxy_tables()).await, "tables")
             }
         }
+    }
+}
+
+/// Whether a link leads to this stack.
+fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Seen {
+    match now {
+        Ok(Some(now)) if now == *stack => Seen::Same,
+        Ok(Some(now)) => differs(&format!("{now} is active")),
+        Ok(None) => Seen::Missing,
+        Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }
 

@@ -10,6 +10,8 @@
 //!                           refused              putting-back ───────────► put-back
 //! ```
 //!
+//! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing.
+//!
 //! The record is written before what it speaks of is begun, so that whoever comes after a power cut knows
 //! which way it was going. What comes next is decided by [`what_next`] alone; the loop does it
 //! (`engine::rolling`). Having the stack ready leaves no record: it is looked at anew each time.
@@ -54,6 +56,9 @@ pub struct Record {
     pub since: Timestamp,
     /// The node that was proven here before, with its stack: what it goes back to.
     pub from: Installed,
+    /// The stack that etcd was of; absent on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<StackRef>,
     /// Why it goes back, or was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
@@ -63,6 +68,8 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum At {
+    /// A fresh backup of etcd is made; nothing was changed.
+    BackingUp,
     /// Pods are moved away; nothing else was changed.
     Draining,
     /// The other stack is to become the active one.
@@ -87,7 +94,13 @@ impl Document for Record {
 
 impl Record {
     /// Of a stage that begins.
-    pub fn new(order: &UpgradeOrder, at: At, from: &Installed, now: Timestamp) -> Self {
+    pub fn new(
+        order: &UpgradeOrder,
+        at: At,
+        from: &Installed,
+        etcd: Option<&StackRef>,
+        now: Timestamp,
+    ) -> Self {
         Self {
             schema: Self::SCHEMA,
             order: order.clone(),
@@ -95,6 +108,7 @@ impl Record {
             attempts: 0,
             since: now,
             from: from.clone(),
+            etcd: etcd.cloned(),
             fault: None,
         }
     }
@@ -124,7 +138,8 @@ impl At {
     pub fn is_over(self) -> bool {
         match self {
             Self::Done | Self::PutBack | Self::Refused => true,
-            Self::Draining
+            Self::BackingUp
+            | Self::Draining
             | Self::Switching
             | Self::Proving
             | Self::Uncordoning
@@ -134,6 +149,7 @@ impl At {
 
     fn shown(self) -> UpgradeState {
         match self {
+            Self::BackingUp => UpgradeState::Checking,
             Self::Draining => UpgradeState::Draining,
             Self::Switching => UpgradeState::Switching,
             Self::Proving | Self::Uncordoning => UpgradeState::Proving,
@@ -159,7 +175,9 @@ pub fn worked_by(
     match (record.map(|r| (r, r.at)), installed) {
         (Some((_, At::Switching | At::Proving)), _) => (work, true),
         (Some((_, At::Uncordoning | At::Done)), _) | (None, None) => (work, false),
-        (Some((record, At::Draining | At::PuttingBack)), _) => (Work::kept(&record.from), true),
+        (Some((record, At::BackingUp | At::Draining | At::PuttingBack)), _) => {
+            (Work::kept(&record.from), true)
+        }
         (Some((record, At::PutBack | At::Refused)), _) => (Work::kept(&record.from), false),
         (None, Some(installed)) => (Work::kept(installed), false),
     }
@@ -193,8 +211,13 @@ pub fn forget(fs: &HostFs) -> Result<(), FsError> {
     store(fs).forget()
 }
 
+/// Since when a roll waits for a fresh backup of etcd; none while none does.
+pub fn wants_backup(fs: &HostFs) -> Option<Timestamp> {
+    look(fs).filter(|r| r.at == At::BackingUp).map(|r| r.since)
+}
+
 /// Stacks that the record speaks of: none of them is collected.
 pub fn stacks(fs: &HostFs) -> Vec<StackRef> {
-    let of = |r: Record| [r.order.stack, r.from.node.stack];
-    look(fs).map(of).into_iter().flatten().collect()
+    let of = |r: Record| [Some(r.order.stack), Some(r.from.node.stack), r.etcd];
+    look(fs).map(of).into_iter().flatten().flatten().collect()
 }

@@ -238,6 +238,14 @@ impl Board {
         self.publish();
     }
 
+    /// When the newest good backup of etcd was taken, and why none is made, as the keeper says.
+    pub fn backups(&self) -> (Option<Timestamp>, Option<Fault>) {
+        let status = self.tx.borrow();
+        let backups = status.etcd.as_ref().map(|etcd| &etcd.backups);
+        let last = backups.and_then(|b| b.last.as_ref()).map(|b| b.taken_at);
+        (last, backups.and_then(|b| b.failing.clone()))
+    }
+
     /// A stack that is to be had beside that of the node, while it is not at hand.
     pub fn wants_beside(&mut self, stack: Option<StackRef>) {
         let s = &mut self.status;

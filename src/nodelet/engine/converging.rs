@@ -21,7 +21,7 @@ use super::clock::until;
 use super::next::{Next, failed};
 use super::own::add_own;
 use crate::model::{
-    Fault, FaultCode, Generation, HostId, NodeState, PhaseId, Timestamp, TrustStore,
+    Fault, FaultCode, Generation, HostId, NodeState, PhaseId, StackRef, Timestamp, TrustStore,
 };
 use crate::telemetry::chain;
 
@@ -60,7 +60,7 @@ pub(super) struct Node {
 }
 
 /// What a roll has to do with a node that is worked on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Turn {
     /// It stays cordoned.
     pub(super) cordoned: bool,
@@ -68,6 +68,8 @@ pub(super) struct Turn {
     pub(super) until: Option<Timestamp>,
     /// The spec that is shown as worked on, where the node is another one's.
     pub(super) shown: Option<Generation>,
+    /// The stack that etcd is to be of, where a roll says so.
+    pub(super) etcd: Option<StackRef>,
 }
 
 impl Engine {
@@ -152,6 +154,9 @@ impl Engine {
         };
         context::look_further(&self.host, &mut ctx).await;
         ctx.cordoned = node.turn.cordoned;
+        if let Some(stack) = &node.turn.etcd {
+            ctx.etcd_of = context::etcd_of(&self.host.fs, &node.trust, stack);
+        }
         self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);

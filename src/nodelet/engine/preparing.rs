@@ -118,6 +118,8 @@ impl Engine {
             Timestamp::now(),
         )?;
         context::look_further(&self.host, &mut ctx).await;
+        // All of it is tried, etcd as well, whenever that comes.
+        ctx.etcd_of = None;
         let phases = [phase::beside(&ctx)];
         let units = check::units_of(&phases);
         let order = check::order(&self.host.fs, &self.ledger);

@@ -11,14 +11,16 @@ use super::super::context;
 use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
-use super::super::roll::{self, At, Move, Record, Said, Seen, prove, what_next};
+use super::super::roll::{self, Move, Record, Said, Seen, prove, what_next};
 use super::Engine;
 use super::clock::until;
 use super::converging::{Node, Turn};
 use super::next::{Next, failed};
 use super::preparing::{Had, with_stack};
 use crate::host::kube::DrainPass;
-use crate::model::{Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState};
+use crate::model::{
+    Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
+};
 use crate::stack;
 use crate::telemetry::chain;
 
@@ -26,6 +28,8 @@ use crate::telemetry::chain;
 const DRAIN_FOR: Duration = Duration::from_secs(20);
 /// Between two looks at who is still there.
 const DRAIN_AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks whether there is a backup of etcd.
+const BACKUP_AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks whether the cluster shows the node as it is to be.
 const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
@@ -57,7 +61,7 @@ impl Engine {
         self.rolled = true;
         let (mut done, mut notes) = (None, 0);
         loop {
-            self.show_record(record.as_ref(), &work, &said);
+            self.show_record(record.as_ref(), &work);
             let step = self.asked(record.as_ref(), &work, said);
             let step = match (step, done) {
                 (Move::Note(next), _) if notes < NOTES_MAX => {
@@ -91,10 +95,12 @@ impl Engine {
 
     fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
         let active = stack::current(&self.host.fs).ok().flatten();
+        let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
         let seen = Seen {
             now: Timestamp::now(),
             installed: self.ledger.ledger.installed.as_ref(),
             active: active.as_ref(),
+            etcd: etcd.as_ref(),
             said,
         };
         what_next(record, &work.node, &seen)
@@ -105,21 +111,49 @@ impl Engine {
             cordoned,
             until: record.and_then(Record::until),
             shown: Some(work.generation),
+            etcd: None,
         };
+        let of_etcd = record.filter(|r| r.order.stage == UpgradeStage::Etcd);
         match (step, record) {
             (Move::Prepare, _) => self.makes_ready(work).await,
             (Move::Drain { force }, Some(record)) => self.drains(record, force, turn(true)).await,
             (Move::Switch, _) => self.works(work.clone(), turn(true)).await,
             (Move::Uncordon, _) => self.works(work.clone(), turn(false)).await,
-            (Move::Back, Some(record)) => self.works(Work::kept(&record.from), turn(true)).await,
+            (Move::BackUp, Some(record)) => self.backs_up(record, work).await,
+            (Move::TakeEtcd, Some(record)) => {
+                let mut turn = turn(false);
+                turn.etcd = Some(record.order.stack.clone());
+                self.works(work.clone(), turn).await
+            }
+            (Move::Back, Some(record)) => {
+                let mut turn = turn(of_etcd.is_none());
+                // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
+                turn.etcd = of_etcd.and_then(|r| r.etcd.clone());
+                self.works(Work::kept(&record.from), turn).await
+            }
             (Move::Keep, Some(record)) => self.keeps(record, work).await,
             (Move::Follow, _) => {
                 let next = self.node(work.clone(), None, Turn::default()).await;
                 (Said::Nothing, next)
             }
             // Only a record leads there, and what is to be written was written.
-            (Move::Drain { .. } | Move::Back | Move::Keep | Move::Note(_), _) => {
-                (Said::Nothing, Next::retry(&self.lifecycle))
+            (
+                Move::BackUp
+                | Move::TakeEtcd
+                | Move::Drain { .. }
+                | Move::Back
+                | Move::Keep
+                | Move::Note(_),
+                _,
+            ) => {
+                let after = READY_AGAIN;
+                (
+                    Said::Nothing,
+                    Next {
+                        after,
+                        ..Next::now()
+                    },
+                )
             }
         }
     }
@@ -139,7 +173,7 @@ impl Engine {
             shown,
             ..Turn::default()
         };
-        let next = self.node(kept, None, turn).await;
+        let next = self.node(kept, None, turn.clone()).await;
         if next.after.is_zero() || self.interrupted() {
             return (Said::Nothing, next);
         }
@@ -189,6 +223,22 @@ impl Engine {
         (Said::Nothing, Next { after, ..next })
     }
 
+    /// The keeper of etcd makes the backup; what it says of that is in the status.
+    async fn backs_up(&mut self, record: &Record, work: &Work) -> (Said, Next) {
+        let next = self.node(work.clone(), None, Turn::default()).await;
+        let (last, failing) = self.board.backups();
+        if last.is_some_and(|at| at >= record.since) {
+            return (Said::BackedUp, next);
+        }
+        let what = "a fresh backup of etcd";
+        self.happened(Happened::Waits { what: what.into() });
+        let waits = || Fault::new(FaultCode::Waiting, "waiting", format!("for {what}"));
+        let left = failing.unwrap_or_else(waits);
+        self.show_left(record, &left);
+        let after = next.after.min(BACKUP_AGAIN);
+        (Said::Left(left), Next { after, ..next })
+    }
+
     /// Pods are asked to leave; then the rest of the node is looked after.
     async fn drains(&mut self, record: &Record, force: bool, turn: Turn) -> (Said, Next) {
         let end = Instant::now() + DRAIN_FOR;
@@ -201,7 +251,7 @@ impl Engine {
             if Instant::now() >= end || self.interrupted() {
                 break left;
             }
-            self.show_draining(record, &left);
+            self.show_left(record, &left);
             self.board.expects(DRAIN_FOR);
             let mut orders = self.told.orders.clone();
             tokio::select! {
@@ -211,7 +261,7 @@ impl Engine {
                 () = tokio::time::sleep(DRAIN_AGAIN) => {}
             }
         };
-        self.show_draining(record, &left);
+        self.show_left(record, &left);
         self.node(Work::kept(&record.from), None, turn).await;
         self.happened(Happened::Waits {
             what: format!("pods to move away: {}", left.why),
@@ -239,9 +289,9 @@ impl Engine {
 
     /// Works by this; whether it is well then, and shows it.
     async fn works(&mut self, work: Work, turn: Turn) -> (Said, Next) {
+        let late = turn.until;
         let mut next = self.node(work.clone(), None, turn).await;
-        if let Some(at) = turn.until {
-            // It may be too late by then.
+        if let Some(at) = late {
             next.after = next.after.min(until(at, Timestamp::now()));
         }
         if let Some(failing) = self.lifecycle.failing() {
@@ -319,22 +369,21 @@ impl Engine {
         Ok(record)
     }
 
-    fn show_record(&mut self, record: Option<&Record>, work: &Work, said: &Said) {
+    fn show_record(&mut self, record: Option<&Record>, work: &Work) {
         let newest = work.node.upgrade.as_ref();
         let shown = record.filter(|r| !r.at.is_over() || newest.is_none_or(|o| r.is_of(o)));
-        // What is left to be moved is said with it, and not forgotten before the next look.
-        let draining = |r: &&Record| r.at != At::Draining || *said == Said::Nothing;
-        if let Some(record) = shown.filter(draining)
-            && self
-                .board
-                .upgrade()
-                .is_none_or(|now| now.state != record.status().state)
+        let key = |u: &UpgradeStatus| (u.roll, u.stage, u.state);
+        let before = self.board.upgrade().map(key);
+        // What is said beside it (what is left to be moved) is not forgotten before the next look.
+        if let Some(now) = shown
+            .map(Record::status)
+            .filter(|now| Some(key(now)) != before)
         {
-            self.board.show_upgrade(record.status());
+            self.board.show_upgrade(now);
         }
     }
 
-    fn show_draining(&mut self, record: &Record, left: &Fault) {
+    fn show_left(&mut self, record: &Record, left: &Fault) {
         let mut status = record.status();
         status.fault = Some(left.clone());
         self.board.show_upgrade(status);

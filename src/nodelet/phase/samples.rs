@@ -115,6 +115,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         etcd: Default::default(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
+        etcd_of: None,
         cordoned: false,
         addons: match role {
             Role::Master => coredns(),

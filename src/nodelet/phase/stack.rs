@@ -9,14 +9,16 @@ use super::{Context, Steps, Wait, images, needs, trials};
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let mut steps = tried(ctx)?;
-    let stack = || ctx.node.stack.clone();
-    if ctx.role == Role::Master
-        && let Some(wants) = ctx.stack()?.etcd()
-    {
-        let stack = stack();
-        steps.push(Step::EtcdDataReady { stack, wants });
+    let etcd = ctx.etcd_of();
+    if ctx.role == Role::Master {
+        let stack = etcd.stack.clone();
+        let ready = |wants| Step::EtcdDataReady { stack, wants };
+        steps.extend(etcd.version.map(ready));
+        // A link of its own: the rest of the node changes its stack without it, and it without the rest.
+        steps.push(Step::EtcdStack { stack: etcd.stack });
     }
-    steps.push(Step::Stack { stack: stack() });
+    let stack = ctx.node.stack.clone();
+    steps.push(Step::Stack { stack });
     Ok(steps)
 }
 

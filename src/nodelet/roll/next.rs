@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{At, Record};
 use crate::model::{
-    AfterDrain, Fault, FaultCode, NodeSpec, StackRef, Timestamp, UpgradeOrder, UpgradeStage,
+    AfterDrain, BACKUP_MAX, Fault, FaultCode, NodeSpec, Role, StackRef, Timestamp, UpgradeOrder,
+    UpgradeStage,
 };
 use crate::nodelet::ledger::Installed;
 
@@ -16,6 +17,9 @@ pub const ATTEMPTS_MAX: u32 = 3;
 /// Longest until the other stack is the active one: it was tried before, so that what remains is etcd's
 /// data being made ready, and a link.
 const SWITCH_WITHIN: Duration = Duration::from_secs(600);
+
+/// Longest until there is a fresh backup: two tries of the largest database, with the pause between them.
+const BACKUP_WITHIN: Duration = Duration::from_secs(2 * BACKUP_MAX.as_secs() + 600);
 
 /// What is done next.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,10 @@ pub enum Move {
         /// Also against disruption budgets.
         force: bool,
     },
+    /// Work by the spec, and have a fresh backup of etcd made.
+    BackUp,
+    /// Work by the spec, with etcd of the stack that is ordered.
+    TakeEtcd,
     /// Work by the spec; the node stays cordoned.
     Switch,
     /// Work by the spec; the node is made schedulable.
@@ -50,6 +58,8 @@ pub struct Seen<'a> {
     pub installed: Option<&'a Installed>,
     /// The active stack.
     pub active: Option<&'a StackRef>,
+    /// The stack that etcd is of.
+    pub etcd: Option<&'a StackRef>,
     /// What came of what was done last.
     pub said: Said,
 }
@@ -64,6 +74,8 @@ pub enum Said {
     Anew,
     /// The stack is ready, and the node as it is installed is well.
     Ready,
+    /// There is a backup that is younger than the record.
+    BackedUp,
     /// No pod is left.
     Drained,
     /// Pods are left, for this reason.
@@ -84,17 +96,21 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
     };
     match order.stage {
         UpgradeStage::Prepare => return Move::Prepare,
-        UpgradeStage::Etcd => return Move::Follow,
-        UpgradeStage::Node => {}
+        UpgradeStage::Etcd | UpgradeStage::Node => {}
     }
     match record.filter(|r| r.is_of(order)).map(|r| r.at) {
         None => begins(order, seen),
         Some(At::Done) => Move::Follow,
         Some(At::PutBack | At::Refused) => Move::Keep,
         // Not over: see above.
-        Some(At::Draining | At::Switching | At::Proving | At::Uncordoning | At::PuttingBack) => {
-            Move::Follow
-        }
+        Some(
+            At::BackingUp
+            | At::Draining
+            | At::Switching
+            | At::Proving
+            | At::Uncordoning
+            | At::PuttingBack,
+        ) => Move::Follow,
     }
 }
 
@@ -103,15 +119,29 @@ fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
         // It becomes a node with that stack.
         return Move::Follow;
     };
-    let begin = |at| Move::Note(Box::new(Record::new(order, at, installed, seen.now)));
-    if installed.node.stack == order.stack {
+    let begin = |at| {
+        let record = Record::new(order, at, installed, seen.etcd, seen.now);
+        Move::Note(Box::new(record))
+    };
+    let etcd = order.stage == UpgradeStage::Etcd;
+    if etcd && installed.role != Role::Master {
+        return begin(At::Done);
+    }
+    let has = if etcd {
+        seen.etcd
+    } else {
+        Some(&installed.node.stack)
+    };
+    if has == Some(&order.stack) {
         // Nothing is to be changed; it has to be well.
         return begin(At::Uncordoning);
     }
     match &seen.said {
+        Said::Ready if etcd => begin(At::BackingUp),
         Said::Ready => begin(At::Draining),
         Said::Nothing
         | Said::Anew
+        | Said::BackedUp
         | Said::Drained
         | Said::Left(_)
         | Said::Well
@@ -121,16 +151,31 @@ fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
 
 fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
     let to = |at, fault: Option<Fault>| note(record, at, fault, seen.now);
-    if node.stack != record.order.stack {
+    // What etcd is of is no spec's word.
+    let wants = match record.order.stage {
+        UpgradeStage::Etcd => &record.from.node.stack,
+        UpgradeStage::Prepare | UpgradeStage::Node => &record.order.stack,
+    };
+    let ordered = node.upgrade.as_ref();
+    let withdrawn_in_time = !ordered.is_some_and(|order| record.is_of(order));
+    if withdrawn_in_time && matches!(record.at, At::BackingUp | At::Draining) {
+        return to(At::Refused, Some(withdrawn(record)));
+    }
+    if node.stack != *wants {
         match record.at {
-            At::Draining => return to(At::Refused, Some(withdrawn(record))),
             At::Switching | At::Proving => return to(At::PuttingBack, Some(withdrawn(record))),
             // It is proven: what the spec asks for now begins from there.
             At::Uncordoning => return to(At::Done, None),
-            At::PuttingBack | At::Done | At::PutBack | At::Refused => {}
+            At::BackingUp
+            | At::Draining
+            | At::PuttingBack
+            | At::Done
+            | At::PutBack
+            | At::Refused => {}
         }
     }
     match record.at {
+        At::BackingUp => backs_up(record, seen),
         At::Draining => drains(record, seen),
         At::Switching | At::Proving => switches(record, seen),
         At::Uncordoning => match seen.said {
@@ -138,6 +183,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
             Said::Nothing
             | Said::Anew
             | Said::Ready
+            | Said::BackedUp
             | Said::Drained
             | Said::Left(_)
             | Said::Failed(_) => Move::Uncordon,
@@ -148,6 +194,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
             Said::Nothing
             | Said::Anew
             | Said::Ready
+            | Said::BackedUp
             | Said::Drained
             | Said::Left(_)
             | Said::Failed(_) => Move::Back,
@@ -175,15 +222,49 @@ fn drains(record: &Record, seen: &Seen<'_>) -> Move {
         }
         (_, AfterDrain::Force) => Move::Drain { force: late },
         (
-            Said::Nothing | Said::Anew | Said::Ready | Said::Left(_) | Said::Well | Said::Failed(_),
+            Said::Nothing
+            | Said::Anew
+            | Said::Ready
+            | Said::BackedUp
+            | Said::Left(_)
+            | Said::Well
+            | Said::Failed(_),
             AfterDrain::Stop | AfterDrain::Wait,
         ) => Move::Drain { force: false },
     }
 }
 
+fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
+    if seen.said == Said::BackedUp {
+        let mut next = record.clone();
+        next.attempts = 1;
+        return note(&next, At::Switching, None, seen.now);
+    }
+    if !is_late(record, BACKUP_WITHIN, seen.now) {
+        return Move::BackUp;
+    }
+    let why = match &seen.said {
+        Said::Left(fault) => fault.why.clone(),
+        Said::Nothing
+        | Said::Anew
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Well
+        | Said::Failed(_) => "none was made".to_owned(),
+    };
+    let what = format!("etcd is not taken from stack {}", record.order.stack);
+    let why = format!("there is no fresh backup of it: {why}");
+    let fault = Fault::new(FaultCode::UpgradeFailed, what, why)
+        .fix("see pf9ctl etcd backup, then begin the upgrade again");
+    note(record, At::Refused, Some(fault), seen.now)
+}
+
 fn switches(record: &Record, seen: &Seen<'_>) -> Move {
     let back = |fault| note(record, At::PuttingBack, Some(fault), seen.now);
-    let active = seen.active == Some(&record.order.stack);
+    let etcd = record.order.stage == UpgradeStage::Etcd;
+    let now = if etcd { seen.etcd } else { seen.active };
+    let active = now == Some(&record.order.stack);
     match &seen.said {
         Said::Anew if record.attempts >= ATTEMPTS_MAX => return back(too_often(record)),
         Said::Anew => {
@@ -196,13 +277,19 @@ fn switches(record: &Record, seen: &Seen<'_>) -> Move {
         Said::Well if active && record.at == At::Proving => {
             return note(record, At::Uncordoning, None, seen.now);
         }
-        Said::Nothing | Said::Ready | Said::Drained | Said::Left(_) | Said::Well => {}
+        Said::Nothing
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Left(_)
+        | Said::Well => {}
     }
     if active && record.at == At::Switching {
         return note(record, At::Proving, None, seen.now);
     }
     match is_late(record, within(record), seen.now) {
         true => back(late(record)),
+        false if etcd => Move::TakeEtcd,
         false => Move::Switch,
     }
 }
@@ -212,9 +299,13 @@ pub(in crate::nodelet) fn within(record: &Record) -> Duration {
     match record.at {
         At::Switching => SWITCH_WITHIN,
         At::Proving => Duration::from_secs(record.order.prove_s.into()),
-        At::Draining | At::Uncordoning | At::PuttingBack | At::Done | At::PutBack | At::Refused => {
-            Duration::MAX
-        }
+        At::BackingUp
+        | At::Draining
+        | At::Uncordoning
+        | At::PuttingBack
+        | At::Done
+        | At::PutBack
+        | At::Refused => Duration::MAX,
     }
 }
 
@@ -233,7 +324,11 @@ fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
 }
 
 fn not_switched(record: &Record) -> String {
-    format!("this node is not on stack {}", record.order.stack)
+    let who = match record.order.stage {
+        UpgradeStage::Etcd => "etcd of this master",
+        UpgradeStage::Prepare | UpgradeStage::Node => "this node",
+    };
+    format!("{who} is not on stack {}", record.order.stack)
 }
 
 fn withdrawn(record: &Record) -> Fault {
@@ -264,7 +359,8 @@ fn too_often(record: &Record) -> Fault {
 fn late(record: &Record) -> Fault {
     let (what, seconds) = match record.at {
         At::Switching => ("it did not become the active one", SWITCH_WITHIN.as_secs()),
-        At::Draining
+        At::BackingUp
+        | At::Draining
         | At::Proving
         | At::Uncordoning
         | At::PuttingBack

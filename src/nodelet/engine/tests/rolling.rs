@@ -199,7 +199,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     });
     ledger.save().expect("ledger");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::Proving, &from, Timestamp::now());
+    let mut record = Record::new(&order, At::Proving, &from, None, Timestamp::now());
     record.attempts = ATTEMPTS_MAX;
     roll::save(&machine.fs, &record).expect("record");
     let mut life = machine.begin();
@@ -234,7 +234,7 @@ async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
     let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
     let from = ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::Switching, &from, Timestamp::UNIX_EPOCH);
+    let mut record = Record::new(&order, At::Switching, &from, None, Timestamp::UNIX_EPOCH);
     record.attempts = 1;
     roll::save(&machine.fs, &record).expect("record");
     let mut life = machine.begin();
@@ -258,7 +258,7 @@ async fn what_was_put_back_does_not_begin_again_by_itself() {
     let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
     let from = ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::PutBack, &from, Timestamp::UNIX_EPOCH);
+    let mut record = Record::new(&order, At::PutBack, &from, None, Timestamp::UNIX_EPOCH);
     let fault = Fault::new(
         FaultCode::UpgradeFailed,
         "it is not",

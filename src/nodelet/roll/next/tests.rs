@@ -26,6 +26,7 @@ struct World {
     spec: NodeSpec,
     installed: Installed,
     active: StackRef,
+    etcd: StackRef,
     record: Option<Record>,
     now: i64,
     /// Switches that were begun, restarts counted.
@@ -58,6 +59,7 @@ impl World {
                 generation: Generation(1),
             },
             active: stack("old"),
+            etcd: stack("old"),
             record: None,
             now: 1000,
             begun: 0,
@@ -83,6 +85,7 @@ impl World {
                 now: at(self.now),
                 installed: Some(&self.installed),
                 active: Some(&self.active),
+                etcd: Some(&self.etcd),
                 said: std::mem::take(&mut said),
             };
             match what_next(self.record.as_ref(), &self.spec, &seen) {
@@ -110,11 +113,19 @@ impl World {
                 self.installed.node = self.spec.clone();
             }
             Move::Back | Move::Keep => {
+                let record = self.record.as_ref().expect("a record");
+                if record.order.stage == UpgradeStage::Etcd {
+                    self.etcd = record.etcd.clone().expect("a master's");
+                }
                 let from = self.record.as_ref().expect("a record").from.clone();
                 self.active = from.node.stack.clone();
                 self.installed = from;
             }
-            Move::Follow | Move::Prepare | Move::Note(_) | Move::Drain { .. } => {}
+            Move::TakeEtcd => {
+                let order = self.record.as_ref().map(|r| r.order.stack.clone());
+                self.etcd = order.expect("a record");
+            }
+            Move::Follow | Move::Prepare | Move::Note(_) | Move::BackUp | Move::Drain { .. } => {}
         }
     }
 }
@@ -244,6 +255,74 @@ fn a_node_that_has_the_stack_already_is_done_when_it_is_well() {
     assert_eq!(world.begun, 0, "nothing was switched");
 }
 
+/// A master that is ordered to take etcd alone.
+fn etcd_alone() -> World {
+    let mut world = World::new(AfterDrain::Stop);
+    world.spec.stack = stack("old");
+    world.installed.role = Role::Master;
+    if let Some(order) = &mut world.spec.upgrade {
+        order.stage = UpgradeStage::Etcd;
+    }
+    world
+}
+
+#[test]
+fn etcd_alone_is_taken_after_a_fresh_backup_and_nothing_is_drained() {
+    let mut world = etcd_alone();
+    assert_eq!(world.ask(Said::Nothing), Move::Prepare);
+    assert_eq!(world.ask(Said::Ready), Move::BackUp);
+    assert_eq!(world.ask(Said::Nothing), Move::BackUp);
+    assert_eq!(world.ask(Said::BackedUp), Move::TakeEtcd);
+    world.does(&Move::TakeEtcd);
+    assert_eq!(world.ask(Said::Nothing), Move::TakeEtcd);
+    assert_eq!(world.ask(Said::Well), Move::Uncordon);
+    assert_eq!(world.ask(Said::Well), Move::Follow);
+    assert_eq!(world.active, stack("old"), "the rest stays");
+    let way = [
+        At::BackingUp,
+        At::Switching,
+        At::Proving,
+        At::Uncordoning,
+        At::Done,
+    ];
+    assert_eq!(world.written, way);
+}
+
+#[test]
+fn without_a_backup_etcd_stays_and_a_worker_has_none() {
+    let mut world = etcd_alone();
+    world.ask(Said::Ready);
+    world.now += i64::try_from(BACKUP_WITHIN.as_secs()).expect("seconds");
+    let none = Said::Left(why("the disk is full"));
+    assert_eq!(world.ask(none), Move::Keep);
+    let record = world.record.clone().expect("a record");
+    assert_eq!(record.at, At::Refused);
+    assert!(
+        record
+            .fault
+            .is_some_and(|f| f.why.contains("the disk is full"))
+    );
+    assert_eq!(world.begun, 0);
+    let mut worker = etcd_alone();
+    worker.installed.role = Role::Worker;
+    assert_eq!(worker.ask(Said::Nothing), Move::Follow);
+    assert_eq!(worker.is(), Some(At::Done));
+}
+
+#[test]
+fn etcd_that_does_not_come_up_goes_back_to_where_it_was() {
+    let mut world = etcd_alone();
+    world.ask(Said::Ready);
+    world.ask(Said::BackedUp);
+    world.does(&Move::TakeEtcd);
+    world.ask(Said::Nothing);
+    assert_eq!(world.ask(Said::Failed(why("no"))), Move::Back);
+    let record = world.record.clone().expect("a record");
+    assert_eq!(record.etcd, Some(stack("old")));
+    assert_eq!(world.ask(Said::Well), Move::Keep);
+    assert_eq!(world.is(), Some(At::PutBack));
+}
+
 /// What may happen to a node between two questions.
 #[derive(Clone, Debug)]
 enum Happens {
@@ -275,6 +354,10 @@ fn policies() -> impl Strategy<Value = AfterDrain> {
 fn comes_to(step: &Move, which: u8) -> Said {
     match (step, which) {
         (Move::Prepare, 0..3) => Said::Ready,
+        (Move::BackUp, 0..2) => Said::BackedUp,
+        (Move::BackUp, 2) => Said::Left(why("none")),
+        (Move::TakeEtcd, 0..2) => Said::Well,
+        (Move::TakeEtcd, 2) => Said::Failed(why("no")),
         (Move::Drain { .. }, 0..2) => Said::Drained,
         (Move::Drain { .. }, _) => Said::Left(why("some")),
         (Move::Switch | Move::Uncordon | Move::Back, 0..2) => Said::Well,
@@ -302,7 +385,11 @@ proptest! {
                     At::PutBack | At::Refused | At::Draining => {
                         prop_assert_eq!(&world.active, &stack("old"));
                     }
-                    At::Switching | At::Proving | At::Uncordoning | At::PuttingBack => {}
+                    At::BackingUp
+                    | At::Switching
+                    | At::Proving
+                    | At::Uncordoning
+                    | At::PuttingBack => {}
                 }
             }
             match event {
@@ -340,6 +427,46 @@ proptest! {
             };
             prop_assert_eq!(&world.active, &want, "{:?}", world.written);
         }
+    }
+
+    /// Likewise etcd alone: the rest of the node stays what it is.
+    #[test]
+    fn etcd_alone_ends_too_and_touches_nothing_else(
+        story in proptest::collection::vec(happens(), 0..60),
+    ) {
+        let mut world = etcd_alone();
+        let mut said = Said::Nothing;
+        let quiet = std::iter::repeat_n(Happens::Goes { said: 0, seconds: 1 }, 12);
+        let last = story.len();
+        for (n, event) in story.into_iter().chain(quiet).enumerate() {
+            let step = world.ask(std::mem::take(&mut said));
+            prop_assert!(world.begun <= ATTEMPTS_MAX, "{}", world.begun);
+            prop_assert_eq!(&world.active, &stack("old"));
+            let moves_pods = matches!(step, Move::Drain { .. });
+            prop_assert!(!moves_pods);
+            match event {
+                Happens::Killed { done } => {
+                    if done {
+                        world.does(&step);
+                    }
+                    let going = world.record.as_ref().is_some_and(|r| !r.at.is_over());
+                    said = if going { Said::Anew } else { Said::Nothing };
+                }
+                Happens::Goes { said: which, seconds } => {
+                    world.does(&step);
+                    world.now += seconds;
+                    said = comes_to(&step, if n >= last { 0 } else { which });
+                }
+                Happens::Withdrawn => world.spec.upgrade = None,
+            }
+        }
+        let over = world.record.as_ref().is_none_or(|r| r.at.is_over());
+        prop_assert!(over, "{:?}", world.written);
+        let want = match world.is() {
+            Some(At::Done) => stack("new"),
+            _ => stack("old"),
+        };
+        prop_assert_eq!(&world.etcd, &want, "{:?}", world.written);
     }
 
     /// Disruption budgets are passed by only where that is allowed, and not before it is late.
