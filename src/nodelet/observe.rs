@@ -14,7 +14,7 @@ mod cluster;
 mod etcd;
 mod probes;
 
-pub(super) use cluster::{digest, version_of};
+pub(super) use cluster::{digest, ready, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

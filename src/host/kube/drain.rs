@@ -202,47 +202,4 @@ fn movable(pod: &Value) -> Option<Pod> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pods_of_the_node_itself_stay() {
-        let pod = |extra: Value| {
-            let mut pod = json!({"metadata": {"name": "a", "namespace": "b"}});
-            for (k, v) in extra.as_object().cloned().unwrap_or_default() {
-                match (k.as_str(), v) {
-                    ("status", v) => pod["status"] = v,
-                    (k, v) => pod["metadata"][k] = v,
-                }
-            }
-            movable(&pod).is_some()
-        };
-        assert!(pod(json!({})));
-        assert!(pod(json!({"ownerReferences": [{"kind": "ReplicaSet"}]})));
-        assert!(!pod(json!({"ownerReferences": [{"kind": "DaemonSet"}]})));
-        assert!(!pod(
-            json!({"annotations": {"kubernetes.io/config.mirror": "x"}})
-        ));
-        assert!(!pod(json!({"status": {"phase": "Succeeded"}})));
-    }
-
-    #[test]
-    fn the_budget_that_keeps_a_pod_is_named() {
-        let said = "Cannot evict pod as it would violate the pod's disruption budget.: The disruption \
-                    budget web needs 2 healthy pods and has 2 currently";
-        assert_eq!(budget("shop", said), "shop/web");
-        for other in ["too many requests", "The disruption budget <b> needs", ""] {
-            assert_eq!(budget("shop", other), "one in shop", "{other}");
-        }
-    }
-
-    #[test]
-    fn a_persons_cordon_is_told_from_ours() {
-        let person = json!({"spec": {"unschedulable": true}});
-        assert_eq!(Kube::cordoned(&person), (true, false));
-        let ours = json!({"spec": {"unschedulable": true},
-                          "metadata": {"annotations": {DRAIN_MARK: "true"}}});
-        assert_eq!(Kube::cordoned(&ours), (true, true));
-        assert_eq!(Kube::cordoned(&json!({"spec": {}})), (false, false));
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
 use super::super::roll::{self, Move, Record, Said, Seen, prove, what_next};
+use super::super::status::LOOK_MAX;
 use super::Engine;
 use super::clock::until;
 use super::converging::{Node, Turn};
@@ -243,6 +244,8 @@ impl Engine {
     async fn drains(&mut self, record: &Record, force: bool, turn: Turn) -> (Said, Next) {
         let end = Instant::now() + DRAIN_FOR;
         let left = loop {
+            // A hundred pods are asked one after the other.
+            self.board.expects(LOOK_MAX);
             let left = match self.drain_once(record, force).await {
                 Ok(pass) if pass.left == 0 => return (Said::Drained, Next::now()),
                 Ok(pass) => still_there(&pass),
@@ -252,7 +255,6 @@ impl Engine {
                 break left;
             }
             self.show_left(record, &left);
-            self.board.expects(DRAIN_FOR);
             let mut orders = self.told.orders.clone();
             tokio::select! {
                 // cancel-safe: all are; what changed is taken up by the next round

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::model::StackManifest;
+use crate::nodelet::observe::ready;
 
 /// Programs of the control plane that are static pods.
 pub const STATIC_PODS: [&str; 3] = [
@@ -32,7 +33,7 @@ pub fn node(node: &Value, stack: &StackManifest) -> Result<(), String> {
             "the cluster sees a containerd {runtime}, not {wants}"
         ));
     }
-    is_ready(node).map_err(|why| format!("the node is not Ready: {why}"))
+    ready(node).map_err(|why| format!("the node is not Ready: {why}"))
 }
 
 /// What a static pod of the control plane lacks, if something: Ready, with this image.
@@ -47,7 +48,7 @@ pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(
             has.unwrap_or("nothing")
         ));
     }
-    is_ready(pod).map_err(|why| format!("{component} is not Ready: {why}"))
+    ready(pod).map_err(|why| format!("{component} is not Ready: {why}"))
 }
 
 /// A program may say more of itself than its release, e.g. `v1.37.2-1+pf9`.
@@ -56,19 +57,6 @@ fn is_release(says: &str, wants: &str) -> bool {
     let (says, wants) = (bare(says), bare(wants));
     says.strip_prefix(wants.as_str())
         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
-}
-
-fn is_ready(object: &Value) -> Result<(), String> {
-    let conditions = object
-        .pointer("/status/conditions")
-        .and_then(Value::as_array);
-    let is = |c: &&Value| c.get("type").and_then(Value::as_str) == Some("Ready");
-    let ready = conditions.into_iter().flatten().find(is);
-    let text = |field: &str| ready.and_then(|c| c.get(field)).and_then(Value::as_str);
-    match text("status") {
-        Some("True") => Ok(()),
-        Some(_) | None => Err(text("message").unwrap_or("it says nothing").to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -168,12 +168,16 @@ async fn what_is_ready_is_not_collected() {
     put(&life, machine.ordered(6, UpgradeStage::Prepare, &old, &new));
     life.engine.round().await;
     assert_eq!(upgrade(&life).state, UpgradeState::Ready);
+    // Else it would only be unpacked again.
+    let archive = stack::staged_archive(&new.manifest);
+    machine.fs.remove_file(archive).expect("remove");
     let kubelet = format!("{}/{}/bin/kubelet", paths::STACKS, old.dir_name());
     machine.damage(&kubelet, b"drifted");
     life.engine.round().await;
     let text = machine.fs.read(&kubelet, 4096).expect("read");
     assert_eq!(text.as_deref(), Some(RUNS), "the active one is repaired");
     assert!(machine.stacks().contains(&new.dir_name()));
+    assert_eq!(upgrade(&life).state, UpgradeState::Ready);
 }
 
 /// The machine went down with a switch for the last time: it comes up and goes back, program and

@@ -235,6 +235,24 @@ fn a_machine_that_was_off_has_its_time_to_be_proven() {
 }
 
 #[test]
+fn an_order_that_is_withdrawn_before_the_switch_changes_nothing() {
+    let mut node = World::new(AfterDrain::Wait);
+    node.ask(Said::Ready);
+    let mut master = etcd_alone();
+    master.ask(Said::Ready);
+    for mut world in [node, master] {
+        world.spec.stack = stack("old");
+        world.spec.upgrade = None;
+        assert_eq!(world.ask(Said::Nothing), Move::Follow);
+        let record = world.record.expect("a record");
+        assert_eq!(record.at, At::Refused);
+        let code = record.fault.map(|f| f.code);
+        assert_eq!(code, Some(FaultCode::UpgradeWithdrawn));
+        assert_eq!(world.begun, 0);
+    }
+}
+
+#[test]
 fn what_is_proven_is_not_put_back_by_another_spec() {
     let mut world = World::proving();
     world.ask(Said::Well);
@@ -350,6 +368,15 @@ fn policies() -> impl Strategy<Value = AfterDrain> {
     ]
 }
 
+/// Killed before or after what was to be done; what the next process begins with.
+fn killed(world: &mut World, step: &Move, done: bool) -> Said {
+    if done {
+        world.does(step);
+    }
+    let going = world.record.as_ref().is_some_and(|r| !r.at.is_over());
+    if going { Said::Anew } else { Said::Nothing }
+}
+
 /// What a move may come to.
 fn comes_to(step: &Move, which: u8) -> Said {
     match (step, which) {
@@ -393,13 +420,7 @@ proptest! {
                 }
             }
             match event {
-                Happens::Killed { done } => {
-                    if done {
-                        world.does(&step);
-                    }
-                    let going = world.record.as_ref().is_some_and(|r| !r.at.is_over());
-                    said = if going { Said::Anew } else { Said::Nothing };
-                }
+                Happens::Killed { done } => said = killed(&mut world, &step, done),
                 Happens::Goes { said: which, seconds } => {
                     world.does(&step);
                     world.now += seconds;
@@ -445,13 +466,7 @@ proptest! {
             let moves_pods = matches!(step, Move::Drain { .. });
             prop_assert!(!moves_pods);
             match event {
-                Happens::Killed { done } => {
-                    if done {
-                        world.does(&step);
-                    }
-                    let going = world.record.as_ref().is_some_and(|r| !r.at.is_over());
-                    said = if going { Said::Anew } else { Said::Nothing };
-                }
+                Happens::Killed { done } => said = killed(&mut world, &step, done),
                 Happens::Goes { said: which, seconds } => {
                     world.does(&step);
                     world.now += seconds;
