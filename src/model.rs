@@ -20,6 +20,7 @@
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `upgrade`   | [`UpgradeOrder`], [`UpgradeStatus`]: one node's part in a roll |
 //! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
 //! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
@@ -62,6 +63,7 @@ mod status;
 mod taken;
 mod trust;
 mod tunnel;
+mod upgrade;
 
 pub use addon::*;
 pub use api::*;
@@ -88,5 +90,6 @@ pub use status::*;
 pub use taken::*;
 pub use trust::*;
 pub use tunnel::*;
+pub use upgrade::*;
 
 pub use jiff::Timestamp;

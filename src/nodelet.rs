@@ -29,6 +29,7 @@
 //! | `trial`     | lets a program read its configuration before it is started with it |
 //! | `etcd`      | what this master's member of etcd is, and whether its data are there |
 //! | `removal`   | takes everything away again |
+//! | `roll`      | this node's part in a roll: what comes next, and the way back |
 //! | `lifecycle` | ok, converging, retrying, failed: pure |
 //! | `ledger`, `journal` | what was done, on disk |
 //! | `certs`     | keys, requests, certificates |
@@ -68,6 +69,7 @@ mod policies;
 pub mod removal;
 #[cfg(test)]
 mod rig;
+pub mod roll;
 pub mod run;
 pub mod server;
 pub mod status;

@@ -37,8 +37,9 @@ use std::path::{Path, PathBuf};
 
 pub use coming::Stops;
 pub use install::{
-    Depth, Prepared, Staged, activate, active_content, collect_garbage, current, incoming_of,
-    keep_on_disk, prepare, renew_signature, signer, staged, verify_installed,
+    Depth, Prepared, Staged, activate, activate_etcd, active_content, collect_garbage, current,
+    current_etcd, etcd_content, incoming_of, keep_on_disk, prepare, renew_signature, signer,
+    staged, verify_installed,
 };
 pub use manifest::{Manifest, staged_archive, staged_manifest, staged_part};
 

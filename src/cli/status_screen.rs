@@ -5,7 +5,7 @@ use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
     DownloadStatus, Expiry, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, SessionKind,
-    SessionState, SessionStatus, Timestamp, TunnelState, TunnelStatus,
+    SessionState, SessionStatus, Timestamp, TunnelState, TunnelStatus, UpgradeState, UpgradeStatus,
 };
 
 impl Show for StatusReport {
@@ -226,6 +226,9 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
         screen.row("stack", Ink::Plain, &stack.to_string(), width);
     }
+    if let Some(now) = report.node.as_ref().and_then(|n| n.upgrade.as_ref()) {
+        upgrade(screen, now, report.taken_at, width);
+    }
     if let Some(chosen) = report.node.as_ref().and_then(|n| n.kube_proxy.as_ref()) {
         screen.row("services", Ink::Plain, &chosen.to_string(), width);
     }
@@ -252,6 +255,31 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     }
     for warning in &report.warnings {
         screen.row("warning", Ink::Warn, &warning.to_string(), width);
+    }
+}
+
+/// The node's part in the newest roll: where to, how far, and why not further.
+fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize) {
+    let ink = match now.state {
+        UpgradeState::Ready | UpgradeState::Done => Ink::Plain,
+        UpgradeState::Fetching
+        | UpgradeState::Checking
+        | UpgradeState::Draining
+        | UpgradeState::Switching
+        | UpgradeState::Proving
+        | UpgradeState::PuttingBack => Ink::Warn,
+        UpgradeState::PutBack | UpgradeState::Refused => Ink::Bad,
+    };
+    let since = span(at.duration_since(now.since));
+    let times = match now.attempts {
+        0 | 1 => String::new(),
+        n => format!(" · begun {n} times"),
+    };
+    let (stack, stage, state) = (&now.stack, now.stage, now.state);
+    let text = format!("to {stack} · stage {stage} · {state} for {since}{times}");
+    screen.row("upgrade", ink, &text, width);
+    if let Some(fault) = &now.fault {
+        screen.row("", ink, &fault.to_string(), width);
     }
 }
 

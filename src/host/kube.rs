@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::tls::{self, Identity, TlsError};
 
-pub use drain::{DRAIN_MARK, DrainOutcome};
+pub use drain::{DRAIN_MARK, DrainOutcome, DrainPass};
 
 /// One call: the API server answers from memory or etcd, or it is not well.
 const CALL: Duration = Duration::from_secs(10);
@@ -341,7 +341,17 @@ fn said(bytes: &[u8]) -> String {
     const SHOWN: usize = 400;
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let text = match value.get("message").and_then(Value::as_str) {
-        Some(message) => message.to_owned(),
+        Some(message) => {
+            // A disruption budget is named there only.
+            let causes = value.pointer("/details/causes").and_then(Value::as_array);
+            let causes = causes.into_iter().flatten();
+            let named = causes.filter_map(|c| c.get("message")?.as_str());
+            let mut text = message.to_owned();
+            for cause in named.filter(|cause| !message.contains(cause)) {
+                text = format!("{text}: {cause}");
+            }
+            text
+        }
         None => String::from_utf8_lossy(bytes).into_owned(),
     };
     text.trim().chars().take(SHOWN).collect()

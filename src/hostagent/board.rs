@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::model::{
     Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeState, NodeStatus,
-    Role, StackRef, Timestamp, TrustStatus, TrustVersion,
+    Role, StackRef, Timestamp, TrustStatus, TrustVersion, UpgradeState, UpgradeStatus,
 };
 
 /// Whether nodelet has the accepted spec.
@@ -147,6 +147,32 @@ impl Facts {
         Some(node.stack.clone())
     }
 
+    /// The stack to be fetched now.
+    pub(super) fn stack_to_fetch(&self) -> Option<StackRef> {
+        let (own, beside) = (self.stack()?, self.stack_beside());
+        let node = self.node.as_ref();
+        let upgrade = node.and_then(|n| n.upgrade.as_ref());
+        let wants = node.and_then(|n| n.wants_stack.as_ref());
+        Some(to_fetch(own, beside, upgrade, wants))
+    }
+
+    /// The stack beside the node's own whose archive is kept: until it is ready. One that is refused is tried
+    /// again, and not fetched again for that.
+    pub(super) fn staged_beside(&self) -> Option<StackRef> {
+        let said = self.node.as_ref().and_then(|n| n.upgrade.as_ref());
+        let ready = |stack: &StackRef| {
+            said.is_some_and(|u| u.state == UpgradeState::Ready && u.stack == *stack)
+        };
+        self.stack_beside().filter(|stack| !ready(stack))
+    }
+
+    /// The stack that is to be ready beside the node's own.
+    fn stack_beside(&self) -> Option<StackRef> {
+        let node = self.spec.as_ref()?.spec.assignment.node()?;
+        let order = node.upgrade.as_ref()?;
+        (order.stack != node.stack).then(|| order.stack.clone())
+    }
+
     /// nodelet says that this stack is the active one.
     pub(super) fn nodelet_has(&self, stack: &StackRef) -> bool {
         self.node
@@ -165,5 +191,87 @@ impl Facts {
         self.node
             .as_ref()
             .is_some_and(|n| n.wants_stack.as_ref() == Some(stack))
+    }
+}
+
+/// The node's own stack, or, while the node has that one, the one that it is to have ready beside it.
+fn to_fetch(
+    own: StackRef,
+    beside: Option<StackRef>,
+    upgrade: Option<&UpgradeStatus>,
+    wants: Option<&StackRef>,
+) -> StackRef {
+    let comes = |stack: &StackRef| {
+        upgrade.is_some_and(|u| u.state == UpgradeState::Fetching && u.stack == *stack)
+    };
+    // Not for as long as it is wanted: it is unpacked while it comes, and not wanted then any more.
+    beside
+        .filter(|stack| comes(stack) && wants != Some(&own))
+        .unwrap_or(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, RollId, UpgradeStage};
+
+    fn stack(version: &str) -> StackRef {
+        StackRef {
+            name: "pf9-kube".into(),
+            version: version.into(),
+            manifest: Digest::of(version.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn the_nodes_own_stack_comes_first_and_the_other_until_it_is_unpacked() {
+        let (own, other) = (stack("1"), stack("2"));
+        let said = |state, stack: &StackRef| UpgradeStatus {
+            roll: RollId(uuid::Uuid::nil()),
+            stage: UpgradeStage::Prepare,
+            stack: stack.clone(),
+            state,
+            attempts: 1,
+            fault: None,
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let fetch = |beside: Option<&StackRef>, said: Option<&UpgradeStatus>, wants| {
+            to_fetch(own.clone(), beside.cloned(), said, wants)
+        };
+        let comes = said(UpgradeState::Fetching, &other);
+        assert_eq!(fetch(Some(&other), Some(&comes), Some(&other)), other);
+        assert_eq!(
+            fetch(Some(&other), Some(&comes), None),
+            other,
+            "while it is unpacked"
+        );
+        assert_eq!(
+            fetch(Some(&other), Some(&comes), Some(&own)),
+            own,
+            "the node needs it"
+        );
+        assert_eq!(
+            fetch(None, Some(&comes), Some(&other)),
+            own,
+            "nobody ordered it"
+        );
+        assert_eq!(
+            fetch(Some(&other), None, Some(&other)),
+            own,
+            "nodelet knows of no order"
+        );
+        for state in [
+            UpgradeState::Checking,
+            UpgradeState::Ready,
+            UpgradeState::Refused,
+        ] {
+            assert_eq!(fetch(Some(&other), Some(&said(state, &other)), None), own);
+        }
+        let third = said(UpgradeState::Fetching, &stack("3"));
+        assert_eq!(
+            fetch(Some(&other), Some(&third), None),
+            own,
+            "an order of before"
+        );
     }
 }

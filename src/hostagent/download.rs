@@ -1,4 +1,5 @@
-//! Task: the stack the spec names, into the staging directory.
+//! Task: the stack the spec names, into the staging directory; then the one that the node is to have ready
+//! beside it, one at a time.
 //!
 //! Manifest first (small, signed), then, when the stack fits this machine, the archive, resumed where
 //! it broke off. The digest is
@@ -53,16 +54,18 @@ struct Waits {
 
 pub(super) async fn run(agent: Agent) {
     loop {
-        let want = agent.board.read(Facts::stack);
-        sweep(&agent, want.as_ref()).await;
+        let wanted = |f: &Facts| (f.stack_to_fetch(), f.staged_beside());
+        let (want, beside) = agent.board.read(wanted);
+        let own = agent.board.read(Facts::stack);
+        sweep(&agent, &[want.as_ref(), own.as_ref(), beside.as_ref()]).await;
         agent.board.set(|f| &mut f.download, None);
         let Some(stack) = want else {
-            agent.board.wait(|f| f.stack().map(drop)).await;
+            agent.board.wait(|f| f.stack_to_fetch().map(drop)).await;
             continue;
         };
         let changed = agent
             .board
-            .wait(|f| (f.stack().as_ref() != Some(&stack)).then_some(()));
+            .wait(|f| (wanted(f) != (Some(stack.clone()), beside.clone())).then_some(()));
         let mut waits = Waits {
             retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
             settle: Backoff::new(SETTLE_FIRST, SETTLE_CAP),
@@ -301,10 +304,11 @@ async fn wake_nodelet(agent: &Agent) {
 }
 
 /// Removes what is staged for other stacks.
-async fn sweep(agent: &Agent, keep: Option<&StackRef>) {
-    let (fs, keep) = (agent.fs.clone(), keep.map(|s| s.manifest.to_string()));
+async fn sweep(agent: &Agent, keep: &[Option<&StackRef>]) {
+    let kept = keep.iter().flatten().map(|s| s.manifest.to_string());
+    let (fs, keep): (_, Vec<String>) = (agent.fs.clone(), kept.collect());
     let swept = blocking(move || {
-        let foreign = |name: &String| keep.as_ref().is_none_or(|k| !name.starts_with(k.as_str()));
+        let foreign = |name: &String| !keep.iter().any(|k| name.starts_with(k.as_str()));
         fs.list(paths::STAGING)?
             .into_iter()
             .filter(foreign)

@@ -254,6 +254,7 @@ pub(super) mod tests {
             last_sweep_at: None,
             stack: None,
             wants_stack: None,
+            upgrade: None,
             certificate_requests: Vec::new(),
             service_account_key: None,
             kube_proxy: None,

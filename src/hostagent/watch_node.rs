@@ -7,7 +7,7 @@ use super::backoff::Backoff;
 use super::board::Facts;
 use super::spec_store::SpecStore;
 use super::{Agent, blocking};
-use crate::model::{NodeState, NodeStatus, Role};
+use crate::model::{NodeState, NodeStatus, Role, UpgradeState, UpgradeStatus};
 
 /// How long nodelet holds a poll that has nothing new.
 const WAIT_S: u64 = 25;
@@ -56,10 +56,40 @@ pub(super) async fn run(agent: Agent) {
 }
 
 fn heard(agent: &Agent, status: NodeStatus) {
+    let before = agent.board.read(|f| f.node.clone());
+    // What was so before this program began was told by the one before it.
+    if let (Some(before), Some(now)) = (before, &status.upgrade)
+        && is_news(before.upgrade.as_ref(), now)
+    {
+        let (stack, stage, state) = (&now.stack, now.stage, now.state);
+        let message = format!("upgrade to {stack}, stage {stage}: {state}");
+        agent.events.emit(event(state), message, now.fault.clone());
+    }
     agent.board.update(|facts| {
         facts.node_fault = None;
         facts.node = Some(Arc::new(status));
     });
+}
+
+fn is_news(before: Option<&UpgradeStatus>, now: &UpgradeStatus) -> bool {
+    let key = |u: &UpgradeStatus| (u.roll, u.stage, u.state);
+    before.is_none_or(|before| key(before) != key(now))
+}
+
+/// The kind of event that tells of it.
+fn event(state: UpgradeState) -> &'static str {
+    match state {
+        UpgradeState::Fetching => "upgrade-fetching",
+        UpgradeState::Checking => "upgrade-checking",
+        UpgradeState::Ready => "upgrade-ready",
+        UpgradeState::Draining => "upgrade-draining",
+        UpgradeState::Switching => "upgrade-switching",
+        UpgradeState::Proving => "upgrade-proving",
+        UpgradeState::Done => "upgrade-done",
+        UpgradeState::PuttingBack => "upgrade-putting-back",
+        UpgradeState::PutBack => "upgrade-put-back",
+        UpgradeState::Refused => "upgrade-refused",
+    }
 }
 
 /// When the role is gone entirely, nodelet may rest: it is not asked until the next spec.

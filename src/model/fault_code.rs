@@ -289,7 +289,10 @@ codes! {
         UnitRemoval = "unit-removal",
         Units = "units",
         Unstable = "unstable",
+        UpgradeFailed = "upgrade-failed",
         UpgradeImpossible = "upgrade-impossible",
+        UpgradeNotDrained = "upgrade-not-drained",
+        UpgradeWithdrawn = "upgrade-withdrawn",
         Waiting = "waiting",
         ZonesUneven = "zones-uneven",
     }

@@ -49,6 +49,17 @@ const FIELDS: &[Field] = &[
     ("assignment.stack.name", FIRST, Old::Refuses),
     ("assignment.stack.version", FIRST, Old::Refuses),
     ("assignment.stack.manifest", FIRST, Old::Refuses),
+    ("assignment.upgrade", FIRST, Old::Refuses),
+    ("assignment.upgrade.roll", FIRST, Old::Refuses),
+    ("assignment.upgrade.stage", FIRST, Old::Refuses),
+    ("assignment.upgrade.stack", FIRST, Old::Refuses),
+    ("assignment.upgrade.stack.name", FIRST, Old::Refuses),
+    ("assignment.upgrade.stack.version", FIRST, Old::Refuses),
+    ("assignment.upgrade.stack.manifest", FIRST, Old::Refuses),
+    ("assignment.upgrade.drain", FIRST, Old::Refuses),
+    ("assignment.upgrade.drain.timeout_s", FIRST, Old::Refuses),
+    ("assignment.upgrade.drain.then", FIRST, Old::Refuses),
+    ("assignment.upgrade.prove_s", FIRST, Old::Refuses),
     ("assignment.authorities", FIRST, Old::Refuses),
     ("assignment.authorities.cluster", FIRST, Old::Refuses),
     ("assignment.authorities.etcd", FIRST, Old::Refuses),
@@ -297,11 +308,12 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy, BackupSigner,
-        CgroupDriverChoice, ClaimSpec, ClusterId, Digest, EtcdGone, EtcdMember, EtcdSpec,
-        Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer, NetworkPlugin,
-        NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity, PodSecurityLevel,
-        ProxyModeChoice, RestoreOrder, RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp,
+        AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
+        BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
+        EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
+        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity,
+        PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId, RuntimeSpec, SPEC_SCHEMA, Spec,
+        StackRef, Timestamp, UpgradeOrder, UpgradeStage,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -332,6 +344,20 @@ pub(super) mod tests {
                     version: "1".into(),
                     manifest: Digest::of(b"m"),
                 },
+                upgrade: Some(UpgradeOrder {
+                    roll: RollId(uuid::Uuid::from_u128(4)),
+                    stage: UpgradeStage::Prepare,
+                    stack: StackRef {
+                        name: "s".into(),
+                        version: "2".into(),
+                        manifest: Digest::of(b"n"),
+                    },
+                    drain: DrainPolicy {
+                        timeout_s: 60,
+                        then: AfterDrain::Force,
+                    },
+                    prove_s: 120,
+                }),
                 authorities: Authorities {
                     cluster: pem(),
                     etcd: pem(),

@@ -80,6 +80,9 @@ pub const STACKS: &str = "/opt/pf9/stacks";
 /// Symlink to the active stack.
 pub const STACK_CURRENT: &str = "/opt/pf9/stacks/current";
 
+/// Symlink to the stack that etcd's programs are of: mostly the active one.
+pub const STACK_ETCD: &str = "/opt/pf9/stacks/etcd-current";
+
 /// Logs.
 pub const LOG_DIR: &str = "/var/log/pf9";
 /// The story of the role.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Authorities, Authority, BACKUP_SIGNERS_MAX, BackupPolicy, BackupSigner, ClusterId, EtcdGone,
     Fault, FaultCode, Generation, HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef,
-    quota_fault, taken_by_spec,
+    UpgradeOrder, quota_fault, taken_by_spec,
 };
 
 mod addons;
@@ -106,6 +106,9 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Which stack runs here.
     pub stack: StackRef,
+    /// What it does in the roll that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeOrder>,
     /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
     /// the plane.
     pub authorities: Authorities,
@@ -372,6 +375,10 @@ impl NodeSpec {
         }
         if let Some((field, why)) = self.etcd.restore.as_ref().and_then(RestoreOrder::fault) {
             return Err(bad(&format!("assignment.etcd.restore.{field}"), why));
+        }
+        let upgrade = self.upgrade.as_ref();
+        if let Some((field, why)) = upgrade.and_then(|order| order.fault(&self.stack)) {
+            return Err(bad(&format!("assignment.upgrade.{field}"), why));
         }
         if let Some((field, why)) = self.kube_proxy.fault() {
             return Err(bad(&format!("assignment.kube_proxy.{field}"), why));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault,
-    Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
+    Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus, UpgradeStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -130,6 +130,9 @@ pub struct NodeStatus {
     pub stack: Option<StackRef>,
     /// The stack that is wanted and not yet staged.
     pub wants_stack: Option<StackRef>,
+    /// Its part in the newest roll; absent where there never was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeStatus>,
     /// Certificates the plane is asked for; see [`CertificateRequest`].
     pub certificate_requests: Vec<CertificateRequest>,
     /// Public service-account key of this master (PEM), for the other masters.

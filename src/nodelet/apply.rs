@@ -144,6 +144,9 @@ impl<'s, 'a> Shared<'s, 'a> {
             Step::Stack { stack } => {
                 crate::stack::activate(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
             }
+            Step::EtcdStack { stack } => {
+                crate::stack::activate_etcd(fs, stack).map_err(|e| Failed::Fault(e.fault(stack)))
+            }
             Step::StackOnDisk { stack } => self.stack_on_disk(stack).await,
             Step::Module { name, optional } => self.module(step, name, *optional).await,
             Step::Sysctl { key, value } => self
@@ -207,8 +210,7 @@ impl<'s, 'a> Shared<'s, 'a> {
     async fn tried(&self, trial: &TrialStep) -> Result<(), Failed> {
         trial::run(self.host, trial).await?;
         let mut all = self.alone().await;
-        let tried = &mut all.ledger.ledger.tried;
-        tried.insert(trial.program.clone(), trial.digest());
+        all.ledger.ledger.pass(&trial.program, trial.digest());
         Ok(all.ledger.save()?)
     }
 

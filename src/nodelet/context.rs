@@ -2,6 +2,8 @@
 
 mod drop_ins;
 
+use semver::Version;
+
 use crate::host::facts::os_release;
 use crate::host::fs::HostFs;
 use crate::host::net::Nftables;
@@ -15,7 +17,7 @@ use crate::telemetry::chain;
 
 use super::certs;
 use super::etcd;
-use super::phase::{self, AddonFile, Context, DropIns, Facts};
+use super::phase::{self, AddonFile, Context, DropIns, EtcdOf, Facts};
 use super::status::Learnt;
 
 /// Largest add-on manifest.
@@ -88,6 +90,11 @@ pub fn gather(
         },
         drop_ins: drop_ins::look(&host.fs, node.runtime.drop_ins.as_deref())
             .map_err(|e| fail(&e))?,
+        etcd_of: match role {
+            Role::Master => other_etcd(&host.fs, node, stack.manifest.as_ref()),
+            Role::Worker | Role::None => None,
+        },
+        cordoned: false,
         addons,
         now,
     };
@@ -170,6 +177,30 @@ pub(super) fn stack_of(fs: &HostFs, trust: &TrustStore, want: &StackRef) -> Stac
     }
 }
 
+/// The stack that etcd is of, while that is another minor than the node's own has: within a minor etcd goes
+/// with the node, from one to another only when that is ordered. (What it says of itself is enough to stay: a
+/// damaged file in it is no reason to go.)
+fn other_etcd(fs: &HostFs, node: &NodeSpec, own: Option<&StackManifest>) -> Option<EtcdOf> {
+    let has = stack::current_etcd(fs).ok().flatten()?;
+    let seen = stack::etcd_content(fs)?;
+    let other = has != node.stack && stays_apart(seen.etcd(), own?.etcd());
+    other.then(|| EtcdOf::of(has, &seen))
+}
+
+fn stays_apart(has: Option<Version>, own: Option<Version>) -> bool {
+    let minor = |v: Option<Version>| v.map(|v| (v.major, v.minor));
+    minor(has) != minor(own)
+}
+
+/// The same of a stack that a roll names.
+pub(super) fn etcd_of(fs: &HostFs, trust: &TrustStore, stack: &StackRef) -> Option<EtcdOf> {
+    let seen = stack_of(fs, trust, stack);
+    Some(EtcdOf::of(
+        stack.clone(),
+        &seen.manifest.filter(|_| seen.installed)?,
+    ))
+}
+
 fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Error>> {
     let kernel = &host.kernel;
     let interface = kernel::interface_of(node.node_ip);
@@ -220,4 +251,30 @@ fn addons(fs: &HostFs, manifest: &StackManifest) -> Result<Vec<AddonFile>, Fault
         });
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcd_goes_with_the_node_within_a_minor_and_from_one_to_another_on_its_own() {
+        let version = |text: &str| Some(text.parse().expect("version"));
+        for (has, own, apart) in [
+            ("3.6.16", "3.6.17", false),
+            ("3.6.17", "3.6.16", false),
+            ("3.6.16", "3.7.3", true),
+            ("3.7.3", "3.6.16", true),
+        ] {
+            assert_eq!(
+                stays_apart(version(has), version(own)),
+                apart,
+                "{has} {own}"
+            );
+        }
+        assert!(
+            stays_apart(version("3.6.16"), None),
+            "it is not without one"
+        );
+    }
 }

@@ -13,16 +13,19 @@
 //! caller keeps the loop from its work.
 //!
 //! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
-//! with a restore of etcd `restoring`, one that only looks `dry_run`.
+//! with a restore of etcd `restoring`, one that does its part in a roll `rolling` (with `preparing`), one that
+//! only looks `dry_run`.
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
 mod converging;
 mod dry_run;
 mod own;
+mod preparing;
 mod refused;
 mod removing;
 mod restoring;
+mod rolling;
 
 pub use dry_run::dry_run;
 
@@ -35,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
-use super::job::{self, Hold, Job, Orders, Work};
+use super::job::{self, Hold, Job, LedgerSeen, Orders, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
@@ -45,12 +48,12 @@ use super::watch::Watch;
 use crate::app::Bucket;
 use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{Fault, Generation, Role, Timestamp};
+use crate::model::{Fault, Generation, Role, Timestamp, UpgradeStage};
 
 mod clock;
 mod next;
 
-use converging::Node;
+use converging::{Node, Turn};
 
 use clock::sleep_by_the_clock;
 use next::{Next, failed};
@@ -88,6 +91,8 @@ pub struct Engine {
     began: Instant,
     /// Certificates of this node were over at the last look.
     over: bool,
+    /// This process has looked at the record of a roll: what is under way is its own doing.
+    rolled: bool,
 }
 
 /// What wakes the loop, or ends it.
@@ -131,6 +136,7 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             over: false,
+            rolled: false,
             decided: None,
             held: None,
             host,
@@ -226,7 +232,11 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await
+            match is_a_roll(&job, &ledger) {
+                // Whether its stack fits is asked, and said, by the roll.
+                true => job,
+                false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
+            }
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);
         self.board.warns(warnings);
@@ -234,7 +244,7 @@ impl Engine {
         match job {
             Job::Nothing(generation) => self.no_role(generation),
             // On the heap, as the loop is: a round carries every step.
-            Job::Node(work) => Box::pin(self.node(work, None)).await,
+            Job::Node(work) => Box::pin(self.by_order(work)).await,
             Job::Remove(order, generation) => Box::pin(self.remove(order, generation)).await,
             Job::Hold(hold) => Box::pin(self.hold(*hold)).await,
         }
@@ -299,7 +309,8 @@ impl Engine {
     }
 
     /// Makes the host this node; with `hold`, it is one and is only kept one, for that reason.
-    async fn node(&mut self, work: Work, hold: Option<Fault>) -> Next {
+    /// `turn`: what a roll has to do with it.
+    async fn node(&mut self, work: Work, hold: Option<Fault>, turn: Turn) -> Next {
         let (trust, host_id) = match inbox::whom_to_believe(&self.host.fs) {
             Ok(believed) => believed,
             Err(fault) => {
@@ -317,6 +328,7 @@ impl Engine {
             hold,
             held: self.held.is_some(),
             keeps_drop_ins: false,
+            turn,
         };
         self.converge(&node).await
     }
@@ -327,7 +339,7 @@ impl Engine {
             Some(work) => {
                 let cluster = Some(work.node.cluster_id);
                 self.board.spec(hold.generation, work.role, cluster);
-                self.node(work, Some(hold.fault)).await
+                self.node(work, Some(hold.fault), Turn::default()).await
             }
             None => {
                 self.watch.clear();
@@ -355,6 +367,13 @@ impl Engine {
         };
         self.board.stands(self.ledger.shown(), wants_spec);
     }
+}
+
+/// The node that is installed is to be changed by a roll.
+fn is_a_roll(job: &Job, ledger: &LedgerSeen<'_>) -> bool {
+    let ordered = job::ordered(job);
+    ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
+        && matches!(ledger, LedgerSeen::Installed(_))
 }
 
 #[cfg(test)]

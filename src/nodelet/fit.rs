@@ -107,7 +107,8 @@ pub(super) async fn judged(
     }))
 }
 
-async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Fault> {
+/// Why the stack of this work may not come onto this machine; what is active may.
+pub(super) async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Fault> {
     let want = &work.node.stack;
     if stack::current(fs).ok().flatten().as_ref() == Some(want) {
         return None;
@@ -121,6 +122,8 @@ async fn refusal(fs: &HostFs, work: &Work, unfit: Option<&Unfit>) -> Option<Faul
         }
         if work.role == Role::Master
             && let Some(wants) = manifest.etcd()
+            // An older one does not come with the node: see `context::other_etcd`.
+            && version::active(fs).is_none_or(|has| wants > has)
             && let Gate::Refused(fault) = version::at_hand(fs, &wants).await
         {
             return Some(*fault);

@@ -25,7 +25,7 @@
 use std::sync::Arc;
 
 use super::ledger::Installed;
-use crate::model::{Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec};
+use crate::model::{Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec, UpgradeOrder};
 
 /// The newest spec, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -421,6 +421,14 @@ impl Job {
             Self::Node(work) => Some(work),
             Self::Hold(hold) => hold.keeps.as_ref(),
         }
+    }
+}
+
+/// What the node that is wanted does in a roll.
+pub fn ordered(job: &Job) -> Option<&UpgradeOrder> {
+    match job {
+        Job::Node(work) => work.node.upgrade.as_ref(),
+        Job::Nothing(_) | Job::Remove(..) | Job::Hold(_) => None,
     }
 }
 

@@ -23,6 +23,9 @@ mod lost;
 const LEDGER_MAX: u64 = 16 * 1024 * 1024;
 /// A few certificates.
 const AUTHORITY_MAX: u64 = 256 * 1024;
+/// Trials of a program that are remembered: with one, what runs and what is had ready beside it would be
+/// tried by turns, again and again.
+const TRIED_KEPT: usize = 2;
 /// Largest foreign file that is kept so that removal can put it back.
 const ORIGINAL_MAX: u64 = 1024 * 1024;
 
@@ -43,9 +46,10 @@ pub struct Ledger {
     pub artefacts: Vec<Artefact>,
     /// The stack whose every byte was verified last.
     pub stack: Option<StackRecord>,
-    /// Programs, and the digest of the trial that each passed last.
+    /// Programs, and the digests of the trials that each passed last: of what runs, and of what is had ready
+    /// beside it.
     #[serde(default)]
-    pub tried: BTreeMap<String, Digest>,
+    pub tried: BTreeMap<String, Vec<Digest>>,
 }
 
 /// The node this host was made.
@@ -226,6 +230,22 @@ impl Ledger {
     /// Every byte of this stack, and of its images as the runtime has them, outlives the power.
     pub fn stack_is_on_disk(&self, stack: &StackRef) -> bool {
         self.stack.as_ref().is_some_and(|kept| kept.stack == *stack)
+    }
+
+    /// Whether a program passed this trial.
+    pub fn passed(&self, program: &str, trial: &Digest) -> bool {
+        self.tried
+            .get(program)
+            .is_some_and(|all| all.contains(trial))
+    }
+
+    /// A program passed this trial.
+    pub fn pass(&mut self, program: &str, trial: Digest) {
+        let all = self.tried.entry(program.to_owned()).or_default();
+        all.retain(|known| *known != trial);
+        all.push(trial);
+        let surplus = all.len().saturating_sub(TRIED_KEPT);
+        all.drain(..surplus);
     }
 
     /// The unit must be started again, whatever it was started with.
@@ -453,7 +473,7 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         Step::Key { .. } | Step::ServiceAccountKey => vec![What::Tree {
             path: paths::KUBE_CERTS.to_owned(),
         }],
-        Step::Unpacked { .. } | Step::Stack { .. } => vec![
+        Step::Unpacked { .. } | Step::Stack { .. } | Step::EtcdStack { .. } => vec![
             What::Dir {
                 path: "/opt/pf9".to_owned(),
             },
@@ -534,6 +554,21 @@ mod tests {
         assert_eq!(file_.ledger.artefacts[1].before, Before::Nothing);
         let (again, _) = LedgerFile::load(&host.fs, now);
         assert_eq!(again.ledger, file_.ledger);
+    }
+
+    /// Else what runs and what is ready beside it were tried by turns, with every look.
+    #[test]
+    fn trials_of_two_stacks_are_remembered_and_no_more() {
+        let mut ledger = Ledger::default();
+        let trial = |n: u8| Digest::of(&[n]);
+        for n in [1, 2, 1] {
+            ledger.pass("kubelet", trial(n));
+        }
+        let passed = |ledger: &Ledger| [1, 2, 3].map(|n| ledger.passed("kubelet", &trial(n)));
+        assert_eq!(passed(&ledger), [true, true, false]);
+        ledger.pass("kubelet", trial(3));
+        assert_eq!(passed(&ledger), [true, false, true]);
+        assert!(!ledger.passed("etcd", &trial(1)));
     }
 
     #[test]

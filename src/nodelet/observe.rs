@@ -14,7 +14,7 @@ mod cluster;
 mod etcd;
 mod probes;
 
-pub(super) use cluster::{digest, version_of};
+pub(super) use cluster::{digest, ready, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -73,6 +73,8 @@ pub struct Memory {
     pub whole: BTreeMap<String, StackRecord>,
     /// Images that this process imported: until the whole stack is on the disk no other is believed to be whole.
     pub imported: BTreeSet<String>,
+    /// A stack that is had ready beside that of the node.
+    pub beside: Option<StackRef>,
     /// kubelet has not shown this master's first API server in the API, or has only begun to.
     pub first_api_server: bool,
 }
@@ -195,12 +197,8 @@ impl<'a> Sweep<'a> {
             Step::Unpacked { stack } => self.unpacked(stack).await,
             Step::Tried(trial) => self.tried(trial),
             Step::EtcdDataReady { stack, wants } => self.etcd_data_ready(stack, wants).await,
-            Step::Stack { stack } => match stack::current(&self.host.fs) {
-                Ok(Some(now)) if now == *stack => Seen::Same,
-                Ok(Some(now)) => differs(&format!("{now} is active")),
-                Ok(None) => Seen::Missing,
-                Err(e) => Seen::Unknown { why: e.to_string() },
-            },
+            Step::Stack { stack } => is_linked(stack::current(&self.host.fs), stack),
+            Step::EtcdStack { stack } => is_linked(stack::current_etcd(&self.host.fs), stack),
             Step::StackOnDisk { stack } => self.stack_on_disk(stack),
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
@@ -241,7 +239,7 @@ impl<'a> Sweep<'a> {
 
     async fn etcd_data_ready(&self, stack: &StackRef, wants: &semver::Version) -> Seen {
         let fs = &self.host.fs;
-        if stack::current(fs).ok().flatten().as_ref() == Some(stack) {
+        if stack::current_etcd(fs).ok().flatten().as_ref() == Some(stack) {
             return Seen::Same;
         }
         match version::at_hand(fs, wants).await {
@@ -440,8 +438,11 @@ impl<'a> Sweep<'a> {
     }
 
     fn tried(&self, trial: &TrialStep) -> Seen {
-        match self.ledger.tried.get(&trial.program) {
-            Some(passed) if *passed == trial.digest() => Seen::Same,
+        let program = &trial.program;
+        if self.ledger.passed(program, &trial.digest()) {
+            return Seen::Same;
+        }
+        match self.ledger.tried.get(program) {
             Some(_) => differs("program or configuration changed since"),
             None => Seen::Missing,
         }
@@ -499,6 +500,16 @@ impl<'a> Sweep<'a> {
                 left_of(net.tables(&ours::network::proxy_tables()).await, "tables")
             }
         }
+    }
+}
+
+/// Whether a link leads to this stack.
+fn is_linked(now: Result<Option<StackRef>, StackError>, stack: &StackRef) -> Seen {
+    match now {
+        Ok(Some(now)) if now == *stack => Seen::Same,
+        Ok(Some(now)) => differs(&format!("{now} is active")),
+        Ok(None) => Seen::Missing,
+        Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::net::Nftables;
 use crate::model::{
     Authority, CertPurpose, CertificateRequest, Digest, HostId, NodeSpec, PhaseId, Role,
-    StackManifest, Timestamp, phases_of,
+    StackManifest, StackRef, Timestamp, phases_of,
 };
 
 use super::etcd::data::Seen as EtcdSeen;
@@ -104,10 +104,27 @@ pub struct Context {
     /// On a master: what its member of etcd is, and what lies where its data should.
     #[serde(default)]
     pub etcd: EtcdSeen,
+    /// On a master: the stack that etcd is of, where that is not the node's own.
+    #[serde(default)]
+    pub etcd_of: Option<EtcdOf>,
+    /// A roll keeps the node cordoned.
+    #[serde(default)]
+    pub cordoned: bool,
     /// The stack's add-on files, in order.
     pub addons: Vec<AddonFile>,
     /// Now; certificates are judged by it.
     pub now: Timestamp,
+}
+
+/// What is asked of the stack that etcd is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdOf {
+    /// Which.
+    pub stack: StackRef,
+    /// The bytes of its etcd.
+    pub program: Option<Digest>,
+    /// Its release.
+    pub version: Option<semver::Version>,
 }
 
 /// A file of objects that the stack brings along.
@@ -247,6 +264,14 @@ pub fn steps(id: PhaseId, ctx: &Context) -> Steps {
         PhaseId::Addons => addons::steps(ctx),
         // Only when leaving: see `removal`.
         PhaseId::Drain => Ok(Vec::new()),
+    }
+}
+
+/// What can be had and tried of the context's stack while another one is active.
+pub fn beside(ctx: &Context) -> PhaseSteps {
+    PhaseSteps {
+        id: PhaseId::Stack,
+        steps: stack::beside(ctx),
     }
 }
 

@@ -16,6 +16,7 @@ use super::journal::{Entry, Journal, What as Outcome};
 use super::ledger::{Artefact, Before, Ledger, LedgerFile, What};
 use super::phase;
 use super::plan::{PlanWords, Planned, StepWords};
+use super::roll;
 use super::run::Stop;
 use super::status::Board;
 use super::step::Step;
@@ -109,6 +110,10 @@ impl Removal<'_> {
         // Before the ledger, which would not bring it back: a member of the past founds nothing.
         if let Err(e) = record::forget(&self.effects.host.fs) {
             let what = "cannot forget which member of etcd this was";
+            return End::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
+        }
+        if let Err(e) = roll::forget(&self.effects.host.fs) {
+            let what = "cannot forget which roll this node had a part in";
             return End::Left(vec![Fault::new(FaultCode::State, what, chain(&e))]);
         }
         let ledger = &mut self.effects.ledger;

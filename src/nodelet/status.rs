@@ -18,7 +18,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, paths, phases_of,
+    PhaseStatus, RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, UpgradeStatus, paths,
+    phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -39,6 +40,8 @@ pub struct Board {
     file: KubeStatusFile,
     beat: Option<Beat>,
     running: Vec<Running>,
+    /// A stack that is to be had beside that of the node, and is not at hand.
+    beside: Option<StackRef>,
 }
 
 /// A step that is done now.
@@ -97,6 +100,7 @@ impl Board {
             last_sweep_at: None,
             stack: None,
             wants_stack: None,
+            upgrade: None,
             certificate_requests: Vec::new(),
             service_account_key: None,
             kube_proxy: None,
@@ -112,6 +116,7 @@ impl Board {
             file: KubeStatusFile::new(fs.clone()),
             beat: None,
             running: Vec::new(),
+            beside: None,
         };
         (board, rx)
     }
@@ -225,11 +230,56 @@ impl Board {
         }
         let s = &mut self.status;
         s.stack = learnt.stack;
-        s.wants_stack = learnt.wants_stack;
+        s.wants_stack = learnt.wants_stack.or_else(|| self.beside.clone());
         s.certificate_requests = learnt.requests;
         s.certificates = learnt.certificates;
         s.service_account_key = learnt.service_account_key;
         s.kube_proxy = learnt.kube_proxy;
+        self.publish();
+    }
+
+    /// When the newest good backup of etcd was taken, and why none is made, as the keeper says.
+    pub fn backups(&self) -> (Option<Timestamp>, Option<Fault>) {
+        let status = self.tx.borrow();
+        let backups = status.etcd.as_ref().map(|etcd| &etcd.backups);
+        let last = backups.and_then(|b| b.last.as_ref()).map(|b| b.taken_at);
+        (last, backups.and_then(|b| b.failing.clone()))
+    }
+
+    /// A stack that is to be had beside that of the node, while it is not at hand.
+    pub fn wants_beside(&mut self, stack: Option<StackRef>) {
+        let s = &mut self.status;
+        if s.wants_stack == self.beside {
+            s.wants_stack.clone_from(&stack);
+        }
+        self.beside = stack;
+        self.publish();
+    }
+
+    /// How far the node is with the newest roll, as it was said last.
+    pub fn upgrade(&self) -> Option<&UpgradeStatus> {
+        self.status.upgrade.as_ref()
+    }
+
+    /// Shows how far the node is with a roll. While that is the same, it is so since it was said first.
+    pub fn show_upgrade(&mut self, mut now: UpgradeStatus) {
+        let before = self.status.upgrade.as_ref();
+        let same = |b: &&UpgradeStatus| {
+            (b.roll, b.stage, b.state) == (now.roll, now.stage, now.state) && b.stack == now.stack
+        };
+        match before.filter(same) {
+            Some(before) => now.since = before.since,
+            None => {
+                let why = now
+                    .fault
+                    .as_ref()
+                    .map_or_else(String::new, |f| format!(": {f}"));
+                let (stack, stage, state) = (&now.stack, now.stage, now.state);
+                tracing::info!(%stack, %stage, %state, roll = %now.roll, "upgrade");
+                self.say(&format!("upgrade to {stack}, stage {stage}: {state}{why}"));
+            }
+        }
+        self.status.upgrade = Some(now);
         self.publish();
     }
 

@@ -70,6 +70,11 @@ pub enum Step {
         /// Which.
         stack: StackRef,
     },
+    /// etcd's programs are those of this stack.
+    EtcdStack {
+        /// Which.
+        stack: StackRef,
+    },
     /// Every byte of the active stack is on the disk, after it was seen to be right.
     StackOnDisk {
         /// Which.
@@ -369,6 +374,7 @@ impl Step {
             Self::Tried(t) => format!("tried:{}", t.program),
             Self::EtcdDataReady { .. } => "etcd-data-ready".into(),
             Self::Stack { .. } => "stack".into(),
+            Self::EtcdStack { .. } => "etcd-stack".into(),
             Self::StackOnDisk { .. } => "stack-on-disk".into(),
             Self::Module { name, .. } => format!("module:{name}"),
             Self::Sysctl { key, .. } => format!("sysctl:{key}"),

@@ -121,6 +121,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         uid: Some(uid(1)),
         refused_uids: Vec::new(),
         labels: Default::default(),
+        upgrade: None,
         stack: StackRef {
             name: "pf9-kube".into(),
             version: "1.37.2-1".into(),

@@ -47,6 +47,7 @@ pub fn doing(step: &Step) -> String {
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
         Step::EtcdNoted => "note what this member of etcd is".into(),
+        Step::EtcdStack { stack } => format!("take etcd from stack {stack}"),
         Step::StackOnDisk { stack } => format!("see stack {stack} on the disk"),
         Step::EtcdMemberOut { .. } => "take members of hosts that are gone out of etcd".into(),
         Step::EtcdVotes { .. } => "catch up with etcd and get a vote in it".into(),
@@ -83,7 +84,7 @@ pub fn code(step: &Step) -> FaultCode {
     match step {
         Step::File(_) | Step::Dir(_) | Step::Link { .. } | Step::Absent { .. } => FaultCode::File,
         Step::Key { .. } | Step::ServiceAccountKey => FaultCode::Key,
-        Step::Unpacked { .. } | Step::Stack { .. } => FaultCode::Stack,
+        Step::Unpacked { .. } | Step::Stack { .. } | Step::EtcdStack { .. } => FaultCode::Stack,
         Step::Tried(_) => FaultCode::ConfigRefused,
         Step::Module { .. } => FaultCode::KernelModule,
         Step::Sysctl { .. } => FaultCode::KernelParameter,
@@ -177,6 +178,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::Uncordon { .. }
         | Step::Drain { .. }
         | Step::EtcdNoted
+        | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
@@ -225,6 +227,7 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::EtcdJoined { .. }
         | Step::EtcdFounds { .. }
         | Step::EtcdNoted
+        | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::EtcdMemberOut { .. }
         | Step::UnitGone { .. }

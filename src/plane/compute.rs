@@ -54,6 +54,7 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
             Vec::new()
         },
         labels: labels(cluster, member),
+        upgrade: None,
         stack: cluster.stack.clone(),
         authorities: rotation::authorities(cluster, member.host),
         api: ApiSpec {

@@ -233,17 +233,7 @@ fn whole_archive(fs: &HostFs, digest: &Digest, want: u64) -> Result<Coming, Stac
 
 /// Makes an installed stack the current one: one atomic flip of a symbolic link.
 pub fn activate(fs: &HostFs, stack: &StackRef) -> Result<(), StackError> {
-    let dir = fs.at(dir_of(stack));
-    if !dir.is_dir() {
-        return Err(StackError::NotInstalled);
-    }
-    let found = read_envelope(&dir.join(INSIDE))?
-        .payload_digest()
-        .map_err(StackError::Untrusted)?;
-    if found != stack.manifest {
-        return Err(other_manifest(&stack.manifest, &found));
-    }
-    let target = PathBuf::from(stack.dir_name());
+    let target = target_of(fs, stack)?;
     match fs.found(paths::STACK_CURRENT)? {
         Found::Link(now) if now == target => return Ok(()),
         // First the way back, then the way forward: a crash in between leaves both links right.
@@ -254,9 +244,39 @@ pub fn activate(fs: &HostFs, stack: &StackRef) -> Result<(), StackError> {
     Ok(())
 }
 
+/// Makes etcd's programs those of an installed stack: a link of their own, and one flip of it.
+pub fn activate_etcd(fs: &HostFs, stack: &StackRef) -> Result<(), StackError> {
+    let target = target_of(fs, stack)?;
+    Ok(fs.link(paths::STACK_ETCD, target)?)
+}
+
+/// What a link to this stack says, if it is installed.
+fn target_of(fs: &HostFs, stack: &StackRef) -> Result<PathBuf, StackError> {
+    let dir = fs.at(dir_of(stack));
+    if !dir.is_dir() {
+        return Err(StackError::NotInstalled);
+    }
+    let found = read_envelope(&dir.join(INSIDE))?
+        .payload_digest()
+        .map_err(StackError::Untrusted)?;
+    if found != stack.manifest {
+        return Err(other_manifest(&stack.manifest, &found));
+    }
+    Ok(PathBuf::from(stack.dir_name()))
+}
+
 /// Which stack is active; `None` when there is none or the link leads nowhere.
 pub fn current(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
-    let Found::Link(target) = fs.found(paths::STACK_CURRENT)? else {
+    linked(fs, paths::STACK_CURRENT)
+}
+
+/// Of which stack etcd's programs are; `None` as with [`current`].
+pub fn current_etcd(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
+    linked(fs, paths::STACK_ETCD)
+}
+
+fn linked(fs: &HostFs, link: &str) -> Result<Option<StackRef>, StackError> {
+    let Found::Link(target) = fs.found(link)? else {
         return Ok(None);
     };
     let inside = fs.at(Path::new(paths::STACKS).join(target).join(INSIDE));
@@ -270,7 +290,16 @@ pub fn current(fs: &HostFs) -> Result<Option<StackRef>, StackError> {
 /// What the active stack consists of, as it says: for people. To believe it see
 /// [`verify_installed`].
 pub fn active_content(fs: &HostFs) -> Option<StackManifest> {
-    let Found::Link(target) = fs.found(paths::STACK_CURRENT).ok()? else {
+    content_of(fs, paths::STACK_CURRENT)
+}
+
+/// The same of the stack that etcd's programs are of.
+pub fn etcd_content(fs: &HostFs) -> Option<StackManifest> {
+    content_of(fs, paths::STACK_ETCD)
+}
+
+fn content_of(fs: &HostFs, link: &str) -> Option<StackManifest> {
+    let Found::Link(target) = fs.found(link).ok()? else {
         return None;
     };
     let inside = fs.at(Path::new(paths::STACKS).join(target).join(INSIDE));
@@ -321,13 +350,18 @@ pub fn renew_signature(fs: &HostFs, trust: &TrustStore) -> Result<bool, StackErr
     Ok(true)
 }
 
-/// Removes every stack but the current one, the one before it and those in `keep`. Returns the
-/// directories that went.
+/// Removes every stack but the current one, the one before it, the one that etcd is of and those in `keep`.
+/// Returns the directories that went.
 pub fn collect_garbage(fs: &HostFs, keep: &[StackRef]) -> Result<Vec<String>, StackError> {
     let stacks = Path::new(paths::STACKS);
     let mut kept: Vec<PathBuf> = keep.iter().map(|s| s.dir_name().into()).collect();
-    for link in ["current", PREVIOUS] {
-        if let Found::Link(target) = fs.found(stacks.join(link))? {
+    let previous = stacks.join(PREVIOUS);
+    for link in [
+        Path::new(paths::STACK_CURRENT),
+        &previous,
+        Path::new(paths::STACK_ETCD),
+    ] {
+        if let Found::Link(target) = fs.found(link)? {
             kept.push(target);
         }
     }

@@ -1,5 +1,6 @@
 //! Good stacks go in; each kind of bad one is refused and leaves nothing behind.
 
+mod etcd;
 mod interrupted;
 
 use std::os::unix::fs::PermissionsExt;

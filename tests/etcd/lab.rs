@@ -219,6 +219,10 @@ impl Machine {
         fs::create_dir_all(&bin).expect("directory");
         let none = None::<&str>;
         mount(Some(&programs.dir), &bin, none, MsFlags::MS_BIND, none).expect("bind the programs");
+        let of_etcd = self.fs.at(paths::STACK_ETCD);
+        if !of_etcd.exists() {
+            std::os::unix::fs::symlink("current", of_etcd).expect("link");
+        }
     }
 
     /// Runs this on the machine: its network, and what nodelet has in memory there.

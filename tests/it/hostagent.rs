@@ -1,5 +1,6 @@
 //! hostagent between a fake plane and a fake nodelet, both over real Unix sockets.
 
+mod beside;
 mod coming;
 mod fixture;
 mod plane;

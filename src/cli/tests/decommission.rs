@@ -30,6 +30,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         last_sweep_at: None,
         stack: None,
         wants_stack: None,
+        upgrade: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
         kube_proxy: None,

@@ -6,7 +6,8 @@ use crate::egress::{Hop, Passed};
 use crate::model::{
     ApiAddressStatus, Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus,
     Expiry, FaultCode, Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId,
-    PhaseState, PhaseStatus, ProxyMode, Role, StackRef, Timestamp, TunnelState, TunnelStatus,
+    PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef, Timestamp, TunnelState,
+    TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 use crate::preflight::{Disk, Facts, Report};
 
@@ -66,6 +67,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         last_sweep_at: Some(at("09:59:30")),
         stack: Some(stack()),
         wants_stack: None,
+        upgrade: None,
         certificate_requests: Vec::new(),
         service_account_key: None,
         etcd: None,
@@ -283,8 +285,33 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
     idle.generation = Some(Generation(0));
     idle.agent[2] = unit("nodelet", "idle");
 
+    let mut put_back = good(Role::Worker);
+    put_back.state = Overall::Retrying;
+    let fault = Fault::new(
+        FaultCode::UpgradeFailed,
+        "this node is not on stack pf9-kube 1.21.0-1",
+        "the node was not well on it within 300 s",
+    )
+    .fix("see /var/log/pf9/kube/kube.log for what it waited for, then begin the upgrade again");
+    put_back.reason = Some(fault.clone().next_try(at("10:00:12")));
+    if let Some(node) = &mut put_back.node {
+        node.upgrade = Some(UpgradeStatus {
+            roll: RollId(uuid::Uuid::nil()),
+            stage: UpgradeStage::Node,
+            stack: StackRef {
+                version: "1.21.0-1".into(),
+                ..stack()
+            },
+            state: UpgradeState::PutBack,
+            attempts: 2,
+            fault: Some(fault),
+            since: at("09:40:00"),
+        });
+    }
+
     vec![
         ("status-ok.txt", good(Role::Master)),
+        ("status-put-back.txt", put_back),
         ("status-converging.txt", converging),
         ("status-retrying.txt", retrying),
         ("status-offline.txt", offline),

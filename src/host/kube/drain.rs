@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{Kube, KubeError, PLAIN_JSON};
+use crate::model::NodeName;
 
 /// Set on a node that we cordoned, so that coming back uncordons it; a person's cordon has none.
 pub const DRAIN_MARK: &str = "KubeStackShutDown";
@@ -21,6 +22,17 @@ pub struct DrainOutcome {
     pub asked: usize,
     /// Pods still there when the budget was used up.
     pub left: usize,
+}
+
+/// One look at a node that is drained.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainPass {
+    /// Pods that were there.
+    pub left: usize,
+    /// Of those, how many a disruption budget keeps.
+    pub kept: usize,
+    /// The first such budget: namespace, and its name where the API server says it.
+    pub budget: Option<String>,
 }
 
 /// One pod that has to go.
@@ -56,12 +68,10 @@ impl Kube {
         .await
     }
 
-    /// Cordons the node and moves its pods away, for at most `budget`.
-    pub async fn drain(&self, node: &str, budget: Duration) -> Result<DrainOutcome, KubeError> {
-        let end = Instant::now() + budget;
+    /// Makes the node unschedulable. A cordon by a person stays a person's.
+    pub async fn cordon(&self, node: &str) -> Result<(), KubeError> {
         self.change_node(node, |live| {
             let (off, _) = Self::cordoned(live);
-            // A cordon by a person stays a person's.
             (!off).then(|| {
                 json!({
                     "metadata": {"annotations": {DRAIN_MARK: "true"}},
@@ -69,7 +79,32 @@ impl Kube {
                 })
             })
         })
-        .await?;
+        .await
+    }
+
+    /// Asks every pod that can be moved to leave, and says who is there. `force`: disruption budgets are
+    /// passed by.
+    pub async fn drain_once(&self, node: &str, force: bool) -> Result<DrainPass, KubeError> {
+        let pods = self.pods_to_move(node).await?;
+        let mut pass = DrainPass {
+            left: pods.len(),
+            ..DrainPass::default()
+        };
+        for pod in &pods {
+            if force {
+                self.delete(pod).await?;
+            } else if let Some(budget) = self.evict(pod).await? {
+                pass.kept += 1;
+                pass.budget.get_or_insert(budget);
+            }
+        }
+        Ok(pass)
+    }
+
+    /// Cordons the node and moves its pods away, for at most `budget`.
+    pub async fn drain(&self, node: &str, budget: Duration) -> Result<DrainOutcome, KubeError> {
+        let end = Instant::now() + budget;
+        self.cordon(node).await?;
         let mut asked = None;
         loop {
             let pods = self.pods_to_move(node).await?;
@@ -95,7 +130,8 @@ impl Kube {
         Ok(items.into_iter().flatten().filter_map(movable).collect())
     }
 
-    async fn evict(&self, pod: &Pod) -> Result<(), KubeError> {
+    /// Asks a pod to leave; with the disruption budget that keeps it, if one does.
+    async fn evict(&self, pod: &Pod) -> Result<Option<String>, KubeError> {
         let Pod { namespace, name } = pod;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
         let body = json!({
@@ -106,11 +142,39 @@ impl Kube {
         let result = self
             .json(Method::POST, &path, Some((PLAIN_JSON, body)))
             .await;
-        match result.as_ref().err().and_then(KubeError::status) {
-            // Gone already; or a disruption budget says not now: the next look decides.
-            Some(StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS) => Ok(()),
-            Some(_) | None => result.map(drop),
+        match result {
+            Ok(_) => Ok(None),
+            // Gone already.
+            Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
+            // A disruption budget says not now: the next look decides.
+            Err(KubeError::Refused {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                message,
+                ..
+            }) => Ok(Some(budget(namespace, &message))),
+            Err(e) => Err(e),
         }
+    }
+
+    async fn delete(&self, pod: &Pod) -> Result<(), KubeError> {
+        let Pod { namespace, name } = pod;
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        match self.raw(Method::DELETE, &path, None).await {
+            Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+}
+
+/// The budget that an answer names: it says "The disruption budget NAME needs ...".
+fn budget(namespace: &str, message: &str) -> String {
+    const BEFORE: &str = "The disruption budget ";
+    let name = message.split_once(BEFORE).map(|(_, rest)| rest);
+    let name = name.and_then(|rest| rest.split_whitespace().next());
+    match name.and_then(|name| name.parse::<NodeName>().ok()) {
+        // Names of objects are DNS names, as those of nodes are.
+        Some(name) => format!("{namespace}/{name}"),
+        None => format!("one in {namespace}"),
     }
 }
 
@@ -138,37 +202,4 @@ fn movable(pod: &Value) -> Option<Pod> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pods_of_the_node_itself_stay() {
-        let pod = |extra: Value| {
-            let mut pod = json!({"metadata": {"name": "a", "namespace": "b"}});
-            for (k, v) in extra.as_object().cloned().unwrap_or_default() {
-                match (k.as_str(), v) {
-                    ("status", v) => pod["status"] = v,
-                    (k, v) => pod["metadata"][k] = v,
-                }
-            }
-            movable(&pod).is_some()
-        };
-        assert!(pod(json!({})));
-        assert!(pod(json!({"ownerReferences": [{"kind": "ReplicaSet"}]})));
-        assert!(!pod(json!({"ownerReferences": [{"kind": "DaemonSet"}]})));
-        assert!(!pod(
-            json!({"annotations": {"kubernetes.io/config.mirror": "x"}})
-        ));
-        assert!(!pod(json!({"status": {"phase": "Succeeded"}})));
-    }
-
-    #[test]
-    fn a_persons_cordon_is_told_from_ours() {
-        let person = json!({"spec": {"unschedulable": true}});
-        assert_eq!(Kube::cordoned(&person), (true, false));
-        let ours = json!({"spec": {"unschedulable": true},
-                          "metadata": {"annotations": {DRAIN_MARK: "true"}}});
-        assert_eq!(Kube::cordoned(&ours), (true, true));
-        assert_eq!(Kube::cordoned(&json!({"spec": {}})), (false, false));
-    }
-}
+mod tests;

@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use super::super::context::RefusedStack;
 use super::super::fit::{Ran, Unfit};
 use super::super::observe::record_of;
+use super::super::roll;
 use super::{Failed, Shared};
 use crate::host::fs::HostFs;
-use crate::model::{Fault, STACK_FILES_MAX, StackFile, StackRef};
+use crate::model::{Fault, NodeSpec, STACK_FILES_MAX, StackFile, StackRef};
 use crate::stack::{self, Prepared, StackError, programs};
 use crate::telemetry::chain;
 
@@ -40,8 +41,8 @@ impl Shared<'_, '_> {
             Err(e) => return Err(self.not_prepared(want, e).await),
         };
         let content = prepared.content().clone();
-        let (fs, stack) = (self.host.fs.clone(), want.clone());
-        if let Err(e) = blocking(move || put_in_place(&fs, &stack, prepared)).await {
+        let (fs, keep) = (self.host.fs.clone(), self.kept(want).await);
+        if let Err(e) = blocking(move || put_in_place(&fs, &keep, prepared)).await {
             return Err(self.not_prepared(want, e).await);
         }
         // Each byte was compared with the manifest on its way to the disk: once is enough.
@@ -50,6 +51,25 @@ impl Shared<'_, '_> {
             Err(e) => tracing::debug!(error = %chain(&e), "the stack is read once more"),
         }
         Ok(())
+    }
+
+    /// Stacks that stay, beside the active one and the one before it: those that this node is to have, and
+    /// those that it has by the ledger.
+    async fn kept(&self, want: &StackRef) -> Vec<StackRef> {
+        let all = self.alone().await;
+        let installed = all.ledger.ledger.installed.as_ref();
+        let beside = all.memory.beside.clone();
+        let nodes = [Some(&self.ctx.node), installed.map(|i| &i.node)];
+        let of = |node: &NodeSpec| {
+            let order = node.upgrade.as_ref().map(|order| order.stack.clone());
+            [Some(node.stack.clone()), order]
+        };
+        let all = nodes.into_iter().flatten().flat_map(of).flatten();
+        let of_the_roll = roll::stacks(&self.host.fs).into_iter();
+        all.chain(of_the_roll)
+            .chain(beside)
+            .chain([want.clone()])
+            .collect()
     }
 
     /// The ledger says that a stack is whole only when that outlives the power: until then every byte is
@@ -164,9 +184,9 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn put_in_place(fs: &HostFs, stack: &StackRef, prepared: Prepared) -> Result<(), StackError> {
+fn put_in_place(fs: &HostFs, keep: &[StackRef], prepared: Prepared) -> Result<(), StackError> {
     prepared.put_in_place(fs)?;
-    match stack::collect_garbage(fs, std::slice::from_ref(stack)) {
+    match stack::collect_garbage(fs, keep) {
         Ok(gone) if gone.is_empty() => {}
         Ok(gone) => tracing::info!(?gone, "old stacks removed"),
         // Costs space, not correctness; the next stack tries again.

@@ -20,7 +20,9 @@ use super::Engine;
 use super::clock::until;
 use super::next::{Next, failed};
 use super::own::add_own;
-use crate::model::{Fault, FaultCode, HostId, NodeState, PhaseId, Timestamp, TrustStore};
+use crate::model::{
+    Fault, FaultCode, Generation, HostId, NodeState, PhaseId, StackRef, Timestamp, TrustStore,
+};
 use crate::telemetry::chain;
 
 /// Rounds in a row that did something: what depends on what was done takes a few; more means that
@@ -53,17 +55,36 @@ pub(super) struct Node {
     pub(super) held: bool,
     /// With the drop-ins that the runtime has now, whatever lies where they come from.
     pub(super) keeps_drop_ins: bool,
+    /// What a roll has to do with it.
+    pub(super) turn: Turn,
+}
+
+/// What a roll has to do with a node that is worked on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turn {
+    /// It stays cordoned.
+    pub(super) cordoned: bool,
+    /// Another decision is due then.
+    pub(super) until: Option<Timestamp>,
+    /// The spec that is shown as worked on, where the node is another one's.
+    pub(super) shown: Option<Generation>,
+    /// The stack that etcd is to be of, where a roll says so.
+    pub(super) etcd: Option<StackRef>,
 }
 
 impl Engine {
     /// Rounds of looking, planning and running, until nothing remains that can be done.
     pub(super) async fn converge(&mut self, node: &Node) -> Next {
-        if node.hold.is_none() {
+        if node.hold.is_none() || node.turn.shown.is_some() {
             let (work, cluster) = (&node.work, node.work.node.cluster_id);
-            self.board.spec(work.generation, work.role, Some(cluster));
+            let generation = node.turn.shown.unwrap_or(work.generation);
+            self.board.spec(generation, work.role, Some(cluster));
         }
         let mut last = None;
         for _ in 0..ROUNDS_MAX {
+            if node.turn.until.is_some_and(|at| Timestamp::now() >= at) {
+                return Next::now();
+            }
             let look = match self.look(node).await {
                 Ok(look) => look,
                 Err(fault) => {
@@ -132,6 +153,10 @@ impl Engine {
             }
         };
         context::look_further(&self.host, &mut ctx).await;
+        ctx.cordoned = node.turn.cordoned;
+        if let Some(stack) = &node.turn.etcd {
+            ctx.etcd_of = context::etcd_of(&self.host.fs, &node.trust, stack);
+        }
         self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
@@ -249,6 +274,16 @@ impl Engine {
             staged = look.stack.at_hand,
             "a run begins"
         );
+        let mut plan = look.plan.until_tried();
+        // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
+        if changes_stack(&self.ledger.ledger, node, look) {
+            plan.todo.retain(|p| p.phase <= PhaseId::Stack);
+        }
+        self.run_plan(node, &look.ctx, &plan).await
+    }
+
+    /// Does what the plan says, until there is news.
+    pub(super) async fn run_plan(&mut self, node: &Node, ctx: &Context, plan: &Plan) -> End {
         let news = CancellationToken::new();
         let stop = Stop {
             shutdown: self.told.shutdown.clone(),
@@ -258,7 +293,7 @@ impl Engine {
             effects: Effects {
                 host: &self.host,
                 trust: &node.trust,
-                ctx: &look.ctx,
+                ctx,
                 memory: &mut self.memory,
                 ledger: &mut self.ledger,
             },
@@ -266,11 +301,6 @@ impl Engine {
             board: &mut self.board,
             generation: node.work.generation,
         };
-        let mut plan = look.plan.until_tried();
-        // Its stack alone, while the ledger speaks of another one; what follows is planned anew.
-        if changes_stack(&runner.effects.ledger.ledger, node, look) {
-            plan.todo.retain(|p| p.phase <= PhaseId::Stack);
-        }
         let mut orders = self.told.orders.clone();
         let told = async move {
             // Without a sender there is no more news; the server ends with the process.
@@ -281,7 +311,7 @@ impl Engine {
         };
         tokio::select! {
             // The run is never dropped: `told` only tells it, and never ends.
-            end = runner.run(&plan, &stop) => end,
+            end = runner.run(plan, &stop) => end,
             () = told => End::Interrupted,
         }
     }

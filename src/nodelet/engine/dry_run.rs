@@ -10,6 +10,7 @@ use super::super::observe::{Memory, Sweep};
 use super::super::phase;
 use super::super::plan::{PlanWords, plan};
 use super::super::removal;
+use super::super::roll;
 use super::own::add_own;
 use crate::host::Host;
 use crate::model::{Fault, Timestamp};
@@ -37,9 +38,12 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
             }
         }
     };
+    let record = roll::look(&host.fs);
+    let (work, cordoned) = roll::worked_by(record.as_ref(), work, ledger.installed.as_ref());
     let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
     let (mut ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
     context::look_further(host, &mut ctx).await;
+    ctx.cordoned = cordoned;
     let mut phases = phase::all(&ctx);
     add_own(host, &mut phases);
     let mut memory = Memory::default();

@@ -38,6 +38,7 @@ impl Engine {
             hold: Some(fault.clone()),
             held: false,
             keeps_drop_ins: true,
+            turn: node.turn.clone(),
         })
     }
 

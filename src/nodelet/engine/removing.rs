@@ -13,7 +13,7 @@ use super::super::job::{self, Job, Order, Orders, Work};
 use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
-use super::{Engine, Next, failed};
+use super::{Engine, Next, Turn, failed};
 use crate::model::{Fault, FaultCode, Generation, HostId, Role, Timestamp, TrustStore};
 use crate::telemetry::chain;
 
@@ -93,7 +93,7 @@ impl Engine {
         }
         self.held = Some(fault.clone());
         self.show_job();
-        Box::pin(self.node(Work::kept(installed), Some(fault))).await
+        Box::pin(self.node(Work::kept(installed), Some(fault), Turn::default())).await
     }
 
     /// Where the ledger is lost and root says that the role goes: what is ours is known by its name.

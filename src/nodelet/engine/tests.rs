@@ -1,6 +1,7 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
 mod held;
+mod rolling;
 mod unfit;
 
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::model::{
     FaultCode, Timestamp,
 };
 use crate::nodelet::peers::Peers;
-use crate::nodelet::phase::layout::BIN;
+use crate::nodelet::phase::layout::ETCD_BIN;
 use crate::stack;
 use crate::telemetry::chain;
 
@@ -102,16 +102,14 @@ pub(super) async fn make(
     let etcd = peers.etcd(&host.fs, node).map_err(not_now)?;
     let seen = view.etcd.clone().unwrap_or_default();
     let content = stack::active_content(&host.fs);
-    let of_the_stack = content.as_ref().and_then(|c| {
-        let etcd = c.components.iter().find(|part| part.name == "etcd");
-        etcd.map(|part| part.version.clone())
-    });
+    let of_etcd = stack::etcd_content(&host.fs);
+    let of_the_stack = of_etcd.and_then(|c| c.component("etcd").map(str::to_owned));
     let version = Some(seen.version).filter(|v| !v.is_empty());
     let sign = trust::signing(&host.fs, node)?;
     let taking = Taking {
         fs: &host.fs,
         etcd: &etcd,
-        etcdutl: &format!("{BIN}/etcdutl"),
+        etcdutl: &format!("{ETCD_BIN}/etcdutl"),
         dir: shelf::dir(&node.etcd.backup),
         recipients: node.etcd.backup.recipients(),
         db_bytes: seen.db_bytes,

@@ -2,7 +2,7 @@
 //!
 //! | chore | due |
 //! |---|---|
-//! | `Backup` | once in each period of the policy, at this host's own moment of it; after a failure again soon |
+//! | `Backup` | once in each period of the policy, at this host's own moment of it; before a roll takes another etcd; after a failure again soon |
 //! | `Archive` | after each backup, and once to see what is there, where the policy names a second place |
 //! | `List` | by order only |
 //! | `Drill`  | once in each period of days, at this host's own moment of it, where the plane or a key on the master opens a backup; or by hand |
@@ -63,6 +63,8 @@ pub(super) struct Seen {
     pub(super) no_shelf: bool,
     /// When the newest good backup was taken.
     pub(super) last_backup: Option<Timestamp>,
+    /// Since when a roll waits for one that is younger than that.
+    pub(super) wanted: Option<Timestamp>,
     /// When the oldest of the good ones was taken.
     pub(super) first_backup: Option<Timestamp>,
     /// When this process last made one.
@@ -149,7 +151,13 @@ impl Chore {
     ) -> Option<Timestamp> {
         match self {
             Self::Backup => {
-                let at = backup_due(now, host, policy, seen.last_backup)?;
+                let wanted = seen
+                    .wanted
+                    .filter(|at| seen.last_backup.is_none_or(|last| last < *at));
+                let at = match wanted {
+                    Some(at) => at.min(now),
+                    None => backup_due(now, host, policy, seen.last_backup)?,
+                };
                 // A member that does not answer is asked when it does; and without the shelf nobody
                 // knows when the last one was.
                 let able = seen.healthy && !seen.no_shelf;
@@ -307,6 +315,28 @@ mod tests {
             let early = next(at(again - 1), host(n), &policy, &seen);
             prop_assert_eq!(early, Next::At(at(again)));
             prop_assert_eq!(next(at(again), host(n), &policy, &seen), Next::Now(Chore::Backup));
+        }
+    }
+
+    #[test]
+    fn a_roll_has_its_own_backup_whatever_the_schedule_says() {
+        let never = BackupPolicy {
+            every_minutes: 0,
+            ..BackupPolicy::default()
+        };
+        for policy in [BackupPolicy::default(), never] {
+            let now = at(1_000_000);
+            let mut seen = Seen {
+                healthy: true,
+                last_backup: Some(at(999_998)),
+                ..Seen::default()
+            };
+            let due = |seen: &Seen| next(now, host(1), &policy, seen) == Next::Now(Chore::Backup);
+            assert!(!due(&seen), "there is one of this period");
+            seen.wanted = Some(at(999_999));
+            assert!(due(&seen));
+            seen.last_backup = Some(at(999_999));
+            assert!(!due(&seen), "it is there");
         }
     }
 

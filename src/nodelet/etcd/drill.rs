@@ -12,7 +12,7 @@ use crate::host::documents::{Document, Store};
 use crate::host::fs::HostFs;
 use crate::model::{BackupPolicy, ChoreAnswer, DrillReport, Fault, FaultCode, Timestamp};
 use crate::nodelet::peers::Peers;
-use crate::nodelet::phase::layout::BIN;
+use crate::nodelet::phase::layout::ETCD_BIN;
 use crate::telemetry::chain;
 
 const LAST: &str = "/var/opt/pf9/nodelet/etcd-drilled.json";
@@ -89,7 +89,7 @@ async fn tried(
     let live = peers.etcd(fs, node).ok();
     let drill = Drill {
         fs,
-        bin: BIN,
+        bin: ETCD_BIN,
         sealed: &sealed,
         manifest,
         keys,
@@ -166,7 +166,7 @@ esac
         enrolled(&fs);
         for (program, text) in [("etcdutl", ETCDUTL), ("etcd", ETCD)] {
             fs.write(
-                format!("{BIN}/{program}"),
+                format!("{ETCD_BIN}/{program}"),
                 text.as_bytes(),
                 &Attrs::mode(0o755),
             )

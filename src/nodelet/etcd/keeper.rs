@@ -23,6 +23,7 @@ use crate::model::{
 };
 use crate::nodelet::job::{Job, Work};
 use crate::nodelet::peers::Peers;
+use crate::nodelet::roll;
 use crate::nodelet::status::EtcdBoard;
 use crate::nodelet::trust::held;
 
@@ -183,6 +184,7 @@ impl Keeper {
             }
         }
         self.seen.since.get_or_insert(now);
+        self.seen.wanted = roll::wants_backup(&self.host.fs);
         let shelf = (&mut self.looking, &self.host.fs);
         self.view.backups = backup::look(shelf, master, now, &mut etcd, &mut self.seen).await;
         self.view.dir = shelf::dir(&node.etcd.backup).to_owned();

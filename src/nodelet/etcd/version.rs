@@ -127,9 +127,9 @@ fn unknown(wants: &Version) -> Box<Fault> {
     )
 }
 
-/// The etcd of the active stack.
+/// The etcd that runs here, or ran last.
 pub fn active(fs: &HostFs) -> Option<Version> {
-    stack::active_content(fs)?.etcd()
+    stack::etcd_content(fs)?.etcd()
 }
 
 /// Whether this etcd may have the data of this host.

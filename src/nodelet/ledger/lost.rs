@@ -62,6 +62,7 @@ impl Installed {
                 uid: None,
                 refused_uids: Vec::new(),
                 labels: BTreeMap::new(),
+                upgrade: None,
                 stack: StackRef {
                     name: "unknown".to_owned(),
                     version: "0".to_owned(),

@@ -162,7 +162,7 @@ fn ready_condition(object: &Value) -> Option<&Value> {
 }
 
 /// Whether a node or a pod says that it is Ready.
-fn ready(object: &Value) -> Result<(), String> {
+pub(in crate::nodelet) fn ready(object: &Value) -> Result<(), String> {
     let condition = ready_condition(object);
     let text = |f: &str| {
         condition

@@ -1,11 +1,12 @@
 //! What phases ask of a [`Context`].
 
 use crate::model::{
-    Authority, CgroupDriverChoice, Digest, Role, StackImage, StackManifest, paths, role_taints,
+    Authority, CgroupDriverChoice, Digest, Role, StackImage, StackManifest, StackRef, paths,
+    role_taints,
 };
 
 use super::render::{Inputs, url_host};
-use super::{Context, Wait, layout};
+use super::{Context, EtcdOf, Wait, layout};
 
 impl Wait {
     /// Waits; nothing can be done meanwhile.
@@ -45,6 +46,20 @@ impl Context {
     pub(super) fn program(&self, path: &str) -> Option<Digest> {
         let files = &self.manifest.as_ref()?.files;
         files.iter().find(|f| f.path == path).map(|f| f.sha256)
+    }
+
+    /// What etcd is of.
+    pub(super) fn etcd_of(&self) -> EtcdOf {
+        let own = |stack: &StackManifest| EtcdOf::of(self.node.stack.clone(), stack);
+        let own = || match &self.manifest {
+            Some(manifest) => own(manifest),
+            None => EtcdOf {
+                stack: self.node.stack.clone(),
+                program: None,
+                version: None,
+            },
+        };
+        self.etcd_of.clone().unwrap_or_else(own)
     }
 
     /// Where a file of the wanted stack is once it is unpacked, active or not.
@@ -121,6 +136,18 @@ impl Context {
             "PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             layout::bin("").trim_end_matches('/')
         )
+    }
+}
+
+impl EtcdOf {
+    /// Of this stack.
+    pub fn of(stack: StackRef, content: &StackManifest) -> Self {
+        let mut files = content.files.iter();
+        Self {
+            stack,
+            program: files.find(|f| f.path == "bin/etcd").map(|f| f.sha256),
+            version: content.etcd(),
+        }
     }
 }
 

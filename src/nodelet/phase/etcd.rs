@@ -165,7 +165,7 @@ pub(super) fn start(ctx: &Context) -> Steps {
         // So is the list of revoked ones; but who is connected stays so, and a master that was
         // removed must not. Masters are removed seldom, and their API servers start again then, too.
         .add("revoked", revoked(ctx).unwrap_or_default())
-        .add_digest("program", ctx.program("bin/etcd"));
+        .add_digest("program", ctx.etcd_of().program);
     let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
     if certs::are_over(ctx) {
         // It could not be asked.
@@ -200,7 +200,7 @@ fn unit_text(ctx: &Context) -> String {
         .set("TimeoutStartSec", "90")
         .set("EnvironmentFile", layout::ETCD_ENV)
         .set("EnvironmentFile", layout::ETCD_CLUSTER_ENV)
-        .command(&layout::bin("etcd"), &[])
+        .command(&format!("{}/etcd", layout::ETCD_BIN), &[])
         .set("WorkingDirectory", paths::ETCD_DATA)
         .set("UMask", "0077")
         .set("NoNewPrivileges", "yes")
@@ -232,6 +232,9 @@ pub(super) fn trial(ctx: &Context) -> TrialStep {
         files,
         &["failed to list data directory"],
     );
+    let etcd = ctx.etcd_of();
+    trial.path = format!("{}/{}/bin/etcd", paths::STACKS, etcd.stack.dir_name());
+    trial.bytes = etcd.program;
     let mut lines = settings(ctx);
     if !joins(ctx) {
         lines.extend(founders(ctx, FOUNDS));
@@ -380,7 +383,8 @@ mod tests {
 
     use super::super::samples;
     use super::*;
-    use crate::model::{Assignment, Generation, SPEC_SCHEMA, Spec};
+    use crate::model::{Assignment, Generation, PhaseId, SPEC_SCHEMA, Spec, StackRef};
+    use crate::nodelet::phase::EtcdOf;
     use crate::nodelet::step::UnitStep;
 
     fn unit_of(ctx: &Context) -> UnitStep {
@@ -390,6 +394,36 @@ mod tests {
             _ => None,
         });
         unit.expect("a unit")
+    }
+
+    /// Its program, its trial and the look at its data are of the stack that it is of; the rest is not.
+    #[test]
+    fn etcd_may_be_of_another_stack_than_the_node() {
+        let mut ctx = samples::master("1.36.3");
+        let own = unit_of(&ctx);
+        let other = samples::master("1.37.2");
+        let stack = StackRef {
+            version: "1.37.2-1".into(),
+            ..ctx.node.stack.clone()
+        };
+        let content = other.manifest.expect("a stack");
+        ctx.etcd_of = Some(EtcdOf::of(stack.clone(), &content));
+        assert_ne!(unit_of(&ctx).inputs, own.inputs, "it is started again");
+        let trial = trial(&ctx);
+        let path = format!("{}/{}/bin/etcd", paths::STACKS, stack.dir_name());
+        assert_eq!((trial.path, trial.bytes), (path, ctx.etcd_of().program));
+        let steps = super::super::steps(PhaseId::Stack, &ctx).expect("steps");
+        let linked = |step: &Step| matches!(step, Step::EtcdStack { stack: s } if *s == stack);
+        assert!(steps.iter().any(linked));
+        let wants = steps.iter().find_map(|step| match step {
+            Step::EtcdDataReady { stack, wants } => Some((stack.clone(), wants.to_string())),
+            _ => None,
+        });
+        assert_eq!(wants, Some((stack, "3.7.3".into())));
+        let active = Step::Stack {
+            stack: ctx.node.stack.clone(),
+        };
+        assert!(steps.contains(&active), "the node stays what it is");
     }
 
     #[test]

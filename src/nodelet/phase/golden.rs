@@ -361,6 +361,7 @@ fn path(step: &Step) -> Option<&str> {
         | Step::EtcdMemberGone { .. }
         | Step::EtcdMemberOut { .. }
         | Step::EtcdNoted
+        | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::EtcdVotes { .. }
         | Step::UnitGone { .. }

@@ -44,24 +44,32 @@ pub(super) fn of_addons(ctx: &Context) -> Result<Vec<Step>, Wait> {
     of(ctx, Needed::ByAddons)
 }
 
+/// All of them, out of the stack beside the active one.
+pub(super) fn beside(ctx: &Context) -> Result<Vec<Step>, Wait> {
+    let step = |image: &StackImage| Step::Image {
+        reference: image.reference.clone(),
+        archive: ctx.unpacked(&image.path),
+    };
+    Ok(wanted(ctx)?.map(step).collect())
+}
+
 fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
+    let step = |image: &StackImage| Step::Image {
+        reference: image.reference.clone(),
+        archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
+    };
+    let wanted = wanted(ctx)?.filter(|image| needed(ctx, image) == when);
+    Ok(wanted.map(step).collect())
+}
+
+/// Images of this role, and of add-ons that the cluster has.
+fn wanted(ctx: &Context) -> Result<impl Iterator<Item = &StackImage>, Wait> {
     let stack = ctx.stack()?;
     let network = &ctx.node.network;
-    let wanted = |i: &&StackImage| {
+    Ok(stack.images.iter().filter(|i| {
         let addon = Addon::of_component(&i.component);
-        i.roles.contains(&ctx.role)
-            && needed(ctx, i) == when
-            && addon.is_none_or(|addon| network.has(addon, stack))
-    };
-    Ok(stack
-        .images
-        .iter()
-        .filter(wanted)
-        .map(|image| Step::Image {
-            reference: image.reference.clone(),
-            archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
-        })
-        .collect())
+        i.roles.contains(&ctx.role) && addon.is_none_or(|addon| network.has(addon, stack))
+    }))
 }
 
 #[cfg(test)]

@@ -101,6 +101,9 @@ pub const VOLUMES: &str = "/var/lib/pf9/volumes";
 /// Programs of the active stack.
 pub const BIN: &str = "/opt/pf9/stacks/current/bin";
 
+/// Programs of the stack that etcd is of.
+pub const ETCD_BIN: &str = "/opt/pf9/stacks/etcd-current/bin";
+
 /// Path of a program of the active stack.
 pub(super) fn bin(name: &str) -> String {
     format!("{BIN}/{name}")

@@ -115,6 +115,8 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
         etcd: Default::default(),
         service_account_key: (role == Role::Master)
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
+        etcd_of: None,
+        cordoned: false,
         addons: match role {
             Role::Master => coredns(),
             Role::Worker | Role::None => Vec::new(),
@@ -216,6 +218,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         uid: Some(uid(1)),
         refused_uids: Vec::new(),
         labels: BTreeMap::from([("example.com/rack".into(), "r1".into())]),
+        upgrade: None,
         stack: StackRef {
             name: "pf9-kube".into(),
             version: format!("{kubernetes}-1"),

@@ -5,9 +5,32 @@
 use crate::model::Role;
 use crate::nodelet::step::Step;
 
-use super::{Context, Steps, Wait, needs, trials};
+use super::{Context, Steps, Wait, images, needs, trials};
 
 pub(super) fn steps(ctx: &Context) -> Steps {
+    let mut steps = tried(ctx)?;
+    let etcd = ctx.etcd_of();
+    if ctx.role == Role::Master {
+        let stack = etcd.stack.clone();
+        let ready = |wants| Step::EtcdDataReady { stack, wants };
+        steps.extend(etcd.version.map(ready));
+        // A link of its own: the rest of the node changes its stack without it, and it without the rest.
+        steps.push(Step::EtcdStack { stack: etcd.stack });
+    }
+    let stack = ctx.node.stack.clone();
+    steps.push(Step::Stack { stack });
+    Ok(steps)
+}
+
+/// All that can be had and tried of the stack while another one runs: nothing of it touches what does.
+pub(super) fn beside(ctx: &Context) -> Steps {
+    let mut steps = tried(ctx)?;
+    steps.extend(images::beside(ctx)?);
+    Ok(steps)
+}
+
+/// Unpacked, and its programs take their configuration.
+fn tried(ctx: &Context) -> Steps {
     // First: what is missing shows while the download still runs.
     let mut steps = needs::steps(ctx, ctx.stack()?);
     if !ctx.stack_at_hand {
@@ -16,16 +39,9 @@ pub(super) fn steps(ctx: &Context) -> Steps {
             meanwhile: steps,
         });
     }
-    let stack = || ctx.node.stack.clone();
-    steps.push(Step::Unpacked { stack: stack() });
+    let stack = ctx.node.stack.clone();
+    steps.push(Step::Unpacked { stack });
     steps.extend(trials::trials(ctx)?);
-    if ctx.role == Role::Master
-        && let Some(wants) = ctx.stack()?.etcd()
-    {
-        let stack = stack();
-        steps.push(Step::EtcdDataReady { stack, wants });
-    }
-    steps.push(Step::Stack { stack: stack() });
     Ok(steps)
 }
 

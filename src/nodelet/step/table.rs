@@ -120,6 +120,7 @@ impl Step {
             | Self::Key { .. }
             | Self::ServiceAccountKey
             | Self::Stack { .. }
+            | Self::EtcdStack { .. }
             | Self::EtcdNoted
             | Self::Module { .. }
             | Self::Sysctl { .. } => fact(deadlines::FILES),

@@ -10,7 +10,7 @@ use pf9_hostagent::model::{
     CertPurpose, CertificateRequest, CertificateStatus, Digest, DocumentKind, DrillReport,
     Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, Fault, FaultCode, FoundManifest, Generation,
     HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role,
-    SigningKey, Timestamp, paths,
+    RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus, paths,
 };
 use serde_json::{Value, json};
 
@@ -85,6 +85,19 @@ fn full(bed: &Bed) {
             holder: Some("n1".into()),
             since: Some(at),
             fault: Some(fault().next_try(at)),
+        });
+        s.upgrade = Some(UpgradeStatus {
+            roll: RollId(uuid::Uuid::from_u128(1)),
+            stage: UpgradeStage::Node,
+            stack: StackRef {
+                name: "pf9-kube".into(),
+                version: "1".into(),
+                manifest: Digest::of(b"m"),
+            },
+            state: UpgradeState::PutBack,
+            attempts: 1,
+            fault: Some(fault().next_try(at)),
+            since: at,
         });
         s.certificates = vec![CertificateStatus {
             name: "kubelet/server".into(),

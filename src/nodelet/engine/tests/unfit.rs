@@ -7,14 +7,19 @@ use crate::model::{
 };
 use crate::stack;
 
-const RUNS: &[u8] = KUBELET;
+pub(super) const RUNS: &[u8] = KUBELET;
 /// Prints the configuration it is given, as containerd does.
 const TAKES: &str = "#!/bin/sh\n[ \"$1\" = --version ] || cat \"$2\"\n";
-const RUNS_NOT: &[u8] = b"what no kernel knows\n";
+pub(super) const RUNS_NOT: &[u8] = b"what no kernel knows\n";
 
 impl Machine {
     /// Stages a stack whose kubelet is this.
-    fn stage(&self, version: &str, kubelet: &[u8]) -> StackRef {
+    pub(super) fn stage(&self, version: &str, kubelet: &[u8]) -> StackRef {
+        self.stage_for(version, kubelet, &[Role::Master, Role::Worker])
+    }
+
+    /// Its image is for these roles.
+    pub(super) fn stage_for(&self, version: &str, kubelet: &[u8], roles: &[Role]) -> StackRef {
         let files: [(&str, u32, &[u8]); 4] = [
             ("bin/containerd", 0o755, TAKES.as_bytes()),
             ("bin/kubelet", 0o755, kubelet),
@@ -62,7 +67,7 @@ impl Machine {
                 reference: "pf9.local/pause:3.10.2".into(),
                 path: "images/pause.tar".into(),
                 component: "pause".into(),
-                roles: vec![Role::Master, Role::Worker],
+                roles: roles.to_vec(),
             }],
             addons: Vec::new(),
             requires: Vec::new(),
@@ -91,7 +96,7 @@ impl Machine {
         ))
     }
 
-    fn node_with(&self, stack: &StackRef) -> NodeSpec {
+    pub(super) fn node_with(&self, stack: &StackRef) -> NodeSpec {
         NodeSpec {
             stack: stack.clone(),
             ..node(self.cas.authorities.clone())
@@ -99,7 +104,7 @@ impl Machine {
     }
 
     /// A node of generation 5 whose stack is there and active.
-    fn running() -> (Self, StackRef) {
+    pub(super) fn running() -> (Self, StackRef) {
         Self::running_with("1.36.3")
     }
 
@@ -123,7 +128,7 @@ impl Machine {
         stack::current(&self.fs).expect("current")
     }
 
-    fn stacks(&self) -> Vec<String> {
+    pub(super) fn stacks(&self) -> Vec<String> {
         self.fs.list(paths::STACKS).expect("stacks")
     }
 }

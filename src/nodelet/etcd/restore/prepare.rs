@@ -85,7 +85,7 @@ fn mounted(fs: &HostFs) -> Result<(), Fault> {
 
 async fn made(hands: Hands<'_>, run: &Run, source: &Source) -> Result<Prepared, Fault> {
     let (fs, node) = (&hands.host.fs, hands.node);
-    let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_CURRENT));
+    let etcdutl = fs.at(format!("{}/bin/etcdutl", paths::STACK_ETCD));
     let found = source::find(hands, run, source).await?;
     let manifest = found.manifest().map(|m| m.manifest().clone());
     let mut warnings = Vec::new();

@@ -50,10 +50,10 @@ impl Machine {
             node: node(Cas::new().authorities),
             shelves: source::Shelves::default(),
         };
-        let etcdutl = format!("{}/bin/etcdutl", paths::STACK_CURRENT);
+        let etcdutl = format!("{}/bin/etcdutl", paths::STACK_ETCD);
         machine.write("/usr/bin/systemctl", SYSTEMCTL.as_bytes());
         machine.write(&etcdutl, ETCDUTL.as_bytes());
-        let log = format!("{}/bin/log", paths::STACK_CURRENT);
+        let log = format!("{}/bin/log", paths::STACK_ETCD);
         machine.write(&log, &crate::host::etcd_data::testing::log_head());
         machine.write("/proc/self/mountinfo", b"");
         machine.write("/etc/systemd/system/pf9-etcd.service", b"[Service]\n");
@@ -212,7 +212,7 @@ fn a_refusal_ends_what_root_asked_and_changes_nothing() {
 #[test]
 fn a_tool_that_fails_leaves_everything_as_it_was() {
     let machine = Machine::new();
-    let etcdutl = format!("{}/bin/etcdutl", paths::STACK_CURRENT);
+    let etcdutl = format!("{}/bin/etcdutl", paths::STACK_ETCD);
     let fails = ETCDUTL.replace("&& echo new", "&& exit 3; echo new");
     machine.write(&etcdutl, fails.as_bytes());
     machine.restore();

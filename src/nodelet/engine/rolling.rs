@@ -1,0 +1,422 @@
+//! Rounds of a node that takes part in a roll: does what `roll::what_next` says, and no more.
+//!
+//! One thing is done in a round. What came of it is put to the same question; what is to be written then is
+//! on the disk before anything else is begun.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::context;
+use super::super::inbox;
+use super::super::job::Work;
+use super::super::lifecycle::Happened;
+use super::super::roll::{self, Move, Record, Said, Seen, prove, what_next};
+use super::super::status::LOOK_MAX;
+use super::Engine;
+use super::clock::until;
+use super::converging::{Node, Turn};
+use super::next::{Next, failed};
+use super::preparing::{Had, with_stack};
+use crate::host::kube::DrainPass;
+use crate::model::{
+    Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
+};
+use crate::stack;
+use crate::telemetry::chain;
+
+/// Pods are asked to leave for this long before the rest of the node is looked at again.
+const DRAIN_FOR: Duration = Duration::from_secs(20);
+/// Between two looks at who is still there.
+const DRAIN_AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks whether there is a backup of etcd.
+const BACKUP_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks whether the cluster shows the node as it is to be.
+const PROVE_AGAIN: Duration = Duration::from_secs(3);
+/// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
+const READY_AGAIN: Duration = Duration::from_secs(15);
+/// Records that are written in one round: from a power cut in the middle to the end are six.
+const NOTES_MAX: u32 = 12;
+
+impl Engine {
+    /// Makes the host this node, and does its part in the roll that is under way.
+    pub(super) async fn by_order(&mut self, work: Work) -> Next {
+        let (record, broken) = roll::load(&self.host.fs, Timestamp::now());
+        if let Some(fault) = broken {
+            tracing::error!(code = fault.code.word(), "{fault}");
+            self.board.say(&fault.to_string());
+        }
+        let mut record = match record.map(|record| record.dated(Timestamp::now())) {
+            Some((record, false)) => Some(record),
+            Some((record, true)) => match self.note_roll(record) {
+                Ok(record) => Some(record),
+                Err(next) => return next,
+            },
+            None => None,
+        };
+        let going = record.as_ref().is_some_and(|r| !r.at.is_over());
+        let mut said = match going && !self.rolled {
+            true => Said::Anew,
+            false => Said::Nothing,
+        };
+        self.rolled = true;
+        let (mut done, mut notes) = (None, 0);
+        loop {
+            self.show_record(record.as_ref(), &work);
+            let step = self.asked(record.as_ref(), &work, said);
+            let step = match (step, done) {
+                (Move::Note(next), _) if notes < NOTES_MAX => {
+                    notes += 1;
+                    said = Said::Nothing;
+                    done = None;
+                    record = match self.note_roll(*next) {
+                        Ok(record) => Some(record),
+                        Err(next) => return next,
+                    };
+                    continue;
+                }
+                // What was done is told, and nothing is to be written about it.
+                (_, Some(next)) => return next,
+                (step, None) => step,
+            };
+            if notes >= NOTES_MAX {
+                let why = format!("it changed {NOTES_MAX} times and does not come to rest");
+                let fault = Fault::new(FaultCode::Unstable, "the upgrade does not go on", why);
+                self.happened(failed("roll", fault));
+                return Next::retry(&self.lifecycle);
+            }
+            let (came, next) = self.do_move(step, record.as_ref(), &work).await;
+            said = came;
+            done = Some(next);
+            if self.told.shutdown.is_cancelled() {
+                return Next::now();
+            }
+        }
+    }
+
+    fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
+        let active = stack::current(&self.host.fs).ok().flatten();
+        let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
+        let seen = Seen {
+            now: Timestamp::now(),
+            installed: self.ledger.ledger.installed.as_ref(),
+            active: active.as_ref(),
+            etcd: etcd.as_ref(),
+            said,
+        };
+        what_next(record, &work.node, &seen)
+    }
+
+    async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
+        let turn = |cordoned| Turn {
+            cordoned,
+            until: record.and_then(Record::until),
+            shown: Some(work.generation),
+            etcd: None,
+        };
+        let of_etcd = record.filter(|r| r.order.stage == UpgradeStage::Etcd);
+        match (step, record) {
+            (Move::Prepare, _) => self.makes_ready(work).await,
+            (Move::Drain { force }, Some(record)) => self.drains(record, force, turn(true)).await,
+            (Move::Switch, _) => self.works(work.clone(), turn(true)).await,
+            (Move::Uncordon, _) => self.works(work.clone(), turn(false)).await,
+            (Move::BackUp, Some(record)) => self.backs_up(record, work).await,
+            (Move::TakeEtcd, Some(record)) => {
+                let mut turn = turn(false);
+                turn.etcd = Some(record.order.stack.clone());
+                self.works(work.clone(), turn).await
+            }
+            (Move::Back, Some(record)) => {
+                let mut turn = turn(of_etcd.is_none());
+                // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
+                turn.etcd = of_etcd.and_then(|r| r.etcd.clone());
+                self.works(Work::kept(&record.from), turn).await
+            }
+            (Move::Keep, Some(record)) => self.keeps(record, work).await,
+            (Move::Follow, _) => {
+                let next = self.node(work.clone(), None, Turn::default()).await;
+                (Said::Nothing, next)
+            }
+            // Only a record leads there, and what is to be written was written.
+            (
+                Move::BackUp
+                | Move::TakeEtcd
+                | Move::Drain { .. }
+                | Move::Back
+                | Move::Keep
+                | Move::Note(_),
+                _,
+            ) => {
+                let after = READY_AGAIN;
+                (
+                    Said::Nothing,
+                    Next {
+                        after,
+                        ..Next::now()
+                    },
+                )
+            }
+        }
+    }
+
+    /// The stack of the order, beside what is kept in repair meanwhile.
+    async fn makes_ready(&mut self, work: &Work) -> (Said, Next) {
+        let Some(order) = work.node.upgrade.clone() else {
+            let next = self.node(work.clone(), None, Turn::default()).await;
+            return (Said::Nothing, next);
+        };
+        let kept = match (order.stage, &self.ledger.ledger.installed) {
+            (UpgradeStage::Node, Some(installed)) => Work::kept(installed),
+            (UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node, _) => work.clone(),
+        };
+        let shown = Some(work.generation);
+        let turn = Turn {
+            shown,
+            ..Turn::default()
+        };
+        let next = self.node(kept, None, turn.clone()).await;
+        if next.after.is_zero() || self.interrupted() {
+            return (Said::Nothing, next);
+        }
+        let Ok((trust, host_id)) = inbox::whom_to_believe(&self.host.fs) else {
+            // That is said.
+            return (Said::Nothing, next);
+        };
+        let node = Node {
+            work: with_stack(work, &order),
+            host_id,
+            trust,
+            hold: None,
+            held: false,
+            keeps_drop_ins: false,
+            turn,
+        };
+        if order.stage == UpgradeStage::Prepare {
+            return (Said::Nothing, self.prepare(&node, &order, next).await);
+        }
+        let had = self.have(&node, &order).await;
+        let well = self.lifecycle.state() == NodeState::Ok;
+        let waits = match had {
+            Had::Ready if well => return (Said::Ready, next),
+            Had::Ready => {
+                let why = self
+                    .lifecycle
+                    .reason()
+                    .map_or_else(String::new, |f| f.to_string());
+                let what = "the node is not changed yet";
+                let fault = Fault::new(FaultCode::Waiting, what, format!("it is not well: {why}"));
+                self.show(&order, UpgradeState::Checking, Some(fault));
+                return (Said::Nothing, next);
+            }
+            Had::Left => return (Said::Nothing, Next::now()),
+            Had::Comes(fault) => {
+                self.show(&order, UpgradeState::Fetching, fault);
+                format!("download of stack {}", order.stack)
+            }
+            Had::Refused(fault) => {
+                self.show(&order, UpgradeState::Refused, Some(fault.clone()));
+                self.happened(failed("upgrade", fault));
+                return (Said::Nothing, Next::retry(&self.lifecycle));
+            }
+        };
+        self.happened(Happened::Waits { what: waits });
+        let after = next.after.min(READY_AGAIN);
+        (Said::Nothing, Next { after, ..next })
+    }
+
+    /// The keeper of etcd makes the backup; what it says of that is in the status.
+    async fn backs_up(&mut self, record: &Record, work: &Work) -> (Said, Next) {
+        let next = self.node(work.clone(), None, Turn::default()).await;
+        let (last, failing) = self.board.backups();
+        if last.is_some_and(|at| at >= record.since) {
+            return (Said::BackedUp, next);
+        }
+        let what = "a fresh backup of etcd";
+        self.happened(Happened::Waits { what: what.into() });
+        let waits = || Fault::new(FaultCode::Waiting, "waiting", format!("for {what}"));
+        let left = failing.unwrap_or_else(waits);
+        self.show_left(record, &left);
+        let after = next.after.min(BACKUP_AGAIN);
+        (Said::Left(left), Next { after, ..next })
+    }
+
+    /// Pods are asked to leave; then the rest of the node is looked after.
+    async fn drains(&mut self, record: &Record, force: bool, turn: Turn) -> (Said, Next) {
+        let end = Instant::now() + DRAIN_FOR;
+        let left = loop {
+            // A hundred pods are asked one after the other.
+            self.board.expects(LOOK_MAX);
+            let left = match self.drain_once(record, force).await {
+                Ok(pass) if pass.left == 0 => return (Said::Drained, Next::now()),
+                Ok(pass) => still_there(&pass),
+                Err(why) => Fault::new(FaultCode::Drain, "pods cannot be moved away", why),
+            };
+            if Instant::now() >= end || self.interrupted() {
+                break left;
+            }
+            self.show_left(record, &left);
+            let mut orders = self.told.orders.clone();
+            tokio::select! {
+                // cancel-safe: all are; what changed is taken up by the next round
+                () = self.told.shutdown.cancelled() => break left,
+                _ = orders.changed() => break left,
+                () = tokio::time::sleep(DRAIN_AGAIN) => {}
+            }
+        };
+        self.show_left(record, &left);
+        self.node(Work::kept(&record.from), None, turn).await;
+        self.happened(Happened::Waits {
+            what: format!("pods to move away: {}", left.why),
+        });
+        let next = Next {
+            after: DRAIN_AGAIN,
+            watching: false,
+            may_exit: false,
+        };
+        (Said::Left(left), next)
+    }
+
+    async fn drain_once(&mut self, record: &Record, force: bool) -> Result<DrainPass, String> {
+        let from = &record.from;
+        let name = from.node.node_name.to_string();
+        let (fs, peers) = (&self.host.fs, &mut self.memory.peers);
+        let kube = peers.kube(fs, from.role, &from.node)?;
+        let drained = async {
+            kube.ready().await?;
+            kube.cordon(&name).await?;
+            kube.drain_once(&name, force).await
+        };
+        drained.await.map_err(|e| chain(&e))
+    }
+
+    /// Works by this; whether it is well then, and shows it.
+    async fn works(&mut self, work: Work, turn: Turn) -> (Said, Next) {
+        let late = turn.until;
+        let mut next = self.node(work.clone(), None, turn).await;
+        if let Some(at) = late {
+            next.after = next.after.min(until(at, Timestamp::now()));
+        }
+        if let Some(failing) = self.lifecycle.failing() {
+            let hopeless =
+                self.lifecycle.state() == NodeState::Failed || is_a_refusal(failing.fault.code);
+            let said = match hopeless {
+                true => Said::Failed(failing.fault.clone()),
+                false => Said::Nothing,
+            };
+            return (said, next);
+        }
+        if self.lifecycle.state() != NodeState::Ok {
+            return (Said::Nothing, next);
+        }
+        match self.proof(&work).await {
+            Ok(()) => (Said::Well, next),
+            Err(why) => {
+                let what = format!("the cluster to show this node as it is: {why}");
+                self.happened(Happened::Waits { what });
+                let after = PROVE_AGAIN;
+                (Said::Nothing, Next { after, ..next })
+            }
+        }
+    }
+
+    /// Whether the cluster shows the node as it is to be.
+    async fn proof(&mut self, work: &Work) -> Result<(), String> {
+        let fs = &self.host.fs;
+        let (trust, _) = inbox::whom_to_believe(fs).map_err(|e| e.to_string())?;
+        let seen = context::stack_of(fs, &trust, &work.node.stack);
+        let stack = seen.manifest.ok_or("its stack is not there")?;
+        let kube = self.memory.peers.kube(fs, work.role, &work.node)?;
+        let name = &work.node.node_name;
+        let node = kube.node(name.as_str()).await.map_err(|e| chain(&e))?;
+        prove::node(&node.unwrap_or_default(), &stack)?;
+        if work.role != Role::Master {
+            return Ok(());
+        }
+        for component in prove::STATIC_PODS {
+            let Some(image) = stack.image(component) else {
+                continue;
+            };
+            let path = format!("/api/v1/namespaces/kube-system/pods/{component}-{name}");
+            let pod = kube.get(&path).await.map_err(|e| chain(&e))?;
+            prove::static_pod(pod.as_ref(), component, &image.reference)?;
+        }
+        Ok(())
+    }
+
+    /// The node stays what it was, for as long as the plane orders what did not work.
+    async fn keeps(&mut self, record: &Record, work: &Work) -> (Said, Next) {
+        let what = format!("this node is not changed to stack {}", record.order.stack);
+        let why = "it is refused";
+        let fault = record.fault.clone();
+        let fault = fault.unwrap_or_else(|| Fault::new(FaultCode::UpgradeFailed, what, why));
+        let turn = Turn {
+            shown: Some(work.generation),
+            ..Turn::default()
+        };
+        let kept = Work::kept(&record.from);
+        (Said::Nothing, self.node(kept, Some(fault), turn).await)
+    }
+
+    /// Writes it; what is said of it is said once it is there.
+    fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
+        if let Err(e) = roll::save(&self.host.fs, &record) {
+            let what = "cannot note how far the upgrade is";
+            let fault = Fault::new(FaultCode::State, what, chain(&e))
+                .fix("look at the disk that holds /var/opt/pf9/nodelet");
+            self.happened(failed("roll", fault));
+            return Err(Next::retry(&self.lifecycle));
+        }
+        self.happened(Happened::NewWork);
+        self.board.show_upgrade(record.status());
+        Ok(record)
+    }
+
+    fn show_record(&mut self, record: Option<&Record>, work: &Work) {
+        let newest = work.node.upgrade.as_ref();
+        let shown = record.filter(|r| !r.at.is_over() || newest.is_none_or(|o| r.is_of(o)));
+        let key = |u: &UpgradeStatus| (u.roll, u.stage, u.state);
+        let before = self.board.upgrade().map(key);
+        // What is said beside it (what is left to be moved) is not forgotten before the next look.
+        if let Some(now) = shown
+            .map(Record::status)
+            .filter(|now| Some(key(now)) != before)
+        {
+            self.board.show_upgrade(now);
+        }
+    }
+
+    fn show_left(&mut self, record: &Record, left: &Fault) {
+        let mut status = record.status();
+        status.fault = Some(left.clone());
+        self.board.show_upgrade(status);
+    }
+}
+
+/// Trying again helps nobody: the program said no.
+fn is_a_refusal(code: FaultCode) -> bool {
+    code == FaultCode::ConfigRefused || code == FaultCode::ProgramNotRunnable
+}
+
+fn still_there(pass: &DrainPass) -> Fault {
+    let mut why = format!("{} pods are left", pass.left);
+    if let Some(budget) = &pass.budget {
+        why = format!("{why}, {} kept by disruption budget {budget}", pass.kept);
+    }
+    Fault::new(FaultCode::Drain, "pods are being moved away", why)
+}
+
+impl Record {
+    /// When it is late where it is.
+    fn until(&self) -> Option<Timestamp> {
+        self.since.checked_add(roll::within(self)).ok()
+    }
+
+    /// A clock that was set back: it has been there since now, and whether that is to be written.
+    fn dated(mut self, now: Timestamp) -> (Self, bool) {
+        let ahead = self.since > now && !self.at.is_over();
+        if ahead {
+            self.since = now;
+        }
+        (self, ahead)
+    }
+}

@@ -1,0 +1,223 @@
+//! This node's part in a roll, as it stands on the disk: what was ordered, how far it is, and the node that
+//! was proven here last, to which it goes back.
+//!
+//! ```text
+//!              ready, well         drained           active             well and proven       uncordoned
+//! (no record) ────────────► draining ────► switching ────► proving ────────────► uncordoning ────────► done
+//!                              │               └───────┬──────┘
+//!                 late, `stop` │     late, a step fails too often, begun too often, withdrawn
+//!                              ▼                       ▼            well
+//!                           refused              putting-back ───────────► put-back
+//! ```
+//!
+//! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing.
+//!
+//! The record is written before what it speaks of is begun, so that whoever comes after a power cut knows
+//! which way it was going. What comes next is decided by [`what_next`] alone; the loop does it
+//! (`engine::rolling`). Having the stack ready leaves no record: it is looked at anew each time.
+//!
+//! | file | what |
+//! |---|---|
+//! | here    | the record |
+//! | `next`  | what comes next: pure |
+//! | `prove` | whether the cluster shows the node as it should be now: pure |
+
+mod next;
+pub mod prove;
+
+use serde::{Deserialize, Serialize};
+
+use super::job::Work;
+use super::ledger::Installed;
+use crate::host::documents::{Document, Store};
+use crate::host::fs::{FsError, HostFs};
+use crate::model::{
+    Fault, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus, paths,
+};
+
+pub(super) use next::within;
+pub use next::{ATTEMPTS_MAX, Move, Said, Seen, what_next};
+
+/// The spec of a large cluster, as in the ledger.
+const RECORD_MAX: u64 = 16 * 1024 * 1024;
+
+/// How far this node is with a stage that changes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    schema: u32,
+    /// What was ordered.
+    pub order: UpgradeOrder,
+    /// How far it is.
+    pub at: At,
+    /// How often the switch was begun.
+    pub attempts: u32,
+    /// Since when it is there.
+    pub since: Timestamp,
+    /// The node that was proven here before, with its stack: what it goes back to.
+    pub from: Installed,
+    /// The stack that etcd was of; absent on workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<StackRef>,
+    /// Why it goes back, or was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// How far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// A fresh backup of etcd is made; nothing was changed.
+    BackingUp,
+    /// Pods are moved away; nothing else was changed.
+    Draining,
+    /// The other stack is to become the active one.
+    Switching,
+    /// It is, and has to show that it is well.
+    Proving,
+    /// It is proven. Pods may come.
+    Uncordoning,
+    /// It failed: back to the node that was proven before.
+    PuttingBack,
+    /// Over: the node is what was ordered.
+    Done,
+    /// Over: it is what it was.
+    PutBack,
+    /// Over: nothing was changed.
+    Refused,
+}
+
+impl Document for Record {
+    const SCHEMA: u32 = 1;
+}
+
+impl Record {
+    /// Of a stage that begins.
+    pub fn new(
+        order: &UpgradeOrder,
+        at: At,
+        from: &Installed,
+        etcd: Option<&StackRef>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            schema: Self::SCHEMA,
+            order: order.clone(),
+            at,
+            attempts: 0,
+            since: now,
+            from: from.clone(),
+            etcd: etcd.cloned(),
+            fault: None,
+        }
+    }
+
+    /// It is about this stage of this roll.
+    pub fn is_of(&self, order: &UpgradeOrder) -> bool {
+        let key = |o: &UpgradeOrder| (o.roll, o.stage);
+        key(&self.order) == key(order) && self.order.stack == order.stack
+    }
+
+    /// As it is shown.
+    pub fn status(&self) -> UpgradeStatus {
+        UpgradeStatus {
+            roll: self.order.roll,
+            stage: self.order.stage,
+            stack: self.order.stack.clone(),
+            state: self.at.shown(),
+            attempts: self.attempts,
+            fault: self.fault.clone(),
+            since: self.since,
+        }
+    }
+}
+
+impl At {
+    /// Nothing more is done for it.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Done | Self::PutBack | Self::Refused => true,
+            Self::BackingUp
+            | Self::Draining
+            | Self::Switching
+            | Self::Proving
+            | Self::Uncordoning
+            | Self::PuttingBack => false,
+        }
+    }
+
+    fn shown(self) -> UpgradeState {
+        match self {
+            Self::BackingUp => UpgradeState::Checking,
+            Self::Draining => UpgradeState::Draining,
+            Self::Switching => UpgradeState::Switching,
+            Self::Proving | Self::Uncordoning => UpgradeState::Proving,
+            Self::PuttingBack => UpgradeState::PuttingBack,
+            Self::Done => UpgradeState::Done,
+            Self::PutBack => UpgradeState::PutBack,
+            Self::Refused => UpgradeState::Refused,
+        }
+    }
+}
+
+/// By which node this host is worked on now, where its spec asks for `work`, and whether it stays cordoned.
+pub fn worked_by(
+    record: Option<&Record>,
+    work: Work,
+    installed: Option<&Installed>,
+) -> (Work, bool) {
+    let order = work.node.upgrade.as_ref();
+    let Some(order) = order.filter(|order| order.stage == UpgradeStage::Node) else {
+        return (work, false);
+    };
+    let record = record.filter(|r| r.is_of(order) || !r.at.is_over());
+    match (record.map(|r| (r, r.at)), installed) {
+        (Some((_, At::Switching | At::Proving)), _) => (work, true),
+        (Some((_, At::Uncordoning | At::Done)), _) | (None, None) => (work, false),
+        (Some((record, At::BackingUp | At::Draining | At::PuttingBack)), _) => {
+            (Work::kept(&record.from), true)
+        }
+        (Some((record, At::PutBack | At::Refused)), _) => (Work::kept(&record.from), false),
+        (None, Some(installed)) => (Work::kept(installed), false),
+    }
+}
+
+/// The record's place on the disk.
+fn store(fs: &HostFs) -> Store {
+    let path = format!("{}/roll.json", paths::NODELET_STATE);
+    Store::new(fs.clone(), path, 0o600, RECORD_MAX)
+}
+
+/// Reads it; a broken one is put aside, and the fault tells of it. Without one the stage begins anew, from
+/// what the ledger says.
+pub fn load(fs: &HostFs, now: Timestamp) -> (Option<Record>, Option<Fault>) {
+    let loaded = store(fs).load(now, Ok::<Record, _>);
+    (loaded.value, loaded.fault)
+}
+
+/// Reads it and changes nothing.
+pub fn look(fs: &HostFs) -> Option<Record> {
+    store(fs).look(Ok::<Record, _>).value
+}
+
+/// Writes it, durably.
+pub fn save(fs: &HostFs, record: &Record) -> Result<(), FsError> {
+    store(fs).save(record)
+}
+
+/// A host without a role has no part in a roll.
+pub fn forget(fs: &HostFs) -> Result<(), FsError> {
+    store(fs).forget()
+}
+
+/// Since when a roll waits for a fresh backup of etcd; none while none does.
+pub fn wants_backup(fs: &HostFs) -> Option<Timestamp> {
+    look(fs).filter(|r| r.at == At::BackingUp).map(|r| r.since)
+}
+
+/// Stacks that the record speaks of: none of them is collected.
+pub fn stacks(fs: &HostFs) -> Vec<StackRef> {
+    let of = |r: Record| [Some(r.order.stack), Some(r.from.node.stack), r.etcd];
+    look(fs).map(of).into_iter().flatten().flatten().collect()
+}

@@ -1,0 +1,377 @@
+//! What comes next in a roll: pure. Kill the process wherever it likes: from what is on the disk it goes on
+//! to [`At::Done`], [`At::PutBack`] or [`At::Refused`], and begins the switch no more often than
+//! [`ATTEMPTS_MAX`] times.
+
+use std::time::Duration;
+
+use super::{At, Record};
+use crate::model::{
+    AfterDrain, BACKUP_MAX, Fault, FaultCode, NodeSpec, Role, StackRef, Timestamp, UpgradeOrder,
+    UpgradeStage,
+};
+use crate::nodelet::ledger::Installed;
+
+/// How often a switch is begun, restarts of the process and the machine counted: a program that takes the
+/// machine down with it does so a third time and no more.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// Longest until the other stack is the active one: it was tried before, so that what remains is etcd's
+/// data being made ready, and a link.
+const SWITCH_WITHIN: Duration = Duration::from_secs(600);
+
+/// Longest until there is a fresh backup: two tries of the largest database, with the pause between them.
+const BACKUP_WITHIN: Duration = Duration::from_secs(2 * BACKUP_MAX.as_secs() + 600);
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Move {
+    /// No roll is in the way: work by the spec.
+    Follow,
+    /// Keep what is installed, and have the stack of the order ready beside it.
+    Prepare,
+    /// Write this, durably, and ask again.
+    Note(Box<Record>),
+    /// Keep what is installed, cordoned, and move its pods away.
+    Drain {
+        /// Also against disruption budgets.
+        force: bool,
+    },
+    /// Work by the spec, and have a fresh backup of etcd made.
+    BackUp,
+    /// Work by the spec, with etcd of the stack that is ordered.
+    TakeEtcd,
+    /// Work by the spec; the node stays cordoned.
+    Switch,
+    /// Work by the spec; the node is made schedulable.
+    Uncordon,
+    /// Work by the node of before; it stays cordoned.
+    Back,
+    /// Work by the node of before, and say why.
+    Keep,
+}
+
+/// What is known when it is decided.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// Now.
+    pub now: Timestamp,
+    /// What is installed.
+    pub installed: Option<&'a Installed>,
+    /// The active stack.
+    pub active: Option<&'a StackRef>,
+    /// The stack that etcd is of.
+    pub etcd: Option<&'a StackRef>,
+    /// What came of what was done last.
+    pub said: Said,
+}
+
+/// What came of a move.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Said {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// This process has not done anything of it: one before it has.
+    Anew,
+    /// The stack is ready, and the node as it is installed is well.
+    Ready,
+    /// There is a backup that is younger than the record.
+    BackedUp,
+    /// No pod is left.
+    Drained,
+    /// Pods are left, for this reason.
+    Left(Fault),
+    /// The node that was worked by is as it should be, and shows it.
+    Well,
+    /// It cannot become so.
+    Failed(Fault),
+}
+
+/// What is done next for the node that the spec speaks of.
+pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> Move {
+    if let Some(record) = record.filter(|r| !r.at.is_over()) {
+        return goes_on(record, node, seen);
+    }
+    let Some(order) = &node.upgrade else {
+        return Move::Follow;
+    };
+    match order.stage {
+        UpgradeStage::Prepare => return Move::Prepare,
+        UpgradeStage::Etcd | UpgradeStage::Node => {}
+    }
+    match record.filter(|r| r.is_of(order)).map(|r| r.at) {
+        None => begins(order, seen),
+        Some(At::Done) => Move::Follow,
+        Some(At::PutBack | At::Refused) => Move::Keep,
+        // Not over: see above.
+        Some(
+            At::BackingUp
+            | At::Draining
+            | At::Switching
+            | At::Proving
+            | At::Uncordoning
+            | At::PuttingBack,
+        ) => Move::Follow,
+    }
+}
+
+fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
+    let Some(installed) = seen.installed else {
+        // It becomes a node with that stack.
+        return Move::Follow;
+    };
+    let begin = |at| {
+        let record = Record::new(order, at, installed, seen.etcd, seen.now);
+        Move::Note(Box::new(record))
+    };
+    let etcd = order.stage == UpgradeStage::Etcd;
+    if etcd && installed.role != Role::Master {
+        return begin(At::Done);
+    }
+    let has = if etcd {
+        seen.etcd
+    } else {
+        Some(&installed.node.stack)
+    };
+    if has == Some(&order.stack) {
+        // Nothing is to be changed; it has to be well.
+        return begin(At::Uncordoning);
+    }
+    match &seen.said {
+        Said::Ready if etcd => begin(At::BackingUp),
+        Said::Ready => begin(At::Draining),
+        Said::Nothing
+        | Said::Anew
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Left(_)
+        | Said::Well
+        | Said::Failed(_) => Move::Prepare,
+    }
+}
+
+fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
+    let to = |at, fault: Option<Fault>| note(record, at, fault, seen.now);
+    // What etcd is of is no spec's word.
+    let wants = match record.order.stage {
+        UpgradeStage::Etcd => &record.from.node.stack,
+        UpgradeStage::Prepare | UpgradeStage::Node => &record.order.stack,
+    };
+    let ordered = node.upgrade.as_ref();
+    let withdrawn_in_time = !ordered.is_some_and(|order| record.is_of(order));
+    if withdrawn_in_time && matches!(record.at, At::BackingUp | At::Draining) {
+        return to(At::Refused, Some(withdrawn(record)));
+    }
+    if node.stack != *wants {
+        match record.at {
+            At::Switching | At::Proving => return to(At::PuttingBack, Some(withdrawn(record))),
+            // It is proven: what the spec asks for now begins from there.
+            At::Uncordoning => return to(At::Done, None),
+            At::BackingUp
+            | At::Draining
+            | At::PuttingBack
+            | At::Done
+            | At::PutBack
+            | At::Refused => {}
+        }
+    }
+    match record.at {
+        At::BackingUp => backs_up(record, seen),
+        At::Draining => drains(record, seen),
+        At::Switching | At::Proving => switches(record, seen),
+        At::Uncordoning => match seen.said {
+            Said::Well => to(At::Done, None),
+            Said::Nothing
+            | Said::Anew
+            | Said::Ready
+            | Said::BackedUp
+            | Said::Drained
+            | Said::Left(_)
+            | Said::Failed(_) => Move::Uncordon,
+        },
+        // However often and however long: there is nowhere else to go.
+        At::PuttingBack => match seen.said {
+            Said::Well => to(At::PutBack, record.fault.clone()),
+            Said::Nothing
+            | Said::Anew
+            | Said::Ready
+            | Said::BackedUp
+            | Said::Drained
+            | Said::Left(_)
+            | Said::Failed(_) => Move::Back,
+        },
+        At::Done | At::PutBack | At::Refused => Move::Follow,
+    }
+}
+
+fn drains(record: &Record, seen: &Seen<'_>) -> Move {
+    let policy = record.order.drain;
+    let late = is_late(
+        record,
+        Duration::from_secs(policy.timeout_s.into()),
+        seen.now,
+    );
+    match (&seen.said, policy.then) {
+        (Said::Drained, _) => {
+            let mut next = record.clone();
+            next.attempts = 1;
+            note(&next, At::Switching, None, seen.now)
+        }
+        (Said::Left(why), AfterDrain::Stop) if late => {
+            let fault = not_drained(record, why);
+            note(record, At::Refused, Some(fault), seen.now)
+        }
+        (_, AfterDrain::Force) => Move::Drain { force: late },
+        (
+            Said::Nothing
+            | Said::Anew
+            | Said::Ready
+            | Said::BackedUp
+            | Said::Left(_)
+            | Said::Well
+            | Said::Failed(_),
+            AfterDrain::Stop | AfterDrain::Wait,
+        ) => Move::Drain { force: false },
+    }
+}
+
+fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
+    if seen.said == Said::BackedUp {
+        let mut next = record.clone();
+        next.attempts = 1;
+        return note(&next, At::Switching, None, seen.now);
+    }
+    if !is_late(record, BACKUP_WITHIN, seen.now) {
+        return Move::BackUp;
+    }
+    let why = match &seen.said {
+        Said::Left(fault) => fault.why.clone(),
+        Said::Nothing
+        | Said::Anew
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Well
+        | Said::Failed(_) => "none was made".to_owned(),
+    };
+    let what = format!("etcd is not taken from stack {}", record.order.stack);
+    let why = format!("there is no fresh backup of it: {why}");
+    let fault = Fault::new(FaultCode::UpgradeFailed, what, why)
+        .fix("see pf9ctl etcd backup, then begin the upgrade again");
+    note(record, At::Refused, Some(fault), seen.now)
+}
+
+fn switches(record: &Record, seen: &Seen<'_>) -> Move {
+    let back = |fault| note(record, At::PuttingBack, Some(fault), seen.now);
+    let etcd = record.order.stage == UpgradeStage::Etcd;
+    let now = if etcd { seen.etcd } else { seen.active };
+    let active = now == Some(&record.order.stack);
+    match &seen.said {
+        Said::Anew if record.attempts >= ATTEMPTS_MAX => return back(too_often(record)),
+        Said::Anew => {
+            let mut again = record.clone();
+            again.attempts += 1;
+            // The time that the machine was off is not the stack's.
+            return note(&again, record.at, None, seen.now);
+        }
+        Said::Failed(fault) => return back(fault.clone()),
+        Said::Well if active && record.at == At::Proving => {
+            return note(record, At::Uncordoning, None, seen.now);
+        }
+        Said::Nothing
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Left(_)
+        | Said::Well => {}
+    }
+    if active && record.at == At::Switching {
+        return note(record, At::Proving, None, seen.now);
+    }
+    match is_late(record, within(record), seen.now) {
+        true => back(late(record)),
+        false if etcd => Move::TakeEtcd,
+        false => Move::Switch,
+    }
+}
+
+/// How long the node may be where it is.
+pub(in crate::nodelet) fn within(record: &Record) -> Duration {
+    match record.at {
+        At::Switching => SWITCH_WITHIN,
+        At::Proving => Duration::from_secs(record.order.prove_s.into()),
+        At::BackingUp
+        | At::Draining
+        | At::Uncordoning
+        | At::PuttingBack
+        | At::Done
+        | At::PutBack
+        | At::Refused => Duration::MAX,
+    }
+}
+
+/// A clock that was set back makes it no later than it is; the record is then dated anew (`Record::dated`).
+fn is_late(record: &Record, within: Duration, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(record.since)).is_ok_and(|spent| spent >= within)
+}
+
+fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
+    Move::Note(Box::new(Record {
+        at,
+        fault,
+        since: now,
+        ..record.clone()
+    }))
+}
+
+fn not_switched(record: &Record) -> String {
+    let who = match record.order.stage {
+        UpgradeStage::Etcd => "etcd of this master",
+        UpgradeStage::Prepare | UpgradeStage::Node => "this node",
+    };
+    format!("{who} is not on stack {}", record.order.stack)
+}
+
+fn withdrawn(record: &Record) -> Fault {
+    let why = "the spec asks for another one before it was proven";
+    Fault::new(FaultCode::UpgradeWithdrawn, not_switched(record), why)
+}
+
+fn not_drained(record: &Record, why: &Fault) -> Fault {
+    let seconds = record.order.drain.timeout_s;
+    let why = format!(
+        "its pods were not moved away within {seconds} s: {}",
+        why.why
+    );
+    let fix = "see what the named disruption budget needs, then resume the roll; or resume it with \
+               another time, or with --then wait or force";
+    Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
+}
+
+fn too_often(record: &Record) -> Fault {
+    let why = format!(
+        "it was begun {ATTEMPTS_MAX} times, and each time this program or the machine \
+                       ended before it was proven"
+    );
+    let fix = "see why the machine restarted (journalctl -b -1), then begin the upgrade again";
+    Fault::new(FaultCode::UpgradeFailed, not_switched(record), why).fix(fix)
+}
+
+fn late(record: &Record) -> Fault {
+    let (what, seconds) = match record.at {
+        At::Switching => ("it did not become the active one", SWITCH_WITHIN.as_secs()),
+        At::BackingUp
+        | At::Draining
+        | At::Proving
+        | At::Uncordoning
+        | At::PuttingBack
+        | At::Done
+        | At::PutBack
+        | At::Refused => ("the node was not well on it", record.order.prove_s.into()),
+    };
+    let why = format!("{what} within {seconds} s");
+    let fix = "see /var/log/pf9/kube/kube.log for what it waited for, then begin the upgrade again";
+    Fault::new(FaultCode::UpgradeFailed, not_switched(record), why).fix(fix)
+}
+
+#[cfg(test)]
+mod tests;

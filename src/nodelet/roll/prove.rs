@@ -1,0 +1,117 @@
+//! Whether the cluster shows the node as it should be with its stack: pure.
+//!
+//! That a sweep finds nothing to do is asked beside it, and with that the runtime, etcd, the API server of
+//! this master and kubelet's own health. What is asked here is what others see: a node object may say Ready
+//! for a while by the word of the kubelet of before.
+
+use serde_json::Value;
+
+use crate::model::StackManifest;
+use crate::nodelet::observe::ready;
+
+/// Programs of the control plane that are static pods.
+pub const STATIC_PODS: [&str; 3] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+];
+
+/// What the node object lacks, if something: Ready, by a kubelet and a runtime of this stack.
+pub fn node(node: &Value, stack: &StackManifest) -> Result<(), String> {
+    let text = |pointer: &str| node.pointer(pointer).and_then(Value::as_str);
+    let kubelet = text("/status/nodeInfo/kubeletVersion").unwrap_or_default();
+    let wants = format!("v{}", stack.kubernetes);
+    if !is_release(kubelet, &wants) {
+        return Err(format!("the cluster sees a kubelet {kubelet}, not {wants}"));
+    }
+    let runtime = text("/status/nodeInfo/containerRuntimeVersion").unwrap_or_default();
+    let runtime = runtime.trim_start_matches("containerd://");
+    if let Some(wants) = stack.component("containerd")
+        && !is_release(runtime, wants)
+    {
+        return Err(format!(
+            "the cluster sees a containerd {runtime}, not {wants}"
+        ));
+    }
+    ready(node).map_err(|why| format!("the node is not Ready: {why}"))
+}
+
+/// What a static pod of the control plane lacks, if something: Ready, with this image.
+pub fn static_pod(pod: Option<&Value>, component: &str, image: &str) -> Result<(), String> {
+    let pod = pod.ok_or_else(|| format!("kubelet does not show {component} in the API yet"))?;
+    let has = pod
+        .pointer("/spec/containers/0/image")
+        .and_then(Value::as_str);
+    if has != Some(image) || pod.pointer("/metadata/deletionTimestamp").is_some() {
+        return Err(format!(
+            "{component} runs from {}, not {image}",
+            has.unwrap_or("nothing")
+        ));
+    }
+    ready(pod).map_err(|why| format!("{component} is not Ready: {why}"))
+}
+
+/// A program may say more of itself than its release, e.g. `v1.37.2-1+pf9`.
+fn is_release(says: &str, wants: &str) -> bool {
+    let bare = |text: &str| text.trim_start_matches('v').to_owned();
+    let (says, wants) = (bare(says), bare(wants));
+    says.strip_prefix(wants.as_str())
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodelet::phase::samples;
+    use serde_json::json;
+
+    fn stack() -> StackManifest {
+        samples::master("1.37.2").manifest.expect("a stack")
+    }
+
+    fn seen(kubelet: &str, runtime: &str, ready: &str) -> Value {
+        json!({"status": {
+            "nodeInfo": {"kubeletVersion": kubelet, "containerRuntimeVersion": runtime},
+            "conditions": [{"type": "Ready", "status": ready, "message": "no network"}],
+        }})
+    }
+
+    #[test]
+    fn the_word_of_the_kubelet_of_before_proves_nothing() {
+        let stack = stack();
+        let runtime = stack.component("containerd").expect("containerd");
+        let runtime = format!("containerd://v{runtime}");
+        let said = |kubelet: &str, runtime: &str, ready: &str| {
+            node(&seen(kubelet, runtime, ready), &stack)
+        };
+        assert_eq!(said("v1.37.2", &runtime, "True"), Ok(()));
+        assert_eq!(said("v1.37.2+pf9", &runtime, "True"), Ok(()));
+        for old in ["v1.36.3", "v1.37.20", "v1.37.2.1", ""] {
+            let why = said(old, &runtime, "True").expect_err(old);
+            assert!(why.contains("not v1.37.2"), "{why}");
+        }
+        let why = said("v1.37.2", "containerd://1.7.0", "True").expect_err("old");
+        assert!(why.contains("containerd 1.7.0"), "{why}");
+        let why = said("v1.37.2", &runtime, "False").expect_err("not ready");
+        assert!(why.contains("no network"), "{why}");
+        assert!(node(&json!({}), &stack).is_err(), "nothing is said");
+    }
+
+    #[test]
+    fn a_static_pod_of_the_stack_of_before_proves_nothing() {
+        let pod = |image: &str, ready: &str| {
+            json!({
+                "spec": {"containers": [{"image": image}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            })
+        };
+        let said = |pod: Option<&Value>| static_pod(pod, "kube-scheduler", "new");
+        assert_eq!(said(Some(&pod("new", "True"))), Ok(()));
+        assert!(said(Some(&pod("old", "True"))).is_err());
+        assert!(said(Some(&pod("new", "False"))).is_err());
+        assert!(said(None).is_err());
+        let mut goes = pod("new", "True");
+        goes["metadata"] = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert!(said(Some(&goes)).is_err(), "it is being replaced");
+    }
+}
