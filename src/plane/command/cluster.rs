@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::authorities::Authorities;
 use super::backups::Backups;
+use super::upgrade::Upgrade;
 use super::{Listing, State, align, cell, put, show, text};
 use crate::model::{Fault, HostId};
-use crate::plane::admin::{self, Leaving, WantedStack};
+use crate::plane::admin::{self, Leaving};
 use crate::plane::etcd::restore::WantedRestore;
 
 #[derive(Debug, Subcommand)]
@@ -80,17 +81,9 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         state: State,
     },
-    /// Give a cluster another stack of the same minor of Kubernetes, on all its nodes at once: no
-    /// node is drained for it, services start again. One that does not fit is refused here, or by
-    /// the node, which keeps what it has.
-    Stack {
-        /// Name or id of the cluster.
-        name: String,
-        /// Version of an imported stack.
-        version: String,
-        #[command(flatten)]
-        state: State,
-    },
+    /// Take a cluster to another stack, node by node, while it works; show how far that is; pause, resume,
+    /// cancel it, or go back.
+    Upgrade(Box<Upgrade>),
     /// Change settings of a cluster while it runs, e.g. '{"networkPolicies": "off"}' or
     /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. What is not named stays.
     Settings {
@@ -166,17 +159,7 @@ impl ClusterVerb {
                 let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
                 put(None, &left(&answer, &format!("detached from {name}")))
             }
-            Self::Stack {
-                name,
-                version,
-                state,
-            } => {
-                let path = format!("/clusters/{name}/stack");
-                let body = WantedStack { version };
-                let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
-                let version = text(&stack, "stack");
-                put(None, &format!("cluster {name} is to run stack {version}\n"))
-            }
+            Self::Upgrade(upgrade) => upgrade.run().await,
             Self::Settings {
                 name,
                 settings,
