@@ -21,6 +21,7 @@
 //! | `proxy`, `kubeconfig`                        | Kubernetes APIs through the tunnels |
 //! | `zones`, `shared_address`                   | what of a cluster fails together; the address that masters share (pure) |
 //! | `rights`, `departures`                       | who may do what in a cluster, and how that ends |
+//! | `rolls`                                      | a cluster goes to another stack, node by node |
 //! | `etcd`                                       | members of etcd: who may leave, who is taken out, who waits |
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
@@ -71,6 +72,7 @@ mod refusal;
 mod refused;
 mod resmgr;
 mod rights;
+mod rolls;
 mod rotation;
 mod secrets;
 mod serve;

@@ -336,6 +336,7 @@ fn manifest() -> StackManifest {
             roles: vec![Role::Master, Role::Worker],
         }],
         addons: vec!["addons/a.yaml".into()],
+        security: false,
         requires: vec![StackRequirement {
             package: "p".into(),
             any_of: vec!["/lib/p".into()],

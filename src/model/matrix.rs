@@ -16,9 +16,11 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `containerd` | which containerd may follow which |
 //! | `etcd` | which etcd may go on with the data of which, and restore the backups of which |
 //! | `table` | the matrix as the README shows it |
 
+mod containerd;
 mod etcd;
 mod table;
 #[cfg(test)]
@@ -62,6 +64,15 @@ pub struct Matrix {
     etcd_step: Vec<EtcdStep>,
     #[serde(default)]
     etcd_restore: Vec<EtcdRestore>,
+    #[serde(default)]
+    containerd: Containerd,
+}
+
+/// Lines of containerd.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Containerd {
+    long_term: Vec<String>,
 }
 
 /// A supported minor of Kubernetes.

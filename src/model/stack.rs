@@ -68,6 +68,9 @@ pub struct StackManifest {
     /// What the distribution must have.
     #[serde(default)]
     pub requires: Vec<StackRequirement>,
+    /// It mends a fault of security: clusters whose policy says so go to it at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub security: bool,
 }
 
 /// The packed stack.

@@ -134,15 +134,8 @@ pub enum UpgradeState {
 impl UpgradeOrder {
     /// What is wrong with it beside the stack that the spec names: the field, and why.
     pub fn fault(&self, names: &StackRef) -> Option<(&'static str, String)> {
-        let bound = |seconds: u32, of: &std::ops::RangeInclusive<u32>| {
-            let why = format!("{seconds} s, between {} and {}", of.start(), of.end());
-            (!of.contains(&seconds)).then_some(why)
-        };
-        if let Some(why) = bound(self.drain.timeout_s, &DRAIN_S) {
-            return Some(("drain.timeout_s", why));
-        }
-        if let Some(why) = bound(self.prove_s, &PROVE_S) {
-            return Some(("prove_s", why));
+        if let Some(fault) = self.drain.fault(self.prove_s) {
+            return Some(fault);
         }
         let other = self.stage == UpgradeStage::Node && self.stack != *names;
         let why = || {
@@ -163,6 +156,18 @@ impl Default for DrainPolicy {
             timeout_s: DEFAULT_S,
             then: AfterDrain::default(),
         }
+    }
+}
+
+impl DrainPolicy {
+    /// What is wrong with its times, and with `prove_s` beside them: the field, and why.
+    pub fn fault(&self, prove_s: u32) -> Option<(&'static str, String)> {
+        let bound = |field, seconds: u32, of: &std::ops::RangeInclusive<u32>| {
+            let why = format!("{seconds} s, between {} and {}", of.start(), of.end());
+            (!of.contains(&seconds)).then_some((field, why))
+        };
+        let drain = bound("drain.timeout_s", self.timeout_s, &DRAIN_S);
+        drain.or_else(|| bound("prove_s", prove_s, &PROVE_S))
     }
 }
 

@@ -28,6 +28,7 @@ use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
 use super::refusal::{Answer, chain};
+use super::rolls;
 use super::settings::Tuning;
 use super::stacks;
 use super::state::Plane;
@@ -53,11 +54,6 @@ pub(super) struct NewToken {
 #[serde(deny_unknown_fields)]
 pub(super) struct Import {
     pub(super) path: PathBuf,
-}
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WantedStack {
-    pub(super) version: String,
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,7 +102,18 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
                 .delete(etcd::restore::admin_withdraw),
         )
         .route("/clusters/{name}/detach", post(detach))
-        .route("/clusters/{name}/stack", post(cluster_stack))
+        .route(
+            "/clusters/{name}/upgrade",
+            get(rolls::http::admin_show).post(rolls::http::admin_start),
+        )
+        .route(
+            "/clusters/{name}/upgrade/plan",
+            post(rolls::http::admin_plan),
+        )
+        .route(
+            "/clusters/{name}/upgrade/{verb}",
+            post(rolls::http::admin_turn),
+        )
         .route("/clusters/{name}/settings", patch(cluster_settings))
         .route(
             "/clusters/{name}/backups",
@@ -223,21 +230,6 @@ async fn remove(
     resmgr::remove_this(&plane, host, wanted.force)
         .await
         .map(Json)
-}
-
-async fn cluster_stack(
-    State(plane): State<Arc<Plane>>,
-    Path(name): Path<String>,
-    Doc(wanted): Doc<WantedStack>,
-) -> Answer<Json<Value>> {
-    let cluster = name.clone();
-    let (stack, left) = plane
-        .change(move |change| qbert::set_stack(change, &cluster, &wanted.version))
-        .await?;
-    tracing::info!(cluster = name, %stack, "the cluster has another stack");
-    Ok(Json(
-        json!({"stack": stack.version, "manifest": stack.manifest, "addonsLeft": left}),
-    ))
 }
 
 /// Also what the cluster is then.

@@ -13,10 +13,10 @@ use super::ca::{self, Authority as Signer};
 use super::http::Doc;
 use super::kubeconfig;
 use super::qbert;
-use super::records::{CLUSTERS, Cluster, HOSTS, SPECS};
+use super::records::{CLUSTERS, Cluster, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::rotation::{self, Report, Rotation, Stage, Successor};
-use super::state::{Change, Plane};
+use super::state::{self, Change, Plane};
 use super::store::Read;
 use crate::model::{Authority, Digest, FaultCode, HostId, HostStatus, NodeState};
 
@@ -117,13 +117,10 @@ pub(super) fn heard(change: &mut Change<'_>, host: HostId, status: &HostStatus) 
     let Some(node) = &status.node else {
         return Ok(());
     };
-    let row = change.get(&HOSTS, &host.to_string())?;
-    let Some(id) = row.and_then(|row| row.cluster) else {
+    let Some(mut cluster) = state::cluster_of(&**change, host)? else {
         return Ok(());
     };
-    let Some(mut cluster) = change.get(&CLUSTERS, &id.to_string())? else {
-        return Ok(());
-    };
+    let id = cluster.id;
     if cluster.rotation.is_none() {
         return Ok(());
     }

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod authorities;
 mod backups;
 mod cluster;
+mod upgrade;
 
 use cluster::ClusterVerb;
 

@@ -15,6 +15,7 @@ use super::backups;
 use super::departures;
 use super::etcd::seats;
 use super::records::{Cluster, Member};
+use super::rolls;
 use super::rotation;
 use super::shared_address;
 use super::zones::{REGION_LABEL, ZONE_LABEL};
@@ -54,8 +55,8 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
             Vec::new()
         },
         labels: labels(cluster, member),
-        upgrade: None,
-        stack: cluster.stack.clone(),
+        stack: rolls::stack_of(cluster, member).clone(),
+        upgrade: rolls::order(cluster, member.host),
         authorities: rotation::authorities(cluster, member.host),
         api: ApiSpec {
             // Workers have no API server.
@@ -259,6 +260,7 @@ pub(super) mod tests {
                 etcd_election_ms: None,
                 etcd_replace_after_s: crate::plane::settings::replace_after(),
                 etcd_backup: Default::default(),
+                upgrade: Default::default(),
             },
             authorities: Authorities {
                 cluster: pem.clone(),
@@ -272,6 +274,7 @@ pub(super) mod tests {
             },
             backup_key: backups::new_key(),
             rotation: None,
+            roll: None,
             members: Vec::new(),
             departed: Vec::new(),
             etcd_revoked: None,

@@ -12,6 +12,7 @@ use super::records::{
     STATUSES,
 };
 use super::refusal::Answer;
+use super::rolls;
 use super::rotation;
 use super::state::{self, Change, Plane};
 use super::store::Read;
@@ -177,6 +178,7 @@ fn leave_cluster(change: &mut Change<'_>, host: HostId, cluster: ClusterId) -> A
     if let Some(mut cluster) = change.get(&CLUSTERS, &key)? {
         departures::leave(&mut cluster, host, change.now, true);
         departures::sign_revoked(&mut cluster, change.now)?;
+        rolls::take_in(&mut cluster);
         rotation::advance(&mut cluster, change.now);
         change.put(&CLUSTERS, &key, &cluster)?;
         change.touch_cluster(&cluster);

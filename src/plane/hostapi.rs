@@ -27,6 +27,7 @@ use super::http::{Doc, deadline, no_such_method, no_such_path};
 use super::orders;
 use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
 use super::refusal::{Answer, Refusal};
+use super::rolls;
 use super::stacks;
 use super::state::Plane;
 use super::store::Read;
@@ -192,7 +193,9 @@ async fn status(
                 received_at,
                 status,
             };
-            Ok(change.put(&STATUSES, &host.to_string(), &row)?)
+            change.put(&STATUSES, &host.to_string(), &row)?;
+            // It looks at what its neighbours said, and at this as well.
+            rolls::heard_of(change, host, &row.status)
         })
         .await?;
     Ok(match answer {

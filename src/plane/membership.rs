@@ -185,6 +185,8 @@ fn admit(
         uid: departures::uid(cluster, host, now),
         joins: candidate.master && cluster.masters().next().is_some(),
         service_account_key: None,
+        stack: None,
+        etcd_stack: None,
         etcd_certificates: departures::came_back(&cluster.departed, host),
     };
     let pod_cidr = free_pod_cidr(cluster.settings.pods_cidr, members).ok_or_else(|| {

@@ -13,6 +13,7 @@
 //! | `etcd-backup` | none: by its last status | masters that told of their etcd |
 //! | `certificates` | none: by its last status | hosts that told of certificates of a node |
 //! | `api-address` | none: by its last status | masters that share the API's address |
+//! | `upgrade` | none: the plane's own | the first master of a cluster that was ever upgraded |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
 //! token sees the hosts of that cluster.
@@ -35,6 +36,7 @@ use super::proxy;
 use super::records::{CLUSTERS, Cluster, Scope};
 use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
+use super::rolls;
 use super::shared_address;
 use super::state::{self, Plane};
 use super::store::Read;
@@ -66,15 +68,18 @@ enum Source {
     Backups,
     /// The address that masters share, likewise: the one that had it is asked about when it is away.
     Address,
+    /// How far the cluster's upgrade is: nobody knows but the plane.
+    Upgrade,
 }
 
 impl Source {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Tunnel,
         Self::Etcd,
         Self::Certificates,
         Self::Backups,
         Self::Address,
+        Self::Upgrade,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +89,7 @@ impl Source {
             Self::Certificates => "certificates",
             Self::Backups => "etcd-backup",
             Self::Address => "api-address",
+            Self::Upgrade => "upgrade",
         }
     }
 
@@ -92,17 +98,20 @@ impl Source {
         match self {
             Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
             Self::Etcd => Some(("etcd-metrics", "/metrics")),
-            Self::Certificates | Self::Backups | Self::Address => None,
+            Self::Certificates | Self::Backups | Self::Address | Self::Upgrade => None,
         }
     }
 
-    fn is_on(self, known: &Known, role: Option<Role>) -> bool {
+    fn is_on(self, known: &Known, cluster: Option<&Cluster>) -> bool {
+        let host = known.host.id;
+        let role = cluster.and_then(|c| c.member(host)).map(|m| m.role);
         match self {
             Self::Tunnel => known.connected,
             Self::Etcd => known.connected && role == Some(Role::Master),
             Self::Certificates => !of_the_node(known).is_empty(),
             Self::Backups => role == Some(Role::Master) && backups::etcd_of(known).is_some(),
             Self::Address => role == Some(Role::Master) && shared_address::said(known).is_some(),
+            Self::Upgrade => cluster.is_some_and(|c| rolls::numbers::are_there(c, host)),
         }
     }
 }
@@ -149,7 +158,7 @@ pub(super) async fn numbers(
         ));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why = "there are tunnel, etcd, etcd-backup, certificates and api-address";
+        let why = "there are tunnel, etcd, etcd-backup, certificates, api-address and upgrade";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
             "no such numbers",
@@ -192,15 +201,20 @@ pub(super) async fn numbers(
 /// Numbers that the plane has itself.
 fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<MetricsText> {
     let mut text = MetricsText::default();
+    let cluster = || -> Answer<Option<Cluster>> {
+        let id = known.host.cluster.map(|id| id.to_string());
+        let rows = plane.read()?;
+        Ok(id.map_or(Ok(None), |id| rows.get(&CLUSTERS, &id))?)
+    };
     match source {
         Source::Backups => {
-            let rows = plane.read()?;
-            let cluster = match known.host.cluster {
-                Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
-                None => None,
-            };
-            if let Some(cluster) = cluster {
+            if let Some(cluster) = cluster()? {
                 text = backups::numbers(&cluster, known);
+            }
+        }
+        Source::Upgrade => {
+            if let Some(cluster) = cluster()? {
+                text = rolls::numbers::of(&cluster);
             }
         }
         Source::Address => text = shared_address::numbers(known),
@@ -253,7 +267,7 @@ fn targets_of(url: &str, known: &Known, cluster: Option<&Cluster>) -> Vec<Value>
     };
     Source::ALL
         .into_iter()
-        .filter(|s| s.is_on(known, member.map(|m| m.role)))
+        .filter(|s| s.is_on(known, cluster))
         .map(target)
         .collect()
 }

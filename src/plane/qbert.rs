@@ -19,13 +19,11 @@ use super::etcd;
 use super::fleet;
 use super::http::Doc;
 use super::keystone::{self, Operator};
-use super::kubeconfig;
 use super::membership::{self, Candidate};
-use super::records::{
-    AuthorityKeys, CLUSTERS, Cluster, HOSTS, STACKS, STATUSES, Settings, Stack, USERS,
-};
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STATUSES, Settings, USERS};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
+use super::rolls;
 use super::rotation;
 use super::settings::{self, NewCluster, Tuning};
 use super::shared_address;
@@ -123,7 +121,7 @@ pub(super) async fn create(
                 ));
             }
             require_nobodys(&**change, &settings)?;
-            let stack = choose_stack(&**change, body.stack.as_deref())?;
+            let stack = stacks::choose(&**change, "cluster refused", body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
             let mut cluster = Cluster {
@@ -136,6 +134,7 @@ pub(super) async fn create(
                 keys,
                 backup_key: backups::new_key(),
                 rotation: None,
+                roll: None,
                 members: Vec::new(),
                 departed: Vec::new(),
                 etcd_revoked: None,
@@ -169,28 +168,6 @@ fn require_nobodys(rows: &impl Read, settings: &Settings) -> Answer<()> {
             ))
         }
     }
-}
-
-/// The stack of this version; without one, the newest import.
-fn choose_stack(rows: &impl Read, version: Option<&str>) -> Answer<StackRef> {
-    let mut stacks = rows.all(&STACKS)?;
-    stacks.sort_by_key(|(_, s)| s.imported_at);
-    let found = stacks
-        .into_iter()
-        .rev()
-        .map(|(_, s)| s.reference)
-        .find(|r| version.is_none_or(|v| v == r.version));
-    found.ok_or_else(|| {
-        let why = match version {
-            Some(v) => {
-                let v: String = v.chars().take(80).collect();
-                format!("stack: there is no version {v:?}")
-            }
-            None => "stack: none was imported yet".into(),
-        };
-        Refusal::bad(FaultCode::StackUnknown, "cluster refused", why)
-            .fix("see pf9-plane stack list, import one with pf9-plane stack import")
-    })
 }
 
 /// What an authority calls itself, behind its cluster's name.
@@ -237,6 +214,13 @@ pub(super) async fn tune(
 
 /// Changes settings of a cluster that runs.
 pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -> Answer<()> {
+    if let Some(stack) = body.stack()? {
+        let wanted = rolls::http::Wanted {
+            to: Some(stack.to_owned()),
+            ..Default::default()
+        };
+        return rolls::http::start(plane, id, wanted, None).await.map(drop);
+    }
     plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
@@ -245,7 +229,8 @@ pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -
             for member in &cluster.members {
                 change.touch(member.host);
             }
-            Ok(change.put(&CLUSTERS, &id.to_string(), &cluster)?)
+            change.put(&CLUSTERS, &id.to_string(), &cluster)?;
+            rolls::patches::consider(change, &mut cluster)
         })
         .await?;
     tracing::info!(cluster = %id, "cluster's settings changed");
@@ -361,6 +346,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         backups::signs(&mut cluster, wanted.uuid, &row.order_key);
         tracing::info!(host = %wanted.uuid, cluster = %id, master = wanted.is_master, "host attached");
     }
+    rolls::take_in(&mut cluster);
     rotation::advance(&mut cluster, change.now);
     change.put(&CLUSTERS, &id.to_string(), &cluster)?;
     change.touch_cluster(&cluster);
@@ -413,6 +399,7 @@ pub(super) async fn detach_these(
             if let Some(lost) = &lost {
                 etcd::leave::audit(change, &cluster, &hosts, lost)?;
             }
+            rolls::take_in(&mut cluster);
             rotation::advance(&mut cluster, change.now);
             change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
             change.touch_cluster(&cluster);
@@ -420,50 +407,6 @@ pub(super) async fn detach_these(
         })
         .await?;
     Ok(answer)
-}
-
-/// Gives a cluster another stack of the same minor of Kubernetes, on all its nodes at once; who says
-/// so knows that nothing is drained for it. Also which add-ons stay in it that the new one does not have.
-pub(super) fn set_stack(
-    change: &mut Change<'_>,
-    name: &str,
-    version: &str,
-) -> Answer<(StackRef, Vec<String>)> {
-    let mut cluster = kubeconfig::find(&**change, name)?;
-    let stack = choose_stack(&**change, Some(version))?;
-    let minor = |stack: &StackRef| -> Answer<Option<String>> {
-        let row = change.get(&STACKS, &stack.manifest.to_string())?;
-        let of = |s: Stack| {
-            s.kubernetes
-                .rsplit_once('.')
-                .map(|(minor, _)| minor.to_owned())
-        };
-        Ok(row.and_then(of))
-    };
-    let (now, then) = (minor(&cluster.stack)?, minor(&stack)?);
-    if now != then {
-        let shown = |minor: Option<String>| minor.unwrap_or_else(|| "an unknown minor".into());
-        let why = format!(
-            "{stack} is of Kubernetes {}, cluster {} is of {}",
-            shown(then),
-            cluster.name,
-            shown(now)
-        );
-        return Err(
-            Refusal::conflict(FaultCode::StackUnfit, "stack refused", why)
-                .fix("choose a stack of the same minor"),
-        );
-    }
-    stacks::require_etcd_step(&**change, &cluster.stack, &stack)?;
-    let members: Vec<HostId> = cluster.members.iter().map(|m| m.host).collect();
-    require_fit(change, &stack, members)?;
-    let before = std::mem::replace(&mut cluster.stack, stack.clone());
-    require_addons("stack refused", change, &cluster)?;
-    let content = |stack: &StackRef| stacks::content(&**change, stack);
-    let left = addons::left_behind(&content(&before)?, &content(&stack)?);
-    change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
-    change.touch_cluster(&cluster);
-    Ok((stack, left))
 }
 
 /// Refuses a cluster that asks for add-ons which its stack does not have.

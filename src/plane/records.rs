@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
@@ -168,6 +169,9 @@ pub(super) struct Cluster {
     /// New authorities that take over.
     #[serde(default)]
     pub(super) rotation: Option<Rotation>,
+    /// The newest walk to another stack, under way or over.
+    #[serde(default)]
+    pub(super) roll: Option<Roll>,
     /// Its nodes, in the order they were attached.
     pub(super) members: Vec<Member>,
     /// Hosts that were nodes of it, while a certificate of theirs may be good; see `departures`.
@@ -235,6 +239,9 @@ pub(super) struct Settings {
     pub(super) etcd_backup: BackupPolicy,
     #[serde(default)]
     pub(super) etcd_quota_bytes: Option<u64>,
+    /// When steps of upgrades may begin, and what begins by itself.
+    #[serde(default)]
+    pub(super) upgrade: UpgradeSettings,
 }
 
 /// Private keys of a cluster's authorities, PKCS#8 PEM.
@@ -263,6 +270,10 @@ pub(super) struct Member {
     /// Where that zone is; see `zones`.
     #[serde(default)]
     pub(super) region: Option<String>,
+    /// The stack it is to run, where it is not the cluster's.
+    pub(super) stack: Option<StackRef>,
+    /// Of a master: the stack its etcd is of, where it is not its own.
+    pub(super) etcd_stack: Option<StackRef>,
     /// What its certificates of a node say: another one than at any time before.
     pub(super) uid: NodeUid,
     /// A master that came when there were others.

@@ -26,6 +26,7 @@ use super::compute;
 use super::records::{Cluster, Member};
 use crate::model::{HOST_LABEL, NetworkPlugin, NodeName, ROLE_KEYS, role_key, role_taints};
 
+pub(super) use api::Api;
 pub(super) use keep::{Rights, keep};
 
 /// Where nodes are.

@@ -32,7 +32,7 @@ use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
     admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
-    trace, tunnel,
+    rolls, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -305,6 +305,18 @@ fn router(plane: &Arc<Plane>) -> Router {
             get(etcd::restore::get)
                 .post(etcd::restore::post)
                 .delete(etcd::restore::delete),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/upgrade",
+            get(rolls::http::get).post(rolls::http::post),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/upgrade/plan",
+            post(rolls::http::post_plan),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/upgrade/{verb}",
+            post(rolls::http::post_turn),
         )
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))

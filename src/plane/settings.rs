@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::backups::NewBackups;
 use super::records::Settings;
 use super::refusal::{Answer, Refusal};
+use super::rolls::UpgradeSettings;
 use super::zones::{REGION_LABEL, ZONE_LABEL};
 use crate::model::{
     BackupPolicy, CgroupDriverChoice, FaultCode, HostId, KubeProxySpec, KubeletSpec, NetworkPlugin,
@@ -93,6 +94,8 @@ pub(super) struct NewCluster {
     etcd_quota_bytes: Option<u64>,
     #[serde(default)]
     etcd_backup: NewBackups,
+    #[serde(default)]
+    upgrade: UpgradeSettings,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,6 +173,9 @@ struct NewKubelet {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Tuning {
+    /// Version of a stack: an upgrade begins, with the usual policy.
+    #[serde(default, alias = "kubeRoleVersion")]
+    stack: Option<String>,
     #[serde(default)]
     runtime: Option<TunedRuntime>,
     #[serde(default)]
@@ -194,9 +200,39 @@ pub(super) struct Tuning {
     etcd_quota_bytes: Option<u64>,
     #[serde(default)]
     etcd_backup: Option<NewBackups>,
+    #[serde(default)]
+    upgrade: Option<UpgradeSettings>,
 }
 
 impl Tuning {
+    /// The stack that is wanted. It is no setting like the others, and comes alone: it may be refused, or stop
+    /// half-way, when they would be in force already.
+    pub(super) fn stack(&self) -> Answer<Option<&str>> {
+        let alone = matches!(
+            self,
+            Self {
+                stack: _,
+                runtime: None,
+                kubelet: None,
+                kube_proxy: None,
+                feature_gates: None,
+                api_server_args: None,
+                oidc: None,
+                pod_security: None,
+                network_policies: None,
+                load_balancer: None,
+                etcd: None,
+                etcd_quota_bytes: None,
+                etcd_backup: None,
+                upgrade: None,
+            }
+        );
+        require(alone || self.stack.is_none(), "stack", || {
+            "another stack begins an upgrade (pf9-plane cluster upgrade NAME --to VERSION); change settings by themselves".into()
+        })?;
+        Ok(self.stack.as_deref())
+    }
+
     /// Takes the place of what it names, if all of it makes sense.
     pub(super) fn apply(self, settings: &mut Settings) -> Answer<()> {
         if let Some(runtime) = self.runtime {
@@ -248,6 +284,9 @@ impl Tuning {
         if let Some(quota) = self.etcd_quota_bytes {
             check_quota(Some(quota))?;
             settings.etcd_quota_bytes = Some(quota);
+        }
+        if let Some(upgrade) = self.upgrade {
+            settings.upgrade = upgrade;
         }
         Ok(())
     }
@@ -404,6 +443,7 @@ impl NewCluster {
             etcd_replace_after_s: self.etcd.replace_after()?,
             etcd_backup: backup_policy(self.etcd_backup.clone(), &BackupPolicy::default())?,
             etcd_quota_bytes: self.etcd_quota_bytes,
+            upgrade: self.upgrade.clone(),
         })
     }
 

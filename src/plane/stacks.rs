@@ -14,6 +14,7 @@ use tokio_util::io::ReaderStream;
 
 use super::records::{STACKS, Stack};
 use super::refusal::{Answer, Refusal, chain};
+use super::rolls;
 use super::state::Plane;
 use super::store::Read;
 use crate::host::fs::HostFs;
@@ -51,6 +52,7 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
             let key = row.reference.manifest.to_string();
             if change.get(&STACKS, &key)?.is_none() {
                 change.put(&STACKS, &key, &row)?;
+                rolls::patches::imported(change)?;
             }
             Ok(())
         })
@@ -185,6 +187,25 @@ pub(super) fn list(rows: &impl Read) -> Answer<Vec<Stack>> {
     Ok(stacks)
 }
 
+/// The stack of this version; without one, the newest import.
+pub(super) fn choose(rows: &impl Read, what: &str, version: Option<&str>) -> Answer<StackRef> {
+    let stacks = list(rows)?.into_iter().rev().map(|s| s.reference);
+    let found = stacks
+        .into_iter()
+        .find(|r| version.is_none_or(|v| v == r.version));
+    found.ok_or_else(|| {
+        let why = match version {
+            Some(v) => {
+                let v: String = v.chars().take(80).collect();
+                format!("stack: there is no version {v:?}")
+            }
+            None => "stack: none was imported yet".into(),
+        };
+        Refusal::bad(FaultCode::StackUnknown, what, why)
+            .fix("see pf9-plane stack list, import one with pf9-plane stack import")
+    })
+}
+
 fn find(rows: &impl Read, digest: &str) -> Answer<Stack> {
     let digest: Digest = digest.parse().map_err(|e: crate::model::BadName| {
         Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
@@ -234,22 +255,6 @@ pub(super) fn require_fit<'a>(
         }
     }
     Ok(())
-}
-
-/// Refuses a stack whose etcd may not go on with the data of the one that masters have. What the data
-/// themselves show, each master looks at.
-pub(super) fn require_etcd_step(rows: &impl Read, now: &StackRef, then: &StackRef) -> Answer<()> {
-    let etcd = |stack: &StackRef| -> Answer<Option<semver::Version>> {
-        let row = rows.get(&STACKS, &stack.manifest.to_string())?;
-        Ok(row.and_then(|row| row.content().ok()?.etcd()))
-    };
-    match (etcd(now)?, etcd(then)?) {
-        (Some(from), Some(to)) => match Matrix::ours().etcd_way(&from, &to) {
-            Ok(_) => Ok(()),
-            Err(fault) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, *fault)),
-        },
-        (None, _) | (_, None) => Ok(()),
-    }
 }
 
 /// The signed manifest of a stack.

@@ -270,6 +270,13 @@ pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
     })
 }
 
+/// The cluster that a host is in.
+pub(super) fn cluster_of(rows: &impl Read, host: HostId) -> Answer<Option<Cluster>> {
+    let row = rows.get(&HOSTS, &host.to_string())?;
+    let id = row.and_then(|row| row.cluster).map(|id| id.to_string());
+    Ok(id.map_or(Ok(None), |id| rows.get(&CLUSTERS, &id))?)
+}
+
 impl From<StoreError> for Refusal {
     fn from(e: StoreError) -> Self {
         Self::internal("the plane's store failed", &e)

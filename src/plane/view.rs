@@ -8,7 +8,7 @@ use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
 use super::shared_address;
 use super::stacks;
 use super::zones;
-use crate::model::{Fit, Generation, NodeState, OidcIssuer, Role};
+use crate::model::{Fit, Generation, HostStatus, NodeState, OidcIssuer, Role};
 
 /// A host that is silent for longer counts as not responding; the figure operators know.
 const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
@@ -16,6 +16,26 @@ const RESPONDING: SignedDuration = SignedDuration::from_secs(210);
 const RESPONDING_BUSY: SignedDuration = SignedDuration::from_secs(300);
 /// The role of a host that may be a node.
 pub(super) const ROLE: &str = "pf9-kube";
+
+/// Whoever said this is heard of often enough.
+pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
+    let patience = match said.status.state {
+        NodeState::Ok | NodeState::Failed => RESPONDING,
+        NodeState::Converging | NodeState::Retrying => RESPONDING_BUSY,
+    };
+    now.duration_since(said.received_at) < patience
+}
+
+/// The state of a host that is to be what spec `wanted` says.
+pub(super) fn state_of(status: &HostStatus, wanted: Generation) -> NodeState {
+    let behind = wanted > status.observed_generation;
+    match status.state {
+        NodeState::Ok if behind => NodeState::Converging,
+        NodeState::Ok | NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
+            status.state
+        }
+    }
+}
 
 /// All that is known of one host.
 pub(super) struct Known {
@@ -30,25 +50,14 @@ pub(super) struct Known {
 impl Known {
     /// Heard of recently.
     pub(super) fn responding(&self) -> bool {
-        self.status.as_ref().is_some_and(|s| {
-            let patience = match s.status.state {
-                NodeState::Ok | NodeState::Failed => RESPONDING,
-                NodeState::Converging | NodeState::Retrying => RESPONDING_BUSY,
-            };
-            self.now.duration_since(s.received_at) < patience
-        })
+        let status = self.status.as_ref();
+        status.is_some_and(|s| is_responding(s, self.now))
     }
 
     /// The host's state, as far as it speaks of the spec that is in force.
     pub(super) fn state(&self) -> Option<NodeState> {
         let status = &self.status.as_ref()?.status;
-        let behind = self.wanted() > status.observed_generation;
-        Some(match status.state {
-            NodeState::Ok if behind => NodeState::Converging,
-            NodeState::Ok | NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
-                status.state
-            }
-        })
+        Some(state_of(status, self.wanted()))
     }
 
     fn wanted(&self) -> Generation {
@@ -158,6 +167,7 @@ fn is_master(member: &Member) -> bool {
 pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
     let s = &cluster.settings;
     let masters = cluster.masters().count();
+    let under_way = cluster.roll.as_ref().filter(|r| r.is_under_way());
     json!({
         "uuid": cluster.id,
         "name": cluster.name,
@@ -190,6 +200,9 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
         "etcdReplaceAfterSeconds": s.etcd_replace_after_s,
         "stack": cluster.stack.version,
         "stackManifest": cluster.stack.manifest,
+        "kubeRoleVersion": cluster.stack.version,
+        "upgradingTo": under_way.map(|r| &r.to.version),
+        "upgrade": {"window": s.upgrade.window, "patches": s.upgrade.patches},
         "warnings": cluster_warnings(cluster, nodes),
         "numMasters": masters,
         "numWorkers": cluster.members.len() - masters,

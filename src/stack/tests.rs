@@ -77,6 +77,7 @@ fn recipe(version: &'static str) -> Recipe {
             images: Vec::new(),
             addons: vec!["addons/10-x.yaml".into()],
             requires: Vec::new(),
+            security: false,
         },
     }
 }

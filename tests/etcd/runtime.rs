@@ -56,6 +56,7 @@ fn manifest(containerd: &semver::Version) -> StackManifest {
             .into(),
         addons: Vec::new(),
         requires: Vec::new(),
+        security: false,
     }
 }
 

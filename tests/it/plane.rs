@@ -23,3 +23,4 @@ mod stop;
 mod takeover;
 mod tickets;
 mod tunnels;
+mod upgrade;

@@ -73,6 +73,7 @@ pub(crate) fn make_stack_of(version: &str, programs: &[(&str, usize)]) -> (Vec<u
         images: Vec::new(),
         addons: Vec::new(),
         requires: Vec::new(),
+        security: false,
     };
     (serde_json::to_vec(&manifest).expect("json"), archive)
 }

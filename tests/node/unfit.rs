@@ -29,8 +29,8 @@ fn hello(node: &str) -> Outcome<String> {
 }
 
 /// Two stacks that import and cannot run: a kubelet for another processor, and one that is not the
-/// version that the manifest says. The node refuses each, keeps what it has, and goes on when the
-/// right one is assigned again.
+/// version that the manifest says. Every node refuses each while it prepares, so that the upgrade does not
+/// begin, keeps what it has, and goes on when it is cancelled.
 #[test]
 fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
     up()?;
@@ -39,11 +39,7 @@ fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
     let pod = hello(NODES[1])?;
     let cluster = cluster()?;
     let own = shell(NODES[0], "readlink /opt/pf9/stacks/current")?;
-    let own = own
-        .trim()
-        .strip_prefix("pf9-kube-")
-        .unwrap_or_default()
-        .to_owned();
+    let own = own.trim().strip_prefix("pf9-kube-").unwrap_or_default();
     let kubernetes = own.split('-').next().unwrap_or_default().to_owned();
     for (name, bend, words) in [
         (
@@ -56,27 +52,35 @@ fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
         let made = bent(&kubernetes, name, bend)?;
         let version = format!("{kubernetes}-{name}");
         plane(&["stack", "import", &made.to_string_lossy()])?;
-        plane(&["cluster", "stack", &cluster, &version])?;
+        plane(&["cluster", "upgrade", &cluster, "--to", &version])?;
         for node in NODES {
             eventually(&format!("{node} refuses {version}"), SOON, || {
                 let text = shell(node, "pf9ctl status --json || :")?;
                 let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-                let reason = status["node"]["reason"].to_string();
-                let all = ["stack-program", "bin/kubelet", words, "keeps running"];
-                match all.iter().all(|w| reason.contains(w)) {
+                let said = &status["node"]["upgrade"];
+                let fault = said["fault"].to_string();
+                let all = ["stack-program", "bin/kubelet", words];
+                match said["state"] == "refused" && all.iter().all(|w| fault.contains(w)) {
                     true => Ok(()),
-                    false => Err(reason),
+                    false => Err(status["node"].to_string()),
                 }
             })?;
             ready_through_plane(node)?;
         }
+        eventually("the upgrade is stopped, with words", SOON, || {
+            let said = plane(&["cluster", "upgrade", &cluster, "status"])?;
+            match said.contains("stopped") && said.contains("bin/kubelet") {
+                true => Ok(()),
+                false => Err(said),
+            }
+        })?;
         assert_eq!(
             before,
             [running(NODES[0])?, running(NODES[1])?],
             "{version}"
         );
         assert_eq!(pod, hello(NODES[1])?, "{version}");
-        plane(&["cluster", "stack", &cluster, &own])?;
+        plane(&["cluster", "upgrade", &cluster, "cancel"])?;
         for node in NODES {
             eventually(&format!("{node} goes on"), SOON, || agent_is_ok(node))?;
         }

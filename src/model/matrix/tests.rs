@@ -27,6 +27,7 @@ fn stack(kubernetes: &str, parts: &[(&str, &str)]) -> StackManifest {
         images: Vec::new(),
         addons: Vec::new(),
         requires: Vec::new(),
+        security: false,
     }
 }
 

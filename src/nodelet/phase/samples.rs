@@ -332,6 +332,7 @@ pub(in crate::nodelet) fn manifest(kubernetes: &str) -> StackManifest {
             image("kube-scheduler", &tag, &[Role::Master]),
         ],
         addons: vec!["addons/10-x.yaml".into()],
+        security: false,
         requires: vec![StackRequirement {
             package: "iptables".into(),
             any_of: vec!["/usr/sbin/iptables".into(), "/sbin/iptables".into()],

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::authorities::Authorities;
 use super::backups::Backups;
+use super::upgrade::Upgrade;
 use super::{Listing, State, align, cell, put, show, text};
 use crate::model::{Fault, HostId};
-use crate::plane::admin::{self, Leaving, WantedStack};
+use crate::plane::admin::{self, Leaving};
 use crate::plane::etcd::restore::WantedRestore;
 
 #[derive(Debug, Subcommand)]
@@ -80,17 +81,9 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         state: State,
     },
-    /// Give a cluster another stack of the same minor of Kubernetes, on all its nodes at once: no
-    /// node is drained for it, services start again. One that does not fit is refused here, or by
-    /// the node, which keeps what it has.
-    Stack {
-        /// Name or id of the cluster.
-        name: String,
-        /// Version of an imported stack.
-        version: String,
-        #[command(flatten)]
-        state: State,
-    },
+    /// Take a cluster to another stack, node by node, while it works; show how far that is; pause, resume,
+    /// cancel it, or go back.
+    Upgrade(Box<Upgrade>),
     /// Change settings of a cluster while it runs, e.g. '{"networkPolicies": "off"}' or
     /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. What is not named stays.
     Settings {
@@ -166,16 +159,7 @@ impl ClusterVerb {
                 let answer = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
                 put(None, &left(&answer, &format!("detached from {name}")))
             }
-            Self::Stack {
-                name,
-                version,
-                state,
-            } => {
-                let path = format!("/clusters/{name}/stack");
-                let body = WantedStack { version };
-                let stack = admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
-                put(None, &stack_screen(&name, &stack))
-            }
+            Self::Upgrade(upgrade) => upgrade.run().await,
             Self::Settings {
                 name,
                 settings,
@@ -313,18 +297,6 @@ fn show_screen(answer: &Value) -> String {
 }
 
 /// What comes of another stack, and what of the one before stays all the same.
-fn stack_screen(name: &str, answer: &Value) -> String {
-    let version = text(answer, "stack");
-    let mut out = format!("cluster {name} is to run stack {version}\n");
-    for left in list(answer, "addonsLeft").filter_map(Value::as_str) {
-        out.push_str(&format!(
-            "add-on {left} stays in the cluster as it is: stack {version} has none; take it away by hand, or choose \
-             a stack that has it\n"
-        ));
-    }
-    out
-}
-
 fn etcd_screen(answer: &Value) -> String {
     let number = |field: &str| {
         answer
@@ -381,15 +353,6 @@ fn etcd_screen(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn add_ons_that_another_stack_lacks_are_said_to_who_chose_it() {
-        let none = stack_screen("c", &json!({"stack": "2", "addonsLeft": []}));
-        assert_eq!(none, "cluster c is to run stack 2\n");
-        let left = stack_screen("c", &json!({"stack": "2", "addonsLeft": ["coredns"]}));
-        let line = "add-on coredns stays in the cluster as it is: stack 2 has none;";
-        assert!(left.starts_with(&none) && left.contains(line), "{left}");
-    }
 
     #[test]
     fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {

@@ -31,10 +31,10 @@ const CONTINUE_MAX: usize = 4096;
 const SAID_MAX: usize = 300;
 
 /// The API, reached.
-pub(super) struct Api(SendRequest<Body>);
+pub(in crate::plane) struct Api(SendRequest<Body>);
 
 impl Api {
-    pub(super) fn new(sender: SendRequest<Body>) -> Self {
+    pub(in crate::plane) fn new(sender: SendRequest<Body>) -> Self {
         Self(sender)
     }
 
@@ -52,16 +52,38 @@ impl Api {
         Ok(seen)
     }
 
+    /// A page that is no JSON.
+    pub(in crate::plane) async fn text(&mut self, path: &str) -> Result<String, String> {
+        match self.answer(&Method::GET, path, None).await? {
+            (200..=299, bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            (status, said) => Err(refused(&Method::GET, path, status, &said)),
+        }
+    }
+
     /// Everything of a collection that `keep` keeps, page by page.
-    async fn list<T>(
+    pub(in crate::plane) async fn list<T>(
         &mut self,
         collection: &str,
         keep: impl Fn(Value) -> Option<T>,
     ) -> Result<Vec<T>, String> {
+        self.selected(collection, "", keep).await
+    }
+
+    /// The same, of what has these labels; none: of all.
+    pub(in crate::plane) async fn selected<T>(
+        &mut self,
+        collection: &str,
+        labels: &str,
+        keep: impl Fn(Value) -> Option<T>,
+    ) -> Result<Vec<T>, String> {
         let mut all = Vec::new();
         let mut place = String::new();
+        let selected = match labels {
+            "" => String::new(),
+            labels => format!("&labelSelector={}", escaped(labels)),
+        };
         for _ in 0..PAGES_MAX {
-            let path = format!("{collection}?limit={PAGE}{place}");
+            let path = format!("{collection}?limit={PAGE}{selected}{place}");
             let mut page = self.call(Method::GET, &path, None).await?;
             if let Value::Array(items) = page["items"].take() {
                 all.extend(items.into_iter().filter_map(&keep));

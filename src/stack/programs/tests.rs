@@ -45,6 +45,7 @@ impl Tree {
                 images: Vec::new(),
                 addons: Vec::new(),
                 requires: Vec::new(),
+                security: false,
             },
             _dir: dir,
         }

@@ -148,7 +148,12 @@ pub(super) fn subject_of(session: &rustls::ServerConnection) -> String {
 
 /// A stream that no operator asked for.
 pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
-    opened.open.meta.get("who").map(String::as_str) == Some("rights")
+    opened
+        .open
+        .meta
+        .get("who")
+        .map(String::as_str)
+        .is_some_and(|who| ["rights", "upgrade"].contains(&who))
 }
 
 /// The next stream that somebody asked for.

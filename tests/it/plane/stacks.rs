@@ -14,7 +14,13 @@ pub(super) fn write(dir: &Path, version: &str, archive: &[u8]) {
 }
 
 /// One of this Kubernetes and of these components.
-fn write_of(dir: &Path, version: &str, archive: &[u8], kubernetes: &str, components: Value) {
+pub(super) fn write_of(
+    dir: &Path,
+    version: &str,
+    archive: &[u8],
+    kubernetes: &str,
+    components: Value,
+) {
     let manifest = json!({
         "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": kubernetes,
         "arch": "amd64", "archive": {"sha256": Digest::of(archive), "size": archive.len()},
@@ -153,56 +159,6 @@ async fn a_stack_that_does_not_fit_is_refused_with_words_and_an_untried_one_says
         warnings.contains("no test ran Kubernetes 1.37 with containerd 2.2"),
         "{warnings}"
     );
-    assert_eq!(import("b", "1.36.3", "2.3.7").await.0, 200);
-    assert_eq!(import("c", "1.37.3", "2.4.2").await.0, 200);
-
-    // A cluster has the newest import unless another one is named.
-    bed.cluster("one").await;
-    let give = |version: &str| bed.admin("/clusters/one/stack", json!({"version": version}));
-    let (status, fault) = give("b").await;
-    assert_eq!(
-        (status, fault["code"].as_str()),
-        (409, Some("stack-unfit")),
-        "{fault}"
-    );
-    assert_eq!(give("nothing").await.0, 400);
-    let (status, said) = give("a").await;
-    assert_eq!((status, &said["stack"]), (200, &json!("a")), "{said}");
-}
-
-/// Before a master hears of it; each looks at its data beside that.
-#[tokio::test]
-async fn a_stack_whose_etcd_may_not_follow_is_refused_with_the_way_round() {
-    let bed = Bed::new().await;
-    let dir = tempfile::tempdir().expect("tempdir");
-    let import = async |version: &str, etcd: &str| {
-        let components = json!([{"name": "etcd", "version": etcd}]);
-        write_of(
-            dir.path(),
-            version,
-            version.as_bytes(),
-            "1.37.2",
-            components,
-        );
-        bed.admin("/stacks", json!({"path": dir.path()})).await.0
-    };
-    for (version, etcd) in [("new", "3.7.3"), ("next", "3.6.16"), ("old", "3.5.35")] {
-        assert_eq!(import(version, etcd).await, 200);
-    }
-    bed.cluster("one").await;
-    let give = |version: &str| bed.admin("/clusters/one/stack", json!({"version": version}));
-    let (status, fault) = give("new").await;
-    assert_eq!(
-        (status, fault["code"].as_str()),
-        (422, Some("etcd-step-unfit")),
-        "{fault}"
-    );
-    let fix = fault["fix"].as_str().unwrap_or_default();
-    assert!(fix.contains("a stack with etcd 3.6 first"), "{fault}");
-    for version in ["next", "new", "next", "old"] {
-        let (status, said) = give(version).await;
-        assert_eq!((status, &said["stack"]), (200, &json!(version)), "{said}");
-    }
 }
 
 #[tokio::test]

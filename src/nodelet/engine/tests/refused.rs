@@ -69,6 +69,7 @@ impl Machine {
             }],
             addons: Vec::new(),
             requires: Vec::new(),
+            security: false,
         };
         let payload = serde_json::to_vec(&manifest).expect("json");
         let want = StackRef {

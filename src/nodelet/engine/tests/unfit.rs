@@ -71,6 +71,7 @@ impl Machine {
             }],
             addons: Vec::new(),
             requires: Vec::new(),
+            security: false,
         };
         let payload = serde_json::to_vec(&manifest).expect("json");
         let envelope = self.key.sign(DocumentKind::StackManifest, &payload);

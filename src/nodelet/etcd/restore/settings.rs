@@ -83,7 +83,7 @@ fn release(then: &Version, now: &Version) -> Result<Option<String>, Fault> {
         let why = format!(
             "Kubernetes {then} wrote it, and {now} runs here: it may not be able to read all that is in it"
         );
-        let fix = "give the cluster the stack of then first (pf9-plane cluster stack), or choose an older backup";
+        let fix = "give the cluster the stack of then first (pf9-plane cluster upgrade NAME back), or choose an older backup";
         return Err(Fault::new(FaultCode::EtcdRestoreUnfit, WHAT, why).fix(fix));
     }
     let is_old = then.major != now.major || now.minor - then.minor > 1;

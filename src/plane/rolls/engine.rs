@@ -1,0 +1,290 @@
+//! What nodes report, what follows from it, and who comes and goes meanwhile. Pure.
+
+use jiff::Timestamp;
+
+use super::next::{Look, Phase, next, part};
+use super::{Part, Roll, State, Way, etcd_of, is_master, member_mut, new_id, stack_of};
+use crate::model::UpgradeStatus;
+use crate::model::{Fault, FaultCode, HostId, NodeName, StackRef, UpgradeStage, UpgradeState};
+use crate::plane::records::Cluster;
+
+/// What a node says of itself, as far as it matters here.
+pub(in crate::plane) struct Report<'a> {
+    /// It speaks of the newest spec.
+    pub(in crate::plane) newest: bool,
+    /// And is well.
+    pub(in crate::plane) well: bool,
+    pub(in crate::plane) upgrade: Option<&'a UpgradeStatus>,
+    /// It takes no spec as new as the newest.
+    pub(in crate::plane) refused: Option<&'a Fault>,
+}
+
+/// A member reported. True when that changes the row.
+pub(in crate::plane) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) -> bool {
+    let name = cluster.member(host).map(|m| m.node_name.clone());
+    let (Some(name), Some(roll)) = (name, &mut cluster.roll) else {
+        return false;
+    };
+    let under_way = roll.is_under_way();
+    let Some(part) = roll.parts.get_mut(&host) else {
+        return false;
+    };
+    let before = part.clone();
+    let settled = report.newest && report.well;
+    part.recalled &= !settled;
+    take(part, report, settled);
+    part.unwell = under_way && part.is_done() && !report.well;
+    let failed = match part.state {
+        Some(UpgradeState::PutBack | UpgradeState::Refused) => part.fault.clone(),
+        Some(_) | None => None,
+    };
+    let etcd = (part.told == Some(UpgradeStage::Etcd) && part.etcd).then(|| part.to.clone());
+    let had = match (&failed, part.told) {
+        // It looks again every minute, and is ready by itself once its machine is put right.
+        (Some(_), Some(UpgradeStage::Prepare)) if under_way => None,
+        // Who could not has what it had: there it follows its spec again, which it does not otherwise.
+        (Some(_), Some(stage)) => {
+            part.withdraw();
+            (stage == UpgradeStage::Node).then(|| part.from.clone())
+        }
+        (Some(_), None) | (None, _) => None,
+    };
+    let mut changed = before != *part;
+    if let Some(fault) = failed {
+        changed |= stop(roll, &name, &fault);
+    }
+    if let Some(member) = member_mut(cluster, host) {
+        if etcd.is_some() && member.etcd_stack != etcd {
+            (member.etcd_stack, changed) = (etcd, true);
+        }
+        if had.is_some() {
+            member.stack = had;
+        }
+    }
+    changed
+}
+
+/// Takes over what a node says of what it was told.
+fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
+    let Some(stage) = part.told.filter(|stage| !part.has(*stage)) else {
+        return;
+    };
+    let said = report
+        .upgrade
+        .filter(|u| u.roll == part.roll && u.stage == stage);
+    let Some(said) = said else {
+        if let Some(fault) = report.refused {
+            part.state = Some(UpgradeState::Refused);
+            part.fault = Some(fault.clone());
+        }
+        return;
+    };
+    part.state = Some(said.state);
+    part.fault.clone_from(&said.fault);
+    match (stage, said.state) {
+        (UpgradeStage::Prepare, UpgradeState::Ready | UpgradeState::Done) => part.ready = true,
+        (UpgradeStage::Etcd, UpgradeState::Done) if settled => part.etcd = true,
+        (UpgradeStage::Node, UpgradeState::Done) if settled => part.node = true,
+        (UpgradeStage::Etcd | UpgradeStage::Node, UpgradeState::Done | UpgradeState::Ready)
+        | (
+            _,
+            UpgradeState::Fetching
+            | UpgradeState::Checking
+            | UpgradeState::Draining
+            | UpgradeState::Switching
+            | UpgradeState::Proving
+            | UpgradeState::PuttingBack,
+        ) => {}
+        (_, UpgradeState::PutBack | UpgradeState::Refused) => {
+            // Words are not asked of it twice: what stops a roll always has a reason.
+            part.fault.get_or_insert_with(|| {
+                Fault::new(
+                    FaultCode::RollStopped,
+                    "the node did not go on",
+                    said.state.as_str(),
+                )
+            });
+        }
+    }
+}
+
+/// A node could not. True when that is news.
+fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
+    match roll.state {
+        State::Running | State::Paused => {}
+        State::Stopped | State::Cancelled | State::Done => return false,
+    }
+    roll.state = State::Stopped;
+    let what = format!("the way to stack {} is stopped", roll.to.version);
+    let why = format!("node {name}: {fault}");
+    let fix = match roll.way {
+        Way::Forward => "see to it, then resume; or go back",
+        Way::Back => "see to it, then resume",
+    };
+    roll.why = Some(Fault::new(FaultCode::RollStopped, what, why).fix(fix));
+    true
+}
+
+/// Goes on as far as it can; `open`: steps may begin now. Answers whose spec follows from it.
+pub(in crate::plane) fn advance(
+    cluster: &mut Cluster,
+    look: &Look<'_>,
+    open: bool,
+    now: Timestamp,
+) -> Vec<HostId> {
+    let Some(roll) = &cluster.roll else {
+        return Vec::new();
+    };
+    match roll.state {
+        State::Running => {}
+        State::Paused | State::Stopped | State::Cancelled | State::Done => return Vec::new(),
+    }
+    let next = next(cluster, roll, look, open || roll.policy.any_time);
+    if next.phase == Phase::Over {
+        return finish(cluster, now);
+    }
+    let mut told = Vec::new();
+    for (host, stage) in next.tell {
+        let Some(roll) = &mut cluster.roll else {
+            break;
+        };
+        roll.begun |= stage != UpgradeStage::Prepare;
+        let Some(part) = roll.parts.get_mut(&host) else {
+            continue;
+        };
+        (part.told, part.told_at) = (Some(stage), Some(now));
+        (part.state, part.fault) = (None, None);
+        let to = part.to.clone();
+        if let Some(member) = member_mut(cluster, host)
+            && stage == UpgradeStage::Node
+        {
+            // The stack goes on and etcd's stays, until a stage of its own.
+            let had = member.stack.replace(to);
+            let had = had.unwrap_or_else(|| cluster.stack.clone());
+            keep_etcd(cluster, host, had);
+        }
+        told.push(host);
+    }
+    told
+}
+
+/// A master's etcd is of `had`, where nothing else was written down.
+fn keep_etcd(cluster: &mut Cluster, host: HostId, had: StackRef) {
+    let part = cluster.roll.as_ref().and_then(|r| r.parts.get(&host));
+    let moves_along = part.is_none_or(|p| p.etcd);
+    if let Some(member) = member_mut(cluster, host)
+        && is_master(member)
+        && !moves_along
+    {
+        member.etcd_stack.get_or_insert(had);
+    }
+}
+
+fn finish(cluster: &mut Cluster, now: Timestamp) -> Vec<HostId> {
+    if let Some(roll) = &mut cluster.roll {
+        (roll.state, roll.ended_at) = (State::Done, Some(now));
+        cluster.stack = roll.to.clone();
+    }
+    let stack = cluster.stack.clone();
+    for member in &mut cluster.members {
+        member.etcd_stack = None;
+        if member.stack.as_ref() == Some(&stack) {
+            member.stack = None;
+        }
+    }
+    cluster.members.iter().map(|m| m.host).collect()
+}
+
+/// Takes in who came and forgets who went. Somebody new begins with the stack that goes with what the
+/// others are by now.
+pub(in crate::plane) fn take_in(cluster: &mut Cluster) {
+    let new: Vec<HostId> = match &mut cluster.roll {
+        None => return,
+        Some(roll) => {
+            let members = &cluster.members;
+            roll.parts
+                .retain(|host, _| members.iter().any(|m| m.host == *host));
+            let unknown = members.iter().filter(|m| !roll.parts.contains_key(&m.host));
+            unknown.map(|m| m.host).collect()
+        }
+    };
+    for host in new {
+        let Some(stack) = fitting(cluster, host) else {
+            continue;
+        };
+        let Some(roll) = &mut cluster.roll else {
+            return;
+        };
+        let done = stack == roll.to;
+        let over = !roll.is_under_way();
+        let part = Part {
+            node: done || over,
+            // Where it does not move its etcd apart, that goes along with the rest.
+            etcd: done || over || !roll.etcd_moves,
+            ..Part::new(stack.clone(), roll.to.clone(), new_id())
+        };
+        let part = roll.parts.entry(host).or_insert(part);
+        let usual = stack == cluster.stack;
+        if let Some(member) = cluster.members.iter_mut().find(|m| m.host == host) {
+            member.stack = (!usual).then_some(stack);
+            part.etcd |= !is_master(member);
+        }
+    }
+}
+
+/// The stack that somebody new begins with. A master joins an etcd; a worker's kubelet is no newer than
+/// any API server.
+fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
+    let roll = cluster.roll.as_ref()?;
+    let master = cluster.member(host).is_some_and(is_master);
+    let others = || cluster.masters().filter(|m| m.host != host);
+    let mut theirs = others().map(|m| match master {
+        true => etcd_of(cluster, m),
+        false => stack_of(cluster, m),
+    });
+    let first = theirs.next()?;
+    let same = theirs.all(|s| s == first);
+    // What a master was told, and has not confirmed, it may not be yet.
+    let between = others().any(|m| part(roll, m).is_some_and(Part::is_between));
+    if same && !between {
+        return Some(first.clone());
+    }
+    Some(match roll.way {
+        Way::Forward => cluster.stack.clone(),
+        Way::Back => roll.to.clone(),
+    })
+}
+
+impl Part {
+    /// Of a node that was told of nothing yet.
+    pub(super) fn new(from: StackRef, to: StackRef, roll: crate::model::RollId) -> Self {
+        Self {
+            roll,
+            node: from == to,
+            from,
+            to,
+            told: None,
+            told_at: None,
+            ready: false,
+            etcd: false,
+            state: None,
+            fault: None,
+            unwell: false,
+            recalled: false,
+        }
+    }
+
+    /// Its order is taken back: it is what it was, once it heard. What it said of it stands.
+    fn withdraw(&mut self) {
+        self.recalled |= matches!(self.told, Some(UpgradeStage::Etcd | UpgradeStage::Node));
+        (self.told, self.told_at) = (None, None);
+        self.ready = false;
+    }
+
+    /// The same, and it may begin again.
+    pub(super) fn recall(&mut self) {
+        self.withdraw();
+        (self.state, self.fault) = (None, None);
+        self.roll = new_id();
+    }
+}

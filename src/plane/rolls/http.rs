@@ -1,0 +1,311 @@
+//! Rolls over HTTP: the administrator's socket by the cluster's name, qbert's API by its id; one body and one
+//! answer for both.
+//!
+//! | path behind the cluster | does |
+//! |---|---|
+//! | `GET /upgrade`              | how far the newest roll is |
+//! | `POST /upgrade/plan`        | what an upgrade would do, and what stands against it |
+//! | `POST /upgrade`             | the same, and begins |
+//! | `POST /upgrade/{verb}`      | `pause`, `resume`, `cancel`, `back` |
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{FromRequest, Path, Query, Request, State as Shared};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::gates::{Finding, Weight};
+use super::window::Window;
+use super::{Begin, By, MaxUnavailable, Policy, asked, gates, plan, runner, show};
+use crate::model::{AfterDrain, ClusterId, DrainPolicy, FaultCode, StackRef};
+use crate::plane::http::{DOCUMENT_MAX, Doc, parse, read_body};
+use crate::plane::qbert::{Tenant, cluster_id};
+use crate::plane::records::{CLUSTERS, Cluster};
+use crate::plane::refusal::{Answer, Refusal};
+use crate::plane::state::{self, Change, Plane};
+use crate::plane::{kubeconfig, stacks};
+
+/// Most findings that somebody says he knows.
+const DESPITE_MAX: usize = 200;
+
+/// Body of `POST …/upgrade`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(in crate::plane) struct Wanted {
+    /// Version of the stack; absent: the newest that may follow.
+    pub(in crate::plane) to: Option<String>,
+    pub(in crate::plane) max_unavailable: Option<MaxUnavailable>,
+    /// The same as a part of a hundred, as qbert's tools say it.
+    pub(in crate::plane) batch_upgrade_percent: Option<u8>,
+    pub(in crate::plane) drain_timeout_seconds: Option<u32>,
+    pub(in crate::plane) then: Option<AfterDrain>,
+    pub(in crate::plane) prove_seconds: Option<u32>,
+    pub(in crate::plane) any_time: bool,
+    /// The cluster's maintenance window from now on.
+    pub(in crate::plane) window: Option<Window>,
+    /// Ids of findings that are known.
+    pub(in crate::plane) despite: Vec<String>,
+}
+
+/// Query of qbert's call.
+#[derive(Debug, Default, Deserialize)]
+pub(in crate::plane) struct Kind {
+    /// `patch` or `minor`; absent: whichever is newest.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+impl Wanted {
+    fn policy(&self) -> Answer<Policy> {
+        let percent = self.batch_upgrade_percent.map(|p| format!("{p}%"));
+        let percent = percent.map(|p| p.parse::<MaxUnavailable>()).transpose();
+        let percent = percent.map_err(|why| refused(&format!("batchUpgradePercent: {why}")))?;
+        let usual = Policy::default();
+        let drain = DrainPolicy {
+            timeout_s: self.drain_timeout_seconds.unwrap_or(usual.drain.timeout_s),
+            then: self.then.unwrap_or_default(),
+        };
+        let policy = Policy {
+            max_unavailable: self.max_unavailable.or(percent).unwrap_or_default(),
+            drain,
+            prove_s: self.prove_seconds.unwrap_or(usual.prove_s),
+            any_time: self.any_time,
+        };
+        if let Some((field, why)) = policy.fault() {
+            return Err(refused(&format!("{field}: {why}")));
+        }
+        if self.despite.len() > DESPITE_MAX {
+            return Err(refused(&format!("despite: at most {DESPITE_MAX}")));
+        }
+        Ok(policy)
+    }
+}
+
+fn refused(why: &str) -> Refusal {
+    Refusal::bad(FaultCode::ClusterInvalid, "no upgrade was begun", why)
+}
+
+/// What was found out before the change: the cluster's API is not asked while the store is open.
+struct Asked {
+    to: StackRef,
+    found: Vec<Finding>,
+}
+
+async fn ask(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    wanted: &Wanted,
+    kind: Option<&str>,
+) -> Answer<(Cluster, Asked)> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, id)?;
+    let to = plan::choose(&rows, &cluster, wanted.to.as_deref(), kind)?;
+    let version = stacks::content(&rows, &to)?.kubernetes;
+    drop(rows);
+    let then = wanted.then.unwrap_or_default();
+    let found = asked::ask(plane, &cluster, &version, then).await;
+    Ok((cluster, Asked { to, found }))
+}
+
+async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    wanted.policy()?;
+    let (cluster, asked) = ask(plane, id, &wanted, None).await?;
+    let rows = plane.read()?;
+    let mut plan = plan::make(&rows, &cluster, &asked.to, jiff::Timestamp::now())?;
+    plan.found.extend(asked.found);
+    Ok(plan.json(&cluster, &wanted.despite))
+}
+
+/// Begins an upgrade of a cluster.
+pub(in crate::plane) async fn start(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    wanted: Wanted,
+    kind: Option<&str>,
+) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    // Before what stands against it: while one is under way that is mostly itself.
+    let what = "no upgrade was begun";
+    super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
+    let (_, asked) = ask(plane, id, &wanted, kind).await?;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
+            plan.found.extend(asked.found);
+            if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
+                return Err(stands(finding));
+            }
+            if let Some(window) = wanted.window {
+                cluster.settings.upgrade.window = Some(window);
+            }
+            let begin = Begin {
+                to: asked.to,
+                policy,
+                by: By::Operator,
+                despite: wanted.despite,
+            };
+            begun(change, &mut cluster, begin)?;
+            show::json_of(&**change, &cluster, change.now)
+        })
+        .await
+}
+
+fn stands(finding: &Finding) -> Refusal {
+    let mut fault = finding.fault.clone();
+    if finding.weight == Weight::Blocks {
+        let fix = std::mem::take(&mut fault.fix);
+        let known = format!("to go on all the same: --despite {}", finding.id);
+        fault = fault.fix(format!("{fix}; {known}"));
+    }
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault)
+}
+
+/// Begins what was judged, and puts it.
+pub(super) fn begun(change: &mut Change<'_>, cluster: &mut Cluster, wanted: Begin) -> Answer<()> {
+    let before = cluster.roll.clone();
+    let now = change.now;
+    let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);
+    super::begin(cluster, wanted, &same, now)?;
+    settle(change, cluster, before.as_ref())
+}
+
+fn settle(
+    change: &mut Change<'_>,
+    cluster: &mut Cluster,
+    before: Option<&super::Roll>,
+) -> Answer<()> {
+    runner::tell(change, cluster, before)?;
+    let between = cluster.roll.clone();
+    runner::goes_on(change, cluster)?;
+    runner::tell(change, cluster, between.as_ref())?;
+    change.put(&CLUSTERS, &cluster.id.to_string(), cluster)?;
+    change.touch_cluster(cluster);
+    Ok(())
+}
+
+/// What a person does with a roll that is there.
+async fn turn(plane: &Arc<Plane>, id: ClusterId, verb: String, wanted: Wanted) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let before = cluster.roll.clone();
+            let now = change.now;
+            let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);
+            match verb.as_str() {
+                "pause" => super::pause(&mut cluster)?,
+                "resume" => super::resume(&mut cluster)?,
+                "cancel" => super::cancel(&mut cluster, now)?,
+                "back" => {
+                    plan::may_go_back(&**change, &cluster)?;
+                    super::back(&mut cluster, policy, &same, now)?;
+                }
+                _ => {
+                    let why = "there are pause, resume, cancel and back";
+                    return Err(Refusal::missing(FaultCode::NoSuchPath, "no such verb", why));
+                }
+            }
+            settle(change, &mut cluster, before.as_ref())?;
+            show::json_of(&**change, &cluster, now)
+        })
+        .await
+}
+
+// === the administrator's socket ===
+
+pub(in crate::plane) async fn admin_show(
+    Shared(plane): Shared<Arc<Plane>>,
+    Path(name): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = kubeconfig::find(&rows, &name)?;
+    show::json_of(&rows, &cluster, jiff::Timestamp::now()).map(Json)
+}
+
+pub(in crate::plane) async fn admin_start(
+    Shared(plane): Shared<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    start(&plane, id, wanted, None).await.map(Json)
+}
+
+pub(in crate::plane) async fn admin_plan(
+    Shared(plane): Shared<Arc<Plane>>,
+    Path(name): Path<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    plan_of(&plane, id, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn admin_turn(
+    Shared(plane): Shared<Arc<Plane>>,
+    Path((name, verb)): Path<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    turn(&plane, id, verb, wanted).await.map(Json)
+}
+
+// === qbert ===
+
+/// What is wanted; without a body: nothing in particular.
+pub(in crate::plane) struct Told(Wanted);
+
+impl<S: Send + Sync> FromRequest<S> for Told {
+    type Rejection = Refusal;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
+        let bytes = read_body(request.into_body(), DOCUMENT_MAX).await?;
+        match bytes.is_empty() {
+            true => Ok(Self(Wanted::default())),
+            false => parse(&bytes).map(Self),
+        }
+    }
+}
+
+pub(in crate::plane) async fn get(
+    _: Tenant,
+    Shared(plane): Shared<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, cluster_id(&id)?)?;
+    show::json_of(&rows, &cluster, jiff::Timestamp::now()).map(Json)
+}
+
+/// Also without a body: to the newest that may follow, or of the kind that the query names.
+pub(in crate::plane) async fn post(
+    _: Tenant,
+    Shared(plane): Shared<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Query(kind): Query<Kind>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    let id = cluster_id(&id)?;
+    start(&plane, id, wanted, kind.kind.as_deref())
+        .await
+        .map(Json)
+}
+
+pub(in crate::plane) async fn post_plan(
+    _: Tenant,
+    Shared(plane): Shared<Arc<Plane>>,
+    Path((_, id)): Path<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    plan_of(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn post_turn(
+    _: Tenant,
+    Shared(plane): Shared<Arc<Plane>>,
+    Path((_, id, verb)): Path<(String, String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    turn(&plane, cluster_id(&id)?, verb, wanted).await.map(Json)
+}

@@ -1,0 +1,477 @@
+//! A cluster goes to another stack, as its nodes and the operator see it.
+
+use http::Method;
+use pf9_hostagent::model::{CertPurpose, ClusterId, Spec, UpgradeStage};
+use serde_json::{Value, json};
+
+use super::bed::Bed;
+use super::kube;
+use super::node::Node;
+use super::stacks::write_of;
+
+const AT: &str = "/clusters/c/upgrade";
+/// Of clusters whose masters have no API server here.
+const NO_API: &str = "api";
+
+async fn import(bed: &Bed, version: &str, kubernetes: &str, etcd: &str) -> (u16, Value) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let components = json!([
+        {"name": "etcd", "version": etcd}, {"name": "kubelet", "version": kubernetes},
+    ]);
+    write_of(
+        dir.path(),
+        version,
+        version.as_bytes(),
+        kubernetes,
+        components,
+    );
+    bed.admin("/stacks", json!({"path": dir.path()})).await
+}
+
+/// A master and two workers with a stack of 1.36; one of 1.37 is there.
+struct World {
+    bed: Bed,
+    cluster: ClusterId,
+    nodes: Vec<(Node, &'static str, &'static str)>,
+}
+
+fn code(said: &Value) -> &str {
+    said["code"].as_str().unwrap_or_default()
+}
+
+impl World {
+    async fn new() -> Self {
+        let bed = Bed::new().await;
+        assert_eq!(import(&bed, "a", "1.36.3", "3.6.16").await.0, 200);
+        let cluster = bed.cluster("c").await;
+        assert_eq!(import(&bed, "b", "1.37.2", "3.7.3").await.0, 200);
+        let mut nodes = Vec::new();
+        for (name, ip) in [("m1", "10.1.0.1"), ("w1", "10.1.0.2"), ("w2", "10.1.0.3")] {
+            nodes.push((bed.host(name, ip).await, name, ip));
+        }
+        let all: Vec<(&Node, bool)> = (0..)
+            .zip(&nodes)
+            .map(|(i, (n, _, _))| (n, i == 0))
+            .collect();
+        let (status, said) = bed.attach(cluster, &all).await;
+        assert_eq!(status, 200, "{said}");
+        let world = Self {
+            bed,
+            cluster,
+            nodes,
+        };
+        for i in 0..3 {
+            world.report(i, None).await;
+        }
+        world
+    }
+
+    async fn spec(&self, i: usize) -> Spec {
+        self.nodes[i].0.current().await
+    }
+
+    /// What a node is to do, and the stack that it is to have.
+    async fn told(&self, i: usize) -> (Option<UpgradeStage>, String) {
+        let spec = self.spec(i).await;
+        let node = spec.assignment.node().expect("node");
+        let stage = node.upgrade.as_ref().map(|o| o.stage);
+        (stage, node.stack.version.clone())
+    }
+
+    /// A node is well by its newest spec, and says so far of what it was told.
+    async fn report(&self, i: usize, state: Option<&str>) {
+        let (node, name, ip) = &self.nodes[i];
+        let spec = node.current().await;
+        let order = spec.assignment.node().and_then(|n| n.upgrade.as_ref());
+        let upgrade = order.zip(state).map(|(order, state)| {
+            let failed = ["put-back", "refused"].contains(&state);
+            json!({
+                "roll": order.roll, "stage": order.stage, "stack": order.stack, "state": state,
+                "attempts": 1, "since": pf9_hostagent::model::Timestamp::now(),
+                "fault": failed.then(|| json!({"code": "disk-full", "what": "it failed", "why": "no room"})),
+            })
+        });
+        let mut status = node.status(name, ip);
+        status["observed_generation"] = json!(spec.generation);
+        status["node"] = json!({
+            "schema": 1, "revision": 1, "generation": spec.generation,
+            "role": spec.assignment.role(), "cluster_id": self.cluster, "state": "ok",
+            "reason": null, "attempts": 0, "phases": [], "current_step": null,
+            "last_sweep_at": null, "stack": null, "wants_stack": null, "upgrade": upgrade,
+            "certificate_requests": [], "service_account_key": null, "certificates": [],
+        });
+        let path = "/v1/hosts/self/status";
+        let (code, said) = node.call(Method::POST, path, &status).await;
+        assert_eq!(code, 204, "{said}");
+    }
+
+    async fn begin(&self) -> Value {
+        let wanted = json!({"to": "b", "despite": [NO_API]});
+        let (status, said) = self.bed.admin(AT, wanted).await;
+        assert_eq!(status, 200, "{said}");
+        said
+    }
+
+    async fn state(&self) -> String {
+        let (_, shown) = self.bed.admin_get(AT).await;
+        shown["upgrade"]["state"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// Everybody has the next stack.
+    async fn prepared(&self) {
+        for i in 0..3 {
+            self.report(i, Some("ready")).await;
+        }
+    }
+
+    async fn events(&self) -> Vec<String> {
+        let path = format!("/resmgr/v1/hosts/{}/events", self.nodes[0].0.id);
+        let shown = self.bed.get(&path).await.to_string();
+        let kinds = shown.split("roll-").skip(1);
+        kinds
+            .map(|k| k.split('"').next().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
+    let mut world = World::new().await;
+    let (status, plan) = world
+        .bed
+        .admin(&format!("{AT}/plan"), json!({"to": "b"}))
+        .await;
+    assert_eq!((status, &plan["begins"]), (200, &json!(false)), "{plan}");
+    let turns: Vec<&str> = plan["nodes"]
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .filter_map(|n| n["node"].as_str())
+        .collect();
+    assert_eq!(turns, ["m1", "w1", "w2"]);
+    let restarts = plan["nodes"][1]["restarts"].to_string();
+    assert!(
+        restarts.contains("kubelet") && !restarts.contains("etcd"),
+        "{restarts}"
+    );
+    let (status, said) = world.bed.admin(AT, json!({"to": "b"})).await;
+    assert_eq!((status, code(&said)), (422, "roll-blocked"), "{said}");
+    assert!(
+        said["fix"].as_str().expect("fix").contains("--despite api"),
+        "{said}"
+    );
+    assert_eq!(world.told(0).await, (None, "a".into()), "nothing was begun");
+
+    let shown = world.begin().await;
+    assert_eq!(shown["upgrade"]["phase"], json!("preparing"), "{shown}");
+    let (status, said) = world
+        .bed
+        .admin(AT, json!({"to": "b", "despite": [NO_API]}))
+        .await;
+    assert_eq!((status, code(&said)), (409, "roll-under-way"), "{said}");
+    // What starts masters again otherwise waits.
+    let rotation = json!({"authorities": [], "hold_s": 0});
+    let at = "/clusters/c/authorities/rotate";
+    let (status, said) = world.bed.admin(at, rotation).await;
+    assert_eq!((status, code(&said)), (409, "roll-under-way"), "{said}");
+    for i in 0..3 {
+        assert_eq!(
+            world.told(i).await,
+            (Some(UpgradeStage::Prepare), "a".into())
+        );
+    }
+    world.prepared().await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Etcd), "a".into()));
+    assert_eq!(
+        world.told(1).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    world.report(0, Some("done")).await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "b".into()));
+
+    // The plane ends here, and another one begins with what it wrote down.
+    world.bed = world.bed.restart().await;
+    for (node, _, _) in &mut world.nodes {
+        node.connect(&world.bed).await.expect("connected");
+    }
+    assert_eq!(
+        world.told(1).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    world.report(0, Some("done")).await;
+    assert_eq!(world.told(1).await, (Some(UpgradeStage::Node), "b".into()));
+    assert_eq!(
+        world.told(2).await,
+        (Some(UpgradeStage::Prepare), "a".into()),
+        "one at a time"
+    );
+    world.report(1, Some("draining")).await;
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert!(shown.to_string().contains("goes over: draining"), "{shown}");
+    world.report(1, Some("done")).await;
+    assert_eq!(world.told(2).await, (Some(UpgradeStage::Node), "b".into()));
+    world.report(2, Some("done")).await;
+    assert_eq!(world.state().await, "done");
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    assert_eq!(world.bed.get(&path).await["stack"], json!("b"));
+    let mut events = world.events().await;
+    events.sort();
+    assert_eq!(events, ["begun", "done"]);
+    // Who comes now has it from the start.
+    let late = world.bed.host("w3", "10.1.0.4").await;
+    let (status, said) = world.bed.attach(world.cluster, &[(&late, false)]).await;
+    assert_eq!(status, 200, "{said}");
+    let spec = late.current().await;
+    assert_eq!(spec.assignment.node().expect("node").stack.version, "b");
+}
+
+#[tokio::test]
+async fn a_node_that_was_put_back_stops_it_and_a_person_goes_on_or_back() {
+    let world = World::new().await;
+    world.begin().await;
+    world.prepared().await;
+    for _ in 0..2 {
+        world.report(0, Some("done")).await;
+    }
+    let first = world.spec(1).await;
+    world.report(1, Some("put-back")).await;
+    let (_, shown) = world.bed.admin_get(AT).await;
+    let roll = &shown["upgrade"];
+    assert_eq!(roll["state"], json!("stopped"), "{shown}");
+    let why = roll["why"].to_string();
+    assert!(why.contains("node w1") && why.contains("no room"), "{why}");
+    world.report(0, Some("done")).await;
+    assert_eq!(
+        world.told(2).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    let has_what_it_had = (None, "a".to_owned());
+    assert_eq!(world.told(1).await, has_what_it_had);
+
+    // Another attempt is another order.
+    let (status, said) = world.bed.admin(&format!("{AT}/resume"), json!({})).await;
+    assert_eq!(
+        (status, &said["upgrade"]["state"]),
+        (200, &json!("running")),
+        "{said}"
+    );
+    let again = world.spec(1).await;
+    let order = |spec: &Spec| spec.assignment.node().and_then(|n| n.upgrade.clone());
+    let (first, again) = (order(&first).expect("order"), order(&again).expect("order"));
+    assert_eq!(again.stage, UpgradeStage::Prepare);
+    assert_ne!(first.roll, again.roll);
+
+    // Paused nobody else begins.
+    let (status, _) = world.bed.admin(&format!("{AT}/pause"), json!({})).await;
+    assert_eq!(status, 200);
+    world.report(1, Some("ready")).await;
+    assert_eq!(
+        world.told(1).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    let (_, said) = world.bed.admin(&format!("{AT}/back"), json!({})).await;
+    assert_eq!(said["upgrade"]["way"], json!("back"), "{said}");
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Prepare), "b".into())
+    );
+    world.report(1, None).await;
+    world.report(0, Some("ready")).await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "a".into()));
+    world.report(0, Some("done")).await;
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Etcd), "a".into()),
+        "etcd comes last"
+    );
+    world.report(0, Some("done")).await;
+    assert_eq!(world.state().await, "done");
+    for i in 0..3 {
+        assert_eq!(world.told(i).await.1, "a");
+    }
+    let (status, said) = world.bed.admin(&format!("{AT}/cancel"), json!({})).await;
+    assert_eq!((status, code(&said)), (409, "roll-none"), "{said}");
+}
+
+#[tokio::test]
+async fn what_does_not_follow_is_refused_whatever_is_overruled() {
+    let world = World::new().await;
+    for (version, kubernetes, etcd, id, words) in [
+        ("far", "1.35.5", "3.6.16", "minor", "which is newer"),
+        ("etcd", "1.37.2", "3.8.0", "etcd-step", "etcd"),
+    ] {
+        assert_eq!(import(&world.bed, version, kubernetes, etcd).await.0, 200);
+        let wanted = json!({"to": version, "despite": [NO_API, id]});
+        let (status, said) = world.bed.admin(AT, wanted).await;
+        assert_eq!(status, 422, "{said}");
+        assert!(said.to_string().contains(words), "{version}: {said}");
+    }
+    let (status, said) = world.bed.admin(AT, json!({"to": "nothing"})).await;
+    assert_eq!((status, code(&said)), (400, "stack-unknown"), "{said}");
+    for wrong in [
+        json!({"to": "b", "maxUnavailable": "0"}),
+        json!({"to": "b", "drainTimeoutSeconds": 0}),
+        json!({"to": "b", "proveSeconds": 9}),
+        json!({"to": "b", "window": "never"}),
+    ] {
+        assert_eq!(world.bed.admin(AT, wrong.clone()).await.0, 400, "{wrong}");
+    }
+    assert_eq!(
+        world.bed.admin(&format!("{AT}/turn"), json!({})).await.0,
+        404
+    );
+    assert_eq!(world.told(0).await, (None, "a".into()));
+}
+
+/// As tools of such planes ask for it.
+#[tokio::test]
+async fn qberts_own_call_begins_the_same() {
+    let world = World::new().await;
+    let cluster = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let patch = async |body: Value| world.bed.ask(Method::PATCH, &cluster, body).await;
+    let (status, said) = patch(json!({"stack": "b", "networkPolicies": "off"})).await;
+    assert_eq!(status, 400, "{said}");
+    assert!(
+        said.to_string().contains("cluster upgrade NAME --to"),
+        "{said}"
+    );
+    let (status, said) = patch(json!({"kubeRoleVersion": "b"})).await;
+    assert_eq!(status, 422, "{said}");
+    assert!(said.to_string().contains("could not be asked"), "{said}");
+
+    let at = format!("{cluster}/upgrade");
+    let ask = async |path: &str, body: Value| world.bed.ask(Method::POST, path, body).await;
+    let (status, said) = ask(&format!("{at}?type=patch"), Value::Null).await;
+    assert_eq!(status, 409, "nothing of the same minor is newer: {said}");
+    let (status, said) = ask(&format!("{at}?type=minor"), Value::Null).await;
+    assert_eq!(status, 422, "{said}");
+    let body = json!({"batchUpgradePercent": 50, "despite": [NO_API]});
+    let (status, said) = ask(&format!("{at}?type=minor"), body).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(said["upgrade"]["maxUnavailable"], json!("50%"));
+    assert_eq!(world.bed.get(&at).await["upgrade"]["to"], json!("b"));
+    let (status, said) = ask(&format!("{at}/cancel"), Value::Null).await;
+    assert_eq!(
+        (status, &said["upgrade"]["state"]),
+        (200, &json!("cancelled")),
+        "{said}"
+    );
+    assert_eq!(
+        world.told(1).await,
+        (None, "a".into()),
+        "its order is taken back"
+    );
+}
+
+#[tokio::test]
+async fn steps_wait_for_the_window() {
+    let world = World::new().await;
+    // Whatever day it is: one that is neither today nor yesterday nor tomorrow.
+    let now = pf9_hostagent::model::Timestamp::now();
+    let day = now + jiff::SignedDuration::from_hours(72);
+    let day = day.strftime("%a").to_string().to_lowercase();
+    let wanted = json!({"to": "b", "despite": [NO_API], "window": format!("{day} 12:00 10m")});
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    world.prepared().await;
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert!(
+        shown
+            .to_string()
+            .contains("waits for the maintenance window"),
+        "{shown}"
+    );
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let wide = json!({"upgrade": {"window": "daily 00:00 24h"}});
+    assert_eq!(world.bed.ask(Method::PATCH, &path, wide).await.0, 200);
+    world.report(0, Some("ready")).await;
+    assert_eq!(world.told(0).await.0, Some(UpgradeStage::Etcd));
+}
+
+#[tokio::test]
+async fn a_newer_patch_that_is_imported_begins_by_itself_where_that_is_wanted() {
+    let world = World::new().await;
+    let path = format!("/qbert/v4/{{project}}/clusters/{}", world.cluster);
+    let later = async |version: &str, kubernetes: &str| {
+        assert_eq!(
+            import(&world.bed, version, kubernetes, "3.6.16").await.0,
+            200
+        );
+        world.state().await
+    };
+    assert_eq!(later("a2", "1.36.2").await, "");
+    let policy = |patches: &str| json!({"upgrade": {"patches": patches}});
+    let set = async |patches: &str| {
+        let answer = world.bed.ask(Method::PATCH, &path, policy(patches)).await;
+        assert_eq!(answer.0, 200);
+    };
+    set("window").await;
+    assert_eq!(world.state().await, "", "no older one");
+    assert_eq!(later("b3", "1.37.3").await, "", "no other minor");
+    set("off").await;
+    assert_eq!(later("a4", "1.36.4").await, "", "off");
+    set("at-once").await;
+    assert_eq!(world.state().await, "running", "it was there already");
+    let (_, shown) = world.bed.admin_get(AT).await;
+    assert_eq!(shown["upgrade"]["by"], json!("patch-policy"), "{shown}");
+    assert_eq!(
+        world.told(0).await,
+        (Some(UpgradeStage::Prepare), "a".into())
+    );
+}
+
+/// The cluster itself says what stands against it.
+#[tokio::test]
+async fn the_clusters_api_is_asked_before_the_first_step() {
+    let mut world = World::new().await;
+    let cluster = world.cluster;
+    let api = kube::master(cluster, &mut world.nodes[0].0, CertPurpose::ApiServer).await;
+    api.objects.put(
+        "/metrics",
+        "apiserver_requested_deprecated_apis{group=\"old\",removed_release=\"1.37\",resource=\"things\",\
+         subresource=\"\",version=\"v1beta1\"} 1\n"
+            .into(),
+    );
+    api.objects.put(
+        "/apis/policy/v1/poddisruptionbudgets/x",
+        json!({"metadata": {"namespace": "shop", "name": "all"},
+               "status": {"disruptionsAllowed": 0, "expectedPods": 2, "desiredHealthy": 2}}),
+    );
+    let hook = |name: &str| {
+        json!({"name": name, "failurePolicy": "Fail",
+               "clientConfig": {"service": {"namespace": "guard", "name": name}},
+               "rules": [{"apiGroups": ["apps"], "resources": ["deployments"]}]})
+    };
+    api.objects.put(
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/g",
+        json!({"metadata": {"name": "g"}, "webhooks": [hook("dead")]}),
+    );
+    let (status, plan) = world
+        .bed
+        .admin(&format!("{AT}/plan"), json!({"to": "b"}))
+        .await;
+    assert_eq!(status, 200, "{plan}");
+    let found = plan["findings"].as_array().expect("findings").iter();
+    let found: Vec<&str> = found.filter_map(|f| f["id"].as_str()).collect();
+    let want = [
+        "removed-api/old/v1beta1/things",
+        "webhook/g/dead",
+        "budget/shop/all",
+    ];
+    assert_eq!(found, want, "{plan}");
+    let (status, said) = world
+        .bed
+        .admin(AT, json!({"to": "b", "despite": &want[..2]}))
+        .await;
+    assert_eq!((status, code(&said)), (422, "roll-blocked"), "{said}");
+    // What a drain does when it is late is a policy, and decides how much a budget weighs.
+    let wanted = json!({"to": "b", "despite": &want[..2], "then": "force"});
+    assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
+}
