@@ -22,6 +22,7 @@
 //! h_a_dead_master three masters, one dead: none may leave; its host removed, a substitute → full strength
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
+//! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -51,3 +52,4 @@ mod services;
 mod settings;
 mod takeover;
 mod unfit;
+mod upgrade;

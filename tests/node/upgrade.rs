@@ -1,0 +1,311 @@
+//! A cluster goes to the next minor of Kubernetes and back, while a service of it is asked all the time.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::demo::{Outcome, agent_is_ok, cluster, demo, eventually, kubectl, plane, shell};
+
+const FROM: &str = "1.36";
+const TO: &str = "1.37";
+const MACHINES: [&str; 3] = ["master-1", "worker-1", "worker-2"];
+/// Three machines that unpack a stack, and one after the other moves its pods, starts everything again and shows
+/// that it is well.
+const A_ROLL: Duration = Duration::from_secs(900);
+const SOON: Duration = Duration::from_secs(180);
+/// Of the service, at the master: its own programs are started again, too.
+const ASKED_AT: ([u8; 4], u16) = ([10, 99, 0, 11], 30080);
+/// A person's own words for a unit of ours, by which its program does not start from the newer stack.
+const DROP_IN: &str = "/etc/systemd/system/pf9-kubelet.service.d/10-person.conf";
+
+/// Two of them, never on one node, of which one has to be there. What ends goes on answering while others learn of it.
+const SERVICE: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: asked}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: asked}}
+  template:
+    metadata: {labels: {app: asked}}
+    spec:
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: asked}}}
+      containers:
+      - name: web
+        image: pf9.local/busybox:1
+        imagePullPolicy: Never
+        command: [sh, -c, "echo answered > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
+        readinessProbe: {periodSeconds: 1, httpGet: {path: /index.html, port: 8080}}
+        lifecycle: {preStop: {sleep: {seconds: 8}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: asked}
+spec:
+  type: NodePort
+  selector: {app: asked}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: asked}
+spec: {minAvailable: 1, selector: {matchLabels: {app: asked}}}
+"#;
+
+#[test]
+fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() -> Outcome {
+    demo(&["down"])?;
+    demo(&[
+        "up",
+        "--kubernetes",
+        FROM,
+        "--masters",
+        "1",
+        "--workers",
+        "2",
+    ])?;
+    let before = versions()?;
+    let to = imported(TO)?;
+    let cluster = cluster()?;
+    kubectl(&["create", "configmap", "kept", "--from-literal=word=kept"])?;
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    std::fs::write(file.path(), SERVICE).map_err(|e| e.to_string())?;
+    kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+    kubectl(&["rollout", "status", "deployment/asked", "--timeout=120s"])?;
+    eventually("the service answers", SOON, ask)?;
+    let asked = Asked::begin();
+
+    let last = plan(&cluster, &to)?;
+    let line = "mkdir -p \"$(dirname FILE)\" && printf '[Service]\\nExecStartPre=/bin/sh -c \"readlink \
+                /opt/pf9/stacks/current | grep -q 1.36\"\\n' > FILE && systemctl daemon-reload";
+    shell(&last, &line.replace("FILE", DROP_IN))?;
+    let start = [
+        "cluster",
+        "upgrade",
+        &cluster,
+        "--to",
+        &to,
+        "--prove",
+        "60",
+        "--drain-timeout",
+        "180",
+    ];
+    plane(&start)?;
+    eventually(
+        &format!("{last} is put back, and the upgrade stops"),
+        A_ROLL,
+        || {
+            let said = plane(&["cluster", "upgrade", &cluster, "status"])?;
+            match said.contains("stopped") && said.contains(&last) {
+                true => Ok(()),
+                false => Err(said),
+            }
+        },
+    )?;
+    eventually("it is well again on what it had", SOON, || {
+        let now = versions()?;
+        match now.get(&last) == before.get(&last) && agent_is_ok(&last).is_ok() {
+            true => Ok(()),
+            false => Err(format!("{now:?}")),
+        }
+    })?;
+    for node in MACHINES.iter().filter(|node| **node != last) {
+        assert!(
+            versions()?[*node].starts_with("v1.37."),
+            "{node}: {:?}",
+            versions()?
+        );
+    }
+    asked.saw_nothing("with a node that was put back")?;
+
+    shell(&last, &format!("rm {DROP_IN} && systemctl daemon-reload"))?;
+    plane(&["cluster", "upgrade", &cluster, "resume"])?;
+    over(&cluster, "v1.37.")?;
+    asked.saw_nothing("upgraded")?;
+
+    plane(&["cluster", "upgrade", &cluster, "back"])?;
+    over(&cluster, "v1.36.")?;
+    assert_eq!(versions()?, before);
+    asked.saw_nothing("and back")?;
+    asked.end();
+    let kept = kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.word}"])?;
+    assert_eq!(kept, "kept");
+    demo(&["down"]).map(drop)
+}
+
+/// The stack of a minor, known to the plane; its version.
+fn imported(minor: &str) -> Outcome<String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
+    let output = Command::new(script)
+        .args(["build", "--kubernetes", minor])
+        .output();
+    let output = output.map_err(|e| format!("{script}: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let made = PathBuf::from(text.lines().last().unwrap_or_default());
+    let manifest = std::fs::read_to_string(made.join("manifest.json"));
+    let manifest = manifest.map_err(|e| format!("{}: {e}: {output:?}", made.display()))?;
+    let manifest: Value = serde_json::from_str(&manifest).map_err(|e| e.to_string())?;
+    plane(&["stack", "import", &made.to_string_lossy()])?;
+    manifest["version"]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| "no version".into())
+}
+
+/// Nothing stands against it; the node whose turn is the last one.
+fn plan(cluster: &str, to: &str) -> Outcome<String> {
+    println!(
+        "{}",
+        plane(&["cluster", "upgrade", cluster, "--to", to, "--plan"])?
+    );
+    let said = plane(&[
+        "cluster", "upgrade", cluster, "--to", to, "--plan", "--json",
+    ])?;
+    let plan: Value = serde_json::from_str(&said).map_err(|e| e.to_string())?;
+    assert_eq!(plan["begins"], true, "{said}");
+    let nodes = plan["nodes"].as_array().cloned().unwrap_or_default();
+    let last = nodes.iter().max_by_key(|node| node["turn"].as_u64());
+    let last = last.and_then(|node| node["node"].as_str());
+    last.map(str::to_owned).ok_or(said)
+}
+
+/// Every node is of it and well, and the plane says so.
+fn over(cluster: &str, version: &str) -> Outcome {
+    eventually(&format!("every node is of {version}"), A_ROLL, || {
+        let said = plane(&["cluster", "upgrade", cluster, "status"])?;
+        let all = versions()?.values().all(|v| v.starts_with(version));
+        match all && said.contains("3 of 3 nodes done") && said.contains(": done;") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    })?;
+    println!("{}", plane(&["cluster", "upgrade", cluster, "status"])?);
+    for node in MACHINES {
+        eventually(&format!("{node} is ok"), SOON, || agent_is_ok(node))?;
+        let schedulable = kubectl(&["get", "node", node, "-o", "jsonpath={.spec.unschedulable}"])?;
+        assert_eq!(schedulable, "", "{node} is not left cordoned");
+    }
+    Ok(())
+}
+
+/// Of kubelet, by node.
+fn versions() -> Outcome<std::collections::BTreeMap<String, String>> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.status.nodeInfo.kubeletVersion}{\"\\n\"}{end}";
+    let said = kubectl(&["get", "nodes", "-o", path, "--request-timeout=10s"])?;
+    let lines = said.lines().filter_map(|line| line.split_once(' '));
+    Ok(lines
+        .map(|(node, version)| (node.to_owned(), version.to_owned()))
+        .collect())
+}
+
+/// One request of its own connection, in a second.
+fn ask() -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let began = Instant::now();
+    let at = SocketAddr::from(ASKED_AT);
+    let failed = |what: &str, e: std::io::Error| format!("{what} after {:?}: {e}", began.elapsed());
+    let mut stream = TcpStream::connect_timeout(&at, LIMIT).map_err(|e| failed("connect", e))?;
+    let left = LIMIT
+        .saturating_sub(began.elapsed())
+        .max(Duration::from_millis(1));
+    stream
+        .set_read_timeout(Some(left))
+        .map_err(|e| e.to_string())?;
+    stream
+        .write_all(b"GET /index.html HTTP/1.0\r\n\r\n")
+        .map_err(|e| failed("write", e))?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .map_err(|e| failed("read", e))?;
+    match text.contains("answered") && began.elapsed() <= LIMIT {
+        true => Ok(()),
+        false => Err(format!("after {:?}: {text:?}", began.elapsed())),
+    }
+}
+
+/// The service is asked 50 times a second, each time on a new connection, without a second try.
+struct Asked {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU32>,
+    failed: Arc<Mutex<Vec<String>>>,
+    began: Instant,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Asked {
+    const THREADS: u32 = 10;
+    const EVERY: Duration = Duration::from_millis(200);
+
+    fn begin() -> Self {
+        let mut asked = Self {
+            stop: Arc::default(),
+            count: Arc::default(),
+            failed: Arc::default(),
+            began: Instant::now(),
+            threads: Vec::new(),
+        };
+        for number in 0..Self::THREADS {
+            let (stop, count, failed) = (
+                asked.stop.clone(),
+                asked.count.clone(),
+                asked.failed.clone(),
+            );
+            let began = asked.began;
+            asked.threads.push(std::thread::spawn(move || {
+                let mut next = began + Self::EVERY * number / Self::THREADS;
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                    next += Self::EVERY;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if let Err(why) = ask() {
+                        let line = format!("{:.1} s: {why}", began.elapsed().as_secs_f32());
+                        failed.lock().expect("lock").push(line);
+                    }
+                }
+            }));
+        }
+        asked
+    }
+
+    /// So far; and it was asked as often as it should be.
+    fn saw_nothing(&self, when: &str) -> Outcome {
+        let (count, seconds) = (
+            self.count.load(Ordering::Relaxed),
+            self.began.elapsed().as_secs_f32(),
+        );
+        let failed = self.failed.lock().expect("lock");
+        println!(
+            "{when}: {} of {count} requests failed in {seconds:.0} s",
+            failed.len()
+        );
+        if !failed.is_empty() {
+            return Err(format!(
+                "{when}: {} of {count} failed:\n{}",
+                failed.len(),
+                failed.join("\n")
+            ));
+        }
+        match f64::from(count) >= 45.0 * f64::from(seconds) {
+            true => Ok(()),
+            false => Err(format!("{when}: asked only {count} times in {seconds} s")),
+        }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            drop(thread.join());
+        }
+    }
+}
