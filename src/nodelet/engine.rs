@@ -38,17 +38,18 @@ use tokio_util::sync::CancellationToken;
 use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
-use super::job::{self, Hold, Job, LedgerSeen, Orders, Work};
+use super::job::{self, Hold, Job, Orders, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::Memory;
+use super::roll;
 use super::status::{Board, LOOK_MAX};
 use super::watch::Watch;
 use crate::app::Bucket;
 use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{Fault, Generation, Role, Timestamp, UpgradeStage};
+use crate::model::{Fault, Generation, Role, Timestamp};
 
 mod clock;
 mod next;
@@ -232,8 +233,8 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            match is_a_roll(&job, &ledger) {
-                // Whether its stack fits is asked, and said, by the roll.
+            let own = roll::own_stack(&self.host.fs, &self.ledger);
+            match roll::judges(&job, own.as_ref()) {
                 true => job,
                 false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
             }
@@ -367,13 +368,6 @@ impl Engine {
         };
         self.board.stands(self.ledger.shown(), wants_spec);
     }
-}
-
-/// The node that is installed is to be changed by a roll.
-fn is_a_roll(job: &Job, ledger: &LedgerSeen<'_>) -> bool {
-    let ordered = job::ordered(job);
-    ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
-        && matches!(ledger, LedgerSeen::Installed(_))
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use super::super::context;
 use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
-use super::super::roll::{self, Move, Record, Said, Seen, prove, what_next};
+use super::super::roll::{self, Move, NOTES_MAX, Record, Said, Seen, prove, what_next, worked_by};
 use super::super::status::LOOK_MAX;
 use super::Engine;
 use super::clock::until;
 use super::converging::{Node, Turn};
 use super::next::{Next, failed};
-use super::preparing::{Had, with_stack};
+use super::preparing::Had;
 use crate::host::kube::DrainPass;
 use crate::model::{
     Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
@@ -35,8 +35,6 @@ const BACKUP_AGAIN: Duration = Duration::from_secs(5);
 const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
 const READY_AGAIN: Duration = Duration::from_secs(15);
-/// Records that are written in one round: from a power cut in the middle to the end are six.
-const NOTES_MAX: u32 = 12;
 
 impl Engine {
     /// Makes the host this node, and does its part in the roll that is under way.
@@ -97,9 +95,11 @@ impl Engine {
     fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
         let active = stack::current(&self.host.fs).ok().flatten();
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
+        let own = roll::own_stack(&self.host.fs, &self.ledger);
         let seen = Seen {
             now: Timestamp::now(),
             installed: self.ledger.ledger.installed.as_ref(),
+            own: own.as_ref(),
             active: active.as_ref(),
             etcd: etcd.as_ref(),
             said,
@@ -108,43 +108,37 @@ impl Engine {
     }
 
     async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
-        let turn = |cordoned| Turn {
+        let own = roll::own_stack(&self.host.fs, &self.ledger);
+        let (by, cordoned) = worked_by(&step, record, work, own.as_ref());
+        let mut turn = Turn {
             cordoned,
             until: record.and_then(Record::until),
             shown: Some(work.generation),
             etcd: None,
         };
-        let of_etcd = record.filter(|r| r.order.stage == UpgradeStage::Etcd);
         match (step, record) {
-            (Move::Prepare, _) => self.makes_ready(work).await,
-            (Move::Drain { force }, Some(record)) => self.drains(record, force, turn(true)).await,
-            (Move::Switch, _) => self.works(work.clone(), turn(true)).await,
-            (Move::Uncordon, _) => self.works(work.clone(), turn(false)).await,
-            (Move::BackUp, Some(record)) => self.backs_up(record, work).await,
+            (Move::Prepare, _) => self.makes_ready(work, by).await,
+            (Move::Drain { force }, Some(record)) => self.drains(record, force, by, turn).await,
+            (Move::Switch | Move::Uncordon, _) => self.works(by, turn).await,
+            (Move::BackUp, Some(record)) => self.backs_up(record, by).await,
             (Move::TakeEtcd, Some(record)) => {
-                let mut turn = turn(false);
                 turn.etcd = Some(record.order.stack.clone());
-                self.works(work.clone(), turn).await
+                self.works(by, turn).await
             }
             (Move::Back, Some(record)) => {
-                let mut turn = turn(of_etcd.is_none());
                 // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
-                turn.etcd = of_etcd.and_then(|r| r.etcd.clone());
-                self.works(Work::kept(&record.from), turn).await
+                let of_etcd = record.order.stage == UpgradeStage::Etcd;
+                turn.etcd = record.etcd.clone().filter(|_| of_etcd);
+                self.works(by, turn).await
             }
-            (Move::Keep, Some(record)) => self.keeps(record, work).await,
-            (Move::Follow, _) => {
-                let next = self.node(work.clone(), None, Turn::default()).await;
-                (Said::Nothing, next)
+            (Move::Keep(fault), _) => {
+                turn.until = None;
+                (Said::Nothing, self.node(by, Some(*fault), turn).await)
             }
+            (Move::Follow, _) => (Said::Nothing, self.node(by, None, Turn::default()).await),
             // Only a record leads there, and what is to be written was written.
             (
-                Move::BackUp
-                | Move::TakeEtcd
-                | Move::Drain { .. }
-                | Move::Back
-                | Move::Keep
-                | Move::Note(_),
+                Move::BackUp | Move::TakeEtcd | Move::Drain { .. } | Move::Back | Move::Note(_),
                 _,
             ) => {
                 let after = READY_AGAIN;
@@ -160,14 +154,10 @@ impl Engine {
     }
 
     /// The stack of the order, beside what is kept in repair meanwhile.
-    async fn makes_ready(&mut self, work: &Work) -> (Said, Next) {
+    async fn makes_ready(&mut self, work: &Work, kept: Work) -> (Said, Next) {
         let Some(order) = work.node.upgrade.clone() else {
-            let next = self.node(work.clone(), None, Turn::default()).await;
+            let next = self.node(kept, None, Turn::default()).await;
             return (Said::Nothing, next);
-        };
-        let kept = match (order.stage, &self.ledger.ledger.installed) {
-            (UpgradeStage::Node, Some(installed)) => Work::kept(installed),
-            (UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node, _) => work.clone(),
         };
         let shown = Some(work.generation);
         let turn = Turn {
@@ -183,7 +173,7 @@ impl Engine {
             return (Said::Nothing, next);
         };
         let node = Node {
-            work: with_stack(work, &order),
+            work: work.with_stack(&order.stack),
             host_id,
             trust,
             hold: None,
@@ -225,8 +215,8 @@ impl Engine {
     }
 
     /// The keeper of etcd makes the backup; what it says of that is in the status.
-    async fn backs_up(&mut self, record: &Record, work: &Work) -> (Said, Next) {
-        let next = self.node(work.clone(), None, Turn::default()).await;
+    async fn backs_up(&mut self, record: &Record, kept: Work) -> (Said, Next) {
+        let next = self.node(kept, None, Turn::default()).await;
         let (last, failing) = self.board.backups();
         if last.is_some_and(|at| at >= record.since) {
             return (Said::BackedUp, next);
@@ -241,7 +231,13 @@ impl Engine {
     }
 
     /// Pods are asked to leave; then the rest of the node is looked after.
-    async fn drains(&mut self, record: &Record, force: bool, turn: Turn) -> (Said, Next) {
+    async fn drains(
+        &mut self,
+        record: &Record,
+        force: bool,
+        kept: Work,
+        turn: Turn,
+    ) -> (Said, Next) {
         let end = Instant::now() + DRAIN_FOR;
         let left = loop {
             // A hundred pods are asked one after the other.
@@ -264,7 +260,7 @@ impl Engine {
             }
         };
         self.show_left(record, &left);
-        self.node(Work::kept(&record.from), None, turn).await;
+        self.node(kept, None, turn).await;
         self.happened(Happened::Waits {
             what: format!("pods to move away: {}", left.why),
         });
@@ -341,20 +337,6 @@ impl Engine {
             prove::static_pod(pod.as_ref(), component, &image.reference)?;
         }
         Ok(())
-    }
-
-    /// The node stays what it was, for as long as the plane orders what did not work.
-    async fn keeps(&mut self, record: &Record, work: &Work) -> (Said, Next) {
-        let what = format!("this node is not changed to stack {}", record.order.stack);
-        let why = "it is refused";
-        let fault = record.fault.clone();
-        let fault = fault.unwrap_or_else(|| Fault::new(FaultCode::UpgradeFailed, what, why));
-        let turn = Turn {
-            shown: Some(work.generation),
-            ..Turn::default()
-        };
-        let kept = Work::kept(&record.from);
-        (Said::Nothing, self.node(kept, Some(fault), turn).await)
     }
 
     /// Writes it; what is said of it is said once it is there.

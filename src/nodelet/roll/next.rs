@@ -45,8 +45,8 @@ pub enum Move {
     Uncordon,
     /// Work by the node of before; it stays cordoned.
     Back,
-    /// Work by the node of before, and say why.
-    Keep,
+    /// Keep the stack that the node is of, and say why.
+    Keep(Box<Fault>),
 }
 
 /// What is known when it is decided.
@@ -54,8 +54,10 @@ pub enum Move {
 pub struct Seen<'a> {
     /// Now.
     pub now: Timestamp,
-    /// What is installed.
+    /// What is installed, where the ledger can tell.
     pub installed: Option<&'a Installed>,
+    /// The stack that this node is of; none on a host where none ever ran.
+    pub own: Option<&'a StackRef>,
     /// The active stack.
     pub active: Option<&'a StackRef>,
     /// The stack that etcd is of.
@@ -91,33 +93,42 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
     if let Some(record) = record.filter(|r| !r.at.is_over()) {
         return goes_on(record, node, seen);
     }
-    let Some(order) = &node.upgrade else {
+    let Some(own) = seen.own else {
+        // It becomes a node with whatever stack it is.
         return Move::Follow;
+    };
+    let same = node.stack == *own;
+    let order = match (&node.upgrade, same) {
+        (Some(order), true) => order,
+        (Some(order), false) if order.stage == UpgradeStage::Node => order,
+        (None, true) => return Move::Follow,
+        (Some(_) | None, false) => return Move::Keep(Box::new(not_ordered(own, &node.stack))),
     };
     match order.stage {
         UpgradeStage::Prepare => return Move::Prepare,
         UpgradeStage::Etcd | UpgradeStage::Node => {}
     }
-    match record.filter(|r| r.is_of(order)).map(|r| r.at) {
-        None => begins(order, seen),
-        Some(At::Done) => Move::Follow,
-        Some(At::PutBack | At::Refused) => Move::Keep,
+    let Some(record) = record.filter(|r| r.is_of(order)) else {
+        return begins(order, own, seen);
+    };
+    match record.at {
+        At::Done if same => Move::Follow,
+        At::Done => Move::Keep(Box::new(not_ordered(own, &node.stack))),
+        At::PutBack | At::Refused => Move::Keep(Box::new(given_up(record))),
         // Not over: see above.
-        Some(
-            At::BackingUp
-            | At::Draining
-            | At::Switching
-            | At::Proving
-            | At::Uncordoning
-            | At::PuttingBack,
-        ) => Move::Follow,
+        At::BackingUp
+        | At::Draining
+        | At::Switching
+        | At::Proving
+        | At::Uncordoning
+        | At::PuttingBack => Move::Follow,
     }
 }
 
-fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
+fn begins(order: &UpgradeOrder, own: &StackRef, seen: &Seen<'_>) -> Move {
+    // What it would go back to is written down first.
     let Some(installed) = seen.installed else {
-        // It becomes a node with that stack.
-        return Move::Follow;
+        return Move::Keep(Box::new(in_doubt(order)));
     };
     let begin = |at| {
         let record = Record::new(order, at, installed, seen.etcd, seen.now);
@@ -127,11 +138,7 @@ fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
     if etcd && installed.role != Role::Master {
         return begin(At::Done);
     }
-    let has = if etcd {
-        seen.etcd
-    } else {
-        Some(&installed.node.stack)
-    };
+    let has = if etcd { seen.etcd } else { Some(own) };
     if has == Some(&order.stack) {
         // Nothing is to be changed; it has to be well.
         return begin(At::Uncordoning);
@@ -321,6 +328,33 @@ fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
         since: now,
         ..record.clone()
     }))
+}
+
+fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
+    let what = format!("this node stays on stack {own}");
+    let why =
+        format!("its spec names {other}, and nothing orders to drain this node and change it");
+    Fault::new(FaultCode::UpgradeFailed, what, why).fix(
+        "begin an upgrade of the cluster to the stack that is meant; if the plane was restored from a \
+         backup, run pf9-plane recover there",
+    )
+}
+
+fn in_doubt(order: &UpgradeOrder) -> Fault {
+    let what = format!("this node is not changed to stack {} yet", order.stack);
+    let why = "the ledger, which tells what it goes back to, is written anew first";
+    Fault::new(FaultCode::Waiting, what, why)
+}
+
+fn given_up(record: &Record) -> Fault {
+    let plain = || {
+        Fault::new(
+            FaultCode::UpgradeFailed,
+            not_switched(record),
+            "it is refused",
+        )
+    };
+    record.fault.clone().unwrap_or_else(plain)
 }
 
 fn not_switched(record: &Record) -> String {

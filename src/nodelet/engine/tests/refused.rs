@@ -174,9 +174,7 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
         (Some(first.clone()), Some(Generation(6)))
     );
 
-    life.inbox
-        .put(machine.worker_with(7, &bad, None))
-        .expect("put");
+    life.inbox.put(machine.switching(7, &bad, 7)).expect("put");
     for _ in 0..2 {
         drift(&machine);
         let (status, installed) = life.goes_on().await;
@@ -191,9 +189,7 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
         life = machine.begin();
     }
     let good = machine.unpacked("3", TAKES);
-    life.inbox
-        .put(machine.worker_with(8, &good, None))
-        .expect("put");
+    life.inbox.put(machine.switching(8, &good, 8)).expect("put");
     let (status, installed) = life.goes_on().await;
     went_on(&status);
     assert_eq!(

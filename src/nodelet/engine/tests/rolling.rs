@@ -29,6 +29,25 @@ impl Machine {
         }
     }
 
+    /// The node that is in the middle of a change to this stack: it was drained.
+    pub(super) fn switching(&self, generation: u64, to: &StackRef, roll: u128) -> Envelope {
+        let (ledger, _) = LedgerFile::load(&self.fs, Timestamp::UNIX_EPOCH);
+        let from = ledger.ledger.installed.clone().expect("a node");
+        let order = UpgradeOrder {
+            roll: RollId(uuid::Uuid::from_u128(roll)),
+            ..order(UpgradeStage::Node, to)
+        };
+        let mut record = Record::new(&order, At::Switching, &from, None, Timestamp::now());
+        record.attempts = 1;
+        roll::save(&self.fs, &record).expect("record");
+        let node = NodeSpec {
+            stack: to.clone(),
+            upgrade: Some(order),
+            ..from.node
+        };
+        self.sign(&spec(generation, Assignment::Worker(Box::new(node))))
+    }
+
     /// One whose image this machine, a worker, does not import: there is no runtime here.
     fn stage_imageless(&self, version: &str, kubelet: &[u8]) -> StackRef {
         self.stage_for(version, kubelet, &[Role::Master])
@@ -228,6 +247,33 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     assert_eq!(upgrade(&life).state, UpgradeState::PuttingBack);
     assert_eq!(machine.active(), Some(old));
     assert_eq!(roll::look(&machine.fs).map(|r| r.at), Some(At::PuttingBack));
+}
+
+/// A plane that was restored knows nothing of the upgrade since: no node goes back for it, let alone all.
+#[tokio::test]
+async fn a_spec_with_another_stack_and_no_order_changes_nothing_but_what_else_it_says() {
+    let (machine, old) = Machine::running();
+    let other = machine.stage_imageless("1.35.4", RUNS);
+    let mut life = machine.begin();
+    let mut wanted = machine.node_with(&other);
+    wanted.labels.insert("a".into(), "b".into());
+    let asked = spec(6, Assignment::Worker(Box::new(wanted.clone())));
+    put(&life, machine.sign(&asked));
+    for _ in 0..2 {
+        life.engine.round().await;
+        assert_eq!(machine.active(), Some(old.clone()));
+        assert!(!machine.stacks().contains(&other.dir_name()));
+        let installed = life.engine.ledger.ledger.installed.clone().expect("a node");
+        wanted.stack = old.clone();
+        assert_eq!(
+            (installed.generation, &installed.node),
+            (Generation(6), &wanted)
+        );
+        let planned = dry_run(&life.engine.host, &life.inbox.orders()).await;
+        let steps = planned.expect("a plan").steps;
+        let text = format!("{steps:?}");
+        assert!(!text.contains(&other.version), "{text}");
+    }
 }
 
 /// The record is written before the switch is begun, and one that is cut off is begun anew.
