@@ -55,6 +55,7 @@ mod clock;
 mod next;
 
 use converging::{Node, Turn};
+use rolling::Stage;
 
 use clock::sleep_by_the_clock;
 use next::{Next, failed};
@@ -92,8 +93,8 @@ pub struct Engine {
     began: Instant,
     /// Certificates of this node were over at the last look.
     over: bool,
-    /// This process has looked at the record of a roll: what is under way is its own doing.
-    rolled: bool,
+    /// The record of a roll as this process wrote it or took it up; none before it has looked at it.
+    stage: Option<Stage>,
 }
 
 /// What wakes the loop, or ends it.
@@ -137,7 +138,7 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             over: false,
-            rolled: false,
+            stage: None,
             decided: None,
             held: None,
             host,
@@ -319,7 +320,14 @@ impl Engine {
                 return Next::retry(&self.lifecycle);
             }
         };
-        if let Some(next) = self.restoring(work.role, &work.node).await {
+        // The order to restore is the newest spec's, whatever the node is kept by.
+        let newest = turn.newest.clone().unwrap_or_else(|| work.node.clone());
+        let began = Instant::now();
+        let restored = self.restoring(work.role, &newest).await;
+        if let Some(stage) = &mut self.stage {
+            stage.passes(restored.is_some(), began);
+        }
+        if let Some(next) = restored {
             return next;
         }
         let node = Node {

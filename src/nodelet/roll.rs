@@ -168,11 +168,15 @@ impl At {
 
 /// By which node this host is worked on for a move, and whether it stays cordoned. Only what goes back is
 /// worked on by an old spec; everything else follows the newest one, with the stack that the node is of.
+/// `ready`: there is nothing to do on it, and the cluster has it Ready. What goes back takes pods again then,
+/// before its static pods are proven: the webhook that keeps these from being shown may have to come back to
+/// this very node.
 pub fn worked_by(
     step: &Move,
     record: Option<&Record>,
     work: &Work,
     own: Option<&StackRef>,
+    ready: bool,
 ) -> (Work, bool) {
     let kept = || own.map_or_else(|| work.clone(), |own| work.with_stack(own));
     match (step, record) {
@@ -180,7 +184,7 @@ pub fn worked_by(
         (Move::Switch, _) => (work.clone(), true),
         (Move::Back, Some(record)) => {
             let of_node = record.order.stage == UpgradeStage::Node;
-            (Work::kept(&record.from), of_node)
+            (Work::kept(&record.from), of_node && !ready)
         }
         (Move::Drain { .. }, _) => (kept(), true),
         // Going back has a record: see `what_next`.
@@ -202,10 +206,10 @@ pub fn would_be_worked_by(record: Option<Record>, work: &Work, seen: &Seen<'_>) 
     for _ in 0..NOTES_MAX {
         match what_next(record.as_ref(), &work.node, seen) {
             Move::Note(next) => record = Some(*next),
-            step => return worked_by(&step, record.as_ref(), work, seen.own),
+            step => return worked_by(&step, record.as_ref(), work, seen.own, false),
         }
     }
-    worked_by(&Move::Prepare, record.as_ref(), work, seen.own)
+    worked_by(&Move::Prepare, record.as_ref(), work, seen.own, false)
 }
 
 /// The stack that this node is of; none on a host where none ever ran. What is active says it, whatever copy

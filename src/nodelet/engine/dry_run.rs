@@ -1,5 +1,7 @@
 //! What would be done, in words.
 
+use std::time::Duration;
+
 use super::super::check;
 use super::super::context;
 use super::super::fit;
@@ -48,6 +50,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let (active, etcd) = (active.ok().flatten(), etcd.ok().flatten());
     let seen = Seen {
         now,
+        spent: Duration::ZERO,
         installed: ledger.installed.as_ref(),
         own: own.as_ref().filter(|_| removed.is_empty()),
         active: active.as_ref(),

@@ -14,7 +14,6 @@ use super::super::lifecycle::Happened;
 use super::super::roll::{self, Move, NOTES_MAX, Record, Said, Seen, prove, what_next, worked_by};
 use super::super::status::LOOK_MAX;
 use super::Engine;
-use super::clock::until;
 use super::converging::{Node, Turn};
 use super::next::{Next, failed};
 use super::preparing::Had;
@@ -36,9 +35,20 @@ const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
 const READY_AGAIN: Duration = Duration::from_secs(15);
 
+/// The record as this process wrote it or took it up.
+pub(super) struct Stage {
+    /// Since when; time in a restore of etcd does not count.
+    since: Instant,
+    /// Since then there was nothing to do once, and the cluster had the node Ready.
+    ready: bool,
+    /// A restore of etcd is under way, which goes before.
+    restores: bool,
+}
+
 impl Engine {
     /// Makes the host this node, and does its part in the roll that is under way.
     pub(super) async fn by_order(&mut self, work: Work) -> Next {
+        let anew = self.stage.is_none();
         let (record, broken) = roll::load(&self.host.fs, Timestamp::now());
         if let Some(fault) = broken {
             tracing::error!(code = fault.code.word(), "{fault}");
@@ -53,11 +63,11 @@ impl Engine {
             None => None,
         };
         let going = record.as_ref().is_some_and(|r| !r.at.is_over());
-        let mut said = match going && !self.rolled {
+        let mut said = match going && anew {
             true => Said::Anew,
             false => Said::Nothing,
         };
-        self.rolled = true;
+        self.stage.get_or_insert_with(Stage::begin);
         let (mut done, mut notes) = (None, 0);
         loop {
             self.show_record(record.as_ref(), &work);
@@ -98,6 +108,10 @@ impl Engine {
         let own = roll::own_stack(&self.host.fs, &self.ledger);
         let seen = Seen {
             now: Timestamp::now(),
+            spent: self
+                .stage
+                .as_ref()
+                .map_or(Duration::ZERO, |s| s.since.elapsed()),
             installed: self.ledger.ledger.installed.as_ref(),
             own: own.as_ref(),
             active: active.as_ref(),
@@ -107,14 +121,21 @@ impl Engine {
         what_next(record, &work.node, &seen)
     }
 
+    /// When it is late where it is.
+    pub(super) fn until(&self, record: &Record) -> Option<Instant> {
+        self.stage.as_ref()?.since.checked_add(roll::within(record))
+    }
+
     async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
         let own = roll::own_stack(&self.host.fs, &self.ledger);
-        let (by, cordoned) = worked_by(&step, record, work, own.as_ref());
+        let ready = self.stage.as_ref().is_some_and(|s| s.ready);
+        let (by, cordoned) = worked_by(&step, record, work, own.as_ref(), ready);
         let mut turn = Turn {
             cordoned,
-            until: record.and_then(Record::until),
+            until: record.and_then(|record| self.until(record)),
             shown: Some(work.generation),
             etcd: None,
+            newest: None,
         };
         match (step, record) {
             (Move::Prepare, _) => self.makes_ready(work, by).await,
@@ -129,6 +150,7 @@ impl Engine {
                 // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
                 let of_etcd = record.order.stage == UpgradeStage::Etcd;
                 turn.etcd = record.etcd.clone().filter(|_| of_etcd);
+                turn.newest = Some(work.with_stack(&by.node.stack).node);
                 self.works(by, turn).await
             }
             (Move::Keep(fault), _) => {
@@ -290,7 +312,11 @@ impl Engine {
         let late = turn.until;
         let mut next = self.node(work.clone(), None, turn).await;
         if let Some(at) = late {
-            next.after = next.after.min(until(at, Timestamp::now()));
+            next.after = next.after.min(at.saturating_duration_since(Instant::now()));
+        }
+        if self.stage.as_ref().is_some_and(|s| s.restores) {
+            // What is said of the node is said of the restore.
+            return (Said::Nothing, next);
         }
         if let Some(failing) = self.lifecycle.failing() {
             let hopeless =
@@ -325,6 +351,9 @@ impl Engine {
         let name = &work.node.node_name;
         let node = kube.node(name.as_str()).await.map_err(|e| chain(&e))?;
         prove::node(&node.unwrap_or_default(), &stack)?;
+        if let Some(stage) = &mut self.stage {
+            stage.ready = true;
+        }
         if work.role != Role::Master {
             return Ok(());
         }
@@ -340,7 +369,7 @@ impl Engine {
     }
 
     /// Writes it; what is said of it is said once it is there.
-    fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
+    pub(super) fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
         if let Err(e) = roll::save(&self.host.fs, &record) {
             let what = "cannot note how far the upgrade is";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
@@ -348,6 +377,7 @@ impl Engine {
             self.happened(failed("roll", fault));
             return Err(Next::retry(&self.lifecycle));
         }
+        self.stage = Some(Stage::begin());
         self.happened(Happened::NewWork);
         self.board.show_upgrade(record.status());
         Ok(record)
@@ -387,12 +417,26 @@ fn still_there(pass: &DrainPass) -> Fault {
     Fault::new(FaultCode::Drain, "pods are being moved away", why)
 }
 
-impl Record {
-    /// When it is late where it is.
-    fn until(&self) -> Option<Timestamp> {
-        self.since.checked_add(roll::within(self)).ok()
+impl Stage {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            ready: false,
+            restores: false,
+        }
     }
 
+    /// A restore of etcd was looked after since `began`, and is under way yet or is not.
+    pub(super) fn passes(&mut self, restores: bool, began: Instant) {
+        self.restores = restores;
+        match restores {
+            true => self.since = Instant::now(),
+            false => self.since += began.elapsed(),
+        }
+    }
+}
+
+impl Record {
     /// A clock that was set back: it has been there since now, and whether that is to be written.
     fn dated(mut self, now: Timestamp) -> (Self, bool) {
         let ahead = self.since > now && !self.at.is_over();

@@ -3,8 +3,10 @@
 use super::unfit::{RUNS, RUNS_NOT};
 use super::*;
 use crate::model::{
-    NodeSpec, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus,
+    NodeSpec, RestoreOrder, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
+    UpgradeStatus,
 };
+use crate::nodelet::etcd::restore::Restores;
 use crate::nodelet::ledger::Installed;
 use crate::nodelet::roll::{self, ATTEMPTS_MAX, At, Record};
 use crate::stack;
@@ -330,4 +332,78 @@ async fn what_was_put_back_does_not_begin_again_by_itself() {
         );
         assert_eq!(life.status.borrow().generation, Generation(6));
     }
+}
+
+/// The copy of before does not know of the restore that the cluster waits for.
+#[tokio::test]
+async fn what_goes_back_follows_the_order_to_restore_etcd_of_the_newest_spec() {
+    let (machine, old) = Machine::running();
+    let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+    let from = ledger.ledger.installed.as_mut().expect("a node");
+    from.role = Role::Master;
+    let from = from.clone();
+    ledger.save().expect("ledger");
+    let new = machine.stage_imageless("1.37.2", RUNS);
+    let order = order(UpgradeStage::Node, &new);
+    let record = Record::new(&order, At::PuttingBack, &from, None, Timestamp::now());
+    roll::save(&machine.fs, &record).expect("record");
+    let mut wanted = NodeSpec {
+        stack: new.clone(),
+        upgrade: Some(order),
+        ..from.node.clone()
+    };
+    wanted.etcd.restore = Some(RestoreOrder {
+        id: uuid::Uuid::from_u128(3),
+        founder: wanted.host_id,
+        masters: vec![wanted.host_id],
+        snapshot: "20261128T143000Z-r7".into(),
+        recovery_key: None,
+        any_cluster: false,
+        unsigned: false,
+        go: true,
+    });
+    let mut life = machine.begin();
+    put(
+        &life,
+        machine.sign(&spec(6, Assignment::Master(Box::new(wanted)))),
+    );
+    life.engine.round().await;
+    let run = Restores::of(&machine.fs).run().value.expect("it is begun");
+    assert_eq!(run.id, uuid::Uuid::from_u128(3));
+    assert_ne!(machine.active(), Some(new));
+    assert_eq!(
+        roll::look(&machine.fs).map(|r| r.at),
+        Some(At::PuttingBack),
+        "{old}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_a_restore_of_etcd_makes_no_switch_late() {
+    let (machine, _) = Machine::running();
+    let mut life = machine.begin();
+    let new = machine.stage_imageless("1.37.2", RUNS);
+    let from = life.engine.ledger.ledger.installed.clone().expect("a node");
+    let order = order(UpgradeStage::Node, &new);
+    let record = Record::new(&order, At::Proving, &from, None, Timestamp::now());
+    let record = life.engine.note_roll(record).expect("noted");
+    tokio::time::advance(Duration::from_secs(200)).await;
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(100))
+    );
+    let stage = life.engine.stage.as_mut().expect("a stage");
+    stage.passes(true, Instant::now());
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(300))
+    );
+    tokio::time::advance(Duration::from_secs(200)).await;
+    let stage = life.engine.stage.as_mut().expect("a stage");
+    // Its last step took half of that.
+    stage.passes(false, Instant::now() - Duration::from_secs(100));
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(200))
+    );
 }
