@@ -17,7 +17,7 @@ use super::Engine;
 use super::converging::{Node, Turn};
 use super::next::{Next, failed};
 use super::preparing::Had;
-use crate::host::kube::DrainPass;
+use crate::host::kube::{DrainBegan, DrainPass};
 use crate::model::{
     Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
 };
@@ -43,6 +43,8 @@ pub(super) struct Stage {
     ready: bool,
     /// A restore of etcd is under way, which goes before.
     restores: bool,
+    /// Whom the drain is about.
+    began: DrainBegan,
 }
 
 impl Engine {
@@ -299,10 +301,11 @@ impl Engine {
         let name = from.node.node_name.to_string();
         let (fs, peers) = (&self.host.fs, &mut self.memory.peers);
         let kube = peers.kube(fs, from.role, &from.node)?;
+        let began = &mut self.stage.get_or_insert_with(Stage::begin).began;
         let drained = async {
             kube.ready().await?;
             kube.cordon(&name).await?;
-            kube.drain_once(&name, force).await
+            kube.drain_once(&name, force, began).await
         };
         drained.await.map_err(|e| chain(&e))
     }
@@ -414,7 +417,18 @@ fn still_there(pass: &DrainPass) -> Fault {
     if let Some(budget) = &pass.budget {
         why = format!("{why}, {} kept by disruption budget {budget}", pass.kept);
     }
-    Fault::new(FaultCode::Drain, "pods are being moved away", why)
+    if pass.alone > 0 {
+        let alone = pass.alone;
+        why = format!("{why}, {alone} without a controller: nobody would make them again");
+    }
+    if let Some(said) = &pass.failed {
+        why = format!("{why}; {said}");
+    }
+    let fault = Fault::new(FaultCode::Drain, "pods are being moved away", why);
+    match pass.alone {
+        0 => fault,
+        _ => fault.fix("save what those pods do and delete them, or order the drain with force"),
+    }
 }
 
 impl Stage {
@@ -423,6 +437,7 @@ impl Stage {
             since: Instant::now(),
             ready: false,
             restores: false,
+            began: DrainBegan::default(),
         }
     }
 
