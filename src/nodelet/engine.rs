@@ -234,8 +234,7 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            let own = roll::own_stack(&self.host.fs, &self.ledger);
-            match roll::judges(&job, own.as_ref()) {
+            match roll::judges(&self.host.fs, &self.ledger, &job) {
                 true => job,
                 false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
             }

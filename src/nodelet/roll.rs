@@ -34,7 +34,8 @@ use super::phase::Order;
 use crate::host::documents::{Document, Store};
 use crate::host::fs::{FsError, HostFs};
 use crate::model::{
-    Fault, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus, paths,
+    Fault, NodeSpec, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus,
+    paths,
 };
 use crate::stack;
 
@@ -212,9 +213,14 @@ pub fn would_be_worked_by(record: Option<Record>, work: &Work, seen: &Seen<'_>) 
     worked_by(&Move::Prepare, record.as_ref(), work, seen.own, false)
 }
 
-/// The stack that this node is of; none on a host where none ever ran. What is active says it, whatever copy
-/// of the ledger is left.
-pub fn own_stack(fs: &HostFs, file: &LedgerFile) -> Option<StackRef> {
+/// The stack that the node of this spec is of; none on a host where none ever ran, and of a node that was
+/// attached anew: that one comes without pods, with whatever stack it is. What is active says it, whatever
+/// copy of the ledger is left.
+pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<StackRef> {
+    let before = file.ledger.installed.as_ref().and_then(|i| i.node.uid);
+    if before.is_some() && node.uid.is_some() && before != node.uid {
+        return None;
+    }
     match check::order(fs, file) {
         Order::First => None,
         Order::Kept => {
@@ -227,12 +233,15 @@ pub fn own_stack(fs: &HostFs, file: &LedgerFile) -> Option<StackRef> {
 
 /// Whether the stack of this job fits is asked, and said, by the roll, if anybody: it is another one than that
 /// of the node which is there.
-pub fn judges(job: &Job, own: Option<&StackRef>) -> bool {
-    let (Job::Node(work), Some(own)) = (job, own) else {
+pub fn judges(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
+    let Job::Node(work) = job else {
+        return false;
+    };
+    let Some(own) = own_stack(fs, file, &work.node) else {
         return false;
     };
     let ordered = work.node.upgrade.as_ref();
-    *own != work.node.stack || ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
+    own != work.node.stack || ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
 }
 
 /// The record's place on the disk.

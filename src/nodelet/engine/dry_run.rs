@@ -25,8 +25,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let ledger = &file.ledger;
     let mut removed = Vec::new();
     let job = job::decide(orders, &file.seen());
-    let own = roll::own_stack(&host.fs, &file);
-    let job = match roll::judges(&job, own.as_ref()) {
+    let job = match roll::judges(&host.fs, &file, &job) {
         true => job,
         false => fit::judged(&host.fs, job, orders, &file.seen(), None).await,
     };
@@ -46,6 +45,7 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
             }
         }
     };
+    let own = roll::own_stack(&host.fs, &file, &work.node);
     let (active, etcd) = (stack::current(&host.fs), stack::current_etcd(&host.fs));
     let (active, etcd) = (active.ok().flatten(), etcd.ok().flatten());
     let seen = Seen {

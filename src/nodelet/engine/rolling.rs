@@ -107,7 +107,7 @@ impl Engine {
     fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
         let active = stack::current(&self.host.fs).ok().flatten();
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
-        let own = roll::own_stack(&self.host.fs, &self.ledger);
+        let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
         let seen = Seen {
             now: Timestamp::now(),
             spent: self
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
-        let own = roll::own_stack(&self.host.fs, &self.ledger);
+        let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
         let ready = self.stage.as_ref().is_some_and(|s| s.ready);
         let (by, cordoned) = worked_by(&step, record, work, own.as_ref(), ready);
         let mut turn = Turn {

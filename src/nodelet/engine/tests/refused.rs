@@ -4,6 +4,7 @@ use super::*;
 use crate::model::TrustStore;
 use crate::model::{
     STACK_SCHEMA, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
+    UpgradeState,
 };
 use crate::nodelet::rig::SYSTEMCTL;
 use crate::nodelet::testing;
@@ -178,7 +179,11 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
     for _ in 0..2 {
         drift(&machine);
         let (status, installed) = life.goes_on().await;
-        refused(&machine, &status, "cni.bin_dirs is dropped");
+        let said = status.upgrade.expect("its part in the roll");
+        assert_eq!(said.state, UpgradeState::PuttingBack);
+        let why = said.fault.expect("it says why");
+        assert_eq!(why.code, FaultCode::ConfigRefused);
+        assert!(why.why.contains("cni.bin_dirs is dropped"), "{why}");
         let kept = (Some(first.clone()), Some(Generation(6)));
         assert_eq!(
             (machine.active(), installed),
