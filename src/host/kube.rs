@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::tls::{self, Identity, TlsError};
 
-pub use drain::{DRAIN_MARK, DrainOutcome, DrainPass};
+pub use drain::{DRAIN_MARK, DrainBegan, DrainOutcome, DrainPass};
 
 /// One call: the API server answers from memory or etcd, or it is not well.
 const CALL: Duration = Duration::from_secs(10);

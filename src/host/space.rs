@@ -10,6 +10,10 @@ use nix::sys::statvfs::statvfs;
 /// Left free on top of what is needed: logs, ledgers and etcd must be able to go on.
 pub const RESERVE_BYTES: u64 = 128 * MIB;
 
+/// A node with less than one part in so many free is under disk pressure: kubelet evicts pods and deletes images
+/// (5 % of the file system of its pods).
+const KUBELET_KEEPS: u64 = 20;
+
 /// What a person does about a full disk.
 pub const FIX: &str = "free some space or enlarge the file system; it is tried again by itself";
 
@@ -62,6 +66,11 @@ pub struct Space {
 }
 
 impl Space {
+    /// Likewise beside a node that runs: what kubelet begins to evict pods for stays free, too.
+    pub fn require_beside(self, path: &Path, bytes: u64) -> Result<(), NoSpace> {
+        self.require(path, bytes.saturating_add(self.total / KUBELET_KEEPS))
+    }
+
     /// Refuses when `bytes` and the reserve do not fit; `path` is for the message.
     pub fn require(self, path: &Path, bytes: u64) -> Result<(), NoSpace> {
         let need = bytes.saturating_add(RESERVE_BYTES);
@@ -134,6 +143,20 @@ mod tests {
             free: 928 * MIB,
         };
         assert!(enough.require(Path::new("/x"), 800 * MIB).is_ok());
+    }
+
+    #[test]
+    fn beside_a_node_that_runs_what_kubelet_keeps_stays_free() {
+        let with = |free| Space {
+            total: 10_000 * MIB,
+            free,
+        };
+        let beside = |free| with(free).require_beside(Path::new("/x"), 800 * MIB);
+        assert!(beside(1428 * MIB).is_ok());
+        let refused = beside(1427 * MIB).map_err(|e| e.to_string());
+        let words = "/x has 1427 MiB free, 1428 MiB are needed";
+        assert_eq!(refused, Err(words.to_owned()));
+        assert!(with(1427 * MIB).require(Path::new("/x"), 800 * MIB).is_ok());
     }
 
     #[test]

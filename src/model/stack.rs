@@ -192,6 +192,12 @@ impl StackManifest {
         self.files.iter().map(|f| f.size).sum()
     }
 
+    /// Bytes of its images, as they lie in it.
+    pub fn images_size(&self) -> u64 {
+        let is_image = |f: &&StackFile| self.images.iter().any(|i| i.path == f.path);
+        self.files.iter().filter(is_image).map(|f| f.size).sum()
+    }
+
     /// Directory name below `/opt/pf9/stacks`.
     pub fn dir_name(&self) -> String {
         format!("{}-{}", self.name, self.version)

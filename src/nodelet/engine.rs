@@ -38,22 +38,24 @@ use tokio_util::sync::CancellationToken;
 use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
-use super::job::{self, Hold, Job, LedgerSeen, Orders, Work};
+use super::job::{self, Hold, Job, Orders, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
 use super::observe::Memory;
+use super::roll;
 use super::status::{Board, LOOK_MAX};
 use super::watch::Watch;
 use crate::app::Bucket;
 use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{Fault, Generation, Role, Timestamp, UpgradeStage};
+use crate::model::{Fault, Generation, Role, Timestamp};
 
 mod clock;
 mod next;
 
 use converging::{Node, Turn};
+use rolling::Stage;
 
 use clock::sleep_by_the_clock;
 use next::{Next, failed};
@@ -91,8 +93,8 @@ pub struct Engine {
     began: Instant,
     /// Certificates of this node were over at the last look.
     over: bool,
-    /// This process has looked at the record of a roll: what is under way is its own doing.
-    rolled: bool,
+    /// The record of a roll as this process wrote it or took it up; none before it has looked at it.
+    stage: Option<Stage>,
 }
 
 /// What wakes the loop, or ends it.
@@ -136,7 +138,7 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             over: false,
-            rolled: false,
+            stage: None,
             decided: None,
             held: None,
             host,
@@ -232,8 +234,7 @@ impl Engine {
             let ledger = self.ledger.seen();
             let job = job::decide(&orders, &ledger);
             let unfit = self.memory.unfit.as_ref();
-            match is_a_roll(&job, &ledger) {
-                // Whether its stack fits is asked, and said, by the roll.
+            match roll::judges(&self.host.fs, &self.ledger, &job) {
                 true => job,
                 false => fit::judged(&self.host.fs, job, &orders, &ledger, unfit).await,
             }
@@ -318,7 +319,14 @@ impl Engine {
                 return Next::retry(&self.lifecycle);
             }
         };
-        if let Some(next) = self.restoring(work.role, &work.node).await {
+        // The order to restore is the newest spec's, whatever the node is kept by.
+        let newest = turn.newest.clone().unwrap_or_else(|| work.node.clone());
+        let began = Instant::now();
+        let restored = self.restoring(work.role, &newest).await;
+        if let Some(stage) = &mut self.stage {
+            stage.passes(restored.is_some(), began);
+        }
+        if let Some(next) = restored {
             return next;
         }
         let node = Node {
@@ -367,13 +375,6 @@ impl Engine {
         };
         self.board.stands(self.ledger.shown(), wants_spec);
     }
-}
-
-/// The node that is installed is to be changed by a roll.
-fn is_a_roll(job: &Job, ledger: &LedgerSeen<'_>) -> bool {
-    let ordered = job::ordered(job);
-    ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
-        && matches!(ledger, LedgerSeen::Installed(_))
 }
 
 #[cfg(test)]

@@ -25,7 +25,9 @@
 use std::sync::Arc;
 
 use super::ledger::Installed;
-use crate::model::{Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec, UpgradeOrder};
+use crate::model::{
+    Assignment, Fault, FaultCode, Generation, NodeSpec, Role, Spec, StackRef, UpgradeOrder,
+};
 
 /// The newest spec, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -384,6 +386,17 @@ impl Work {
             generation: now.generation,
             role: now.role,
             node: Arc::new(now.node.clone()),
+        }
+    }
+
+    /// The same with this stack.
+    pub fn with_stack(&self, stack: &StackRef) -> Self {
+        let mut node = (*self.node).clone();
+        node.stack = stack.clone();
+        Self {
+            generation: self.generation,
+            role: self.role,
+            node: Arc::new(node),
         }
     }
 

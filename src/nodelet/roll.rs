@@ -27,17 +27,23 @@ pub mod prove;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::Work;
-use super::ledger::Installed;
+use super::check;
+use super::job::{Job, Work};
+use super::ledger::{Installed, LedgerFile};
+use super::phase::Order;
 use crate::host::documents::{Document, Store};
 use crate::host::fs::{FsError, HostFs};
 use crate::model::{
-    Fault, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus, paths,
+    Fault, NodeSpec, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus,
+    paths,
 };
+use crate::stack;
 
 pub(super) use next::within;
 pub use next::{ATTEMPTS_MAX, Move, Said, Seen, what_next};
 
+/// Records that are written in one round: from a power cut in the middle to the end are six.
+pub(super) const NOTES_MAX: u32 = 12;
 /// The spec of a large cluster, as in the ledger.
 const RECORD_MAX: u64 = 16 * 1024 * 1024;
 
@@ -161,26 +167,81 @@ impl At {
     }
 }
 
-/// By which node this host is worked on now, where its spec asks for `work`, and whether it stays cordoned.
+/// By which node this host is worked on for a move, and whether it stays cordoned. Only what goes back is
+/// worked on by an old spec; everything else follows the newest one, with the stack that the node is of.
+/// `ready`: there is nothing to do on it, and the cluster has it Ready. What goes back takes pods again then,
+/// before its static pods are proven: the webhook that keeps these from being shown may have to come back to
+/// this very node.
 pub fn worked_by(
+    step: &Move,
     record: Option<&Record>,
-    work: Work,
-    installed: Option<&Installed>,
+    work: &Work,
+    own: Option<&StackRef>,
+    ready: bool,
 ) -> (Work, bool) {
-    let order = work.node.upgrade.as_ref();
-    let Some(order) = order.filter(|order| order.stage == UpgradeStage::Node) else {
-        return (work, false);
-    };
-    let record = record.filter(|r| r.is_of(order) || !r.at.is_over());
-    match (record.map(|r| (r, r.at)), installed) {
-        (Some((_, At::Switching | At::Proving)), _) => (work, true),
-        (Some((_, At::Uncordoning | At::Done)), _) | (None, None) => (work, false),
-        (Some((record, At::BackingUp | At::Draining | At::PuttingBack)), _) => {
-            (Work::kept(&record.from), true)
+    let kept = || own.map_or_else(|| work.clone(), |own| work.with_stack(own));
+    match (step, record) {
+        (Move::Follow | Move::Uncordon, _) => (work.clone(), false),
+        (Move::Switch, _) => (work.clone(), true),
+        (Move::Back, Some(record)) => {
+            let of_node = record.order.stage == UpgradeStage::Node;
+            (Work::kept(&record.from), of_node && !ready)
         }
-        (Some((record, At::PutBack | At::Refused)), _) => (Work::kept(&record.from), false),
-        (None, Some(installed)) => (Work::kept(installed), false),
+        (Move::Drain { .. }, _) => (kept(), true),
+        // Going back has a record: see `what_next`.
+        (
+            Move::Prepare
+            | Move::BackUp
+            | Move::TakeEtcd
+            | Move::Keep(_)
+            | Move::Back
+            | Move::Note(_),
+            _,
+        ) => (kept(), false),
     }
+}
+
+/// The same, from what is on the disk.
+pub fn would_be_worked_by(record: Option<Record>, work: &Work, seen: &Seen<'_>) -> (Work, bool) {
+    let mut record = record;
+    for _ in 0..NOTES_MAX {
+        match what_next(record.as_ref(), &work.node, seen) {
+            Move::Note(next) => record = Some(*next),
+            step => return worked_by(&step, record.as_ref(), work, seen.own, false),
+        }
+    }
+    worked_by(&Move::Prepare, record.as_ref(), work, seen.own, false)
+}
+
+/// The stack that the node of this spec is of; none on a host where none ever ran, and of a node that was
+/// attached anew: that one comes without pods, with whatever stack it is. What is active says it, whatever
+/// copy of the ledger is left.
+pub fn own_stack(fs: &HostFs, file: &LedgerFile, node: &NodeSpec) -> Option<StackRef> {
+    let before = file.ledger.installed.as_ref().and_then(|i| i.node.uid);
+    if before.is_some() && node.uid.is_some() && before != node.uid {
+        return None;
+    }
+    match check::order(fs, file) {
+        Order::First => None,
+        Order::Kept => {
+            let noted = file.ledger.installed.as_ref();
+            let active = stack::current(fs).ok().flatten();
+            active.or_else(|| noted.map(|i| i.node.stack.clone()))
+        }
+    }
+}
+
+/// Whether the stack of this job fits is asked, and said, by the roll, if anybody: it is another one than that
+/// of the node which is there.
+pub fn judges(fs: &HostFs, file: &LedgerFile, job: &Job) -> bool {
+    let Job::Node(work) = job else {
+        return false;
+    };
+    let Some(own) = own_stack(fs, file, &work.node) else {
+        return false;
+    };
+    let ordered = work.node.upgrade.as_ref();
+    own != work.node.stack || ordered.is_some_and(|order| order.stage == UpgradeStage::Node)
 }
 
 /// The record's place on the disk.

@@ -165,14 +165,17 @@ fn unpack_beside(
     remove_incoming(fs, Some(&incoming))?;
     let archive = archive_of(fs, manifest, stops)?;
     let stacks = fs.at(paths::STACKS);
-    space::of(&stacks)
-        .map_err(io_error("ask free space of", &stacks))?
-        .require(
-            &stacks,
-            content
-                .unpacked_size()
-                .saturating_sub(unpacked_before(fs, &incoming, content)),
-        )?;
+    let free = space::of(&stacks).map_err(io_error("ask free space of", &stacks))?;
+    let missing = content
+        .unpacked_size()
+        .saturating_sub(unpacked_before(fs, &incoming, content));
+    match current(fs)? {
+        // Once it is the active one its images lie with the runtime a second time.
+        Some(active) if active != *stack => {
+            free.require_beside(&stacks, missing.saturating_add(content.images_size()))?;
+        }
+        Some(_) | None => free.require(&stacks, missing)?,
+    }
     fs::create_dir_all(&stacks).map_err(io_error("make directory", &stacks))?;
 
     // What takes the place of another stack is on the disk before; where there was none, power that fails

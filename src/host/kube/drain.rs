@@ -1,6 +1,7 @@
 //! Moving pods away before a node leaves: cordon, evict with the cluster's disruption budgets in
 //! force, wait; all of it within one budget. What cannot be moved is counted, not waited for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -9,9 +10,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{Kube, KubeError, PLAIN_JSON};
 use crate::model::NodeName;
+use crate::telemetry::chain;
 
 /// Set on a node that we cordoned, so that coming back uncordons it; a person's cordon has none.
 pub const DRAIN_MARK: &str = "KubeStackShutDown";
+/// What Kubernetes puts on a node that is cordoned.
+const CORDON_TAINT: &str = "node.kubernetes.io/unschedulable";
 /// Pause between two looks at what is left.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -33,13 +37,27 @@ pub struct DrainPass {
     pub kept: usize,
     /// The first such budget: namespace, and its name where the API server says it.
     pub budget: Option<String>,
+    /// Of those, how many nobody would make again: without force they are not asked.
+    pub alone: usize,
+    /// Why the first that could not be asked could not.
+    pub failed: Option<String>,
 }
+
+/// Who was there when a drain began. What tolerates the cordon is made again on this very node, again and
+/// again: of those only the first ones are moved.
+#[derive(Clone, Debug, Default)]
+pub struct DrainBegan(Option<BTreeSet<String>>);
 
 /// One pod that has to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pod {
     namespace: String,
     name: String,
+    uid: String,
+    /// No controller makes it again.
+    alone: bool,
+    /// It may come to a node that is cordoned.
+    tolerates: bool,
 }
 
 impl Kube {
@@ -84,19 +102,28 @@ impl Kube {
 
     /// Asks every pod that can be moved to leave, and says who is there. `force`: disruption budgets are
     /// passed by.
-    pub async fn drain_once(&self, node: &str, force: bool) -> Result<DrainPass, KubeError> {
-        let pods = self.pods_to_move(node).await?;
+    /// A pod that cannot be asked keeps no other from being asked.
+    pub async fn drain_once(
+        &self,
+        node: &str,
+        force: bool,
+        began: &mut DrainBegan,
+    ) -> Result<DrainPass, KubeError> {
+        let pods = began.counted(self.pods_to_move(node).await?);
         let mut pass = DrainPass {
             left: pods.len(),
             ..DrainPass::default()
         };
         for pod in &pods {
-            if force {
-                self.delete(pod).await?;
-            } else if let Some(budget) = self.evict(pod).await? {
-                pass.kept += 1;
-                pass.budget.get_or_insert(budget);
+            if pod.alone && !force {
+                pass.alone += 1;
+                continue;
             }
+            let asked = match force {
+                true => self.delete(pod).await.map(|()| None),
+                false => self.evict(pod).await,
+            };
+            pass.takes(asked)?;
         }
         Ok(pass)
     }
@@ -105,16 +132,16 @@ impl Kube {
     pub async fn drain(&self, node: &str, budget: Duration) -> Result<DrainOutcome, KubeError> {
         let end = Instant::now() + budget;
         self.cordon(node).await?;
-        let mut asked = None;
+        let (mut asked, mut began) = (None, DrainBegan::default());
         loop {
-            let pods = self.pods_to_move(node).await?;
+            let pods = began.counted(self.pods_to_move(node).await?);
             let asked = *asked.get_or_insert(pods.len());
             let left = pods.len();
             if left == 0 || Instant::now() >= end {
                 return Ok(DrainOutcome { asked, left });
             }
             for pod in &pods {
-                self.evict(pod).await?;
+                DrainPass::default().takes(self.evict(pod).await)?;
                 if Instant::now() >= end {
                     break;
                 }
@@ -132,7 +159,9 @@ impl Kube {
 
     /// Asks a pod to leave; with the disruption budget that keeps it, if one does.
     async fn evict(&self, pod: &Pod) -> Result<Option<String>, KubeError> {
-        let Pod { namespace, name } = pod;
+        let Pod {
+            namespace, name, ..
+        } = pod;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
         let body = json!({
             "apiVersion": "policy/v1",
@@ -157,12 +186,44 @@ impl Kube {
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), KubeError> {
-        let Pod { namespace, name } = pod;
+        let Pod {
+            namespace, name, ..
+        } = pod;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         match self.raw(Method::DELETE, &path, None).await {
             Err(e) if e.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
             answer => answer.map(drop),
         }
+    }
+}
+
+impl DrainPass {
+    /// What came of one pod. An API server that nobody listens at would not answer for the others, either.
+    fn takes(&mut self, asked: Result<Option<String>, KubeError>) -> Result<(), KubeError> {
+        match asked {
+            Ok(None) => {}
+            Ok(Some(budget)) => {
+                self.kept += 1;
+                self.budget.get_or_insert(budget);
+            }
+            Err(KubeError::Unreachable { base, source }) if source.is_connect() => {
+                return Err(KubeError::Unreachable { base, source });
+            }
+            Err(e) => {
+                self.failed.get_or_insert_with(|| chain(&e));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DrainBegan {
+    /// Those that have to go.
+    fn counted(&mut self, mut pods: Vec<Pod>) -> Vec<Pod> {
+        let uids = || pods.iter().map(|pod| pod.uid.clone()).collect();
+        let first = self.0.get_or_insert_with(uids);
+        pods.retain(|pod| !pod.tolerates || first.contains(&pod.uid));
+        pods
     }
 }
 
@@ -184,9 +245,8 @@ fn movable(pod: &Value) -> Option<Pod> {
     let mirror = meta
         .pointer("/annotations/kubernetes.io~1config.mirror")
         .is_some();
-    let daemon = meta
-        .get("ownerReferences")
-        .and_then(Value::as_array)
+    let owners = meta.get("ownerReferences").and_then(Value::as_array);
+    let daemon = owners
         .into_iter()
         .flatten()
         .any(|o| o.get("kind").and_then(Value::as_str) == Some("DaemonSet"));
@@ -198,6 +258,26 @@ fn movable(pod: &Value) -> Option<Pod> {
     Some(Pod {
         namespace: meta.get("namespace")?.as_str()?.to_owned(),
         name: meta.get("name")?.as_str()?.to_owned(),
+        uid: meta
+            .get("uid")
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned(),
+        alone: owners.is_none_or(Vec::is_empty),
+        tolerates: tolerates_cordon(pod),
+    })
+}
+
+/// The taint of a cordoned node does not keep this pod away.
+fn tolerates_cordon(pod: &Value) -> bool {
+    let all = pod.pointer("/spec/tolerations").and_then(Value::as_array);
+    all.into_iter().flatten().any(|toleration| {
+        let text = |key: &str| toleration.get(key).and_then(Value::as_str).unwrap_or("");
+        let exists = text("operator") == "Exists";
+        let any = exists && text("key").is_empty();
+        // The taint has no value.
+        let this = text("key") == CORDON_TAINT && (exists || text("value").is_empty());
+        (any || this) && matches!(text("effect"), "" | "NoSchedule")
     })
 }
 

@@ -1,5 +1,6 @@
 //! Rounds that make the host a node, or keep it one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,7 +22,8 @@ use super::clock::until;
 use super::next::{Next, failed};
 use super::own::add_own;
 use crate::model::{
-    Fault, FaultCode, Generation, HostId, NodeState, PhaseId, StackRef, Timestamp, TrustStore,
+    Fault, FaultCode, Generation, HostId, NodeSpec, NodeState, PhaseId, StackRef, Timestamp,
+    TrustStore,
 };
 use crate::telemetry::chain;
 
@@ -65,11 +67,13 @@ pub(super) struct Turn {
     /// It stays cordoned.
     pub(super) cordoned: bool,
     /// Another decision is due then.
-    pub(super) until: Option<Timestamp>,
+    pub(super) until: Option<Instant>,
     /// The spec that is shown as worked on, where the node is another one's.
     pub(super) shown: Option<Generation>,
     /// The stack that etcd is to be of, where a roll says so.
     pub(super) etcd: Option<StackRef>,
+    /// The newest spec's, where the node is kept by an old one: it says which restore of etcd is ordered.
+    pub(super) newest: Option<Arc<NodeSpec>>,
 }
 
 impl Engine {
@@ -82,7 +86,7 @@ impl Engine {
         }
         let mut last = None;
         for _ in 0..ROUNDS_MAX {
-            if node.turn.until.is_some_and(|at| Timestamp::now() >= at) {
+            if node.turn.until.is_some_and(|at| Instant::now() >= at) {
                 return Next::now();
             }
             let look = match self.look(node).await {

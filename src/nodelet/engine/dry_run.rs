@@ -1,5 +1,7 @@
 //! What would be done, in words.
 
+use std::time::Duration;
+
 use super::super::check;
 use super::super::context;
 use super::super::fit;
@@ -10,10 +12,11 @@ use super::super::observe::{Memory, Sweep};
 use super::super::phase;
 use super::super::plan::{PlanWords, plan};
 use super::super::removal;
-use super::super::roll;
+use super::super::roll::{self, Said, Seen};
 use super::own::add_own;
 use crate::host::Host;
 use crate::model::{Fault, Timestamp};
+use crate::stack;
 
 /// What would be done now: the same look and the same plan, and nothing else.
 pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
@@ -22,7 +25,11 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
     let ledger = &file.ledger;
     let mut removed = Vec::new();
     let job = job::decide(orders, &file.seen());
-    let work = match fit::judged(&host.fs, job, orders, &file.seen(), None).await {
+    let job = match roll::judges(&host.fs, &file, &job) {
+        true => job,
+        false => fit::judged(&host.fs, job, orders, &file.seen(), None).await,
+    };
+    let work = match job {
         Job::Nothing(_) => return Ok(PlanWords::default()),
         Job::Node(work) => work,
         Job::Hold(hold) => hold.keeps.ok_or(hold.fault)?,
@@ -38,8 +45,19 @@ pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
             }
         }
     };
-    let record = roll::look(&host.fs);
-    let (work, cordoned) = roll::worked_by(record.as_ref(), work, ledger.installed.as_ref());
+    let own = roll::own_stack(&host.fs, &file, &work.node);
+    let (active, etcd) = (stack::current(&host.fs), stack::current_etcd(&host.fs));
+    let (active, etcd) = (active.ok().flatten(), etcd.ok().flatten());
+    let seen = Seen {
+        now,
+        spent: Duration::ZERO,
+        installed: ledger.installed.as_ref(),
+        own: own.as_ref().filter(|_| removed.is_empty()),
+        active: active.as_ref(),
+        etcd: etcd.as_ref(),
+        said: Said::Nothing,
+    };
+    let (work, cordoned) = roll::would_be_worked_by(roll::look(&host.fs), &work, &seen);
     let (trust, host_id) = inbox::whom_to_believe(&host.fs)?;
     let (mut ctx, _) = context::gather(host, &trust, host_id, work.role, &work.node, None, now)?;
     context::look_further(host, &mut ctx).await;

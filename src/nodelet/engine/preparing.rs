@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::super::check;
 use super::super::context;
 use super::super::fit;
-use super::super::job::Work;
 use super::super::observe::Sweep;
 use super::super::phase;
 use super::super::plan::{Plan, plan};
@@ -153,16 +152,5 @@ impl Engine {
             fault,
             since: Timestamp::now(),
         });
-    }
-}
-
-/// The work of a node, with the stack that it is to have ready.
-pub(super) fn with_stack(work: &Work, order: &UpgradeOrder) -> Work {
-    let mut node = (*work.node).clone();
-    node.stack = order.stack.clone();
-    Work {
-        generation: work.generation,
-        role: work.role,
-        node: std::sync::Arc::new(node),
     }
 }

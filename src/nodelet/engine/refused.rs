@@ -21,7 +21,9 @@ impl Engine {
         fault: &Fault,
     ) -> Option<Node> {
         let failed = look.plan.todo.iter().find(|p| p.step.key() == key)?;
-        let refused = failed.step.traits().tries && node.hold.is_none();
+        // Also where a roll keeps its stack: the rest of it is the newest spec's.
+        let newest = node.hold.is_none() || node.turn.shown.is_some();
+        let refused = failed.step.traits().tries && newest && !node.keeps_drop_ins;
         let now = self.ledger.ledger.installed.as_ref().filter(|_| refused)?;
         let work = Work::kept(now);
         let same = work.role == node.work.role && work.node == node.work.node;

@@ -11,14 +11,13 @@ use super::super::context;
 use super::super::inbox;
 use super::super::job::Work;
 use super::super::lifecycle::Happened;
-use super::super::roll::{self, Move, Record, Said, Seen, prove, what_next};
+use super::super::roll::{self, Move, NOTES_MAX, Record, Said, Seen, prove, what_next, worked_by};
 use super::super::status::LOOK_MAX;
 use super::Engine;
-use super::clock::until;
 use super::converging::{Node, Turn};
 use super::next::{Next, failed};
-use super::preparing::{Had, with_stack};
-use crate::host::kube::DrainPass;
+use super::preparing::Had;
+use crate::host::kube::{DrainBegan, DrainPass};
 use crate::model::{
     Fault, FaultCode, NodeState, Role, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus,
 };
@@ -35,12 +34,23 @@ const BACKUP_AGAIN: Duration = Duration::from_secs(5);
 const PROVE_AGAIN: Duration = Duration::from_secs(3);
 /// A stack that is not ready is looked at again after this long, when nothing tells that it has come.
 const READY_AGAIN: Duration = Duration::from_secs(15);
-/// Records that are written in one round: from a power cut in the middle to the end are six.
-const NOTES_MAX: u32 = 12;
+
+/// The record as this process wrote it or took it up.
+pub(super) struct Stage {
+    /// Since when; time in a restore of etcd does not count.
+    since: Instant,
+    /// Since then there was nothing to do once, and the cluster had the node Ready.
+    ready: bool,
+    /// A restore of etcd is under way, which goes before.
+    restores: bool,
+    /// Whom the drain is about.
+    began: DrainBegan,
+}
 
 impl Engine {
     /// Makes the host this node, and does its part in the roll that is under way.
     pub(super) async fn by_order(&mut self, work: Work) -> Next {
+        let anew = self.stage.is_none();
         let (record, broken) = roll::load(&self.host.fs, Timestamp::now());
         if let Some(fault) = broken {
             tracing::error!(code = fault.code.word(), "{fault}");
@@ -55,11 +65,11 @@ impl Engine {
             None => None,
         };
         let going = record.as_ref().is_some_and(|r| !r.at.is_over());
-        let mut said = match going && !self.rolled {
+        let mut said = match going && anew {
             true => Said::Anew,
             false => Said::Nothing,
         };
-        self.rolled = true;
+        self.stage.get_or_insert_with(Stage::begin);
         let (mut done, mut notes) = (None, 0);
         loop {
             self.show_record(record.as_ref(), &work);
@@ -97,9 +107,15 @@ impl Engine {
     fn asked(&self, record: Option<&Record>, work: &Work, said: Said) -> Move {
         let active = stack::current(&self.host.fs).ok().flatten();
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
+        let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
         let seen = Seen {
             now: Timestamp::now(),
+            spent: self
+                .stage
+                .as_ref()
+                .map_or(Duration::ZERO, |s| s.since.elapsed()),
             installed: self.ledger.ledger.installed.as_ref(),
+            own: own.as_ref(),
             active: active.as_ref(),
             etcd: etcd.as_ref(),
             said,
@@ -107,44 +123,46 @@ impl Engine {
         what_next(record, &work.node, &seen)
     }
 
+    /// When it is late where it is.
+    pub(super) fn until(&self, record: &Record) -> Option<Instant> {
+        self.stage.as_ref()?.since.checked_add(roll::within(record))
+    }
+
     async fn do_move(&mut self, step: Move, record: Option<&Record>, work: &Work) -> (Said, Next) {
-        let turn = |cordoned| Turn {
+        let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
+        let ready = self.stage.as_ref().is_some_and(|s| s.ready);
+        let (by, cordoned) = worked_by(&step, record, work, own.as_ref(), ready);
+        let mut turn = Turn {
             cordoned,
-            until: record.and_then(Record::until),
+            until: record.and_then(|record| self.until(record)),
             shown: Some(work.generation),
             etcd: None,
+            newest: None,
         };
-        let of_etcd = record.filter(|r| r.order.stage == UpgradeStage::Etcd);
         match (step, record) {
-            (Move::Prepare, _) => self.makes_ready(work).await,
-            (Move::Drain { force }, Some(record)) => self.drains(record, force, turn(true)).await,
-            (Move::Switch, _) => self.works(work.clone(), turn(true)).await,
-            (Move::Uncordon, _) => self.works(work.clone(), turn(false)).await,
-            (Move::BackUp, Some(record)) => self.backs_up(record, work).await,
+            (Move::Prepare, _) => self.makes_ready(work, by).await,
+            (Move::Drain { force }, Some(record)) => self.drains(record, force, by, turn).await,
+            (Move::Switch | Move::Uncordon, _) => self.works(by, turn).await,
+            (Move::BackUp, Some(record)) => self.backs_up(record, by).await,
             (Move::TakeEtcd, Some(record)) => {
-                let mut turn = turn(false);
                 turn.etcd = Some(record.order.stack.clone());
-                self.works(work.clone(), turn).await
+                self.works(by, turn).await
             }
             (Move::Back, Some(record)) => {
-                let mut turn = turn(of_etcd.is_none());
                 // Of a node that goes back etcd stays what it is: see `context::other_etcd`.
-                turn.etcd = of_etcd.and_then(|r| r.etcd.clone());
-                self.works(Work::kept(&record.from), turn).await
+                let of_etcd = record.order.stage == UpgradeStage::Etcd;
+                turn.etcd = record.etcd.clone().filter(|_| of_etcd);
+                turn.newest = Some(work.with_stack(&by.node.stack).node);
+                self.works(by, turn).await
             }
-            (Move::Keep, Some(record)) => self.keeps(record, work).await,
-            (Move::Follow, _) => {
-                let next = self.node(work.clone(), None, Turn::default()).await;
-                (Said::Nothing, next)
+            (Move::Keep(fault), _) => {
+                turn.until = None;
+                (Said::Nothing, self.node(by, Some(*fault), turn).await)
             }
+            (Move::Follow, _) => (Said::Nothing, self.node(by, None, Turn::default()).await),
             // Only a record leads there, and what is to be written was written.
             (
-                Move::BackUp
-                | Move::TakeEtcd
-                | Move::Drain { .. }
-                | Move::Back
-                | Move::Keep
-                | Move::Note(_),
+                Move::BackUp | Move::TakeEtcd | Move::Drain { .. } | Move::Back | Move::Note(_),
                 _,
             ) => {
                 let after = READY_AGAIN;
@@ -160,14 +178,10 @@ impl Engine {
     }
 
     /// The stack of the order, beside what is kept in repair meanwhile.
-    async fn makes_ready(&mut self, work: &Work) -> (Said, Next) {
+    async fn makes_ready(&mut self, work: &Work, kept: Work) -> (Said, Next) {
         let Some(order) = work.node.upgrade.clone() else {
-            let next = self.node(work.clone(), None, Turn::default()).await;
+            let next = self.node(kept, None, Turn::default()).await;
             return (Said::Nothing, next);
-        };
-        let kept = match (order.stage, &self.ledger.ledger.installed) {
-            (UpgradeStage::Node, Some(installed)) => Work::kept(installed),
-            (UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node, _) => work.clone(),
         };
         let shown = Some(work.generation);
         let turn = Turn {
@@ -183,7 +197,7 @@ impl Engine {
             return (Said::Nothing, next);
         };
         let node = Node {
-            work: with_stack(work, &order),
+            work: work.with_stack(&order.stack),
             host_id,
             trust,
             hold: None,
@@ -225,8 +239,8 @@ impl Engine {
     }
 
     /// The keeper of etcd makes the backup; what it says of that is in the status.
-    async fn backs_up(&mut self, record: &Record, work: &Work) -> (Said, Next) {
-        let next = self.node(work.clone(), None, Turn::default()).await;
+    async fn backs_up(&mut self, record: &Record, kept: Work) -> (Said, Next) {
+        let next = self.node(kept, None, Turn::default()).await;
         let (last, failing) = self.board.backups();
         if last.is_some_and(|at| at >= record.since) {
             return (Said::BackedUp, next);
@@ -241,7 +255,13 @@ impl Engine {
     }
 
     /// Pods are asked to leave; then the rest of the node is looked after.
-    async fn drains(&mut self, record: &Record, force: bool, turn: Turn) -> (Said, Next) {
+    async fn drains(
+        &mut self,
+        record: &Record,
+        force: bool,
+        kept: Work,
+        turn: Turn,
+    ) -> (Said, Next) {
         let end = Instant::now() + DRAIN_FOR;
         let left = loop {
             // A hundred pods are asked one after the other.
@@ -264,7 +284,7 @@ impl Engine {
             }
         };
         self.show_left(record, &left);
-        self.node(Work::kept(&record.from), None, turn).await;
+        self.node(kept, None, turn).await;
         self.happened(Happened::Waits {
             what: format!("pods to move away: {}", left.why),
         });
@@ -281,10 +301,11 @@ impl Engine {
         let name = from.node.node_name.to_string();
         let (fs, peers) = (&self.host.fs, &mut self.memory.peers);
         let kube = peers.kube(fs, from.role, &from.node)?;
+        let began = &mut self.stage.get_or_insert_with(Stage::begin).began;
         let drained = async {
             kube.ready().await?;
             kube.cordon(&name).await?;
-            kube.drain_once(&name, force).await
+            kube.drain_once(&name, force, began).await
         };
         drained.await.map_err(|e| chain(&e))
     }
@@ -294,7 +315,11 @@ impl Engine {
         let late = turn.until;
         let mut next = self.node(work.clone(), None, turn).await;
         if let Some(at) = late {
-            next.after = next.after.min(until(at, Timestamp::now()));
+            next.after = next.after.min(at.saturating_duration_since(Instant::now()));
+        }
+        if self.stage.as_ref().is_some_and(|s| s.restores) {
+            // What is said of the node is said of the restore.
+            return (Said::Nothing, next);
         }
         if let Some(failing) = self.lifecycle.failing() {
             let hopeless =
@@ -329,6 +354,9 @@ impl Engine {
         let name = &work.node.node_name;
         let node = kube.node(name.as_str()).await.map_err(|e| chain(&e))?;
         prove::node(&node.unwrap_or_default(), &stack)?;
+        if let Some(stage) = &mut self.stage {
+            stage.ready = true;
+        }
         if work.role != Role::Master {
             return Ok(());
         }
@@ -343,22 +371,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The node stays what it was, for as long as the plane orders what did not work.
-    async fn keeps(&mut self, record: &Record, work: &Work) -> (Said, Next) {
-        let what = format!("this node is not changed to stack {}", record.order.stack);
-        let why = "it is refused";
-        let fault = record.fault.clone();
-        let fault = fault.unwrap_or_else(|| Fault::new(FaultCode::UpgradeFailed, what, why));
-        let turn = Turn {
-            shown: Some(work.generation),
-            ..Turn::default()
-        };
-        let kept = Work::kept(&record.from);
-        (Said::Nothing, self.node(kept, Some(fault), turn).await)
-    }
-
     /// Writes it; what is said of it is said once it is there.
-    fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
+    pub(super) fn note_roll(&mut self, record: Record) -> Result<Record, Next> {
         if let Err(e) = roll::save(&self.host.fs, &record) {
             let what = "cannot note how far the upgrade is";
             let fault = Fault::new(FaultCode::State, what, chain(&e))
@@ -366,6 +380,7 @@ impl Engine {
             self.happened(failed("roll", fault));
             return Err(Next::retry(&self.lifecycle));
         }
+        self.stage = Some(Stage::begin());
         self.happened(Happened::NewWork);
         self.board.show_upgrade(record.status());
         Ok(record)
@@ -402,15 +417,41 @@ fn still_there(pass: &DrainPass) -> Fault {
     if let Some(budget) = &pass.budget {
         why = format!("{why}, {} kept by disruption budget {budget}", pass.kept);
     }
-    Fault::new(FaultCode::Drain, "pods are being moved away", why)
+    if pass.alone > 0 {
+        let alone = pass.alone;
+        why = format!("{why}, {alone} without a controller: nobody would make them again");
+    }
+    if let Some(said) = &pass.failed {
+        why = format!("{why}; {said}");
+    }
+    let fault = Fault::new(FaultCode::Drain, "pods are being moved away", why);
+    match pass.alone {
+        0 => fault,
+        _ => fault.fix("save what those pods do and delete them, or order the drain with force"),
+    }
+}
+
+impl Stage {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            ready: false,
+            restores: false,
+            began: DrainBegan::default(),
+        }
+    }
+
+    /// A restore of etcd was looked after since `began`, and is under way yet or is not.
+    pub(super) fn passes(&mut self, restores: bool, began: Instant) {
+        self.restores = restores;
+        match restores {
+            true => self.since = Instant::now(),
+            false => self.since += began.elapsed(),
+        }
+    }
 }
 
 impl Record {
-    /// When it is late where it is.
-    fn until(&self) -> Option<Timestamp> {
-        self.since.checked_add(roll::within(self)).ok()
-    }
-
     /// A clock that was set back: it has been there since now, and whether that is to be written.
     fn dated(mut self, now: Timestamp) -> (Self, bool) {
         let ahead = self.since > now && !self.at.is_over();

@@ -21,6 +21,10 @@ const SWITCH_WITHIN: Duration = Duration::from_secs(600);
 /// Longest until there is a fresh backup: two tries of the largest database, with the pause between them.
 const BACKUP_WITHIN: Duration = Duration::from_secs(2 * BACKUP_MAX.as_secs() + 600);
 
+/// Longest that pods take which were deleted: more than any grace that is meant for a drain. What is there
+/// after that is kept by a finalizer, which no waiting takes away.
+const FORCE_WITHIN: Duration = Duration::from_secs(900);
+
 /// What is done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Move {
@@ -45,17 +49,22 @@ pub enum Move {
     Uncordon,
     /// Work by the node of before; it stays cordoned.
     Back,
-    /// Work by the node of before, and say why.
-    Keep,
+    /// Keep the stack that the node is of, and say why.
+    Keep(Box<Fault>),
 }
 
 /// What is known when it is decided.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
-    /// Now.
+    /// Now, to be written down.
     pub now: Timestamp,
-    /// What is installed.
+    /// For how long the record has been as it is, by this process' own clock: since it was written or taken
+    /// up, restores of etcd left out. A clock that was set and a machine that was off make nothing late.
+    pub spent: Duration,
+    /// What is installed, where the ledger can tell.
     pub installed: Option<&'a Installed>,
+    /// The stack that this node is of; none on a host where none ever ran.
+    pub own: Option<&'a StackRef>,
     /// The active stack.
     pub active: Option<&'a StackRef>,
     /// The stack that etcd is of.
@@ -91,33 +100,42 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
     if let Some(record) = record.filter(|r| !r.at.is_over()) {
         return goes_on(record, node, seen);
     }
-    let Some(order) = &node.upgrade else {
+    let Some(own) = seen.own else {
+        // It becomes a node with whatever stack it is.
         return Move::Follow;
+    };
+    let same = node.stack == *own;
+    let order = match (&node.upgrade, same) {
+        (Some(order), true) => order,
+        (Some(order), false) if order.stage == UpgradeStage::Node => order,
+        (None, true) => return Move::Follow,
+        (Some(_) | None, false) => return Move::Keep(Box::new(not_ordered(own, &node.stack))),
     };
     match order.stage {
         UpgradeStage::Prepare => return Move::Prepare,
         UpgradeStage::Etcd | UpgradeStage::Node => {}
     }
-    match record.filter(|r| r.is_of(order)).map(|r| r.at) {
-        None => begins(order, seen),
-        Some(At::Done) => Move::Follow,
-        Some(At::PutBack | At::Refused) => Move::Keep,
+    let Some(record) = record.filter(|r| r.is_of(order)) else {
+        return begins(order, own, seen);
+    };
+    match record.at {
+        At::Done if same => Move::Follow,
+        At::Done => Move::Keep(Box::new(not_ordered(own, &node.stack))),
+        At::PutBack | At::Refused => Move::Keep(Box::new(given_up(record))),
         // Not over: see above.
-        Some(
-            At::BackingUp
-            | At::Draining
-            | At::Switching
-            | At::Proving
-            | At::Uncordoning
-            | At::PuttingBack,
-        ) => Move::Follow,
+        At::BackingUp
+        | At::Draining
+        | At::Switching
+        | At::Proving
+        | At::Uncordoning
+        | At::PuttingBack => Move::Follow,
     }
 }
 
-fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
+fn begins(order: &UpgradeOrder, own: &StackRef, seen: &Seen<'_>) -> Move {
+    // What it would go back to is written down first.
     let Some(installed) = seen.installed else {
-        // It becomes a node with that stack.
-        return Move::Follow;
+        return Move::Keep(Box::new(in_doubt(order)));
     };
     let begin = |at| {
         let record = Record::new(order, at, installed, seen.etcd, seen.now);
@@ -127,11 +145,7 @@ fn begins(order: &UpgradeOrder, seen: &Seen<'_>) -> Move {
     if etcd && installed.role != Role::Master {
         return begin(At::Done);
     }
-    let has = if etcd {
-        seen.etcd
-    } else {
-        Some(&installed.node.stack)
-    };
+    let has = if etcd { seen.etcd } else { Some(own) };
     if has == Some(&order.stack) {
         // Nothing is to be changed; it has to be well.
         return begin(At::Uncordoning);
@@ -178,16 +192,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
         At::BackingUp => backs_up(record, seen),
         At::Draining => drains(record, seen),
         At::Switching | At::Proving => switches(record, seen),
-        At::Uncordoning => match seen.said {
-            Said::Well => to(At::Done, None),
-            Said::Nothing
-            | Said::Anew
-            | Said::Ready
-            | Said::BackedUp
-            | Said::Drained
-            | Said::Left(_)
-            | Said::Failed(_) => Move::Uncordon,
-        },
+        At::Uncordoning => uncordons(record, seen),
         // However often and however long: there is nowhere else to go.
         At::PuttingBack => match seen.said {
             Said::Well => to(At::PutBack, record.fault.clone()),
@@ -205,11 +210,9 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
 
 fn drains(record: &Record, seen: &Seen<'_>) -> Move {
     let policy = record.order.drain;
-    let late = is_late(
-        record,
-        Duration::from_secs(policy.timeout_s.into()),
-        seen.now,
-    );
+    let timeout = Duration::from_secs(policy.timeout_s.into());
+    let late = seen.spent >= timeout;
+    let too_late = seen.spent >= timeout.saturating_add(FORCE_WITHIN);
     match (&seen.said, policy.then) {
         (Said::Drained, _) => {
             let mut next = record.clone();
@@ -218,6 +221,10 @@ fn drains(record: &Record, seen: &Seen<'_>) -> Move {
         }
         (Said::Left(why), AfterDrain::Stop) if late => {
             let fault = not_drained(record, why);
+            note(record, At::Refused, Some(fault), seen.now)
+        }
+        (Said::Left(why), AfterDrain::Force) if too_late => {
+            let fault = not_deleted(record, why);
             note(record, At::Refused, Some(fault), seen.now)
         }
         (_, AfterDrain::Force) => Move::Drain { force: late },
@@ -240,7 +247,7 @@ fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
         next.attempts = 1;
         return note(&next, At::Switching, None, seen.now);
     }
-    if !is_late(record, BACKUP_WITHIN, seen.now) {
+    if seen.spent < BACKUP_WITHIN {
         return Move::BackUp;
     }
     let why = match &seen.said {
@@ -287,7 +294,7 @@ fn switches(record: &Record, seen: &Seen<'_>) -> Move {
     if active && record.at == At::Switching {
         return note(record, At::Proving, None, seen.now);
     }
-    match is_late(record, within(record), seen.now) {
+    match seen.spent >= within(record) {
         true => back(late(record)),
         false if etcd => Move::TakeEtcd,
         false => Move::Switch,
@@ -298,20 +305,38 @@ fn switches(record: &Record, seen: &Seen<'_>) -> Move {
 pub(in crate::nodelet) fn within(record: &Record) -> Duration {
     match record.at {
         At::Switching => SWITCH_WITHIN,
-        At::Proving => Duration::from_secs(record.order.prove_s.into()),
-        At::BackingUp
-        | At::Draining
-        | At::Uncordoning
-        | At::PuttingBack
-        | At::Done
-        | At::PutBack
-        | At::Refused => Duration::MAX,
+        At::Proving | At::Uncordoning => Duration::from_secs(record.order.prove_s.into()),
+        At::BackingUp | At::Draining | At::PuttingBack | At::Done | At::PutBack | At::Refused => {
+            Duration::MAX
+        }
     }
 }
 
-/// A clock that was set back makes it no later than it is; the record is then dated anew (`Record::dated`).
-fn is_late(record: &Record, within: Duration, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(record.since)).is_ok_and(|spent| spent >= within)
+/// It was proven and stays: what is wrong with it since is a fault of the node, not a reason to go back.
+fn uncordons(record: &Record, seen: &Seen<'_>) -> Move {
+    let late = seen.spent >= within(record);
+    let fault = match &seen.said {
+        Said::Well => None,
+        Said::Failed(fault) if late => Some(fault.clone()),
+        Said::Nothing
+        | Said::Anew
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Left(_)
+            if late =>
+        {
+            Some(not_well_since(record))
+        }
+        Said::Nothing
+        | Said::Anew
+        | Said::Ready
+        | Said::BackedUp
+        | Said::Drained
+        | Said::Left(_)
+        | Said::Failed(_) => return Move::Uncordon,
+    };
+    note(record, At::Done, fault, seen.now)
 }
 
 fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
@@ -321,6 +346,33 @@ fn note(record: &Record, at: At, fault: Option<Fault>, now: Timestamp) -> Move {
         since: now,
         ..record.clone()
     }))
+}
+
+fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
+    let what = format!("this node stays on stack {own}");
+    let why =
+        format!("its spec names {other}, and nothing orders to drain this node and change it");
+    Fault::new(FaultCode::UpgradeFailed, what, why).fix(
+        "begin an upgrade of the cluster to the stack that is meant; if the plane was restored from a \
+         backup, run pf9-plane recover there",
+    )
+}
+
+fn in_doubt(order: &UpgradeOrder) -> Fault {
+    let what = format!("this node is not changed to stack {} yet", order.stack);
+    let why = "the ledger, which tells what it goes back to, is written anew first";
+    Fault::new(FaultCode::Waiting, what, why)
+}
+
+fn given_up(record: &Record) -> Fault {
+    let plain = || {
+        Fault::new(
+            FaultCode::UpgradeFailed,
+            not_switched(record),
+            "it is refused",
+        )
+    };
+    record.fault.clone().unwrap_or_else(plain)
 }
 
 fn not_switched(record: &Record) -> String {
@@ -345,6 +397,30 @@ fn not_drained(record: &Record, why: &Fault) -> Fault {
     let fix = "see what the named disruption budget needs, then resume the roll; or resume it with \
                another time, or with --then wait or force";
     Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
+}
+
+fn not_deleted(record: &Record, why: &Fault) -> Fault {
+    let seconds = FORCE_WITHIN.as_secs();
+    let why = format!(
+        "its pods were deleted and are not gone after {seconds} s: {}",
+        why.why
+    );
+    let fix = "see which of its pods have a deletionTimestamp and finalizers, and who has to take those \
+               away; then begin the upgrade again";
+    Fault::new(FaultCode::UpgradeNotDrained, not_switched(record), why).fix(fix)
+}
+
+fn not_well_since(record: &Record) -> Fault {
+    let what = format!(
+        "this node is on stack {}, and not well since",
+        record.order.stack
+    );
+    let why = format!(
+        "it was proven, and then did not come to rest, schedulable, within {} s",
+        record.order.prove_s
+    );
+    let fix = "see /var/log/pf9/kube/kube.log for what it waits for; it goes on by itself";
+    Fault::new(FaultCode::UpgradeFailed, what, why).fix(fix)
 }
 
 fn too_often(record: &Record) -> Fault {

@@ -53,6 +53,13 @@ fn a_persons_cordon_is_told_from_ours() {
 struct Cluster {
     node: Value,
     pods: BTreeMap<&'static str, Option<&'static str>>,
+    /// Without a controller.
+    alone: Vec<&'static str>,
+    /// Made again at once on the same node, as another one.
+    again: Vec<&'static str>,
+    made: usize,
+    /// Whoever asks to move it gets this answer.
+    broken: Vec<&'static str>,
     deleted: Vec<String>,
 }
 
@@ -63,7 +70,7 @@ async fn cluster(pods: &[(&'static str, Option<&'static str>)]) -> (Shared, Kube
     let cluster = Cluster {
         node: json!({"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {}}),
         pods: pods.iter().copied().collect(),
-        deleted: Vec::new(),
+        ..Cluster::default()
     };
     let shared = Arc::new(Mutex::new(cluster));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
@@ -126,14 +133,26 @@ async fn answer(mut stream: TcpStream, cluster: &Shared) {
 }
 
 impl Cluster {
+    fn pod(&self, name: &str) -> Value {
+        let again = self.again.contains(&name);
+        let uid = format!("{name}-{}", if again { self.made } else { 0 });
+        let mut pod = json!({"metadata": {"name": name, "namespace": "shop", "uid": uid}});
+        if !self.alone.contains(&name) {
+            pod["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet"}]);
+        }
+        if again {
+            pod["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+        }
+        pod
+    }
+
     fn says(&mut self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let pod = path
             .strip_prefix("/api/v1/namespaces/shop/pods/")
             .unwrap_or_default();
         match method {
             "GET" if path.starts_with("/api/v1/pods?") => {
-                let pod = |name: &&str| json!({"metadata": {"name": name, "namespace": "shop"}});
-                let items: Vec<Value> = self.pods.keys().map(pod).collect();
+                let items: Vec<Value> = self.pods.keys().map(|name| self.pod(name)).collect();
                 (200, json!({ "items": items }))
             }
             "GET" => (200, self.node.clone()),
@@ -146,6 +165,13 @@ impl Cluster {
             }
             "POST" => {
                 let name = pod.trim_end_matches("/eviction");
+                if self.broken.contains(&name) {
+                    return (500, json!({"message": "a webhook does not answer"}));
+                }
+                if self.again.contains(&name) {
+                    self.made += 1;
+                    return (201, json!({}));
+                }
                 match self.pods.get(name).copied() {
                     None => (404, json!({"message": "it is gone"})),
                     Some(Some(budget)) => {
@@ -176,19 +202,32 @@ impl Cluster {
 #[tokio::test]
 async fn a_pod_that_a_budget_keeps_stays_and_is_counted_until_force_is_meant() {
     let (cluster, kube) = cluster(&[("a", None), ("b", Some("web")), ("c", Some("db"))]).await;
-    let pass = kube.drain_once("n1", false).await.expect("asked");
+    let mut began = DrainBegan::default();
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
     assert_eq!(pass.left, 3, "those that were there");
-    let pass = kube.drain_once("n1", false).await.expect("asked");
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
     let want = DrainPass {
         left: 2,
         kept: 2,
         budget: Some("shop/web".into()),
+        ..DrainPass::default()
     };
     assert_eq!(pass, want);
     assert!(cluster.lock().expect("state").deleted.is_empty());
-    kube.drain_once("n1", true).await.expect("asked");
+    kube.drain_once("n1", true, &mut began)
+        .await
+        .expect("asked");
     assert_eq!(cluster.lock().expect("state").deleted, ["b", "c"]);
-    let pass = kube.drain_once("n1", false).await.expect("asked");
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
     assert_eq!(pass, DrainPass::default());
 }
 
@@ -206,4 +245,87 @@ async fn our_cordon_goes_with_our_mark_and_a_persons_stays() {
     assert_eq!(off(&persons), (true, false), "no mark of ours");
     kube.uncordon("n1").await.expect("uncordon");
     assert_eq!(off(&persons), (true, false));
+}
+
+/// One that hangs on its webhook keeps no other on the node.
+#[tokio::test]
+async fn a_pod_that_cannot_be_asked_keeps_no_other_from_being_asked() {
+    let (cluster, kube) = cluster(&[("a", None), ("b", Some("web")), ("c", None)]).await;
+    cluster.lock().expect("state").broken = vec!["a"];
+    let mut began = DrainBegan::default();
+    kube.drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    assert_eq!((pass.left, pass.kept), (2, 1), "c is gone");
+    let failed = pass.failed.expect("it says why");
+    assert!(failed.contains("a webhook does not answer"), "{failed}");
+    // Likewise where a node leaves for good.
+    cluster.lock().expect("state").pods.insert("d", None);
+    let outcome = kube
+        .drain("n1", Duration::from_millis(200))
+        .await
+        .expect("it goes on");
+    assert_eq!((outcome.asked, outcome.left), (3, 2));
+}
+
+/// Asked again for ever it would never be drained: the cordon keeps them from nowhere.
+#[tokio::test]
+async fn what_is_made_again_on_a_cordoned_node_is_moved_once_and_not_waited_for() {
+    let (cluster, kube) = cluster(&[("a", None), ("b", None)]).await;
+    cluster.lock().expect("state").again = vec!["b"];
+    let mut began = DrainBegan::default();
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    assert_eq!(pass.left, 2);
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    assert_eq!(pass, DrainPass::default());
+    assert_eq!(cluster.lock().expect("state").made, 1, "and asked once");
+}
+
+#[test]
+fn who_tolerates_the_cordon_is_known_by_its_taint() {
+    let with =
+        |toleration: Value| tolerates_cordon(&json!({"spec": {"tolerations": [toleration]}}));
+    assert!(with(json!({"operator": "Exists"})));
+    assert!(with(
+        json!({"key": CORDON_TAINT, "operator": "Exists", "effect": "NoSchedule"})
+    ));
+    assert!(with(json!({"key": CORDON_TAINT})));
+    assert!(!with(json!({"key": CORDON_TAINT, "value": "x"})));
+    assert!(!with(
+        json!({"key": CORDON_TAINT, "operator": "Exists", "effect": "NoExecute"})
+    ));
+    assert!(!with(
+        json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists"})
+    ));
+    assert!(!tolerates_cordon(&json!({})));
+}
+
+#[tokio::test]
+async fn a_pod_that_nobody_makes_again_is_counted_and_let_be_until_force_is_meant() {
+    let (cluster, kube) = cluster(&[("a", None), ("b", None)]).await;
+    cluster.lock().expect("state").alone = vec!["b"];
+    let mut began = DrainBegan::default();
+    kube.drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    let pass = kube
+        .drain_once("n1", false, &mut began)
+        .await
+        .expect("asked");
+    assert_eq!((pass.left, pass.alone), (1, 1));
+    assert!(cluster.lock().expect("state").pods.contains_key("b"));
+    kube.drain_once("n1", true, &mut began)
+        .await
+        .expect("asked");
+    assert_eq!(cluster.lock().expect("state").deleted, ["b"]);
 }

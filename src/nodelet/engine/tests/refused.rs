@@ -4,6 +4,7 @@ use super::*;
 use crate::model::TrustStore;
 use crate::model::{
     STACK_SCHEMA, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
+    UpgradeState,
 };
 use crate::nodelet::rig::SYSTEMCTL;
 use crate::nodelet::testing;
@@ -174,13 +175,15 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
         (Some(first.clone()), Some(Generation(6)))
     );
 
-    life.inbox
-        .put(machine.worker_with(7, &bad, None))
-        .expect("put");
+    life.inbox.put(machine.switching(7, &bad, 7)).expect("put");
     for _ in 0..2 {
         drift(&machine);
         let (status, installed) = life.goes_on().await;
-        refused(&machine, &status, "cni.bin_dirs is dropped");
+        let said = status.upgrade.expect("its part in the roll");
+        assert_eq!(said.state, UpgradeState::PuttingBack);
+        let why = said.fault.expect("it says why");
+        assert_eq!(why.code, FaultCode::ConfigRefused);
+        assert!(why.why.contains("cni.bin_dirs is dropped"), "{why}");
         let kept = (Some(first.clone()), Some(Generation(6)));
         assert_eq!(
             (machine.active(), installed),
@@ -191,9 +194,7 @@ async fn a_refused_stack_leaves_the_one_of_before_active_and_in_repair() {
         life = machine.begin();
     }
     let good = machine.unpacked("3", TAKES);
-    life.inbox
-        .put(machine.worker_with(8, &good, None))
-        .expect("put");
+    life.inbox.put(machine.switching(8, &good, 8)).expect("put");
     let (status, installed) = life.goes_on().await;
     went_on(&status);
     assert_eq!(

@@ -3,8 +3,10 @@
 use super::unfit::{RUNS, RUNS_NOT};
 use super::*;
 use crate::model::{
-    NodeSpec, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus,
+    NodeSpec, RestoreOrder, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
+    UpgradeStatus,
 };
+use crate::nodelet::etcd::restore::Restores;
 use crate::nodelet::ledger::Installed;
 use crate::nodelet::roll::{self, ATTEMPTS_MAX, At, Record};
 use crate::stack;
@@ -27,6 +29,25 @@ impl Machine {
             upgrade: Some(order(stage, other)),
             ..self.node_with(own)
         }
+    }
+
+    /// The node that is in the middle of a change to this stack: it was drained.
+    pub(super) fn switching(&self, generation: u64, to: &StackRef, roll: u128) -> Envelope {
+        let (ledger, _) = LedgerFile::load(&self.fs, Timestamp::UNIX_EPOCH);
+        let from = ledger.ledger.installed.clone().expect("a node");
+        let order = UpgradeOrder {
+            roll: RollId(uuid::Uuid::from_u128(roll)),
+            ..order(UpgradeStage::Node, to)
+        };
+        let mut record = Record::new(&order, At::Switching, &from, None, Timestamp::now());
+        record.attempts = 1;
+        roll::save(&self.fs, &record).expect("record");
+        let node = NodeSpec {
+            stack: to.clone(),
+            upgrade: Some(order),
+            ..from.node
+        };
+        self.sign(&spec(generation, Assignment::Worker(Box::new(node))))
     }
 
     /// One whose image this machine, a worker, does not import: there is no runtime here.
@@ -230,6 +251,33 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     assert_eq!(roll::look(&machine.fs).map(|r| r.at), Some(At::PuttingBack));
 }
 
+/// A plane that was restored knows nothing of the upgrade since: no node goes back for it, let alone all.
+#[tokio::test]
+async fn a_spec_with_another_stack_and_no_order_changes_nothing_but_what_else_it_says() {
+    let (machine, old) = Machine::running();
+    let other = machine.stage_imageless("1.35.4", RUNS);
+    let mut life = machine.begin();
+    let mut wanted = machine.node_with(&other);
+    wanted.labels.insert("a".into(), "b".into());
+    let asked = spec(6, Assignment::Worker(Box::new(wanted.clone())));
+    put(&life, machine.sign(&asked));
+    for _ in 0..2 {
+        life.engine.round().await;
+        assert_eq!(machine.active(), Some(old.clone()));
+        assert!(!machine.stacks().contains(&other.dir_name()));
+        let installed = life.engine.ledger.ledger.installed.clone().expect("a node");
+        wanted.stack = old.clone();
+        assert_eq!(
+            (installed.generation, &installed.node),
+            (Generation(6), &wanted)
+        );
+        let planned = dry_run(&life.engine.host, &life.inbox.orders()).await;
+        let steps = planned.expect("a plan").steps;
+        let text = format!("{steps:?}");
+        assert!(!text.contains(&other.version), "{text}");
+    }
+}
+
 /// The record is written before the switch is begun, and one that is cut off is begun anew.
 #[tokio::test]
 async fn a_switch_goes_on_after_a_power_cut_and_counts_it() {
@@ -284,4 +332,78 @@ async fn what_was_put_back_does_not_begin_again_by_itself() {
         );
         assert_eq!(life.status.borrow().generation, Generation(6));
     }
+}
+
+/// The copy of before does not know of the restore that the cluster waits for.
+#[tokio::test]
+async fn what_goes_back_follows_the_order_to_restore_etcd_of_the_newest_spec() {
+    let (machine, old) = Machine::running();
+    let (mut ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
+    let from = ledger.ledger.installed.as_mut().expect("a node");
+    from.role = Role::Master;
+    let from = from.clone();
+    ledger.save().expect("ledger");
+    let new = machine.stage_imageless("1.37.2", RUNS);
+    let order = order(UpgradeStage::Node, &new);
+    let record = Record::new(&order, At::PuttingBack, &from, None, Timestamp::now());
+    roll::save(&machine.fs, &record).expect("record");
+    let mut wanted = NodeSpec {
+        stack: new.clone(),
+        upgrade: Some(order),
+        ..from.node.clone()
+    };
+    wanted.etcd.restore = Some(RestoreOrder {
+        id: uuid::Uuid::from_u128(3),
+        founder: wanted.host_id,
+        masters: vec![wanted.host_id],
+        snapshot: "20261128T143000Z-r7".into(),
+        recovery_key: None,
+        any_cluster: false,
+        unsigned: false,
+        go: true,
+    });
+    let mut life = machine.begin();
+    put(
+        &life,
+        machine.sign(&spec(6, Assignment::Master(Box::new(wanted)))),
+    );
+    life.engine.round().await;
+    let run = Restores::of(&machine.fs).run().value.expect("it is begun");
+    assert_eq!(run.id, uuid::Uuid::from_u128(3));
+    assert_ne!(machine.active(), Some(new));
+    assert_eq!(
+        roll::look(&machine.fs).map(|r| r.at),
+        Some(At::PuttingBack),
+        "{old}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_a_restore_of_etcd_makes_no_switch_late() {
+    let (machine, _) = Machine::running();
+    let mut life = machine.begin();
+    let new = machine.stage_imageless("1.37.2", RUNS);
+    let from = life.engine.ledger.ledger.installed.clone().expect("a node");
+    let order = order(UpgradeStage::Node, &new);
+    let record = Record::new(&order, At::Proving, &from, None, Timestamp::now());
+    let record = life.engine.note_roll(record).expect("noted");
+    tokio::time::advance(Duration::from_secs(200)).await;
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(100))
+    );
+    let stage = life.engine.stage.as_mut().expect("a stage");
+    stage.passes(true, Instant::now());
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(300))
+    );
+    tokio::time::advance(Duration::from_secs(200)).await;
+    let stage = life.engine.stage.as_mut().expect("a stage");
+    // Its last step took half of that.
+    stage.passes(false, Instant::now() - Duration::from_secs(100));
+    assert_eq!(
+        life.engine.until(&record),
+        Some(Instant::now() + Duration::from_secs(200))
+    );
 }

@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::super::worked_by;
 use super::*;
 use crate::model::{Digest, DrainPolicy, Generation, Role, RollId, UpgradeState};
+use crate::nodelet::job::Work;
 use crate::nodelet::testing::{Cas, node};
 
 fn stack(version: &str) -> StackRef {
@@ -28,7 +30,11 @@ struct World {
     active: StackRef,
     etcd: StackRef,
     record: Option<Record>,
+    /// The ledger is lost.
+    in_doubt: bool,
     now: i64,
+    /// When the record was written or taken up.
+    taken: i64,
     /// Switches that were begun, restarts counted.
     begun: u32,
     /// What was written, in order.
@@ -61,7 +67,9 @@ impl World {
             active: stack("old"),
             etcd: stack("old"),
             record: None,
+            in_doubt: false,
             now: 1000,
+            taken: 1000,
             begun: 0,
             written: Vec::new(),
         }
@@ -80,10 +88,15 @@ impl World {
 
     /// What is to be done; what is to be written on the way is.
     fn ask(&mut self, mut said: Said) -> Move {
+        if said == Said::Anew {
+            self.taken = self.now;
+        }
         loop {
             let seen = Seen {
                 now: at(self.now),
-                installed: Some(&self.installed),
+                spent: Duration::from_secs(u64::try_from(self.now - self.taken).unwrap_or(0)),
+                installed: Some(&self.installed).filter(|_| !self.in_doubt),
+                own: Some(&self.active),
                 active: Some(&self.active),
                 etcd: Some(&self.etcd),
                 said: std::mem::take(&mut said),
@@ -94,11 +107,16 @@ impl World {
                     self.begun += next.attempts.saturating_sub(before);
                     self.written.push(next.at);
                     self.record = Some(*next);
+                    self.taken = self.now;
                     assert!(self.written.len() < 200, "{:?}", self.written);
                 }
                 step => return step,
             }
         }
+    }
+
+    fn installed_before(&self) -> Installed {
+        self.record.as_ref().expect("a record").from.clone()
     }
 
     fn is(&self) -> Option<At> {
@@ -112,7 +130,7 @@ impl World {
                 self.active = self.spec.stack.clone();
                 self.installed.node = self.spec.clone();
             }
-            Move::Back | Move::Keep => {
+            Move::Back => {
                 let record = self.record.as_ref().expect("a record");
                 if record.order.stage == UpgradeStage::Etcd {
                     self.etcd = record.etcd.clone().expect("a master's");
@@ -125,9 +143,177 @@ impl World {
                 let order = self.record.as_ref().map(|r| r.order.stack.clone());
                 self.etcd = order.expect("a record");
             }
-            Move::Follow | Move::Prepare | Move::Note(_) | Move::BackUp | Move::Drain { .. } => {}
+            Move::Follow
+            | Move::Prepare
+            | Move::Note(_)
+            | Move::BackUp
+            | Move::Drain { .. }
+            | Move::Keep(_) => {}
         }
     }
+}
+
+/// What follows, whatever the words are.
+#[derive(Debug, PartialEq)]
+enum Then {
+    Goes(Move),
+    Kept,
+}
+
+fn then_is(step: Move) -> Then {
+    match step {
+        Move::Keep(_) => Then::Kept,
+        step => Then::Goes(step),
+    }
+}
+
+#[test]
+fn another_stack_is_taken_up_on_the_order_to_change_and_on_nothing_else() {
+    for stage in [None, Some(UpgradeStage::Prepare), Some(UpgradeStage::Etcd)] {
+        let mut world = World::new(AfterDrain::Stop);
+        world.installed.role = Role::Master;
+        world.spec.upgrade = world.spec.upgrade.take().and_then(|order| {
+            let stage = stage?;
+            Some(UpgradeOrder { stage, ..order })
+        });
+        let step = world.ask(Said::Ready);
+        let Move::Keep(fault) = &step else {
+            panic!("{stage:?}: {step:?}");
+        };
+        assert!(
+            fault.what.contains("stays on stack pf9-kube old"),
+            "{fault}"
+        );
+        assert!(fault.why.contains("names pf9-kube new"), "{fault}");
+        assert_eq!(world.written, []);
+        // The rest of the newest spec is followed.
+        let newest = Work {
+            generation: Generation(9),
+            role: Role::Master,
+            node: std::sync::Arc::new(world.spec.clone()),
+        };
+        let (work, cordoned) = worked_by(&step, None, &newest, Some(&world.active), false);
+        assert_eq!(work, newest.with_stack(&stack("old")));
+        assert!(!cordoned);
+    }
+    // A host that never ran one takes whichever.
+    let world = World::new(AfterDrain::Stop);
+    let seen = Seen {
+        now: at(1),
+        spent: Duration::ZERO,
+        installed: Some(&world.installed),
+        own: None,
+        active: None,
+        etcd: None,
+        said: Said::Nothing,
+    };
+    assert_eq!(what_next(None, &world.spec, &seen), Move::Follow);
+}
+
+#[test]
+fn only_what_goes_back_is_worked_on_by_an_old_spec() {
+    let world = World::proving();
+    let record = world.record.as_ref().expect("a record");
+    let newest = Work {
+        generation: Generation(9),
+        role: Role::Worker,
+        node: std::sync::Arc::new(world.spec.clone()),
+    };
+    let old = stack("old");
+    let by = |step: Move| worked_by(&step, Some(record), &newest, Some(&old), false);
+    let kept = newest.with_stack(&old);
+    let fault = Box::new(why("no"));
+    assert_eq!(by(Move::Drain { force: false }), (kept.clone(), true));
+    assert_eq!(by(Move::Prepare), (kept.clone(), false));
+    assert_eq!(by(Move::BackUp), (kept.clone(), false));
+    assert_eq!(by(Move::Keep(fault)), (kept, false));
+    assert_eq!(by(Move::Switch), (newest.clone(), true));
+    assert_eq!(by(Move::Uncordon), (newest.clone(), false));
+    assert_eq!(
+        by(Move::Back),
+        (Work::kept(&world.installed_before()), true)
+    );
+}
+
+/// On a lone master its static pods are shown only when a webhook answers whose pods have nowhere else to go.
+#[test]
+fn what_goes_back_takes_pods_again_once_the_node_itself_is_well() {
+    let world = World::proving();
+    let record = world.record.as_ref().expect("a record");
+    let newest = Work::kept(&world.installed);
+    let cordoned = |step: Move, ready| worked_by(&step, Some(record), &newest, None, ready).1;
+    assert!(cordoned(Move::Back, false));
+    assert!(!cordoned(Move::Back, true));
+    // What goes on is proven first.
+    assert!(cordoned(Move::Switch, true));
+}
+
+/// Deleted pods that a finalizer keeps: no waiting takes it away.
+#[test]
+fn a_drain_by_force_has_an_end() {
+    let mut world = World::new(AfterDrain::Force);
+    world.ask(Said::Ready);
+    world.now += 60 + i64::try_from(FORCE_WITHIN.as_secs()).expect("seconds") - 1;
+    let left = || Said::Left(why("1 pods are left"));
+    assert_eq!(world.ask(left()), Move::Drain { force: true });
+    world.now += 1;
+    assert_eq!(then_is(world.ask(left())), Then::Kept);
+    let record = world.record.as_ref().expect("a record");
+    assert_eq!(record.at, At::Refused);
+    let fault = record.fault.as_ref().expect("it says why");
+    assert_eq!(fault.code, FaultCode::UpgradeNotDrained);
+    assert!(fault.fix.contains("finalizers"), "{fault}");
+}
+
+/// It was proven: the roll hears of it, and of what is wrong, instead of waiting for ever.
+#[test]
+fn a_proven_node_that_does_not_come_to_rest_is_done_with_a_fault() {
+    for (said, words) in [
+        (Said::Nothing, "did not come to rest"),
+        (
+            Said::Failed(why("kube-proxy does not start")),
+            "kube-proxy does not start",
+        ),
+    ] {
+        let mut world = World::proving();
+        world.ask(Said::Well);
+        world.now += 119;
+        assert_eq!(world.ask(said.clone()), Move::Uncordon);
+        world.now += 1;
+        assert_eq!(world.ask(said), Move::Follow);
+        let record = world.record.as_ref().expect("a record");
+        assert_eq!(record.at, At::Done);
+        let fault = record.fault.as_ref().expect("it says why");
+        assert!(fault.why.contains(words), "{fault}");
+    }
+}
+
+/// A clock that was set, and a machine that was off: whoever takes the record up gives it its time.
+#[test]
+fn a_drain_and_a_backup_have_their_time_after_a_restart() {
+    let mut node = World::new(AfterDrain::Stop);
+    node.ask(Said::Ready);
+    let mut master = etcd_alone();
+    master.ask(Said::Ready);
+    for (mut world, step) in [(node, Move::Drain { force: false }), (master, Move::BackUp)] {
+        world.now += 1_000_000;
+        assert_eq!(world.ask(Said::Anew), step);
+        assert_eq!(world.ask(Said::Left(why("some"))), step);
+    }
+}
+
+/// What it would go back to is not known: nothing is begun, least of all without a drain.
+#[test]
+fn while_the_ledger_is_in_doubt_no_switch_is_begun() {
+    let mut world = World::new(AfterDrain::Stop);
+    world.in_doubt = true;
+    for said in [Said::Nothing, Said::Ready, Said::Drained] {
+        assert_eq!(then_is(world.ask(said)), Then::Kept);
+        assert_eq!(world.written, []);
+    }
+    // It is written anew by that.
+    world.in_doubt = false;
+    assert_eq!(world.ask(Said::Ready), Move::Drain { force: false });
 }
 
 #[test]
@@ -161,9 +347,9 @@ fn a_switch_goes_by_every_stage_and_ends_as_ordered() {
 #[test]
 fn a_drain_that_is_late_is_not_drained_and_the_policy_says_what_follows() {
     for (then, want) in [
-        (AfterDrain::Stop, Move::Keep),
-        (AfterDrain::Wait, Move::Drain { force: false }),
-        (AfterDrain::Force, Move::Drain { force: true }),
+        (AfterDrain::Stop, Then::Kept),
+        (AfterDrain::Wait, Then::Goes(Move::Drain { force: false })),
+        (AfterDrain::Force, Then::Goes(Move::Drain { force: true })),
     ] {
         let mut world = World::new(then);
         world.ask(Said::Ready);
@@ -171,7 +357,7 @@ fn a_drain_that_is_late_is_not_drained_and_the_policy_says_what_follows() {
         let left = || Said::Left(why("shop/web keeps 2"));
         assert_eq!(world.ask(left()), Move::Drain { force: false });
         world.now += 1;
-        assert_eq!(world.ask(left()), want);
+        assert_eq!(then_is(world.ask(left())), want);
         let record = world.record.as_ref().expect("a record");
         if then == AfterDrain::Stop {
             let fault = record.fault.as_ref().expect("it says why");
@@ -202,22 +388,22 @@ fn what_fails_or_is_late_or_was_begun_too_often_goes_back_and_stays_back() {
     withdrawn.spec.upgrade = None;
     assert_eq!(withdrawn.ask(Said::Nothing), Move::Back);
     for (mut world, then) in [
-        (failed, Move::Keep),
-        (late, Move::Keep),
-        (often, Move::Keep),
+        (failed, Then::Kept),
+        (late, Then::Kept),
+        (often, Then::Kept),
         // The spec asks for what it is.
-        (withdrawn, Move::Follow),
+        (withdrawn, Then::Goes(Move::Follow)),
     ] {
         // However long that takes.
         world.now += 1_000_000;
         assert_eq!(world.ask(Said::Failed(why("no"))), Move::Back);
         world.does(&Move::Back);
-        assert_eq!(world.ask(Said::Well), then);
+        assert_eq!(then_is(world.ask(Said::Well)), then);
         let record = world.record.clone().expect("a record");
         assert_eq!(record.at, At::PutBack);
         assert!(record.fault.is_some(), "it says why");
         // The same order begins nothing, another roll does.
-        assert_eq!(world.ask(Said::Ready), then);
+        assert_eq!(then_is(world.ask(Said::Ready)), then);
         if let Some(order) = &mut world.spec.upgrade {
             order.roll = RollId(Uuid::from_u128(2));
             assert_eq!(world.ask(Said::Ready), Move::Drain { force: false });
@@ -259,7 +445,8 @@ fn what_is_proven_is_not_put_back_by_another_spec() {
     assert_eq!(world.is(), Some(At::Uncordoning));
     world.spec.stack = stack("third");
     world.spec.upgrade = None;
-    assert_eq!(world.ask(Said::Nothing), Move::Follow);
+    // Nobody ordered to change to that one, either.
+    assert_eq!(then_is(world.ask(Said::Nothing)), Then::Kept);
     assert_eq!(world.is(), Some(At::Done));
 }
 
@@ -312,7 +499,7 @@ fn without_a_backup_etcd_stays_and_a_worker_has_none() {
     world.ask(Said::Ready);
     world.now += i64::try_from(BACKUP_WITHIN.as_secs()).expect("seconds");
     let none = Said::Left(why("the disk is full"));
-    assert_eq!(world.ask(none), Move::Keep);
+    assert_eq!(then_is(world.ask(none)), Then::Kept);
     let record = world.record.clone().expect("a record");
     assert_eq!(record.at, At::Refused);
     assert!(
@@ -337,7 +524,7 @@ fn etcd_that_does_not_come_up_goes_back_to_where_it_was() {
     assert_eq!(world.ask(Said::Failed(why("no"))), Move::Back);
     let record = world.record.clone().expect("a record");
     assert_eq!(record.etcd, Some(stack("old")));
-    assert_eq!(world.ask(Said::Well), Move::Keep);
+    assert_eq!(then_is(world.ask(Said::Well)), Then::Kept);
     assert_eq!(world.is(), Some(At::PutBack));
 }
 
