@@ -88,7 +88,7 @@ pub(super) struct Roll {
     pub(super) began_at: Timestamp,
     #[serde(default)]
     pub(super) ended_at: Option<Timestamp>,
-    /// The stacks have different etcds: it goes by a step of its own.
+    /// The stacks have etcds of different minors: it goes by a step of its own.
     #[serde(default)]
     pub(super) etcd_moves: bool,
     /// A node was told to change something that runs.

@@ -20,7 +20,7 @@ pub(in crate::plane) struct Begin {
     pub(in crate::plane) despite: Vec<String>,
 }
 
-/// Begins. `same_etcd`: whether the etcds of two stacks are one and the same version.
+/// Begins. `same_etcd`: whether the etcds of two stacks are of one minor, so that it goes along with the rest.
 pub(in crate::plane) fn begin(
     cluster: &mut Cluster,
     wanted: Begin,

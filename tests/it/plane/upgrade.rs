@@ -475,3 +475,19 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
     let wanted = json!({"to": "b", "despite": &want[..2], "then": "force"});
     assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
 }
+
+/// A node keeps its etcd apart only across minors: of the same one there is no stage for it.
+#[tokio::test]
+async fn an_etcd_of_the_same_minor_goes_along() {
+    let world = World::new().await;
+    let (status, said) = import(&world.bed, "a4", "1.36.4", "3.6.17").await;
+    assert_eq!(status, 200, "{said}");
+    let wanted = json!({"to": "a4", "despite": [NO_API]});
+    let (status, plan) = world.bed.admin(&format!("{AT}/plan"), wanted.clone()).await;
+    assert_eq!(status, 200, "{plan}");
+    assert_eq!(plan["nodes"][0]["etcdApart"], json!(false), "{plan}");
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    world.prepared().await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "a4".into()));
+}
