@@ -133,7 +133,7 @@ pub(super) enum By {
 /// How it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Policy {
-    /// Workers that may be between two stacks, or not well since, at a time.
+    /// Workers that may be between two stacks, or not well or silent since, at a time.
     #[serde(default)]
     pub(super) max_unavailable: MaxUnavailable,
     #[serde(default)]

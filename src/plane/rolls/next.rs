@@ -113,6 +113,11 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
     roll.parts.get(&member.host)
 }
 
+/// It is done, and was not well when it reported last, or is not heard of.
+fn is_ill(part: &Part, seen: Seen) -> bool {
+    part.is_done() && !part.recalled && (part.unwell || seen != Seen::Well)
+}
+
 impl Next {
     /// Has everybody who is there fetch and try what it will need. True while somebody is not ready who
     /// has to be before the first step.
@@ -194,11 +199,20 @@ impl Next {
             .collect();
         let busy = between.iter().map(|m| (m.host, Wait::UnderWay));
         self.waits.extend(busy);
-        let unwell = workers
-            .iter()
-            .filter(|m| part(roll, m).is_some_and(|p| p.unwell));
         let most = roll.policy.max_unavailable.of(workers.len());
-        let mut free = most.saturating_sub(between.len() + unwell.count());
+        let mut free = most.saturating_sub(between.len());
+        // What the stack did to one, also after it was proven, it does to the next. Who falls silent reports
+        // nothing, so it is looked at; no further than there is room, for a fleet has many.
+        let ill = |m: &&&Member| part(roll, m).is_some_and(|p| is_ill(p, look(m.host)));
+        let ill: Vec<HostId> = workers.iter().filter(ill).take(free).map(|m| m.host).collect();
+        free -= ill.len();
+        self.waits.extend(ill.iter().map(|host| {
+            let wait = match look(*host) {
+                Seen::Away => Wait::Away,
+                Seen::Unwell | Seen::Well => Wait::Unwell,
+            };
+            (*host, wait)
+        }));
         let mut zone = between.first().map(|m| m.zone.as_deref());
         let mut skipped = 0;
         let idle = left

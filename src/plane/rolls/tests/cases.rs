@@ -188,6 +188,29 @@ fn a_worker_that_is_done_and_not_well_holds_the_next_one_up() {
     assert_eq!(stacks(&world), [2; 4]);
 }
 
+/// A stack may kill a machine that was proven well on it, and who is dead reports nothing.
+#[test]
+fn a_worker_that_is_done_and_falls_silent_holds_the_next_one_up() {
+    let mut world = World::new(1, 3, "1", 0);
+    let done = |world: &World| world.cluster.roll.as_ref().expect("roll").parts[&host(2)].node;
+    while !done(&world) {
+        round(&mut world);
+    }
+    world.happens(Event::Away(1, true));
+    for _ in 0..40 {
+        round(&mut world);
+    }
+    // The one that was told when the first said that it is done goes on.
+    assert_eq!(stacks(&world), [2, 2, 2, 1]);
+    let look = |h| if h == host(2) { Seen::Away } else { Seen::Well };
+    let roll = world.cluster.roll.clone().expect("roll");
+    let next = next(&world.cluster, &roll, &look, true);
+    assert!(next.tell.is_empty() && next.waits.contains(&(host(2), Wait::Away)));
+    world.happens(Event::Away(1, false));
+    to_the_end(&mut world);
+    assert_eq!(stacks(&world), [2; 4]);
+}
+
 #[test]
 fn whose_order_was_taken_back_counts_until_it_has_heard() {
     let mut world = World::new(1, 2, "1", 0);
