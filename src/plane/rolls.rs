@@ -20,6 +20,7 @@
 //! | `asked`  | the same by what the cluster's own API says |
 //! | `plan`, `show`, `numbers` | the plan, and how far it is: for people and for Prometheus |
 //! | `http`   | the two APIs that all of this is asked by |
+//! | `recovered` | rows that are older than what nodes have: a plane that was restored (pure) |
 //! | `runner` | the store around them: statuses move a roll on, what changes is told |
 //!
 //! What a node is told is in its spec, and it confirms by its status: nothing is called, nothing is lost
@@ -39,6 +40,7 @@ mod next;
 pub(super) mod numbers;
 pub(super) mod patches;
 mod plan;
+pub(super) mod recovered;
 mod runner;
 mod show;
 mod verbs;
