@@ -300,7 +300,10 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
 
 /// Left out where the stack that it has cannot be taken over.
 fn with_its_stack(rows: &impl Read, mut row: Row, status: &HostStatus) -> Answer<Row> {
-    let node = status.node.as_ref().filter(|_| row.outcome == Outcome::Obeys);
+    let node = status
+        .node
+        .as_ref()
+        .filter(|_| row.outcome == Outcome::Obeys);
     if let Some(node) = node
         && let Err(why) = recovered::had(node, &stacks::list(rows)?)
     {

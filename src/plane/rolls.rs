@@ -62,6 +62,7 @@ use verbs::{Begin, back, begin, cancel, pause, resume};
 
 pub(super) use engine::take_in;
 pub(super) use runner::heard as heard_of;
+pub(super) use verbs::{require_at_rest, require_free};
 pub(super) use window::{UpgradeSettings, Window};
 
 /// Seconds to be proven well, unless told otherwise.
@@ -80,6 +81,9 @@ pub(super) struct Roll {
     /// Why it is stopped.
     #[serde(default)]
     pub(super) why: Option<Fault>,
+    /// It is stopped for a node that could not get ready: it goes on by itself when that one is.
+    #[serde(default)]
+    pub(super) unready: Option<HostId>,
     #[serde(default)]
     pub(super) policy: Policy,
     #[serde(default)]
@@ -181,12 +185,18 @@ pub(super) struct Part {
     pub(super) state: Option<UpgradeState>,
     #[serde(default)]
     pub(super) fault: Option<Fault>,
+    /// Since when it says that it cannot get ready.
+    #[serde(default)]
+    pub(super) unready_since: Option<Timestamp>,
     /// It is done and was not well when it reported last.
     #[serde(default)]
     pub(super) unwell: bool,
     /// Its order was taken back, and it has not said that it heard.
     #[serde(default)]
     pub(super) recalled: bool,
+    /// The order was of this stack's etcd: one that was taken back too late is carried out.
+    #[serde(default)]
+    pub(super) late_etcd: Option<StackRef>,
 }
 
 impl Roll {
@@ -238,6 +248,31 @@ pub(super) fn order(cluster: &Cluster, host: HostId) -> Option<UpgradeOrder> {
 /// The stack in this member's spec.
 pub(super) fn stack_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a StackRef {
     member.stack.as_ref().unwrap_or(&cluster.stack)
+}
+
+/// The stack that masters apply the add-ons of, where that is not each one's own: two of them would take turns at
+/// writing over what the other wrote. The older one's, until all are done; on the way back from the first on.
+pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
+    let mut stacks = cluster.masters().map(|m| stack_of(cluster, m));
+    let first = stacks.next()?;
+    let mixed = stacks.any(|s| s != first);
+    // Nobody to disagree with, and what it applies is part of its proof.
+    if cluster.masters().count() < 2 {
+        return None;
+    }
+    let Some(roll) = &cluster.roll else {
+        return mixed.then(|| cluster.stack.clone());
+    };
+    let parts = || cluster.masters().filter_map(|m| roll.parts.get(&m.host));
+    let may_have_moved = |p: &Part| p.node || p.recalled || p.told == Some(UpgradeStage::Node);
+    let left = parts().find(|p| !p.node)?;
+    if !parts().any(may_have_moved) {
+        return None;
+    }
+    Some(match roll.way {
+        Way::Forward => left.from.clone(),
+        Way::Back => roll.to.clone(),
+    })
 }
 
 /// The stack that its etcd is of.

@@ -42,6 +42,8 @@ pub(in crate::plane) enum Wait {
     Unwell,
     /// It is its turn, and the maintenance window is not open.
     Window,
+    /// It is its turn, and the cluster's etcd is restored just now.
+    Restore,
 }
 
 /// What comes next.
@@ -81,6 +83,12 @@ pub(in crate::plane) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, op
     }
     let unready = next.prepare(cluster, roll, look);
     if unready && !roll.begun {
+        return next;
+    }
+    // Either would cut the other one off.
+    if cluster.etcd_restore.is_some() {
+        let masters = cluster.masters().map(|m| (m.host, Wait::Restore));
+        next.waits.extend(masters);
         return next;
     }
     let steps = match roll.way {
@@ -133,7 +141,10 @@ impl Next {
             };
             let skipped = !is_master(member) && look(member.host) == Seen::Away;
             let told = part.told == Some(UpgradeStage::Prepare);
-            if !skipped && !told && under_way < PREPARED_AT_ONCE {
+            // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
+            // next order would be the last that it speaks of.
+            let hears = part.late_etcd.is_some();
+            if !skipped && !told && !hears && under_way < PREPARED_AT_ONCE {
                 self.tell.push((member.host, UpgradeStage::Prepare));
                 under_way += 1;
             }
@@ -204,7 +215,12 @@ impl Next {
         // What the stack did to one, also after it was proven, it does to the next. Who falls silent reports
         // nothing, so it is looked at; no further than there is room, for a fleet has many.
         let ill = |m: &&&Member| part(roll, m).is_some_and(|p| is_ill(p, look(m.host)));
-        let ill: Vec<HostId> = workers.iter().filter(ill).take(free).map(|m| m.host).collect();
+        let ill: Vec<HostId> = workers
+            .iter()
+            .filter(ill)
+            .take(free)
+            .map(|m| m.host)
+            .collect();
         free -= ill.len();
         self.waits.extend(ill.iter().map(|host| {
             let wait = match look(*host) {

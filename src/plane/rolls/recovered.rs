@@ -5,9 +5,7 @@
 use semver::Version;
 
 use super::{State, etcd_of, is_master, member_mut, runner, stack_of};
-use crate::model::{
-    Fault, FaultCode, HostId, NodeStatus, StackManifest, StackRef, UpgradeStage,
-};
+use crate::model::{Fault, FaultCode, HostId, NodeStatus, StackManifest, StackRef, UpgradeStage};
 use crate::plane::records::{Cluster, Stack};
 
 /// What a node has.
@@ -89,7 +87,7 @@ pub(in crate::plane) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
 /// After the last of them: what is under way stands, and where all have one stack, it is the cluster's.
 pub(in crate::plane) fn hold(cluster: &mut Cluster) {
     if let Some(roll) = cluster.roll.as_mut().filter(|r| r.is_under_way()) {
-        roll.state = State::Stopped;
+        (roll.state, roll.unready) = (State::Stopped, None);
         let what = format!("the way to stack {} is stopped", roll.to.version);
         let why = "this plane was restored from a backup, and what it did since is not in its rows";
         let fix = "see who has which stack, then resume, cancel, or go back";
@@ -183,12 +181,19 @@ mod tests {
         hold(&mut cluster);
         let roll = cluster.roll.as_ref().expect("roll");
         assert_eq!(roll.state, State::Stopped);
-        assert!(roll.why.as_ref().is_some_and(|w| w.why.contains("restored")));
+        assert!(
+            roll.why
+                .as_ref()
+                .is_some_and(|w| w.why.contains("restored"))
+        );
         let parts = [1, 2, 3].map(|n| &roll.parts[&host(n)]);
         let done = parts.map(|p| (p.node, p.etcd));
         assert_eq!(done, [(true, true), (false, true), (false, true)]);
         assert!(parts.iter().all(|p| p.told.is_none() && !p.ready));
-        assert_ne!(parts[1].roll, before, "what it says of the lost one is no answer");
+        assert_ne!(
+            parts[1].roll, before,
+            "what it says of the lost one is no answer"
+        );
         assert_eq!(stacks(&cluster), [("2", "2"), ("1", "2"), ("1", "1")]);
         // Somewhere that these rows never heard of: they say neither on nor back.
         take(&mut cluster, host(1), has("3", None));

@@ -49,7 +49,7 @@ pub(in crate::plane) fn heard(
         upgrade: node.upgrade.as_ref(),
         refused: status.refused.as_ref().filter(|_| behind),
     };
-    let mut changed = engine_heard(&mut cluster, host, &report);
+    let mut changed = engine_heard(&mut cluster, host, &report, change.now);
     if changed {
         // An order that was taken back, if nothing else, is in its spec.
         change.touch(host);
