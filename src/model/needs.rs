@@ -60,6 +60,10 @@ const FIELDS: &[Field] = &[
     ("assignment.upgrade.drain.timeout_s", FIRST, Old::Refuses),
     ("assignment.upgrade.drain.then", FIRST, Old::Refuses),
     ("assignment.upgrade.prove_s", FIRST, Old::Refuses),
+    ("assignment.addons", FIRST, Old::Refuses),
+    ("assignment.addons.name", FIRST, Old::Refuses),
+    ("assignment.addons.version", FIRST, Old::Refuses),
+    ("assignment.addons.manifest", FIRST, Old::Refuses),
     ("assignment.authorities", FIRST, Old::Refuses),
     ("assignment.authorities.cluster", FIRST, Old::Refuses),
     ("assignment.authorities.etcd", FIRST, Old::Refuses),
@@ -357,6 +361,11 @@ pub(super) mod tests {
                         then: AfterDrain::Force,
                     },
                     prove_s: 120,
+                }),
+                addons: Some(StackRef {
+                    name: "s".into(),
+                    version: "3".into(),
+                    manifest: Digest::of(b"o"),
                 }),
                 authorities: Authorities {
                     cluster: pem(),

@@ -109,6 +109,9 @@ pub struct NodeSpec {
     /// What it does in the roll that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeOrder>,
+    /// The stack whose add-ons are in the cluster, where it is not this master's own: it leaves them alone then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addons: Option<StackRef>,
     /// Certificate authorities of the cluster (PEM, the first of each signs); private keys stay on
     /// the plane.
     pub authorities: Authorities,

@@ -122,6 +122,7 @@ pub(crate) fn node(authorities: Authorities) -> NodeSpec {
         refused_uids: Vec::new(),
         labels: Default::default(),
         upgrade: None,
+        addons: None,
         stack: StackRef {
             name: "pf9-kube".into(),
             version: "1.37.2-1".into(),

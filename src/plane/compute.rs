@@ -57,6 +57,8 @@ fn node_spec(cluster: &Cluster, member: &Member) -> Option<NodeSpec> {
         labels: labels(cluster, member),
         stack: rolls::stack_of(cluster, member).clone(),
         upgrade: rolls::order(cluster, member.host),
+        // Workers apply none.
+        addons: rolls::addons_of(cluster).filter(|_| master),
         authorities: rotation::authorities(cluster, member.host),
         api: ApiSpec {
             // Workers have no API server.

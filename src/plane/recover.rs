@@ -1,6 +1,9 @@
 //! A plane that was restored from a backup: its hosts have newer specs than it, and refuse what it
 //! sends. What they report says how far they are; a spec beyond that is obeyed again.
 //!
+//! What a node's rows say of its stack is taken from its report, and a roll of the rows stands still
+//! (`rolls::recovered`): a backup of before an upgrade takes no node down a minor.
+//!
 //! Nothing is destroyed by the way: where a host says that it is a node and the restored rows say
 //! that it is none, or another one, obeying would take the role away. Such a host is left out unless
 //! its removal is asked for by name.
@@ -15,9 +18,11 @@ use super::compute;
 use super::fleet;
 use super::keys::{IDENTITY, IDENTITY_ROW, Ring};
 use super::machines;
-use super::records::{CLUSTERS, HOSTS};
+use super::records::{CLUSTERS, HOSTS, STATUSES};
 use super::refusal::{Answer, Refusal};
-use super::state::{Change, Plane};
+use super::rolls::recovered;
+use super::stacks;
+use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::trust;
 use super::view::Known;
@@ -90,9 +95,9 @@ pub(super) fn review(plane: &Plane, rows: &impl Read) -> Answer<Review> {
                 let ours = trust::version(rows, &ring, known.host.id)?;
                 review.told += usize::from(beyond(ours, &Said::by(&ring), status).is_some());
                 let assignment = assignment(rows, &known)?;
-                review
-                    .rows
-                    .extend(judge(&known, status, assignment.as_ref()));
+                let row = judge(&known, status, assignment.as_ref());
+                let row = row.map(|row| with_its_stack(rows, row, status));
+                review.rows.extend(row.transpose()?);
             }
         }
     }
@@ -123,6 +128,9 @@ pub(super) async fn recover(
                                 .fix("run pf9-plane recover again and look at what it shows"),
                         );
                     }
+                }
+                if row.outcome == Outcome::Obeys {
+                    take_over(change, host)?;
                 }
                 let above = row.plane_generation.max(row.host_generation);
                 change.raise(host, above);
@@ -281,11 +289,46 @@ fn row(plane: &Plane, rows: &impl Read, host: HostId) -> Answer<Row> {
     let known = fleet::known(plane, rows, known)?;
     let assignment = assignment(rows, &known)?;
     let ring = plane.keys.ring();
-    heard(&known, plane.started)
-        .and_then(|status| {
-            deaf(&known, status, &ring).or_else(|| judge(&known, status, assignment.as_ref()))
-        })
-        .ok_or_else(|| gone("it is not ahead of the plane"))
+    let ahead = heard(&known, plane.started).and_then(|status| {
+        let row = deaf(&known, status, &ring);
+        let row = row.or_else(|| judge(&known, status, assignment.as_ref()));
+        row.map(|row| (row, status))
+    });
+    let (row, status) = ahead.ok_or_else(|| gone("it is not ahead of the plane"))?;
+    with_its_stack(rows, row, status)
+}
+
+/// Left out where the stack that it has cannot be taken over.
+fn with_its_stack(rows: &impl Read, mut row: Row, status: &HostStatus) -> Answer<Row> {
+    let node = status
+        .node
+        .as_ref()
+        .filter(|_| row.outcome == Outcome::Obeys);
+    if let Some(node) = node
+        && let Err(why) = recovered::had(node, &stacks::list(rows)?)
+    {
+        (row.outcome, row.change) = (Outcome::Left, why);
+    }
+    Ok(row)
+}
+
+/// The rows say of this node's stack what it says itself.
+fn take_over(change: &mut Change<'_>, host: HostId) -> Answer<()> {
+    let Some(mut cluster) = state::cluster_of(&**change, host)? else {
+        return Ok(());
+    };
+    let said = change.get(&STATUSES, &host.to_string())?;
+    let Some(node) = said.and_then(|said| said.status.node) else {
+        return Ok(());
+    };
+    let Ok(Some(had)) = recovered::had(&node, &stacks::list(&**change)?) else {
+        return Ok(());
+    };
+    recovered::take(&mut cluster, host, had);
+    recovered::hold(&mut cluster);
+    change.put(&CLUSTERS, &cluster.id.to_string(), &cluster)?;
+    change.touch_cluster(&cluster);
+    Ok(())
 }
 
 fn assignment(rows: &impl Read, known: &Known) -> Answer<Option<Assignment>> {

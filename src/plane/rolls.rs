@@ -20,6 +20,7 @@
 //! | `asked`  | the same by what the cluster's own API says |
 //! | `plan`, `show`, `numbers` | the plan, and how far it is: for people and for Prometheus |
 //! | `http`   | the two APIs that all of this is asked by |
+//! | `recovered` | rows that are older than what nodes have: a plane that was restored (pure) |
 //! | `runner` | the store around them: statuses move a roll on, what changes is told |
 //!
 //! What a node is told is in its spec, and it confirms by its status: nothing is called, nothing is lost
@@ -39,6 +40,7 @@ mod next;
 pub(super) mod numbers;
 pub(super) mod patches;
 mod plan;
+pub(super) mod recovered;
 mod runner;
 mod show;
 mod verbs;
@@ -60,6 +62,7 @@ use verbs::{Begin, back, begin, cancel, pause, resume};
 
 pub(super) use engine::take_in;
 pub(super) use runner::heard as heard_of;
+pub(super) use verbs::{require_at_rest, require_free};
 pub(super) use window::{UpgradeSettings, Window};
 
 /// Seconds to be proven well, unless told otherwise.
@@ -78,6 +81,9 @@ pub(super) struct Roll {
     /// Why it is stopped.
     #[serde(default)]
     pub(super) why: Option<Fault>,
+    /// It is stopped for a node that could not get ready: it goes on by itself when that one is.
+    #[serde(default)]
+    pub(super) unready: Option<HostId>,
     #[serde(default)]
     pub(super) policy: Policy,
     #[serde(default)]
@@ -88,7 +94,7 @@ pub(super) struct Roll {
     pub(super) began_at: Timestamp,
     #[serde(default)]
     pub(super) ended_at: Option<Timestamp>,
-    /// The stacks have different etcds: it goes by a step of its own.
+    /// The stacks have etcds of different minors: it goes by a step of its own.
     #[serde(default)]
     pub(super) etcd_moves: bool,
     /// A node was told to change something that runs.
@@ -133,7 +139,7 @@ pub(super) enum By {
 /// How it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Policy {
-    /// Workers that may be between two stacks, or not well since, at a time.
+    /// Workers that may be between two stacks, or not well or silent since, at a time.
     #[serde(default)]
     pub(super) max_unavailable: MaxUnavailable,
     #[serde(default)]
@@ -179,12 +185,18 @@ pub(super) struct Part {
     pub(super) state: Option<UpgradeState>,
     #[serde(default)]
     pub(super) fault: Option<Fault>,
+    /// Since when it says that it cannot get ready.
+    #[serde(default)]
+    pub(super) unready_since: Option<Timestamp>,
     /// It is done and was not well when it reported last.
     #[serde(default)]
     pub(super) unwell: bool,
     /// Its order was taken back, and it has not said that it heard.
     #[serde(default)]
     pub(super) recalled: bool,
+    /// The order was of this stack's etcd: one that was taken back too late is carried out.
+    #[serde(default)]
+    pub(super) late_etcd: Option<StackRef>,
 }
 
 impl Roll {
@@ -236,6 +248,31 @@ pub(super) fn order(cluster: &Cluster, host: HostId) -> Option<UpgradeOrder> {
 /// The stack in this member's spec.
 pub(super) fn stack_of<'a>(cluster: &'a Cluster, member: &'a Member) -> &'a StackRef {
     member.stack.as_ref().unwrap_or(&cluster.stack)
+}
+
+/// The stack that masters apply the add-ons of, where that is not each one's own: two of them would take turns at
+/// writing over what the other wrote. The older one's, until all are done; on the way back from the first on.
+pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
+    let mut stacks = cluster.masters().map(|m| stack_of(cluster, m));
+    let first = stacks.next()?;
+    let mixed = stacks.any(|s| s != first);
+    // Nobody to disagree with, and what it applies is part of its proof.
+    if cluster.masters().count() < 2 {
+        return None;
+    }
+    let Some(roll) = &cluster.roll else {
+        return mixed.then(|| cluster.stack.clone());
+    };
+    let parts = || cluster.masters().filter_map(|m| roll.parts.get(&m.host));
+    let may_have_moved = |p: &Part| p.node || p.recalled || p.told == Some(UpgradeStage::Node);
+    let left = parts().find(|p| !p.node)?;
+    if !parts().any(may_have_moved) {
+        return None;
+    }
+    Some(match roll.way {
+        Way::Forward => left.from.clone(),
+        Way::Back => roll.to.clone(),
+    })
 }
 
 /// The stack that its etcd is of.

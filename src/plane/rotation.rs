@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Cluster, expose};
 use super::refusal::{Answer, Refusal};
+use super::rolls;
 use crate::model::{
     Authorities, Authority, CertificateStatus, Digest, FaultCode, HostId, Role, Secret,
 };
@@ -100,15 +101,8 @@ pub(super) fn begin(
         )
         .fix("see pf9-plane cluster authorities show; wait, or abort it"));
     }
-    if let Some(roll) = cluster.roll.as_ref().filter(|r| r.is_under_way()) {
-        let why = format!(
-            "cluster {} is on its way to stack {}, and both start masters again",
-            cluster.name, roll.to.version
-        );
-        let what = "no rotation was begun";
-        return Err(Refusal::conflict(FaultCode::RollUnderWay, what, why)
-            .fix("wait until it is done, or cancel it: pf9-plane cluster upgrade NAME status"));
-    }
+    // Both start masters again: also who only ends what was taken back.
+    rolls::require_free(cluster, "no rotation was begun")?;
     cluster.rotation = Some(Rotation {
         next,
         stage: Stage::Announced,

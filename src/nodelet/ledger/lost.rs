@@ -63,6 +63,7 @@ impl Installed {
                 refused_uids: Vec::new(),
                 labels: BTreeMap::new(),
                 upgrade: None,
+                addons: None,
                 stack: StackRef {
                     name: "unknown".to_owned(),
                     version: "0".to_owned(),

@@ -3,6 +3,9 @@
 //! A file that is an add-on of the cluster's settings ([`Addon`]) is applied where the cluster has it, and taken
 //! out of the cluster where not, also where the stack has no such file (any more): what it made has names (`names`). Beside the load balancer's file stands what no file can say: the pool.
 //!
+//! While masters are of two stacks the spec names the one whose add-ons are in the cluster: who is of the other one
+//! leaves them alone, or the two would take turns at writing over each other.
+//!
 //! What a manifest cannot know when the stack is made stands in it as a placeholder, `ADDON_…` of the model. Texts of
 //! the parsed object are filled in, so no value can change its structure.
 
@@ -22,7 +25,22 @@ const LOAD_BALANCER: &str = "metallb-system";
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let mut steps: Vec<Step> = shared_address::flow(ctx).into_iter().collect();
-    steps.extend(flannel::steps(ctx)?);
+    if ctx
+        .node
+        .addons
+        .as_ref()
+        .is_none_or(|of| *of == ctx.node.stack)
+    {
+        steps.extend(of_stack(ctx)?);
+    }
+    steps.extend(services::ready_at_the_end(ctx));
+    steps.push(services::api_server_current(ctx)?);
+    Ok(steps)
+}
+
+/// What the stack brings into the cluster, or the settings keep out of it.
+fn of_stack(ctx: &Context) -> Steps {
+    let mut steps = flannel::steps(ctx)?;
     for file in &ctx.addons {
         let addon = Addon::of_file(&file.path);
         let mut objects: Vec<Value> = file.objects.clone();
@@ -50,8 +68,6 @@ pub(super) fn steps(ctx: &Context) -> Steps {
             steps.push(gone(addon, &named));
         }
     }
-    steps.extend(services::ready_at_the_end(ctx));
-    steps.push(services::api_server_current(ctx)?);
     Ok(steps)
 }
 
@@ -170,6 +186,26 @@ mod tests {
         assert!(has(&ctx, POLICIES));
         // CoreDNS is no setting.
         assert!(has(&ctx, "object:v1/Service/kube-system/kube-dns"));
+    }
+
+    /// Masters of two stacks would write over each other's add-ons at every sweep.
+    #[test]
+    fn a_master_leaves_the_add_ons_of_another_stack_alone() {
+        let mut ctx = master();
+        let all = keys(&ctx);
+        ctx.node.addons = Some(ctx.node.stack.clone());
+        assert_eq!(keys(&ctx), all, "its own");
+        let mut older = ctx.node.stack.clone();
+        older.version = "1.36.3-1".into();
+        ctx.node.addons = Some(older);
+        let left = keys(&ctx);
+        let theirs = |key: &String| key.starts_with("object:") || key.starts_with("addon-gone:");
+        assert!(!left.iter().any(theirs), "{left:?}");
+        let rest: Vec<String> = all.into_iter().filter(|key| !theirs(key)).collect();
+        assert_eq!(left, rest, "all else goes on");
+        // Neither does it take away what the older one has and it has not.
+        ctx.node.network.load_balancer.clear();
+        assert_eq!(keys(&ctx), rest);
     }
 
     /// An API server notes nobody as the manager of an object without a field of anybody's (1.37: an account of a

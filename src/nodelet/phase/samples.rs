@@ -219,6 +219,7 @@ fn node(name: &str, ip: &str, pods: &str, kubernetes: &str) -> NodeSpec {
         refused_uids: Vec::new(),
         labels: BTreeMap::from([("example.com/rack".into(), "r1".into())]),
         upgrade: None,
+        addons: None,
         stack: StackRef {
             name: "pf9-kube".into(),
             version: format!("{kubernetes}-1"),

@@ -9,6 +9,7 @@
 //! specs of all masters, and who does not found waits for `go`. What is said here decides by whom and
 //! when; each master looks at its neighbours itself before it moves a byte.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use crate::model::{
     BackupsStatus, FaultCode, HostId, HostStatus, RestoreOrder, RestoreState, RestoreStatus,
-    is_backup_name,
+    Timestamp, is_backup_name,
 };
 use crate::plane::events;
 use crate::plane::http::Doc;
@@ -27,8 +28,10 @@ use crate::plane::kubeconfig;
 use crate::plane::qbert::{Tenant, cluster_id};
 use crate::plane::records::{CLUSTERS, Cluster, STATUSES};
 use crate::plane::refusal::{Answer, Refusal};
+use crate::plane::rolls;
 use crate::plane::state::{self, Change, Plane};
 use crate::plane::store::Read;
+use crate::plane::view;
 
 /// What an operator asks for.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,8 +92,21 @@ fn heard_last(hosts: &[HostId], rows: &impl Read) -> Answer<Option<HostId>> {
 }
 
 /// The order that a wish comes to.
-fn order(cluster: &Cluster, wanted: WantedRestore, rows: &impl Read) -> Answer<RestoreOrder> {
+fn order(
+    cluster: &Cluster,
+    wanted: WantedRestore,
+    rows: &impl Read,
+    now: Timestamp,
+) -> Answer<RestoreOrder> {
     let what = format!("cluster {} is not restored", cluster.name);
+    let mut there = BTreeSet::new();
+    for master in cluster.masters() {
+        let said = rows.get(&STATUSES, &master.host.to_string())?;
+        if said.is_some_and(|said| view::is_responding(&said, now)) {
+            there.insert(master.host);
+        }
+    }
+    rolls::require_at_rest(cluster, &what, &|host| there.contains(&host))?;
     if let Some(order) = &cluster.etcd_restore {
         let why = format!("restore {} is under way", order.id);
         return Err(Refusal::conflict(FaultCode::Busy, what, why)
@@ -216,7 +232,7 @@ async fn begin(plane: &Arc<Plane>, cluster: Cluster, wanted: WantedRestore) -> A
     let order = plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
-            let order = order(&cluster, wanted.clone(), &**change)?;
+            let order = order(&cluster, wanted.clone(), &**change, change.now)?;
             let words = format!(
                 "etcd of cluster {} is restored from {} by host {}{}",
                 cluster.name,

@@ -5,9 +5,13 @@
 //! | `/metrics`, which deprecated APIs were asked for | those that the next release has no more, in use |
 //! | webhooks that must answer | without anybody who answers; that stand before every pod |
 //! | disruption budgets | that no drain can ever be within |
+//! | pods (`pods`) | that nobody makes again; whose files go with them |
+//! | nodes | whether there is another one for the pods of one that is drained |
 //!
 //! What answers is a machine that may be anybody's by now: lists are bounded where they are read, names become
 //! part of a request only where they can be names, and what is found is bounded here.
+
+mod pods;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,6 +41,8 @@ const WEBHOOKS: [&str; 2] = [
     "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
 ];
 const BUDGETS: &str = "/apis/policy/v1/poddisruptionbudgets";
+const NODES: &str = "/api/v1/nodes";
+const PODS: &str = "/api/v1/pods";
 const DEPRECATED: &str = "apiserver_requested_deprecated_apis";
 
 /// A service by namespace and name.
@@ -49,6 +55,10 @@ pub(super) struct Said {
     metrics: String,
     webhooks: Vec<Value>,
     budgets: Vec<Value>,
+    /// What a drain takes away, and about which there is something to say.
+    pods: Option<Result<Vec<pods::Pod>, String>>,
+    /// Nodes that pods of others may come up on.
+    taking: usize,
     /// Services of webhooks that must answer, and whether somebody is behind them.
     answered: BTreeMap<Service, bool>,
 }
@@ -84,6 +94,12 @@ async fn said(plane: &Arc<Plane>, cluster: &Cluster) -> Result<Said, String> {
     let mut said = Said {
         metrics: api.text("/metrics").await?,
         budgets: api.list(BUDGETS, Some).await?,
+        // A list longer than any that is read is no reason not to begin.
+        pods: Some(api.list(PODS, pods::matters).await),
+        taking: api
+            .list(NODES, |node| pods::takes_pods(&node).then_some(()))
+            .await?
+            .len(),
         ..Said::default()
     };
     for collection in WEBHOOKS {
@@ -148,10 +164,26 @@ fn text<'a>(value: &'a Value, at: &str) -> &'a str {
 fn judge(said: &Said, to: &Version, then: AfterDrain) -> Vec<Finding> {
     let mut found: Vec<Finding> = removed(&said.metrics, to).take(FOUND_MAX).collect();
     let configurations = said.webhooks.iter().flat_map(hooks);
-    let of_hooks = configurations.filter_map(|(name, hook)| of_hook(name, hook, &said.answered));
+    // What is evicted from the only node has nowhere to go until that node is back.
+    let nowhere = said.taking < 2;
+    let of_hooks =
+        configurations.filter_map(|(name, hook)| of_hook(name, hook, &said.answered, nowhere));
     found.extend(of_hooks.take(FOUND_MAX));
-    let of_budgets = said.budgets.iter().filter_map(|b| of_budget(b, then));
+    let of_budgets = said
+        .budgets
+        .iter()
+        .filter_map(|b| of_budget(b, then, nowhere));
     found.extend(of_budgets.take(FOUND_MAX));
+    match &said.pods {
+        Some(Ok(pods)) => found.extend(pods::judge(pods)),
+        Some(Err(why)) => found.push(Finding {
+            id: "pods".into(),
+            weight: Weight::Warns,
+            fault: blocked("the cluster's pods were not all looked at", why)
+                .fix("see yourself that every pod has a controller"),
+        }),
+        None => {}
+    }
     let mut seen = BTreeSet::new();
     found.retain(|f| seen.insert(f.id.clone()));
     found
@@ -195,7 +227,12 @@ fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     value.get(..value.floor_char_boundary(NAME_MAX))
 }
 
-fn of_hook(of: &str, hook: &Value, answered: &BTreeMap<Service, bool>) -> Option<Finding> {
+fn of_hook(
+    of: &str,
+    hook: &Value,
+    answered: &BTreeMap<Service, bool>,
+    nowhere: bool,
+) -> Option<Finding> {
     if !must_answer(hook) {
         return None;
     }
@@ -219,12 +256,21 @@ fn of_hook(of: &str, hook: &Value, answered: &BTreeMap<Service, bool>) -> Option
         return None;
     }
     let what = format!("webhook {name} of {of} stands before every pod, also of kube-system");
-    let why = "while the node of its own pods is drained no pod may come up anywhere";
-    let fix =
-        "give it two replicas on two nodes, or a namespaceSelector that leaves kube-system out";
+    let (weight, why, fix) = match nowhere {
+        false => (
+            Weight::Warns,
+            "while the node of its own pods is drained no pod may come up anywhere",
+            "give it two replicas on two nodes, or a namespaceSelector that leaves kube-system out",
+        ),
+        true => (
+            Weight::Blocks,
+            "its own pods are evicted from the only node that takes any, and then no pod may come up there",
+            "give it a namespaceSelector that leaves kube-system and its own namespace out, or add a node",
+        ),
+    };
     Some(Finding {
         id,
-        weight: Weight::Warns,
+        weight,
         fault: blocked(what, why).fix(fix),
     })
 }
@@ -246,8 +292,9 @@ fn concerns_pods(hook: &Value) -> bool {
     })
 }
 
-/// A budget that allows no disruption, and never will: it wants as many pods as there are.
-fn of_budget(budget: &Value, then: AfterDrain) -> Option<Finding> {
+/// A budget that allows no disruption, and never will: it wants as many pods as there are, or those that are evicted
+/// come up `nowhere`, so that it is used up by the first of them.
+fn of_budget(budget: &Value, then: AfterDrain, nowhere: bool) -> Option<Finding> {
     let number = |at: &str| {
         budget
             .pointer(at)
@@ -256,7 +303,9 @@ fn of_budget(budget: &Value, then: AfterDrain) -> Option<Finding> {
     };
     let expected = number("/status/expectedPods");
     let desired = number("/status/desiredHealthy");
-    if number("/status/disruptionsAllowed") > 0 || expected == 0 || expected > desired {
+    let never = number("/status/disruptionsAllowed") <= 0 && expected <= desired;
+    let used_up = nowhere && desired > 0;
+    if expected == 0 || !(never || used_up) {
         return None;
     }
     let name = format!(
@@ -272,9 +321,19 @@ fn of_budget(budget: &Value, then: AfterDrain) -> Option<Finding> {
         AfterDrain::Wait => (Weight::Blocks, "the drain waits for ever"),
         AfterDrain::Force => (Weight::Warns, "its pods are deleted when the drain is late"),
     };
-    let what = format!("disruption budget {name} never lets a pod go: {then}");
+    let (what, fix) = match never {
+        true => (
+            format!("disruption budget {name} never lets a pod go: {then}"),
+            "allow one to be unavailable, or give it one more replica",
+        ),
+        false => (
+            format!(
+                "disruption budget {name} does not let all pods go, and no other node takes them: {then}"
+            ),
+            "allow all to be unavailable, or add a node that takes pods",
+        ),
+    };
     let why = format!("it wants {desired} healthy pods and there are {expected}");
-    let fix = "allow one to be unavailable, or give it one more replica";
     Some(Finding {
         id: format!("budget/{name}"),
         weight,
@@ -357,13 +416,19 @@ mod tests {
         let said = Said {
             answered: answered.collect(),
             webhooks,
+            taking: 2,
             ..Said::default()
         };
-        let want = [
-            ("webhook/g/dead".to_owned(), Weight::Blocks),
-            ("webhook/g/alive".to_owned(), Weight::Warns),
-        ];
-        assert_eq!(ids(&said, AfterDrain::Stop), want);
+        let want = |alive| {
+            [
+                ("webhook/g/dead".to_owned(), Weight::Blocks),
+                ("webhook/g/alive".to_owned(), alive),
+            ]
+        };
+        assert_eq!(ids(&said, AfterDrain::Stop), want(Weight::Warns));
+        // Of a node alone: it would wait for its own pods, that nobody lets come up.
+        let said = Said { taking: 1, ..said };
+        assert_eq!(ids(&said, AfterDrain::Stop), want(Weight::Blocks));
     }
 
     #[test]
@@ -396,12 +461,26 @@ mod tests {
                 budget("one-is-ill-just-now", 0, 3, 2),
                 budget("some", 1, 2, 1),
                 budget("nobody", 0, 0, 0),
+                budget("anything", 2, 2, 0),
             ],
+            taking: 2,
             ..Said::default()
         };
         let of = |weight| vec![("budget/ns/all".to_owned(), weight)];
         assert_eq!(ids(&said, AfterDrain::Stop), of(Weight::Blocks));
         assert_eq!(ids(&said, AfterDrain::Wait), of(Weight::Blocks));
         assert_eq!(ids(&said, AfterDrain::Force), of(Weight::Warns));
+        // On a node alone the second one is never let go, for the first comes up nowhere.
+        let said = Said { taking: 1, ..said };
+        let found = ids(&said, AfterDrain::Stop);
+        let found: Vec<&str> = found.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(
+            found,
+            [
+                "budget/ns/all",
+                "budget/ns/one-is-ill-just-now",
+                "budget/ns/some"
+            ]
+        );
     }
 }

@@ -1,12 +1,16 @@
 //! What nodes report, what follows from it, and who comes and goes meanwhile. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::next::{Look, Phase, next, part};
 use super::{Part, Roll, State, Way, etcd_of, is_master, member_mut, new_id, stack_of};
 use crate::model::UpgradeStatus;
 use crate::model::{Fault, FaultCode, HostId, NodeName, StackRef, UpgradeStage, UpgradeState};
 use crate::plane::records::Cluster;
+
+/// How long a node may say that it cannot get ready before that stops the whole: it looks again every minute, and
+/// what is asked right after a start or a full disk's clean-up is often over by then.
+pub(super) const UNREADY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a node says of itself, as far as it matters here.
 pub(in crate::plane) struct Report<'a> {
@@ -20,7 +24,12 @@ pub(in crate::plane) struct Report<'a> {
 }
 
 /// A member reported. True when that changes the row.
-pub(in crate::plane) fn heard(cluster: &mut Cluster, host: HostId, report: &Report<'_>) -> bool {
+pub(in crate::plane) fn heard(
+    cluster: &mut Cluster,
+    host: HostId,
+    report: &Report<'_>,
+    now: Timestamp,
+) -> bool {
     let name = cluster.member(host).map(|m| m.node_name.clone());
     let (Some(name), Some(roll)) = (name, &mut cluster.roll) else {
         return false;
@@ -31,14 +40,16 @@ pub(in crate::plane) fn heard(cluster: &mut Cluster, host: HostId, report: &Repo
     };
     let before = part.clone();
     let settled = report.newest && report.well;
-    part.recalled &= !settled;
+    let late = part.hears(report, settled);
     take(part, report, settled);
+    let early = part.is_early(now);
     part.unwell = under_way && part.is_done() && !report.well;
     let failed = match part.state {
-        Some(UpgradeState::PutBack | UpgradeState::Refused) => part.fault.clone(),
+        Some(UpgradeState::PutBack | UpgradeState::Refused) if !early => part.fault.clone(),
         Some(_) | None => None,
     };
     let etcd = (part.told == Some(UpgradeStage::Etcd) && part.etcd).then(|| part.to.clone());
+    let etcd = etcd.or(late);
     let had = match (&failed, part.told) {
         // It looks again every minute, and is ready by itself once its machine is put right.
         (Some(_), Some(UpgradeStage::Prepare)) if under_way => None,
@@ -49,9 +60,18 @@ pub(in crate::plane) fn heard(cluster: &mut Cluster, host: HostId, report: &Repo
         }
         (Some(_), None) | (None, _) => None,
     };
+    let (unready, ready) = (part.unready_since.is_some(), part.ready);
     let mut changed = before != *part;
-    if let Some(fault) = failed {
-        changed |= stop(roll, &name, &fault);
+    roll.etcd_moves |= !part.etcd;
+    if ready && roll.unready == Some(host) && roll.state == State::Stopped {
+        (roll.state, roll.why, roll.unready) = (State::Running, None, None);
+        changed = true;
+    }
+    if let Some(fault) = failed
+        && stop(roll, &name, &fault)
+    {
+        roll.unready = unready.then_some(host);
+        changed = true;
     }
     if let Some(member) = member_mut(cluster, host) {
         if etcd.is_some() && member.etcd_stack != etcd {
@@ -271,11 +291,41 @@ impl Part {
             fault: None,
             unwell: false,
             recalled: false,
+            unready_since: None,
+            late_etcd: None,
         }
+    }
+
+    /// Whether it heard that its order was taken back, and the stack of its etcd where it carried such an order out
+    /// all the same: a spec without it names no other stack, so who had begun goes on.
+    fn hears(&mut self, report: &Report<'_>, settled: bool) -> Option<StackRef> {
+        let late = report.upgrade.filter(|u| {
+            let done = (u.stage, u.state) == (UpgradeStage::Etcd, UpgradeState::Done);
+            done && self.late_etcd.as_ref() == Some(&u.stack)
+        });
+        let late = late.map(|u| u.stack.clone());
+        if let Some(stack) = &late {
+            self.etcd = *stack == self.to;
+        }
+        self.recalled &= !settled;
+        self.late_etcd = self.late_etcd.take().filter(|_| self.recalled);
+        late
+    }
+
+    /// Notes since when it says that it cannot get ready. True while that stops nobody yet.
+    fn is_early(&mut self, now: Timestamp) -> bool {
+        let told = self.told == Some(UpgradeStage::Prepare);
+        let unready = told && self.state == Some(UpgradeState::Refused);
+        self.unready_since = unready.then(|| self.unready_since.unwrap_or(now));
+        let early = |since| now.duration_since(since) < UNREADY_AFTER;
+        self.unready_since.is_some_and(early)
     }
 
     /// Its order is taken back: it is what it was, once it heard. What it said of it stands.
     fn withdraw(&mut self) {
+        if self.told == Some(UpgradeStage::Etcd) && !self.etcd {
+            self.late_etcd = Some(self.to.clone());
+        }
         self.recalled |= matches!(self.told, Some(UpgradeStage::Etcd | UpgradeStage::Node));
         (self.told, self.told_at) = (None, None);
         self.ready = false;

@@ -70,7 +70,7 @@ pub(super) fn blocked(what: impl Into<String>, why: impl Into<String>) -> Fault 
 }
 
 /// Two things that start masters again do not go on side by side.
-fn other_walks(cluster: &Cluster) -> Option<Finding> {
+pub(super) fn other_walks(cluster: &Cluster) -> Option<Finding> {
     let (what, fix) = if cluster.rotation.is_some() {
         (
             "a rotation of authorities is under way",

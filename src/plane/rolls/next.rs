@@ -42,6 +42,8 @@ pub(in crate::plane) enum Wait {
     Unwell,
     /// It is its turn, and the maintenance window is not open.
     Window,
+    /// It is its turn, and the cluster's etcd is restored just now.
+    Restore,
 }
 
 /// What comes next.
@@ -83,6 +85,12 @@ pub(in crate::plane) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, op
     if unready && !roll.begun {
         return next;
     }
+    // Either would cut the other one off.
+    if cluster.etcd_restore.is_some() {
+        let masters = cluster.masters().map(|m| (m.host, Wait::Restore));
+        next.waits.extend(masters);
+        return next;
+    }
     let steps = match roll.way {
         Way::Forward => FORWARD,
         Way::Back => BACK,
@@ -113,6 +121,11 @@ pub(super) fn part<'a>(roll: &'a Roll, member: &Member) -> Option<&'a Part> {
     roll.parts.get(&member.host)
 }
 
+/// It is done, and was not well when it reported last, or is not heard of.
+fn is_ill(part: &Part, seen: Seen) -> bool {
+    part.is_done() && !part.recalled && (part.unwell || seen != Seen::Well)
+}
+
 impl Next {
     /// Has everybody who is there fetch and try what it will need. True while somebody is not ready who
     /// has to be before the first step.
@@ -128,7 +141,10 @@ impl Next {
             };
             let skipped = !is_master(member) && look(member.host) == Seen::Away;
             let told = part.told == Some(UpgradeStage::Prepare);
-            if !skipped && !told && under_way < PREPARED_AT_ONCE {
+            // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
+            // next order would be the last that it speaks of.
+            let hears = part.late_etcd.is_some();
+            if !skipped && !told && !hears && under_way < PREPARED_AT_ONCE {
                 self.tell.push((member.host, UpgradeStage::Prepare));
                 under_way += 1;
             }
@@ -194,11 +210,25 @@ impl Next {
             .collect();
         let busy = between.iter().map(|m| (m.host, Wait::UnderWay));
         self.waits.extend(busy);
-        let unwell = workers
-            .iter()
-            .filter(|m| part(roll, m).is_some_and(|p| p.unwell));
         let most = roll.policy.max_unavailable.of(workers.len());
-        let mut free = most.saturating_sub(between.len() + unwell.count());
+        let mut free = most.saturating_sub(between.len());
+        // What the stack did to one, also after it was proven, it does to the next. Who falls silent reports
+        // nothing, so it is looked at; no further than there is room, for a fleet has many.
+        let ill = |m: &&&Member| part(roll, m).is_some_and(|p| is_ill(p, look(m.host)));
+        let ill: Vec<HostId> = workers
+            .iter()
+            .filter(ill)
+            .take(free)
+            .map(|m| m.host)
+            .collect();
+        free -= ill.len();
+        self.waits.extend(ill.iter().map(|host| {
+            let wait = match look(*host) {
+                Seen::Away => Wait::Away,
+                Seen::Unwell | Seen::Well => Wait::Unwell,
+            };
+            (*host, wait)
+        }));
         let mut zone = between.first().map(|m| m.zone.as_deref());
         let mut skipped = 0;
         let idle = left

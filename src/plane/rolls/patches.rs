@@ -151,6 +151,7 @@ mod tests {
             way: Way::Back,
             state: State::Done,
             why: None,
+            unready: None,
             policy: Policy::default(),
             by: By::Operator,
             despite: Vec::new(),

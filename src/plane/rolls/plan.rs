@@ -129,7 +129,8 @@ impl Plan {
                 "zone": member.zone,
                 "from": from.version,
                 "to": self.to.version,
-                "etcdApart": is_master(member) && etcd(etcd_of(cluster, member)) != etcd(&self.to),
+                "etcdApart": is_master(member)
+                    && !runner::goes_along(etcd(etcd_of(cluster, member)), etcd(&self.to)),
                 "restarts": restarts,
             })
         });

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use semver::Version;
+
 use super::{Part, Report, Roll, Seen, State, Way, advance, heard as engine_heard, patches};
 use crate::model::{HostId, HostStatus, NodeState, StackRef};
 use crate::plane::events;
@@ -47,7 +49,7 @@ pub(in crate::plane) fn heard(
         upgrade: node.upgrade.as_ref(),
         refused: status.refused.as_ref().filter(|_| behind),
     };
-    let mut changed = engine_heard(&mut cluster, host, &report);
+    let mut changed = engine_heard(&mut cluster, host, &report, change.now);
     if changed {
         // An order that was taken back, if nothing else, is in its spec.
         change.touch(host);
@@ -110,10 +112,16 @@ pub(super) fn seen(
     )
 }
 
-/// Whether two stacks have one and the same etcd; where that is not known, they have not.
+/// Whether a node's etcd goes along from one of these stacks to the other: both are of one minor. Where that is
+/// not known, it does not.
 pub(super) fn same_etcd(rows: &impl Read, a: &StackRef, b: &StackRef) -> bool {
     let version = |stack: &StackRef| stacks::content(rows, stack).ok().and_then(|c| c.etcd());
-    a == b || matches!((version(a), version(b)), (Some(a), Some(b)) if a == b)
+    a == b || goes_along(version(a), version(b))
+}
+
+/// A node keeps the etcd it has only across minors.
+pub(super) fn goes_along(a: Option<Version>, b: Option<Version>) -> bool {
+    matches!((a, b), (Some(a), Some(b)) if (a.major, a.minor) == (b.major, b.minor))
 }
 
 /// What changed of a roll stands in the log, and in what happened on the masters.

@@ -96,9 +96,12 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         return "not part of it".into();
     };
     if part.is_done() {
-        return match part.unwell {
-            true => "done, and not well since".into(),
-            false => "done".into(),
+        return match (part.unwell, waits) {
+            (_, Some(Wait::Away)) => {
+                "done, and not heard of since: nobody else begins for it".into()
+            }
+            (true, _) => "done, and not well since".into(),
+            (false, _) => "done".into(),
         };
     }
     if let Some(fault) = &part.fault {
@@ -120,6 +123,7 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         Some(Wait::Away) => "away: it catches up when it returns",
         Some(Wait::Unwell) if role == Role::Master => "not well: nothing begins until it is",
         Some(Wait::Unwell) => "not well: it is left for later",
+        Some(Wait::Restore) => "waits for the restore of etcd",
         Some(Wait::Window) => "its turn: it waits for the maintenance window",
     };
     format!("{doing}; {waits}")

@@ -76,6 +76,10 @@ impl Agent {
                 self.spec = spec;
                 self.goes_on(at, fails);
             }
+            // Its order is gone, and no spec names another stack for it.
+            Some(at @ (UpgradeStage::Etcd, UpgradeState::Switching | UpgradeState::Proving)) => {
+                self.goes_on(at, fails);
+            }
             // Its order is gone.
             Some((_, UpgradeState::Switching | UpgradeState::Proving)) => {
                 self.says(UpgradeState::PuttingBack);
@@ -276,7 +280,7 @@ impl World {
             upgrade: agent.record.as_ref(),
             refused: None,
         };
-        heard(&mut self.cluster, agent.host, &report);
+        heard(&mut self.cluster, agent.host, &report, self.now);
         self.goes_on();
     }
 

@@ -1,6 +1,7 @@
 //! What a person does with a roll: begin, pause, resume, cancel, go back. Pure. What it would do to the
 //! cluster was judged before (`gates`).
 
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{By, Part, Policy, Roll, State, Way, etcd_of, is_master, member_mut, new_id, stack_of};
@@ -20,7 +21,7 @@ pub(in crate::plane) struct Begin {
     pub(in crate::plane) despite: Vec<String>,
 }
 
-/// Begins. `same_etcd`: whether the etcds of two stacks are one and the same version.
+/// Begins. `same_etcd`: whether the etcds of two stacks are of one minor, so that it goes along with the rest.
 pub(in crate::plane) fn begin(
     cluster: &mut Cluster,
     wanted: Begin,
@@ -59,6 +60,7 @@ fn roll(
             etcd,
             // Who has not heard of an older order may be at work by it.
             recalled: old.is_some_and(|p| p.recalled),
+            late_etcd: old.and_then(|p| p.late_etcd.clone()),
             ..Part::new(stack_of(cluster, member).clone(), to, new_id())
         };
         (member.host, part)
@@ -70,6 +72,7 @@ fn roll(
         way,
         state: State::Running,
         why: None,
+        unready: None,
         etcd_moves: !same_etcd(&cluster.stack, &wanted.to),
         to: wanted.to,
         policy: wanted.policy,
@@ -83,7 +86,7 @@ fn roll(
 }
 
 /// No roll is under way, and none that ended holds a node.
-pub(super) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
+pub(in crate::plane) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
     let Some(roll) = &cluster.roll else {
         return Ok(());
     };
@@ -100,6 +103,32 @@ pub(super) fn require_free(cluster: &Cluster, what: &str) -> Answer<()> {
     match between {
         None => Ok(()),
         Some((host, _)) => Err(busy(cluster, what, *host)),
+    }
+}
+
+/// No master is on its way to another stack that could still get there: a restore would cut it off. Who is put back
+/// may need nothing so much as the restore, and who is not heard of is not waited for: `there` is who is.
+pub(in crate::plane) fn require_at_rest(
+    cluster: &Cluster,
+    what: &str,
+    there: &dyn Fn(HostId) -> bool,
+) -> Answer<()> {
+    let Some(roll) = &cluster.roll else {
+        return Ok(());
+    };
+    let masters = cluster.masters().map(|m| m.host);
+    let mut at_work = masters.filter(|host| {
+        let part = roll.parts.get(host);
+        let forth =
+            |p: &Part| p.is_between() && !p.recalled && p.state != Some(UpgradeState::PuttingBack);
+        part.is_some_and(forth) && there(*host)
+    });
+    match at_work.next() {
+        None => Ok(()),
+        Some(host) => Err(busy(cluster, what, host).fix(
+            "wait until it is done or put back; what has not begun to change is taken back by \
+             pf9-plane cluster upgrade NAME cancel",
+        )),
     }
 }
 
@@ -136,7 +165,7 @@ pub(in crate::plane) fn pause(cluster: &mut Cluster) -> Answer<()> {
 pub(in crate::plane) fn resume(cluster: &mut Cluster) -> Answer<()> {
     let roll = under_way(cluster, "nothing was resumed")?;
     roll.state = State::Running;
-    roll.why = None;
+    (roll.why, roll.unready) = (None, None);
     // With an order of their own: what they say of the one before is no answer to it.
     let failed: Vec<HostId> = roll
         .parts
@@ -181,22 +210,27 @@ pub(in crate::plane) fn back(
         return Err(no(FaultCode::RollNotNow, why)
             .fix("resume it where it is stopped; begin an upgrade where it is over"));
     }
+    // What begins asks for it among all that stands against it; a way back is not judged by those.
+    if let Some(other) = super::gates::other_walks(cluster) {
+        let fault = super::Fault::new(FaultCode::RollNotNow, what, other.fault.what);
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            fault.fix(other.fault.fix),
+        ));
+    }
     let age = roll.ended_at.map(|at| now.duration_since(at));
     if age.is_some_and(|age| age > BACK_WITHIN) {
         let why = "it ended more than 7 days ago, and much was written since in the newer form";
         return Err(no(FaultCode::RollNotNow, why.to_owned())
             .fix("restore the backup of etcd that was made before: pf9-plane cluster restore"));
     }
-    let changing = roll
-        .parts
-        .iter()
-        .find(|(_, p)| p.is_between() && !p.recalled && !p.may_be_recalled());
-    if let Some((host, _)) = changing {
-        return Err(busy(cluster, what, *host));
-    }
-    let before = roll.from.clone();
-    if roll.is_under_way() {
+    let (before, under_way) = (roll.from.clone(), roll.is_under_way());
+    let returning = returning(cluster, roll, what)?;
+    if under_way {
         cancel(cluster, now)?;
+    }
+    for host in returning {
+        recall(cluster, host);
     }
     let is_back = |m| stack_of(cluster, m) == &before && same_etcd(etcd_of(cluster, m), &before);
     if cluster.members.iter().all(is_back) && cluster.stack == before {
@@ -214,6 +248,20 @@ pub(in crate::plane) fn back(
     roll.etcd_moves = roll.parts.values().any(|p| !p.etcd);
     cluster.roll = Some(roll);
     Ok(())
+}
+
+/// Who is put back to the stack of before, for as long as that takes him: he is on the way back already. Anybody
+/// else who changes is waited for.
+fn returning(cluster: &Cluster, roll: &Roll, what: &str) -> Answer<Vec<HostId>> {
+    let mut returning = Vec::new();
+    for (host, part) in roll.parts.iter().filter(|(_, p)| p.is_between()) {
+        if part.state == Some(UpgradeState::PuttingBack) && part.from == roll.from {
+            returning.push(*host);
+        } else if !part.recalled && !part.may_be_recalled() {
+            return Err(busy(cluster, what, *host));
+        }
+    }
+    Ok(returning)
 }
 
 /// Takes a node's order back: it is what it was.
@@ -249,10 +297,8 @@ impl Part {
         match (stage, self.state) {
             (UpgradeStage::Prepare, _)
             | (_, Some(UpgradeState::PutBack | UpgradeState::Refused)) => true,
-            // It is over in seconds, and has no pods to wait for.
-            (UpgradeStage::Etcd, _) => false,
             (
-                UpgradeStage::Node,
+                UpgradeStage::Etcd | UpgradeStage::Node,
                 None
                 | Some(
                     UpgradeState::Fetching
@@ -262,7 +308,7 @@ impl Part {
                 ),
             ) => true,
             (
-                UpgradeStage::Node,
+                UpgradeStage::Etcd | UpgradeStage::Node,
                 Some(
                     UpgradeState::Switching
                     | UpgradeState::Proving

@@ -185,6 +185,9 @@ async fn the_whole_way_and_a_plane_that_is_started_again_goes_on() {
     }
     world.prepared().await;
     assert_eq!(world.told(0).await, (Some(UpgradeStage::Etcd), "a".into()));
+    // A restore would cut it off.
+    let (status, said) = world.bed.admin("/clusters/c/restore", json!({})).await;
+    assert_eq!((status, code(&said)), (409, "roll-not-now"), "{said}");
     assert_eq!(
         world.told(1).await,
         (Some(UpgradeStage::Prepare), "a".into())
@@ -453,6 +456,10 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
         "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/g",
         json!({"metadata": {"name": "g"}, "webhooks": [hook("dead")]}),
     );
+    api.objects.put(
+        "/api/v1/pods/bare",
+        json!({"metadata": {"namespace": "shop", "name": "bare"}, "status": {"phase": "Running"}}),
+    );
     let (status, plan) = world
         .bed
         .admin(&format!("{AT}/plan"), json!({"to": "b"}))
@@ -464,14 +471,32 @@ async fn the_clusters_api_is_asked_before_the_first_step() {
         "removed-api/old/v1beta1/things",
         "webhook/g/dead",
         "budget/shop/all",
+        "pods-without-controller",
     ];
     assert_eq!(found, want, "{plan}");
+    let known = [want[0], want[1], want[3]];
     let (status, said) = world
         .bed
-        .admin(AT, json!({"to": "b", "despite": &want[..2]}))
+        .admin(AT, json!({"to": "b", "despite": known}))
         .await;
     assert_eq!((status, code(&said)), (422, "roll-blocked"), "{said}");
     // What a drain does when it is late is a policy, and decides how much a budget weighs.
-    let wanted = json!({"to": "b", "despite": &want[..2], "then": "force"});
+    let wanted = json!({"to": "b", "despite": known, "then": "force"});
     assert_eq!(world.bed.admin(AT, wanted).await.0, 200);
+}
+
+/// A node keeps its etcd apart only across minors: of the same one there is no stage for it.
+#[tokio::test]
+async fn an_etcd_of_the_same_minor_goes_along() {
+    let world = World::new().await;
+    let (status, said) = import(&world.bed, "a4", "1.36.4", "3.6.17").await;
+    assert_eq!(status, 200, "{said}");
+    let wanted = json!({"to": "a4", "despite": [NO_API]});
+    let (status, plan) = world.bed.admin(&format!("{AT}/plan"), wanted.clone()).await;
+    assert_eq!(status, 200, "{plan}");
+    assert_eq!(plan["nodes"][0]["etcdApart"], json!(false), "{plan}");
+    let (status, said) = world.bed.admin(AT, wanted).await;
+    assert_eq!(status, 200, "{said}");
+    world.prepared().await;
+    assert_eq!(world.told(0).await, (Some(UpgradeStage::Node), "a4".into()));
 }

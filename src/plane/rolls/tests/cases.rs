@@ -1,6 +1,7 @@
 //! One story each: what a person sees of a roll.
 
 use super::*;
+use crate::model::RestoreOrder;
 
 fn round(world: &mut World) {
     for i in 0..world.agents.len() {
@@ -184,6 +185,206 @@ fn a_worker_that_is_done_and_not_well_holds_the_next_one_up() {
     }
     assert_eq!(stacks(&world), [2, 2, 2, 1]);
     world.happens(Event::Sick(1, false));
+    to_the_end(&mut world);
+    assert_eq!(stacks(&world), [2; 4]);
+}
+
+fn until(world: &mut World, i: usize, at: (UpgradeStage, UpgradeState)) {
+    for _ in 0..100 {
+        if world.agents[i].at_work() == Some(at) {
+            return;
+        }
+        round(world);
+    }
+    panic!("never {at:?}: {:?}", world.agents[i].record);
+}
+
+#[test]
+fn an_order_of_etcd_that_was_not_begun_is_taken_back_and_one_that_was_is_known() {
+    let mut world = World::new(1, 1, "1", 0);
+    let told = |world: &World| order(&world.cluster, host(1)).map(|o| o.stage);
+    while told(&world) != Some(UpgradeStage::Etcd) {
+        round(&mut world);
+    }
+    // It waits for something for as long as it takes.
+    let mut waits = world.cluster.clone();
+    let part = |c: &mut Cluster, change: &dyn Fn(&mut Part)| {
+        change(
+            c.roll
+                .as_mut()
+                .and_then(|r| r.parts.get_mut(&host(1)))
+                .expect("part"),
+        );
+    };
+    part(&mut waits, &|p| p.state = Some(UpgradeState::Checking));
+    cancel(&mut waits, world.now).expect("cancelled");
+    assert_eq!(order(&waits, host(1)), None);
+    // It began, and the plane did not know when it took the order back.
+    part(&mut world.cluster, &|p| p.state = None);
+    until(&mut world, 0, (UpgradeStage::Etcd, UpgradeState::Switching));
+    part(&mut world.cluster, &|p| p.state = None);
+    world.happens(Event::Cancel);
+    assert_eq!(told(&world), None);
+    for _ in 0..8 {
+        round(&mut world);
+    }
+    assert_eq!(world.agents[0].etcd, stack(2));
+    let master = world.cluster.member(host(1)).expect("member");
+    assert_eq!(etcd_of(&world.cluster, master), &stack(2));
+}
+
+#[test]
+fn a_node_that_is_put_back_for_long_is_no_obstacle_on_the_way_back() {
+    let mut world = World::new(1, 2, "1", 0);
+    until(&mut world, 1, (UpgradeStage::Node, UpgradeState::Proving));
+    world.happens(Event::Fail(1));
+    world.happens(Event::Report(1));
+    let at = world.agents[1].at_work();
+    assert_eq!(at, Some((UpgradeStage::Node, UpgradeState::PuttingBack)));
+    let mut copy = world.cluster.clone();
+    back(&mut copy, Policy::default(), &same, world.now).expect("back");
+    let member = copy.member(host(2)).expect("member");
+    assert_eq!(
+        (stack_of(&copy, member), order(&copy, host(2))),
+        (&stack(1), None)
+    );
+    world.cluster = copy;
+    to_the_end(&mut world);
+    assert_eq!((state(&world), stacks(&world)), (State::Done, vec![1; 3]));
+}
+
+#[test]
+fn other_work_on_masters_and_a_way_back_do_not_meet() {
+    let mut world = World::new(1, 1, "1", 0);
+    to_the_end(&mut world);
+    let mut cluster = world.cluster.clone();
+    crate::plane::rotation::begin(&mut cluster, BTreeMap::new(), 0, world.now).expect("begun");
+    let refused = back(&mut cluster, Policy::default(), &same, world.now).expect_err("not now");
+    assert!(refused.fault.why.contains("rotation"), "{}", refused.fault);
+    // Of a roll that is over, with a node that has not heard of its end.
+    let mut cluster = world.cluster.clone();
+    let parts = cluster.roll.as_mut().map(|r| r.parts.values_mut());
+    parts.expect("parts").for_each(|p| p.recalled = true);
+    let refused = crate::plane::rotation::begin(&mut cluster, BTreeMap::new(), 0, world.now);
+    assert_eq!(
+        refused.expect_err("not yet").fault.code,
+        FaultCode::RollNotNow
+    );
+}
+
+#[test]
+fn a_restore_and_a_master_on_its_way_do_not_meet() {
+    let mut world = World::new(1, 1, "1", 0);
+    let may = |world: &World, there| require_at_rest(&world.cluster, "no restore", &|_| there);
+    may(&world, true).expect("while it is prepared");
+    until(&mut world, 0, (UpgradeStage::Node, UpgradeState::Proving));
+    let refused = may(&world, true).expect_err("it would be cut off");
+    assert!(refused.fault.fix.contains("cancel"), "{}", refused.fault);
+    may(&world, false).expect("a dead master is not waited for");
+    world.happens(Event::Fail(0));
+    world.happens(Event::Report(0));
+    may(&world, true).expect("who is put back may need it");
+    // The other way round nobody is told of a step.
+    let mut world = World::new(1, 1, "1", 0);
+    world.cluster.etcd_restore = Some(RestoreOrder {
+        id: uuid::Uuid::nil(),
+        founder: host(1),
+        go: true,
+        masters: vec![host(1)],
+        snapshot: "s".into(),
+        recovery_key: None,
+        any_cluster: false,
+        unsigned: false,
+    });
+    for _ in 0..20 {
+        round(&mut world);
+    }
+    assert_eq!(stacks(&world), [1, 1]);
+    assert!(world.agents.iter().all(|a| a.etcd == stack(1)));
+    let roll = world.cluster.roll.clone().expect("roll");
+    let waits = next(&world.cluster, &roll, &|_| Seen::Well, true).waits;
+    assert!(waits.contains(&(host(1), Wait::Restore)), "{waits:?}");
+    world.cluster.etcd_restore = None;
+    to_the_end(&mut world);
+    assert_eq!(stacks(&world), [2, 2]);
+}
+
+#[test]
+fn a_node_that_is_not_ready_yet_is_given_time_and_all_goes_on_when_it_is() {
+    let mut world = World::new(1, 1, "1", 0);
+    until(
+        &mut world,
+        1,
+        (UpgradeStage::Prepare, UpgradeState::Checking),
+    );
+    world.happens(Event::Fail(1));
+    world.happens(Event::Report(1));
+    assert_eq!(state(&world), State::Running, "it looks again in a minute");
+    world.now += super::super::engine::UNREADY_AFTER;
+    world.happens(Event::Report(1));
+    assert_eq!(state(&world), State::Stopped);
+    world.agents[1].says(UpgradeState::Ready);
+    world.happens(Event::Report(1));
+    assert_eq!(state(&world), State::Running, "its machine was put right");
+    assert_eq!(world.cluster.roll.as_ref().expect("roll").why, None);
+    to_the_end(&mut world);
+    assert_eq!(stacks(&world), [2, 2]);
+}
+
+/// Whose add-ons are in the cluster: at every instant masters agree on it, and who applies them is of that stack.
+#[test]
+fn the_add_ons_go_on_with_the_last_master_and_back_with_the_first() {
+    let mut world = World::new(3, 1, "1", 0);
+    let told = |world: &World| addons_of(&world.cluster).as_ref().map(number);
+    let done = |world: &World| {
+        let parts = &world.cluster.roll.as_ref().expect("roll").parts;
+        (1..=3).filter(|n| parts[&host(*n)].node).count()
+    };
+    let mut seen = Vec::new();
+    for _ in 0..400 {
+        seen.push((done(&world), told(&world)));
+        round(&mut world);
+    }
+    seen.dedup();
+    let old = Some(1);
+    let forth = [(0, None), (0, old), (1, old), (2, old), (3, None)];
+    assert_eq!(seen, forth);
+    world.happens(Event::Back);
+    let mut seen = Vec::new();
+    for _ in 0..400 {
+        seen.push((done(&world), told(&world)));
+        round(&mut world);
+    }
+    seen.dedup();
+    assert_eq!(seen, forth);
+    assert_eq!(stacks(&world), [1; 4]);
+    // Who is alone has nobody to disagree with.
+    let mut world = World::new(1, 1, "1", 0);
+    while state(&world) == State::Running {
+        assert_eq!(told(&world), None);
+        round(&mut world);
+    }
+}
+
+/// A stack may kill a machine that was proven well on it, and who is dead reports nothing.
+#[test]
+fn a_worker_that_is_done_and_falls_silent_holds_the_next_one_up() {
+    let mut world = World::new(1, 3, "1", 0);
+    let done = |world: &World| world.cluster.roll.as_ref().expect("roll").parts[&host(2)].node;
+    while !done(&world) {
+        round(&mut world);
+    }
+    world.happens(Event::Away(1, true));
+    for _ in 0..40 {
+        round(&mut world);
+    }
+    // The one that was told when the first said that it is done goes on.
+    assert_eq!(stacks(&world), [2, 2, 2, 1]);
+    let look = |h| if h == host(2) { Seen::Away } else { Seen::Well };
+    let roll = world.cluster.roll.clone().expect("roll");
+    let next = next(&world.cluster, &roll, &look, true);
+    assert!(next.tell.is_empty() && next.waits.contains(&(host(2), Wait::Away)));
+    world.happens(Event::Away(1, false));
     to_the_end(&mut world);
     assert_eq!(stacks(&world), [2; 4]);
 }
