@@ -205,10 +205,11 @@ pub fn worked_by(
 pub fn would_be_worked_by(record: Option<Record>, work: &Work, seen: &Seen<'_>) -> (Work, bool) {
     let mut record = record;
     for _ in 0..NOTES_MAX {
-        match what_next(record.as_ref(), &work.node, seen) {
-            Move::Note(next) => record = Some(*next),
-            step => return worked_by(&step, record.as_ref(), work, seen.own, false),
-        }
+        let step = what_next(record.as_ref(), &work.node, seen);
+        let Move::Note(next) = step else {
+            return worked_by(&step, record.as_ref(), work, seen.own, false);
+        };
+        record = Some(*next);
     }
     worked_by(&Move::Prepare, record.as_ref(), work, seen.own, false)
 }

@@ -52,7 +52,15 @@ fn dc_a_stack_that_does_not_fit_changes_nothing() -> Outcome {
         let made = bent(&kubernetes, name, bend)?;
         let version = format!("{kubernetes}-{name}");
         plane(&["stack", "import", &made.to_string_lossy()])?;
-        plane(&["cluster", "upgrade", &cluster, "--to", &version])?;
+        // The demo's own pods have no controller.
+        let despite = ["--despite", "pods-without-controller"];
+        plane(
+            &[
+                &["cluster", "upgrade", &cluster, "--to", &version][..],
+                &despite,
+            ]
+            .concat(),
+        )?;
         for node in NODES {
             eventually(&format!("{node} refuses {version}"), SOON, || {
                 let text = shell(node, "pf9ctl status --json || :")?;

@@ -87,6 +87,7 @@ fn k_a_cluster_goes_to_the_next_minor_and_back_and_who_asks_it_sees_nothing() ->
     eventually("the service answers", SOON, ask)?;
     let asked = Asked::begin();
 
+    nobody_makes_them_again(&cluster, &to)?;
     let last = plan(&cluster, &to)?;
     let line = "mkdir -p \"$(dirname FILE)\" && printf '[Service]\\nExecStartPre=/bin/sh -c \"readlink \
                 /opt/pf9/stacks/current | grep -q 1.36\"\\n' > FILE && systemctl daemon-reload";
@@ -162,6 +163,19 @@ fn imported(minor: &str) -> Outcome<String> {
         .as_str()
         .map(str::to_owned)
         .ok_or_else(|| "no version".into())
+}
+
+/// The demo's own pods have no controller: a drain would be their end, and so the upgrade does not begin.
+fn nobody_makes_them_again(cluster: &str, to: &str) -> Outcome {
+    let said = match plane(&["cluster", "upgrade", cluster, "--to", to]) {
+        Ok(said) => return Err(format!("it began: {said}")),
+        Err(said) => said,
+    };
+    assert!(
+        said.contains("pods-without-controller") && said.contains("hello-worker-1"),
+        "{said}"
+    );
+    kubectl(&["delete", "pod", "hello-worker-1", "hello-worker-2", "--now"]).map(drop)
 }
 
 /// Nothing stands against it; the node whose turn is the last one.
