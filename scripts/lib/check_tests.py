@@ -1,6 +1,7 @@
 """The runner of tests is tried on programs that fail, hang, do not run what they are asked for, and take samples; what
 building something took is kept and used; and of the packet filter the policies' image writes its own chains alone."""
 import io
+import json
 import os
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import cache
 import golang
 import netfilter
 import parts
+import stack
 import tests
 from common import Fail, wait_for
 
@@ -165,6 +167,19 @@ class Costs(unittest.TestCase):
             self.assertEqual(screen.getvalue(), "", "it is there")
             parts.announce([golang.Program("part", "1.2.4", "m", [], 3)])
         self.assertIn("part 1.2.4", screen.getvalue())
+
+
+class Marks(unittest.TestCase):
+    def test_a_stack_is_marked_and_what_is_kept_for_everybody_is_not(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "manifest.json"
+            path.write_text('{"name": "pf9-kube"}', encoding="ascii")
+            stack.mark_security(Path(folder))
+            self.assertEqual(json.loads(path.read_text()), {"name": "pf9-kube", "security": True})
+            self.assertEqual(os.listdir(folder), ["manifest.json"])
+        with self.assertRaises(Fail) as refused:
+            stack.main(["build", "--security"])
+        self.assertEqual(refused.exception.code, 2)
 
 
 class Restore(unittest.TestCase):

@@ -3,6 +3,7 @@
   build [--kubernetes 1.37] [--out DIR]                  from public Go modules, by the names in src/stack/matrix.toml
   upstream VERSION [--out DIR]                           from the projects' release files (internet)
   from-dir DIR --version V [--kubernetes K] [--out DIR]  from a directory: bin/ cni/ images/*.tar addons/*.yaml
+  … --security                                           marked as mending a fault of security (see `upgrade.patches`)
   cost [--kubernetes 1.37]                               builds nothing: what each part of the tested stacks takes to build
 
 Add-ons come from scripts/addons, in the order of their names: @STACK@, @COMPONENTS@ and, for each of OF_ADDONS, its name
@@ -257,6 +258,15 @@ def publish(source, target):
     return target
 
 
+def mark_security(folder):
+    """Says of a stack that it mends a fault of security: clusters whose policy says so go to it by themselves."""
+    path = folder / "manifest.json"
+    manifest = {**json.loads(path.read_text()), "security": True}
+    part = folder / ".manifest.json.part"
+    part.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    part.replace(path)
+
+
 def cost(wanted=""):
     """CPU time counts: parts are built side by side, and the time that one takes depends on what is beside it."""
     found = [matrix.stack(minor) for minor in ([wanted] if wanted else matrix.minors())]
@@ -287,10 +297,15 @@ def main(argv):
     verb.add_argument("--out", type=Path)
     verb = verbs.add_parser("cost")
     verb.add_argument("--kubernetes", default="")
+    for name in ("build", "upstream", "from-dir"):
+        verbs.choices[name].add_argument("--security", action="store_true",
+                                         help="it mends a fault of security: clusters that patch at once go to it")
     args = parser.parse_args(argv)
     if args.verb == "cost":
         cost(args.kubernetes)
         return
+    if args.security and args.verb != "from-dir" and not args.out:
+        raise Fail("--security needs --out", "what is kept among the built parts is the same stack for everybody", code=2)
     need_packages({"zstd": "zstd"})
     if args.verb == "from-dir":
         made = from_dir(args.dir, args.version, args.kubernetes or args.version.split("-")[0],
@@ -299,6 +314,8 @@ def main(argv):
         made = build(args.kubernetes) if args.verb == "build" else from_upstream(args.version)
         if args.out:
             made = publish(made, args.out)
+    if args.security:
+        mark_security(made)
     say(str(made.resolve()))
 
 
