@@ -16,12 +16,14 @@
 //! | `manifest` | [`Manifest`]: a manifest that was verified, with its envelope |
 //! | `unpack`   | one pass over the archive: decompress, check, write |
 //! | `coming`   | the archive, while it comes |
+//! | `delta`    | a stack as what differs from another one |
 //! | `install`  | [`prepare`], [`Prepared`], [`activate`], [`current`], [`verify_installed`], [`collect_garbage`] |
 //! | `programs` | whether a stack's programs run on this machine |
 //! | `format`   | for which machine a file is a program |
 //! | `image`    | a program out of an image's archive |
 
 mod coming;
+mod delta;
 mod format;
 pub mod image;
 mod install;
@@ -41,7 +43,9 @@ pub use install::{
     current_etcd, etcd_content, incoming_of, keep_on_disk, prepare, renew_signature, signer,
     staged, verify_installed,
 };
-pub use manifest::{Manifest, staged_archive, staged_manifest, staged_part};
+pub use manifest::{
+    Manifest, staged_archive, staged_delta, staged_delta_part, staged_manifest, staged_part,
+};
 
 use crate::host::fs::FsError;
 use crate::host::space;

@@ -3,7 +3,8 @@
 //!
 //! Manifest first (small, signed), then, when the stack fits this machine, the archive, resumed where
 //! it broke off. The digest is
-//! computed while the bytes arrive. nodelet verifies everything again: what happens here spares
+//! computed while the bytes arrive. Beside an active stack only what differs from it is fetched, where the plane has
+//! that. nodelet verifies everything again: what happens here spares
 //! it, and the operator, a wait for bytes that are wrong.
 
 use std::fs;
@@ -25,7 +26,7 @@ use crate::host::space;
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
-    Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef, TrustStore, paths,
+    DeltaOffer, Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef, TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError, programs};
 
@@ -46,10 +47,12 @@ const SETTLE_CAP: Duration = Duration::from_secs(900);
 /// nodelet only notes that it was woken.
 const WAKE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Waits of one stack's rounds.
+/// What is remembered of one stack's rounds.
 struct Waits {
     retry: Backoff,
     settle: Backoff,
+    /// The delta was staged: when nodelet asks for the stack all the same, the archive is fetched.
+    had_delta: bool,
 }
 
 pub(super) async fn run(agent: Agent) {
@@ -69,6 +72,7 @@ pub(super) async fn run(agent: Agent) {
         let mut waits = Waits {
             retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
             settle: Backoff::new(SETTLE_FIRST, SETTLE_CAP),
+            had_delta: false,
         };
         let rounds = async {
             loop {
@@ -102,7 +106,7 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
         return;
     }
     let repairs = agent.board.read(|f| f.nodelet_has(stack));
-    match fetch(agent, stack).await {
+    match fetch(agent, stack, &mut waits.had_delta).await {
         Ok(()) => {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
@@ -153,8 +157,12 @@ async fn kept(agent: &Agent, stack: &StackRef) {
 async fn forget_archive(agent: &Agent, stack: &StackRef) {
     let (fs, digest) = (agent.fs.clone(), stack.manifest);
     let gone = blocking(move || {
-        fs.remove_file(stack::staged_part(&digest))?;
-        fs.remove_file(stack::staged_archive(&digest))
+        let archive = digest.to_string();
+        let mut staged = fs.list(paths::STAGING)?;
+        staged.retain(|name| name.starts_with(&archive) && !name.ends_with(".manifest.json"));
+        staged
+            .into_iter()
+            .try_for_each(|name| fs.remove_file(Path::new(paths::STAGING).join(name)))
     });
     if let Err(error) = gone.await {
         let why = crate::telemetry::chain(&error);
@@ -195,14 +203,15 @@ async fn is_installed(agent: &Agent, stack: &StackRef) -> bool {
     .is_some()
 }
 
-/// Manifest and archive, complete and verified.
-async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
+/// Manifest and archive, or what differs from the stack that is here, complete and verified.
+async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<(), Fault> {
     let manifest = manifest(agent, stack).await?;
     fits(agent, stack, &manifest)?;
     let archive = &manifest.content().archive;
     let target = Target {
         done: agent.fs.at(stack::staged_archive(&stack.manifest)),
         part: agent.fs.at(stack::staged_part(&stack.manifest)),
+        url: format!("/v1/stacks/{}/archive", stack.manifest),
         stack: stack.clone(),
         total: archive.size,
         sha256: archive.sha256,
@@ -210,6 +219,53 @@ async fn fetch(agent: &Agent, stack: &StackRef) -> Result<(), Fault> {
     if target.is_done().await? {
         return Ok(());
     }
+    let begun = target.part.exists();
+    let delta = match begun {
+        true => None,
+        false => delta_of(agent, stack, archive.size).await,
+    };
+    let Some(delta) = delta else {
+        return receive(agent, target).await;
+    };
+    if delta.is_done().await? {
+        *had_delta = true;
+        return Ok(());
+    }
+    // nodelet took it away: what it made was not the stack.
+    if *had_delta {
+        return receive(agent, target).await;
+    }
+    receive(agent, delta).await?;
+    *had_delta = true;
+    Ok(())
+}
+
+/// What differs from the stack that is here, when the plane has that and it is the smaller one.
+async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Target> {
+    let here = stack::current(&agent.fs).ok().flatten()?;
+    let url = format!("/v1/stacks/{}/from/{}", stack.manifest, here.manifest);
+    let offer = agent
+        .plane
+        .poll::<DeltaOffer>(&url, plane::CALL_DEADLINE)
+        .await;
+    // Whatever the plane does not have or cannot say: there is the archive.
+    let offer = offer.ok().flatten().filter(|o| o.bytes < archive)?;
+    Some(Target {
+        done: agent
+            .fs
+            .at(stack::staged_delta(&stack.manifest, &here.manifest)),
+        part: agent
+            .fs
+            .at(stack::staged_delta_part(&stack.manifest, &here.manifest)),
+        url: format!("{url}/delta"),
+        stack: stack.clone(),
+        total: offer.bytes,
+        sha256: offer.sha256,
+    })
+}
+
+async fn receive(agent: &Agent, target: Target) -> Result<(), Fault> {
+    let stack = &target.stack;
     agent.board.update(|facts| {
         facts.download = Some(progress(stack, 0, target.total));
     });
@@ -335,6 +391,7 @@ struct Target {
     stack: StackRef,
     done: PathBuf,
     part: PathBuf,
+    url: String,
     total: u64,
     sha256: Digest,
 }
@@ -436,11 +493,10 @@ impl Target {
     async fn receive_rest(&self, agent: &Agent, part: &mut Part) -> Result<(), Fault> {
         let what = format!("cannot fetch stack {}", self.stack);
         let broken = |why: String| Fault::new(FaultCode::StackFetch, &what, why);
-        let url = format!("/v1/stacks/{}/archive", self.stack.manifest);
         let from = (part.have > 0).then_some(part.have);
         let mut response = agent
             .plane
-            .stream(&url, from)
+            .stream(&self.url, from)
             .await
             .map_err(|e| plane::fault(&e, &what))?;
         let range = response

@@ -82,6 +82,16 @@ pub struct StackArchive {
     pub size: u64,
 }
 
+/// What the plane has of the way from one stack to another. Not signed: what is made by it is compared with the
+/// signed manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaOffer {
+    /// SHA-256 of the delta.
+    pub sha256: Digest,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 /// One component, for people and for the status document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackComponent {

@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::coming::{Coming, STANDS_STILL, Stops};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
-use super::{StackError, io_error, other_manifest, unpack};
+use super::{StackError, delta, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::host::space;
 use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
@@ -103,6 +103,9 @@ pub fn staged(fs: &HostFs, want: &StackRef, content: &StackManifest) -> Staged {
     {
         return Staged::Whole;
     }
+    if delta_of(fs, &want.manifest).is_ok_and(|delta| delta.is_some()) {
+        return Staged::Whole;
+    }
     let part = fs.at(manifest::staged_part(&want.manifest));
     let Ok((file, there)) = open_untrusted(&part) else {
         return Staged::Nothing;
@@ -163,7 +166,7 @@ fn unpack_beside(
     let stack = manifest.reference();
     let incoming = incoming_of(stack);
     remove_incoming(fs, Some(&incoming))?;
-    let archive = archive_of(fs, manifest, stops)?;
+    let source = source_of(fs, manifest, stops)?;
     let stacks = fs.at(paths::STACKS);
     let free = space::of(&stacks).map_err(io_error("ask free space of", &stacks))?;
     let missing = content
@@ -184,9 +187,19 @@ fn unpack_beside(
         Some(_) => OnDisk::Now,
         None => OnDisk::Later,
     };
-    let done = unpack::unpack(archive, content, &fs.at(&incoming), on_disk, seen)
-        .and_then(|()| write_inside(fs, &incoming, manifest));
-    match done {
+    let into = fs.at(&incoming);
+    let done = match source {
+        Source::Archive(archive) => unpack::unpack(archive, content, &into, on_disk, seen),
+        Source::Delta(delta) => {
+            let made = unpack_delta(fs, &delta, manifest, &into, seen);
+            // Made wrong, or of files that are not what they were: the archive is fetched then.
+            if made.as_ref().is_err_and(|e| e.lacks_room().is_none()) {
+                drop(fs.remove_file(&delta.path));
+            }
+            made
+        }
+    };
+    match done.and_then(|()| write_inside(fs, &incoming, manifest)) {
         Ok(()) => Ok(incoming),
         // Each file that is whole is a verified one: the next try goes on with them.
         Err(e @ StackError::NotWhole) => Err(e),
@@ -205,6 +218,64 @@ fn unpacked_before(fs: &HostFs, incoming: &Path, content: &StackManifest) -> u64
         Ok(Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other) | Err(_) => 0,
     };
     content.files.iter().map(there).sum()
+}
+
+/// What a stack is made of.
+enum Source {
+    Archive(Coming),
+    Delta(Delta),
+}
+
+/// A staged delta from the stack that is active.
+struct Delta {
+    /// A path of the host.
+    path: PathBuf,
+    from: StackRef,
+    old: StackManifest,
+}
+
+/// The archive, or what is there of it; without any, what differs from the active stack.
+fn source_of(fs: &HostFs, manifest: &Manifest, stops: Stops) -> Result<Source, StackError> {
+    match archive_of(fs, manifest, stops) {
+        Err(e @ StackError::NotStaged { .. }) => {
+            let delta = delta_of(fs, &manifest.reference().manifest)?;
+            delta.map(Source::Delta).ok_or(e)
+        }
+        other => other.map(Source::Archive),
+    }
+}
+
+fn delta_of(fs: &HostFs, want: &Digest) -> Result<Option<Delta>, StackError> {
+    let (Some(from), Some(old)) = (current(fs)?, active_content(fs)) else {
+        return Ok(None);
+    };
+    let path = manifest::staged_delta(want, &from.manifest);
+    Ok(match fs.found(&path)? {
+        Found::File { .. } => Some(Delta { path, from, old }),
+        Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => None,
+    })
+}
+
+fn unpack_delta(
+    fs: &HostFs,
+    delta: &Delta,
+    manifest: &Manifest,
+    into: &Path,
+    seen: &mut dyn FnMut(&StackFile),
+) -> Result<(), StackError> {
+    let (file, _) = open_untrusted(&fs.at(&delta.path))?;
+    let pair = delta::Pair {
+        digests: [delta.from.manifest, manifest.reference().manifest],
+        old: &delta.old,
+        old_dir: &fs.at(dir_of(&delta.from)),
+        new: manifest.content(),
+    };
+    unpack::make_all_directories(manifest.content(), into)?;
+    delta::apply(file, &pair, into, &mut |file| {
+        seen(file);
+        unpack::sync(&into.join(&file.path))
+    })?;
+    unpack::sync_directories(manifest.content(), into)
 }
 
 /// The archive, or what is there of it.

@@ -46,6 +46,16 @@ pub fn staged_part(digest: &Digest) -> PathBuf {
     staged_archive(digest).with_extension("zst.part")
 }
 
+/// What differs from a stack that the node has, staged whole. Its name says from which.
+pub fn staged_delta(digest: &Digest, from: &Digest) -> PathBuf {
+    Path::new(paths::STAGING).join(format!("{digest}.from-{from}.delta"))
+}
+
+/// The part of it that has come.
+pub fn staged_delta_part(digest: &Digest, from: &Digest) -> PathBuf {
+    staged_delta(digest, from).with_extension("delta.part")
+}
+
 // === impl Manifest ===
 
 impl Manifest {

@@ -47,8 +47,7 @@ pub(super) fn unpack(
     on_disk: OnDisk,
     seen: &mut dyn FnMut(&StackFile),
 ) -> Result<(), StackError> {
-    let dirs = directories(manifest);
-    make_directories(into, &dirs)?;
+    let dirs = make_all_directories(manifest, into)?;
     let source = Hashing {
         inner: archive,
         hasher: Hasher::new(),
@@ -99,6 +98,16 @@ pub(super) fn unpack(
         OnDisk::Now => sync_directories(manifest, into),
         OnDisk::Later => Ok(()),
     }
+}
+
+/// Makes `into` and what the files of a stack are in.
+pub(super) fn make_all_directories(
+    manifest: &StackManifest,
+    into: &Path,
+) -> Result<BTreeSet<PathBuf>, StackError> {
+    let dirs = directories(manifest);
+    make_directories(into, &dirs)?;
+    Ok(dirs)
 }
 
 /// Flushes the entries of every directory of a stack to disk.
