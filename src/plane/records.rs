@@ -14,8 +14,8 @@ use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    AddressRange, Assignment, Authorities, Authority, BackupPolicy, BackupSigner, ClusterId,
-    Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
+    AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
+    ClusterId, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
     NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer, PodSecurity,
     RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
@@ -89,6 +89,9 @@ pub(super) struct Host {
     /// could cost anything.
     #[serde(default)]
     pub(super) forced: bool,
+    /// Which version of the agent it is to run; see `agents`.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
     /// How the pinned key may be replaced.
     #[serde(default)]
     pub(super) renewal: Renewal,
@@ -148,6 +151,9 @@ pub(super) struct IssuedSpec {
     /// And this: see [`Spec::force`](crate::model::Spec::force).
     #[serde(default)]
     pub(super) force: bool,
+    /// And this.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
     pub(super) envelope: Envelope,
 }
 
