@@ -20,9 +20,6 @@ pub const AGENT_PACKAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const AGENT_VERSION_MAX: usize = 64;
 /// Longest path of a package on the plane.
 const PATH_MAX: usize = 200;
-/// Seconds that a new version may take to be proven. A tunnel that comes back and one sweep take some ten;
-/// more than an hour helps none.
-const PROVE_S: RangeInclusive<u32> = 30..=3600;
 /// What nothing is said of.
 const DEFAULT_PROVE_S: u32 = 300;
 
@@ -149,11 +146,19 @@ pub enum PackageDatabase {
 // === impl AgentSpec ===
 
 impl AgentSpec {
+    /// Seconds that a new version may take to be proven. A tunnel that comes back and one sweep take some ten;
+    /// more than an hour helps none.
+    pub const PROVE_S: RangeInclusive<u32> = 30..=3600;
+
     /// What is wrong with it: the field, and why.
     pub fn fault(&self) -> Option<(String, String)> {
         let s = self.prove_within_seconds;
-        if !PROVE_S.contains(&s) {
-            let why = format!("{s} s, between {} and {}", PROVE_S.start(), PROVE_S.end());
+        if !Self::PROVE_S.contains(&s) {
+            let why = format!(
+                "{s} s, between {} and {}",
+                Self::PROVE_S.start(),
+                Self::PROVE_S.end()
+            );
             return Some(("prove_within_seconds".into(), why));
         }
         let named = [

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agents;
 use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::secrets::PasswordHash;
@@ -63,7 +64,9 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "event-next",
         "machines",
     ]
-    .into()
+    .into_iter()
+    .chain(agents::TABLES)
+    .collect()
 }
 
 /// A machine that enrolled.
