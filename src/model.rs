@@ -21,6 +21,7 @@
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
 //! | `upgrade`   | [`UpgradeOrder`], [`UpgradeStatus`]: one node's part in a roll |
+//! | `agent`     | [`AgentSpec`], [`AgentStatus`]: which version of the agent a host is to run |
 //! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
 //! | `authorities` | [`Authorities`]: which of them sign, which are believed beside |
 //! | `pki`       | [`CertPurpose`], [`CertProfile`]: who may have which certificate |
@@ -34,6 +35,7 @@
 //! | `paths`     | where things live on a node |
 
 mod addon;
+mod agent;
 mod api;
 mod api_address;
 mod authorities;
@@ -66,6 +68,7 @@ mod tunnel;
 mod upgrade;
 
 pub use addon::*;
+pub use agent::*;
 pub use api::*;
 pub use api_address::*;
 pub use authorities::*;

@@ -26,6 +26,7 @@
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
+//! | `agents`, `served`                           | versions of the agent, and the fleet's way from one to another; files that hosts fetch |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text
@@ -36,6 +37,7 @@
 
 mod addons;
 mod admin;
+mod agents;
 mod authorities;
 mod backups;
 mod bootstrap;
@@ -76,6 +78,7 @@ mod rolls;
 mod rotation;
 mod secrets;
 mod serve;
+mod served;
 mod sessions;
 mod settings;
 mod shared_address;

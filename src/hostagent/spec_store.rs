@@ -149,6 +149,7 @@ mod tests {
                 issued_at: Timestamp::UNIX_EPOCH,
                 assignment: Assignment::None,
                 force: false,
+                agent: None,
             };
             let bytes = serde_json::to_vec(&spec).expect("json");
             self.key.sign(DocumentKind::Spec, &bytes)

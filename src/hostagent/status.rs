@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::board::{Delivery, Facts};
+use crate::model::document::AGENT_VERSION;
 use crate::model::{
-    Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus, Role,
-    STATUS_SCHEMA, Timestamp,
+    AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
+    Role, STATUS_SCHEMA, Timestamp,
 };
 
 /// What the machine says about itself at the moment of assembly.
@@ -51,7 +52,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
     HostStatus {
         schema: STATUS_SCHEMA,
         host_id: origin.host_id,
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: AGENT_VERSION.to_owned(),
         boot_id: origin.boot_id.clone(),
         uptime_s: moment.uptime_s,
         sent_at: moment.now,
@@ -67,6 +68,10 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         inventory: facts.inventory.clone(),
         health,
         trust: facts.trust.clone(),
+        agent: AgentStatus {
+            version: AGENT_VERSION.parse().ok(),
+            ..AgentStatus::default()
+        },
     }
 }
 
@@ -224,6 +229,7 @@ pub(super) mod tests {
             issued_at: Timestamp::UNIX_EPOCH,
             assignment: Assignment::None,
             force: false,
+            agent: None,
         };
         let key = SigningKey::generate().expect("key").0;
         Facts {

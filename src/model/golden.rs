@@ -304,6 +304,7 @@ fn status() -> HostStatus {
             spec_key: Some(key().id),
             stack_key: Some(key().id),
         }),
+        agent: agent::tests::status(),
     }
 }
 
@@ -557,14 +558,12 @@ fn shapes_of_what_the_plane_says() {
     shape("status-answer", &status_answer());
     shape("certificate-batch", &batch());
     shape("enrol-answer", &enrol_answer());
-    let certificate = "pem".into();
-    shape(
-        "renew-answer",
-        &RenewAnswer {
-            schema: 1,
-            certificate,
-        },
-    );
+    let (schema, certificate) = (1, "pem".into());
+    let answer = RenewAnswer {
+        schema,
+        certificate,
+    };
+    shape("renew-answer", &answer);
     shape(
         "nonce",
         &FreshNonce {

@@ -180,6 +180,7 @@ mod tests {
             issued_at: Timestamp::UNIX_EPOCH,
             assignment: Assignment::None,
             force: false,
+            agent: None,
         }
     }
 

@@ -15,9 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Authorities, Authority, BACKUP_SIGNERS_MAX, BackupPolicy, BackupSigner, ClusterId, EtcdGone,
-    Fault, FaultCode, Generation, HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder, StackRef,
-    UpgradeOrder, quota_fault, taken_by_spec,
+    AgentSpec, Authorities, Authority, BACKUP_SIGNERS_MAX, BackupPolicy, BackupSigner, ClusterId,
+    EtcdGone, Fault, FaultCode, Generation, HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder,
+    StackRef, UpgradeOrder, quota_fault, taken_by_spec,
 };
 
 mod addons;
@@ -53,6 +53,9 @@ pub struct Spec {
     /// etcd loses its quorum.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// Which version of the agent the host is to run; absent: the one it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentSpec>,
 }
 
 /// What a host is to be.
@@ -306,6 +309,9 @@ impl Spec {
         {
             let why = format!("{} is not this host, {host}", node.host_id);
             return Err(bad("assignment.host_id", why));
+        }
+        if let Some((field, why)) = self.agent.as_ref().and_then(AgentSpec::fault) {
+            return Err(bad(&format!("agent.{field}"), why));
         }
         match &self.assignment {
             Assignment::None => Ok(()),

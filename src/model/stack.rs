@@ -245,7 +245,8 @@ impl std::fmt::Display for StackRef {
     }
 }
 
-fn is_clean_relative(path: &str) -> bool {
+/// A path that leads nowhere but below where it is joined.
+pub(super) fn is_clean_relative(path: &str) -> bool {
     !path.is_empty()
         && path.len() <= 255
         && !path.contains(['\0', '\\'])

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry, Fault,
-    Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus, UpgradeStatus,
+    AgentStatus, ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry,
+    Fault, Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
+    UpgradeStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -76,6 +77,9 @@ pub struct HostStatus {
     /// Whom the host believes; absent from an agent that cannot change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustStatus>,
+    /// How far the agent itself is with the version it is to be.
+    #[serde(default)]
+    pub agent: AgentStatus,
 }
 
 /// Progress of a stack download.

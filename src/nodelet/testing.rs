@@ -174,6 +174,7 @@ pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
         issued_at: Timestamp::UNIX_EPOCH,
         assignment,
         force: false,
+        agent: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::routing::{get, patch, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
+use super::agents;
 use super::authorities;
 use super::backups;
 use super::etcd;
@@ -87,6 +88,18 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/tokens", post(token))
         .route("/stacks", post(import).get(stack_list))
+        .route(
+            "/agents",
+            post(agents::http::admin_import).get(agents::http::admin_list),
+        )
+        .route("/agents/{version}", delete(agents::http::admin_remove))
+        .route("/agents/policy", post(agents::http::admin_policy))
+        .route(
+            "/agents/upgrade",
+            get(agents::http::admin_show).post(agents::http::admin_start),
+        )
+        .route("/agents/upgrade/plan", post(agents::http::admin_plan))
+        .route("/agents/upgrade/{verb}", post(agents::http::admin_turn))
         .route("/hosts", get(hosts))
         .route("/hosts/{id}/accept-machine", post(accept_machine))
         .route("/keys", get(takeover::list).post(takeover::step))

@@ -46,11 +46,27 @@ pub(super) enum BootError {
     Signing(#[from] Fault),
 }
 
+impl BootError {
+    /// What to do, where that is known.
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            Self::Store(e) => e.fix(),
+            Self::Files(_) | Self::Ca(_) | Self::Random(_) | Self::Signing(_) => None,
+        }
+    }
+}
+
+/// Puts the store of before its newest schema in its place; answers where the newer one is then.
+pub(super) fn put_back(dir: &std::path::Path) -> Result<std::path::PathBuf, StoreError> {
+    Store::put_back(&dir.join(STORE_FILE))
+}
+
 /// Opens the state directory, making what is missing.
 pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, BootError> {
     let files = HostFs::new(dir);
     files.make_dir("/", &Attrs::mode(0o700))?;
     files.make_dir("/stacks", &Attrs::mode(0o700))?;
+    files.make_dir("/agents", &Attrs::mode(0o700))?;
     let mut tables = records::tables();
     tables.insert("identity");
     let store = Store::open(&dir.join(STORE_FILE), &tables)?;

@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod agent;
 mod authorities;
 mod backups;
 mod cluster;
@@ -23,6 +24,7 @@ mod upgrade;
 use cluster::ClusterVerb;
 
 use super::admin::{self, Import, NewToken, Reenrol, Removing, WantedKubeconfig};
+use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
@@ -87,6 +89,9 @@ enum Verb {
     /// The stacks that clusters may run.
     #[command(subcommand)]
     Stack(StackVerb),
+    /// The agent itself: its versions, and which hosts run them.
+    #[command(subcommand)]
+    Agent(agent::AgentVerb),
     /// The enrolled machines.
     #[command(subcommand)]
     Host(HostVerb),
@@ -108,6 +113,12 @@ enum Verb {
     },
     /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
     Recover(recover::RecoverArgs),
+    /// After going back to an older version of the plane that refuses the newer store: put the copy in its place
+    /// that was made before. The newer one stays beside it. What came since is not in the copy.
+    PutBack {
+        #[command(flatten)]
+        state: State,
+    },
     /// Print the certificate of the plane's authority.
     Ca {
         #[command(flatten)]
@@ -340,6 +351,7 @@ async fn run(command: Command) -> Result<(), Fault> {
                 &format!("host {host} may bring a new key once, until {until}: {next}\n"),
             )
         }
+        Verb::Agent(verb) => verb.run().await,
         Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(verb) => verb.run().await,
         Verb::Kubeconfig {
@@ -352,6 +364,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             put(out.as_deref(), text(&answer, "kubeconfig"))
         }
         Verb::Recover(args) => recover::run(&args).await,
+        Verb::PutBack { state } => put_back(&state.state_dir),
         Verb::Ca { state } => {
             let pem = std::fs::read_to_string(state.state_dir.join("ca.pem")).map_err(|e| {
                 Fault::new(FaultCode::CaMissing, "cannot show ca.pem", e.to_string())
@@ -402,6 +415,24 @@ fn notify(state: sd_notify::NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
         tracing::debug!(why = %e, "service manager was not told");
     }
+}
+
+fn put_back(dir: &Path) -> Result<(), Fault> {
+    let kept = bootstrap::put_back(dir).map_err(|e| {
+        let why = super::refusal::chain(&e);
+        let fault = Fault::new(FaultCode::PlaneStart, "the store was not put back", why);
+        match e.fix() {
+            Some(fix) => fault.fix(fix),
+            None => fault.fix("stop the plane first, if it runs"),
+        }
+    })?;
+    let kept = kept.display();
+    put(
+        None,
+        &format!(
+            "the store is what it was before; the newer one: {kept}\nstart the plane, then see pf9-plane recover\n"
+        ),
+    )
 }
 
 async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {

@@ -220,6 +220,7 @@ pub(super) mod tests {
             authorised: true,
             cluster,
             forced: false,
+            agent: None,
             renewal: Default::default(),
         }
     }
@@ -318,6 +319,7 @@ pub(super) mod tests {
             issued_at: now(),
             assignment: assignment(host(n), Some(cluster)).expect("assignment"),
             force: false,
+            agent: None,
         }
     }
 

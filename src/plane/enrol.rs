@@ -105,6 +105,7 @@ fn enrol(
         authorised: false,
         cluster: None,
         forced: false,
+        agent: None,
         renewal: Renewal::default(),
     });
     host.hostname.clone_from(&said.facts.hostname);

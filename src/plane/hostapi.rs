@@ -17,6 +17,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::agents;
 use super::authorities;
 use super::backups;
 use super::etcd;
@@ -109,6 +110,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
+        .route("/v1/agents/{digest}/package", get(agents::http::package))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(deadline))
@@ -184,7 +186,7 @@ async fn status(
         }
     }
     let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
-    plane
+    let news = plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
             etcd::heard(change, host, &status)?;
@@ -195,9 +197,13 @@ async fn status(
             };
             change.put(&STATUSES, &host.to_string(), &row)?;
             // It looks at what its neighbours said, and at this as well.
-            rolls::heard_of(change, host, &row.status)
+            rolls::heard_of(change, host, &row.status)?;
+            agents::runner::heard(change, host, &row.status)
         })
         .await?;
+    if news {
+        plane.agents.notify_one();
+    }
     Ok(match answer {
         Some(answer) => Json(answer).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agents;
 use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
-    AddressRange, Assignment, Authorities, Authority, BackupPolicy, BackupSigner, ClusterId,
-    Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
+    AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
+    ClusterId, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
     NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer, PodSecurity,
     RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
@@ -63,7 +64,9 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "event-next",
         "machines",
     ]
-    .into()
+    .into_iter()
+    .chain(agents::TABLES)
+    .collect()
 }
 
 /// A machine that enrolled.
@@ -89,6 +92,9 @@ pub(super) struct Host {
     /// could cost anything.
     #[serde(default)]
     pub(super) forced: bool,
+    /// Which version of the agent it is to run; see `agents`.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
     /// How the pinned key may be replaced.
     #[serde(default)]
     pub(super) renewal: Renewal,
@@ -148,6 +154,9 @@ pub(super) struct IssuedSpec {
     /// And this: see [`Spec::force`](crate::model::Spec::force).
     #[serde(default)]
     pub(super) force: bool,
+    /// And this.
+    #[serde(default)]
+    pub(super) agent: Option<AgentSpec>,
     pub(super) envelope: Envelope,
 }
 

@@ -61,9 +61,11 @@ use next::{Look, Phase, Seen, Wait, next};
 use verbs::{Begin, back, begin, cancel, pause, resume};
 
 pub(super) use engine::take_in;
+pub(super) use gates::{Finding, Weight, stands};
+pub(super) use http::stands as refused_by;
 pub(super) use runner::heard as heard_of;
 pub(super) use verbs::{require_at_rest, require_free};
-pub(super) use window::{UpgradeSettings, Window};
+pub(super) use window::{Patches, UpgradeSettings, Window};
 
 /// Seconds to be proven well, unless told otherwise.
 const PROVE_S: u32 = 300;
@@ -328,7 +330,7 @@ impl Default for MaxUnavailable {
 
 impl MaxUnavailable {
     /// Of so many workers; never none, or nothing would ever go on.
-    fn of(self, workers: usize) -> usize {
+    pub(super) fn of(self, workers: usize) -> usize {
         let most = match self {
             Self::Count(count) => usize::try_from(count).unwrap_or(usize::MAX),
             Self::Percent(part) => workers.saturating_mul(usize::from(part)) / 100,

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::agents;
 use super::budget::TUNNELS_PER_S;
 use super::ca::LEAF_LIFE;
 use super::handshakes::Handshakes;
@@ -112,7 +113,13 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
         let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start the plane", why);
         let now = Timestamp::now();
-        let started = bootstrap::start(&config.state_dir, now).map_err(|e| cannot(chain(&e)))?;
+        let started = bootstrap::start(&config.state_dir, now).map_err(|e| {
+            let fault = cannot(chain(&e));
+            match e.fix() {
+                Some(fix) => fault.fix(fix),
+                None => fault,
+            }
+        })?;
         let listener = TcpListener::bind(config.listen).await.map_err(|e| {
             cannot(format!("{}: {e}", config.listen)).fix("choose another --listen address")
         })?;
@@ -147,6 +154,7 @@ impl Server {
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
+        tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -287,7 +295,15 @@ fn router(plane: &Arc<Plane>) -> Router {
             "/v1/hosts/{id}/roles/{role}",
             put(resmgr::authorise).delete(resmgr::unauthorise),
         )
-        .route("/v1/roles", get(resmgr::roles));
+        .route("/v1/roles", get(resmgr::roles))
+        .route("/v1/agents", get(agents::http::list))
+        .route("/v1/agents/policy", post(agents::http::post_policy))
+        .route(
+            "/v1/agents/upgrade",
+            get(agents::http::show).post(agents::http::post),
+        )
+        .route("/v1/agents/upgrade/plan", post(agents::http::post_plan))
+        .route("/v1/agents/upgrade/{verb}", post(agents::http::post_turn));
     let qbert = Router::new()
         .route(
             "/v4/{project}/clusters",

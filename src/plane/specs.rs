@@ -10,7 +10,9 @@ use super::compute;
 use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, REMOVED, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::store::{Read, Write};
-use crate::model::{Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec};
+use crate::model::{
+    AgentSpec, Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec,
+};
 
 /// Computes the specs of these hosts anew and signs those that changed. Answers whose changed.
 pub(super) fn refresh(
@@ -23,10 +25,10 @@ pub(super) fn refresh(
     let mut clusters: HashMap<String, Cluster> = HashMap::new();
     for host in hosts {
         let at = host.to_string();
-        let (cluster, force) = match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
-            (Some(row), _) => (row.cluster, row.forced),
+        let (cluster, force, agent) = match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
+            (Some(row), _) => (row.cluster, row.forced, row.agent),
             // Of whom was removed nothing is wanted any more: that is his order of removal.
-            (None, Some(removed)) => (None, removed.forced),
+            (None, Some(removed)) => (None, removed.forced, None),
             (None, None) => continue,
         };
         let cluster = match cluster {
@@ -42,7 +44,11 @@ pub(super) fn refresh(
             }
         };
         let last = write.get(&SPECS, &at)?;
-        let wanted = Wanted { cluster, force };
+        let wanted = Wanted {
+            cluster,
+            force,
+            agent: agent.as_ref(),
+        };
         if let Some(issued) = next(*host, wanted, last.as_ref(), key, now)? {
             write.put(&SPECS, &at, &issued)?;
             changed.push((*host, issued.generation));
@@ -64,12 +70,18 @@ pub(super) fn raise(
         let at = host.to_string();
         let row = write.get(&HOSTS, &at)?;
         let force = row.as_ref().is_some_and(|row| row.forced);
+        let agent = row.as_ref().and_then(|row| row.agent.clone());
         let cluster = match row.and_then(|row| row.cluster) {
             None => None,
             Some(id) => write.get(&CLUSTERS, &id.to_string())?,
         };
         if let Some(assignment) = compute::assignment(*host, cluster.as_ref()) {
-            let issued = sign(*host, above.next(), (assignment, force), key, now)?;
+            let content = Content {
+                assignment,
+                force,
+                agent,
+            };
+            let issued = sign(*host, above.next(), content, key, now)?;
             write.put(&SPECS, &at, &issued)?;
             changed.push((*host, issued.generation));
         }
@@ -83,6 +95,15 @@ struct Wanted<'a> {
     cluster: Option<&'a Cluster>,
     /// It leaves where it was whatever that costs.
     force: bool,
+    /// The agent it is to run.
+    agent: Option<&'a AgentSpec>,
+}
+
+/// What a spec says beside whose it is.
+struct Content {
+    assignment: Assignment,
+    force: bool,
+    agent: Option<AgentSpec>,
 }
 
 /// The next spec of a host, if what it is to be changed since the last, or who signs it.
@@ -95,22 +116,29 @@ fn next(
 ) -> Answer<Option<IssuedSpec>> {
     // What nothing can be said of stays as it is.
     let computed = compute::assignment(host, wanted.cluster);
-    let force = wanted.force;
+    let Wanted { force, agent, .. } = wanted;
     let Some(assignment) = computed.or_else(|| last.map(|l| l.assignment.clone())) else {
         return Ok(None);
     };
-    let is_so = |l: &IssuedSpec| l.assignment == assignment && l.force == force;
+    let is_so = |l: &IssuedSpec| {
+        l.assignment == assignment && l.force == force && l.agent.as_ref() == agent
+    };
     if last.is_some_and(|l| is_so(l) && l.envelope.key_id == key.id()) {
         return Ok(None);
     }
     let generation = last.map_or(Generation::default(), |l| l.generation).next();
-    sign(host, generation, (assignment, force), key, now).map(Some)
+    let content = Content {
+        assignment,
+        force,
+        agent: agent.cloned(),
+    };
+    sign(host, generation, content, key, now).map(Some)
 }
 
 fn sign(
     host: HostId,
     generation: Generation,
-    (assignment, force): (Assignment, bool),
+    content: Content,
     key: &SigningKey,
     now: Timestamp,
 ) -> Answer<IssuedSpec> {
@@ -119,8 +147,9 @@ fn sign(
         host_id: host,
         generation,
         issued_at: now,
-        assignment,
-        force,
+        assignment: content.assignment,
+        force: content.force,
+        agent: content.agent,
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
@@ -131,7 +160,8 @@ fn sign(
         generation,
         issued_at: now,
         assignment: spec.assignment,
-        force,
+        force: spec.force,
+        agent: spec.agent,
         envelope: key.sign(DocumentKind::Spec, &bytes),
     })
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,6 +65,8 @@ pub(super) struct Plane {
     pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
+    /// Told when a host said something that the fleet's roll may go on by.
+    pub(super) agents: Notify,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
@@ -124,6 +126,7 @@ impl Plane {
             started: Timestamp::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
+            agents: Notify::new(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),

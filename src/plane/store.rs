@@ -3,10 +3,11 @@
 //! Rows are JSON under text keys. Every write transaction is all or nothing and durable when
 //! [`Store::write`] returns. One process owns the file; command-line verbs ask that process.
 
+mod schema;
+
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
+use std::io;
 use std::marker::PhantomData;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{
@@ -15,8 +16,6 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version of the rows this program writes.
-const SCHEMA: u64 = 1;
 /// redb's page cache; its default of a gigabyte is not for a stub.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -64,8 +63,23 @@ pub(super) enum StoreError {
         source: redb::Error,
     },
     /// The store was written by a newer program.
-    #[error("the store has schema {found}, this program knows up to {SCHEMA}")]
-    Newer { found: u64 },
+    #[error("the store has schema {found}, this program knows up to {knows}")]
+    Newer {
+        found: u64,
+        knows: u64,
+        /// What it was before it went to that schema.
+        copy: Option<PathBuf>,
+    },
+    /// It is no newer than this program, so nothing of before is wanted.
+    #[error("the store is of schema {knows} or older, which this program knows")]
+    NotNewer { knows: u64 },
+    /// A copy of the store cannot be made or read.
+    #[error("cannot copy the store: {to}")]
+    Copy {
+        to: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// redb failed.
     #[error("the store failed")]
     Redb(#[source] Box<redb::Error>),
@@ -101,26 +115,19 @@ impl<T> Rows<T> {
 // === impl Store ===
 
 impl Store {
-    /// Opens or makes the store; `tables` are all kinds of rows.
+    /// Opens or makes the store; `tables` are all kinds of rows. One of an older schema goes forward, after a copy.
     pub(super) fn open(path: &Path, tables: &BTreeSet<&'static str>) -> Result<Self, StoreError> {
-        let open = |source: redb::Error| StoreError::Open {
-            path: path.to_path_buf(),
-            source,
+        Self::open_as(path, tables, schema::STEPS)
+    }
+
+    fn open_as(
+        path: &Path,
+        tables: &BTreeSet<&'static str>,
+        steps: &[schema::Step],
+    ) -> Result<Self, StoreError> {
+        let store = Self {
+            db: schema::ready(path, steps)?,
         };
-        // 0600 from the first byte: the clusters' authority keys are in it.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| open(redb::Error::Io(e)))?;
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_file(file)
-            .map_err(|e| open(e.into()))?;
-        let store = Self { db };
         store.write(|write| {
             for name in tables.iter().copied().chain([META.name]) {
                 // Opened once, so that later reads never meet a table that does not exist.
@@ -130,13 +137,14 @@ impl Store {
                     .map(drop)
                     .map_err(redb_failed)?;
             }
-            match write.get(&META, "schema")? {
-                None => write.put(&META, "schema", &SCHEMA),
-                Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
-                Some(_) => Ok(()),
-            }
+            schema::step_on(write, steps)
         })?;
         Ok(store)
+    }
+
+    /// Puts what a newer store was copied from before in its place; answers where the newer one is then.
+    pub(super) fn put_back(path: &Path) -> Result<PathBuf, StoreError> {
+        schema::put_back(path, schema::STEPS)
     }
 
     /// A consistent view of now.
@@ -155,6 +163,29 @@ impl Store {
         let out = work(&mut write)?;
         write.0.commit().map_err(redb_failed)?;
         Ok(out)
+    }
+}
+
+// === impl StoreError ===
+
+impl StoreError {
+    /// What to do, where that is known.
+    pub(super) fn fix(&self) -> Option<String> {
+        match self {
+            Self::Newer { copy, .. } => Some(match copy {
+                Some(copy) => format!(
+                    "run the plane that wrote it; or go back to what it was before, {}, with pf9-plane put-back, and \
+                     then pf9-plane recover for hosts that heard more since",
+                    copy.display()
+                ),
+                None => "run the plane that wrote it; no copy of before is beside it".into(),
+            }),
+            Self::NotNewer { .. } => Some("start the plane".into()),
+            Self::Copy { .. } => {
+                Some("make room, or see to its directory; the store is as it was".into())
+            }
+            Self::Open { .. } | Self::Redb(_) | Self::Row { .. } => None,
+        }
     }
 }
 
@@ -290,7 +321,7 @@ mod tests {
         let store = open(dir.path());
         let failed: Result<(), StoreError> = store.write(|w| {
             w.put(&NUMBERS, "x", &1)?;
-            Err(StoreError::Newer { found: 9 })
+            Err(StoreError::NotNewer { knows: 9 })
         });
         assert!(failed.is_err());
         let read = store.read().expect("read");
@@ -298,21 +329,11 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_store_is_refused_and_only_the_owner_can_read_it() {
+    fn only_the_owner_can_read_it() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("tempdir");
-        let store = open(dir.path());
-        store
-            .write(|w| w.put(&META, "schema", &(SCHEMA + 1)))
-            .expect("write");
-        drop(store);
-        let path = dir.path().join("s.redb");
-        let again = Store::open(&path, &BTreeSet::new());
-        assert!(matches!(again, Err(StoreError::Newer { .. })));
-        let mode = std::fs::metadata(&path)
-            .expect("metadata")
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
+        drop(open(dir.path()));
+        let found = std::fs::metadata(dir.path().join("s.redb")).expect("metadata");
+        assert_eq!(found.permissions().mode() & 0o777, 0o600);
     }
 }

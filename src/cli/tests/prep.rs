@@ -58,6 +58,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         inventory: Inventory::default(),
         health: Health::default(),
         trust: None,
+        agent: crate::model::AgentStatus::default(),
     }
 }
 

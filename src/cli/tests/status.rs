@@ -25,6 +25,7 @@ fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
         inventory: Inventory::default(),
         health: Health::default(),
         trust: None,
+        agent: crate::model::AgentStatus::default(),
     }
 }
 

@@ -472,6 +472,7 @@ mod tests {
                 issued_at: ctx.now,
                 assignment: Assignment::Master(Box::new(ctx.node.clone())),
                 force: false,
+                agent: None,
             };
             let said = spec.validate(ctx.host_id);
             let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");

@@ -233,6 +233,7 @@ fn a_services_network_without_a_tenth_address_is_named() {
             issued_at: ctx.now,
             assignment: Assignment::Master(Box::new(ctx.node.clone())),
             force: false,
+            agent: None,
         };
         let fault = spec.validate(ctx.host_id).expect_err("refused");
         assert_eq!(fault.code, FaultCode::SpecInvalid);

@@ -31,6 +31,7 @@ pub(in crate::plane) fn known(plane: u64) -> Known {
             issued_at: now(),
             assignment: Assignment::None,
             force: false,
+            agent: None,
             envelope: key.sign(DocumentKind::Spec, b"{}"),
         }),
         connected: true,

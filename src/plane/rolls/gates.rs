@@ -237,7 +237,10 @@ fn states(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// What stands against it, told by who begins it that these are known.
-pub(super) fn stands<'a>(found: &'a [Finding], despite: &[String]) -> Option<&'a Finding> {
+pub(in crate::plane) fn stands<'a>(
+    found: &'a [Finding],
+    despite: &[String],
+) -> Option<&'a Finding> {
     found.iter().find(|f| match f.weight {
         Weight::Refuses => true,
         Weight::Blocks => !despite.contains(&f.id),

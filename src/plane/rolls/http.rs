@@ -153,7 +153,8 @@ pub(in crate::plane) async fn start(
         .await
 }
 
-fn stands(finding: &Finding) -> Refusal {
+/// The refusal that follows from what stands against it.
+pub(in crate::plane) fn stands(finding: &Finding) -> Refusal {
     let mut fault = finding.fault.clone();
     if finding.weight == Weight::Blocks {
         let fix = std::mem::take(&mut fault.fix);

@@ -110,6 +110,7 @@ impl Bed {
             generation: Generation(generation),
             issued_at: Timestamp::UNIX_EPOCH,
             force: false,
+            agent: None,
             assignment,
         }
     }

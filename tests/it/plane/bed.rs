@@ -193,6 +193,15 @@ impl Bed {
         (answer.status().as_u16(), answer.json().await.expect("json"))
     }
 
+    /// Another request of the administrator.
+    pub(super) async fn ask_admin(&self, method: Method, path: &str) -> (u16, Value) {
+        let url = format!("http://plane{path}");
+        let answer = within(self.admin.request(method, url).send())
+            .await
+            .expect("answer");
+        (answer.status().as_u16(), answer.json().await.expect("json"))
+    }
+
     pub(super) async fn new_token(&self) -> EnrolToken {
         let (status, body) = self.admin("/tokens", json!({"ttl_s": 60})).await;
         assert_eq!(status, 200, "{body}");

@@ -1,0 +1,297 @@
+//! The agent's own versions: packages, and the fleet's way from one to another, as hosts and operators see it.
+
+use http::{HeaderMap, Method};
+use pf9_hostagent::model::{AgentSpec, Digest};
+use serde_json::{Value, json};
+
+use super::bed::{Bed, until};
+use super::node::Node;
+
+const AT: &str = "/agents/upgrade";
+
+/// A package of the agent as far as anybody looks into it: name, version, content.
+fn deb(name: &str, version: &str, content: &[u8]) -> Vec<u8> {
+    let text = format!("Package: {name}\nVersion: {version}-1\nArchitecture: amd64\n");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut header, "./control", text.as_bytes())
+        .expect("tar");
+    let control = tar.into_inner().expect("tar");
+    let mut out = b"!<arch>\n".to_vec();
+    for (name, body) in [
+        ("debian-binary", b"2.0\n".as_slice()),
+        ("control.tar", &control),
+        ("data.tar", content),
+    ] {
+        let head = format!(
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+            0,
+            0,
+            0,
+            100_644,
+            body.len()
+        );
+        out.extend(head.into_bytes());
+        out.extend(body);
+        out.extend(vec![b'\n'; body.len() % 2]);
+    }
+    out
+}
+
+async fn import(bed: &Bed, name: &str, version: &str, content: &[u8]) -> (u16, Value) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("agent.deb");
+    std::fs::write(&path, deb(name, version, content)).expect("write");
+    bed.admin("/agents", json!({"paths": [path]})).await
+}
+
+async fn imported(bed: &Bed, version: &str) {
+    let (status, said) = import(bed, "pf9-hostagent", version, version.as_bytes()).await;
+    assert_eq!(status, 200, "{said}");
+}
+
+fn code(said: &Value) -> &str {
+    said["code"].as_str().unwrap_or_default()
+}
+
+/// What a host says of its agent.
+async fn says(node: &Node, version: &str, stage: &str, order: Option<&AgentSpec>) {
+    let mut status = node.status("a", "10.1.0.1");
+    status["agent_version"] = json!(version);
+    let failed = stage == "put-back";
+    status["agent"] = json!({
+        "version": version, "stage": stage, "generation": order.map_or(0, |o| o.generation.0),
+        "why": failed.then(|| json!({"code": "disk-full", "what": "it failed", "why": "no room"})),
+    });
+    let (code, said) = node
+        .call(Method::POST, "/v1/hosts/self/status", &status)
+        .await;
+    assert_eq!(code, 204, "{said}");
+}
+
+async fn order(node: &Node) -> Option<AgentSpec> {
+    node.current().await.agent
+}
+
+/// The order, as soon as there is one.
+async fn ordered(node: &Node) -> AgentSpec {
+    until(|| order(node)).await
+}
+
+async fn state(bed: &Bed) -> String {
+    let (_, shown) = bed.admin_get(AT).await;
+    shown["upgrade"]["state"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+async fn comes_to(bed: &Bed, wanted: &str) {
+    until(|| async { (state(bed).await == wanted).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
+    let bed = Bed::new().await;
+    let content: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
+    let (status, said) = import(&bed, "pf9-hostagent", "0.1.1", &content).await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(
+        (said[0]["version"].as_str(), said[0]["arch"].as_str()),
+        (Some("0.1.1"), Some("amd64"))
+    );
+    let again = import(&bed, "pf9-hostagent", "0.1.1", &content).await;
+    assert_eq!(again, (200, said.clone()));
+    let (status, fault) = import(&bed, "pf9-hostagent", "0.1.1", b"another").await;
+    assert_eq!((status, code(&fault)), (422, "agent-version-taken"));
+    let (status, fault) = import(&bed, "vim", "0.1.1", b"").await;
+    assert_eq!((status, code(&fault)), (422, "agent-package-refused"));
+    let kept = std::fs::read_dir(bed.file("agents")).expect("dir").count();
+    assert_eq!(kept, 1, "what was refused is not kept");
+
+    let whole = deb("pf9-hostagent", "0.1.1", &content);
+    let node = bed.host("a", "10.1.0.1").await;
+    let path = format!("/v1/agents/{}/package", Digest::of(&whole));
+    let fetch = async |range: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("range", range.parse().expect("header"));
+        node.call_raw(Method::GET, &path, &Value::Null, &headers)
+            .await
+    };
+    let (status, headers, bytes) = fetch("bytes=0-").await;
+    assert_eq!((status, bytes[..] == whole[..]), (206, true));
+    assert_eq!(headers["etag"], format!("\"{}\"", Digest::of(&whole)));
+    let (status, _, bytes) = fetch("bytes=300000-").await;
+    assert_eq!((status, bytes[..] == whole[300_000..]), (206, true));
+    let public = bed
+        .http
+        .get(format!("{}{path}", bed.url))
+        .send()
+        .await
+        .expect("answer");
+    assert_eq!(public.status(), 404, "packages are for hosts only");
+    let (status, fault) = node
+        .call(Method::GET, "/v1/agents/x/package", &Value::Null)
+        .await;
+    assert_eq!((status, code(&fault)), (404, "agent-version-unknown"));
+}
+
+#[tokio::test]
+async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
+    let mut bed = Bed::new().await;
+    imported(&bed, "0.1.0").await;
+    imported(&bed, "0.1.1").await;
+    let mut nodes = [
+        bed.host("a", "10.1.0.1").await,
+        bed.host("b", "10.1.0.2").await,
+    ];
+    nodes.sort_by_key(|n| n.id);
+    for node in &nodes {
+        says(node, "0.1.0", "idle", None).await;
+    }
+    let wanted = json!({"to": "0.1.1", "percent": [50, 100], "pauseSeconds": 0});
+    let (status, plan) = bed.admin("/agents/upgrade/plan", wanted.clone()).await;
+    assert_eq!((status, &plan["begins"]), (200, &json!(true)), "{plan}");
+    assert_eq!(plan["hosts"].as_array().map(Vec::len), Some(2));
+    assert_eq!(order(&nodes[0]).await, None, "a plan changes nothing");
+
+    // Operators have the same through their API, and nobody else has.
+    let begun = bed.post("/resmgr/v1/agents/upgrade", wanted.clone()).await;
+    assert_eq!(begun["upgrade"]["state"], "running");
+    let open = bed
+        .http
+        .get(format!("{}/resmgr/v1/agents/upgrade", bed.url))
+        .send()
+        .await
+        .expect("answer");
+    assert_eq!(open.status(), 401);
+    let (status, fault) = bed.admin(AT, wanted).await;
+    assert_eq!((status, code(&fault)), (409, "roll-under-way"));
+
+    let first = ordered(&nodes[0]).await;
+    assert_eq!(first.target.version.to_string(), "0.1.1");
+    assert_eq!(
+        first
+            .previous
+            .as_ref()
+            .map(|p| p.version.to_string())
+            .as_deref(),
+        Some("0.1.0")
+    );
+    let file = &first.target.packages[0];
+    let (status, _, bytes) = nodes[0]
+        .call_raw(
+            Method::GET,
+            &format!("/{}", file.path),
+            &Value::Null,
+            &HeaderMap::new(),
+        )
+        .await;
+    assert_eq!(
+        (status, Digest::of(&bytes), bytes.len() as u64),
+        (200, file.sha256, file.bytes)
+    );
+    assert_eq!(order(&nodes[1]).await, None, "half of the fleet");
+    let (status, fault) = bed.ask_admin(Method::DELETE, "/agents/0.1.0").await;
+    assert_eq!(
+        (status, code(&fault)),
+        (409, "roll-not-now"),
+        "it is what the host goes back to"
+    );
+
+    // A plane that is started again goes on.
+    bed = bed.restart().await;
+    for node in &mut nodes {
+        node.connect(&bed).await.expect("connected");
+    }
+    says(&nodes[0], "0.1.1", "proven", Some(&first)).await;
+    says(&nodes[1], "0.1.0", "idle", None).await;
+    let second = ordered(&nodes[1]).await;
+    assert!(second.generation > first.generation);
+    says(&nodes[1], "0.1.0", "put-back", Some(&second)).await;
+    comes_to(&bed, "stopped").await;
+    let (_, shown) = bed.admin_get(AT).await;
+    assert!(
+        shown["upgrade"]["why"]["why"]
+            .as_str()
+            .is_some_and(|w| w.contains("no room")),
+        "{shown}"
+    );
+    let (status, said) = bed.admin("/agents/upgrade/resume", json!({})).await;
+    assert_eq!(status, 200, "{said}");
+    let newer = |o: &AgentSpec| o.generation > second.generation;
+    let again = until(|| async { order(&nodes[1]).await.filter(newer) }).await;
+    says(&nodes[1], "0.1.1", "proven", Some(&again)).await;
+    comes_to(&bed, "done").await;
+    assert_eq!(
+        order(&nodes[0]).await,
+        Some(first),
+        "who is done keeps his order"
+    );
+
+    let (status, said) = bed.admin("/agents/upgrade/back", json!({})).await;
+    assert_eq!(status, 200, "{said}");
+    for node in &nodes {
+        let older = |o: &AgentSpec| o.target.version.to_string() == "0.1.0";
+        let back = until(|| async { order(node).await.filter(older) }).await;
+        assert_eq!(
+            back.previous
+                .as_ref()
+                .map(|p| p.version.to_string())
+                .as_deref(),
+            Some("0.1.1")
+        );
+        says(node, "0.1.0", "proven", Some(&back)).await;
+    }
+    comes_to(&bed, "done").await;
+}
+
+#[tokio::test]
+async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
+    let bed = Bed::new().await;
+    imported(&bed, "0.1.1").await;
+    imported(&bed, "0.9.0").await;
+    let node = bed.host("a", "10.1.0.1").await;
+    says(&node, "0.1.0", "idle", None).await;
+    let begin = async |wanted: Value| {
+        let (status, said) = bed.admin(AT, wanted).await;
+        (status, code(&said).to_owned())
+    };
+    assert_eq!(
+        begin(json!({"to": "0.1.2"})).await,
+        (404, "agent-version-unknown".into())
+    );
+    assert_eq!(
+        begin(json!({"to": "0.9.0"})).await,
+        (422, "agent-too-far".into())
+    );
+    for wrong in [
+        json!({"to": "0.1.1", "percent": [50, 10, 100]}),
+        json!({"to": "0.1.1", "percent": [10, 50]}),
+        json!({"to": "0.1.1", "percent": [0, 100]}),
+        json!({"to": "0.1.1", "percent": [100], "hosts": [node.id]}),
+        json!({"to": "0.1.1", "proveSeconds": 29}),
+        json!({"to": "0.1.1", "reportSeconds": 100}),
+        json!({"percent": [100]}),
+    ] {
+        assert_eq!(
+            begin(wrong.clone()).await,
+            (400, "agent-upgrade-invalid".into()),
+            "{wrong}"
+        );
+    }
+    // What it runs is not here: it could not go back by its package.
+    assert_eq!(
+        begin(json!({"to": "0.1.1"})).await,
+        (422, "agent-version-unknown".into())
+    );
+    assert_eq!(order(&node).await, None);
+    let known = json!({"to": "0.1.1", "despite": ["previous"], "hosts": [node.id]});
+    assert_eq!(begin(known).await, (200, String::new()));
+    assert_eq!(ordered(&node).await.previous, None);
+    let (status, _) = bed.admin("/agents/upgrade/cancel", json!({})).await;
+    assert_eq!(status, 200);
+    assert_eq!(order(&node).await, None, "who did not begin does not");
+}
