@@ -23,7 +23,7 @@
 //! | `image`    | a program out of an image's archive |
 
 mod coming;
-mod delta;
+pub(crate) mod delta;
 mod format;
 pub mod image;
 mod install;

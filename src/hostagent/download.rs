@@ -26,7 +26,8 @@ use crate::host::space;
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
-    DeltaOffer, Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef, TrustStore, paths,
+    DeltaOffer, Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef,
+    TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError, programs};
 

@@ -16,6 +16,8 @@
 //! | `POST /v1/hosts/self/leave`                      | → 204; the host is enrolled no more. Twice is fine |
 //! | `GET  /v1/stacks/{manifest-digest}/manifest`     | → [`super::Envelope`] |
 //! | `GET  /v1/stacks/{manifest-digest}/archive`      | → bytes, with `Range` |
+//! | `GET  /v1/stacks/{manifest-digest}/from/{of-another}` | → [`super::DeltaOffer`], 404 when there is none |
+//! | `GET  …/from/{of-another}/delta`                 | → bytes, with `Range` |
 //!
 //! Every error answer is a [`super::Fault`] as JSON. What a session is good for is
 //! [`super::SessionKind`]: one for renewal only takes `renew`, one for removal only `spec`, `status`

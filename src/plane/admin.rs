@@ -79,6 +79,12 @@ pub(super) struct Reenrol {
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WantedDelta {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WantedKubeconfig {
     pub(super) cluster: String,
 }
@@ -88,6 +94,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
         .route("/tokens", post(token))
         .route("/stacks", post(import).get(stack_list))
+        .route("/stacks/delta", post(delta))
         .route(
             "/agents",
             post(agents::http::admin_import).get(agents::http::admin_list),
@@ -161,6 +168,16 @@ async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> A
 async fn import(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<Import>) -> Answer<Json<Value>> {
     let stack = stacks::import(&plane, wanted.path).await?;
     Ok(Json(view::stack_json(&stack)))
+}
+
+async fn delta(
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<WantedDelta>,
+) -> Answer<Json<Value>> {
+    let made = stacks::deltas::make(&plane, &wanted.from, &wanted.to).await?;
+    Ok(Json(
+        json!({"bytes": made.offer.bytes, "sha256": made.offer.sha256, "archive": made.archive}),
+    ))
 }
 
 async fn stack_list(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {

@@ -11,6 +11,7 @@ use super::ca::CaError;
 use super::keys::{IDENTITY, IDENTITY_ROW, Identity, Ring};
 use super::records::{self, USERS, User};
 use super::secrets::{self, NoRandomness, PasswordHash};
+use super::stacks;
 use super::store::{Read, Store, StoreError};
 use crate::host::fs::{Attrs, FsError, HostFs};
 use crate::model::Fault;
@@ -67,6 +68,7 @@ pub(super) fn start(dir: &std::path::Path, now: Timestamp) -> Result<Started, Bo
     files.make_dir("/", &Attrs::mode(0o700))?;
     files.make_dir("/stacks", &Attrs::mode(0o700))?;
     files.make_dir("/agents", &Attrs::mode(0o700))?;
+    stacks::deltas::sweep(&files);
     let mut tables = records::tables();
     tables.insert("identity");
     let store = Store::open(&dir.join(STORE_FILE), &tables)?;

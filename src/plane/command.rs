@@ -23,7 +23,7 @@ mod upgrade;
 
 use cluster::ClusterVerb;
 
-use super::admin::{self, Import, NewToken, Reenrol, Removing, WantedKubeconfig};
+use super::admin::{self, Import, NewToken, Reenrol, Removing, WantedDelta, WantedKubeconfig};
 use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
@@ -154,6 +154,18 @@ enum StackVerb {
     Import {
         /// The directory.
         path: PathBuf,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Make what differs from one stack to another: nodes that have the first fetch only that. Two stacks of one
+    /// minor take half a minute of a processor and, meanwhile, the room of both unpacked.
+    Delta {
+        /// Version of the stack that nodes have.
+        #[arg(long)]
+        from: String,
+        /// Version of the stack that they are to have.
+        #[arg(long)]
+        to: String,
         #[command(flatten)]
         state: State,
     },
@@ -298,6 +310,9 @@ async fn run(command: Command) -> Result<(), Fault> {
             put(out.as_deref(), &token)
         }
         Verb::Stack(StackVerb::Import { path, state }) => import(&state.state_dir, &path).await,
+        Verb::Stack(StackVerb::Delta { from, to, state }) => {
+            delta(&state.state_dir, from, to).await
+        }
         Verb::Stack(StackVerb::List { list }) => {
             show(
                 &list,
@@ -453,6 +468,29 @@ async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {
         ));
     }
     put(None, &said)
+}
+
+async fn delta(dir: &Path, from: String, to: String) -> Result<(), Fault> {
+    let said = format!("{from} to {to}");
+    let made = admin::ask(
+        dir,
+        Method::POST,
+        "/stacks/delta",
+        &WantedDelta { from, to },
+    )
+    .await?;
+    let bytes = |field: &str| made[field].as_u64().unwrap_or_default();
+    let (delta, archive) = (bytes("bytes"), bytes("archive"));
+    let mega = |n: u64| n as f64 / 1e6;
+    put(
+        None,
+        &format!(
+            "{said}: {:.1} MB instead of {:.1} MB ({:.1} %)\n",
+            mega(delta),
+            mega(archive),
+            100.0 * delta as f64 / archive.max(1) as f64
+        ),
+    )
 }
 
 /// Prints a list: JSON, or a table of these fields.

@@ -34,8 +34,8 @@ use super::state::Plane;
 use super::store::Read;
 use super::trust;
 use crate::model::{
-    Envelope, EventBatch, FaultCode, Generation, HostId, HostStatus, RenewAnswer, RenewRequest,
-    STATUS_SCHEMA, SessionKind,
+    DeltaOffer, Envelope, EventBatch, FaultCode, Generation, HostId, HostStatus, RenewAnswer,
+    RenewRequest, STATUS_SCHEMA, SessionKind,
 };
 
 /// Longest wait of a long poll; below the idle limits of what may stand between.
@@ -110,6 +110,8 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/hosts/self/leave", post(leave))
         .route("/v1/stacks/{digest}/manifest", get(manifest))
         .route("/v1/stacks/{digest}/archive", get(archive))
+        .route("/v1/stacks/{digest}/from/{old}", get(delta_offer))
+        .route("/v1/stacks/{digest}/from/{old}/delta", get(delta))
         .route("/v1/agents/{digest}/package", get(agents::http::package))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -273,6 +275,23 @@ async fn archive(
     headers: HeaderMap,
 ) -> Answer<Response> {
     stacks::archive(&plane, &digest, &headers).await
+}
+
+async fn delta_offer(
+    _: Caller,
+    State(plane): State<Arc<Plane>>,
+    Path((digest, old)): Path<(String, String)>,
+) -> Answer<Json<DeltaOffer>> {
+    stacks::deltas::offer(&plane, &digest, &old).map(Json)
+}
+
+async fn delta(
+    _: Caller,
+    State(plane): State<Arc<Plane>>,
+    Path((digest, old)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    stacks::deltas::serve(&plane, &digest, &old, &headers).await
 }
 
 impl Peer {

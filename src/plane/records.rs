@@ -16,9 +16,9 @@ use super::secrets::PasswordHash;
 use super::store::Rows;
 use crate::model::{
     AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
-    ClusterId, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec, KubeletSpec,
-    NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer, PodSecurity,
-    RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
+    KubeletSpec, NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer,
+    PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
 };
 
 /// Hosts by host id.
@@ -381,8 +381,19 @@ pub(super) struct Stack {
     /// SHA-256 of the archive.
     pub(super) archive: Digest,
     pub(super) archive_size: u64,
+    /// What differs from others, as far as it was made.
+    #[serde(default)]
+    pub(super) deltas: Vec<Delta>,
     /// The signed manifest.
     pub(super) envelope: Envelope,
+}
+
+/// What differs from another stack.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Delta {
+    /// The other one's manifest.
+    pub(super) from: Digest,
+    pub(super) offer: DeltaOffer,
 }
 
 impl Stack {

@@ -1,5 +1,7 @@
 //! The stack repository: import (verify, sign, keep), and serving.
 
+pub(super) mod deltas;
+
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -94,6 +96,7 @@ fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
         imported_at: Timestamp::now(),
         archive: manifest.archive.sha256,
         archive_size: manifest.archive.size,
+        deltas: Vec::new(),
         envelope: plane.signing.sign(DocumentKind::StackManifest, &bytes),
     })
 }

@@ -267,6 +267,7 @@ pub(super) fn stack_json(stack: &Stack) -> Value {
         "imported_at": stack.imported_at,
         "archive": stack.archive,
         "archive_size": stack.archive_size,
+        "deltas": stack.deltas,
         "warnings": warnings(&stacks::fit(stack, None)),
     })
 }

@@ -35,7 +35,7 @@ mod tests;
 
 pub(super) use apply::{Pair, apply};
 #[cfg(feature = "plane")]
-pub(crate) use make::{Side, make};
+pub(crate) use make::{Packed, make_of_archives};
 
 const MAGIC: &[u8; 12] = b"pf9-delta-1\n";
 const SAME: u8 = 0;

@@ -136,6 +136,7 @@ mod tests {
             imported_at: now() + SignedDuration::from_hours(hour),
             archive: Digest::of(b"a"),
             archive_size: 1,
+            deltas: Vec::new(),
             envelope,
         }
     }

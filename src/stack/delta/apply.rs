@@ -137,7 +137,10 @@ fn pieces(delta: &mut impl Read, old: u64, new: u64) -> Result<Vec<Piece>, Stack
         let (add, extra, moved) = (number(delta)?, number(delta)?, number(delta)?);
         let moved = ((moved >> 1) as i64) ^ -((moved & 1) as i64);
         let from = at.checked_add_signed(moved).ok_or_else(outside)?;
-        at = from.checked_add(add).filter(|end| *end <= old).ok_or_else(outside)?;
+        at = from
+            .checked_add(add)
+            .filter(|end| *end <= old)
+            .ok_or_else(outside)?;
         let size = add.checked_add(extra).ok_or_else(outside)?;
         left = left.checked_sub(size).ok_or_else(outside)?;
         pieces.push(Piece {
@@ -157,7 +160,10 @@ fn old_file(delta: &mut impl Read, pair: &Pair<'_>) -> Result<(File, u64), Stack
     let file = n.and_then(|n| pair.old.files.get(n));
     let file = file.ok_or_else(|| wrong("it names a file that the old stack does not have"))?;
     let path = pair.old_dir.join(&file.path);
-    let open = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(&path);
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW)
+        .open(&path);
     let open = open.map_err(io_error("open", &path))?;
     Ok((open, file.size))
 }
@@ -184,7 +190,8 @@ fn add(
         for (new, before) in new.iter_mut().zip(before) {
             *new = new.wrapping_add(*before);
         }
-        out.write_all_at(new, at + done).map_err(io_error("write", to))?;
+        out.write_all_at(new, at + done)
+            .map_err(io_error("write", to))?;
         done += n as u64;
     }
     Ok(())
@@ -206,7 +213,8 @@ fn extra(
             break;
         };
         delta.read_exact(chunk).map_err(damaged)?;
-        out.write_all_at(chunk, at + done).map_err(io_error("write", to))?;
+        out.write_all_at(chunk, at + done)
+            .map_err(io_error("write", to))?;
         done += n as u64;
     }
     Ok(())
@@ -245,7 +253,9 @@ fn number(delta: &mut impl Read) -> Result<u64, StackError> {
 /// More decompressed bytes than this are in no honest delta.
 fn cap(new: &StackManifest) -> u64 {
     let pieces = new.files.len() as u64 * (PIECES_MAX as u64 * 3 + 3) * NUMBER_MAX;
-    new.unpacked_size().saturating_add(pieces).saturating_add(1024)
+    new.unpacked_size()
+        .saturating_add(pieces)
+        .saturating_add(1024)
 }
 
 fn damaged(e: io::Error) -> StackError {

@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use super::{MADE, MAGIC, PIECES_MAX, Piece, SAME, WHOLE, pieces};
-use crate::model::{Digest, StackFile, StackManifest};
-use crate::stack::unpack::WINDOW_LOG_MAX;
+use crate::host::fs::HostFs;
+use crate::host::space;
+use crate::model::{DeltaOffer, Digest, Hasher, StackFile, StackManifest};
+use crate::stack::coming::Coming;
+use crate::stack::install::OnDisk;
+use crate::stack::unpack::{self, WINDOW_LOG_MAX};
+use crate::stack::{StackError, io_error};
 
 /// Of zstd's: a higher one saves two hundredths and takes five times as long.
 const LEVEL: i32 = 9;
@@ -17,6 +23,97 @@ pub(crate) struct Side<'a> {
     pub(crate) digest: Digest,
     pub(crate) manifest: &'a StackManifest,
     pub(crate) dir: &'a Path,
+}
+
+/// A stack as it is kept.
+pub(crate) struct Packed<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) manifest: &'a StackManifest,
+    pub(crate) archive: PathBuf,
+}
+
+/// Makes the file `to` of two archives, which are unpacked below `scratch` meanwhile (both are paths of the host).
+pub(crate) fn make_of_archives(
+    fs: &HostFs,
+    old: &Packed<'_>,
+    new: &Packed<'_>,
+    scratch: &str,
+    to: &Path,
+) -> Result<DeltaOffer, StackError> {
+    fs.remove_tree(scratch)?;
+    let made = make_in(fs, old, new, scratch, to);
+    let swept = fs.remove_tree(scratch);
+    let made = made?;
+    swept?;
+    Ok(made)
+}
+
+fn make_in<'a>(
+    fs: &HostFs,
+    old: &Packed<'a>,
+    new: &Packed<'a>,
+    scratch: &str,
+    to: &Path,
+) -> Result<DeltaOffer, StackError> {
+    let dir = fs.at(scratch);
+    fs::create_dir_all(&dir).map_err(io_error("make directory", &dir))?;
+    let size = |packed: &Packed<'_>| packed.manifest.unpacked_size();
+    let free = space::of(&dir).map_err(io_error("ask free space of", &dir))?;
+    free.require(&dir, size(old).saturating_add(size(new)))?;
+    let unpacked = |packed: &Packed<'_>, name: &str| {
+        let (into, path) = (dir.join(name), &packed.archive);
+        let file = fs::File::open(path).map_err(io_error("open", path))?;
+        let archive = Coming::whole(file, packed.manifest.archive.size);
+        unpack::unpack(archive, packed.manifest, &into, OnDisk::Later, &mut |_| {})?;
+        Ok::<_, StackError>(into)
+    };
+    let (before, after) = (unpacked(old, "old")?, unpacked(new, "new")?);
+    let part = dir.join("delta");
+    let write = |e| io_error("write", &part)(e);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&part)
+        .map_err(write)?;
+    let mut counted = Counted {
+        inner: &file,
+        hasher: Hasher::new(),
+        bytes: 0,
+    };
+    let side = |packed: &Packed<'a>, dir| Side {
+        digest: packed.digest,
+        manifest: packed.manifest,
+        dir,
+    };
+    make(&side(old, &before), &side(new, &after), &mut counted).map_err(write)?;
+    let offer = DeltaOffer {
+        sha256: counted.hasher.finish(),
+        bytes: counted.bytes,
+    };
+    file.sync_all().map_err(write)?;
+    fs.rename(Path::new(scratch).join("delta"), to)?;
+    Ok(offer)
+}
+
+/// Knows what was written.
+struct Counted<'a> {
+    inner: &'a fs::File,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hasher.update(buf.get(..n).unwrap_or_default());
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// Writes what differs. In memory are two files at a time, and once the size of the old one again.
@@ -76,7 +173,11 @@ fn changed(out: &mut impl Write, number_of_old: u64, old: &[u8], new: &[u8]) -> 
         let (bytes, rest) = left.split_at((piece.add + piece.extra) as usize);
         let (like, _) = bytes.split_at(piece.add as usize);
         let from = old.get(piece.old as usize..).unwrap_or_default();
-        let differences: Vec<u8> = like.iter().zip(from).map(|(n, o)| n.wrapping_sub(*o)).collect();
+        let differences: Vec<u8> = like
+            .iter()
+            .zip(from)
+            .map(|(n, o)| n.wrapping_sub(*o))
+            .collect();
         out.write_all(&differences)?;
         left = rest;
     }

@@ -109,7 +109,8 @@ fn next_match(
     last: Place,
     mut scan: usize,
 ) -> (Place, usize) {
-    let in_step = |at: usize| new.get(at).is_some() && old.get(last.old + at - last.new) == new.get(at);
+    let in_step =
+        |at: usize| new.get(at).is_some() && old.get(last.old + at - last.new) == new.get(at);
     // How many bytes from `scan` to `seen` going on in step has right.
     let (mut right, mut seen) = (0usize, scan);
     while scan < new.len() {

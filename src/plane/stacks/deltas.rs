@@ -1,0 +1,173 @@
+//! What differs from one stack to another: made once, by order, and served to hosts that have the first.
+//!
+//! It is not made by itself at an import: for two stacks of Kubernetes that is half a minute of a processor, and the
+//! plane that has clusters to look after should not spend it unasked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::Semaphore;
+
+use super::{choose, find};
+use crate::host::fs::HostFs;
+use crate::model::{DeltaOffer, Digest, Fault, FaultCode, StackRef};
+use crate::plane::records::{Delta, STACKS, Stack};
+use crate::plane::refusal::{Answer, Refusal};
+use crate::plane::served::Served;
+use crate::plane::state::Plane;
+use crate::plane::store::Read;
+use crate::stack::StackError;
+use crate::stack::delta::{Packed, make_of_archives};
+
+/// Both stacks lie unpacked beside it, and two programs are in memory: one is made at a time.
+static ONE: Semaphore = Semaphore::const_new(1);
+
+/// Makes what differs from one version to another, unless it is there.
+pub(in crate::plane) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> Answer<Made> {
+    const WHAT: &str = "the delta was not made";
+    let _one = ONE
+        .acquire()
+        .await
+        .map_err(|e| Refusal::internal(WHAT, &e))?;
+    let (old, new) = {
+        let rows = plane.read()?;
+        let row = |version| -> Answer<Stack> {
+            find(
+                &rows,
+                &choose(&rows, WHAT, Some(version))?.manifest.to_string(),
+            )
+        };
+        (row(from)?, row(to)?)
+    };
+    let made = |offer| Made {
+        offer,
+        archive: new.archive_size,
+    };
+    if old.reference == new.reference {
+        let why = "from and to are the same stack";
+        return Err(Refusal::bad(FaultCode::StackUnknown, WHAT, why)
+            .fix("name the stack that nodes have, and the one that they are to have"));
+    }
+    let path = plane
+        .files
+        .at(path_of(&old.reference.manifest, &new.reference.manifest));
+    if let Some(offer) = offer_of(&new, &old.reference.manifest)
+        && path.exists()
+    {
+        return Ok(made(offer));
+    }
+    let shared = Arc::clone(plane);
+    let (from, to) = (old.clone(), new.clone());
+    let offer = tokio::task::spawn_blocking(move || work(&shared, &from, &to))
+        .await
+        .map_err(|e| Refusal::internal(WHAT, &e))??;
+    let (key, from) = (new.reference.manifest.to_string(), old.reference.manifest);
+    plane
+        .change(move |change| {
+            let Some(mut row) = change.get(&STACKS, &key)? else {
+                return Ok(());
+            };
+            row.deltas.retain(|delta| delta.from != from);
+            row.deltas.push(Delta { from, offer });
+            Ok(change.put(&STACKS, &key, &row)?)
+        })
+        .await?;
+    let (old, new) = (&old.reference, &new.reference);
+    tracing::info!(from = %old, to = %new, bytes = offer.bytes, "delta made");
+    Ok(made(offer))
+}
+
+/// What was made, and instead of what.
+pub(in crate::plane) struct Made {
+    pub(in crate::plane) offer: DeltaOffer,
+    /// Bytes of the whole archive.
+    pub(in crate::plane) archive: u64,
+}
+
+fn work(plane: &Plane, old: &Stack, new: &Stack) -> Answer<DeltaOffer> {
+    let fs = &plane.files;
+    let refuse = |stack: &StackRef, e: &StackError| {
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.fault(stack))
+    };
+    let unreadable = |stack: &Stack, e: String| {
+        let fault = Fault::new(FaultCode::StackManifestInvalid, "the delta was not made", e);
+        Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            fault.fix(format!("import {} again", stack.reference)),
+        )
+    };
+    let [before, after] = [old, new].map(|stack| stack.content().map_err(|e| unreadable(stack, e)));
+    let (before, after) = (before?, after?);
+    let (from, to) = (old.reference.manifest, new.reference.manifest);
+    let packed = |digest, manifest| Packed {
+        digest,
+        manifest,
+        archive: fs.at(plane.archive_path(&digest)),
+    };
+    let scratch = scratch(&to);
+    let made = make_of_archives(
+        fs,
+        &packed(from, &before),
+        &packed(to, &after),
+        &scratch,
+        &path_of(&from, &to),
+    );
+    made.map_err(|e| refuse(&new.reference, &e))
+}
+
+/// What the plane has of the way from one stack to another.
+pub(in crate::plane) fn offer(plane: &Plane, to: &str, from: &str) -> Answer<DeltaOffer> {
+    let from: Digest = from.parse().map_err(|e: crate::model::BadName| {
+        Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
+    })?;
+    let stack = find(&plane.read()?, to)?;
+    offer_of(&stack, &from).ok_or_else(|| {
+        let why = format!("stack {} has none from {from}", stack.reference);
+        Refusal::missing(FaultCode::StackUnknown, "there is no delta", why)
+    })
+}
+
+/// The bytes of it.
+pub(in crate::plane) async fn serve(
+    plane: &Plane,
+    to: &str,
+    from: &str,
+    headers: &HeaderMap,
+) -> Answer<Response> {
+    let offer = offer(plane, to, from)?;
+    // Both are digests of stacks that are here, or there was no offer.
+    let path = format!("/stacks/{to}.from-{from}.delta");
+    let served = Served {
+        path: plane.files.at(path),
+        bytes: offer.bytes,
+        sha256: offer.sha256,
+        media: "application/zstd",
+    };
+    served.answer(headers).await
+}
+
+fn offer_of(stack: &Stack, from: &Digest) -> Option<DeltaOffer> {
+    let mut deltas = stack.deltas.iter();
+    deltas.find(|d| d.from == *from).map(|d| d.offer)
+}
+
+fn path_of(from: &Digest, to: &Digest) -> PathBuf {
+    PathBuf::from(format!("/stacks/{to}.from-{from}.delta"))
+}
+
+fn scratch(to: &Digest) -> String {
+    format!("/stacks/.delta-{to}")
+}
+
+/// What a plane left that ended while it made one.
+pub(in crate::plane) fn sweep(fs: &HostFs) {
+    let left = fs.list("/stacks").unwrap_or_default();
+    for name in left.iter().filter(|name| name.starts_with(".delta-")) {
+        if let Err(error) = fs.remove_tree(&format!("/stacks/{name}")) {
+            let why = crate::telemetry::chain(&error);
+            tracing::warn!(%why, "what was left of a delta was not removed");
+        }
+    }
+}
