@@ -68,7 +68,11 @@ pub(super) fn heard(
     let proven = by_itself || (answers && agent.stage == AgentStage::Proven);
     if proven && running == Some(&part.to) {
         (part.stand, part.done_at, part.fault) = (Stand::Done, Some(now), None);
-    } else if answers && matches!(agent.stage, AgentStage::PutBack | AgentStage::Refused) {
+    } else if answers
+        && matches!(agent.stage, AgentStage::PutBack | AgentStage::Refused)
+        // What was cut off, or had no room, is tried again by the host itself, until it is late.
+        && agent.why.as_ref().is_none_or(|why| why.next_try.is_none())
+    {
         part.stand = Stand::Failed;
         part.fault.get_or_insert_with(|| {
             let why = agent.stage.as_str();

@@ -74,80 +74,75 @@ pub(super) fn judge(
     hosts: &[(HostId, Look)],
     here: &[Version],
 ) -> Vec<Finding> {
-    let mut found = Vec::new();
-    if !one_apart(to, plane) {
+    let mut found = of_plane(to, plane);
+    found.extend(left_out(hosts, FaultCode::AgentVersionUnknown));
+    found.extend(left_out(hosts, FaultCode::AgentTooFar));
+    found.extend(no_way_back(to, hosts, here));
+    found.extend(way_down(to, hosts));
+    found
+}
+
+/// The plane speaks with its neighbours, and knows what is new before they do.
+fn of_plane(to: &Version, plane: &Version) -> Vec<Finding> {
+    let far = || {
         let why =
             format!("the plane is {plane}, and versions are tried with their neighbours only");
-        let fault = Fault::new(
-            FaultCode::AgentTooFar,
-            format!("agent {to} is not for this plane"),
-            why,
-        );
-        found.push(finding(
-            "plane",
-            Weight::Refuses,
-            fault.fix("upgrade the plane first"),
-        ));
-    }
-    if (to.major, to.minor) > (plane.major, plane.minor) {
+        let what = format!("agent {to} is not for this plane");
+        (what, why, "plane", Weight::Refuses)
+    };
+    let newer = || {
         let why = format!("the plane is {plane}, and learns first what is new between them");
         let what = format!("agent {to} is newer than this plane");
-        let fault = Fault::new(FaultCode::AgentTooFar, what, why).fix("upgrade the plane first");
-        found.push(finding("plane-older", Weight::Blocks, fault));
-    }
-    for code in [FaultCode::AgentVersionUnknown, FaultCode::AgentTooFar] {
-        let faults = hosts
-            .iter()
-            .filter_map(|(host, look)| Some((host, look.unfit.as_ref()?)));
-        let faults: Vec<_> = faults.filter(|(_, f)| f.code == code).collect();
-        if let Some((_, first)) = faults.first() {
-            let what = format!("{} hosts are left out", faults.len());
-            let why = format!("{}: {}", names(faults.iter().map(|(h, _)| **h)), first.why);
-            let fault = Fault::new(code, what, why).fix(first.fix.clone());
-            found.push(finding(
-                &format!("left-out/{}", code.word()),
-                Weight::Warns,
-                fault,
-            ));
-        }
-    }
-    let lost = |look: &Look| {
-        let running = look.running.as_ref().filter(|v| *v != to);
-        look.unfit.is_none() && running.is_some_and(|v| !here.contains(v))
+        (what, why, "plane-older", Weight::Blocks)
     };
-    let lost: Vec<_> = hosts.iter().filter(|(_, look)| lost(look)).collect();
-    if let Some((_, look)) = lost.first() {
-        let version = look
-            .running
-            .as_ref()
-            .map(Version::to_string)
-            .unwrap_or_default();
-        let why = format!(
-            "{} run what no package is here of, e.g. {version}",
-            names(lost.iter().map(|(h, _)| *h))
-        );
-        let what = "not every host could go back by its package";
-        let fault = Fault::new(FaultCode::AgentVersionUnknown, what, why);
-        found.push(finding(
-            "previous",
-            Weight::Blocks,
-            fault.fix("import that version as well"),
-        ));
-    }
+    let is_newer = (to.major, to.minor) > (plane.major, plane.minor);
+    let said = [(!one_apart(to, plane)).then(far), is_newer.then(newer)];
+    let finding = |(what, why, id, weight)| {
+        let fault = Fault::new(FaultCode::AgentTooFar, what, why).fix("upgrade the plane first");
+        finding(id, weight, fault)
+    };
+    said.into_iter().flatten().map(finding).collect()
+}
+
+/// Hosts that do not take part, for this reason.
+fn left_out(hosts: &[(HostId, Look)], code: FaultCode) -> Option<Finding> {
+    let faults = hosts
+        .iter()
+        .filter_map(|(host, look)| Some((*host, look.unfit.as_ref()?)));
+    let faults: Vec<_> = faults.filter(|(_, f)| f.code == code).collect();
+    let (_, first) = faults.first()?;
+    let what = format!("{} hosts are left out", faults.len());
+    let why = format!("{}: {}", names(faults.iter().map(|(h, _)| *h)), first.why);
+    let fault = Fault::new(code, what, why).fix(first.fix.clone());
+    let id = format!("left-out/{}", code.word());
+    Some(finding(&id, Weight::Warns, fault))
+}
+
+/// Hosts that run what no package is here of.
+fn no_way_back(to: &Version, hosts: &[(HostId, Look)], here: &[Version]) -> Option<Finding> {
+    let lost = hosts.iter().filter_map(|(host, look)| {
+        let running = look.running.as_ref().filter(|v| *v != to)?;
+        (look.unfit.is_none() && !here.contains(running)).then_some((*host, running))
+    });
+    let lost: Vec<(HostId, &Version)> = lost.collect();
+    let (_, version) = lost.first()?;
+    let hosts = names(lost.iter().map(|(h, _)| *h));
+    let why = format!("{hosts} run what no package is here of, e.g. {version}");
+    let what = "not every host could go back by its package";
+    let fault = Fault::new(FaultCode::AgentVersionUnknown, what, why);
+    let fault = fault.fix("import that version as well");
+    Some(finding("previous", Weight::Blocks, fault))
+}
+
+fn way_down(to: &Version, hosts: &[(HostId, Look)]) -> Option<Finding> {
     let newer = hosts
         .iter()
         .filter(|(_, look)| look.running.as_ref().is_some_and(|v| v > to));
     let newer: Vec<HostId> = newer.map(|(h, _)| *h).collect();
-    if !newer.is_empty() {
-        let why = format!("{} run a newer one", names(newer.iter().copied()));
-        let fault = Fault::new(FaultCode::RollBlocked, "this is a way down", why);
-        found.push(finding(
-            "down",
-            Weight::Warns,
-            fault.fix("nothing, if it is meant"),
-        ));
-    }
-    found
+    let why = format!("{} run a newer one", names(newer.iter().copied()));
+    let fault = Fault::new(FaultCode::RollBlocked, "this is a way down", why);
+    let found = finding("down", Weight::Warns, fault.fix("nothing, if it is meant"));
+    (!newer.is_empty()).then_some(found)
 }
 
 fn finding(id: &str, weight: Weight, fault: Fault) -> Finding {

@@ -89,6 +89,9 @@ pub(super) struct Begin {
     pub(super) despite: Vec<String>,
 }
 
+/// Hosts with what is known of them.
+type Hosts = Vec<(HostId, Look)>;
+
 const WHAT: &str = "no upgrade was begun";
 
 fn refused(why: impl Into<String>) -> Refusal {
@@ -165,11 +168,7 @@ impl Wanted {
 }
 
 /// Who would take part, and what stands against it. Who runs it already does not.
-fn judged(
-    rows: &impl Read,
-    wanted: &Begin,
-    now: Timestamp,
-) -> Answer<(Vec<(HostId, Look)>, Vec<Finding>)> {
+fn judged(rows: &impl Read, wanted: &Begin, now: Timestamp) -> Answer<(Hosts, Vec<Finding>)> {
     let to = &wanted.to;
     if repository::find(rows, to)?.is_none() {
         return Err(repository::unknown(WHAT, &to.to_string()));

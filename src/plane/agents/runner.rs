@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use semver::Version;
 
-use super::engine::{self, Look, advance};
+use super::engine::{self, Look, Moves, advance};
 use super::repository::{find, list};
 use super::{AgentRoll, PARTS, Part, Parts, ROLL, SETTINGS, Stand, THE_ROW, gates, patches};
 use crate::model::{AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, Role};
@@ -155,43 +155,70 @@ impl<'a, R: Read> Eyes<'a, R> {
     }
 }
 
-/// Goes on as far as it can, and puts what changed.
-pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
-    let (roll, mut parts) = load(&**change)?;
+/// Where the roll is after a look.
+struct Looked {
+    before: State,
+    roll: AgentRoll,
+    parts: Parts,
+    moves: Moves,
+    /// Hosts that are enrolled no more.
+    gone: Vec<HostId>,
+}
+
+/// Looks how far it can go on; none: no roll is under way.
+fn look(rows: &impl Read, now: Timestamp) -> Answer<Option<Looked>> {
+    let (roll, mut parts) = load(rows)?;
     let Some(mut roll) = roll.filter(AgentRoll::is_under_way) else {
-        return Ok(());
+        return Ok(None);
     };
-    let known: BTreeSet<HostId> = change.all(&HOSTS)?.into_iter().map(|(_, h)| h.id).collect();
+    let known: BTreeSet<HostId> = rows.all(&HOSTS)?.into_iter().map(|(_, h)| h.id).collect();
     let gone: Vec<HostId> = parts
         .keys()
         .filter(|h| !known.contains(h))
         .copied()
         .collect();
+    parts.retain(|host, _| known.contains(host));
+    let open = is_open(rows, now)?;
+    let (before, to) = (roll.state, roll.to.clone());
+    let eyes = Eyes::new(rows, now)?;
+    let broken: RefCell<Option<Refusal>> = RefCell::default();
+    let targets: BTreeMap<HostId, Version> =
+        parts.iter().map(|(h, p)| (*h, p.to.clone())).collect();
+    let look = |host: HostId| {
+        let to = targets.get(&host).unwrap_or(&to);
+        eyes.look(host, to).unwrap_or_else(|e| {
+            broken.borrow_mut().get_or_insert(e);
+            Look::default()
+        })
+    };
+    let moves = advance(&mut roll, &mut parts, &look, open, now);
+    match broken.into_inner() {
+        Some(e) => Err(e),
+        None => Ok(Some(Looked {
+            before,
+            roll,
+            parts,
+            moves,
+            gone,
+        })),
+    }
+}
+
+/// Goes on as far as it can, and puts what changed.
+pub(super) fn goes_on(change: &mut Change<'_>) -> Answer<()> {
+    let Some(looked) = look(&**change, change.now)? else {
+        return Ok(());
+    };
+    let Looked {
+        before,
+        roll,
+        parts,
+        moves,
+        gone,
+    } = looked;
     for host in gone {
-        parts.remove(&host);
         change.remove(&PARTS, &host.to_string())?;
     }
-    let now = change.now;
-    let open = is_open(&**change, now)?;
-    let (before, had) = (roll.state, parts.clone());
-    let moves = {
-        let eyes = Eyes::new(&**change, now)?;
-        let broken: RefCell<Option<Refusal>> = RefCell::default();
-        let look = |host: HostId| {
-            let to = had.get(&host).map_or(&roll.to, |p| &p.to);
-            eyes.look(host, to).unwrap_or_else(|e| {
-                broken.borrow_mut().get_or_insert(e);
-                Look::default()
-            })
-        };
-        let mut next = roll.clone();
-        let moves = advance(&mut next, &mut parts, &look, open, now);
-        if let Some(e) = broken.into_inner() {
-            return Err(e);
-        }
-        roll = next;
-        moves
-    };
     for host in &moves.changed {
         if let Some(part) = parts.get(host) {
             change.put(&PARTS, &host.to_string(), part)?;
@@ -309,9 +336,11 @@ pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
 }
 
 async fn look_again(plane: &Arc<Plane>) -> Answer<()> {
-    let roll = plane.read()?.get(&ROLL, THE_ROW)?;
-    if !roll.is_some_and(|r| r.state == State::Running || r.state == State::Paused) {
-        return Ok(());
+    // A change waits for the disk: none is made where nothing follows.
+    let looked = look(&plane.read()?, Timestamp::now())?;
+    let is_news = |l: &Looked| l.moves.roll || !l.moves.changed.is_empty() || !l.gone.is_empty();
+    match looked.is_some_and(|l| is_news(&l)) {
+        true => plane.change(goes_on).await,
+        false => Ok(()),
     }
-    plane.change(goes_on).await
 }

@@ -361,6 +361,30 @@ fn orders_rise_also_where_the_plane_was_set_back() {
     assert_eq!(w.parts[&host(1)].order, Generation(second));
 }
 
+#[test]
+fn who_tries_again_by_itself_has_not_failed_yet() {
+    let mut w = World::new(1, &[100]);
+    w.go();
+    let part = w.parts.get_mut(&host(1)).expect("part");
+    let full = Fault::new(FaultCode::DiskFull, "it does not fit", "no room");
+    let says = |why: Fault, order| AgentStatus {
+        stage: AgentStage::Refused,
+        generation: order,
+        why: Some(why),
+        ..AgentStatus::default()
+    };
+    let order = part.order;
+    heard(
+        part,
+        &says(full.clone().next_try(w.now), order),
+        None,
+        w.now,
+    );
+    assert_eq!(part.stand, Stand::Told);
+    heard(part, &says(full, order), None, w.now);
+    assert_eq!(part.stand, Stand::Failed);
+}
+
 /// What a host does when its turn comes.
 #[derive(Clone, Copy, Debug)]
 enum Nature {

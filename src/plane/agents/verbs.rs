@@ -84,15 +84,7 @@ pub(super) fn back(
         return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
             .fix("wait until it is done, put back or late: pf9-plane agent upgrade status"));
     }
-    let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
-    let returning: Parts = parts
-        .iter()
-        .filter(|(_, p)| changed(p))
-        .filter_map(|(host, p)| {
-            let part = Part::new(Some(p.to.clone()), p.from.clone()?);
-            Some((*host, part))
-        })
-        .collect();
+    let returning = returning(parts);
     let Some(to) = returning.values().map(|p| p.to.clone()).max() else {
         let why = "no host was changed";
         return Err(
@@ -123,4 +115,17 @@ pub(super) fn back(
     *roll = Some(next);
     *parts = returning;
     Ok(recalled)
+}
+
+/// The parts of those who were changed, the other way.
+fn returning(parts: &Parts) -> Parts {
+    let changed = |p: &Part| p.stand == Stand::Done && p.told_at.is_some();
+    parts
+        .iter()
+        .filter(|(_, p)| changed(p))
+        .filter_map(|(host, p)| {
+            let part = Part::new(Some(p.to.clone()), p.from.clone()?);
+            Some((*host, part))
+        })
+        .collect()
 }

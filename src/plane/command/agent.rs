@@ -8,6 +8,7 @@ use semver::Version;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::upgrade::{findings, rows};
 use super::{Listing, State, align, cell, put, seconds, show, text};
 use crate::model::{Fault, FaultCode, HostId};
 use crate::plane::admin;
@@ -238,11 +239,6 @@ impl Upgrade {
     }
 }
 
-fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> {
-    let rows = answer.pointer(at).and_then(Value::as_array);
-    rows.into_iter().flatten()
-}
-
 fn policy_line(answer: &Value) -> String {
     let window = match answer["window"].as_str() {
         Some(window) if answer["windowIsOpen"] == true => format!("{window} (open)"),
@@ -278,21 +274,7 @@ fn plan_screen(answer: &Value) -> String {
         table.push(row);
     }
     out.push_str(&align(&table));
-    for finding in rows(answer, "/findings") {
-        out.push_str(&format!(
-            "\n{} [{}] {}: {}\n    {}\n",
-            cell(finding, "weight"),
-            cell(finding, "id"),
-            text(finding, "what"),
-            text(finding, "why"),
-            text(finding, "fix"),
-        ));
-    }
-    out.push_str(match answer["begins"] == true {
-        true => "\nnothing stands against it\n",
-        false => "\nit does not begin; what blocks, and is known, is overruled with --despite ID\n",
-    });
-    out
+    out + &findings(answer)
 }
 
 fn status_screen(answer: &Value) -> String {

@@ -119,7 +119,7 @@ impl Upgrade {
     }
 }
 
-fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn rows<'a>(answer: &'a Value, at: &str) -> impl Iterator<Item = &'a Value> {
     answer
         .pointer(at)
         .and_then(Value::as_array)
@@ -151,6 +151,12 @@ fn plan_screen(answer: &Value) -> String {
         table.push(row);
     }
     out.push_str(&align(&table));
+    out + &findings(answer)
+}
+
+/// What stands against something that a plan shows, and whether it would begin.
+pub(super) fn findings(answer: &Value) -> String {
+    let mut out = String::new();
     for finding in rows(answer, "/findings") {
         out.push_str(&format!(
             "\n{} [{}] {}: {}\n    {}\n",
