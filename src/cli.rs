@@ -49,12 +49,15 @@ mod tests;
 use clap::FromArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::agent;
 use crate::app::Exit;
-use crate::model::{Fault, FaultCode};
+use crate::host::Host;
+use crate::model::{Fault, FaultCode, paths};
+use crate::telemetry::{self, LogConfig};
 
-use args::{Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
+use args::{AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
 use context::Context;
-use output::Output;
+use output::{Ink, Output};
 
 /// Parses the command line, runs the verb, returns how it ended.
 pub fn main() -> Exit {
@@ -131,7 +134,24 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             IdentityVerb::Reset(args) => identity::reset(ctx, args).await,
             IdentityVerb::Note => identity::note(ctx),
         },
+        Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
+}
+
+/// What the two units of the agent's version do; they log as daemons do.
+async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
+    ctx.need_root("change the agent's version")?;
+    let dir = ctx.host.at(paths::LOG_DIR);
+    if let Err(why) = telemetry::init("pf9-agent", &dir, &LogConfig::default()) {
+        ctx.out
+            .step(Ink::Warn, &format!("logs are not written: {why}"));
+    }
+    let host = Host::new(ctx.host.clone());
+    match verb {
+        AgentVerb::Switch => agent::switch(&host).await?,
+        AgentVerb::Boot => agent::at_boot(&host).await?,
+    }
+    Ok(Exit::Ok)
 }

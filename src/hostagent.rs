@@ -25,7 +25,9 @@
 //! | `relay`      | task: root's orders of certificates up, certificates down |
 //! | `facts`      | task: what root says the machine is, up when it is another |
 //! | `order`      | one order: a number from the plane, root's signature from nodelet |
-//! | `download`   | task: stacks into the staging directory, with resume |
+//! | `download`   | task: stacks into the staging directory |
+//! | `agent`      | tasks: packages of this software likewise; how far a change of its version is |
+//! | `fetch`      | one file from the plane, with resume |
 //! | `trust`      | task: whom to believe, from the plane to nodelet |
 //! | `status`     | the status document from the facts: pure |
 //! | `report`     | task: sends it when it changes and at least once a period |
@@ -33,6 +35,7 @@
 //! | `sample`     | task: what the machine is and how it is; `inventory`, `health` read it |
 //! | `api`        | `GET /v1/status` on the local socket |
 
+mod agent;
 mod api;
 mod backoff;
 mod board;
@@ -40,6 +43,7 @@ mod deliver;
 mod download;
 mod events;
 mod facts;
+mod fetch;
 mod health;
 mod inventory;
 mod order;
@@ -129,6 +133,8 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "relay", relay::run);
     agent.task(group, "facts", facts::run);
     agent.task(group, "download", download::run);
+    agent.task(group, "agent-version", agent::watch);
+    agent.task(group, "agent-package", agent::fetch);
     agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
     let period = Duration::from_secs(config.hostagent.status_s);
@@ -208,9 +214,9 @@ impl Agent {
 /// unit's `MemoryMax` is more (`app::memory`).
 #[cfg(test)]
 pub(crate) fn memory_most() -> u64 {
-    /// Those that take an answer in at the same time: spec, relay, watch-node, download, deliver,
-    /// report, events.
-    const TASKS: usize = 7;
+    /// Those that take an answer in at the same time: spec, relay, watch-node, download, agent-package,
+    /// deliver, report, events.
+    const TASKS: usize = 8;
     /// The program and its libraries, the spec in force twice, the machine's inventory.
     const BASE: usize = 48 * 1024 * 1024;
     let answers = TASKS * local::ANSWER_MAX;

@@ -9,10 +9,12 @@
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
+//! model, host, local ◄── agent (its own version) ◄── nodelet, hostagent, cli
 //! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
 //! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
 //! ```
 
+pub mod agent;
 pub mod app;
 pub mod backup;
 pub mod cli;

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stack", &["model", "host", "telemetry"]),
     ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
+    ("agent", &["model", "local", "host", "telemetry"]),
     (
         "comms",
         &[
@@ -40,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "agent",
             "app",
             "telemetry",
         ],
@@ -52,6 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "identity",
             "stack",
+            "agent",
             "egress",
             "backup",
             "app",
@@ -64,6 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model",
+            "agent",
             "local",
             "host",
             "egress",

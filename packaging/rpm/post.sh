@@ -1,7 +1,18 @@
-# Users and directories; nothing is started or enabled on a first installation.
+# Users and directories, and `current` and `last-good` are this version; nothing is started or enabled on a first installation.
 systemd-sysusers pf9-hostagent.conf
 systemd-tmpfiles --create pf9-hostagent.conf
 rm -rf /var/opt/pf9/removal
+AGENT=/opt/pf9/agent
+# Whoever installs this version wants it: also a trial of another one ends here, with its units. (Files of the version before
+# go after this.)
+for link in current last-good; do
+    ln -sfn "{version}" "$AGENT/.$link.new"
+    mv -T "$AGENT/.$link.new" "$AGENT/$link"
+done
+sync "$AGENT" || :
+for unit in agent-boot.service agent-switch.service comms.service hostagent.service nodeletd.service nodeletd.socket; do
+    rm -f "/run/systemd/system/pf9-$unit"
+done
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi

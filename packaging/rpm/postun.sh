@@ -3,6 +3,7 @@ ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-e
 ROLE_TREES="/opt/pf9/cni /opt/pf9/stacks /var/lib/pf9 /run/pf9-containerd"
 ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
 AGENT_TREES="/var/opt/pf9 /run/pf9 /run/pf9-machine.json /var/log/pf9"
+AGENT_PROGRAMS="/opt/pf9/agent"
 AGENT_ENTRIES="/etc/systemd/system/multi-user.target.wants/pf9-comms.service /etc/systemd/system/multi-user.target.wants/pf9-hostagent.service /etc/systemd/system/sockets.target.wants/pf9-nodeletd.socket"
 CONFIG_ROOT="/etc/pf9"
 MOUNTED="/run/pf9-containerd /var/lib/pf9/containerd /var/lib/pf9/kubelet"
@@ -20,6 +21,8 @@ unmount_ours() {
     done
 }
 remove_tree() (
+    # Never everything, whatever a mistake of ours makes of a name.
+    case "$1" in /*/*) ;; *) exit 0 ;; esac
     kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
     here="" below=""
     while read -r _ _ _ _ point _; do
@@ -60,11 +63,14 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
 if [ "$1" -ge 1 ]; then
-    # An upgrade: what ran is restarted, what did not is left alone.
-    if [ -d /run/systemd/system ]; then
+    # An upgrade: what ran is restarted, what did not is left alone. pf9-agent-switch.service has done it already where it is
+    # what makes the package manager know of the version that runs.
+    if [ -d /run/systemd/system ] && [ -z "$PF9_AGENT_SETTLES" ]; then
         systemctl --quiet try-restart pf9-nodeletd.socket pf9-comms.service pf9-hostagent.service || :
     fi
 elif ! role_is_left; then
+    # The links, and versions that were only tried.
+    remove_tree "$AGENT_PROGRAMS"
     unmount_ours
     for tree in $AGENT_TREES $ROLE_TREES; do remove_tree "$tree"; done
     rm -f $ROLE_ENTRIES $AGENT_ENTRIES $PROXY_CONFIG

@@ -12,6 +12,7 @@ role_is_left() {
 # <<<
 
 if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
+    systemctl --quiet stop pf9-agent-switch.service || :
     if role_is_left; then
         echo "pf9-hostagent: WARNING: this machine is still a Kubernetes node: removing the role (at most $REMOVAL_SECONDS s)" >&2
         timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl decommission-node --local --yes </dev/null ||

@@ -3,7 +3,8 @@
   deb(binaries, folder) / rpm(binaries, folder)     makes the package of a directory of release binaries
   python3 packager.py BINARIES FOLDER [--deb-only]  both, in place of those that were there
 
-Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH.
+Same sources, same bytes: the package's times are the last commit's, or $SOURCE_DATE_EPOCH. $PF9_AGENT_VERSION, which the
+programs are then built with as well, is another version than that of Cargo.toml.
 """
 import gzip
 import os
@@ -18,11 +19,11 @@ from common import REPO, Fail, need_packages, out, run
 
 LIST = REPO / "packaging/package.toml"
 DATA = tomllib.loads(LIST.read_text())
-DEB_SCRIPTS, RPM_SCRIPTS = ["postinst", "prerm", "postrm"], {"post": "post.sh", "preun": "preun.sh", "postun": "postun.sh"}
+DEB_SCRIPTS, RPM_SCRIPTS = ["preinst", "postinst", "prerm", "postrm"], {"post": "post.sh", "preun": "preun.sh", "postun": "postun.sh"}
 
 
 def version():
-    return tomllib.loads((REPO / "Cargo.toml").read_text())["package"]["version"]
+    return os.environ.get("PF9_AGENT_VERSION") or tomllib.loads((REPO / "Cargo.toml").read_text())["package"]["version"]
 
 
 def epoch():
@@ -34,16 +35,21 @@ def is_config(path):
     return path.startswith("/etc/")
 
 
+def at(path):
+    """Where it is installed."""
+    return path.replace("{version}", version())
+
+
 def contents(binaries):
-    """Installed path → bytes and mode."""
+    """Installed path → bytes and mode; of a link, what it points to and no mode."""
     found = {}
     for folder, names in DATA["programs"].items():
         for name in names:
-            found[f"{folder}/{name}"] = ((binaries / name).read_bytes(), 0o755)
+            found[at(f"{folder}/{name}")] = ((binaries / name).read_bytes(), 0o755)
     for path, source in DATA["files"].items():
         data = (REPO / source).read_bytes()
-        found[path] = (gzip.compress(data, 9, mtime=0) if path.endswith(".gz") else data, 0o644)
-    return found
+        found[at(path)] = (gzip.compress(data, 9, mtime=0) if path.endswith(".gz") else data, 0o644)
+    return found | {path: (target, None) for path, target in DATA["links"].items()}
 
 
 def lay_out(root, files):
@@ -51,12 +57,19 @@ def lay_out(root, files):
     for path, (data, mode) in files.items():
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        target.chmod(mode)
+        if mode is None:
+            target.symlink_to(data)
+        else:
+            target.write_bytes(data)
+            target.chmod(mode)
     for path in [root, *root.rglob("*")]:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
-        os.utime(path, (seconds, seconds))
+        os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+def script(name):
+    return at((REPO / "packaging" / name).read_text())
 
 
 def c_library(binaries):
@@ -86,7 +99,7 @@ def deb(binaries, folder, log=None):
         "Installed-Size": sum(-(-len(data) // 1024) for data, _ in files.values()), "Depends": ", ".join(needs),
         "Description": DATA["summary"] + "".join(f"\n {line or '.'}" for line in text)}.items())
     about = {"control": (control, 0o644), "conffiles": ("".join(f"{path}\n" for path in files if is_config(path)), 0o644)}
-    about |= {name: ((REPO / "packaging/deb" / name).read_text(), 0o755) for name in DEB_SCRIPTS}
+    about |= {name: (script(f"deb/{name}"), 0o755) for name in DEB_SCRIPTS}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
         lay_out(Path(tmp), {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}})
         # Whoever has the C library that the programs need has a dpkg that reads it.
@@ -123,9 +136,9 @@ def rpm(binaries, folder, log=None):
     need_packages({"rpmbuild": "rpm"})
     fresh(folder, f"{DATA['name']}-*.rpm")
     files = contents(binaries)
-    lines = [f"%attr({mode:o},root,root) {'%config(noreplace) ' if is_config(path) else ''}{path}"
+    lines = [f"%attr({'-' if mode is None else format(mode, 'o')},root,root) {'%config(noreplace) ' if is_config(path) else ''}{path}"
              for path, (_, mode) in files.items()]
-    scripts = "\n".join(f"%{section}\n" + (REPO / "packaging/rpm" / name).read_text().replace("%", "%%")
+    scripts = "\n".join(f"%{section}\n" + script(f"rpm/{name}").replace("%", "%%")
                         for section, name in RPM_SCRIPTS.items())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
         top = Path(tmp)

@@ -81,7 +81,7 @@ fn begin(daemon: &Daemon) -> Result<(HostFs, Result<Config, Fault>), Exit> {
     let command = <Args as clap::CommandFactory>::command()
         .name(daemon.name)
         .about(daemon.about)
-        .version(env!("CARGO_PKG_VERSION"));
+        .version(crate::model::document::AGENT_VERSION);
     let args = command
         .try_get_matches()
         .and_then(|m| <Args as clap::FromArgMatches>::from_arg_matches(&m))
@@ -136,7 +136,7 @@ where
     group.finite("signals", signals(stop));
     group.finite("watchdog", watchdog(group.progress(), group.shutdown()));
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = crate::model::document::AGENT_VERSION,
         "{} starts",
         daemon.name
     );

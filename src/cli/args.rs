@@ -13,7 +13,7 @@ use crate::model::HostId;
 
 /// The operator's hand on a node.
 #[derive(Debug, Parser)]
-#[command(name = "pf9ctl", version, max_term_width = 100)]
+#[command(name = "pf9ctl", version = crate::model::document::AGENT_VERSION, max_term_width = 100)]
 pub(super) struct Args {
     /// Put this directory in front of every path (for tests).
     #[arg(long, global = true, default_value = "/", hide = true)]
@@ -40,8 +40,25 @@ pub(super) enum Verb {
     Etcd(EtcdArgs),
     /// Who this machine is to its plane, and what to do when it is a copy of another machine.
     Identity(IdentityArgs),
+    /// The version of this software: what its units do.
+    #[command(hide = true)]
+    Agent(AgentArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct AgentArgs {
+    #[command(subcommand)]
+    pub(super) verb: AgentVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentVerb {
+    /// Change to the version that is ordered, prove it or go back: pf9-agent-switch.service does.
+    Switch,
+    /// Back to the proven version before anything starts: pf9-agent-boot.service does.
+    Boot,
 }
 
 #[derive(Debug, Parser)]
@@ -295,6 +312,7 @@ impl Verb {
                 IdentityVerb::Reset(args) => args.json,
                 IdentityVerb::Note => false,
             },
+            Self::Agent(_) => false,
             Self::DecommissionNode(args) => args.json,
         }
     }

@@ -10,13 +10,14 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::context::{AGENT_UNITS, Context, NODE_UNITS, NODELET_UNIT};
+use crate::agent;
 use crate::app::{Config, Exit};
 use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::local::LocalError;
 use crate::model::{
-    Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus, Role,
-    Timestamp, TunnelState, TunnelStatus, paths,
+    AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
+    Role, Timestamp, TunnelState, TunnelStatus, paths,
 };
 
 /// Version of the report document.
@@ -41,6 +42,8 @@ pub(super) struct StatusReport {
     pub(super) host_id: Option<HostId>,
     /// Version of this program.
     pub(super) version: &'static str,
+    /// The version that is ordered, and how far that is.
+    pub(super) change: AgentStatus,
     /// Our daemons.
     pub(super) agent: Vec<UnitReport>,
     /// The tunnel, if comms answers.
@@ -121,12 +124,12 @@ pub(super) async fn run(ctx: &Context, args: &StatusArgs) -> Result<Exit, Fault>
 
 /// Asks everybody.
 pub(super) async fn gather(ctx: &Context) -> StatusReport {
-    let (agent, services, systemd) = units(ctx).await;
+    let (daemons, services, systemd) = units(ctx).await;
     let (status, tunnel) = tokio::join!(
         ctx.get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status"),
         ctx.get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status"),
     );
-    let nodelet_runs = agent
+    let nodelet_runs = daemons
         .iter()
         .any(|u| u.unit == NODELET_UNIT && u.state == "running");
     let node = match &status {
@@ -145,8 +148,13 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         reason: None,
         host_name: host_name(ctx),
         host_id: host_id.as_ref().ok().copied().flatten(),
-        version: env!("CARGO_PKG_VERSION"),
-        agent,
+        version: crate::model::document::AGENT_VERSION,
+        change: match &status {
+            Ok(status) => status.agent.clone(),
+            // What is on the disk says it also while hostagent is started again.
+            Err(_) => agent::status(&ctx.host, None, None),
+        },
+        agent: daemons,
         tunnel: tunnel.as_ref().ok().cloned(),
         acknowledged_at: None,
         generation: None,

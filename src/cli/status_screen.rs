@@ -4,8 +4,9 @@ use super::output::{Ink, Screen, Show};
 use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
-    DownloadStatus, Expiry, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, SessionKind,
-    SessionState, SessionStatus, Timestamp, TunnelState, TunnelStatus, UpgradeState, UpgradeStatus,
+    AgentStage, AgentStatus, DownloadStatus, Expiry, NodeStatus, PackageDatabase, PhaseId,
+    PhaseState, PhaseStatus, Role, SessionKind, SessionState, SessionStatus, Timestamp,
+    TunnelState, TunnelStatus, UpgradeState, UpgradeStatus,
 };
 
 impl Show for StatusReport {
@@ -222,7 +223,34 @@ fn units(screen: &mut Screen, label: &str, units: &[UnitReport], version: Option
     screen.pieces(label, pieces);
 }
 
+/// The version that is ordered: nothing is said of a host that has never had an order.
+fn change(screen: &mut Screen, now: &AgentStatus, width: usize) {
+    let Some(wanted) = &now.wanted else { return };
+    let (ink, mut text) = match now.stage {
+        AgentStage::Idle => return,
+        AgentStage::Fetching => (Ink::Warn, format!("{wanted} is fetched")),
+        AgentStage::Ready => (Ink::Warn, format!("{wanted} is ready")),
+        AgentStage::Switching => (Ink::Warn, format!("{wanted} is switched to")),
+        AgentStage::Proving => (Ink::Warn, format!("{wanted} has to show that it is well")),
+        AgentStage::Proven => (Ink::Plain, format!("{wanted} is proven")),
+        AgentStage::PutBack => (Ink::Bad, format!("{wanted} was put back")),
+        AgentStage::Refused => (Ink::Bad, format!("{wanted} is refused")),
+    };
+    if let Some(good) = now.last_good.as_ref().filter(|good| *good != wanted) {
+        text = format!("{text} · {good} was proven here last");
+    }
+    if let Some(why) = &now.why {
+        text = format!("{text} · {}: {}", why.what, why.why);
+    }
+    screen.row("version", ink, &text, width);
+    if let PackageDatabase::Pending { why } = &now.database {
+        let text = format!("the package manager does not know of it: {why}");
+        screen.row("", Ink::Warn, &text, width);
+    }
+}
+
 fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
+    change(screen, &report.change, width);
     if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
         screen.row("stack", Ink::Plain, &stack.to_string(), width);
     }

@@ -61,7 +61,7 @@ const MACHINE: &[(&str, &str)] = &[
     ("/run/systemd/system/x", ""),
     ("/run/systemd/container", "x"),
     ("/usr/lib64/libseccomp.so.2", ""),
-    ("/usr/libexec/pf9/pf9-comms", ""),
+    ("/opt/pf9/agent/current/bin/pf9-comms", ""),
     ("/etc/pf9/hostagent.toml", "# a person's own\n"),
 ];
 const TOOLS: [&str; 8] = [

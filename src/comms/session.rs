@@ -19,12 +19,13 @@ use crate::wire::{Code, Config, Side};
 /// A session that was told to leave may finish its streams for this long: a download of a stack
 /// over a slow line, an operator's shell. What lasts longer (a watch) is cut and asked for anew.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(600);
-/// Longest a session may take to finish its streams when this side stops: below the daemon's own
-/// grace.
-const STOP_MAX: Duration = Duration::from_secs(10);
+/// Longest a session may take to finish its streams when this side stops. Nobody may open another one meanwhile, and whoever
+/// starts this program again, with another version of it perhaps, closes the way to the machine for so long: what lasts
+/// longer is of the kind that is asked for anew.
+const STOP_MAX: Duration = Duration::from_secs(3);
 /// Longest a session that is over may linger, for the plane to get all that was sent, when this side
-/// stops: with [`STOP_MAX`] below the daemon's own grace.
-const STOP_LINGER: Duration = Duration::from_secs(5);
+/// stops: with [`STOP_MAX`] below five seconds, and the daemon's own grace.
+const STOP_LINGER: Duration = Duration::from_secs(1);
 /// How long streams may take to notice that their connection is over, and write their audit line.
 const LAST_LINES: Duration = LAST_BYTES.saturating_add(Duration::from_secs(1));
 

@@ -109,6 +109,12 @@ impl Units {
         self.act(&["restart"], &[unit]).await
     }
 
+    /// Asks for units to be stopped and started, and waits for neither; with `running`, only those that run.
+    pub async fn restart_soon(&self, units: &[&str], running: bool) -> Result<(), ExecError> {
+        let verb = if running { "try-restart" } else { "restart" };
+        self.act(&[verb, "--no-block"], units).await
+    }
+
     /// Stops a unit.
     pub async fn stop(&self, unit: &str) -> Result<(), ExecError> {
         self.act(&["stop"], &[unit]).await

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{
-    Accepted, DownloadStatus, Expiry, Fault, Generation, Health, Inventory, NodeState, NodeStatus,
-    Role, StackRef, Timestamp, TrustStatus, TrustVersion, UpgradeState, UpgradeStatus,
+    Accepted, AgentSpec, AgentStatus, DownloadStatus, Expiry, Fault, Generation, Health, Inventory,
+    NodeState, NodeStatus, Role, StackRef, Timestamp, TrustStatus, TrustVersion, UpgradeState,
+    UpgradeStatus,
 };
 
 /// Whether nodelet has the accepted spec.
@@ -65,6 +66,10 @@ pub(super) struct Facts {
     pub(super) machine_fault: Option<Fault>,
     /// What the plane wants a person here to know.
     pub(super) notices: Vec<Fault>,
+    /// How far the change of this software's version is.
+    pub(super) agent: Option<AgentStatus>,
+    /// Why the package of the version that is ordered does not come.
+    pub(super) agent_fetch: Option<Fault>,
     /// When the plane last took a status.
     pub(super) acknowledged_at: Option<Timestamp>,
 }
@@ -134,10 +139,22 @@ impl Facts {
             .map_or(Role::None, |s| s.spec.assignment.role())
     }
 
-    /// The spec nodelet must have: none while no role is, was or may be on this machine.
+    /// The spec nodelet must have: none while no role is, was or may be on this machine, and its version stays.
     pub(super) fn to_deliver(&self) -> Option<Arc<Accepted>> {
         let spec = self.spec.as_ref()?;
-        (self.nodelet_needed || spec.spec.assignment.role() != Role::None).then(|| Arc::clone(spec))
+        let role = self.nodelet_needed || spec.spec.assignment.role() != Role::None;
+        (role || self.agent_is_busy()).then(|| Arc::clone(spec))
+    }
+
+    /// The version of this software that the newest spec names.
+    pub(super) fn agent_ordered(&self) -> Option<AgentSpec> {
+        self.spec.as_ref()?.spec.agent.clone()
+    }
+
+    /// Something is left to do for it.
+    fn agent_is_busy(&self) -> bool {
+        let ordered = self.spec.as_ref().is_some_and(|s| s.spec.agent.is_some());
+        ordered && self.agent.as_ref().is_none_or(super::agent::is_busy)
     }
 
     /// The stack the newest spec names. nodelet may still be at an older one, whose stack is of no

@@ -7,36 +7,23 @@
 //! that. nodelet verifies everything again: what happens here spares
 //! it, and the operator, a wait for bytes that are wrong.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::board::Facts;
+use super::fetch::{Failure, KEPT_EVERY, Target, Wanted, keep_on_disk};
 use super::{Agent, blocking, plane};
-use crate::host::fs::{Attrs, HostFs};
-use crate::host::part::{self, Answer, Begin};
-use crate::host::space;
+use crate::host::fs::Attrs;
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
-    DeltaOffer, Digest, DownloadStatus, Envelope, Fault, FaultCode, Hasher, Matrix, StackRef,
-    TrustStore, paths,
+    DeltaOffer, DownloadStatus, Envelope, Fault, FaultCode, Matrix, StackRef, TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError, programs};
 
-/// Longest silence in the middle of an archive.
-const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
-/// What came is on the disk after this long: that much of a download a power cut may cost.
-const KEPT_EVERY: Duration = Duration::from_secs(5);
-/// Progress is told this often; a person needs no more.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Waits after a failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// A full disk or a damaged stack needs a person; the plane coming back wakes earlier.
@@ -148,7 +135,7 @@ async fn kept(agent: &Agent, stack: &StackRef) {
         agent.fs.clone(),
         agent.fs.at(stack::staged_archive(&stack.manifest)),
     );
-    if let Err(error) = blocking(move || keep_on_disk(&fs, &archive)).await {
+    if let Err(error) = blocking(move || keep_on_disk(&fs, &archive, paths::STAGING)).await {
         let why = crate::telemetry::chain(&error);
         tracing::warn!(%why, "the stack's archive may be lost in a power cut, and is fetched again then");
     }
@@ -210,10 +197,13 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
     fits(agent, stack, &manifest)?;
     let archive = &manifest.content().archive;
     let target = Target {
+        wanted: OfStack {
+            stack: stack.clone(),
+            total: archive.size,
+        },
+        url: format!("/v1/stacks/{}/archive", stack.manifest),
         done: agent.fs.at(stack::staged_archive(&stack.manifest)),
         part: agent.fs.at(stack::staged_part(&stack.manifest)),
-        url: format!("/v1/stacks/{}/archive", stack.manifest),
-        stack: stack.clone(),
         total: archive.size,
         sha256: archive.sha256,
     };
@@ -242,7 +232,7 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
 }
 
 /// What differs from the stack that is here, when the plane has that and it is the smaller one.
-async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Target> {
+async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Target<OfStack>> {
     let here = stack::current(&agent.fs).ok().flatten()?;
     let url = format!("/v1/stacks/{}/from/{}", stack.manifest, here.manifest);
     let offer = agent
@@ -259,18 +249,21 @@ async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Targe
             .fs
             .at(stack::staged_delta_part(&stack.manifest, &here.manifest)),
         url: format!("{url}/delta"),
-        stack: stack.clone(),
+        wanted: OfStack {
+            stack: stack.clone(),
+            total: offer.bytes,
+        },
         total: offer.bytes,
         sha256: offer.sha256,
     })
 }
 
-async fn receive(agent: &Agent, target: Target) -> Result<(), Fault> {
-    let stack = &target.stack;
+async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<(), Fault> {
+    let stack = &target.wanted.stack;
     agent.board.update(|facts| {
         facts.download = Some(progress(stack, 0, target.total));
     });
-    let file = target.open(agent).await?;
+    let file = target.open().await?;
     // It unpacks what is there while the rest comes.
     wake_nodelet(agent).await;
     tracing::info!(%stack, have = file.have, total = target.total, "stack download begins");
@@ -345,8 +338,8 @@ async fn fetch_manifest(
     Ok(manifest)
 }
 
-async fn wake_nodelet(agent: &Agent) {
-    if !agent.board.read(|f| f.nodelet_needed) {
+pub(super) async fn wake_nodelet(agent: &Agent) {
+    if agent.board.read(|f| f.to_deliver().is_none()) {
         return;
     }
     let woken = agent
@@ -387,198 +380,35 @@ fn progress(stack: &StackRef, have: u64, total: u64) -> DownloadStatus {
     }
 }
 
-/// One archive on its way.
-struct Target {
+/// The archive of a stack.
+struct OfStack {
     stack: StackRef,
-    done: PathBuf,
-    part: PathBuf,
-    url: String,
     total: u64,
-    sha256: Digest,
 }
 
-/// The part that is on disk.
-struct Part {
-    file: tokio::fs::File,
-    hasher: Hasher,
-    have: u64,
-}
-
-impl Target {
-    fn part_path(&self) -> PathBuf {
-        self.part.clone()
-    }
-
-    fn io(&self, action: &'static str, path: &Path) -> impl Fn(io::Error) -> Fault {
-        let (stack, path) = (self.stack.clone(), path.to_path_buf());
-        move |source| {
-            StackError::Io {
-                action,
-                path: path.clone(),
-                source,
-            }
-            .fault(&stack)
-        }
-    }
-
-    /// True when the archive is staged and its bytes are right; a wrong one is removed.
-    async fn is_done(&self) -> Result<bool, Fault> {
-        let path = self.done.clone();
-        let found = blocking(move || part::hashed(&path)).await;
-        match found.map(|f| f.map(|(hasher, _)| hasher.finish())) {
-            Ok(Some(digest)) if digest == self.sha256 => Ok(true),
-            Ok(Some(_)) => {
-                fs::remove_file(&self.done).map_err(self.io("remove", &self.done))?;
-                Ok(false)
-            }
-            Ok(None) => Ok(false),
-            Err(e) => Err(self.io("read", &self.done)(e)),
-        }
-    }
-
-    /// Opens the part, hashes what is there, and refuses when the rest does not fit on the disk.
-    async fn open(&self, agent: &Agent) -> Result<Part, Fault> {
-        let path = self.part_path();
-        let found = {
-            let path = path.clone();
-            blocking(move || part::hashed(&path)).await
-        }
-        .map_err(self.io("read", &path))?;
-        let have = found.as_ref().map(|(_, len)| *len);
-        let (hasher, have) = match (part::begin(have, self.total), found) {
-            (Begin::Resume(have), Some((hasher, _))) => (hasher, have),
-            (Begin::Check, Some((hasher, have))) => (hasher, have),
-            (Begin::Anew | Begin::Resume(_) | Begin::Check, _) => (Hasher::new(), 0),
-        };
-        let staging = agent.fs.at(paths::STAGING);
-        fs::create_dir_all(&staging).map_err(self.io("make directory", &staging))?;
-        space::of(&staging)
-            .map_err(self.io("ask free space of", &staging))?
-            .require(&staging, self.total - have)
-            .map_err(|e| StackError::Space(e).fault(&self.stack))?;
-        let mut file = tokio::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&path)
-            .await
-            .map_err(self.io("open", &path))?;
-        let placed = async {
-            file.set_len(have).await?;
-            file.seek(io::SeekFrom::Start(have)).await
-        };
-        placed.await.map_err(self.io("write", &path))?;
-        Ok(Part { file, hasher, have })
-    }
-
-    async fn receive(&self, agent: &Agent, mut part: Part) -> Result<(), Fault> {
-        let path = self.part_path();
-        if part.have < self.total {
-            let received = self.receive_rest(agent, &mut part).await;
-            // What came is on disk before the next try looks at it, whatever ended this one.
-            part.file.flush().await.map_err(self.io("write", &path))?;
-            received?;
-        }
-        if part.hasher.finish() != self.sha256 {
-            fs::remove_file(&path).map_err(self.io("remove", &path))?;
-            let why = "its SHA-256 is not what the manifest says".to_owned();
-            return Err(StackError::Damaged(why).fault(&self.stack));
-        }
-        let (from, to) = (path.clone(), self.done.clone());
-        blocking(move || put_in_place(&from, &to))
-            .await
-            .map_err(self.io("put in place", &self.done))
-    }
-
-    async fn receive_rest(&self, agent: &Agent, part: &mut Part) -> Result<(), Fault> {
+impl Wanted for OfStack {
+    fn fault(&self, failure: Failure) -> Fault {
         let what = format!("cannot fetch stack {}", self.stack);
-        let broken = |why: String| Fault::new(FaultCode::StackFetch, &what, why);
-        let from = (part.have > 0).then_some(part.have);
-        let mut response = agent
-            .plane
-            .stream(&self.url, from)
-            .await
-            .map_err(|e| plane::fault(&e, &what))?;
-        let range = response
-            .headers()
-            .get(http::header::CONTENT_RANGE)
-            .and_then(|v| v.to_str().ok());
-        match part::answer(
-            "the plane",
-            response.status().as_u16(),
-            range,
-            part.have,
-            self.total,
-        ) {
-            Ok(Answer::GoesOn) => {}
-            Ok(Answer::Whole) => self.restart(part).await?,
-            Err(why) => return Err(broken(why)),
-        }
-        let (mut told, mut kept) = (Instant::now(), Instant::now());
-        self.tell(agent, part.have);
-        while part.have < self.total {
-            let chunk = tokio::time::timeout(CHUNK_DEADLINE, response.chunk())
-                .await
-                .map_err(|_| broken(format!("nothing came for {CHUNK_DEADLINE:?}")))?
-                .map_err(|e| broken(format!("it broke off: {}", crate::telemetry::chain(&e))))?;
-            let Some(chunk) = chunk else {
-                return Err(broken(format!("it ended after {} bytes", part.have)));
-            };
-            self.append(part, &chunk).await?;
-            if kept.elapsed() >= KEPT_EVERY {
-                let synced = part.file.sync_data().await;
-                synced.map_err(self.io("write", &self.part_path()))?;
-                kept = Instant::now();
-            }
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
-                self.tell(agent, part.have);
-            }
-        }
-        Ok(())
-    }
-
-    async fn append(&self, part: &mut Part, chunk: &[u8]) -> Result<(), Fault> {
-        let room = usize::try_from(self.total - part.have).unwrap_or(usize::MAX);
-        if chunk.len() > room {
-            let why = format!("the plane sends more than {} bytes", self.total);
-            return Err(StackError::Damaged(why).fault(&self.stack));
-        }
-        part.file
-            .write_all(chunk)
-            .await
-            .map_err(self.io("write", &self.part_path()))?;
-        part.hasher.update(chunk);
-        part.have += chunk.len() as u64;
-        Ok(())
-    }
-
-    async fn restart(&self, part: &mut Part) -> Result<(), Fault> {
-        let again = async {
-            part.file.set_len(0).await?;
-            part.file.seek(io::SeekFrom::Start(0)).await
+        let error = match failure {
+            Failure::Broken(why) => return Fault::new(FaultCode::StackFetch, what, why),
+            Failure::Plane(error) => return plane::fault(&error, &what),
+            Failure::Damaged(why) => StackError::Damaged(why),
+            Failure::Space(room) => StackError::Space(room),
+            Failure::Io {
+                action,
+                path,
+                source,
+            } => StackError::Io {
+                action,
+                path,
+                source,
+            },
         };
-        again.await.map_err(self.io("write", &self.part_path()))?;
-        part.hasher = Hasher::new();
-        part.have = 0;
-        Ok(())
+        error.fault(&self.stack)
     }
 
     fn tell(&self, agent: &Agent, have: u64) {
         let now = Some(progress(&self.stack, have, self.total));
         agent.board.set(|f| &mut f.download, now);
     }
-}
-
-/// Not yet on the disk: whoever finds it after a power cut hashes it first, as nodelet does each time.
-fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
-    fs::set_permissions(from, fs::Permissions::from_mode(0o640))?;
-    fs::rename(from, to)
-}
-
-/// An archive that is kept for a while is on the disk: nothing is fetched twice after a power cut.
-fn keep_on_disk(fs: &HostFs, archive: &Path) -> io::Result<()> {
-    fs::File::open(archive)?.sync_all()?;
-    fs::File::open(fs.at(paths::STAGING))?.sync_all()
 }

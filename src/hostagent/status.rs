@@ -68,10 +68,10 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         inventory: facts.inventory.clone(),
         health,
         trust: facts.trust.clone(),
-        agent: AgentStatus {
+        agent: facts.agent.clone().unwrap_or_else(|| AgentStatus {
             version: AGENT_VERSION.parse().ok(),
             ..AgentStatus::default()
-        },
+        }),
     }
 }
 
@@ -119,7 +119,8 @@ pub(super) fn essence(status: &HostStatus) -> HostStatus {
     let faults = essence
         .reason
         .iter_mut()
-        .chain(essence.download.iter_mut().filter_map(|d| d.fault.as_mut()));
+        .chain(essence.download.iter_mut().filter_map(|d| d.fault.as_mut()))
+        .chain(essence.agent.why.as_mut());
     for fault in faults {
         fault.next_try = None;
     }

@@ -18,7 +18,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Version of this program.
-pub const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const AGENT_VERSION: &str = match option_env!("PF9_AGENT_VERSION") {
+    // A build that is the same but for what it is called.
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
 /// Name of the field that says from which agent version on a document can be read, e.g. `"0.5"`.
 pub const NEEDS_AGENT: &str = "needs_agent";
 /// Most ignored fields that are named; the number of the rest is told.

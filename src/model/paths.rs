@@ -83,6 +83,17 @@ pub const STACK_CURRENT: &str = "/opt/pf9/stacks/current";
 /// Symlink to the stack that etcd's programs are of: mostly the active one.
 pub const STACK_ETCD: &str = "/opt/pf9/stacks/etcd-current";
 
+/// Versions of this software, each in a directory called after it: `bin`, `units`.
+pub const AGENT_PROGRAMS: &str = "/opt/pf9/agent";
+/// Symlink to the version that runs.
+pub const AGENT_CURRENT: &str = "/opt/pf9/agent/current";
+/// Symlink to the version that was proven on this machine last.
+pub const AGENT_LAST_GOOD: &str = "/opt/pf9/agent/last-good";
+/// Which version is tried, and how far: root's, and everybody may read it.
+pub const AGENT_STATE: &str = "/var/opt/pf9/agent";
+/// Downloaded packages of this software, by their SHA-256.
+pub const AGENT_STAGING: &str = "/var/opt/pf9/hostagent/agent";
+
 /// Logs.
 pub const LOG_DIR: &str = "/var/log/pf9";
 /// The story of the role.

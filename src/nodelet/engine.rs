@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::etcd::restore::source::Shelves;
 use super::fit;
 use super::inbox;
-use super::job::{self, Hold, Job, Orders, Work};
+use super::job::{self, Hold, Job, Orders, SpecSeen, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
@@ -46,6 +46,7 @@ use super::observe::Memory;
 use super::roll;
 use super::status::{Board, LOOK_MAX};
 use super::watch::Watch;
+use crate::agent;
 use crate::app::Bucket;
 use crate::egress::Egress;
 use crate::host::Host;
@@ -243,6 +244,7 @@ impl Engine {
             }
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);
+        warnings.extend(self.tend_agent().await);
         self.board.warns(warnings);
         self.take_up(&job);
         match job {
@@ -252,6 +254,15 @@ impl Engine {
             Job::Remove(order, generation) => Box::pin(self.remove(order, generation)).await,
             Job::Hold(hold) => Box::pin(self.hold(*hold)).await,
         }
+    }
+
+    /// The version of this software is none of the node's business: a host without a role has one, too.
+    async fn tend_agent(&self) -> Option<Fault> {
+        let ordered = match &self.told.orders.borrow().spec {
+            SpecSeen::Newest(spec) => spec.agent.clone(),
+            SpecSeen::Never | SpecSeen::Lost { .. } => None,
+        };
+        agent::order::tend(&self.host, ordered.as_ref()).await.err()
     }
 
     /// Shows the job to others, and says once what is new about it.

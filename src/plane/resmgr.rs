@@ -52,7 +52,7 @@ pub(super) async fn roles(_: Operator) -> Json<Value> {
         "name": ROLE,
         "display_name": "Kubernetes node",
         "description": "May be attached to a cluster as master or worker",
-        "active_version": env!("CARGO_PKG_VERSION"),
+        "active_version": crate::model::document::AGENT_VERSION,
         "default_settings": {},
     }]))
 }

@@ -6,6 +6,7 @@ mod fixture;
 mod plane;
 mod published;
 mod said_by_root;
+mod version;
 mod words;
 
 use std::os::unix::fs::MetadataExt;

@@ -121,7 +121,7 @@ async fn the_way_back_leaves_the_package_and_nothing_else() {
         ours,
         [
             PathBuf::from("etc/pf9/hostagent.toml"),
-            "usr/libexec/pf9/pf9-comms".into()
+            "opt/pf9/agent/current/bin/pf9-comms".into()
         ]
     );
     assert!(!rig.host.at("/run/pf9ctl.lock").exists());

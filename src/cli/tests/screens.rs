@@ -133,6 +133,7 @@ fn good(role: Role) -> StatusReport {
         host_name: "node-1".into(),
         host_id: Some(id.parse::<HostId>().expect("id")),
         version: "0.1.0",
+        change: crate::model::AgentStatus::default(),
         agent: vec![
             unit("comms", "running"),
             unit("hostagent", "running"),
@@ -474,7 +475,7 @@ fn the_way_to_the_plane_is_shown_hop_by_hop() {
 #[test]
 fn help_is_the_reviewed_one() {
     let mut root = super::super::args::command().term_width(WIDTH);
-    let version = env!("CARGO_PKG_VERSION");
+    let version = crate::model::document::AGENT_VERSION;
     golden("help.txt", &root.render_help().to_string());
     root.build();
     let help = |name: String, verb: &clap::Command| {

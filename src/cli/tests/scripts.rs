@@ -32,6 +32,8 @@ const UNMOUNT: &str = r#"unmount_ours() {
 /// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is told,
 /// and the rest goes on: a package that is half removed helps nobody.
 const REMOVE: &str = r#"remove_tree() (
+    # Never everything, whatever a mistake of ours makes of a name.
+    case "$1" in /*/*) ;; *) exit 0 ;; esac
     kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
     here="" below=""
     while read -r _ _ _ _ point _; do
@@ -91,6 +93,7 @@ fn known() -> Vec<(&'static str, String)> {
         variable("ROLE_TREES", trees(role)),
         variable("ROLE_ENTRIES", entries(Keeper::Role)),
         variable("AGENT_TREES", trees(|k| k != Keeper::Role)),
+        variable("AGENT_PROGRAMS", paths::AGENT_PROGRAMS.into()),
         variable("AGENT_ENTRIES", entries(Keeper::Agent)),
         variable("CONFIG_ROOT", ours::CONFIG_ROOT.into()),
         variable("MOUNTED", ours::MOUNTED.join(" ")),
@@ -148,7 +151,7 @@ fn the_scripts_hold_what_the_programs_say() {
             let allowed = ["/var/opt/pf9/removal", "/.pf9-tmp-"];
             let named =
                 words.find(|w| w.starts_with('/') && !allowed.iter().any(|a| w.starts_with(a)));
-            let copied = line.contains("/usr/libexec/pf9/pf9-nodeletd");
+            let copied = line.contains("/opt/pf9/agent/current/bin/pf9-nodeletd");
             assert!(copied || named.is_none(), "{script}: {line}");
             let crosses = line.contains("rm -rf");
             assert!(
@@ -239,7 +242,13 @@ fn machine() -> Rig {
     ] {
         rig.file(other, "theirs");
     }
-    for path in [paths::PROXY_CONFIG, paths::HOST_ID, "/etc/pf9/.before/x"] {
+    for path in [
+        paths::PROXY_CONFIG,
+        paths::HOST_ID,
+        "/etc/pf9/.before/x",
+        "/opt/pf9/agent/1.2.3/bin/pf9-comms",
+        "/opt/pf9/agent/.kept/x",
+    ] {
         rig.file(path, "ours");
     }
     for dir in ours::SHARED {
@@ -418,4 +427,140 @@ fn nobody_gives_up_before_a_slow_drain_may_end() {
     let waits = std::time::Duration::from_secs(args.wait);
     assert!(deadlines::DRAIN < deadlines::ROLE_REMOVAL && deadlines::ROLE_REMOVAL < waits);
     assert!(waits < deadlines::PACKAGE);
+}
+
+/// Runs the script of a package of this version; the calls of systemd's tools that it made.
+fn run_of(rig: &Rig, script: &str, version: &str, arguments: &[&str], settles: &str) -> String {
+    let root = rig.dir.path();
+    let text = std::fs::read_to_string(path_of(script)).expect(script);
+    let text = below_root(&text.replace("{version}", version), root);
+    let tools = root.join("tools");
+    std::fs::create_dir_all(&tools).expect("tools");
+    let calls = root.join("tools/calls");
+    std::fs::write(&calls, "").expect("calls");
+    for tool in [
+        "systemctl",
+        "systemd-sysusers",
+        "systemd-tmpfiles",
+        "deb-systemd-helper",
+        "deb-systemd-invoke",
+    ] {
+        let file = tools.join(tool);
+        let text = format!("#!/bin/sh\necho \"{tool} $*\" >> {}\n", calls.display());
+        std::fs::write(&file, text).expect("tool");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).expect("mode");
+    }
+    let out = Command::new("/bin/sh")
+        .args(["-c", &text, script])
+        .args(arguments)
+        .env("PATH", format!("{}:/usr/bin:/bin", tools.display()))
+        .env("PF9_AGENT_SETTLES", settles)
+        .output()
+        .expect("sh");
+    assert!(
+        out.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    std::fs::read_to_string(calls).expect("calls")
+}
+
+/// A machine that systemd runs on, and that nothing of ours is on.
+fn bare() -> Rig {
+    let rig = Rig::new();
+    std::fs::remove_dir_all(rig.host.at(paths::AGENT_PROGRAMS)).expect("remove");
+    std::fs::create_dir_all(rig.host.at("/run/systemd/system")).expect("directory");
+    rig
+}
+
+/// Where the links lead, and what of the program that they lead to is there.
+fn runs(rig: &Rig) -> (String, Option<String>) {
+    let link = |name: &str| {
+        let target = std::fs::read_link(rig.host.at(format!("/opt/pf9/agent/{name}")));
+        target.expect("a link").display().to_string()
+    };
+    let program = rig.host.at("/opt/pf9/agent/current/bin/pf9-comms");
+    assert_eq!(link("current"), link("last-good"));
+    (link("current"), std::fs::read_to_string(program).ok())
+}
+
+/// There and back: at every step of dpkg's what the links lead to is there, also while the files of the version before
+/// are gone already, and at the end both are the version that is installed.
+#[test]
+fn an_upgrade_and_a_downgrade_by_hand_leave_no_moment_without_a_program() {
+    let rig = bare();
+    let files = |version: &str| {
+        rig.file(&format!("/opt/pf9/agent/{version}/bin/pf9-comms"), version);
+    };
+    files("0.1.0");
+    let calls = run_of(&rig, "deb/postinst", "0.1.0", &["configure", ""], "");
+    assert!(!calls.contains("restart"), "{calls}");
+    for (from, to) in [("0.1.0", "0.2.0"), ("0.2.0", "0.1.0")] {
+        rig.file("/run/systemd/system/pf9-comms.service", "of a trial");
+        run_of(&rig, "deb/preinst", to, &["upgrade", from], "");
+        files(to);
+        std::fs::remove_dir_all(rig.host.at(format!("/opt/pf9/agent/{from}"))).expect("as dpkg");
+        let (link, program) = runs(&rig);
+        assert_eq!((link.as_str(), program.as_deref()), (".kept", Some(from)));
+        let calls = run_of(&rig, "deb/postinst", to, &["configure", from], "");
+        assert!(
+            calls.contains("try-restart pf9-comms.service"),
+            "what ran is started again: {calls}"
+        );
+        let (link, program) = runs(&rig);
+        assert_eq!((link.as_str(), program.as_deref()), (to, Some(to)));
+        let left = rig.host.at("/opt/pf9/agent/.kept").exists()
+            || rig
+                .host
+                .at("/run/systemd/system/pf9-comms.service")
+                .exists();
+        assert!(!left, "{to}");
+    }
+    // One that is not finished: dpkg configures the version before again.
+    run_of(&rig, "deb/preinst", "0.2.0", &["upgrade", "0.1.0"], "");
+    run_of(
+        &rig,
+        "deb/postinst",
+        "0.1.0",
+        &["abort-upgrade", "0.2.0"],
+        "",
+    );
+    assert_eq!(runs(&rig), ("0.1.0".into(), Some("0.1.0".into())));
+}
+
+/// What the switch has started already is not started again when the package manager is told of it.
+#[test]
+fn the_package_manager_is_told_of_what_runs_without_a_restart() {
+    let rig = bare();
+    for version in ["0.1.0", "0.2.0"] {
+        rig.file(&format!("/opt/pf9/agent/{version}/bin/pf9-comms"), version);
+    }
+    run_of(&rig, "deb/postinst", "0.2.0", &["configure", ""], "");
+    run_of(&rig, "deb/preinst", "0.2.0", &["upgrade", "0.1.0"], "0.2.0");
+    assert_eq!(
+        runs(&rig).0,
+        "0.2.0",
+        "it runs from the place that it keeps"
+    );
+    let calls = run_of(
+        &rig,
+        "deb/postinst",
+        "0.2.0",
+        &["configure", "0.1.0"],
+        "0.2.0",
+    );
+    assert!(
+        calls.contains("daemon-reload") && !calls.contains("restart"),
+        "{calls}"
+    );
+    let rpm = bare();
+    rpm.file("/opt/pf9/agent/0.2.0/bin/pf9-comms", "0.2.0");
+    let calls = run_of(&rpm, "rpm/post.sh", "0.2.0", &["2"], "0.2.0");
+    assert!(!calls.contains("restart"), "{calls}");
+    assert_eq!(runs(&rpm), ("0.2.0".into(), Some("0.2.0".into())));
+    let calls = run_of(&rpm, "rpm/postun.sh", "0.1.0", &["1"], "0.2.0");
+    assert!(!calls.contains("restart"), "{calls}");
+    let calls = run_of(&rpm, "rpm/postun.sh", "0.1.0", &["1"], "");
+    assert!(calls.contains("try-restart"), "by hand it is: {calls}");
 }

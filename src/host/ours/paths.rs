@@ -71,6 +71,8 @@ pub const WRITTEN_BY_ROOT: &[(&str, usize)] = &[
     (CONFIG_ROOT, 8),
     ("/var/opt/pf9", 0),
     (paths::NODELET_STATE, 4),
+    (paths::AGENT_STATE, 1),
+    (paths::AGENT_PROGRAMS, 0),
     (paths::ETCD_BACKUPS, 0),
     (paths::STACKS, 0),
     ("/opt/pf9/cni", 2),

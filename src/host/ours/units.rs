@@ -24,6 +24,11 @@ pub const NODELET: &str = "pf9-nodeletd.service";
 /// The package's units that are enabled, in the order they start.
 pub const AGENT: [&str; 3] = [NODELET_SOCKET, COMMS, HOSTAGENT];
 
+/// Changes to another version of the agent.
+pub const AGENT_SWITCH: &str = "pf9-agent-switch.service";
+/// The package's units that are not enabled: others start them.
+const STARTED: [&str; 3] = [NODELET, AGENT_SWITCH, "pf9-agent-boot.service"];
+
 /// True for a unit that only the node role writes: by name and not by list, so that one of another
 /// version is known too. The package's own units are none, wherever their file is: a person may
 /// have put a changed copy into `/etc/systemd/system`.
@@ -31,7 +36,7 @@ pub fn of_the_role(name: &str) -> bool {
     name.starts_with("pf9-")
         && name.ends_with(".service")
         && !AGENT.contains(&name)
-        && name != NODELET
+        && !STARTED.contains(&name)
 }
 
 #[cfg(test)]
@@ -41,7 +46,7 @@ mod tests {
     #[test]
     fn the_packages_units_are_not_the_roles() {
         assert!(ROLE.iter().all(|u| of_the_role(u)));
-        assert!(AGENT.iter().chain([&NODELET]).all(|u| !of_the_role(u)));
+        assert!(AGENT.iter().chain(&STARTED).all(|u| !of_the_role(u)));
         assert!(of_the_role("pf9-of-another-version.service"));
         assert!(!of_the_role("docker.service") && !of_the_role("pf9-kubelet.service.d"));
     }

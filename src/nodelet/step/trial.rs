@@ -71,7 +71,7 @@ impl TrialStep {
     /// whose digest the ledger knows was passed and is not made again.
     pub fn digest(&self) -> Digest {
         let mut hasher = Hasher::new();
-        hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+        hasher.update(crate::model::document::AGENT_VERSION.as_bytes());
         // Maps and texts only: it cannot fail; an empty text would only mean one more trial.
         hasher.update(&serde_json::to_vec(self).unwrap_or_default());
         hasher.finish()

@@ -214,7 +214,7 @@ async fn serve(
                 None => not_found(),
             }
         }
-        ("GET", path, Some(digest)) if path.ends_with("/archive") => {
+        ("GET", path, Some(digest)) if path.ends_with("/archive") || path.ends_with("/package") => {
             let range = head.headers.get(http::header::RANGE);
             let from = range
                 .and_then(|r| r.to_str().ok())

@@ -1,0 +1,234 @@
+//! Packages made by the distributions' own tools, as ours are, and what is wrong with others.
+
+use std::process::Command;
+
+use super::*;
+
+const VERSION: Version = Version::new(0, 2, 0);
+
+fn ran(command: &mut Command) {
+    let out = command.output().expect("the tool is installed");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+fn put(root: &Path, path: &str, text: &str) {
+    let at = root.join(path.trim_start_matches('/'));
+    std::fs::create_dir_all(at.parent().expect("parent")).expect("directory");
+    std::fs::write(at, text).expect("write");
+}
+
+/// A tree as a package of ours has it; `but` one of its files.
+fn tree(root: &Path, version: &str, but: &str) {
+    let dir = format!("/opt/pf9/agent/{version}");
+    let programs = PROGRAMS.map(|p| format!("bin/{p}"));
+    let units = UNITS.map(|u| format!("units/{u}"));
+    for name in programs.iter().chain(&units).filter(|n| *n != but) {
+        put(
+            root,
+            &format!("{dir}/{name}"),
+            &format!("{name} of {version}"),
+        );
+    }
+    put(root, &format!("{dir}/bin/other"), "not ours");
+    put(root, &format!("{dir}/bin/deep/pf9-comms"), "not ours");
+    put(root, "/etc/cron.d/theirs", "not ours");
+    std::fs::create_dir_all(root.join("usr/bin")).expect("directory");
+    std::os::unix::fs::symlink(
+        "/opt/pf9/agent/current/bin/pf9ctl",
+        root.join("usr/bin/pf9ctl"),
+    )
+    .expect("link");
+}
+
+fn deb(dir: &Path, name: &str, version: &str, but: &str) -> std::path::PathBuf {
+    let root = dir.join("tree");
+    tree(&root, version, but);
+    let control = format!(
+        "Package: {name}\nVersion: {version}-1\nArchitecture: amd64\nMaintainer: x <x@y>\nDescription: x\n"
+    );
+    put(&root, "DEBIAN/control", &control);
+    let to = dir.join("x.deb");
+    ran(Command::new("dpkg-deb")
+        .args(["--root-owner-group", "-Zzstd", "--build"])
+        .args([&root, &to]));
+    to
+}
+
+fn rpm(dir: &Path, version: &str) -> std::path::PathBuf {
+    let root = dir.join("tree");
+    tree(&root, version, "");
+    let spec = format!(
+        "Name: {PACKAGE}\nVersion: {version}\nRelease: 1\nSummary: x\nLicense: x\nAutoReqProv: no\n%description\nx\n%install\n\
+         cp -a \"{}/.\" %{{buildroot}}/\n%files\n/opt/pf9\n/etc/cron.d/theirs\n/usr/bin/pf9ctl\n",
+        root.display()
+    );
+    put(dir, "x.spec", &spec);
+    let top = format!("_topdir {}", dir.join("top").display());
+    let out = format!("_rpmdir {}", dir.display());
+    ran(Command::new("rpmbuild")
+        .args(["-bb", "--target", "x86_64"])
+        .args([
+            "--define",
+            &top,
+            "--define",
+            &out,
+            "--define",
+            "_rpmfilename x.rpm",
+            "--define",
+            "_binary_payload w9.zstdio",
+            "--define",
+            "debug_package %{nil}",
+            "--define",
+            "__os_install_post %{nil}",
+        ])
+        .arg(dir.join("x.spec")));
+    dir.join("x.rpm")
+}
+
+fn unpacked(fs: &HostFs, file: &Path, format: PackageFormat) -> Result<(), PackageError> {
+    let arch = match format {
+        PackageFormat::Deb => "amd64",
+        PackageFormat::Rpm => "x86_64",
+    };
+    unpack(fs, file, format, &VERSION, arch)
+}
+
+#[test]
+fn both_formats_give_programs_and_units_and_nothing_else() {
+    for format in [PackageFormat::Deb, PackageFormat::Rpm] {
+        let made = tempfile::tempdir().expect("tempdir");
+        let file = match format {
+            PackageFormat::Deb => deb(made.path(), PACKAGE, "0.2.0", ""),
+            PackageFormat::Rpm => rpm(made.path(), "0.2.0"),
+        };
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        // What an earlier try left is no part of it.
+        put(dir.path(), "/opt/pf9/agent/0.2.0/bin/left", "x");
+        put(dir.path(), "/opt/pf9/agent/.0.2.0.begun/bin/left", "x");
+        unpacked(&fs, &file, format)
+            .unwrap_or_else(|e| panic!("{format:?}: {}", crate::telemetry::chain(&e)));
+        assert_eq!(fs.list("/").expect("list"), ["opt"]);
+        assert_eq!(fs.list("/opt/pf9/agent").expect("list"), ["0.2.0"]);
+        let mut programs = PROGRAMS;
+        programs.sort_unstable();
+        assert_eq!(fs.list("/opt/pf9/agent/0.2.0/bin").expect("list"), programs);
+        assert_eq!(fs.list("/opt/pf9/agent/0.2.0/units").expect("list"), UNITS);
+        let text = fs
+            .read_text("/opt/pf9/agent/0.2.0/bin/pf9-comms", 99)
+            .expect("read");
+        assert_eq!(text.as_deref(), Some("bin/pf9-comms of 0.2.0"));
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(fs.at("/opt/pf9/agent/0.2.0/bin/pf9ctl"))
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o755);
+    }
+}
+
+#[test]
+fn other_packages_are_refused_and_leave_what_is_there() {
+    for (name, version, but, words) in [
+        ("theirs", "0.2.0", "", "package theirs"),
+        (PACKAGE, "0.2.1", "", "0.2.1-1"),
+        (
+            PACKAGE,
+            "0.2.0",
+            "bin/pf9-nodeletd",
+            "no /opt/pf9/agent/0.2.0/bin/pf9-nodeletd",
+        ),
+        (
+            PACKAGE,
+            "0.2.0",
+            "units/pf9-comms.service",
+            "units/pf9-comms.service",
+        ),
+    ] {
+        let made = tempfile::tempdir().expect("tempdir");
+        let file = deb(made.path(), name, version, but);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        put(
+            dir.path(),
+            "/opt/pf9/agent/0.2.0/bin/pf9-comms",
+            "as it was",
+        );
+        let error = unpacked(&fs, &file, PackageFormat::Deb).expect_err("refused");
+        assert!(error.to_string().contains(words), "{error}");
+        let kept = fs
+            .read_text("/opt/pf9/agent/0.2.0/bin/pf9-comms", 99)
+            .expect("read");
+        assert_eq!(kept.as_deref(), Some("as it was"), "{words}");
+    }
+}
+
+#[test]
+fn what_is_cut_off_or_no_package_is_an_error_at_every_length() {
+    let made = tempfile::tempdir().expect("tempdir");
+    let files = [
+        (deb(made.path(), PACKAGE, "0.2.0", ""), PackageFormat::Deb),
+        (
+            rpm(
+                tempfile::tempdir().expect("tempdir").keep().as_path(),
+                "0.2.0",
+            ),
+            PackageFormat::Rpm,
+        ),
+    ];
+    for (file, format) in files {
+        let whole = std::fs::read(&file).expect("read");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let cut = dir.path().join("cut");
+        for length in (0..whole.len() - 8).step_by(97) {
+            std::fs::write(&cut, &whole[..length]).expect("write");
+            unpacked(&fs, &cut, format).expect_err("it is cut off");
+        }
+        assert!(fs.list("/opt/pf9/agent/0.2.0").expect("list").is_empty());
+    }
+}
+
+proptest::proptest! {
+    /// No bytes make it panic, or take more than it may.
+    #[test]
+    fn no_bytes_are_too_odd(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+        let deb_like = [b"!<arch>\n".as_slice(), &bytes].concat();
+        drop(deb::about(deb_like.as_slice()));
+        let mut lead = vec![0xed, 0xab, 0xee, 0xdb];
+        lead.resize(96, 0);
+        let header = [lead.as_slice(), &[0x8e, 0xad, 0xe8, 1, 0, 0, 0, 0], &bytes].concat();
+        drop(rpm::about(header.as_slice()));
+    }
+}
+
+#[test]
+fn a_program_that_is_too_large_is_none() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let mut taken = Taken {
+        fs: &fs,
+        prefix: "/opt/pf9/agent/0.2.0".into(),
+        into: "/into".into(),
+        names: Vec::new(),
+    };
+    let mut nothing = std::io::empty();
+    let unit = "./opt/pf9/agent/0.2.0/units/pf9-comms.service";
+    taken
+        .take(unit, UNIT_MAX + 1, &mut nothing)
+        .expect_err("too large");
+    taken.take(unit, 5, &mut nothing).expect_err("cut off");
+    for passed in [
+        "./opt/pf9/agent/0.2.0/units/../bin/pf9-comms",
+        "./opt/pf9/agent/0.2.0/bin/../../../../etc/x",
+        "./opt/pf9/agent/0.2.1/bin/pf9-comms",
+        "/etc/passwd",
+    ] {
+        taken.take(passed, 0, &mut nothing).expect("passed over");
+    }
+    assert!(taken.names.is_empty() && fs.list("/").expect("list").is_empty());
+}

@@ -1,0 +1,286 @@
+//! The agent of a node that works goes to another version of itself; one that ends at once and one that hangs come back by
+//! themselves, and so does one whose machine loses its power.
+//!
+//! The order is laid on the machine as nodelet lays it there: which version a fleet gets, and that the plane's word alone
+//! counts, is tested elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::demo::{
+    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_through_plane,
+    shell, state, up,
+};
+
+/// The same programs, built to say another number.
+const GOOD: &str = "0.1.1";
+/// Ends at once, and hangs.
+const ENDS: &str = "0.1.2";
+const HANGS: &str = "0.1.3";
+/// A sweep of a master, and programs that are started again.
+const PROVEN: Duration = Duration::from_secs(180);
+const PROVE_S: u32 = 60;
+/// The longest that nobody may reach the node through the tunnel.
+const GAP: Duration = Duration::from_secs(5);
+/// Units whose processes are none of the agent's business.
+const OTHERS: &str = "pf9-kubelet pf9-containerd pf9-etcd pf9-kube-proxy";
+
+#[test]
+fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
+    up()?;
+    let node = NODES[0];
+    let from = said(&shell(node, "pf9ctl --version")?)?;
+    let others = runs(node, OTHERS)?;
+    let good = package(GOOD)?;
+    let asking = Asking::start();
+    order(node, 1, GOOD, &good)?;
+    eventually("proven", PROVEN, || is(node, "proven", GOOD, GOOD))?;
+    let gap = asking.longest()?;
+    println!(
+        "the longest that the node could not be reached: {:.1} s",
+        gap.as_secs_f32()
+    );
+    if gap >= GAP {
+        return Err(format!("the node could not be reached for {gap:?}"));
+    }
+    eventually("installed", PROVEN, || installed(node, GOOD))?;
+    if runs(node, OTHERS)? != others {
+        return Err("something else than the agent was started again".into());
+    }
+    for (generation, version, does) in [(2, ENDS, "exit 1"), (3, HANGS, "exec sleep infinity")] {
+        let bad = broken(&good, version, does)?;
+        order(node, generation, version, &bad)?;
+        eventually(&format!("{does}: put back"), PROVEN, || {
+            is(node, "put-back", version, GOOD)
+        })?;
+        eventually("well", PROVEN, || agent_is_ok(node))?;
+        installed(node, GOOD)?;
+    }
+    power_cut(node, &broken(&good, "0.1.4", "exec sleep infinity")?)?;
+    if said(&shell(node, "pf9ctl --version")?)? == from {
+        return Err("it is not the other version that runs".into());
+    }
+    demo(&["down"]).map(drop)
+}
+
+/// In the middle of a trial.
+fn power_cut(node: &str, package: &Path) -> Outcome {
+    order(node, 4, "0.1.4", package)?;
+    eventually("tried", PROVEN, || is(node, "proving", "0.1.4", GOOD))?;
+    demo(&["crash", node])?;
+    eventually("back after the power cut", PROVEN, || {
+        let links = shell(
+            node,
+            "readlink /opt/pf9/agent/current /opt/pf9/agent/last-good",
+        )?;
+        match links.split_whitespace().all(|l| l == GOOD) {
+            true => Ok(()),
+            false => Err(links),
+        }
+    })?;
+    eventually("Ready", PROVEN, || ready_through_plane(node))
+}
+
+/// `pf9-hostagent_0.1.1-1_amd64.deb` of the programs of this checkout, built anew beside those of the demo.
+fn package(version: &str) -> Outcome<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = root.join("target");
+    let other = target.join("other-version");
+    let dir = state().join("other-version");
+    // What was compiled for the demo need not be compiled again, but for the last crate.
+    let script = format!(
+        "set -e; mkdir -p {other}; [ -d {other}/release ] || cp -a {target}/release {other}/; cd {root}; \
+         cargo build --release --locked --features plane --bins; scripts/package --no-build --deb-only {dir}",
+        other = other.display(),
+        target = target.display(),
+        root = root.display(),
+        dir = dir.display()
+    );
+    let out = Command::new("sh")
+        .args(["-c", &script])
+        .env("PF9_AGENT_VERSION", version)
+        .env("CARGO_TARGET_DIR", &other)
+        .output()
+        .map_err(|e| e.to_string())?;
+    if !out.status.success() {
+        return Err(String::from_utf8_lossy(&out.stderr).into_owned());
+    }
+    only_deb(&dir)
+}
+
+fn only_deb(dir: &Path) -> Outcome<PathBuf> {
+    let entries = std::fs::read_dir(dir).map_err(|e| e.to_string())?;
+    let debs = entries.filter_map(|e| e.ok().map(|e| e.path()));
+    let found = debs
+        .into_iter()
+        .find(|p| p.extension().is_some_and(|e| e == "deb"));
+    found.ok_or_else(|| format!("no package in {}", dir.display()))
+}
+
+/// The package with a comms that answers what it is asked when it is tried, and then does this.
+fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
+    let dir = state().join(format!("broken-{version}"));
+    let program = |name: &str, then: &str| {
+        format!(
+            "#!/bin/sh\ncase \"$1\" in --version) echo {name} {version} ;; --check-config) ;; *) {then} ;; esac\n"
+        )
+    };
+    let mut script = format!(
+        "set -e; rm -rf {dir}; mkdir {dir}; dpkg-deb -R {good} {dir}/tree; cd {dir}/tree; \
+         mv opt/pf9/agent/{GOOD} opt/pf9/agent/{version}; \
+         sed -i 's/^Version: .*/Version: {version}-1/' DEBIAN/control; sed -i 's/{GOOD}/{version}/g' DEBIAN/postinst DEBIAN/preinst\n",
+        dir = dir.display(),
+        good = good.display()
+    );
+    for name in ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"] {
+        let then = match name {
+            "pf9-comms" => does.to_owned(),
+            name => format!("exec /opt/pf9/agent/{GOOD}/bin/{name} \"$@\""),
+        };
+        let at = format!("opt/pf9/agent/{version}/bin/{name}");
+        script += &format!("cat > {at} <<'PROGRAM'\n{}PROGRAM\n", program(name, &then));
+    }
+    script += &format!(
+        "dpkg-deb --root-owner-group -Zzstd --build . {}/x.deb\n",
+        dir.display()
+    );
+    let out = Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .map_err(|e| e.to_string())?;
+    match out.status.success() {
+        true => Ok(dir.join("x.deb")),
+        false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+    }
+}
+
+/// Lays package and order where hostagent and nodelet lay them, and starts the unit as nodelet does.
+fn order(node: &str, generation: u64, version: &str, package: &Path) -> Outcome {
+    let sum = Command::new("sha256sum")
+        .arg(package)
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&sum.stdout).into_owned();
+    let digest = text.split_whitespace().next().ok_or("no digest")?;
+    let bytes = std::fs::metadata(package).map_err(|e| e.to_string())?.len();
+    let arch = said(&shell(node, "echo arch $(dpkg --print-architecture)")?)?;
+    let order = json!({"schema": 1, "spec": {
+        "generation": generation,
+        "target": {"version": version, "packages": [
+            {"format": "deb", "arch": arch, "sha256": digest, "bytes": bytes, "path": "v1/agents/x/package"}]},
+        "prove_within_seconds": PROVE_S,
+    }});
+    let root = machine_dir(node).join("root");
+    let staging = root.join("var/opt/pf9/hostagent/agent");
+    std::fs::create_dir_all(&staging).map_err(|e| e.to_string())?;
+    std::fs::copy(package, staging.join(format!("{digest}.deb"))).map_err(|e| e.to_string())?;
+    std::fs::write(root.join("var/opt/pf9/agent/order.json"), order.to_string())
+        .map_err(|e| e.to_string())?;
+    eventually("begun", PROVEN, || {
+        shell(node, "systemctl start pf9-agent-switch.service")?;
+        let record: Value =
+            serde_json::from_str(&shell(node, "cat /var/opt/pf9/agent/switch.json")?)
+                .map_err(|e| e.to_string())?;
+        let begun = record["order"]["generation"] == generation && record["stage"] != "ready";
+        if begun {
+            Ok(())
+        } else {
+            Err(format!("{} {}", record["stage"], record["why"]))
+        }
+    })
+}
+
+/// How far it is, and what was proven last; in the words of `pf9ctl status`.
+fn is(node: &str, stage: &str, wanted: &str, last_good: &str) -> Outcome {
+    let text = shell(
+        node,
+        "/opt/pf9/agent/last-good/bin/pf9ctl status --json || :",
+    )?;
+    let status: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let change = &status["change"];
+    let as_wanted =
+        change["stage"] == stage && change["wanted"] == wanted && change["last_good"] == last_good;
+    if as_wanted {
+        Ok(())
+    } else {
+        Err(change.to_string())
+    }
+}
+
+/// The package manager has this version, wholly, and every file as it should be.
+fn installed(node: &str, version: &str) -> Outcome {
+    shell(node, "systemctl start pf9-agent-switch.service")?;
+    let has = shell(
+        node,
+        "dpkg-query -W -f='${db:Status-Status} ${Version}' pf9-hostagent",
+    )?;
+    let differs = shell(node, "dpkg -V pf9-hostagent || :")?;
+    let links = shell(
+        node,
+        "readlink /opt/pf9/agent/current /opt/pf9/agent/last-good",
+    )?;
+    let same = links.split_whitespace().all(|l| l == version);
+    let trial = shell(node, "ls /run/systemd/system/pf9-* 2>/dev/null || :")?;
+    if has == format!("installed {version}-1")
+        && differs.trim().is_empty()
+        && same
+        && trial.trim().is_empty()
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "{has}; dpkg -V: {differs}; links: {links}; trial: {trial}"
+    ))
+}
+
+/// Which process each unit is.
+fn runs(node: &str, units: &str) -> Outcome<String> {
+    shell(
+        node,
+        &format!("systemctl show -p Id -p InvocationID -p MainPID {units}"),
+    )
+}
+
+/// The second word.
+fn said(text: &str) -> Outcome<String> {
+    text.split_whitespace()
+        .nth(1)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("it says {text}"))
+}
+
+/// Somebody who asks the node's API through the plane and its tunnel, again and again.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Duration>,
+}
+
+impl Asking {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while !ends.load(Ordering::Relaxed) {
+                if kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"]).is_ok() {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+            }
+            longest.max(last.elapsed())
+        });
+        Self { stop, thread }
+    }
+
+    fn longest(self) -> Outcome<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| "who asks has died".to_owned())
+    }
+}
