@@ -176,16 +176,8 @@ fn run(root: &Path, script: &str, argument: &str) {
 /// The same with something mounted, by these words; what the script said on its error output.
 fn run_with(root: &Path, script: &str, argument: &str, mounts: &str) -> String {
     let text = std::fs::read_to_string(path_of(script)).expect(script);
-    let tools = root.join("tools");
-    std::fs::create_dir_all(&tools).expect("tools");
-    for tool in ["getent", "userdel", "groupdel", "systemctl", "systemd-run"] {
-        let file = tools.join(tool);
-        std::fs::write(&file, "#!/bin/sh\nexit 2\n").expect("tool");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&file, mode).expect("mode");
-    }
+    let path = tools(root);
     let below = format!("{}\n{}", below_root(mounts, root), below_root(&text, root));
-    let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display());
     let mut command = Command::new("unshare");
     if !nix::unistd::Uid::effective().is_root() {
         command.arg("--map-root-user");
@@ -198,6 +190,19 @@ fn run_with(root: &Path, script: &str, argument: &str, mounts: &str) -> String {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{script}: {said}");
     said
+}
+
+/// Where programs are looked for: first those that do nothing to this machine.
+fn tools(root: &Path) -> String {
+    let tools = root.join("tools");
+    std::fs::create_dir_all(&tools).expect("tools");
+    for tool in ["getent", "userdel", "groupdel", "systemctl", "systemd-run"] {
+        let file = tools.join(tool);
+        std::fs::write(&file, "#!/bin/sh\nexit 2\n").expect("tool");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).expect("mode");
+    }
+    format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display())
 }
 
 /// The script's absolute paths, but for `/dev`, below `root`.
@@ -372,7 +377,8 @@ fn a_disk_of_ours_is_emptied_and_stays() {
     }
 }
 
-/// While a role is there that could not be removed, its data stay.
+/// While a role is there that could not be removed it stays whole: its data, its configuration, and
+/// what can still remove it.
 #[test]
 fn a_role_that_stays_keeps_its_data() {
     for unit in units::ROLE {
@@ -385,8 +391,34 @@ fn a_role_that_stays_keeps_its_data() {
             let copy = rig.dir.path().join("quiet");
             std::fs::write(&copy, quiet).expect("copy");
             run(rig.dir.path(), copy.to_str().expect("path"), argument);
-            assert!(rig.host.at("/var/lib/pf9/x").exists(), "{script}: {unit}");
+            for kept in ["/var/lib/pf9/x", "/etc/pf9/kube.d/x", "/var/opt/pf9/x"] {
+                assert!(rig.host.at(kept).exists(), "{script}: {unit}: {kept}");
+            }
         }
+    }
+}
+
+/// Where the packages of a machine have no purge, the program that removes the role stays with the role.
+#[test]
+fn a_package_whose_role_stays_stays() {
+    for (removed, stays) in [("exit 1", true), ("exit 0", true), ("rm -f \"$UNIT\"", false)] {
+        let rig = machine();
+        let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
+        rig.file(&unit, "ours");
+        rig.file("/run/systemd/system/x", "");
+        rig.file("/usr/bin/pf9ctl", &format!("#!/bin/sh\n{removed}\n"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(rig.host.at("/usr/bin/pf9ctl"), mode).expect("mode");
+        let text = std::fs::read_to_string(path_of("rpm/preun.sh")).expect("script");
+        let out = Command::new("/bin/sh")
+            .args(["-c", &below_root(&text, rig.dir.path()), "preun", "0"])
+            .env("PATH", tools(rig.dir.path()))
+            .env("UNIT", rig.host.at(&unit))
+            .output()
+            .expect("sh");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.success(), !stays, "{removed}: {said}");
+        assert_eq!(said.contains("the package stays"), stays, "{said}");
     }
 }
 
