@@ -33,6 +33,15 @@ pub struct Kernel {
     fs: HostFs,
 }
 
+/// Who answers DNS, by the file that pods get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameServers {
+    /// The file.
+    pub path: String,
+    /// The addresses in it.
+    pub servers: Vec<IpAddr>,
+}
+
 /// Whether a module is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleState {
@@ -195,18 +204,32 @@ impl Kernel {
     /// The resolver file pods should inherit: systemd-resolved's upstream one when
     /// `/etc/resolv.conf` names only its local stub.
     pub fn resolv_conf(&self) -> Result<String, KernelError> {
+        Ok(self.name_servers()?.path)
+    }
+
+    /// That file and whom it names.
+    pub fn name_servers(&self) -> Result<NameServers, KernelError> {
         const PLAIN: &str = "/etc/resolv.conf";
         const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
-        let text = self.text(PLAIN)?;
-        let mut servers = text
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("nameserver"))
-            .map(str::trim)
-            .filter_map(|a| a.parse::<IpAddr>().ok())
-            .peekable();
-        let only_stub = servers.peek().is_some() && servers.all(|ip| ip.is_loopback());
+        let plain = self.named_in(PLAIN)?;
+        let only_stub = !plain.servers.is_empty() && plain.servers.iter().all(IpAddr::is_loopback);
         let upstream = only_stub && matches!(self.fs.found(UPSTREAM)?, Found::File { .. });
-        Ok(if upstream { UPSTREAM } else { PLAIN }.to_owned())
+        match upstream {
+            true => self.named_in(UPSTREAM),
+            false => Ok(plain),
+        }
+    }
+
+    fn named_in(&self, path: &str) -> Result<NameServers, KernelError> {
+        let text = self.text(path)?;
+        let lines = text.lines();
+        let lines = lines.filter_map(|l| l.trim().strip_prefix("nameserver"));
+        // The interface behind an address (`fe80::1%eth0`) is not part of it.
+        let addresses = lines.filter_map(|l| l.trim().split('%').next()?.parse().ok());
+        Ok(NameServers {
+            path: path.to_owned(),
+            servers: addresses.collect(),
+        })
     }
 
     /// MTU of a network interface.

@@ -213,6 +213,7 @@ codes! {
         OrderKeyInvalid = "order-key-invalid",
         OrderKeyPinned = "order-key-pinned",
         OrderMalformed = "order-malformed",
+        NetworksMeet = "networks-meet",
         OrderNewer = "order-newer",
         OrderOlder = "order-older",
         OrderReplayed = "order-replayed",

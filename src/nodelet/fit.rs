@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! job ─► its stack is active ──────────────────────────────────► job (what is active is not judged)
-//!     ─► refused by the matrix, its programs do not run here,
+//!     ─► nothing is installed, and the cluster's networks meet the machine's own (`ground`),
+//!        refused by the matrix, its programs do not run here,
 //!        or its etcd may not have the data of this master ──────► Hold: what is installed stays
 //!     ─► else ─────────────────────────────────────────────────► job
 //! ```
@@ -14,6 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::context;
 use super::etcd::version::{self, Gate};
+use super::ground;
 use super::inbox;
 use super::job::{self, Hold, Job, LedgerSeen, Order, Orders, Work};
 use crate::host::fs::HostFs;
@@ -88,7 +90,14 @@ pub(super) async fn judged(
         },
         Job::Nothing(_) | Job::Remove(..) | Job::Hold(_) => return job,
     };
-    let Some(fault) = refusal(fs, work, unfit).await else {
+    // A node that is there is kept, whatever its machine becomes.
+    let begins = matches!(ledger, LedgerSeen::Empty) || !matches!(job, Job::Node(_));
+    let met = begins.then(|| ground::refusal(fs, &work.node)).flatten();
+    let fault = match met {
+        Some(fault) => Some(fault),
+        None => refusal(fs, work, unfit).await,
+    };
+    let Some(fault) = fault else {
         return job;
     };
     let keeps = match ledger {

@@ -24,6 +24,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     // What cannot be read is left out here.
     let old = Kernel::new(host.fs.clone()).cgroup_v1().unwrap_or(false);
     let mut said: Vec<Fault> = pods_swap(node, old).into_iter().collect();
+    said.extend(super::ground::warning(&host.fs, node));
     let Ok((trust, _)) = inbox::whom_to_believe(&host.fs) else {
         return said;
     };
@@ -34,7 +35,7 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
             said.extend(policies(host).await);
         }
     }
-    said.extend(pool_elsewhere(node, &networks()));
+    said.extend(pool_elsewhere(node, &networks(&host.fs)));
     said
 }
 

@@ -6,9 +6,11 @@
 
 use std::net::IpAddr;
 
-use super::records::{Cluster, Host};
+use super::records::{Cluster, Host, Settings};
 use super::refusal::{Answer, Refusal};
-use crate::model::{ClusterId, FaultCode, HostId, NodeFacts, NodeName, Taken};
+use crate::model::{
+    ClusterId, FaultCode, Ground, HostId, Interface, NodeFacts, NodeName, Taken, clash,
+};
 
 const API: &str = "the Kubernetes API";
 
@@ -107,6 +109,31 @@ pub(super) fn judge_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()>
         Refusal::conflict(FaultCode::AddressTaken, what, c.to_string())
             .fix("give the machine an address of its own, or remove the host that has it")
     })
+}
+
+/// What a host told of the ground that it stands on. Its networks are no signed facts: one that tells wrong ones is a
+/// node that finds out itself.
+pub(super) fn grounds(facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground> {
+    let mut all: Vec<Ground> = facts
+        .addresses
+        .iter()
+        .map(|ip| Ground::address(*ip, "an address of this host"))
+        .collect();
+    for interface in interfaces {
+        let name = format!("a network of this host ({})", interface.name);
+        let networks = interface.networks.iter();
+        all.extend(networks.map(|net| Ground::network(*net, &name)));
+    }
+    all
+}
+
+/// A cluster's networks are nobody else's.
+pub(super) fn require_apart(what: &str, settings: &Settings, grounds: &[Ground]) -> Answer<()> {
+    match clash(settings.pods_cidr, settings.services_cidr, grounds) {
+        None => Ok(()),
+        Some(why) => Err(Refusal::conflict(FaultCode::NetworksMeet, what, why)
+            .fix("make the cluster with another network, or give the machine another one")),
+    }
 }
 
 /// The addresses that a node could be made with.
