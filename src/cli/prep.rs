@@ -63,7 +63,10 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     let config = Config::load(&ctx.host)?;
     let way = Way::load(ctx, &config)?;
     let warnings = check(ctx, args)?;
-    let installed = ctx.host.at("/usr/libexec/pf9/pf9-comms").exists();
+    let installed = ctx
+        .host
+        .at(format!("{}/pf9-comms", paths::AGENT_PROGRAMS))
+        .exists();
     if !installed {
         return Err(Fault::new(
             FaultCode::NotInstalled,

@@ -87,7 +87,11 @@ fn gathered(
             interface.mac = mac.map(|b| format!("{b:02x}")).join(":");
         }
         if let Some(ip) = ip_of(&address).filter(is_of_interest) {
-            let alone = if net.is_none() { Standing::Alone } else { Standing::Own };
+            let alone = if net.is_none() {
+                Standing::Alone
+            } else {
+                Standing::Own
+            };
             let said = standing.get(&ip).copied().unwrap_or(Standing::Own);
             addresses.push((said.max(alone), ip));
         }
@@ -170,7 +174,9 @@ impl Ways {
     /// Its place among the ways of this version.
     fn rank(&self, name: &str, v4: bool) -> usize {
         let ways = &self.by[usize::from(!v4)];
-        ways.iter().position(|way| way == name).unwrap_or(usize::MAX)
+        ways.iter()
+            .position(|way| way == name)
+            .unwrap_or(usize::MAX)
     }
 }
 
@@ -292,9 +298,15 @@ mod tests {
             found.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let both = found(&ways(&["c", "b"], &["b"]));
-        assert_eq!(both, ["10.0.0.3", "10.0.0.2", "10.0.0.1", "fd00::2", "fd00::1"]);
+        assert_eq!(
+            both,
+            ["10.0.0.3", "10.0.0.2", "10.0.0.1", "fd00::2", "fd00::1"]
+        );
         let none = found(&ways(&[], &[]));
-        assert_eq!(none, ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"]);
+        assert_eq!(
+            none,
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"]
+        );
     }
 
     #[test]
@@ -314,15 +326,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let fs = HostFs::new(dir.path());
         assert_eq!(plane_addresses(&fs).len(), 0);
-        let urls = br#"["wss://10.1.0.5:8443/v1/tunnel","wss://plane.example/x","wss://[fd00::5]:1/"]"#;
+        let urls =
+            br#"["wss://10.1.0.5:8443/v1/tunnel","wss://plane.example/x","wss://[fd00::5]:1/"]"#;
         let attrs = super::super::fs::Attrs::mode(0o644);
         fs.write(paths::ENDPOINTS, urls, &attrs).expect("write");
         let found = plane_addresses(&fs);
-        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.5", "fd00::5"]);
+        assert_eq!(
+            found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.1.0.5", "fd00::5"]
+        );
         // The way there is by the route that there is, with a default route or without.
         let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
                      br-lan\t0000010A\t00000000\t0001\t0\t0\t0\t0000FFFF\n";
-        fs.write("/proc/net/route", table.as_bytes(), &attrs).expect("write");
+        fs.write("/proc/net/route", table.as_bytes(), &attrs)
+            .expect("write");
         assert!(Ways::of(&fs).has("br-lan"));
     }
 
@@ -366,6 +383,53 @@ mod tests {
         assert_eq!(choose("10.1.7.250", "192.0.2.1").as_deref(), Some("eth0"));
         assert_eq!(choose("10.2.0.250", "10.1.0.1"), None);
         assert_eq!(choose("10.1.255.255", "10.1.0.1"), None, "everybody's");
+    }
+
+    fn sh(line: &str) {
+        let out = std::process::Command::new("sh")
+            .args(["-ec", line])
+            .output();
+        let out = out.expect("sh");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{line}: {said}");
+    }
+
+    /// Real interfaces, in a network of their own.
+    #[test]
+    fn a_machine_is_where_its_routes_say() {
+        const TEST: &str = "host::interfaces::tests::a_machine_is_where_its_routes_say";
+        let before = "ip link set lo up";
+        if super::super::testing::in_namespaces(TEST, &["--net"], before).is_none() {
+            return;
+        }
+        let fs = HostFs::real();
+        let facts = || {
+            let all = node_facts(&fs).expect("facts").addresses;
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        sh("ip link add aaa type veth peer name veth1; ip link set veth1 up; ip link set aaa up
+            ip address add 10.9.0.1/24 dev aaa
+            ip link add br-lan type bridge; ip link add vethp type veth peer name vethq
+            ip link set vethp master br-lan; ip link set vethp up; ip link set vethq up; ip link set br-lan up
+            ip address add 10.1.0.5/24 dev br-lan; ip address add 10.1.0.3/24 dev br-lan
+            ip address add 10.1.0.2/32 dev br-lan");
+        assert_eq!(facts(), ["10.9.0.1"], "a bridge that nothing leaves by");
+        sh("ip route add default via 10.1.0.1 dev br-lan");
+        // The second of its network and the one alone came later and sort first: virtual ones do.
+        assert_eq!(facts(), ["10.1.0.5", "10.1.0.3", "10.1.0.2", "10.9.0.1"]);
+        // Of several the one with the lower metric.
+        sh("ip route add default via 10.9.0.254 dev aaa metric 5; ip route change default via 10.1.0.1 dev br-lan metric 50 ||
+            { ip route del default via 10.1.0.1 dev br-lan; ip route add default via 10.1.0.1 dev br-lan metric 50; }");
+        assert_eq!(facts().first().map(String::as_str), Some("10.9.0.1"));
+        // A machine of IPv6 alone; one address is about to go.
+        sh(
+            "ip route flush default; ip -4 address flush dev br-lan; ip -4 address flush dev aaa
+            ip -6 address add fd00:9::1/64 dev aaa nodad
+            ip -6 address add fd00:1::5/64 dev br-lan nodad
+            ip -6 address add fd00:1::2/64 dev br-lan nodad preferred_lft 0
+            ip -6 route add default via fd00:1::1 dev br-lan",
+        );
+        assert_eq!(facts(), ["fd00:1::5", "fd00:1::2", "fd00:9::1"]);
     }
 
     #[test]

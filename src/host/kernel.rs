@@ -33,15 +33,6 @@ pub struct Kernel {
     fs: HostFs,
 }
 
-/// Who answers DNS, by the file that pods get.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NameServers {
-    /// The file.
-    pub path: String,
-    /// The addresses in it.
-    pub servers: Vec<IpAddr>,
-}
-
 /// Whether a module is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleState {
@@ -201,37 +192,6 @@ impl Kernel {
         Ok(bounding_set(&status).is_none_or(|set| set >> CAP_SYS_RESOURCE & 1 == 1))
     }
 
-    /// The resolver file pods should inherit: systemd-resolved's upstream one when
-    /// `/etc/resolv.conf` names only its local stub.
-    pub fn resolv_conf(&self) -> Result<String, KernelError> {
-        Ok(self.name_servers()?.path)
-    }
-
-    /// That file and whom it names.
-    pub fn name_servers(&self) -> Result<NameServers, KernelError> {
-        const PLAIN: &str = "/etc/resolv.conf";
-        const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
-        let plain = self.named_in(PLAIN)?;
-        let only_stub = !plain.servers.is_empty() && plain.servers.iter().all(IpAddr::is_loopback);
-        let upstream = only_stub && matches!(self.fs.found(UPSTREAM)?, Found::File { .. });
-        match upstream {
-            true => self.named_in(UPSTREAM),
-            false => Ok(plain),
-        }
-    }
-
-    fn named_in(&self, path: &str) -> Result<NameServers, KernelError> {
-        let text = self.text(path)?;
-        let lines = text.lines();
-        let lines = lines.filter_map(|l| l.trim().strip_prefix("nameserver"));
-        // The interface behind an address (`fe80::1%eth0`) is not part of it.
-        let addresses = lines.filter_map(|l| l.trim().split('%').next()?.parse().ok());
-        Ok(NameServers {
-            path: path.to_owned(),
-            servers: addresses.collect(),
-        })
-    }
-
     /// MTU of a network interface.
     pub fn mtu(&self, interface: &str) -> Result<Option<u32>, KernelError> {
         let text = self.text(&format!("/sys/class/net/{interface}/mtu"))?;
@@ -363,24 +323,6 @@ mod tests {
         );
         assert!(kernel.set_sysctl("no.such", "1").is_err());
         assert_eq!(kernel.sysctl("no.such").expect("get"), None);
-    }
-
-    #[test]
-    fn the_stub_resolver_is_not_passed_on_to_pods() {
-        let (_dir, fs, kernel) = host();
-        put(&fs, "/etc/resolv.conf", "nameserver 127.0.0.53\n");
-        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
-        put(
-            &fs,
-            "/run/systemd/resolve/resolv.conf",
-            "nameserver 10.0.0.1\n",
-        );
-        assert_eq!(
-            kernel.resolv_conf().expect("rc"),
-            "/run/systemd/resolve/resolv.conf"
-        );
-        put(&fs, "/etc/resolv.conf", "nameserver 10.0.0.1\n");
-        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
     }
 
     #[test]

@@ -130,7 +130,11 @@ mod tests {
             ("fd00::9", "eth1", false),
         ] {
             let found = to(&all, ip.parse().expect("ip")).expect(ip);
-            assert_eq!((found.interface.as_str(), found.gateway), (interface, gateway), "{ip}");
+            assert_eq!(
+                (found.interface.as_str(), found.gateway),
+                (interface, gateway),
+                "{ip}"
+            );
         }
         assert_eq!(to(&[], "10.0.0.1".parse().expect("ip")), None);
     }

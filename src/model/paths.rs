@@ -83,6 +83,9 @@ pub const STACK_CURRENT: &str = "/opt/pf9/stacks/current";
 /// Symlink to the stack that etcd's programs are of: mostly the active one.
 pub const STACK_ETCD: &str = "/opt/pf9/stacks/etcd-current";
 
+/// Programs of this software.
+pub const AGENT_PROGRAMS: &str = "/usr/libexec/pf9";
+
 /// Logs.
 pub const LOG_DIR: &str = "/var/log/pf9";
 /// The story of the role.

@@ -164,4 +164,38 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!unfit.holds(&fs, &stack));
     }
+
+    /// Nobody mends a node from afar that its own pods cut off. One that is there is not taken away for that.
+    #[tokio::test]
+    async fn where_networks_meet_no_node_is_begun_and_none_is_taken_away() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let attrs = crate::host::fs::Attrs::mode(0o644);
+        let resolver = |ip: &str| {
+            let text = format!("nameserver {ip}\n");
+            fs.write("/etc/resolv.conf", text.as_bytes(), &attrs)
+        };
+        let work = Work {
+            generation: crate::model::Generation(3),
+            role: Role::Worker,
+            node: std::sync::Arc::new(crate::nodelet::phase::samples::worker("1.37.2").node),
+        };
+        let (orders, installed) = (Orders::default(), work.installed());
+        let (empty, there) = (LedgerSeen::Empty, LedgerSeen::Installed(&installed));
+        resolver("10.244.0.53").expect("write");
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        let Job::Hold(hold) = job else {
+            panic!("{job:?}");
+        };
+        assert_eq!(
+            (hold.fault.code, hold.keeps),
+            (FaultCode::NetworksMeet, None)
+        );
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &there, None).await;
+        assert_eq!(job, Job::Node(work.clone()));
+        // The cause goes.
+        resolver("10.1.0.53").expect("write");
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        assert_eq!(job, Job::Node(work));
+    }
 }

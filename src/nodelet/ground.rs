@@ -7,8 +7,8 @@
 
 use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, plane_addresses};
-use crate::host::kernel::Kernel;
 use crate::host::ours::network::POD_BRIDGE;
+use crate::host::resolver::Resolver;
 use crate::host::routes::routes;
 use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
 
@@ -46,16 +46,25 @@ fn standing(fs: &HostFs) -> Vec<Ground> {
     for interface in interfaces(fs) {
         let name = &interface.name;
         for net in interface.networks {
-            all.push(Ground::network(net, format!("a network of this machine ({name})")));
+            all.push(Ground::network(
+                net,
+                format!("a network of this machine ({name})"),
+            ));
         }
         for ip in interface.addresses {
-            all.push(Ground::address(ip, format!("an address of this machine ({name})")));
+            all.push(Ground::address(
+                ip,
+                format!("an address of this machine ({name})"),
+            ));
         }
     }
     // A file that cannot be read names nobody.
-    let servers = Kernel::new(fs.clone()).name_servers().unwrap_or_default();
+    let servers = Resolver::of(fs).unwrap_or_default();
     for ip in servers.servers {
-        all.push(Ground::address(ip, format!("a DNS server of this machine ({})", servers.path)));
+        all.push(Ground::address(
+            ip,
+            format!("a DNS server of this machine ({})", servers.path),
+        ));
     }
     all
 }
@@ -113,7 +122,9 @@ mod tests {
             (
                 "/etc/resolv.conf",
                 "nameserver 10.21.0.10\n",
-                Some("servicesCidr: 10.21.0.0/22 contains 10.21.0.10, a DNS server of this machine"),
+                Some(
+                    "servicesCidr: 10.21.0.0/22 contains 10.21.0.10, a DNS server of this machine",
+                ),
             ),
             (
                 "/proc/net/route",

@@ -164,6 +164,12 @@ mod tests {
             ("K8S.example", "10.1.0.9", "node-name-taken", API),
             ("node-1", "10.1.0.9", "node-name-taken", "host 0"),
             ("a_b", "10.1.0.9", "node-name-invalid", "node name"),
+            (
+                "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+                "10.1.0.9",
+                "node-name-invalid",
+                "at most 63 bytes",
+            ),
             ("n9", "10.1.0.250", "address-taken", API),
             ("n9", "10.21.0.1", "address-taken", "services network"),
             ("n9", "10.20.0.1", "address-taken", "pod network"),

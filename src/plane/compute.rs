@@ -189,8 +189,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        Authorities, ClusterId, Digest, FaultCode, Generation, Interface, KubeletSpec, NodeFacts, RuntimeSpec,
-        SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
+        Authorities, ClusterId, Digest, FaultCode, Generation, Interface, KubeletSpec, NodeFacts,
+        RuntimeSpec, SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
     use crate::plane::membership::{Candidate, attach, detach};
     use crate::plane::records::{AuthorityKeys, Host, Settings};
@@ -427,8 +427,14 @@ pub(super) mod tests {
         add(&mut c, &[(1, true)]).expect("attach");
         let facts = facts(7);
         for (net, words) in [
-            ("10.21.2.0/24", Some("servicesCidr: 10.21.0.0/22 overlaps 10.21.2.0/24")),
-            ("10.0.0.0/8", Some("containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8")),
+            (
+                "10.21.2.0/24",
+                Some("servicesCidr: 10.21.0.0/22 overlaps 10.21.2.0/24"),
+            ),
+            (
+                "10.0.0.0/8",
+                Some("containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8"),
+            ),
             ("10.1.0.0/16", None),
         ] {
             let interface = Interface {
@@ -449,7 +455,10 @@ pub(super) mod tests {
             match (said, words) {
                 (Ok(()), None) => {}
                 (Err(fault), Some(words)) => {
-                    assert!(fault.why.starts_with(words) && !fault.fix.is_empty(), "{fault}");
+                    assert!(
+                        fault.why.starts_with(words) && !fault.fix.is_empty(),
+                        "{fault}"
+                    );
                 }
                 (said, _) => panic!("{net}: {said:?}"),
             }

@@ -175,7 +175,11 @@ fn require_nobodys(rows: &impl Read, settings: &Settings) -> Answer<()> {
 
 /// Nodes have to reach the plane, whatever addresses their pods have.
 fn require_apart(plane: &Plane, settings: &Settings) -> Answer<()> {
-    let urls = [&plane.endpoints[..], std::slice::from_ref(&plane.public_url)].concat();
+    let urls = [
+        &plane.endpoints[..],
+        std::slice::from_ref(&plane.public_url),
+    ]
+    .concat();
     let grounds: Vec<Ground> = addresses_of(&urls)
         .into_iter()
         .map(|ip| Ground::address(ip, "where this plane is"))

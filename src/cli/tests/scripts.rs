@@ -16,9 +16,14 @@ const BEGIN: &str =
     "# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs\n";
 const END: &str = "# <<<\n";
 
-/// What containers and pods left mounted; the last mounted goes first.
-const UNMOUNT: &str = r#"unmount_ours() {
+/// What containers and pods left mounted; the last mounted goes first. The kernel names a mount by where it really is:
+/// links on the way (`/var` on another disk) are followed, one in its own place is not.
+const UNMOUNT: &str = r#"real_path() {
+    printf '%s/%s' "$(readlink -f "$(dirname "$1")")" "$(basename "$1")"
+}
+unmount_ours() {
     for root in $MOUNTED; do
+        root=$(real_path "$root")
         while read -r _ _ _ _ point _; do
             case "$point" in "$root"/*) printf '%s\n' "$point" ;; esac
         done </proc/self/mountinfo | tac | while read -r point; do
@@ -32,7 +37,7 @@ const UNMOUNT: &str = r#"unmount_ours() {
 /// list, in which some letters are written as octal numbers, says where that is so. What cannot be deleted is told,
 /// and the rest goes on: a package that is half removed helps nobody.
 const REMOVE: &str = r#"remove_tree() (
-    kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
+    kernel=$(real_path "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
     here="" below=""
     while read -r _ _ _ _ point _; do
         case "$point" in "$kernel") here=yes ;; "$kernel"/*) below=yes ;; esac
@@ -335,6 +340,25 @@ echo x > /etc/pf9/kube.d/tmpfs/x
     }
 }
 
+/// `/var` is a link to a data disk: what is mounted below it has another name in the kernel's list.
+#[test]
+fn nothing_that_is_mounted_behind_a_link_is_deleted() {
+    const MOUNTS: &str = "mount --bind /opt/data /opt/disk/lib/pf9/somebodys || exit 1\n";
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        rig.file("/opt/data/precious", "theirs");
+        let (var, disk) = (rig.host.at("/var"), rig.host.at("/opt/disk"));
+        std::fs::rename(&var, &disk).expect("move");
+        std::os::unix::fs::symlink("opt/disk", &var).expect("link");
+        std::fs::create_dir_all(disk.join("lib/pf9/somebodys")).expect("directory");
+        let said = run_with(rig.dir.path(), script, argument, MOUNTS);
+        let precious = rig.host.at("/opt/data/precious");
+        assert!(precious.exists(), "{script}: {said}");
+        assert!(said.contains("somebodys"), "{script}: {said}");
+        assert!(!disk.join("lib/pf9/x").exists(), "{script}: {said}");
+    }
+}
+
 /// A disk at a directory of ours is emptied, and stays.
 #[test]
 fn a_disk_of_ours_is_emptied_and_stays() {
@@ -401,7 +425,11 @@ fn a_role_that_stays_keeps_its_data() {
 /// Where the packages of a machine have no purge, the program that removes the role stays with the role.
 #[test]
 fn a_package_whose_role_stays_stays() {
-    for (removed, stays) in [("exit 1", true), ("exit 0", true), ("rm -f \"$UNIT\"", false)] {
+    for (removed, stays) in [
+        ("exit 1", true),
+        ("exit 0", true),
+        ("rm -f \"$UNIT\"", false),
+    ] {
         let rig = machine();
         let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
         rig.file(&unit, "ours");
