@@ -5,7 +5,7 @@ mod drop_ins;
 use semver::Version;
 
 use crate::host::facts::os_release;
-use crate::host::fs::HostFs;
+use crate::host::fs::{Found, FsError, HostFs};
 use crate::host::net::Nftables;
 use crate::host::resolver::Resolver;
 use crate::host::{Host, kernel};
@@ -222,7 +222,17 @@ fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Erro
         kernel_modules: kernel.has_modules()?,
         // The kernel is asked with a program: see `look_further`.
         nftables: Nftables::default(),
+        client_manifests: client_manifests(&host.fs)?,
     })
+}
+
+fn client_manifests(fs: &HostFs) -> Result<bool, FsError> {
+    for path in phase::client_manifests() {
+        if !matches!(fs.found(path)?, Found::Nothing) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The stack's add-on files, in order. They are the stack's: their bytes are in the signed manifest.

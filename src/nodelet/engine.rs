@@ -93,6 +93,8 @@ pub struct Engine {
     began: Instant,
     /// Certificates of this node were over at the last look.
     over: bool,
+    /// The last sweep found nothing to do and nothing to wait for.
+    clean: bool,
     /// The record of a roll as this process wrote it or took it up; none before it has looked at it.
     stage: Option<Stage>,
 }
@@ -138,6 +140,7 @@ impl Engine {
             called: Bucket::every(CALLED_EVERY, CALLED_BURST),
             began: Instant::now(),
             over: false,
+            clean: false,
             stage: None,
             decided: None,
             held: None,

@@ -69,6 +69,7 @@ mod uncordon;
 mod version;
 
 pub use certs::{are_over as certificates_are_over, wanted as wanted_certificates};
+pub(super) use control_plane::client_manifests;
 pub(super) use etcd::{joining_settings, settings_join};
 pub use kube_proxy::proxy_mode;
 pub use order::Order;
@@ -176,6 +177,9 @@ pub struct Facts {
     /// kube-proxy can make services by nftables.
     #[serde(default)]
     pub nftables: Nftables,
+    /// There are manifests of the API server's clients: kubelet starts them when it starts.
+    #[serde(default)]
+    pub client_manifests: bool,
 }
 
 /// One key and certificate on the host.

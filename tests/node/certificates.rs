@@ -14,6 +14,8 @@ use crate::demo::{
 const LIFE_S: u64 = 180;
 /// Longest a stage, a renewal or a recovery may take.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest that controllers may be away when their certificates are replaced: their lease is of 15 s.
+const CONTROLLERS: Duration = Duration::from_secs(60);
 /// A workload that must not notice anything.
 const POD: &str = "hello-worker-1";
 
@@ -38,7 +40,19 @@ fn ea_certificates_are_renewed_authorities_replaced_and_their_end_survived() -> 
             }
         }
         Ok(())
-    })
+    })?;
+    controllers_work()
+}
+
+/// A namespace gets its account by the controllers. They were started again just now: kubelet that waits for
+/// volumes of the pods before holds them back for two minutes.
+fn controllers_work() -> Outcome {
+    let namespace = "made-after-renewal";
+    kubectl(&["create", "namespace", namespace])?;
+    eventually("controllers work after a renewal", CONTROLLERS, || {
+        kubectl(&["-n", namespace, "get", "serviceaccount", "default"]).map(drop)
+    })?;
+    kubectl(&["delete", "namespace", namespace]).map(drop)
 }
 
 /// Who the pod is, and what would show that it was touched.

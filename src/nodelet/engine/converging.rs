@@ -12,7 +12,7 @@ use super::super::check;
 use super::super::context::{self, StackSeen};
 use super::super::job::Work;
 use super::super::ledger::Ledger;
-use super::super::lifecycle::Happened;
+use super::super::lifecycle::{Happened, Lifecycle};
 use super::super::phase::{self, Context, Order, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
@@ -74,11 +74,14 @@ pub(super) struct Turn {
     pub(super) etcd: Option<StackRef>,
     /// The newest spec's, where the node is kept by an old one: it says which restore of etcd is ordered.
     pub(super) newest: Option<Arc<NodeSpec>>,
+    /// A sweep that finds nothing to do does not make it `ok`: the cluster has to show it first.
+    pub(super) proves: bool,
 }
 
 impl Engine {
     /// Rounds of looking, planning and running, until nothing remains that can be done.
     pub(super) async fn converge(&mut self, node: &Node) -> Next {
+        self.clean = false;
         if node.hold.is_none() || node.turn.shown.is_some() {
             let (work, cluster) = (&node.work, node.work.node.cluster_id);
             let generation = node.turn.shown.unwrap_or(work.generation);
@@ -100,7 +103,7 @@ impl Engine {
                 self.happened(failed("ledger", fault));
                 return Next::retry(&self.lifecycle);
             }
-            if let Some(next) = self.settled(&look, node.hold.as_ref()) {
+            if let Some(next) = self.settled(&look, node) {
                 return next;
             }
             match self.work(node, &look).await {
@@ -236,14 +239,14 @@ impl Engine {
     }
 
     /// What comes next when nothing can be done now.
-    fn settled(&mut self, look: &Look, hold: Option<&Fault>) -> Option<Next> {
+    fn settled(&mut self, look: &Look, node: &Node) -> Option<Next> {
         if !look.plan.todo.is_empty() {
             if self.lifecycle.state() == NodeState::Ok {
                 self.happened(Happened::Drift);
             }
             return None;
         }
-        if let Some(fault) = hold {
+        if let Some(fault) = &node.hold {
             self.happened(failed("hold", fault.clone()));
             return Some(Next {
                 watching: true,
@@ -258,7 +261,10 @@ impl Engine {
                 WAIT_SWEEP
             }
             None => {
-                self.happened(Happened::Settled);
+                self.clean = true;
+                if let Some(told) = came_to_rest(node.turn.proves, &self.lifecycle) {
+                    self.happened(told);
+                }
                 self.sweep
             }
         };
@@ -332,10 +338,50 @@ fn both(hold: &Fault, repair: &Fault) -> Fault {
     Fault::new(hold.code, hold.what.clone(), why).fix(hold.fix.clone())
 }
 
+/// What a sweep that found nothing to do says of the node. In a roll the cluster has the last word; what is waited
+/// for there stays said from one look to the next, or the log would tell `ok` and `converging` in turns.
+fn came_to_rest(proves: bool, now: &Lifecycle) -> Option<Happened> {
+    match (proves, now) {
+        (false, _) => Some(Happened::Settled),
+        (true, Lifecycle::Converging { waits: Some(_) }) => None,
+        (
+            true,
+            Lifecycle::Ok
+            | Lifecycle::Converging { waits: None }
+            | Lifecycle::Retrying(_)
+            | Lifecycle::Failed(_),
+        ) => Some(Happened::Waits {
+            what: "the cluster to show this node as it is".into(),
+        }),
+    }
+}
+
 /// The node is to have another stack than what is installed by the ledger, and has not yet.
 fn changes_stack(ledger: &Ledger, node: &Node, look: &Look) -> bool {
     let installed = ledger.installed.as_ref();
     // What never ran is nothing to be kept.
     let kept = look.plan.order == Order::Kept;
     kept && !look.stack.active && installed.is_some_and(|i| i.node.stack != node.work.node.stack)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every look while a node proves itself: said once, never `ok`, and what failed before is over.
+    #[test]
+    fn a_node_that_proves_itself_is_not_ok_before_the_cluster_says_so() {
+        let fault = Fault::new(FaultCode::Waiting, "what", "why");
+        let failed = Lifecycle::begin().next(failed("key", fault));
+        for before in [Lifecycle::Ok, Lifecycle::begin(), failed] {
+            let told = came_to_rest(true, &before).expect("it is said");
+            let mut now = before.next(told);
+            assert_eq!(now.state(), NodeState::Converging);
+            let what = "the cluster to show this node as it is: its kubelet is of 1.36.3";
+            now = now.next(Happened::Waits { what: what.into() });
+            assert_eq!(came_to_rest(true, &now), None);
+            let proven = came_to_rest(false, &now).expect("it is said");
+            assert_eq!(now.next(proven), Lifecycle::Ok);
+        }
+    }
 }

@@ -136,8 +136,8 @@ impl Engine {
             cordoned,
             until: record.and_then(|record| self.until(record)),
             shown: Some(work.generation),
-            etcd: None,
-            newest: None,
+            proves: true,
+            ..Turn::default()
         };
         match (step, record) {
             (Move::Prepare, _) => self.makes_ready(work, by).await,
@@ -157,6 +157,7 @@ impl Engine {
             }
             (Move::Keep(fault), _) => {
                 turn.until = None;
+                turn.proves = false;
                 (Said::Nothing, self.node(by, Some(*fault), turn).await)
             }
             (Move::Follow, _) => (Said::Nothing, self.node(by, None, Turn::default()).await),
@@ -183,9 +184,9 @@ impl Engine {
             let next = self.node(kept, None, Turn::default()).await;
             return (Said::Nothing, next);
         };
-        let shown = Some(work.generation);
         let turn = Turn {
-            shown,
+            shown: Some(work.generation),
+            proves: order.stage != UpgradeStage::Prepare,
             ..Turn::default()
         };
         let next = self.node(kept, None, turn.clone()).await;
@@ -209,7 +210,7 @@ impl Engine {
             return (Said::Nothing, self.prepare(&node, &order, next).await);
         }
         let had = self.have(&node, &order).await;
-        let well = self.lifecycle.state() == NodeState::Ok;
+        let well = self.clean;
         let waits = match had {
             Had::Ready if well => return (Said::Ready, next),
             Had::Ready => {
@@ -240,7 +241,11 @@ impl Engine {
 
     /// The keeper of etcd makes the backup; what it says of that is in the status.
     async fn backs_up(&mut self, record: &Record, kept: Work) -> (Said, Next) {
-        let next = self.node(kept, None, Turn::default()).await;
+        let turn = Turn {
+            proves: true,
+            ..Turn::default()
+        };
+        let next = self.node(kept, None, turn).await;
         let (last, failing) = self.board.backups();
         if last.is_some_and(|at| at >= record.since) {
             return (Said::BackedUp, next);
@@ -330,7 +335,7 @@ impl Engine {
             };
             return (said, next);
         }
-        if self.lifecycle.state() != NodeState::Ok {
+        if !self.clean {
             return (Said::Nothing, next);
         }
         match self.proof(&work).await {

@@ -24,6 +24,18 @@ use super::{
 /// Value of the priority class `system-node-critical`.
 const NODE_CRITICAL: u32 = 2_000_001_000;
 
+/// The API server's clients among the static pods.
+const CLIENTS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+
+/// Where the manifests of the API server's clients are.
+pub(in crate::nodelet) fn client_manifests() -> [String; 2] {
+    CLIENTS.map(manifest_path)
+}
+
+fn manifest_path(name: &str) -> String {
+    format!("{}/{name}.yaml", layout::MANIFESTS)
+}
+
 /// What kubelet finds when it starts: the API server.
 pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     Ok(vec![
@@ -40,7 +52,10 @@ pub(super) fn steps(ctx: &Context) -> Result<Vec<Step>, Wait> {
     ])
 }
 
-/// The two that have nothing to do before the API server answers; their images come while that one starts.
+/// The two that have nothing to do before the API server answers. On a new master their images come while that
+/// one starts. Later they are written before kubelet starts again: a kubelet (1.36, 1.37) whose manifest is replaced
+/// in its first half second waits two minutes for volumes of the pod that is gone before it starts the new one, and
+/// until then nothing is scheduled and no controller works.
 pub(super) fn clients(ctx: &Context) -> Result<Vec<Step>, Wait> {
     let mut steps = images::of_clients(ctx)?;
     steps.push(manifest(&controller_manager(ctx)?));
@@ -144,11 +159,7 @@ pub(super) fn api_server_pod(ctx: &Context) -> Result<(String, String), Wait> {
 
 fn manifest(pod: &Value) -> Step {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    file(
-        format!("{}/{name}.yaml", layout::MANIFESTS),
-        yaml(pod),
-        PRIVATE,
-    )
+    file(manifest_path(name), yaml(pod), PRIVATE)
 }
 
 /// One component of the control plane.

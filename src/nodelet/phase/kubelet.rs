@@ -2,7 +2,8 @@
 //!
 //! The static pods are written here, after their images are in the runtime and etcd is healthy, not
 //! with the kubeconfigs: on an upgrade kubelet would start them the moment they are written. The API server's
-//! is there when kubelet starts; those of its clients follow with their images.
+//! is there when kubelet starts; those of its clients follow with their images on a new master, and are there
+//! before on one that had them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     steps.push(file(layout::KUBELET_CONFIG, config, PUBLIC));
     if ctx.is_master() {
         steps.extend(control_plane::steps(ctx)?);
+        if ctx.facts.client_manifests {
+            steps.extend(control_plane::clients(ctx)?);
+        }
     }
     let unit_file = layout::unit_file(layout::KUBELET_UNIT);
     steps.push(file(unit_file, unit_text, PUBLIC));
@@ -47,7 +51,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     let read = [layout::KUBELET_CONFIG, kubeconfig.as_str()];
     steps.push(unit(layout::KUBELET_UNIT, inputs, &read));
     steps.push(probe(Probe::KubeletHealthy, HEALTHY));
-    if ctx.is_master() {
+    if ctx.is_master() && !ctx.facts.client_manifests {
         steps.extend(control_plane::clients(ctx)?);
     }
     Ok(steps)

@@ -106,6 +106,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
             nftables: Nftables::Lacking {
                 why: "there is no program nft (package nftables)".into(),
             },
+            client_manifests: false,
         },
         manifest: Some(manifest(kubernetes)),
         stack_at_hand: true,

@@ -211,3 +211,22 @@ fn who_signs_restarts_nothing() {
     );
     assert!(!restarted(&samples::master("1.37.2"), &with(["old", "new"])).is_empty());
 }
+
+/// A kubelet that starts with the manifests of before, and is given others at once, waits two minutes for what the
+/// pods of before would have mounted.
+#[test]
+fn kubelet_is_started_again_with_the_manifests_that_stay() {
+    let is_manifest =
+        |step: &Step| matches!(step, Step::File(f) if f.path.starts_with(layout::MANIFESTS));
+    let is_kubelet = |step: &Step| matches!(step, Step::Unit(u) if u.unit == layout::KUBELET_UNIT);
+    for (before, written_first) in [(false, 1), (true, 3)] {
+        let mut ctx = samples::master("1.37.2");
+        ctx.facts.client_manifests = before;
+        let phases = all(&ctx);
+        let steps = flat(&phases);
+        let starts = steps.iter().position(|s| is_kubelet(s)).expect("kubelet");
+        let first = steps[..starts].iter().filter(|s| is_manifest(s)).count();
+        assert_eq!(first, written_first, "there before: {before}");
+        assert_eq!(steps.iter().filter(|s| is_manifest(s)).count(), 3);
+    }
+}
