@@ -9,6 +9,7 @@
 //! | `progress` | [`Progress`]: signs of life, which feed the watchdog |
 //! | `socket` | [`tune()`]: what both ends of the tunnel ask of the kernel |
 //! | `tasks`  | [`TaskGroup`]: named tasks with a policy, drained with a deadline |
+//! | `umask`  | [`usual_modes()`]: no shell decides the modes of directories |
 //! | `daemon` | [`daemon()`], [`answering_daemon()`]: parse, log, config, run until a signal, exit code |
 
 mod bucket;
@@ -21,6 +22,7 @@ mod memory;
 mod progress;
 pub(crate) mod socket;
 pub mod tasks;
+mod umask;
 
 pub use bucket::Bucket;
 pub use choice::{Candidate, in_order, is_silent, pick};
@@ -30,3 +32,4 @@ pub use exit::Exit;
 pub use progress::{Beat, MARGIN, Progress};
 pub use socket::tune;
 pub use tasks::TaskGroup;
+pub use umask::usual_modes;

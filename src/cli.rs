@@ -70,6 +70,7 @@ pub fn main() -> Exit {
         Err(e) => return output::usage(&e),
     };
     let out = Output::terminal(args.verb.json());
+    crate::app::usual_modes();
     crate::tls::install();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -27,6 +27,8 @@
 //! | `deadlines` | how long what may take where one waits for another |
 //! | `facts`   | `os-release` |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
+//! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
+//! | `routes`  | [`routes::routes`]: the kernel's routes |
 //! | `mounts`  | mount points |
 //! | `looking` | [`looking::Looking`]: a look at files that may never end |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
@@ -53,6 +55,8 @@ pub mod ours;
 pub mod part;
 pub mod proc;
 mod protobuf;
+pub mod resolver;
+pub mod routes;
 pub mod runtime;
 pub mod space;
 pub mod temps;

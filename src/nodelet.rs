@@ -53,6 +53,7 @@ pub mod context;
 pub mod engine;
 pub mod etcd;
 mod fit;
+mod ground;
 pub mod inbox;
 pub mod job;
 pub mod journal;

@@ -1,4 +1,4 @@
-//! Can this machine become a node? Checks that only look.
+//! Can this machine become a node? Checks that only look; one tries, in a directory that it takes away again.
 //!
 //! ```text
 //! Facts::read(host)  ──►  Facts  ──►  checks (pure: one function each)  ──►  Report
@@ -8,9 +8,10 @@
 //! |---|---|
 //! | `facts`     | [`Facts`]: everything the checks look at, read once |
 //! | `machine`   | root, distribution, architecture, systemd, the matrix, host name, clock |
-//! | `resources` | memory, processors, disk, whether programs run on it, swap |
+//! | `resources` | memory, processors, disk, whether programs run on it, links, the runtime's storage, swap |
 //! | `kernel`    | control groups, user namespaces, overlay, bridge filter, connection tracking |
-//! | `software`  | tools and libraries of the distribution |
+//! | `software`  | tools and libraries of the distribution, DNS |
+//! | `trial`     | an overlay, tried where the runtime will have them: the one thing that writes, and takes it away again |
 //! | `conflicts` | ports, another kubelet, another agent |
 
 mod conflicts;
@@ -19,8 +20,10 @@ mod kernel;
 mod machine;
 mod resources;
 mod software;
+mod trial;
 
 pub use facts::{Disk, Facts, Listener, Process};
+pub use trial::{OverlayTrial, SCRATCH};
 
 use serde::Serialize;
 
@@ -106,6 +109,8 @@ const CHECKS: &[CheckFn] = &[
     resources::processors,
     resources::disk,
     resources::programs,
+    resources::links,
+    resources::runtime_storage,
     resources::swap,
     kernel::control_groups,
     kernel::user_namespaces,
@@ -114,6 +119,7 @@ const CHECKS: &[CheckFn] = &[
     kernel::connection_tracking,
     software::tools,
     software::libraries,
+    software::dns,
     conflicts::ports,
     conflicts::other_kubelet,
     conflicts::other_agent,
@@ -267,5 +273,4 @@ fn gib(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-#[path = "preflight/tests.rs"]
 mod tests;

@@ -11,8 +11,12 @@ DISKS="/var/lib/pf9/etcd /var/opt/pf9/etcd-backups /var/lib/pf9/containerd /var/
 PROXY_CONFIG="/etc/pf9/conf.d/50-proxy.toml"
 SHARED_DIRS="/etc/systemd/system /etc/systemd/system/multi-user.target.wants /etc/systemd/system/sockets.target.wants /etc/sysctl.d /etc/modules-load.d"
 SHARED_PARENTS="/opt/pf9 /etc/pf9/conf.d"
+real_path() {
+    printf '%s/%s' "$(readlink -f "$(dirname "$1")")" "$(basename "$1")"
+}
 unmount_ours() {
     for root in $MOUNTED; do
+        root=$(real_path "$root")
         while read -r _ _ _ _ point _; do
             case "$point" in "$root"/*) printf '%s\n' "$point" ;; esac
         done </proc/self/mountinfo | tac | while read -r point; do
@@ -23,7 +27,7 @@ unmount_ours() {
 remove_tree() (
     # Never everything, whatever a mistake of ours makes of a name.
     case "$1" in /*/*) ;; *) exit 0 ;; esac
-    kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
+    kernel=$(real_path "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
     here="" below=""
     while read -r _ _ _ _ point _; do
         case "$point" in "$kernel") here=yes ;; "$kernel"/*) below=yes ;; esac

@@ -15,8 +15,11 @@ if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
     systemctl --quiet stop pf9-agent-switch.service || :
     if role_is_left; then
         echo "pf9-hostagent: WARNING: this machine is still a Kubernetes node: removing the role (at most $REMOVAL_SECONDS s)" >&2
-        timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl decommission-node --local --yes </dev/null ||
-            echo "pf9-hostagent: WARNING: the node role could not be removed; see /etc/systemd/system/pf9-*.service" >&2
+        # Without the programs a node that is left could not be mended or removed: then they stay.
+        if ! timeout "$REMOVAL_SECONDS" /usr/bin/pf9ctl decommission-node --local --yes </dev/null || role_is_left; then
+            echo "pf9-hostagent: the node role could not be removed, so the package stays; pf9ctl status says why" >&2
+            exit 1
+        fi
     fi
     systemctl --quiet disable --now pf9-hostagent.service pf9-comms.service pf9-nodeletd.socket || :
     systemctl --quiet stop pf9-nodeletd.service || :

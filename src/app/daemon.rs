@@ -91,6 +91,7 @@ fn begin(daemon: &Daemon) -> Result<(HostFs, Result<Config, Fault>), Exit> {
             drop(e.print());
             if failed { Exit::Usage } else { Exit::Ok }
         })?;
+    super::usual_modes();
     let host = HostFs::new(args.root);
     let config = Config::load(&host);
     match (args.check_config, config) {

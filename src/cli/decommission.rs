@@ -3,7 +3,9 @@
 //! ```text
 //! hostagent stops (no new spec) ─ nodelet removes the role ─ the plane is told ─ units stop
 //!      │                              └─ from the order on hostagent does not start at boot either
-//!      └─ when the role cannot be removed: hostagent runs again, nothing else was touched
+//!      └─ when the order cannot be given, or the role takes longer than was waited for: hostagent runs
+//!         again, identity and files stay. A given order is remembered: nodelet goes on with it by itself,
+//!         also over a boot, and this verb is run again for the rest
 //! ─ files go ─ look again: what is left is listed, and then it did not work
 //! ```
 
@@ -26,6 +28,9 @@ use crate::telemetry::chain;
 
 /// nodelet takes the order and answers; the work comes after.
 const ORDER: Duration = Duration::from_secs(20);
+/// Of an order that was given: it is on the disk, and only a newer one of the plane, for another node, ends it.
+const GOES_ON: &str = "nodelet goes on by itself until the role is gone (pf9ctl status shows it); then \
+                       pf9ctl decommission-node again takes away the rest, of which nothing was touched";
 /// How long nodelet may hold a question for the next change.
 const POLL: Duration = Duration::from_secs(2);
 
@@ -167,6 +172,7 @@ async fn order_removal(
         .map_err(|e| e.fault(what))?;
     // Root's order is on the disk. Were this program or the machine to end now, a boot must not bring
     // hostagent back, with a newer spec that makes the machine a node again.
+    let what = "the role is not removed yet";
     if hostagent_ran {
         let disabled = ctx.units.disable(HOSTAGENT).await;
         disabled.map_err(|e| unit_fault(&e))?;
@@ -236,9 +242,8 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
         None => format!("it was not done within {} s", longest.as_secs()),
     };
     let fix = reason.map(|f| f.fix.clone()).filter(|f| !f.is_empty());
-    Fault::new(FaultCode::RoleStays, what, why).fix(
-        fix.unwrap_or_else(|| "see /var/log/pf9/kube/kube.log, then try again; --wait".to_owned()),
-    )
+    let fix = fix.map_or_else(String::new, |fix| format!("{fix}; "));
+    Fault::new(FaultCode::RoleStays, what, why).fix(format!("{fix}{GOES_ON}"))
 }
 
 /// Takes leave of the plane, best effort.

@@ -62,6 +62,7 @@ const MACHINE: &[(&str, &str)] = &[
     ("/run/systemd/container", "x"),
     ("/usr/lib64/libseccomp.so.2", ""),
     ("/opt/pf9/agent/current/bin/pf9-comms", ""),
+    ("/etc/resolv.conf", "nameserver 10.0.0.1\n"),
     ("/etc/pf9/hostagent.toml", "# a person's own\n"),
 ];
 const TOOLS: [&str; 8] = [

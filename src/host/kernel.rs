@@ -192,23 +192,6 @@ impl Kernel {
         Ok(bounding_set(&status).is_none_or(|set| set >> CAP_SYS_RESOURCE & 1 == 1))
     }
 
-    /// The resolver file pods should inherit: systemd-resolved's upstream one when
-    /// `/etc/resolv.conf` names only its local stub.
-    pub fn resolv_conf(&self) -> Result<String, KernelError> {
-        const PLAIN: &str = "/etc/resolv.conf";
-        const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
-        let text = self.text(PLAIN)?;
-        let mut servers = text
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("nameserver"))
-            .map(str::trim)
-            .filter_map(|a| a.parse::<IpAddr>().ok())
-            .peekable();
-        let only_stub = servers.peek().is_some() && servers.all(|ip| ip.is_loopback());
-        let upstream = only_stub && matches!(self.fs.found(UPSTREAM)?, Found::File { .. });
-        Ok(if upstream { UPSTREAM } else { PLAIN }.to_owned())
-    }
-
     /// MTU of a network interface.
     pub fn mtu(&self, interface: &str) -> Result<Option<u32>, KernelError> {
         let text = self.text(&format!("/sys/class/net/{interface}/mtu"))?;
@@ -340,24 +323,6 @@ mod tests {
         );
         assert!(kernel.set_sysctl("no.such", "1").is_err());
         assert_eq!(kernel.sysctl("no.such").expect("get"), None);
-    }
-
-    #[test]
-    fn the_stub_resolver_is_not_passed_on_to_pods() {
-        let (_dir, fs, kernel) = host();
-        put(&fs, "/etc/resolv.conf", "nameserver 127.0.0.53\n");
-        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
-        put(
-            &fs,
-            "/run/systemd/resolve/resolv.conf",
-            "nameserver 10.0.0.1\n",
-        );
-        assert_eq!(
-            kernel.resolv_conf().expect("rc"),
-            "/run/systemd/resolve/resolv.conf"
-        );
-        put(&fs, "/etc/resolv.conf", "nameserver 10.0.0.1\n");
-        assert_eq!(kernel.resolv_conf().expect("rc"), "/etc/resolv.conf");
     }
 
     #[test]

@@ -19,17 +19,32 @@ pub fn points(fs: &HostFs) -> Result<Vec<String>, FsError> {
         .collect())
 }
 
-/// Mount points at a path or below it, as (the path itself is one, those below).
+/// Mount points at a path or below it, as (the path itself is one, those below). Links on the way to it are followed:
+/// the kernel names a mount by where it really is.
 pub fn at_or_below(fs: &HostFs, path: &str) -> Result<(bool, Vec<String>), FsError> {
     let points = points(fs)?;
+    let path = path_in_list(fs, path);
     let below = format!("{}/", path.trim_end_matches('/'));
     Ok((
-        points.iter().any(|p| p == path),
+        points.contains(&path),
         points
             .into_iter()
             .filter(|p| p.starts_with(&below))
             .collect(),
     ))
+}
+
+/// What the kernel's list calls this path: its directory with links followed, and its name. A link in its own place is
+/// not followed; what cannot be followed is taken as it is written.
+pub fn path_in_list(fs: &HostFs, path: &str) -> String {
+    let real = || {
+        let (dir, name) = path.trim_end_matches('/').rsplit_once('/')?;
+        let dir = fs.at(dir).canonicalize().ok()?;
+        let root = fs.at("/").canonicalize().ok()?;
+        let dir = Path::new("/").join(dir.strip_prefix(root).ok()?);
+        dir.join(name).to_str().map(str::to_owned)
+    };
+    real().unwrap_or_else(|| path.to_owned())
 }
 
 /// What a directory is on.
@@ -120,6 +135,35 @@ mod tests {
         let bound = "1 2 8:1 /data/snapshots/3 / rw shared:1 - ext4 /dev/sda1 rw\n";
         assert_eq!(root_sources(bound), ["/data/snapshots/3", "/dev/sda1"]);
         assert_eq!(root_sources("").len(), 0);
+    }
+
+    /// `/var` on a data disk: a mount below is seen, whatever name leads to it.
+    #[test]
+    fn what_is_mounted_below_is_seen_through_links() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let list = "1 0 8:1 / /data/var/lib/pf9/kubelet/x rw - ext4 /dev/sda rw\n\
+                    2 0 8:1 / /data/var/opt/pf9 rw - ext4 /dev/sda rw\n";
+        let attrs = super::super::fs::Attrs::mode(0o644);
+        fs.write("/proc/self/mountinfo", list.as_bytes(), &attrs)
+            .expect("write");
+        for dir in ["/data/var/lib/pf9/kubelet", "/data/var/opt/pf9"] {
+            std::fs::create_dir_all(fs.at(dir)).expect("directory");
+        }
+        fs.link("/var", "data/var").expect("link");
+        let seen = at_or_below(&fs, "/var/lib/pf9").expect("look");
+        assert_eq!(
+            seen,
+            (false, vec!["/data/var/lib/pf9/kubelet/x".to_owned()])
+        );
+        assert_eq!(
+            at_or_below(&fs, "/var/opt/pf9").expect("look"),
+            (true, Vec::new())
+        );
+        assert!(fs.remove_tree("/var/lib/pf9").is_err());
+        // A link itself is not what it leads to.
+        fs.link("/link", "data").expect("link");
+        assert_eq!(path_in_list(&fs, "/link"), "/link");
     }
 
     #[test]

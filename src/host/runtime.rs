@@ -210,7 +210,8 @@ impl Runtime {
 
     fn mounts(&self) -> Vec<String> {
         let mut points = mounts::points(&self.fs).unwrap_or_default();
-        points.retain(|m| ours::paths::mount(m));
+        let roots = ours::paths::MOUNTED.map(|root| mounts::path_in_list(&self.fs, root));
+        points.retain(|point| ours::paths::mounted_below(&roots, point));
         points
     }
 

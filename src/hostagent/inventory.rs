@@ -31,7 +31,7 @@ pub(super) fn uptime(fs: &HostFs) -> Duration {
 pub(super) fn read(fs: &HostFs) -> Inventory {
     let os = facts::os_release(fs).unwrap_or_default();
     let cpuinfo = proc_text(fs, "/proc/cpuinfo");
-    let interfaces = interfaces::interfaces();
+    let interfaces = interfaces::interfaces(fs);
     Inventory {
         hostname: proc_text(fs, "/proc/sys/kernel/hostname").trim().to_owned(),
         os: os.pretty,

@@ -264,6 +264,25 @@ impl NodeName {
     }
 }
 
+impl NodeName {
+    /// Longest name of a node: it is the value of a label of its own (`kubernetes.io/hostname`), and those end at 63
+    /// bytes. A DNS name may be longer, and the kernel takes a host name of 64.
+    pub const NODE_MAX: usize = 63;
+
+    /// The name of the node that a machine of this host name becomes.
+    pub fn of_host(host_name: &str) -> Result<Self, BadName> {
+        let name: Self = host_name.to_lowercase().parse()?;
+        if name.0.len() > Self::NODE_MAX {
+            return Err(BadName {
+                kind: "node name",
+                value: clip(host_name),
+                want: "at most 63 bytes in all: Kubernetes makes a label of it",
+            });
+        }
+        Ok(name)
+    }
+}
+
 impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -330,5 +349,13 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a..b", "a_b", &"x".repeat(64)] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
         }
+        let long = |len: usize| format!("{}.{}", "a".repeat(31), "b".repeat(len - 32));
+        assert_eq!(
+            NodeName::of_host("Node-1").expect("name").as_str(),
+            "node-1"
+        );
+        assert!(NodeName::of_host(&long(63)).is_ok());
+        assert!(long(64).parse::<NodeName>().is_ok(), "a DNS name");
+        assert!(NodeName::of_host(&long(64)).is_err(), "no node's");
     }
 }

@@ -125,7 +125,7 @@ impl NodeFacts {
 
     /// The name of the node that this machine becomes.
     pub fn node_name(&self) -> Result<NodeName, BadName> {
-        self.hostname.to_lowercase().parse()
+        NodeName::of_host(&self.hostname)
     }
 
     /// The address of the node that this machine becomes: the first of the IP version that is not

@@ -28,7 +28,7 @@ use super::trial;
 use super::words;
 use crate::host::Host;
 use crate::host::deadlines::DRAIN;
-use crate::host::fs::{Attrs, FsError};
+use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::runtime::ImageError;
@@ -132,7 +132,10 @@ impl<'s, 'a> Shared<'s, 'a> {
                 })?;
                 Ok(fs.write(&f.path, &bytes, &attrs)?)
             }
-            Step::Dir(d) => Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?),
+            Step::Dir(d) => {
+                no_link(fs, &d.path)?;
+                Ok(fs.make_dir(&d.path, &Attrs::owned(d.mode, &d.owner))?)
+            }
             Step::Link { path, target } => Ok(fs.link(path, target)?),
             Step::Absent { path } if ours::paths::of_the_role(path) => Ok(fs.remove_tree(path)?),
             Step::Absent { path } => Err(Failed::Why(format!("{path} is not ours to remove"))),
@@ -373,6 +376,18 @@ impl Effects<'_> {
     }
 }
 
+/// A link in a directory's place is somebody's, who has to say what is meant.
+fn no_link(fs: &HostFs, path: &str) -> Result<(), Failed> {
+    match fs.found(path)? {
+        Found::Link(target) => {
+            let why = format!("it is a symbolic link to {}", target.display());
+            let fault = Fault::new(FaultCode::PathIsLink, format!("cannot use {path}"), why);
+            Err(fault.fix(ours::paths::LINK_FIX).into())
+        }
+        Found::Nothing | Found::File { .. } | Found::Dir { .. } | Found::Other => Ok(()),
+    }
+}
+
 /// Why a step was not done.
 enum Failed {
     /// In words of its own.
@@ -436,4 +451,27 @@ impl Failed {
 pub fn fault_of(step: &Step, why: impl Into<String>) -> Fault {
     let what = format!("cannot {}", words::doing(step));
     Fault::new(words::code(step), what, why).fix(words::remedy(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_directory_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        fs.link("/var/lib/pf9", "/data/pf9").expect("link");
+        let Err(Failed::Fault(fault)) = no_link(&fs, "/var/lib/pf9") else {
+            panic!("taken");
+        };
+        assert_eq!(fault.code, FaultCode::PathIsLink);
+        assert!(
+            fault.what.contains("/var/lib/pf9") && fault.why.contains("/data/pf9"),
+            "{fault}"
+        );
+        assert!(fault.fix.contains("mount --bind"), "{fault}");
+        // Links above are everybody's own affair.
+        assert!(no_link(&fs, "/var/lib/pf9/kubelet").is_ok());
+    }
 }

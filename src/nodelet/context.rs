@@ -7,6 +7,7 @@ use semver::Version;
 use crate::host::facts::os_release;
 use crate::host::fs::{Found, FsError, HostFs};
 use crate::host::net::Nftables;
+use crate::host::resolver::Resolver;
 use crate::host::{Host, kernel};
 use crate::model::{
     CertificateStatus, Fault, FaultCode, HostId, NodeSpec, Role, StackManifest, StackRef,
@@ -215,7 +216,7 @@ fn facts(host: &Host, node: &NodeSpec) -> Result<Facts, Box<dyn std::error::Erro
         os_id: os_release(&host.fs)?.id,
         mtu,
         interface,
-        resolv_conf: kernel.resolv_conf()?,
+        resolv_conf: Resolver::of(&host.fs)?.path,
         cpus: kernel.cpus()?,
         conntrack_tunable: kernel.conntrack_tunable(),
         kernel_modules: kernel.has_modules()?,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! job ─► its stack is active ──────────────────────────────────► job (what is active is not judged)
-//!     ─► refused by the matrix, its programs do not run here,
+//!     ─► nothing is installed, and the cluster's networks meet the machine's own (`ground`),
+//!        refused by the matrix, its programs do not run here,
 //!        or its etcd may not have the data of this master ──────► Hold: what is installed stays
 //!     ─► else ─────────────────────────────────────────────────► job
 //! ```
@@ -14,6 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::context;
 use super::etcd::version::{self, Gate};
+use super::ground;
 use super::inbox;
 use super::job::{self, Hold, Job, LedgerSeen, Order, Orders, Work};
 use crate::host::fs::HostFs;
@@ -88,7 +90,14 @@ pub(super) async fn judged(
         },
         Job::Nothing(_) | Job::Remove(..) | Job::Hold(_) => return job,
     };
-    let Some(fault) = refusal(fs, work, unfit).await else {
+    // A node that is there is kept, whatever its machine becomes.
+    let begins = matches!(ledger, LedgerSeen::Empty) || !matches!(job, Job::Node(_));
+    let met = begins.then(|| ground::refusal(fs, &work.node)).flatten();
+    let fault = match met {
+        Some(fault) => Some(fault),
+        None => refusal(fs, work, unfit).await,
+    };
+    let Some(fault) = fault else {
         return job;
     };
     let keeps = match ledger {
@@ -154,5 +163,39 @@ mod tests {
         assert!(unfit.holds(&fs, &stack));
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!unfit.holds(&fs, &stack));
+    }
+
+    /// Nobody mends a node from afar that its own pods cut off. One that is there is not taken away for that.
+    #[tokio::test]
+    async fn where_networks_meet_no_node_is_begun_and_none_is_taken_away() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let attrs = crate::host::fs::Attrs::mode(0o644);
+        let resolver = |ip: &str| {
+            let text = format!("nameserver {ip}\n");
+            fs.write("/etc/resolv.conf", text.as_bytes(), &attrs)
+        };
+        let work = Work {
+            generation: crate::model::Generation(3),
+            role: Role::Worker,
+            node: std::sync::Arc::new(crate::nodelet::phase::samples::worker("1.37.2").node),
+        };
+        let (orders, installed) = (Orders::default(), work.installed());
+        let (empty, there) = (LedgerSeen::Empty, LedgerSeen::Installed(&installed));
+        resolver("10.244.0.53").expect("write");
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        let Job::Hold(hold) = job else {
+            panic!("{job:?}");
+        };
+        assert_eq!(
+            (hold.fault.code, hold.keeps),
+            (FaultCode::NetworksMeet, None)
+        );
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &there, None).await;
+        assert_eq!(job, Job::Node(work.clone()));
+        // The cause goes.
+        resolver("10.1.0.53").expect("write");
+        let job = judged(&fs, Job::Node(work.clone()), &orders, &empty, None).await;
+        assert_eq!(job, Job::Node(work));
     }
 }

@@ -6,9 +6,11 @@ use super::context;
 use super::inbox;
 use super::job::Job;
 use crate::host::Host;
+use crate::host::fs::HostFs;
 use crate::host::interfaces::networks;
 use crate::host::kernel::Kernel;
 use crate::host::ours::network::{POLICY_ENTRY, policy_chain_prefixes};
+use crate::host::resolver::Resolver;
 use crate::model::{Addon, AddressRange, Fault, FaultCode, NodeSpec, StackManifest, Want};
 
 /// Of the node that is worked on, or kept in repair.
@@ -24,6 +26,8 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
     // What cannot be read is left out here.
     let old = Kernel::new(host.fs.clone()).cgroup_v1().unwrap_or(false);
     let mut said: Vec<Fault> = pods_swap(node, old).into_iter().collect();
+    said.extend(super::ground::warning(&host.fs, node));
+    said.extend(no_dns(&host.fs));
     let Ok((trust, _)) = inbox::whom_to_believe(&host.fs) else {
         return said;
     };
@@ -34,8 +38,15 @@ pub(super) async fn warnings(host: &Host, job: &Job) -> Vec<Fault> {
             said.extend(policies(host).await);
         }
     }
-    said.extend(pool_elsewhere(node, &networks()));
+    said.extend(pool_elsewhere(node, &networks(&host.fs)));
     said
+}
+
+/// What the machine's file about DNS has become. A cluster that knows no other names is as somebody wants it.
+fn no_dns(fs: &HostFs) -> Option<Fault> {
+    let no_dns = Resolver::of(fs).ok()?.no_dns()?;
+    let what = "pods of this node get no DNS";
+    (!no_dns.harmless).then(|| Fault::new(FaultCode::NoDns, what, no_dns.why).fix(no_dns.fix))
 }
 
 /// Who asks for a service's address asks in the network that the address is in.
@@ -114,7 +125,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::host::fs::HostFs;
     use crate::model::{Generation, Role};
     use crate::nodelet::job::{Hold, Work};
     use crate::nodelet::phase::samples;
@@ -199,6 +209,10 @@ mod tests {
         };
         let none = [const { Vec::new() }; 2];
         std::fs::create_dir_all(fs.at("/sys/fs/cgroup/memory")).expect("version 1");
+        assert!(said(true).await[0].contains(&FaultCode::NoDns));
+        let attrs = crate::host::fs::Attrs::mode(0o644);
+        fs.write("/etc/resolv.conf", b"nameserver 10.0.0.1\n", &attrs)
+            .expect("write");
         assert_eq!(
             said(true).await,
             [[FaultCode::CgroupV1NoSwap], [FaultCode::CgroupV1NoSwap]]

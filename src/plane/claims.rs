@@ -6,9 +6,11 @@
 
 use std::net::IpAddr;
 
-use super::records::{Cluster, Host};
+use super::records::{Cluster, Host, Settings};
 use super::refusal::{Answer, Refusal};
-use crate::model::{ClusterId, FaultCode, HostId, NodeFacts, NodeName, Taken};
+use crate::model::{
+    ClusterId, FaultCode, Ground, HostId, Interface, NodeFacts, NodeName, Taken, clash,
+};
 
 const API: &str = "the Kubernetes API";
 
@@ -109,6 +111,31 @@ pub(super) fn judge_address(what: &str, ip: IpAddr, taken: &Taken) -> Answer<()>
     })
 }
 
+/// What a host told of the ground that it stands on. Its networks are no signed facts: one that tells wrong ones is a
+/// node that finds out itself.
+pub(super) fn grounds(facts: &NodeFacts, interfaces: &[Interface]) -> Vec<Ground> {
+    let mut all: Vec<Ground> = facts
+        .addresses
+        .iter()
+        .map(|ip| Ground::address(*ip, "an address of this host"))
+        .collect();
+    for interface in interfaces {
+        let name = format!("a network of this host ({})", interface.name);
+        let networks = interface.networks.iter();
+        all.extend(networks.map(|net| Ground::network(*net, &name)));
+    }
+    all
+}
+
+/// A cluster's networks are nobody else's.
+pub(super) fn require_apart(what: &str, settings: &Settings, grounds: &[Ground]) -> Answer<()> {
+    match clash(settings.pods_cidr, settings.services_cidr, grounds) {
+        None => Ok(()),
+        Some(why) => Err(Refusal::conflict(FaultCode::NetworksMeet, what, why)
+            .fix("make the cluster with another network, or give the machine another one")),
+    }
+}
+
 /// The addresses that a node could be made with.
 fn own(facts: &NodeFacts, shared: Option<IpAddr>) -> [Option<IpAddr>; 2] {
     [facts.address(true, shared), facts.address(false, shared)]
@@ -137,6 +164,12 @@ mod tests {
             ("K8S.example", "10.1.0.9", "node-name-taken", API),
             ("node-1", "10.1.0.9", "node-name-taken", "host 0"),
             ("a_b", "10.1.0.9", "node-name-invalid", "node name"),
+            (
+                "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+                "10.1.0.9",
+                "node-name-invalid",
+                "at most 63 bytes",
+            ),
             ("n9", "10.1.0.250", "address-taken", API),
             ("n9", "10.21.0.1", "address-taken", "services network"),
             ("n9", "10.20.0.1", "address-taken", "pod network"),

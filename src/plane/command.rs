@@ -249,6 +249,7 @@ pub fn main() -> Exit {
             };
         }
     };
+    crate::app::usual_modes();
     match enter(command) {
         Ok(()) => Exit::Ok,
         Err(fault) => {

@@ -189,8 +189,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::model::{
-        Authorities, ClusterId, Digest, FaultCode, Generation, KubeletSpec, NodeFacts, RuntimeSpec,
-        SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
+        Authorities, ClusterId, Digest, FaultCode, Generation, Interface, KubeletSpec, NodeFacts,
+        RuntimeSpec, SPEC_SCHEMA, Secret, SigningKey, Spec, StackRef, Timestamp,
     };
     use crate::plane::membership::{Candidate, attach, detach};
     use crate::plane::records::{AuthorityKeys, Host, Settings};
@@ -415,9 +415,56 @@ pub(super) mod tests {
                 "{name} {ip}"
             );
         }
+        let two = ["10.1.0.7", "10.20.0.7"].map(|ip| ip.parse().expect("ip"));
+        let second = NodeFacts::new("n7", &two);
+        assert_eq!(judge(&mut c, Some(&second)), Err("networks-meet".into()));
         assert_eq!(c, before);
         detach(&mut c, &[host(1), host(2)], now()).expect("all together");
         assert!(c.members.is_empty());
+    }
+
+    #[test]
+    fn a_host_in_a_network_of_the_cluster_is_not_attached_and_both_are_named() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true)]).expect("attach");
+        let facts = facts(7);
+        for (net, words) in [
+            (
+                "10.21.2.0/24",
+                Some("servicesCidr: 10.21.0.0/22 overlaps 10.21.2.0/24"),
+            ),
+            (
+                "10.0.0.0/8",
+                Some("containersCidr: 10.20.0.0/16 overlaps 10.0.0.0/8"),
+            ),
+            ("10.1.0.0/16", None),
+        ] {
+            let interface = Interface {
+                name: "eth1".into(),
+                mac: String::new(),
+                addresses: Vec::new(),
+                networks: vec![net.parse().expect("net")],
+            };
+            let candidate = Candidate {
+                host: host(7),
+                master: false,
+                zone: None,
+                region: None,
+                facts: Some(&facts),
+                interfaces: &[interface],
+            };
+            let said = attach(&mut c.clone(), &[candidate], [], now()).map_err(|r| r.fault);
+            match (said, words) {
+                (Ok(()), None) => {}
+                (Err(fault), Some(words)) => {
+                    assert!(
+                        fault.why.starts_with(words) && !fault.fix.is_empty(),
+                        "{fault}"
+                    );
+                }
+                (said, _) => panic!("{net}: {said:?}"),
+            }
+        }
     }
 
     #[test]

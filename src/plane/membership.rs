@@ -169,6 +169,8 @@ fn admit(
         )
     })?;
     claims::judge_address(&what(), ip, taken)?;
+    let grounds = claims::grounds(facts, candidate.interfaces);
+    claims::require_apart(&what(), &cluster.settings, &grounds)?;
     let member = |pod_cidr| Member {
         host,
         role: if candidate.master {

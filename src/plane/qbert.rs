@@ -14,6 +14,7 @@ use super::addons;
 use super::backups;
 use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
+use super::claims;
 use super::departures;
 use super::etcd;
 use super::fleet;
@@ -32,7 +33,8 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
 use crate::model::{
-    Authorities, Authority as Signer, ClusterId, FaultCode, HostId, StackRef, Timestamp,
+    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, Timestamp,
+    addresses_of,
 };
 
 /// Most hosts of one attach or detach.
@@ -101,6 +103,7 @@ pub(super) async fn create(
     Doc(body): Doc<NewCluster>,
 ) -> Answer<Json<Value>> {
     let settings = body.settings()?;
+    require_apart(&plane, &settings)?;
     let id = plane
         .change(move |change| {
             let clusters = change.all(&CLUSTERS)?;
@@ -168,6 +171,20 @@ fn require_nobodys(rows: &impl Read, settings: &Settings) -> Answer<()> {
             ))
         }
     }
+}
+
+/// Nodes have to reach the plane, whatever addresses their pods have.
+fn require_apart(plane: &Plane, settings: &Settings) -> Answer<()> {
+    let urls = [
+        &plane.endpoints[..],
+        std::slice::from_ref(&plane.public_url),
+    ]
+    .concat();
+    let grounds: Vec<Ground> = addresses_of(&urls)
+        .into_iter()
+        .map(|ip| Ground::address(ip, "where this plane is"))
+        .collect();
+    claims::require_apart("cluster refused", settings, &grounds)
 }
 
 /// What an authority calls itself, behind its cluster's name.

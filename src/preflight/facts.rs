@@ -5,11 +5,13 @@ use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::trial::{self, OverlayTrial};
 use crate::host::facts::{OsRelease, os_release, systemd_version};
-use crate::host::fs::HostFs;
+use crate::host::fs::{Found, HostFs};
 use crate::host::kernel::{Kernel, ModuleState};
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
+use crate::host::resolver::Resolver;
 use crate::model::{Fault, FaultCode, Timestamp};
 use crate::telemetry::chain;
 
@@ -43,6 +45,17 @@ pub struct Facts {
     pub cpus: u32,
     /// File systems that would take our data.
     pub disks: Vec<Disk>,
+    /// Our paths that would be on something that is mounted read-only. By path: one file system can be mounted
+    /// twice, in two ways.
+    pub read_only: Vec<&'static str>,
+    /// Directories for programs that would be on something from which none can be run.
+    pub noexec: Vec<&'static str>,
+    /// Links in the place of directories, and where they lead.
+    pub links: Vec<(&'static str, String)>,
+    /// Whether an overlay works where the runtime will have them.
+    pub overlay_trial: OverlayTrial,
+    /// Who answers DNS.
+    pub resolver: Resolver,
     /// Swap areas in use.
     pub swaps: Vec<String>,
     /// User namespaces that the kernel allows; none: it has none.
@@ -76,10 +89,6 @@ pub struct Disk {
     pub available: u64,
     /// Files that may be made; 0 of 0 on file systems that do not count.
     pub inodes: Option<u64>,
-    /// Mounted read-only.
-    pub read_only: bool,
-    /// Mounted so that no program on it can be run.
-    pub noexec: bool,
 }
 
 /// Somebody listens.
@@ -164,6 +173,17 @@ impl Facts {
             memory: reader.memory(),
             cpus: reader.cpus(),
             disks: reader.disks(),
+            read_only: {
+                let needs = super::resources::NEEDS.iter().map(|n| n.path);
+                reader.mounted(needs, FsFlags::ST_RDONLY)
+            },
+            noexec: reader.mounted(ours::paths::PROGRAMS, FsFlags::ST_NOEXEC),
+            links: reader.links(),
+            overlay_trial: match uid {
+                0 => trial::overlay(host),
+                _ => OverlayTrial::NotTried("only root can".into()),
+            },
+            resolver: Resolver::of(host).map_err(|e| fault(&e))?,
             swaps: kernel.swaps().map_err(|e| fault(&e))?,
             user_namespaces: reader.user_namespaces(),
             cgroup_v2,
@@ -269,6 +289,29 @@ impl Reader<'_> {
             .cloned()
     }
 
+    /// Those of these paths that are, or would be, on something that is mounted like this.
+    fn mounted(
+        &self,
+        all: impl IntoIterator<Item = &'static str>,
+        how: FsFlags,
+    ) -> Vec<&'static str> {
+        let is = |path: &&'static str| {
+            let at = self.host.at(path);
+            let there = at.ancestors().find(|p| p.exists());
+            let stat = there.and_then(|there| statvfs(there).ok());
+            stat.is_some_and(|stat| stat.flags().contains(how))
+        };
+        all.into_iter().filter(is).collect()
+    }
+
+    fn links(&self) -> Vec<(&'static str, String)> {
+        let link = |path: &'static str| match self.host.found(path).ok()? {
+            Found::Link(target) => Some((path, target.display().to_string())),
+            Found::Nothing | Found::File { .. } | Found::Dir { .. } | Found::Other => None,
+        };
+        ours::paths::NO_LINKS.into_iter().filter_map(link).collect()
+    }
+
     /// Our paths, grouped by the file system they would be on.
     fn disks(&self) -> Vec<Disk> {
         let mut disks: Vec<(u64, Disk)> = Vec::new();
@@ -289,8 +332,6 @@ impl Reader<'_> {
                 total: stat.blocks().saturating_mul(block),
                 available: stat.blocks_available().saturating_mul(block),
                 inodes: (stat.files() > 0).then(|| stat.files_available()),
-                read_only: stat.flags().contains(FsFlags::ST_RDONLY),
-                noexec: stat.flags().contains(FsFlags::ST_NOEXEC),
             };
             disks.push((device, disk));
         }

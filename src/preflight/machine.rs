@@ -1,7 +1,7 @@
 //! What the machine is.
 
 use super::{Check, Facts, Group};
-use crate::model::{Fit, Machine, Matrix, NodeName};
+use crate::model::{Fit, Machine, Matrix, NodeName, Taken};
 
 /// Distributions the packages are made for, with the oldest release.
 const SUPPORTED: &[(&str, u32)] = &[
@@ -125,21 +125,32 @@ pub(super) fn tested(facts: &Facts) -> Check {
 }
 
 pub(super) fn host_name(facts: &Facts) -> Check {
-    let name = facts.host_name.to_lowercase();
     let check = Check::new(
         Group::Machine,
         "host-name",
         facts.host_name.clone(),
-        "a DNS name other than localhost",
+        "a DNS name of its own, of at most 63 bytes, that no cluster uses itself",
     );
-    let generic = name.is_empty() || name == "(none)" || name.starts_with("localhost");
-    if generic || name.parse::<NodeName>().is_err() {
-        return check.fail(
-            "it becomes the node's name in the cluster",
-            "hostnamectl hostname NAME",
-        );
+    let fix = "hostnamectl hostname NAME";
+    let not_set = ["", "(none)"].contains(&facts.host_name.as_str());
+    let generic = facts.host_name.to_lowercase().starts_with("localhost");
+    if not_set || generic {
+        return check.fail("it becomes the node's name in the cluster", fix);
     }
-    check
+    let name = match NodeName::of_host(&facts.host_name) {
+        Ok(name) => name,
+        Err(e) => {
+            return check.fail(
+                format!("it becomes the node's name in the cluster: {e}"),
+                fix,
+            );
+        }
+    };
+    // What is nobody's whatever the cluster: names of the API, of services, such that are addresses.
+    match Taken::default().judge_name(&name) {
+        Ok(()) => check,
+        Err(taken) => check.fail(format!("no cluster takes it: {taken}"), fix),
+    }
 }
 
 pub(super) fn clock(facts: &Facts) -> Check {

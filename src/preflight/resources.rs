@@ -1,7 +1,9 @@
 //! What the machine has.
 
 use super::facts::Disk;
+use super::trial::OverlayTrial;
 use super::{Check, Facts, Group, gib};
+use crate::host::ours::paths::{LINK_FIX, PROGRAMS};
 use crate::model::paths;
 
 const MIB: u64 = 1 << 20;
@@ -92,6 +94,13 @@ pub(super) fn disk(facts: &Facts) -> Check {
     if facts.disks.is_empty() {
         return check.skip("no file system can be asked");
     }
+    if !facts.read_only.is_empty() {
+        let at = facts.read_only.join(", ");
+        return check.fail(
+            format!("{at} is mounted read-only"),
+            format!("make {at} writable"),
+        );
+    }
     for disk in &facts.disks {
         let need: u64 = NEEDS
             .iter()
@@ -99,12 +108,6 @@ pub(super) fn disk(facts: &Facts) -> Check {
             .map(|n| n.bytes)
             .sum();
         let at = disk.paths.join(", ");
-        if disk.read_only {
-            return check.fail(
-                format!("{at} is mounted read-only"),
-                format!("make {at} writable"),
-            );
-        }
         if disk.available < need {
             return check.fail(
                 format!("{at} needs {} for stack, images and logs", gib(need)),
@@ -143,24 +146,66 @@ fn describe(disk: &Disk) -> String {
     format!("{} free{place}", gib(disk.available))
 }
 
-/// Whether what is unpacked can be run.
+/// Whether programs can be run where they lie, or will.
 pub(super) fn programs(facts: &Facts) -> Check {
-    let holds = |disk: &&Disk| disk.paths.contains(&paths::STACKS);
-    let noexec = facts.disks.iter().find(holds).is_some_and(|d| d.noexec);
-    let found = if noexec {
-        "mounted noexec"
-    } else {
-        "programs can be run there"
+    let found = match facts.noexec.as_slice() {
+        [] => "programs can be run there".to_owned(),
+        some => format!("mounted noexec: {}", some.join(", ")),
     };
-    let wanted = format!("programs in {} can be run", paths::STACKS);
+    let wanted = format!("programs in {} can be run", PROGRAMS.join(", "));
     let check = Check::new(Group::Resources, "programs", found, wanted);
-    if noexec {
-        return check.fail(
-            "Kubernetes, its runtime and etcd are unpacked there",
-            "mount it without noexec (mount -o remount,exec, and in /etc/fstab)",
-        );
+    if facts.noexec.is_empty() {
+        return check;
     }
-    check
+    check.fail(
+        "the agent's own programs are there, or Kubernetes, its runtime and etcd will be",
+        "mount it without noexec (mount -o remount,exec, and in /etc/fstab)",
+    )
+}
+
+/// Whether directories are such, where the node makes or finds them by their names.
+pub(super) fn links(facts: &Facts) -> Check {
+    let links: Vec<String> = facts
+        .links
+        .iter()
+        .map(|(path, target)| format!("{path} is a link to {target}"))
+        .collect();
+    let found = match links.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join("; "),
+    };
+    let check = Check::new(
+        Group::Resources,
+        "links",
+        found,
+        "no link in the place of a directory of ours",
+    );
+    if links.is_empty() {
+        return check;
+    }
+    check.fail(
+        "what is mounted or deleted below a directory is known by its own name",
+        LINK_FIX,
+    )
+}
+
+/// Whether the runtime can mount images where it will keep them.
+pub(super) fn runtime_storage(facts: &Facts) -> Check {
+    let (found, why) = match &facts.overlay_trial {
+        OverlayTrial::Works => ("an overlay was mounted there and used".to_owned(), None),
+        OverlayTrial::NotTried(why) => (format!("not tried: {why}"), None),
+        OverlayTrial::Fails { at, why } => (format!("{at}: {why}"), Some(why)),
+    };
+    let wanted = format!("overlays work below {}", paths::CONTAINERD_ROOT);
+    let check = Check::new(Group::Resources, "runtime-storage", found, wanted);
+    match (&facts.overlay_trial, why) {
+        (OverlayTrial::NotTried(why), _) => check.skip(why.clone()),
+        (_, None) => check,
+        (_, Some(_)) => check.fail(
+            "the container runtime mounts every image as an overlay",
+            "mount a disk with ext4, or with XFS (ftype=1), at /var/lib/pf9",
+        ),
+    }
 }
 
 pub(super) fn swap(facts: &Facts) -> Check {

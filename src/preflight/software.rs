@@ -92,6 +92,32 @@ pub(super) fn libraries(facts: &Facts) -> Check {
     )
 }
 
+/// Whether pods get DNS by the machine's own file about it.
+pub(super) fn dns(facts: &Facts) -> Check {
+    let servers: Vec<String> = facts
+        .resolver
+        .servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let found = match (&facts.resolver.missing, servers.as_slice()) {
+        (Some(missing), _) => format!("{}: {missing}", facts.resolver.path),
+        (None, []) => "no server".to_owned(),
+        (None, some) => format!("{} in {}", some.join(" "), facts.resolver.path),
+    };
+    let check = Check::new(
+        Group::Software,
+        "dns",
+        found,
+        "a server that pods can reach, in /etc/resolv.conf",
+    );
+    match facts.resolver.no_dns() {
+        None => check,
+        Some(no_dns) if no_dns.harmless => check.warn(no_dns.why, no_dns.fix),
+        Some(no_dns) => check.fail(no_dns.why, no_dns.fix),
+    }
+}
+
 fn judge(id: &'static str, all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Check {
     let found = match missing.as_slice() {
         [] => "all there".to_owned(),

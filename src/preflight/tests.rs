@@ -3,7 +3,10 @@ use crate::app::Exit;
 use crate::host::facts::OsRelease;
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::kernel::ModuleState;
+use crate::host::resolver::Resolver;
 use crate::model::{FaultCode, Timestamp};
+
+mod broken;
 
 const GIB: u64 = 1 << 30;
 
@@ -36,9 +39,16 @@ fn good() -> Facts {
             total: 100 * GIB,
             available: 60 * GIB,
             inodes: Some(1_000_000),
-            read_only: false,
-            noexec: false,
         }],
+        read_only: Vec::new(),
+        noexec: Vec::new(),
+        links: Vec::new(),
+        overlay_trial: OverlayTrial::Works,
+        resolver: Resolver {
+            path: "/etc/resolv.conf".into(),
+            servers: vec!["10.0.0.1".parse().expect("ip")],
+            missing: None,
+        },
         swaps: Vec::new(),
         user_namespaces: 1000,
         cgroup_v2: true,
@@ -163,11 +173,73 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             "systemd 260",
         ),
         (
-            |f| f.disks[0].noexec = true,
+            |f| f.noexec = vec!["/opt/pf9/stacks"],
             "programs",
             Severity::Fail,
             Exit::NotReady,
-            "mounted noexec",
+            "mounted noexec: /opt/pf9/stacks",
+        ),
+        (
+            |f| f.links = vec![("/var/lib/pf9", "/data/pf9".into())],
+            "links",
+            Severity::Fail,
+            Exit::NotReady,
+            "/var/lib/pf9 is a link to /data/pf9",
+        ),
+        (
+            |f| {
+                f.overlay_trial = OverlayTrial::Fails {
+                    at: "/var/lib".into(),
+                    why: "an overlay cannot be mounted: Invalid argument".into(),
+                };
+            },
+            "runtime-storage",
+            Severity::Fail,
+            Exit::NotReady,
+            "/var/lib: an overlay cannot be mounted",
+        ),
+        (
+            |f| f.resolver.servers = vec!["127.0.0.53".parse().expect("ip")],
+            "dns",
+            Severity::Fail,
+            Exit::NotReady,
+            "127.0.0.53 in /etc/resolv.conf",
+        ),
+        (
+            |f| f.resolver.servers.clear(),
+            "dns",
+            Severity::Warn,
+            Exit::Ok,
+            "",
+        ),
+        (
+            // 64 bytes: the kernel takes it, and each label is short enough.
+            |f| f.host_name = format!("{}.{}", "a".repeat(31), "b".repeat(32)),
+            "host-name",
+            Severity::Fail,
+            Exit::NotReady,
+            "bbbb",
+        ),
+        (
+            |f| f.host_name = "a".repeat(64),
+            "host-name",
+            Severity::Fail,
+            Exit::NotReady,
+            "aaaa",
+        ),
+        (
+            |f| f.host_name = "db_1".into(),
+            "host-name",
+            Severity::Fail,
+            Exit::NotReady,
+            "db_1",
+        ),
+        (
+            |f| f.host_name = "ip.10.0.0.1".into(),
+            "host-name",
+            Severity::Fail,
+            Exit::NotReady,
+            "ip.10.0.0.1",
         ),
         (
             |f| f.host_name = "localhost".into(),
@@ -227,7 +299,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
             "",
         ),
         (
-            |f| f.disks[0].read_only = true,
+            |f| f.read_only = vec!["/var/lib/pf9"],
             "disk",
             Severity::Fail,
             Exit::DiskFull,

@@ -17,4 +17,5 @@ mod renewal;
 mod support;
 #[cfg(feature = "plane")]
 mod two_planes;
+mod umask;
 mod watchdog;

@@ -4,6 +4,7 @@
 //! ```text
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
+//! ac_broken     a machine that is broken in one way: the check of that way says it, and what it says to do helps
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
@@ -32,6 +33,7 @@
 
 mod addons;
 mod address;
+mod broken;
 mod certificates;
 mod demo;
 mod issuer;

@@ -261,7 +261,8 @@ async fn a_role_that_stays_stops_everything_else() {
         .await;
     assert_eq!(ran.exit, Exit::Failed, "{}", ran.text);
     for words in [
-        "nothing else was touched",
+        "the role is not removed yet",
+        "nodelet goes on by itself",
         "pods/x is busy",
         "end what uses it",
     ] {

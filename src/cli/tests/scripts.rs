@@ -16,9 +16,14 @@ const BEGIN: &str =
     "# >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs\n";
 const END: &str = "# <<<\n";
 
-/// What containers and pods left mounted; the last mounted goes first.
-const UNMOUNT: &str = r#"unmount_ours() {
+/// What containers and pods left mounted; the last mounted goes first. The kernel names a mount by where it really is:
+/// links on the way (`/var` on another disk) are followed, one in its own place is not.
+const UNMOUNT: &str = r#"real_path() {
+    printf '%s/%s' "$(readlink -f "$(dirname "$1")")" "$(basename "$1")"
+}
+unmount_ours() {
     for root in $MOUNTED; do
+        root=$(real_path "$root")
         while read -r _ _ _ _ point _; do
             case "$point" in "$root"/*) printf '%s\n' "$point" ;; esac
         done </proc/self/mountinfo | tac | while read -r point; do
@@ -34,7 +39,7 @@ const UNMOUNT: &str = r#"unmount_ours() {
 const REMOVE: &str = r#"remove_tree() (
     # Never everything, whatever a mistake of ours makes of a name.
     case "$1" in /*/*) ;; *) exit 0 ;; esac
-    kernel=$(printf '%s' "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
+    kernel=$(real_path "$1" | sed -z -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g' -e 's/\n/\\012/g')
     here="" below=""
     while read -r _ _ _ _ point _; do
         case "$point" in "$kernel") here=yes ;; "$kernel"/*) below=yes ;; esac
@@ -179,16 +184,8 @@ fn run(root: &Path, script: &str, argument: &str) {
 /// The same with something mounted, by these words; what the script said on its error output.
 fn run_with(root: &Path, script: &str, argument: &str, mounts: &str) -> String {
     let text = std::fs::read_to_string(path_of(script)).expect(script);
-    let tools = root.join("tools");
-    std::fs::create_dir_all(&tools).expect("tools");
-    for tool in ["getent", "userdel", "groupdel", "systemctl", "systemd-run"] {
-        let file = tools.join(tool);
-        std::fs::write(&file, "#!/bin/sh\nexit 2\n").expect("tool");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&file, mode).expect("mode");
-    }
+    let path = tools(root);
     let below = format!("{}\n{}", below_root(mounts, root), below_root(&text, root));
-    let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display());
     let mut command = Command::new("unshare");
     if !nix::unistd::Uid::effective().is_root() {
         command.arg("--map-root-user");
@@ -201,6 +198,19 @@ fn run_with(root: &Path, script: &str, argument: &str, mounts: &str) -> String {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{script}: {said}");
     said
+}
+
+/// Where programs are looked for: first those that do nothing to this machine.
+fn tools(root: &Path) -> String {
+    let tools = root.join("tools");
+    std::fs::create_dir_all(&tools).expect("tools");
+    for tool in ["getent", "userdel", "groupdel", "systemctl", "systemd-run"] {
+        let file = tools.join(tool);
+        std::fs::write(&file, "#!/bin/sh\nexit 2\n").expect("tool");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&file, mode).expect("mode");
+    }
+    format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display())
 }
 
 /// The script's absolute paths, but for `/dev`, below `root`.
@@ -339,6 +349,25 @@ echo x > /etc/pf9/kube.d/tmpfs/x
     }
 }
 
+/// `/var` is a link to a data disk: what is mounted below it has another name in the kernel's list.
+#[test]
+fn nothing_that_is_mounted_behind_a_link_is_deleted() {
+    const MOUNTS: &str = "mount --bind /opt/data /opt/disk/lib/pf9/somebodys || exit 1\n";
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        rig.file("/opt/data/precious", "theirs");
+        let (var, disk) = (rig.host.at("/var"), rig.host.at("/opt/disk"));
+        std::fs::rename(&var, &disk).expect("move");
+        std::os::unix::fs::symlink("opt/disk", &var).expect("link");
+        std::fs::create_dir_all(disk.join("lib/pf9/somebodys")).expect("directory");
+        let said = run_with(rig.dir.path(), script, argument, MOUNTS);
+        let precious = rig.host.at("/opt/data/precious");
+        assert!(precious.exists(), "{script}: {said}");
+        assert!(said.contains("somebodys"), "{script}: {said}");
+        assert!(!disk.join("lib/pf9/x").exists(), "{script}: {said}");
+    }
+}
+
 /// A disk at a directory of ours is emptied, and stays.
 #[test]
 fn a_disk_of_ours_is_emptied_and_stays() {
@@ -381,7 +410,8 @@ fn a_disk_of_ours_is_emptied_and_stays() {
     }
 }
 
-/// While a role is there that could not be removed, its data stay.
+/// While a role is there that could not be removed it stays whole: its data, its configuration, and
+/// what can still remove it.
 #[test]
 fn a_role_that_stays_keeps_its_data() {
     for unit in units::ROLE {
@@ -394,8 +424,38 @@ fn a_role_that_stays_keeps_its_data() {
             let copy = rig.dir.path().join("quiet");
             std::fs::write(&copy, quiet).expect("copy");
             run(rig.dir.path(), copy.to_str().expect("path"), argument);
-            assert!(rig.host.at("/var/lib/pf9/x").exists(), "{script}: {unit}");
+            for kept in ["/var/lib/pf9/x", "/etc/pf9/kube.d/x", "/var/opt/pf9/x"] {
+                assert!(rig.host.at(kept).exists(), "{script}: {unit}: {kept}");
+            }
         }
+    }
+}
+
+/// Where the packages of a machine have no purge, the program that removes the role stays with the role.
+#[test]
+fn a_package_whose_role_stays_stays() {
+    for (removed, stays) in [
+        ("exit 1", true),
+        ("exit 0", true),
+        ("rm -f \"$UNIT\"", false),
+    ] {
+        let rig = machine();
+        let unit = format!("{}/{}", ours::UNIT_DIR, units::ROLE[0]);
+        rig.file(&unit, "ours");
+        rig.file("/run/systemd/system/x", "");
+        rig.file("/usr/bin/pf9ctl", &format!("#!/bin/sh\n{removed}\n"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(rig.host.at("/usr/bin/pf9ctl"), mode).expect("mode");
+        let text = std::fs::read_to_string(path_of("rpm/preun.sh")).expect("script");
+        let out = Command::new("/bin/sh")
+            .args(["-c", &below_root(&text, rig.dir.path()), "preun", "0"])
+            .env("PATH", tools(rig.dir.path()))
+            .env("UNIT", rig.host.at(&unit))
+            .output()
+            .expect("sh");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.success(), !stays, "{removed}: {said}");
+        assert_eq!(said.contains("the package stays"), stays, "{said}");
     }
 }
 

@@ -127,6 +127,32 @@ pub const DISKS: [&str; 4] = [
     paths::KUBELET_ROOT,
 ];
 
+/// Where programs lie that are run on this machine.
+pub const PROGRAMS: [&str; 3] = [paths::AGENT_PROGRAMS, paths::STACKS, "/opt/pf9/cni"];
+
+/// Directories that are made, or looked for, by these names: none of them may be a link. Removal must be sure what
+/// is below them, and mounts below a link have other names in the kernel's list.
+pub const NO_LINKS: [&str; 14] = [
+    CONFIG_ROOT,
+    "/opt/pf9",
+    paths::STACKS,
+    "/opt/pf9/cni",
+    "/var/lib/pf9",
+    paths::ETCD_DATA,
+    paths::CONTAINERD_ROOT,
+    paths::KUBELET_ROOT,
+    "/var/opt/pf9",
+    paths::LOG_DIR,
+    "/var/log/pods",
+    "/var/log/containers",
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+];
+
+/// Where one of them is a link all the same: what to do, also in the words of the check before.
+pub const LINK_FIX: &str = "take the link away, make a directory of that name and mount there what the link leads to: \
+                            mount --bind TARGET DIRECTORY, and a line \"TARGET DIRECTORY none bind 0 0\" in /etc/fstab";
+
 /// Left by other agents that want the same machine; some live next to our own paths.
 pub const OTHER_AGENTS: [&str; 4] = [
     "/opt/pf9/hostagent",
@@ -225,9 +251,9 @@ pub fn ours_if_made(path: &str) -> bool {
     of_the_role(path) || MADE.contains(&path)
 }
 
-/// True for a mount point that goes with the containers.
-pub fn mount(point: &str) -> bool {
-    MOUNTED.iter().any(|m| below(m, point) && point != *m)
+/// True for a mount point that goes with the containers; `roots` are [`MOUNTED`] as the kernel's list calls them.
+pub fn mounted_below(roots: &[String], point: &str) -> bool {
+    roots.iter().any(|m| below(m, point) && point != m)
 }
 
 /// True for a name, in a directory that everybody uses, that says it is of ours.
@@ -320,11 +346,12 @@ mod tests {
 
     #[test]
     fn only_what_is_mounted_below_our_runtime_is_ours() {
+        let roots = MOUNTED.map(str::to_owned);
         for ours in [
             "/run/pf9-containerd/io/rootfs",
             "/var/lib/pf9/kubelet/pods/x",
         ] {
-            assert!(mount(ours), "{ours}");
+            assert!(mounted_below(&roots, ours), "{ours}");
         }
         for theirs in [
             "/",
@@ -334,7 +361,7 @@ mod tests {
             "/run/netns/cni-theirs",
             "/run/pf9-containerdx/y",
         ] {
-            assert!(!mount(theirs), "{theirs}");
+            assert!(!mounted_below(&roots, theirs), "{theirs}");
         }
     }
 }

@@ -104,6 +104,15 @@ async fn every_api_refuses_in_its_own_shape() {
         (
             Method::POST,
             "/qbert/v4/{project}/clusters".into(),
+            json!({"name": "a", "containersCidr": "127.0.0.0/16", "servicesCidr": "10.1.0.0/16",
+                   "networkPlugin": "bridge"}),
+            409,
+            "/error/message",
+            "containersCidr: 127.0.0.0/16 contains 127.0.0.1, where this plane is",
+        ),
+        (
+            Method::POST,
+            "/qbert/v4/{project}/clusters".into(),
             json!({"name": "a", "containersCidr": "10.0.0.0/16", "servicesCidr": "10.1.0.0/16",
                    "networkPlugin": "bridge", "stack": "9"}),
             400,

@@ -1,0 +1,12 @@
+//! What a shell takes from the modes of new files (`umask`) is not its programs' affair.
+
+use nix::sys::stat::{Mode, umask};
+
+/// Directories that are made on the way to a file get the modes that they are meant to have, whatever the shell of
+/// whoever started this program says; so does what its own children make. Files have their modes set one by one.
+///
+/// Once, at the start of a program, and not with each directory: what is made is made in many places, and one of
+/// them would be forgotten.
+pub fn usual_modes() {
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+}

@@ -1,0 +1,179 @@
+//! The file that tells pods who answers DNS, and whether it is of use to them.
+//!
+//! kubelet gives pods what is in it, and the cluster's own DNS asks who is named there. A loopback address means
+//! another one in every pod: the cluster's DNS would ask itself, see that, and end.
+
+use std::net::IpAddr;
+
+use super::fs::{Found, FsError, HostFs};
+
+const PLAIN: &str = "/etc/resolv.conf";
+/// systemd-resolved's list of whom it asks itself.
+const UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+/// A few lines.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// Who answers DNS, by the file that pods get.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// The file.
+    pub path: String,
+    /// The addresses in it.
+    pub servers: Vec<IpAddr>,
+    /// Where it leads, if there is nothing; absent too when there is no file at all.
+    pub missing: Option<String>,
+}
+
+/// Why pods get no DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoDns {
+    /// What is wrong.
+    pub why: String,
+    /// What a person can do.
+    pub fix: &'static str,
+    /// Pods work without; else none that asks for DNS starts, or the cluster's DNS does not.
+    pub harmless: bool,
+}
+
+impl Resolver {
+    /// systemd-resolved's upstream file when `/etc/resolv.conf` names only its local stub.
+    pub fn of(fs: &HostFs) -> Result<Self, FsError> {
+        let plain = Self::named_in(fs, PLAIN)?;
+        if !plain.only_loopback() {
+            return Ok(plain);
+        }
+        match fs.found(UPSTREAM)? {
+            Found::File { .. } => Self::named_in(fs, UPSTREAM),
+            Found::Nothing | Found::Dir { .. } | Found::Link(_) | Found::Other => Ok(plain),
+        }
+    }
+
+    fn named_in(fs: &HostFs, path: &str) -> Result<Self, FsError> {
+        let text = fs.read(path, FILE_MAX)?;
+        let missing = match (&text, fs.found(path)?) {
+            (Some(_), _) => None,
+            (None, Found::Link(target)) => Some(format!(
+                "it leads to {}, and nothing is there",
+                target.display()
+            )),
+            (None, _) => Some("there is no such file".to_owned()),
+        };
+        let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+        let lines = text
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("nameserver"));
+        // The interface behind an address (`fe80::1%eth0`) is not part of it.
+        let servers = lines.filter_map(|l| l.trim().split('%').next()?.parse().ok());
+        Ok(Self {
+            path: path.to_owned(),
+            servers: servers.collect(),
+            missing,
+        })
+    }
+
+    fn only_loopback(&self) -> bool {
+        !self.servers.is_empty() && self.servers.iter().all(IpAddr::is_loopback)
+    }
+
+    /// Whether it is of no use to pods.
+    pub fn no_dns(&self) -> Option<NoDns> {
+        let path = &self.path;
+        if let Some(missing) = &self.missing {
+            return Some(NoDns {
+                why: format!("{path}: {missing}: no pod that asks for the machine's DNS starts"),
+                fix: "start what writes it (systemctl enable --now systemd-resolved), or write the machine's DNS \
+                      servers into a file there, one line \"nameserver ADDRESS\" each",
+                harmless: false,
+            });
+        }
+        if self.only_loopback() {
+            return Some(NoDns {
+                why: format!(
+                    "{path} names only this machine itself, and to a pod that is the pod: the cluster's DNS would ask itself"
+                ),
+                fix: "write the addresses of the DNS servers that the local one asks into /etc/resolv.conf, one line \
+                      \"nameserver ADDRESS\" each",
+                harmless: false,
+            });
+        }
+        self.servers.is_empty().then(|| NoDns {
+            why: format!("{path} names no server: pods resolve names of the cluster only"),
+            fix: "if pods are to resolve other names: write a line \"nameserver ADDRESS\" into /etc/resolv.conf",
+            harmless: true,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+
+    fn said(before: impl FnOnce(&HostFs)) -> (Resolver, Option<NoDns>) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        std::fs::create_dir(fs.at("/etc")).expect("directory");
+        before(&fs);
+        let resolver = Resolver::of(&fs).expect("read");
+        let no_dns = resolver.no_dns();
+        (resolver, no_dns)
+    }
+
+    fn put(fs: &HostFs, path: &str, text: &str) {
+        fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
+            .expect("write");
+    }
+
+    #[test]
+    fn what_is_of_no_use_to_pods_is_told_with_a_remedy() {
+        type Before = fn(&HostFs);
+        let cases: [(Before, &str, bool); 5] = [
+            (|_| (), "there is no such file", false),
+            (
+                |fs| fs.link(PLAIN, "../run/nowhere/stub.conf").expect("link"),
+                "leads to ../run/nowhere/stub.conf, and nothing is there",
+                false,
+            ),
+            (
+                |fs| put(fs, PLAIN, "nameserver 127.0.0.53\n"),
+                "only this machine itself",
+                false,
+            ),
+            (
+                |fs| put(fs, PLAIN, "nameserver ::1\nnameserver 127.0.0.1\n"),
+                "only this machine itself",
+                false,
+            ),
+            (
+                |fs| put(fs, PLAIN, "# nobody\nsearch example\n"),
+                "names no server",
+                true,
+            ),
+        ];
+        for (before, words, harmless) in cases {
+            let (_, no_dns) = said(before);
+            let no_dns = no_dns.expect(words);
+            assert!(no_dns.why.contains(words), "{}", no_dns.why);
+            assert_eq!(no_dns.harmless, harmless, "{words}");
+            assert!(!no_dns.fix.is_empty());
+        }
+        for text in [
+            "nameserver 10.0.0.1\n",
+            "nameserver 127.0.0.1\n nameserver fe80::1%eth0\n",
+        ] {
+            assert_eq!(said(|fs| put(fs, PLAIN, text)).1, None, "{text}");
+        }
+        // The remedy.
+        let (after, no_dns) = said(|fs| {
+            fs.link(PLAIN, "../run/systemd/resolve/stub-resolv.conf")
+                .expect("link");
+            put(
+                fs,
+                "/run/systemd/resolve/stub-resolv.conf",
+                "nameserver 127.0.0.53\n",
+            );
+            put(fs, UPSTREAM, "nameserver 10.0.0.1\n");
+        });
+        assert_eq!((after.path.as_str(), no_dns), (UPSTREAM, None));
+    }
+}

@@ -1,0 +1,165 @@
+//! Whether the cluster's networks can be beside what this machine has to reach: its own networks and addresses, its
+//! routes, its DNS servers, the plane.
+//!
+//! A node whose pods have the address of the plane is cut off with its first pod, and nobody can mend it from afar.
+//! So a node is not begun on such a machine ([`refusal`]). One that is there is kept, whatever its machine becomes:
+//! what it meets is said ([`warning`]) until it is gone.
+
+use crate::host::fs::HostFs;
+use crate::host::interfaces::{interfaces, plane_addresses};
+use crate::host::ours::network::POD_BRIDGE;
+use crate::host::resolver::Resolver;
+use crate::host::routes::routes;
+use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
+
+/// Most networks, routes and addresses that are compared; who has more has them from a routing protocol.
+const GROUNDS_MAX: usize = 65_536;
+
+/// Why this node is not begun here.
+pub(super) fn refusal(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
+    let grounds = standing(fs).into_iter().chain(ways(fs));
+    let why = met(node, grounds)?;
+    let what = "this machine does not become a node: the cluster's networks and its own meet";
+    let fix = "make a cluster with another network, or give the machine others; it goes on by itself when they are apart";
+    Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
+}
+
+/// What the networks of the node that is there have met since. Routes say nothing here: the node has made its own.
+pub(super) fn warning(fs: &HostFs, node: &NodeSpec) -> Option<Fault> {
+    let why = met(node, standing(fs))?;
+    let what = "what has an address of the cluster's networks is out of reach of this node";
+    let fix = "give it another address or network; for other networks of the cluster: make it anew";
+    Some(Fault::new(FaultCode::NetworksMeet, what, why).fix(fix))
+}
+
+fn met(node: &NodeSpec, grounds: impl IntoIterator<Item = Ground>) -> Option<String> {
+    let network = &node.network;
+    let grounds: Vec<Ground> = grounds.into_iter().take(GROUNDS_MAX).collect();
+    clash(network.pods_cidr, network.services_cidr, &grounds)
+}
+
+fn standing(fs: &HostFs) -> Vec<Ground> {
+    let mut all = Vec::new();
+    for ip in plane_addresses(fs) {
+        all.push(Ground::address(ip, "where the plane is"));
+    }
+    for interface in interfaces(fs) {
+        let name = &interface.name;
+        for net in interface.networks {
+            all.push(Ground::network(
+                net,
+                format!("a network of this machine ({name})"),
+            ));
+        }
+        for ip in interface.addresses {
+            all.push(Ground::address(
+                ip,
+                format!("an address of this machine ({name})"),
+            ));
+        }
+    }
+    // A file that cannot be read names nobody.
+    let servers = Resolver::of(fs).unwrap_or_default();
+    for ip in servers.servers {
+        all.push(Ground::address(
+            ip,
+            format!("a DNS server of this machine ({})", servers.path),
+        ));
+    }
+    all
+}
+
+fn ways(fs: &HostFs) -> impl Iterator<Item = Ground> {
+    let all = routes(fs).into_iter().filter(|r| r.interface != POD_BRIDGE);
+    all.map(|route| {
+        let name = format!("a route of this machine ({})", route.interface);
+        match route.gateway {
+            true => Ground::route(route.net, name),
+            false => Ground::network(route.net, name),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fs::Attrs;
+    use crate::model::paths;
+    use crate::nodelet::phase::samples;
+
+    /// Pods 10.20.0.0/16, services 10.21.0.0/22.
+    fn node() -> NodeSpec {
+        let mut node = samples::worker("1.36.0").node;
+        node.network.pods_cidr = "10.20.0.0/16".parse().expect("net");
+        node.network.services_cidr = "10.21.0.0/22".parse().expect("net");
+        node
+    }
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, HostFs) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        for (path, text) in files {
+            fs.write(path, text.as_bytes(), &Attrs::mode(0o644))
+                .expect("write");
+        }
+        (dir, fs)
+    }
+
+    const HEAD: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+
+    #[test]
+    fn what_the_machine_has_to_reach_is_compared_before_a_node_is_begun() {
+        let route = |line: &str| format!("{HEAD}{line}\n");
+        let gateway = route("eth0\t0007140A\t0100A8C0\t0003\t0\t0\t0\t00FFFFFF");
+        let neighbours = route("docker0\t0000140A\t00000000\t0001\t0\t0\t0\t0000F0FF");
+        let wide = route("vpn\t0000000A\t0100A8C0\t0003\t0\t0\t0\t000000FF");
+        for (path, text, words) in [
+            (
+                paths::ENDPOINTS,
+                r#"["wss://10.20.0.1:8443/v1/tunnel"]"#,
+                Some("containersCidr: 10.20.0.0/16 contains 10.20.0.1, where the plane is"),
+            ),
+            (
+                "/etc/resolv.conf",
+                "nameserver 10.21.0.10\n",
+                Some(
+                    "servicesCidr: 10.21.0.0/22 contains 10.21.0.10, a DNS server of this machine",
+                ),
+            ),
+            (
+                "/proc/net/route",
+                gateway.as_str(),
+                Some("contains 10.20.7.0/24, a route of this machine (eth0)"),
+            ),
+            (
+                "/proc/net/route",
+                neighbours.as_str(),
+                Some("overlaps 10.16.0.0/12, a route of this machine (docker0)"),
+            ),
+            ("/proc/net/route", wide.as_str(), None),
+            ("/etc/resolv.conf", "nameserver 10.1.0.10\n", None),
+        ] {
+            let (_dir, fs) = machine(&[(path, text)]);
+            let said = refusal(&fs, &node());
+            match (words, said) {
+                (None, said) => assert_eq!(said, None, "{text}"),
+                (Some(words), said) => {
+                    let said = said.expect(text);
+                    assert!(said.why.contains(words), "{said}");
+                    assert!(!said.fix.is_empty());
+                }
+            }
+        }
+    }
+
+    /// The node's own routes are what it is made of; an address that comes later is said.
+    #[test]
+    fn a_node_that_is_there_is_told_what_it_meets() {
+        let own = format!("{HEAD}eth0\t0001140A\t0200010A\t0003\t0\t0\t0\t00FFFFFF\n");
+        let (_dir, fs) = machine(&[("/proc/net/route", &own)]);
+        assert_eq!(warning(&fs, &node()), None);
+        let (_dir, fs) = machine(&[(paths::ENDPOINTS, r#"["wss://10.20.9.9/"]"#)]);
+        let said = warning(&fs, &node()).expect("met");
+        assert!(said.why.contains("10.20.9.9"), "{said}");
+    }
+}

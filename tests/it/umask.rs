@@ -1,0 +1,53 @@
+//! The shell that a program is started from may take every right of others from what it makes: our programs' files
+//! are for users of their own all the same. Run as root, as all of scripts/test is.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs pf9ctl in a shell that gives nobody else anything.
+fn in_a_shy_shell(root: &Path, arguments: &[&str]) {
+    let ran = Command::new("sh")
+        .args([
+            "-c",
+            "umask 077; exec \"$@\"",
+            "sh",
+            env!("CARGO_BIN_EXE_pf9ctl"),
+            "--root",
+        ])
+        .arg(root)
+        .args(arguments)
+        .output()
+        .expect("sh");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(!said.contains("usage"), "{said}");
+}
+
+fn mode(root: &Path, path: &str) -> u32 {
+    let at = root.join(path);
+    let meta = std::fs::metadata(&at).unwrap_or_else(|e| panic!("{path}: {e}"));
+    meta.permissions().mode() & 0o7777
+}
+
+#[test]
+fn what_a_shell_takes_from_modes_is_given_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let root = dir.path();
+    std::fs::create_dir(root.join("run")).expect("directory");
+    // Whether the services can be started again here or not: the files are written before.
+    in_a_shy_shell(root, &["proxy", "set", "http://proxy.example:3128"]);
+    for (path, wanted) in [
+        ("etc", 0o755),
+        ("etc/pf9", 0o755),
+        ("etc/pf9/conf.d", 0o755),
+    ] {
+        assert_eq!(mode(root, path), wanted, "{path}");
+    }
+    std::fs::write(
+        root.join("etc/pf9/host_id.conf"),
+        "host_id = 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11\n",
+    )
+    .expect("id");
+    in_a_shy_shell(root, &["identity", "note"]);
+    assert_eq!(mode(root, "run/pf9-machine.json"), 0o644);
+}
