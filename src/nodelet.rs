@@ -36,6 +36,7 @@
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
 //! | `address`   | the address that masters share: who has it, and that it is here |
+//! | `pulse`     | the node's services are asked whether they work; those that hang are ended |
 //! | `peers`     | clients of the node's own services |
 //! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
@@ -66,6 +67,7 @@ pub mod peers;
 pub mod phase;
 pub mod plan;
 mod policies;
+pub mod pulse;
 pub mod removal;
 #[cfg(test)]
 mod rig;
@@ -131,6 +133,14 @@ pub async fn start(
         shutdown.clone(),
     );
     group.essential("api address", address.run());
+    let pulse = pulse::Keeper::new(
+        host.clone(),
+        working.clone(),
+        board.pulse(),
+        group.progress().beat("pulse"),
+        shutdown.clone(),
+    );
+    group.essential("pulse", pulse.run());
     let server = server::Server {
         host: host.clone(),
         inbox,

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use super::exec::{self, Cmd, ExecError};
 use super::fs::{Found, HostFs};
+use super::ours::network::PROXY_TABLE;
+use crate::model::ProxyMode;
 
 /// The tools wait for each other's lock at most this long.
 const RUN: Duration = Duration::from_secs(30);
@@ -96,6 +98,34 @@ impl Net {
             names.extend(text.lines().filter_map(|l| ours(l, prefixes)));
         }
         Ok(names.into_iter().collect())
+    }
+
+    /// Whether the packet filter leads to what kube-proxy makes of services. It looks for its tables and chains now and
+    /// then, but not for the rules that lead to them.
+    pub async fn leads_to_services(&self, by: ProxyMode, v6: bool) -> Result<bool, ExecError> {
+        const IPTABLES: [(&str, &str, &str); 2] = [
+            ("nat", "PREROUTING", "-j KUBE-SERVICES"),
+            ("filter", "FORWARD", "-j KUBE-FORWARD"),
+        ];
+        match by {
+            ProxyMode::Nftables => {
+                let family = if v6 { "ip6" } else { "ip" };
+                let chain = ["list", "chain", family, PROXY_TABLE, "nat-prerouting"];
+                let cmd = Cmd::new(exec::program(&self.fs, "nft"), RUN).args(chain);
+                Ok(exec::ask(cmd).await?.stdout.contains("jump services"))
+            }
+            ProxyMode::Iptables => {
+                let tool = if v6 { "ip6tables" } else { "iptables" };
+                for (table, chain, leads) in IPTABLES {
+                    let cmd = Cmd::new(exec::program(&self.fs, tool), RUN)
+                        .args(["-w", "10", "-t", table, "-S", chain]);
+                    if !exec::run(cmd).await?.text().lines().any(|l| l.ends_with(leads)) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
     }
 
     /// Removes chains that start with one of `prefixes`, and the rules elsewhere that jump to them.

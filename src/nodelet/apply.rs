@@ -15,6 +15,7 @@ mod restart;
 mod stack;
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -27,7 +28,8 @@ use super::step::{Step, TrialStep, UnitStep};
 use super::trial;
 use super::words;
 use crate::host::Host;
-use crate::host::deadlines::DRAIN;
+use crate::host::deadlines::{DRAIN, UNIT_CALL};
+use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kube::Kube;
 use crate::host::ours;
@@ -37,6 +39,9 @@ use crate::host::units::{Active, UnitState};
 use crate::model::{Fault, FaultCode, ProxyMode, TrustStore};
 use crate::stack::Stops;
 use crate::telemetry::chain;
+
+/// Pause between two looks at kube-proxy's rules.
+const PROXY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a step works on.
 pub struct Effects<'a> {
@@ -188,6 +193,11 @@ impl<'s, 'a> Shared<'s, 'a> {
                 self.host.net.delete_tables(tables).await?;
                 Ok(self.host.net.delete_sets(sets)?)
             }
+            Step::PodNetwork { script, .. } => {
+                let cmd = Cmd::new(self.host.fs.at(script), UNIT_CALL).arg("up");
+                Ok(exec::run(cmd).await.map(drop)?)
+            }
+            Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => {
                 let net = &self.host.net;
                 net.delete_chains(&ours::network::policy_chain_prefixes())
@@ -205,6 +215,16 @@ impl<'s, 'a> Shared<'s, 'a> {
                 }
             },
         }
+    }
+
+    /// kube-proxy writes all of its rules only when it starts, and once an hour.
+    async fn proxy_rules(&self, by: ProxyMode, v6: bool) -> Result<(), Failed> {
+        self.host.units.restart(ours::units::KUBE_PROXY).await?;
+        // Bounded by the step's deadline.
+        while !self.host.net.leads_to_services(by, v6).await? {
+            tokio::time::sleep(PROXY_PAUSE).await;
+        }
+        Ok(())
     }
 
     async fn tried(&self, trial: &TrialStep) -> Result<(), Failed> {

@@ -498,6 +498,9 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Probe(_)
         | Step::Object { .. }
         | Step::AddonGone { .. }
+        // What they make is the units' to take away.
+        | Step::PodNetwork { .. }
+        | Step::ProxyRules { .. }
         | Step::PolicyRulesGone
         | Step::Uncordon { .. }
         | Step::Drain { .. }

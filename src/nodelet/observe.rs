@@ -8,13 +8,15 @@
 //! | here      | the sweep, units, stack, images, files |
 //! | `cluster` | objects, the node |
 //! | `etcd`    | members of etcd |
+//! | `network` | rules, routes and links in the kernel |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod etcd;
+mod network;
 mod probes;
 
-pub(super) use cluster::{digest, ready, version_of};
+pub(super) use cluster::{digest, ready, unheard, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,10 +35,9 @@ use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::ours;
-use crate::host::proc::Proc;
 use crate::host::units::UnitState;
 use crate::model::{
-    Digest, Hasher, PhaseId, ProxyMode, StackManifest, StackRef, TrustStore, paths,
+    Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths,
 };
 use crate::stack::{self, Depth, StackError};
 use crate::telemetry::chain;
@@ -75,8 +76,9 @@ pub struct Memory {
     pub imported: BTreeSet<String>,
     /// A stack that is had ready beside that of the node.
     pub beside: Option<StackRef>,
-    /// kubelet has not shown this master's first API server in the API, or has only begun to.
-    pub first_api_server: bool,
+    /// Static pods of this master that kubelet has not shown in the API, or has only begun to, and that are the first
+    /// ones of their kind.
+    pub first_pods: BTreeSet<String>,
 }
 
 impl Memory {
@@ -227,11 +229,13 @@ impl<'a> Sweep<'a> {
                 sets,
             } => {
                 let seen = self.network_gone(links, *routes, chains, tables).await;
-                if seen != Seen::Same {
-                    return seen;
+                match seen {
+                    Seen::Same => self.sets_gone(sets),
+                    otherwise => otherwise,
                 }
-                left_of(self.host.net.sets(sets), "sets")
             }
+            Step::PodNetwork { script, routes } => self.pod_network(script, routes).await,
+            Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
         }
@@ -447,60 +451,6 @@ impl<'a> Sweep<'a> {
             None => Seen::Missing,
         }
     }
-
-    async fn network_gone(
-        &self,
-        links: &[String],
-        routes: u8,
-        chains: &[String],
-        tables: &[String],
-    ) -> Seen {
-        let left = self.host.net.links(links);
-        if !left.is_empty() {
-            return differs(&format!("there is {}", left.join(", ")));
-        }
-        match self.host.net.routes(routes).await {
-            Ok(left) if left.is_empty() => {}
-            Ok(left) => return differs(&format!("{} routes are there", left.len())),
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
-        let seen = left_of(self.host.net.chains(chains).await, "chains");
-        if seen != Seen::Same {
-            return seen;
-        }
-        left_of(self.host.net.tables(tables).await, "tables")
-    }
-
-    /// Later while the one that writes them runs: it would write them again.
-    async fn policy_rules_gone(&self) -> Seen {
-        let net = &self.host.net;
-        let chains = net.chains(&ours::network::policy_chain_prefixes()).await;
-        let mut seen = left_of(chains, "chains");
-        if seen == Seen::Same {
-            seen = left_of(net.sets(&ours::network::policy_set_prefixes()), "sets");
-        }
-        let proc = Proc::new(self.host.fs.clone());
-        let runs = |pid| proc.name(pid) == ours::network::POLICY_KEEPER;
-        if seen != Seen::Same && proc.pids().into_iter().any(runs) {
-            return Seen::Later {
-                what: "the controller of network policies to end on this node".into(),
-            };
-        }
-        seen
-    }
-
-    async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
-        let net = &self.host.net;
-        match of {
-            ProxyMode::Iptables => {
-                let prefixes = ours::network::proxy_chain_prefixes();
-                left_of(net.chains(&prefixes).await, "chains")
-            }
-            ProxyMode::Nftables => {
-                left_of(net.tables(&ours::network::proxy_tables()).await, "tables")
-            }
-        }
-    }
 }
 
 /// Whether a link leads to this stack.
@@ -555,15 +505,6 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> S
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Seen::Same,
-        Err(e) => Seen::Unknown { why: e.to_string() },
-    }
-}
-
-/// Whether nothing was found of what should not be there.
-fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Seen {
-    match found {
-        Ok(left) if left.is_empty() => Seen::Same,
-        Ok(left) => differs(&format!("{} {what} are there", left.len())),
         Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }

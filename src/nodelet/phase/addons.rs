@@ -34,7 +34,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         steps.extend(of_stack(ctx)?);
     }
     steps.extend(services::ready_at_the_end(ctx));
-    steps.push(services::api_server_current(ctx)?);
+    steps.extend(services::static_pods_current(ctx)?);
     Ok(steps)
 }
 

@@ -132,14 +132,15 @@ fn inside(program: &str) -> String {
     format!("usr/local/bin/{program}")
 }
 
-/// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
-/// is started again for.
-pub(super) fn api_server_pod(ctx: &Context) -> Result<(String, String), Wait> {
-    let pod = api_server(ctx)?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let name = text(&pod["metadata"]["name"]);
-    let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
-    Ok((format!("{name}-{}", ctx.node.node_name), inputs))
+/// The pods as kubelet shows them in the API: their names there, and the digest of what each is started again for.
+pub(super) fn static_pods(ctx: &Context) -> Result<[(String, String); 3], Wait> {
+    let pods = [api_server(ctx)?, controller_manager(ctx)?, scheduler(ctx)?];
+    Ok(pods.map(|pod| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let name = text(&pod["metadata"]["name"]);
+        let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
+        (format!("{name}-{}", ctx.node.node_name), inputs)
+    }))
 }
 
 fn manifest(pod: &Value) -> Step {
