@@ -36,7 +36,7 @@ use crate::host::ours;
 use crate::host::runtime::ImageError;
 use crate::host::space;
 use crate::host::units::{Active, UnitState};
-use crate::model::{Fault, FaultCode, ProxyMode, TrustStore};
+use crate::model::{Digest, Fault, FaultCode, ProxyMode, TrustStore};
 use crate::stack::Stops;
 use crate::telemetry::chain;
 
@@ -159,7 +159,11 @@ impl<'s, 'a> Shared<'s, 'a> {
                 .kernel
                 .set_sysctl(key, value)
                 .map_err(|e| Failed::Why(chain(&e))),
-            Step::Image { reference, archive } => self.image(reference, archive).await,
+            Step::Image {
+                reference,
+                archive,
+                bytes,
+            } => self.image(reference, archive, *bytes).await,
             Step::Unit(unit) => self.unit(unit).await,
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
@@ -234,10 +238,19 @@ impl<'s, 'a> Shared<'s, 'a> {
         Ok(all.ledger.save()?)
     }
 
-    async fn image(&self, reference: &str, archive: &str) -> Result<(), Failed> {
+    async fn image(
+        &self,
+        reference: &str,
+        archive: &str,
+        bytes: Option<Digest>,
+    ) -> Result<(), Failed> {
         self.host.runtime.import(archive).await?;
+        let there = self.host.runtime.images().await;
+        let there = there.map_err(|e| Failed::Why(chain(&e)))?;
         let mut all = self.alone().await;
         all.memory.imported.insert(reference.to_owned());
+        all.ledger.ledger.note_image(reference, bytes, &there);
+        all.ledger.save()?;
         if !all.ledger.ledger.stack_is_on_disk(&self.ctx.node.stack) {
             return Ok(());
         }

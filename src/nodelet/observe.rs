@@ -8,11 +8,13 @@
 //! | here      | the sweep, units, stack, images, files |
 //! | `cluster` | objects, the node |
 //! | `etcd`    | members of etcd |
+//! | `images`  | whether an image is the one that the stack has |
 //! | `network` | rules, routes and links in the kernel |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod etcd;
+mod images;
 mod network;
 mod probes;
 
@@ -108,7 +110,7 @@ pub struct Sweep<'a> {
     ctx: &'a Context,
     memory: &'a mut Memory,
     units: BTreeMap<String, UnitState>,
-    images: Option<Result<Vec<String>, String>>,
+    images: Option<Result<BTreeMap<String, String>, String>>,
     api: Option<Result<(), String>>,
 }
 
@@ -204,7 +206,11 @@ impl<'a> Sweep<'a> {
             Step::StackOnDisk { stack } => self.stack_on_disk(stack),
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
-            Step::Image { reference, .. } => self.image(reference).await,
+            Step::Image {
+                reference,
+                archive,
+                bytes,
+            } => self.image(reference, archive, *bytes).await,
             Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
@@ -374,22 +380,8 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn image(&mut self, reference: &str) -> Seen {
-        let there = match self.images().await {
-            Ok(images) => images.iter().any(|i| i == reference),
-            Err(why) => return Seen::Unknown { why },
-        };
-        let on_disk = self.ledger.stack_is_on_disk(&self.ctx.node.stack);
-        match there {
-            true if on_disk || self.memory.imported.contains(reference) => Seen::Same,
-            // By a process that has ended: perhaps with the power, before its files were written.
-            true => differs("it is not known whether all of it is on the disk"),
-            false => Seen::Missing,
-        }
-    }
-
     /// The image list, asked once a sweep: it also shows that the runtime answers.
-    async fn images(&mut self) -> Result<Vec<String>, String> {
+    async fn images(&mut self) -> Result<BTreeMap<String, String>, String> {
         if let Some(known) = &self.images {
             return known.clone();
         }

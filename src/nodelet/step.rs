@@ -102,6 +102,9 @@ pub enum Step {
         reference: String,
         /// The archive's path on the host.
         archive: String,
+        /// Digest of the archive: a stack that was built again may call another image the same.
+        #[serde(default)]
+        bytes: Option<Digest>,
     },
     /// A systemd unit of ours is loaded, enabled, active, and was last started with these inputs.
     Unit(UnitStep),
