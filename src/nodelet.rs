@@ -38,6 +38,7 @@
 //! | `address`   | the address that masters share: who has it, and that it is here |
 //! | `pulse`     | the node's services are asked whether they work; those that hang are ended |
 //! | `peers`     | clients of the node's own services |
+//! | `machine`   | what the machine does to a node that is as it should be |
 //! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
@@ -60,6 +61,7 @@ pub mod journal;
 pub mod kube_status;
 pub mod ledger;
 pub mod lifecycle;
+mod machine;
 pub mod misconfigured;
 pub mod observe;
 pub mod orders;

@@ -53,6 +53,17 @@ pub(super) fn remove_empty_parents(host: &HostFs) {
     }
 }
 
+/// What a person put there for our units: his, and no remains of ours.
+pub(super) fn kept(host: &HostFs) -> Result<Vec<String>, FsError> {
+    let mut all = Vec::new();
+    for dir in paths::SHARED {
+        let names = host.list(dir)?.into_iter();
+        let there = names.map(|name| format!("{dir}/{name}"));
+        all.extend(there.filter(|path| paths::path(path) == Some(PathRule::DropIn)));
+    }
+    Ok(all)
+}
+
 /// Everything of ours that is still there: paths, mounts, programs that run.
 pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     let mut all = trees(host, logs)?;

@@ -140,9 +140,11 @@ pub enum PathRule {
     Place(Keeper),
     /// An entry of ours, by its exact name, in a directory that everybody uses.
     Entry(Keeper),
-    /// Called after us in such a directory and not known: of another version, or a person's, such
-    /// as a drop-in for a unit of ours. Told when it is left, never deleted unasked.
+    /// Called after us in such a directory and not known: of another version, or a person's. Told when
+    /// it is left, never deleted unasked.
     CalledAfterUs,
+    /// A person's drop-in for a unit of ours: his, whatever becomes of the unit. Told, never deleted.
+    DropIn,
 }
 
 /// True when `path` is `root` or below it.
@@ -167,7 +169,17 @@ pub fn path(path: &str) -> Option<PathRule> {
     let within = dir
         .rsplit_once('/')
         .is_some_and(|(parent, name)| inside(parent) && called_after_us(name));
-    (within || inside(dir) && called_after_us(name)).then_some(PathRule::CalledAfterUs)
+    let unit = |name: &str| name.ends_with(".service.d") || name.ends_with(".socket.d");
+    let named = match within {
+        true => dir.rsplit_once('/').map_or(dir, |(_, parent)| parent),
+        false => name,
+    };
+    let ours = within || inside(dir) && called_after_us(name);
+    let rule = match unit(named) && below(UNIT_DIR, path) {
+        true => PathRule::DropIn,
+        false => PathRule::CalledAfterUs,
+    };
+    ours.then_some(rule)
 }
 
 /// Entries of ours in directories that everybody uses, by their exact paths.
@@ -207,7 +219,7 @@ pub fn of_the_role(path_: &str) -> bool {
     match path(path_) {
         Some(PathRule::Place(Keeper::Role) | PathRule::Entry(Keeper::Role)) => true,
         Some(PathRule::CalledAfterUs) => role_unit(path_),
-        Some(PathRule::Place(_) | PathRule::Entry(_)) | None => false,
+        Some(PathRule::Place(_) | PathRule::Entry(_) | PathRule::DropIn) | None => false,
     }
 }
 
