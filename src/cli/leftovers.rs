@@ -172,6 +172,29 @@ mod tests {
         }
     }
 
+    /// Our units' own first line recommends one.
+    #[test]
+    fn a_persons_drop_in_is_told_and_no_remains() {
+        let (_dir, host) = host_with(&[
+            "/etc/systemd/system/pf9-kubelet.service.d/50-mine.conf",
+            "/etc/systemd/system/pf9-nodeletd.socket.d/50-mine.conf",
+            "/etc/systemd/system/docker.service.d/50-mine.conf",
+            "/etc/systemd/system/pf9-of-another-version.service",
+        ]);
+        assert_eq!(
+            kept(&host).expect("kept"),
+            [
+                "/etc/systemd/system/pf9-kubelet.service.d",
+                "/etc/systemd/system/pf9-nodeletd.socket.d"
+            ]
+        );
+        assert_eq!(
+            left(&host, false).expect("left"),
+            ["/etc/systemd/system/pf9-of-another-version.service"]
+        );
+        assert!(trees(&host, true).expect("trees").is_empty());
+    }
+
     #[test]
     fn what_is_left_is_listed_whatever_it_is() {
         let (_dir, host) = host_with(&[

@@ -130,7 +130,12 @@ impl Net {
                 for (table, chain, leads) in IPTABLES {
                     let cmd = Cmd::new(exec::program(&self.fs, tool), RUN)
                         .args(["-w", "10", "-t", table, "-S", chain]);
-                    if !exec::run(cmd).await?.text().lines().any(|l| l.ends_with(leads)) {
+                    if !exec::run(cmd)
+                        .await?
+                        .text()
+                        .lines()
+                        .any(|l| l.ends_with(leads))
+                    {
                         return Ok(false);
                     }
                 }
@@ -260,11 +265,18 @@ mod tests {
         let net = Net::new(HostFs::real());
         let ours = ["PF9-".to_owned()];
         for tool in ["iptables-nft", "ip6tables-legacy", "iptables-legacy"] {
-            for args in [["-N", "PF9-X"].as_slice(), &["-A", "FORWARD", "-j", "PF9-X"]] {
+            for args in [
+                ["-N", "PF9-X"].as_slice(),
+                &["-A", "FORWARD", "-j", "PF9-X"],
+            ] {
                 let made = std::process::Command::new(tool).args(args).status();
                 assert!(made.expect(tool).success(), "{tool}");
             }
-            assert_eq!(net.chains(&ours).await.expect("chains"), ["PF9-X"], "{tool}");
+            assert_eq!(
+                net.chains(&ours).await.expect("chains"),
+                ["PF9-X"],
+                "{tool}"
+            );
             net.delete_chains(&ours).await.expect("delete");
             assert_eq!(net.chains(&ours).await.expect("chains"), [""; 0], "{tool}");
         }

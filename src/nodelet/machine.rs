@@ -27,7 +27,11 @@ pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fa
         said.push(address_gone(node.node_ip, &has.collect::<Vec<_>>(), role));
     }
     let v6 = node.node_ip.is_ipv6();
-    let routes = text(if v6 { "/proc/net/ipv6_route" } else { "/proc/net/route" });
+    let routes = text(if v6 {
+        "/proc/net/ipv6_route"
+    } else {
+        "/proc/net/route"
+    });
     said.extend(no_way_out(&routes, v6));
     let number = |path: &str| text(path).trim().parse::<u64>().ok();
     let tracked = number("/proc/sys/net/netfilter/nf_conntrack_count");
@@ -49,7 +53,10 @@ pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fa
 
 fn text(fs: &HostFs, path: &str) -> String {
     // What cannot be read is left out here.
-    fs.read_text(path, TEXT_MAX).ok().flatten().unwrap_or_default()
+    fs.read_text(path, TEXT_MAX)
+        .ok()
+        .flatten()
+        .unwrap_or_default()
 }
 
 fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
@@ -59,7 +66,8 @@ fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
         false => has.join(", "),
     };
     let what = format!("this machine does not have the node's address {own} any more");
-    let why = format!("its addresses are {has}; nobody reaches kubelet or pods of this node by {own}");
+    let why =
+        format!("its addresses are {has}; nobody reaches kubelet or pods of this node by {own}");
     let fix = match role {
         Role::Master => format!(
             "give the machine {own} again (reserve it where addresses are given out). Its member of etcd is known by it: if \
@@ -88,8 +96,11 @@ fn no_way_out(table: &str, v6: bool) -> Option<Fault> {
     }
     let version = if v6 { "IPv6" } else { "IPv4" };
     let what = "this machine has no default route";
-    let why = format!("{version}: what pods and this node send beyond the networks it is in goes nowhere");
-    let fix = "ip route add default via GATEWAY, and the same where the machine's network is configured";
+    let why = format!(
+        "{version}: what pods and this node send beyond the networks it is in goes nowhere"
+    );
+    let fix =
+        "ip route add default via GATEWAY, and the same where the machine's network is configured";
     Some(Fault::new(FaultCode::NoDefaultRoute, what, why).fix(fix))
 }
 
@@ -98,7 +109,8 @@ fn is_full(n: u64, max: u64) -> bool {
 }
 
 fn connections(n: u64, max: u64) -> Option<Fault> {
-    let what = "the table of tracked connections is nearly full: new connections of pods will be dropped";
+    let what =
+        "the table of tracked connections is nearly full: new connections of pods will be dropped";
     let why = format!("{n} of {max} are in use");
     let fix = "see who has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
     is_full(n, max).then(|| Fault::new(FaultCode::ConntrackFull, what, why).fix(fix))
@@ -119,7 +131,9 @@ fn processes(n: u64, max: u64) -> Option<Fault> {
 
 /// A port that the kernel gives to whoever calls out is sometimes taken when its service starts.
 fn given_away(range: &str, reserved: &str, role: Role, api: u16) -> Option<Fault> {
-    let mut ends = range.split_whitespace().filter_map(|n| n.parse::<u16>().ok());
+    let mut ends = range
+        .split_whitespace()
+        .filter_map(|n| n.parse::<u16>().ok());
     let (low, high) = (ends.next()?, ends.next()?);
     let kept = |port: u16| {
         reserved.trim().split(',').any(|part| {
@@ -141,12 +155,14 @@ fn given_away(range: &str, reserved: &str, role: Role, api: u16) -> Option<Fault
     let list: Vec<String> = open.iter().map(ToString::to_string).collect();
     let list = list.join(",");
     let what = "ports of this node may be taken when its services start";
-    let why = format!("{list} are among those that the kernel gives to whoever calls out ({low}-{high})");
+    let why =
+        format!("{list} are among those that the kernel gives to whoever calls out ({low}-{high})");
     let all = match reserved.trim() {
         "" => list.clone(),
         before => format!("{before},{list}"),
     };
-    let fix = format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d");
+    let fix =
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d");
     (!open.is_empty()).then(|| Fault::new(FaultCode::PortsGivenAway, what, why).fix(fix))
 }
 
@@ -163,13 +179,19 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
         .iter()
         .find_map(|(name, text)| Some((name, refuses_forwarding(text, pods)?)))?;
     let what = "pods of this node may not be reached, and may not reach anybody";
-    let why = format!("chain {chain} of table {table} (nftables) refuses what is forwarded, and says nothing of {pods}");
+    let why = format!(
+        "chain {chain} of table {table} (nftables) refuses what is forwarded, and says nothing of {pods}"
+    );
     let fix = match table.contains("firewalld") {
         true => format!(
             "firewall-cmd --permanent --zone=trusted --add-source={pods} --add-source={} && firewall-cmd --reload",
-            networks().first().map_or_else(|| "NODES".to_owned(), ToString::to_string)
+            networks()
+                .first()
+                .map_or_else(|| "NODES".to_owned(), ToString::to_string)
         ),
-        false => format!("let what comes from and goes to {pods} pass there (nft list table {table})"),
+        false => {
+            format!("let what comes from and goes to {pods} pass there (nft list table {table})")
+        }
     };
     Some(Fault::new(FaultCode::PodsNotForwarded, what, why).fix(fix))
 }
@@ -206,16 +228,27 @@ mod tests {
 
     #[test]
     fn an_address_that_went_is_named_with_what_is_there_and_what_helps() {
-        let gone = address_gone(ip("10.0.0.5"), &[ip("10.0.0.9"), ip("fd00::9")], Role::Worker);
+        let gone = address_gone(
+            ip("10.0.0.5"),
+            &[ip("10.0.0.9"), ip("fd00::9")],
+            Role::Worker,
+        );
         assert!(gone.what.contains("10.0.0.5") && gone.why.contains("10.0.0.9, fd00::9"));
-        assert!(gone.fix.contains("detach the host and attach it again"), "{gone}");
+        assert!(
+            gone.fix.contains("detach the host and attach it again"),
+            "{gone}"
+        );
         let master = address_gone(ip("10.0.0.5"), &[], Role::Master);
-        assert!(master.fix.contains("etcd") && master.why.contains("none"), "{master}");
+        assert!(
+            master.fix.contains("etcd") && master.why.contains("none"),
+            "{master}"
+        );
     }
 
     #[test]
     fn a_machine_without_a_default_route_is_told() {
-        const HEAD: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+        const HEAD: &str =
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
         const NET: &str = "eth0\t0000630A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         const OUT: &str = "eth0\t00000000\t0100630A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert_eq!(no_way_out(&format!("{HEAD}{NET}{OUT}"), false), None);
@@ -223,16 +256,28 @@ mod tests {
         assert_eq!(said.code, FaultCode::NoDefaultRoute);
         assert_eq!(no_way_out("", false), None, "it cannot be seen");
         let zero = "0".repeat(32);
-        let line = |device: &str| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 00000003 {device}\n");
-        assert_eq!(no_way_out(&format!("{}{}", line("lo"), line("eth0")), true), None);
-        assert!(no_way_out(&line("lo"), true).is_some(), "the one that refuses");
+        let line =
+            |device: &str| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 00000003 {device}\n");
+        assert_eq!(
+            no_way_out(&format!("{}{}", line("lo"), line("eth0")), true),
+            None
+        );
+        assert!(
+            no_way_out(&line("lo"), true).is_some(),
+            "the one that refuses"
+        );
     }
 
     #[test]
     fn tables_that_are_nearly_full_are_told_in_time() {
         assert_eq!(connections(89, 100), None);
         assert_eq!(connections(0, 0), None);
-        assert!(connections(90, 100).expect("said").why.contains("90 of 100"));
+        assert!(
+            connections(90, 100)
+                .expect("said")
+                .why
+                .contains("90 of 100")
+        );
         assert_eq!(threads("0.1 0.2 0.3 2/950 77\n"), Some(950));
         assert_eq!(threads("odd"), None);
         assert_eq!(processes(89, 100), None);
@@ -244,11 +289,20 @@ mod tests {
         let of = |range: &str, reserved: &str, role| given_away(range, reserved, role, 16443);
         assert_eq!(of("32768\t60999\n", "\n", Role::Master), None);
         let said = of("10000\t60999\n", "\n", Role::Worker).expect("said");
-        assert!(said.why.starts_with("10248,10249,10250,10256 are"), "{said}");
-        assert!(said.fix.contains("reserved_ports=10248,10249,10250,10256,"), "{said}");
+        assert!(
+            said.why.starts_with("10248,10249,10250,10256 are"),
+            "{said}"
+        );
+        assert!(
+            said.fix.contains("reserved_ports=10248,10249,10250,10256,"),
+            "{said}"
+        );
         let said = of("10000\t60999\n", "8080,10240-10260\n", Role::Master).expect("said");
         assert!(said.why.starts_with("16443 are"), "{said}");
-        assert!(said.fix.contains("=8080,10240-10260,16443,"), "what is there stays: {said}");
+        assert!(
+            said.fix.contains("=8080,10240-10260,16443,"),
+            "what is there stays: {said}"
+        );
         assert_eq!(of("10000\t60999\n", "10240-10260", Role::Worker), None);
         assert_eq!(of("", "", Role::Master), None);
     }

@@ -38,9 +38,7 @@ use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::ours;
 use crate::host::units::UnitState;
-use crate::model::{
-    Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths,
-};
+use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth, StackError};
 use crate::telemetry::chain;
 

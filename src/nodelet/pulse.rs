@@ -53,7 +53,10 @@ const EVERY: Duration = Duration::from_secs(20);
 const ROUND: Duration = Duration::from_secs(90);
 /// Longest time between two rounds on a machine that works: what is asked, what is asked because of the answers, and
 /// the pause.
-const IN_TIME: Duration = EVERY.saturating_add(ANSWER).saturating_add(ANSWER).saturating_add(Duration::from_secs(10));
+const IN_TIME: Duration = EVERY
+    .saturating_add(ANSWER)
+    .saturating_add(ANSWER)
+    .saturating_add(Duration::from_secs(10));
 
 /// The task's state.
 pub struct Keeper {
@@ -161,13 +164,7 @@ impl Keeper {
         }
     }
 
-    fn judge(
-        &mut self,
-        service: Service,
-        said: Said,
-        state: Option<&UnitState>,
-        now: Duration,
-    ) {
+    fn judge(&mut self, service: Service, said: Said, state: Option<&UnitState>, now: Duration) {
         let pid = state.and_then(|s| s.main_pid);
         let up = state.zip(pid).map(|(state, pid)| Up {
             invocation: state.invocation.clone(),
@@ -186,7 +183,12 @@ impl Keeper {
     fn revive(&mut self, service: Service, pid: u32, mend: Mend) {
         let unit = service.unit();
         let Mend { why, times } = mend;
-        tracing::warn!(unit, why, times, "does not work any more: its process is killed");
+        tracing::warn!(
+            unit,
+            why,
+            times,
+            "does not work any more: its process is killed"
+        );
         let killed = i32::try_from(pid).map_err(|_| nix::Error::ESRCH);
         if let Err(error) = killed.and_then(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL)) {
             tracing::warn!(unit, error = %chain(&error), "its process cannot be killed");

@@ -18,8 +18,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, UpgradeStatus, paths,
-    phases_of,
+    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, StackRef, Timestamp,
+    UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 

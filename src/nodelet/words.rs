@@ -130,8 +130,9 @@ pub fn code(step: &Step) -> FaultCode {
 pub fn remedy(step: &Step) -> String {
     match step {
         Step::Probe(p) => match &p.probe {
-            Probe::SwapOff => "turn swap off (swapoff -a, and in /etc/fstab), or allow it in the \
-                               cluster's settings"
+            Probe::SwapOff => "turn swap off (swapoff -a; and where it comes from at boot: /etc/fstab, or \
+                               for /dev/zram* /etc/systemd/zram-generator.conf or the package zram-tools), or \
+                               allow it in the cluster's settings"
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),

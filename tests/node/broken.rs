@@ -41,7 +41,10 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
         eventually("it is ok", SWEPT, || agent_is_ok(node))?;
     }
     let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
-    for said in ["put rules and routes of the pod network back", "let kube-proxy write its rules anew"] {
+    for said in [
+        "put rules and routes of the pod network back",
+        "let kube-proxy write its rules anew",
+    ] {
         assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
     }
     // A rule of a person's stays.
@@ -51,7 +54,10 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
 /// Rules, routes and the way to services are there, and a pod answers another node's.
 fn works(node: &str) -> Outcome {
     shell(node, "/etc/pf9/kube.d/network/network.sh check")?;
-    let rules = shell(node, "ip -4 route show proto 159; nft list chain ip kube-proxy nat-prerouting")?;
+    let rules = shell(
+        node,
+        "ip -4 route show proto 159; nft list chain ip kube-proxy nat-prerouting",
+    )?;
     for part in [" via ", "jump services"] {
         if !rules.contains(part) {
             return Err(format!("no {part:?}: {rules}"));
@@ -66,7 +72,9 @@ fn works(node: &str) -> Outcome {
 pub(crate) fn what_hangs_is_started_again() -> Outcome {
     let mut stopped = Vec::new();
     for (node, program) in HANG {
-        let pid = shell(node, &format!("pgrep -x {program}"))?.trim().to_owned();
+        let pid = shell(node, &format!("pgrep -x {program}"))?
+            .trim()
+            .to_owned();
         shell(node, &format!("kill -STOP {pid}"))?;
         stopped.push((node, program, pid));
     }
@@ -90,8 +98,8 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
             .filter(|(on, program)| *on == node && *program != "kube-scheduler")
             .map(|(_, program)| format!("pf9-{program}.service"))
             .collect();
-        let status: Value =
-            serde_json::from_str(&shell(node, "pf9ctl status --json || :")?).map_err(|e| e.to_string())?;
+        let status: Value = serde_json::from_str(&shell(node, "pf9ctl status --json || :")?)
+            .map_err(|e| e.to_string())?;
         let revived = status.pointer("/node/revived").cloned().unwrap_or_default();
         let seen: BTreeSet<String> = revived
             .as_array()
@@ -102,7 +110,10 @@ pub(crate) fn what_hangs_is_started_again() -> Outcome {
         assert_eq!(seen, wanted, "{node}: {revived}");
         let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
         for unit in wanted {
-            assert!(log.contains(&format!("{unit} does not work any more")), "{log}");
+            assert!(
+                log.contains(&format!("{unit} does not work any more")),
+                "{log}"
+            );
         }
     }
     // kubelet counts what it ended.

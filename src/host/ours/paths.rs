@@ -308,12 +308,18 @@ mod tests {
 
     #[test]
     fn what_is_called_after_us_is_told_and_not_deleted() {
-        for told in [
-            "/etc/systemd/system/pf9-comms.service.d",
-            "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
-            "/etc/sysctl.d/10-pf9-tuning.conf",
+        let (drop_in, other) = (PathRule::DropIn, PathRule::CalledAfterUs);
+        for (told, rule) in [
+            ("/etc/systemd/system/pf9-comms.service.d", drop_in),
+            (
+                "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
+                drop_in,
+            ),
+            ("/etc/systemd/system/pf9-nodeletd.socket.d", drop_in),
+            ("/etc/sysctl.d/10-pf9-tuning.conf", other),
+            ("/etc/sysctl.d/10-pf9-x.service.d", other),
         ] {
-            assert_eq!(path(told), Some(PathRule::CalledAfterUs), "{told}");
+            assert_eq!(path(told), Some(rule), "{told}");
             assert!(!ours_if_made(told), "{told}");
         }
         assert_eq!(path("/etc/sysctl.d/99-pf9x.conf"), None);

@@ -9,8 +9,14 @@ use crate::host::fs::Attrs;
 #[test]
 fn images_are_told_by_what_their_names_stand_for() {
     let image = |name: &str, digest: &str| {
-        let target = Message::default().text(1, "type").text(2, digest).number(3, 7);
-        Message::default().text(1, name).entry(2, "label", "x").inside(3, &target)
+        let target = Message::default()
+            .text(1, "type")
+            .text(2, digest)
+            .number(3, 7);
+        Message::default()
+            .text(1, name)
+            .entry(2, "label", "x")
+            .inside(3, &target)
     };
     let all = Message::default()
         .inside(1, &image("a:1", "sha256:1"))

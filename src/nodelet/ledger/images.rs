@@ -49,7 +49,10 @@ mod tests {
     fn what_the_runtime_has_no_more_is_forgotten() {
         let mut ledger = Ledger::default();
         let there = |names: &[&str]| -> BTreeMap<String, String> {
-            names.iter().map(|n| ((*n).to_owned(), format!("sha256:{n}"))).collect()
+            names
+                .iter()
+                .map(|n| ((*n).to_owned(), format!("sha256:{n}")))
+                .collect()
         };
         ledger.note_image("a", None, &there(&["a", "b"]));
         assert_eq!(ledger.image("a").expect("noted").target, "sha256:a");

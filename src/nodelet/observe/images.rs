@@ -85,16 +85,31 @@ mod tests {
         let same = |l: Looked<'_>, bytes| l.judge(Some(bytes)) == Seen::Same;
         let a = Some("sha256:a");
         assert!(same(looked(a, Some(&known), true, true), ours));
-        assert!(!same(looked(a, Some(&known), true, true), newer), "built again");
-        assert!(!same(looked(Some("sha256:b"), Some(&known), true, true), ours), "replaced");
-        assert!(!same(looked(a, None, true, true), ours), "brought by nobody knows whom");
-        assert!(!same(looked(a, Some(&known), true, false), ours), "not on the disk");
+        assert!(
+            !same(looked(a, Some(&known), true, true), newer),
+            "built again"
+        );
+        assert!(
+            !same(looked(Some("sha256:b"), Some(&known), true, true), ours),
+            "replaced"
+        );
+        assert!(
+            !same(looked(a, None, true, true), ours),
+            "brought by nobody knows whom"
+        );
+        assert!(
+            !same(looked(a, Some(&known), true, false), ours),
+            "not on the disk"
+        );
         assert_eq!(
             looked(None, Some(&known), true, true).judge(Some(ours)),
             Seen::Missing
         );
         // What runs keeps its name until the stack beside it becomes the active one.
         assert!(same(looked(a, Some(&known), false, true), newer));
-        assert!(!same(looked(Some("sha256:b"), Some(&known), false, true), ours));
+        assert!(!same(
+            looked(Some("sha256:b"), Some(&known), false, true),
+            ours
+        ));
     }
 }

@@ -105,7 +105,10 @@ impl Sweep<'_> {
 }
 
 /// The first of these routes that is not among the kernel's, as `ip route show` writes them.
-fn missing_route<'a>(there: &[String], routes: &'a [(IpNet, IpAddr)]) -> Option<&'a (IpNet, IpAddr)> {
+fn missing_route<'a>(
+    there: &[String],
+    routes: &'a [(IpNet, IpAddr)],
+) -> Option<&'a (IpNet, IpAddr)> {
     let read = |line: &String| -> Option<(IpNet, IpAddr)> {
         let mut words = line.split_whitespace();
         let to = words.next()?;
@@ -129,7 +132,6 @@ fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> S
         Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }
-
 
 #[cfg(test)]
 mod tests {

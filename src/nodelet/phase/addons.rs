@@ -123,7 +123,11 @@ fn of_this_build(mut object: Value, ctx: &Context) -> Result<Value, Wait> {
     for kind in ["initContainers", "containers"] {
         let pointer = format!("/spec/template/spec/{kind}");
         let containers = object.pointer(&pointer).and_then(Value::as_array);
-        for name in containers.into_iter().flatten().filter_map(|c| c["image"].as_str()) {
+        for name in containers
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c["image"].as_str())
+        {
             if let Some(image) = stack.images.iter().find(|i| i.reference == name) {
                 builds = builds.add_digest(name, ctx.program(&image.path));
                 any = true;

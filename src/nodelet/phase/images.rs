@@ -133,7 +133,12 @@ mod tests {
     fn another_build_of_an_image_reaches_what_runs_from_it() {
         let before = samples::with_addons(samples::ordinary(samples::master("1.37.2")));
         let texts = |ctx: &Context| -> std::collections::BTreeMap<String, String> {
-            let phases = [PhaseId::Images, PhaseId::Kubelet, PhaseId::WaitServices, PhaseId::Addons];
+            let phases = [
+                PhaseId::Images,
+                PhaseId::Kubelet,
+                PhaseId::WaitServices,
+                PhaseId::Addons,
+            ];
             let steps = phases.iter().flat_map(|id| steps(*id, ctx).expect("steps"));
             steps
                 .map(|s| (s.key(), serde_json::to_string(&s).expect("json")))
@@ -141,9 +146,18 @@ mod tests {
         };
         let all = texts(&before);
         for (component, runs) in [
-            ("kube-scheduler", "file:/etc/pf9/kube.d/manifests/kube-scheduler.yaml"),
-            ("kube-apiserver", "file:/etc/pf9/kube.d/manifests/kube-apiserver.yaml"),
-            ("kube-router", "object:apps/v1/DaemonSet/kube-system/network-policies"),
+            (
+                "kube-scheduler",
+                "file:/etc/pf9/kube.d/manifests/kube-scheduler.yaml",
+            ),
+            (
+                "kube-apiserver",
+                "file:/etc/pf9/kube.d/manifests/kube-apiserver.yaml",
+            ),
+            (
+                "kube-router",
+                "object:apps/v1/DaemonSet/kube-system/network-policies",
+            ),
         ] {
             let mut after = before.clone();
             let stack = after.manifest.as_mut().expect("a stack");
@@ -157,13 +171,20 @@ mod tests {
             });
             let now = texts(&after);
             let changed: Vec<&String> = now.keys().filter(|k| now[*k] != all[*k]).collect();
-            for key in [format!("image:{}", image.reference.clone()), runs.to_owned()] {
+            for key in [
+                format!("image:{}", image.reference.clone()),
+                runs.to_owned(),
+            ] {
                 assert!(changed.contains(&&key), "{key}: {changed:?}");
             }
-            let others = ["image:", "file:", "object:"].iter().map(|kind| {
-                changed.iter().filter(|k| k.starts_with(kind)).count()
-            });
-            assert_eq!(others.sum::<usize>(), 2, "and nothing else begins anew: {changed:?}");
+            let others = ["image:", "file:", "object:"]
+                .iter()
+                .map(|kind| changed.iter().filter(|k| k.starts_with(kind)).count());
+            assert_eq!(
+                others.sum::<usize>(),
+                2,
+                "and nothing else begins anew: {changed:?}"
+            );
         }
     }
 }

@@ -24,7 +24,9 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         NetworkPlugin::Flannel | NetworkPlugin::None => Ok(Vec::new()),
         NetworkPlugin::Bridge => {
             let (script, unit) = (script(ctx), unit_text());
-            let routes = peers(ctx).map(|p| (p.pod_cidr.trunc(), p.node_ip)).collect();
+            let routes = peers(ctx)
+                .map(|p| (p.pod_cidr.trunc(), p.node_ip))
+                .collect();
             let inputs = Inputs::new().add("unit", &unit).add("script", &script);
             Ok(vec![
                 dir(layout::NETWORK_DIR, PUBLIC_DIR),

@@ -124,7 +124,12 @@ type Answer = Result<StatusCode, String>;
 async fn answers(client: &Client, port: u16, path: &str, within: Duration) -> Answer {
     let url = format!("http://127.0.0.1:{port}/{path}");
     let lost = |e: reqwest::Error| format!("{url} does not answer: {}", root_cause(&e));
-    let answer = client.get(&url).timeout(within).send().await.map_err(lost)?;
+    let answer = client
+        .get(&url)
+        .timeout(within)
+        .send()
+        .await
+        .map_err(lost)?;
     let status = answer.status();
     // Read to the end, so that the connection can be used again.
     tls::body(answer, ANSWER_MAX).await.map_err(lost)?;

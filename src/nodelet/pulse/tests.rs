@@ -64,7 +64,11 @@ fn one_that_has_just_been_started_is_left_alone_and_so_is_one_that_does_not_run(
         let heard = pulse.hear(KUBELET, silent(), up(1, now, 0), s(now));
         assert_eq!(heard, None, "{now}");
     }
-    assert!(pulse.hear(KUBELET, silent(), up(1, 180, 0), s(180)).is_some());
+    assert!(
+        pulse
+            .hear(KUBELET, silent(), up(1, 180, 0), s(180))
+            .is_some()
+    );
     for now in (2000..9000).step_by(20) {
         assert_eq!(pulse.hear(KUBELET, silent(), None, s(now)), None);
     }
@@ -85,7 +89,11 @@ fn a_machine_that_is_too_slow_for_us_too_says_nothing_of_anybody() {
         assert!(pulse.is_in_time(s(now), IN_TIME));
         assert_eq!(pulse.hear(KUBELET, silent(), up(1, now, 0), s(now)), None);
     }
-    assert!(pulse.hear(KUBELET, silent(), up(1, 9120, 0), s(9120)).is_some());
+    assert!(
+        pulse
+            .hear(KUBELET, silent(), up(1, 9120, 0), s(9120))
+            .is_some()
+    );
 }
 
 #[test]
@@ -195,13 +203,17 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
     kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop");
     for now in (0..120).step_by(20) {
         let state = machine.state().await;
-        machine.keeper.judge(KUBELET, silent(), Some(&state), s(now));
+        machine
+            .keeper
+            .judge(KUBELET, silent(), Some(&state), s(now));
         let died = machine.child.try_wait().expect("wait");
         assert_eq!(died, None, "after {now} s");
         assert_eq!(machine.status.borrow().revived, []);
     }
     let state = machine.state().await;
-    machine.keeper.judge(KUBELET, silent(), Some(&state), s(120));
+    machine
+        .keeper
+        .judge(KUBELET, silent(), Some(&state), s(120));
     let ended = machine.child.wait().await.expect("wait");
     assert!(!ended.success());
     let shown = machine.status.borrow().revived.clone();

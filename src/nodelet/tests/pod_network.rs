@@ -34,7 +34,13 @@ fn machine() -> (Rig, Vec<phase::PhaseSteps>) {
     let rig = Rig::new();
     rig.fs.link("/usr/sbin/ip", "/usr/sbin/ip").expect("link");
     let network = steps.iter().find(|s| matches!(s, Step::PodNetwork { .. }));
-    (rig, vec![phase(PhaseId::Network, vec![network.expect("looked at").clone()])])
+    (
+        rig,
+        vec![phase(
+            PhaseId::Network,
+            vec![network.expect("looked at").clone()],
+        )],
+    )
 }
 
 /// The script of the sample, with this back end.
@@ -73,8 +79,10 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
     if in_namespaces(NAME, &["--net"], ":").is_none() {
         return;
     }
-    sh("ip link set lo up && ip link add e0 type veth peer name e1 && ip link set e1 up \
-        && ip addr add 10.99.0.1/24 dev e0 && ip link set e0 up");
+    sh(
+        "ip link set lo up && ip link add e0 type veth peer name e1 && ip link set e1 up \
+        && ip addr add 10.99.0.1/24 dev e0 && ip link set e0 up",
+    );
     let (mut rig, phases) = machine();
     let mut kept = String::new();
     for tool in BACK_ENDS {
@@ -84,9 +92,18 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
         for (fault, words) in [
             ("TOOL -F", "PF9-FORWARD are not there"),
             ("TOOL -t nat -F", "PF9-POSTROUTING are not there"),
-            ("TOOL -F FORWARD", "chain FORWARD does not lead to PF9-FORWARD"),
-            ("TOOL -F && TOOL -X && TOOL -t nat -F && TOOL -t nat -X", "are not there"),
-            ("TOOL -t nat -D PF9-POSTROUTING 1", "PF9-POSTROUTING are not there"),
+            (
+                "TOOL -F FORWARD",
+                "chain FORWARD does not lead to PF9-FORWARD",
+            ),
+            (
+                "TOOL -F && TOOL -X && TOOL -t nat -F && TOOL -t nat -X",
+                "are not there",
+            ),
+            (
+                "TOOL -t nat -D PF9-POSTROUTING 1",
+                "PF9-POSTROUTING are not there",
+            ),
             // A service of rules that is loaded anew: what it has is all there is.
             (
                 "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | TOOL-restore",
@@ -103,7 +120,10 @@ async fn what_is_flushed_or_dropped_is_seen_and_comes_back() {
         let rules = sh(&format!("{tool} -S FORWARD"));
         let at = |end: &str| rules.lines().position(|l| l.contains(end)).expect("there");
         assert!(at("-j PF9-FORWARD") < at("-j DROP"), "{rules}");
-        assert!(at("-j DROP") < at("-j REJECT"), "what others wrote stays: {rules}");
+        assert!(
+            at("-j DROP") < at("-j REJECT"),
+            "what others wrote stays: {rules}"
+        );
         assert_eq!(rules.matches("PF9-FORWARD").count(), 1, "{rules}");
         kept.push_str(&rules);
     }
@@ -117,11 +137,13 @@ async fn what_refuses_some_stays_before_ours() {
     if in_namespaces(NAME, &["--net"], ":").is_none() {
         return;
     }
-    sh("ip link set lo up && ip link add e0 type veth peer name e1 && ip link set e1 up \
+    sh(
+        "ip link set lo up && ip link add e0 type veth peer name e1 && ip link set e1 up \
         && ip addr add 10.99.0.1/24 dev e0 && ip link set e0 up \
         && iptables -N KUBE-ROUTER-FORWARD && iptables -A FORWARD -j KUBE-ROUTER-FORWARD \
         && iptables -A FORWARD -d 169.254.169.254 -j DROP && iptables -A FORWARD -i e9 -j REJECT \
-        && iptables -A FORWARD -j REJECT && iptables -A FORWARD -s 10.1.1.1 -j ACCEPT");
+        && iptables -A FORWARD -j REJECT && iptables -A FORWARD -s 10.1.1.1 -j ACCEPT",
+    );
     let (mut rig, phases) = machine();
     put_script(&rig, "iptables");
     comes_back(&mut rig, &phases, "a machine with rules", "PF9-POSTROUTING").await;
