@@ -169,7 +169,7 @@ impl Net {
             names.is_some_and(|names| !names.trim().is_empty())
         };
         let mut all = FAMILIES.to_vec();
-        if LEGACY.iter().any(|path| has(&path)) {
+        if LEGACY.iter().any(has) {
             all.extend(BACK_ENDS);
         }
         all

@@ -233,10 +233,10 @@ impl<'a> Sweep<'a> {
                 sets,
             } => {
                 let seen = self.network_gone(links, *routes, chains, tables).await;
-                match seen {
-                    Seen::Same => self.sets_gone(sets),
-                    otherwise => otherwise,
+                if seen != Seen::Same {
+                    return seen;
                 }
+                self.sets_gone(sets)
             }
             Step::PodNetwork { script, routes } => self.pod_network(script, routes).await,
             Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
