@@ -36,7 +36,9 @@
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
 //! | `address`   | the address that masters share: who has it, and that it is here |
+//! | `pulse`     | the node's services are asked whether they work; those that hang are ended |
 //! | `peers`     | clients of the node's own services |
+//! | `machine`   | what the machine does to a node that is as it should be |
 //! | `policies`  | what the spec allows and the machine cannot give |
 //! | `status`, `kube_status` | what is shown |
 //! | `watch`     | files and processes that wake the loop |
@@ -60,6 +62,7 @@ pub mod journal;
 pub mod kube_status;
 pub mod ledger;
 pub mod lifecycle;
+mod machine;
 pub mod misconfigured;
 pub mod observe;
 pub mod orders;
@@ -67,6 +70,7 @@ pub mod peers;
 pub mod phase;
 pub mod plan;
 mod policies;
+pub mod pulse;
 pub mod removal;
 #[cfg(test)]
 mod rig;
@@ -132,6 +136,14 @@ pub async fn start(
         shutdown.clone(),
     );
     group.essential("api address", address.run());
+    let pulse = pulse::Keeper::new(
+        host.clone(),
+        working.clone(),
+        board.pulse(),
+        group.progress().beat("pulse"),
+        shutdown.clone(),
+    );
+    group.essential("pulse", pulse.run());
     let server = server::Server {
         host: host.clone(),
         inbox,

@@ -45,6 +45,9 @@ pub(super) struct DecommissionReport {
     removed: Vec<String>,
     /// Must be empty.
     left: Vec<String>,
+    /// A person's own: drop-ins for units of ours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<String>,
     next: String,
 }
 
@@ -66,6 +69,7 @@ pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, 
         plane,
         removed,
         left,
+        kept: leftovers::kept(&ctx.host).map_err(|e| fs_fault(&e))?,
         next: purge_command(ctx),
     };
     ctx.out.show(&report);
@@ -355,6 +359,10 @@ impl Show for DecommissionReport {
         }
         for path in &self.left {
             screen.row("left", Ink::Bad, path, width);
+        }
+        for path in &self.kept {
+            let text = format!("{path} is yours and stays");
+            screen.row("kept", Ink::Plain, &text, width);
         }
         screen.row("plane", Ink::Plain, &self.plane, width);
         let next = match self.left.is_empty() {

@@ -53,6 +53,17 @@ pub(super) fn remove_empty_parents(host: &HostFs) {
     }
 }
 
+/// What a person put there for our units: his, and no remains of ours.
+pub(super) fn kept(host: &HostFs) -> Result<Vec<String>, FsError> {
+    let mut all = Vec::new();
+    for dir in paths::SHARED {
+        let names = host.list(dir)?.into_iter();
+        let there = names.map(|name| format!("{dir}/{name}"));
+        all.extend(there.filter(|path| paths::path(path) == Some(PathRule::DropIn)));
+    }
+    Ok(all)
+}
+
 /// Everything of ours that is still there: paths, mounts, programs that run.
 pub(super) fn left(host: &HostFs, logs: bool) -> Result<Vec<String>, FsError> {
     let mut all = trees(host, logs)?;
@@ -159,6 +170,29 @@ mod tests {
         ] {
             assert!(host.at(kept).exists(), "{kept}");
         }
+    }
+
+    /// Our units' own first line recommends one.
+    #[test]
+    fn a_persons_drop_in_is_told_and_no_remains() {
+        let (_dir, host) = host_with(&[
+            "/etc/systemd/system/pf9-kubelet.service.d/50-mine.conf",
+            "/etc/systemd/system/pf9-nodeletd.socket.d/50-mine.conf",
+            "/etc/systemd/system/docker.service.d/50-mine.conf",
+            "/etc/systemd/system/pf9-of-another-version.service",
+        ]);
+        assert_eq!(
+            kept(&host).expect("kept"),
+            [
+                "/etc/systemd/system/pf9-kubelet.service.d",
+                "/etc/systemd/system/pf9-nodeletd.socket.d"
+            ]
+        );
+        assert_eq!(
+            left(&host, false).expect("left"),
+            ["/etc/systemd/system/pf9-of-another-version.service"]
+        );
+        assert!(trees(&host, true).expect("trees").is_empty());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use super::exec::{self, Cmd, ExecError};
 use super::fs::{Found, HostFs};
+use super::ours::network::PROXY_TABLE;
+use crate::model::ProxyMode;
 
 /// The tools wait for each other's lock at most this long.
 const RUN: Duration = Duration::from_secs(30);
@@ -23,6 +25,17 @@ const FAMILIES: [(&str, &str); 2] = [
     ("iptables-save", "iptables-restore"),
     ("ip6tables-save", "ip6tables-restore"),
 ];
+/// The same of each back end. Rules that were made by the one are not seen by the other, and hold all the same.
+const BACK_ENDS: [(&str, &str); 4] = [
+    ("iptables-legacy-save", "iptables-legacy-restore"),
+    ("ip6tables-legacy-save", "ip6tables-legacy-restore"),
+    ("iptables-nft-save", "iptables-nft-restore"),
+    ("ip6tables-nft-save", "ip6tables-nft-restore"),
+];
+/// Where the kernel names the tables of the legacy back end, a few words each.
+const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+/// Longest such list that is read.
+const LEGACY_MAX: u64 = 64 * 1024;
 
 /// The network of one host.
 #[derive(Clone, Debug)]
@@ -91,17 +104,50 @@ impl Net {
     /// Names of chains (any table, both families) that start with one of `prefixes`.
     pub async fn chains(&self, prefixes: &[String]) -> Result<Vec<String>, ExecError> {
         let mut names = BTreeSet::new();
-        for (save, _) in FAMILIES {
+        for (save, _) in self.savers() {
             let text = self.save(save).await?;
             names.extend(text.lines().filter_map(|l| ours(l, prefixes)));
         }
         Ok(names.into_iter().collect())
     }
 
+    /// Whether the packet filter leads to what kube-proxy makes of services. It looks for its tables and chains now and
+    /// then, but not for the rules that lead to them.
+    pub async fn leads_to_services(&self, by: ProxyMode, v6: bool) -> Result<bool, ExecError> {
+        const IPTABLES: [(&str, &str, &str); 2] = [
+            ("nat", "PREROUTING", "-j KUBE-SERVICES"),
+            ("filter", "FORWARD", "-j KUBE-FORWARD"),
+        ];
+        match by {
+            ProxyMode::Nftables => {
+                let family = if v6 { "ip6" } else { "ip" };
+                let chain = ["list", "chain", family, PROXY_TABLE, "nat-prerouting"];
+                let cmd = Cmd::new(exec::program(&self.fs, "nft"), RUN).args(chain);
+                Ok(exec::ask(cmd).await?.stdout.contains("jump services"))
+            }
+            ProxyMode::Iptables => {
+                let tool = if v6 { "ip6tables" } else { "iptables" };
+                for (table, chain, leads) in IPTABLES {
+                    let cmd = Cmd::new(exec::program(&self.fs, tool), RUN)
+                        .args(["-w", "10", "-t", table, "-S", chain]);
+                    if !exec::run(cmd)
+                        .await?
+                        .text()
+                        .lines()
+                        .any(|l| l.ends_with(leads))
+                    {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
     /// Removes chains that start with one of `prefixes`, and the rules elsewhere that jump to them.
     /// Other rules are not touched.
     pub async fn delete_chains(&self, prefixes: &[String]) -> Result<(), ExecError> {
-        for (save, restore) in FAMILIES {
+        for (save, restore) in self.savers() {
             let text = self.save(save).await?;
             let Some(script) = removal_script(&text, prefixes) else {
                 continue;
@@ -113,6 +159,20 @@ impl Net {
             exec::run(cmd).await?;
         }
         Ok(())
+    }
+
+    /// Both back ends are asked where the older one has tables at all: else what the tools mean by themselves is all
+    /// there is, and asking the older one would not even be free of change.
+    fn savers(&self) -> Vec<(&'static str, &'static str)> {
+        let has = |path: &&str| {
+            let names = self.fs.read_text(path, LEGACY_MAX).ok().flatten();
+            names.is_some_and(|names| !names.trim().is_empty())
+        };
+        let mut all = FAMILIES.to_vec();
+        if LEGACY.iter().any(has) {
+            all.extend(BACK_ENDS);
+        }
+        all
     }
 
     /// A host without the tool has no such chains.
@@ -193,6 +253,65 @@ mod tests {
              -X KUBE-FIREWALL\nCOMMIT\n"
         );
         assert_eq!(removal_script(saved, &["CNI-".to_owned()]), None);
+    }
+
+    /// A switch of the back end leaves what was made before it in force, and out of sight.
+    #[tokio::test]
+    async fn chains_of_the_other_back_end_are_found_and_go() {
+        const NAME: &str = "host::net::tests::chains_of_the_other_back_end_are_found_and_go";
+        if crate::host::testing::in_namespaces(NAME, &["--net"], ":").is_none() {
+            return;
+        }
+        let net = Net::new(HostFs::real());
+        let ours = ["PF9-".to_owned()];
+        for tool in ["iptables-nft", "ip6tables-legacy", "iptables-legacy"] {
+            for args in [
+                ["-N", "PF9-X"].as_slice(),
+                &["-A", "FORWARD", "-j", "PF9-X"],
+            ] {
+                let made = std::process::Command::new(tool).args(args).status();
+                assert!(made.expect(tool).success(), "{tool}");
+            }
+            assert_eq!(
+                net.chains(&ours).await.expect("chains"),
+                ["PF9-X"],
+                "{tool}"
+            );
+            net.delete_chains(&ours).await.expect("delete");
+            assert_eq!(net.chains(&ours).await.expect("chains"), [""; 0], "{tool}");
+        }
+    }
+
+    /// kube-proxy notices neither a table of nftables that is gone nor a jump that is.
+    #[tokio::test]
+    async fn it_is_known_whether_anything_leads_to_services() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let net = Net::new(fs.clone());
+        let tool = |name: &str, text: &str| {
+            let text = format!("#!/bin/sh\n{text}\n");
+            let path = format!("/usr/sbin/{name}");
+            fs.write(path, text.as_bytes(), &Attrs::mode(0o755))
+                .expect("tool");
+        };
+        let leads = async |by, v6| net.leads_to_services(by, v6).await.expect("asked");
+        tool(
+            "nft",
+            "[ \"$*\" = 'list chain ip6 kube-proxy nat-prerouting' ] && echo '  jump services'",
+        );
+        assert!(leads(ProxyMode::Nftables, true).await);
+        assert!(!leads(ProxyMode::Nftables, false).await, "no such table");
+        let both = "case $4 in nat) echo '-A PREROUTING -m comment --comment \"x\" -j KUBE-SERVICES' ;; \
+                    filter) echo '-A FORWARD -m comment --comment \"y\" -j KUBE-FORWARD' ;; esac";
+        tool("iptables", both);
+        assert!(leads(ProxyMode::Iptables, false).await);
+        for without in ["KUBE-SERVICES", "KUBE-FORWARD"] {
+            tool("iptables", &both.replace(without, "OTHER"));
+            assert!(!leads(ProxyMode::Iptables, false).await, "{without}");
+        }
+        net.leads_to_services(ProxyMode::Iptables, true)
+            .await
+            .expect_err("who cannot ask does not know");
     }
 
     #[tokio::test]

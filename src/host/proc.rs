@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use super::fs::HostFs;
 use super::mounts;
@@ -91,6 +92,11 @@ impl Proc {
     /// id it names one process for ever (of one boot).
     pub fn start(&self, pid: u32) -> Option<u64> {
         start_of(&self.text(pid, "stat", SMALL_MAX))
+    }
+
+    /// The processor time that a process has used; `None` when it is gone.
+    pub fn worked(&self, pid: u32) -> Option<Duration> {
+        worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
     /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
@@ -182,6 +188,17 @@ pub(super) fn start_of(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// `utime` and `stime` of `/proc/<pid>/stat`.
+fn worked_of(stat: &str) -> Option<Duration> {
+    /// Of the kernel's clock for programs, on every processor that is supported.
+    const TICK: Duration = Duration::from_millis(10);
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // Fields 14 and 15; the state is field 3.
+    let user: u32 = fields.nth(11)?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some(TICK.saturating_mul(user.saturating_add(system)))
+}
+
 /// Listening sockets of `/proc/net/tcp`: inode and port.
 fn listening(table: &str) -> impl Iterator<Item = (u64, u16)> {
     const LISTEN: &str = "0A";
@@ -223,6 +240,9 @@ mod tests {
         let proc = Proc::new(HostFs::real());
         assert!(proc.start(std::process::id()).is_some());
         assert!(proc.start(u32::MAX).is_none());
+        assert!(proc.worked(u32::MAX).is_none());
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 30 0 0";
+        assert_eq!(worked_of(stat), Some(Duration::from_millis(2800)));
         assert!(proc.pids().contains(&std::process::id()));
     }
 

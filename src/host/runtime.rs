@@ -16,6 +16,7 @@ mod tests;
 
 pub use grpc::CallError;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,14 +88,14 @@ impl Runtime {
         cri::status(&self.fs.at(paths::CONTAINERD_SOCKET)).await
     }
 
-    /// References of all images.
-    pub async fn images(&self) -> Result<Vec<String>, CallError> {
+    /// All images: reference and digest of what it stands for.
+    pub async fn images(&self) -> Result<BTreeMap<String, String>, CallError> {
         let mut client = Client::connect(&self.socket(), NAMESPACE).await?;
         let all = client.call(
             "containerd.services.images.v1.Images/List",
             Message::default(),
         );
-        names(&all.await?).ok_or(CallError::Answer("its list of images cannot be read"))
+        listed(&all.await?).ok_or(CallError::Answer("its list of images cannot be read"))
     }
 
     /// Imports an archive of one image. A plain one is written once; another, or one that this containerd does not
@@ -235,19 +236,33 @@ impl Runtime {
 }
 
 /// `ListImagesResponse`, as far as it is used.
-fn names(message: &[u8]) -> Option<Vec<String>> {
-    let mut names = Vec::new();
+fn listed(message: &[u8]) -> Option<BTreeMap<String, String>> {
+    let mut images = BTreeMap::new();
     for image in fields(message) {
         let (1, Value::Bytes(image)) = image.ok()? else {
             continue;
         };
+        let (mut name, mut digest) = (String::new(), String::new());
         for field in fields(image) {
-            if let (1, Value::Bytes(name)) = field.ok()? {
-                names.push(String::from_utf8_lossy(name).into_owned());
+            match field.ok()? {
+                (1, Value::Bytes(text)) => name = String::from_utf8_lossy(text).into_owned(),
+                (3, Value::Bytes(target)) => digest = digest_of(target)?,
+                _ => {}
             }
         }
+        images.insert(name, digest);
     }
-    Some(names)
+    Some(images)
+}
+
+/// Of a `Descriptor`.
+fn digest_of(target: &[u8]) -> Option<String> {
+    for field in fields(target) {
+        if let (2, Value::Bytes(text)) = field.ok()? {
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+    }
+    Some(String::new())
 }
 
 /// Removes a control group and those below it, as far as they are empty.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::deadlines::{UNIT_CALL, UNIT_STOP_CALL};
 use super::exec::{self, Cmd, ExecError};
 use super::fs::HostFs;
@@ -13,7 +15,7 @@ const ASK: Duration = Duration::from_secs(15);
 const LAST_LINES: &str = "--lines=400";
 
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,\
-                          MainPID,InvocationID,NRestarts,Result,FragmentPath";
+                          MainPID,InvocationID,NRestarts,Result,FragmentPath,ActiveEnterTimestampMonotonic";
 
 /// The systemd of one host.
 #[derive(Clone, Debug)]
@@ -61,6 +63,17 @@ pub struct UnitState {
     pub restarts: u32,
     /// Why it ended, e.g. `exit-code`.
     pub result: String,
+    /// When it came up last, since boot; none of a unit that never did.
+    pub active_at: Option<Duration>,
+}
+
+impl UnitState {
+    /// How long it has been up.
+    pub fn active_for(&self) -> Option<Duration> {
+        // systemd's clock.
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?);
+        self.active_at.map(|at| now.saturating_sub(at))
+    }
 }
 
 impl Units {
@@ -204,6 +217,11 @@ fn parse(text: &str) -> BTreeMap<String, UnitState> {
             invocation: get("InvocationID").to_owned(),
             restarts: get("NRestarts").parse().unwrap_or(0),
             result: get("Result").to_owned(),
+            active_at: get("ActiveEnterTimestampMonotonic")
+                .parse()
+                .ok()
+                .filter(|us| *us != 0)
+                .map(Duration::from_micros),
         };
         all.insert(id.to_owned(), state);
     }
@@ -242,7 +260,7 @@ mod tests {
     fn reads_what_systemctl_shows() {
         let text = "Id=pf9-etcd.service\nLoadState=loaded\nActiveState=active\nSubState=running\n\
                     UnitFileState=enabled\nNeedDaemonReload=no\nMainPID=17\nInvocationID=abc\n\
-                    NRestarts=2\nResult=success\n\nId=x.service\nLoadState=not-found\n\
+                    NRestarts=2\nResult=success\nActiveEnterTimestampMonotonic=1\n\nId=x.service\nLoadState=not-found\n\
                     ActiveState=inactive\nMainPID=0\n";
         let all = parse(text);
         let etcd = &all["pf9-etcd.service"];
@@ -250,5 +268,7 @@ mod tests {
         assert_eq!((etcd.main_pid, etcd.restarts), (Some(17), 2));
         assert!(!all["x.service"].loaded);
         assert_eq!(all["x.service"].main_pid, None);
+        assert!(etcd.active_for() > Some(Duration::from_secs(1)));
+        assert_eq!(all["x.service"].active_for(), None);
     }
 }

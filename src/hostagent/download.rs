@@ -233,7 +233,8 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
 
 /// What differs from the stack that is here, when the plane has that and it is the smaller one.
 async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Target<OfStack>> {
-    let here = stack::current(&agent.fs).ok().flatten()?;
+    let here = stack::current(&agent.fs).ok().flatten();
+    let here = here.filter(|here| here != stack)?;
     let url = format!("/v1/stacks/{}/from/{}", stack.manifest, here.manifest);
     let offer = agent
         .plane

@@ -267,6 +267,7 @@ pub(super) mod tests {
             kube_proxy: None,
             etcd: None,
             api_address: None,
+            revived: Vec::new(),
             certificates: Vec::new(),
         }
     }

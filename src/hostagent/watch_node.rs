@@ -7,7 +7,7 @@ use super::backoff::Backoff;
 use super::board::Facts;
 use super::spec_store::SpecStore;
 use super::{Agent, blocking};
-use crate::model::{NodeState, NodeStatus, Role, UpgradeState, UpgradeStatus};
+use crate::model::{NodeState, NodeStatus, RevivedStatus, Role, UpgradeState, UpgradeStatus};
 
 /// How long nodelet holds a poll that has nothing new.
 const WAIT_S: u64 = 25;
@@ -58,6 +58,11 @@ pub(super) async fn run(agent: Agent) {
 fn heard(agent: &Agent, status: NodeStatus) {
     let before = agent.board.read(|f| f.node.clone());
     // What was so before this program began was told by the one before it.
+    let known = before.as_ref().map_or(&status.revived, |b| &b.revived);
+    for revived in revived(known, &status.revived) {
+        let message = format!("{} was started again: {}", revived.unit, revived.why);
+        agent.events.emit("service-revived", message, None);
+    }
     if let (Some(before), Some(now)) = (before, &status.upgrade)
         && is_news(before.upgrade.as_ref(), now)
     {
@@ -69,6 +74,14 @@ fn heard(agent: &Agent, status: NodeStatus) {
         facts.node_fault = None;
         facts.node = Some(Arc::new(status));
     });
+}
+
+/// What was started again meanwhile. (nodelet counts from its own start on.)
+fn revived<'a>(
+    before: &'a [RevivedStatus],
+    now: &'a [RevivedStatus],
+) -> impl Iterator<Item = &'a RevivedStatus> {
+    now.iter().filter(|r| !before.contains(r))
 }
 
 fn is_news(before: Option<&UpgradeStatus>, now: &UpgradeStatus) -> bool {

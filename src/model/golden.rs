@@ -157,6 +157,12 @@ fn node_status() -> NodeStatus {
             since: Some(at()),
             fault: Some(fault()),
         }),
+        revived: vec![RevivedStatus {
+            unit: "pf9-kubelet.service".into(),
+            times: 2,
+            last_at: at(),
+            why: "it does not answer".into(),
+        }],
         certificates: vec![CertificateStatus {
             name: "kubelet/server".into(),
             authority: Authority::Cluster,

@@ -151,8 +151,24 @@ pub struct NodeStatus {
     /// none, and on workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_address: Option<ApiAddressStatus>,
+    /// Services of the node that hung and were started again, since nodelet began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revived: Vec<RevivedStatus>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
+}
+
+/// A service that did not work any more although its process lived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevivedStatus {
+    /// Its unit.
+    pub unit: String,
+    /// How often it was started again.
+    pub times: u32,
+    /// When last.
+    pub last_at: Timestamp,
+    /// What was seen of it then.
+    pub why: String,
 }
 
 /// The node that a machine was made.

@@ -15,6 +15,7 @@ mod restart;
 mod stack;
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -27,16 +28,20 @@ use super::step::{Step, TrialStep, UnitStep};
 use super::trial;
 use super::words;
 use crate::host::Host;
-use crate::host::deadlines::DRAIN;
+use crate::host::deadlines::{DRAIN, UNIT_CALL};
+use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::runtime::ImageError;
 use crate::host::space;
 use crate::host::units::{Active, UnitState};
-use crate::model::{Fault, FaultCode, ProxyMode, TrustStore};
+use crate::model::{Digest, Fault, FaultCode, ProxyMode, TrustStore};
 use crate::stack::Stops;
 use crate::telemetry::chain;
+
+/// Pause between two looks at kube-proxy's rules.
+const PROXY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a step works on.
 pub struct Effects<'a> {
@@ -157,7 +162,11 @@ impl<'s, 'a> Shared<'s, 'a> {
                 .kernel
                 .set_sysctl(key, value)
                 .map_err(|e| Failed::Why(chain(&e))),
-            Step::Image { reference, archive } => self.image(reference, archive).await,
+            Step::Image {
+                reference,
+                archive,
+                bytes,
+            } => self.image(reference, archive, *bytes).await,
             Step::Unit(unit) => self.unit(unit).await,
             // Asked by the runner.
             Step::Probe(_) => Ok(()),
@@ -191,6 +200,11 @@ impl<'s, 'a> Shared<'s, 'a> {
                 self.host.net.delete_tables(tables).await?;
                 Ok(self.host.net.delete_sets(sets)?)
             }
+            Step::PodNetwork { script, .. } => {
+                let cmd = Cmd::new(self.host.fs.at(script), UNIT_CALL).arg("up");
+                Ok(exec::run(cmd).await.map(drop)?)
+            }
+            Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => {
                 let net = &self.host.net;
                 net.delete_chains(&ours::network::policy_chain_prefixes())
@@ -210,6 +224,16 @@ impl<'s, 'a> Shared<'s, 'a> {
         }
     }
 
+    /// kube-proxy writes all of its rules only when it starts, and once an hour.
+    async fn proxy_rules(&self, by: ProxyMode, v6: bool) -> Result<(), Failed> {
+        self.host.units.restart(ours::units::KUBE_PROXY).await?;
+        // Bounded by the step's deadline.
+        while !self.host.net.leads_to_services(by, v6).await? {
+            tokio::time::sleep(PROXY_PAUSE).await;
+        }
+        Ok(())
+    }
+
     async fn tried(&self, trial: &TrialStep) -> Result<(), Failed> {
         trial::run(self.host, trial).await?;
         let mut all = self.alone().await;
@@ -217,10 +241,19 @@ impl<'s, 'a> Shared<'s, 'a> {
         Ok(all.ledger.save()?)
     }
 
-    async fn image(&self, reference: &str, archive: &str) -> Result<(), Failed> {
+    async fn image(
+        &self,
+        reference: &str,
+        archive: &str,
+        bytes: Option<Digest>,
+    ) -> Result<(), Failed> {
         self.host.runtime.import(archive).await?;
+        let there = self.host.runtime.images().await;
+        let there = there.map_err(|e| Failed::Why(chain(&e)))?;
         let mut all = self.alone().await;
         all.memory.imported.insert(reference.to_owned());
+        all.ledger.ledger.note_image(reference, bytes, &there);
+        all.ledger.save()?;
         if !all.ledger.ledger.stack_is_on_disk(&self.ctx.node.stack) {
             return Ok(());
         }

@@ -245,6 +245,9 @@ impl Engine {
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);
         warnings.extend(self.tend_agent().await);
+        if let Some(work) = job.work() {
+            warnings.extend(super::machine::warnings(&self.host, work.role, &work.node).await);
+        }
         self.board.warns(warnings);
         self.take_up(&job);
         match job {

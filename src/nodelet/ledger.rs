@@ -1,5 +1,5 @@
-//! The ledger: what was installed, in which order, what was there before, and with which inputs
-//! each unit was last started. Removal reads it backwards.
+//! The ledger: what was installed, in which order, what was there before, with which inputs each unit was last started,
+//! which images were imported (`images`). Removal reads it backwards; one that is lost is written anew (`lost`).
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,7 @@ use crate::model::{
     Timestamp, paths,
 };
 
+pub mod images;
 mod lost;
 
 /// A few thousand artefacts, and the spec of a large cluster.
@@ -50,6 +51,8 @@ pub struct Ledger {
     /// beside it.
     #[serde(default)]
     pub tried: BTreeMap<String, Vec<Digest>>,
+    #[serde(default)]
+    images: BTreeMap<String, images::ImageRecord>,
 }
 
 /// The node this host was made.
@@ -204,6 +207,7 @@ impl Default for Ledger {
             artefacts: Vec::new(),
             stack: None,
             tried: BTreeMap::new(),
+            images: BTreeMap::new(),
         }
     }
 }
@@ -498,6 +502,9 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::Probe(_)
         | Step::Object { .. }
         | Step::AddonGone { .. }
+        // What they make is the units' to take away.
+        | Step::PodNetwork { .. }
+        | Step::ProxyRules { .. }
         | Step::PolicyRulesGone
         | Step::Uncordon { .. }
         | Step::Drain { .. }

@@ -8,13 +8,17 @@
 //! | here      | the sweep, units, stack, images, files |
 //! | `cluster` | objects, the node |
 //! | `etcd`    | members of etcd |
+//! | `images`  | whether an image is the one that the stack has |
+//! | `network` | rules, routes and links in the kernel |
 //! | `probes`  | what must answer |
 
 mod cluster;
 mod etcd;
+mod images;
+mod network;
 mod probes;
 
-pub(super) use cluster::{digest, ready, version_of};
+pub(super) use cluster::{digest, ready, unheard, version_of};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,11 +37,8 @@ use crate::host::Host;
 use crate::host::fs::{Attrs, Found, FsError};
 use crate::host::kernel::ModuleState;
 use crate::host::ours;
-use crate::host::proc::Proc;
 use crate::host::units::UnitState;
-use crate::model::{
-    Digest, Hasher, PhaseId, ProxyMode, StackManifest, StackRef, TrustStore, paths,
-};
+use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
 use crate::stack::{self, Depth, StackError};
 use crate::telemetry::chain;
 
@@ -75,8 +76,9 @@ pub struct Memory {
     pub imported: BTreeSet<String>,
     /// A stack that is had ready beside that of the node.
     pub beside: Option<StackRef>,
-    /// kubelet has not shown this master's first API server in the API, or has only begun to.
-    pub first_api_server: bool,
+    /// Static pods of this master that kubelet has not shown in the API, or has only begun to, and that are the first
+    /// ones of their kind.
+    pub first_pods: BTreeSet<String>,
 }
 
 impl Memory {
@@ -106,7 +108,7 @@ pub struct Sweep<'a> {
     ctx: &'a Context,
     memory: &'a mut Memory,
     units: BTreeMap<String, UnitState>,
-    images: Option<Result<Vec<String>, String>>,
+    images: Option<Result<BTreeMap<String, String>, String>>,
     api: Option<Result<(), String>>,
 }
 
@@ -202,7 +204,11 @@ impl<'a> Sweep<'a> {
             Step::StackOnDisk { stack } => self.stack_on_disk(stack),
             Step::Module { name, optional } => self.module(name, *optional),
             Step::Sysctl { key, value } => self.sysctl(key, value),
-            Step::Image { reference, .. } => self.image(reference).await,
+            Step::Image {
+                reference,
+                archive,
+                bytes,
+            } => self.image(reference, archive, *bytes).await,
             Step::Unit(unit) => self.unit_in_turn(unit).await,
             Step::Probe(probe) => self.probe(&probe.probe).await,
             Step::Object { object } => self.object(&step.key(), object).await,
@@ -230,8 +236,10 @@ impl<'a> Sweep<'a> {
                 if seen != Seen::Same {
                     return seen;
                 }
-                left_of(self.host.net.sets(sets), "sets")
+                self.sets_gone(sets)
             }
+            Step::PodNetwork { script, routes } => self.pod_network(script, routes).await,
+            Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,
         }
@@ -370,22 +378,8 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn image(&mut self, reference: &str) -> Seen {
-        let there = match self.images().await {
-            Ok(images) => images.iter().any(|i| i == reference),
-            Err(why) => return Seen::Unknown { why },
-        };
-        let on_disk = self.ledger.stack_is_on_disk(&self.ctx.node.stack);
-        match there {
-            true if on_disk || self.memory.imported.contains(reference) => Seen::Same,
-            // By a process that has ended: perhaps with the power, before its files were written.
-            true => differs("it is not known whether all of it is on the disk"),
-            false => Seen::Missing,
-        }
-    }
-
     /// The image list, asked once a sweep: it also shows that the runtime answers.
-    async fn images(&mut self) -> Result<Vec<String>, String> {
+    async fn images(&mut self) -> Result<BTreeMap<String, String>, String> {
         if let Some(known) = &self.images {
             return known.clone();
         }
@@ -447,60 +441,6 @@ impl<'a> Sweep<'a> {
             None => Seen::Missing,
         }
     }
-
-    async fn network_gone(
-        &self,
-        links: &[String],
-        routes: u8,
-        chains: &[String],
-        tables: &[String],
-    ) -> Seen {
-        let left = self.host.net.links(links);
-        if !left.is_empty() {
-            return differs(&format!("there is {}", left.join(", ")));
-        }
-        match self.host.net.routes(routes).await {
-            Ok(left) if left.is_empty() => {}
-            Ok(left) => return differs(&format!("{} routes are there", left.len())),
-            Err(e) => return Seen::Unknown { why: e.to_string() },
-        }
-        let seen = left_of(self.host.net.chains(chains).await, "chains");
-        if seen != Seen::Same {
-            return seen;
-        }
-        left_of(self.host.net.tables(tables).await, "tables")
-    }
-
-    /// Later while the one that writes them runs: it would write them again.
-    async fn policy_rules_gone(&self) -> Seen {
-        let net = &self.host.net;
-        let chains = net.chains(&ours::network::policy_chain_prefixes()).await;
-        let mut seen = left_of(chains, "chains");
-        if seen == Seen::Same {
-            seen = left_of(net.sets(&ours::network::policy_set_prefixes()), "sets");
-        }
-        let proc = Proc::new(self.host.fs.clone());
-        let runs = |pid| proc.name(pid) == ours::network::POLICY_KEEPER;
-        if seen != Seen::Same && proc.pids().into_iter().any(runs) {
-            return Seen::Later {
-                what: "the controller of network policies to end on this node".into(),
-            };
-        }
-        seen
-    }
-
-    async fn proxy_rules_gone(&self, of: ProxyMode) -> Seen {
-        let net = &self.host.net;
-        match of {
-            ProxyMode::Iptables => {
-                let prefixes = ours::network::proxy_chain_prefixes();
-                left_of(net.chains(&prefixes).await, "chains")
-            }
-            ProxyMode::Nftables => {
-                left_of(net.tables(&ours::network::proxy_tables()).await, "tables")
-            }
-        }
-    }
 }
 
 /// Whether a link leads to this stack.
@@ -555,15 +495,6 @@ fn attributes(mode: u32, ids: (u32, u32), want_mode: u32, want_owner: &str) -> S
     match want {
         Ok(Some(want)) if want != ids => differs(&format!("its owner is not {want_owner}")),
         Ok(_) => Seen::Same,
-        Err(e) => Seen::Unknown { why: e.to_string() },
-    }
-}
-
-/// Whether nothing was found of what should not be there.
-fn left_of<E: std::error::Error>(found: Result<Vec<String>, E>, what: &str) -> Seen {
-    match found {
-        Ok(left) if left.is_empty() => Seen::Same,
-        Ok(left) => differs(&format!("{} {what} are there", left.len())),
         Err(e) => Seen::Unknown { why: e.to_string() },
     }
 }

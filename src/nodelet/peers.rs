@@ -66,16 +66,19 @@ impl Peers {
         Ok(client)
     }
 
+    /// A client of what is spoken to without TLS, on the loopback address.
+    pub fn plain(&mut self) -> Result<reqwest::Client, String> {
+        if let Some(client) = &self.plain {
+            return Ok(client.clone());
+        }
+        let client = tls::plain().map_err(|e| e.to_string())?;
+        self.plain = Some(client.clone());
+        Ok(client)
+    }
+
     /// A health endpoint on the loopback address.
     pub async fn healthz(&mut self, port: u16) -> Result<(), String> {
-        let client = match &self.plain {
-            Some(client) => client.clone(),
-            None => {
-                let client = tls::plain().map_err(|e| e.to_string())?;
-                self.plain = Some(client.clone());
-                client
-            }
-        };
+        let client = self.plain()?;
         let url = format!("http://127.0.0.1:{port}/healthz");
         let lost = |e: reqwest::Error| {
             let cause = crate::host::kube::root_cause(&e);

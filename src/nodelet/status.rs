@@ -18,8 +18,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, Role, STATUS_SCHEMA, StackRef, Timestamp, UpgradeStatus, paths,
-    phases_of,
+    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, StackRef, Timestamp,
+    UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -61,6 +61,12 @@ pub struct EtcdBoard {
 /// The part of the status about the address that masters share. The loop leaves it as it is.
 pub struct AddressBoard {
     tx: watch::Sender<NodeStatus>,
+}
+
+/// The part of the status about services that hung. The loop leaves it as it is.
+pub struct PulseBoard {
+    tx: watch::Sender<NodeStatus>,
+    log: KubeLog,
 }
 
 /// What a sweep learnt beside the plan.
@@ -107,6 +113,7 @@ impl Board {
             certificates: Vec::new(),
             etcd: None,
             api_address: None,
+            revived: Vec::new(),
         };
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
@@ -132,6 +139,14 @@ impl Board {
     pub fn address(&self) -> AddressBoard {
         AddressBoard {
             tx: self.tx.clone(),
+        }
+    }
+
+    /// Where it is shown which services hung.
+    pub fn pulse(&self) -> PulseBoard {
+        PulseBoard {
+            tx: self.tx.clone(),
+            log: self.log.clone(),
         }
     }
 
@@ -477,9 +492,10 @@ impl Board {
         let new = &mut self.status;
         let changed = self.tx.send_if_modified(|old| {
             new.revision = old.revision;
-            // Other tasks': see `EtcdBoard`, `AddressBoard`.
+            // Other tasks': see `EtcdBoard`, `AddressBoard`, `PulseBoard`.
             new.etcd.clone_from(&old.etcd);
             new.api_address.clone_from(&old.api_address);
+            new.revived.clone_from(&old.revived);
             if *old == *new {
                 return false;
             }
@@ -502,6 +518,23 @@ impl AddressBoard {
             status.revision += u64::from(news);
             news
         });
+    }
+}
+
+impl PulseBoard {
+    /// Shows them.
+    pub fn show(&self, revived: &[RevivedStatus]) {
+        self.tx.send_if_modified(|status| {
+            let news = status.revived != revived;
+            status.revived = revived.to_vec();
+            status.revision += u64::from(news);
+            news
+        });
+    }
+
+    /// A line in `kube.log`.
+    pub fn say(&self, line: &str) {
+        self.log.say(Timestamp::now(), line);
     }
 }
 

@@ -14,8 +14,10 @@ pub use trial::{Judge, TrialStep};
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::data::Held;
@@ -100,6 +102,9 @@ pub enum Step {
         reference: String,
         /// The archive's path on the host.
         archive: String,
+        /// Digest of the archive: a stack that was built again may call another image the same.
+        #[serde(default)]
+        bytes: Option<Digest>,
     },
     /// A systemd unit of ours is loaded, enabled, active, and was last started with these inputs.
     Unit(UnitStep),
@@ -187,6 +192,21 @@ pub enum Step {
         /// Name prefixes of sets of addresses.
         #[serde(default)]
         sets: Vec<String>,
+    },
+    /// Routes to the other nodes' pods, and the rules of the pod network, are in the kernel. Made once by a unit;
+    /// whoever flushes them or drops what is not his leaves that one as it is.
+    PodNetwork {
+        /// The program that makes them, and knows whether the rules are there.
+        script: String,
+        /// Pods, and the node that they are on.
+        routes: Vec<(IpNet, IpAddr)>,
+    },
+    /// kube-proxy's rules are in the packet filter: it looks for them itself, and only for some.
+    ProxyRules {
+        /// By what it works.
+        by: ProxyMode,
+        /// The cluster is of IPv6.
+        v6: bool,
     },
     /// Nothing that kept network policies is left in the packet filter.
     PolicyRulesGone,
@@ -294,9 +314,9 @@ pub enum Probe {
         /// Base URL, e.g. `https://127.0.0.1:6443`.
         url: String,
     },
-    /// The API server that answers is the one whose manifest was written last: kubelet takes a while
-    /// to replace the one before, which answers meanwhile.
-    ApiServerCurrent {
+    /// A static pod is well, and the one whose manifest was written last: kubelet takes a while to replace
+    /// the one before, which answers meanwhile.
+    StaticPodCurrent {
         /// Its pod, as kubelet shows it in the API.
         pod: String,
         /// Digest of what it must be started again for, as its annotation says.
@@ -403,6 +423,8 @@ impl Step {
             Self::UnitGone { unit } => format!("unit-gone:{unit}"),
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),
+            Self::PodNetwork { .. } => "pod-network".into(),
+            Self::ProxyRules { by, .. } => format!("proxy-rules:{by}"),
             Self::PolicyRulesGone => "policy-rules-gone".into(),
             Self::ProxyRulesGone { of } => format!("proxy-rules-gone:{of}"),
         }
@@ -421,7 +443,7 @@ impl Probe {
             | Self::KubeletHealthy
             | Self::KubeProxyHealthy
             | Self::ApiHealthy { .. }
-            | Self::ApiServerCurrent { .. }
+            | Self::StaticPodCurrent { .. }
             | Self::NodeReady { .. }
             | Self::SwapOff
             | Self::AnyPath { .. } => None,
@@ -438,7 +460,7 @@ impl Probe {
             Self::KubeletHealthy => "kubelet-healthy".into(),
             Self::KubeProxyHealthy => "kube-proxy-healthy".into(),
             Self::ApiHealthy { url } => format!("api-healthy:{url}"),
-            Self::ApiServerCurrent { pod, .. } => format!("api-server-current:{pod}"),
+            Self::StaticPodCurrent { pod, .. } => format!("static-pod-current:{pod}"),
             Self::NodeReady { node } => format!("node-ready:{node}"),
             Self::SwapOff => "swap-off".into(),
             Self::PortFree { port, .. } => format!("port-free:{port}"),

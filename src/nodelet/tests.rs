@@ -2,6 +2,7 @@
 
 mod at_once;
 mod full_disk;
+mod pod_network;
 mod proxy_rules;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

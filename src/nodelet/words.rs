@@ -30,7 +30,7 @@ pub fn doing(step: &Step) -> String {
             | Probe::KubeletHealthy
             | Probe::KubeProxyHealthy
             | Probe::ApiHealthy { .. }
-            | Probe::ApiServerCurrent { .. }
+            | Probe::StaticPodCurrent { .. }
             | Probe::NodeReady { .. }
             | Probe::SwapOff
             | Probe::PortFree { .. }
@@ -54,6 +54,8 @@ pub fn doing(step: &Step) -> String {
         Step::UnitGone { unit } => format!("stop and remove {unit}"),
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
+        Step::PodNetwork { .. } => "put rules and routes of the pod network back".into(),
+        Step::ProxyRules { .. } => "let kube-proxy write its rules anew".into(),
         Step::PolicyRulesGone => "remove what kept network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
     }
@@ -71,7 +73,7 @@ pub fn asking(probe: &Probe) -> String {
         Probe::KubeletHealthy => "kubelet is healthy".into(),
         Probe::KubeProxyHealthy => "kube-proxy is healthy".into(),
         Probe::ApiHealthy { url } => format!("the API server {url} is ready"),
-        Probe::ApiServerCurrent { pod, .. } => format!("{pod} runs as its manifest says"),
+        Probe::StaticPodCurrent { pod, .. } => format!("{pod} runs as its manifest says"),
         Probe::NodeReady { node } => format!("node {node} is Ready"),
         Probe::SwapOff => "swap is off".into(),
         Probe::PortFree { port, .. } => format!("port {port} is free"),
@@ -98,7 +100,7 @@ pub fn code(step: &Step) -> FaultCode {
             Probe::KubeletHealthy => FaultCode::KubeletNotHealthy,
             Probe::KubeProxyHealthy => FaultCode::KubeProxyNotHealthy,
             Probe::ApiHealthy { .. } => FaultCode::ApiNotReady,
-            Probe::ApiServerCurrent { .. } => FaultCode::ApiServerNotCurrent,
+            Probe::StaticPodCurrent { .. } => FaultCode::StaticPodNotCurrent,
             Probe::NodeReady { .. } => FaultCode::NodeNotReady,
             Probe::SwapOff => FaultCode::SwapOn,
             Probe::PortFree { .. } => FaultCode::PortTaken,
@@ -117,6 +119,8 @@ pub fn code(step: &Step) -> FaultCode {
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
         Step::NetworkGone { .. } => FaultCode::NetworkLeft,
+        Step::PodNetwork { .. } => FaultCode::PodNetworkRules,
+        Step::ProxyRules { .. } => FaultCode::ProxyRulesLost,
         Step::PolicyRulesGone => FaultCode::PolicyRulesLeft,
         Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
     }
@@ -126,8 +130,9 @@ pub fn code(step: &Step) -> FaultCode {
 pub fn remedy(step: &Step) -> String {
     match step {
         Step::Probe(p) => match &p.probe {
-            Probe::SwapOff => "turn swap off (swapoff -a, and in /etc/fstab), or allow it in the \
-                               cluster's settings"
+            Probe::SwapOff => "turn swap off (swapoff -a; and where it comes from at boot: /etc/fstab, or \
+                               for /dev/zram* /etc/systemd/zram-generator.conf or the package zram-tools), or \
+                               allow it in the cluster's settings"
                 .into(),
             Probe::PortFree { .. } => "stop what uses it".into(),
             Probe::AnyPath { package, .. } => format!("install package {package}"),
@@ -136,7 +141,7 @@ pub fn remedy(step: &Step) -> String {
             | Probe::RuntimeAsMeant { .. }
             | Probe::EtcdHealthy
             | Probe::KubeletHealthy
-            | Probe::ApiServerCurrent { .. }
+            | Probe::StaticPodCurrent { .. }
             | Probe::NodeReady { .. }
             | Probe::KubeProxyHealthy => log_of(step).map(see).unwrap_or_default(),
             Probe::ApiHealthy { .. } => {
@@ -153,6 +158,9 @@ pub fn remedy(step: &Step) -> String {
             "see whether etcd on the other masters is healthy; one that will \
                                     not come back is to be detached"
                 .into()
+        }
+        Step::PodNetwork { .. } | Step::ProxyRules { .. } => {
+            "look for another program that flushes the packet filter or drops routes".into()
         }
         Step::ProxyRulesGone { .. } => {
             "look for another program that runs kube-proxy on this machine".into()
@@ -192,12 +200,13 @@ pub fn log_of(step: &Step) -> Option<&str> {
     match step {
         Step::Unit(u) => Some(&u.unit),
         Step::EtcdVotes { .. } => Some(units::ETCD),
-        Step::ProxyRulesGone { .. } => Some(units::KUBE_PROXY),
+        Step::ProxyRules { .. } | Step::ProxyRulesGone { .. } => Some(units::KUBE_PROXY),
+        Step::PodNetwork { .. } => None,
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
             Probe::EtcdHealthy => Some(units::ETCD),
             Probe::EtcdData { .. } => None,
-            Probe::KubeletHealthy | Probe::ApiServerCurrent { .. } | Probe::NodeReady { .. } => {
+            Probe::KubeletHealthy | Probe::StaticPodCurrent { .. } | Probe::NodeReady { .. } => {
                 Some(units::KUBELET)
             }
             Probe::KubeProxyHealthy => Some(units::KUBE_PROXY),

@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
@@ -21,9 +21,10 @@ pub struct RotatingFile {
     dropped: u64,
 }
 
-/// The story of the role: one line a happening, local time never guessed (UTC), plain words.
+/// The story of the role: one line a happening, local time never guessed (UTC), plain words. A clone tells the same one.
+#[derive(Clone)]
 pub struct KubeLog {
-    file: Mutex<RotatingFile>,
+    file: Arc<Mutex<RotatingFile>>,
 }
 
 // === impl RotatingFile ===
@@ -130,7 +131,11 @@ impl KubeLog {
     /// The story at `path` (`/var/log/pf9/kube/kube.log` on a node).
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
-            file: Mutex::new(RotatingFile::new(path, KUBE_LOG_BYTES, KUBE_LOG_KEEP)),
+            file: Arc::new(Mutex::new(RotatingFile::new(
+                path,
+                KUBE_LOG_BYTES,
+                KUBE_LOG_KEEP,
+            ))),
         }
     }
 

@@ -5,6 +5,7 @@
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
 //! ac_broken     a machine that is broken in one way: the check of that way says it, and what it says to do helps
+//! ad_what_hangs a kubelet, kube-proxy, runtime, etcd and scheduler that only live; rules and routes that are flushed → works
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
 //! ca_what       settings that programs would refuse → said, nothing restarted, healed
@@ -36,6 +37,7 @@ mod address;
 mod broken;
 mod certificates;
 mod demo;
+mod hangs;
 mod issuer;
 mod matrix;
 mod members;

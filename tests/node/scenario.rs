@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::addons;
+use crate::broken;
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
@@ -124,6 +125,13 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
     assert!(line.contains("status check: ok - "), "{node}: {line}");
     assert_eq!(files()?, before, "{node}: an idle sweep wrote");
     Ok(())
+}
+
+#[test]
+fn ad_what_hangs_or_is_flushed_works_again() -> Outcome {
+    up()?;
+    broken::what_is_flushed_comes_back()?;
+    broken::what_hangs_is_started_again()
 }
 
 #[test]

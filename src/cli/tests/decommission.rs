@@ -36,6 +36,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         kube_proxy: None,
         etcd: None,
         api_address: None,
+        revived: Vec::new(),
         certificates: Vec::new(),
     }
 }

@@ -71,6 +71,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         certificate_requests: Vec::new(),
         service_account_key: None,
         etcd: None,
+        revived: Vec::new(),
         api_address: (role == Role::Master).then(|| ApiAddressStatus {
             address: "10.1.0.250".parse().expect("ip"),
             here: true,

@@ -4,13 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Net, RUN};
 use crate::host::exec::{self, Cmd, ExecError};
-use crate::host::ours::network::PROXY_TABLE;
+use crate::host::ours::network::{PROXY_TABLE, tables};
 use crate::telemetry::chain;
 
 /// The oldest kernel whose nftables do all that kube-proxy asks of them; it refuses older ones.
 const KERNEL_MIN: (u32, u32) = (5, 13);
 /// The kernel's release is one short line.
 const RELEASE_MAX: u64 = 4096;
+/// Most tables of others that are read.
+const FOREIGN_MAX: usize = 16;
+/// Tables that the tools of iptables make.
+const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
 /// Longest reason that is kept: the tool repeats what it was told.
 const WHY_MAX: usize = 200;
 
@@ -79,6 +83,25 @@ impl Net {
         Ok(named(&listed.text(), names))
     }
 
+    /// Tables that neither we nor the tools of iptables made, as the tool shows them: `family name` and text, without what
+    /// is in their sets. At most a few: a machine has one.
+    pub async fn foreign_tables(&self) -> Result<Vec<(String, String)>, ExecError> {
+        let program = exec::program(&self.fs, "nft");
+        if !program.is_file() {
+            return Ok(Vec::new());
+        }
+        let listed = exec::run(Cmd::new(&program, RUN).args(["list", "tables"])).await?;
+        let mut found = Vec::new();
+        for (family, name) in foreign(&listed.text()).into_iter().take(FOREIGN_MAX) {
+            let show = ["--terse", "list", "table", &family, &name];
+            // One that is gone by now is no table.
+            if let Ok(said) = exec::run(Cmd::new(&program, RUN).args(show)).await {
+                found.push((format!("{family} {name}"), said.text()));
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes the tables with these names, of every family.
     pub async fn delete_tables(&self, names: &[String]) -> Result<(), ExecError> {
         let found = self.tables(names).await?;
@@ -96,6 +119,23 @@ impl Net {
             .stdin(script.into_bytes());
         exec::run(cmd).await.map(drop)
     }
+}
+
+/// Those of `nft list tables` that are none of ours and none of iptables'.
+fn foreign(listed: &str) -> Vec<(String, String)> {
+    let ours = tables();
+    let table = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (Some("table"), Some(family), Some(name)) = (words.next(), words.next(), words.next())
+        else {
+            return None;
+        };
+        let by_iptables = ["ip", "ip6"].contains(&family) && IPTABLES.contains(&name);
+        let forwards = ["ip", "ip6", "inet"].contains(&family);
+        let other = forwards && !by_iptables && !ours.iter().any(|own| own == name);
+        other.then(|| (family.to_owned(), name.to_owned()))
+    };
+    listed.lines().filter_map(table).collect()
 }
 
 /// Those of `nft list tables` that have one of these names.
@@ -154,6 +194,15 @@ mod tests {
         );
         let net = Net::new(fs.clone());
         (dir, fs, net)
+    }
+
+    #[test]
+    fn tables_of_others_are_told_from_ours_and_from_iptables() {
+        let listed = "table ip filter\ntable ip6 nat\ntable ip kube-proxy\ntable inet cni_hostport\n\
+                      table inet firewalld\ntable inet filter\ntable bridge x\nodd\n";
+        let found = foreign(listed);
+        let names: Vec<_> = found.iter().map(|(f, n)| format!("{f} {n}")).collect();
+        assert_eq!(names, ["inet firewalld", "inet filter"]);
     }
 
     #[tokio::test]

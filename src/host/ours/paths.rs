@@ -168,9 +168,11 @@ pub enum PathRule {
     Place(Keeper),
     /// An entry of ours, by its exact name, in a directory that everybody uses.
     Entry(Keeper),
-    /// Called after us in such a directory and not known: of another version, or a person's, such
-    /// as a drop-in for a unit of ours. Told when it is left, never deleted unasked.
+    /// Called after us in such a directory and not known: of another version, or a person's. Told when
+    /// it is left, never deleted unasked.
     CalledAfterUs,
+    /// A person's drop-in for a unit of ours: his, whatever becomes of the unit. Told, never deleted.
+    DropIn,
 }
 
 /// True when `path` is `root` or below it.
@@ -195,7 +197,17 @@ pub fn path(path: &str) -> Option<PathRule> {
     let within = dir
         .rsplit_once('/')
         .is_some_and(|(parent, name)| inside(parent) && called_after_us(name));
-    (within || inside(dir) && called_after_us(name)).then_some(PathRule::CalledAfterUs)
+    let unit = |name: &str| name.ends_with(".service.d") || name.ends_with(".socket.d");
+    let named = match within {
+        true => dir.rsplit_once('/').map_or(dir, |(_, parent)| parent),
+        false => name,
+    };
+    let ours = within || inside(dir) && called_after_us(name);
+    let rule = match unit(named) && below(UNIT_DIR, path) {
+        true => PathRule::DropIn,
+        false => PathRule::CalledAfterUs,
+    };
+    ours.then_some(rule)
 }
 
 /// Entries of ours in directories that everybody uses, by their exact paths.
@@ -235,7 +247,7 @@ pub fn of_the_role(path_: &str) -> bool {
     match path(path_) {
         Some(PathRule::Place(Keeper::Role) | PathRule::Entry(Keeper::Role)) => true,
         Some(PathRule::CalledAfterUs) => role_unit(path_),
-        Some(PathRule::Place(_) | PathRule::Entry(_)) | None => false,
+        Some(PathRule::Place(_) | PathRule::Entry(_) | PathRule::DropIn) | None => false,
     }
 }
 
@@ -324,12 +336,18 @@ mod tests {
 
     #[test]
     fn what_is_called_after_us_is_told_and_not_deleted() {
-        for told in [
-            "/etc/systemd/system/pf9-comms.service.d",
-            "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
-            "/etc/sysctl.d/10-pf9-tuning.conf",
+        let (drop_in, other) = (PathRule::DropIn, PathRule::CalledAfterUs);
+        for (told, rule) in [
+            ("/etc/systemd/system/pf9-comms.service.d", drop_in),
+            (
+                "/etc/systemd/system/pf9-kubelet.service.d/a-persons.conf",
+                drop_in,
+            ),
+            ("/etc/systemd/system/pf9-nodeletd.socket.d", drop_in),
+            ("/etc/sysctl.d/10-pf9-tuning.conf", other),
+            ("/etc/sysctl.d/10-pf9-x.service.d", other),
         ] {
-            assert_eq!(path(told), Some(PathRule::CalledAfterUs), "{told}");
+            assert_eq!(path(told), Some(rule), "{told}");
             assert!(!ours_if_made(told), "{told}");
         }
         assert_eq!(path("/etc/sysctl.d/99-pf9x.conf"), None);

@@ -7,6 +7,28 @@ use super::*;
 use crate::host::fs::Attrs;
 
 #[test]
+fn images_are_told_by_what_their_names_stand_for() {
+    let image = |name: &str, digest: &str| {
+        let target = Message::default()
+            .text(1, "type")
+            .text(2, digest)
+            .number(3, 7);
+        Message::default()
+            .text(1, name)
+            .entry(2, "label", "x")
+            .inside(3, &target)
+    };
+    let all = Message::default()
+        .inside(1, &image("a:1", "sha256:1"))
+        .inside(1, &image("b:1", "sha256:2"));
+    let bytes = all.done();
+    let read = listed(&bytes).expect("a list");
+    let pairs: Vec<_> = read.iter().map(|(n, d)| (&**n, &**d)).collect();
+    assert_eq!(pairs, [("a:1", "sha256:1"), ("b:1", "sha256:2")]);
+    assert_eq!(listed(&bytes[..bytes.len() - 1]), None, "cut off");
+}
+
+#[test]
 fn only_our_mounts_and_shims_are_ours() {
     let dir = tempfile::tempdir().expect("tempdir");
     let fs = HostFs::new(dir.path());

@@ -68,12 +68,21 @@ impl Sweep<'_> {
             Err(why) => return Seen::Unknown { why },
         };
         let path = format!("/api/v1/namespaces/kube-system/pods/{name}");
+        let is_first = &mut self.memory.first_pods;
+        let mut first = is_first.remove(name);
         match kube.get(&path).await {
-            Err(e) => Seen::Unknown { why: e.to_string() },
-            Ok(pod) => match runs(pod.as_ref(), inputs, &mut self.memory.first_api_server) {
-                Ok(()) => Seen::Same,
-                Err(why) => differs(&why),
-            },
+            Err(e) => {
+                is_first.extend(first.then(|| name.to_owned()));
+                Seen::Unknown { why: e.to_string() }
+            }
+            Ok(pod) => {
+                let runs = runs(pod.as_ref(), inputs, &mut first);
+                is_first.extend(first.then(|| name.to_owned()));
+                match runs {
+                    Ok(()) => Seen::Same,
+                    Err(why) => differs(&why),
+                }
+            }
         }
     }
 
@@ -159,6 +168,13 @@ fn ready_condition(object: &Value) -> Option<&Value> {
         .into_iter()
         .flatten()
         .find(|c| c.get("type").and_then(Value::as_str) == Some("Ready"))
+}
+
+/// Why the cluster takes this node's kubelet for gone, if it does.
+pub(in crate::nodelet) fn unheard(node: &Value) -> Option<String> {
+    let condition = ready_condition(node)?;
+    let text = |field: &str| condition.get(field).and_then(Value::as_str);
+    (text("status") == Some("Unknown")).then(|| text("message").unwrap_or("no reason").to_owned())
 }
 
 /// Whether a node or a pod says that it is Ready.

@@ -54,7 +54,7 @@ impl Sweep<'_> {
             Probe::KubeletHealthy => self.memory.peers.healthz(ports::KUBELET_HEALTH).await,
             Probe::KubeProxyHealthy => self.memory.peers.healthz(ports::KUBE_PROXY_HEALTH).await,
             Probe::ApiHealthy { .. } => self.api().await,
-            Probe::ApiServerCurrent { pod, inputs } => return self.static_pod(pod, inputs).await,
+            Probe::StaticPodCurrent { pod, inputs } => return self.static_pod(pod, inputs).await,
             Probe::NodeReady { node } => return self.node_ready(node).await,
             Probe::SwapOff => match self.host.kernel.swaps() {
                 Ok(on) if on.is_empty() => Ok(()),

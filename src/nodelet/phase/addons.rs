@@ -18,10 +18,13 @@ use crate::model::{
 };
 use crate::nodelet::step::Step;
 
+use super::render::Inputs;
 use super::{Context, Steps, Wait, flannel, services, shared_address};
 
 /// The namespace of the load balancer's file.
 const LOAD_BALANCER: &str = "metallb-system";
+/// Says in a pod's template which builds its images are of.
+const BUILDS: &str = "pf9.io/images";
 
 pub(super) fn steps(ctx: &Context) -> Steps {
     let mut steps: Vec<Step> = shared_address::flow(ctx).into_iter().collect();
@@ -34,7 +37,7 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         steps.extend(of_stack(ctx)?);
     }
     steps.extend(services::ready_at_the_end(ctx));
-    steps.push(services::api_server_current(ctx)?);
+    steps.extend(services::static_pods_current(ctx)?);
     Ok(steps)
 }
 
@@ -52,7 +55,7 @@ fn of_stack(ctx: &Context) -> Steps {
             Some(_) | None => {
                 for object in &objects {
                     steps.push(Step::Object {
-                        object: filled(object, ctx)?,
+                        object: of_this_build(filled(object, ctx)?, ctx)?,
                     });
                 }
             }
@@ -110,6 +113,32 @@ fn pool_object(kind: &str, spec: Value) -> Value {
         "metadata": {"name": "cluster", "namespace": LOAD_BALANCER},
         "spec": spec,
     })
+}
+
+/// Pods of an image that was built again under its name are made anew: their template says which build it is.
+fn of_this_build(mut object: Value, ctx: &Context) -> Result<Value, Wait> {
+    let stack = ctx.stack()?;
+    let mut builds = Inputs::new();
+    let mut any = false;
+    for kind in ["initContainers", "containers"] {
+        let pointer = format!("/spec/template/spec/{kind}");
+        let containers = object.pointer(&pointer).and_then(Value::as_array);
+        for name in containers
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c["image"].as_str())
+        {
+            if let Some(image) = stack.images.iter().find(|i| i.reference == name) {
+                builds = builds.add_digest(name, ctx.program(&image.path));
+                any = true;
+            }
+        }
+    }
+    if any {
+        object["spec"]["template"]["metadata"]["annotations"][BUILDS] =
+            builds.digest().to_string().into();
+    }
+    Ok(object)
 }
 
 fn filled(value: &Value, ctx: &Context) -> Result<Value, Wait> {

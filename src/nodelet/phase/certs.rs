@@ -217,7 +217,8 @@ mod tests {
             [
                 "probe:etcd-healthy",
                 "etcd-noted",
-                "probe:kube-proxy-healthy"
+                "probe:kube-proxy-healthy",
+                "proxy-rules:iptables"
             ]
         );
     }

@@ -42,6 +42,11 @@ impl Context {
         })
     }
 
+    /// Digest of a component's image, whatever its name.
+    pub(super) fn build(&self, component: &str) -> Result<Option<Digest>, Wait> {
+        Ok(self.program(&self.image_of(component)?.path))
+    }
+
     /// Digest of one of the stack's programs, e.g. `bin/kubelet`.
     pub(super) fn program(&self, path: &str) -> Option<Digest> {
         let files = &self.manifest.as_ref()?.files;

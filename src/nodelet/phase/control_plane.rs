@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::host::ours::ports::{CONTROLLER_MANAGER, ETCD, SCHEDULER};
 use crate::model::{
-    Authority, CertPurpose, PLANE_POLICY, front_proxy_name, paths, service_account_issuer,
+    Authority, CertPurpose, Digest, PLANE_POLICY, front_proxy_name, paths, service_account_issuer,
 };
 use crate::nodelet::step::trial::TRIAL_ROOT;
 use crate::nodelet::step::{Step, TrialStep};
@@ -147,14 +147,15 @@ fn inside(program: &str) -> String {
     format!("usr/local/bin/{program}")
 }
 
-/// The API server's pod as kubelet shows it in the API: its name there, and the digest of what it
-/// is started again for.
-pub(super) fn api_server_pod(ctx: &Context) -> Result<(String, String), Wait> {
-    let pod = api_server(ctx)?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let name = text(&pod["metadata"]["name"]);
-    let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
-    Ok((format!("{name}-{}", ctx.node.node_name), inputs))
+/// The pods as kubelet shows them in the API: their names there, and the digest of what each is started again for.
+pub(super) fn static_pods(ctx: &Context) -> Result<[(String, String); 3], Wait> {
+    let pods = [api_server(ctx)?, controller_manager(ctx)?, scheduler(ctx)?];
+    Ok(pods.map(|pod| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let name = text(&pod["metadata"]["name"]);
+        let inputs = text(&pod["metadata"]["annotations"]["pf9.io/inputs"]);
+        (format!("{name}-{}", ctx.node.node_name), inputs)
+    }))
 }
 
 fn manifest(pod: &Value) -> Step {
@@ -166,6 +167,8 @@ fn manifest(pod: &Value) -> Step {
 struct Component<'a> {
     name: &'static str,
     image: &'a str,
+    /// Digest of the image's archive: its name may stay when it is built again.
+    build: Option<Digest>,
     args: Vec<String>,
     /// Directories and files of the host it reads.
     mounts: Vec<(&'static str, String)>,
@@ -195,7 +198,11 @@ impl Component<'_> {
                 json!({"name": name, "hostPath": {"path": path, "type": kind}})
             })
             .collect();
-        let inputs = self.inputs.add("arguments", &self.args.join("\n")).digest();
+        let inputs = self
+            .inputs
+            .add("arguments", &self.args.join("\n"))
+            .add_digest("image", self.build)
+            .digest();
         let (alive, ready) = self.health;
         let get = |path: &str| json!({"scheme": "HTTPS", "host": "127.0.0.1", "port": self.port, "path": path});
         json!({
@@ -339,6 +346,7 @@ fn api_server(ctx: &Context) -> Result<Value, Wait> {
     Ok(Component {
         name: "kube-apiserver",
         image: ctx.image("kube-apiserver")?,
+        build: ctx.build("kube-apiserver")?,
         args: api_server_args(ctx),
         // The first holds the directories of the client certificates too.
         mounts: vec![
@@ -387,6 +395,7 @@ fn controller_manager(ctx: &Context) -> Result<Value, Wait> {
     Ok(Component {
         name: "kube-controller-manager",
         image: ctx.image("kube-controller-manager")?,
+        build: ctx.build("kube-controller-manager")?,
         args: controller_manager_args(ctx),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),
@@ -415,6 +424,7 @@ fn scheduler(ctx: &Context) -> Result<Value, Wait> {
     Ok(Component {
         name: "kube-scheduler",
         image: ctx.image("kube-scheduler")?,
+        build: ctx.build("kube-scheduler")?,
         args: scheduler_args(ctx, layout::SCHEDULER_CONFIG),
         mounts: vec![
             ("Directory", layout::cert_dir(kubeconfig.purpose())),

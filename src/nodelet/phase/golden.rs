@@ -368,6 +368,8 @@ fn path(step: &Step) -> Option<&str> {
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. }
+        | Step::PodNetwork { .. }
+        | Step::ProxyRules { .. }
         | Step::ProxyRulesGone { .. } => None,
     }
 }

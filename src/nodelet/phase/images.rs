@@ -49,6 +49,7 @@ pub(super) fn beside(ctx: &Context) -> Result<Vec<Step>, Wait> {
     let step = |image: &StackImage| Step::Image {
         reference: image.reference.clone(),
         archive: ctx.unpacked(&image.path),
+        bytes: ctx.program(&image.path),
     };
     Ok(wanted(ctx)?.map(step).collect())
 }
@@ -57,6 +58,7 @@ fn of(ctx: &Context, when: Needed) -> Result<Vec<Step>, Wait> {
     let step = |image: &StackImage| Step::Image {
         reference: image.reference.clone(),
         archive: format!("{}/{}", paths::STACK_CURRENT, image.path),
+        bytes: ctx.program(&image.path),
     };
     let wanted = wanted(ctx)?.filter(|image| needed(ctx, image) == when);
     Ok(wanted.map(step).collect())
@@ -124,5 +126,65 @@ mod tests {
         ctx.node.network.load_balancer.clear();
         ctx.node.network.policies = crate::model::NetworkPolicies::Off;
         assert!(!has(&ctx, "kube-router") && !has(&ctx, "metallb") && has(&ctx, "pause"));
+    }
+
+    /// A stack that was built again under the same names: its images come, and what runs from them begins anew.
+    #[test]
+    fn another_build_of_an_image_reaches_what_runs_from_it() {
+        let before = samples::with_addons(samples::ordinary(samples::master("1.37.2")));
+        let texts = |ctx: &Context| -> std::collections::BTreeMap<String, String> {
+            let phases = [
+                PhaseId::Images,
+                PhaseId::Kubelet,
+                PhaseId::WaitServices,
+                PhaseId::Addons,
+            ];
+            let steps = phases.iter().flat_map(|id| steps(*id, ctx).expect("steps"));
+            steps
+                .map(|s| (s.key(), serde_json::to_string(&s).expect("json")))
+                .collect()
+        };
+        let all = texts(&before);
+        for (component, runs) in [
+            (
+                "kube-scheduler",
+                "file:/etc/pf9/kube.d/manifests/kube-scheduler.yaml",
+            ),
+            (
+                "kube-apiserver",
+                "file:/etc/pf9/kube.d/manifests/kube-apiserver.yaml",
+            ),
+            (
+                "kube-router",
+                "object:apps/v1/DaemonSet/kube-system/network-policies",
+            ),
+        ] {
+            let mut after = before.clone();
+            let stack = after.manifest.as_mut().expect("a stack");
+            let image = stack.image(component).expect("an image").clone();
+            stack.files.push(crate::model::StackFile {
+                path: image.path,
+                mode: 0o644,
+                sha256: crate::model::Digest::of(b"built again"),
+                size: 1,
+                component: component.into(),
+            });
+            let now = texts(&after);
+            let changed: Vec<&String> = now.keys().filter(|k| now[*k] != all[*k]).collect();
+            for key in [
+                format!("image:{}", image.reference.clone()),
+                runs.to_owned(),
+            ] {
+                assert!(changed.contains(&&key), "{key}: {changed:?}");
+            }
+            let others = ["image:", "file:", "object:"]
+                .iter()
+                .map(|kind| changed.iter().filter(|k| k.starts_with(kind)).count());
+            assert_eq!(
+                others.sum::<usize>(),
+                2,
+                "and nothing else begins anew: {changed:?}"
+            );
+        }
     }
 }

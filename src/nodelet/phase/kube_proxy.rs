@@ -41,7 +41,11 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         unit(layout::KUBE_PROXY_UNIT, inputs, &read),
     ];
     // Its health is that of what the API server tells it.
-    steps.extend((!certs::are_over(ctx)).then(|| probe(Probe::KubeProxyHealthy, HEALTHY)));
+    if !certs::are_over(ctx) {
+        steps.push(probe(Probe::KubeProxyHealthy, HEALTHY));
+        let v6 = ctx.node.pod_cidr.addr().is_ipv6();
+        steps.push(Step::ProxyRules { by: mode, v6 });
+    }
     // It does so itself when it starts, as far as it can, and does not say what it left. Later than
     // its start, for until then services are made by what was there.
     steps.push(Step::ProxyRulesGone { of: mode.other() });

@@ -40,11 +40,12 @@ pub(super) fn ready_at_the_end(ctx: &Context) -> Option<Step> {
     }
 }
 
-/// The API server of this master is the one that its manifest describes. Asked last: nothing here
-/// needs it, and whoever waits for this master's `ok` before he changes the next one does.
-pub(super) fn api_server_current(ctx: &Context) -> Result<Step, Wait> {
-    let (pod, inputs) = control_plane::api_server_pod(ctx)?;
-    Ok(probe(Probe::ApiServerCurrent { pod, inputs }, API))
+/// The static pods of this master are well, and those that their manifests describe. kubelet starts those again that
+/// hang. Asked last: nothing here needs it, and whoever waits for this master's `ok` before he changes the next one does.
+pub(super) fn static_pods_current(ctx: &Context) -> Steps {
+    let pods = control_plane::static_pods(ctx)?.into_iter();
+    let ask = |(pod, inputs)| probe(Probe::StaticPodCurrent { pod, inputs }, API);
+    Ok(pods.map(ask).collect())
 }
 
 fn node_ready(ctx: &Context) -> Step {

@@ -177,6 +177,10 @@ impl Step {
             | Self::NetworkGone { .. }
             | Self::PolicyRulesGone
             | Self::ProxyRulesGone { .. } => fact(deadlines::CALLS),
+            // Its program waits for routes to become possible.
+            Self::PodNetwork { .. } => fact(deadlines::UNIT_STEP),
+            // kube-proxy is started again, and writes them.
+            Self::ProxyRules { .. } => fact(deadlines::UNIT_STEP + deadlines::CALLS),
             Self::EtcdVotes { .. } => fact(ETCD_VOTE_BUDGET + deadlines::CALLS),
             Self::UnitGone { unit } => Traits {
                 unit: Some(unit),
@@ -190,7 +194,7 @@ impl Probe {
     /// Asking it asks the API server. (Whether that one is well is a question of its own.)
     fn asks_api(&self) -> bool {
         match self {
-            Self::NodeReady { .. } | Self::ApiServerCurrent { .. } => true,
+            Self::NodeReady { .. } | Self::StaticPodCurrent { .. } => true,
             Self::ApiHealthy { .. }
             | Self::RuntimeReady
             | Self::RuntimeAsMeant { .. }

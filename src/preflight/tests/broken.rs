@@ -94,9 +94,9 @@ fn where_no_program_can_be_run_is_found_by_the_path() {
     breaks(
         &host,
         "programs",
-        "mkdir -p usr; mount --bind usr usr; mount -o remount,bind,noexec usr",
-        "/usr/libexec/pf9",
-        "mount -o remount,bind,exec usr",
+        "mkdir -p opt/pf9/agent; mount --bind opt/pf9/agent opt/pf9/agent; mount -o remount,bind,noexec opt/pf9/agent",
+        "/opt/pf9/agent",
+        "mount -o remount,bind,exec opt/pf9/agent",
     );
     // Of what is not there yet the directory above counts.
     breaks(

@@ -212,6 +212,7 @@ fn idle() -> NodeStatus {
         kube_proxy: None,
         etcd: None,
         api_address: None,
+        revived: Vec::new(),
         certificates: Vec::new(),
     }
 }

@@ -1,0 +1,341 @@
+//! What the machine does to a node that is as it should be: pods are cut off, or soon will be, and no step of ours mends
+//! it. Each is said in one sentence with what helps, and is over when its cause is.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::host::Host;
+use crate::host::fs::HostFs;
+use crate::host::interfaces::{interfaces, networks};
+use crate::host::kernel::interface_of;
+use crate::host::ours::network::POD_BRIDGE;
+use crate::host::ours::ports;
+use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role};
+
+/// A table that is so full takes no bursts.
+const FULL_PERCENT: u64 = 90;
+/// What the kernel says of one thing in one file; a routing table has a line per route.
+const TEXT_MAX: u64 = 4 * 1024 * 1024;
+
+/// Of a machine that is this node.
+pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fault> {
+    let text = |path: &str| text(&host.fs, path);
+    let mut said = Vec::new();
+    if interface_of(node.node_ip).is_none() {
+        let has = interfaces().into_iter().flat_map(|i| i.addresses);
+        said.push(address_gone(node.node_ip, &has.collect::<Vec<_>>(), role));
+    }
+    let v6 = node.node_ip.is_ipv6();
+    let routes = text(if v6 {
+        "/proc/net/ipv6_route"
+    } else {
+        "/proc/net/route"
+    });
+    said.extend(no_way_out(&routes, v6));
+    let number = |path: &str| text(path).trim().parse::<u64>().ok();
+    let tracked = number("/proc/sys/net/netfilter/nf_conntrack_count");
+    let most = number("/proc/sys/net/netfilter/nf_conntrack_max");
+    said.extend(tracked.zip(most).and_then(|(n, max)| connections(n, max)));
+    let most = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+    let most = most.iter().filter_map(|path| number(path)).min();
+    let running = threads(&text("/proc/loadavg"));
+    said.extend(running.zip(most).and_then(|(n, max)| processes(n, max)));
+    said.extend(given_away(
+        &text("/proc/sys/net/ipv4/ip_local_port_range"),
+        &text("/proc/sys/net/ipv4/ip_local_reserved_ports"),
+        role,
+        node.api.port,
+    ));
+    said.extend(forwarding(host, node).await);
+    said
+}
+
+fn text(fs: &HostFs, path: &str) -> String {
+    // What cannot be read is left out here.
+    fs.read_text(path, TEXT_MAX)
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+}
+
+fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
+    let has: Vec<String> = has.iter().map(ToString::to_string).collect();
+    let has = match has.is_empty() {
+        true => "none".to_owned(),
+        false => has.join(", "),
+    };
+    let what = format!("this machine does not have the node's address {own} any more");
+    let why =
+        format!("its addresses are {has}; nobody reaches kubelet or pods of this node by {own}");
+    let fix = match role {
+        Role::Master => format!(
+            "give the machine {own} again (reserve it where addresses are given out). Its member of etcd is known by it: if \
+             that cannot be, detach this master while the others are well, and attach it again"
+        ),
+        Role::Worker | Role::None => format!(
+            "give the machine {own} again (reserve it where addresses are given out), or detach the host and attach it \
+             again: it comes back with the address it has"
+        ),
+    };
+    Fault::new(FaultCode::AddressGone, what, why).fix(fix)
+}
+
+/// Of `/proc/net/route` the destination and the mask are zero, of `/proc/net/ipv6_route` the prefix' length (and the
+/// route is none that refuses).
+fn no_way_out(table: &str, v6: bool) -> Option<Fault> {
+    let leads = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match v6 {
+            true => fields.get(1) == Some(&"00") && fields.last() != Some(&"lo"),
+            false => fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000"),
+        }
+    };
+    if table.is_empty() || table.lines().any(leads) {
+        return None;
+    }
+    let version = if v6 { "IPv6" } else { "IPv4" };
+    let what = "this machine has no default route";
+    let why = format!(
+        "{version}: what pods and this node send beyond the networks it is in goes nowhere"
+    );
+    let fix =
+        "ip route add default via GATEWAY, and the same where the machine's network is configured";
+    Some(Fault::new(FaultCode::NoDefaultRoute, what, why).fix(fix))
+}
+
+fn is_full(n: u64, max: u64) -> bool {
+    n.saturating_mul(100) >= max.saturating_mul(FULL_PERCENT) && max > 0
+}
+
+fn connections(n: u64, max: u64) -> Option<Fault> {
+    let what =
+        "the table of tracked connections is nearly full: new connections of pods will be dropped";
+    let why = format!("{n} of {max} are in use");
+    let fix = "see who has so many (conntrack -L), or raise net.netfilter.nf_conntrack_max";
+    is_full(n, max).then(|| Fault::new(FaultCode::ConntrackFull, what, why).fix(fix))
+}
+
+/// The number of threads of the machine is behind the slash.
+fn threads(loadavg: &str) -> Option<u64> {
+    let both = loadavg.split_whitespace().nth(3)?;
+    both.split_once('/')?.1.parse().ok()
+}
+
+fn processes(n: u64, max: u64) -> Option<Fault> {
+    let what = "this machine can hardly start another process";
+    let why = format!("{n} threads of {max} run");
+    let fix = "see who has so many (ps -eLf), or raise kernel.pid_max and kernel.threads-max";
+    is_full(n, max).then(|| Fault::new(FaultCode::ProcessesFull, what, why).fix(fix))
+}
+
+/// A port that the kernel gives to whoever calls out is sometimes taken when its service starts.
+fn given_away(range: &str, reserved: &str, role: Role, api: u16) -> Option<Fault> {
+    let mut ends = range
+        .split_whitespace()
+        .filter_map(|n| n.parse::<u16>().ok());
+    let (low, high) = (ends.next()?, ends.next()?);
+    let kept = |port: u16| {
+        reserved.trim().split(',').any(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            let ends = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
+            ends.is_some_and(|(from, to)| (from..=to).contains(&port))
+        })
+    };
+    let is_master = match role {
+        Role::Master => true,
+        Role::Worker | Role::None => false,
+    };
+    let ours = ports::ALL.iter().filter(|p| is_master || !p.masters);
+    let ours = ours.map(|p| if p.port == ports::API { api } else { p.port });
+    let mut open: Vec<u16> = ours
+        .filter(|port| (low..=high).contains(port) && !kept(*port))
+        .collect();
+    open.sort_unstable();
+    let list: Vec<String> = open.iter().map(ToString::to_string).collect();
+    let list = list.join(",");
+    let what = "ports of this node may be taken when its services start";
+    let why =
+        format!("{list} are among those that the kernel gives to whoever calls out ({low}-{high})");
+    let all = match reserved.trim() {
+        "" => list.clone(),
+        before => format!("{before},{list}"),
+    };
+    let fix =
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d");
+    (!open.is_empty()).then(|| Fault::new(FaultCode::PortsGivenAway, what, why).fix(fix))
+}
+
+/// Another table of nftables refuses what is forwarded. That ours lets it pass does not count there.
+async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
+    match node.network.plugin {
+        NetworkPlugin::Bridge | NetworkPlugin::Flannel => {}
+        NetworkPlugin::None => return None,
+    }
+    let pods = node.network.pods_cidr.trunc();
+    // Who cannot look says so where the packet filter is looked after.
+    let tables = host.net.foreign_tables().await.ok()?;
+    let (table, chain) = tables
+        .iter()
+        .find_map(|(name, text)| Some((name, refuses_forwarding(text, pods)?)))?;
+    let what = "pods of this node may not be reached, and may not reach anybody";
+    let why = format!(
+        "chain {chain} of table {table} (nftables) refuses what is forwarded, and says nothing of {pods}"
+    );
+    let fix = match table.contains("firewalld") {
+        true => format!(
+            "firewall-cmd --permanent --zone=trusted --add-source={pods} --add-source={} && firewall-cmd --reload",
+            networks()
+                .first()
+                .map_or_else(|| "NODES".to_owned(), ToString::to_string)
+        ),
+        false => {
+            format!("let what comes from and goes to {pods} pass there (nft list table {table})")
+        }
+    };
+    Some(Fault::new(FaultCode::PodsNotForwarded, what, why).fix(fix))
+}
+
+/// The chain of a table, as `nft` shows it, that lets nothing be forwarded which it was not told of; none in a table that
+/// speaks of our pods.
+fn refuses_forwarding(table: &str, pods: IpNet) -> Option<String> {
+    if table.contains(&pods.to_string()) || table.contains(POD_BRIDGE) {
+        return None;
+    }
+    let (mut chain, mut forwards) = ("", false);
+    for line in table.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("chain ") {
+            (chain, forwards) = (name.trim_end_matches(['{', ' ']), false);
+        }
+        forwards |= line.contains(" hook forward ");
+        let bare = line.starts_with("reject") || line.starts_with("counter ") || line == "drop";
+        let refuses = line.ends_with("policy drop;")
+            || bare && (line.contains("reject") || line.ends_with("drop"));
+        if forwards && refuses {
+            return Some(chain.to_owned());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("address")
+    }
+
+    #[test]
+    fn an_address_that_went_is_named_with_what_is_there_and_what_helps() {
+        let gone = address_gone(
+            ip("10.0.0.5"),
+            &[ip("10.0.0.9"), ip("fd00::9")],
+            Role::Worker,
+        );
+        assert!(gone.what.contains("10.0.0.5") && gone.why.contains("10.0.0.9, fd00::9"));
+        assert!(
+            gone.fix.contains("detach the host and attach it again"),
+            "{gone}"
+        );
+        let master = address_gone(ip("10.0.0.5"), &[], Role::Master);
+        assert!(
+            master.fix.contains("etcd") && master.why.contains("none"),
+            "{master}"
+        );
+    }
+
+    #[test]
+    fn a_machine_without_a_default_route_is_told() {
+        const HEAD: &str =
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n";
+        const NET: &str = "eth0\t0000630A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        const OUT: &str = "eth0\t00000000\t0100630A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(no_way_out(&format!("{HEAD}{NET}{OUT}"), false), None);
+        let said = no_way_out(&format!("{HEAD}{NET}"), false).expect("said");
+        assert_eq!(said.code, FaultCode::NoDefaultRoute);
+        assert_eq!(no_way_out("", false), None, "it cannot be seen");
+        let zero = "0".repeat(32);
+        let line =
+            |device: &str| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 00000003 {device}\n");
+        assert_eq!(
+            no_way_out(&format!("{}{}", line("lo"), line("eth0")), true),
+            None
+        );
+        assert!(
+            no_way_out(&line("lo"), true).is_some(),
+            "the one that refuses"
+        );
+    }
+
+    #[test]
+    fn tables_that_are_nearly_full_are_told_in_time() {
+        assert_eq!(connections(89, 100), None);
+        assert_eq!(connections(0, 0), None);
+        assert!(
+            connections(90, 100)
+                .expect("said")
+                .why
+                .contains("90 of 100")
+        );
+        assert_eq!(threads("0.1 0.2 0.3 2/950 77\n"), Some(950));
+        assert_eq!(threads("odd"), None);
+        assert_eq!(processes(89, 100), None);
+        assert!(processes(950, 1000).is_some());
+    }
+
+    #[test]
+    fn ports_that_the_kernel_gives_away_are_named_with_the_line_that_helps() {
+        let of = |range: &str, reserved: &str, role| given_away(range, reserved, role, 16443);
+        assert_eq!(of("32768\t60999\n", "\n", Role::Master), None);
+        let said = of("10000\t60999\n", "\n", Role::Worker).expect("said");
+        assert!(
+            said.why.starts_with("10248,10249,10250,10256 are"),
+            "{said}"
+        );
+        assert!(
+            said.fix.contains("reserved_ports=10248,10249,10250,10256,"),
+            "{said}"
+        );
+        let said = of("10000\t60999\n", "8080,10240-10260\n", Role::Master).expect("said");
+        assert!(said.why.starts_with("16443 are"), "{said}");
+        assert!(
+            said.fix.contains("=8080,10240-10260,16443,"),
+            "what is there stays: {said}"
+        );
+        assert_eq!(of("10000\t60999\n", "10240-10260", Role::Worker), None);
+        assert_eq!(of("", "", Role::Master), None);
+    }
+
+    /// As firewalld 1.3 writes it, shortened.
+    const FIREWALLD: &str = "table inet firewalld {\n\
+        \tchain filter_INPUT {\n\t\ttype filter hook input priority filter + 10; policy accept;\n\
+        \t\treject with icmpx admin-prohibited\n\t}\n\
+        \tchain filter_FORWARD {\n\t\ttype filter hook forward priority filter + 10; policy accept;\n\
+        \t\tct state { established, related } accept\n\t\tct state invalid drop\n\
+        \t\tjump filter_FORWARD_POLICIES\n\t\treject with icmpx admin-prohibited\n\t}\n}\n";
+
+    #[test]
+    fn a_firewall_that_forwards_nothing_is_seen_and_one_that_was_told_of_pods_is_none() {
+        let pods: IpNet = "10.20.0.0/16".parse().expect("network");
+        let refuses = |text: &str| refuses_forwarding(text, pods);
+        assert_eq!(refuses(FIREWALLD).as_deref(), Some("filter_FORWARD"));
+        let told = FIREWALLD.replace(
+            "\t\tjump filter_FORWARD_POLICIES\n",
+            "\t\tip saddr 10.20.0.0/16 goto filter_FWD_trusted\n",
+        );
+        assert_eq!(refuses(&told), None);
+        let open = FIREWALLD.replace("\t\treject with icmpx admin-prohibited\n\t}\n}", "\t}\n}");
+        assert_eq!(refuses(&open), None, "what refuses input is not asked");
+        let strict = "table ip own {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n";
+        assert_eq!(refuses(strict).as_deref(), Some("f"));
+        let counted = strict
+            .replace("policy drop;", "policy accept;")
+            .replace("\t}\n}", "\t\tcounter packets 1 bytes 2 drop\n\t}\n}");
+        assert_eq!(refuses(&counted).as_deref(), Some("f"));
+        let some = strict
+            .replace("policy drop;", "policy accept;")
+            .replace("\t}\n}", "\t\tip daddr 169.254.169.254 drop\n\t}\n}");
+        assert_eq!(refuses(&some), None, "what refuses some is meant");
+    }
+}

@@ -1,0 +1,125 @@
+//! A node that is Ready and does not work: what hangs although it lives, what others take out of the packet filter and
+//! the routes. Both are seen and put right by the node itself.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
+
+/// A sweep a minute, and what it does.
+const SWEPT: Duration = Duration::from_secs(150);
+/// Two minutes of silence after three of a start, the questions in between, and the start.
+const REVIVED: Duration = Duration::from_secs(420);
+
+/// Services that answer nothing any more, by node; static pods are kubelet's to end.
+const HANG: [(&str, &str); 5] = [
+    (NODES[1], "kubelet"),
+    (NODES[1], "kube-proxy"),
+    (NODES[1], "containerd"),
+    (NODES[0], "etcd"),
+    (NODES[0], "kube-scheduler"),
+];
+
+/// What somebody does to the packet filter and the routes of a machine.
+const FLUSHED: [&str; 4] = [
+    "iptables -F && iptables -t nat -F",
+    "nft flush ruleset",
+    "ip route flush proto 159 && nft delete table ip kube-proxy",
+    // A service of rules that is loaded anew, whose last rule refuses the rest.
+    "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | iptables-restore",
+];
+
+pub(crate) fn what_is_flushed_comes_back() -> Outcome {
+    let node = NODES[1];
+    for flush in FLUSHED {
+        works(node).map_err(|e| format!("before {flush}: {e}"))?;
+        shell(node, flush)?;
+        works(node).expect_err("flushed");
+        eventually(&format!("{node} after {flush}"), SWEPT, || works(node))?;
+        eventually("it is ok", SWEPT, || agent_is_ok(node))?;
+    }
+    let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
+    for said in [
+        "put rules and routes of the pod network back",
+        "let kube-proxy write its rules anew",
+    ] {
+        assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
+    }
+    // A rule of a person's stays.
+    shell(node, "iptables -D FORWARD -j REJECT").map(drop)
+}
+
+/// Rules, routes and the way to services are there, and a pod answers another node's.
+fn works(node: &str) -> Outcome {
+    shell(node, "/etc/pf9/kube.d/network/network.sh check")?;
+    let rules = shell(
+        node,
+        "ip -4 route show proto 159; nft list chain ip kube-proxy nat-prerouting",
+    )?;
+    for part in [" via ", "jump services"] {
+        if !rules.contains(part) {
+            return Err(format!("no {part:?}: {rules}"));
+        }
+    }
+    let page = "curl -sS --noproxy '*' --max-time 5 -o /dev/null http://$(/opt/pf9/stacks/current/bin/kubectl \
+                --kubeconfig=/etc/pf9/kube.d/kubeconfigs/kubelet.yaml get -n pf9-info svc node-info \
+                -o jsonpath='{.spec.clusterIP}')";
+    shell(node, page).map(drop)
+}
+
+pub(crate) fn what_hangs_is_started_again() -> Outcome {
+    let mut stopped = Vec::new();
+    for (node, program) in HANG {
+        let pid = shell(node, &format!("pgrep -x {program}"))?
+            .trim()
+            .to_owned();
+        shell(node, &format!("kill -STOP {pid}"))?;
+        stopped.push((node, program, pid));
+    }
+    for (node, program, pid) in &stopped {
+        eventually(&format!("{node}: another {program}"), REVIVED, || {
+            let now = shell(node, &format!("pgrep -x {program} || :"))?;
+            match now.trim() {
+                "" => Err("none".into()),
+                now if now == pid => Err("the same".into()),
+                _ => Ok(()),
+            }
+        })?;
+    }
+    for node in NODES {
+        eventually(&format!("{node} Ready"), SWEPT, || {
+            ready_through_plane(node)?;
+            agent_is_ok(node)
+        })?;
+        let wanted: BTreeSet<String> = HANG
+            .iter()
+            .filter(|(on, program)| *on == node && *program != "kube-scheduler")
+            .map(|(_, program)| format!("pf9-{program}.service"))
+            .collect();
+        let status: Value = serde_json::from_str(&shell(node, "pf9ctl status --json || :")?)
+            .map_err(|e| e.to_string())?;
+        let revived = status.pointer("/node/revived").cloned().unwrap_or_default();
+        let seen: BTreeSet<String> = revived
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|r| r["unit"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(seen, wanted, "{node}: {revived}");
+        let log = shell(node, "cat /var/log/pf9/kube/kube.log")?;
+        for unit in wanted {
+            assert!(
+                log.contains(&format!("{unit} does not work any more")),
+                "{log}"
+            );
+        }
+    }
+    // kubelet counts what it ended.
+    let pod = format!("kube-scheduler-{}", NODES[0]);
+    let again = "jsonpath={.status.containerStatuses[0].restartCount}";
+    let times = kubectl(&["get", "pod", "-n", "kube-system", &pod, "-o", again])?;
+    assert_ne!(times.trim(), "0", "{pod}");
+    Ok(())
+}
