@@ -23,7 +23,7 @@ pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fa
     let text = |path: &str| text(&host.fs, path);
     let mut said = Vec::new();
     if interface_of(node.node_ip).is_none() {
-        let has = interfaces().into_iter().flat_map(|i| i.addresses);
+        let has = interfaces(&host.fs).into_iter().flat_map(|i| i.addresses);
         said.push(address_gone(node.node_ip, &has.collect::<Vec<_>>(), role));
     }
     let v6 = node.node_ip.is_ipv6();
@@ -185,7 +185,7 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
     let fix = match table.contains("firewalld") {
         true => format!(
             "firewall-cmd --permanent --zone=trusted --add-source={pods} --add-source={} && firewall-cmd --reload",
-            networks()
+            networks(&host.fs)
                 .first()
                 .map_or_else(|| "NODES".to_owned(), ToString::to_string)
         ),

@@ -223,7 +223,7 @@ fn unpacked_before(fs: &HostFs, incoming: &Path, content: &StackManifest) -> u64
 /// What a stack is made of.
 enum Source {
     Archive(Coming),
-    Delta(Delta),
+    Delta(Box<Delta>),
 }
 
 /// A staged delta from the stack that is active.
@@ -239,7 +239,7 @@ fn source_of(fs: &HostFs, manifest: &Manifest, stops: Stops) -> Result<Source, S
     match archive_of(fs, manifest, stops) {
         Err(e @ StackError::NotStaged { .. }) => {
             let delta = delta_of(fs, &manifest.reference().manifest)?;
-            delta.map(Source::Delta).ok_or(e)
+            delta.map(|delta| Source::Delta(Box::new(delta))).ok_or(e)
         }
         other => other.map(Source::Archive),
     }

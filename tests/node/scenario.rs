@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::addons;
-use crate::broken;
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
 };
+use crate::hangs;
 use crate::matrix;
 use crate::network;
 use crate::pages;
@@ -130,8 +130,8 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
 #[test]
 fn ad_what_hangs_or_is_flushed_works_again() -> Outcome {
     up()?;
-    broken::what_is_flushed_comes_back()?;
-    broken::what_hangs_is_started_again()
+    hangs::what_is_flushed_comes_back()?;
+    hangs::what_hangs_is_started_again()
 }
 
 #[test]

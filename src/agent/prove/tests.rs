@@ -17,6 +17,7 @@ fn unit(restarts: u32) -> UnitState {
         main_pid: Some(1),
         invocation: String::new(),
         restarts,
+        active_at: None,
         result: "success".into(),
     }
 }
