@@ -11,7 +11,7 @@
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
 //! model, host, local ◄── agent (its own version) ◄── nodelet, hostagent, cli
 //! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
-//! app, cli ──► everything above    plane ──► model, wire, mux    nobody ──► app, cli, plane
+//! app, cli ──► everything above    plane ──► model, wire, mux, stack    nobody ──► app, cli, plane
 //! ```
 
 pub mod agent;

@@ -95,6 +95,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "host",
             "app",
             "telemetry",
+            // What differs between two stacks is made of archives, unpacked as a node does it.
+            "stack",
             "tls",
         ],
     ),

@@ -19,11 +19,12 @@ mod agent;
 mod authorities;
 mod backups;
 mod cluster;
+mod stack;
 mod upgrade;
 
 use cluster::ClusterVerb;
 
-use super::admin::{self, Import, NewToken, Reenrol, Removing, WantedDelta, WantedKubeconfig};
+use super::admin::{self, NewToken, Reenrol, Removing, WantedKubeconfig};
 use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
@@ -88,7 +89,7 @@ enum Verb {
     Token(TokenVerb),
     /// The stacks that clusters may run.
     #[command(subcommand)]
-    Stack(StackVerb),
+    Stack(stack::StackVerb),
     /// The agent itself: its versions, and which hosts run them.
     #[command(subcommand)]
     Agent(agent::AgentVerb),
@@ -145,34 +146,6 @@ enum TokenVerb {
         /// Write it to this file (0600) instead.
         #[arg(long)]
         out: Option<PathBuf>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum StackVerb {
-    /// Verify, sign and keep the stack in a directory (stack.tar.zst, manifest.json).
-    Import {
-        /// The directory.
-        path: PathBuf,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Make what differs from one stack to another: nodes that have the first fetch only that. Two stacks of one
-    /// minor take half a minute of a processor and, meanwhile, the room of both unpacked.
-    Delta {
-        /// Version of the stack that nodes have.
-        #[arg(long)]
-        from: String,
-        /// Version of the stack that they are to have.
-        #[arg(long)]
-        to: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// List the stacks.
-    List {
-        #[command(flatten)]
-        list: Listing,
     },
 }
 
@@ -310,18 +283,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             let token = format!("{}\n", text(&answer, "token"));
             put(out.as_deref(), &token)
         }
-        Verb::Stack(StackVerb::Import { path, state }) => import(&state.state_dir, &path).await,
-        Verb::Stack(StackVerb::Delta { from, to, state }) => {
-            delta(&state.state_dir, from, to).await
-        }
-        Verb::Stack(StackVerb::List { list }) => {
-            show(
-                &list,
-                "/stacks",
-                &["name", "version", "kubernetes", "manifest", "warnings"],
-            )
-            .await
-        }
+        Verb::Stack(verb) => verb.run().await,
         Verb::Host(HostVerb::List { list }) => {
             let columns = [
                 "id",
@@ -447,49 +409,6 @@ fn put_back(dir: &Path) -> Result<(), Fault> {
         None,
         &format!(
             "the store is what it was before; the newer one: {kept}\nstart the plane, then see pf9-plane recover\n"
-        ),
-    )
-}
-
-async fn import(dir: &Path, path: &Path) -> Result<(), Fault> {
-    let path = path.canonicalize().map_err(|e| {
-        Fault::new(
-            FaultCode::StackUnreadable,
-            "stack refused",
-            format!("{}: {e}", path.display()),
-        )
-    })?;
-    let stack = admin::ask(dir, Method::POST, "/stacks", &Import { path }).await?;
-    let words = ["name", "version", "manifest"].map(|field| text(&stack, field));
-    let mut said = format!("{}\n", words.join(" "));
-    for warning in stack["warnings"].as_array().into_iter().flatten() {
-        said.push_str(&format!(
-            "warning: {}\n",
-            warning.as_str().unwrap_or_default()
-        ));
-    }
-    put(None, &said)
-}
-
-async fn delta(dir: &Path, from: String, to: String) -> Result<(), Fault> {
-    let said = format!("{from} to {to}");
-    let made = admin::ask(
-        dir,
-        Method::POST,
-        "/stacks/delta",
-        &WantedDelta { from, to },
-    )
-    .await?;
-    let bytes = |field: &str| made[field].as_u64().unwrap_or_default();
-    let (delta, archive) = (bytes("bytes"), bytes("archive"));
-    let mega = |n: u64| n as f64 / 1e6;
-    put(
-        None,
-        &format!(
-            "{said}: {:.1} MB instead of {:.1} MB ({:.1} %)\n",
-            mega(delta),
-            mega(archive),
-            100.0 * delta as f64 / archive.max(1) as f64
         ),
     )
 }
