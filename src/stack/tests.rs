@@ -1,5 +1,7 @@
 //! Good stacks go in; each kind of bad one is refused and leaves nothing behind.
 
+#[cfg(feature = "plane")]
+mod delta;
 mod etcd;
 mod interrupted;
 

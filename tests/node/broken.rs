@@ -31,10 +31,10 @@ const BROKEN: &[Broken] = &[
         mends: "mount -o remount,bind,exec /opt/pf9/cni",
     },
     Broken {
-        breaks: "mount --bind /opt /opt; mount -o remount,bind,noexec /opt",
+        breaks: "mount --bind /opt/pf9/stacks /opt/pf9/stacks; mount -o remount,bind,noexec /opt/pf9/stacks",
         id: "programs",
-        words: "/opt/pf9/stacks",
-        mends: "mount -o remount,bind,exec /opt",
+        words: "mounted noexec: /opt/pf9/stacks",
+        mends: "mount -o remount,bind,exec /opt/pf9/stacks",
     },
     Broken {
         breaks: "mount -t ramfs none /var/lib/pf9/containerd",
