@@ -21,9 +21,9 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `pieces` | [`pieces::between`]: how a new file is made of an old one |
-//! | `make`   | [`make`]: writes a delta |
-//! | `apply`  | [`apply`]: the files of the new stack from those of the old one |
+//! | `pieces` | how a new file is made of an old one |
+//! | `make`   | writes a delta |
+//! | `apply`  | the files of the new stack from those of the old one |
 
 mod apply;
 #[cfg(feature = "plane")]
