@@ -23,6 +23,11 @@ OTHERS = ("/proc", "/sys", "/dev", "/run", "/tmp", "/root/.bash_history", "/var/
 OTHERS_BEGIN = "/var/tmp/systemd-private-"
 
 
+# dpkg takes an empty directory away that no package has, after the last script of the package that had files below it:
+# so each vendor's package does with this one. Only the directory: what is below it is looked at.
+ONLY_BELOW = "/opt"
+
+
 def ours_to_watch(path):
     return path not in OTHERS and not path.startswith(OTHERS_BEGIN)
 
@@ -35,7 +40,7 @@ def listing(root):
         folders[:] = [name for name in folders if ours_to_watch(f"{inner}/{name}")]
         for name in folders + names:
             path = f"{inner}/{name}"
-            if ours_to_watch(path):
+            if ours_to_watch(path) and path != ONLY_BELOW:
                 found[path] = describe(f"{folder}/{name}")
     return found
 

@@ -25,12 +25,6 @@ struct Broken {
 
 const BROKEN: &[Broken] = &[
     Broken {
-        breaks: "mount --bind /opt/pf9/cni /opt/pf9/cni; mount -o remount,bind,noexec /opt/pf9/cni",
-        id: "programs",
-        words: "mounted noexec: /opt/pf9/cni",
-        mends: "mount -o remount,bind,exec /opt/pf9/cni",
-    },
-    Broken {
         breaks: "mount --bind /opt/pf9/stacks /opt/pf9/stacks; mount -o remount,bind,noexec /opt/pf9/stacks",
         id: "programs",
         words: "mounted noexec: /opt/pf9/stacks",
