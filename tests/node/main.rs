@@ -4,7 +4,6 @@
 //! ```text
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
-//! ac_broken     a machine that is broken in one way: the check of that way says it, and what it says to do helps
 //! ad_what_hangs a kubelet, kube-proxy, runtime, etcd and scheduler that only live; rules and routes that are flushed → works
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
@@ -34,7 +33,6 @@
 
 mod addons;
 mod address;
-mod broken;
 mod certificates;
 mod demo;
 mod hangs;
