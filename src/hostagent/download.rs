@@ -7,6 +7,7 @@
 //! that. nodelet verifies everything again: what happens here spares
 //! it, and the operator, a wait for bytes that are wrong.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -210,7 +211,8 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
     if target.is_done().await? {
         return Ok(());
     }
-    let begun = target.part.exists();
+    // An archive of which nothing came yet (the plane was away) is not begun: what differs is still the shorter way.
+    let begun = fs::metadata(&target.part).is_ok_and(|part| part.len() > 0);
     let delta = match begun {
         true => None,
         false => delta_of(agent, stack, archive.size).await,

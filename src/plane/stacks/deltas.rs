@@ -119,14 +119,20 @@ fn work(plane: &Plane, old: &Stack, new: &Stack) -> Answer<DeltaOffer> {
 
 /// What the plane has of the way from one stack to another.
 pub(in crate::plane) fn offer(plane: &Plane, to: &str, from: &str) -> Answer<DeltaOffer> {
+    offered(plane, to, from).map(|(offer, _)| offer)
+}
+
+/// The same, and where it is.
+fn offered(plane: &Plane, to: &str, from: &str) -> Answer<(DeltaOffer, PathBuf)> {
     let from: Digest = from.parse().map_err(|e: crate::model::BadName| {
         Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
     })?;
     let stack = find(&plane.read()?, to)?;
-    offer_of(&stack, &from).ok_or_else(|| {
+    let offer = offer_of(&stack, &from).ok_or_else(|| {
         let why = format!("stack {} has none from {from}", stack.reference);
         Refusal::missing(FaultCode::StackUnknown, "there is no delta", why)
-    })
+    })?;
+    Ok((offer, path_of(&from, &stack.reference.manifest)))
 }
 
 /// The bytes of it.
@@ -136,9 +142,7 @@ pub(in crate::plane) async fn serve(
     from: &str,
     headers: &HeaderMap,
 ) -> Answer<Response> {
-    let offer = offer(plane, to, from)?;
-    // Both are digests of stacks that are here, or there was no offer.
-    let path = format!("/stacks/{to}.from-{from}.delta");
+    let (offer, path) = offered(plane, to, from)?;
     let served = Served {
         path: plane.files.at(path),
         bytes: offer.bytes,
