@@ -18,6 +18,7 @@
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
+mod coming_up;
 mod converging;
 mod dry_run;
 mod own;
@@ -159,6 +160,7 @@ impl Engine {
     /// Works until shutdown, or until there is nothing to stay for.
     pub async fn run(mut self) {
         let mut idle_since = None;
+        self.let_it_come_up().await;
         while !self.told.shutdown.is_cancelled() {
             self.board.expects(LOOK_MAX);
             let next = self.round().await;

@@ -40,6 +40,7 @@ use super::rolls;
 use super::shared_address;
 use super::state::{self, Plane};
 use super::store::Read;
+use super::strangers::Outside;
 use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
@@ -119,9 +120,10 @@ impl Source {
 /// `GET /metrics/targets`.
 pub(super) async fn targets(
     State(plane): State<Arc<Plane>>,
+    Extension(outside): Extension<Outside>,
     headers: HeaderMap,
 ) -> Answer<Json<Value>> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
+    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let rows = plane.read()?;
     let mut out = Vec::new();
     for known in fleet::all(&plane, &rows)? {
@@ -141,9 +143,10 @@ pub(super) async fn numbers(
     State(plane): State<Arc<Plane>>,
     Path((id, source)): Path<(String, String)>,
     Extension(trace): Extension<Trace>,
+    Extension(outside): Extension<Outside>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
+    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let id = host_id(&id)?;
     let known = {
         let rows = plane.read()?;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,7 @@ use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
+use super::passwords::Passwords;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -31,9 +32,6 @@ use super::specs::{self, Announcer};
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
 use crate::model::{ClusterId, Fault, FaultCode, Generation, HostId};
-
-/// Passwords that are checked at the same time; each costs a tenth of a second of a core.
-const PASSWORD_CHECKS_AT_ONCE: usize = 2;
 
 /// Everything the plane's parts share.
 pub(super) struct Plane {
@@ -67,7 +65,7 @@ pub(super) struct Plane {
     pub(super) rights: Rights,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
-    pub(super) password_checks: Semaphore,
+    pub(super) passwords: Passwords,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
     /// What is still under way then is cut.
@@ -81,6 +79,7 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) dir: PathBuf,
     pub(super) ring: Ring,
+    pub(super) passwords: Passwords,
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
@@ -127,7 +126,7 @@ impl Plane {
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             agents: Notify::new(),
-            password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
+            passwords: parts.passwords,
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -21,6 +21,7 @@ mod restore;
 mod rights;
 mod stacks;
 mod stop;
+mod strangers;
 mod takeover;
 mod tickets;
 mod tunnels;

@@ -10,8 +10,10 @@ pub const KUBELET: &str = "pf9-kubelet.service";
 pub const KUBE_PROXY: &str = "pf9-kube-proxy.service";
 /// Routes and packet-filter rules of the pod network.
 pub const NETWORK: &str = "pf9-network.service";
+/// Ends the containers when the machine goes down, before what they need does.
+pub const PODS: &str = "pf9-pods.service";
 /// Every unit that the node role writes, in the order they start.
-pub const ROLE: [&str; 5] = [CONTAINERD, ETCD, NETWORK, KUBELET, KUBE_PROXY];
+pub const ROLE: [&str; 6] = [CONTAINERD, ETCD, NETWORK, KUBELET, KUBE_PROXY, PODS];
 
 /// The tunnel.
 pub const COMMS: &str = "pf9-comms.service";
