@@ -53,6 +53,7 @@ use crate::agent;
 use crate::app::Exit;
 use crate::host::Host;
 use crate::model::{Fault, FaultCode, paths};
+use crate::os;
 use crate::telemetry::{self, LogConfig};
 
 use args::{AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
@@ -136,19 +137,32 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             IdentityVerb::Note => identity::note(ctx),
         },
         Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
+        Verb::OsUpdate => Box::pin(os_update(ctx)).await,
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
 }
 
-/// What the two units of the agent's version do; they log as daemons do.
-async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
-    ctx.need_root("change the agent's version")?;
+/// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
+async fn os_update(ctx: &Context) -> Result<Exit, Fault> {
+    ctx.need_root("bring in the distribution's updates")?;
+    logs_as_daemons_do(ctx, "pf9-os-update");
+    os::perform(&Host::new(ctx.host.clone())).await?;
+    Ok(Exit::Ok)
+}
+
+fn logs_as_daemons_do(ctx: &Context, program: &str) {
     let dir = ctx.host.at(paths::LOG_DIR);
-    if let Err(why) = telemetry::init("pf9-agent", &dir, &LogConfig::default()) {
+    if let Err(why) = telemetry::init(program, &dir, &LogConfig::default()) {
         ctx.out
             .step(Ink::Warn, &format!("logs are not written: {why}"));
     }
+}
+
+/// What the two units of the agent's version do.
+async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
+    ctx.need_root("change the agent's version")?;
+    logs_as_daemons_do(ctx, "pf9-agent");
     let host = Host::new(ctx.host.clone());
     match verb {
         AgentVerb::Switch => agent::switch(&host).await?,

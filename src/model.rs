@@ -20,6 +20,7 @@
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `os`        | [`OsOrder`], [`OsReport`]: the updates of a node's distribution |
 //! | `upgrade`   | [`UpgradeOrder`], [`UpgradeStatus`]: one node's part in a roll |
 //! | `agent`     | [`AgentSpec`], [`AgentStatus`]: which version of the agent a host is to run |
 //! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
@@ -55,6 +56,7 @@ mod marks;
 mod matrix;
 mod needs;
 mod order;
+mod os;
 pub mod paths;
 mod phase;
 mod pki;
@@ -85,6 +87,7 @@ pub use machine::*;
 pub use marks::*;
 pub use matrix::{EtcdDemand, EtcdWay, Fit, Machine, Matrix, loose_version, newest_of};
 pub use order::*;
+pub use os::*;
 pub use phase::*;
 pub use pki::*;
 pub use renewal::*;

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
     ("agent", &["model", "local", "host", "telemetry"]),
+    ("os", &["model", "host", "telemetry"]),
     (
         "comms",
         &[
@@ -55,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "identity",
             "stack",
             "agent",
+            "os",
             "egress",
             "backup",
             "app",
@@ -68,6 +70,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "model",
             "agent",
+            "os",
             "local",
             "host",
             "egress",

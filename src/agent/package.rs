@@ -22,13 +22,14 @@ const PACKAGE: &str = "pf9-hostagent";
 /// The programs of a version.
 pub(super) const PROGRAMS: [&str; 4] = ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"];
 /// The units of a version.
-pub(super) const UNITS: [&str; 6] = [
+pub(super) const UNITS: [&str; 7] = [
     "pf9-agent-boot.service",
     "pf9-agent-switch.service",
     "pf9-comms.service",
     "pf9-hostagent.service",
     "pf9-nodeletd.service",
     "pf9-nodeletd.socket",
+    "pf9-os-update.service",
 ];
 /// Largest program: ours are 10 to 20 MiB.
 const PROGRAM_MAX: u64 = 128 * 1024 * 1024;

@@ -150,6 +150,8 @@ pub(super) fn may_begin(looked: &Looked) -> Result<bool, String> {
     let rolls = |u: &crate::model::UpgradeStatus| match u.state {
         UpgradeState::Draining
         | UpgradeState::Switching
+        | UpgradeState::Updating
+        | UpgradeState::Rebooting
         | UpgradeState::Proving
         | UpgradeState::PuttingBack => true,
         UpgradeState::Fetching

@@ -43,6 +43,9 @@ pub(super) enum Verb {
     /// The version of this software: what its units do.
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// Bring in the distribution's updates as they are ordered: pf9-os-update.service does.
+    #[command(hide = true)]
+    OsUpdate,
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
 }
@@ -312,7 +315,7 @@ impl Verb {
                 IdentityVerb::Reset(args) => args.json,
                 IdentityVerb::Note => false,
             },
-            Self::Agent(_) => false,
+            Self::Agent(_) | Self::OsUpdate => false,
             Self::DecommissionNode(args) => args.json,
         }
     }

@@ -6,7 +6,7 @@ use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
     AgentStage, AgentStatus, DownloadStatus, Expiry, NodeStatus, PackageDatabase, PhaseId,
     PhaseState, PhaseStatus, Role, SessionKind, SessionState, SessionStatus, Timestamp,
-    TunnelState, TunnelStatus, UpgradeState, UpgradeStatus,
+    TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 
 impl Show for StatusReport {
@@ -294,6 +294,8 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
         | UpgradeState::Checking
         | UpgradeState::Draining
         | UpgradeState::Switching
+        | UpgradeState::Updating
+        | UpgradeState::Rebooting
         | UpgradeState::Proving
         | UpgradeState::PuttingBack => Ink::Warn,
         UpgradeState::PutBack | UpgradeState::Refused => Ink::Bad,
@@ -304,8 +306,19 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
         n => format!(" · begun {n} times"),
     };
     let (stack, stage, state) = (&now.stack, now.stage, now.state);
-    let text = format!("to {stack} · stage {stage} · {state} for {since}{times}");
-    screen.row("upgrade", ink, &text, width);
+    let (row, what) = match stage {
+        UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
+            ("upgrade", format!("to {stack} · stage {stage}"))
+        }
+        UpgradeStage::Os => {
+            let found = now
+                .os
+                .map_or_else(|| "of the distribution".to_owned(), |os| os.words());
+            ("updates", found)
+        }
+    };
+    let text = format!("{what} · {state} for {since}{times}");
+    screen.row(row, ink, &text, width);
     if let Some(fault) = &now.fault {
         screen.row("", ink, &fault.to_string(), width);
     }

@@ -251,6 +251,7 @@ mod tests {
             attempts: 1,
             fault: None,
             since: Timestamp::UNIX_EPOCH,
+            os: None,
         };
         let fetch = |beside: Option<&StackRef>, said: Option<&UpgradeStatus>, wants| {
             to_fetch(own.clone(), beside.cloned(), said, wants)

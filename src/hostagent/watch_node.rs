@@ -66,8 +66,8 @@ fn heard(agent: &Agent, status: NodeStatus) {
     if let (Some(before), Some(now)) = (before, &status.upgrade)
         && is_news(before.upgrade.as_ref(), now)
     {
-        let (stack, stage, state) = (&now.stack, now.stage, now.state);
-        let message = format!("upgrade to {stack}, stage {stage}: {state}");
+        let (title, state) = (now.title(), now.state);
+        let message = format!("{title}: {state}");
         agent.events.emit(event(state), message, now.fault.clone());
     }
     agent.board.update(|facts| {
@@ -97,6 +97,8 @@ fn event(state: UpgradeState) -> &'static str {
         UpgradeState::Ready => "upgrade-ready",
         UpgradeState::Draining => "upgrade-draining",
         UpgradeState::Switching => "upgrade-switching",
+        UpgradeState::Updating => "upgrade-updating",
+        UpgradeState::Rebooting => "upgrade-rebooting",
         UpgradeState::Proving => "upgrade-proving",
         UpgradeState::Done => "upgrade-done",
         UpgradeState::PuttingBack => "upgrade-putting-back",

@@ -253,6 +253,16 @@ impl PackageFile {
 }
 
 impl PackageFormat {
+    /// What the package manager of a distribution takes; none where that is not known. By the word `ID` of
+    /// `os-release`.
+    pub fn of_os(os_id: &str) -> Option<Self> {
+        match os_id {
+            "debian" | "ubuntu" => Some(Self::Deb),
+            "almalinux" | "centos" | "fedora" | "ol" | "rhel" | "rocky" => Some(Self::Rpm),
+            _ => None,
+        }
+    }
+
     /// The word in documents, and the ending of its files.
     pub fn as_str(self) -> &'static str {
         match self {

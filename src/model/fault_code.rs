@@ -315,6 +315,8 @@ codes! {
         UnitRemoval = "unit-removal",
         Units = "units",
         Unstable = "unstable",
+        OsUnknown = "os-unknown",
+        OsUpdateFailed = "os-update-failed",
         UpgradeFailed = "upgrade-failed",
         UpgradeImpossible = "upgrade-impossible",
         UpgradeNotDrained = "upgrade-not-drained",

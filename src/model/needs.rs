@@ -80,6 +80,9 @@ const FIELDS: &[Field] = &[
     ("assignment.upgrade.drain.timeout_s", FIRST, Old::Refuses),
     ("assignment.upgrade.drain.then", FIRST, Old::Refuses),
     ("assignment.upgrade.prove_s", FIRST, Old::Refuses),
+    ("assignment.upgrade.os", FIRST, Old::Refuses),
+    ("assignment.upgrade.os.reboot", FIRST, Old::Refuses),
+    ("assignment.upgrade.os.within_s", FIRST, Old::Refuses),
     ("assignment.addons", FIRST, Old::Refuses),
     ("assignment.addons.name", FIRST, Old::Refuses),
     ("assignment.addons.version", FIRST, Old::Refuses),
@@ -335,9 +338,9 @@ pub(super) mod tests {
         AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
         BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
         EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
-        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity,
-        PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId, RuntimeSpec, SPEC_SCHEMA, Spec,
-        StackRef, Timestamp, UpgradeOrder, UpgradeStage,
+        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, OsOrder,
+        OsReboot, PodSecurity, PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId,
+        RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp, UpgradeOrder, UpgradeStage,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -381,6 +384,10 @@ pub(super) mod tests {
                         then: AfterDrain::Force,
                     },
                     prove_s: 120,
+                    os: Some(OsOrder {
+                        reboot: OsReboot::Never,
+                        within_s: 600,
+                    }),
                 }),
                 addons: Some(StackRef {
                     name: "s".into(),

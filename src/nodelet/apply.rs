@@ -37,6 +37,7 @@ use crate::host::runtime::ImageError;
 use crate::host::space;
 use crate::host::units::{Active, UnitState};
 use crate::model::{Digest, Fault, FaultCode, ProxyMode, TrustStore};
+use crate::os;
 use crate::stack::Stops;
 use crate::telemetry::chain;
 
@@ -205,6 +206,12 @@ impl<'s, 'a> Shared<'s, 'a> {
                 Ok(exec::run(cmd).await.map(drop)?)
             }
             Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
+            Step::OsUpdate { run } => os::begin(self.host, run).await.map_err(Failed::Why),
+            Step::Reboot { boot } => {
+                self.host.units.reboot().await?;
+                self.alone().await.memory.ends = Some(boot.clone());
+                Ok(())
+            }
             Step::PolicyRulesGone => {
                 let net = &self.host.net;
                 net.delete_chains(&ours::network::policy_chain_prefixes())

@@ -26,6 +26,7 @@ mod refused;
 mod removing;
 mod restoring;
 mod rolling;
+mod updating;
 
 pub use dry_run::dry_run;
 

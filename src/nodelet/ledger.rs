@@ -24,8 +24,7 @@ mod lost;
 const LEDGER_MAX: u64 = 16 * 1024 * 1024;
 /// A few certificates.
 const AUTHORITY_MAX: u64 = 256 * 1024;
-/// Trials of a program that are remembered: with one, what runs and what is had ready beside it would be
-/// tried by turns, again and again.
+/// Trials of a program that are remembered: with one, what runs and what is beside it would be tried by turns.
 const TRIED_KEPT: usize = 2;
 /// Largest foreign file that is kept so that removal can put it back.
 const ORIGINAL_MAX: u64 = 1024 * 1024;
@@ -47,8 +46,7 @@ pub struct Ledger {
     pub artefacts: Vec<Artefact>,
     /// The stack whose every byte was verified last.
     pub stack: Option<StackRecord>,
-    /// Programs, and the digests of the trials that each passed last: of what runs, and of what is had ready
-    /// beside it.
+    /// Programs, and the digests of the trials that each passed last: of what runs, and of what is beside it.
     #[serde(default)]
     pub tried: BTreeMap<String, Vec<Digest>>,
     #[serde(default)]
@@ -516,7 +514,9 @@ fn artefacts_of(step: &Step) -> Vec<What> {
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::NetworkGone { .. }
-        | Step::ProxyRulesGone { .. } => Vec::new(),
+        | Step::ProxyRulesGone { .. }
+        | Step::OsUpdate { .. }
+        | Step::Reboot { .. } => Vec::new(),
     }
 }
 

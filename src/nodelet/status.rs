@@ -285,13 +285,11 @@ impl Board {
         match before.filter(same) {
             Some(before) => now.since = before.since,
             None => {
-                let why = now
-                    .fault
-                    .as_ref()
-                    .map_or_else(String::new, |f| format!(": {f}"));
+                let why = now.outcome();
+                let title = now.title();
                 let (stack, stage, state) = (&now.stack, now.stage, now.state);
                 tracing::info!(%stack, %stage, %state, roll = %now.roll, "upgrade");
-                self.say(&format!("upgrade to {stack}, stage {stage}: {state}{why}"));
+                self.say(&format!("{title}: {state}{why}"));
             }
         }
         self.status.upgrade = Some(now);

@@ -24,6 +24,7 @@ use super::etcd::data::Held;
 use crate::model::{
     Addon, CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
+use crate::os;
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -214,6 +215,16 @@ pub enum Step {
     ProxyRulesGone {
         /// What it does not use.
         of: ProxyMode,
+    },
+    /// This run of the distribution's package manager was begun; its own unit brings it to its end.
+    OsUpdate {
+        /// Which.
+        run: os::Run,
+    },
+    /// The machine was told to start anew.
+    Reboot {
+        /// The boot that is to end.
+        boot: String,
     },
 }
 
@@ -427,6 +438,8 @@ impl Step {
             Self::ProxyRules { by, .. } => format!("proxy-rules:{by}"),
             Self::PolicyRulesGone => "policy-rules-gone".into(),
             Self::ProxyRulesGone { of } => format!("proxy-rules-gone:{of}"),
+            Self::OsUpdate { .. } => "os-update".into(),
+            Self::Reboot { .. } => "reboot".into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::step::{Probe, Step};
 use crate::host::ours::units;
 use crate::model::FaultCode;
+use crate::os::Goal;
 
 /// What is done, e.g. `write /etc/x`.
 pub fn doing(step: &Step) -> String {
@@ -58,6 +59,11 @@ pub fn doing(step: &Step) -> String {
         Step::ProxyRules { .. } => "let kube-proxy write its rules anew".into(),
         Step::PolicyRulesGone => "remove what kept network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
+        Step::OsUpdate { run } => match run.goal {
+            Goal::Fetch => "have the distribution's updates fetched".into(),
+            Goal::Install => "have the distribution's updates installed".into(),
+        },
+        Step::Reboot { .. } => "start the machine anew".into(),
     }
 }
 
@@ -123,6 +129,7 @@ pub fn code(step: &Step) -> FaultCode {
         Step::ProxyRules { .. } => FaultCode::ProxyRulesLost,
         Step::PolicyRulesGone => FaultCode::PolicyRulesLeft,
         Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
+        Step::OsUpdate { .. } | Step::Reboot { .. } => FaultCode::OsUpdateFailed,
     }
 }
 
@@ -149,7 +156,7 @@ pub fn remedy(step: &Step) -> String {
                     .into()
             }
         },
-        Step::Unit(_) | Step::EtcdVotes { .. } => log_of(step).map(see).unwrap_or_default(),
+        Step::Unit(_) | Step::EtcdVotes { .. } | Step::OsUpdate { .. } => log_of(step).map(see).unwrap_or_default(),
         Step::EtcdMemberGone { member, .. } => format!(
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
@@ -191,6 +198,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::PolicyRulesGone
+        | Step::Reboot { .. }
         | Step::NetworkGone { .. } => String::new(),
     }
 }
@@ -201,7 +209,8 @@ pub fn log_of(step: &Step) -> Option<&str> {
         Step::Unit(u) => Some(&u.unit),
         Step::EtcdVotes { .. } => Some(units::ETCD),
         Step::ProxyRules { .. } | Step::ProxyRulesGone { .. } => Some(units::KUBE_PROXY),
-        Step::PodNetwork { .. } => None,
+        Step::PodNetwork { .. } | Step::Reboot { .. } => None,
+        Step::OsUpdate { .. } => Some(units::OS_UPDATE),
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
             Probe::EtcdHealthy => Some(units::ETCD),

@@ -134,6 +134,18 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             "/clusters/{name}/upgrade/{verb}",
             post(rolls::http::admin_turn),
         )
+        .route(
+            "/clusters/{name}/os-update",
+            get(rolls::http::admin_os_show).post(rolls::http::admin_os_start),
+        )
+        .route(
+            "/clusters/{name}/os-update/plan",
+            post(rolls::http::admin_os_plan),
+        )
+        .route(
+            "/clusters/{name}/os-update/{verb}",
+            post(rolls::http::admin_os_turn),
+        )
         .route("/clusters/{name}/settings", patch(cluster_settings))
         .route(
             "/clusters/{name}/backups",

@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::rolls::{By, MaxUnavailable, State, UpgradeSettings, Way};
-use super::store::Rows;
+use super::store::{Read, Rows, StoreError};
 use crate::model::{AgentStage, Fault, Generation, HostId};
 
 /// The newest roll over the fleet, under [`THE_ROW`].
@@ -52,6 +52,12 @@ const PARTS: Rows<Part> = Rows::new("agent-parts");
 /// What an operator chose for the fleet, under [`THE_ROW`].
 const SETTINGS: Rows<UpgradeSettings> = Rows::new("agent-settings");
 const THE_ROW: &str = "fleet";
+
+/// The agent of this host was told to change, and has not said how that ended.
+pub(super) fn is_changing(rows: &impl Read, host: HostId) -> Result<bool, StoreError> {
+    let part = rows.get(&PARTS, &host.to_string())?;
+    Ok(part.is_some_and(|p| p.stand == Stand::Told))
+}
 
 /// Names of these kinds of rows.
 pub(super) const TABLES: [&str; 4] = [

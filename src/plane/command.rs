@@ -19,6 +19,7 @@ mod agent;
 mod authorities;
 mod backups;
 mod cluster;
+mod os_update;
 mod stack;
 mod upgrade;
 

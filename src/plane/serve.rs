@@ -334,6 +334,18 @@ fn router(plane: &Arc<Plane>) -> Router {
             "/v4/{project}/clusters/{uuid}/upgrade/{verb}",
             post(rolls::http::post_turn),
         )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update",
+            get(rolls::http::os_get).post(rolls::http::os_post),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update/plan",
+            post(rolls::http::os_post_plan),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update/{verb}",
+            post(rolls::http::os_post_turn),
+        )
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
         .route("/v4/{project}/nodes", get(qbert::nodes))

@@ -16,6 +16,7 @@ mod node;
 mod objects;
 mod operators;
 mod orders;
+mod os_update;
 mod renewal;
 mod restore;
 mod rights;

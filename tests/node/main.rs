@@ -25,6 +25,7 @@
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
 //! l_the_agent     another version of the agent: proven, installed, nothing else started again; bad ones come back
+//! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -41,6 +42,7 @@ mod matrix;
 mod members;
 mod minors;
 mod network;
+mod os_update;
 mod pages;
 mod policies;
 mod reach;

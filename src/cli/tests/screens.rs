@@ -308,6 +308,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
             attempts: 2,
             fault: Some(fault),
             since: at("09:40:00"),
+            os: None,
         });
     }
 

@@ -17,10 +17,11 @@ use super::super::phase::{self, Context, Order, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
+use super::super::step::Step;
 use super::Engine;
 use super::clock::until;
 use super::next::{Next, failed};
-use super::own::add_own;
+use super::own::{add_first, add_own};
 use crate::model::{
     Fault, FaultCode, Generation, HostId, NodeSpec, NodeState, PhaseId, StackRef, Timestamp,
     TrustStore,
@@ -76,6 +77,8 @@ pub(super) struct Turn {
     pub(super) newest: Option<Arc<NodeSpec>>,
     /// A sweep that finds nothing to do does not make it `ok`: the cluster has to show it first.
     pub(super) proves: bool,
+    /// What is done before anything else.
+    pub(super) does: Option<Step>,
 }
 
 impl Engine {
@@ -167,6 +170,9 @@ impl Engine {
         self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
+        if let Some(step) = &node.turn.does {
+            add_first(&mut phases, step.clone());
+        }
         let effects = Effects {
             host: &self.host,
             trust: &node.trust,

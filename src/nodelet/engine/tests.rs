@@ -3,6 +3,7 @@
 mod held;
 mod rolling;
 mod unfit;
+mod updating;
 
 use std::sync::Arc;
 

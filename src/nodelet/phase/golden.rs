@@ -370,7 +370,9 @@ fn path(step: &Step) -> Option<&str> {
         | Step::NetworkGone { .. }
         | Step::PodNetwork { .. }
         | Step::ProxyRules { .. }
-        | Step::ProxyRulesGone { .. } => None,
+        | Step::ProxyRulesGone { .. }
+        | Step::OsUpdate { .. }
+        | Step::Reboot { .. } => None,
     }
 }
 

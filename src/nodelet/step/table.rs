@@ -115,6 +115,9 @@ impl Step {
                 watched: Some(path),
                 ..fact(deadlines::FILES)
             },
+            // Both are only begun.
+            Self::OsUpdate { .. } => fact(deadlines::UNIT_STEP),
+            Self::Reboot { .. } => fact(deadlines::CALLS),
             Self::Dir(_)
             | Self::Absent { .. }
             | Self::Key { .. }

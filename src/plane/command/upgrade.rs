@@ -23,6 +23,18 @@ pub(super) struct Upgrade {
     /// Only show what would be done, in which order, and what stands against it.
     #[arg(long, requires = "to")]
     plan: bool,
+    #[command(flatten)]
+    how: How,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+/// How a walk over a cluster goes, whatever it brings about.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// Workers that may be away at a time: a number, or a part of them like 10%. Never two zones at once.
     #[arg(long, value_name = "N|P%")]
     max_unavailable: Option<MaxUnavailable>,
@@ -44,11 +56,6 @@ pub(super) struct Upgrade {
     /// A finding that blocks, and that you know; several times for several.
     #[arg(long, value_name = "ID")]
     despite: Vec<String>,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    state: State,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -78,22 +85,10 @@ enum Then {
 impl Upgrade {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let at = format!("/clusters/{}/upgrade", self.name);
-        let then = self.then.map(|then| match then {
-            Then::Stop => AfterDrain::Stop,
-            Then::Wait => AfterDrain::Wait,
-            Then::Force => AfterDrain::Force,
-        });
         let begins = self.to.is_some();
         let wanted = Wanted {
             to: self.to,
-            max_unavailable: self.max_unavailable,
-            batch_upgrade_percent: None,
-            drain_timeout_seconds: self.drain_timeout,
-            then,
-            prove_seconds: self.prove,
-            any_time: self.any_time,
-            window: self.window,
-            despite: self.despite,
+            ..self.how.wanted()
         };
         let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
         let (method, path) = match self.verb {
@@ -116,6 +111,27 @@ impl Upgrade {
                 (false, false) => status_screen(&answer),
             },
         )
+    }
+}
+
+impl How {
+    /// As the plane is asked.
+    pub(super) fn wanted(self) -> Wanted {
+        let then = self.then.map(|then| match then {
+            Then::Stop => AfterDrain::Stop,
+            Then::Wait => AfterDrain::Wait,
+            Then::Force => AfterDrain::Force,
+        });
+        Wanted {
+            max_unavailable: self.max_unavailable,
+            drain_timeout_seconds: self.drain_timeout,
+            then,
+            prove_seconds: self.prove,
+            any_time: self.any_time,
+            window: self.window,
+            despite: self.despite,
+            ..Wanted::default()
+        }
     }
 }
 
@@ -174,8 +190,8 @@ pub(super) fn findings(answer: &Value) -> String {
     out
 }
 
-fn status_screen(answer: &Value) -> String {
-    let roll = &answer["upgrade"];
+/// Which cluster, what it has, and when steps begin.
+pub(super) fn head(answer: &Value) -> String {
     let mut out = format!(
         "cluster {}: stack {}",
         cell(answer, "cluster"),
@@ -189,6 +205,26 @@ fn status_screen(answer: &Value) -> String {
         out.push_str(&format!(", window {window} ({open})"));
     }
     out.push('\n');
+    out
+}
+
+/// Why it is stopped, if it is.
+pub(super) fn why(roll: &Value) -> String {
+    let why = &roll["why"];
+    if !why.is_object() {
+        return String::new();
+    }
+    format!(
+        "{}: {}\n    {}\n",
+        text(why, "what"),
+        text(why, "why"),
+        text(why, "fix")
+    )
+}
+
+fn status_screen(answer: &Value) -> String {
+    let roll = &answer["upgrade"];
+    let mut out = head(answer);
     if !roll.is_object() {
         return out + "it was never upgraded here\n";
     }
@@ -201,15 +237,7 @@ fn status_screen(answer: &Value) -> String {
         cell(roll, "of"),
         cell(roll, "beganAt"),
     ));
-    if roll["why"].is_object() {
-        let why = &roll["why"];
-        out.push_str(&format!(
-            "{}: {}\n    {}\n",
-            text(why, "what"),
-            text(why, "why"),
-            text(why, "fix")
-        ));
-    }
+    out.push_str(&why(roll));
     let mut table = vec![
         ["NODE", "ROLE", "STACK", "ETCD OF", ""]
             .map(str::to_owned)

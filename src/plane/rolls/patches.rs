@@ -5,7 +5,7 @@
 //! within a minor no API goes, and a budget that never lets a pod go stops the roll at its node, in words.
 
 use super::window::Patches;
-use super::{Begin, By, Policy, gates, http, plan};
+use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
 use crate::model::StackRef;
 use crate::plane::records::{CLUSTERS, Cluster, Stack};
 use crate::plane::refusal::Answer;
@@ -82,7 +82,7 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
     // What a person went back from, or cancelled, does not begin again by itself.
-    let since = cluster.roll.as_ref().map(|r| r.began_at);
+    let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
     let newer = all.iter().filter_map(|stack| {
         let of = version(stack)?;
         let follows = (of.major, of.minor) == (has.major, has.minor)
@@ -147,6 +147,8 @@ mod tests {
         cluster.settings.upgrade.patches = patches;
         cluster.roll = began.map(|hour| super::super::Roll {
             id: RollId(uuid::Uuid::nil()),
+            goal: super::super::Goal::Stack,
+            other: None,
             from: cluster.stack.clone(),
             to: cluster.stack.clone(),
             way: Way::Back,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::gates::{self, Case, Finding, Known};
-use super::{Way, etcd_of, is_master, runner, stack_of};
+use super::{Kind, Way, etcd_of, is_master, newest, runner, stack_of};
 use crate::model::{Digest, FaultCode, HostId, Matrix, Role, StackManifest, StackRef};
 use crate::plane::records::{Cluster, STACKS, STATUSES};
 use crate::plane::refusal::{Answer, Refusal};
@@ -160,7 +160,7 @@ pub(super) fn role(role: Role) -> &'static str {
 
 /// Refuses a way back on which etcd's data would not come along.
 pub(super) fn may_go_back(rows: &impl Read, cluster: &Cluster) -> Answer<()> {
-    let Some(roll) = cluster.roll.as_ref().filter(|r| r.way == Way::Forward) else {
+    let Some(roll) = newest(cluster, Kind::Stack).filter(|r| r.way == Way::Forward) else {
         // Refused with its own words.
         return Ok(());
     };

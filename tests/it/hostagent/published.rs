@@ -9,8 +9,9 @@ use pf9_hostagent::model::{
     ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupTrust, BackupsStatus,
     CertPurpose, CertificateRequest, CertificateStatus, Digest, DocumentKind, DrillReport,
     Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, Fault, FaultCode, FoundManifest, Generation,
-    HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role,
-    RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus, paths,
+    HostId, NodeState, Nonce, OsReport, PhaseId, PhaseState, PhaseStatus, RestoreState,
+    RestoreStatus, Role, RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState,
+    UpgradeStatus, paths,
 };
 use serde_json::{Value, json};
 
@@ -98,6 +99,14 @@ fn full(bed: &Bed) {
             attempts: 1,
             fault: Some(fault().next_try(at)),
             since: at,
+            os: Some(OsReport {
+                available: 3,
+                security: 1,
+                updated: 2,
+                held: 1,
+                reboot_needed: true,
+                rebooted: true,
+            }),
         });
         s.certificates = vec![CertificateStatus {
             name: "kubelet/server".into(),

@@ -217,7 +217,7 @@ fn an_order_of_etcd_that_was_not_begun_is_taken_back_and_one_that_was_is_known()
         );
     };
     part(&mut waits, &|p| p.state = Some(UpgradeState::Checking));
-    cancel(&mut waits, world.now).expect("cancelled");
+    cancel(&mut waits, Kind::Stack, world.now).expect("cancelled");
     assert_eq!(order(&waits, host(1)), None);
     // It began, and the plane did not know when it took the order back.
     part(&mut world.cluster, &|p| p.state = None);
@@ -404,7 +404,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
         Some((UpgradeStage::Node, UpgradeState::Switching))
     );
     let mut cancelled = world.cluster.clone();
-    cancel(&mut cancelled, world.now).expect("cancelled");
+    cancel(&mut cancelled, Kind::Stack, world.now).expect("cancelled");
     let wanted = Begin {
         to: stack(2),
         policy: Policy::default(),
@@ -512,7 +512,7 @@ fn cancelled_in_the_middle_it_stays_as_it_is_and_the_same_upgrade_goes_on_from_t
     }
     let mid = stacks(&world);
     assert_eq!((state(&world), mid[3]), (State::Cancelled, 1));
-    let refused = pause(&mut world.cluster).expect_err("nothing is under way");
+    let refused = pause(&mut world.cluster, Kind::Stack).expect_err("nothing is under way");
     assert_eq!(refused.fault.code, FaultCode::RollNone);
     world.happens(Event::Begin);
     to_the_end(&mut world);
