@@ -2,11 +2,13 @@
 
 mod beside;
 mod coming;
+mod delta;
 mod fixture;
 mod plane;
 mod published;
 mod said_by_root;
 mod version;
+mod versions;
 mod words;
 
 use std::os::unix::fs::MetadataExt;

@@ -1,7 +1,7 @@
 //! A plane: the host API on a Unix socket, as comms would serve it, with faults on demand.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,16 +15,18 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FaultCode,
-    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
+    CertificateBatch, CertificateOrder, DeltaOffer, Digest, Envelope, Event, EventBatch, Fault,
+    FaultCode, FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce,
+    Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::support::newer::newer;
 use crate::support::within;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 #[derive(Default)]
 pub(crate) struct PlaneSide {
@@ -52,7 +54,22 @@ pub(crate) struct PlaneSide {
     pub(crate) cuts: Vec<usize>,
     /// From where archives were asked for.
     pub(crate) ranges: Vec<Option<u64>>,
+    /// What differs, to a stack and from another one: what is said of it, and its bytes.
+    pub(crate) deltas: BTreeMap<(Digest, Digest), Told>,
+    /// So many questions for one break off.
+    pub(crate) offers_break: u32,
+    /// So many are answered with: it is being made.
+    pub(crate) offers_coming: u32,
+    /// They are answered with what is none.
+    pub(crate) offers_garbled: bool,
+    /// It is of the next version: each of its answers says what this one does not know.
+    pub(crate) newer: bool,
+    /// What was asked for of stacks, without the part that all have.
+    pub(crate) asked: Vec<String>,
 }
+
+/// A delta.
+pub(crate) type Told = (DeltaOffer, Option<Vec<u8>>);
 
 pub(crate) struct FakePlane {
     side: Arc<watch::Sender<PlaneSide>>,
@@ -155,7 +172,7 @@ impl FakePlane {
 async fn serve(
     side: Arc<watch::Sender<PlaneSide>>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> io::Result<Response<Body>> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
@@ -171,7 +188,14 @@ async fn serve(
     if !body.is_empty() {
         side.send_modify(|s| s.came.push((path.clone(), body.clone())));
     }
-    Ok(match (head.method.as_str(), path.as_str(), digest) {
+    if let Some(what) = path.strip_prefix("/v1/stacks/") {
+        side.send_modify(|s| s.asked.push(what.to_owned()));
+    }
+    let range = head.headers.get(http::header::RANGE);
+    let from = range
+        .and_then(|r| r.to_str().ok())
+        .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let answer = match (head.method.as_str(), path.as_str(), digest) {
         ("GET", "/v1/hosts/self/spec", _) => spec(&side, query).await,
         ("POST", "/v1/hosts/self/status", _) => {
             let status = serde_json::from_slice(&body).expect("status");
@@ -215,14 +239,32 @@ async fn serve(
             }
         }
         ("GET", path, Some(digest)) if path.ends_with("/archive") || path.ends_with("/package") => {
-            let range = head.headers.get(http::header::RANGE);
-            let from = range
-                .and_then(|r| r.to_str().ok())
-                .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-            archive(&side, digest, from)
+            let all = side.borrow().archives.get(&digest).cloned();
+            archive(&side, all, from)
         }
+        ("GET", path, Some(to)) if path.contains("/from/") => delta(&side, to, path, from)?,
         _ => not_found(),
+    };
+    let is_newer = side.borrow().newer;
+    Ok(match is_newer {
+        true => of_the_next_version(answer).await,
+        false => answer,
     })
+}
+
+/// A document with additions; whatever else it is as it is.
+async fn of_the_next_version(answer: Response<Body>) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let bytes = body.collect().await.expect("whole").to_bytes();
+    let document = serde_json::from_slice(&bytes).map(newer);
+    let bytes = match document {
+        Ok(document) => serde_json::to_vec(&document).expect("json").into(),
+        Err(_) => bytes,
+    };
+    let mut answer =
+        Response::from_parts(head, Body::new(Full::new(bytes).map_err(|e| match e {})));
+    answer.headers_mut().remove(http::header::CONTENT_LENGTH);
+    answer
 }
 
 async fn spec(side: &watch::Sender<PlaneSide>, query: &str) -> Response<Body> {
@@ -297,8 +339,47 @@ fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> 
     json(200, &batch)
 }
 
-fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -> Response<Body> {
-    let Some(all) = side.borrow().archives.get(&digest).cloned() else {
+/// What differs, or what is said of it.
+fn delta(
+    side: &watch::Sender<PlaneSide>,
+    to: Digest,
+    path: &str,
+    begin: Option<u64>,
+) -> io::Result<Response<Body>> {
+    let mut words = path.split('/').skip(5);
+    let from = words.next().and_then(|from| from.parse().ok());
+    let found = from.and_then(|from| side.borrow().deltas.get(&(to, from)).cloned());
+    if words.next() == Some("delta") {
+        return Ok(archive(side, found.and_then(|(_, bytes)| bytes), begin));
+    }
+    let (mut breaks, mut coming) = (false, false);
+    side.send_modify(|s| {
+        (breaks, coming) = (s.offers_break > 0, s.offers_coming > 0);
+        s.offers_break = s.offers_break.saturating_sub(1);
+        s.offers_coming = s.offers_coming.saturating_sub(1);
+    });
+    match (breaks, found) {
+        (true, _) => Err(io::Error::other("the tunnel is cut")),
+        (false, _) if coming => {
+            let fault = Fault::new(
+                FaultCode::PlaneBusy,
+                "there is none yet",
+                "it is being made",
+            );
+            Ok(json(503, &fault))
+        }
+        (false, _) if side.borrow().offers_garbled => Ok(json(200, &["no", "offer"])),
+        (false, Some((offer, _))) => Ok(json(200, &offer)),
+        (false, None) => Ok(not_found()),
+    }
+}
+
+fn archive(
+    side: &watch::Sender<PlaneSide>,
+    all: Option<Vec<u8>>,
+    from: Option<u64>,
+) -> Response<Body> {
+    let Some(all) = all else {
         return not_found();
     };
     let mut cut = None;
@@ -314,7 +395,7 @@ fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -
     let end = stream::once(async move {
         // What was sent leaves the buffers before the connection breaks.
         tokio::task::yield_now().await;
-        cut.map(|_| Err(std::io::Error::other("cut")))
+        cut.map(|_| Err(io::Error::other("cut")))
     });
     let frames = stream::iter([sent]).chain(end.filter_map(std::future::ready));
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
