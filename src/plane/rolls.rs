@@ -377,4 +377,6 @@ impl std::fmt::Display for MaxUnavailable {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;

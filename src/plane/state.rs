@@ -28,6 +28,7 @@ use super::rights::Rights;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
 use super::specs::{self, Announcer};
+use super::stacks::ahead::Ahead;
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
 use crate::model::{ClusterId, Fault, FaultCode, Generation, HostId};
@@ -67,6 +68,8 @@ pub(super) struct Plane {
     pub(super) rights: Rights,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
+    /// What differs between stacks, made before it is needed.
+    pub(super) ahead: Ahead,
     pub(super) password_checks: Semaphore,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
@@ -127,6 +130,7 @@ impl Plane {
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             agents: Notify::new(),
+            ahead: Ahead::default(),
             password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),

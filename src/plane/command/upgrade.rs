@@ -151,7 +151,31 @@ fn plan_screen(answer: &Value) -> String {
         table.push(row);
     }
     out.push_str(&align(&table));
+    let transfers = rows(answer, "/transfers").filter_map(|of| transfer(of, text(answer, "to")));
+    let transfers: Vec<String> = transfers.collect();
+    if !transfers.is_empty() {
+        out.push_str(&format!("\n{}", transfers.concat()));
+    }
     out + &findings(answer)
+}
+
+/// What each node of a stack fetches, if it fetches anything.
+fn transfer(of: &Value, to: &str) -> Option<String> {
+    let mega = |at: &str| format!("{:.1} MB", of[at].as_f64().unwrap_or_default() / 1e6);
+    let (from, all) = (cell(of, "from"), mega("archive"));
+    let fetched = match text(of, "by") {
+        "delta" => format!("{}, what differs, instead of {all}", mega("bytes")),
+        "delta-coming" => format!("what differs, which is being made, instead of {all}"),
+        "archive" => {
+            format!("{all}, all of it; less after pf9-plane stack delta --from {from} --to {to}")
+        }
+        _ => return None,
+    };
+    let nodes = match of["nodes"].as_u64() {
+        Some(1) => "1 node".to_owned(),
+        _ => format!("each of {} nodes", cell(of, "nodes")),
+    };
+    Some(format!("fetched by {nodes} with {from}: {fetched}\n"))
 }
 
 /// What stands against something that a plan shows, and whether it would begin.
@@ -237,6 +261,11 @@ mod tests {
             "cluster": "c", "from": "1.36.3-1", "to": "1.37.2-1", "kubernetes": "1.37.2", "order": "masters first",
             "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "from": "1.36.3-1", "restarts": [
                 {"component": "etcd", "from": "3.6.16", "to": "3.7.3"}]}],
+            "transfers": [
+                {"from": "1.36.3-1", "nodes": 1, "by": "delta", "bytes": 9_400_000, "archive": 273_600_000},
+                {"from": "1.36.1-1", "nodes": 2, "by": "archive", "bytes": 273_600_000, "archive": 273_600_000},
+                {"from": "1.36.2-1", "nodes": 3, "by": "delta-coming", "bytes": null, "archive": 273_600_000},
+                {"from": "1.37.2-1", "nodes": 3, "by": "nothing", "bytes": 0, "archive": 273_600_000}],
             "findings": [{"id": "budget/a/b", "weight": "blocks", "what": "a budget", "why": "never", "fix": "mend it"}],
             "begins": false,
         });
@@ -245,6 +274,10 @@ mod tests {
             "cluster c: stack 1.36.3-1 to 1.37.2-1 (Kubernetes 1.37.2)\nmasters first\n\n\
              TURN  NODE  ROLE    ZONE  FROM      STARTED AGAIN\n\
              1     m1    master  -     1.36.3-1  etcd 3.6.16 to 3.7.3\n\n\
+             fetched by 1 node with 1.36.3-1: 9.4 MB, what differs, instead of 273.6 MB\n\
+             fetched by each of 2 nodes with 1.36.1-1: 273.6 MB, all of it; less after \
+             pf9-plane stack delta --from 1.36.1-1 --to 1.37.2-1\n\
+             fetched by each of 3 nodes with 1.36.2-1: what differs, which is being made, instead of 273.6 MB\n\n\
              blocks [budget/a/b] a budget: never\n    mend it\n\n\
              it does not begin; what blocks, and is known, is overruled with --despite ID\n"
         );

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::gates::{Finding, Weight};
 use super::window::Window;
 use super::{Begin, By, MaxUnavailable, Policy, asked, gates, plan, runner, show};
-use crate::model::{AfterDrain, ClusterId, DrainPolicy, FaultCode, StackRef};
+use crate::model::{AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, StackRef};
 use crate::plane::http::{DOCUMENT_MAX, Doc, parse, read_body};
 use crate::plane::qbert::{Tenant, cluster_id};
 use crate::plane::records::{CLUSTERS, Cluster};
@@ -115,7 +115,9 @@ async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Va
     let rows = plane.read()?;
     let mut plan = plan::make(&rows, &cluster, &asked.to, jiff::Timestamp::now())?;
     plan.found.extend(asked.found);
-    Ok(plan.json(&cluster, &wanted.despite))
+    let to = asked.to.manifest;
+    let is_coming = |from: &Digest| plane.ahead.is_coming(from, &to);
+    Ok(plan.json(&cluster, &wanted.despite, &is_coming))
 }
 
 /// Begins an upgrade of a cluster.
@@ -130,7 +132,7 @@ pub(in crate::plane) async fn start(
     let what = "no upgrade was begun";
     super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
     let (_, asked) = ask(plane, id, &wanted, kind).await?;
-    plane
+    let shown = plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
@@ -150,7 +152,9 @@ pub(in crate::plane) async fn start(
             begun(change, &mut cluster, begin)?;
             show::json_of(&**change, &cluster, change.now)
         })
-        .await
+        .await?;
+    plane.ahead.poke();
+    Ok(shown)
 }
 
 /// The refusal that follows from what stands against it.
