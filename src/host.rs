@@ -9,6 +9,7 @@
 //! | here      | [`Host`], and [`blocking`] work beside the event loop |
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
+//! | `package` | a package of ours, read: what it is, and its files |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
@@ -52,6 +53,7 @@ pub mod neighbours;
 pub mod net;
 pub mod noise;
 pub mod ours;
+pub mod package;
 pub mod part;
 pub mod proc;
 mod protobuf;
