@@ -45,6 +45,9 @@ pub struct AgentPackage {
     pub version: Version,
     /// Its packages; a host takes the one for it.
     pub packages: Vec<PackageFile>,
+    /// It mends a fault of security: fleets whose policy says so go there at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub security: bool,
 }
 
 /// One package.
@@ -307,6 +310,7 @@ pub(in crate::model) mod tests {
                 bytes: 1,
                 path: "v1/agents/7/package".into(),
             }],
+            security: true,
         }
     }
 

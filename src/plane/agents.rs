@@ -10,14 +10,13 @@
 //! | file | holds |
 //! |---|---|
 //! | here         | the rows of a roll over the fleet |
-//! | `package`    | what a .deb or an .rpm says it is (pure) |
 //! | `repository` | packages: import, list, remove, serve |
 //! | `engine`     | what hosts report, whom to tell next, when it stops (pure) |
 //! | `verbs`      | pause, resume, cancel, back (pure) |
 //! | `gates`      | which hosts take part, and what stands against it (pure) |
 //! | `patches`    | versions that the fleet goes to by itself |
 //! | `runner`     | the store around them; the task that looks when nobody reports |
-//! | `show`, `http` | how far it is, and the APIs that it is asked by |
+//! | `show`, `numbers`, `http` | how far it is, for people and for Prometheus, and the APIs that it is asked by |
 //!
 //! Shared with the rolls of clusters: window, patch policy, how many at a time, findings, states. Apart are the
 //! engines: a cluster's roll goes by stages of each node and by roles, this one by shares of a fleet that mostly has
@@ -29,7 +28,7 @@
 mod engine;
 mod gates;
 pub(super) mod http;
-mod package;
+pub(super) mod numbers;
 pub(super) mod patches;
 pub(super) mod repository;
 pub(super) mod runner;

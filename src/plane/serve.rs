@@ -33,7 +33,7 @@ use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
     admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
-    rolls, trace, tunnel,
+    rolls, stacks, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -155,6 +155,7 @@ impl Server {
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
+        tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -344,6 +345,7 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/v1/tunnel", get(tunnel::accept));
     let metrics = Router::new()
         .route("/targets", get(metrics::targets))
+        .route("/agents", get(metrics::of_the_fleet))
         .route("/hosts/{id}/{source}", get(metrics::numbers));
     let named = || axum::middleware::from_fn(trace::layer);
     let kube = Router::new()
