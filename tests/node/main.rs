@@ -24,7 +24,8 @@
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
-//! l_the_agent     another version of the agent: proven, installed, nothing else started again; bad ones come back
+//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
+//!                 and stop the fleet
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
