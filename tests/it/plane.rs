@@ -25,3 +25,4 @@ mod takeover;
 mod tickets;
 mod tunnels;
 mod upgrade;
+mod versions;
