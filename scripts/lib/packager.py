@@ -138,6 +138,7 @@ def rpm(binaries, folder, log=None):
     files = contents(binaries)
     lines = [f"%attr({'-' if mode is None else format(mode, 'o')},root,root) {'%config(noreplace) ' if is_config(path) else ''}{path}"
              for path, (_, mode) in files.items()]
+    lines += [f"%dir %attr(755,root,root) {at(path)}" for path in DATA["directories"]["own"]]
     scripts = "\n".join(f"%{section}\n" + script(f"rpm/{name}").replace("%", "%%")
                         for section, name in RPM_SCRIPTS.items())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
