@@ -29,8 +29,10 @@
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
 //! | `routes`  | [`routes::routes`]: the kernel's routes |
+//! | `tunnel_ends` | where the tunnel goes now |
 //! | `mounts`  | mount points |
 //! | `looking` | [`looking::Looking`]: a look at files that may never end |
+//! | `host_ports` | ports of the machine that lead to pods |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
@@ -43,6 +45,7 @@ pub mod etcd_data;
 pub mod exec;
 pub mod facts;
 pub mod fs;
+pub mod host_ports;
 pub mod interfaces;
 pub mod kernel;
 pub mod kube;
@@ -63,6 +66,7 @@ pub mod temps;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod tunnel_ends;
 pub mod units;
 
 use fs::HostFs;

@@ -15,6 +15,8 @@
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
+//! | `clocks`                                     | hosts whose clock is away are told |
+//! | `moved`                                      | a node whose machine has another address follows |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
@@ -45,6 +47,7 @@ mod budget;
 mod ca;
 mod certificates;
 mod claims;
+mod clocks;
 mod command;
 mod compute;
 mod departures;
@@ -64,6 +67,7 @@ mod kubeconfig;
 mod machines;
 mod membership;
 mod metrics;
+mod moved;
 mod nonces;
 mod orders;
 mod proxy;

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use super::fs::HostFs;
 use super::mounts;
-use super::ours::processes::{Process, ProcessRule, process};
+use super::ours::processes::{Process, ProcessRule, TUNNELS, process, tunnels_elsewhere};
 
 /// Most processes that are looked at: more than any machine has that still works; the kernel's own
 /// bound is 16 times that.
@@ -19,6 +20,8 @@ const SMALL_MAX: u64 = 16 * 1024;
 const ARGS_MAX: u64 = 64 * 1024;
 /// A process's mounts; its root is among the first.
 const MOUNTS_MAX: u64 = 4 * 1024 * 1024;
+/// Sockets of TCP, of both versions.
+const TCP: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// A connection table of a busy master.
 const SOCKETS_MAX: u64 = 64 * 1024 * 1024;
 /// Most descriptors of one process that are looked at: the kernel's default bound (`nr_open`).
@@ -67,6 +70,16 @@ impl Proc {
             .collect()
     }
 
+    /// Daemons of flannel of ours that tunnel by another address than this.
+    pub fn tunnels_elsewhere(&self, ip: IpAddr) -> Vec<Process> {
+        let named = self
+            .pids()
+            .into_iter()
+            .filter(|pid| self.name(*pid) == TUNNELS);
+        let seen = named.map(|pid| self.look(pid));
+        seen.filter(|p| tunnels_elsewhere(p, ip)).collect()
+    }
+
     /// What can be seen of a process; of one that is gone, nothing.
     pub fn look(&self, pid: u32) -> Process {
         let program = std::fs::read_link(self.fs.at(format!("/proc/{pid}/exe")));
@@ -88,6 +101,13 @@ impl Proc {
         self.text(pid, "comm", SMALL_MAX).trim().to_owned()
     }
 
+    /// What a process was started with, `NAME=value` each; empty when it is gone.
+    pub fn environment(&self, pid: u32) -> Vec<String> {
+        let text = self.text(pid, "environ", ARGS_MAX);
+        let all = text.split('\0').filter(|a| !a.is_empty());
+        all.map(str::to_owned).collect()
+    }
+
     /// When a process started, in clock ticks since boot; `None` when it is gone. With the process
     /// id it names one process for ever (of one boot).
     pub fn start(&self, pid: u32) -> Option<u64> {
@@ -99,10 +119,24 @@ impl Proc {
         worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
+    /// Whom this user is connected to on other machines, at most so many of each version.
+    pub fn connected(&self, uid: u32, most: usize) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        for table in TCP {
+            let text = self.read(&self.fs.at(table), SOCKETS_MAX);
+            all.extend(
+                text.lines()
+                    .filter_map(|line| far_end(line, uid))
+                    .take(most),
+            );
+        }
+        all
+    }
+
     /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
     pub fn listeners(&self, wanted: impl Fn(u16) -> bool) -> Vec<Listener> {
         let mut sockets = BTreeMap::new();
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for table in TCP {
             let text = self.read(&self.fs.at(table), SOCKETS_MAX);
             let found = listening(&text).filter(|(_, port)| wanted(*port));
             sockets.extend(found.map(|(inode, port)| (format!("socket:[{inode}]"), port)));
@@ -213,6 +247,40 @@ fn listening(table: &str) -> impl Iterator<Item = (u64, u16)> {
     })
 }
 
+/// `<n>: <local> <remote> <state> <queues> <timer> <retransmits> <uid> …`; of one that is established, by this user, to
+/// another machine.
+fn far_end(line: &str, uid: u32) -> Option<IpAddr> {
+    const ESTABLISHED: &str = "01";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let by: u32 = fields.get(7)?.parse().ok()?;
+    if *fields.get(3)? != ESTABLISHED || by != uid {
+        return None;
+    }
+    let (near, far) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
+    // To itself is no way out.
+    (!far.is_loopback() && far != near).then_some(far)
+}
+
+/// `0100007F:1F90`: words of four bytes, each as it is in memory.
+fn address(text: &str) -> Option<IpAddr> {
+    let (hex, _port) = text.split_once(':')?;
+    let word = |at: usize| {
+        let digits = hex.get(at..at + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_le_bytes)
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (n, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(n * 8)?);
+            }
+            Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical())
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +361,7 @@ mod tests {
         #[test]
         fn whatever_stands_there_is_read_without_a_panic(text in "\\PC{0,200}") {
             drop((start_of(&text), listening(&text).count(), mounts::root_sources(&text)));
+            prop_assert!(far_end(&text, 0).is_none_or(|ip| !ip.is_loopback()));
         }
     }
 }

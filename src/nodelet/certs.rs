@@ -218,7 +218,11 @@ fn accept_one(
         .map_err(|e| refuse(chain(&e)))?
         .ok_or_else(|| refuse("there is no key for it on this node".into()))?;
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
-    in_time(&seen, now).map_err(|e| refuse(e.to_string()))?;
+    in_time(&seen, now).map_err(|e| {
+        refuse(e.to_string()).fix(
+            "see whether this machine's clock is right (timedatectl); it is tried again by itself once it is",
+        )
+    })?;
     let believed = node.authorities.believed(purpose.profile(node).authority);
     let believed = believed.as_str();
     // The authority first: a certificate never stands beside another's authority.

@@ -219,6 +219,7 @@ impl<'a> Sweep<'a> {
             Step::EtcdMemberGone { member, .. } => self.etcd_member(member).await,
             Step::EtcdFounds { member, settings } => self.etcd_founds(member, settings).await,
             Step::EtcdNoted => self.etcd_noted(),
+            Step::EtcdAddress { member } => self.etcd_address(member).await,
             Step::EtcdMemberOut { gone } => self.etcd_member_out(gone).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
@@ -239,6 +240,8 @@ impl<'a> Sweep<'a> {
                 self.sets_gone(sets)
             }
             Step::PodNetwork { script, routes } => self.pod_network(script, routes).await,
+            Step::HostPorts { network, plugins } => self.host_ports(network, plugins).await,
+            Step::TunnelledBy { ip } => self.tunnelled_by(*ip),
             Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,

@@ -46,6 +46,7 @@ pub fn doing(step: &Step) -> String {
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
+        Step::EtcdAddress { .. } => "tell the others where this member of etcd is".into(),
         Step::EtcdNoted => "note what this member of etcd is".into(),
         Step::EtcdStack { stack } => format!("take etcd from stack {stack}"),
         Step::StackOnDisk { stack } => format!("see stack {stack} on the disk"),
@@ -55,6 +56,8 @@ pub fn doing(step: &Step) -> String {
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
         Step::PodNetwork { .. } => "put rules and routes of the pod network back".into(),
+        Step::HostPorts { .. } => "put ports of the machine that lead to pods back".into(),
+        Step::TunnelledBy { ip } => format!("let flannel tunnel by {ip}"),
         Step::ProxyRules { .. } => "let kube-proxy write its rules anew".into(),
         Step::PolicyRulesGone => "remove what kept network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
@@ -113,13 +116,16 @@ pub fn code(step: &Step) -> FaultCode {
         Step::EtcdDataReady { .. } => FaultCode::EtcdNotPrepared,
         Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => FaultCode::EtcdNotJoined,
         Step::EtcdNoted => FaultCode::State,
+        Step::EtcdAddress { .. } => FaultCode::EtcdElsewhere,
         Step::StackOnDisk { .. } => FaultCode::StackIo,
         Step::EtcdMemberOut { .. } => FaultCode::EtcdMemberStays,
         Step::EtcdVotes { .. } => FaultCode::EtcdNoVote,
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
         Step::NetworkGone { .. } => FaultCode::NetworkLeft,
-        Step::PodNetwork { .. } => FaultCode::PodNetworkRules,
+        Step::PodNetwork { .. } | Step::HostPorts { .. } | Step::TunnelledBy { .. } => {
+            FaultCode::PodNetworkRules
+        }
         Step::ProxyRules { .. } => FaultCode::ProxyRulesLost,
         Step::PolicyRulesGone => FaultCode::PolicyRulesLeft,
         Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
@@ -159,13 +165,13 @@ pub fn remedy(step: &Step) -> String {
                                     not come back is to be detached"
                 .into()
         }
-        Step::PodNetwork { .. } | Step::ProxyRules { .. } => {
+        Step::PodNetwork { .. } | Step::HostPorts { .. } | Step::ProxyRules { .. } => {
             "look for another program that flushes the packet filter or drops routes".into()
         }
         Step::ProxyRulesGone { .. } => {
             "look for another program that runs kube-proxy on this machine".into()
         }
-        Step::EtcdMemberOut { .. } => {
+        Step::EtcdMemberOut { .. } | Step::EtcdAddress { .. } => {
             "see whether etcd is healthy on every master that is there".into()
         }
         Step::File(_)
@@ -185,6 +191,7 @@ pub fn remedy(step: &Step) -> String {
         | Step::AddonGone { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
+        | Step::TunnelledBy { .. }
         | Step::EtcdNoted
         | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
@@ -239,6 +246,9 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::EtcdMemberOut { .. }
+        | Step::EtcdAddress { .. }
+        | Step::HostPorts { .. }
+        | Step::TunnelledBy { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::PolicyRulesGone

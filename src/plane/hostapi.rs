@@ -187,7 +187,13 @@ async fn status(
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
+    let answer = trust::answer(
+        &plane.read()?,
+        &plane.keys.ring(),
+        host,
+        &status,
+        Timestamp::now(),
+    )?;
     let news = plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;

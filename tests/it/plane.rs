@@ -12,6 +12,7 @@ mod hurry;
 mod kube;
 mod machines;
 mod metrics;
+mod moved;
 mod node;
 mod objects;
 mod operators;

@@ -170,7 +170,11 @@ impl Step {
                 holds: !force,
                 ..fact(deadlines::CALLS)
             },
-            Self::EtcdMemberOut { .. }
+            // A few pods, each a program that waits for others who change the packet filter.
+            Self::HostPorts { .. } => fact(deadlines::UNIT_STEP),
+            Self::TunnelledBy { .. }
+            | Self::EtcdMemberOut { .. }
+            | Self::EtcdAddress { .. }
             | Self::EtcdFounds { .. }
             | Self::EtcdJoined { .. }
             | Self::ContainersGone
