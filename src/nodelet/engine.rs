@@ -246,7 +246,9 @@ impl Engine {
         warnings.extend(super::policies::warnings(&self.host, &job).await);
         warnings.extend(self.tend_agent().await);
         if let Some(work) = job.work() {
-            warnings.extend(super::machine::warnings(&self.host, work.role, &work.node).await);
+            let proxy = self.egress.as_ref().ok().and_then(Egress::proxy);
+            let (role, node) = (work.role, &work.node);
+            warnings.extend(super::machine::warnings(&self.host, role, node, proxy).await);
         }
         self.board.warns(warnings);
         self.take_up(&job);
