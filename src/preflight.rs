@@ -9,10 +9,10 @@
 //! | `facts`     | [`Facts`]: everything the checks look at, read once |
 //! | `machine`   | root, distribution, architecture, systemd, the matrix, host name, clock |
 //! | `resources` | memory, processors, disk, whether programs run on it, links, the runtime's storage, swap |
-//! | `kernel`    | control groups, user namespaces, overlay, bridge filter, connection tracking |
+//! | `kernel`    | control groups, user namespaces, watches, processes, its log, mounts, overlay, bridge filter, connection tracking |
 //! | `software`  | tools and libraries of the distribution, DNS |
 //! | `trial`     | an overlay, tried where the runtime will have them: the one thing that writes, and takes it away again |
-//! | `conflicts` | ports, another kubelet, another agent |
+//! | `conflicts` | ports, another kubelet and what one left, another agent |
 
 mod conflicts;
 mod facts;
@@ -114,6 +114,10 @@ const CHECKS: &[CheckFn] = &[
     resources::swap,
     kernel::control_groups,
     kernel::user_namespaces,
+    kernel::inotify,
+    kernel::processes,
+    kernel::kernel_log,
+    kernel::mount_propagation,
     kernel::overlay,
     kernel::bridge_filter,
     kernel::connection_tracking,
@@ -121,7 +125,9 @@ const CHECKS: &[CheckFn] = &[
     software::libraries,
     software::dns,
     conflicts::ports,
+    conflicts::ports_given_away,
     conflicts::other_kubelet,
+    conflicts::leftovers,
     conflicts::other_agent,
 ];
 

@@ -60,6 +60,7 @@ const MACHINE: &[(&str, &str)] = &[
     ),
     ("/run/systemd/system/x", ""),
     ("/run/systemd/container", "x"),
+    ("/dev/kmsg", ""),
     ("/usr/lib64/libseccomp.so.2", ""),
     ("/opt/pf9/agent/current/bin/pf9-comms", ""),
     ("/etc/resolv.conf", "nameserver 10.0.0.1\n"),

@@ -71,6 +71,64 @@ pub(super) fn other_kubelet(facts: &Facts) -> Check {
     )
 }
 
+/// Whether the kernel gives ports of ours to whoever calls out.
+pub(super) fn ports_given_away(facts: &Facts) -> Check {
+    let (range, reserved) = &facts.port_range;
+    let wanted = ports::ALL.iter().map(|p| p.port);
+    let ends: Vec<&str> = range.split_whitespace().collect();
+    let found = match ends.as_slice() {
+        [] => "not known".to_owned(),
+        ends => format!("{} are given to whoever calls out", ends.join("-")),
+    };
+    let wanted_words = "none of the node's among them, or kept";
+    let check = Check::new(Group::Conflicts, "ports-given-away", found, wanted_words);
+    if ends.is_empty() {
+        return check.skip("the kernel does not say");
+    }
+    let Some((open, all)) = ports::given_away(range, reserved, wanted) else {
+        return check;
+    };
+    let list: Vec<String> = open.iter().map(ToString::to_string).collect();
+    check.warn(
+        format!(
+            "{} may be taken when a service of the node starts",
+            list.join(" ")
+        ),
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d"),
+    )
+}
+
+/// Directories that other kinds of Kubernetes have, and ours not: what is in them is theirs.
+pub(super) const LEFT_DIRS: [&str; 6] = [
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/var/lib/cni",
+    "/etc/kubernetes",
+    "/var/lib/etcd",
+    "/var/lib/rancher",
+];
+/// Links of their pod networks.
+pub(super) const LEFT_LINKS: [&str; 5] =
+    ["cni0", "flannel.1", "cilium_host", "vxlan.calico", "weave"];
+
+/// Whether another Kubernetes was here. None of it is used, and none taken away; but a bridge with the pods' addresses,
+/// or rules for services of before, are in the way of the new ones.
+pub(super) fn leftovers(facts: &Facts) -> Check {
+    let found = match facts.leftovers.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    let check = Check::new(Group::Conflicts, "leftovers", found, "none");
+    if facts.leftovers.is_empty() {
+        return check;
+    }
+    check.warn(
+        "they are of another Kubernetes: what is in directories is left alone, but its links, routes and packet-filter \
+         rules go on",
+        "let it remove itself (kubeadm reset, k3s-uninstall.sh), delete what is left, and reboot",
+    )
+}
+
 pub(super) fn other_agent(facts: &Facts) -> Check {
     let found = match facts.foreign_paths.as_slice() {
         [] => "none".to_owned(),

@@ -9,10 +9,11 @@ use super::trial::{self, OverlayTrial};
 use crate::host::facts::{OsRelease, os_release, systemd_version};
 use crate::host::fs::{Found, HostFs};
 use crate::host::kernel::{Kernel, ModuleState};
+use crate::host::mounts;
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
 use crate::host::resolver::Resolver;
-use crate::model::{Fault, FaultCode, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp, paths};
 use crate::telemetry::chain;
 
 /// Files of the kernel about the whole machine; `/proc/cpuinfo` of one with hundreds of processors.
@@ -56,6 +57,19 @@ pub struct Facts {
     pub overlay_trial: OverlayTrial,
     /// Who answers DNS.
     pub resolver: Resolver,
+    /// `fs.inotify.max_user_instances` and `max_user_watches`.
+    pub inotify: Option<(u64, u64)>,
+    /// Most processes and threads of the machine.
+    pub processes_max: Option<u64>,
+    /// There is a log of the kernel to be read.
+    pub kernel_log: bool,
+    /// Whether what is mounted by one is seen by all: where pods' directories will be. None: the kernel's list does not
+    /// say.
+    pub mounts_shared: Option<bool>,
+    /// Ports that the kernel gives to whoever calls out, as it says that, and those that it keeps.
+    pub port_range: (String, String),
+    /// What another Kubernetes left that was here.
+    pub leftovers: Vec<String>,
     /// Swap areas in use.
     pub swaps: Vec<String>,
     /// User namespaces that the kernel allows; none: it has none.
@@ -184,6 +198,26 @@ impl Facts {
                 _ => OverlayTrial::NotTried("only root can".into()),
             },
             resolver: Resolver::of(host).map_err(|e| fault(&e))?,
+            inotify: {
+                let of = |name: &str| reader.number(&format!("/proc/sys/fs/inotify/{name}"));
+                of("max_user_instances").zip(of("max_user_watches"))
+            },
+            processes_max: {
+                let all = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+                all.iter().filter_map(|path| reader.number(path)).min()
+            },
+            kernel_log: reader.exists("/dev/kmsg"),
+            mounts_shared: mounts::is_shared(host, paths::KUBELET_ROOT).map_err(|e| fault(&e))?,
+            port_range: {
+                let of = |name: &str| {
+                    reader
+                        .text(&format!("/proc/sys/net/ipv4/{name}"))
+                        .trim()
+                        .to_owned()
+                };
+                (of("ip_local_port_range"), of("ip_local_reserved_ports"))
+            },
+            leftovers: reader.leftovers(),
             swaps: kernel.swaps().map_err(|e| fault(&e))?,
             user_namespaces: reader.user_namespaces(),
             cgroup_v2,
@@ -232,6 +266,25 @@ impl Reader<'_> {
 
     fn exists(&self, path: &str) -> bool {
         self.host.at(path).exists()
+    }
+
+    fn number(&self, path: &str) -> Option<u64> {
+        self.text(path).trim().parse().ok()
+    }
+
+    /// Directories with something in them that is not ours, and links, under the names that others use.
+    fn leftovers(&self) -> Vec<String> {
+        let ours = |dir: &str, name: &str| ours::paths::ours_if_made(&format!("{dir}/{name}"));
+        let used = |dir: &&&str| {
+            let names = self.host.list(dir).unwrap_or_default();
+            names.iter().any(|name| !ours(dir, name))
+        };
+        let dirs = super::conflicts::LEFT_DIRS.iter().filter(used);
+        let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}"));
+        let links = super::conflicts::LEFT_LINKS.iter().filter(link);
+        let dirs = dirs.map(|dir| (*dir).to_owned());
+        dirs.chain(links.map(|name| format!("link {name}")))
+            .collect()
     }
 
     fn program(&self, name: &str) -> bool {

@@ -73,6 +73,93 @@ pub(super) fn user_namespaces(facts: &Facts) -> Check {
 /// What this check says where they work.
 pub(super) const USER_NAMESPACES: &str = "pods can have user ids of their own";
 
+/// The kernel's own values of these. One instance is what kubelet, the runtime and most programs that watch files take
+/// each, of those that their user has, which is root for nearly all of them.
+const INOTIFY_INSTANCES: u64 = 128;
+const INOTIFY_WATCHES: u64 = 8192;
+/// Below this a node ends with its first pods.
+const PROCESSES_LEAST: u64 = 4096;
+/// A little less than what the kernel allows by itself on a machine of 1 GiB.
+const PROCESSES_GOOD: u64 = 7000;
+
+/// Whether programs can watch files.
+pub(super) fn inotify(facts: &Facts) -> Check {
+    let found = match facts.inotify {
+        Some((instances, watches)) => format!("{instances} instances, {watches} watches"),
+        None => "not known".to_owned(),
+    };
+    let wanted =
+        format!("{INOTIFY_INSTANCES} instances and {INOTIFY_WATCHES} watches for a user, or more");
+    let check = Check::new(Group::Kernel, "inotify", found, wanted);
+    match facts.inotify {
+        None => check.skip("the kernel does not say"),
+        Some((i, w)) if i >= INOTIFY_INSTANCES && w >= INOTIFY_WATCHES => check,
+        Some(_) => check.fail(
+            "kubelet, the runtime and pods watch files; who gets no watch does not start, or misses what changes",
+            format!(
+                "sysctl -w fs.inotify.max_user_instances={INOTIFY_INSTANCES} fs.inotify.max_user_watches={INOTIFY_WATCHES} \
+                 (or more), and the same in /etc/sysctl.d"
+            ),
+        ),
+    }
+}
+
+/// Whether there may be as many processes as pods have.
+pub(super) fn processes(facts: &Facts) -> Check {
+    let found = facts
+        .processes_max
+        .map_or_else(|| "not known".to_owned(), |n| format!("{n} at most"));
+    let check = Check::new(
+        Group::Kernel,
+        "processes",
+        found,
+        format!("{PROCESSES_GOOD} or more"),
+    );
+    let fix =
+        "sysctl -w kernel.pid_max=4194304 kernel.threads-max=100000, and the same in /etc/sysctl.d";
+    match facts.processes_max {
+        None => check.skip("the kernel does not say"),
+        Some(n) if n < PROCESSES_LEAST => check.fail(
+            "Kubernetes itself has a few hundred threads, and each pod some",
+            fix,
+        ),
+        Some(n) if n < PROCESSES_GOOD => check.warn("a few large pods use that up", fix),
+        Some(_) => check,
+    }
+}
+
+/// Whether kubelet can hear of processes that the kernel ended for want of memory.
+pub(super) fn kernel_log(facts: &Facts) -> Check {
+    let found = if facts.kernel_log { "there" } else { "absent" };
+    let check = Check::new(Group::Kernel, "kernel-log", found, "/dev/kmsg");
+    if facts.kernel_log {
+        return check;
+    }
+    check.fail(
+        "kubelet ends where it cannot read the kernel's log",
+        "give this container the device /dev/kmsg; on a machine: mknod -m 600 /dev/kmsg c 1 11",
+    )
+}
+
+/// Whether pods and the machine see each other's mounts.
+pub(super) fn mount_propagation(facts: &Facts) -> Check {
+    let found = match facts.mounts_shared {
+        Some(true) => "shared",
+        Some(false) => "private",
+        None => "not known",
+    };
+    let check = Check::new(Group::Kernel, "mount-propagation", found, "shared mounts");
+    match facts.mounts_shared {
+        Some(true) => check,
+        Some(false) => check.warn(
+            "pods that mount something for others (storage drivers) do not start, and what the machine mounts later no \
+             pod sees",
+            "mount --make-rshared /, and let whatever made it private at boot do without",
+        ),
+        None => check.skip("the kernel's list of mounts does not say"),
+    }
+}
+
 pub(super) fn overlay(facts: &Facts) -> Check {
     feature(
         facts,

@@ -2,7 +2,7 @@
 
 use super::facts::Disk;
 use super::trial::OverlayTrial;
-use super::{Check, Facts, Group, gib};
+use super::{Check, Facts, Group, Severity, gib};
 use crate::host::ours::paths::{LINK_FIX, PROGRAMS};
 use crate::model::paths;
 
@@ -194,16 +194,26 @@ pub(super) fn runtime_storage(facts: &Facts) -> Check {
     let (found, why) = match &facts.overlay_trial {
         OverlayTrial::Works => ("an overlay was mounted there and used".to_owned(), None),
         OverlayTrial::NotTried(why) => (format!("not tried: {why}"), None),
-        OverlayTrial::Fails { at, why } => (format!("{at}: {why}"), Some(why)),
+        OverlayTrial::Fails { at, why } | OverlayTrial::Full { at, why } => {
+            (format!("{at}: {why}"), Some(why))
+        }
     };
     let wanted = format!("overlays work below {}", paths::CONTAINERD_ROOT);
     let check = Check::new(Group::Resources, "runtime-storage", found, wanted);
     match (&facts.overlay_trial, why) {
         (OverlayTrial::NotTried(why), _) => check.skip(why.clone()),
+        // What is free, and how many files there may be, another check counts; a quota it may not see.
+        (OverlayTrial::Full { .. }, _) => match disk(facts).severity {
+            Severity::Fail => check.skip("see disk"),
+            Severity::Skip | Severity::Ok | Severity::Warn => check.fail(
+                "no file can be made there, whatever is free: a quota is reached",
+                "raise the quota there, or mount a disk of its own at /var/lib/pf9",
+            ),
+        },
         (_, None) => check,
         (_, Some(_)) => check.fail(
             "the container runtime mounts every image as an overlay",
-            "mount a disk with ext4, or with XFS (ftype=1), at /var/lib/pf9",
+            "mount a disk with ext4 (with filetype) or XFS (with ftype=1) at /var/lib/pf9",
         ),
     }
 }
@@ -219,6 +229,13 @@ pub(super) fn swap(facts: &Facts) -> Check {
     }
     check.fail(
         "kubelet does not start with swap on, unless the cluster's kubelet.allowSwap says so",
-        "swapoff -a, and take swap out of /etc/fstab",
+        match facts.swaps.iter().any(|area| area.starts_with("/dev/zram")) {
+            false => "swapoff -a, and take swap out of /etc/fstab",
+            // It is in no fstab, and would be back with the next boot.
+            true => {
+                "swapoff -a, and remove what makes swap of memory: package zram-tools, or systemd-zram-generator \
+                 (or an empty /etc/systemd/zram-generator.conf)"
+            }
+        },
     )
 }

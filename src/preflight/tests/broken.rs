@@ -21,12 +21,12 @@ fn machine(test: &str) -> Option<HostFs> {
     Some(host)
 }
 
-/// What fails or could not be tried.
+/// What is not as it should be.
 fn bad(host: &HostFs) -> Vec<&'static str> {
     let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
     let report = Report::of(&facts, &[]).expect("report");
     let bad = report.checks.into_iter();
-    let bad = bad.filter(|c| matches!(c.severity, Severity::Fail | Severity::Skip));
+    let bad = bad.filter(|c| c.severity != Severity::Ok);
     bad.map(|c| c.id).collect()
 }
 
@@ -164,6 +164,119 @@ fn what_cannot_carry_an_overlay_is_found_by_a_try() {
     assert!(
         disk.why.contains("/var/lib/pf9 is mounted read-only"),
         "{disk:?}"
+    );
+}
+
+/// File systems that are made like that, and mounted where the runtime's data will be.
+#[test]
+fn a_file_system_without_types_of_entries_or_inodes_is_found() {
+    let Some(host) = machine("a_file_system_without_types_of_entries_or_inodes_is_found") else {
+        return;
+    };
+    // Sparse: what is not written takes nothing.
+    sh(
+        &host,
+        "mount -o remount,size=100g \"$PWD\"; mkdir -p var/lib/pf9; truncate -s 4G img",
+    );
+    breaks(
+        &host,
+        "runtime-storage",
+        "mkfs.ext4 -q -F -O ^filetype img; mount -o loop img var/lib/pf9",
+        "do not say what their entries are",
+        "umount var/lib/pf9; mkfs.ext4 -q -F img; mount -o loop img var/lib/pf9",
+    );
+    sh(&host, "umount var/lib/pf9; rm img");
+    breaks(
+        &host,
+        "disk",
+        "mount -t tmpfs -o nr_inodes=100,size=4g none var/lib/pf9",
+        "too few inodes",
+        "mount -o remount,nr_inodes=100000 var/lib/pf9",
+    );
+    sh(&host, "umount var/lib/pf9");
+    // None left at all: nothing can be tried, and one check says why.
+    sh(
+        &host,
+        "mount -t tmpfs -o nr_inodes=3,size=4g none var/lib/pf9",
+    );
+    assert_eq!(check(&host, "disk").severity, Severity::Fail);
+    let tried = check(&host, "runtime-storage");
+    assert_eq!(
+        (tried.severity, tried.why.as_str()),
+        (Severity::Skip, "see disk")
+    );
+}
+
+/// Each of these is a file of the kernel, or one that others left.
+#[test]
+fn what_a_kubelet_ends_without_is_looked_for() {
+    let Some(host) = machine("what_a_kubelet_ends_without_is_looked_for") else {
+        return;
+    };
+    sh(
+        &host,
+        "mkdir -p proc/sys/fs/inotify proc/sys/kernel proc/sys/net/ipv4 dev etc/cni/net.d var/lib/cni/results
+         echo 128 >proc/sys/fs/inotify/max_user_instances; echo 8192 >proc/sys/fs/inotify/max_user_watches
+         echo 32768 >proc/sys/kernel/pid_max; echo 60000 >proc/sys/kernel/threads-max
+         echo '32768\t60999' >proc/sys/net/ipv4/ip_local_port_range; echo >proc/sys/net/ipv4/ip_local_reserved_ports
+         touch dev/kmsg var/lib/cni/results/ours",
+    );
+    let cases = [
+        (
+            "inotify",
+            "echo 16 >proc/sys/fs/inotify/max_user_instances",
+            "16 instances",
+            "echo 128 >proc/sys/fs/inotify/max_user_instances",
+        ),
+        (
+            "processes",
+            "echo 1000 >proc/sys/kernel/threads-max",
+            "1000 at most",
+            "echo 100000 >proc/sys/kernel/threads-max",
+        ),
+        ("kernel-log", "rm dev/kmsg", "absent", "touch dev/kmsg"),
+        (
+            "ports-given-away",
+            "echo '10000\t60999' >proc/sys/net/ipv4/ip_local_port_range",
+            "10250",
+            "echo 10240-10260 >proc/sys/net/ipv4/ip_local_reserved_ports",
+        ),
+        (
+            "leftovers",
+            "touch etc/cni/net.d/10-flannel.conflist",
+            "/etc/cni/net.d",
+            "rm etc/cni/net.d/10-flannel.conflist",
+        ),
+        (
+            "leftovers",
+            "mkdir -p var/lib/cni/networks",
+            "/var/lib/cni",
+            "rmdir var/lib/cni/networks",
+        ),
+        (
+            "leftovers",
+            "mkdir -p sys/class/net/flannel.1",
+            "link flannel.1",
+            "rmdir sys/class/net/flannel.1",
+        ),
+        (
+            "swap",
+            "printf 'Filename Type Size Used Priority\n/dev/zram0 partition 1 0 5\n' >proc/swaps",
+            "/dev/zram0",
+            "printf 'Filename Type Size Used Priority\n' >proc/swaps",
+        ),
+    ];
+    for (id, broken, words, mended) in cases {
+        breaks(&host, id, broken, words, mended);
+    }
+    sh(
+        &host,
+        "printf 'x\n/dev/zram0 partition 1 0 5\n' >proc/swaps",
+    );
+    let swap = check(&host, "swap");
+    assert!(
+        swap.fix.contains("zram-tools") && !swap.fix.contains("fstab"),
+        "{swap:?}"
     );
 }
 
