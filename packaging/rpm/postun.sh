@@ -50,6 +50,13 @@ remove_tree() (
     done
     if [ -z "$here" ]; then rmdir --ignore-fail-on-non-empty "$1" || :; fi
 )
+tell_drop_ins() {
+    for dir in $SHARED_DIRS; do
+        for own in "$dir"/pf9-*.service.d "$dir"/pf9-*.socket.d; do
+            if [ -e "$own" ]; then echo "pf9-hostagent: left as it is, for it is the administrator's: $own" >&2; fi
+        done
+    done
+}
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi
@@ -87,6 +94,7 @@ elif ! role_is_left; then
     for dir in $SHARED_PARENTS; do
         if [ -d "$dir" ]; then rmdir --ignore-fail-on-non-empty "$dir"; fi
     done
+    tell_drop_ins
     for user in pf9-comms pf9; do
         if getent passwd "$user" >/dev/null; then userdel "$user" 2>/dev/null || :; fi
     done
