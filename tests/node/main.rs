@@ -4,6 +4,7 @@
 //! ```text
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
+//! ac_a_broken   machines that are broken in one way: the check of that says it, what it says helps; another address → the node is there
 //! ad_what_hangs a kubelet, kube-proxy, runtime, etcd and scheduler that only live; rules and routes that are flushed → works
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
@@ -33,6 +34,7 @@
 
 mod addons;
 mod address;
+mod broken;
 mod certificates;
 mod demo;
 mod hangs;
