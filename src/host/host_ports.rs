@@ -22,6 +22,8 @@ use super::fs::{FsError, HostFs};
 pub const RESULTS: &str = "/var/lib/cni/results";
 /// The plugin's name, as a program and in a network's list.
 const PORTMAP: &str = "portmap";
+/// The chain that all its rules hang on.
+const CHAIN: &str = "CNI-HOSTPORT-DNAT";
 /// Most notes that are read: a kubelet has a few hundred pods, and each has two.
 const NOTES_MAX: usize = 4096;
 /// Longest note; the configuration and the result are a few KiB each.
@@ -134,12 +136,33 @@ pub async fn lost(
     if !fs.at(format!("{plugins}/{PORTMAP}")).is_file() {
         return Ok(lost);
     }
-    for pod in mapped(fs, network)? {
-        if asked(fs, &pod, plugins, "CHECK").await?.is_some() {
+    let pods = mapped(fs, network)?;
+    // It does not look for the way to its chains itself, though it makes that, too.
+    let all = !pods.is_empty() && !is_led_to(fs).await?;
+    for pod in pods {
+        if all || asked(fs, &pod, plugins, "CHECK").await?.is_some() {
             lost.push(pod);
         }
     }
     Ok(lost)
+}
+
+/// Whether what comes from outside gets to the plugin's chain, of each family that has it in iptables.
+async fn is_led_to(fs: &HostFs) -> Result<bool, ExecError> {
+    for tool in ["iptables", "ip6tables"] {
+        let program = exec::program(fs, tool);
+        if !program.is_file() {
+            continue;
+        }
+        let said = exec::ask(Cmd::new(program, RUN).args(["-w", "10", "-t", "nat", "-S"])).await?;
+        let made = said.stdout.lines().any(|l| l == format!("-N {CHAIN}"));
+        let leads =
+            |l: &str| l.starts_with("-A PREROUTING ") && l.ends_with(&format!("-j {CHAIN}"));
+        if made && !said.stdout.lines().any(leads) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Lets the plugin make the rules of these again. One whose pod went meanwhile takes its own away: the runtime has done
@@ -290,6 +313,32 @@ mod tests {
             (&told["type"], &told["snat"]),
             (&json!("portmap"), &json!(true))
         );
+    }
+
+    #[tokio::test]
+    async fn a_way_that_is_gone_is_seen_though_the_plugin_does_not_look_for_it() {
+        let (_dir, fs) = machine();
+        note(&fs, "pf9-abc-eth0", |_| ());
+        plugin(&fs);
+        put(&fs, "/rules", "", 0o600);
+        let says = |lines: &str| {
+            put(
+                &fs,
+                "/usr/sbin/iptables",
+                &format!("#!/bin/sh\ncat <<'END'\n{lines}\nEND\n"),
+                0o755,
+            );
+        };
+        let lost = async || lost(&fs, "pf9", PLUGINS).await.expect("asked").len();
+        let jump = "-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT";
+        says(&format!(
+            "-P PREROUTING ACCEPT\n-N CNI-HOSTPORT-DNAT\n{jump}"
+        ));
+        assert_eq!(lost().await, 0);
+        says("-P PREROUTING ACCEPT\n-N CNI-HOSTPORT-DNAT");
+        assert_eq!(lost().await, 1);
+        says("-P PREROUTING ACCEPT");
+        assert_eq!(lost().await, 0, "by another back end: the plugin knows");
     }
 
     #[tokio::test]
