@@ -106,8 +106,8 @@ fn read(name: &str, text: &str, network: &str) -> Option<Mapped> {
     let list: List = serde_json::from_slice(&BASE64.decode(note.config).ok()?).ok()?;
     let mut config = list.plugins.into_iter().find(|p| p["type"] == PORTMAP)?;
     let interfaces = note.result["interfaces"].as_array()?;
-    let netns = interfaces.iter().filter_map(|i| i["sandbox"].as_str());
-    let netns = netns.filter(|path| !path.is_empty()).last()?.to_owned();
+    let mut netns = interfaces.iter().filter_map(|i| i["sandbox"].as_str());
+    let netns = netns.rfind(|path| !path.is_empty())?.to_owned();
     config["name"] = network.into();
     config["cniVersion"] = list.version.into();
     config["prevResult"] = note.result;

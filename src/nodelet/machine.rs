@@ -182,7 +182,7 @@ fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Optio
     let value = |name: &str| {
         let named = started_with.iter().filter_map(|line| line.split_once('='));
         let mut named = named.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        named.find_map(|(_, value)| Some(value.trim()))
+        named.next().map(|(_, value)| value.trim())
     };
     let networks = [node.network.services_cidr, node.network.pods_cidr];
     let shown = networks.map(|net| net.trunc().to_string()).join(",");
