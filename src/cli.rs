@@ -20,6 +20,7 @@
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
+//! | `maintenance`   | `maintenance start`, `end`, `show` |
 //! | `decommission`  | `decommission-node` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
@@ -32,6 +33,7 @@ mod decommission;
 mod etcd;
 mod identity;
 mod leftovers;
+mod maintenance;
 mod output;
 mod plan;
 mod prep;
@@ -115,7 +117,7 @@ async fn until_signal(args: Args, out: Output) -> Exit {
 
 async fn run(ctx: &Context, verb: &Verb) -> Exit {
     let result = match verb {
-        Verb::CheckNode(args) => check::run(ctx, args),
+        Verb::CheckNode(args) => check::run(ctx, args).await,
         Verb::PrepNode(args) => prep::run(ctx, args).await,
         Verb::Status(args) => status::run(ctx, args).await,
         Verb::Plan(_) => plan::run(ctx).await,
@@ -136,6 +138,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             IdentityVerb::Note => identity::note(ctx),
         },
         Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
+        Verb::Maintenance(args) => maintenance::run(ctx, &args.verb).await,
         Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))

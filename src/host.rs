@@ -25,9 +25,12 @@
 //! | `etcd_data` | what the files of an etcd say of themselves, read without it |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `deadlines` | how long what may take where one waits for another |
+//! | `extensions` | operators' programs, run where they can do no harm |
 //! | `facts`   | `os-release` |
+//! | `maintenance` | how long a maintenance still lasts, and its record |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
+//! | `rooted`  | whether nobody but root can have written a file |
 //! | `routes`  | [`routes::routes`]: the kernel's routes |
 //! | `mounts`  | mount points |
 //! | `looking` | [`looking::Looking`]: a look at files that may never end |
@@ -41,12 +44,14 @@ pub mod documents;
 pub mod etcd;
 pub mod etcd_data;
 pub mod exec;
+pub mod extensions;
 pub mod facts;
 pub mod fs;
 pub mod interfaces;
 pub mod kernel;
 pub mod kube;
 pub mod looking;
+pub mod maintenance;
 pub mod mounts;
 pub mod neighbours;
 pub mod net;
@@ -56,6 +61,7 @@ pub mod part;
 pub mod proc;
 mod protobuf;
 pub mod resolver;
+pub mod rooted;
 pub mod routes;
 pub mod runtime;
 pub mod space;

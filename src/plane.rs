@@ -9,6 +9,8 @@
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
 //! | `keys`, `takeover`, `trust`                 | the plane's own keys, how they change, whom hosts are to believe |
+//! | `operations`                                 | what hosts are to do once, and what came of it |
+//! | `maintenance`                                | hosts on which nothing is to be changed for a time |
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
@@ -62,9 +64,11 @@ mod keys;
 mod keystone;
 mod kubeconfig;
 mod machines;
+mod maintenance;
 mod membership;
 mod metrics;
 mod nonces;
+mod operations;
 mod orders;
 mod proxy;
 mod qbert;
@@ -87,6 +91,8 @@ mod stacks;
 mod state;
 mod store;
 mod takeover;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tickets;
 mod tls;
 mod tokens;

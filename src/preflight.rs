@@ -25,9 +25,11 @@ mod trial;
 pub use facts::{Disk, Facts, Listener, Process};
 pub use trial::{OverlayTrial, SCRATCH};
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
-use crate::model::{Fault, FaultCode};
+use crate::model::{ExtensionsStatus, Fault, FaultCode};
 
 /// Version of the report document.
 pub const REPORT_SCHEMA: u32 = 1;
@@ -60,13 +62,15 @@ pub enum Group {
     Software,
     /// What is in the way.
     Conflicts,
+    /// What operators' own programs say: a warning at most, for a machine can become a node all the same.
+    Operators,
 }
 
 /// One check with its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// Stable kebab-case word, for `--skip` and for programs.
-    pub id: &'static str,
+    pub id: Cow<'static, str>,
     /// Where it belongs.
     pub group: Group,
     /// How it ended.
@@ -132,8 +136,8 @@ impl Report {
     pub fn of(facts: &Facts, skip: &[String]) -> Result<Self, Fault> {
         let mut checks: Vec<Check> = CHECKS.iter().map(|check| check(facts)).collect();
         for id in skip {
-            let Some(check) = checks.iter_mut().find(|c| c.id == id) else {
-                let known: Vec<_> = checks.iter().map(|c| c.id).collect();
+            let Some(check) = checks.iter_mut().find(|c| c.id == *id) else {
+                let known: Vec<_> = checks.iter().map(|c| &*c.id).collect();
                 return Err(Fault::new(
                     FaultCode::Usage,
                     format!("cannot skip check {id:?}"),
@@ -151,6 +155,37 @@ impl Report {
             verdict: verdict.unwrap_or(Severity::Ok),
             checks,
         })
+    }
+
+    /// With what operators' own programs said, each check under the name of its program. They warn and refuse
+    /// nothing: what a machine needs to become a node is this software's to know.
+    #[must_use]
+    pub fn with(mut self, said: &ExtensionsStatus) -> Self {
+        let check = |id: &str, severity, found: &str, fix: &str| Check {
+            id: Cow::Owned(id.to_owned()),
+            group: Group::Operators,
+            severity,
+            found: found.to_owned(),
+            wanted: "what the operator's program wants".to_owned(),
+            why: String::new(),
+            fix: fix.to_owned(),
+        };
+        for (id, said) in &said.checks {
+            let severity = if said.ok {
+                Severity::Ok
+            } else {
+                Severity::Warn
+            };
+            self.checks
+                .push(check(id, severity, &said.found, &said.fix));
+        }
+        for (id, why) in &said.bad {
+            let fix = "correct the program; see docs/extensions.md";
+            self.checks.push(check(id, Severity::Warn, why, fix));
+        }
+        let verdict = self.checks.iter().map(|c| c.severity).max();
+        self.verdict = verdict.unwrap_or(Severity::Ok);
+        self
     }
 
     /// How many ended like this.
@@ -175,7 +210,7 @@ impl Report {
         };
         Some(
             Fault::new(
-                fault_code(first.id),
+                fault_code(&first.id),
                 "this machine cannot become a node",
                 join(|c| format!("{}: {}, wanted {}", c.id, c.found, c.wanted)),
             )
@@ -206,7 +241,7 @@ impl Check {
         wanted: impl Into<String>,
     ) -> Self {
         Self {
-            id,
+            id: id.into(),
             group,
             severity: Severity::Ok,
             found: found.into(),
@@ -262,6 +297,7 @@ impl Group {
             Self::Kernel => "kernel",
             Self::Software => "software",
             Self::Conflicts => "conflicts",
+            Self::Operators => "operators",
         }
     }
 }

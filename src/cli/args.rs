@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::etcd::EtcdArgs;
+use super::maintenance::MaintenanceArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -43,6 +44,8 @@ pub(super) enum Verb {
     /// The version of this software: what its units do.
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// For a time nothing here is repaired or changed; what the host is like is told as ever.
+    Maintenance(MaintenanceArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
     DecommissionNode(DecommissionArgs),
 }
@@ -313,6 +316,7 @@ impl Verb {
                 IdentityVerb::Note => false,
             },
             Self::Agent(_) => false,
+            Self::Maintenance(args) => args.verb.json(),
             Self::DecommissionNode(args) => args.json,
         }
     }

@@ -4,12 +4,18 @@ use super::args::CheckArgs;
 use super::context::Context;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
+use crate::host::extensions;
 use crate::model::Fault;
 use crate::preflight::{Check, Facts, Report, Severity};
 
-pub(super) fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
+pub(super) async fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
     let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
-    let report = Report::of(&facts, &args.skip)?;
+    let mut report = Report::of(&facts, &args.skip)?;
+    // Only root may have systemd run something.
+    if ctx.uid == 0 && extensions::any(&ctx.host) {
+        ctx.out.waiting("running operators' own checks");
+        report = report.with(&extensions::run(&ctx.host).await);
+    }
     ctx.out.show(&report);
     Ok(report.fault().as_ref().map_or(Exit::Ok, Exit::of))
 }

@@ -1,5 +1,6 @@
 //! The status report as one screen. Pure: the same report gives the same lines.
 
+use super::maintenance;
 use super::output::{Ink, Screen, Show};
 use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
@@ -36,7 +37,7 @@ impl Show for StatusReport {
 fn headline(screen: &mut Screen, report: &StatusReport) {
     let block = match report.state {
         Overall::Ok | Overall::Idle => Ink::GoodBlock,
-        Overall::Converging | Overall::Offline => Ink::WarnBlock,
+        Overall::Converging | Overall::Offline | Overall::Maintenance => Ink::WarnBlock,
         Overall::Retrying => Ink::WarnBlock,
         Overall::Failed | Overall::AgentDown | Overall::NotPrepared => Ink::BadBlock,
     };
@@ -75,7 +76,9 @@ fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
         screen.row("what to do", Ink::Plain, &fault.fix, width);
     }
     let attempts = report.node.as_ref().map_or(0, |n| n.attempts);
-    if let Some(at) = fault.next_try {
+    // Of a maintenance its end is a row of its own.
+    let maintenance = report.state == Overall::Maintenance;
+    if let Some(at) = fault.next_try.filter(|_| !maintenance) {
         let times = match attempts {
             0 => String::new(),
             n => format!(", {n} failed so far"),
@@ -250,6 +253,9 @@ fn change(screen: &mut Screen, now: &AgentStatus, width: usize) {
 }
 
 fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
+    if let Some(order) = report.node.as_ref().and_then(|n| n.maintenance.as_ref()) {
+        maintenance::row(screen, order, report.taken_at, width);
+    }
     change(screen, &report.change, width);
     if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
         screen.row("stack", Ink::Plain, &stack.to_string(), width);

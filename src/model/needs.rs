@@ -54,6 +54,10 @@ const FIELDS: &[Field] = &[
     ("agent.previous.packages[].sha256", FIRST, Old::Ignores),
     ("agent.previous.packages[].bytes", FIRST, Old::Ignores),
     ("agent.previous.packages[].path", FIRST, Old::Ignores),
+    ("maintenance", FIRST, Old::Refuses),
+    ("maintenance.id", FIRST, Old::Refuses),
+    ("maintenance.for_s", FIRST, Old::Refuses),
+    ("maintenance.reason", FIRST, Old::Ignores),
     ("assignment.role", FIRST, Old::Refuses),
     ("assignment.host_id", FIRST, Old::Refuses),
     ("assignment.cluster_id", FIRST, Old::Refuses),
@@ -331,6 +335,7 @@ pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::MaintenanceOrder;
     use crate::model::{
         AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
         BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
@@ -511,6 +516,11 @@ pub(super) mod tests {
             })),
             force: true,
             agent: Some(crate::model::agent::tests::spec()),
+            maintenance: Some(MaintenanceOrder {
+                id: uuid::Uuid::from_u128(5),
+                for_s: 7200,
+                reason: "reason".into(),
+            }),
         }
     }
 

@@ -78,6 +78,15 @@ pub fn material(
         .collect()
 }
 
+/// The certificate that is in use for a purpose.
+pub fn in_use(
+    fs: &HostFs,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+) -> Result<Option<CertificateSeen>, FsError> {
+    Ok(material_of(fs, purpose, node)?.certificate)
+}
+
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());

@@ -106,6 +106,7 @@ fn enrol(
         cluster: None,
         forced: false,
         agent: None,
+        maintenance: None,
         renewal: Renewal::default(),
     });
     host.hostname.clone_from(&said.facts.hostname);

@@ -32,8 +32,8 @@ use super::state::{Parts, Plane};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
-    rolls, trace, tunnel,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, proxy,
+    qbert, resmgr, rights, rolls, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -155,6 +155,7 @@ impl Server {
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
+        tasks.spawn(maintenance::keep(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -291,6 +292,14 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/v1/hosts", get(resmgr::list))
         .route("/v1/hosts/{id}", get(resmgr::get).delete(resmgr::remove))
         .route("/v1/hosts/{id}/events", get(resmgr::events))
+        .route(
+            "/v1/hosts/{id}/operations",
+            get(operations::get).post(operations::post),
+        )
+        .route(
+            "/v1/hosts/{id}/maintenance",
+            post(resmgr::begin_maintenance).delete(resmgr::end_maintenance),
+        )
         .route(
             "/v1/hosts/{id}/roles/{role}",
             put(resmgr::authorise).delete(resmgr::unauthorise),

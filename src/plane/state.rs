@@ -53,6 +53,8 @@ pub(super) struct Plane {
     /// Life of a host's certificate.
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
+    /// Wakes hosts for which there is an operation.
+    pub(super) operations: Announcer,
     pub(super) nonces: Nonces,
     pub(super) refused: Refused,
     pub(super) sessions: Sessions,
@@ -117,6 +119,7 @@ impl Plane {
             endpoints: parts.endpoints,
             host_life: parts.host_life,
             specs: Announcer::default(),
+            operations: Announcer::default(),
             nonces: Nonces::default(),
             refused: Refused::default(),
             sessions: Sessions::default(),

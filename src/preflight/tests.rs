@@ -89,7 +89,7 @@ fn a_good_machine_passes_every_check() {
     assert!(report.checks.len() >= 12);
     for check in report.checks {
         assert_ne!(
-            fault_code(check.id),
+            fault_code(&check.id),
             FaultCode::Newer,
             "{} has no code",
             check.id
@@ -411,7 +411,7 @@ fn each_defect_is_named_with_a_remedy_and_an_exit_code() {
         let [check] = odd.as_slice() else {
             panic!("{id}: exactly one check must speak: {odd:?}");
         };
-        assert_eq!((check.id, check.severity), (*id, *severity), "{check:?}");
+        assert_eq!((&*check.id, check.severity), (*id, *severity), "{check:?}");
         assert_eq!(report.verdict, *severity, "{id}");
         assert!(!check.why.is_empty(), "{id}");
         let fault = report.fault();

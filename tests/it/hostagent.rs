@@ -3,6 +3,7 @@
 mod beside;
 mod coming;
 mod fixture;
+mod operations;
 mod plane;
 mod published;
 mod said_by_root;

@@ -10,6 +10,7 @@ mod clusters;
 mod etcd;
 mod hurry;
 mod kube;
+mod lifecycle;
 mod machines;
 mod metrics;
 mod node;

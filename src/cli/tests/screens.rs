@@ -5,9 +5,9 @@ use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
     ApiAddressStatus, Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus,
-    Expiry, FaultCode, Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId,
-    PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef, Timestamp, TunnelState,
-    TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
+    Expiry, FaultCode, Generation, HostId, KubeProxyStatus, MaintenanceBy, MaintenanceStatus,
+    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef,
+    Timestamp, TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 use crate::preflight::{Disk, Facts, OverlayTrial, Report};
 
@@ -72,6 +72,9 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         service_account_key: None,
         etcd: None,
         revived: Vec::new(),
+        maintenance: None,
+        repairs: Vec::new(),
+        extensions: None,
         api_address: (role == Role::Master).then(|| ApiAddressStatus {
             address: "10.1.0.250".parse().expect("ip"),
             here: true,
@@ -171,6 +174,15 @@ fn certificates(role: Role) -> Vec<Expiry> {
         .into_iter()
         .chain(node.iter().map(Expiry::from))
         .collect()
+}
+
+fn maintenance() -> MaintenanceStatus {
+    MaintenanceStatus {
+        by: MaintenanceBy::Root,
+        reason: "the disk of /var/lib/pf9 is replaced".into(),
+        since: at("09:20:00"),
+        until: at("11:20:00"),
+    }
 }
 
 fn screens() -> Vec<(&'static str, StatusReport)> {
@@ -311,8 +323,18 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         });
     }
 
+    let mut resting = good(Role::Worker);
+    resting.state = Overall::Maintenance;
+    let left = "left as it is: start kubelet (pf9-kubelet.service is not running)";
+    resting.reason = Some(maintenance().fault(Some(left)));
+    resting.services[1] = unit("kubelet", "stopped");
+    if let Some(node) = &mut resting.node {
+        node.maintenance = Some(maintenance());
+    }
+
     vec![
         ("status-ok.txt", good(Role::Master)),
+        ("status-maintenance.txt", resting),
         ("status-put-back.txt", put_back),
         ("status-converging.txt", converging),
         ("status-retrying.txt", retrying),
@@ -406,6 +428,7 @@ fn plan_screens_are_the_reviewed_ones() {
             what: "the download of stack pf9-kube 1.20.2-1".into(),
         }),
         api_address: None,
+        maintenance: Some(maintenance()),
     };
     let none = PlanWords {
         steps: Vec::new(),
@@ -418,6 +441,7 @@ fn plan_screens_are_the_reviewed_ones() {
             since: None,
             fault: None,
         }),
+        maintenance: None,
     };
     let screen = |plan| super::super::plan::Plan(plan).screen(WIDTH).text(false);
     golden("plan-some.txt", &screen(some));

@@ -1,6 +1,7 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
 mod held;
+mod resting;
 mod rolling;
 mod unfit;
 
@@ -133,6 +134,7 @@ impl Machine {
         let told = Told {
             orders,
             wake: woken,
+            maintenance: Desk::open(host.clone()),
             shutdown: CancellationToken::new(),
         };
         let sweep = Duration::from_secs(60);

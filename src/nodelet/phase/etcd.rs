@@ -473,6 +473,7 @@ mod tests {
                 assignment: Assignment::Master(Box::new(ctx.node.clone())),
                 force: false,
                 agent: None,
+                maintenance: None,
             };
             let said = spec.validate(ctx.host_id);
             let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");

@@ -234,6 +234,7 @@ fn a_services_network_without_a_tenth_address_is_named() {
             assignment: Assignment::Master(Box::new(ctx.node.clone())),
             force: false,
             agent: None,
+            maintenance: None,
         };
         let fault = spec.validate(ctx.host_id).expect_err("refused");
         assert_eq!(fault.code, FaultCode::SpecInvalid);

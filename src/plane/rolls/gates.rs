@@ -224,6 +224,10 @@ fn states(case: &Case<'_>) -> Vec<Finding> {
                 "it is not as its spec says",
                 "see pf9-plane cluster show, and pf9ctl status on it",
             ),
+            Seen::Resting => (
+                "somebody ordered that nothing on it is changed: it is in maintenance",
+                "wait until that ends, or end it: pf9-plane host maintenance HOST end",
+            ),
         };
         let (weight, then) = match is_master(m) {
             true => (Weight::Blocks, "a master is waited for"),

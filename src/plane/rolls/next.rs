@@ -14,6 +14,8 @@ pub(in crate::plane) enum Seen {
     Away,
     /// It is there, and not as its newest spec says.
     Unwell,
+    /// It is there, and somebody ordered that nothing on it is changed.
+    Resting,
     Well,
 }
 
@@ -40,6 +42,8 @@ pub(in crate::plane) enum Wait {
     UnderWay,
     Away,
     Unwell,
+    /// It is in maintenance.
+    Resting,
     /// It is its turn, and the maintenance window is not open.
     Window,
     /// It is its turn, and the cluster's etcd is restored just now.
@@ -131,7 +135,8 @@ impl Next {
     /// has to be before the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
-            p.told == Some(UpgradeStage::Prepare) && !p.ready && look(**host) != Seen::Away
+            let works = !matches!(look(**host), Seen::Away | Seen::Resting);
+            p.told == Some(UpgradeStage::Prepare) && !p.ready && works
         };
         let mut under_way = roll.parts.iter().filter(fetching).count();
         let mut unready = false;
@@ -139,7 +144,8 @@ impl Next {
             let Some(part) = part(roll, member).filter(|p| !p.is_done() && !p.ready) else {
                 continue;
             };
-            let skipped = !is_master(member) && look(member.host) == Seen::Away;
+            let seen = look(member.host);
+            let skipped = !is_master(member) && matches!(seen, Seen::Away | Seen::Resting);
             let told = part.told == Some(UpgradeStage::Prepare);
             // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
             // next order would be the last that it speaks of.
@@ -149,9 +155,10 @@ impl Next {
                 under_way += 1;
             }
             unready |= !skipped;
-            let wait = match skipped {
-                true => Wait::Away,
-                false => Wait::Preparing,
+            let wait = match seen {
+                Seen::Resting => Wait::Resting,
+                Seen::Away if skipped => Wait::Away,
+                Seen::Away | Seen::Unwell | Seen::Well => Wait::Preparing,
             };
             self.waits.push((member.host, wait));
         }
@@ -187,6 +194,7 @@ impl Next {
                 Seen::Well => {}
                 Seen::Away => return self.waits.push((master.host, Wait::Away)),
                 Seen::Unwell => return self.waits.push((master.host, Wait::Unwell)),
+                Seen::Resting => return self.waits.push((master.host, Wait::Resting)),
             }
         }
         match open {
@@ -225,6 +233,7 @@ impl Next {
         self.waits.extend(ill.iter().map(|host| {
             let wait = match look(*host) {
                 Seen::Away => Wait::Away,
+                Seen::Resting => Wait::Resting,
                 Seen::Unwell | Seen::Well => Wait::Unwell,
             };
             (*host, wait)
@@ -251,6 +260,7 @@ impl Next {
                 Seen::Well => Wait::Window,
                 Seen::Away => Wait::Away,
                 Seen::Unwell => Wait::Unwell,
+                Seen::Resting => Wait::Resting,
             };
             skipped += usize::from(wait != Wait::Window);
             self.waits.push((worker.host, wait));

@@ -107,6 +107,7 @@ pub(super) fn seen(
     Ok(
         match view::state_of(&said.status, wanted.unwrap_or_default()) {
             NodeState::Ok => Seen::Well,
+            NodeState::Maintenance => Seen::Resting,
             NodeState::Converging | NodeState::Retrying | NodeState::Failed => Seen::Unwell,
         },
     )

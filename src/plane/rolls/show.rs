@@ -121,6 +121,10 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         None | Some(Wait::Preparing | Wait::UnderWay) => return doing,
         Some(Wait::Away) if role == Role::Master => "away: it is waited for",
         Some(Wait::Away) => "away: it catches up when it returns",
+        Some(Wait::Resting) if role == Role::Master => {
+            "in maintenance: nothing begins until that ends"
+        }
+        Some(Wait::Resting) => "in maintenance: it is left for later",
         Some(Wait::Unwell) if role == Role::Master => "not well: nothing begins until it is",
         Some(Wait::Unwell) => "not well: it is left for later",
         Some(Wait::Restore) => "waits for the restore of etcd",

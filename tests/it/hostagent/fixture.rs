@@ -7,7 +7,7 @@ use pf9_hostagent::identity;
 use pf9_hostagent::local::Client;
 use pf9_hostagent::model::{
     Assignment, ClusterId, Digest, DocumentKind, Envelope, Fault, Generation, HostId, HostStatus,
-    SigningKey, Spec, StackRef, Timestamp, paths,
+    Operation, PendingOperation, SigningKey, Spec, StackRef, Timestamp, What, paths,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -111,6 +111,7 @@ impl Bed {
             issued_at: Timestamp::UNIX_EPOCH,
             force: false,
             agent: None,
+            maintenance: None,
             assignment,
         }
     }
@@ -122,6 +123,24 @@ impl Bed {
     pub(crate) fn sign(&self, generation: u64, assignment: Assignment) -> Envelope {
         self.key
             .sign(DocumentKind::Spec, &self.spec_bytes(generation, assignment))
+    }
+
+    /// An operation of the plane for this host.
+    pub(crate) fn operation(&self, number: u64, what: What) -> PendingOperation {
+        let operation = Operation {
+            schema: 1,
+            id: uuid::Uuid::from_u128(number.into()),
+            host_id: self.host,
+            number,
+            issued_at: Timestamp::now(),
+            expires_at: Timestamp::now() + jiff::SignedDuration::from_secs(600),
+            what,
+        };
+        let bytes = serde_json::to_vec(&operation).expect("json");
+        PendingOperation {
+            id: operation.id,
+            envelope: self.key.sign(DocumentKind::Operation, &bytes),
+        }
     }
 
     /// A stack that is never there.

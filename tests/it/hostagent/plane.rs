@@ -16,7 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
     CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FaultCode,
-    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
+    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce,
+    OperationResult, PendingOperation, PendingOperations, Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -44,6 +45,11 @@ pub(crate) struct PlaneSide {
     pub(crate) reports: Vec<Envelope>,
     /// Answered instead of taking what root says of the machine.
     pub(crate) facts_refused: Option<Fault>,
+    /// Operations that wait for the host.
+    pub(crate) pending: Vec<PendingOperation>,
+    /// What came of them; answers to be lost come first.
+    pub(crate) results: Vec<OperationResult>,
+    pub(crate) results_fail: u32,
     nonces: u64,
     pub(crate) certificates_fail: u32,
     pub(crate) manifests: BTreeMap<Digest, Envelope>,
@@ -182,6 +188,33 @@ async fn serve(
             let batch: EventBatch = serde_json::from_slice(&body).expect("events");
             side.send_modify(|s| s.events.extend(batch.events));
             reply(204, Bytes::new())
+        }
+        ("GET", "/v1/hosts/self/operations", _) => {
+            let mut watch = side.subscribe();
+            let waits = watch.wait_for(|s| !s.pending.is_empty());
+            // The end of the wait is an answer, too.
+            drop(tokio::time::timeout(Duration::from_secs(5), waits).await);
+            let operations = side.borrow().pending.clone();
+            match operations.is_empty() {
+                true => reply(204, Bytes::new()),
+                false => json(200, &PendingOperations { operations }),
+            }
+        }
+        ("POST", "/v1/hosts/self/operations", _) => {
+            let result: OperationResult = serde_json::from_slice(&body).expect("result");
+            let mut lost = false;
+            side.send_modify(|s| {
+                lost = s.results_fail > 0;
+                s.results_fail = s.results_fail.saturating_sub(1);
+                if !lost {
+                    s.pending.retain(|p| p.id != result.id);
+                    s.results.push(result);
+                }
+            });
+            match lost {
+                true => reply(503, Bytes::new()),
+                false => reply(204, Bytes::new()),
+            }
         }
         ("POST", "/v1/hosts/self/nonce", _) => {
             side.send_modify(|s| s.nonces += 1);
