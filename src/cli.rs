@@ -7,32 +7,45 @@
 //! |---|---|
 //! | `args`          | the command line |
 //! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
+//! | `examples`      | how each verb is called, under its help |
 //! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
-//! | `check`         | `check-node` |
-//! | `prep`          | `prep-node`: checks, enrols, starts, waits; undone when it fails |
+//! | `check`         | `node check`: the machine, its network, its plane, the agent |
+//! | `prep`          | `node prep`: checks, enrols, starts, waits; undone when it fails |
 //! | `before`        | the identity files as they were, and the way back |
 //! | `status`        | `status`: gathers the report |
 //! | `status_screen` | the report as one screen |
 //! | `plan`          | `plan`: what nodelet would do |
+//! | `phases`        | `phases list`, `phases status` |
+//! | `logs`          | `logs`: the daemons' files |
+//! | `bundle`        | `bundle`: the support bundle |
+//! | `config`        | `config get`, `set`, `validate`, `show` |
+//! | `version`       | `version` |
+//! | `operator`      | `host`, `cluster`, `node join`, `node leave`: the plane's operator API |
 //! | `proxy`         | `proxy set`, `proxy show` |
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
-//! | `decommission`  | `decommission-node` |
+//! | `decommission`  | `node decommission` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
 
 mod args;
 mod before;
+mod bundle;
 mod check;
+mod config;
 mod context;
 mod decommission;
 mod etcd;
+mod examples;
 mod identity;
 mod leftovers;
+mod logs;
+mod operator;
 mod output;
+mod phases;
 mod plan;
 mod prep;
 mod proxy;
@@ -40,6 +53,7 @@ mod proxy_test;
 mod status;
 mod status_screen;
 mod tunnel;
+mod version;
 mod way;
 mod words;
 
@@ -55,7 +69,10 @@ use crate::host::Host;
 use crate::model::{Fault, FaultCode, paths};
 use crate::telemetry::{self, LogConfig};
 
-use args::{AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
+use args::{
+    AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, NodeArgs, NodeVerb, ProxyArgs,
+    ProxyVerb, Shell, Verb,
+};
 use context::Context;
 use output::{Ink, Output};
 
@@ -115,9 +132,43 @@ async fn until_signal(args: Args, out: Output) -> Exit {
 
 async fn run(ctx: &Context, verb: &Verb) -> Exit {
     let result = match verb {
-        Verb::CheckNode(args) => check::run(ctx, args),
-        Verb::PrepNode(args) => prep::run(ctx, args).await,
-        Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Check(args),
+        })
+        | Verb::CheckNode(args) => Box::pin(check::run(ctx, args)).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Prep(args),
+        })
+        | Verb::PrepNode(args) => prep::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Status(args),
+        })
+        | Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Decommission(args),
+        })
+        | Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Join(args),
+        }) => operator::join(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Leave(args),
+        }) => operator::leave(ctx, args).await,
+        Verb::Cluster(args) => operator::cluster(ctx, &args.verb).await,
+        Verb::Host(args) => operator::host(ctx, &args.verb).await,
+        Verb::AttachNode(args) => operator::attach_one(ctx, args).await,
+        Verb::DetachNode(args) => operator::detach_one(ctx, args).await,
+        Verb::AuthorizeNode(args) => operator::authorize(ctx, args).await,
+        Verb::DeauthorizeNode(args) => operator::deauthorize(ctx, args).await,
+        Verb::Phases(args) => phases::run(ctx, &args.verb).await,
+        Verb::Logs(args) => logs::run(ctx, args).await,
+        Verb::Bundle(args) => Box::pin(bundle::run(ctx, args)).await,
+        Verb::Config(args) => config::run(ctx, &args.verb),
+        Verb::Version(_) => version::run(ctx).await,
+        Verb::Completions(args) => {
+            ctx.out.raw(completions(args.shell));
+            Ok(Exit::Ok)
+        }
         Verb::Plan(_) => plan::run(ctx).await,
         Verb::Proxy(ProxyArgs {
             verb: ProxyVerb::Set(args),
@@ -136,9 +187,17 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             IdentityVerb::Note => identity::note(ctx),
         },
         Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
-        Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
+}
+
+/// Made of the command line by a test, and installed by the packages.
+fn completions(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => include_str!("../packaging/completions/pf9ctl.bash"),
+        Shell::Zsh => include_str!("../packaging/completions/_pf9ctl"),
+        Shell::Fish => include_str!("../packaging/completions/pf9ctl.fish"),
+    }
 }
 
 /// What the two units of the agent's version do; they log as daemons do.

@@ -459,7 +459,7 @@ fn unit_report(unit: &str, state: &UnitState) -> UnitReport {
     }
 }
 
-fn host_name(ctx: &Context) -> String {
+pub(super) fn host_name(ctx: &Context) -> String {
     const NAME_MAX: u64 = 4096;
     let text = ctx.host.read_text("/proc/sys/kernel/hostname", NAME_MAX);
     let text = text.ok().flatten().unwrap_or_default();

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use super::fs::HostFs;
 use super::mounts;
@@ -139,6 +142,29 @@ impl Proc {
         found
     }
 
+    /// Whether somebody holds a lock (of the kind that package managers take) on this file, and who; the kernel is asked,
+    /// so a lock file that merely lies there is none. `None`: nobody, or it may not be read.
+    pub fn lock_holder(&self, path: &str) -> Option<Option<Process>> {
+        let mut open = std::fs::OpenOptions::new();
+        // A pipe in its place does not hold us up.
+        let open = open.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let file = open.open(self.fs.at(path)).ok()?;
+        let mut lock = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+        if lock.l_type == nix::libc::F_UNLCK as i16 {
+            return None;
+        }
+        // Of another namespace it has no number here.
+        let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0);
+        Some(pid.map(|pid| self.look(pid)))
+    }
+
     /// What a process's descriptors lead to.
     fn descriptors(&self, pid: u32) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(self.fs.at(format!("/proc/{pid}/fd")));
@@ -173,6 +199,15 @@ impl Proc {
         }
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// The most memory that this process has had so far, bytes.
+pub fn peak_memory() -> Option<u64> {
+    let proc = Proc::new(HostFs::real());
+    let status = proc.read(Path::new("/proc/self/status"), SMALL_MAX);
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// `starttime` of `/proc/<pid>/stat`; `None` of one that has ended.
@@ -233,6 +268,37 @@ mod tests {
         assert!(!holder.name.is_empty() && process(holder).is_none());
         drop(listener);
         assert_eq!(proc.listeners(|p| p == port), []);
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_named_and_a_file_alone_is_no_lock() {
+        use std::io::BufRead;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "").expect("write");
+        let proc = Proc::new(HostFs::real());
+        let at = path.display().to_string();
+        assert_eq!(proc.lock_holder(&at), None);
+        assert_eq!(proc.lock_holder("/nowhere"), None);
+        let hold = "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
+                    print('held',flush=True)\nsys.stdin.read()";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", hold, &at])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("stdout");
+        std::io::BufReader::new(out)
+            .read_line(&mut line)
+            .expect("line");
+        let holder = proc.lock_holder(&at).expect("held").expect("seen");
+        assert_eq!((line.trim(), holder.pid), ("held", child.id()));
+        assert!(holder.name.starts_with("python3"), "{holder}");
+        drop(child.stdin.take());
+        child.wait().expect("ended");
+        assert_eq!(proc.lock_holder(&at), None);
     }
 
     #[test]

@@ -76,6 +76,51 @@ pub struct Facts {
     pub kubernetes: Vec<Process>,
     /// Left by another agent.
     pub foreign_paths: Vec<String>,
+    /// Left by another Kubernetes.
+    pub kubernetes_paths: Vec<String>,
+    /// Processes of another container runtime.
+    pub runtimes: Vec<Process>,
+    /// Locks of the package manager that somebody holds.
+    pub package_locks: Vec<PackageLock>,
+    /// Whether SELinux guards it.
+    pub selinux: SeLinux,
+    /// Whether AppArmor is there.
+    pub apparmor: bool,
+    /// What the kernel gives away at most.
+    pub limits: Limits,
+}
+
+/// How far SELinux goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeLinux {
+    /// It is not there.
+    Absent,
+    /// It says what it would refuse.
+    Permissive,
+    /// It refuses.
+    Enforcing,
+}
+
+/// What the kernel gives away at most; `None` where it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads.
+    pub pid_max: Option<u64>,
+    /// Open files.
+    pub file_max: Option<u64>,
+    /// Users of file watches, for each user.
+    pub inotify_instances: Option<u64>,
+    /// File watches, for each user.
+    pub inotify_watches: Option<u64>,
+}
+
+/// A lock that somebody holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageLock {
+    /// Its file.
+    pub path: &'static str,
+    /// Who; `None` where that cannot be seen.
+    pub holder: Option<Process>,
 }
 
 /// One file system and our paths on it.
@@ -173,10 +218,7 @@ impl Facts {
             memory: reader.memory(),
             cpus: reader.cpus(),
             disks: reader.disks(),
-            read_only: {
-                let needs = super::resources::NEEDS.iter().map(|n| n.path);
-                reader.mounted(needs, FsFlags::ST_RDONLY)
-            },
+            read_only: { reader.mounted(super::storage::NEEDS, FsFlags::ST_RDONLY) },
             noexec: reader.mounted(ours::paths::PROGRAMS, FsFlags::ST_NOEXEC),
             links: reader.links(),
             overlay_trial: match uid {
@@ -215,6 +257,35 @@ impl Facts {
                 .filter(|p| reader.exists(p))
                 .map(|p| (*p).to_owned())
                 .collect(),
+            kubernetes_paths: super::conflicts::LEFT
+                .iter()
+                .filter(|p| reader.is_something(p))
+                .map(|p| (*p).to_owned())
+                .collect(),
+            runtimes: names
+                .iter()
+                .filter(|(_, name)| super::conflicts::RUNTIMES.contains(&name.as_str()))
+                .map(|(pid, _)| Process::from(proc.look(*pid)))
+                .filter(|p| !p.ours)
+                .collect(),
+            package_locks: super::software::LOCKS
+                .iter()
+                .filter_map(|path| {
+                    let holder = proc.lock_holder(path)?;
+                    let holder = holder.map(Process::from);
+                    Some(PackageLock { path, holder })
+                })
+                .collect(),
+            selinux: match reader.text("/sys/fs/selinux/enforce").trim() {
+                "1" => SeLinux::Enforcing,
+                "0" => SeLinux::Permissive,
+                _ => SeLinux::Absent,
+            },
+            apparmor: reader
+                .text("/sys/module/apparmor/parameters/enabled")
+                .trim()
+                == "Y",
+            limits: reader.limits(),
         })
     }
 }
@@ -232,6 +303,24 @@ impl Reader<'_> {
 
     fn exists(&self, path: &str) -> bool {
         self.host.at(path).exists()
+    }
+
+    /// A file, or a directory that is not empty.
+    fn is_something(&self, path: &str) -> bool {
+        match std::fs::read_dir(self.host.at(path)) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(_) => self.exists(path),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let number = |path: &str| self.text(path).trim().parse().ok();
+        Limits {
+            pid_max: number("/proc/sys/kernel/pid_max"),
+            file_max: number("/proc/sys/fs/file-max"),
+            inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
+            inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
+        }
     }
 
     fn program(&self, name: &str) -> bool {
@@ -315,20 +404,20 @@ impl Reader<'_> {
     /// Our paths, grouped by the file system they would be on.
     fn disks(&self) -> Vec<Disk> {
         let mut disks: Vec<(u64, Disk)> = Vec::new();
-        for need in super::resources::NEEDS {
-            let at = self.host.at(need.path);
+        for path in super::storage::NEEDS {
+            let at = self.host.at(path);
             let Some(there) = at.ancestors().find(|p| p.exists()) else {
                 continue;
             };
             let Ok(stat) = statvfs(there) else { continue };
             let device = device_of(there);
             if let Some((_, disk)) = disks.iter_mut().find(|(d, _)| *d == device) {
-                disk.paths.push(need.path);
+                disk.paths.push(path);
                 continue;
             }
             let block = stat.fragment_size();
             let disk = Disk {
-                paths: vec![need.path],
+                paths: vec![path],
                 total: stat.blocks().saturating_mul(block),
                 available: stat.blocks_available().saturating_mul(block),
                 inodes: (stat.files() > 0).then(|| stat.files_available()),

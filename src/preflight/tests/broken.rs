@@ -24,15 +24,15 @@ fn machine(test: &str) -> Option<HostFs> {
 /// What fails or could not be tried.
 fn bad(host: &HostFs) -> Vec<&'static str> {
     let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
-    let report = Report::of(&facts, &[]).expect("report");
+    let report = Report::of_machine(&facts, &Skips::default());
     let bad = report.checks.into_iter();
-    let bad = bad.filter(|c| matches!(c.severity, Severity::Fail | Severity::Skip));
+    let bad = bad.filter(|c| matches!(c.outcome, Outcome::Fail | Outcome::Skip));
     bad.map(|c| c.id).collect()
 }
 
 fn check(host: &HostFs, id: &str) -> Check {
     let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
-    let checks = Report::of(&facts, &[]).expect("report").checks;
+    let checks = Report::of_machine(&facts, &Skips::default()).checks;
     checks.into_iter().find(|c| c.id == id).expect("check")
 }
 
@@ -154,13 +154,13 @@ fn what_cannot_carry_an_overlay_is_found_by_a_try() {
         &host,
         "mkdir -p var/lib/pf9/containerd/.pf9-check/lower/dir",
     );
-    assert_eq!(check(&host, "runtime-storage").severity, Severity::Ok);
+    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Ok);
     assert_no_traces(&host.at("/var"));
     // Read-only is another check's, and no file is one that is not tried.
     sh(&host, "mount -t tmpfs -o ro none var/lib/pf9");
-    assert_eq!(check(&host, "runtime-storage").severity, Severity::Skip);
+    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Skip);
     let disk = check(&host, "disk");
-    assert_eq!(disk.severity, Severity::Fail);
+    assert_eq!(disk.outcome, Outcome::Fail);
     assert!(
         disk.why.contains("/var/lib/pf9 is mounted read-only"),
         "{disk:?}"
