@@ -140,7 +140,7 @@ pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault>
             place.take_away();
             return Err(ctx.interrupted("no support bundle was made"));
         }
-        if !place.is_stdout() {
+        if !place.is_a_pipe() {
             ctx.out.waiting(&format!("collecting {}", item.name));
         }
         let content = collector.collect(item).await;
@@ -149,7 +149,7 @@ pub(super) async fn run(ctx: &Context, args: &BundleArgs) -> Result<Exit, Fault>
     }
     let written = archive.finish(&redactor).map_err(|e| place.failed(&e))?;
     place.keep().map_err(|e| place.failed(&e))?;
-    if !place.is_stdout() {
+    if !place.is_a_pipe() {
         ctx.out.show(&report(&place, &written));
     }
     Ok(Exit::Ok)
@@ -215,7 +215,7 @@ impl Place {
         }
     }
 
-    fn is_stdout(&self) -> bool {
+    fn is_a_pipe(&self) -> bool {
         matches!(self, Self::Stdout)
     }
 

@@ -411,7 +411,7 @@ impl Show for Done {
             width,
         );
         screen.row("in", Ink::Plain, FILE, width);
-        screen.row("in force with", Ink::Plain, &self.restart, width);
+        screen.row("then", Ink::Plain, &self.restart, width);
         screen.gap();
         screen
     }

@@ -119,7 +119,7 @@ async fn what_is_followed_is_shown_as_it_comes_also_into_a_new_file() {
         ctx.stop.cancel();
     };
     let both = async { tokio::join!(run, change) };
-    let (ran, ()) = tokio::time::timeout(Duration::from_secs(20), both)
+    let (ran, ()) = tokio::time::timeout(Duration::from_secs(20), Box::pin(both))
         .await
         .expect("in time");
     assert_eq!((ran.exit, ran.text.as_str()), (Exit::Ok, "first\nsecond\n"));
