@@ -7,32 +7,47 @@
 //! |---|---|
 //! | `args`          | the command line |
 //! | `output`        | [`output::Output`]: the only printer; screens, JSON, progress lines |
+//! | `examples`      | how each verb is called, under its help |
 //! | `context`       | [`context::Context`]: host, units, sockets, owners, clock, stop |
-//! | `check`         | `check-node` |
-//! | `prep`          | `prep-node`: checks, enrols, starts, waits; undone when it fails |
+//! | `check`         | `node check`: the machine, its network, its plane, the agent |
+//! | `prep`          | `node prep`: checks, enrols, starts, waits; undone when it fails |
 //! | `before`        | the identity files as they were, and the way back |
 //! | `status`        | `status`: gathers the report |
 //! | `status_screen` | the report as one screen |
 //! | `plan`          | `plan`: what nodelet would do |
+//! | `phases`        | `phases list`, `phases status` |
+//! | `logs`          | `logs`: the daemons' files |
+//! | `bundle`        | `bundle`: the support bundle |
+//! | `config`        | `config get`, `set`, `validate`, `show` |
+//! | `version`       | `version` |
+//! | `operator`      | `host`, `cluster`, `node join`, `node leave`: the plane's operator API |
 //! | `proxy`         | `proxy set`, `proxy show` |
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
-//! | `decommission`  | `decommission-node` |
+//! | `maintenance`   | `maintenance start`, `end`, `show` |
+//! | `decommission`  | `node decommission` |
 //! | `leftovers`     | what is ours on this machine, and its removal |
 //! | `words`         | times and sizes for people |
 
 mod args;
 mod before;
+mod bundle;
 mod check;
+mod config;
 mod context;
 mod decommission;
 mod etcd;
+mod examples;
 mod identity;
 mod leftovers;
+mod logs;
+mod maintenance;
+mod operator;
 mod output;
+mod phases;
 mod plan;
 mod prep;
 mod proxy;
@@ -40,6 +55,7 @@ mod proxy_test;
 mod status;
 mod status_screen;
 mod tunnel;
+mod version;
 mod way;
 mod words;
 
@@ -53,9 +69,13 @@ use crate::agent;
 use crate::app::Exit;
 use crate::host::Host;
 use crate::model::{Fault, FaultCode, paths};
+use crate::os;
 use crate::telemetry::{self, LogConfig};
 
-use args::{AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, ProxyArgs, ProxyVerb, Verb};
+use args::{
+    AgentArgs, AgentVerb, Args, IdentityArgs, IdentityVerb, NodeArgs, NodeVerb, ProxyArgs,
+    ProxyVerb, Shell, Verb,
+};
 use context::Context;
 use output::{Ink, Output};
 
@@ -115,9 +135,43 @@ async fn until_signal(args: Args, out: Output) -> Exit {
 
 async fn run(ctx: &Context, verb: &Verb) -> Exit {
     let result = match verb {
-        Verb::CheckNode(args) => check::run(ctx, args),
-        Verb::PrepNode(args) => prep::run(ctx, args).await,
-        Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Check(args),
+        })
+        | Verb::CheckNode(args) => Box::pin(check::run(ctx, args)).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Prep(args),
+        })
+        | Verb::PrepNode(args) => prep::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Status(args),
+        })
+        | Verb::Status(args) => status::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Decommission(args),
+        })
+        | Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Join(args),
+        }) => operator::join(ctx, args).await,
+        Verb::Node(NodeArgs {
+            verb: NodeVerb::Leave(args),
+        }) => operator::leave(ctx, args).await,
+        Verb::Cluster(args) => operator::cluster(ctx, &args.verb).await,
+        Verb::Host(args) => operator::host(ctx, &args.verb).await,
+        Verb::AttachNode(args) => operator::attach_one(ctx, args).await,
+        Verb::DetachNode(args) => operator::detach_one(ctx, args).await,
+        Verb::AuthorizeNode(args) => operator::authorize(ctx, args).await,
+        Verb::DeauthorizeNode(args) => operator::deauthorize(ctx, args).await,
+        Verb::Phases(args) => phases::run(ctx, &args.verb).await,
+        Verb::Logs(args) => logs::run(ctx, args).await,
+        Verb::Bundle(args) => Box::pin(bundle::run(ctx, args)).await,
+        Verb::Config(args) => config::run(ctx, &args.verb),
+        Verb::Version(_) => version::run(ctx).await,
+        Verb::Completions(args) => {
+            ctx.out.raw(completions(args.shell));
+            Ok(Exit::Ok)
+        }
         Verb::Plan(_) => plan::run(ctx).await,
         Verb::Proxy(ProxyArgs {
             verb: ProxyVerb::Set(args),
@@ -136,19 +190,41 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
             IdentityVerb::Note => identity::note(ctx),
         },
         Verb::Agent(AgentArgs { verb }) => Box::pin(agent_version(ctx, verb)).await,
-        Verb::DecommissionNode(args) => decommission::run(ctx, args).await,
+        Verb::OsUpdate => Box::pin(os_update(ctx)).await,
+        Verb::Maintenance(args) => maintenance::run(ctx, &args.verb).await,
     };
     result.unwrap_or_else(|fault| ctx.out.fault(&fault))
 }
 
-/// What the two units of the agent's version do; they log as daemons do.
-async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
-    ctx.need_root("change the agent's version")?;
+/// Brings in the distribution's updates, as ordered. Told to end it goes on: see its unit.
+async fn os_update(ctx: &Context) -> Result<Exit, Fault> {
+    ctx.need_root("bring in the distribution's updates")?;
+    logs_as_daemons_do(ctx, "pf9-os-update");
+    os::perform(&Host::new(ctx.host.clone())).await?;
+    Ok(Exit::Ok)
+}
+
+/// Made of the command line by a test, and installed by the packages.
+fn completions(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => include_str!("../packaging/completions/pf9ctl.bash"),
+        Shell::Zsh => include_str!("../packaging/completions/_pf9ctl"),
+        Shell::Fish => include_str!("../packaging/completions/pf9ctl.fish"),
+    }
+}
+
+fn logs_as_daemons_do(ctx: &Context, program: &str) {
     let dir = ctx.host.at(paths::LOG_DIR);
-    if let Err(why) = telemetry::init("pf9-agent", &dir, &LogConfig::default()) {
+    if let Err(why) = telemetry::init(program, &dir, &LogConfig::default()) {
         ctx.out
             .step(Ink::Warn, &format!("logs are not written: {why}"));
     }
+}
+
+/// What the two units of the agent's version do.
+async fn agent_version(ctx: &Context, verb: &AgentVerb) -> Result<Exit, Fault> {
+    ctx.need_root("change the agent's version")?;
+    logs_as_daemons_do(ctx, "pf9-agent");
     let host = Host::new(ctx.host.clone());
     match verb {
         AgentVerb::Switch => agent::switch(&host).await?,

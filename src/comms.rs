@@ -59,7 +59,7 @@ mod tickets;
 use std::sync::Arc;
 
 pub use backoff::Backoff;
-pub use dial::{DialError, Route};
+pub use dial::{Answered, DialError, Route};
 pub use services::{Service, Services, Target};
 
 use crate::app::{Config, TaskGroup};

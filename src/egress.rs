@@ -67,6 +67,11 @@ impl Egress {
         Self::default()
     }
 
+    /// The proxy on the way, if there is one.
+    pub fn proxy(&self) -> Option<&ProxyUrl> {
+        self.proxy.as_ref().map(|proxy| &proxy.url)
+    }
+
     /// As configured; reads the credentials when there is a proxy to show them to.
     pub fn load(host: &HostFs, config: &ProxyConfig) -> Result<Self, Fault> {
         let Some(url) = config.url.clone() else {

@@ -9,6 +9,7 @@
 //! | here      | [`Host`], and [`blocking`] work beside the event loop |
 //! | `fs`      | [`fs::HostFs`]: files; atomic, durable, bounded |
 //! | `documents` | [`documents::Store`]: state of a daemon; the last two kept, broken ones put aside |
+//! | `package` | a package of ours, read: what it is, and its files |
 //! | `part`    | rules of a download that may be cut at any byte |
 //! | `space`   | free bytes of a file system, and the refusal when they do not suffice |
 //! | `exec`    | [`exec::run`]: processes with deadline, own group, capped output |
@@ -25,12 +26,17 @@
 //! | `etcd_data` | what the files of an etcd say of themselves, read without it |
 //! | `kube`    | [`kube::Kube`]: nodes, objects, drain |
 //! | `deadlines` | how long what may take where one waits for another |
+//! | `extensions` | operators' programs, run where they can do no harm |
 //! | `facts`   | `os-release` |
+//! | `maintenance` | how long a maintenance still lasts, and its record |
 //! | `interfaces` | network interfaces; the facts that certificates are made from |
 //! | `resolver` | [`resolver::Resolver`]: who answers DNS, by the file that pods get |
+//! | `rooted`  | whether nobody but root can have written a file |
 //! | `routes`  | [`routes::routes`]: the kernel's routes |
+//! | `tunnel_ends` | where the tunnel goes now |
 //! | `mounts`  | mount points |
 //! | `looking` | [`looking::Looking`]: a look at files that may never end |
+//! | `host_ports` | ports of the machine that lead to pods |
 //! | `proc`    | [`proc::Proc`]: processes, who listens |
 //! | `temps`   | temporary files of interrupted writes |
 //! | `ours`    | what on this machine is ours, and by what rule; pure |
@@ -41,21 +47,26 @@ pub mod documents;
 pub mod etcd;
 pub mod etcd_data;
 pub mod exec;
+pub mod extensions;
 pub mod facts;
 pub mod fs;
+pub mod host_ports;
 pub mod interfaces;
 pub mod kernel;
 pub mod kube;
 pub mod looking;
+pub mod maintenance;
 pub mod mounts;
 pub mod neighbours;
 pub mod net;
 pub mod noise;
 pub mod ours;
+pub mod package;
 pub mod part;
 pub mod proc;
 mod protobuf;
 pub mod resolver;
+pub mod rooted;
 pub mod routes;
 pub mod runtime;
 pub mod space;
@@ -63,6 +74,7 @@ pub mod temps;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod tunnel_ends;
 pub mod units;
 
 use fs::HostFs;

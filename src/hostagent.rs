@@ -24,6 +24,7 @@
 //! | `relay`      | task: certificate requests up, certificates down |
 //! | `relay`      | task: root's orders of certificates up, certificates down |
 //! | `facts`      | task: what root says the machine is, up when it is another |
+//! | `operations` | task: what the plane has the host do once, to nodelet, and what came of it back |
 //! | `order`      | one order: a number from the plane, root's signature from nodelet |
 //! | `download`   | task: stacks into the staging directory |
 //! | `agent`      | tasks: packages of this software likewise; how far a change of its version is |
@@ -46,6 +47,7 @@ mod facts;
 mod fetch;
 mod health;
 mod inventory;
+mod operations;
 mod order;
 mod plane;
 mod relay;
@@ -137,6 +139,8 @@ pub async fn start(fs: HostFs, config: Config, group: &mut TaskGroup) -> Result<
     agent.task(group, "agent-package", agent::fetch);
     agent.task(group, "trust", trust::run);
     agent.task(group, "sample", sample::run);
+    agent.task(group, "operations", operations::run);
+    agent.task(group, "log level", |_| crate::telemetry::keep_level());
     let period = Duration::from_secs(config.hostagent.status_s);
     agent.task(group, "report", move |agent| report::run(agent, period));
     let queue = Arc::new(tokio::sync::Mutex::new(queue));
@@ -215,8 +219,8 @@ impl Agent {
 #[cfg(test)]
 pub(crate) fn memory_most() -> u64 {
     /// Those that take an answer in at the same time: spec, relay, watch-node, download, agent-package,
-    /// deliver, report, events.
-    const TASKS: usize = 8;
+    /// deliver, report, events, operations.
+    const TASKS: usize = 9;
     /// The program and its libraries, the spec in force twice, the machine's inventory.
     const BASE: usize = 48 * 1024 * 1024;
     let answers = TASKS * local::ANSWER_MAX;

@@ -36,7 +36,7 @@ mod trust;
 mod tests;
 
 pub use enrol::{EnrolError, EnrolOrder, enrol, not_believed};
-pub use look::look;
+pub use look::{ClockAnswer, look, look_at_clock};
 pub use machine::{
     is_our_machine, look_at_machine, machine_fault, note_machine, pinned_machine, this_machine,
 };

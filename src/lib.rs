@@ -10,6 +10,7 @@
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
 //! model, host, local ◄── agent (its own version) ◄── nodelet, hostagent, cli
+//! model, host ◄── os (the distribution's updates) ◄── nodelet, cli
 //! model, host, egress ◄── backup (etcd's snapshots, sealed) ◄── nodelet, cli
 //! app, cli ──► everything above    plane ──► model, wire, mux, stack    nobody ──► app, cli, plane
 //! ```
@@ -27,6 +28,7 @@ pub mod local;
 pub mod model;
 pub mod mux;
 pub mod nodelet;
+pub mod os;
 pub mod preflight;
 pub mod stack;
 pub mod telemetry;

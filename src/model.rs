@@ -20,6 +20,7 @@
 //! | `status`    | [`HostStatus`], [`NodeStatus`]: what was observed |
 //! | `tunnel`    | [`TunnelStatus`], [`TunnelStreams`]: what comms says of itself |
 //! | `stack`     | [`StackManifest`], [`StackRef`] |
+//! | `os`        | [`OsOrder`], [`OsReport`]: the updates of a node's distribution |
 //! | `upgrade`   | [`UpgradeOrder`], [`UpgradeStatus`]: one node's part in a roll |
 //! | `agent`     | [`AgentSpec`], [`AgentStatus`]: which version of the agent a host is to run |
 //! | `matrix`    | [`Matrix`]: which stacks and machines go together: tested, refused or untried |
@@ -43,6 +44,7 @@ mod clash;
 pub mod document;
 mod envelope;
 pub mod etcd;
+mod extension;
 mod fault;
 mod fault_code;
 #[cfg(test)]
@@ -51,10 +53,13 @@ mod ids;
 mod judge;
 mod kube_proxy;
 mod machine;
+mod maintenance;
 mod marks;
 mod matrix;
 mod needs;
+mod operation;
 mod order;
+mod os;
 pub mod paths;
 mod phase;
 mod pki;
@@ -76,15 +81,19 @@ pub use authorities::*;
 pub use clash::{Ground, addresses_of, clash};
 pub use envelope::*;
 pub use etcd::*;
+pub use extension::*;
 pub use fault::*;
 pub use fault_code::*;
 pub use ids::*;
 pub use judge::*;
 pub use kube_proxy::*;
 pub use machine::*;
+pub use maintenance::*;
 pub use marks::*;
 pub use matrix::{EtcdDemand, EtcdWay, Fit, Machine, Matrix, loose_version, newest_of};
+pub use operation::*;
 pub use order::*;
+pub use os::*;
 pub use phase::*;
 pub use pki::*;
 pub use renewal::*;

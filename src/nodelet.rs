@@ -17,6 +17,7 @@
 //! | `job`       | what is to be done, by what was ordered and what is installed: pure |
 //! | `fit`       | whether the stack that is wanted may come onto this machine |
 //! | `engine`    | the loop |
+//! | `maintenance` | whether nothing is to be repaired or changed |
 //! | `misconfigured` | why the loop does not begin |
 //! | `context`   | everything phases decide by |
 //! | `phase`     | which steps a node consists of: pure |
@@ -36,6 +37,9 @@
 //! | `orders`    | what root says to the plane: what this node wants now, signed |
 //! | `etcd`      | the cluster's memory on a master: looked at, backed up, kept |
 //! | `address`   | the address that masters share: who has it, and that it is here |
+//! | `operations` | what the plane may have it do, once each, where root allows it |
+//! | `extensions` | operators' own programs, now and then |
+//! | `rotate`    | certificates that are replaced before they are due |
 //! | `pulse`     | the node's services are asked whether they work; those that hang are ended |
 //! | `peers`     | clients of the node's own services |
 //! | `machine`   | what the machine does to a node that is as it should be |
@@ -54,6 +58,7 @@ pub mod check;
 pub mod context;
 pub mod engine;
 pub mod etcd;
+pub mod extensions;
 mod fit;
 mod ground;
 pub mod inbox;
@@ -63,8 +68,10 @@ pub mod kube_status;
 pub mod ledger;
 pub mod lifecycle;
 mod machine;
+pub mod maintenance;
 pub mod misconfigured;
 pub mod observe;
+pub mod operations;
 pub mod orders;
 pub mod peers;
 pub mod phase;
@@ -75,6 +82,7 @@ pub mod removal;
 #[cfg(test)]
 mod rig;
 pub mod roll;
+mod rotate;
 pub mod run;
 pub mod server;
 pub mod status;
@@ -97,6 +105,7 @@ use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
 use crate::host::temps;
 use crate::model::{Fault, Timestamp};
+use crate::telemetry;
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
 /// socket answers all the same and the loop begins when it is right; `[log]` counts from the next
@@ -144,13 +153,34 @@ pub async fn start(
         shutdown.clone(),
     );
     group.essential("pulse", pulse.run());
+    let extensions = extensions::run(
+        fs.clone(),
+        board.extensions(),
+        group.progress().beat("extensions"),
+        shutdown.clone(),
+    );
+    group.essential("extensions", extensions);
+    let maintenance = maintenance::Desk::open(host.clone());
+    let ends = shutdown.clone();
+    group.restart("log level", move || {
+        let ends = ends.clone();
+        async move {
+            tokio::select! {
+                // cancel-safe: both are
+                () = ends.cancelled() => {}
+                () = telemetry::keep_level() => {}
+            }
+        }
+    });
     let server = server::Server {
         host: host.clone(),
+        maintenance: maintenance.clone(),
         inbox,
         job: working,
         status,
         wake,
         etcd: desk,
+        operations: operations::Desk::open(fs.clone(), board.log_line()),
     };
     group.essential("socket", server::serve(server, listener, shutdown.clone()));
     group.essential("engine", async move {
@@ -165,6 +195,7 @@ pub async fn start(
             let told = engine::Told {
                 orders,
                 wake: woken,
+                maintenance,
                 shutdown,
             };
             let engine = engine::Engine::new(host, ledger, board, job, told, sweep, way);

@@ -9,12 +9,16 @@
 //! | `bootstrap`, `store`, `records`, `state`     | first start, redb, rows, the one way to change them |
 //! | `ca`, `secrets`, `tokens`, `enrol`, `endpoints` | authorities, digests, one-time tokens, becoming a host, where it comes |
 //! | `keys`, `takeover`, `trust`                 | the plane's own keys, how they change, whom hosts are to believe |
+//! | `operations`                                 | what hosts are to do once, and what came of it |
+//! | `maintenance`                                | hosts on which nothing is to be changed for a time |
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
 //! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
+//! | `clocks`                                     | hosts whose clock is away are told |
+//! | `moved`                                      | a node whose machine has another address follows |
 //! | `certificates`, `events`, `stacks`           | what nodes ask for and deliver |
 //! | `authorities`, `rotation`                   | new authorities of a cluster take over (`rotation` is pure) |
 //! | `backups`                                   | backups of etcd: what is wanted, what masters have, the cluster's key |
@@ -45,6 +49,7 @@ mod budget;
 mod ca;
 mod certificates;
 mod claims;
+mod clocks;
 mod command;
 mod compute;
 mod departures;
@@ -53,6 +58,7 @@ mod enrol;
 mod etcd;
 mod events;
 mod excuse;
+mod fair;
 mod fleet;
 mod handshakes;
 mod hostapi;
@@ -62,10 +68,14 @@ mod keys;
 mod keystone;
 mod kubeconfig;
 mod machines;
+mod maintenance;
 mod membership;
 mod metrics;
+mod moved;
 mod nonces;
+mod operations;
 mod orders;
+mod passwords;
 mod proxy;
 mod qbert;
 mod records;
@@ -86,7 +96,10 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+mod strangers;
 mod takeover;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tickets;
 mod tls;
 mod tokens;

@@ -1,41 +1,70 @@
-//! Can this machine become a node? Checks that only look; one tries, in a directory that it takes away again.
+//! Can this machine become a node, and is the one that it is well? Checks that only look; two try, each in a scratch
+//! place that it takes away again.
 //!
 //! ```text
-//! Facts::read(host)  ──►  Facts  ──►  checks (pure: one function each)  ──►  Report
+//! Facts::read   ─► Part::Machine ─┐
+//! fsync         ─► Part::Disk     │  judge (pure: one function a row of the table) ─► [Check] ─► Report
+//! NetworkSeen   ─► Part::Network  ├─►
+//! whoever asks  ─► Part::Plane    │  parts come in any order, each is judged as soon as it is there
+//!               ─► Part::Agent   ─┘
 //! ```
 //!
 //! | file | holds |
 //! |---|---|
-//! | `facts`     | [`Facts`]: everything the checks look at, read once |
-//! | `machine`   | root, distribution, architecture, systemd, the matrix, host name, clock |
-//! | `resources` | memory, processors, disk, whether programs run on it, links, the runtime's storage, swap |
-//! | `kernel`    | control groups, user namespaces, overlay, bridge filter, connection tracking |
-//! | `software`  | tools and libraries of the distribution, DNS |
-//! | `trial`     | an overlay, tried where the runtime will have them: the one thing that writes, and takes it away again |
-//! | `conflicts` | ports, another kubelet, another agent |
+//! | `table`      | [`TABLE`]: every check with its id, group, severity, and what it looks at |
+//! | `thresholds` | [`Thresholds`]: every number that a check compares with, from one file of data |
+//! | `report`     | [`Report`], [`Skips`]: what was found, and what it comes to |
+//! | `facts`      | [`Facts`]: the machine, read once |
+//! | `machine`    | root, distribution, architecture, systemd, the matrix, host name, clock |
+//! | `resources`  | memory, processors, swap |
+//! | `storage`    | disk, whether programs run on it, links, the runtime's storage |
+//! | `sync`       | [`SyncTrial`]: how fast writes are on the disk where etcd will be |
+//! | `kernel`     | control groups, user namespaces, overlay, bridge filter, connection tracking |
+//! | `security`   | SELinux, AppArmor, the kernel's limits |
+//! | `network`    | [`NetworkSeen`]: DNS, default route, MTU, packet filters |
+//! | `software`   | tools and libraries of the distribution, the package manager's locks |
+//! | `trial`      | an overlay, tried where the runtime will have them |
+//! | `conflicts`  | ports, another kubelet, runtime or agent, what another Kubernetes left |
+//! | `plane`      | [`PlaneSeen`]: every endpoint hop by hop, and how far its clock is from ours |
+//! | `agent`      | [`AgentSeen`]: identity, certificates, configuration, the daemons |
 
+mod agent;
 mod conflicts;
 mod facts;
 mod kernel;
 mod machine;
+mod network;
+mod plane;
+mod report;
 mod resources;
+mod security;
 mod software;
+mod storage;
+mod sync;
+mod table;
+mod thresholds;
 mod trial;
 
-pub use facts::{Disk, Facts, Listener, Process};
+pub use agent::{AgentSeen, Daemons};
+pub use facts::{Disk, Facts, Limits, Listener, PackageLock, Process, SeLinux};
+pub use network::{NetworkSeen, PacketFilter};
+pub use plane::{ClockSeen, EndpointSeen, HopSeen, PlaneSeen, http_date};
+pub use report::{Check, REPORT_SCHEMA, Report, Skip, Skips, of_operators};
+pub use sync::SyncTrial;
+pub use table::{Entry, Judge, TABLE};
+pub use thresholds::Thresholds;
 pub use trial::{OverlayTrial, SCRATCH};
+
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::model::{Fault, FaultCode};
-
-/// Version of the report document.
-pub const REPORT_SCHEMA: u32 = 1;
+use crate::model::FaultCode;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum Outcome {
     /// Not looked at, and why is said.
     Skip,
     /// As it should be.
@@ -46,179 +75,120 @@ pub enum Severity {
     Fail,
 }
 
-/// Checks that belong together.
+/// How bad it can be, at the worst, what a check finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// There is no node without it: it may fail.
+    Required,
+    /// A node works without it, less well: it may warn.
+    Recommended,
+    /// For whoever looks.
+    Info,
+}
+
+/// Checks that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
     /// What the machine is.
-    Machine,
+    Platform,
     /// What it has.
     Resources,
+    /// Where its data will be.
+    Storage,
     /// What its kernel can do.
     Kernel,
+    /// What guards it.
+    Security,
+    /// Its clock.
+    Time,
+    /// How it is connected.
+    Network,
     /// What the distribution brings.
-    Software,
+    Packages,
     /// What is in the way.
     Conflicts,
+    /// The management plane, as the tunnel goes there.
+    Plane,
+    /// Who it is to the plane.
+    Identity,
+    /// The agent that runs.
+    Agent,
+    /// What operators' own programs say: a warning at most, for a machine can become a node all the same.
+    Operators,
 }
 
-/// One check with its outcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Stable kebab-case word, for `--skip` and for programs.
-    pub id: &'static str,
-    /// Where it belongs.
-    pub group: Group,
-    /// How it ended.
-    pub severity: Severity,
-    /// What is there.
-    pub found: String,
-    /// What should be there.
-    pub wanted: String,
-    /// Why that matters, when it is not as it should be.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub why: String,
-    /// What a person can do.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub fix: String,
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    outcome: Outcome,
+    found: String,
+    wanted: String,
+    why: String,
+    fix: String,
+    code: Option<FaultCode>,
+    evidence: Vec<String>,
 }
 
-/// All checks; the verdict is the worst of them, always.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// [`REPORT_SCHEMA`].
-    pub schema: u32,
-    /// The worst severity.
-    pub verdict: Severity,
-    /// Every check, in a fixed order.
-    pub checks: Vec<Check>,
+/// What was gathered together, by whom it was asked of.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// The machine's own files.
+    Machine(&'a Facts),
+    /// A try of the disk.
+    Disk(&'a SyncTrial),
+    /// The network, as this machine has it.
+    Network(&'a NetworkSeen),
+    /// The plane.
+    Plane(&'a PlaneSeen),
+    /// The agent.
+    Agent(&'a AgentSeen),
 }
 
-type CheckFn = fn(&Facts) -> Check;
-
-/// Every check, in the order it is shown.
-const CHECKS: &[CheckFn] = &[
-    machine::root,
-    machine::distribution,
-    machine::architecture,
-    machine::init,
-    machine::tested,
-    machine::host_name,
-    machine::clock,
-    resources::memory,
-    resources::processors,
-    resources::disk,
-    resources::programs,
-    resources::links,
-    resources::runtime_storage,
-    resources::swap,
-    kernel::control_groups,
-    kernel::user_namespaces,
-    kernel::overlay,
-    kernel::bridge_filter,
-    kernel::connection_tracking,
-    software::tools,
-    software::libraries,
-    software::dns,
-    conflicts::ports,
-    conflicts::other_kubelet,
-    conflicts::other_agent,
-];
-
-// === impl Report ===
-
-impl Report {
-    /// Judges these facts. Checks named in `skip` are not counted; an unknown name is an error.
-    pub fn of(facts: &Facts, skip: &[String]) -> Result<Self, Fault> {
-        let mut checks: Vec<Check> = CHECKS.iter().map(|check| check(facts)).collect();
-        for id in skip {
-            let Some(check) = checks.iter_mut().find(|c| c.id == id) else {
-                let known: Vec<_> = checks.iter().map(|c| c.id).collect();
-                return Err(Fault::new(
-                    FaultCode::Usage,
-                    format!("cannot skip check {id:?}"),
-                    "there is no check of that name",
-                )
-                .fix(format!("the names are {}", known.join(", "))));
-            };
-            check.severity = Severity::Skip;
-            "left out by --skip".clone_into(&mut check.why);
-            check.fix.clear();
-        }
-        let verdict = checks.iter().map(|c| c.severity).max();
-        Ok(Self {
-            schema: REPORT_SCHEMA,
-            verdict: verdict.unwrap_or(Severity::Ok),
-            checks,
-        })
-    }
-
-    /// How many ended like this.
-    pub fn count(&self, severity: Severity) -> usize {
-        self.checks
-            .iter()
-            .filter(|c| c.severity == severity)
-            .count()
-    }
-
-    /// The failed checks as one fault; its code is that of the first.
-    pub fn fault(&self) -> Option<Fault> {
-        let failed: Vec<&Check> = self
-            .checks
-            .iter()
-            .filter(|c| c.severity == Severity::Fail)
-            .collect();
-        let first = failed.first()?;
-        let join = |part: fn(&Check) -> String| {
-            let parts: Vec<String> = failed.iter().map(|c| part(c)).collect();
-            parts.join("; ")
+/// Judges what was gathered together; `took`: how long that was. What is left out is not judged.
+pub fn judge(part: Part<'_>, skips: &Skips, took: Duration) -> Vec<Check> {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let rows = TABLE.iter().filter_map(|entry| {
+        let finding = match (entry.judge, part) {
+            (Judge::Machine(judge), Part::Machine(seen)) => judge(seen),
+            (Judge::Disk(judge), Part::Disk(seen)) => judge(seen),
+            (Judge::Network(judge), Part::Network(seen)) => judge(seen),
+            (Judge::Plane(judge), Part::Plane(seen)) => judge(seen),
+            (Judge::Agent(judge), Part::Agent(seen)) => judge(seen),
+            (
+                Judge::Machine(_)
+                | Judge::Disk(_)
+                | Judge::Network(_)
+                | Judge::Plane(_)
+                | Judge::Agent(_),
+                _,
+            ) => return None,
         };
-        Some(
-            Fault::new(
-                fault_code(first.id),
-                "this machine cannot become a node",
-                join(|c| format!("{}: {}, wanted {}", c.id, c.found, c.wanted)),
-            )
-            .fix(join(|c| c.fix.clone())),
-        )
-    }
+        Some(Check::new(entry, finding, skips, took_ms))
+    });
+    rows.collect()
 }
 
-/// Four checks have a kind of their own; the others are `check-` and their name.
-fn fault_code(id: &str) -> FaultCode {
-    match id {
-        "root" => FaultCode::NotRoot,
-        "distribution" => FaultCode::UnsupportedOs,
-        "architecture" => FaultCode::UnsupportedArch,
-        "disk" => FaultCode::DiskFull,
-        other => FaultCode::of(&format!("check-{other}")),
-    }
-}
+// === impl Finding ===
 
-// === impl Check ===
-
-impl Check {
+impl Finding {
     /// A check that found what it wanted.
-    fn new(
-        group: Group,
-        id: &'static str,
-        found: impl Into<String>,
-        wanted: impl Into<String>,
-    ) -> Self {
+    fn new(found: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self {
-            id,
-            group,
-            severity: Severity::Ok,
+            outcome: Outcome::Ok,
             found: found.into(),
             wanted: wanted.into(),
             why: String::new(),
             fix: String::new(),
+            code: None,
+            evidence: Vec::new(),
         }
     }
 
     /// It cannot work like this.
     fn fail(mut self, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        self.severity = Severity::Fail;
+        self.outcome = Outcome::Fail;
         self.why = why.into();
         self.fix = fix.into();
         self
@@ -227,21 +197,36 @@ impl Check {
     /// It will work; a person should know.
     fn warn(self, why: impl Into<String>, fix: impl Into<String>) -> Self {
         let mut check = self.fail(why, fix);
-        check.severity = Severity::Warn;
+        check.outcome = Outcome::Warn;
         check
     }
 
     /// It could not be looked at.
     fn skip(mut self, why: impl Into<String>) -> Self {
-        self.severity = Severity::Skip;
+        self.outcome = Outcome::Skip;
         self.why = why.into();
+        self
+    }
+
+    /// What it is that failed, where that is known better than by the check's name.
+    fn code(mut self, code: FaultCode) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// What was seen on the way, a line each.
+    fn evidence(mut self, lines: Vec<String>) -> Self {
+        self.evidence = lines;
         self
     }
 }
 
-// === impl Severity, Group ===
+// === impl Outcome, Severity, Group ===
 
-impl Severity {
+impl Outcome {
+    /// Every word.
+    pub const ALL: [Self; 4] = [Self::Skip, Self::Ok, Self::Warn, Self::Fail];
+
     /// The word in documents.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -253,15 +238,63 @@ impl Severity {
     }
 }
 
-impl Group {
+impl Severity {
+    /// Every word.
+    pub const ALL: [Self; 3] = [Self::Required, Self::Recommended, Self::Info];
+
     /// The word in documents.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Machine => "machine",
+            Self::Required => "required",
+            Self::Recommended => "recommended",
+            Self::Info => "info",
+        }
+    }
+
+    /// The worst outcome that a check of this severity may have.
+    pub fn worst(self) -> Outcome {
+        match self {
+            Self::Required => Outcome::Fail,
+            Self::Recommended => Outcome::Warn,
+            Self::Info => Outcome::Ok,
+        }
+    }
+}
+
+impl Group {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 13] = [
+        Self::Platform,
+        Self::Resources,
+        Self::Storage,
+        Self::Kernel,
+        Self::Security,
+        Self::Time,
+        Self::Network,
+        Self::Packages,
+        Self::Conflicts,
+        Self::Plane,
+        Self::Identity,
+        Self::Agent,
+        Self::Operators,
+    ];
+
+    /// The word in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Platform => "platform",
             Self::Resources => "resources",
+            Self::Storage => "storage",
             Self::Kernel => "kernel",
-            Self::Software => "software",
+            Self::Security => "security",
+            Self::Time => "time",
+            Self::Network => "network",
+            Self::Packages => "packages",
             Self::Conflicts => "conflicts",
+            Self::Plane => "plane",
+            Self::Identity => "identity",
+            Self::Agent => "agent",
+            Self::Operators => "operators",
         }
     }
 }

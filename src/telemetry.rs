@@ -10,15 +10,18 @@
 //! | `alike`  | [`Fold`]: lines that are alike, one and a number: pure |
 //! | `exposition` | [`MetricsText`]: Prometheus' text format |
 //! | `init`   | [`init()`]: the subscriber of a daemon |
+//! | `level`  | [`level_for()`]: more or less of it for a time |
 
 mod alike;
 mod exposition;
 mod init;
+mod level;
 mod rotate;
 
 pub use alike::{Fold, KINDS_MAX, More, WINDOW};
 pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init};
+pub use level::{keep_level, level_for};
 pub use rotate::{KubeLog, RotatingFile};
 
 /// The whole chain of an error, outermost first, separated by `: `.

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backup", &["model", "host", "egress", "telemetry"]),
     ("preflight", &["model", "host", "telemetry"]),
     ("agent", &["model", "local", "host", "telemetry"]),
+    ("os", &["model", "host", "telemetry"]),
     (
         "comms",
         &[
@@ -55,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "identity",
             "stack",
             "agent",
+            "os",
             "egress",
             "backup",
             "app",
@@ -68,6 +70,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "model",
             "agent",
+            "os",
             "local",
             "host",
             "egress",
@@ -383,6 +386,44 @@ fn is_a_test(text: &str, name: &str) -> bool {
 }
 
 /// A code that nobody speaks is a promise to programs that nothing keeps.
+/// What pages say of the tree is so: each path in backquotes is there.
+#[test]
+fn pages_name_files_that_are_there() {
+    let roots = [
+        "src/",
+        "tests/",
+        "scripts/",
+        "docs/",
+        "packaging/",
+        "systemd/",
+        "benches/",
+    ];
+    let mut named = 0;
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/protocol.md",
+    ] {
+        let text = fs::read_to_string(page).expect("page");
+        let quoted = text.split('`').skip(1).step_by(2);
+        for word in quoted {
+            // A program with its arguments, a test with its name.
+            let path = word.split([' ', ':']).next().unwrap_or_default();
+            let is_path = roots.iter().any(|root| path.starts_with(root));
+            if !is_path || path.contains(['*', '{', '<', '…']) {
+                continue;
+            }
+            named += 1;
+            assert!(
+                Path::new(path).exists(),
+                "{page} names {path}, which is not there"
+            );
+        }
+    }
+    assert!(named > 50, "only {named} paths were found");
+}
+
 #[test]
 fn every_fault_code_is_spoken_by_somebody() {
     use pf9_hostagent::model::FaultCode;

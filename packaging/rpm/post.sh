@@ -10,7 +10,7 @@ for link in current last-good; do
     mv -T "$AGENT/.$link.new" "$AGENT/$link"
 done
 sync "$AGENT" || :
-for unit in agent-boot.service agent-switch.service comms.service hostagent.service nodeletd.service nodeletd.socket; do
+for unit in agent-boot.service agent-switch.service comms.service hostagent.service nodeletd.service nodeletd.socket os-update.service; do
     rm -f "/run/systemd/system/pf9-$unit"
 done
 if [ -d /run/systemd/system ]; then

@@ -1,7 +1,7 @@
 # >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
-ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
+ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service"
 ROLE_TREES="/opt/pf9/cni /opt/pf9/stacks /var/lib/pf9 /run/pf9-containerd"
-ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
+ROLE_ENTRIES="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/multi-user.target.wants/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/multi-user.target.wants/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/multi-user.target.wants/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/multi-user.target.wants/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/multi-user.target.wants/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service /etc/systemd/system/multi-user.target.wants/pf9-pods.service /etc/systemd/system/multi-user.target.wants/pf9-nodeletd.service /etc/sysctl.d/90-pf9-kubernetes.conf /etc/modules-load.d/pf9-kubernetes.conf"
 AGENT_TREES="/var/opt/pf9 /run/pf9 /run/pf9-machine.json /var/log/pf9"
 AGENT_PROGRAMS="/opt/pf9/agent"
 AGENT_ENTRIES="/etc/systemd/system/multi-user.target.wants/pf9-comms.service /etc/systemd/system/multi-user.target.wants/pf9-hostagent.service /etc/systemd/system/sockets.target.wants/pf9-nodeletd.socket"
@@ -50,6 +50,13 @@ remove_tree() (
     done
     if [ -z "$here" ]; then rmdir --ignore-fail-on-non-empty "$1" || :; fi
 )
+tell_drop_ins() {
+    for dir in $SHARED_DIRS; do
+        for own in "$dir"/pf9-*.service.d "$dir"/pf9-*.socket.d; do
+            if [ -e "$own" ]; then echo "pf9-hostagent: left as it is, for it is the administrator's: $own" >&2; fi
+        done
+    done
+}
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi
@@ -87,6 +94,7 @@ elif ! role_is_left; then
     for dir in $SHARED_PARENTS; do
         if [ -d "$dir" ]; then rmdir --ignore-fail-on-non-empty "$dir"; fi
     done
+    tell_drop_ins
     for user in pf9-comms pf9; do
         if getent passwd "$user" >/dev/null; then userdel "$user" 2>/dev/null || :; fi
     done

@@ -1,8 +1,8 @@
 # $1 = 0: the last version goes. There is no purge after an erase, so the node role goes now,
 # while the programs that know how are still here.
 # >>> what is ours and how long it may take: from src/host/ours and src/host/deadlines.rs
-ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service"
-REMOVAL_SECONDS="2390"
+ROLE_UNITS="/etc/systemd/system/pf9-containerd.service /etc/systemd/system/pf9-etcd.service /etc/systemd/system/pf9-network.service /etc/systemd/system/pf9-kubelet.service /etc/systemd/system/pf9-kube-proxy.service /etc/systemd/system/pf9-pods.service"
+REMOVAL_SECONDS="2540"
 role_is_left() {
     for unit in $ROLE_UNITS; do
         if [ -e "$unit" ]; then return 0; fi

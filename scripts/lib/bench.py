@@ -8,6 +8,8 @@
   tunnel [--json] [--quick] [--only GROUP,...]   of the tunnel on loopback, beside its peers; needs no demo
   join [--json] [--rounds 5] [--against COMMIT]   prep-node to Ready beside an older commit and a start by hand; makes
                                   machines of its own, where no demo is
+  upgrade [--json] [--from 1.36.1] [--to 1.36.3]   a node between two patch releases: bytes on the wire, memory; makes
+                                  a machine of its own, where no demo is
   etcd [--json] [--mib 1024] [--rounds 3] [--dir DIR]   backups and restores beside etcd's own tools; needs no demo
 
 Each figure is one line: name, ours, goal, met. With --json one object a line:
@@ -24,6 +26,7 @@ from pathlib import Path
 import bench_etcd
 import bench_join
 import bench_tunnel
+import bench_upgrade
 import up
 from common import Fail, need_root, say, wait_for
 from lifecycle import Demo
@@ -217,7 +220,13 @@ def main(argv):
                                               formatter_class=argparse.RawDescriptionHelpFormatter))
     bench_join.add_arguments(verbs.add_parser("join", description=bench_join.__doc__,
                                               formatter_class=argparse.RawDescriptionHelpFormatter))
+    bench_upgrade.add_arguments(verbs.add_parser("upgrade", description=bench_upgrade.__doc__,
+                                                 formatter_class=argparse.RawDescriptionHelpFormatter))
     args = parser.parse_args(argv)
+    if args.verb == "upgrade":
+        need_root("scripts/bench")
+        bench_upgrade.upgrade(args, Report(args.json), pids)
+        return
     if args.verb == "join":
         need_root("scripts/bench")
         bench_join.join(args, Report(args.json))

@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import tomllib
+from datetime import datetime, timezone
 from pathlib import Path
 
 import golang
@@ -40,15 +41,26 @@ def at(path):
     return path.replace("{version}", version())
 
 
-def contents(binaries):
-    """Installed path → bytes and mode; of a link, what it points to and no mode."""
+def packed(data):
+    return gzip.compress(data, 9, mtime=0)
+
+
+def debian_changelog():
+    """What Debian's tools want to know of a package's history: this version. The rest is in changelog.gz."""
+    when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%a, %d %b %Y %H:%M:%S +0000")
+    return (f"{DATA['name']} ({version()}-{DATA['release']}) stable; urgency=medium\n\n"
+            f"  * Version {version()}: see changelog.gz.\n\n -- {DATA['maintainer']}  {when}\n").encode()
+
+
+def contents(binaries, kind):
+    """Installed path → bytes and mode; of a link, what it points to and no mode. `kind`: deb or rpm."""
     found = {}
     for folder, names in DATA["programs"].items():
         for name in names:
             found[at(f"{folder}/{name}")] = ((binaries / name).read_bytes(), 0o755)
-    for path, source in DATA["files"].items():
+    for path, source in {**DATA["files"], **DATA[f"files_{kind}"]}.items():
         data = (REPO / source).read_bytes()
-        found[at(path)] = (gzip.compress(data, 9, mtime=0) if path.endswith(".gz") else data, 0o644)
+        found[at(path)] = (packed(data) if path.endswith(".gz") else data, 0o644)
     return found | {path: (target, None) for path, target in DATA["links"].items()}
 
 
@@ -90,7 +102,8 @@ def fresh(folder, pattern):
 def deb(binaries, folder, log=None):
     need_packages({"dpkg-deb": "dpkg", "objdump": "binutils"})
     fresh(folder, f"{DATA['name']}_*.deb")
-    files = contents(binaries)
+    files = contents(binaries, "deb")
+    files[f"/usr/share/doc/{DATA['name']}/changelog.Debian.gz"] = (packed(debian_changelog()), 0o644)
     needs = sorted([*DATA["needs"]["deb"], f"libc6 (>= {c_library(binaries)})"])
     text = DATA["description"].strip().splitlines()
     control = "".join(f"{key}: {value}\n" for key, value in {
@@ -135,9 +148,10 @@ RPM_OPTIONS = {"debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build
 def rpm(binaries, folder, log=None):
     need_packages({"rpmbuild": "rpm"})
     fresh(folder, f"{DATA['name']}-*.rpm")
-    files = contents(binaries)
+    files = contents(binaries, "rpm")
     lines = [f"%attr({'-' if mode is None else format(mode, 'o')},root,root) {'%config(noreplace) ' if is_config(path) else ''}{path}"
              for path, (_, mode) in files.items()]
+    lines += [f"%dir %attr(755,root,root) {at(path)}" for path in DATA["directories"]["own"]]
     scripts = "\n".join(f"%{section}\n" + script(f"rpm/{name}").replace("%", "%%")
                         for section, name in RPM_SCRIPTS.items())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:

@@ -30,7 +30,7 @@ DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700,
           # With a release build of its own.
-          "l_the_agent": 2700}
+          "l_the_agent": 2700, "m_the_machines_patches": 1800}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A test that takes longer says that it is still there.
@@ -44,12 +44,12 @@ SHOWN = {"failed": 400, "passed": 60}
 TAKES = {
     "node": {
         "a_up": None, "f_decommission": None, "g_each_minor": None,
-        "ab_services": 110, "ad_what_hangs": 700, "b_reboot": 60, "c_killed": 95, "ca_what": 25,
+        "ab_services": 110, "ac_a_broken": 420, "ad_what_hangs": 700, "b_reboot": 60, "c_killed": 95, "ca_what": 25,
         "cb_policies": 90, "cc_who_reaches": 200, "d_detached": 135,
         "da_a_stolen": 30, "dc_a_stack": 60, "e_files": 390, "e_people": 70, "ea_certificates": 300,
         "eb_a_drop_in": 120, "h_a_dead_master": 240, "i_the_data": 65,
         "j_masters_share": 130,
-        "k_a_cluster_goes": 600, "l_the_agent": 600,
+        "k_a_cluster_goes": 600, "l_the_agent": 600, "m_the_machines_patches": 900,
     },
     "etcd": {
         "the_data_of_all_three": None, "the_newest_backup": None,

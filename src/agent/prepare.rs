@@ -102,22 +102,12 @@ pub(super) async fn prepare(host: &Host, order: &AgentSpec) -> Result<(), Fault>
     if !there.contains(&Some(name.clone())) {
         let (fs, version) = (host.fs.clone(), target.version.clone());
         let at = host.fs.at(kept(&file));
-        blocking(move || {
-            package::unpack(&fs, &at, file.format, &version, package_arch(file.format))
-        })
-        .await
-        .map_err(|e| refused(target, chain(&e)))?;
+        blocking(move || package::unpack(&fs, &at, file.format, &version, arch()))
+            .await
+            .map_err(|e| refused(target, chain(&e)))?;
         try_programs(host, target, &name).await?;
     }
     could_install(host, target).await
-}
-
-/// What the package managers call this machine.
-fn package_arch(format: PackageFormat) -> &'static str {
-    match format {
-        PackageFormat::Deb => arch(),
-        PackageFormat::Rpm => std::env::consts::ARCH,
-    }
 }
 
 fn refused(package: &AgentPackage, why: impl Into<String>) -> Fault {
@@ -276,7 +266,7 @@ async fn could_install(host: &Host, target: &AgentPackage) -> Result<(), Fault> 
     let (path, format) = (host.fs.at(kept(file)), file.format);
     let lacks = match format {
         PackageFormat::Deb => {
-            let about = blocking(move || package::about(&path, format)).await;
+            let about = blocking(move || package::said_by(&path, format)).await;
             let about = about.map_err(|e| refused(target, chain(&e)))?;
             needs::unmet(host, &about.depends).await
         }

@@ -122,6 +122,8 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
     match node.state {
         // It begins without a sweep, too.
         NodeState::Ok if node.last_sweep_at.is_some() => Proof::Seen,
+        // Nothing is done to the node, whatever it lacks: it proves nothing against the version.
+        NodeState::Maintenance => Proof::Seen,
         NodeState::Ok => Proof::Missing("no sweep has ended yet".into()),
         NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
             let why = node
@@ -150,6 +152,8 @@ pub(super) fn may_begin(looked: &Looked) -> Result<bool, String> {
     let rolls = |u: &crate::model::UpgradeStatus| match u.state {
         UpgradeState::Draining
         | UpgradeState::Switching
+        | UpgradeState::Updating
+        | UpgradeState::Rebooting
         | UpgradeState::Proving
         | UpgradeState::PuttingBack => true,
         UpgradeState::Fetching
@@ -164,6 +168,7 @@ pub(super) fn may_begin(looked: &Looked) -> Result<bool, String> {
     }
     match node.state {
         NodeState::Ok => Ok(true),
+        NodeState::Maintenance => Err("the end of the maintenance that this host is in".into()),
         _ if !has_role(node) => Ok(true),
         NodeState::Converging => Err("the node, which is at work".into()),
         // What ails it may be what the new version mends.

@@ -16,6 +16,7 @@ pub(crate) fn order(generation: u64, version: &str) -> AgentSpec {
                 bytes: 1,
                 path: format!("v1/agent/packages/{version}"),
             }],
+            security: false,
         },
         previous: None,
         prove_within_seconds: 60,

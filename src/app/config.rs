@@ -154,7 +154,16 @@ fn merge_file(all: &mut toml::Table, file: &str, text: &str, faults: &mut Vec<St
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(e) => {
-            faults.push(format!("{file}: {}", e.to_string().trim()));
+            // Not with the line itself, as its own words have it: a password may stand there.
+            let at = e.span().map_or(0, |span| span.start).min(text.len());
+            let line = text
+                .as_bytes()
+                .iter()
+                .take(at)
+                .filter(|b| **b == b'\n')
+                .count()
+                + 1;
+            faults.push(format!("{file}: line {line}: {}", e.message().trim()));
             return;
         }
     };
@@ -268,6 +277,12 @@ mod tests {
 
     #[test]
     fn a_password_in_a_file_is_a_fault_that_says_where_it_belongs() {
+        let (_dir, broken) = host(&[("/etc/pf9/hostagent.toml", "\n[comms]\npassword hunter2\n")]);
+        let fault = Config::load(&broken).expect_err("refused");
+        assert!(
+            fault.why.contains("line 3") && !fault.why.contains("hunter2"),
+            "{fault}"
+        );
         let (_dir, host) = host(&[(
             "/etc/pf9/conf.d/10-a.toml",
             "[comms.proxy]\nurl = \"http://u:hunter2@proxy:1\"\npassword = \"hunter2\"\n",

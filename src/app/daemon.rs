@@ -31,6 +31,38 @@ pub struct Daemon {
     pub runtime: Runtime,
 }
 
+impl Daemon {
+    /// The tunnel.
+    pub const COMMS: Self = Self {
+        name: "pf9-comms",
+        about: "Holds the tunnel between this host and its management plane",
+        // One thread: the cryptography of one connection is one core's work, and memory counts.
+        runtime: Runtime::Single,
+    };
+    /// Documents.
+    pub const HOSTAGENT: Self = Self {
+        name: "pf9-hostagent",
+        about: "Host agent: the desired spec in, the observed status out",
+        runtime: Runtime::Single,
+    };
+    /// Effects.
+    pub const NODELETD: Self = Self {
+        name: "pf9-nodeletd",
+        about: "Makes this machine a Kubernetes node, keeps it one, and undoes it",
+        runtime: Runtime::Single,
+    };
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::COMMS, Self::HOSTAGENT, Self::NODELETD];
+
+    /// Its command line.
+    pub fn command(&self) -> clap::Command {
+        <Args as clap::CommandFactory>::command()
+            .name(self.name)
+            .about(self.about)
+            .version(crate::model::document::AGENT_VERSION)
+    }
+}
+
 #[derive(Parser)]
 struct Args {
     /// Check the configuration, print what is wrong with it, and end.
@@ -78,11 +110,8 @@ where
 
 /// Command line and configuration; `Err`: there is nothing to run.
 fn begin(daemon: &Daemon) -> Result<(HostFs, Result<Config, Fault>), Exit> {
-    let command = <Args as clap::CommandFactory>::command()
-        .name(daemon.name)
-        .about(daemon.about)
-        .version(crate::model::document::AGENT_VERSION);
-    let args = command
+    let args = daemon
+        .command()
         .try_get_matches()
         .and_then(|m| <Args as clap::FromArgMatches>::from_arg_matches(&m))
         .map_err(|e| {

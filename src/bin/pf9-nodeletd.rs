@@ -2,14 +2,8 @@
 
 use std::process::ExitCode;
 
-use pf9_hostagent::app::{Daemon, Runtime, answering_daemon};
-use pf9_hostagent::nodelet;
+use pf9_hostagent::app::{Daemon, answering_daemon};
 
 fn main() -> ExitCode {
-    let this = Daemon {
-        name: "pf9-nodeletd",
-        about: "Makes this machine a Kubernetes node, keeps it one, and undoes it",
-        runtime: Runtime::Single,
-    };
-    answering_daemon(&this, nodelet::start).into()
+    answering_daemon(&Daemon::NODELETD, pf9_hostagent::nodelet::start).into()
 }

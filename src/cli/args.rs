@@ -3,9 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use super::bundle::BundleArgs;
+use super::config::ConfigArgs;
 use super::etcd::EtcdArgs;
+use super::examples::{KNOWN, under};
+use super::logs::LogsArgs;
+use super::maintenance::MaintenanceArgs;
+use super::operator::{
+    AttachArgs, ClusterArgs, DetachArgs, HostArgs, HostShowArgs, JoinArgs, LeaveArgs,
+};
+use super::phases::PhasesArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -24,27 +33,117 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Make this machine a host of a plane: check, enrol, start, wait until the plane has heard.
-    PrepNode(PrepArgs),
+    /// This machine: check, prep, status, join, leave, decommission.
+    Node(NodeArgs),
     /// One screen: state, why, what to do, next try, tunnel, phases.
     Status(StatusArgs),
-    /// Look whether this machine can become a node; changes nothing.
-    CheckNode(CheckArgs),
     /// Show what nodelet would do now; changes nothing.
     Plan(PlanArgs),
+    /// The stages that make a host a node: which there are, how far this one is.
+    Phases(PhasesArgs),
+    /// What the daemons wrote, from their files.
+    Logs(LogsArgs),
+    /// Everything that whoever helps asks for first, in one archive, without keys and passwords.
+    ///
+    /// Works with every daemon dead, without a network and with a full disk. Values of settings that are not on a list,
+    /// keys, passwords and tokens are taken out of everything, by what they look like and by what lies on this machine;
+    /// MANIFEST.json in it says what is in, what is not, and why.
+    Bundle(BundleArgs),
+    /// The daemons' configuration: get, set, validate, show.
+    Config(ConfigArgs),
     /// The HTTP proxy between this machine and its plane: set, show, test.
     Proxy(ProxyArgs),
     /// The tunnel to the plane: its sessions, round trips and streams.
     Tunnel(TunnelArgs),
     /// The cluster's memory on a master: etcd's state and its backups.
     Etcd(EtcdArgs),
+    /// The plane's clusters, with an operator's token: list, show.
+    Cluster(ClusterArgs),
+    /// The plane's hosts, with an operator's token: list, show, authorize, attach, detach.
+    Host(HostArgs),
     /// Who this machine is to its plane, and what to do when it is a copy of another machine.
     Identity(IdentityArgs),
+    /// The version of this program, of the daemons that run, and of the stack.
+    Version(VersionArgs),
+    /// Completions for a shell; the packages install them.
+    Completions(CompletionsArgs),
+    /// Look whether this machine can become a node; changes nothing.
+    #[command(hide = true)]
+    CheckNode(CheckArgs),
+    /// Make this machine a host of a plane: check, enrol, start, wait until the plane has heard.
+    #[command(hide = true)]
+    PrepNode(PrepArgs),
+    /// Remove the role, leave the plane, stop the agent, remove everything it made.
+    #[command(hide = true)]
+    DecommissionNode(DecommissionArgs),
+    /// Make a host a node of a cluster.
+    #[command(hide = true)]
+    AttachNode(AttachArgs),
+    /// Take a host out of its cluster; its role is removed.
+    #[command(hide = true)]
+    DetachNode(DetachArgs),
+    /// Let a host be a node of this plane's clusters.
+    #[command(hide = true)]
+    AuthorizeNode(HostShowArgs),
+    /// Take that back; a host in a cluster is detached first.
+    #[command(hide = true)]
+    DeauthorizeNode(HostShowArgs),
     /// The version of this software: what its units do.
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// Bring in the distribution's updates as they are ordered: pf9-os-update.service does.
+    #[command(hide = true)]
+    OsUpdate,
+    /// For a time nothing here is repaired or changed; what the host is like is told as ever.
+    Maintenance(MaintenanceArgs),
+}
+
+/// What a node's verbs have in common is the machine they are run on.
+#[derive(Debug, Parser)]
+pub(super) struct NodeArgs {
+    #[command(subcommand)]
+    pub(super) verb: NodeVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeVerb {
+    /// Look whether this machine can become a node, and whether the one that it is is well; changes nothing.
+    Check(CheckArgs),
+    /// Make this machine a host of a plane: check, enrol, start, wait until the plane has heard.
+    Prep(PrepArgs),
+    /// One screen: state, why, what to do, next try, tunnel, phases.
+    Status(StatusArgs),
+    /// Have this host become a node of a cluster, with an operator's token.
+    Join(JoinArgs),
+    /// Have this host leave its cluster, with an operator's token; its role is removed.
+    Leave(LeaveArgs),
     /// Remove the role, leave the plane, stop the agent, remove everything it made.
-    DecommissionNode(DecommissionArgs),
+    Decommission(DecommissionArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct VersionArgs {
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct CompletionsArgs {
+    /// Which shell.
+    #[arg(value_enum)]
+    pub(super) shell: Shell,
+}
+
+/// Shells that there are completions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    /// bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 #[derive(Debug, Parser)]
@@ -67,17 +166,29 @@ pub(super) struct PrepArgs {
     #[arg(long, value_name = "URL")]
     pub(super) plane: String,
     /// File with the one-time token the plane printed; "-" reads it from standard input.
-    #[arg(long, value_name = "FILE")]
-    pub(super) token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub(super) token_file: Option<PathBuf>,
     /// The id this host shall have; default: the one it had before, or a new one.
     #[arg(long, value_name = "UUID")]
     pub(super) host_id: Option<HostId>,
     /// Enrol again although this machine is a host already, of this plane or another.
     #[arg(long)]
     pub(super) force: bool,
-    /// Do not count this check; can be repeated. Names: see check-node.
-    #[arg(long, value_name = "CHECK")]
+    /// Do not count this check, and say why; can be repeated. Ids: see check-node --list.
+    #[arg(long, value_name = "ID=REASON")]
     pub(super) skip: Vec<String>,
+    /// Show what would be done, exactly, and do nothing; the token is not read.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Put right what can be put right safely, and taken back: swap, clock, limits. Shown and asked first.
+    #[arg(long)]
+    pub(super) fix: bool,
+    /// Do not ask before --fix.
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Fail instead of asking.
+    #[arg(long)]
+    pub(super) no_prompt: bool,
     /// How long to wait until the plane has heard of this host, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -99,12 +210,45 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, Parser)]
 pub(super) struct CheckArgs {
-    /// One JSON value instead of a table.
+    /// Every check with its id, group, severity and what it looks at; nothing is looked at.
     #[arg(long)]
-    pub(super) json: bool,
-    /// Do not count this check; can be repeated.
-    #[arg(long, value_name = "CHECK")]
+    pub(super) list: bool,
+    /// How the report is written. json-stream: one JSON value a line, each check as soon as it is known.
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// The same as --output json.
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// Do not count this check, and say why; can be repeated. Ids: see --list.
+    #[arg(long, value_name = "ID=REASON")]
     pub(super) skip: Vec<String>,
+    /// Warnings count as failures.
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// Go to this plane (`https://HOST[:PORT]`) instead of this host's own, up to TLS; for machines
+    /// that are not enrolled yet.
+    #[arg(long, value_name = "URL")]
+    pub(super) plane: Option<String>,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Table,
+    /// One JSON value.
+    Json,
+    /// One JSON value a line.
+    JsonStream,
+}
+
+impl CheckArgs {
+    pub(super) fn format(&self) -> Format {
+        match self.json {
+            true => Format::Json,
+            false => self.output,
+        }
+    }
 }
 
 #[derive(Debug, Parser)]
@@ -293,8 +437,27 @@ impl Verb {
     pub(super) fn json(&self) -> bool {
         match self {
             Self::PrepNode(args) => args.json,
+            Self::Node(NodeArgs { verb }) => match verb {
+                NodeVerb::Check(args) => args.format() != Format::Table,
+                NodeVerb::Prep(args) => args.json,
+                NodeVerb::Status(args) => args.json,
+                NodeVerb::Join(args) => args.plane.json,
+                NodeVerb::Leave(args) => args.plane.json,
+                NodeVerb::Decommission(args) => args.json,
+            },
             Self::Status(args) => args.json,
-            Self::CheckNode(args) => args.json,
+            Self::CheckNode(args) => args.format() != Format::Table,
+            Self::Phases(args) => args.verb.json(),
+            Self::Logs(args) => args.json,
+            Self::Bundle(args) => args.json,
+            Self::Config(args) => args.verb.json(),
+            Self::Version(args) => args.json,
+            Self::Cluster(args) => args.verb.json(),
+            Self::Host(args) => args.verb.json(),
+            Self::AttachNode(args) => args.to.plane.json,
+            Self::DetachNode(args) => args.from.plane.json,
+            Self::AuthorizeNode(args) | Self::DeauthorizeNode(args) => args.plane.json,
+            Self::Completions(_) => false,
             Self::Plan(args) => args.json,
             Self::Proxy(ProxyArgs { verb }) => match verb {
                 ProxyVerb::Set(args) => args.json,
@@ -312,7 +475,8 @@ impl Verb {
                 IdentityVerb::Reset(args) => args.json,
                 IdentityVerb::Note => false,
             },
-            Self::Agent(_) => false,
+            Self::Agent(_) | Self::OsUpdate => false,
+            Self::Maintenance(args) => args.verb.json(),
             Self::DecommissionNode(args) => args.json,
         }
     }
@@ -324,5 +488,11 @@ pub(super) fn command() -> clap::Command {
         .iter()
         .map(|e| format!("  {:>3}  {}", e.code(), e.meaning()))
         .collect();
-    Args::command().after_help(format!("Exit codes:\n{}", rows.join("\n")))
+    let known: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+    let known = format!(
+        "Names that tools of this kind have work too: {}.",
+        known.join(", ")
+    );
+    let root = under(Args::command(), "");
+    root.after_help(format!("{known}\n\nExit codes:\n{}", rows.join("\n")))
 }

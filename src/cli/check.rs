@@ -1,17 +1,111 @@
-//! `check-node`: can this machine become a node? Changes nothing.
+//! `node check`: can this machine become a node, and is the one that it is well? Changes nothing.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `look` | everything that checks look at, gathered at once, each part judged as soon as it is there |
+//! | `list` | `--list` |
 
-use super::args::CheckArgs;
+pub(super) mod list;
+pub(super) mod look;
+
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use super::args::{CheckArgs, Format};
 use super::context::Context;
 use super::output::{Ink, Screen, Show};
 use crate::app::Exit;
+use crate::host::extensions;
 use crate::model::Fault;
-use crate::preflight::{Check, Facts, Report, Severity};
+use crate::preflight::{Check, Outcome, REPORT_SCHEMA, Report, Skips, of_operators};
 
-pub(super) fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
-    let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
-    let report = Report::of(&facts, &args.skip)?;
-    ctx.out.show(&report);
-    Ok(report.fault().as_ref().map_or(Exit::Ok, Exit::of))
+pub(super) async fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> {
+    if args.list {
+        ctx.out.show(&list::List::ours());
+        return Ok(Exit::Ok);
+    }
+    let skips = Skips::parse(&args.skip)?;
+    let stream = args.format() == Format::JsonStream;
+    ctx.out
+        .waiting("looking at the machine, its network and its plane");
+    let looking = all(ctx, args, &skips, stream);
+    let report = tokio::select! {
+        // cancel-safe: what was tried is taken away by who tried, and nothing else was done
+        report = looking => report?,
+        () = ctx.stop.cancelled() => return Err(ctx.interrupted("the check did not end")),
+    };
+    if stream {
+        ctx.out.json_line(&Line::report(&report));
+    } else {
+        ctx.out.show(&report);
+    }
+    let fault = match args.strict {
+        true => report.fault_strict(),
+        false => report.fault(),
+    };
+    Ok(fault.as_ref().map_or(Exit::Ok, Exit::of))
+}
+
+async fn all(
+    ctx: &Context,
+    args: &CheckArgs,
+    skips: &Skips,
+    stream: bool,
+) -> Result<Report, Fault> {
+    let mut parts = look::parts(ctx, args.plane.as_deref(), skips);
+    let mut checks = Vec::new();
+    while let Some(some) = parts.next().await {
+        let some = some?;
+        if stream {
+            for check in &some {
+                ctx.out.json_line(&Line::Check { check });
+            }
+        }
+        checks.extend(some);
+    }
+    // Only root may have systemd run something.
+    if ctx.uid == 0 && extensions::any(&ctx.host) {
+        ctx.out.waiting("running operators' own checks");
+        let some = of_operators(&extensions::run(&ctx.host).await);
+        if stream {
+            for check in &some {
+                ctx.out.json_line(&Line::Check { check });
+            }
+        }
+        checks.extend(some);
+    }
+    Ok(Report::new(checks))
+}
+
+/// A line of `--output json-stream`: each check as soon as it is judged, and the report's head at the end.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line<'a> {
+    Check {
+        #[serde(flatten)]
+        check: &'a Check,
+    },
+    Report {
+        schema: u32,
+        verdict: Outcome,
+        ok: usize,
+        warn: usize,
+        fail: usize,
+        skip: usize,
+    },
+}
+
+impl Line<'_> {
+    fn report(report: &Report) -> Self {
+        Self::Report {
+            schema: REPORT_SCHEMA,
+            verdict: report.verdict,
+            ok: report.count(Outcome::Ok),
+            warn: report.count(Outcome::Warn),
+            fail: report.count(Outcome::Fail),
+            skip: report.count(Outcome::Skip),
+        }
+    }
 }
 
 impl Show for Report {
@@ -33,56 +127,69 @@ impl Show for Report {
     }
 }
 
+/// The longest id and a space.
+const ID_WIDTH: usize = 21;
+/// Before the id: the mark.
+const MARK_WIDTH: usize = 4;
+
 fn lines(screen: &mut Screen, check: &Check, width: usize) {
-    let (ink, mark) = match check.severity {
-        Severity::Ok => (Ink::Good, "✓"),
-        Severity::Warn => (Ink::Warn, "!"),
-        Severity::Fail => (Ink::Bad, "✗"),
-        Severity::Skip => (Ink::Dim, "-"),
+    let (ink, mark) = match check.outcome {
+        Outcome::Ok => (Ink::Good, "✓"),
+        Outcome::Warn => (Ink::Warn, "!"),
+        Outcome::Fail => (Ink::Bad, "✗"),
+        Outcome::Skip => (Ink::Dim, "-"),
     };
-    const ID_WIDTH: usize = 21;
-    screen.line([
-        (ink, format!("  {mark} ")),
-        (Ink::Plain, format!("{:<ID_WIDTH$}", check.id)),
-        (ink_of_found(check.severity), check.found.clone()),
-    ]);
     // The details stand below the finding.
-    let indent = ID_WIDTH + 4;
+    let indent = ID_WIDTH + MARK_WIDTH;
+    let room = width.saturating_sub(indent);
+    for (n, part) in super::output::wrap(&check.found, room)
+        .into_iter()
+        .enumerate()
+    {
+        let (mark, id) = if n == 0 {
+            (mark, &*check.id)
+        } else {
+            (" ", "")
+        };
+        screen.line([
+            (ink, format!("  {mark} ")),
+            (Ink::Plain, format!("{id:<ID_WIDTH$}")),
+            (ink_of_found(check.outcome), part),
+        ]);
+    }
     let mut detail = |label: &str, text: &str| {
         if !text.is_empty() {
             let mut sub = Screen::default();
-            sub.row(
-                label,
-                Ink::Plain,
-                text,
-                width.saturating_sub(indent).max(40),
-            );
+            sub.row(label, Ink::Plain, text, room.max(40));
             screen.indented(sub, indent - 2);
         }
     };
-    match check.severity {
-        Severity::Ok => {}
-        Severity::Skip => detail("left out", &check.why),
-        Severity::Warn | Severity::Fail => {
+    match check.outcome {
+        Outcome::Ok => {}
+        Outcome::Skip => detail("left out", &check.why),
+        Outcome::Warn | Outcome::Fail => {
             detail("wanted", &check.wanted);
             detail("why", &check.why);
             detail("what to do", &check.fix);
+            for (n, line) in check.evidence.iter().enumerate() {
+                detail(if n == 0 { "seen" } else { "" }, line);
+            }
         }
     }
 }
 
-fn ink_of_found(severity: Severity) -> Ink {
-    match severity {
-        Severity::Ok | Severity::Skip => Ink::Dim,
-        Severity::Warn | Severity::Fail => Ink::Bold,
+fn ink_of_found(outcome: Outcome) -> Ink {
+    match outcome {
+        Outcome::Ok | Outcome::Skip => Ink::Dim,
+        Outcome::Warn | Outcome::Fail => Ink::Bold,
     }
 }
 
 fn verdict(report: &Report) -> (Ink, String) {
     let counts = [
-        (report.count(Severity::Fail), "failed"),
-        (report.count(Severity::Warn), "to know about"),
-        (report.count(Severity::Skip), "left out"),
+        (report.count(Outcome::Fail), "failed"),
+        (report.count(Outcome::Warn), "to know about"),
+        (report.count(Outcome::Skip), "left out"),
     ];
     let odd: Vec<String> = counts
         .iter()
@@ -93,19 +200,11 @@ fn verdict(report: &Report) -> (Ink, String) {
         [] => String::new(),
         some => format!(", {}", some.join(", ")),
     };
-    let good = report.count(Severity::Ok);
-    match report.verdict {
-        Severity::Fail => (
-            Ink::Bad,
-            format!("  This machine cannot become a node: {good} good{tail}."),
-        ),
-        Severity::Warn => (
-            Ink::Warn,
-            format!("  This machine can become a node: {good} good{tail}."),
-        ),
-        Severity::Ok | Severity::Skip => (
-            Ink::Good,
-            format!("  This machine can become a node: {good} good{tail}."),
-        ),
-    }
+    let good = report.count(Outcome::Ok);
+    let (ink, fit) = match report.verdict {
+        Outcome::Fail => (Ink::Bad, "is not fit for a node"),
+        Outcome::Warn => (Ink::Warn, "is fit for a node"),
+        Outcome::Ok | Outcome::Skip => (Ink::Good, "is fit for a node"),
+    };
+    (ink, format!("  This machine {fit}: {good} good{tail}."))
 }

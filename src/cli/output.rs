@@ -191,6 +191,18 @@ impl Output {
         }
     }
 
+    /// One value on a line of its own: of those that come one after the other.
+    pub(super) fn json_line<T: Serialize>(&self, value: &T) {
+        let text = serde_json::to_string(value);
+        self.print(&format!("{}\n", text.unwrap_or_default()));
+    }
+
+    /// Text as it is, line breaks included.
+    pub(super) fn raw(&self, text: &str) {
+        self.sweep();
+        self.print(text);
+    }
+
     /// Lines of a verb that goes on. Not part of the JSON value.
     pub(super) fn part(&self, screen: &Screen) {
         self.sweep();
@@ -312,6 +324,11 @@ impl Output {
     }
 }
 
+/// Standard output for bytes that are nobody's to read.
+pub(super) fn bytes_out() -> Box<dyn Write> {
+    Box::new(std::io::stdout())
+}
+
 /// clap's own words: help and version are no failure.
 pub(super) fn usage(error: &clap::Error) -> Exit {
     let failed = error.use_stderr();
@@ -320,7 +337,7 @@ pub(super) fn usage(error: &clap::Error) -> Exit {
 }
 
 /// Breaks at spaces; a longer word stays whole.
-fn wrap(text: &str, room: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let Some(line) = lines.last_mut() else { break };

@@ -58,6 +58,13 @@ impl Show for Plan {
         if let Some(address) = &self.0.api_address {
             screen.row("API", Ink::Plain, &address.to_string(), width);
         }
+        if let Some(order) = &self.0.maintenance {
+            let text = format!(
+                "nothing of this is done before {}: {} ordered a maintenance",
+                order.until, order.by
+            );
+            screen.row("maintenance", Ink::Warn, &text, width);
+        }
         let summary = match (self.0.steps.len(), &self.0.waits) {
             (0, None) => "  Nothing to do: everything is as the spec wants it.".to_owned(),
             (0, Some(_)) => "  Nothing can be done before that comes.".to_owned(),

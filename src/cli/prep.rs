@@ -8,9 +8,14 @@
 //!                                 └──────────── back ◄───────────────┘
 //! ```
 
+mod fix;
+mod plan;
+mod wait;
+
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
@@ -27,10 +32,8 @@ use crate::host::fs::FsError;
 use crate::host::interfaces::node_facts;
 use crate::identity::order_key::{self, Had};
 use crate::identity::{self, EnrolOrder, Identity};
-use crate::model::{
-    EnrolToken, Fault, FaultCode, HostId, HostStatus, Timestamp, TunnelState, TunnelStatus, paths,
-};
-use crate::preflight::{Facts, Report, Severity};
+use crate::model::{EnrolToken, Fault, FaultCode, HostId, paths};
+use crate::preflight::{Facts, Outcome, Report, Skips};
 use crate::telemetry::chain;
 
 /// A token is about 120 bytes.
@@ -58,10 +61,24 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     let started = Instant::now();
     ctx.need_root("prepare this machine")?;
     let _lock = ctx.lock("prepare this machine")?;
-    let token = read_token(args)?;
+    // A run that changes nothing uses no token up, and needs none.
+    let token = match args.dry_run {
+        true => None,
+        false => Some(read_token(args)?),
+    };
     // The configuration is the daemons' to use; a wrong one would only show after enrolment.
     let config = Config::load(&ctx.host)?;
     let way = Way::load(ctx, &config)?;
+    if args.dry_run {
+        let plan = dry_run(ctx, args, &way).await?;
+        let exit = plan.refused.as_ref().map_or(Exit::Ok, |_| Exit::NotReady);
+        ctx.out.show(&plan);
+        return Ok(exit);
+    }
+    if args.fix {
+        let (facts, report) = look(ctx, args)?;
+        fix::put_right(ctx, args, &fix::fixes(&facts, &report)).await?;
+    }
     let warnings = check(ctx, args)?;
     let installed = ctx
         .host
@@ -81,7 +98,10 @@ pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
     Before::recover(&ctx.host).map_err(|e| fs_fault(&e))?;
     let ran = running(ctx).await?;
     let stage = Cell::new(Stage::Nothing);
-    let work = prepare(ctx, args, &token, &config, &way, &stage);
+    let Some(token) = &token else {
+        return Ok(Exit::Ok);
+    };
+    let work = prepare(ctx, args, token, &config, &way, &stage);
     let result = tokio::select! {
         // cancel-safe: what was begun is undone below
         result = work => result,
@@ -164,7 +184,7 @@ async fn prepare(
     }
     start(ctx, enrolled).await?;
     ctx.out.step(Ink::Good, "agent started");
-    let wait = wait(ctx, Duration::from_secs(args.wait), since).await;
+    let wait = wait::heard(ctx, Duration::from_secs(args.wait), since).await;
     let rtt_us = wait.map_err(|fault| match enrolled {
         true => {
             let fix = format!("{}; the next try needs a new token", fault.fix);
@@ -188,7 +208,7 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
         )
         .fix("give the file that holds the line which pf9-plane token create printed")
     };
-    let path = &args.token_file;
+    let path = args.token_file.as_deref().unwrap_or(Path::new("-"));
     let mut text = String::new();
     let read = if path.as_os_str() == "-" {
         std::io::stdin().take(TOKEN_MAX).read_to_string(&mut text)
@@ -199,12 +219,68 @@ fn read_token(args: &PrepArgs) -> Result<EnrolToken, Fault> {
     text.parse()
 }
 
-fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
+fn look(ctx: &Context, args: &PrepArgs) -> Result<(Facts, Report), Fault> {
+    let skips = Skips::parse(&args.skip)?;
     let facts = Facts::read(&ctx.host, ctx.uid, ctx.now())?;
-    let report = Report::of(&facts, &args.skip)?;
+    let report = Report::of_machine(&facts, &skips);
+    Ok((facts, report))
+}
+
+/// What a run would do, from the same questions that it asks.
+async fn dry_run(ctx: &Context, args: &PrepArgs, way: &Way) -> Result<plan::Plan, Fault> {
+    let (facts, report) = look(ctx, args)?;
+    let fixes = match args.fix {
+        true => fix::fixes(&facts, &report),
+        false => Vec::new(),
+    };
+    let mut left = report.clone();
+    left.checks
+        .retain(|c| fixes.iter().all(|f| f.name() != c.id));
+    let refused = left.fault().map(|f| f.why);
+    let mut steps = Vec::new();
+    if refused.is_none() {
+        let ran = running(ctx).await?;
+        let same = already(ctx, args, way)?;
+        steps.push(plan::Step::UsersAndDirectories);
+        if same.is_none() {
+            let had = identity::host_id(&ctx.host).ok().flatten();
+            let had = args
+                .host_id
+                .or(had)
+                .or_else(|| order_key::host_id(&ctx.host));
+            if had.is_none_or(|id| order_key::load(&ctx.host, id).is_err()) {
+                steps.push(plan::Step::MakeOrderKey);
+            }
+            steps.push(plan::Step::Enrol {
+                plane: args.plane.clone(),
+                host_id: had,
+            });
+            let paths = plan::WRITES.to_vec();
+            steps.push(plan::Step::Write { paths });
+        }
+        for unit in AGENT_UNITS {
+            if !ran.enabled.contains(&unit) {
+                steps.push(plan::Step::Enable { unit });
+            }
+            steps.push(match same {
+                Some(_) => plan::Step::Start { unit },
+                None => plan::Step::Restart { unit },
+            });
+        }
+        steps.push(plan::Step::Wait { seconds: args.wait });
+    }
+    Ok(plan::Plan {
+        refused,
+        fixes,
+        steps,
+    })
+}
+
+fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
+    let (_, report) = look(ctx, args)?;
     if let Some(fault) = report.fault() {
         for check in &report.checks {
-            if check.severity == Severity::Fail {
+            if check.outcome == Outcome::Fail {
                 let text = format!("{}: {}; {}", check.id, check.found, check.why);
                 ctx.out.step(Ink::Bad, &text);
             }
@@ -214,10 +290,10 @@ fn check(ctx: &Context, args: &PrepArgs) -> Result<Vec<String>, Fault> {
     let warnings: Vec<String> = report
         .checks
         .iter()
-        .filter(|c| c.severity == Severity::Warn)
+        .filter(|c| c.outcome == Outcome::Warn)
         .map(|c| format!("{}: {}; {}", c.id, c.found, c.why))
         .collect();
-    let text = format!("checked: {} good", report.count(Severity::Ok));
+    let text = format!("checked: {} good", report.count(Outcome::Ok));
     ctx.out.step(Ink::Good, &text);
     for warning in &warnings {
         ctx.out.step(Ink::Warn, warning);
@@ -382,74 +458,6 @@ async fn start(ctx: &Context, fresh: bool) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// Waits until the tunnel is up and the plane has taken a status that was sent after `since`.
-async fn wait(ctx: &Context, longest: Duration, since: Timestamp) -> Result<Option<u64>, Fault> {
-    let deadline = tokio::time::Instant::now() + longest;
-    let mut up = false;
-    let mut rtt = None;
-    let mut last: Option<Fault> = None;
-    loop {
-        let tunnel = ctx
-            .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
-            .await;
-        match tunnel {
-            Ok(tunnel) => {
-                rtt = tunnel.rtt_us.or(rtt);
-                let now_up = matches!(tunnel.state, TunnelState::Connected { .. });
-                if now_up && !up {
-                    ctx.out.step(Ink::Good, "tunnel is up");
-                }
-                up = now_up;
-                if !up {
-                    last = tunnel.last_fault.or(last);
-                }
-            }
-            Err(e) => last = Some(e.fault("comms does not answer")),
-        }
-        if up {
-            let status = ctx
-                .get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status")
-                .await;
-            match status {
-                Ok(s) if s.acknowledged_at.is_some_and(|at| at >= since) => {
-                    ctx.out.step(Ink::Good, "the plane has heard of this host");
-                    return Ok(rtt);
-                }
-                Ok(_) => {}
-                Err(e) => last = Some(e.fault("hostagent does not answer")),
-            }
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Err(late(up, longest, last));
-        }
-        ctx.out.waiting(match up {
-            true => "waiting until the plane has taken the first status",
-            false => "waiting for the tunnel",
-        });
-        tokio::time::sleep(ctx.pause).await;
-    }
-}
-
-fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
-    let what = match up {
-        true => "the plane has not taken a status of this host",
-        false => "the tunnel to the plane did not come up",
-    };
-    let why = match &last {
-        Some(fault) => format!("{}: {}", fault.what, fault.why),
-        None => "no reason is known".to_owned(),
-    };
-    let code = match &last {
-        Some(fault) if !up => fault.code,
-        Some(_) | None => FaultCode::PlaneTimeout,
-    };
-    let fix = match last {
-        Some(fault) if !fault.fix.is_empty() => fault.fix,
-        Some(_) | None => "see journalctl -u 'pf9-*'".to_owned(),
-    };
-    Fault::new(code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
 }
 
 /// Back to what was: identity, units. What cannot be undone is said, the first fault stays.

@@ -88,6 +88,8 @@ pub(super) enum Overall {
     Retrying,
     /// It failed too often; a person is needed.
     Failed,
+    /// Somebody ordered that nothing is repaired or changed for a time.
+    Maintenance,
 }
 
 /// One unit, in words.
@@ -298,7 +300,7 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
     match status.state {
         NodeState::Retrying => return (Overall::Retrying, status.reason.clone()),
         NodeState::Failed => return (Overall::Failed, status.reason.clone()),
-        NodeState::Ok | NodeState::Converging => {}
+        NodeState::Ok | NodeState::Converging | NodeState::Maintenance => {}
     }
     match seen.tunnel {
         Err(error) => return (Overall::AgentDown, Some(silent("comms", error, seen))),
@@ -312,6 +314,7 @@ fn judge(report: &StatusReport, seen: &Seen<'_>) -> (Overall, Option<Fault>) {
         (NodeState::Ok, None) => (Overall::Idle, None),
         (NodeState::Ok, Some(node)) if node.role == Role::None => (Overall::Idle, None),
         (NodeState::Ok, Some(_)) => (Overall::Ok, None),
+        (NodeState::Maintenance, _) => (Overall::Maintenance, status.reason.clone()),
         (NodeState::Converging | NodeState::Retrying | NodeState::Failed, _) => {
             (Overall::Converging, status.reason.clone())
         }
@@ -459,7 +462,7 @@ fn unit_report(unit: &str, state: &UnitState) -> UnitReport {
     }
 }
 
-fn host_name(ctx: &Context) -> String {
+pub(super) fn host_name(ctx: &Context) -> String {
     const NAME_MAX: u64 = 4096;
     let text = ctx.host.read_text("/proc/sys/kernel/hostname", NAME_MAX);
     let text = text.ok().flatten().unwrap_or_default();
@@ -480,13 +483,14 @@ impl Overall {
             Self::Converging => "converging",
             Self::Retrying => "retrying",
             Self::Failed => "failed",
+            Self::Maintenance => "maintenance",
         }
     }
 
     /// 0: nothing is wrong. 69: a daemon or the plane is silent. 1: anything else.
     pub(super) fn exit(self) -> Exit {
         match self {
-            Self::Ok | Self::Idle | Self::Converging => Exit::Ok,
+            Self::Ok | Self::Idle | Self::Converging | Self::Maintenance => Exit::Ok,
             Self::AgentDown | Self::Offline => Exit::Unavailable,
             Self::NotPrepared | Self::Retrying | Self::Failed => Exit::Failed,
         }

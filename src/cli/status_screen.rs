@@ -1,12 +1,13 @@
 //! The status report as one screen. Pure: the same report gives the same lines.
 
+use super::maintenance;
 use super::output::{Ink, Screen, Show};
 use super::status::{Overall, StatusReport, UnitReport};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
     AgentStage, AgentStatus, DownloadStatus, Expiry, NodeStatus, PackageDatabase, PhaseId,
     PhaseState, PhaseStatus, Role, SessionKind, SessionState, SessionStatus, Timestamp,
-    TunnelState, TunnelStatus, UpgradeState, UpgradeStatus,
+    TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 
 impl Show for StatusReport {
@@ -36,7 +37,7 @@ impl Show for StatusReport {
 fn headline(screen: &mut Screen, report: &StatusReport) {
     let block = match report.state {
         Overall::Ok | Overall::Idle => Ink::GoodBlock,
-        Overall::Converging | Overall::Offline => Ink::WarnBlock,
+        Overall::Converging | Overall::Offline | Overall::Maintenance => Ink::WarnBlock,
         Overall::Retrying => Ink::WarnBlock,
         Overall::Failed | Overall::AgentDown | Overall::NotPrepared => Ink::BadBlock,
     };
@@ -75,7 +76,9 @@ fn reason(screen: &mut Screen, report: &StatusReport, width: usize) {
         screen.row("what to do", Ink::Plain, &fault.fix, width);
     }
     let attempts = report.node.as_ref().map_or(0, |n| n.attempts);
-    if let Some(at) = fault.next_try {
+    // Of a maintenance its end is a row of its own.
+    let maintenance = report.state == Overall::Maintenance;
+    if let Some(at) = fault.next_try.filter(|_| !maintenance) {
         let times = match attempts {
             0 => String::new(),
             n => format!(", {n} failed so far"),
@@ -250,6 +253,9 @@ fn change(screen: &mut Screen, now: &AgentStatus, width: usize) {
 }
 
 fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
+    if let Some(order) = report.node.as_ref().and_then(|n| n.maintenance.as_ref()) {
+        maintenance::row(screen, order, report.taken_at, width);
+    }
     change(screen, &report.change, width);
     if let Some(stack) = report.node.as_ref().and_then(|n| n.stack.as_ref()) {
         screen.row("stack", Ink::Plain, &stack.to_string(), width);
@@ -294,6 +300,8 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
         | UpgradeState::Checking
         | UpgradeState::Draining
         | UpgradeState::Switching
+        | UpgradeState::Updating
+        | UpgradeState::Rebooting
         | UpgradeState::Proving
         | UpgradeState::PuttingBack => Ink::Warn,
         UpgradeState::PutBack | UpgradeState::Refused => Ink::Bad,
@@ -304,8 +312,19 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
         n => format!(" · begun {n} times"),
     };
     let (stack, stage, state) = (&now.stack, now.stage, now.state);
-    let text = format!("to {stack} · stage {stage} · {state} for {since}{times}");
-    screen.row("upgrade", ink, &text, width);
+    let (row, what) = match stage {
+        UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
+            ("upgrade", format!("to {stack} · stage {stage}"))
+        }
+        UpgradeStage::Os => {
+            let found = now
+                .os
+                .map_or_else(|| "of the distribution".to_owned(), |os| os.words());
+            ("updates", found)
+        }
+    };
+    let text = format!("{what} · {state} for {since}{times}");
+    screen.row(row, ink, &text, width);
     if let Some(fault) = &now.fault {
         screen.row("", ink, &fault.to_string(), width);
     }

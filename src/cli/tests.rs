@@ -4,22 +4,36 @@
 //! | file | tests |
 //! |---|---|
 //! | `screens`      | help, status and check screens are the reviewed ones |
+//! | `bundle`       | bundle: no secret of a machine is in it |
+//! | `config`       | config, logs, version, phases |
+//! | `check`        | node check: everything at once, schema, plane and clock |
+//! | `schema`       | what is written as JSON fits the schemas that are published |
 //! | `status`       | what is gathered when who is silent |
 //! | `prep`         | prep-node: the good way, and every bad input |
+//! | `fixes`        | node prep: dry run and fixes |
 //! | `proxy`        | proxy set, show, test, against a real proxy and plane |
 //! | `identity`     | identity show, reset |
 //! | `etcd`         | etcd verify: whose a backup is, and where |
 //! | `decommission` | the way back |
 //! | `tunnel`       | tunnel status, ping, top |
+//! | `operator`     | host, cluster, node join and leave: an operator API behind real TLS |
+//! | `manual`       | manual pages and completions are made of the program |
 //! | `packaged`     | what the package ships is what the programs read |
 
+mod bundle;
+mod check;
+mod config;
 mod decommission;
 mod etcd;
+mod fixes;
 mod identity;
+mod manual;
+mod operator;
 mod packaged;
 mod plane;
 mod prep;
 mod proxy;
+mod schema;
 mod screens;
 mod scripts;
 mod status;
@@ -60,6 +74,7 @@ const MACHINE: &[(&str, &str)] = &[
     ),
     ("/run/systemd/system/x", ""),
     ("/run/systemd/container", "x"),
+    ("/dev/kmsg", ""),
     ("/usr/lib64/libseccomp.so.2", ""),
     ("/opt/pf9/agent/current/bin/pf9-comms", ""),
     ("/etc/resolv.conf", "nameserver 10.0.0.1\n"),
@@ -248,9 +263,12 @@ impl Rig {
 
 /// A text against the reviewed one in `tests/golden/cli`.
 fn golden(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/cli")
-        .join(name);
+    golden_at(&format!("tests/golden/cli/{name}"), text);
+}
+
+/// Likewise a file anywhere in the checkout that is made of the program.
+fn golden_at(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("PF9_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
         std::fs::write(&path, text).expect("write");

@@ -17,7 +17,7 @@ use crate::app::tune;
 use crate::egress::{self, Egress, Hop, Journey, ReachError};
 use crate::host::fs::HostFs;
 use crate::identity::{self, TlsPolicy, TunnelIdentity};
-use crate::model::{Envelope, Fault, FaultCode, SessionKind};
+use crate::model::{Envelope, Fault, FaultCode, SessionKind, Timestamp};
 use crate::mux::{self, HandshakeError, Websocket};
 
 /// A websocket to the plane.
@@ -35,6 +35,17 @@ pub struct Route {
     identity: TunnelIdentity,
     egress: Egress,
     own: Option<Arc<Own>>,
+}
+
+/// A question to an endpoint, and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Our time when it was asked.
+    pub sent: Timestamp,
+    /// Our time when the answer was there.
+    pub got: Timestamp,
+    /// The answer's time, as HTTP writes it.
+    pub date: Option<String>,
 }
 
 /// What the plane says to a copy.
@@ -149,7 +160,7 @@ impl Route {
     /// Dials `endpoint`. `more` are headers of the handshake.
     pub(super) async fn dial(&self, endpoint: &str, more: HeaderMap) -> Result<Dialled, DialError> {
         let mut journey = Journey::default();
-        let dialled = in_time(&mut journey, async |journey| {
+        let dialled = in_time(TRY, &mut journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
             let mut headers = more;
@@ -177,15 +188,31 @@ impl Route {
         endpoint: &str,
         journey: &mut Journey,
     ) -> Result<(), DialError> {
-        in_time(journey, async |journey| {
+        let asked = self.ask_endpoint(endpoint, TRY, journey).await;
+        asked.map(drop)
+    }
+
+    /// The same within a time of the caller's, with what the plane's clock says.
+    pub async fn ask_endpoint(
+        &self,
+        endpoint: &str,
+        longest: Duration,
+        journey: &mut Journey,
+    ) -> Result<Answered, DialError> {
+        in_time(longest, journey, async |journey| {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
             let own = self.own.as_ref().map(|own| own.headers(endpoint));
-            mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
+            let sent = Timestamp::now();
+            let date = mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
             journey.end("it knows this host and takes tunnels");
-            Ok(())
+            Ok(Answered {
+                sent,
+                got: Timestamp::now(),
+                date,
+            })
         })
         .await
     }
@@ -224,14 +251,15 @@ impl Route {
 
 /// Runs one try under its deadline; the hop at which it strikes is named.
 async fn in_time<T>(
+    longest: Duration,
     journey: &mut Journey,
     work: impl AsyncFnOnce(&mut Journey) -> Result<T, DialError>,
 ) -> Result<T, DialError> {
-    let done = tokio::time::timeout(TRY, work(journey)).await;
+    let done = tokio::time::timeout(longest, work(journey)).await;
     done.unwrap_or_else(|_| {
         Err(DialError::Timeout {
             hop: journey.at().map_or(Hop::Resolve, |(hop, _)| hop),
-            after: TRY,
+            after: longest,
         })
     })
 }
@@ -435,7 +463,7 @@ mod tests {
             (Hop::Websocket, FaultCode::PlaneTimeout),
         ] {
             let mut journey = Journey::default();
-            let hangs = in_time(&mut journey, async |journey| {
+            let hangs = in_time(TRY, &mut journey, async |journey| {
                 journey.begin(hop);
                 std::future::pending::<Result<(), _>>().await
             });

@@ -8,6 +8,7 @@
 //! | `who`   | which of the members is the one of this host: pure |
 //! | `turn`  | whose turn it is to join |
 //! | `join`  | becoming a member |
+//! | `moved` | being found at another address |
 //! | `leave` | leaving, and taking out others that are gone, by the quorum's leave |
 //! | `lead`  | who leads, who answers, and taking over the lead |
 //! | `count` | how many keys, at which revision |
@@ -34,6 +35,7 @@ mod lead;
 mod leave;
 mod maintenance;
 mod metrics;
+mod moved;
 mod snapshot;
 mod turn;
 mod who;
@@ -44,6 +46,7 @@ pub use lead::Standpoint;
 pub use leave::{Standing, Survey, leave, leave_within, may_leave, standing, survey};
 pub use maintenance::{Alarm, AlarmKind, DEFRAGMENT, Header, KeysHash, Lowering, MemberStatus};
 pub use metrics::Fsyncs;
+pub use moved::{expect_here, expected_elsewhere};
 pub use snapshot::{MESSAGE_MAX, Snapshot, WINDOW};
 pub use turn::{Turn, turn};
 pub use who::{Who, hex};

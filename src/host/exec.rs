@@ -36,6 +36,7 @@ pub struct Cmd {
     env: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
     deadline: Duration,
+    keeps: usize,
 }
 
 /// What a program that ended well said.
@@ -116,6 +117,7 @@ impl Cmd {
             env: Vec::new(),
             stdin: Vec::new(),
             deadline,
+            keeps: STDOUT_MAX,
         }
     }
 
@@ -144,6 +146,13 @@ impl Cmd {
     #[must_use]
     pub fn stdin(mut self, bytes: Vec<u8>) -> Self {
         self.stdin = bytes;
+        self
+    }
+
+    /// Keeps no more of its standard output; the rest is read and thrown away.
+    #[must_use]
+    pub fn keeps(mut self, bytes: usize) -> Self {
+        self.keeps = bytes.min(STDOUT_MAX);
         self
     }
 
@@ -249,7 +258,7 @@ async fn talked(cmd: &Cmd, stderr_max: usize) -> std::io::Result<Said> {
         .spawn()?;
     let mut group = Group::of(&child);
     let mut said = Said::default();
-    let talk = talk(&mut child, &cmd.stdin, &mut said, stderr_max);
+    let talk = talk(&mut child, cmd, &mut said, stderr_max);
     // Late: reaped in the background by tokio (`kill_on_drop`), the group killed by its drop.
     if let Ok(talked) = tokio::time::timeout(cmd.deadline, talk).await {
         talked?;
@@ -269,14 +278,14 @@ pub fn program(root: &super::fs::HostFs, name: &str) -> PathBuf {
 
 async fn talk(
     child: &mut Child,
-    stdin: &[u8],
+    cmd: &Cmd,
     said: &mut Said,
     stderr_max: usize,
 ) -> std::io::Result<()> {
     let mut input = child.stdin.take();
     let feed = async {
         if let Some(mut pipe) = input.take()
-            && let Err(e) = pipe.write_all(stdin).await
+            && let Err(e) = pipe.write_all(&cmd.stdin).await
             && e.kind() != std::io::ErrorKind::BrokenPipe
         {
             return Err(e);
@@ -287,7 +296,7 @@ async fn talk(
     let err = child.stderr.take();
     let (fed, read_out, read_err) = tokio::join!(
         feed,
-        read_capped(out, &mut said.stdout, STDOUT_MAX),
+        read_capped(out, &mut said.stdout, cmd.keeps),
         read_capped(err, &mut said.stderr, stderr_max),
     );
     fed?;

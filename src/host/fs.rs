@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::unistd::{Group, User};
 
 mod begun;
+mod plain;
 
 pub use begun::Begun;
 

@@ -12,6 +12,7 @@ use super::fs::{FsError, HostFs};
 use super::neighbours::Link;
 use super::ours::network::POD_BRIDGE;
 use super::routes;
+use super::tunnel_ends::tunnel_ends;
 use crate::model::{Interface, NodeFacts, a_machines_own, addresses_of, paths};
 
 /// Most interfaces that are looked at; a node has one per pod, which are no inventory.
@@ -150,20 +151,37 @@ fn standing_of(line: &str) -> Option<(IpAddr, Standing)> {
 /// The interfaces by which the machine reaches others.
 #[derive(Debug, Default)]
 struct Ways {
-    /// Best first: the default route, then what leads to the plane. By IP version: v4, v6.
+    /// Best first: the default route, then what leads to the plane; without either where the tunnel goes now. By IP
+    /// version: v4, v6.
     by: [Vec<String>; 2],
 }
 
 impl Ways {
     fn of(fs: &HostFs) -> Self {
+        Self::with(fs, || tunnel_ends(fs))
+    }
+
+    /// Where the tunnel ends now is asked only where nothing that stays says a way: it is gone while the plane is away.
+    fn with(fs: &HostFs, ends: impl Fn() -> Vec<IpAddr>) -> Self {
         let all = routes::routes(fs);
         let plane = plane_addresses(fs);
-        let by = [true, false].map(|v4| {
-            let plane = plane.iter().filter(|ip| ip.is_ipv4() == v4);
-            let plane = plane.filter_map(|ip| routes::to(&all, *ip));
-            let ways = routes::default_of(&all, v4).into_iter().chain(plane);
-            ways.map(|route| route.interface.clone()).collect()
-        });
+        let of = |v4: bool| {
+            let to = |ip: &IpAddr| routes::to(&all, *ip).filter(|_| ip.is_ipv4() == v4);
+            let said = routes::default_of(&all, v4)
+                .into_iter()
+                .chain(plane.iter().filter_map(to));
+            let mut ways: Vec<String> = said.map(|route| route.interface.clone()).collect();
+            if ways.is_empty() {
+                let seen = ends();
+                ways.extend(
+                    seen.iter()
+                        .filter_map(to)
+                        .map(|route| route.interface.clone()),
+                );
+            }
+            ways
+        };
+        let by = [of(true), of(false)];
         Self { by }
     }
 
@@ -341,6 +359,40 @@ mod tests {
         fs.write("/proc/net/route", table.as_bytes(), &attrs)
             .expect("write");
         assert!(Ways::of(&fs).has("br-lan"));
+    }
+
+    /// A machine without a default route, whose plane has a name: the tunnel goes somewhere all the same.
+    #[test]
+    fn where_no_route_says_the_way_the_tunnel_does() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let attrs = super::super::fs::Attrs::mode(0o644);
+        let put = |path: &str, text: &str| fs.write(path, text.as_bytes(), &attrs).expect("write");
+        let head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n";
+        let nets = format!(
+            "{head}aaa\t0000090A\t00000000\t0001\t0\t0\t0\t0000FFFF\nbr-lan\t0000010A\t00000000\t0001\t0\t0\t0\t0000FFFF\n"
+        );
+        put("/proc/net/route", &nets);
+        put(paths::ENDPOINTS, r#"["wss://plane.example/x"]"#);
+        let end: IpAddr = "10.1.0.1".parse().expect("ip");
+        let ways = || Ways::with(&fs, || vec![end]);
+        assert!(ways().has("br-lan") && !ways().has("aaa"));
+        let all = [
+            interface("aaa", &["10.9.0.5"]),
+            interface("br-lan", &["10.1.0.5"]),
+        ];
+        let first = |ways: &Ways| in_order(&all, ways)[0].to_string();
+        assert_eq!(first(&ways()), "10.1.0.5");
+        assert_eq!(first(&Ways::with(&fs, Vec::new)), "10.9.0.5", "nobody says");
+        // What stays says more than what is there now.
+        put(
+            "/proc/net/route",
+            &format!("{nets}aaa\t00000000\t0100090A\t0003\t0\t0\t0\t00000000\n"),
+        );
+        assert_eq!(first(&ways()), "10.9.0.5");
+        put("/proc/net/route", &nets);
+        put(paths::ENDPOINTS, r#"["wss://10.9.0.1/x"]"#);
+        assert_eq!(first(&ways()), "10.9.0.5");
     }
 
     #[test]

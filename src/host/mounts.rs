@@ -69,6 +69,28 @@ pub fn under(fs: &HostFs, path: &str) -> Result<Option<Mount>, FsError> {
     Ok(under_in(&text, real.as_deref().unwrap_or(Path::new(path))))
 }
 
+/// Whether what is mounted at this path by one is seen by everybody else (`shared`); `None` where the kernel's list does
+/// not say what the path is on.
+pub fn is_shared(fs: &HostFs, path: &str) -> Result<Option<bool>, FsError> {
+    let Some(mount) = under(fs, path)? else {
+        return Ok(None);
+    };
+    let text = fs.read("/proc/self/mountinfo", MOUNTINFO_MAX)?;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    Ok(shared_in(&text, &mount.point))
+}
+
+/// Of the last one at this point: it hides those before it.
+fn shared_in(mountinfo: &str, point: &str) -> Option<bool> {
+    let mut lines = mountinfo.lines().rev();
+    lines.find_map(|line| {
+        let (mount, _) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(4);
+        (unescape(fields.next()?) == point)
+            .then(|| fields.any(|field| field.starts_with("shared:")))
+    })
+}
+
 fn under_in(mountinfo: &str, path: &Path) -> Option<Mount> {
     let mut found: Option<Mount> = None;
     for line in mountinfo.lines() {
@@ -126,6 +148,30 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Before and after what the check says is done, in mounts of one's own.
+    #[test]
+    fn the_kernel_says_who_sees_what_is_mounted() {
+        const TEST: &str = "host::mounts::tests::the_kernel_says_who_sees_what_is_mounted";
+        let before = "mount --make-rprivate /";
+        if crate::host::testing::in_namespaces(TEST, &["--mount"], before).is_none() {
+            return;
+        }
+        let fs = HostFs::real();
+        let is_shared = || is_shared(&fs, "/var/lib/pf9/not/there").expect("read");
+        assert_eq!(is_shared(), Some(false));
+        let mended = std::process::Command::new("mount")
+            .args(["--make-rshared", "/"])
+            .status();
+        assert!(mended.expect("mount").success());
+        assert_eq!(is_shared(), Some(true));
+        // One below it that is private hides that.
+        let text =
+            "1 0 8:1 / / rw shared:1 - ext4 /dev/a rw\n2 1 8:2 / /var/lib rw - ext4 /dev/b rw\n";
+        assert_eq!(shared_in(text, "/var/lib"), Some(false));
+        assert_eq!(shared_in(text, "/"), Some(true));
+        assert_eq!(shared_in("", "/"), None);
+    }
 
     #[test]
     fn a_root_is_told_by_its_own_mount_only() {

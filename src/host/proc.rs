@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+
 use super::fs::HostFs;
 use super::mounts;
-use super::ours::processes::{Process, ProcessRule, process};
+use super::ours::processes::{Process, ProcessRule, TUNNELS, process, tunnels_elsewhere};
 
 /// Most processes that are looked at: more than any machine has that still works; the kernel's own
 /// bound is 16 times that.
@@ -19,6 +23,8 @@ const SMALL_MAX: u64 = 16 * 1024;
 const ARGS_MAX: u64 = 64 * 1024;
 /// A process's mounts; its root is among the first.
 const MOUNTS_MAX: u64 = 4 * 1024 * 1024;
+/// Sockets of TCP, of both versions.
+const TCP: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// A connection table of a busy master.
 const SOCKETS_MAX: u64 = 64 * 1024 * 1024;
 /// Most descriptors of one process that are looked at: the kernel's default bound (`nr_open`).
@@ -67,6 +73,16 @@ impl Proc {
             .collect()
     }
 
+    /// Daemons of flannel of ours that tunnel by another address than this.
+    pub fn tunnels_elsewhere(&self, ip: IpAddr) -> Vec<Process> {
+        let named = self
+            .pids()
+            .into_iter()
+            .filter(|pid| self.name(*pid) == TUNNELS);
+        let seen = named.map(|pid| self.look(pid));
+        seen.filter(|p| tunnels_elsewhere(p, ip)).collect()
+    }
+
     /// What can be seen of a process; of one that is gone, nothing.
     pub fn look(&self, pid: u32) -> Process {
         let program = std::fs::read_link(self.fs.at(format!("/proc/{pid}/exe")));
@@ -88,6 +104,13 @@ impl Proc {
         self.text(pid, "comm", SMALL_MAX).trim().to_owned()
     }
 
+    /// What a process was started with, `NAME=value` each; empty when it is gone.
+    pub fn environment(&self, pid: u32) -> Vec<String> {
+        let text = self.text(pid, "environ", ARGS_MAX);
+        let all = text.split('\0').filter(|a| !a.is_empty());
+        all.map(str::to_owned).collect()
+    }
+
     /// When a process started, in clock ticks since boot; `None` when it is gone. With the process
     /// id it names one process for ever (of one boot).
     pub fn start(&self, pid: u32) -> Option<u64> {
@@ -99,10 +122,24 @@ impl Proc {
         worked_of(&self.text(pid, "stat", SMALL_MAX))
     }
 
+    /// Whom this user is connected to on other machines, at most so many of each version.
+    pub fn connected(&self, uid: u32, most: usize) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        for table in TCP {
+            let text = self.read(&self.fs.at(table), SOCKETS_MAX);
+            all.extend(
+                text.lines()
+                    .filter_map(|line| far_end(line, uid))
+                    .take(most),
+            );
+        }
+        all
+    }
+
     /// Who listens on the TCP ports that `wanted` picks; each holder of a port once.
     pub fn listeners(&self, wanted: impl Fn(u16) -> bool) -> Vec<Listener> {
         let mut sockets = BTreeMap::new();
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for table in TCP {
             let text = self.read(&self.fs.at(table), SOCKETS_MAX);
             let found = listening(&text).filter(|(_, port)| wanted(*port));
             sockets.extend(found.map(|(inode, port)| (format!("socket:[{inode}]"), port)));
@@ -139,6 +176,29 @@ impl Proc {
         found
     }
 
+    /// Whether somebody holds a lock (of the kind that package managers take) on this file, and who; the kernel is asked,
+    /// so a lock file that merely lies there is none. `None`: nobody, or it may not be read.
+    pub fn lock_holder(&self, path: &str) -> Option<Option<Process>> {
+        let mut open = std::fs::OpenOptions::new();
+        // A pipe in its place does not hold us up.
+        let open = open.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let file = open.open(self.fs.at(path)).ok()?;
+        let mut lock = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+        if lock.l_type == nix::libc::F_UNLCK as i16 {
+            return None;
+        }
+        // Of another namespace it has no number here.
+        let pid = u32::try_from(lock.l_pid).ok().filter(|pid| *pid > 0);
+        Some(pid.map(|pid| self.look(pid)))
+    }
+
     /// What a process's descriptors lead to.
     fn descriptors(&self, pid: u32) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(self.fs.at(format!("/proc/{pid}/fd")));
@@ -173,6 +233,15 @@ impl Proc {
         }
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+/// The most memory that this process has had so far, bytes.
+pub fn peak_memory() -> Option<u64> {
+    let proc = Proc::new(HostFs::real());
+    let status = proc.read(Path::new("/proc/self/status"), SMALL_MAX);
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// `starttime` of `/proc/<pid>/stat`; `None` of one that has ended.
@@ -213,6 +282,40 @@ fn listening(table: &str) -> impl Iterator<Item = (u64, u16)> {
     })
 }
 
+/// `<n>: <local> <remote> <state> <queues> <timer> <retransmits> <uid> …`; of one that is established, by this user, to
+/// another machine.
+fn far_end(line: &str, uid: u32) -> Option<IpAddr> {
+    const ESTABLISHED: &str = "01";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let by: u32 = fields.get(7)?.parse().ok()?;
+    if *fields.get(3)? != ESTABLISHED || by != uid {
+        return None;
+    }
+    let (near, far) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
+    // To itself is no way out.
+    (!far.is_loopback() && far != near).then_some(far)
+}
+
+/// `0100007F:1F90`: words of four bytes, each as it is in memory.
+fn address(text: &str) -> Option<IpAddr> {
+    let (hex, _port) = text.split_once(':')?;
+    let word = |at: usize| {
+        let digits = hex.get(at..at + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_le_bytes)
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (n, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(n * 8)?);
+            }
+            Some(IpAddr::from(Ipv6Addr::from(bytes)).to_canonical())
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +336,37 @@ mod tests {
         assert!(!holder.name.is_empty() && process(holder).is_none());
         drop(listener);
         assert_eq!(proc.listeners(|p| p == port), []);
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_named_and_a_file_alone_is_no_lock() {
+        use std::io::BufRead;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("lock");
+        std::fs::write(&path, "").expect("write");
+        let proc = Proc::new(HostFs::real());
+        let at = path.display().to_string();
+        assert_eq!(proc.lock_holder(&at), None);
+        assert_eq!(proc.lock_holder("/nowhere"), None);
+        let hold = "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\n\
+                    print('held',flush=True)\nsys.stdin.read()";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", hold, &at])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("stdout");
+        std::io::BufReader::new(out)
+            .read_line(&mut line)
+            .expect("line");
+        let holder = proc.lock_holder(&at).expect("held").expect("seen");
+        assert_eq!((line.trim(), holder.pid), ("held", child.id()));
+        assert!(holder.name.starts_with("python3"), "{holder}");
+        drop(child.stdin.take());
+        child.wait().expect("ended");
+        assert_eq!(proc.lock_holder(&at), None);
     }
 
     #[test]
@@ -293,6 +427,7 @@ mod tests {
         #[test]
         fn whatever_stands_there_is_read_without_a_panic(text in "\\PC{0,200}") {
             drop((start_of(&text), listening(&text).count(), mounts::root_sources(&text)));
+            prop_assert!(far_end(&text, 0).is_none_or(|ip| !ip.is_loopback()));
         }
     }
 }

@@ -144,6 +144,11 @@ impl Units {
         self.act(&["kill", "--signal=SIGKILL"], &[unit]).await
     }
 
+    /// Tells the machine to start anew, in order: each unit is stopped first. Does not wait for it.
+    pub async fn reboot(&self) -> Result<(), ExecError> {
+        self.act(&["reboot", "--no-wall"], &[]).await
+    }
+
     /// The newest lines of a unit's log in this boot, as its program wrote them.
     pub async fn last_lines(&self, unit: &str) -> Result<String, ExecError> {
         let program = exec::program(&self.fs, "journalctl");

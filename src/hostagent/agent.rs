@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::board::Facts;
 use super::fetch::{Failure, Target, Wanted, keep_on_disk};
+use super::spool::Topic;
 use super::{Agent, blocking, download, plane};
 use crate::agent;
 use crate::host::space;
@@ -75,17 +76,23 @@ pub(super) fn is_busy(status: &AgentStatus) -> bool {
 
 fn tell(agent: &Agent, now: &AgentStatus) {
     let before = agent.board.read(|f| f.agent.clone());
-    let (Some(before), Some(wanted)) = (before, &now.wanted) else {
+    let Some(wanted) = &now.wanted else {
         return;
     };
     let key = |s: &AgentStatus| (s.generation, s.stage, s.attempts);
-    if key(&before) != key(now) {
+    if before.as_ref().map(key) != Some(key(now)) {
         let stage = now.stage.as_str();
         let message = format!("agent version {wanted}: {stage}");
         tracing::info!(version = %wanted, stage, "{message}");
+        // Whoever is started again by the change tells how far it is, and nothing twice.
+        let topic = Topic {
+            name: "agent-version".into(),
+            value: format!("{} {stage} {}", now.generation, now.attempts),
+            idle: None,
+        };
         agent
             .events
-            .emit(event(now.stage), message, now.why.clone());
+            .emit_about(topic, event(now.stage), message, now.why.clone());
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Facts {
     pub(super) agent: Option<AgentStatus>,
     /// Why the package of the version that is ordered does not come.
     pub(super) agent_fetch: Option<Fault>,
+    /// The plane asked so often for the status, whatever it says.
+    pub(super) resend: u64,
     /// When the plane last took a status.
     pub(super) acknowledged_at: Option<Timestamp>,
 }
@@ -143,7 +145,17 @@ impl Facts {
     pub(super) fn to_deliver(&self) -> Option<Arc<Accepted>> {
         let spec = self.spec.as_ref()?;
         let role = self.nodelet_needed || spec.spec.assignment.role() != Role::None;
-        (role || self.agent_is_busy()).then(|| Arc::clone(spec))
+        (role || self.rests() || self.agent_is_busy()).then(|| Arc::clone(spec))
+    }
+
+    /// The plane orders a maintenance, or nodelet says that there is one: nodelet is asked then on a host without a
+    /// role as well.
+    pub(super) fn rests(&self) -> bool {
+        let ordered = self
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.spec.maintenance.is_some());
+        ordered || self.node.as_ref().is_some_and(|n| n.maintenance.is_some())
     }
 
     /// The version of this software that the newest spec names.
@@ -251,6 +263,7 @@ mod tests {
             attempts: 1,
             fault: None,
             since: Timestamp::UNIX_EPOCH,
+            os: None,
         };
         let fetch = |beside: Option<&StackRef>, said: Option<&UpgradeStatus>, wants| {
             to_fetch(own.clone(), beside.cloned(), said, wants)

@@ -89,7 +89,7 @@ fn due(facts: &Facts) -> Option<Arc<Accepted>> {
 
 /// Before the first byte of a role can reach the machine, it is noted that nodelet is needed.
 async fn note_needed(agent: &Agent, store: &SpecStore, spec: &Accepted) {
-    let has_role = spec.spec.assignment.role() != Role::None;
+    let has_role = spec.spec.assignment.role() != Role::None || spec.spec.maintenance.is_some();
     if !has_role || agent.board.read(|f| f.nodelet_needed) {
         return;
     }

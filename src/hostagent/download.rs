@@ -4,15 +4,17 @@
 //! Manifest first (small, signed), then, when the stack fits this machine, the archive, resumed where
 //! it broke off. The digest is
 //! computed while the bytes arrive. Beside an active stack only what differs from it is fetched, where the plane has
-//! that. nodelet verifies everything again: what happens here spares
-//! it, and the operator, a wait for bytes that are wrong.
+//! that; one that is no good costs its own bytes, and then the archive comes. nodelet verifies everything again: what
+//! happens here spares it, and the operator, a wait for bytes that are wrong.
 
-use std::fs;
+mod shorter;
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
+use self::shorter::{AWAITED_MAX, Offered, Shorter, after, is_staged, length, offered};
 use super::backoff::Backoff;
 use super::board::Facts;
 use super::fetch::{Failure, KEPT_EVERY, Target, Wanted, keep_on_disk};
@@ -21,7 +23,7 @@ use crate::host::fs::Attrs;
 use crate::identity;
 use crate::local::Method;
 use crate::model::{
-    DeltaOffer, DownloadStatus, Envelope, Fault, FaultCode, Matrix, StackRef, TrustStore, paths,
+    DownloadStatus, Envelope, Fault, FaultCode, Matrix, StackRef, TrustStore, paths,
 };
 use crate::stack::{self, Depth, Manifest, StackError, programs};
 
@@ -40,8 +42,14 @@ const WAKE_DEADLINE: Duration = Duration::from_secs(30);
 struct Waits {
     retry: Backoff,
     settle: Backoff,
-    /// The delta was staged: when nodelet asks for the stack all the same, the archive is fetched.
-    had_delta: bool,
+    shorter: Shorter,
+}
+
+/// What a round came to.
+enum Came {
+    Staged,
+    /// The plane makes what differs just now: it is asked again.
+    NotYet,
 }
 
 pub(super) async fn run(agent: Agent) {
@@ -61,7 +69,7 @@ pub(super) async fn run(agent: Agent) {
         let mut waits = Waits {
             retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
             settle: Backoff::new(SETTLE_FIRST, SETTLE_CAP),
-            had_delta: false,
+            shorter: Shorter::new(),
         };
         let rounds = async {
             loop {
@@ -95,8 +103,9 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
         return;
     }
     let repairs = agent.board.read(|f| f.nodelet_has(stack));
-    match fetch(agent, stack, &mut waits.had_delta).await {
-        Ok(()) => {
+    match fetch(agent, stack, &mut waits.shorter).await {
+        Ok(Came::NotYet) => agent.plane.pause(waits.retry.next()).await,
+        Ok(Came::Staged) => {
             waits.retry.reset();
             agent.board.set(|f| &mut f.download, None);
             wake_nodelet(agent).await;
@@ -112,9 +121,14 @@ async fn one_round(agent: &Agent, stack: &StackRef, waits: &mut Waits) {
                 kept(agent, stack).await;
                 tokio::time::sleep(waits.settle.next()).await;
             };
+            // What it made of a delta was not the stack: it removed it, and asks on.
+            let removed = agent
+                .board
+                .wait(|f| (f.nodelet_wants(stack) && !is_staged(agent, stack)).then_some(()));
             tokio::select! {
-                // cancel-safe: both are; an archive that is not kept is fetched again at worst
+                // cancel-safe: all are; an archive that is not kept is fetched again at worst
                 () = done() => {}
+                () = removed => {}
                 () = longer => {}
             }
         }
@@ -193,7 +207,7 @@ async fn is_installed(agent: &Agent, stack: &StackRef) -> bool {
 }
 
 /// Manifest and archive, or what differs from the stack that is here, complete and verified.
-async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<(), Fault> {
+async fn fetch(agent: &Agent, stack: &StackRef, shorter: &mut Shorter) -> Result<Came, Fault> {
     let manifest = manifest(agent, stack).await?;
     fits(agent, stack, &manifest)?;
     let archive = &manifest.content().archive;
@@ -201,6 +215,7 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
         wanted: OfStack {
             stack: stack.clone(),
             total: archive.size,
+            from: None,
         },
         url: format!("/v1/stacks/{}/archive", stack.manifest),
         done: agent.fs.at(stack::staged_archive(&stack.manifest)),
@@ -209,59 +224,42 @@ async fn fetch(agent: &Agent, stack: &StackRef, had_delta: &mut bool) -> Result<
         sha256: archive.sha256,
     };
     if target.is_done().await? {
-        return Ok(());
+        return Ok(Came::Staged);
     }
     // An archive of which nothing came yet (the plane was away) is not begun: what differs is still the shorter way.
-    let begun = fs::metadata(&target.part).is_ok_and(|part| part.len() > 0);
-    let delta = match begun {
-        true => None,
-        false => delta_of(agent, stack, archive.size).await,
+    let offered = match *shorter == Shorter::Closed || length(&target.part) > 0 {
+        true => Offered::Nothing,
+        false => offered(agent, stack, archive.size).await?,
     };
-    let Some(delta) = delta else {
-        return receive(agent, target).await;
+    let delta = match (offered, *shorter) {
+        (Offered::Delta(delta), _) => delta,
+        (Offered::NotYet, Shorter::Open { barren, awaited }) if awaited < AWAITED_MAX => {
+            if awaited == 0 {
+                tracing::info!(%stack, "the plane makes what differs from the stack that is here");
+            }
+            let awaited = awaited + 1;
+            *shorter = Shorter::Open { barren, awaited };
+            return Ok(Came::NotYet);
+        }
+        (Offered::NotYet | Offered::Nothing, _) => return receive(agent, target).await,
     };
     if delta.is_done().await? {
-        *had_delta = true;
-        return Ok(());
+        *shorter = Shorter::Had;
+        return Ok(Came::Staged);
     }
-    // nodelet took it away: what it made was not the stack.
-    if *had_delta {
+    if *shorter == Shorter::Had {
+        // nodelet took it away: what it made was not the stack.
+        *shorter = Shorter::Closed;
         return receive(agent, target).await;
     }
-    receive(agent, delta).await?;
-    *had_delta = true;
-    Ok(())
+    let (part, had) = (delta.part.clone(), length(&delta.part));
+    let received = receive(agent, *delta).await;
+    let failed = received.as_ref().err().map(|fault| fault.code);
+    *shorter = after(*shorter, failed, length(&part) > had);
+    received
 }
 
-/// What differs from the stack that is here, when the plane has that and it is the smaller one.
-async fn delta_of(agent: &Agent, stack: &StackRef, archive: u64) -> Option<Target<OfStack>> {
-    let here = stack::current(&agent.fs).ok().flatten();
-    let here = here.filter(|here| here != stack)?;
-    let url = format!("/v1/stacks/{}/from/{}", stack.manifest, here.manifest);
-    let offer = agent
-        .plane
-        .poll::<DeltaOffer>(&url, plane::CALL_DEADLINE)
-        .await;
-    // Whatever the plane does not have or cannot say: there is the archive.
-    let offer = offer.ok().flatten().filter(|o| o.bytes < archive)?;
-    Some(Target {
-        done: agent
-            .fs
-            .at(stack::staged_delta(&stack.manifest, &here.manifest)),
-        part: agent
-            .fs
-            .at(stack::staged_delta_part(&stack.manifest, &here.manifest)),
-        url: format!("{url}/delta"),
-        wanted: OfStack {
-            stack: stack.clone(),
-            total: offer.bytes,
-        },
-        total: offer.bytes,
-        sha256: offer.sha256,
-    })
-}
-
-async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<(), Fault> {
+async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<Came, Fault> {
     let stack = &target.wanted.stack;
     agent.board.update(|facts| {
         facts.download = Some(progress(stack, 0, target.total));
@@ -269,13 +267,17 @@ async fn receive(agent: &Agent, target: Target<OfStack>) -> Result<(), Fault> {
     let file = target.open().await?;
     // It unpacks what is there while the rest comes.
     wake_nodelet(agent).await;
-    tracing::info!(%stack, have = file.have, total = target.total, "stack download begins");
+    let what = match target.wanted.from {
+        Some(_) => "what differs from the stack that is here",
+        None => "its archive",
+    };
+    tracing::info!(%stack, what, have = file.have, total = target.total, "stack download begins");
     target.receive(agent, file).await?;
     tracing::info!(%stack, "stack staged");
     agent
         .events
         .emit("stack-staged", format!("stack {stack} staged"), None);
-    Ok(())
+    Ok(Came::Staged)
 }
 
 /// Refuses what does not go with this machine before its bytes are fetched. What is active already
@@ -383,16 +385,22 @@ fn progress(stack: &StackRef, have: u64, total: u64) -> DownloadStatus {
     }
 }
 
-/// The archive of a stack.
+/// The archive of a stack, or what differs from another one.
 struct OfStack {
     stack: StackRef,
     total: u64,
+    from: Option<StackRef>,
 }
 
 impl Wanted for OfStack {
     fn fault(&self, failure: Failure) -> Fault {
         let what = format!("cannot fetch stack {}", self.stack);
         let error = match failure {
+            Failure::Damaged(why) if let Some(from) = &self.from => {
+                let why = format!("what differs from stack {from} is damaged: {why}");
+                return Fault::new(FaultCode::StackDamaged, what, why)
+                    .fix("the whole archive is fetched instead");
+            }
             Failure::Broken(why) => return Fault::new(FaultCode::StackFetch, what, why),
             Failure::Plane(error) => return plane::fault(&error, &what),
             Failure::Damaged(why) => StackError::Damaged(why),

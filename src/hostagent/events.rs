@@ -1,12 +1,13 @@
 //! Events: from any task to the spool, from the spool to the plane, at least once.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::spool::{BOUNDS, Draft, Spool};
+use super::spool::{BOUNDS, Batch, Draft, Spool, Topic};
 use super::{Agent, blocking};
 use crate::local::LocalError;
 use crate::model::{EVENT_BATCH_MAX, EventBatch, Fault, Timestamp};
@@ -21,26 +22,61 @@ const RETRY_CAP: Duration = Duration::from_secs(60);
 
 /// Where events are told. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Events(mpsc::Sender<Draft>);
+pub(super) struct Events {
+    queue: mpsc::Sender<Draft>,
+    missed: Arc<AtomicU64>,
+}
 
 /// The other end.
-pub(super) type Queue = mpsc::Receiver<Draft>;
+pub(super) struct Queue {
+    drafts: mpsc::Receiver<Draft>,
+    /// So many did not fit; their numbers are left out, by which the plane counts them.
+    missed: Arc<AtomicU64>,
+}
 
 pub(super) fn channel() -> (Events, Queue) {
-    let (tx, rx) = mpsc::channel(QUEUE);
-    (Events(tx), rx)
+    let (queue, drafts) = mpsc::channel(QUEUE);
+    let missed = Arc::new(AtomicU64::new(0));
+    let events = Events {
+        queue,
+        missed: Arc::clone(&missed),
+    };
+    (events, Queue { drafts, missed })
 }
 
 impl Events {
     /// Tells an event. Never waits.
     pub(super) fn emit(&self, kind: &'static str, message: String, fault: Option<Fault>) {
+        self.send(kind, message, fault, None);
+    }
+
+    /// Tells it unless the same was told of this topic last, by this process or by one before it.
+    pub(super) fn emit_about(
+        &self,
+        topic: Topic,
+        kind: &'static str,
+        message: String,
+        fault: Option<Fault>,
+    ) {
+        self.send(kind, message, fault, Some(topic));
+    }
+
+    fn send(
+        &self,
+        kind: &'static str,
+        message: String,
+        fault: Option<Fault>,
+        topic: Option<Topic>,
+    ) {
         let draft = Draft {
             at: Timestamp::now(),
             kind,
             message,
             fault,
+            topic,
         };
-        if self.0.try_send(draft).is_err() {
+        if self.queue.try_send(draft).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(kind, "too many events at once: one is not kept");
         }
     }
@@ -51,15 +87,14 @@ impl Events {
 pub(super) async fn run(agent: Agent, queue: Arc<tokio::sync::Mutex<Queue>>) {
     let mut queue = queue.lock().await;
     let spool = {
-        let (fs, boot_id) = (agent.fs.clone(), agent.boot_id.clone());
-        let number = u64::try_from(agent.now().as_microsecond()).unwrap_or_default();
-        blocking(move || Spool::open(fs, BOUNDS, boot_id, number)).await
+        let (fs, now) = (agent.fs.clone(), agent.now());
+        blocking(move || Spool::open(fs, BOUNDS, now)).await
     };
     let spool = Arc::new(Mutex::new(spool));
     turn(&agent, &spool, &mut queue).await;
     // The last words, for the next start.
-    while let Ok(draft) = queue.try_recv() {
-        store(&agent, &spool, draft).await;
+    while let Ok(draft) = queue.drafts.try_recv() {
+        store(&agent, &spool, draft, &queue.missed).await;
     }
 }
 
@@ -80,11 +115,11 @@ async fn turn(agent: &Agent, spool: &Arc<Mutex<Spool>>, queue: &mut Queue) {
                 let next = tokio::select! {
                     // cancel-safe: both are
                     () = agent.stop.cancelled() => None,
-                    next = queue.recv() => next,
+                    next = queue.drafts.recv() => next,
                 };
                 match next {
                     Some(draft) => {
-                        store(agent, spool, draft).await;
+                        store(agent, spool, draft, &queue.missed).await;
                         Some(())
                     }
                     None => None,
@@ -117,8 +152,8 @@ async fn beside_storing<T>(
             // cancel-safe: `work` may be cut off at shutdown (a delivery is repeated then), recv is
             () = agent.stop.cancelled() => return None,
             done = &mut work => return Some((done, stored)),
-            Some(draft) = queue.recv() => {
-                store(agent, spool, draft).await;
+            Some(draft) = queue.drafts.recv() => {
+                store(agent, spool, draft, &queue.missed).await;
                 stored = true;
             }
         }
@@ -132,13 +167,22 @@ enum Sent {
 }
 
 async fn deliver(agent: &Agent, spool: &Arc<Mutex<Spool>>) -> Sent {
-    let Some((mark, events)) = with(spool, |s| s.batch(EVENT_BATCH_MAX)).await else {
+    let Some(batch) = with(spool, |s| s.batch(EVENT_BATCH_MAX)).await else {
         return Sent::Nothing;
     };
+    let Batch {
+        spool: of,
+        mark,
+        events,
+    } = batch;
     let count = events.len();
+    let document = EventBatch {
+        spool: Some(of),
+        events,
+    };
     let answer = agent
         .plane
-        .post::<_, serde_json::Value>("/v1/hosts/self/events", &EventBatch { events })
+        .post::<_, serde_json::Value>("/v1/hosts/self/events", &document)
         .await;
     tracing::debug!(count, mark, taken = answer.is_ok(), "events sent");
     match answer {
@@ -151,21 +195,19 @@ async fn deliver(agent: &Agent, spool: &Arc<Mutex<Spool>>) -> Sent {
         }
         Err(_) => return Sent::Failed,
     }
-    with(spool, move |s| s.forget(mark)).await;
+    with(spool, move |s| s.answered(mark)).await;
     Sent::Some
 }
 
-async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, draft: Draft) {
+async fn store(agent: &Agent, spool: &Arc<Mutex<Spool>>, draft: Draft, missed: &AtomicU64) {
+    let missed = missed.swap(0, Ordering::Relaxed);
     let note = with(spool, move |spool| {
+        spool.skip(missed);
         spool.push(draft);
         let given_up = spool.take_given_up();
         if given_up > 0 {
-            spool.push(Draft {
-                at: Timestamp::now(),
-                kind: "events-given-up",
-                message: format!("{given_up} events were given up: the spool is full"),
-                fault: None,
-            });
+            // The plane counts them by the numbers that are missing.
+            tracing::warn!(given_up, "events are given up: the spool is full");
         }
         spool.note().cloned()
     })

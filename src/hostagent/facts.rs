@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::board::Facts;
 use super::plane::{self, CALL_DEADLINE};
-use super::{Agent, order};
+use super::{Agent, blocking, inventory, order};
 use crate::model::{Fault, FaultCode, Inventory, NodeFacts};
 
 const WHAT: &str = "the plane does not know this machine's name and addresses";
@@ -16,6 +16,9 @@ const WHAT: &str = "the plane does not know this machine's name and addresses";
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// How soon what a person did is noticed, at the latest.
 const RETRY_CAP: Duration = Duration::from_secs(60);
+/// An address that went is looked for once more after this long, before the plane hears of it: a node follows its
+/// machine, and a link that was down, or a lease that is asked for anew, is back by then.
+const GONE_FOR: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(agent: Agent) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
@@ -24,7 +27,9 @@ pub(super) async fn run(agent: Agent) {
     loop {
         let seen = agent.board.wait(|f| untold(f, told.as_ref())).await;
         match tell(&agent, &seen).await {
-            Ok(()) => {
+            // What is there now is on the board.
+            Ok(Told::Passed) => {}
+            Ok(Told::Known) => {
                 backoff.reset();
                 agent.board.set(|f| &mut f.facts_fault, None);
                 // Whether or not root sees the same: it is asked again when something changes.
@@ -64,11 +69,36 @@ fn untold(facts: &Facts, told: Option<&NodeFacts>) -> Option<NodeFacts> {
     (told != Some(&seen)).then_some(seen)
 }
 
-async fn tell(agent: &Agent, seen: &NodeFacts) -> Result<(), Fault> {
+/// How it went.
+enum Told {
+    /// The plane knows it.
+    Known,
+    /// It was so for a moment only.
+    Passed,
+}
+
+/// An address that the plane knows is not there.
+fn loses(known: Option<&NodeFacts>, seen: &NodeFacts) -> bool {
+    let gone = |ip| !seen.addresses.contains(ip);
+    known.is_some_and(|known| known.addresses.iter().any(gone))
+}
+
+async fn tell(agent: &Agent, seen: &NodeFacts) -> Result<Told, Fault> {
     let path = "/v1/hosts/self/facts";
     let known = agent.plane.poll::<NodeFacts>(path, CALL_DEADLINE).await;
-    if known.map_err(|e| plane::fault(&e, WHAT))?.as_ref() == Some(seen) {
-        return Ok(());
+    let known = known.map_err(|e| plane::fault(&e, WHAT))?;
+    if known.as_ref() == Some(seen) {
+        return Ok(Told::Known);
+    }
+    if loses(known.as_ref(), seen) {
+        tokio::time::sleep(GONE_FOR).await;
+        let fs = agent.fs.clone();
+        let now = blocking(move || inventory::read(&fs)).await;
+        let still = NodeFacts::new(&now.hostname, &now.addresses) == *seen;
+        agent.board.set(|f| &mut f.inventory, now);
+        if !still {
+            return Ok(Told::Passed);
+        }
     }
     let said = order::signed(agent, "/v1/facts", WHAT).await?;
     agent
@@ -77,12 +107,26 @@ async fn tell(agent: &Agent, seen: &NodeFacts) -> Result<(), Fault> {
         .await
         .map_err(|e| plane::fault(&e, WHAT))?;
     tracing::info!("the plane knows this machine's name and addresses");
-    Ok(())
+    Ok(Told::Known)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_went_is_looked_for_once_more() {
+        let facts = |all: &[&str]| {
+            let all: Vec<_> = all.iter().map(|ip| ip.parse().expect("ip")).collect();
+            NodeFacts::new("n1", &all)
+        };
+        let known = facts(&["10.0.0.1", "fd00::1"]);
+        assert!(loses(Some(&known), &facts(&["10.0.0.9", "fd00::1"])));
+        assert!(loses(Some(&known), &facts(&[])));
+        let more = facts(&["10.0.0.9", "10.0.0.1", "fd00::1"]);
+        assert!(!loses(Some(&known), &more), "one came");
+        assert!(!loses(None, &known), "the plane knew nothing");
+    }
 
     #[test]
     fn root_is_asked_once_for_each_change() {

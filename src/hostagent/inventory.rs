@@ -47,6 +47,8 @@ pub(super) fn read(fs: &HostFs) -> Inventory {
         memory_bytes: meminfo(&proc_text(fs, "/proc/meminfo"), "MemTotal").unwrap_or(0),
         addresses: interfaces::addresses(fs, &interfaces),
         interfaces,
+        // nodelet has them run.
+        extensions: Default::default(),
     }
 }
 

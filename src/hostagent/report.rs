@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::spool::Topic;
 use super::status::{self, Moment, Origin};
 use super::{Agent, inventory, plane};
 use crate::local::LocalError;
@@ -30,12 +31,17 @@ pub(super) async fn run(agent: Agent, period: Duration) {
     }
     let mut facts = agent.board.subscribe();
     let mut sent: Option<(HostStatus, Instant)> = None;
+    let mut asked = 0;
     let mut told = None;
     loop {
         facts.borrow_and_update();
         let status = assemble(&agent);
         tell_change(&agent, &status, &mut told);
         let essence = status::essence(&status);
+        let resend = agent.board.read(|f| f.resend);
+        if asked != resend {
+            (asked, sent) = (resend, None);
+        }
         let due = match &sent {
             Some((last, at)) if *last == essence => *at + period,
             Some(_) | None => Instant::now(),
@@ -121,6 +127,14 @@ fn tell_change(
         None => format!("state {state}"),
     };
     tracing::info!(generation = %status.observed_generation, "{message}");
-    agent.events.emit("state", message, status.reason.clone());
+    let code = now.1.map_or("", FaultCode::word);
+    let topic = Topic {
+        name: "state".into(),
+        value: format!("{state} {code}"),
+        idle: None,
+    };
+    agent
+        .events
+        .emit_about(topic, "state", message, status.reason.clone());
     *told = Some(now);
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::spec_store::SpecStore;
+use super::spool::Topic;
 use super::{Agent, blocking};
 use crate::identity;
 use crate::local::LocalError;
@@ -129,7 +130,8 @@ fn in_force(agent: &Agent, accepted: Accepted) {
     let generation = accepted.spec.generation;
     let role = accepted.spec.assignment.role();
     tracing::info!(%generation, %role, "spec accepted");
-    agent.events.emit(
+    agent.events.emit_about(
+        about_spec(format!("accepted {generation}")),
         "spec-accepted",
         format!("spec generation {generation} accepted, role {role}"),
         None,
@@ -168,13 +170,25 @@ fn refuse(agent: &Agent, refusal: Refusal, seen: &mut Seen) -> bool {
     if seen.refused.as_ref() != Some(&refusal) {
         let fault = &refusal.fault;
         tracing::warn!(code = fault.code.word(), "{fault}");
+        let generation = refusal.generation.map_or(0, |g| g.0);
+        let topic = about_spec(format!("refused {generation} {}", fault.code));
+        let words = fault.to_string();
         agent
             .events
-            .emit("spec-refused", fault.to_string(), Some(fault.clone()));
+            .emit_about(topic, "spec-refused", words, Some(fault.clone()));
         agent.board.set(|f| &mut f.refused, Some(fault.clone()));
         seen.refused = Some(refusal);
     }
     false
+}
+
+/// What became of the newest spec is told once, whoever starts again.
+fn about_spec(value: String) -> Topic {
+    Topic {
+        name: "spec".into(),
+        value,
+        idle: None,
+    }
 }
 
 /// A refusal that is not the document's fault: it is asked for again.

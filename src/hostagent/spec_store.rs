@@ -150,6 +150,7 @@ mod tests {
                 assignment: Assignment::None,
                 force: false,
                 agent: None,
+                maintenance: None,
             };
             let bytes = serde_json::to_vec(&spec).expect("json");
             self.key.sign(DocumentKind::Spec, &bytes)

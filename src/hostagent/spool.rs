@@ -1,16 +1,35 @@
 //! Events on disk until the plane has them: bounded in count and bytes, oldest given up first.
 //!
-//! One file an event, written atomically; the name is its place in the order. When the disk is
-//! full, events are kept in memory (fewer of them) and a note says so: a full disk does not stop
+//! ```text
+//! events/00000000000000000042.json   one event, its number in its name; written atomically, on the disk when told
+//! events.json                        the head: which spool, what the plane has, what was told last of each topic
+//!
+//! push    ─► the event's file                                  (a crash: it is there or it never was)
+//! answered ─► the head, then files go                          (a crash between: the next start takes them away;
+//!                                                               before the head: it is delivered again, with its id)
+//! ```
+//!
+//! Numbers rise by one for as long as the head is there. So one that is missing was given up (or lost by a disk), and
+//! the plane counts it by that: no count has to survive here. Of a *topic* (the state, one certificate, …) the last
+//! value that was told is remembered with the event that told it: who starts again tells what he sees, and it is an
+//! event only where it is another value.
+//!
+//! When the disk is full, events are kept in memory (fewer of them) and a note says so: a full disk does not stop
 //! reporting.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::host::documents::{Document, Store};
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Event, Fault, FaultCode, Timestamp};
+use crate::telemetry::chain;
 
 const DIR: &str = "/var/opt/pf9/hostagent/events";
+const HEAD: &str = "/var/opt/pf9/hostagent/events.json";
 
 /// Bounds of a spool.
 #[derive(Clone, Copy, Debug)]
@@ -32,25 +51,72 @@ pub(super) const BOUNDS: Bounds = Bounds {
 
 /// An event file is never larger: its texts are bounded by [`Fault`].
 const EVENT_MAX: u64 = 64 * 1024;
+/// Topics that are remembered: the state and the like, certificates of a master, units, a few that are gone.
+const TOPICS_MAX: usize = 128;
+/// Longest name or value of one.
+const TOPIC_MAX: usize = 256;
+/// All of them, and the rest of the head.
+const HEAD_MAX: u64 = (TOPICS_MAX * TOPIC_MAX * 4) as u64 + 4096;
+const MODE: u32 = 0o640;
 
 /// See the module.
 pub(super) struct Spool {
     fs: HostFs,
+    store: Store,
     bounds: Bounds,
-    boot_id: String,
+    head: Head,
     entries: VecDeque<Entry>,
     bytes: u64,
-    order: u64,
-    number: u64,
+    /// The number of the newest event.
+    last: u64,
+    /// What was told last of each topic, delivered or not.
+    told: BTreeMap<String, String>,
     given_up: u64,
     note: Option<Fault>,
 }
 
 struct Entry {
-    order: u64,
+    number: u64,
     bytes: u64,
+    topic: Option<Topic>,
     /// The event itself while it could not be written.
     memory: Option<Event>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Head {
+    schema: u32,
+    /// Another one where the head was lost: its numbers begin anew.
+    spool: Uuid,
+    /// The plane has everything up to this number.
+    delivered: u64,
+    /// What the plane was told last of each topic.
+    told: BTreeMap<String, String>,
+}
+
+impl Document for Head {
+    const SCHEMA: u32 = 1;
+}
+
+/// An event file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    event: Event,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    topic: Option<Topic>,
+}
+
+/// What an event is about, where only another value of it is news.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Topic {
+    /// e.g. `state`, `certificate/kubelet/server`.
+    pub(super) name: String,
+    /// What it is now.
+    pub(super) value: String,
+    /// What it counts as while nothing was ever told of it.
+    #[serde(skip)]
+    pub(super) idle: Option<&'static str>,
 }
 
 /// What is to be told, before it has an id.
@@ -60,102 +126,200 @@ pub(super) struct Draft {
     pub(super) kind: &'static str,
     pub(super) message: String,
     pub(super) fault: Option<Fault>,
+    pub(super) topic: Option<Topic>,
+}
+
+/// What is sent at once.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) spool: Uuid,
+    /// To [`Spool::answered`] it by.
+    pub(super) mark: u64,
+    pub(super) events: Vec<Event>,
 }
 
 impl Spool {
-    /// Takes up what the last run left. Ids go on from `number`: the microseconds of the wall clock
-    /// at start, so that no counter has to be kept on disk. (No two starts within one boot give the
-    /// same ids, unless a clock that was set back hits an earlier start to the microsecond.)
-    pub(super) fn open(fs: HostFs, bounds: Bounds, boot_id: String, number: u64) -> Self {
+    /// Takes up what the last run left.
+    pub(super) fn open(fs: HostFs, bounds: Bounds, now: Timestamp) -> Self {
+        let store = Store::new(fs.clone(), HEAD, MODE, HEAD_MAX);
+        let loaded = store.load(now, Ok::<Head, _>);
+        if let Some(fault) = &loaded.fault {
+            // The one before it, or a new one: the plane tells doubles by their ids.
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        let head = loaded.value.unwrap_or_else(|| Head {
+            schema: Head::SCHEMA,
+            spool: Uuid::new_v4(),
+            delivered: 0,
+            told: BTreeMap::new(),
+        });
         let mut spool = Self {
+            last: head.delivered,
+            told: head.told.clone(),
             fs,
+            store,
             bounds,
-            boot_id,
+            head,
             entries: VecDeque::new(),
             bytes: 0,
-            order: 0,
-            number,
             given_up: 0,
             note: None,
         };
-        // A directory that cannot be listed is an empty one: what can be told is told.
-        let names = spool.fs.list(DIR).unwrap_or_default();
-        let mut found: Vec<(u64, u64)> = names
-            .iter()
-            .filter_map(|name| {
-                let order = name.strip_suffix(".json")?.parse().ok()?;
-                let path = spool.fs.at(path_of(order));
-                Some((order, std::fs::metadata(path).ok()?.len()))
-            })
-            .collect();
-        found.sort_unstable();
-        for (order, bytes) in found {
-            spool.order = order;
-            spool.bytes += bytes;
-            spool.entries.push_back(Entry {
-                order,
-                bytes,
-                memory: None,
-            });
-        }
+        spool.take_up();
         spool.keep_bounds();
         spool
     }
 
-    /// Adds an event.
-    pub(super) fn push(&mut self, draft: Draft) {
-        self.number += 1;
-        self.order += 1;
-        let event = Event {
-            id: format!("{}-{}", self.boot_id, self.number),
-            at: draft.at,
-            kind: draft.kind.to_owned(),
-            message: draft.message,
-            fault: draft.fault,
+    fn take_up(&mut self) {
+        // A directory that cannot be listed is an empty one: what can be told is told.
+        let names = self.fs.list(DIR).unwrap_or_default();
+        let numbers = names
+            .iter()
+            .filter_map(|n| n.strip_suffix(".json")?.parse().ok());
+        let mut numbers: Vec<u64> = numbers.collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            if number <= self.head.delivered {
+                // The plane has it; whoever took it away was cut off.
+                drop(std::fs::remove_file(self.fs.at(path_of(number))));
+                continue;
+            }
+            let meta = std::fs::metadata(self.fs.at(path_of(number)));
+            let topic = self.stored(number).and_then(|s| s.topic);
+            self.learn(topic.as_ref());
+            let bytes = meta.map_or(0, |m| m.len());
+            self.last = number;
+            self.bytes += bytes;
+            self.entries.push_back(Entry {
+                number,
+                bytes,
+                topic,
+                memory: None,
+            });
+        }
+    }
+
+    /// Which one it is, for the head is written with the first delivery only.
+    fn learn(&mut self, topic: Option<&Topic>) {
+        if let Some(Topic { name, value, .. }) = topic
+            && (self.told.contains_key(name) || self.told.len() < TOPICS_MAX)
+        {
+            self.told.insert(name.clone(), value.clone());
+        }
+    }
+
+    fn is_news(&self, topic: &Topic) -> bool {
+        let told = self.told.get(&topic.name).map(String::as_str);
+        told.or(topic.idle) != Some(topic.value.as_str())
+    }
+
+    /// Adds an event, unless it is about a topic of which the same was told last.
+    pub(super) fn push(&mut self, mut draft: Draft) {
+        if let Some(topic) = &mut draft.topic {
+            cut(&mut topic.name);
+            cut(&mut topic.value);
+            if !self.is_news(topic) {
+                return;
+            }
+        }
+        self.last += 1;
+        let number = self.last;
+        let stored = Stored {
+            event: Event {
+                id: Uuid::new_v4().to_string(),
+                seq: Some(number),
+                at: draft.at,
+                kind: draft.kind.to_owned(),
+                message: draft.message,
+                fault: draft.fault,
+            },
+            topic: draft.topic,
         };
-        let json = serde_json::to_vec(&event).unwrap_or_default();
-        let written = self
-            .fs
-            .write(path_of(self.order), &json, &Attrs::mode(0o640));
-        let memory = match written {
+        self.learn(stored.topic.as_ref());
+        let json = serde_json::to_vec(&stored).unwrap_or_default();
+        let path = path_of(number);
+        let memory = match self.fs.write(path, &json, &Attrs::mode(MODE)) {
             Ok(()) => {
                 self.note = None;
                 None
             }
             Err(e) => {
-                self.note = Some(memory_only(&crate::telemetry::chain(&e)));
-                Some(event)
+                self.note = Some(memory_only(&chain(&e)));
+                Some(stored.event)
             }
         };
         let bytes = json.len() as u64;
         self.bytes += bytes;
         self.entries.push_back(Entry {
-            order: self.order,
+            number,
             bytes,
+            topic: stored.topic,
             memory,
         });
         self.keep_bounds();
     }
 
-    /// The oldest events, at most `max`, and the mark to [`Self::forget`] them by.
-    pub(super) fn batch(&mut self, max: usize) -> Option<(u64, Vec<Event>)> {
+    /// So many events could not even be taken in: their numbers are left out.
+    pub(super) fn skip(&mut self, missed: u64) {
+        self.last = self.last.saturating_add(missed);
+        self.given_up += missed;
+    }
+
+    /// The oldest events, at most `max`.
+    pub(super) fn batch(&mut self, max: usize) -> Option<Batch> {
         loop {
-            let orders: Vec<u64> = self.entries.iter().take(max).map(|e| e.order).collect();
-            let mark = *orders.last()?;
-            let events: Vec<Event> = orders.iter().filter_map(|o| self.read(*o)).collect();
+            let numbers: Vec<u64> = self.entries.iter().take(max).map(|e| e.number).collect();
+            let mark = *numbers.last()?;
+            let events: Vec<Event> = numbers.iter().filter_map(|n| self.read(*n)).collect();
             if !events.is_empty() {
-                return Some((mark, events));
+                let spool = self.head.spool;
+                return Some(Batch {
+                    spool,
+                    mark,
+                    events,
+                });
             }
             // Every one of them was damaged: they cannot be told.
-            self.given_up += orders.len() as u64;
-            self.forget(mark);
+            self.given_up += numbers.len() as u64;
+            self.answered(mark);
         }
     }
 
     /// The plane has everything up to `mark`.
-    pub(super) fn forget(&mut self, mark: u64) {
-        while self.entries.front().is_some_and(|e| e.order <= mark) {
+    pub(super) fn answered(&mut self, mark: u64) {
+        self.note_delivered(mark);
+        self.take_away();
+    }
+
+    /// Notes it. What is told of topics goes with it: their events will be gone.
+    fn note_delivered(&mut self, mark: u64) {
+        self.head.delivered = self.head.delivered.max(mark);
+        let delivered = self.entries.iter().take_while(|e| e.number <= mark);
+        let topics: Vec<Topic> = delivered.filter_map(|e| e.topic.clone()).collect();
+        for Topic { name, value, .. } in topics {
+            if self.told.contains_key(&name) {
+                self.head.told.insert(name, value);
+            }
+        }
+        self.save_head();
+    }
+
+    fn save_head(&mut self) {
+        if let Err(e) = self.store.save(&self.head) {
+            // Without it the next start delivers again what is left, and the plane knows it by its ids.
+            self.note = Some(memory_only(&chain(&e)));
+        }
+    }
+
+    fn take_away(&mut self) {
+        let delivered = self.head.delivered;
+        while self.entries.front().is_some_and(|e| e.number <= delivered) {
             self.drop_oldest();
+        }
+        if self.note.is_some() {
+            // There is room now, perhaps.
+            self.note = None;
+            self.save_head();
         }
     }
 
@@ -169,12 +333,21 @@ impl Spool {
         self.note.as_ref()
     }
 
-    fn read(&self, order: u64) -> Option<Event> {
-        let entry = self.entries.iter().find(|e| e.order == order)?;
+    fn read(&self, number: u64) -> Option<Event> {
+        let entry = self.entries.iter().find(|e| e.number == number)?;
         if let Some(event) = &entry.memory {
             return Some(event.clone());
         }
-        let bytes = self.fs.read(path_of(order), EVENT_MAX).ok()??;
+        let stored = self.stored(number)?;
+        Some(Event {
+            // What an earlier version wrote has none.
+            seq: Some(number),
+            ..stored.event
+        })
+    }
+
+    fn stored(&self, number: u64) -> Option<Stored> {
+        let bytes = self.fs.read(path_of(number), EVENT_MAX).ok()??;
         serde_json::from_slice(&bytes).ok()
     }
 
@@ -200,13 +373,17 @@ impl Spool {
         self.bytes = self.bytes.saturating_sub(entry.bytes);
         if entry.memory.is_none() {
             // Removal without fsync: at worst it is told once more, which the plane expects.
-            drop(std::fs::remove_file(self.fs.at(path_of(entry.order))));
+            drop(std::fs::remove_file(self.fs.at(path_of(entry.number))));
         }
     }
 }
 
-fn path_of(order: u64) -> PathBuf {
-    Path::new(DIR).join(format!("{order:020}.json"))
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(TOPIC_MAX));
+}
+
+fn path_of(number: u64) -> PathBuf {
+    Path::new(DIR).join(format!("{number:020}.json"))
 }
 
 fn memory_only(why: &str) -> Fault {
@@ -219,159 +396,4 @@ fn memory_only(why: &str) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SMALL: Bounds = Bounds {
-        events: 8,
-        bytes: 100_000,
-        in_memory: 3,
-    };
-
-    fn draft(n: usize) -> Draft {
-        Draft {
-            at: Timestamp::UNIX_EPOCH,
-            kind: "test",
-            message: n.to_string(),
-            fault: None,
-        }
-    }
-
-    fn host() -> (tempfile::TempDir, HostFs) {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let fs = HostFs::new(dir.path());
-        (dir, fs)
-    }
-
-    /// Makes writing impossible, for root too: the directory is a file.
-    fn break_disk(fs: &HostFs) {
-        let dir = fs.at(DIR);
-        if dir.is_dir() {
-            std::fs::rename(&dir, dir.with_extension("away")).expect("away");
-        }
-        std::fs::create_dir_all(dir.parent().expect("parent")).expect("mkdir");
-        std::fs::write(&dir, b"").expect("file");
-    }
-
-    fn mend_disk(fs: &HostFs) {
-        let dir = fs.at(DIR);
-        std::fs::remove_file(&dir).expect("file");
-        if dir.with_extension("away").exists() {
-            std::fs::rename(dir.with_extension("away"), &dir).expect("back");
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Push,
-        Deliver(usize),
-        Restart,
-        Break,
-        Mend,
-    }
-
-    fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let op = prop_oneof![
-            5 => Just(Op::Push),
-            2 => (1usize..5).prop_map(Op::Deliver),
-            1 => Just(Op::Restart),
-            1 => Just(Op::Break),
-            1 => Just(Op::Mend),
-        ];
-        prop::collection::vec(op, 0..60)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        /// Order is kept, ids are unique, bounds hold, and every event is told, still there, or
-        /// counted as given up (only a restart loses, and only what was in memory).
-        #[test]
-        fn nothing_is_lost_unseen(ops in ops()) {
-            let (_dir, fs) = host();
-            let mut spool = Spool::open(fs.clone(), SMALL, "b".into(), 1_000);
-            let (mut pushed, mut told, mut given_up) = (0usize, Vec::<Event>::new(), 0u64);
-            let (mut broken, mut was_broken) = (false, false);
-            let (mut lost, mut uptime) = (0usize, 1_000u64);
-            for op in ops {
-                match op {
-                    Op::Push => {
-                        spool.push(draft(pushed));
-                        pushed += 1;
-                        prop_assert_eq!(spool.note().is_some(), broken);
-                    }
-                    // While the disk is away its events cannot be read: nothing is delivered.
-                    Op::Deliver(max) if !broken => {
-                        if let Some((mark, events)) = spool.batch(max) {
-                            told.extend(events);
-                            spool.forget(mark);
-                        }
-                    }
-                    Op::Restart if !broken => {
-                        given_up += spool.take_given_up();
-                        lost += spool.entries.iter().filter(|e| e.memory.is_some()).count();
-                        uptime += 1_000_000;
-                        spool = Spool::open(fs.clone(), SMALL, "b".into(), uptime);
-                    }
-                    Op::Break if !broken => { break_disk(&fs); broken = true; was_broken = true; }
-                    Op::Mend if broken => { mend_disk(&fs); broken = false; }
-                    Op::Deliver(_) | Op::Restart | Op::Break | Op::Mend => {}
-                }
-                prop_assert!(spool.entries.len() <= SMALL.events);
-                let in_memory = spool.entries.iter().filter(|e| e.memory.is_some()).count();
-                prop_assert!(in_memory <= SMALL.in_memory);
-            }
-            if broken {
-                mend_disk(&fs);
-            }
-            // What was given up while the disk was away could not be removed from it: it comes
-            // back with a restart, late, but once.
-            for _ in 0..2 {
-                while let Some((mark, events)) = spool.batch(3) {
-                    told.extend(events);
-                    spool.forget(mark);
-                }
-                given_up += spool.take_given_up();
-                spool = Spool::open(fs.clone(), SMALL, "b".into(), uptime + 1_000_000);
-            }
-            let numbers: Vec<usize> = told.iter().map(|e| e.message.parse().expect("n")).collect();
-            prop_assert!(was_broken || numbers.is_sorted_by(|a, b| a < b), "{:?}", numbers);
-            let ids: std::collections::BTreeSet<_> = told.iter().map(|e| &e.id).collect();
-            prop_assert_eq!(ids.len(), told.len());
-            prop_assert!(told.len() + lost + usize::try_from(given_up).expect("small") >= pushed);
-            prop_assert!(fs.list(DIR).expect("list").is_empty());
-        }
-    }
-
-    #[test]
-    fn bytes_are_bounded_too() {
-        let (_dir, fs) = host();
-        let bounds = Bounds {
-            bytes: 1_000,
-            ..SMALL
-        };
-        let mut spool = Spool::open(fs, bounds, "b".into(), 0);
-        for n in 0..5 {
-            let mut big = draft(n);
-            big.message = "x".repeat(300);
-            spool.push(big);
-        }
-        assert!(spool.bytes <= 1_000);
-        assert_eq!(spool.take_given_up(), 3);
-    }
-
-    #[test]
-    fn a_damaged_file_does_not_block_the_rest() {
-        let (_dir, fs) = host();
-        let mut spool = Spool::open(fs.clone(), SMALL, "b".into(), 0);
-        spool.push(draft(0));
-        spool.push(draft(1));
-        fs.write(path_of(1), b"{", &Attrs::mode(0o640))
-            .expect("damage");
-        let (mark, events) = spool.batch(1).expect("the good one");
-        assert_eq!((mark, events.len()), (2, 1));
-        assert_eq!(events[0].message, "1");
-        assert_eq!(spool.take_given_up(), 1);
-    }
-}
+mod tests;

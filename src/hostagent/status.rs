@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::board::{Delivery, Facts};
 use crate::model::document::AGENT_VERSION;
 use crate::model::{
-    AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
-    Role, STATUS_SCHEMA, Timestamp,
+    AgentStatus, Expiry, ExtensionsStatus, Fault, FaultCode, Generation, HostId, HostStatus,
+    NodeState, NodeStatus, Role, STATUS_SCHEMA, Timestamp,
 };
 
 /// What the machine says about itself at the moment of assembly.
@@ -27,9 +27,13 @@ pub(super) struct Origin {
 pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostStatus {
     let (state, reason) = judge(facts);
     let mut node = facts.node.as_deref().cloned();
-    let mut health = facts.health.clone();
+    let (mut health, mut inventory) = (facts.health.clone(), facts.inventory.clone());
     if let Some(node) = &mut node {
         health.warnings.append(&mut node.warnings);
+        if let Some(extensions) = node.extensions.take() {
+            health.warnings.extend(of_operators(&extensions));
+            inventory.extensions = extensions.facts;
+        }
         let address = node.api_address.as_ref();
         health
             .warnings
@@ -65,7 +69,7 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
         node,
         download: facts.download.clone(),
         certificates,
-        inventory: facts.inventory.clone(),
+        inventory,
         health,
         trust: facts.trust.clone(),
         agent: facts.agent.clone().unwrap_or_else(|| AgentStatus {
@@ -73,6 +77,21 @@ pub(super) fn assemble(origin: &Origin, facts: &Facts, moment: &Moment) -> HostS
             ..AgentStatus::default()
         }),
     }
+}
+
+/// Operators' checks that are not as they should be, and programs that count for nothing.
+fn of_operators(said: &ExtensionsStatus) -> impl Iterator<Item = Fault> {
+    let checks = said.checks.iter().filter(|(_, check)| !check.ok);
+    let checks = checks.map(|(name, check)| {
+        let what = format!("operators' check {name} is not as it should be");
+        Fault::new(FaultCode::ExtensionCheck, what, check.found.clone()).fix(check.fix.clone())
+    });
+    let bad = said.bad.iter().map(|(name, why)| {
+        let what = format!("operators' program {name} counts for nothing");
+        Fault::new(FaultCode::ExtensionBad, what, why.clone())
+            .fix("pf9ctl check-node runs it and says the same; see docs/extensions.md")
+    });
+    checks.chain(bad)
 }
 
 /// The certificates of the tunnel and of the node.
@@ -143,7 +162,7 @@ fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
         Delivery::Unreachable(fault) => return (NodeState::Retrying, Some(fault.clone())),
         Delivery::Idle | Delivery::Taken(..) | Delivery::Refused(..) => {}
     }
-    let needed = facts.nodelet_needed || facts.role() != Role::None;
+    let needed = facts.nodelet_needed || facts.role() != Role::None || facts.rests();
     let Some(node) = facts.node.as_ref().filter(|_| needed) else {
         return match (needed, &facts.node_fault) {
             (false, _) => (NodeState::Ok, None),
@@ -165,7 +184,7 @@ fn judge(facts: &Facts) -> (NodeState, Option<Fault>) {
 fn behind_nodelet(facts: &Facts, node: &NodeStatus) -> Option<(NodeState, Option<Fault>)> {
     let waits = match node.state {
         NodeState::Converging | NodeState::Retrying => true,
-        NodeState::Ok | NodeState::Failed => false,
+        NodeState::Ok | NodeState::Failed | NodeState::Maintenance => false,
     };
     let stack = facts
         .download
@@ -231,6 +250,7 @@ pub(super) mod tests {
             assignment: Assignment::None,
             force: false,
             agent: None,
+            maintenance: None,
         };
         let key = SigningKey::generate().expect("key").0;
         Facts {
@@ -268,6 +288,9 @@ pub(super) mod tests {
             etcd: None,
             api_address: None,
             revived: Vec::new(),
+            maintenance: None,
+            repairs: Vec::new(),
+            extensions: None,
             certificates: Vec::new(),
         }
     }

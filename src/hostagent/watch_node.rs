@@ -6,8 +6,11 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::board::Facts;
 use super::spec_store::SpecStore;
+use super::spool::Topic;
 use super::{Agent, blocking};
-use crate::model::{NodeState, NodeStatus, RevivedStatus, Role, UpgradeState, UpgradeStatus};
+use crate::model::{
+    Fault, MaintenanceStatus, NodeState, NodeStatus, REPAIRS_MAX, Role, UpgradeState,
+};
 
 /// How long nodelet holds a poll that has nothing new.
 const WAIT_S: u64 = 25;
@@ -56,19 +59,10 @@ pub(super) async fn run(agent: Agent) {
 }
 
 fn heard(agent: &Agent, status: NodeStatus) {
-    let before = agent.board.read(|f| f.node.clone());
-    // What was so before this program began was told by the one before it.
-    let known = before.as_ref().map_or(&status.revived, |b| &b.revived);
-    for revived in revived(known, &status.revived) {
-        let message = format!("{} was started again: {}", revived.unit, revived.why);
-        agent.events.emit("service-revived", message, None);
-    }
-    if let (Some(before), Some(now)) = (before, &status.upgrade)
-        && is_news(before.upgrade.as_ref(), now)
-    {
-        let (stack, stage, state) = (&now.stack, now.stage, now.state);
-        let message = format!("upgrade to {stack}, stage {stage}: {state}");
-        agent.events.emit(event(state), message, now.fault.clone());
+    for told in news(&status) {
+        agent
+            .events
+            .emit_about(told.topic, told.kind, told.message, told.fault);
     }
     agent.board.update(|facts| {
         facts.node_fault = None;
@@ -76,17 +70,89 @@ fn heard(agent: &Agent, status: NodeStatus) {
     });
 }
 
-/// What was started again meanwhile. (nodelet counts from its own start on.)
-fn revived<'a>(
-    before: &'a [RevivedStatus],
-    now: &'a [RevivedStatus],
-) -> impl Iterator<Item = &'a RevivedStatus> {
-    now.iter().filter(|r| !before.contains(r))
+/// What may be an event; it is one where it was not told before.
+struct Told {
+    topic: Topic,
+    kind: &'static str,
+    message: String,
+    fault: Option<Fault>,
 }
 
-fn is_news(before: Option<&UpgradeStatus>, now: &UpgradeStatus) -> bool {
-    let key = |u: &UpgradeStatus| (u.roll, u.stage, u.state);
-    before.is_none_or(|before| key(before) != key(now))
+impl Told {
+    fn new(name: String, value: String, kind: &'static str, message: String) -> Self {
+        let topic = Topic {
+            name,
+            value,
+            idle: None,
+        };
+        Self {
+            topic,
+            kind,
+            message,
+            fault: None,
+        }
+    }
+}
+
+/// Everything in a status that events are made from, as it is now. The spool knows what of it was told, also by a
+/// process before this one: what happened while nobody looked is told late, and nothing twice.
+fn news(now: &NodeStatus) -> Vec<Told> {
+    let revived = now.revived.iter().map(|r| {
+        let value = format!("{} {}", r.times, r.last_at);
+        let message = format!("{} was started again: {}", r.unit, r.why);
+        Told::new(
+            format!("revived/{}", r.unit),
+            value,
+            "service-revived",
+            message,
+        )
+    });
+    // As many topics as repairs are shown: each takes the place of one that is shown no more.
+    let repairs = now.repairs.iter().map(|r| {
+        let place = r.number % REPAIRS_MAX as u64;
+        let value = format!("{} {}", r.number, r.at);
+        let message = format!("repaired: {} ({})", r.what, r.why);
+        Told::new(format!("repair/{place}"), value, "repaired", message)
+    });
+    let certificates = now
+        .certificates
+        .iter()
+        .filter(|c| !c.is_authority())
+        .map(|c| {
+            let message = format!("certificate {} is good until {}", c.name, c.not_after);
+            let name = format!("certificate/{}", c.name);
+            Told::new(name, c.digest.to_string(), "certificate-new", message)
+        });
+    let upgrade = now.upgrade.iter().map(|u| {
+        let (stage, state) = (u.stage, u.state);
+        let message = format!("{}: {state}", u.title());
+        let value = format!("{} {stage} {state}", u.roll);
+        Told {
+            fault: u.fault.clone(),
+            ..Told::new("upgrade".into(), value, event(state), message)
+        }
+    });
+    let all = revived.chain(repairs).chain(certificates).chain(upgrade);
+    all.chain([maintenance(now.maintenance.as_ref())]).collect()
+}
+
+/// Whether it is in maintenance; nothing was ever told of a host that never was.
+fn maintenance(now: Option<&MaintenanceStatus>) -> Told {
+    const NONE: &str = "none";
+    let name = "maintenance".to_owned();
+    let mut told = match now {
+        Some(m) => {
+            let message = format!("{} ordered it until {}: {}", m.by, m.until, m.reason);
+            let value = format!("{} {}", m.by.as_str(), m.since);
+            Told::new(name, value, "maintenance-began", message)
+        }
+        None => {
+            let message = "this host is looked after again".to_owned();
+            Told::new(name, NONE.into(), "maintenance-ended", message)
+        }
+    };
+    told.topic.idle = Some(NONE);
+    told
 }
 
 /// The kind of event that tells of it.
@@ -97,6 +163,8 @@ fn event(state: UpgradeState) -> &'static str {
         UpgradeState::Ready => "upgrade-ready",
         UpgradeState::Draining => "upgrade-draining",
         UpgradeState::Switching => "upgrade-switching",
+        UpgradeState::Updating => "upgrade-updating",
+        UpgradeState::Rebooting => "upgrade-rebooting",
         UpgradeState::Proving => "upgrade-proving",
         UpgradeState::Done => "upgrade-done",
         UpgradeState::PuttingBack => "upgrade-putting-back",
@@ -131,4 +199,57 @@ fn is_clean(facts: &Facts) -> bool {
         n.role == Role::None && n.state == NodeState::Ok && n.generation >= generation
     });
     facts.nodelet_needed && facts.role() == Role::None && facts.spec.is_some() && node_is_clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::node;
+    use super::*;
+    use crate::model::{RepairStatus, RevivedStatus, Timestamp};
+
+    #[test]
+    fn each_repair_has_a_place_among_topics_until_it_is_shown_no_more() {
+        let mut status = node(1, NodeState::Ok);
+        let repair = |number: u64| RepairStatus {
+            number,
+            at: Timestamp::UNIX_EPOCH,
+            what: "start kubelet".into(),
+            why: "it is not running".into(),
+        };
+        let topics = |status: &NodeStatus| -> Vec<Topic> {
+            let told = news(status).into_iter().filter(|t| t.kind == "repaired");
+            told.map(|t| t.topic).collect()
+        };
+        status.repairs = (1..=REPAIRS_MAX as u64).map(repair).collect();
+        let first = topics(&status);
+        let names: std::collections::BTreeSet<_> = first.iter().map(|t| &t.name).collect();
+        assert_eq!(names.len(), REPAIRS_MAX, "none hides another one");
+        status.repairs = (2..=REPAIRS_MAX as u64 + 1).map(repair).collect();
+        let next = topics(&status);
+        let new: Vec<_> = next.iter().filter(|t| !first.contains(t)).collect();
+        assert_eq!(new.len(), 1, "one is new");
+        assert_eq!(
+            new[0].name, first[0].name,
+            "in the place of the one that went"
+        );
+    }
+
+    #[test]
+    fn a_status_says_what_events_are_made_from() {
+        let mut status = node(1, NodeState::Ok);
+        status.revived.push(RevivedStatus {
+            unit: "pf9-kubelet.service".into(),
+            times: 1,
+            last_at: Timestamp::UNIX_EPOCH,
+            why: "it does not answer".into(),
+        });
+        let kinds: Vec<_> = news(&status).iter().map(|t| t.kind).collect();
+        assert_eq!(kinds, ["service-revived", "maintenance-ended"]);
+        let idle = news(&status).pop().expect("maintenance");
+        assert_eq!(
+            idle.topic.idle,
+            Some(idle.topic.value.as_str()),
+            "no news of a host that never was in one"
+        );
+    }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Agent;
+use super::spool::Topic;
 use crate::local::Client;
 use crate::model::{Expiry, Fault, Timestamp, TunnelStatus, paths};
 
@@ -17,12 +18,33 @@ const ASK: Duration = Duration::from_secs(5);
 pub(super) async fn run(agent: Agent) {
     loop {
         match ask(&agent).await {
-            Ok(status) => agent.board.set(|f| &mut f.tunnel, status.certificates),
+            Ok(status) => {
+                tell(&agent, &status.certificates);
+                agent.board.set(|f| &mut f.tunnel, status.certificates);
+            }
             // What was said last still holds: a certificate does not end later because comms is down.
             Err(fault) => tracing::debug!(code = fault.code.word(), "{fault}"),
         }
         let wait = agent.board.read(|f| pause(&f.tunnel, agent.now()));
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// A renewal is an event, once.
+fn tell(agent: &Agent, all: &[Expiry]) {
+    for Expiry {
+        name, not_after, ..
+    } in all
+    {
+        let topic = Topic {
+            name: format!("certificate/tunnel/{name}"),
+            value: not_after.to_string(),
+            idle: None,
+        };
+        let message = format!("certificate {name} of the tunnel is good until {not_after}");
+        agent
+            .events
+            .emit_about(topic, "certificate-new", message, None);
     }
 }
 

@@ -45,6 +45,9 @@ pub struct AgentPackage {
     pub version: Version,
     /// Its packages; a host takes the one for it.
     pub packages: Vec<PackageFile>,
+    /// It mends a fault of security: fleets whose policy says so go there at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub security: bool,
 }
 
 /// One package.
@@ -253,6 +256,16 @@ impl PackageFile {
 }
 
 impl PackageFormat {
+    /// What the package manager of a distribution takes; none where that is not known. By the word `ID` of
+    /// `os-release`.
+    pub fn of_os(os_id: &str) -> Option<Self> {
+        match os_id {
+            "debian" | "ubuntu" => Some(Self::Deb),
+            "almalinux" | "centos" | "fedora" | "ol" | "rhel" | "rocky" => Some(Self::Rpm),
+            _ => None,
+        }
+    }
+
     /// The word in documents, and the ending of its files.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -307,6 +320,7 @@ pub(in crate::model) mod tests {
                 bytes: 1,
                 path: "v1/agents/7/package".into(),
             }],
+            security: true,
         }
     }
 

@@ -30,6 +30,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     CertPurpose, ClusterId, Envelope, Fault, FaultCode, HostId, MachineMarks, Secret, TrustVersion,
@@ -129,8 +130,12 @@ pub struct IssuedCertificate {
 /// Something that happened on a host; delivered at least once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Unique per host: `<boot id>-<number>`. The plane drops what it has seen.
+    /// Unique. The plane drops what it has seen.
     pub id: String,
+    /// Its number in the host's spool: one that is missing was given up. Absent: it is the plane's own, or of an
+    /// older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// The host's clock.
     pub at: Timestamp,
     /// Stable kebab-case word, e.g. `spec-accepted`, `spec-refused`, `stack-staged`, `state`.
@@ -145,6 +150,9 @@ pub struct Event {
 /// Events, oldest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventBatch {
+    /// Whose numbers they are: another one where the host lost its spool. Absent: of an older agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<Uuid>,
     /// At most [`EVENT_BATCH_MAX`].
     pub events: Vec<Event>,
 }

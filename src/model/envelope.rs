@@ -42,6 +42,12 @@ pub enum DocumentKind {
     /// A [`super::BackupManifest`].
     #[serde(rename = "pf9-backup")]
     Backup,
+    /// A [`super::AgentPackage`].
+    #[serde(rename = "pf9-agent-release")]
+    AgentRelease,
+    /// A [`super::Operation`].
+    #[serde(rename = "pf9-operation")]
+    Operation,
 }
 
 /// Largest signed document, in bytes before base64: a manifest of a few thousand files fits.
@@ -171,6 +177,8 @@ fn signed_bytes(kind: DocumentKind, payload: &[u8]) -> Vec<u8> {
         DocumentKind::Order => b"pf9-order",
         DocumentKind::Unwrap => b"pf9-unwrap",
         DocumentKind::Backup => b"pf9-backup",
+        DocumentKind::AgentRelease => b"pf9-agent-release",
+        DocumentKind::Operation => b"pf9-operation",
     };
     [word, &[0], payload].concat()
 }

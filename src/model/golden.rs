@@ -6,7 +6,9 @@
 //! thought of here.
 
 mod etcd;
+mod operations;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -133,6 +135,31 @@ fn node_status() -> NodeStatus {
         current_step: Some("step".into()),
         last_sweep_at: Some(at()),
         warnings: vec![fault()],
+        maintenance: Some(MaintenanceStatus {
+            by: MaintenanceBy::Plane,
+            reason: "reason".into(),
+            since: at(),
+            until: at(),
+        }),
+        extensions: Some(ExtensionsStatus {
+            checks: [(
+                "raid/md0".to_owned(),
+                ExtensionCheck {
+                    ok: false,
+                    found: "1 of 2".into(),
+                    fix: "replace it".into(),
+                },
+            )]
+            .into(),
+            facts: facts_of_operators(),
+            bad: [("check.d/bad".to_owned(), "why".to_owned())].into(),
+        }),
+        repairs: vec![RepairStatus {
+            number: 1,
+            at: at(),
+            what: "start kubelet".into(),
+            why: "it is not running".into(),
+        }],
         kube_proxy: Some(KubeProxyStatus {
             mode: ProxyMode::Nftables,
             why: "why".into(),
@@ -147,6 +174,14 @@ fn node_status() -> NodeStatus {
             attempts: 2,
             fault: Some(fault()),
             since: at(),
+            os: Some(OsReport {
+                available: 3,
+                security: 2,
+                updated: 1,
+                held: 4,
+                reboot_needed: true,
+                rebooted: true,
+            }),
         }),
         certificate_requests: vec![request()],
         service_account_key: Some("key".into()),
@@ -176,6 +211,15 @@ fn node_status() -> NodeStatus {
     }
 }
 
+fn facts_of_operators() -> BTreeMap<String, BTreeMap<String, FactValue>> {
+    let facts = [
+        ("leased".to_owned(), FactValue::Flag(true)),
+        ("rack".to_owned(), FactValue::Text("r12".into())),
+        ("slots".to_owned(), FactValue::Number(4.0)),
+    ];
+    [("rack".to_owned(), facts.into())].into()
+}
+
 fn inventory() -> Inventory {
     Inventory {
         hostname: "n1".into(),
@@ -194,6 +238,7 @@ fn inventory() -> Inventory {
             addresses: vec![ip()],
             networks: vec!["10.1.0.0/16".parse().expect("net")],
         }],
+        extensions: facts_of_operators(),
     }
 }
 
@@ -397,8 +442,10 @@ fn batch() -> CertificateBatch {
 
 fn events() -> EventBatch {
     EventBatch {
+        spool: Some(uuid::Uuid::from_u128(6)),
         events: vec![Event {
             id: "boot-1".into(),
+            seq: Some(7),
             at: at(),
             kind: "state".into(),
             message: "message".into(),
@@ -469,7 +516,13 @@ fn add(value: &mut Value) {
             for (name, value) in fields.iter_mut() {
                 if !matches!(
                     name.as_str(),
-                    "labels" | "mirrors" | "feature_gates" | "extra_args" | "required_claims"
+                    "labels"
+                        | "mirrors"
+                        | "feature_gates"
+                        | "extra_args"
+                        | "required_claims"
+                        // Names in it are operators'.
+                        | "extensions"
                 ) {
                     add(value);
                 }
@@ -486,6 +539,7 @@ fn shapes_of_what_the_plane_says() {
     shape("spec", &everything());
     shape("stack-manifest", &manifest());
     shape("envelope", &envelope());
+    operations::shapes_of_the_plane();
     shape("trust", &trust());
     shape(
         "trust-answer",
@@ -521,6 +575,7 @@ fn shapes_of_what_the_plane_says() {
 fn shapes_of_what_the_host_says() {
     shape("status", &status());
     shape("events", &events());
+    operations::shapes_of_the_host();
     shape("enrol-request", &enrol_request());
     shape("enrolment", &enrolment());
     shape("certificate-order", &order());

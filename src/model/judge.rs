@@ -181,6 +181,7 @@ mod tests {
             assignment: Assignment::None,
             force: false,
             agent: None,
+            maintenance: None,
         }
     }
 

@@ -46,6 +46,7 @@ const FIELDS: &[Field] = &[
     ("agent.target.packages[].sha256", FIRST, Old::Ignores),
     ("agent.target.packages[].bytes", FIRST, Old::Ignores),
     ("agent.target.packages[].path", FIRST, Old::Ignores),
+    ("agent.target.security", FIRST, Old::Ignores),
     ("agent.previous", FIRST, Old::Ignores),
     ("agent.previous.version", FIRST, Old::Ignores),
     ("agent.previous.packages", FIRST, Old::Ignores),
@@ -54,6 +55,11 @@ const FIELDS: &[Field] = &[
     ("agent.previous.packages[].sha256", FIRST, Old::Ignores),
     ("agent.previous.packages[].bytes", FIRST, Old::Ignores),
     ("agent.previous.packages[].path", FIRST, Old::Ignores),
+    ("agent.previous.security", FIRST, Old::Ignores),
+    ("maintenance", FIRST, Old::Refuses),
+    ("maintenance.id", FIRST, Old::Refuses),
+    ("maintenance.for_s", FIRST, Old::Refuses),
+    ("maintenance.reason", FIRST, Old::Ignores),
     ("assignment.role", FIRST, Old::Refuses),
     ("assignment.host_id", FIRST, Old::Refuses),
     ("assignment.cluster_id", FIRST, Old::Refuses),
@@ -80,6 +86,9 @@ const FIELDS: &[Field] = &[
     ("assignment.upgrade.drain.timeout_s", FIRST, Old::Refuses),
     ("assignment.upgrade.drain.then", FIRST, Old::Refuses),
     ("assignment.upgrade.prove_s", FIRST, Old::Refuses),
+    ("assignment.upgrade.os", FIRST, Old::Refuses),
+    ("assignment.upgrade.os.reboot", FIRST, Old::Refuses),
+    ("assignment.upgrade.os.within_s", FIRST, Old::Refuses),
     ("assignment.addons", FIRST, Old::Refuses),
     ("assignment.addons.name", FIRST, Old::Refuses),
     ("assignment.addons.version", FIRST, Old::Refuses),
@@ -331,13 +340,14 @@ pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::MaintenanceOrder;
     use crate::model::{
         AfterDrain, ApiSpec, ArchivePolicy, ArchiveTarget, Assignment, Authorities, BackupPolicy,
         BackupSigner, CgroupDriverChoice, ClaimSpec, ClusterId, Digest, DrainPolicy, EtcdGone,
         EtcdMember, EtcdSpec, Generation, HostId, KubeProxySpec, KubeletSpec, NetworkPeer,
-        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, PodSecurity,
-        PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId, RuntimeSpec, SPEC_SCHEMA, Spec,
-        StackRef, Timestamp, UpgradeOrder, UpgradeStage,
+        NetworkPlugin, NetworkPolicies, NetworkSpec, NodeSpec, NodeUid, OidcIssuer, OsOrder,
+        OsReboot, PodSecurity, PodSecurityLevel, ProxyModeChoice, RestoreOrder, RollId,
+        RuntimeSpec, SPEC_SCHEMA, Spec, StackRef, Timestamp, UpgradeOrder, UpgradeStage,
     };
 
     /// A spec that uses everything there is. No `..Default`: a new field has to be thought of.
@@ -381,6 +391,10 @@ pub(super) mod tests {
                         then: AfterDrain::Force,
                     },
                     prove_s: 120,
+                    os: Some(OsOrder {
+                        reboot: OsReboot::Never,
+                        within_s: 600,
+                    }),
                 }),
                 addons: Some(StackRef {
                     name: "s".into(),
@@ -511,6 +525,11 @@ pub(super) mod tests {
             })),
             force: true,
             agent: Some(crate::model::agent::tests::spec()),
+            maintenance: Some(MaintenanceOrder {
+                id: uuid::Uuid::from_u128(5),
+                for_s: 7200,
+                reason: "reason".into(),
+            }),
         }
     }
 

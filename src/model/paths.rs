@@ -75,6 +75,18 @@ pub const ETCD_SCRATCH: &str = "/var/opt/pf9/nodelet/etcd-scratch";
 pub const ETCD_BACKUPS: &str = "/var/opt/pf9/etcd-backups";
 /// JSON status with the keys operators' tools know.
 pub const KUBE_STATUS: &str = "/var/opt/pf9/kube_status";
+/// Operators' checks.
+pub const CHECK_D: &str = "/etc/pf9/check.d";
+/// Operators' facts for the inventory.
+pub const INVENTORY_D: &str = "/etc/pf9/inventory.d";
+/// Which operations of the plane root allows; absent: those that disturb nothing.
+pub const OPERATIONS_ALLOWED: &str = "/etc/pf9/operations.toml";
+/// Operations of the plane that were begun here, and how they ended.
+pub const OPERATIONS: &str = "/var/opt/pf9/nodelet/operations.json";
+/// Certificates that are to be signed anew before they are due.
+pub const ROTATE: &str = "/var/opt/pf9/nodelet/rotate.json";
+/// The maintenance this host is in; readable for everybody.
+pub const MAINTENANCE: &str = "/var/opt/pf9/maintenance.json";
 /// Unpacked stacks.
 pub const STACKS: &str = "/opt/pf9/stacks";
 /// Symlink to the active stack.

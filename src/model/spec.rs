@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentSpec, Authorities, Authority, BACKUP_SIGNERS_MAX, BackupPolicy, BackupSigner, ClusterId,
-    EtcdGone, Fault, FaultCode, Generation, HostId, KubeProxySpec, NodeName, NodeUid, RestoreOrder,
-    StackRef, UpgradeOrder, quota_fault, taken_by_spec,
+    EtcdGone, Fault, FaultCode, Generation, HostId, KubeProxySpec, MaintenanceOrder, NodeName,
+    NodeUid, RestoreOrder, StackRef, UpgradeOrder, maintenance_fault, quota_fault, taken_by_spec,
 };
 
 mod addons;
@@ -56,6 +56,9 @@ pub struct Spec {
     /// Which version of the agent the host is to run; absent: the one it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentSpec>,
+    /// For a time nothing on the host is repaired or changed, by this spec neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceOrder>,
 }
 
 /// What a host is to be.
@@ -303,6 +306,11 @@ impl Spec {
                 "host_id",
                 format!("it is for {}, this host is {host}", self.host_id),
             ));
+        }
+        if let Some(order) = &self.maintenance
+            && let Some(why) = maintenance_fault(order.for_s, &order.reason)
+        {
+            return Err(bad("maintenance", why));
         }
         if let Some(node) = self.assignment.node()
             && node.host_id != host

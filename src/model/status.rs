@@ -3,6 +3,7 @@
 //! Nothing here can hold workload data: every field is a name of ours, a number, a time or a
 //! [`Fault`].
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentStatus, ApiAddressStatus, Authority, CertPurpose, ClusterId, Digest, EtcdStatus, Expiry,
-    Fault, Generation, HostId, KubeProxyStatus, Life, PhaseId, Role, StackRef, TrustStatus,
-    UpgradeStatus,
+    ExtensionsStatus, FactValue, Fault, Generation, HostId, KubeProxyStatus, Life,
+    MaintenanceStatus, PhaseId, Role, StackRef, TrustStatus, UpgradeStatus,
 };
 
 /// The part of its life at which the last of a fleet renews a node's certificate: the window's end.
@@ -33,6 +34,8 @@ pub enum NodeState {
     Retrying,
     /// It failed more often than the budget allows; still tried, slowly. A person is needed.
     Failed,
+    /// Somebody ordered that nothing is repaired or changed for a time.
+    Maintenance,
 }
 
 /// What a host reports to the plane.
@@ -122,6 +125,9 @@ pub struct NodeStatus {
     /// with what else is wrong with the machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Fault>,
+    /// The maintenance that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceStatus>,
     /// Failed attempts since it was last ok.
     pub attempts: u32,
     /// Every phase of the role, in order.
@@ -154,8 +160,30 @@ pub struct NodeStatus {
     /// Services of the node that hung and were started again, since nodelet began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revived: Vec<RevivedStatus>,
+    /// The newest things that were done to a node that had been as it should be, since nodelet began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<RepairStatus>,
+    /// What operators' own programs said; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions: Option<ExtensionsStatus>,
     /// Certificates in use and the authorities that are believed.
     pub certificates: Vec<CertificateStatus>,
+}
+
+/// Repairs that are shown: those of one sweep, and some before.
+pub const REPAIRS_MAX: usize = 16;
+
+/// Something that was done to a node that had been as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// Counted since nodelet began.
+    pub number: u64,
+    /// When it was done.
+    pub at: Timestamp,
+    /// The step, in words.
+    pub what: String,
+    /// What was found.
+    pub why: String,
 }
 
 /// A service that did not work any more although its process lived.
@@ -247,7 +275,7 @@ pub struct CertificateStatus {
 }
 
 /// What the machine is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
     /// Host name.
     pub hostname: String,
@@ -271,6 +299,9 @@ pub struct Inventory {
     pub addresses: Vec<IpAddr>,
     /// Network interfaces.
     pub interfaces: Vec<Interface>,
+    /// What operators' own programs say of the machine, by program and name: what they chose to tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, BTreeMap<String, FactValue>>,
 }
 
 /// One network interface.
@@ -344,6 +375,7 @@ impl NodeState {
             Self::Converging => "converging",
             Self::Retrying => "retrying",
             Self::Failed => "failed",
+            Self::Maintenance => "maintenance",
         }
     }
 }

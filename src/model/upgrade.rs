@@ -8,6 +8,12 @@
 //! | [`UpgradeStage::Prepare`] | has the other stack beside its own, and tries it | the one that runs | [`Ready`](UpgradeState::Ready), [`Refused`](UpgradeState::Refused) |
 //! | [`UpgradeStage::Etcd`] | takes etcd's programs alone from it | the one that runs | [`Done`](UpgradeState::Done), [`PutBack`](UpgradeState::PutBack), [`Refused`](UpgradeState::Refused) |
 //! | [`UpgradeStage::Node`] | drains, switches, proves | the other one | [`Done`](UpgradeState::Done), [`PutBack`](UpgradeState::PutBack), [`Refused`](UpgradeState::Refused) |
+//!
+//! A roll may also bring in the updates of the nodes' own distribution, and change no stack:
+//!
+//! | stage | what the node does | `NodeSpec.stack` | ends as |
+//! |---|---|---|---|
+//! | [`UpgradeStage::Os`] | fetches, drains, updates, restarts where it has to, proves | the one that runs | [`Done`](UpgradeState::Done), [`PutBack`](UpgradeState::PutBack), [`Refused`](UpgradeState::Refused) |
 
 use std::fmt;
 
@@ -15,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Fault, StackRef};
+use super::{Fault, OsOrder, OsReport, StackRef};
 
 /// Seconds that a drain may take: an hour is more than any pod's grace period that is meant.
 const DRAIN_S: std::ops::RangeInclusive<u32> = 1..=3600;
@@ -45,6 +51,9 @@ pub struct UpgradeOrder {
     /// Seconds that the node has, once it is switched, to be proven well.
     #[serde(default = "default_s")]
     pub prove_s: u32,
+    /// How its distribution's updates are brought in: of the stage that does, and of no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsOrder>,
 }
 
 /// How far a roll is with a node.
@@ -57,6 +66,8 @@ pub enum UpgradeStage {
     Etcd,
     /// The node is of it: [`NodeSpec`](super::NodeSpec)`.stack` names the same.
     Node,
+    /// The distribution's updates are in. The stack is the one that runs, and stays.
+    Os,
 }
 
 /// How the pods of a node are moved before it is switched.
@@ -101,6 +112,9 @@ pub struct UpgradeStatus {
     pub fault: Option<Fault>,
     /// Since when it is in this state.
     pub since: Timestamp,
+    /// What came of the distribution's updates, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsReport>,
 }
 
 /// How far a node is with a stage.
@@ -117,6 +131,10 @@ pub enum UpgradeState {
     Draining,
     /// Programs are changed.
     Switching,
+    /// The distribution's package manager is at work.
+    Updating,
+    /// The machine is restarted.
+    Rebooting,
     /// It is changed, and has to show that it is well.
     Proving,
     /// The stage is done and proven.
@@ -137,7 +155,28 @@ impl UpgradeOrder {
         if let Some(fault) = self.drain.fault(self.prove_s) {
             return Some(fault);
         }
-        let other = self.stage == UpgradeStage::Node && self.stack != *names;
+        let (names_it, of_os) = match self.stage {
+            UpgradeStage::Prepare | UpgradeStage::Etcd => (false, false),
+            UpgradeStage::Node => (true, false),
+            UpgradeStage::Os => (true, true),
+        };
+        match &self.os {
+            Some(os) if of_os => {
+                if let Some(fault) = os.fault() {
+                    return Some(fault);
+                }
+            }
+            None if !of_os => {}
+            Some(_) | None => {
+                let why = format!(
+                    "stage {} has {}",
+                    self.stage,
+                    if of_os { "one" } else { "none" }
+                );
+                return Some(("os", why));
+            }
+        }
+        let other = names_it && self.stack != *names;
         let why = || {
             format!(
                 "{} is not the stack that the spec names, {names}",
@@ -171,6 +210,30 @@ impl DrainPolicy {
     }
 }
 
+// === impl UpgradeStatus ===
+
+impl UpgradeStatus {
+    /// What it is about, in words: for logs and events.
+    pub fn title(&self) -> String {
+        let (stack, stage) = (&self.stack, self.stage);
+        match stage {
+            UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
+                format!("upgrade to {stack}, stage {stage}")
+            }
+            UpgradeStage::Os => "updates of the distribution".into(),
+        }
+    }
+
+    /// What came of it and why not more, in words.
+    pub fn outcome(&self) -> String {
+        let os = self.os.filter(|_| self.state.is_over());
+        let os = os.map_or_else(String::new, |os| format!(": {}", os.words()));
+        let why = self.fault.as_ref();
+        let why = why.map_or_else(String::new, |f| format!(": {f}"));
+        format!("{os}{why}")
+    }
+}
+
 // === impl UpgradeState ===
 
 impl UpgradeState {
@@ -182,6 +245,8 @@ impl UpgradeState {
             | Self::Checking
             | Self::Draining
             | Self::Switching
+            | Self::Updating
+            | Self::Rebooting
             | Self::Proving
             | Self::PuttingBack => false,
         }
@@ -195,6 +260,8 @@ impl UpgradeState {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Switching => "switching",
+            Self::Updating => "updating",
+            Self::Rebooting => "rebooting",
             Self::Proving => "proving",
             Self::Done => "done",
             Self::PuttingBack => "putting-back",
@@ -211,6 +278,7 @@ impl UpgradeStage {
             Self::Prepare => "prepare",
             Self::Etcd => "etcd",
             Self::Node => "node",
+            Self::Os => "os",
         }
     }
 }
@@ -257,7 +325,28 @@ mod tests {
             stack: stack(version),
             drain: DrainPolicy::default(),
             prove_s: DEFAULT_S,
+            os: (stage == UpgradeStage::Os).then(OsOrder::default),
         }
+    }
+
+    #[test]
+    fn what_is_ordered_of_the_distribution_is_of_its_stage_and_of_no_other() {
+        let names = stack("1");
+        let field = |o: UpgradeOrder| o.fault(&names).map(|(field, _)| field);
+        assert_eq!(field(order(UpgradeStage::Os, "1")), None);
+        assert_eq!(field(order(UpgradeStage::Os, "2")), Some("stack"));
+        let mut without = order(UpgradeStage::Os, "1");
+        without.os = None;
+        assert_eq!(field(without), Some("os"));
+        let mut with = order(UpgradeStage::Node, "1");
+        with.os = Some(OsOrder::default());
+        assert_eq!(field(with), Some("os"));
+        let mut late = order(UpgradeStage::Os, "1");
+        late.os = Some(OsOrder {
+            within_s: 1,
+            ..OsOrder::default()
+        });
+        assert_eq!(field(late), Some("os.within_s"));
     }
 
     #[test]
@@ -295,6 +384,8 @@ mod tests {
             UpgradeState::Ready,
             UpgradeState::Draining,
             UpgradeState::Switching,
+            UpgradeState::Updating,
+            UpgradeState::Rebooting,
             UpgradeState::Proving,
             UpgradeState::Done,
             UpgradeState::PuttingBack,

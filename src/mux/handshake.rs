@@ -96,7 +96,12 @@ where
 
 /// Asks the server at the other end of `io` whether it would take a tunnel; none begins. (The same
 /// request without the wish to upgrade: who the server would refuse, it refuses.) `more` goes along.
-pub async fn ask<S>(io: S, host: &str, path: &str, more: HeaderMap) -> Result<(), HandshakeError>
+pub async fn ask<S>(
+    io: S,
+    host: &str,
+    path: &str,
+    more: HeaderMap,
+) -> Result<Option<String>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -114,20 +119,26 @@ where
         let answer = sender.send_request(request).await;
         answer
             .map_err(HandshakeError::Http)
-            .map(|a| (a.status(), retry_after(&a)))
+            .map(|a| (a.status(), retry_after(&a), date(&a)))
     };
     let (answer, _) = tokio::join!(asked, connection);
     match answer? {
-        (StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_REQUEST, _) => Ok(()),
-        (status, _) if status.is_success() || status.is_informational() => Err(
+        (StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_REQUEST, _, date) => Ok(date),
+        (status, _, _) if status.is_success() || status.is_informational() => Err(
             HandshakeError::Foreign("it answers a request that is no websocket's"),
         ),
-        (status, retry_after) => Err(HandshakeError::Refused {
+        (status, retry_after, _) => Err(HandshakeError::Refused {
             status,
             retry_after,
             said: Bytes::new(),
         }),
     }
+}
+
+/// What time it is there, as it says.
+fn date(answer: &Response<Incoming>) -> Option<String> {
+    let value = answer.headers().get(header::DATE)?;
+    value.to_str().ok().map(str::to_owned)
 }
 
 fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {

@@ -17,6 +17,8 @@ mod stack;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::certs;
@@ -31,12 +33,14 @@ use crate::host::Host;
 use crate::host::deadlines::{DRAIN, UNIT_CALL};
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
+use crate::host::host_ports;
 use crate::host::kube::Kube;
 use crate::host::ours;
 use crate::host::runtime::ImageError;
 use crate::host::space;
 use crate::host::units::{Active, UnitState};
 use crate::model::{Digest, Fault, FaultCode, ProxyMode, TrustStore};
+use crate::os;
 use crate::stack::Stops;
 use crate::telemetry::chain;
 
@@ -181,6 +185,7 @@ impl<'s, 'a> Shared<'s, 'a> {
                 self.alone().await.etcd_joined(member, settings).await
             }
             Step::EtcdNoted => self.alone().await.etcd_noted(),
+            Step::EtcdAddress { member } => self.alone().await.etcd_address(member).await,
             Step::EtcdMemberOut { gone } => self.alone().await.etcd_member_out(gone).await,
             Step::EtcdVotes { member } => self.alone().await.etcd_votes(member).await,
             Step::UnitGone { unit } => self.alone().await.unit_gone(unit).await,
@@ -204,7 +209,29 @@ impl<'s, 'a> Shared<'s, 'a> {
                 let cmd = Cmd::new(self.host.fs.at(script), UNIT_CALL).arg("up");
                 Ok(exec::run(cmd).await.map(drop)?)
             }
+            Step::HostPorts { network, plugins } => {
+                let fs = &self.host.fs;
+                let lost = host_ports::lost(fs, network, plugins).await;
+                let lost = lost.map_err(|e| Failed::Why(chain(&e)))?;
+                let made = host_ports::put_back(fs, &lost, plugins).await;
+                made.map_err(|e| Failed::Why(chain(&e)))
+            }
+            Step::TunnelledBy { ip } => {
+                for process in self.host.proc.tunnels_elsewhere(*ip) {
+                    if let Ok(pid) = i32::try_from(process.pid) {
+                        // Gone in the meantime is what was wanted.
+                        kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+                    }
+                }
+                Ok(())
+            }
             Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
+            Step::OsUpdate { run } => os::begin(self.host, run).await.map_err(Failed::Why),
+            Step::Reboot { boot } => {
+                self.host.units.reboot().await?;
+                self.alone().await.memory.ends = Some(boot.clone());
+                Ok(())
+            }
             Step::PolicyRulesGone => {
                 let net = &self.host.net;
                 net.delete_chains(&ours::network::policy_chain_prefixes())

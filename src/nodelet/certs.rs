@@ -78,6 +78,15 @@ pub fn material(
         .collect()
 }
 
+/// The certificate that is in use for a purpose.
+pub fn in_use(
+    fs: &HostFs,
+    purpose: CertPurpose,
+    node: &NodeSpec,
+) -> Result<Option<CertificateSeen>, FsError> {
+    Ok(material_of(fs, purpose, node)?.certificate)
+}
+
 /// Makes a key and its request where there is none. A key that is there is kept.
 pub fn make_key(fs: &HostFs, purpose: CertPurpose, node: &NodeSpec) -> Result<(), Fault> {
     let what = format!("cannot make the key for {}", purpose.dir());
@@ -218,7 +227,11 @@ fn accept_one(
         .map_err(|e| refuse(chain(&e)))?
         .ok_or_else(|| refuse("there is no key for it on this node".into()))?;
     let seen = check(pem, &key, purpose, node).map_err(|e| refuse(e.to_string()))?;
-    in_time(&seen, now).map_err(|e| refuse(e.to_string()))?;
+    in_time(&seen, now).map_err(|e| {
+        refuse(e.to_string()).fix(
+            "see whether this machine's clock is right (timedatectl); it is tried again by itself once it is",
+        )
+    })?;
     let believed = node.authorities.believed(purpose.profile(node).authority);
     let believed = believed.as_str();
     // The authority first: a certificate never stands beside another's authority.

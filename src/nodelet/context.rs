@@ -19,6 +19,7 @@ use crate::telemetry::chain;
 use super::certs;
 use super::etcd;
 use super::phase::{self, AddonFile, Context, DropIns, EtcdOf, Facts};
+use super::rotate;
 use super::status::Learnt;
 
 /// Largest add-on manifest.
@@ -96,6 +97,7 @@ pub fn gather(
             Role::Worker | Role::None => None,
         },
         cordoned: false,
+        rotate: rotate::wanted(&host.fs),
         addons,
         now,
     };

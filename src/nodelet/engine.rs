@@ -13,19 +13,22 @@
 //! caller keeps the loop from its work.
 //!
 //! A round that makes or keeps a node is `converging`, one that removes it `removing`, one that goes on
-//! with a restore of etcd `restoring`, one that does its part in a roll `rolling` (with `preparing`), one that
-//! only looks `dry_run`.
+//! with a restore of etcd `restoring`, one that does its part in a roll `rolling` (with `preparing`), one in
+//! maintenance `resting`, one that only looks `dry_run`.
 //!
 //! It sleeps by the machine's clock (`clock`): until its next sweep, or until a certificate is due.
 
+mod coming_up;
 mod converging;
 mod dry_run;
 mod own;
 mod preparing;
 mod refused;
 mod removing;
+mod resting;
 mod restoring;
 mod rolling;
+mod updating;
 
 pub use dry_run::dry_run;
 
@@ -42,6 +45,7 @@ use super::job::{self, Hold, Job, Orders, SpecSeen, Work};
 use super::journal::Journal;
 use super::ledger::LedgerFile;
 use super::lifecycle::{Happened, Lifecycle};
+use super::maintenance::Desk;
 use super::observe::Memory;
 use super::roll;
 use super::status::{Board, LOOK_MAX};
@@ -96,6 +100,8 @@ pub struct Engine {
     over: bool,
     /// The last sweep found nothing to do and nothing to wait for.
     clean: bool,
+    /// Root began or ended a maintenance.
+    desk_news: watch::Receiver<u64>,
     /// The record of a roll as this process wrote it or took it up; none before it has looked at it.
     stage: Option<Stage>,
 }
@@ -106,6 +112,8 @@ pub struct Told {
     pub orders: watch::Receiver<Orders>,
     /// Calls.
     pub wake: watch::Receiver<u64>,
+    /// Whether nothing is to be repaired or changed.
+    pub maintenance: Desk,
     /// The process ends.
     pub shutdown: CancellationToken,
 }
@@ -143,6 +151,7 @@ impl Engine {
             over: false,
             clean: false,
             stage: None,
+            desk_news: told.maintenance.subscribe(),
             decided: None,
             held: None,
             host,
@@ -159,6 +168,7 @@ impl Engine {
     /// Works until shutdown, or until there is nothing to stay for.
     pub async fn run(mut self) {
         let mut idle_since = None;
+        self.let_it_come_up().await;
         while !self.told.shutdown.is_cancelled() {
             self.board.expects(LOOK_MAX);
             let next = self.round().await;
@@ -193,6 +203,7 @@ impl Engine {
                 tracing::debug!("woken by an order");
                 true
             }
+            _ = self.desk_news.changed() => true,
             _ = self.told.wake.changed() => {
                 tracing::debug!("woken by a call");
                 // Staged anew, perhaps: it is tried again.
@@ -216,6 +227,7 @@ impl Engine {
                 // cancel-safe: all are; the round that follows takes up whatever the job is then
                 () = self.told.shutdown.cancelled() => return,
                 _ = self.told.orders.changed() => return,
+                _ = self.desk_news.changed() => return,
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -223,6 +235,7 @@ impl Engine {
 
     async fn round(&mut self) -> Next {
         self.told.wake.borrow_and_update();
+        self.desk_news.borrow_and_update();
         let mut warnings = super::orders::warnings(&self.host.fs);
         if let Some(fault) = super::trust::held(&self.host.fs) {
             // A copy: what it would change is not its own. Removal too: it would take the original
@@ -244,12 +257,21 @@ impl Engine {
             }
         };
         warnings.extend(super::policies::warnings(&self.host, &job).await);
-        warnings.extend(self.tend_agent().await);
+        let rests = self.rests(&job);
+        warnings.extend(self.told.maintenance.warning());
+        if rests.is_none() {
+            warnings.extend(self.tend_agent().await);
+        }
         if let Some(work) = job.work() {
-            warnings.extend(super::machine::warnings(&self.host, work.role, &work.node).await);
+            let proxy = self.egress.as_ref().ok().and_then(Egress::proxy);
+            let (role, node) = (work.role, &work.node);
+            warnings.extend(super::machine::warnings(&self.host, role, node, proxy).await);
         }
         self.board.warns(warnings);
         self.take_up(&job);
+        if let Some(order) = rests {
+            return Box::pin(self.rest(&job, &order)).await;
+        }
         match job {
             Job::Nothing(generation) => self.no_role(generation),
             // On the heap, as the loop is: a round carries every step.
@@ -379,6 +401,14 @@ impl Engine {
     }
 
     fn happened(&mut self, what: Happened) {
+        match what {
+            Happened::NewWork | Happened::Settled => self.board.repairs(false),
+            Happened::Drift
+            | Happened::StepDone { .. }
+            | Happened::StepFailed { .. }
+            | Happened::Waits { .. }
+            | Happened::Rests { .. } => {}
+        }
         let now = std::mem::replace(&mut self.lifecycle, Lifecycle::Ok);
         self.lifecycle = now.next(what);
         self.stands();

@@ -10,6 +10,7 @@ use crate::host::interfaces::{interfaces, plane_addresses};
 use crate::host::ours::network::POD_BRIDGE;
 use crate::host::resolver::Resolver;
 use crate::host::routes::routes;
+use crate::host::tunnel_ends::tunnel_ends;
 use crate::model::{Fault, FaultCode, Ground, NodeSpec, clash};
 
 /// Most networks, routes and addresses that are compared; who has more has them from a routing protocol.
@@ -42,6 +43,10 @@ fn standing(fs: &HostFs) -> Vec<Ground> {
     let mut all = Vec::new();
     for ip in plane_addresses(fs) {
         all.push(Ground::address(ip, "where the plane is"));
+    }
+    // Of a plane that has a name, or is behind a proxy.
+    for ip in tunnel_ends(fs) {
+        all.push(Ground::address(ip, "where the tunnel to the plane goes"));
     }
     for interface in interfaces(fs) {
         let name = &interface.name;

@@ -1,10 +1,12 @@
 //! The ledger: what was installed, in which order, what was there before, with which inputs each unit was last started,
-//! which images were imported (`images`). Removal reads it backwards; one that is lost is written anew (`lost`).
+//! which images were imported (`images`). Removal reads it backwards; one that is lost is written anew (`lost`). What a step leaves
+//! is one table (`artefacts`).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::artefacts::artefacts_of;
 use super::job::LedgerSeen;
 use super::phase::layout;
 use super::step::Step;
@@ -17,6 +19,7 @@ use crate::model::{
     Timestamp, paths,
 };
 
+mod artefacts;
 pub mod images;
 mod lost;
 
@@ -24,8 +27,7 @@ mod lost;
 const LEDGER_MAX: u64 = 16 * 1024 * 1024;
 /// A few certificates.
 const AUTHORITY_MAX: u64 = 256 * 1024;
-/// Trials of a program that are remembered: with one, what runs and what is had ready beside it would be
-/// tried by turns, again and again.
+/// Trials of a program that are remembered: with one, what runs and what is beside it would be tried by turns.
 const TRIED_KEPT: usize = 2;
 /// Largest foreign file that is kept so that removal can put it back.
 const ORIGINAL_MAX: u64 = 1024 * 1024;
@@ -47,8 +49,7 @@ pub struct Ledger {
     pub artefacts: Vec<Artefact>,
     /// The stack whose every byte was verified last.
     pub stack: Option<StackRecord>,
-    /// Programs, and the digests of the trials that each passed last: of what runs, and of what is had ready
-    /// beside it.
+    /// Programs, and the digests of the trials that each passed last: of what runs, and of what is beside it.
     #[serde(default)]
     pub tried: BTreeMap<String, Vec<Digest>>,
     #[serde(default)]
@@ -456,68 +457,6 @@ fn traces(fs: &HostFs) -> Option<Option<String>> {
         paths::CERT_CA_FILE
     );
     Some(fs.read_text(authority, AUTHORITY_MAX).ok().flatten())
-}
-
-/// What a step leaves on the host.
-fn artefacts_of(step: &Step) -> Vec<What> {
-    match step {
-        Step::File(f) => vec![What::File {
-            path: f.path.clone(),
-        }],
-        Step::Link { path, .. } => vec![What::File { path: path.clone() }],
-        Step::EtcdJoined { settings, .. } | Step::EtcdFounds { settings, .. } => vec![What::File {
-            path: settings.clone(),
-        }],
-        Step::Dir(d) if d.remove_with_content => vec![What::Tree {
-            path: d.path.clone(),
-        }],
-        Step::Dir(d) => vec![What::Dir {
-            path: d.path.clone(),
-        }],
-        Step::Key { .. } | Step::ServiceAccountKey => vec![What::Tree {
-            path: paths::KUBE_CERTS.to_owned(),
-        }],
-        Step::Unpacked { .. } | Step::Stack { .. } | Step::EtcdStack { .. } => vec![
-            What::Dir {
-                path: "/opt/pf9".to_owned(),
-            },
-            What::Tree {
-                path: paths::STACKS.to_owned(),
-            },
-        ],
-        Step::Sysctl { key, value } => vec![What::Sysctl {
-            key: key.clone(),
-            value: value.clone(),
-        }],
-        Step::Unit(u) => vec![What::Unit {
-            unit: u.unit.clone(),
-        }],
-        // A module stays loaded: somebody else may use it by now. Images go with the runtime's
-        // data, objects with the cluster. The rest makes nothing.
-        Step::Module { .. }
-        | Step::Image { .. }
-        | Step::Absent { .. }
-        | Step::Tried(_)
-        | Step::EtcdDataReady { .. }
-        | Step::Probe(_)
-        | Step::Object { .. }
-        | Step::AddonGone { .. }
-        // What they make is the units' to take away.
-        | Step::PodNetwork { .. }
-        | Step::ProxyRules { .. }
-        | Step::PolicyRulesGone
-        | Step::Uncordon { .. }
-        | Step::Drain { .. }
-        | Step::EtcdMemberGone { .. }
-        | Step::EtcdMemberOut { .. }
-        | Step::EtcdNoted
-        | Step::StackOnDisk { .. }
-        | Step::EtcdVotes { .. }
-        | Step::UnitGone { .. }
-        | Step::ContainersGone
-        | Step::NetworkGone { .. }
-        | Step::ProxyRulesGone { .. } => Vec::new(),
-    }
 }
 
 #[cfg(test)]

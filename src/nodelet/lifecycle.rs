@@ -7,6 +7,8 @@
 //!     │ └── new spec, removal ───────────┴───────────────────────┤
 //!     │                                  settled                 │
 //!     └──── drift ──── ok ◄──────────────────────────────────────┘
+//!     ▲
+//!     └── drift, new work ── maintenance ◄── it rests, whatever it was
 //! ```
 //!
 //! The whole table is in `lifecycle/table.txt`; a test writes it anew and compares.
@@ -41,6 +43,8 @@ pub enum Lifecycle {
     Retrying(Failing),
     /// It failed too often.
     Failed(Failing),
+    /// Somebody ordered that nothing is repaired or changed.
+    Maintenance(Fault),
 }
 
 /// A step that fails.
@@ -86,6 +90,11 @@ pub enum Happened {
     },
     /// Everything is so.
     Settled,
+    /// It was looked at, and nothing is done: somebody ordered that.
+    Rests {
+        /// Who, until when, and what differs.
+        why: Fault,
+    },
 }
 
 impl Lifecycle {
@@ -100,13 +109,15 @@ impl Lifecycle {
         match (self, happened) {
             (_, Happened::NewWork) => Self::begin(),
             (_, Happened::Settled) => Self::Ok,
-            (Self::Ok, Happened::Drift) => Self::begin(),
+            (_, Happened::Rests { why }) => Self::Maintenance(why),
+            // What failed before is tried anew.
+            (Self::Ok | Self::Maintenance(_), Happened::Drift) => Self::begin(),
             // What fails stays in sight until it was done.
             (
                 now @ (Self::Converging { .. } | Self::Retrying(_) | Self::Failed(_)),
                 Happened::Drift,
             ) => now,
-            (Self::Ok, Happened::StepDone { .. }) => Self::begin(),
+            (Self::Ok | Self::Maintenance(_), Happened::StepDone { .. }) => Self::begin(),
             (Self::Converging { waits }, Happened::StepDone { .. }) => Self::Converging { waits },
             (Self::Retrying(f) | Self::Failed(f), Happened::StepDone { key }) if f.key == key => {
                 Self::begin()
@@ -124,7 +135,11 @@ impl Lifecycle {
             ) => {
                 let before = match now {
                     Self::Retrying(f) | Self::Failed(f) if f.key == key => f.attempts,
-                    Self::Ok | Self::Converging { .. } | Self::Retrying(_) | Self::Failed(_) => 0,
+                    Self::Ok
+                    | Self::Converging { .. }
+                    | Self::Retrying(_)
+                    | Self::Failed(_)
+                    | Self::Maintenance(_) => 0,
                 };
                 Self::after_failure(key, before.saturating_add(1), fault, at, jitter)
             }
@@ -155,13 +170,14 @@ impl Lifecycle {
             Self::Converging { .. } => NodeState::Converging,
             Self::Retrying(_) => NodeState::Retrying,
             Self::Failed(_) => NodeState::Failed,
+            Self::Maintenance(_) => NodeState::Maintenance,
         }
     }
 
     /// The step that fails, if one does.
     pub fn failing(&self) -> Option<&Failing> {
         match self {
-            Self::Ok | Self::Converging { .. } => None,
+            Self::Ok | Self::Converging { .. } | Self::Maintenance(_) => None,
             Self::Retrying(f) | Self::Failed(f) => Some(f),
         }
     }
@@ -176,6 +192,7 @@ impl Lifecycle {
                 format!("for {what}"),
             )),
             Self::Retrying(f) | Self::Failed(f) => Some(f.fault.clone()),
+            Self::Maintenance(why) => Some(why.clone()),
         }
     }
 }

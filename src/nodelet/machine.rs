@@ -5,12 +5,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::egress::ProxyUrl;
 use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::host::interfaces::{interfaces, networks};
 use crate::host::kernel::interface_of;
 use crate::host::ours::network::POD_BRIDGE;
 use crate::host::ours::ports;
+use crate::host::ours::processes::{ProcessRule, process};
+use crate::host::ours::units;
+use crate::host::proc::Proc;
 use crate::model::{Fault, FaultCode, NetworkPlugin, NodeSpec, Role};
 
 /// A table that is so full takes no bursts.
@@ -19,7 +23,12 @@ const FULL_PERCENT: u64 = 90;
 const TEXT_MAX: u64 = 4 * 1024 * 1024;
 
 /// Of a machine that is this node.
-pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fault> {
+pub(super) async fn warnings(
+    host: &Host,
+    role: Role,
+    node: &NodeSpec,
+    proxy: Option<&ProxyUrl>,
+) -> Vec<Fault> {
     let text = |path: &str| text(&host.fs, path);
     let mut said = Vec::new();
     if interface_of(node.node_ip).is_none() {
@@ -47,6 +56,11 @@ pub(super) async fn warnings(host: &Host, role: Role, node: &NodeSpec) -> Vec<Fa
         role,
         node.api.port,
     ));
+    if let Some(proxy) = proxy
+        && let Some(started_with) = runtime_environment(&host.proc)
+    {
+        said.extend(runtime_proxy(&proxy.to_string(), &started_with, node));
+    }
     said.extend(forwarding(host, node).await);
     said
 }
@@ -60,23 +74,27 @@ fn text(fs: &HostFs, path: &str) -> String {
 }
 
 fn address_gone(own: IpAddr, has: &[IpAddr], role: Role) -> Fault {
-    let has: Vec<String> = has.iter().map(ToString::to_string).collect();
-    let has = match has.is_empty() {
+    let all: Vec<String> = has.iter().map(ToString::to_string).collect();
+    let shown = match all.is_empty() {
         true => "none".to_owned(),
-        false => has.join(", "),
+        false => all.join(", "),
     };
     let what = format!("this machine does not have the node's address {own} any more");
     let why =
-        format!("its addresses are {has}; nobody reaches kubelet or pods of this node by {own}");
-    let fix = match role {
-        Role::Master => format!(
-            "give the machine {own} again (reserve it where addresses are given out). Its member of etcd is known by it: if \
-             that cannot be, detach this master while the others are well, and attach it again"
+        format!("its addresses are {shown}; nobody reaches kubelet or pods of this node by {own}");
+    let kept = format!("to keep {own}, reserve it where addresses are given out");
+    // What hinders it (an address that is somebody else's, masters that are not well) the plane answers.
+    let fix = match (role, has.iter().any(|ip| ip.is_ipv4() == own.is_ipv4())) {
+        (_, false) => format!(
+            "give the machine {own} again, or another one: the node follows to that by itself"
         ),
-        Role::Worker | Role::None => format!(
-            "give the machine {own} again (reserve it where addresses are given out), or detach the host and attach it \
-             again: it comes back with the address it has"
+        (Role::Master, true) => format!(
+            "nothing, where the other masters are well and the plane is there: the node follows by itself, and its member \
+             of etcd with it; {kept}"
         ),
+        (Role::Worker | Role::None, true) => {
+            format!("nothing, where the plane is there: the node follows by itself; {kept}")
+        }
     };
     Fault::new(FaultCode::AddressGone, what, why).fix(fix)
 }
@@ -129,41 +147,88 @@ fn processes(n: u64, max: u64) -> Option<Fault> {
     is_full(n, max).then(|| Fault::new(FaultCode::ProcessesFull, what, why).fix(fix))
 }
 
-/// A port that the kernel gives to whoever calls out is sometimes taken when its service starts.
 fn given_away(range: &str, reserved: &str, role: Role, api: u16) -> Option<Fault> {
-    let mut ends = range
-        .split_whitespace()
-        .filter_map(|n| n.parse::<u16>().ok());
-    let (low, high) = (ends.next()?, ends.next()?);
-    let kept = |port: u16| {
-        reserved.trim().split(',').any(|part| {
-            let (from, to) = part.split_once('-').unwrap_or((part, part));
-            let ends = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
-            ends.is_some_and(|(from, to)| (from..=to).contains(&port))
-        })
-    };
     let is_master = match role {
         Role::Master => true,
         Role::Worker | Role::None => false,
     };
     let ours = ports::ALL.iter().filter(|p| is_master || !p.masters);
     let ours = ours.map(|p| if p.port == ports::API { api } else { p.port });
-    let mut open: Vec<u16> = ours
-        .filter(|port| (low..=high).contains(port) && !kept(*port))
-        .collect();
-    open.sort_unstable();
+    let (open, all) = ports::given_away(range, reserved, ours)?;
     let list: Vec<String> = open.iter().map(ToString::to_string).collect();
-    let list = list.join(",");
+    let range: Vec<&str> = range.split_whitespace().collect();
     let what = "ports of this node may be taken when its services start";
-    let why =
-        format!("{list} are among those that the kernel gives to whoever calls out ({low}-{high})");
-    let all = match reserved.trim() {
-        "" => list.clone(),
-        before => format!("{before},{list}"),
-    };
+    let why = format!(
+        "{} are among those that the kernel gives to whoever calls out ({})",
+        list.join(","),
+        range.join("-")
+    );
     let fix =
         format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d");
-    (!open.is_empty()).then(|| Fault::new(FaultCode::PortsGivenAway, what, why).fix(fix))
+    Some(Fault::new(FaultCode::PortsGivenAway, what, why).fix(fix))
+}
+
+/// What our runtime was started with; none while it does not run.
+fn runtime_environment(proc: &Proc) -> Option<Vec<String>> {
+    let named = |pid: &u32| proc.name(*pid) == "containerd";
+    let ours = |pid: &u32| process(&proc.look(*pid)) == Some(ProcessRule::StackProgram);
+    let pid = proc.pids().into_iter().filter(named).find(ours)?;
+    Some(proc.environment(pid))
+}
+
+/// The way out of this machine is a proxy, and the runtime, which pulls images, was not told; or it was told and would
+/// go that way to the cluster's own addresses as well. Whoever says that it needs none (an empty value) is believed.
+fn runtime_proxy(proxy: &str, started_with: &[String], node: &NodeSpec) -> Option<Fault> {
+    let value = |name: &str| {
+        let named = started_with.iter().filter_map(|line| line.split_once('='));
+        let mut named = named.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        named.next().map(|(_, value)| value.trim())
+    };
+    let networks = [node.network.services_cidr, node.network.pods_cidr];
+    let shown = networks.map(|net| net.trunc().to_string()).join(",");
+    let domain = &node.network.cluster_domain;
+    let line = format!(
+        "systemctl edit {}, with [Service] and Environment=HTTPS_PROXY={proxy} NO_PROXY=localhost,127.0.0.0/8,.svc,\
+         .{domain},{shown} (and the networks of the nodes and of registries beside them), then systemctl restart {0}; pods \
+         run on meanwhile",
+        units::CONTAINERD
+    );
+    let (what, why, fix) = match value("HTTPS_PROXY") {
+        Some("") => return None,
+        None => (
+            "images that are no part of the stack are pulled without the proxy",
+            format!(
+                "[comms.proxy] names {proxy}, and the container runtime was started without one"
+            ),
+            format!("{line}. If they are reached without: Environment=HTTPS_PROXY="),
+        ),
+        Some(_) => {
+            let without = value("NO_PROXY").unwrap_or_default();
+            let without: Vec<IpNet> = without
+                .split(',')
+                .filter_map(|p| p.trim().parse().ok())
+                .collect();
+            let asked = |net: &&IpNet| !without.iter().any(|other| other.contains(*net));
+            let missing: Vec<String> = networks
+                .iter()
+                .filter(asked)
+                .map(ToString::to_string)
+                .collect();
+            if missing.is_empty() {
+                return None;
+            }
+            (
+                "the container runtime goes by the proxy to addresses of the cluster",
+                format!(
+                    "NO_PROXY of {} does not name {}",
+                    units::CONTAINERD,
+                    missing.join(", ")
+                ),
+                line,
+            )
+        }
+    };
+    Some(Fault::new(FaultCode::RuntimeProxy, what, why).fix(fix))
 }
 
 /// Another table of nftables refuses what is forwarded. That ours lets it pass does not count there.
@@ -186,7 +251,8 @@ async fn forwarding(host: &Host, node: &NodeSpec) -> Option<Fault> {
         true => format!(
             "firewall-cmd --permanent --zone=trusted --add-source={pods} --add-source={} && firewall-cmd --reload",
             networks(&host.fs)
-                .first()
+                .iter()
+                .find(|net| net.contains(&node.node_ip))
                 .map_or_else(|| "NODES".to_owned(), ToString::to_string)
         ),
         false => {
@@ -234,14 +300,13 @@ mod tests {
             Role::Worker,
         );
         assert!(gone.what.contains("10.0.0.5") && gone.why.contains("10.0.0.9, fd00::9"));
+        assert!(gone.fix.contains("follows by itself"), "{gone}");
+        let master = address_gone(ip("10.0.0.5"), &[ip("10.0.0.9")], Role::Master);
+        assert!(master.fix.contains("other masters are well"), "{master}");
+        let none = address_gone(ip("10.0.0.5"), &[ip("fd00::9")], Role::Master);
         assert!(
-            gone.fix.contains("detach the host and attach it again"),
-            "{gone}"
-        );
-        let master = address_gone(ip("10.0.0.5"), &[], Role::Master);
-        assert!(
-            master.fix.contains("etcd") && master.why.contains("none"),
-            "{master}"
+            none.fix.starts_with("give the machine 10.0.0.5 again"),
+            "of another version: {none}"
         );
     }
 
@@ -307,25 +372,70 @@ mod tests {
         assert_eq!(of("", "", Role::Master), None);
     }
 
-    /// As firewalld 1.3 writes it, shortened.
-    const FIREWALLD: &str = "table inet firewalld {\n\
-        \tchain filter_INPUT {\n\t\ttype filter hook input priority filter + 10; policy accept;\n\
-        \t\treject with icmpx admin-prohibited\n\t}\n\
-        \tchain filter_FORWARD {\n\t\ttype filter hook forward priority filter + 10; policy accept;\n\
-        \t\tct state { established, related } accept\n\t\tct state invalid drop\n\
-        \t\tjump filter_FORWARD_POLICIES\n\t\treject with icmpx admin-prohibited\n\t}\n}\n";
+    #[test]
+    fn a_runtime_that_was_not_told_of_the_proxy_is_named_with_the_line_that_helps() {
+        let mut node = crate::nodelet::phase::samples::worker("1.37.2").node;
+        node.network.pods_cidr = "10.20.0.0/16".parse().expect("net");
+        node.network.services_cidr = "10.21.0.0/22".parse().expect("net");
+        let said = |lines: &[&str]| {
+            let lines: Vec<String> = lines.iter().map(|l| (*l).to_owned()).collect();
+            runtime_proxy("http://proxy:3128", &lines, &node)
+        };
+        let none = said(&["PATH=/bin"]).expect("said");
+        assert_eq!(none.code, FaultCode::RuntimeProxy);
+        for part in [
+            "HTTPS_PROXY=http://proxy:3128 ",
+            "10.21.0.0/22,10.20.0.0/16",
+            ".svc",
+        ] {
+            assert!(none.fix.contains(part), "{none}");
+        }
+        assert_eq!(said(&["HTTPS_PROXY="]), None, "none is wanted");
+        let all = ["https_proxy=http://p", "no_proxy=x, 10.20.0.0/15"];
+        assert_eq!(said(&all), None, "a wider network holds both");
+        let some = said(&["HTTPS_PROXY=http://p", "NO_PROXY=10.21.0.0/22"]).expect("said");
+        assert!(some.why.ends_with("does not name 10.20.0.0/16"), "{some}");
+    }
+
+    /// As a machine's `/proc` shows them: another runtime of the machine is not ours.
+    #[test]
+    fn what_our_own_runtime_was_started_with_is_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fs = HostFs::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let attrs = crate::host::fs::Attrs::mode(0o600);
+            fs.write(path, text.as_bytes(), &attrs).expect("write");
+        };
+        let proc = Proc::new(fs.clone());
+        put("/proc/7/comm", "containerd\n");
+        put("/proc/7/environ", "HTTPS_PROXY=http://other\0");
+        fs.link("/proc/7/exe", "/usr/bin/containerd").expect("link");
+        assert_eq!(runtime_environment(&proc), None);
+        put("/proc/8/comm", "containerd\n");
+        put("/proc/8/environ", "A=1\0HTTPS_PROXY=http://p:1\0");
+        fs.link("/proc/8/exe", "/opt/pf9/stacks/k/bin/containerd")
+            .expect("link");
+        let read = runtime_environment(&proc).expect("it runs");
+        assert_eq!(read, ["A=1", "HTTPS_PROXY=http://p:1"]);
+    }
+
+    /// What firewalld 1.3.3 makes of its zone `public`. With it, and with our jump in iptables' chain before it, no packet
+    /// went to a pod or came from one.
+    const FIREWALLD: &str = include_str!("machine/firewalld-1.3.txt");
+    /// The same after what the warning says was done: packets went both ways.
+    const FIREWALLD_TOLD: &str = include_str!("machine/firewalld-1.3-told.txt");
 
     #[test]
     fn a_firewall_that_forwards_nothing_is_seen_and_one_that_was_told_of_pods_is_none() {
         let pods: IpNet = "10.20.0.0/16".parse().expect("network");
         let refuses = |text: &str| refuses_forwarding(text, pods);
         assert_eq!(refuses(FIREWALLD).as_deref(), Some("filter_FORWARD"));
-        let told = FIREWALLD.replace(
-            "\t\tjump filter_FORWARD_POLICIES\n",
-            "\t\tip saddr 10.20.0.0/16 goto filter_FWD_trusted\n",
+        assert_eq!(refuses(FIREWALLD_TOLD), None);
+        let open = FIREWALLD.replace(
+            "\t\tjump filter_FORWARD_ZONES\n\t\treject with icmpx admin-prohibited\n",
+            "\t\tjump filter_FORWARD_ZONES\n",
         );
-        assert_eq!(refuses(&told), None);
-        let open = FIREWALLD.replace("\t\treject with icmpx admin-prohibited\n\t}\n}", "\t}\n}");
+        assert_ne!(open, FIREWALLD);
         assert_eq!(refuses(&open), None, "what refuses input is not asked");
         let strict = "table ip own {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n";
         assert_eq!(refuses(strict).as_deref(), Some("f"));

@@ -39,6 +39,7 @@ use crate::host::kernel::ModuleState;
 use crate::host::ours;
 use crate::host::units::UnitState;
 use crate::model::{Digest, Hasher, PhaseId, StackManifest, StackRef, TrustStore, paths};
+use crate::os;
 use crate::stack::{self, Depth, StackError};
 use crate::telemetry::chain;
 
@@ -79,6 +80,8 @@ pub struct Memory {
     /// Static pods of this master that kubelet has not shown in the API, or has only begun to, and that are the first
     /// ones of their kind.
     pub first_pods: BTreeSet<String>,
+    /// The boot that this process told the machine to end.
+    pub ends: Option<String>,
 }
 
 impl Memory {
@@ -216,9 +219,14 @@ impl<'a> Sweep<'a> {
             Step::Uncordon { node } => self.cordoned(node).await,
             // Done once, on the way out.
             Step::Drain { .. } => Seen::Missing,
+            Step::OsUpdate { run } if os::begun(&self.host.fs).as_ref() == Some(run) => Seen::Same,
+            Step::OsUpdate { .. } => Seen::Missing,
+            Step::Reboot { boot } if self.memory.ends.as_ref() == Some(boot) => Seen::Same,
+            Step::Reboot { .. } => Seen::Missing,
             Step::EtcdMemberGone { member, .. } => self.etcd_member(member).await,
             Step::EtcdFounds { member, settings } => self.etcd_founds(member, settings).await,
             Step::EtcdNoted => self.etcd_noted(),
+            Step::EtcdAddress { member } => self.etcd_address(member).await,
             Step::EtcdMemberOut { gone } => self.etcd_member_out(gone).await,
             Step::EtcdJoined { member, settings } => self.etcd_joined(member, settings).await,
             Step::EtcdVotes { member } => self.etcd_votes(member).await,
@@ -239,6 +247,8 @@ impl<'a> Sweep<'a> {
                 self.sets_gone(sets)
             }
             Step::PodNetwork { script, routes } => self.pod_network(script, routes).await,
+            Step::HostPorts { network, plugins } => self.host_ports(network, plugins).await,
+            Step::TunnelledBy { ip } => self.tunnelled_by(*ip),
             Step::ProxyRules { by, v6 } => self.proxy_rules(*by, *v6).await,
             Step::PolicyRulesGone => self.policy_rules_gone().await,
             Step::ProxyRulesGone { of } => self.proxy_rules_gone(*of).await,

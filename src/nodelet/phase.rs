@@ -18,7 +18,7 @@
 //! | `layout` | names of files and units |
 //! | `context`, `render` | questions to the context; writing YAML, units, digests |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,9 @@ pub struct Context {
     /// A roll keeps the node cordoned.
     #[serde(default)]
     pub cordoned: bool,
+    /// Certificates that are to be replaced before they are due.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rotate: BTreeSet<Digest>,
     /// The stack's add-on files, in order.
     pub addons: Vec<AddonFile>,
     /// Now; certificates are judged by it.

@@ -19,7 +19,7 @@ use super::observe::Snapshot;
 use super::phase::{Order, PhaseSteps};
 use super::step::{Part, Seen, Step, UnitStep};
 use super::words;
-use crate::model::{ApiAddressStatus, PhaseId};
+use crate::model::{ApiAddressStatus, MaintenanceStatus, PhaseId};
 
 /// What remains to be done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct PlanWords {
     /// Where the address is that masters share. It is no step: it comes and goes by the lease alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_address: Option<ApiAddressStatus>,
+    /// Nothing of it is done before this ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceStatus>,
 }
 
 /// A remaining step for people.
@@ -231,6 +234,7 @@ impl Plan {
                 .collect(),
             waits: self.awaited(),
             api_address: None,
+            maintenance: None,
         }
     }
 }

@@ -132,6 +132,10 @@ impl Keeper {
     }
 
     async fn round(&mut self, role: Role, node: &NodeSpec) {
+        if self.board.rests() {
+            // Nothing is ended in maintenance, and what was heard before it counts for nothing after it.
+            return;
+        }
         let now = self.began.elapsed();
         let mut asks = Asks {
             host: &self.host,

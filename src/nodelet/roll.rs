@@ -10,7 +10,8 @@
 //!                           refused              putting-back ───────────► put-back
 //! ```
 //!
-//! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing.
+//! The stage of etcd makes a fresh backup (`backing-up`) in the place of the drain, and cordons nothing. The stage of
+//! the distribution's updates has others in the place of the switch: see `next::os`.
 //!
 //! The record is written before what it speaks of is begun, so that whoever comes after a power cut knows
 //! which way it was going. What comes next is decided by [`what_next`] alone; the loop does it
@@ -19,7 +20,7 @@
 //! | file | what |
 //! |---|---|
 //! | here    | the record |
-//! | `next`  | what comes next: pure |
+//! | `next`  | what comes next: pure; `next::os`: of the distribution's updates |
 //! | `prove` | whether the cluster shows the node as it should be now: pure |
 
 mod next;
@@ -34,13 +35,13 @@ use super::phase::Order;
 use crate::host::documents::{Document, Store};
 use crate::host::fs::{FsError, HostFs};
 use crate::model::{
-    Fault, NodeSpec, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState, UpgradeStatus,
-    paths,
+    Fault, NodeSpec, OsReport, StackRef, Timestamp, UpgradeOrder, UpgradeStage, UpgradeState,
+    UpgradeStatus, paths,
 };
 use crate::stack;
 
 pub(super) use next::within;
-pub use next::{ATTEMPTS_MAX, Move, Said, Seen, what_next};
+pub use next::{ATTEMPTS_MAX, Move, OsMove, OsSaid, Said, Seen, what_next};
 
 /// Records that are written in one round: from a power cut in the middle to the end are six.
 pub(super) const NOTES_MAX: u32 = 12;
@@ -68,6 +69,12 @@ pub struct Record {
     /// Why it goes back, or was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// What came of the distribution's updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsReport>,
+    /// The boot that was told to end for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// How far.
@@ -76,10 +83,16 @@ pub struct Record {
 pub enum At {
     /// A fresh backup of etcd is made; nothing was changed.
     BackingUp,
+    /// The distribution's updates are looked for and fetched; nothing was changed.
+    Fetching,
     /// Pods are moved away; nothing else was changed.
     Draining,
     /// The other stack is to become the active one.
     Switching,
+    /// The distribution's updates are installed.
+    Updating,
+    /// The machine starts anew for them.
+    Rebooting,
     /// It is, and has to show that it is well.
     Proving,
     /// It is proven. Pods may come.
@@ -116,6 +129,8 @@ impl Record {
             from: from.clone(),
             etcd: etcd.cloned(),
             fault: None,
+            os: None,
+            boot: None,
         }
     }
 
@@ -135,6 +150,7 @@ impl Record {
             attempts: self.attempts,
             fault: self.fault.clone(),
             since: self.since,
+            os: self.os,
         }
     }
 }
@@ -145,8 +161,11 @@ impl At {
         match self {
             Self::Done | Self::PutBack | Self::Refused => true,
             Self::BackingUp
+            | Self::Fetching
             | Self::Draining
             | Self::Switching
+            | Self::Updating
+            | Self::Rebooting
             | Self::Proving
             | Self::Uncordoning
             | Self::PuttingBack => false,
@@ -156,6 +175,9 @@ impl At {
     fn shown(self) -> UpgradeState {
         match self {
             Self::BackingUp => UpgradeState::Checking,
+            Self::Fetching => UpgradeState::Fetching,
+            Self::Updating => UpgradeState::Updating,
+            Self::Rebooting => UpgradeState::Rebooting,
             Self::Draining => UpgradeState::Draining,
             Self::Switching => UpgradeState::Switching,
             Self::Proving | Self::Uncordoning => UpgradeState::Proving,
@@ -180,8 +202,15 @@ pub fn worked_by(
     ready: bool,
 ) -> (Work, bool) {
     let kept = || own.map_or_else(|| work.clone(), |own| work.with_stack(own));
+    // No stack is changed by it: whatever else the spec says is followed all the time.
+    let of_os = record.is_some_and(|r| r.order.stage == UpgradeStage::Os);
     match (step, record) {
-        (Move::Follow | Move::Uncordon, _) => (work.clone(), false),
+        (Move::Follow, _) => (work.clone(), false),
+        (Move::Uncordon, _) if of_os => (kept(), false),
+        (Move::Switch, _) if of_os => (kept(), true),
+        (Move::Back, _) if of_os => (kept(), !ready),
+        (Move::Os(_), record) => (kept(), record.is_none_or(|r| r.at != At::Fetching)),
+        (Move::Uncordon, _) => (work.clone(), false),
         (Move::Switch, _) => (work.clone(), true),
         (Move::Back, Some(record)) => {
             let of_node = record.order.stage == UpgradeStage::Node;

@@ -8,6 +8,8 @@
 //! | `PUT /v1/assignment-none` `{"force": true}` (root only) | 200 `{"generation": n}` |
 //! | `POST /v1/order` (a nonce)            | 200 a signed order of what is wanted now; 409 when nothing is |
 //! | `POST /v1/facts` (a nonce)            | 200 the machine's name and addresses, signed |
+//! | `GET /v1/maintenance`, `POST` [`MaintenanceRequest`], `DELETE` (the two for root only) | the maintenance, or null |
+//! | `POST /v1/operations` (an envelope)   | 200 how it ended, done or refused; 403 nobody who is believed signed it |
 //! | `POST /v1/wake`                       | 204 |
 //! | `GET /v1/status[?after=REV&wait=S]`   | the status, at once or when it is newer than REV |
 //! | `GET /v1/plan`                        | what would be done now |
@@ -35,7 +37,9 @@ use super::engine;
 use super::etcd::Desk;
 use super::etcd::restore::ask;
 use super::inbox::{Inbox, NotTaken};
-use super::job::{Job, Work};
+use super::job::{Job, LocalSeen, Work};
+use super::maintenance;
+use super::operations::{self, Hands};
 use super::orders;
 use super::trust;
 use crate::app::Bucket;
@@ -43,8 +47,9 @@ use crate::host::Host;
 use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, Request};
 use crate::local::{Share, StatusCode};
 use crate::model::{
-    Because, CertificateBatch, Envelope, Fault, FaultCode, FreshNonce, NodeStatus, PAYLOAD_MAX,
-    TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document, paths,
+    Because, CertificateBatch, Envelope, Fault, FaultCode, FreshNonce, MaintenanceRequest,
+    NodeStatus, PAYLOAD_MAX, TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document,
+    paths,
 };
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
@@ -83,6 +88,10 @@ pub struct Server {
     pub wake: watch::Sender<u64>,
     /// The keeper of etcd.
     pub etcd: Desk,
+    /// Whether nothing is to be repaired or changed.
+    pub maintenance: maintenance::Desk,
+    /// Operations of the plane.
+    pub operations: operations::Desk,
 }
 
 /// The socket systemd listens on for us, or our own where nobody does.
@@ -147,7 +156,7 @@ fn body_max(head: &Head<'_>) -> usize {
 /// A document is checked and stored, a plan looks at the whole host; to be woken is another matter,
 /// see `engine`.
 fn makes_work(head: &Head<'_>) -> bool {
-    *head.method == Method::PUT || head.path == "/v1/plan"
+    *head.method == Method::PUT || head.path == "/v1/plan" || head.path == "/v1/operations"
 }
 
 fn too_often(wait: Duration) -> Reply {
@@ -167,6 +176,8 @@ impl Server {
             (&Method::PUT, "/v1/certificates") => self.put_certificates(&request),
             (&Method::PUT, "/v1/assignment-none") => self.put_none(&request),
             (&Method::POST, "/v1/order" | "/v1/facts") => self.order(&request),
+            (&Method::POST, "/v1/operations") => self.operation(&request).await,
+            (_, "/v1/maintenance") => self.maintenance(&request),
             (&Method::POST, "/v1/wake") => {
                 self.wake();
                 Reply::empty()
@@ -181,6 +192,7 @@ impl Server {
                 match engine::dry_run(&self.host, &orders).await {
                     Ok(mut plan) => {
                         plan.api_address = self.status.borrow().api_address.clone();
+                        plan.maintenance = self.maintenance.now();
                         Reply::json(StatusCode::OK, &plan)
                     }
                     Err(fault) => Reply::fault(StatusCode::CONFLICT, &fault),
@@ -196,6 +208,11 @@ impl Server {
     fn restore(&self, request: &Request) -> Reply {
         if let Some(fault) = trust::held(&self.host.fs) {
             return Reply::fault(StatusCode::CONFLICT, &fault);
+        }
+        if request.method != Method::GET
+            && let Some(order) = self.maintenance.now()
+        {
+            return Reply::fault(StatusCode::CONFLICT, &order.fault(None));
         }
         let job = self.job.borrow().clone();
         let (reply, wakes) = ask::answer(&self.host.fs, &job, request, Timestamp::now());
@@ -299,9 +316,74 @@ impl Server {
         }
     }
 
+    async fn operation(&self, request: &Request) -> Reply {
+        let envelope: Envelope = match parse(request, "operation") {
+            Ok(envelope) => envelope,
+            Err(reply) => return reply,
+        };
+        let hands = Hands {
+            host: &self.host,
+            inbox: &self.inbox,
+            job: self.job.borrow().clone(),
+            etcd: &self.etcd,
+            desk: &self.maintenance,
+            wake: &self.wake,
+        };
+        match self.operations.take(&envelope, &hands).await {
+            Ok(result) => Reply::json(StatusCode::OK, &result),
+            Err(fault) => {
+                tracing::warn!(code = fault.code.word(), "{fault}");
+                Reply::fault(StatusCode::FORBIDDEN, &fault)
+            }
+        }
+    }
+
+    /// Root begins and ends it; everybody who may call may look.
+    fn maintenance(&self, request: &Request) -> Reply {
+        let desk = &self.maintenance;
+        let what = match request.method {
+            Method::POST => "maintenance does not begin",
+            Method::DELETE => "maintenance does not end",
+            Method::GET => return Reply::json(StatusCode::OK, &desk.now()),
+            _ => return Reply::not_found(&request.path),
+        };
+        if !is_root(request.peer) {
+            let fault = Fault::new(
+                FaultCode::NotAllowed,
+                what,
+                "only root of this host may say so",
+            );
+            return Reply::fault(StatusCode::FORBIDDEN, &fault);
+        }
+        if request.method == Method::DELETE {
+            return match desk.end() {
+                Ok(was) => Reply::json(StatusCode::OK, &was),
+                Err(fault) => Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault),
+            };
+        }
+        if self.inbox.orders().local != LocalSeen::No && self.status.borrow().installed.is_some() {
+            let why = "root ordered that the role goes, and that goes to its end";
+            let fault = Fault::new(FaultCode::MaintenanceInvalid, what, why);
+            return Reply::fault(
+                StatusCode::CONFLICT,
+                &fault.fix("pf9ctl status shows how far it is"),
+            );
+        }
+        let wanted: MaintenanceRequest = match parse(request, "maintenance") {
+            Ok(wanted) => wanted,
+            Err(reply) => return reply,
+        };
+        match desk.begin(&wanted) {
+            Ok(status) => Reply::json(StatusCode::OK, &status),
+            Err(fault) if fault.code == FaultCode::MaintenanceInvalid => {
+                Reply::fault(StatusCode::UNPROCESSABLE_ENTITY, &fault)
+            }
+            Err(fault) => Reply::fault(StatusCode::INTERNAL_SERVER_ERROR, &fault),
+        }
+    }
+
     fn put_none(&self, request: &Request) -> Reply {
-        let peer = request.peer;
-        if peer.uid != 0 && peer.uid != geteuid().as_raw() {
+        if !is_root(request.peer) {
             let fault = Fault::new(
                 FaultCode::NotAllowed,
                 "the role stays",
@@ -360,6 +442,11 @@ fn may_call_now() -> Callers {
 /// Root, hostagent's user, or whoever runs this process.
 fn may_call(peer: Peer, hostagent: Option<u32>) -> bool {
     peer.is_root() || peer.uid == geteuid().as_raw() || Some(peer.uid) == hostagent
+}
+
+/// Root, or whoever runs this process.
+fn is_root(peer: Peer) -> bool {
+    peer.is_root() || peer.uid == geteuid().as_raw()
 }
 
 fn refusal(not_taken: &NotTaken) -> Reply {

@@ -1,6 +1,10 @@
 //! The board: what nodelet shows of its work, in three places with the same words: the status
 //! document (a watch channel), `kube_status`, `kube.log`.
 
+mod rests;
+
+pub use rests::{ExtensionsBoard, KubeLogLine, named};
+
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +27,6 @@ use crate::model::{
 };
 use crate::telemetry::KubeLog;
 
-/// Steps that the line about a status check names; the rest is counted.
-const NAMED_STEPS: usize = 3;
 /// Longest result of a status check, in characters: a peer's error may be a page.
 const RESULT_MAX: usize = 400;
 
@@ -40,6 +42,8 @@ pub struct Board {
     file: KubeStatusFile,
     beat: Option<Beat>,
     running: Vec<Running>,
+    /// The node had been as it should be: what is done is a repair.
+    repairs: bool,
     /// A stack that is to be had beside that of the node, and is not at hand.
     beside: Option<StackRef>,
 }
@@ -114,6 +118,9 @@ impl Board {
             etcd: None,
             api_address: None,
             revived: Vec::new(),
+            maintenance: None,
+            repairs: Vec::new(),
+            extensions: None,
         };
         let (tx, rx) = watch::channel(status.clone());
         let board = Self {
@@ -123,6 +130,7 @@ impl Board {
             file: KubeStatusFile::new(fs.clone()),
             beat: None,
             running: Vec::new(),
+            repairs: false,
             beside: None,
         };
         (board, rx)
@@ -285,13 +293,11 @@ impl Board {
         match before.filter(same) {
             Some(before) => now.since = before.since,
             None => {
-                let why = now
-                    .fault
-                    .as_ref()
-                    .map_or_else(String::new, |f| format!(": {f}"));
+                let why = now.outcome();
+                let title = now.title();
                 let (stack, stage, state) = (&now.stack, now.stage, now.state);
                 tracing::info!(%stack, %stage, %state, roll = %now.roll, "upgrade");
-                self.say(&format!("upgrade to {stack}, stage {stage}: {state}{why}"));
+                self.say(&format!("{title}: {state}{why}"));
             }
         }
         self.status.upgrade = Some(now);
@@ -370,6 +376,7 @@ impl Board {
         let order = planned.phase.order();
         tracing::info!(phase = %planned.phase, why = planned.why, "done: {what}");
         self.say(&format!("  {order} done: {what} ({})", planned.why));
+        self.repaired(&what, &planned.why);
         if last {
             let now = Timestamp::now();
             let mut took = 0;
@@ -426,7 +433,8 @@ impl Board {
     pub fn checked(&mut self, now: Timestamp, plan: &Plan, took: Duration) {
         let phases = &self.status.phases;
         let running = phases.iter().filter(|p| p.state == PhaseState::Running);
-        let result = result_of(plan, running.count(), phases.len());
+        let rests = self.status.maintenance.is_some();
+        let result = rests::result_of(plan, running.count(), phases.len(), rests);
         self.say_checked(now, &result, took);
         self.status.last_sweep_at = Some(now);
         // The time alone wakes nobody.
@@ -496,6 +504,7 @@ impl Board {
             new.etcd.clone_from(&old.etcd);
             new.api_address.clone_from(&old.api_address);
             new.revived.clone_from(&old.revived);
+            new.extensions.clone_from(&old.extensions);
             if *old == *new {
                 return false;
             }
@@ -536,9 +545,19 @@ impl PulseBoard {
     pub fn say(&self, line: &str) {
         self.log.say(Timestamp::now(), line);
     }
+
+    /// The host is in maintenance.
+    pub fn rests(&self) -> bool {
+        self.tx.borrow().maintenance.is_some()
+    }
 }
 
 impl EtcdBoard {
+    /// The host is in maintenance.
+    pub fn rests(&self) -> bool {
+        self.tx.borrow().maintenance.is_some()
+    }
+
     /// Shows it; `None`: this host is no master. Who waits for news is woken by news only.
     pub fn show(&self, mut etcd: Option<EtcdStatus>) {
         self.tx.send_if_modified(|status| {
@@ -555,24 +574,6 @@ impl EtcdBoard {
             status.revision += u64::from(news);
             news
         });
-    }
-}
-
-/// What a check found and what is done about it; `running` of `all` phases are as they should be.
-fn result_of(plan: &Plan, running: usize, all: usize) -> String {
-    let as_it_should = format!("{running} of {all} phases as they should be");
-    if !plan.todo.is_empty() {
-        let named = plan.todo.iter().take(NAMED_STEPS);
-        let mut steps: Vec<String> = named
-            .map(|p| format!("{} ({})", words::doing(&p.step), p.why))
-            .collect();
-        let more = plan.todo.len().saturating_sub(NAMED_STEPS);
-        steps.extend((more > 0).then(|| format!("and {more} more")));
-        return format!("differs - {as_it_should}; now: {}", steps.join(", "));
-    }
-    match &plan.awaited() {
-        Some(waits) => format!("waits for {} - {as_it_should}", waits.what),
-        None => format!("ok - {as_it_should}"),
     }
 }
 

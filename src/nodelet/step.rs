@@ -24,6 +24,7 @@ use super::etcd::data::Held;
 use crate::model::{
     Addon, CertPurpose, Digest, EtcdGone, EtcdMember, ProxyMode, REVOKED_LABEL, StackRef, pem_bytes,
 };
+use crate::os;
 
 /// One desired fact. Closed on purpose: a reviewer reads this enum and knows every effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +161,11 @@ pub enum Step {
     },
     /// What this member of etcd is stands apart from its data.
     EtcdNoted,
+    /// The others expect this master's member where it is: its machine's address may have changed.
+    EtcdAddress {
+        /// This master's member.
+        member: EtcdMember,
+    },
     /// None of these hosts has a member of etcd any more. Done by the master whose member leads, by the
     /// member's id, one at a time, and only where the rest keeps a quorum.
     EtcdMemberOut {
@@ -201,6 +207,20 @@ pub enum Step {
         /// Pods, and the node that they are on.
         routes: Vec<(IpNet, IpAddr)>,
     },
+    /// Ports of the machine lead to their pods. The plugin makes them once, with the pod; whoever flushes the packet
+    /// filter takes them away for good.
+    HostPorts {
+        /// The network's name.
+        network: String,
+        /// Where the plugins are.
+        plugins: String,
+    },
+    /// flannel tunnels by the node's address. It reads that when it starts, and goes on with the one of before where
+    /// the machine's changed; kubelet starts it again.
+    TunnelledBy {
+        /// The node's address.
+        ip: IpAddr,
+    },
     /// kube-proxy's rules are in the packet filter: it looks for them itself, and only for some.
     ProxyRules {
         /// By what it works.
@@ -214,6 +234,16 @@ pub enum Step {
     ProxyRulesGone {
         /// What it does not use.
         of: ProxyMode,
+    },
+    /// This run of the distribution's package manager was begun; its own unit brings it to its end.
+    OsUpdate {
+        /// Which.
+        run: os::Run,
+    },
+    /// The machine was told to start anew.
+    Reboot {
+        /// The boot that is to end.
+        boot: String,
     },
 }
 
@@ -417,6 +447,7 @@ impl Step {
             Self::EtcdMemberGone { member, .. } => format!("etcd-member-gone:{}", member.host_id),
             Self::EtcdFounds { member, .. } => format!("etcd-founds:{}", member.host_id),
             Self::EtcdNoted => "etcd-noted".into(),
+            Self::EtcdAddress { member } => format!("etcd-address:{}", member.host_id),
             Self::EtcdMemberOut { .. } => "etcd-member-out".into(),
             Self::EtcdJoined { member, .. } => format!("etcd-joined:{}", member.host_id),
             Self::EtcdVotes { member } => format!("etcd-votes:{}", member.host_id),
@@ -424,9 +455,13 @@ impl Step {
             Self::ContainersGone => "containers-gone".into(),
             Self::NetworkGone { .. } => "network-gone".into(),
             Self::PodNetwork { .. } => "pod-network".into(),
+            Self::HostPorts { .. } => "host-ports".into(),
+            Self::TunnelledBy { .. } => "tunnelled-by".into(),
             Self::ProxyRules { by, .. } => format!("proxy-rules:{by}"),
             Self::PolicyRulesGone => "policy-rules-gone".into(),
             Self::ProxyRulesGone { of } => format!("proxy-rules-gone:{of}"),
+            Self::OsUpdate { .. } => "os-update".into(),
+            Self::Reboot { .. } => "reboot".into(),
         }
     }
 }

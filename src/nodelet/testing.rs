@@ -175,6 +175,7 @@ pub(crate) fn spec(generation: u64, assignment: Assignment) -> Spec {
         assignment,
         force: false,
         agent: None,
+        maintenance: None,
     }
 }
 

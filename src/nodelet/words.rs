@@ -3,6 +3,7 @@
 use super::step::{Probe, Step};
 use crate::host::ours::units;
 use crate::model::FaultCode;
+use crate::os::Goal;
 
 /// What is done, e.g. `write /etc/x`.
 pub fn doing(step: &Step) -> String {
@@ -46,6 +47,7 @@ pub fn doing(step: &Step) -> String {
         Step::EtcdMemberGone { .. } => "take this host's member out of etcd".into(),
         Step::EtcdJoined { .. } => "join the etcd of the other masters".into(),
         Step::EtcdFounds { .. } => "found etcd together with the other masters".into(),
+        Step::EtcdAddress { .. } => "tell the others where this member of etcd is".into(),
         Step::EtcdNoted => "note what this member of etcd is".into(),
         Step::EtcdStack { stack } => format!("take etcd from stack {stack}"),
         Step::StackOnDisk { stack } => format!("see stack {stack} on the disk"),
@@ -55,9 +57,16 @@ pub fn doing(step: &Step) -> String {
         Step::ContainersGone => "end all containers and their mounts".into(),
         Step::NetworkGone { .. } => "remove pod network links and packet-filter chains".into(),
         Step::PodNetwork { .. } => "put rules and routes of the pod network back".into(),
+        Step::HostPorts { .. } => "put ports of the machine that lead to pods back".into(),
+        Step::TunnelledBy { ip } => format!("let flannel tunnel by {ip}"),
         Step::ProxyRules { .. } => "let kube-proxy write its rules anew".into(),
         Step::PolicyRulesGone => "remove what kept network policies".into(),
         Step::ProxyRulesGone { of } => format!("remove what kube-proxy left in {of}"),
+        Step::OsUpdate { run } => match run.goal {
+            Goal::Fetch => "have the distribution's updates fetched".into(),
+            Goal::Install => "have the distribution's updates installed".into(),
+        },
+        Step::Reboot { .. } => "start the machine anew".into(),
     }
 }
 
@@ -113,16 +122,20 @@ pub fn code(step: &Step) -> FaultCode {
         Step::EtcdDataReady { .. } => FaultCode::EtcdNotPrepared,
         Step::EtcdJoined { .. } | Step::EtcdFounds { .. } => FaultCode::EtcdNotJoined,
         Step::EtcdNoted => FaultCode::State,
+        Step::EtcdAddress { .. } => FaultCode::EtcdElsewhere,
         Step::StackOnDisk { .. } => FaultCode::StackIo,
         Step::EtcdMemberOut { .. } => FaultCode::EtcdMemberStays,
         Step::EtcdVotes { .. } => FaultCode::EtcdNoVote,
         Step::UnitGone { .. } => FaultCode::UnitRemoval,
         Step::ContainersGone => FaultCode::ContainersLeft,
         Step::NetworkGone { .. } => FaultCode::NetworkLeft,
-        Step::PodNetwork { .. } => FaultCode::PodNetworkRules,
+        Step::PodNetwork { .. } | Step::HostPorts { .. } | Step::TunnelledBy { .. } => {
+            FaultCode::PodNetworkRules
+        }
         Step::ProxyRules { .. } => FaultCode::ProxyRulesLost,
         Step::PolicyRulesGone => FaultCode::PolicyRulesLeft,
         Step::ProxyRulesGone { .. } => FaultCode::ProxyRulesLeft,
+        Step::OsUpdate { .. } | Step::Reboot { .. } => FaultCode::OsUpdateFailed,
     }
 }
 
@@ -149,7 +162,7 @@ pub fn remedy(step: &Step) -> String {
                     .into()
             }
         },
-        Step::Unit(_) | Step::EtcdVotes { .. } => log_of(step).map(see).unwrap_or_default(),
+        Step::Unit(_) | Step::EtcdVotes { .. } | Step::OsUpdate { .. } => log_of(step).map(see).unwrap_or_default(),
         Step::EtcdMemberGone { member, .. } => format!(
             "on another master: etcdctl member list, then etcdctl member remove with the ID of {}",
             member.host_id
@@ -159,13 +172,13 @@ pub fn remedy(step: &Step) -> String {
                                     not come back is to be detached"
                 .into()
         }
-        Step::PodNetwork { .. } | Step::ProxyRules { .. } => {
+        Step::PodNetwork { .. } | Step::HostPorts { .. } | Step::ProxyRules { .. } => {
             "look for another program that flushes the packet filter or drops routes".into()
         }
         Step::ProxyRulesGone { .. } => {
             "look for another program that runs kube-proxy on this machine".into()
         }
-        Step::EtcdMemberOut { .. } => {
+        Step::EtcdMemberOut { .. } | Step::EtcdAddress { .. } => {
             "see whether etcd is healthy on every master that is there".into()
         }
         Step::File(_)
@@ -185,12 +198,14 @@ pub fn remedy(step: &Step) -> String {
         | Step::AddonGone { .. }
         | Step::Uncordon { .. }
         | Step::Drain { .. }
+        | Step::TunnelledBy { .. }
         | Step::EtcdNoted
         | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::PolicyRulesGone
+        | Step::Reboot { .. }
         | Step::NetworkGone { .. } => String::new(),
     }
 }
@@ -201,7 +216,8 @@ pub fn log_of(step: &Step) -> Option<&str> {
         Step::Unit(u) => Some(&u.unit),
         Step::EtcdVotes { .. } => Some(units::ETCD),
         Step::ProxyRules { .. } | Step::ProxyRulesGone { .. } => Some(units::KUBE_PROXY),
-        Step::PodNetwork { .. } => None,
+        Step::PodNetwork { .. } | Step::Reboot { .. } => None,
+        Step::OsUpdate { .. } => Some(units::OS_UPDATE),
         Step::Probe(p) => match &p.probe {
             Probe::RuntimeReady | Probe::RuntimeAsMeant { .. } => Some(units::CONTAINERD),
             Probe::EtcdHealthy => Some(units::ETCD),
@@ -239,6 +255,9 @@ pub fn log_of(step: &Step) -> Option<&str> {
         | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
         | Step::EtcdMemberOut { .. }
+        | Step::EtcdAddress { .. }
+        | Step::HostPorts { .. }
+        | Step::TunnelledBy { .. }
         | Step::UnitGone { .. }
         | Step::ContainersGone
         | Step::PolicyRulesGone

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -25,6 +25,8 @@ use super::fleet;
 use super::hostkey;
 use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
+use super::maintenance;
+use super::operations;
 use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
@@ -32,12 +34,12 @@ use super::refusal::{Answer, chain};
 use super::rolls;
 use super::settings::Tuning;
 use super::stacks;
-use super::state::Plane;
+use super::state::{self, Plane};
 use super::store::Read;
 use super::tokens;
 use super::view;
 use super::{machines, resmgr, takeover};
-use crate::model::{Fault, FaultCode, HostId};
+use crate::model::{Fault, FaultCode, HostId, MaintenanceRequest};
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET: &str = "admin.sock";
@@ -112,6 +114,14 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/keys", get(takeover::list).post(takeover::step))
         .route("/hosts/allow-reenrol", post(allow_reenrol))
         .route("/hosts/{id}/remove", post(remove))
+        .route(
+            "/hosts/{id}/operations",
+            get(operations_of).post(order_operation),
+        )
+        .route(
+            "/hosts/{id}/maintenance",
+            post(begin_maintenance).delete(end_maintenance),
+        )
         .route("/clusters", get(clusters))
         .route("/clusters/{name}", get(cluster))
         .route("/clusters/{name}/etcd", get(etcd::places::admin))
@@ -133,6 +143,18 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route(
             "/clusters/{name}/upgrade/{verb}",
             post(rolls::http::admin_turn),
+        )
+        .route(
+            "/clusters/{name}/os-update",
+            get(rolls::http::admin_os_show).post(rolls::http::admin_os_start),
+        )
+        .route(
+            "/clusters/{name}/os-update/plan",
+            post(rolls::http::admin_os_plan),
+        )
+        .route(
+            "/clusters/{name}/os-update/{verb}",
+            post(rolls::http::admin_os_turn),
         )
         .route("/clusters/{name}/settings", patch(cluster_settings))
         .route(
@@ -260,6 +282,44 @@ async fn remove(
     resmgr::remove_this(&plane, host, wanted.force)
         .await
         .map(Json)
+}
+
+async fn order_operation(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<operations::Wanted>,
+) -> Answer<Json<Value>> {
+    let by = "the administrator".to_owned();
+    let host = resmgr::host_id(&id)?;
+    operations::order_on(&plane, host, wanted, by)
+        .await
+        .map(Json)
+}
+
+async fn operations_of(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, resmgr::host_id(&id)?)?;
+    operations::list(&rows, host.id, Timestamp::now()).map(Json)
+}
+
+async fn begin_maintenance(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<MaintenanceRequest>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    maintenance::begin_on(&plane, host, wanted).await.map(Json)
+}
+
+async fn end_maintenance(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    maintenance::end_on(&plane, host).await.map(Json)
 }
 
 /// Also what the cluster is then.

@@ -10,14 +10,13 @@
 //! | file | holds |
 //! |---|---|
 //! | here         | the rows of a roll over the fleet |
-//! | `package`    | what a .deb or an .rpm says it is (pure) |
 //! | `repository` | packages: import, list, remove, serve |
 //! | `engine`     | what hosts report, whom to tell next, when it stops (pure) |
 //! | `verbs`      | pause, resume, cancel, back (pure) |
 //! | `gates`      | which hosts take part, and what stands against it (pure) |
 //! | `patches`    | versions that the fleet goes to by itself |
 //! | `runner`     | the store around them; the task that looks when nobody reports |
-//! | `show`, `http` | how far it is, and the APIs that it is asked by |
+//! | `show`, `numbers`, `http` | how far it is, for people and for Prometheus, and the APIs that it is asked by |
 //!
 //! Shared with the rolls of clusters: window, patch policy, how many at a time, findings, states. Apart are the
 //! engines: a cluster's roll goes by stages of each node and by roles, this one by shares of a fleet that mostly has
@@ -29,7 +28,7 @@
 mod engine;
 mod gates;
 pub(super) mod http;
-mod package;
+pub(super) mod numbers;
 pub(super) mod patches;
 pub(super) mod repository;
 pub(super) mod runner;
@@ -42,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::rolls::{By, MaxUnavailable, State, UpgradeSettings, Way};
-use super::store::Rows;
+use super::store::{Read, Rows, StoreError};
 use crate::model::{AgentStage, Fault, Generation, HostId};
 
 /// The newest roll over the fleet, under [`THE_ROW`].
@@ -52,6 +51,12 @@ const PARTS: Rows<Part> = Rows::new("agent-parts");
 /// What an operator chose for the fleet, under [`THE_ROW`].
 const SETTINGS: Rows<UpgradeSettings> = Rows::new("agent-settings");
 const THE_ROW: &str = "fleet";
+
+/// The agent of this host was told to change, and has not said how that ended.
+pub(super) fn is_changing(rows: &impl Read, host: HostId) -> Result<bool, StoreError> {
+    let part = rows.get(&PARTS, &host.to_string())?;
+    Ok(part.is_some_and(|p| p.stand == Stand::Told))
+}
 
 /// Names of these kinds of rows.
 pub(super) const TABLES: [&str; 4] = [

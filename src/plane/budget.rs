@@ -7,9 +7,9 @@
 //! Each host has a share of its own before that: whoever holds one certificate, a stolen one or a
 //! copy's, would take every place of the queue otherwise, and keep the whole fleet out.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use super::fair::Shares;
 use crate::app::Bucket;
 use crate::model::HostId;
 
@@ -23,9 +23,6 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 const SHARE_BURST: u32 = 32;
 /// One comes back in this time: a host that is well dials less than once a minute.
 const SHARE_EVERY: Duration = Duration::from_secs(1);
-/// Shares that are remembered. A share is whole again within [`SHARE_BURST`] seconds and need not be
-/// remembered then; so many hosts in that time are more than [`TUNNELS_PER_S`] lets in.
-const SHARES_MAX: usize = 16 * 1024;
 
 /// The budget of new tunnels.
 #[derive(Clone, Debug)]
@@ -37,7 +34,7 @@ pub struct Budget {
     /// The last place that was given away.
     promised: Duration,
     /// Of hosts that came lately.
-    shares: HashMap<HostId, Bucket>,
+    shares: Shares<HostId>,
 }
 
 /// Why one may not begin, and in how many seconds it may come back.
@@ -57,14 +54,14 @@ impl Budget {
             bucket: Bucket::new(per_second, per_second),
             every: Duration::from_secs(1) / per_second * 6 / 5,
             promised: Duration::ZERO,
-            shares: HashMap::new(),
+            shares: Shares::new(SHARE_EVERY, SHARE_BURST),
         }
     }
 
     /// Lets one of this host begin, or says in how many seconds it may come back. `now` is measured
     /// from any fixed moment.
     pub fn admit(&mut self, host: HostId, now: Duration) -> Result<(), Full> {
-        if let Err(wait) = self.share(host, now).take(now) {
+        if let Err(wait) = self.shares.take(host, now) {
             return Err(Full::Share(seconds(wait)));
         }
         let Err(wait) = self.bucket.take(now) else {
@@ -73,18 +70,6 @@ impl Budget {
         let first = now + wait;
         self.promised = (self.promised.max(first) + self.every).min(now + RETRY_MAX);
         Err(Full::All(seconds(self.promised - now)))
-    }
-
-    fn share(&mut self, host: HostId, now: Duration) -> &mut Bucket {
-        if self.shares.len() >= SHARES_MAX && !self.shares.contains_key(&host) {
-            self.shares.retain(|_, share| !share.is_full(now));
-            // All of them came within half a minute: a flood of that many hosts has no use for shares.
-            if self.shares.len() >= SHARES_MAX {
-                self.shares.clear();
-            }
-        }
-        let fresh = || Bucket::every(SHARE_EVERY, SHARE_BURST);
-        self.shares.entry(host).or_insert_with(fresh)
     }
 }
 
@@ -167,16 +152,6 @@ mod tests {
         assert!(let_in <= SHARE_BURST + 60, "{let_in}");
         let told = budget.admit(thief, Duration::from_secs(60));
         assert!(matches!(told, Err(Full::Share(1..=2)) | Ok(())), "{told:?}");
-    }
-
-    #[test]
-    fn shares_are_remembered_for_as_long_as_they_matter() {
-        let mut budget = Budget::new(u32::MAX);
-        for host in 0..3 * SHARES_MAX {
-            let now = Duration::from_millis(host as u64);
-            budget.admit(id(host), now).expect("room");
-            assert!(budget.shares.len() <= SHARES_MAX);
-        }
     }
 
     proptest! {

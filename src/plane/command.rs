@@ -19,6 +19,9 @@ mod agent;
 mod authorities;
 mod backups;
 mod cluster;
+mod maintenance;
+mod operations;
+mod os_update;
 mod stack;
 mod upgrade;
 
@@ -174,6 +177,12 @@ enum HostVerb {
         #[command(flatten)]
         state: State,
     },
+    /// Have a machine do one of a closed list of things, once, and say what came of it.
+    Order(operations::OrderArgs),
+    /// What a machine was to do, and what came of it.
+    Operations(operations::ListArgs),
+    /// For a time nothing on a machine is repaired or changed; what it is like is told as ever.
+    Maintenance(maintenance::MaintenanceArgs),
     /// Remove a machine: out of its cluster, enrolled no more. The other masters take its member out of
     /// etcd. Refused where etcd would lose its quorum by it.
     Remove {
@@ -309,6 +318,9 @@ async fn run(command: Command) -> Result<(), Fault> {
             admin::ask(&state.state_dir, Method::POST, &path, &body).await?;
             put(None, &text)
         }
+        Verb::Host(HostVerb::Order(args)) => operations::order(args).await,
+        Verb::Host(HostVerb::Operations(args)) => operations::list(args).await,
+        Verb::Host(HostVerb::Maintenance(args)) => maintenance::run(args).await,
         Verb::Host(HostVerb::Remove { host, force, state }) => {
             let path = format!("/hosts/{host}/remove");
             let body = Removing { force };

@@ -221,6 +221,7 @@ pub(super) mod tests {
             cluster,
             forced: false,
             agent: None,
+            maintenance: None,
             renewal: Default::default(),
         }
     }
@@ -320,6 +321,7 @@ pub(super) mod tests {
             assignment: assignment(host(n), Some(cluster)).expect("assignment"),
             force: false,
             agent: None,
+            maintenance: None,
         }
     }
 

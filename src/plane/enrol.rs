@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 
 use super::backups;
 use super::ca::ProvenKey;
@@ -37,6 +38,8 @@ pub(super) async fn post(
             why,
         ));
     }
+    // A stranger is refused before he holds up a write that others wait for.
+    tokens::good(&plane.read()?, &request.token, Timestamp::now())?;
     let host = request.host_id;
     let shared = Arc::clone(&plane);
     let (entry, certificate) = plane
@@ -106,6 +109,7 @@ fn enrol(
         cluster: None,
         forced: false,
         agent: None,
+        maintenance: None,
         renewal: Renewal::default(),
     });
     host.hostname.clone_from(&said.facts.hostname);

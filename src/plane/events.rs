@@ -1,12 +1,13 @@
 //! Events of hosts: each kept once, the newest thousand per host.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use super::records::{EVENT_IDS, EVENT_NEXT, EVENTS, ReceivedEvent};
+use super::records::{EVENT_IDS, EVENT_MARKS, EVENT_NEXT, EVENTS, EventMark, ReceivedEvent};
 use super::refusal::{Answer, Refusal};
 use super::state::Change;
 use super::store::Read;
-use crate::model::{EVENT_BATCH_MAX, Event, FaultCode, HostId};
+use crate::model::{EVENT_BATCH_MAX, Event, EventBatch, FaultCode, HostId, Timestamp};
 
 /// Kept per host; a host that flaps for a day stays below.
 const KEPT: u64 = 1000;
@@ -16,7 +17,11 @@ const KIND_MAX: usize = 64;
 const MESSAGE_MAX: usize = 4096;
 
 /// Takes in what a host delivered. What was seen before is dropped; answers how many were new.
-pub(super) fn take(change: &mut Change<'_>, host: HostId, events: Vec<Event>) -> Answer<usize> {
+///
+/// What an event is, its id says. Its number only tells what is missing: a spool that was lost or set back begins to
+/// count anew, and nothing of it is taken for a double by that.
+pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<usize> {
+    let EventBatch { spool, events } = batch;
     if events.len() > EVENT_BATCH_MAX {
         let why = format!("{} events, at most {EVENT_BATCH_MAX}", events.len());
         return Err(Refusal::bad(
@@ -25,41 +30,71 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, events: Vec<Event>) ->
             why,
         ));
     }
-    let mut next = change.get(&EVENT_NEXT, &host.to_string())?.unwrap_or(0);
+    let at = host.to_string();
+    let mut mark = change.get(&EVENT_MARKS, &at)?;
+    let before = mark;
     let mut taken = 0;
     for event in events {
         check(&event)?;
-        let seen = format!("{host}/{}", event.id);
-        if change.get(&EVENT_IDS, &seen)?.is_some() {
+        if change
+            .get(&EVENT_IDS, &format!("{host}/{}", event.id))?
+            .is_some()
+        {
             continue;
         }
-        let received_at = change.now;
-        change.put(&EVENT_IDS, &seen, &next)?;
-        change.put(
-            &EVENTS,
-            &at(host, next),
-            &ReceivedEvent { received_at, event },
-        )?;
-        if let Some(old) = next.checked_sub(KEPT) {
-            forget(change, host, old)?;
+        if let (Some(spool), Some(seq)) = (spool, event.seq) {
+            if let Some(lost) = missing(mark, spool, seq) {
+                let words = format!(
+                    "{lost} events of this host are lost: its spool was full, or a file of it damaged"
+                );
+                add(change, host, own("events-lost", &words, change.now))?;
+            }
+            mark = Some(EventMark { spool, seq });
         }
-        next += 1;
+        add(change, host, event)?;
         taken += 1;
     }
-    change.put(&EVENT_NEXT, &host.to_string(), &next)?;
+    if let Some(mark) = mark.filter(|_| mark != before) {
+        change.put(&EVENT_MARKS, &at, &mark)?;
+    }
     Ok(taken)
+}
+
+/// How many numbers are missing before this one.
+fn missing(mark: Option<EventMark>, spool: Uuid, seq: u64) -> Option<u64> {
+    let mark = mark.filter(|m| m.spool == spool)?;
+    let lost = seq.checked_sub(mark.seq)?.checked_sub(1)?;
+    (lost > 0).then_some(lost)
+}
+
+fn add(change: &mut Change<'_>, host: HostId, event: Event) -> Answer<()> {
+    let next = change.get(&EVENT_NEXT, &host.to_string())?.unwrap_or(0);
+    let received_at = change.now;
+    change.put(&EVENT_IDS, &format!("{host}/{}", event.id), &next)?;
+    let row = ReceivedEvent { received_at, event };
+    change.put(&EVENTS, &at(host, next), &row)?;
+    if let Some(old) = next.checked_sub(KEPT) {
+        forget(change, host, old)?;
+    }
+    change.put(&EVENT_NEXT, &host.to_string(), &(next + 1))?;
+    Ok(())
 }
 
 /// What the plane itself has to say of a host, for as long as it is known.
 pub(super) fn note(change: &mut Change<'_>, host: HostId, kind: &str, said: &str) -> Answer<()> {
-    let event = Event {
-        id: format!("plane-{}", uuid::Uuid::new_v4().simple()),
-        at: change.now,
+    add(change, host, own(kind, said, change.now))
+}
+
+/// An event of the plane's own.
+fn own(kind: &str, said: &str, now: Timestamp) -> Event {
+    Event {
+        id: format!("plane-{}", Uuid::new_v4().simple()),
+        seq: None,
+        at: now,
         kind: kind.to_owned(),
         message: cut(said).to_owned(),
         fault: None,
-    };
-    take(change, host, vec![event]).map(drop)
+    }
 }
 
 /// As much as a message may hold.
@@ -108,7 +143,6 @@ fn at(host: HostId, number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
     use crate::plane::records::tables;
     use crate::plane::store::Store;
 
@@ -120,14 +154,18 @@ mod tests {
         let host = HostId::random();
         let event = |n: u64| Event {
             id: format!("b-{n}"),
+            seq: None,
             at: now,
             kind: "state".into(),
             message: String::new(),
             fault: None,
         };
         let deliver = |from: u64, to: u64| {
-            let events = (from..to).map(event).collect();
-            let done: Answer<usize> = store.write(|w| take(&mut Change::new(w, now), host, events));
+            let batch = EventBatch {
+                spool: None,
+                events: (from..to).map(event).collect(),
+            };
+            let done: Answer<usize> = store.write(|w| take(&mut Change::new(w, now), host, batch));
             done.expect("taken")
         };
         for start in (0..1200).step_by(200) {
@@ -154,6 +192,7 @@ mod tests {
         let now = Timestamp::from_second(0).expect("time");
         let good = Event {
             id: "a".into(),
+            seq: None,
             at: now,
             kind: "k".into(),
             message: String::new(),

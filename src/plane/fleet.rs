@@ -7,9 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::departures;
 use super::etcd::{self, leave::Forced};
 use super::machines::MACHINES;
+use super::operations;
 use super::records::{
-    CLUSTERS, Cluster, EVENT_IDS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed, SPECS,
-    STATUSES,
+    CLUSTERS, Cluster, EVENT_IDS, EVENT_MARKS, EVENT_NEXT, EVENTS, HOSTS, Host, REMOVED, Removed,
+    SPECS, STATUSES,
 };
 use super::refusal::Answer;
 use super::rolls;
@@ -161,6 +162,8 @@ fn take_out(change: &mut Change<'_>, row: &Host, of: Option<ClusterId>) -> Answe
     change.remove(&STATUSES, &id)?;
     change.remove(&MACHINES, &id)?;
     change.remove(&EVENT_NEXT, &id)?;
+    change.remove(&EVENT_MARKS, &id)?;
+    operations::forget(change, host)?;
     let mine = format!("{id}/");
     for (key, _) in change.with_prefix(&EVENTS, &mine)? {
         change.remove(&EVENTS, &key)?;

@@ -25,6 +25,7 @@ use super::events;
 use super::fleet;
 use super::hostkey::{self, By};
 use super::http::{Doc, deadline, no_such_method, no_such_path};
+use super::operations;
 use super::orders;
 use super::records::{HOSTS, REMOVED, ReceivedStatus, SPECS, STATUSES};
 use super::refusal::{Answer, Refusal};
@@ -99,6 +100,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/hosts/self/status", post(status))
         .route("/v1/hosts/self/trust", get(trust::get))
         .route("/v1/hosts/self/events", post(take_events))
+        .route(
+            "/v1/hosts/self/operations",
+            get(operations::wait).post(operations::take),
+        )
         .route("/v1/hosts/self/renew", post(renew))
         .route("/v1/hosts/self/nonce", post(orders::nonce))
         .route("/v1/hosts/self/certificates", post(orders::certificates))
@@ -187,7 +192,13 @@ async fn status(
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    let answer = trust::answer(&plane.read()?, &plane.keys.ring(), host, &status)?;
+    let answer = trust::answer(
+        &plane.read()?,
+        &plane.keys.ring(),
+        host,
+        &status,
+        Timestamp::now(),
+    )?;
     let news = plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
@@ -218,7 +229,7 @@ async fn take_events(
     Doc(batch): Doc<EventBatch>,
 ) -> Answer<StatusCode> {
     plane
-        .change(move |change| events::take(change, host, batch.events))
+        .change(move |change| events::take(change, host, batch))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

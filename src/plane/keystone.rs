@@ -1,10 +1,11 @@
 //! The subset of Keystone v3 that operators' tools use: password → token; and who bears a token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
@@ -12,12 +13,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bootstrap::{ADMIN_ROW, PROJECT};
+use super::fair::Origin;
 use super::http::{Doc, STRANGER_MAX};
+use super::passwords::TooOften;
 use super::records::{LOGINS, Login, Scope, USERS, User};
 use super::refusal::{Answer, Refusal};
 use super::secrets;
 use super::state::{Change, Plane};
 use super::store::Read;
+use super::strangers::Outside;
 use crate::model::{ClusterId, Fault, FaultCode, Secret};
 
 /// Life of an operator's token.
@@ -62,9 +66,10 @@ struct PasswordUser {
 /// `POST /keystone/v3/auth/tokens`.
 pub(super) async fn issue(
     State(plane): State<Arc<Plane>>,
+    Extension(outside): Extension<Outside>,
     Doc(body): Doc<AuthBody, STRANGER_MAX>,
 ) -> Answer<Response> {
-    let user = authenticate(&plane, &body.auth.identity).await?;
+    let user = authenticate(&plane, outside.stranger.origin(), &body.auth.identity).await?;
     check_scope(body.auth.scope.as_ref(), &user)?;
     let (secret, login) = plane
         .change(|c| new_login(c, Scope::Everything, LOGIN_LIFE))
@@ -78,7 +83,7 @@ pub(super) async fn issue(
     Ok(response)
 }
 
-async fn authenticate(plane: &Arc<Plane>, identity: &Identity) -> Answer<User> {
+async fn authenticate(plane: &Arc<Plane>, origin: Origin, identity: &Identity) -> Answer<User> {
     let wrong = || {
         Refusal::new(
             StatusCode::UNAUTHORIZED,
@@ -104,16 +109,28 @@ async fn authenticate(plane: &Arc<Plane>, identity: &Identity) -> Answer<User> {
     let user: User = plane.read()?.get(&USERS, ADMIN_ROW)?.ok_or_else(wrong)?;
     let named = password.name.as_deref() == Some(user.name.as_str())
         || password.id.as_deref() == Some(ADMIN_ROW);
-    // Slow on purpose, so few at a time and never on a thread that moves bytes.
-    let _turn = plane.password_checks.acquire().await.map_err(|_| wrong())?;
-    let (hash, tried) = (user.password.clone(), password.password.clone());
-    let right = tokio::task::spawn_blocking(move || hash.matches(tried.expose()))
-        .await
-        .unwrap_or(false);
-    if right && named {
-        Ok(user)
-    } else {
-        Err(wrong())
+    let asked = named.then_some((ADMIN_ROW, &user.password));
+    let tried = &password.password;
+    let checked = plane.passwords.check(origin, asked, &user.password, tried);
+    match checked.await {
+        Ok(true) => Ok(user),
+        Ok(false) => Err(wrong()),
+        Err(TooOften::Wrong(wait)) => {
+            let why = "too many wrong passwords came from this address";
+            Err(too_often(why, wait))
+        }
+        Err(TooOften::Busy(wait)) => Err(too_often("too many log in at once", wait)),
+    }
+}
+
+fn too_often(why: &str, wait: Duration) -> Refusal {
+    // Never zero, which would mean at once.
+    let seconds = wait.as_secs() + 1;
+    let fault = Fault::new(FaultCode::TooOften, "login refused", why)
+        .fix(format!("try again in {seconds} s"));
+    Refusal {
+        retry_after: Some(seconds),
+        ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, fault)
     }
 }
 
@@ -205,11 +222,16 @@ pub(super) fn shown(headers: &HeaderMap) -> Answer<&str> {
         .ok_or_else(|| Refusal::unauthenticated("there is no bearer token"))
 }
 
-/// What a token is good for, if it is good.
-pub(super) fn scope_of(plane: &Plane, token: &str) -> Answer<Scope> {
+/// What a token is good for, if it is good. Who shows it is no stranger any more.
+pub(super) fn scope_of(plane: &Plane, token: &str, outside: Option<&Outside>) -> Answer<Scope> {
     let login = plane.read()?.get(&LOGINS, &secrets::kept(token))?;
     match login {
-        Some(login) if login.expires_at > Timestamp::now() => Ok(login.scope),
+        Some(login) if login.expires_at > Timestamp::now() => {
+            if let Some(outside) = outside {
+                outside.stranger.known();
+            }
+            Ok(login.scope)
+        }
         Some(_) => Err(Refusal::unauthenticated("the token expired")),
         None => Err(Refusal::unauthenticated("the token is unknown")),
     }
@@ -223,7 +245,7 @@ impl FromRequestParts<Arc<Plane>> for Operator {
             .get(AUTH_TOKEN)
             .and_then(|v| v.to_str().ok())
             .ok_or_else(|| Refusal::unauthenticated("there is no X-Auth-Token header"))?;
-        match scope_of(plane, token)? {
+        match scope_of(plane, token, parts.extensions.get())? {
             Scope::Everything => Ok(Self),
             Scope::Cluster(_) => Err(Refusal::forbidden(
                 FaultCode::TokenScope,

@@ -27,8 +27,8 @@ use super::store::{Read, Rows};
 use super::tickets::{self, Chain, Shown, Worth};
 use super::trust;
 use crate::model::{
-    Digest, Event, Fault, FaultCode, Hold, HostId, Likeness, MachineMarks, Secret, Timestamp,
-    copied_by_marks, copied_by_ticket, copied_while_connected, copied_without_ticket,
+    Digest, Event, EventBatch, Fault, FaultCode, Hold, HostId, Likeness, MachineMarks, Secret,
+    Timestamp, copied_by_marks, copied_by_ticket, copied_while_connected, copied_without_ticket,
 };
 use crate::mux;
 
@@ -333,12 +333,17 @@ fn note_copy(
     }
     let event = Event {
         id: format!("copy-{}", change.now.as_millisecond()),
+        seq: None,
         at: change.now,
         kind: "identity-copied".to_owned(),
         message: fault.to_string(),
         fault: Some(fault.clone()),
     };
-    events::take(change, host, vec![event]).map(drop)
+    let batch = EventBatch {
+        spool: None,
+        events: vec![event],
+    };
+    events::take(change, host, batch).map(drop)
 }
 
 /// A host enrolled: this machine is it, and its tickets begin anew.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /targets` | every source of every host that is connected, for Prometheus' `http_sd_configs` |
 //! | `GET /hosts/{id}/{source}` | the numbers, as the host says them |
+//! | `GET /agents` | how far the fleet's agents are on their way to another version, where they ever were |
 //!
 //! | source | service of the node | of |
 //! |---|---|---|
@@ -16,7 +17,7 @@
 //! | `upgrade` | none: the plane's own | the first master of a cluster that was ever upgraded |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
-//! token sees the hosts of that cluster.
+//! token sees the hosts of that cluster; the whole fleet's numbers are for operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Limited;
 use serde_json::{Value, json};
 
+use super::agents;
 use super::backups;
 use super::fleet;
 use super::keystone;
@@ -40,6 +42,7 @@ use super::rolls;
 use super::shared_address;
 use super::state::{self, Plane};
 use super::store::Read;
+use super::strangers::Outside;
 use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
@@ -119,9 +122,10 @@ impl Source {
 /// `GET /metrics/targets`.
 pub(super) async fn targets(
     State(plane): State<Arc<Plane>>,
+    Extension(outside): Extension<Outside>,
     headers: HeaderMap,
 ) -> Answer<Json<Value>> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
+    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let rows = plane.read()?;
     let mut out = Vec::new();
     for known in fleet::all(&plane, &rows)? {
@@ -133,7 +137,29 @@ pub(super) async fn targets(
             out.extend(targets_of(&plane.public_url, &known, cluster.as_ref()));
         }
     }
+    if matches!(scope, Scope::Everything) && agents::numbers::of(&rows)?.is_some() {
+        out.push(fleet_target(&plane.public_url));
+    }
     Ok(Json(out.into()))
+}
+
+/// `GET /metrics/agents`.
+pub(super) async fn of_the_fleet(
+    State(plane): State<Arc<Plane>>,
+    Extension(outside): Extension<Outside>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    match keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))? {
+        Scope::Everything => {}
+        Scope::Cluster(_) => {
+            let why = "the token is good for one cluster";
+            let code = FaultCode::TokenScope;
+            return Err(Refusal::forbidden(code, "request refused", why));
+        }
+    }
+    let text = agents::numbers::of(&plane.read()?)?.unwrap_or_default();
+    let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
+    Ok((kind, String::from(text)).into_response())
 }
 
 /// `GET /metrics/hosts/{id}/{source}`.
@@ -141,9 +167,10 @@ pub(super) async fn numbers(
     State(plane): State<Arc<Plane>>,
     Path((id, source)): Path<(String, String)>,
     Extension(trace): Extension<Trace>,
+    Extension(outside): Extension<Outside>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?)?;
+    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let id = host_id(&id)?;
     let known = {
         let rows = plane.read()?;
@@ -248,6 +275,19 @@ fn of_the_node(known: &Known) -> Vec<Expiry> {
         }
     }
     told.into_values().cloned().collect()
+}
+
+/// The entry of the fleet's roll.
+fn fleet_target(url: &str) -> Value {
+    let (scheme, address) = url.split_once("://").unwrap_or(("https", url));
+    json!({"targets": [address], "labels": {
+        "__scheme__": scheme,
+        "__metrics_path__": format!("{PREFIX}/agents"),
+        "instance": "fleet",
+        "host_id": "",
+        "source": "agents",
+        "cluster": "",
+    }})
 }
 
 /// The entries of one host, as `http_sd_configs` wants them.

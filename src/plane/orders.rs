@@ -19,6 +19,7 @@ use super::certificates;
 use super::claims;
 use super::hostapi::Caller;
 use super::http::Doc;
+use super::moved;
 use super::records::{CLUSTERS, HOSTS, Host, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Change, Plane};
@@ -29,7 +30,7 @@ use crate::model::{
 };
 
 const NO_CERTIFICATE: &str = certificates::REFUSED;
-const NO_FACTS: &str = "the machine's name and addresses were not taken";
+pub(super) const NO_FACTS: &str = "the machine's name and addresses were not taken";
 
 /// `POST /v1/hosts/self/nonce`.
 pub(super) async fn nonce(
@@ -82,8 +83,8 @@ pub(super) async fn known_facts(
     })
 }
 
-/// `POST /v1/hosts/self/facts`. A node that is in a cluster keeps the name and the address it was
-/// attached with: its certificates do not change because its machine says something else.
+/// `POST /v1/hosts/self/facts`. A node that is in a cluster keeps the name that it was attached with, and its address
+/// as long as its machine has it; then it follows (`moved`).
 pub(super) async fn facts(
     Caller(host): Caller,
     State(plane): State<Arc<Plane>>,
@@ -97,6 +98,7 @@ pub(super) async fn facts(
         said_by(NO_FACTS, host, report.schema, report.host_id)?;
         answers(NO_FACTS, &shared, host, report.nonce)?;
         judge(&**change, &row, &report.facts)?;
+        moved::follow(change, &row, &report.facts)?;
         row.facts = Some(report.facts);
         Ok(change.put(&HOSTS, &host.to_string(), &row)?)
     };

@@ -83,7 +83,7 @@ pub(super) async fn handle(
 async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Answer<Response> {
     let (id, target) = split_path(request.uri())?;
     let asked = asked(id, &request)?;
-    let who = authorise(plane, request.headers(), id)?;
+    let who = authorise(plane, &request, id)?;
     let cluster = state::cluster(&plane.read()?, id)?;
     let client_side = wants_upgrade(request.headers())
         .then(|| request.extensions_mut().remove::<OnUpgrade>())
@@ -198,8 +198,9 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
 }
 
 /// Whoever bears the token may reach this cluster; answers who it is, for the node's audit.
-fn authorise(plane: &Plane, headers: &HeaderMap, id: ClusterId) -> Answer<&'static str> {
-    match keystone::scope_of(plane, keystone::shown(headers)?)? {
+fn authorise(plane: &Plane, request: &Request, id: ClusterId) -> Answer<&'static str> {
+    let token = keystone::shown(request.headers())?;
+    match keystone::scope_of(plane, token, request.extensions().get())? {
         Scope::Everything => Ok(ADMIN),
         Scope::Cluster(only) if only == id => Ok("kubeconfig"),
         Scope::Cluster(_) => Err(Refusal::forbidden(

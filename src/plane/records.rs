@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::agents;
 use super::rolls::{Roll, UpgradeSettings};
@@ -17,8 +18,9 @@ use super::store::Rows;
 use crate::model::{
     AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
     ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
-    KubeletSpec, NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid, OidcIssuer,
-    PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef, TrustedKey,
+    KubeletSpec, MaintenanceOrder, NetworkPlugin, NetworkPolicies, NodeFacts, NodeName, NodeUid,
+    OidcIssuer, PodSecurity, RestoreOrder, Role, RuntimeSpec, Secret, StackManifest, StackRef,
+    TrustedKey,
 };
 
 /// Hosts by host id.
@@ -44,6 +46,8 @@ pub(super) const STACKS: Rows<Stack> = Rows::new("stacks");
 pub(super) const EVENTS: Rows<ReceivedEvent> = Rows::new("events");
 /// Number of an event by `<host id>/<event id>`: what was seen.
 pub(super) const EVENT_IDS: Rows<u64> = Rows::new("event-ids");
+/// The last event that was taken of a host's spool, by host id.
+pub(super) const EVENT_MARKS: Rows<EventMark> = Rows::new("event-marks");
 /// Number of the next event, by host id.
 pub(super) const EVENT_NEXT: Rows<u64> = Rows::new("event-next");
 
@@ -62,6 +66,8 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "events",
         "event-ids",
         "event-next",
+        "event-marks",
+        "operations",
         "machines",
     ]
     .into_iter()
@@ -95,9 +101,22 @@ pub(super) struct Host {
     /// Which version of the agent it is to run; see `agents`.
     #[serde(default)]
     pub(super) agent: Option<AgentSpec>,
+    /// Nothing on it is to be repaired or changed for a time; see `maintenance`.
+    #[serde(default)]
+    pub(super) maintenance: Option<Resting>,
     /// How the pinned key may be replaced.
     #[serde(default)]
     pub(super) renewal: Renewal,
+}
+
+/// A maintenance that was ordered here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Resting {
+    /// As the host's spec says it.
+    pub(super) order: MaintenanceOrder,
+    pub(super) ordered_at: Timestamp,
+    /// From then on the spec says nothing of it, by this plane's clock.
+    pub(super) until: Timestamp,
 }
 
 /// What is known of a host's key beside itself.
@@ -157,6 +176,9 @@ pub(super) struct IssuedSpec {
     /// And this.
     #[serde(default)]
     pub(super) agent: Option<AgentSpec>,
+    /// And this.
+    #[serde(default)]
+    pub(super) maintenance: Option<MaintenanceOrder>,
     pub(super) envelope: Envelope,
 }
 
@@ -404,6 +426,13 @@ impl Stack {
             .map_err(|e| e.to_string())?;
         serde_json::from_slice(&payload).map_err(|e| e.to_string())
     }
+}
+
+/// How far a host's spool was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EventMark {
+    pub(super) spool: Uuid,
+    pub(super) seq: u64,
 }
 
 /// An event and when it came.

@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 
 use super::events;
 use super::fleet;
+use super::http::Doc;
 use super::keystone::Operator;
+use super::maintenance;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Plane};
 use super::view::ROLE;
-use crate::model::{FaultCode, HostId};
+use crate::model::{FaultCode, HostId, MaintenanceRequest};
 
 /// `GET /resmgr/v1/hosts`.
 pub(super) async fn list(_: Operator, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
@@ -117,6 +119,27 @@ pub(super) async fn remove(
     remove_this(&plane, host_id(&id)?, query.force)
         .await
         .map(Json)
+}
+
+/// `POST /resmgr/v1/hosts/{id}/maintenance`: nothing on the host is repaired or changed for a time.
+pub(super) async fn begin_maintenance(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<MaintenanceRequest>,
+) -> Answer<Json<Value>> {
+    maintenance::begin_on(&plane, host_id(&id)?, wanted)
+        .await
+        .map(Json)
+}
+
+/// `DELETE /resmgr/v1/hosts/{id}/maintenance`.
+pub(super) async fn end_maintenance(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    maintenance::end_on(&plane, host_id(&id)?).await.map(Json)
 }
 
 pub(super) async fn remove_this(plane: &Arc<Plane>, host: HostId, force: bool) -> Answer<Value> {

@@ -1,4 +1,5 @@
-//! A cluster goes from one stack to another, node by node, while it works.
+//! A cluster goes from one stack to another, node by node, while it works; or its nodes get the updates of their own
+//! distribution, in the same way.
 //!
 //! ```text
 //!            every node has it, tried    etcd, one master    masters, one      workers, some
@@ -14,6 +15,7 @@
 //! | here     | the row of a roll, and what follows from it for a node's spec (pure) |
 //! | `engine` | what nodes report, and what follows from it (pure) |
 //! | `next`   | whom to tell of what next, and who is waited for (pure) |
+//! | `os`     | the distributions' updates: what is found before, how it begins, the plan |
 //! | `verbs`  | begin, pause, resume, cancel, back (pure) |
 //! | `window`, `patches` | when steps may begin (pure), and which patches begin by themselves |
 //! | `gates`  | what of a stack, of hosts and of the cluster stands against it (pure) |
@@ -38,6 +40,7 @@ mod gates;
 pub(super) mod http;
 mod next;
 pub(super) mod numbers;
+mod os;
 pub(super) mod patches;
 mod plan;
 pub(super) mod recovered;
@@ -53,7 +56,8 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Cluster, Member};
 use crate::model::{
-    DrainPolicy, Fault, HostId, Role, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
+    DrainPolicy, Fault, HostId, OsOrder, OsReport, Role, RollId, StackRef, UpgradeOrder,
+    UpgradeStage, UpgradeState,
 };
 
 use engine::{Report, advance, heard};
@@ -75,6 +79,12 @@ const PROVE_S: u32 = 300;
 pub(super) struct Roll {
     /// What it is known by; each node has one of its own for each attempt.
     pub(super) id: RollId,
+    /// What it brings about.
+    #[serde(default)]
+    pub(super) goal: Goal,
+    /// The newest one of the other kind, over: what a way back of stacks, and who asks, is told of.
+    #[serde(default)]
+    pub(super) other: Option<Box<Roll>>,
     /// The stack the cluster had when it began.
     pub(super) from: StackRef,
     pub(super) to: StackRef,
@@ -103,6 +113,24 @@ pub(super) struct Roll {
     #[serde(default)]
     pub(super) begun: bool,
     pub(super) parts: BTreeMap<HostId, Part>,
+}
+
+/// What a roll brings about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Goal {
+    /// Every node is of one stack.
+    #[default]
+    Stack,
+    /// Every node has the updates of its distribution.
+    Os(OsOrder),
+}
+
+/// Of which kind a roll is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stack,
+    Os,
 }
 
 /// Which way.
@@ -199,6 +227,12 @@ pub(super) struct Part {
     /// The order was of this stack's etcd: one that was taken back too late is carried out.
     #[serde(default)]
     pub(super) late_etcd: Option<StackRef>,
+    /// It is to have its distribution's updates, and has not yet.
+    #[serde(default)]
+    pub(super) os_due: bool,
+    /// What came of them.
+    #[serde(default)]
+    pub(super) os: Option<OsReport>,
 }
 
 impl Roll {
@@ -209,11 +243,53 @@ impl Roll {
             State::Cancelled | State::Done => false,
         }
     }
+
+    /// What it is, in words: `<this> is stopped`.
+    fn what(&self) -> String {
+        match (self.goal, self.way) {
+            (Goal::Os(_), _) => "the update of the distributions".into(),
+            (Goal::Stack, Way::Forward) => format!("the way to stack {}", self.to.version),
+            (Goal::Stack, Way::Back) => format!("the way back to stack {}", self.to.version),
+        }
+    }
+}
+
+impl Goal {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Stack => Kind::Stack,
+            Self::Os(_) => Kind::Os,
+        }
+    }
+}
+
+/// The newest roll of a kind.
+pub(super) fn newest(cluster: &Cluster, kind: Kind) -> Option<&Roll> {
+    let roll = cluster.roll.as_ref()?;
+    match roll.goal.kind() == kind {
+        true => Some(roll),
+        false => roll.other.as_deref(),
+    }
+}
+
+/// What is kept of the roll of before by one of this goal.
+fn shelved(before: Option<Roll>, goal: Goal) -> Option<Box<Roll>> {
+    let mut before = before?;
+    let other = before.other.take();
+    match before.goal.kind() == goal.kind() {
+        true => other,
+        false => Some(Box::new(before)),
+    }
 }
 
 impl Part {
     fn is_done(&self) -> bool {
-        self.node && self.etcd
+        self.node && self.etcd && !self.os_due
+    }
+
+    /// It has what it needs before its step: of a stack, that stack.
+    fn is_prepared(&self) -> bool {
+        self.ready || self.os_due
     }
 
     fn has(&self, stage: UpgradeStage) -> bool {
@@ -221,13 +297,16 @@ impl Part {
             UpgradeStage::Prepare => self.ready,
             UpgradeStage::Etcd => self.etcd,
             UpgradeStage::Node => self.node,
+            UpgradeStage::Os => !self.os_due,
         }
     }
 
     /// It may be neither what it was nor what it is going to be.
     pub(super) fn is_between(&self) -> bool {
         let under_way = match self.told {
-            Some(stage @ (UpgradeStage::Etcd | UpgradeStage::Node)) => !self.has(stage),
+            Some(stage @ (UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os)) => {
+                !self.has(stage)
+            }
             Some(UpgradeStage::Prepare) | None => false,
         };
         self.recalled || under_way
@@ -238,9 +317,15 @@ impl Part {
 pub(super) fn order(cluster: &Cluster, host: HostId) -> Option<UpgradeOrder> {
     let roll = cluster.roll.as_ref()?;
     let part = roll.parts.get(&host)?;
+    let stage = part.told?;
+    let os = match (roll.goal, stage) {
+        (Goal::Os(os), UpgradeStage::Os) => Some(os),
+        (Goal::Os(_) | Goal::Stack, _) => None,
+    };
     Some(UpgradeOrder {
         roll: part.roll,
-        stage: part.told?,
+        stage,
+        os,
         stack: part.to.clone(),
         drain: roll.policy.drain,
         prove_s: roll.policy.prove_s,
@@ -262,7 +347,7 @@ pub(super) fn addons_of(cluster: &Cluster) -> Option<StackRef> {
     if cluster.masters().count() < 2 {
         return None;
     }
-    let Some(roll) = &cluster.roll else {
+    let Some(roll) = newest(cluster, Kind::Stack) else {
         return mixed.then(|| cluster.stack.clone());
     };
     let parts = || cluster.masters().filter_map(|m| roll.parts.get(&m.host));
@@ -376,5 +461,7 @@ impl std::fmt::Display for MaxUnavailable {
     }
 }
 
+#[cfg(test)]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;

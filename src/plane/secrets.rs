@@ -53,20 +53,41 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
 impl PasswordHash {
     /// Hashes a password with a fresh salt. Slow on purpose.
     pub(super) fn of(password: &str) -> Result<Self, NoRandomness> {
+        Self::by(ROUNDS, password)
+    }
+
+    /// One that is no good, for tests that make many.
+    #[cfg(test)]
+    pub(super) fn cheap(password: &str) -> Self {
+        Self::by(1, password).expect("random")
+    }
+
+    fn by(rounds: u32, password: &str) -> Result<Self, NoRandomness> {
         let salt = random::<SALT_BYTES>()?;
         let mut hash = [0; 32];
         pbkdf2::derive(
             pbkdf2::PBKDF2_HMAC_SHA256,
-            NonZeroU32::new(ROUNDS).unwrap_or(NonZeroU32::MIN),
+            NonZeroU32::new(rounds).unwrap_or(NonZeroU32::MIN),
             &salt,
             password.as_bytes(),
             &mut hash,
         );
         Ok(Self {
-            rounds: ROUNDS,
+            rounds,
             salt: STANDARD.encode(salt),
             hash: STANDARD.encode(hash),
         })
+    }
+
+    /// Itself and a password that is tried, as one message: no two pairs make the same.
+    pub(super) fn with(&self, password: &str) -> Vec<u8> {
+        let parts = [&self.salt, &self.hash, password];
+        let mut message = self.rounds.to_be_bytes().to_vec();
+        for part in parts {
+            message.extend((part.len() as u64).to_be_bytes());
+            message.extend(part.as_bytes());
+        }
+        message
     }
 
     /// Whether this is the password; takes the same time either way.

@@ -18,22 +18,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::agents;
 use super::budget::TUNNELS_PER_S;
 use super::ca::LEAF_LIFE;
+use super::fair::Origin;
 use super::handshakes::Handshakes;
 use super::http::{deadline, no_such_method, no_such_path, shaped};
+use super::passwords::Passwords;
 use super::refusal::{Shape, chain};
 use super::state::{Parts, Plane};
+use super::strangers::{Outside, Stranger, Strangers};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, metrics, proxy, qbert, resmgr, rights,
-    rolls, trace, tunnel,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, proxy,
+    qbert, resmgr, rights, rolls, stacks, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -57,6 +60,8 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// Life of the certificates of hosts; they are renewed at two thirds of it.
     pub host_certificate: SignedDuration,
+    /// Connections at a time.
+    pub connections: usize,
 }
 
 /// A running plane.
@@ -70,6 +75,8 @@ pub struct Server {
 /// drains and its replacement) and four thousand for operators. One that waits for its handshake
 /// costs a socket and a kilobyte; `command` sees that there are descriptors for them.
 pub(super) const CONNECTIONS_MAX: usize = 24_576;
+/// How long a newcomer waits for the place of a stranger who was cut off for it.
+const ROOM: Duration = Duration::from_secs(1);
 /// How long a connection may be silent between requests, or dribble a header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 /// Largest header block; kubectl's longest is 8 KiB.
@@ -102,6 +109,7 @@ impl ServeConfig {
             certificate_life: None,
             drain: DRAIN,
             host_certificate: LEAF_LIFE,
+            connections: CONNECTIONS_MAX,
         }
     }
 }
@@ -133,6 +141,7 @@ impl Server {
             store: started.store,
             dir: config.state_dir.clone(),
             ring: started.ring,
+            passwords: Passwords::new().map_err(|e| cannot(chain(&e)))?,
             public_url: public.url,
             endpoints: endpoints.urls,
             tunnels_per_s: config.tunnels_per_s.unwrap_or(TUNNELS_PER_S),
@@ -150,11 +159,19 @@ impl Server {
         let socket = admin_socket(&config.state_dir)
             .map_err(|e| cannot(format!("{}: {e}", admin::SOCKET)))?;
         let tasks = plane.tasks.clone();
-        tasks.spawn(accept_tls(Arc::clone(&plane), listener, Arc::clone(&tls)));
+        let accept = accept_tls(
+            Arc::clone(&plane),
+            listener,
+            Arc::clone(&tls),
+            config.connections,
+        );
+        tasks.spawn(accept);
         tasks.spawn(accept_admin(Arc::clone(&plane), socket));
         tasks.spawn(tls.keep_fresh(Arc::clone(&plane)));
         tasks.spawn(rights::keep(Arc::clone(&plane)));
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
+        tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
+        tasks.spawn(maintenance::keep(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -292,6 +309,14 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/v1/hosts/{id}", get(resmgr::get).delete(resmgr::remove))
         .route("/v1/hosts/{id}/events", get(resmgr::events))
         .route(
+            "/v1/hosts/{id}/operations",
+            get(operations::get).post(operations::post),
+        )
+        .route(
+            "/v1/hosts/{id}/maintenance",
+            post(resmgr::begin_maintenance).delete(resmgr::end_maintenance),
+        )
+        .route(
             "/v1/hosts/{id}/roles/{role}",
             put(resmgr::authorise).delete(resmgr::unauthorise),
         )
@@ -334,6 +359,18 @@ fn router(plane: &Arc<Plane>) -> Router {
             "/v4/{project}/clusters/{uuid}/upgrade/{verb}",
             post(rolls::http::post_turn),
         )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update",
+            get(rolls::http::os_get).post(rolls::http::os_post),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update/plan",
+            post(rolls::http::os_post_plan),
+        )
+        .route(
+            "/v4/{project}/clusters/{uuid}/os-update/{verb}",
+            post(rolls::http::os_post_turn),
+        )
         .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
         .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
         .route("/v4/{project}/nodes", get(qbert::nodes))
@@ -344,6 +381,7 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/v1/tunnel", get(tunnel::accept));
     let metrics = Router::new()
         .route("/targets", get(metrics::targets))
+        .route("/agents", get(metrics::of_the_fleet))
         .route("/hosts/{id}/{source}", get(metrics::numbers));
     let named = || axum::middleware::from_fn(trace::layer);
     let kube = Router::new()
@@ -361,35 +399,56 @@ fn router(plane: &Arc<Plane>) -> Router {
         .with_state(Arc::clone(plane))
 }
 
-async fn accept_tls(plane: Arc<Plane>, listener: TcpListener, tls: Arc<ServerTls>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept_tls(
+    plane: Arc<Plane>,
+    listener: TcpListener,
+    tls: Arc<ServerTls>,
+    connections: usize,
+) {
+    let connections = Arc::new(Semaphore::new(connections));
     let handshakes = Arc::new(Handshakes::default());
+    let strangers = Strangers::default();
     let router = router(&plane);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = plane.shutdown.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(e) => {
                 tracing::warn!(why = %e, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Full: the stranger is cut off, who is connected stays.
-        let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+        // Full: a stranger is cut off, who is known stays. One goes for each that comes, so no more
+        // wait for a place than have left one.
+        let free = Arc::clone(&connections).try_acquire_owned().ok();
+        if free.is_none() && !strangers.make_room() {
             tracing::warn!("connection refused: there are too many");
             continue;
-        };
+        }
+        let until = Until::of(&plane).or_cut();
+        let stranger = Arc::new(strangers.enter(Origin::of(address), until.cut.clone()));
         let (acceptor, router) = (tls.acceptor(), router.clone());
-        let (handshakes, until) = (Arc::clone(&handshakes), Until::of(&plane));
+        let (handshakes, connections) = (Arc::clone(&handshakes), Arc::clone(&connections));
         plane.tasks.spawn(async move {
-            serve_tls(stream, &acceptor, &handshakes, router, until).await;
-            drop(place);
+            let place = match free {
+                Some(free) => Some(free),
+                None => vacated(connections).await,
+            };
+            if place.is_some() {
+                serve_tls(stream, &acceptor, &handshakes, router, stranger, until).await;
+            }
         });
     }
+}
+
+/// The place of somebody who was cut off.
+async fn vacated(connections: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    let place = tokio::time::timeout(ROOM, connections.acquire_owned());
+    place.await.ok()?.ok()
 }
 
 async fn serve_tls(
@@ -397,10 +456,12 @@ async fn serve_tls(
     acceptor: &TlsAcceptor,
     handshakes: &Handshakes,
     router: Router,
+    stranger: Arc<Stranger>,
     until: Until,
 ) {
     let accepted = tokio::select! {
         accepted = handshakes.accept(stream, acceptor) => accepted,
+        () = until.cut.cancelled() => return,
         // Who is not connected yet finds another plane, or this one later.
         () = until.shutdown.cancelled() => return,
     };
@@ -410,7 +471,8 @@ async fn serve_tls(
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|c| c.first());
     let shown = certificate.map(|c| Shown(Arc::from(c.as_ref())));
-    serve_http(stream, router, shown, until).await;
+    let outside = Outside { stranger, shown };
+    serve_http(stream, router, Some(outside), until).await;
 }
 
 async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
@@ -425,7 +487,7 @@ async fn accept_admin(plane: Arc<Plane>, listener: UnixListener) {
                 let (router, until) = (router.clone(), Until::of(&plane));
                 plane
                     .tasks
-                    .spawn(serve_http(stream, router, None::<Shown>, until));
+                    .spawn(serve_http(stream, router, None::<Outside>, until));
             }
             Err(e) => {
                 tracing::warn!(why = %e, "cannot accept on the admin socket");
@@ -449,6 +511,14 @@ impl Until {
         Self {
             shutdown: plane.shutdown.clone(),
             cut: plane.cut.clone(),
+        }
+    }
+
+    /// The same for one connection, which may be cut by itself.
+    fn or_cut(self) -> Self {
+        Self {
+            cut: self.cut.child_token(),
+            ..self
         }
     }
 }

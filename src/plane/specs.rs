@@ -11,7 +11,8 @@ use super::records::{CLUSTERS, Cluster, HOSTS, IssuedSpec, REMOVED, SPECS};
 use super::refusal::{Answer, Refusal};
 use super::store::{Read, Write};
 use crate::model::{
-    AgentSpec, Assignment, DocumentKind, Generation, HostId, SPEC_SCHEMA, SigningKey, Spec,
+    AgentSpec, Assignment, DocumentKind, Generation, HostId, MaintenanceOrder, SPEC_SCHEMA,
+    SigningKey, Spec,
 };
 
 /// Computes the specs of these hosts anew and signs those that changed. Answers whose changed.
@@ -25,12 +26,13 @@ pub(super) fn refresh(
     let mut clusters: HashMap<String, Cluster> = HashMap::new();
     for host in hosts {
         let at = host.to_string();
-        let (cluster, force, agent) = match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
-            (Some(row), _) => (row.cluster, row.forced, row.agent),
-            // Of whom was removed nothing is wanted any more: that is his order of removal.
-            (None, Some(removed)) => (None, removed.forced, None),
-            (None, None) => continue,
-        };
+        let (cluster, force, agent, rests) =
+            match (write.get(&HOSTS, &at)?, write.get(&REMOVED, &at)?) {
+                (Some(row), _) => (row.cluster, row.forced, row.agent, row.maintenance),
+                // Of whom was removed nothing is wanted any more: that is his order of removal.
+                (None, Some(removed)) => (None, removed.forced, None, None),
+                (None, None) => continue,
+            };
         let cluster = match cluster {
             None => None,
             Some(id) => {
@@ -48,6 +50,7 @@ pub(super) fn refresh(
             cluster,
             force,
             agent: agent.as_ref(),
+            maintenance: rests.as_ref().map(|r| &r.order),
         };
         if let Some(issued) = next(*host, wanted, last.as_ref(), key, now)? {
             write.put(&SPECS, &at, &issued)?;
@@ -71,6 +74,7 @@ pub(super) fn raise(
         let row = write.get(&HOSTS, &at)?;
         let force = row.as_ref().is_some_and(|row| row.forced);
         let agent = row.as_ref().and_then(|row| row.agent.clone());
+        let rests = row.as_ref().and_then(|row| row.maintenance.clone());
         let cluster = match row.and_then(|row| row.cluster) {
             None => None,
             Some(id) => write.get(&CLUSTERS, &id.to_string())?,
@@ -80,6 +84,7 @@ pub(super) fn raise(
                 assignment,
                 force,
                 agent,
+                maintenance: rests.map(|r| r.order),
             };
             let issued = sign(*host, above.next(), content, key, now)?;
             write.put(&SPECS, &at, &issued)?;
@@ -97,6 +102,8 @@ struct Wanted<'a> {
     force: bool,
     /// The agent it is to run.
     agent: Option<&'a AgentSpec>,
+    /// Nothing is to be done on it for a time.
+    maintenance: Option<&'a MaintenanceOrder>,
 }
 
 /// What a spec says beside whose it is.
@@ -104,6 +111,7 @@ struct Content {
     assignment: Assignment,
     force: bool,
     agent: Option<AgentSpec>,
+    maintenance: Option<MaintenanceOrder>,
 }
 
 /// The next spec of a host, if what it is to be changed since the last, or who signs it.
@@ -116,12 +124,22 @@ fn next(
 ) -> Answer<Option<IssuedSpec>> {
     // What nothing can be said of stays as it is.
     let computed = compute::assignment(host, wanted.cluster);
-    let Wanted { force, agent, .. } = wanted;
+    let Wanted {
+        force,
+        agent,
+        maintenance,
+        ..
+    } = wanted;
     let Some(assignment) = computed.or_else(|| last.map(|l| l.assignment.clone())) else {
         return Ok(None);
     };
     let is_so = |l: &IssuedSpec| {
-        l.assignment == assignment && l.force == force && l.agent.as_ref() == agent
+        (
+            &l.assignment,
+            l.force,
+            l.agent.as_ref(),
+            l.maintenance.as_ref(),
+        ) == (&assignment, force, agent, maintenance)
     };
     if last.is_some_and(|l| is_so(l) && l.envelope.key_id == key.id()) {
         return Ok(None);
@@ -131,6 +149,7 @@ fn next(
         assignment,
         force,
         agent: agent.cloned(),
+        maintenance: maintenance.cloned(),
     };
     sign(host, generation, content, key, now).map(Some)
 }
@@ -150,6 +169,7 @@ fn sign(
         assignment: content.assignment,
         force: content.force,
         agent: content.agent,
+        maintenance: content.maintenance,
     };
     // No host is ever sent what it would refuse: the change that led here is refused instead.
     spec.validate(host)?;
@@ -162,6 +182,7 @@ fn sign(
         assignment: spec.assignment,
         force: spec.force,
         agent: spec.agent,
+        maintenance: spec.maintenance,
         envelope: key.sign(DocumentKind::Spec, &bytes),
     })
 }

@@ -1,5 +1,6 @@
 //! The stack repository: import (verify, sign, keep), and serving.
 
+pub(super) mod ahead;
 pub(super) mod deltas;
 
 use std::io::{Read as _, Write as _};
@@ -55,6 +56,7 @@ pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
             Ok(())
         })
         .await?;
+    plane.ahead.poke();
     tracing::info!(stack = %stack.reference, manifest = %stack.reference.manifest, "stack imported");
     Ok(stack)
 }
@@ -227,6 +229,11 @@ pub(super) fn fit(stack: &Stack, machine: Option<&Inventory>) -> Fit {
             Fit::Refused(Box::new(fault.fix("import the stack again")))
         }
     }
+}
+
+/// The row of a stack.
+pub(super) fn row(rows: &impl Read, stack: &StackRef) -> Answer<Stack> {
+    find(rows, &stack.manifest.to_string())
 }
 
 /// What a stack is made of. The plane signed its manifest, so what is in the store is believed.

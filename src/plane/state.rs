@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +20,7 @@ use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
+use super::passwords::Passwords;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
 use super::refusal::{Answer, Refusal};
@@ -28,12 +29,10 @@ use super::rights::Rights;
 use super::secrets::NoRandomness;
 use super::sessions::Sessions;
 use super::specs::{self, Announcer};
+use super::stacks::ahead::Ahead;
 use super::store::{Read, Snapshot, Store, StoreError, Write};
 use crate::host::fs::HostFs;
 use crate::model::{ClusterId, Fault, FaultCode, Generation, HostId};
-
-/// Passwords that are checked at the same time; each costs a tenth of a second of a core.
-const PASSWORD_CHECKS_AT_ONCE: usize = 2;
 
 /// Everything the plane's parts share.
 pub(super) struct Plane {
@@ -53,6 +52,8 @@ pub(super) struct Plane {
     /// Life of a host's certificate.
     pub(super) host_life: SignedDuration,
     pub(super) specs: Announcer,
+    /// Wakes hosts for which there is an operation.
+    pub(super) operations: Announcer,
     pub(super) nonces: Nonces,
     pub(super) refused: Refused,
     pub(super) sessions: Sessions,
@@ -67,7 +68,9 @@ pub(super) struct Plane {
     pub(super) rights: Rights,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
-    pub(super) password_checks: Semaphore,
+    pub(super) passwords: Passwords,
+    /// What differs between stacks, made before it is needed.
+    pub(super) ahead: Ahead,
     /// The plane stops: nothing new begins.
     pub(super) shutdown: CancellationToken,
     /// What is still under way then is cut.
@@ -81,6 +84,7 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) dir: PathBuf,
     pub(super) ring: Ring,
+    pub(super) passwords: Passwords,
     pub(super) public_url: String,
     pub(super) endpoints: Vec<String>,
     pub(super) tunnels_per_s: u32,
@@ -117,6 +121,7 @@ impl Plane {
             endpoints: parts.endpoints,
             host_life: parts.host_life,
             specs: Announcer::default(),
+            operations: Announcer::default(),
             nonces: Nonces::default(),
             refused: Refused::default(),
             sessions: Sessions::default(),
@@ -127,7 +132,8 @@ impl Plane {
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             agents: Notify::new(),
-            password_checks: Semaphore::new(PASSWORD_CHECKS_AT_ONCE),
+            passwords: parts.passwords,
+            ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),

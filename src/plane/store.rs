@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -205,6 +206,12 @@ impl Write {
             .insert(key, bytes.as_slice())
             .map(drop)
             .map_err(redb_failed)
+    }
+
+    /// How many rows there are; nothing is read for it.
+    pub(super) fn count<T>(&self, rows: &Rows<T>) -> Result<u64, StoreError> {
+        let table = self.0.open_table(rows.table()).map_err(redb_failed)?;
+        table.len().map_err(redb_failed)
     }
 
     /// Removes a row; nothing there is fine.

@@ -12,6 +12,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::agents;
 use super::bootstrap;
 use super::http::Doc;
 use super::keys::{Announce, IDENTITY, IDENTITY_ROW, Identity, Kind, NoTurn, Ring};
@@ -127,6 +128,8 @@ fn take(change: &mut Change<'_>, plane: &Plane, wanted: &Wanted) -> Answer<()> {
         Arc::new(Ring::load(next).map_err(|e| Refusal::internal("the keys cannot be used", &e))?);
     change.put(&IDENTITY, IDENTITY_ROW, ring.stored())?;
     sign_stacks(change, &now, &ring)?;
+    let trust = TrustStore::new(now.trusted())?;
+    agents::repository::sign_anew(change, &trust, &ring.signing.current)?;
     let hosts: Vec<HostId> = change.all(&HOSTS)?.into_iter().map(|(_, h)| h.id).collect();
     change.keys(ring, hosts);
     Ok(())

@@ -15,6 +15,8 @@ pub(super) const TTL_MAX: SignedDuration = SignedDuration::from_hours(30 * 24);
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Most tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
+/// How many are left when the table was full: all of them are read for that, so it must be seldom.
+const TOKENS_LEFT: usize = TOKENS_MAX / 10 * 9;
 
 /// Makes a token.
 pub(super) fn create(
@@ -44,18 +46,22 @@ pub(super) fn check_ttl(what: &str, ttl: SignedDuration) -> Answer<()> {
     Err(Refusal::bad(FaultCode::TtlInvalid, what, why))
 }
 
-/// Uses a token up. In one transaction with what it is used for.
-pub(super) fn consume(
-    change: &mut Change<'_>,
+/// A token that is good at this time, and its key. With it a stranger is refused before anything of
+/// the store is held for him.
+pub(super) fn good(
+    rows: &impl Read,
     secret: &Secret<String>,
-    host: HostId,
-) -> Answer<()> {
+    now: Timestamp,
+) -> Answer<(String, Token)> {
     let key = secrets::kept(secret.expose());
     let refuse = |code: FaultCode, why: String| {
         Refusal::forbidden(code, "enrolment refused", why)
             .fix("make a new token with pf9-plane token create")
     };
-    let mut token = change.get(&TOKENS, &key)?.ok_or_else(|| {
+    let known = rows.get(&TOKENS, &key)?;
+    // Rows are cleared away when there is need for the room.
+    let remembered = known.filter(|token| now <= token.expires_at + REMEMBERED);
+    let token = remembered.ok_or_else(|| {
         refuse(
             FaultCode::TokenUnknown,
             "this plane never made that token".into(),
@@ -65,18 +71,31 @@ pub(super) fn consume(
         let why = format!("the token was used by host {by} at {}", second(at));
         return Err(refuse(FaultCode::TokenUsed, why));
     }
-    if change.now >= token.expires_at {
+    if now >= token.expires_at {
         let why = format!("the token expired at {}", second(token.expires_at));
         return Err(refuse(FaultCode::TokenExpired, why));
     }
+    Ok((key, token))
+}
+
+/// Uses a token up. In one transaction with what it is used for.
+pub(super) fn consume(
+    change: &mut Change<'_>,
+    secret: &Secret<String>,
+    host: HostId,
+) -> Answer<()> {
+    let (key, mut token) = good(&**change, secret, change.now)?;
     token.used = Some((host, change.now));
     Ok(change.put(&TOKENS, &key, &token)?)
 }
 
 fn forget_old(change: &mut Change<'_>) -> Answer<()> {
+    if change.count(&TOKENS)? < TOKENS_MAX as u64 {
+        return Ok(());
+    }
     let mut tokens = change.all(&TOKENS)?;
     tokens.sort_by_key(|(_, t)| t.created_at);
-    let surplus = (tokens.len() + 1).saturating_sub(TOKENS_MAX);
+    let surplus = tokens.len().saturating_sub(TOKENS_LEFT);
     for (i, (key, token)) in tokens.iter().enumerate() {
         if i < surplus || token.expires_at + REMEMBERED < change.now {
             change.remove(&TOKENS, key)?;
@@ -153,6 +172,32 @@ mod tests {
         assert_eq!(failed, Err("400 body-broken".into()));
         let taken = world.at(2, |c| consume(c, &token, HostId::random()));
         assert_eq!(taken, Ok(()));
+    }
+
+    #[test]
+    fn a_full_table_is_read_once_in_a_while_and_the_newest_stay() {
+        let world = World::new();
+        let old = world.make(0, 1000).expect("old");
+        let made = Timestamp::from_second(1_800_000_001).expect("time");
+        let row = Token {
+            created_at: made,
+            expires_at: made + SignedDuration::from_secs(1000),
+            used: None,
+        };
+        let fill = |c: &mut Change<'_>| -> Answer<()> {
+            for n in 1..TOKENS_MAX {
+                c.put(&TOKENS, &format!("{n:05}"), &row)?;
+            }
+            Ok(())
+        };
+        world.at(1, fill).expect("filled");
+        let count = || world.at(2, |c| Ok(c.count(&TOKENS)?)).expect("count");
+        assert_eq!(count(), TOKENS_MAX as u64);
+        let new = world.make(2, 1000).expect("new");
+        assert_eq!(count(), TOKENS_LEFT as u64 + 1);
+        let take = |token: &Secret<String>| world.at(3, |c| consume(c, token, HostId::random()));
+        assert_eq!(take(&old), Err("403 token-unknown".into()));
+        assert_eq!(take(&new), Ok(()));
     }
 
     #[test]

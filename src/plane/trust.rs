@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::Value;
 
+use super::clocks;
 use super::hostapi::Caller;
 use super::keys::{Kind, Ring};
 use super::machines::{self, MACHINES};
@@ -72,6 +73,7 @@ pub(super) fn answer(
     ring: &Ring,
     host: HostId,
     status: &HostStatus,
+    now: Timestamp,
 ) -> Answer<Option<StatusAnswer>> {
     let newest = version(rows, ring, host)?;
     // An agent that cannot apply a document is not told of one.
@@ -79,7 +81,8 @@ pub(super) fn answer(
     let behind =
         |t: &TrustStatus| t.version != Some(newest) && newest.may_follow(t.version.as_ref());
     let trust = status.trust.as_ref().is_some_and(behind).then_some(newest);
-    let notices = machines::notices(rows, host)?;
+    let mut notices = machines::notices(rows, host)?;
+    notices.extend(clocks::notice(status.sent_at, now));
     let answer = StatusAnswer { trust, notices };
     Ok((answer != StatusAnswer::default()).then_some(answer))
 }

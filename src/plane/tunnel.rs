@@ -25,6 +25,7 @@ use super::serve::{Until, serve_http};
 use super::sessions::Place;
 use super::state::Plane;
 use super::store::Read;
+use super::strangers::Outside;
 use crate::model::{Digest, FaultCode, HostId, Secret, SessionKind};
 use crate::mux::{self, Handle, Incoming, Role, Websocket};
 use crate::wire::{Code, Config, Side};
@@ -37,7 +38,7 @@ const OUTLIVED: Duration = Duration::from_secs(600);
 /// Longest wait without a look at the clock, which may be set.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The certificate a connection showed, DER; among the extensions of each of its requests.
+/// The certificate a connection showed, DER.
 #[derive(Clone, Debug)]
 pub(super) struct Shown(pub(super) Arc<[u8]>);
 
@@ -137,7 +138,9 @@ async fn look_at_machine(
 
 /// `GET /v1/tunnel`.
 pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) -> Answer<Response> {
-    let shown = parts.extensions.remove::<Shown>();
+    let outside = parts.extensions.remove::<Outside>();
+    let (stranger, shown) = outside.map(|o| (o.stranger, o.shown)).unzip();
+    let shown = shown.flatten();
     // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
     let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
     // A fleet that comes back is told to spread before more is done for it.
@@ -172,6 +175,10 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     })?;
     let ticket = look_at_machine(&plane, admitted.peer, true, hello, shown.as_ref()).await?;
     pin(&plane, &admitted).await?;
+    // Sessions of a host are bounded by themselves.
+    if let Some(stranger) = stranger {
+        stranger.known();
+    }
     let accept_key = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let shared = Arc::clone(&plane);
     let kind = admitted.peer.kind;

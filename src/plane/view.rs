@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::machines::Copy;
+use super::maintenance;
 use super::records::{Cluster, Host, IssuedSpec, Member, ReceivedStatus, Stack};
 use super::shared_address;
 use super::stacks;
@@ -20,7 +21,7 @@ pub(super) const ROLE: &str = "pf9-kube";
 /// Whoever said this is heard of often enough.
 pub(super) fn is_responding(said: &ReceivedStatus, now: Timestamp) -> bool {
     let patience = match said.status.state {
-        NodeState::Ok | NodeState::Failed => RESPONDING,
+        NodeState::Ok | NodeState::Failed | NodeState::Maintenance => RESPONDING,
         NodeState::Converging | NodeState::Retrying => RESPONDING_BUSY,
     };
     now.duration_since(said.received_at) < patience
@@ -31,9 +32,11 @@ pub(super) fn state_of(status: &HostStatus, wanted: Generation) -> NodeState {
     let behind = wanted > status.observed_generation;
     match status.state {
         NodeState::Ok if behind => NodeState::Converging,
-        NodeState::Ok | NodeState::Converging | NodeState::Retrying | NodeState::Failed => {
-            status.state
-        }
+        NodeState::Ok
+        | NodeState::Converging
+        | NodeState::Retrying
+        | NodeState::Failed
+        | NodeState::Maintenance => status.state,
     }
 }
 
@@ -89,6 +92,7 @@ impl Known {
         pf9["facts"] = json!(self.host.facts);
         pf9["generation"] = json!(self.wanted());
         pf9["copy"] = json!(self.copy);
+        pf9["maintenance"] = json!(self.host.maintenance.as_ref().map(maintenance::shown));
         json!({
             "id": self.host.id,
             "roles": if self.host.authorised { vec![ROLE] } else { Vec::new() },

@@ -1,6 +1,6 @@
 //! What is in the way.
 
-use super::{Check, Facts, Group, Process};
+use super::{Facts, Finding, Process};
 use crate::host::ours::ports;
 
 /// Process names of a Kubernetes node, other distributions' included.
@@ -14,7 +14,7 @@ pub(super) const KUBERNETES: &[&str] = &[
     "rke2",
 ];
 
-pub(super) fn ports(facts: &Facts) -> Check {
+pub(super) fn ports(facts: &Facts) -> Finding {
     let foreign = facts
         .listeners
         .iter()
@@ -35,12 +35,7 @@ pub(super) fn ports(facts: &Facts) -> Check {
         ([], _) => "used by this node itself".to_owned(),
         (some, _) => some.join("; "),
     };
-    let check = Check::new(
-        Group::Conflicts,
-        "ports",
-        found,
-        format!("free: {}", wanted.join(" ")),
-    );
+    let check = Finding::new(found, format!("free: {}", wanted.join(" ")));
     if taken.is_empty() {
         return check;
     }
@@ -50,7 +45,7 @@ pub(super) fn ports(facts: &Facts) -> Check {
     )
 }
 
-pub(super) fn other_kubelet(facts: &Facts) -> Check {
+pub(super) fn other_kubelet(facts: &Facts) -> Finding {
     let others: Vec<String> = facts
         .kubernetes
         .iter()
@@ -61,7 +56,7 @@ pub(super) fn other_kubelet(facts: &Facts) -> Check {
         [] => "none".to_owned(),
         some => some.join(", "),
     };
-    let check = Check::new(Group::Conflicts, "other-kubelet", found, "none");
+    let check = Finding::new(found, "none");
     if others.is_empty() {
         return check;
     }
@@ -71,17 +66,98 @@ pub(super) fn other_kubelet(facts: &Facts) -> Check {
     )
 }
 
-pub(super) fn other_agent(facts: &Facts) -> Check {
+/// Whether the kernel gives ports of ours to whoever calls out.
+pub(super) fn ports_given_away(facts: &Facts) -> Finding {
+    let (range, reserved) = &facts.port_range;
+    let wanted = ports::ALL.iter().map(|p| p.port);
+    let ends: Vec<&str> = range.split_whitespace().collect();
+    let found = match ends.as_slice() {
+        [] => "not known".to_owned(),
+        ends => format!("{} are given to whoever calls out", ends.join("-")),
+    };
+    let wanted_words = "none of the node's among them, or kept";
+    let check = Finding::new(found, wanted_words);
+    if ends.is_empty() {
+        return check.skip("the kernel does not say");
+    }
+    let Some((open, all)) = ports::given_away(range, reserved, wanted) else {
+        return check;
+    };
+    let list: Vec<String> = open.iter().map(ToString::to_string).collect();
+    check.warn(
+        format!(
+            "{} may be taken when a service of the node starts",
+            list.join(" ")
+        ),
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={all}, and the same in /etc/sysctl.d"),
+    )
+}
+
+/// Directories that other kinds of Kubernetes have, and ours not: what is in them is theirs.
+pub(super) const LEFT_DIRS: [&str; 10] = [
+    "/etc/cni/net.d",
+    "/opt/cni/bin",
+    "/var/lib/cni",
+    "/etc/kubernetes",
+    "/var/lib/etcd",
+    "/etc/rancher",
+    "/var/lib/rancher",
+    "/etc/k0s",
+    "/var/lib/k0s",
+    "/var/snap/microk8s",
+];
+/// Links of their pod networks.
+pub(super) const LEFT_LINKS: [&str; 5] =
+    ["cni0", "flannel.1", "cilium_host", "vxlan.calico", "weave"];
+
+/// Whether another Kubernetes was here. None of it is used, and none taken away; but a bridge with the pods' addresses,
+/// or rules for services of before, are in the way of the new ones.
+pub(super) fn leftovers(facts: &Facts) -> Finding {
+    let found = match facts.leftovers.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    let check = Finding::new(found, "none");
+    if facts.leftovers.is_empty() {
+        return check;
+    }
+    check.warn(
+        "they are of another Kubernetes: what is in directories is left alone, but its links, routes and packet-filter \
+         rules go on",
+        "let it remove itself (kubeadm reset, k3s-uninstall.sh), delete what is left, and reboot",
+    )
+}
+
+pub(super) fn other_agent(facts: &Facts) -> Finding {
     let found = match facts.foreign_paths.as_slice() {
         [] => "none".to_owned(),
         some => some.join(", "),
     };
-    let check = Check::new(Group::Conflicts, "other-agent", found, "none");
+    let check = Finding::new(found, "none");
     if facts.foreign_paths.is_empty() {
         return check;
     }
     check.fail(
         "another agent manages this machine",
         "decommission it there first; then remove what it left",
+    )
+}
+
+/// Process names of container runtimes and their daemons.
+pub(super) const RUNTIMES: &[&str] = &["containerd", "dockerd", "crio", "podman"];
+
+pub(super) fn other_runtime(facts: &Facts) -> Finding {
+    let some: Vec<String> = facts
+        .runtimes
+        .iter()
+        .map(|p| format!("{} (process {})", p.name, p.pid))
+        .collect();
+    let found = match some.as_slice() {
+        [] => "none".to_owned(),
+        some => format!("{}; the node has its own beside it", some.join(", ")),
+    };
+    Finding::new(
+        found,
+        "any: the node's runtime has directories and a socket of its own",
     )
 }

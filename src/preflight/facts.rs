@@ -9,10 +9,11 @@ use super::trial::{self, OverlayTrial};
 use crate::host::facts::{OsRelease, os_release, systemd_version};
 use crate::host::fs::{Found, HostFs};
 use crate::host::kernel::{Kernel, ModuleState};
+use crate::host::mounts;
 use crate::host::ours;
 use crate::host::proc::{self, Proc};
 use crate::host::resolver::Resolver;
-use crate::model::{Fault, FaultCode, Timestamp};
+use crate::model::{Fault, FaultCode, Timestamp, paths};
 use crate::telemetry::chain;
 
 /// Files of the kernel about the whole machine; `/proc/cpuinfo` of one with hundreds of processors.
@@ -56,6 +57,15 @@ pub struct Facts {
     pub overlay_trial: OverlayTrial,
     /// Who answers DNS.
     pub resolver: Resolver,
+    /// There is a log of the kernel to be read.
+    pub kernel_log: bool,
+    /// Whether what is mounted by one is seen by all: where pods' directories will be. None: the kernel's list does not
+    /// say.
+    pub mounts_shared: Option<bool>,
+    /// Ports that the kernel gives to whoever calls out, as it says that, and those that it keeps.
+    pub port_range: (String, String),
+    /// What another Kubernetes left that was here.
+    pub leftovers: Vec<String>,
     /// Swap areas in use.
     pub swaps: Vec<String>,
     /// User namespaces that the kernel allows; none: it has none.
@@ -76,6 +86,49 @@ pub struct Facts {
     pub kubernetes: Vec<Process>,
     /// Left by another agent.
     pub foreign_paths: Vec<String>,
+    /// Processes of another container runtime.
+    pub runtimes: Vec<Process>,
+    /// Locks of the package manager that somebody holds.
+    pub package_locks: Vec<PackageLock>,
+    /// Whether SELinux guards it.
+    pub selinux: SeLinux,
+    /// Whether AppArmor is there.
+    pub apparmor: bool,
+    /// What the kernel gives away at most.
+    pub limits: Limits,
+}
+
+/// How far SELinux goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeLinux {
+    /// It is not there.
+    Absent,
+    /// It says what it would refuse.
+    Permissive,
+    /// It refuses.
+    Enforcing,
+}
+
+/// What the kernel gives away at most; `None` where it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processes and threads.
+    pub pid_max: Option<u64>,
+    /// Open files.
+    pub file_max: Option<u64>,
+    /// Users of file watches, for each user.
+    pub inotify_instances: Option<u64>,
+    /// File watches, for each user.
+    pub inotify_watches: Option<u64>,
+}
+
+/// A lock that somebody holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageLock {
+    /// Its file.
+    pub path: &'static str,
+    /// Who; `None` where that cannot be seen.
+    pub holder: Option<Process>,
 }
 
 /// One file system and our paths on it.
@@ -173,10 +226,7 @@ impl Facts {
             memory: reader.memory(),
             cpus: reader.cpus(),
             disks: reader.disks(),
-            read_only: {
-                let needs = super::resources::NEEDS.iter().map(|n| n.path);
-                reader.mounted(needs, FsFlags::ST_RDONLY)
-            },
+            read_only: { reader.mounted(super::storage::NEEDS, FsFlags::ST_RDONLY) },
             noexec: reader.mounted(ours::paths::PROGRAMS, FsFlags::ST_NOEXEC),
             links: reader.links(),
             overlay_trial: match uid {
@@ -184,6 +234,18 @@ impl Facts {
                 _ => OverlayTrial::NotTried("only root can".into()),
             },
             resolver: Resolver::of(host).map_err(|e| fault(&e))?,
+            kernel_log: reader.exists("/dev/kmsg"),
+            mounts_shared: mounts::is_shared(host, paths::KUBELET_ROOT).map_err(|e| fault(&e))?,
+            port_range: {
+                let of = |name: &str| {
+                    reader
+                        .text(&format!("/proc/sys/net/ipv4/{name}"))
+                        .trim()
+                        .to_owned()
+                };
+                (of("ip_local_port_range"), of("ip_local_reserved_ports"))
+            },
+            leftovers: reader.leftovers(),
             swaps: kernel.swaps().map_err(|e| fault(&e))?,
             user_namespaces: reader.user_namespaces(),
             cgroup_v2,
@@ -215,6 +277,30 @@ impl Facts {
                 .filter(|p| reader.exists(p))
                 .map(|p| (*p).to_owned())
                 .collect(),
+            runtimes: names
+                .iter()
+                .filter(|(_, name)| super::conflicts::RUNTIMES.contains(&name.as_str()))
+                .map(|(pid, _)| Process::from(proc.look(*pid)))
+                .filter(|p| !p.ours)
+                .collect(),
+            package_locks: super::software::LOCKS
+                .iter()
+                .filter_map(|path| {
+                    let holder = proc.lock_holder(path)?;
+                    let holder = holder.map(Process::from);
+                    Some(PackageLock { path, holder })
+                })
+                .collect(),
+            selinux: match reader.text("/sys/fs/selinux/enforce").trim() {
+                "1" => SeLinux::Enforcing,
+                "0" => SeLinux::Permissive,
+                _ => SeLinux::Absent,
+            },
+            apparmor: reader
+                .text("/sys/module/apparmor/parameters/enabled")
+                .trim()
+                == "Y",
+            limits: reader.limits(),
         })
     }
 }
@@ -232,6 +318,31 @@ impl Reader<'_> {
 
     fn exists(&self, path: &str) -> bool {
         self.host.at(path).exists()
+    }
+
+    /// Directories with something in them that is not ours, and links, under the names that others use.
+    fn leftovers(&self) -> Vec<String> {
+        let ours = |dir: &str, name: &str| ours::paths::ours_if_made(&format!("{dir}/{name}"));
+        let used = |dir: &&&str| {
+            let names = self.host.list(dir).unwrap_or_default();
+            names.iter().any(|name| !ours(dir, name))
+        };
+        let dirs = super::conflicts::LEFT_DIRS.iter().filter(used);
+        let link = |name: &&&str| self.exists(&format!("/sys/class/net/{name}"));
+        let links = super::conflicts::LEFT_LINKS.iter().filter(link);
+        let dirs = dirs.map(|dir| (*dir).to_owned());
+        dirs.chain(links.map(|name| format!("link {name}")))
+            .collect()
+    }
+
+    fn limits(&self) -> Limits {
+        let number = |path: &str| self.text(path).trim().parse().ok();
+        Limits {
+            pid_max: number("/proc/sys/kernel/pid_max"),
+            file_max: number("/proc/sys/fs/file-max"),
+            inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
+            inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
+        }
     }
 
     fn program(&self, name: &str) -> bool {
@@ -315,20 +426,20 @@ impl Reader<'_> {
     /// Our paths, grouped by the file system they would be on.
     fn disks(&self) -> Vec<Disk> {
         let mut disks: Vec<(u64, Disk)> = Vec::new();
-        for need in super::resources::NEEDS {
-            let at = self.host.at(need.path);
+        for path in super::storage::NEEDS {
+            let at = self.host.at(path);
             let Some(there) = at.ancestors().find(|p| p.exists()) else {
                 continue;
             };
             let Ok(stat) = statvfs(there) else { continue };
             let device = device_of(there);
             if let Some((_, disk)) = disks.iter_mut().find(|(d, _)| *d == device) {
-                disk.paths.push(need.path);
+                disk.paths.push(path);
                 continue;
             }
             let block = stat.fragment_size();
             let disk = Disk {
-                paths: vec![need.path],
+                paths: vec![path],
                 total: stat.blocks().saturating_mul(block),
                 available: stat.blocks_available().saturating_mul(block),
                 inodes: (stat.files() > 0).then(|| stat.files_available()),

@@ -1,6 +1,6 @@
 //! What the kernel can do. Features are looked for, never versions.
 
-use super::{Check, Facts, Group};
+use super::{Facts, Finding, Outcome};
 use crate::host::kernel::{CGROUP_V1_ENDS, CGROUP_V1_FIX, ModuleState};
 use crate::model::loose_version;
 
@@ -14,16 +14,14 @@ pub(super) const MODULES: &[(&str, &str)] = &[
     ("nf_conntrack", "/proc/sys/net/netfilter/nf_conntrack_max"),
 ];
 
-pub(super) fn control_groups(facts: &Facts) -> Check {
+pub(super) fn control_groups(facts: &Facts) -> Finding {
     let version = if facts.cgroup_v2 {
         "version 2"
     } else {
         "version 1"
     };
     let have: Vec<&str> = facts.controllers.iter().map(String::as_str).collect();
-    let check = Check::new(
-        Group::Kernel,
-        "control-groups",
+    let check = Finding::new(
         format!("{version} with {}", have.join(" ")),
         CONTROLLERS.join(" "),
     );
@@ -50,7 +48,7 @@ const IDS_IN_MEMORY: (u64, u64) = (6, 3);
 
 /// Whether pods can have user ids of their own (`hostUsers: false`). All others run without, so this is no
 /// warning: most kernels of today cannot, and most clusters do not ask.
-pub(super) fn user_namespaces(facts: &Facts) -> Check {
+pub(super) fn user_namespaces(facts: &Facts) -> Finding {
     let kernel = loose_version(&facts.kernel);
     let is_old = kernel.is_none_or(|k| (k.major, k.minor) < IDS_IN_MEMORY);
     let why = if facts.user_namespaces == 0 {
@@ -67,55 +65,76 @@ pub(super) fn user_namespaces(facts: &Facts) -> Check {
         None => USER_NAMESPACES.to_owned(),
         Some(why) => format!("pods with hostUsers: false do not start: {why}"),
     };
-    Check::new(Group::Kernel, "user-namespaces", found, USER_NAMESPACES)
+    Finding::new(found, USER_NAMESPACES)
 }
 
 /// What this check says where they work.
 pub(super) const USER_NAMESPACES: &str = "pods can have user ids of their own";
 
-pub(super) fn overlay(facts: &Facts) -> Check {
-    feature(
-        facts,
-        "overlay",
-        "overlay",
-        "containers' file systems are overlays",
+/// Whether kubelet can hear of processes that the kernel ended for want of memory.
+pub(super) fn kernel_log(facts: &Facts) -> Finding {
+    let found = if facts.kernel_log { "there" } else { "absent" };
+    let check = Finding::new(found, "/dev/kmsg");
+    if facts.kernel_log {
+        return check;
+    }
+    check.fail(
+        "kubelet ends where it cannot read the kernel's log",
+        "give this container the device /dev/kmsg; on a machine: mknod -m 600 /dev/kmsg c 1 11",
     )
 }
 
-pub(super) fn bridge_filter(facts: &Facts) -> Check {
-    let check = feature(
-        facts,
-        "bridge-filter",
-        "br_netfilter",
-        "services do not reach pods of the same node without it",
-    );
-    match check.severity {
-        // It may be wanted by no one: a network plug-in of one's own need not be a bridge.
-        super::Severity::Fail => {
-            let (why, fix) = (check.why.clone(), check.fix.clone());
-            check.warn(why, fix)
-        }
-        super::Severity::Ok | super::Severity::Warn | super::Severity::Skip => check,
+/// Whether pods and the machine see each other's mounts.
+pub(super) fn mount_propagation(facts: &Facts) -> Finding {
+    let found = match facts.mounts_shared {
+        Some(true) => "shared",
+        Some(false) => "private",
+        None => "not known",
+    };
+    let check = Finding::new(found, "shared mounts");
+    match facts.mounts_shared {
+        Some(true) => check,
+        Some(false) => check.warn(
+            "pods that mount something for others (storage drivers) do not start, and what the machine mounts later no \
+             pod sees",
+            "mount --make-rshared /, and let whatever made it private at boot do without",
+        ),
+        None => check.skip("the kernel's list of mounts does not say"),
     }
 }
 
-pub(super) fn connection_tracking(facts: &Facts) -> Check {
-    feature(
-        facts,
-        "connection-tracking",
-        "nf_conntrack",
-        "kube-proxy does not work without it",
-    )
+pub(super) fn overlay(facts: &Facts) -> Finding {
+    feature(facts, "overlay", "containers' file systems are overlays")
 }
 
-fn feature(facts: &Facts, id: &'static str, module: &'static str, why: &str) -> Check {
+pub(super) fn bridge_filter(facts: &Facts) -> Finding {
+    let check = feature(
+        facts,
+        "br_netfilter",
+        "services do not reach pods of the same node without it",
+    );
+    match check.outcome {
+        // It may be wanted by no one: a network plug-in of one's own need not be a bridge.
+        Outcome::Fail => {
+            let (why, fix) = (check.why.clone(), check.fix.clone());
+            check.warn(why, fix)
+        }
+        Outcome::Ok | Outcome::Warn | Outcome::Skip => check,
+    }
+}
+
+pub(super) fn connection_tracking(facts: &Facts) -> Finding {
+    feature(facts, "nf_conntrack", "kube-proxy does not work without it")
+}
+
+fn feature(facts: &Facts, module: &'static str, why: &str) -> Finding {
     let state = facts.modules.get(module).copied();
     let found = match state {
         Some(ModuleState::Present) => "there",
         Some(ModuleState::Loadable) => "can be loaded",
         Some(ModuleState::Unknown) | None => "absent",
     };
-    let check = Check::new(Group::Kernel, id, found, format!("{module} in the kernel"));
+    let check = Finding::new(found, format!("{module} in the kernel"));
     match state {
         Some(ModuleState::Present | ModuleState::Loadable) => check,
         Some(ModuleState::Unknown) | None => check.fail(

@@ -1,29 +1,14 @@
 //! What the machine is.
 
-use super::{Check, Facts, Group};
+use super::{Facts, Finding, Thresholds};
 use crate::model::{Fit, Machine, Matrix, NodeName, Taken};
 
-/// Distributions the packages are made for, with the oldest release.
-const SUPPORTED: &[(&str, u32)] = &[
-    ("debian", 12),
-    ("ubuntu", 22),
-    ("rhel", 9),
-    ("centos", 9),
-    ("rocky", 9),
-    ("almalinux", 9),
-    ("ol", 9),
-    ("fedora", 39),
-];
-
-/// A clock before this is certainly wrong: no certificate of ours is that old.
-const EARLIEST: &str = "2025-01-01T00:00:00Z";
-
-pub(super) fn root(facts: &Facts) -> Check {
+pub(super) fn root(facts: &Facts) -> Finding {
     let found = match facts.uid {
         0 => "root".to_owned(),
         uid => format!("user id {uid}"),
     };
-    let check = Check::new(Group::Machine, "root", found, "root");
+    let check = Finding::new(found, "root");
     if facts.uid == 0 {
         return check;
     }
@@ -33,25 +18,23 @@ pub(super) fn root(facts: &Facts) -> Check {
     )
 }
 
-pub(super) fn distribution(facts: &Facts) -> Check {
+pub(super) fn distribution(facts: &Facts) -> Finding {
     let os = &facts.os;
     let found = match (os.pretty.as_str(), os.id.as_str()) {
         ("", "") => "no os-release file".to_owned(),
         ("", id) => format!("{id} {}", os.version),
         (pretty, _) => pretty.to_owned(),
     };
-    let check = Check::new(
-        Group::Machine,
-        "distribution",
+    let check = Finding::new(
         found,
         "Debian 12, Ubuntu 22.04, RHEL 9 or newer, or a rebuild of them",
     );
     let fix = "use a supported distribution";
     let major = os.version.split('.').next().unwrap_or_default();
-    match SUPPORTED.iter().find(|(id, _)| *id == os.id) {
+    match Thresholds::ours().platform.distributions.get(&os.id) {
         // Debian's testing and unstable carry no version.
         Some(_) if major.is_empty() => check,
-        Some((_, oldest)) if major.parse::<u32>().is_ok_and(|v| v >= *oldest) => check,
+        Some(oldest) if major.parse::<u32>().is_ok_and(|v| v >= *oldest) => check,
         Some(_) => check.fail(
             "this release is older than what the packages are made for",
             fix,
@@ -66,26 +49,21 @@ pub(super) fn distribution(facts: &Facts) -> Check {
     }
 }
 
-pub(super) fn architecture(facts: &Facts) -> Check {
-    let check = Check::new(
-        Group::Machine,
-        "architecture",
-        facts.arch.clone(),
-        "x86_64 or aarch64",
-    );
+pub(super) fn architecture(facts: &Facts) -> Finding {
+    let check = Finding::new(facts.arch.clone(), "x86_64 or aarch64");
     match facts.arch.as_str() {
         "x86_64" | "aarch64" => check,
         _ => check.fail("there is no stack for it", "use another machine"),
     }
 }
 
-pub(super) fn init(facts: &Facts) -> Check {
+pub(super) fn init(facts: &Facts) -> Finding {
     let found = if facts.systemd {
         "systemd"
     } else {
         "something else, or nothing"
     };
-    let check = Check::new(Group::Machine, "init", found, "systemd as process 1");
+    let check = Finding::new(found, "systemd as process 1");
     if facts.systemd {
         return check;
     }
@@ -96,7 +74,7 @@ pub(super) fn init(facts: &Facts) -> Check {
 }
 
 /// What the support matrix says of this machine, whatever stack comes.
-pub(super) fn tested(facts: &Facts) -> Check {
+pub(super) fn tested(facts: &Facts) -> Finding {
     let machine = Machine {
         arch: None,
         systemd: facts.systemd_version.clone(),
@@ -107,9 +85,7 @@ pub(super) fn tested(facts: &Facts) -> Check {
         .systemd_version
         .as_deref()
         .unwrap_or("of unknown version");
-    let check = Check::new(
-        Group::Machine,
-        "tested",
+    let check = Finding::new(
         format!(
             "systemd {systemd}, control groups v{}, Linux {}",
             if facts.cgroup_v2 { 2 } else { 1 },
@@ -124,10 +100,8 @@ pub(super) fn tested(facts: &Facts) -> Check {
     }
 }
 
-pub(super) fn host_name(facts: &Facts) -> Check {
-    let check = Check::new(
-        Group::Machine,
-        "host-name",
+pub(super) fn host_name(facts: &Facts) -> Finding {
+    let check = Finding::new(
         facts.host_name.clone(),
         "a DNS name of its own, of at most 63 bytes, that no cluster uses itself",
     );
@@ -153,20 +127,14 @@ pub(super) fn host_name(facts: &Facts) -> Check {
     }
 }
 
-pub(super) fn clock(facts: &Facts) -> Check {
+pub(super) fn clock(facts: &Facts) -> Finding {
     let day = facts.now.strftime("%Y-%m-%d").to_string();
     let kept = match &facts.clock_keeper {
         Some(keeper) => format!("{day}, kept by {keeper}"),
         None => format!("{day}, kept by nobody"),
     };
-    let check = Check::new(
-        Group::Machine,
-        "clock",
-        kept,
-        "today, kept by a time service",
-    );
-    let wrong = EARLIEST.parse().is_ok_and(|earliest| facts.now < earliest);
-    if wrong {
+    let check = Finding::new(kept, "today, kept by a time service");
+    if facts.now < Thresholds::ours().platform.earliest_clock {
         return check.fail(
             "no certificate is valid at that time",
             "set the clock: timedatectl set-ntp true",

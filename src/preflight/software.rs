@@ -1,6 +1,6 @@
 //! What the distribution must bring: our packages depend on it, a stack calls it.
 
-use super::{Check, Facts, Group};
+use super::{Facts, Finding};
 
 /// A program and the package that has it.
 pub(super) struct Tool {
@@ -66,26 +66,24 @@ pub(super) const LIBRARIES: &[Library] = &[Library {
     ],
 }];
 
-pub(super) fn tools(facts: &Facts) -> Check {
+pub(super) fn tools(facts: &Facts) -> Finding {
     let missing: Vec<&Tool> = TOOLS
         .iter()
         .filter(|t| !facts.programs.contains(t.program))
         .collect();
     judge(
-        "tools",
         TOOLS.iter().map(|t| t.program).collect(),
         missing.iter().map(|t| t.program).collect(),
         missing.iter().map(|t| t.package).collect(),
     )
 }
 
-pub(super) fn libraries(facts: &Facts) -> Check {
+pub(super) fn libraries(facts: &Facts) -> Finding {
     let missing: Vec<&Library> = LIBRARIES
         .iter()
         .filter(|l| !l.any_of.iter().any(|p| facts.libraries.contains(*p)))
         .collect();
     judge(
-        "libraries",
         LIBRARIES.iter().map(|l| l.name).collect(),
         missing.iter().map(|l| l.name).collect(),
         missing.iter().map(|l| l.package).collect(),
@@ -93,7 +91,7 @@ pub(super) fn libraries(facts: &Facts) -> Check {
 }
 
 /// Whether pods get DNS by the machine's own file about it.
-pub(super) fn dns(facts: &Facts) -> Check {
+pub(super) fn dns(facts: &Facts) -> Finding {
     let servers: Vec<String> = facts
         .resolver
         .servers
@@ -105,12 +103,7 @@ pub(super) fn dns(facts: &Facts) -> Check {
         (None, []) => "no server".to_owned(),
         (None, some) => format!("{} in {}", some.join(" "), facts.resolver.path),
     };
-    let check = Check::new(
-        Group::Software,
-        "dns",
-        found,
-        "a server that pods can reach, in /etc/resolv.conf",
-    );
+    let check = Finding::new(found, "a server that pods can reach, in /etc/resolv.conf");
     match facts.resolver.no_dns() {
         None => check,
         Some(no_dns) if no_dns.harmless => check.warn(no_dns.why, no_dns.fix),
@@ -118,12 +111,12 @@ pub(super) fn dns(facts: &Facts) -> Check {
     }
 }
 
-fn judge(id: &'static str, all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Check {
+fn judge(all: Vec<&str>, missing: Vec<&str>, mut packages: Vec<&str>) -> Finding {
     let found = match missing.as_slice() {
         [] => "all there".to_owned(),
         some => format!("missing: {}", some.join(" ")),
     };
-    let check = Check::new(Group::Software, id, found, all.join(" "));
+    let check = Finding::new(found, all.join(" "));
     if missing.is_empty() {
         return check;
     }
@@ -132,5 +125,40 @@ fn judge(id: &'static str, all: Vec<&str>, missing: Vec<&str>, mut packages: Vec
     check.fail(
         "the node's programs call them",
         format!("install {}", packages.join(" ")),
+    )
+}
+
+/// Locks of apt, dpkg and rpm.
+pub(super) const LOCKS: &[&str] = &[
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/lib/rpm/.rpm.lock",
+    "/usr/lib/sysimage/rpm/.rpm.lock",
+];
+
+pub(super) fn package_locks(facts: &Facts) -> Finding {
+    let held: Vec<String> = facts
+        .package_locks
+        .iter()
+        .map(|lock| match &lock.holder {
+            Some(who) => format!(
+                "{} is held by {} (process {})",
+                lock.path, who.name, who.pid
+            ),
+            None => format!("{} is held by a process that cannot be seen", lock.path),
+        })
+        .collect();
+    let found = match held.as_slice() {
+        [] => "free".to_owned(),
+        some => some.join("; "),
+    };
+    let finding = Finding::new(found, "free");
+    if held.is_empty() {
+        return finding;
+    }
+    finding.warn(
+        "what has to be installed waits for it, and so does a change of the agent's version",
+        "let it end; unattended-upgrades and cloud-init take minutes after a boot",
     )
 }

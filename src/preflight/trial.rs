@@ -32,6 +32,13 @@ pub enum OverlayTrial {
     Works,
     /// It could not be tried, and why.
     NotTried(String),
+    /// No file can be made: there is no room, or a quota is reached.
+    Full {
+        /// Where it was tried.
+        at: String,
+        /// What the kernel says.
+        why: String,
+    },
     /// It does not work.
     Fails {
         /// Where it was tried.
@@ -45,6 +52,7 @@ pub enum OverlayTrial {
 enum Wrong {
     /// Says nothing about the file system.
     NotHere(String),
+    Full(String),
     Here(String),
 }
 
@@ -57,6 +65,10 @@ pub(super) fn overlay(host: &HostFs) -> OverlayTrial {
     match tried(there) {
         Ok(()) => OverlayTrial::Works,
         Err(Wrong::NotHere(why)) => OverlayTrial::NotTried(why),
+        Err(Wrong::Full(why)) => OverlayTrial::Full {
+            at: format!("/{}", shown(host, there).display()),
+            why,
+        },
         Err(Wrong::Here(why)) => OverlayTrial::Fails {
             at: format!("/{}", shown(host, there).display()),
             why,
@@ -145,8 +157,15 @@ fn used(scratch: &Path) -> Result<(), Wrong> {
         Errno::ENODEV | Errno::EPERM | Errno::EACCES => not_here("an overlay")(e),
         other => Wrong::Here(format!("an overlay cannot be mounted: {}", other.desc())),
     })?;
-    let step =
-        |what: &'static str| move |e: io::Error| Wrong::Here(format!("in an overlay {what}: {e}"));
+    let step = |what: &'static str| {
+        move |e: io::Error| {
+            let words = format!("in an overlay {what}: {e}");
+            match is_full(&e) {
+                true => Wrong::Full(words),
+                false => Wrong::Here(words),
+            }
+        }
+    };
     let ran = Command::new(merged.join("run")).status();
     let ran = ran.map_err(step("no program can be run"))?;
     if !ran.success() {
@@ -172,7 +191,16 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
     File::create(path)?.write_all(text.as_bytes())
 }
 
-/// A file system that takes no file at all is another check's.
+/// A file system that takes no file at all is another check's; but a quota is seen by nobody else.
 fn no_file(error: io::Error) -> Wrong {
-    Wrong::NotHere(format!("no file can be made there: {error}"))
+    let words = format!("no file can be made there: {error}");
+    match is_full(&error) {
+        true => Wrong::Full(words),
+        false => Wrong::NotHere(words),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::ENOSPC | Errno::EDQUOT))
 }

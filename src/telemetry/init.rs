@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::RotatingFile;
+use super::{RotatingFile, level};
 
 /// `[log]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +62,8 @@ impl LogConfig {
 /// Starts logging for `program`: to `<dir>/<program>/<program>.log`, and to stderr (the journal
 /// puts its own time in front). Call once, first thing.
 pub fn init(program: &str, dir: &Path, config: &LogConfig) -> Result<(), String> {
-    let filter = || config.filter();
+    let (of_file, file_level) = reload::Layer::new(config.filter()?);
+    let (of_stderr, stderr_level) = reload::Layer::new(config.filter()?);
     // The daemon's directory has the name of its part: nodelet, not nodeletd.
     let short = match program {
         "pf9-nodeletd" => "nodelet",
@@ -74,18 +76,21 @@ pub fn init(program: &str, dir: &Path, config: &LogConfig) -> Result<(), String>
         .with_target(false)
         .with_writer(Mutex::new(file));
     let to_file = match config.format {
-        LogFormat::Text => to_file.with_filter(filter()?).boxed(),
-        LogFormat::Json => to_file.json().with_filter(filter()?).boxed(),
+        LogFormat::Text => to_file.with_filter(of_file).boxed(),
+        LogFormat::Json => to_file.json().with_filter(of_file).boxed(),
     };
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)
-        .with_filter(filter()?);
+        .with_filter(of_stderr);
     tracing_subscriber::registry()
         .with(to_file)
         .with(to_stderr)
         .try_init()
-        .map_err(|e| e.to_string())
+        .map_err(|e| e.to_string())?;
+    let layers = vec![level::exchange(file_level), level::exchange(stderr_level)];
+    level::begin(layers, config.level.clone());
+    Ok(())
 }

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `programs` | which etcd there is and where |
 //! | `network`  | namespaces, addresses |
+//! | `moved`    | a machine gets another address |
 //! | `pki`      | the cluster's authorities |
 //! | `node`     | nodelet on a machine |
 //! | `cri`      | a client of a runtime, as kubelet is one |
@@ -21,6 +22,7 @@
 //! | `protobuf` | what both of these speak |
 
 pub(crate) mod cri;
+mod moved;
 mod network;
 mod node;
 pub(crate) mod nri;
@@ -51,6 +53,13 @@ use tokio::runtime::Runtime;
 pub(crate) use network::OUTSIDE;
 pub(crate) use node::Node;
 pub(crate) use programs::{Programs, VERSIONS, script};
+
+/// What a member of etcd shows, and what it asks others with.
+const OF_ETCD: [CertPurpose; 3] = [
+    CertPurpose::EtcdServer,
+    CertPurpose::EtcdPeer,
+    CertPurpose::EtcdClient,
+];
 
 /// What every machine of a lab shares.
 pub(crate) struct Lab {
@@ -194,11 +203,7 @@ impl Machine {
         let host_id = HostId(uuid::Uuid::from_bytes([n; 16]));
         let ip = network::address(n);
         let spec = pki.spec(host_id, ip, n);
-        for purpose in [
-            CertPurpose::EtcdServer,
-            CertPurpose::EtcdPeer,
-            CertPurpose::EtcdClient,
-        ] {
+        for purpose in OF_ETCD {
             pki.certify(&fs, purpose, &spec);
         }
         let machine = Self {

@@ -11,6 +11,7 @@
 //! versions   which etcd may go on with the data of which: refused and allowed steps are really made
 //! upkeep     a full database: it is healed, or explained
 //! lost       data that vanished: nobody founds anew, who has others comes back to them
+//! moving     masters whose addresses change: members stay what they are and are found again
 //! restarting one member at a time is started again, and writes go on meanwhile
 //! leaving    who may leave, whose member is taken out, and what is held until then
 //! runtime    every containerd that a configuration is written for, started with it
@@ -27,6 +28,7 @@ mod founding;
 mod lab;
 mod leaving;
 mod lost;
+mod moving;
 mod restarting;
 mod restoring;
 mod runtime;

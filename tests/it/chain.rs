@@ -1,6 +1,7 @@
 //! The whole chain but the effects: the real plane, the real tunnel, the real hostagent; only
 //! nodelet is a fake.
 
+mod delta;
 mod restored;
 
 use std::net::SocketAddr;

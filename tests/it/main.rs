@@ -1,5 +1,6 @@
 //! Whole daemons in this process, against peers in this process, over real sockets.
 
+mod bundle;
 #[cfg(feature = "plane")]
 mod chain;
 mod comms;

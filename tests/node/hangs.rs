@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::demo::{NODES, Outcome, agent_is_ok, eventually, kubectl, ready_through_plane, shell};
 
@@ -31,8 +31,45 @@ const FLUSHED: [&str; 4] = [
     "printf '*filter\\n:FORWARD ACCEPT [0:0]\\n-A FORWARD -j REJECT\\nCOMMIT\\n' | iptables-restore",
 ];
 
+/// A pod that is reached by a port of its machine.
+const WEB: &str = "by-a-port";
+const PORT: u16 = 18080;
+
+fn has_a_port(node: &str) -> Outcome {
+    let image = "jsonpath={.spec.containers[0].image}";
+    let image = kubectl(&["get", "pod", "hello-worker-1", "-o", image])?;
+    let container = json!({
+        "name": WEB, "image": image, "imagePullPolicy": "IfNotPresent",
+        "command": ["httpd", "-f", "-p", "8080", "-h", "/bin"],
+        "ports": [{"containerPort": 8080, "hostPort": PORT}],
+    });
+    let spec = json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]}});
+    kubectl(&["delete", "pod", WEB, "--ignore-not-found"])?;
+    let overrides = format!("--overrides={spec}");
+    kubectl(&[
+        "run",
+        WEB,
+        &format!("--image={image}"),
+        "--restart=Never",
+        &overrides,
+    ])?;
+    eventually("a pod with a port of its machine", SWEPT, || {
+        answers_by_port(node)
+    })
+}
+
+/// As another machine reaches it.
+fn answers_by_port(node: &str) -> Outcome {
+    let path = "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}";
+    let at = kubectl(&["get", "node", node, "-o", path])?;
+    let page =
+        format!("curl -sS --noproxy '*' --max-time 5 -o /dev/null http://{at}:{PORT}/busybox");
+    shell(NODES[0], &page).map(drop)
+}
+
 pub(crate) fn what_is_flushed_comes_back() -> Outcome {
     let node = NODES[1];
+    has_a_port(node)?;
     for flush in FLUSHED {
         works(node).map_err(|e| format!("before {flush}: {e}"))?;
         shell(node, flush)?;
@@ -44,9 +81,11 @@ pub(crate) fn what_is_flushed_comes_back() -> Outcome {
     for said in [
         "put rules and routes of the pod network back",
         "let kube-proxy write its rules anew",
+        "put ports of the machine that lead to pods back",
     ] {
         assert!(log.contains(&format!("done: {said}")), "{said}: {log}");
     }
+    kubectl(&["delete", "pod", WEB])?;
     // A rule of a person's stays.
     shell(node, "iptables -D FORWARD -j REJECT").map(drop)
 }
@@ -66,7 +105,8 @@ fn works(node: &str) -> Outcome {
     let page = "curl -sS --noproxy '*' --max-time 5 -o /dev/null http://$(/opt/pf9/stacks/current/bin/kubectl \
                 --kubeconfig=/etc/pf9/kube.d/kubeconfigs/kubelet.yaml get -n pf9-info svc node-info \
                 -o jsonpath='{.spec.clusterIP}')";
-    shell(node, page).map(drop)
+    shell(node, page)?;
+    answers_by_port(node)
 }
 
 pub(crate) fn what_hangs_is_started_again() -> Outcome {

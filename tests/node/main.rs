@@ -4,6 +4,7 @@
 //! ```text
 //! a_up          bare machines → Ready, logs, exec, pages with links; a second `up` changes nothing
 //! ab_services   by nftables, by iptables and back: they answer, and nothing of the other way is left
+//! ac_a_broken   machines that are broken in one way: the check of that says it, what it says helps; another address → the node is there
 //! ad_what_hangs a kubelet, kube-proxy, runtime, etcd and scheduler that only live; rules and routes that are flushed → works
 //! b_reboot      machines rebooted and crashed with the plane away → Ready
 //! c_kill        every daemon killed at random moments while converging → Ready
@@ -24,7 +25,9 @@
 //! i_the_data      every member's data of etcd deleted, restored from a snapshot: pods ran on, all objects are there
 //! j_masters_share an address of three masters: its agent stopped, its machine without power → another one has it within 10 s
 //! k_a_cluster_goes  1.36 to 1.37 and back with a service asked all the time; a node that cannot is put back
-//! l_the_agent     another version of the agent: proven, installed, nothing else started again; bad ones come back
+//! l_the_agent     the fleet's agents to another version: proven, installed, nothing else started again; bad ones come back
+//!                 and stop the fleet
+//! m_the_machines_patches  updates of the distribution without and with a restart of the machine; a bad package stops
 //! ```
 //!
 //! They share the machines and run one at a time, in order of name. scripts/test draws some of them, and all with
@@ -33,6 +36,7 @@
 
 mod addons;
 mod address;
+mod broken;
 mod certificates;
 mod demo;
 mod hangs;
@@ -41,6 +45,7 @@ mod matrix;
 mod members;
 mod minors;
 mod network;
+mod os_update;
 mod pages;
 mod policies;
 mod reach;

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::addons;
+use crate::broken;
 use crate::demo::{
     NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_on_master,
     ready_through_plane, said, shell, start, up,
@@ -125,6 +126,13 @@ fn an_idle_sweep_writes_its_line_only(node: &str) -> Outcome {
     assert!(line.contains("status check: ok - "), "{node}: {line}");
     assert_eq!(files()?, before, "{node}: an idle sweep wrote");
     Ok(())
+}
+
+#[test]
+fn ac_a_broken_machine_is_told_and_one_that_moves_is_followed() -> Outcome {
+    up()?;
+    broken::what_is_broken_is_said_by_its_check()?;
+    broken::a_worker_follows_its_machine()
 }
 
 #[test]

@@ -1,8 +1,5 @@
-//! The agent of a node that works goes to another version of itself; one that ends at once and one that hangs come back by
-//! themselves, and so does one whose machine loses its power.
-//!
-//! The order is laid on the machine as nodelet lays it there: which version a fleet gets, and that the plane's word alone
-//! counts, is tested elsewhere.
+//! The fleet's agents go to another version, told by the plane through their tunnels; one that ends at once and one that
+//! hangs come back by themselves and stop the fleet, and so does one whose machine loses its power.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::demo::{
-    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, machine_dir, ready_through_plane,
-    shell, state, up,
+    NODES, Outcome, agent_is_ok, demo, eventually, kubectl, plane, ready_through_plane, shell,
+    state, up,
 };
 
 /// The same programs, built to say another number.
@@ -22,9 +19,10 @@ const GOOD: &str = "0.1.1";
 /// Ends at once, and hangs.
 const ENDS: &str = "0.1.2";
 const HANGS: &str = "0.1.3";
-/// A sweep of a master, and programs that are started again.
-const PROVEN: Duration = Duration::from_secs(180);
-const PROVE_S: u32 = 60;
+const CUT_OFF: &str = "0.1.4";
+/// A package that comes, a sweep of a master, and programs that are started again.
+const PROVEN: Duration = Duration::from_secs(240);
+const PROVE_S: &str = "60";
 /// The longest that nobody may reach the node through the tunnel.
 const GAP: Duration = Duration::from_secs(5);
 /// Units whose processes are none of the agent's business.
@@ -33,13 +31,19 @@ const OTHERS: &str = "pf9-kubelet pf9-containerd pf9-etcd pf9-kube-proxy";
 #[test]
 fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     up()?;
-    let node = NODES[0];
-    let from = said(&shell(node, "pf9ctl --version")?)?;
-    let others = runs(node, OTHERS)?;
+    let from = said(&shell(NODES[0], "pf9ctl --version")?)?;
+    let others = NODES.map(|node| runs(node, OTHERS));
     let good = package(GOOD)?;
+    // What they run as well: it is what they go back to.
+    import(&only_deb(&state().join("package"))?, &from)?;
+    import(&good, GOOD)?;
     let asking = Asking::start();
-    order(node, 1, GOOD, &good)?;
-    eventually("proven", PROVEN, || is(node, "proven", GOOD, GOOD))?;
+    order(GOOD, "100%")?;
+    eventually("the fleet is done", PROVEN, || {
+        fleet("done", |host| {
+            host["stand"] == "done" && host["runs"] == GOOD
+        })
+    })?;
     let gap = asking.longest()?;
     println!(
         "the longest that the node could not be reached: {:.1} s",
@@ -48,34 +52,54 @@ fn l_the_agent_goes_to_another_version_and_bad_ones_come_back() -> Outcome {
     if gap >= GAP {
         return Err(format!("the node could not be reached for {gap:?}"));
     }
-    eventually("installed", PROVEN, || installed(node, GOOD))?;
-    if runs(node, OTHERS)? != others {
+    for node in NODES {
+        eventually("installed", PROVEN, || installed(node, GOOD))?;
+    }
+    if NODES.map(|node| runs(node, OTHERS)) != others {
         return Err("something else than the agent was started again".into());
     }
-    for (generation, version, does) in [(2, ENDS, "exit 1"), (3, HANGS, "exec sleep infinity")] {
-        let bad = broken(&good, version, does)?;
-        order(node, generation, version, &bad)?;
-        eventually(&format!("{does}: put back"), PROVEN, || {
-            is(node, "put-back", version, GOOD)
-        })?;
-        eventually("well", PROVEN, || agent_is_ok(node))?;
-        installed(node, GOOD)?;
+    for (version, does) in [(ENDS, "exit 1"), (HANGS, "exec sleep infinity")] {
+        stops_the_fleet(&broken(&good, version, does)?, version)?;
     }
-    power_cut(node, &broken(&good, "0.1.4", "exec sleep infinity")?)?;
-    if said(&shell(node, "pf9ctl --version")?)? == from {
+    power_cut(&broken(&good, CUT_OFF, "exec sleep infinity")?)?;
+    if said(&shell(NODES[0], "pf9ctl --version")?)? == from {
         return Err("it is not the other version that runs".into());
     }
     demo(&["down"]).map(drop)
 }
 
+/// One host tries it and comes back, and nobody else is told.
+fn stops_the_fleet(bad: &Path, version: &str) -> Outcome {
+    import(bad, version)?;
+    order(version, "1")?;
+    eventually(&format!("{version} stops the fleet"), PROVEN, || {
+        fleet("stopped", |host| {
+            let failed = host["stand"] == "failed" && host["said"] == "put-back";
+            (failed || host["stand"] == "waiting") && host["runs"] == GOOD
+        })
+    })?;
+    let failed = first("failed")?;
+    is(&failed, "put-back", version, GOOD)?;
+    for node in NODES {
+        eventually("well", PROVEN, || agent_is_ok(node))?;
+        installed(node, GOOD)?;
+    }
+    plane(&["agent", "upgrade", "cancel"]).map(drop)
+}
+
 /// In the middle of a trial.
-fn power_cut(node: &str, package: &Path) -> Outcome {
-    order(node, 4, "0.1.4", package)?;
-    eventually("tried", PROVEN, || is(node, "proving", "0.1.4", GOOD))?;
-    demo(&["crash", node])?;
+fn power_cut(bad: &Path) -> Outcome {
+    import(bad, CUT_OFF)?;
+    order(CUT_OFF, "1")?;
+    let mut node = String::new();
+    eventually("tried", PROVEN, || {
+        node = first("told")?;
+        is(&node, "proving", CUT_OFF, GOOD)
+    })?;
+    demo(&["crash", &node])?;
     eventually("back after the power cut", PROVEN, || {
         let links = shell(
-            node,
+            &node,
             "readlink /opt/pf9/agent/current /opt/pf9/agent/last-good",
         )?;
         match links.split_whitespace().all(|l| l == GOOD) {
@@ -83,7 +107,51 @@ fn power_cut(node: &str, package: &Path) -> Outcome {
             false => Err(links),
         }
     })?;
-    eventually("Ready", PROVEN, || ready_through_plane(node))
+    eventually("Ready", PROVEN, || ready_through_plane(&node))
+}
+
+/// A package to the plane.
+fn import(package: &Path, version: &str) -> Outcome {
+    let said = plane(&["agent", "import", &package.to_string_lossy()])?;
+    match said.starts_with(&format!("{version} deb ")) {
+        true => Ok(()),
+        false => Err(said),
+    }
+}
+
+/// The whole fleet to this version, so many hosts at a time.
+fn order(version: &str, at_a_time: &str) -> Outcome {
+    let words = ["agent", "upgrade", "--to", version, "--percent", "100"];
+    let how = ["--max-unavailable", at_a_time, "--prove", PROVE_S];
+    plane(&[&words[..], &how[..]].concat()).map(drop)
+}
+
+/// How far the fleet is, as the plane says.
+fn status() -> Outcome<Value> {
+    let text = plane(&["agent", "upgrade", "status", "--json"])?;
+    let answer: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    Ok(answer["upgrade"].clone())
+}
+
+/// It is in this state, and each host is so.
+fn fleet(state: &str, each: impl Fn(&Value) -> bool) -> Outcome {
+    let upgrade = status()?;
+    let hosts = upgrade["hosts"].as_array().ok_or("no hosts")?;
+    let all = hosts.len() == NODES.len() && hosts.iter().all(each);
+    match upgrade["state"] == state && all {
+        true => Ok(()),
+        false => Err(upgrade.to_string()),
+    }
+}
+
+/// The first host that stands so.
+fn first(stand: &str) -> Outcome<String> {
+    let upgrade = status()?;
+    let mut hosts = upgrade["hosts"].as_array().into_iter().flatten();
+    let found = hosts.find(|host| host["stand"] == stand);
+    let name = found.and_then(|host| host["name"].as_str());
+    name.map(str::to_owned)
+        .ok_or_else(|| format!("nobody is {stand}: {upgrade}"))
 }
 
 /// `pf9-hostagent_0.1.1-1_amd64.deb` of the programs of this checkout, built anew beside those of the demo.
@@ -157,42 +225,6 @@ fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
         true => Ok(dir.join("x.deb")),
         false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
     }
-}
-
-/// Lays package and order where hostagent and nodelet lay them, and starts the unit as nodelet does.
-fn order(node: &str, generation: u64, version: &str, package: &Path) -> Outcome {
-    let sum = Command::new("sha256sum")
-        .arg(package)
-        .output()
-        .map_err(|e| e.to_string())?;
-    let text = String::from_utf8_lossy(&sum.stdout).into_owned();
-    let digest = text.split_whitespace().next().ok_or("no digest")?;
-    let bytes = std::fs::metadata(package).map_err(|e| e.to_string())?.len();
-    let arch = said(&shell(node, "echo arch $(dpkg --print-architecture)")?)?;
-    let order = json!({"schema": 1, "spec": {
-        "generation": generation,
-        "target": {"version": version, "packages": [
-            {"format": "deb", "arch": arch, "sha256": digest, "bytes": bytes, "path": "v1/agents/x/package"}]},
-        "prove_within_seconds": PROVE_S,
-    }});
-    let root = machine_dir(node).join("root");
-    let staging = root.join("var/opt/pf9/hostagent/agent");
-    std::fs::create_dir_all(&staging).map_err(|e| e.to_string())?;
-    std::fs::copy(package, staging.join(format!("{digest}.deb"))).map_err(|e| e.to_string())?;
-    std::fs::write(root.join("var/opt/pf9/agent/order.json"), order.to_string())
-        .map_err(|e| e.to_string())?;
-    eventually("begun", PROVEN, || {
-        shell(node, "systemctl start pf9-agent-switch.service")?;
-        let record: Value =
-            serde_json::from_str(&shell(node, "cat /var/opt/pf9/agent/switch.json")?)
-                .map_err(|e| e.to_string())?;
-        let begun = record["order"]["generation"] == generation && record["stage"] != "ready";
-        if begun {
-            Ok(())
-        } else {
-            Err(format!("{} {}", record["stage"], record["why"]))
-        }
-    })
 }
 
 /// How far it is, and what was proven last; in the words of `pf9ctl status`.

@@ -278,6 +278,27 @@ fn what_failed_is_not_begun_again_and_what_was_cut_off_is() {
     assert!(world.record.next_try.is_some());
 }
 
+/// Neither tried for ever nor left half done.
+#[test]
+fn what_could_not_be_switched_to_goes_back() {
+    let mut world = World::new(true);
+    world.record = record_at(Stage::Switching, 1, TO);
+    world.own = true;
+    world.proof = Proof::Failed("its units cannot be written".into());
+    match world.ask() {
+        Move::Write(record) => assert_eq!(record.stage, Stage::PuttingBack),
+        other => panic!("it is tried again: {other:?}"),
+    }
+    world.run(&mut std::iter::empty(), false).expect("it ends");
+    assert_eq!(world.record.stage, Stage::PutBack);
+    let why = world.record.why.as_ref().map(|w| (w.code, w.why.as_str()));
+    assert_eq!(
+        why,
+        Some((FaultCode::AgentNotProven, "its units cannot be written"))
+    );
+    assert_eq!((world.current, world.switched), (name(FROM), 0));
+}
+
 #[test]
 fn what_a_person_installs_meanwhile_is_left_alone() {
     for stage in [Stage::Ready, Stage::Switching, Stage::Proving] {
@@ -306,6 +327,39 @@ fn what_a_person_installs_meanwhile_is_left_alone() {
         Move::Rest,
         "neither link nor package manager is turned back"
     );
+}
+
+/// By whoever took the order up again, and by whoever put it back: each of them ends it.
+#[test]
+fn what_was_begun_three_times_is_neither_begun_nor_noted_for_another_time() {
+    let mut world = World::new(true);
+    world.record.attempts = ATTEMPTS_MAX;
+    let Move::Write(record) = world.ask() else {
+        panic!("it rests");
+    };
+    let code = record.why.as_ref().map(|w| w.code);
+    assert_eq!(
+        (record.stage, code),
+        (Stage::PutBack, Some(FaultCode::AgentNotProven))
+    );
+    world.record = world
+        .record
+        .at(Stage::PuttingBack, Some(cut_off(&name(TO))));
+    world.back = true;
+    let Move::Write(record) = world.ask() else {
+        panic!("it rests");
+    };
+    assert_eq!((record.stage, record.next_try), (Stage::PutBack, None));
+}
+
+/// A person who installs the version before by hand, when the package manager knew of the new one, has the last word.
+#[test]
+fn what_a_person_puts_back_afterwards_stays() {
+    let mut world = World::new(true);
+    world.record.stage = Stage::Proven;
+    world.record.database = Database::Agrees;
+    assert_eq!(world.ask(), Move::Rest);
+    assert_eq!(world.last_good, name(FROM));
 }
 
 #[test]

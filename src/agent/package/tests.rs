@@ -3,6 +3,8 @@
 use std::process::Command;
 
 use super::*;
+use crate::host::package::read;
+use crate::host::package::tests::{Made, deb_of, rpm_of};
 
 const VERSION: Version = Version::new(0, 2, 0);
 
@@ -90,11 +92,7 @@ fn rpm(dir: &Path, version: &str) -> std::path::PathBuf {
 }
 
 fn unpacked(fs: &HostFs, file: &Path, format: PackageFormat) -> Result<(), PackageError> {
-    let arch = match format {
-        PackageFormat::Deb => "amd64",
-        PackageFormat::Rpm => "x86_64",
-    };
-    unpack(fs, file, format, &VERSION, arch)
+    unpack(fs, file, format, &VERSION, "amd64")
 }
 
 #[test]
@@ -134,8 +132,8 @@ fn both_formats_give_programs_and_units_and_nothing_else() {
 #[test]
 fn other_packages_are_refused_and_leave_what_is_there() {
     for (name, version, but, words) in [
-        ("theirs", "0.2.0", "", "package theirs"),
-        (PACKAGE, "0.2.1", "", "0.2.1-1"),
+        ("theirs", "0.2.0", "", "package \"theirs\""),
+        (PACKAGE, "0.2.1", "", "0.2.1 for amd64"),
         (
             PACKAGE,
             "0.2.0",
@@ -193,16 +191,91 @@ fn what_is_cut_off_or_no_package_is_an_error_at_every_length() {
     }
 }
 
+/// Packages with all that is asked of one.
+fn whole(version: &str) -> [(Vec<u8>, PackageFormat); 2] {
+    let dir = format!("./opt/pf9/agent/{version}");
+    let programs = PROGRAMS.map(|p| format!("{dir}/bin/{p}"));
+    let units = UNITS.map(|u| format!("{dir}/units/{u}"));
+    let names = programs.iter().chain(&units);
+    let files: Vec<(&str, &[u8])> = names.map(|n| (n.as_str(), n.as_bytes())).collect();
+    let version = format!("{version}-1");
+    let made = Made {
+        name: PACKAGE,
+        version: &version,
+        arch: "amd64",
+        files: &files,
+    };
+    [
+        (deb_of(&made), PackageFormat::Deb),
+        (rpm_of(&made), PackageFormat::Rpm),
+    ]
+}
+
+/// What the plane would import, and what a node would unpack.
+fn both(bytes: &[u8], format: PackageFormat) -> (bool, Result<(), PackageError>) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = dir.path().join("package");
+    std::fs::write(&file, bytes).expect("write");
+    let plane = read(&mut File::open(&file).expect("open"));
+    let fs = HostFs::new(dir.path());
+    let node = unpack(&fs, &file, format, &VERSION, "amd64");
+    (plane.is_ok_and(|label| label.format == format), node)
+}
+
+#[test]
+fn what_the_plane_imports_a_node_unpacks() {
+    for (bytes, format) in whole("0.2.0") {
+        let (plane, node) = both(&bytes, format);
+        assert!(plane);
+        node.unwrap_or_else(|e| panic!("{format:?}: {}", crate::telemetry::chain(&e)));
+    }
+    // What comes before a release is written in the package managers' own way.
+    let dir = tempfile::tempdir().expect("tempdir");
+    let made = Made {
+        name: PACKAGE,
+        version: "0.3.0~rc1-1",
+        arch: "amd64",
+        files: &[],
+    };
+    std::fs::write(dir.path().join("x"), deb_of(&made)).expect("write");
+    let version = "0.3.0-rc1".parse().expect("version");
+    let fs = HostFs::new(dir.path());
+    let node = unpack(
+        &fs,
+        &dir.path().join("x"),
+        PackageFormat::Deb,
+        &version,
+        "amd64",
+    );
+    assert!(matches!(node, Err(PackageError::Lacks(_))), "{node:?}");
+}
+
 proptest::proptest! {
-    /// No bytes make it panic, or take more than it may.
+    #![proptest_config(crate::sample::cases(200, 5_000))]
+    /// Whatever was done to a package: what the plane refuses no node takes, and what it takes no node calls damaged.
     #[test]
-    fn no_bytes_are_too_odd(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
-        let deb_like = [b"!<arch>\n".as_slice(), &bytes].concat();
-        drop(deb::about(deb_like.as_slice()));
-        let mut lead = vec![0xed, 0xab, 0xee, 0xdb];
-        lead.resize(96, 0);
-        let header = [lead.as_slice(), &[0x8e, 0xad, 0xe8, 1, 0, 0, 0, 0], &bytes].concat();
-        drop(rpm::about(header.as_slice()));
+    fn plane_and_node_refuse_the_same(
+        rpm in proptest::prelude::any::<bool>(),
+        at in 0usize..4096,
+        with in proptest::prelude::any::<u8>(),
+        how in 0u8..4,
+    ) {
+        let [deb, rpm_package] = whole("0.2.0");
+        let (mut bytes, format) = if rpm { rpm_package } else { deb };
+        let at = at % bytes.len();
+        match how {
+            0 => bytes[at] = with,
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, with),
+            _ => drop(bytes.drain(at..(at + usize::from(with)).min(bytes.len()))),
+        }
+        let (plane, node) = both(&bytes, format);
+        match node {
+            Ok(()) | Err(PackageError::Lacks(_)) => proptest::prop_assert!(plane, "a node takes it"),
+            Err(PackageError::NotOurs(NotOurs::Damaged(e))) => proptest::prop_assert!(!plane, "{}", e),
+            // Another version, or machine, is one all the same.
+            Err(PackageError::NotOurs(NotOurs::Other(_)) | PackageError::Write(_)) => {}
+        }
     }
 }
 

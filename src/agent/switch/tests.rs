@@ -1,8 +1,11 @@
 //! The effects on a machine below a temporary root, with a systemctl that notes what it is asked.
 
+use nix::mount::{MsFlags, mount};
+
 use super::*;
 use crate::agent::package::PROGRAMS;
 use crate::agent::testing::{order, record_at};
+use crate::host::testing::in_namespaces;
 use crate::model::Digest;
 
 const SYSTEMCTL: &str = "#!/bin/sh\necho \"$*\" >> @ROOT@/calls\n";
@@ -217,19 +220,84 @@ async fn an_order_whose_package_is_wrong_changes_nothing_and_is_not_tried_for_ev
     assert_eq!(machine.calls(), "");
 }
 
+/// What is begun or proven is on the disk before; where it cannot be, nothing is begun, and nothing is proven.
+#[tokio::test]
+async fn what_cannot_be_noted_is_neither_begun_nor_proven() {
+    let machine = Machine::new();
+    machine.put("/var/opt/pf9/agent/switch.json/x", "");
+    let mut run = Run::new(&machine.host, false);
+    for stage in [Stage::Ready, Stage::Switching, Stage::Refused] {
+        let done = run.wrote(record_at(stage, 1, "0.2.0")).await;
+        assert!(done.is_err(), "{stage:?}: {done:?}");
+    }
+    for stage in [Stage::Proving, Stage::Proven] {
+        run.proof = Proof::Seen;
+        let record = run.wrote(record_at(stage, 1, "0.2.0")).await;
+        assert_eq!(record.expect("it goes on").stage, Stage::Proving);
+        assert!(matches!(run.proof, Proof::Failed(_)), "{:?}", run.proof);
+    }
+    assert_eq!(machine.both(), ["0.1.0", "0.1.0"]);
+}
+
+/// A new version that answers nothing has the time that its order gives it, and not more.
+#[tokio::test]
+async fn what_is_late_is_not_waited_for() {
+    let machine = Machine::new();
+    machine.trial(Stage::Proving);
+    let record = machine.record();
+    let within = Duration::from_secs(u64::from(record.order.prove_within_seconds));
+    for (ago, late) in [(within, true), (Duration::ZERO, false)] {
+        let mut run = Run::new(&machine.host, false);
+        run.proving = Instant::now().checked_sub(ago);
+        run.prove(&record).await;
+        assert_eq!(
+            matches!(run.proof, Proof::Failed(_)),
+            late,
+            "{:?}",
+            run.proof
+        );
+    }
+}
+
+/// Only another order cures it.
+#[tokio::test]
+async fn an_order_that_is_over_is_not_begun_again() {
+    for stage in [Stage::PutBack, Stage::Refused] {
+        let machine = Machine::new();
+        let over = record_at(stage, 3, "0.2.0");
+        store(&machine.host.fs).save(&over).expect("save");
+        for generation in [2, 3] {
+            let spec = order(generation, "0.2.0");
+            let again = Order { schema: 1, spec };
+            order_store(&machine.host.fs).save(&again).expect("save");
+            switch(&machine.host).await.expect("nothing to do");
+            assert_eq!(machine.record(), over, "{stage:?} {generation}");
+        }
+        assert_eq!(machine.calls(), "");
+    }
+}
+
+/// The link back is made before anything is changed, and a rename needs no room.
 #[test]
 fn back_is_possible_where_the_disk_takes_no_new_link() {
-    let machine = Machine::new();
-    machine.links("0.2.0", "0.1.0");
+    const NAME: &str = "agent::switch::tests::back_is_possible_where_the_disk_takes_no_new_link";
+    if in_namespaces(NAME, &["--mount"], ":").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    let disk = fs.at(paths::AGENT_PROGRAMS);
+    std::fs::create_dir_all(&disk).expect("directory");
+    let (tmpfs, files) = (Some("tmpfs"), Some("nr_inodes=32"));
+    mount(tmpfs, &disk, tmpfs, MsFlags::empty(), files).expect("mount");
     let good = name("0.1.0");
-    links::point(&machine.host.fs, BACK, &good).expect("made beforehand");
-    machine
-        .host
-        .fs
-        .rename(BACK, paths::AGENT_CURRENT)
-        .expect("a rename needs no room");
-    assert_eq!(machine.both(), ["0.1.0", "0.1.0"]);
-    point_back(&machine.host.fs, &good).expect("nor does it hurt again");
+    links::point(&fs, paths::AGENT_CURRENT, &name("0.2.0")).expect("link");
+    links::point(&fs, BACK, &good).expect("made beforehand");
+    let filled = (0..64).find(|n| std::fs::write(disk.join(n.to_string()), b"").is_err());
+    assert!(filled.is_some(), "it is full");
+    links::point(&fs, paths::AGENT_CURRENT, &good).expect_err("it takes no other");
+    point_back(&fs, &good).expect("back");
+    assert_eq!(links::read(&fs, paths::AGENT_CURRENT), Some(good));
 }
 
 /// However many versions are tried, what was given up is not kept.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use crate::model::{Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, Secret, SigningKey};
+use crate::model::{
+    Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, Secret, SigningKey, Timestamp,
+};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -18,11 +21,17 @@ pub(super) enum Manner {
     Accept,
     Refuse(Fault),
     Garbage,
+    /// It is asked nothing but the time, and its clock is wrong by so many seconds.
+    Clock(i64),
+    /// The operator API: method, path, token and body of a call, and its answer.
+    Api(fn(&str, &str, &str, &str) -> (u16, String)),
 }
 
 pub(super) struct Plane {
     pub(super) url: String,
     pub(super) token: String,
+    /// The certificate of its authority, PEM.
+    pub(super) authority: String,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -73,7 +82,7 @@ impl Plane {
         let tls = acceptor(&ca);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let url = format!("https://{}", listener.local_addr().expect("address"));
-        let token = token(&ca);
+        let (token, authority) = (token(&ca), ca.pem());
         let endpoint = format!("{}/v1/tunnel", url.replace("https", "wss"));
         let serving = tokio::spawn(async move {
             loop {
@@ -83,6 +92,14 @@ impl Plane {
                 let Ok(mut stream) = tls.accept(tcp).await else {
                     continue;
                 };
+                if let Manner::Api(api) = manner {
+                    answer_call(&mut stream, api).await;
+                    continue;
+                }
+                if let Manner::Clock(wrong) = manner {
+                    tell_time(&mut stream, wrong).await;
+                    continue;
+                }
                 let request = read_request(&mut stream).await;
                 let (status, body) = answer(&ca, &manner, &endpoint, request);
                 let head = format!(
@@ -97,14 +114,73 @@ impl Plane {
         Self {
             url,
             token,
+            authority,
             serving,
         }
     }
 }
 
+async fn answer_call(
+    stream: &mut TlsStream<TcpStream>,
+    api: fn(&str, &str, &str, &str) -> (u16, String),
+) {
+    let mut asked = Vec::new();
+    let mut part = [0; 4096];
+    let (head, body) = loop {
+        let n = stream.read(&mut part).await.unwrap_or(0);
+        asked.extend_from_slice(&part[..n]);
+        let text = String::from_utf8_lossy(&asked).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.to_lowercase();
+            let length = length.split_once("content-length: ").map_or(0, |(_, l)| {
+                l.lines()
+                    .next()
+                    .and_then(|l| l.trim().parse().ok())
+                    .unwrap_or(0)
+            });
+            if body.len() >= length {
+                break (head.to_owned(), body.to_owned());
+            }
+        }
+        if n == 0 {
+            return;
+        }
+    };
+    let mut words = head.split(' ');
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    let token = head.lines().find_map(|l| l.strip_prefix("x-auth-token: "));
+    let (status, said) = api(method, path, token.unwrap_or_default(), &body);
+    let head = format!(
+        "HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        said.len()
+    );
+    drop(stream.write_all(format!("{head}{said}").as_bytes()).await);
+    drop(stream.shutdown().await);
+}
+
+/// As a server does that has no such page.
+async fn tell_time(stream: &mut TlsStream<TcpStream>, wrong: i64) {
+    let mut asked = [0; 4096];
+    let n = stream.read(&mut asked).await.unwrap_or(0);
+    let asked = String::from_utf8_lossy(&asked[..n]).into_owned();
+    if !asked.starts_with("HEAD / HTTP/1.1\r\n") {
+        return;
+    }
+    let now = Timestamp::now() + jiff::SignedDuration::from_secs(wrong);
+    let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let head = format!("HTTP/1.1 404 Not Found\r\nDate: {date}\r\ncontent-length: 0\r\n\r\n");
+    drop(stream.write_all(head.as_bytes()).await);
+    drop(stream.shutdown().await);
+}
+
 fn answer(ca: &Issuer, manner: &Manner, endpoint: &str, request: EnrolRequest) -> (u16, Vec<u8>) {
     match manner {
-        Manner::Garbage => (200, b"<html>hello</html>".to_vec()),
+        Manner::Clock(_) | Manner::Api(_) | Manner::Garbage => {
+            (200, b"<html>hello</html>".to_vec())
+        }
         Manner::Refuse(fault) => (403, serde_json::to_vec(fault).expect("json")),
         Manner::Accept => {
             assert_eq!(request.token.expose(), "s3cret");

@@ -70,7 +70,11 @@ impl Rig {
         });
     }
 
-    fn token(&self, text: &str) -> String {
+    pub(super) fn daemons_are_up(&self) {
+        self.daemons(up());
+    }
+
+    pub(super) fn token(&self, text: &str) -> String {
         self.file("/root/token", text);
         self.host.at("/root/token").display().to_string()
     }

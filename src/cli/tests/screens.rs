@@ -5,11 +5,11 @@ use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
     ApiAddressStatus, Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus,
-    Expiry, FaultCode, Generation, HostId, KubeProxyStatus, NodeState, NodeStatus, PhaseId,
-    PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef, Timestamp, TunnelState,
-    TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
+    Expiry, FaultCode, Generation, HostId, KubeProxyStatus, MaintenanceBy, MaintenanceStatus,
+    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef,
+    Timestamp, TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
-use crate::preflight::{Disk, Facts, OverlayTrial, Report};
+use crate::preflight::{Disk, Facts, OverlayTrial, Report, Skips};
 
 const WIDTH: usize = 100;
 
@@ -72,6 +72,9 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         service_account_key: None,
         etcd: None,
         revived: Vec::new(),
+        maintenance: None,
+        repairs: Vec::new(),
+        extensions: None,
         api_address: (role == Role::Master).then(|| ApiAddressStatus {
             address: "10.1.0.250".parse().expect("ip"),
             here: true,
@@ -171,6 +174,15 @@ fn certificates(role: Role) -> Vec<Expiry> {
         .into_iter()
         .chain(node.iter().map(Expiry::from))
         .collect()
+}
+
+fn maintenance() -> MaintenanceStatus {
+    MaintenanceStatus {
+        by: MaintenanceBy::Root,
+        reason: "the disk of /var/lib/pf9 is replaced".into(),
+        since: at("09:20:00"),
+        until: at("11:20:00"),
+    }
 }
 
 fn screens() -> Vec<(&'static str, StatusReport)> {
@@ -308,11 +320,22 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
             attempts: 2,
             fault: Some(fault),
             since: at("09:40:00"),
+            os: None,
         });
+    }
+
+    let mut resting = good(Role::Worker);
+    resting.state = Overall::Maintenance;
+    let left = "left as it is: start kubelet (pf9-kubelet.service is not running)";
+    resting.reason = Some(maintenance().fault(Some(left)));
+    resting.services[1] = unit("kubelet", "stopped");
+    if let Some(node) = &mut resting.node {
+        node.maintenance = Some(maintenance());
     }
 
     vec![
         ("status-ok.txt", good(Role::Master)),
+        ("status-maintenance.txt", resting),
         ("status-put-back.txt", put_back),
         ("status-converging.txt", converging),
         ("status-retrying.txt", retrying),
@@ -328,6 +351,8 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
 fn status_screens_are_the_reviewed_ones() {
     for (name, report) in screens() {
         golden(name, &report.screen(WIDTH).text(false));
+        let json = serde_json::to_value(&report).expect("json");
+        schema::check("status.json", &json);
     }
     let (_, ok) = screens().swap_remove(0);
     let json = serde_json::to_string_pretty(&ok).expect("json");
@@ -365,7 +390,10 @@ fn check_screens_are_the_reviewed_ones() {
     // What this machine's own file systems can is no matter here.
     facts.overlay_trial = OverlayTrial::Works;
     facts.programs.insert("systemctl".into());
-    let report = |facts: &Facts| Report::of(facts, &["clock".into()]).expect("report");
+    facts.mounts_shared = Some(true);
+    facts.port_range = ("32768 60999".into(), String::new());
+    let skips = Skips::parse(&["clock=it is tried elsewhere".to_owned()]).expect("skips");
+    let report = |facts: &Facts| Report::of_machine(facts, &skips);
     golden(
         "check-node-good.txt",
         &report(&facts).screen(WIDTH).text(false),
@@ -406,6 +434,7 @@ fn plan_screens_are_the_reviewed_ones() {
             what: "the download of stack pf9-kube 1.20.2-1".into(),
         }),
         api_address: None,
+        maintenance: Some(maintenance()),
     };
     let none = PlanWords {
         steps: Vec::new(),
@@ -418,6 +447,7 @@ fn plan_screens_are_the_reviewed_ones() {
             since: None,
             fault: None,
         }),
+        maintenance: None,
     };
     let screen = |plan| super::super::plan::Plan(plan).screen(WIDTH).text(false);
     golden("plan-some.txt", &screen(some));

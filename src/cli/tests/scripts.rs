@@ -66,6 +66,16 @@ const REMOVE: &str = r#"remove_tree() (
 )
 "#;
 
+/// A person's drop-ins for units of ours are his: left, and named.
+const TELL: &str = r#"tell_drop_ins() {
+    for dir in $SHARED_DIRS; do
+        for own in "$dir"/pf9-*.service.d "$dir"/pf9-*.socket.d; do
+            if [ -e "$own" ]; then echo "pf9-hostagent: left as it is, for it is the administrator's: $own" >&2; fi
+        done
+    done
+}
+"#;
+
 fn path_of(script: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     root.join("packaging").join(script)
@@ -111,6 +121,7 @@ fn known() -> Vec<(&'static str, String)> {
         variable("REMOVAL_SECONDS", deadlines::PACKAGE.as_secs().to_string()),
         ("unmount_ours", UNMOUNT.into()),
         ("remove_tree", REMOVE.into()),
+        ("tell_drop_ins", TELL.into()),
         (
             "role_is_left",
             "role_is_left() {\n    for unit in $ROLE_UNITS; do\n        if [ -e \"$unit\" ]; then return 0; fi\n    \
@@ -135,6 +146,7 @@ fn wanted(rest: &str) -> String {
             || name == "ROLE_UNITS" && uses_role
             || name == "MOUNTED" && rest.contains("unmount_ours")
             || name == "DISKS" && uses_tree
+            || name == "SHARED_DIRS" && rest.contains("tell_drop_ins")
     };
     let all = known().into_iter().filter(|(name, _)| used(name));
     all.map(|(_, text)| text).collect()
@@ -294,6 +306,29 @@ fn an_erase_takes_all_that_is_ours_but_a_persons_configuration() {
     assert_eq!(left(&rig), kept);
     let after = rig.files().into_values().filter(|t| t == "theirs").count();
     assert_eq!(after, 5);
+}
+
+/// Our own comments tell people to make them.
+#[test]
+fn an_administrators_drop_in_stays_and_is_named() {
+    for (script, argument) in [("deb/postrm", "purge"), ("rpm/postun.sh", "0")] {
+        let rig = machine();
+        let own = "/etc/systemd/system/pf9-containerd.service.d";
+        rig.file(&format!("{own}/proxy.conf"), "a person's");
+        let said = run_with(rig.dir.path(), script, argument, "");
+        let named: Vec<&str> = said.lines().collect();
+        let words = format!(
+            "for it is the administrator's: {}",
+            rig.host.at(own).display()
+        );
+        assert!(
+            named.len() == 1 && named[0].ends_with(&words),
+            "{script}: {said}"
+        );
+        let left = left(&rig);
+        let kept = format!("{}/proxy.conf", own.trim_start_matches('/'));
+        assert!(left.contains(&kept), "{script}: {left:?}");
+    }
 }
 
 /// What is mounted below our directories: below pods' and the runtime's it is ours, elsewhere somebody's. No byte of

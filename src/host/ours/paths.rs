@@ -28,7 +28,14 @@ pub const UNIT_DIR: &str = "/etc/systemd/system";
 pub const CONFIG_ROOT: &str = "/etc/pf9";
 /// What is the package's own in [`CONFIG_ROOT`], and what a person wrote there: only a purge of the
 /// package takes it.
-const KEPT_CONFIG: [&str; 3] = ["hostagent.toml", "conf.d", "services.d"];
+const KEPT_CONFIG: [&str; 6] = [
+    "hostagent.toml",
+    "conf.d",
+    "services.d",
+    "operations.toml",
+    "check.d",
+    "inventory.d",
+];
 /// True for a name in [`CONFIG_ROOT`] that stays with the package; what a package manager saved of
 /// a changed configuration (`hostagent.toml.rpmsave`) as well.
 pub fn config_is_kept(name: &str) -> bool {

@@ -78,6 +78,37 @@ pub const ALL: [Port; 10] = [
     port(SCHEDULER, "kube-scheduler", units::KUBELET, true),
 ];
 
+/// Those of `wanted` that the kernel may give to whoever calls out, by its own two parameters, in order; and the list of
+/// kept ones with which it does not. A port that is given away is sometimes taken when its service starts.
+pub fn given_away(
+    range: &str,
+    reserved: &str,
+    wanted: impl IntoIterator<Item = u16>,
+) -> Option<(Vec<u16>, String)> {
+    let mut ends = range
+        .split_whitespace()
+        .filter_map(|n| n.parse::<u16>().ok());
+    let (low, high) = (ends.next()?, ends.next()?);
+    let kept = |port: u16| {
+        reserved.trim().split(',').any(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            let ends = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
+            ends.is_some_and(|(from, to)| (from..=to).contains(&port))
+        })
+    };
+    let open = wanted
+        .into_iter()
+        .filter(|port| (low..=high).contains(port) && !kept(*port));
+    let mut open: Vec<u16> = open.collect();
+    open.sort_unstable();
+    let before = (!reserved.trim().is_empty()).then(|| reserved.trim().to_owned());
+    let all = before
+        .into_iter()
+        .chain(open.iter().map(ToString::to_string));
+    let all: Vec<String> = all.collect();
+    (!open.is_empty()).then(|| (open, all.join(",")))
+}
+
 /// What is known of `number`.
 pub fn of(number: u16) -> Option<&'static Port> {
     ALL.iter().find(|p| p.port == number)

@@ -1,6 +1,8 @@
 //! Processes of ours, by what the kernel says of them. A name proves nothing, and neither does a
 //! word somewhere in the arguments: whoever edits a file of ours is not ours.
 
+use std::net::IpAddr;
+
 use super::paths;
 use crate::model::paths as names;
 
@@ -58,6 +60,18 @@ pub fn process(seen: &Process) -> Option<ProcessRule> {
     container.then_some(ProcessRule::Container)
 }
 
+/// The kernel's name of flannel's daemon.
+pub const TUNNELS: &str = "flanneld";
+
+/// Whether this is flannel's daemon in a container of ours, told another address than `ip` to tunnel by.
+pub fn tunnels_elsewhere(seen: &Process, ip: IpAddr) -> bool {
+    let told = seen.args.iter().find_map(|a| a.strip_prefix("--iface="));
+    let told = told.and_then(|text| text.parse::<IpAddr>().ok());
+    seen.name == TUNNELS
+        && process(seen) == Some(ProcessRule::Container)
+        && told.is_some_and(|told| told != ip)
+}
+
 impl ProcessRule {
     /// Stricter on purpose: only these may be killed when containers are cleared away. Programs of
     /// a stack are services, which end in their units' order, or a person's `kubectl`.
@@ -88,6 +102,39 @@ mod tests {
             root: texts(root),
             ..Process::default()
         }
+    }
+
+    #[test]
+    fn flannel_is_known_by_the_address_it_was_told() {
+        let upper = "/var/lib/pf9/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/9/fs";
+        let ip = "10.1.0.5".parse().expect("ip");
+        let of = |name: &str, args: &[&str], root: &str| {
+            let process = Process {
+                name: name.into(),
+                ..seen("/opt/bin/flanneld", args, &[root])
+            };
+            tunnels_elsewhere(&process, ip)
+        };
+        let (old, new) = ("--iface=10.1.0.4", "--iface=10.1.0.5");
+        assert!(of(
+            "flanneld",
+            &["/opt/bin/flanneld", "--ip-masq", old],
+            upper
+        ));
+        assert!(!of(
+            "flanneld",
+            &["/opt/bin/flanneld", "--ip-masq", new],
+            upper
+        ));
+        assert!(
+            !of("flanneld", &["/opt/bin/flanneld", "--iface=eth0"], upper),
+            "a name stays"
+        );
+        assert!(
+            !of("flanneld", &["/opt/bin/flanneld", old], "/var/lib/docker/x"),
+            "somebody else's"
+        );
+        assert!(!of("sh", &["sh", old], upper));
     }
 
     #[test]

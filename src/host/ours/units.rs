@@ -10,8 +10,10 @@ pub const KUBELET: &str = "pf9-kubelet.service";
 pub const KUBE_PROXY: &str = "pf9-kube-proxy.service";
 /// Routes and packet-filter rules of the pod network.
 pub const NETWORK: &str = "pf9-network.service";
+/// Ends the containers when the machine goes down, before what they need does.
+pub const PODS: &str = "pf9-pods.service";
 /// Every unit that the node role writes, in the order they start.
-pub const ROLE: [&str; 5] = [CONTAINERD, ETCD, NETWORK, KUBELET, KUBE_PROXY];
+pub const ROLE: [&str; 6] = [CONTAINERD, ETCD, NETWORK, KUBELET, KUBE_PROXY, PODS];
 
 /// The tunnel.
 pub const COMMS: &str = "pf9-comms.service";
@@ -26,8 +28,10 @@ pub const AGENT: [&str; 3] = [NODELET_SOCKET, COMMS, HOSTAGENT];
 
 /// Changes to another version of the agent.
 pub const AGENT_SWITCH: &str = "pf9-agent-switch.service";
+/// Brings in the distribution's updates.
+pub const OS_UPDATE: &str = "pf9-os-update.service";
 /// The package's units that are not enabled: others start them.
-const STARTED: [&str; 3] = [NODELET, AGENT_SWITCH, "pf9-agent-boot.service"];
+const STARTED: [&str; 4] = [NODELET, AGENT_SWITCH, "pf9-agent-boot.service", OS_UPDATE];
 
 /// True for a unit that only the node role writes: by name and not by list, so that one of another
 /// version is known too. The package's own units are none, wherever their file is: a person may

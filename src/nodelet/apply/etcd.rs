@@ -111,6 +111,16 @@ impl Effects<'_> {
         })
     }
 
+    /// The others first: this one may hear of nothing before they know.
+    pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Result<(), Failed> {
+        let (fs, node) = (&self.host.fs, &self.ctx.node);
+        let mut endpoints = peers::other_etcd_members(fs, node).map_err(Failed::Why)?;
+        endpoints.push(self.memory.peers.etcd(fs, node).map_err(Failed::Why)?);
+        let who = who(&data::look(fs)?, member);
+        let told = etcd::expect_here(&endpoints, &who).await;
+        told.map_err(|e| Failed::Why(chain(&e)))
+    }
+
     pub(super) fn etcd_noted(&mut self) -> Result<(), Failed> {
         let fs = &self.host.fs;
         match to_note(fs, Timestamp::now()).map_err(Failed::Why)? {

@@ -17,10 +17,11 @@ use super::super::phase::{self, Context, Order, PhaseSteps, layout};
 use super::super::plan::Plan;
 use super::super::run::{End, Runner, Stop};
 use super::super::status::LOOK_MAX;
+use super::super::step::Step;
 use super::Engine;
 use super::clock::until;
 use super::next::{Next, failed};
-use super::own::add_own;
+use super::own::{add_first, add_own};
 use crate::model::{
     Fault, FaultCode, Generation, HostId, NodeSpec, NodeState, PhaseId, StackRef, Timestamp,
     TrustStore,
@@ -76,6 +77,8 @@ pub(super) struct Turn {
     pub(super) newest: Option<Arc<NodeSpec>>,
     /// A sweep that finds nothing to do does not make it `ok`: the cluster has to show it first.
     pub(super) proves: bool,
+    /// What is done before anything else.
+    pub(super) does: Option<Step>,
 }
 
 impl Engine {
@@ -139,7 +142,7 @@ impl Engine {
         Next::retry(&self.lifecycle)
     }
 
-    async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
+    pub(super) async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
         self.board.expects(LOOK_MAX);
         let (began, now) = (Instant::now(), Timestamp::now());
         let refused = self.memory.refused_stack.clone();
@@ -167,6 +170,9 @@ impl Engine {
         self.renewed(&ctx);
         let mut phases = phase::all(&ctx);
         add_own(&self.host, &mut phases);
+        if let Some(step) = &node.turn.does {
+            add_first(&mut phases, step.clone());
+        }
         let effects = Effects {
             host: &self.host,
             trust: &node.trust,
@@ -242,6 +248,7 @@ impl Engine {
     fn settled(&mut self, look: &Look, node: &Node) -> Option<Next> {
         if !look.plan.todo.is_empty() {
             if self.lifecycle.state() == NodeState::Ok {
+                self.board.repairs(true);
                 self.happened(Happened::Drift);
             }
             return None;
@@ -311,10 +318,15 @@ impl Engine {
             board: &mut self.board,
             generation: node.work.generation,
         };
-        let mut orders = self.told.orders.clone();
+        let (mut orders, mut rest) = (self.told.orders.clone(), self.desk_news.clone());
         let told = async move {
             // Without a sender there is no more news; the server ends with the process.
-            if orders.changed().await.is_ok() {
+            let is_news = tokio::select! {
+                // cancel-safe: both are
+                changed = orders.changed() => changed.is_ok(),
+                changed = rest.changed() => changed.is_ok(),
+            };
+            if is_news {
                 news.cancel();
             }
             std::future::pending::<()>().await;
@@ -328,7 +340,9 @@ impl Engine {
 
     pub(super) fn interrupted(&self) -> bool {
         let changed = |r: Result<bool, watch::error::RecvError>| r.unwrap_or(false);
-        self.told.shutdown.is_cancelled() || changed(self.told.orders.has_changed())
+        self.told.shutdown.is_cancelled()
+            || changed(self.told.orders.has_changed())
+            || changed(self.desk_news.has_changed())
     }
 }
 
@@ -349,7 +363,8 @@ fn came_to_rest(proves: bool, now: &Lifecycle) -> Option<Happened> {
             Lifecycle::Ok
             | Lifecycle::Converging { waits: None }
             | Lifecycle::Retrying(_)
-            | Lifecycle::Failed(_),
+            | Lifecycle::Failed(_)
+            | Lifecycle::Maintenance(_),
         ) => Some(Happened::Waits {
             what: "the cluster to show this node as it is".into(),
         }),

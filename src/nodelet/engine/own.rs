@@ -1,4 +1,4 @@
-//! The step that is nodelet's own.
+//! Steps that are no phase's: nodelet's own, and what a roll does to the machine.
 
 use super::super::phase::PhaseSteps;
 use super::super::step::Step;
@@ -17,6 +17,11 @@ pub(super) fn add_own(host: &Host, phases: &mut [PhaseSteps]) {
         path: NODELET_AT_BOOT.to_owned(),
         target: format!("{dir}/{NODELET}"),
     };
+    add_first(phases, step);
+}
+
+/// Before all others.
+pub(super) fn add_first(phases: &mut [PhaseSteps], step: Step) {
     if let Some(first) = phases.first_mut() {
         match &mut first.steps {
             Ok(steps) => steps.insert(0, step),

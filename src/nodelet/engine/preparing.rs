@@ -151,6 +151,7 @@ impl Engine {
             attempts: 1,
             fault,
             since: Timestamp::now(),
+            os: None,
         });
     }
 }

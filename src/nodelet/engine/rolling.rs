@@ -144,6 +144,7 @@ impl Engine {
             (Move::Drain { force }, Some(record)) => self.drains(record, force, by, turn).await,
             (Move::Switch | Move::Uncordon, _) => self.works(by, turn).await,
             (Move::BackUp, Some(record)) => self.backs_up(record, by).await,
+            (Move::Os(what), Some(record)) => self.updates(record, what, by, turn).await,
             (Move::TakeEtcd, Some(record)) => {
                 turn.etcd = Some(record.order.stack.clone());
                 self.works(by, turn).await
@@ -163,7 +164,12 @@ impl Engine {
             (Move::Follow, _) => (Said::Nothing, self.node(by, None, Turn::default()).await),
             // Only a record leads there, and what is to be written was written.
             (
-                Move::BackUp | Move::TakeEtcd | Move::Drain { .. } | Move::Back | Move::Note(_),
+                Move::BackUp
+                | Move::TakeEtcd
+                | Move::Drain { .. }
+                | Move::Os(_)
+                | Move::Back
+                | Move::Note(_),
                 _,
             ) => {
                 let after = READY_AGAIN;
@@ -209,7 +215,13 @@ impl Engine {
         if order.stage == UpgradeStage::Prepare {
             return (Said::Nothing, self.prepare(&node, &order, next).await);
         }
-        let had = self.have(&node, &order).await;
+        let had = match order.stage {
+            // It has the stack that it is of.
+            UpgradeStage::Os => Had::Ready,
+            UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
+                self.have(&node, &order).await
+            }
+        };
         let well = self.clean;
         let waits = match had {
             Had::Ready if well => return (Said::Ready, next),
@@ -218,7 +230,7 @@ impl Engine {
                     .lifecycle
                     .reason()
                     .map_or_else(String::new, |f| f.to_string());
-                let what = "the node is not changed yet";
+                let what = "the node is not begun with yet";
                 let fault = Fault::new(FaultCode::Waiting, what, format!("it is not well: {why}"));
                 self.show(&order, UpgradeState::Checking, Some(fault));
                 return (Said::Nothing, next);
@@ -405,7 +417,7 @@ impl Engine {
         }
     }
 
-    fn show_left(&mut self, record: &Record, left: &Fault) {
+    pub(super) fn show_left(&mut self, record: &Record, left: &Fault) {
         let mut status = record.status();
         status.fault = Some(left.clone());
         self.board.show_upgrade(status);

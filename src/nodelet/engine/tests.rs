@@ -1,8 +1,11 @@
 //! The whole loop on a temporary root whose stack has not come yet.
 
 mod held;
+mod refused;
+mod resting;
 mod rolling;
 mod unfit;
+mod updating;
 
 use std::sync::Arc;
 
@@ -22,8 +25,6 @@ use crate::model::{
     Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, PhaseId,
     SigningKey, Spec, paths,
 };
-
-mod refused;
 
 /// Data of etcd: what must never go by mistake.
 const DATA: &str = "/var/lib/pf9/etcd/member/snap/db";
@@ -133,6 +134,7 @@ impl Machine {
         let told = Told {
             orders,
             wake: woken,
+            maintenance: Desk::open(host.clone()),
             shutdown: CancellationToken::new(),
         };
         let sweep = Duration::from_secs(60);

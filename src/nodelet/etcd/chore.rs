@@ -91,6 +91,8 @@ pub(super) struct Seen {
     pub(super) to_defragment: bool,
     /// When one of the two last failed.
     pub(super) upkeep_failed: Option<Timestamp>,
+    /// The host is in maintenance.
+    pub(super) rests: bool,
 }
 
 /// What is next.
@@ -115,6 +117,14 @@ impl Chore {
         Self::Defragment,
         Self::Drill,
     ];
+
+    /// It changes nothing of the node: it is done in maintenance as well. By order of root everything is.
+    fn goes_on(self) -> bool {
+        match self {
+            Self::Backup | Self::Archive | Self::List | Self::Prune => true,
+            Self::Heal | Self::Defragment | Self::Drill => false,
+        }
+    }
 
     /// Longest it may take; it is cut off then.
     pub(super) fn deadline(self) -> Duration {
@@ -194,7 +204,8 @@ impl Chore {
 /// What is to be done, or when to look again.
 pub(super) fn next(now: Timestamp, host: HostId, policy: &BackupPolicy, seen: &Seen) -> Next {
     let due = |chore: &Chore| Some((chore.due(now, host, policy, seen)?, *chore));
-    match Chore::ALL.iter().filter_map(due).min_by_key(|(at, _)| *at) {
+    let may = Chore::ALL.iter().filter(|c| c.goes_on() || !seen.rests);
+    match may.filter_map(due).min_by_key(|(at, _)| *at) {
         Some((at, chore)) if at <= now => Next::Now(chore),
         Some((at, _)) => Next::At(at),
         None => Next::Never,

@@ -95,22 +95,40 @@ impl Desk {
         self.ordered(order).await
     }
 
+    /// A backup, by an operation of the plane that root allows: how it went, in words.
+    pub async fn back_up(&self) -> (StatusCode, String) {
+        match self.done(Order::Backup).await {
+            Ok(Some(answer)) => (StatusCode::OK, answer.done),
+            Ok(None) => (StatusCode::ACCEPTED, String::new()),
+            Err((status, fault)) => (status, fault.to_string()),
+        }
+    }
+
     async fn ordered(&self, order: Order) -> Reply {
+        match self.done(order).await {
+            Ok(Some(answer)) => Reply::json(StatusCode::OK, &answer),
+            Ok(None) => self.view(StatusCode::ACCEPTED),
+            Err((status, fault)) => Reply::fault(status, &fault),
+        }
+    }
+
+    /// None: it takes longer than anybody waits.
+    async fn done(&self, order: Order) -> Result<Option<ChoreAnswer>, (StatusCode, Fault)> {
         let (answer, done) = oneshot::channel();
         if self.orders.try_send(Ordered { order, answer }).is_err() {
             let why = "other orders wait, or the agent ends";
             let fault = Fault::new(FaultCode::Busy, NOT_DONE, why)
                 .fix("pf9ctl etcd status shows what is under way");
-            return Reply::fault(StatusCode::TOO_MANY_REQUESTS, &fault);
+            return Err((StatusCode::TOO_MANY_REQUESTS, fault));
         }
         match tokio::time::timeout(ANSWER_WAIT, done).await {
-            Ok(Ok(Ok(answer))) => Reply::json(StatusCode::OK, &answer),
-            Ok(Ok(Err(fault))) => Reply::fault(StatusCode::CONFLICT, &fault),
+            Ok(Ok(Ok(answer))) => Ok(Some(answer)),
+            Ok(Ok(Err(fault))) => Err((StatusCode::CONFLICT, fault)),
             Ok(Err(_)) => {
                 let fault = Fault::new(FaultCode::Interrupted, NOT_DONE, "the agent ends");
-                Reply::fault(StatusCode::SERVICE_UNAVAILABLE, &fault)
+                Err((StatusCode::SERVICE_UNAVAILABLE, fault))
             }
-            Err(_) => self.view(StatusCode::ACCEPTED),
+            Err(_) => Ok(None),
         }
     }
 

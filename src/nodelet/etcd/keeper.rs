@@ -129,6 +129,7 @@ impl Keeper {
         self.look(master).await;
         let policy = &master.work.node.etcd.backup;
         let now = Timestamp::now();
+        self.seen.rests = self.board.rests();
         let pause = match chore::next(now, master.host_id, policy, &self.seen) {
             Next::Now(due) => {
                 // What is wrong is in the status.

@@ -16,6 +16,14 @@ fn failed(key: &str, second: i64, jitter: f64) -> Happened {
     }
 }
 
+fn rests() -> Fault {
+    Fault::new(
+        FaultCode::Maintenance,
+        "nothing is done",
+        "somebody said so",
+    )
+}
+
 fn failing(attempts: u32) -> Lifecycle {
     let mut now = Lifecycle::begin();
     for _ in 0..attempts {
@@ -32,6 +40,7 @@ fn show(now: &Lifecycle) -> String {
         Lifecycle::Retrying(f) | Lifecycle::Failed(f) => {
             format!("{} {} ×{}", now.state(), f.key, f.attempts)
         }
+        Lifecycle::Maintenance(_) => "maintenance".into(),
     }
 }
 
@@ -47,6 +56,7 @@ fn the_transition_table_is_as_written() {
         failing(1),
         failing(ATTEMPTS_MAX),
         failing(ATTEMPTS_MAX + 1),
+        Lifecycle::Maintenance(rests()),
     ];
     let events = [
         ("new work", Happened::NewWork),
@@ -62,6 +72,7 @@ fn the_transition_table_is_as_written() {
             },
         ),
         ("settled", Happened::Settled),
+        ("rests", Happened::Rests { why: rests() }),
     ];
     let mut table = String::new();
     for state in &states {
@@ -89,6 +100,7 @@ fn happened() -> impl Strategy<Value = Happened> {
         "[a-c]".prop_map(|key| Happened::StepDone { key }),
         ("[a-c]", 0i64..10_000, 0.0..1.0f64).prop_map(|(k, s, j)| failed(&k, s, j)),
         Just(Happened::Waits { what: "x".into() }),
+        Just(Happened::Rests { why: rests() }),
     ]
 }
 
@@ -109,6 +121,10 @@ proptest! {
                     prop_assert_eq!(f.fault.next_try, Some(f.next_try));
                 }
                 Lifecycle::Failed(f) => prop_assert!(f.attempts > ATTEMPTS_MAX),
+                Lifecycle::Maintenance(_) => {
+                    prop_assert_eq!(&event, &Happened::Rests { why: rests() });
+                    prop_assert!(now.reason().is_some() && now.failing().is_none());
+                }
             }
         }
     }

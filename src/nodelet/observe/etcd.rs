@@ -136,6 +136,30 @@ impl Sweep<'_> {
         }
     }
 
+    /// Whether the others expect this member where it is. Its own word is enough that they do; that they do not it may
+    /// only not have heard, as long as they look for it elsewhere, and then they are asked. It stands before the start,
+    /// which would wait for them: where nobody can be asked, all that is known is that it has to be started.
+    pub(super) async fn etcd_address(&mut self, member: &EtcdMember) -> Seen {
+        let asked = async {
+            let (fs, node) = (&self.host.fs, &self.ctx.node);
+            let own = self.memory.peers.etcd(fs, node);
+            let others = peers::other_etcd_members(fs, node).map_err(EtcdError::Doubtful)?;
+            let seen = data::look(fs).map_err(|e| EtcdError::Doubtful(chain(&e)))?;
+            let who = who(&seen, member);
+            let own = [own.map_err(EtcdError::Doubtful)?];
+            match etcd::expected_elsewhere(&own, &who).await {
+                Ok(None) => Ok(None),
+                own if others.is_empty() => own,
+                Ok(Some(_)) | Err(_) => etcd::expected_elsewhere(&others, &who).await,
+            }
+        };
+        let asked: Result<Option<String>, EtcdError> = asked.await;
+        match asked {
+            Ok(None) | Err(_) => Seen::Same,
+            Ok(Some(at)) => differs(&format!("etcd expects this member at {at}")),
+        }
+    }
+
     /// Whether what is noted of this member is what its data say.
     pub(super) fn etcd_noted(&self) -> Seen {
         match to_note(&self.host.fs, Timestamp::now()) {

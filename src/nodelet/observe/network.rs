@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::{Sweep, differs};
 use crate::host::exec::{self, Cmd, Ended};
+use crate::host::host_ports;
 use crate::host::ours;
 use crate::host::proc::Proc;
 use crate::model::ProxyMode;
@@ -42,6 +43,22 @@ impl Sweep<'_> {
             Ok(true) => Seen::Same,
             Ok(false) => differs("nothing leads to services in the packet filter"),
             Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    /// The plugin that made them knows.
+    pub(super) async fn host_ports(&self, network: &str, plugins: &str) -> Seen {
+        match host_ports::lost(&self.host.fs, network, plugins).await {
+            Ok(lost) if lost.is_empty() => Seen::Same,
+            Ok(lost) => differs(&format!("those of {} pods are gone", lost.len())),
+            Err(e) => Seen::Unknown { why: e.to_string() },
+        }
+    }
+
+    pub(super) fn tunnelled_by(&self, ip: IpAddr) -> Seen {
+        match self.host.proc.tunnels_elsewhere(ip).first() {
+            None => Seen::Same,
+            Some(process) => differs(&format!("{process} tunnels by an address of before")),
         }
     }
 

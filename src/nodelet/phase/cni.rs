@@ -8,6 +8,9 @@ use crate::nodelet::step::Step;
 use super::render::{PRIVATE_DIR, PUBLIC, PUBLIC_DIR, dir, file};
 use super::{Context, Steps, layout, runtime};
 
+/// The name of the pod network, ours or flannel's, in what the runtime notes of it.
+pub(super) const NETWORK: &str = "pf9";
+
 pub(super) fn steps(ctx: &Context) -> Steps {
     let mut steps = vec![
         dir(layout::CNI_DIR, PUBLIC_DIR),
@@ -25,6 +28,13 @@ pub(super) fn steps(ctx: &Context) -> Steps {
         }
         NetworkPlugin::None => steps.extend(own_plugins(ctx)?),
     }
+    // Of a network that is not ours somebody else knows.
+    steps.extend(
+        (ctx.node.network.plugin != NetworkPlugin::None).then(|| Step::HostPorts {
+            network: NETWORK.into(),
+            plugins: layout::CNI_BIN.into(),
+        }),
+    );
     Ok(steps)
 }
 
@@ -71,7 +81,7 @@ fn conflist(ctx: &Context) -> String {
     }
     let list = json!({
         "cniVersion": "0.4.0",
-        "name": "pf9",
+        "name": NETWORK,
         "plugins": [
             bridge,
             {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},

@@ -166,7 +166,13 @@ pub(super) fn start(ctx: &Context) -> Steps {
         // removed must not. Masters are removed seldom, and their API servers start again then, too.
         .add("revoked", revoked(ctx).unwrap_or_default())
         .add_digest("program", ctx.etcd_of().program);
-    let mut steps = vec![unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV])];
+    let goes_on = matches!(begin(ctx), Begin::GoesOn);
+    let told = own(ctx).filter(|_| goes_on);
+    let told = told.map(|own| Step::EtcdAddress {
+        member: own.clone(),
+    });
+    let mut steps: Vec<Step> = told.into_iter().collect();
+    steps.push(unit(layout::ETCD_UNIT, inputs, &[layout::ETCD_ENV]));
     if certs::are_over(ctx) {
         // It could not be asked.
         return Ok(steps);
@@ -473,6 +479,7 @@ mod tests {
                 assignment: Assignment::Master(Box::new(ctx.node.clone())),
                 force: false,
                 agent: None,
+                maintenance: None,
             };
             let said = spec.validate(ctx.host_id);
             let named = |f: &crate::model::Fault| f.why.contains("etcd.revoked");

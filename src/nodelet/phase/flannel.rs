@@ -18,6 +18,7 @@ use crate::host::ours::paths::CONTAINERD_STATE;
 use crate::model::{NetworkPlugin, paths};
 use crate::nodelet::step::Step;
 
+use super::cni::NETWORK;
 use super::{Context, Wait, layout};
 
 /// Its objects, and the account that it asks the API as.
@@ -101,7 +102,7 @@ fn plugins(ctx: &Context) -> Value {
     }
     json!({
         "cniVersion": "0.4.0",
-        "name": "pf9",
+        "name": NETWORK,
         "plugins": [
             {
                 "type": "flannel",

@@ -1,5 +1,5 @@
 //! Rendered files and step lists, compared byte for byte with `tests/golden/phases/<case>/`; and
-//! what holds for every context. What restarts when: `restarts`.
+//! what holds for every context. What restarts when: `restarts`; what others of the machine have: `ground`.
 //!
 //! `PF9_BLESS=1 cargo test golden` writes them anew; the diff is the review.
 
@@ -15,6 +15,7 @@ use crate::host::ours::paths as ours;
 use crate::model::*;
 use crate::nodelet::step::Step;
 
+mod ground;
 mod restarts;
 mod trials;
 
@@ -234,6 +235,7 @@ fn a_services_network_without_a_tenth_address_is_named() {
             assignment: Assignment::Master(Box::new(ctx.node.clone())),
             force: false,
             agent: None,
+            maintenance: None,
         };
         let fault = spec.validate(ctx.host_id).expect_err("refused");
         assert_eq!(fault.code, FaultCode::SpecInvalid);
@@ -361,6 +363,7 @@ fn path(step: &Step) -> Option<&str> {
         | Step::Drain { .. }
         | Step::EtcdMemberGone { .. }
         | Step::EtcdMemberOut { .. }
+        | Step::EtcdAddress { .. }
         | Step::EtcdNoted
         | Step::EtcdStack { .. }
         | Step::StackOnDisk { .. }
@@ -369,8 +372,12 @@ fn path(step: &Step) -> Option<&str> {
         | Step::ContainersGone
         | Step::NetworkGone { .. }
         | Step::PodNetwork { .. }
+        | Step::HostPorts { .. }
+        | Step::TunnelledBy { .. }
         | Step::ProxyRules { .. }
-        | Step::ProxyRulesGone { .. } => None,
+        | Step::ProxyRulesGone { .. }
+        | Step::OsUpdate { .. }
+        | Step::Reboot { .. } => None,
     }
 }
 

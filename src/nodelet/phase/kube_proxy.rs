@@ -50,6 +50,11 @@ pub(super) fn steps(ctx: &Context) -> Steps {
     // its start, for until then services are made by what was there.
     steps.push(Step::ProxyRulesGone { of: mode.other() });
     steps.extend(policies_off(ctx)?.then_some(Step::PolicyRulesGone));
+    // After kubelet, which says the address to what it starts.
+    if ctx.node.network.plugin == NetworkPlugin::Flannel {
+        let ip = ctx.node.node_ip;
+        steps.push(Step::TunnelledBy { ip });
+    }
     Ok(steps)
 }
 

@@ -71,14 +71,12 @@ fn directories() -> Vec<Step> {
 }
 
 fn unit_text(ctx: &Context) -> String {
-    let mut after = format!(
+    // Not etcd: an API server waits for it by itself, and what else kubelet does need not.
+    let after = format!(
         "network-online.target {} {}",
         layout::CONTAINERD_UNIT,
         layout::NETWORK_UNIT
     );
-    if ctx.is_master() {
-        after = format!("{after} {}", layout::ETCD_UNIT);
-    }
     UnitText::new("kubelet of the Kubernetes node")
         .set("Documentation", "https://kubernetes.io/docs/")
         .set("After", &after)

@@ -7,7 +7,7 @@ pub use crate::host::ours::network::POD_BRIDGE;
 pub use crate::host::ours::paths::{CONTAINERD_STATE, MODULES_FILE, SYSCTL_FILE, UNIT_DIR};
 pub use crate::host::ours::units::{
     CONTAINERD as CONTAINERD_UNIT, ETCD as ETCD_UNIT, KUBE_PROXY as KUBE_PROXY_UNIT,
-    KUBELET as KUBELET_UNIT, NETWORK as NETWORK_UNIT, ROLE as UNITS,
+    KUBELET as KUBELET_UNIT, NETWORK as NETWORK_UNIT, PODS as PODS_UNIT, ROLE as UNITS,
 };
 
 /// Directory of the kubeconfigs.

@@ -24,6 +24,7 @@ pub fn removal(ctx: &Context, force: bool) -> Vec<Step> {
         // Before the containers, or it starts them again.
         gone(layout::KUBELET_UNIT),
         gone(layout::KUBE_PROXY_UNIT),
+        gone(layout::PODS_UNIT),
         Step::ContainersGone,
         gone(layout::ETCD_UNIT),
         gone(layout::CONTAINERD_UNIT),

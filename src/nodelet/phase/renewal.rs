@@ -87,11 +87,15 @@ pub(super) fn standing(ctx: &Context, purpose: CertPurpose) -> Standing {
         Standing::TooEarly
     } else if superseded {
         Standing::Superseded
-    } else if helps && ctx.now >= due(seen.not_before, seen.not_after, place(ctx.host_id)) {
+    } else if ctx.rotate.contains(&seen.own) || helps && is_due(ctx, seen) {
         Standing::Due
     } else {
         Standing::Good
     }
+}
+
+fn is_due(ctx: &Context, seen: &CertificateSeen) -> bool {
+    ctx.now >= due(seen.not_before, seen.not_after, place(ctx.host_id))
 }
 
 /// When the standing of any certificate changes next by time alone.

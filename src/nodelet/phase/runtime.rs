@@ -18,8 +18,8 @@ use crate::nodelet::step::{Probe, Step};
 
 use super::env::EnvText;
 use super::render::{
-    Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, probe, shared_dir, unit,
-    yaml,
+    Inputs, PRIVATE_DIR, PROGRAM, PUBLIC, PUBLIC_DIR, UnitText, dir, file, oneshot, probe,
+    shared_dir, unit, yaml,
 };
 use super::{Context, Steps, Wait, layout};
 use config::{as_meant, config};
@@ -55,6 +55,11 @@ pub(super) fn configure(ctx: &Context) -> Steps {
             PUBLIC,
         ),
         file(layout::CONTAINERD_SHUTDOWN, shutdown(), PROGRAM),
+        file(
+            layout::unit_file(layout::PODS_UNIT),
+            pods_unit_text(ctx),
+            PUBLIC,
+        ),
         file(layout::CRICTL_CONFIG, crictl(), PUBLIC),
         file(layout::NODE_ENV, node_env(ctx)?, PUBLIC),
     ]);
@@ -74,6 +79,11 @@ pub(super) fn start(ctx: &Context) -> Steps {
     let read: Vec<&str> = read.iter().map(String::as_str).collect();
     Ok(vec![
         unit(layout::CONTAINERD_UNIT, inputs, &read),
+        oneshot(
+            layout::PODS_UNIT,
+            Inputs::new().add("unit", &pods_unit_text(ctx)),
+            &[],
+        ),
         probe(Probe::RuntimeReady, START),
         probe(as_meant(ctx), SAYS),
     ])
@@ -109,8 +119,6 @@ fn unit_text(ctx: &Context) -> String {
     UnitText::new("Container runtime of the Kubernetes node")
         .set("Documentation", "https://containerd.io")
         .set("After", "network.target local-fs.target dbus.service")
-        // At shutdown the API server ends quickly only while its etcd is there.
-        .set_if(ctx.is_master(), "After", layout::ETCD_UNIT)
         // A node comes back by itself, however often it takes.
         .set("StartLimitIntervalSec", "0")
         .section("Service")
@@ -121,8 +129,6 @@ fn unit_text(ctx: &Context) -> String {
             &[format!("--config={}", layout::CONTAINERD_CONFIG)],
         )
         .set("Delegate", "yes")
-        .set("ExecStop", &format!("-{}", layout::CONTAINERD_SHUTDOWN))
-        .set("TimeoutStopSec", "60")
         // Containers outlive a restart of the runtime.
         .set("KillMode", "process")
         .set("Restart", "always")
@@ -135,20 +141,44 @@ fn unit_text(ctx: &Context) -> String {
         .wanted_at_boot()
 }
 
-/// When the machine goes down, kubelet has stopped by now and nobody else ends the containers: the
-/// machine would wait its full time-out for each that ignores `SIGTERM`.
+/// A unit that is there for its end: what starts last stops first, so the containers go while the
+/// runtime, the network and etcd are there (an API server ends quickly only while its etcd is). These
+/// do not wait for each other because of it when the machine starts.
+fn pods_unit_text(ctx: &Context) -> String {
+    let mut after = vec![layout::CONTAINERD_UNIT, layout::NETWORK_UNIT];
+    if ctx.is_master() {
+        after.push(layout::ETCD_UNIT);
+    }
+    UnitText::new("Containers of the Kubernetes node, ended in order when the machine goes down")
+        .set("After", &after.join(" "))
+        .section("Service")
+        .set("Type", "oneshot")
+        .set("RemainAfterExit", "yes")
+        .set("ExecStop", &format!("-{}", layout::CONTAINERD_SHUTDOWN))
+        .set("TimeoutStopSec", "60")
+        .wanted_at_boot()
+}
+
+/// When the machine goes down nobody else ends the containers: it would wait its full time-out for each
+/// that ignores `SIGTERM`. kubelet stops meanwhile, and is waited for: it would start them again.
 fn shutdown() -> String {
     let ctr = layout::bin("ctr");
     let socket = paths::CONTAINERD_SOCKET;
+    let kubelet = layout::KUBELET_UNIT;
     format!(
         r#"#!/bin/sh
 # Written by pf9-nodeletd; changes are undone.
-# Ends the containers when the machine goes down; does nothing when only the runtime stops.
+# Ends the containers when the machine goes down; does nothing when only this unit stops.
 set -u
 PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
 [ "$(systemctl is-system-running)" = stopping ] || exit 0
 
 ctr() {{ {ctr} --address {socket} --namespace k8s.io "$@"; }}
+
+# Whether kubelet starts nothing any more.
+kubelet_rests() {{
+  case "$(systemctl is-active {kubelet})" in inactive|failed|unknown) ;; *) return 1 ;; esac
+}}
 
 # Process ids of the running containers that a filter names.
 running() {{
@@ -193,6 +223,11 @@ end() {{
   done
 }}
 
+tenths=100
+until kubelet_rests || [ "$tenths" -eq 0 ]; do
+  sleep 0.1
+  tenths=$((tenths - 1))
+done
 kind='labels."io.cri-containerd.kind"'
 name='labels."io.kubernetes.container.name"'
 end "$kind==container,$name!=kube-apiserver" 300

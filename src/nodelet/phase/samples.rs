@@ -118,6 +118,7 @@ fn sample(role: Role, node: NodeSpec, kubernetes: &str) -> Context {
             .then(|| "-----BEGIN PUBLIC KEY-----\nown\n-----END PUBLIC KEY-----\n".into()),
         etcd_of: None,
         cordoned: false,
+        rotate: Default::default(),
         addons: match role {
             Role::Master => coredns(),
             Role::Worker | Role::None => Vec::new(),

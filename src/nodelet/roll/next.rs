@@ -2,6 +2,8 @@
 //! to [`At::Done`], [`At::PutBack`] or [`At::Refused`], and begins the switch no more often than
 //! [`ATTEMPTS_MAX`] times.
 
+mod os;
+
 use std::time::Duration;
 
 use super::{At, Record};
@@ -10,6 +12,8 @@ use crate::model::{
     UpgradeStage,
 };
 use crate::nodelet::ledger::Installed;
+
+pub use os::{OsMove, OsSaid};
 
 /// How often a switch is begun, restarts of the process and the machine counted: a program that takes the
 /// machine down with it does so a third time and no more.
@@ -47,6 +51,8 @@ pub enum Move {
     Switch,
     /// Work by the spec; the node is made schedulable.
     Uncordon,
+    /// Keep what is installed, and bring in the distribution's updates.
+    Os(OsMove),
     /// Work by the node of before; it stays cordoned.
     Back,
     /// Keep the stack that the node is of, and say why.
@@ -89,6 +95,8 @@ pub enum Said {
     Drained,
     /// Pods are left, for this reason.
     Left(Fault),
+    /// The distribution's updates came to this.
+    Os(OsSaid),
     /// The node that was worked by is as it should be, and shows it.
     Well,
     /// It cannot become so.
@@ -113,7 +121,7 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
     };
     match order.stage {
         UpgradeStage::Prepare => return Move::Prepare,
-        UpgradeStage::Etcd | UpgradeStage::Node => {}
+        UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os => {}
     }
     let Some(record) = record.filter(|r| r.is_of(order)) else {
         return begins(order, own, seen);
@@ -124,8 +132,11 @@ pub fn what_next(record: Option<&Record>, node: &NodeSpec, seen: &Seen<'_>) -> M
         At::PutBack | At::Refused => Move::Keep(Box::new(given_up(record))),
         // Not over: see above.
         At::BackingUp
+        | At::Fetching
         | At::Draining
         | At::Switching
+        | At::Updating
+        | At::Rebooting
         | At::Proving
         | At::Uncordoning
         | At::PuttingBack => Move::Follow,
@@ -138,26 +149,33 @@ fn begins(order: &UpgradeOrder, own: &StackRef, seen: &Seen<'_>) -> Move {
         return Move::Keep(Box::new(in_doubt(order)));
     };
     let begin = |at| {
-        let record = Record::new(order, at, installed, seen.etcd, seen.now);
+        let mut record = Record::new(order, at, installed, seen.etcd, seen.now);
+        record.attempts = u32::from(at == At::Fetching);
         Move::Note(Box::new(record))
     };
-    let etcd = order.stage == UpgradeStage::Etcd;
+    let (etcd, os) = match order.stage {
+        UpgradeStage::Etcd => (true, false),
+        UpgradeStage::Os => (false, true),
+        UpgradeStage::Prepare | UpgradeStage::Node => (false, false),
+    };
     if etcd && installed.role != Role::Master {
         return begin(At::Done);
     }
     let has = if etcd { seen.etcd } else { Some(own) };
-    if has == Some(&order.stack) {
+    if has == Some(&order.stack) && !os {
         // Nothing is to be changed; it has to be well.
         return begin(At::Uncordoning);
     }
     match &seen.said {
         Said::Ready if etcd => begin(At::BackingUp),
+        Said::Ready if os => begin(At::Fetching),
         Said::Ready => begin(At::Draining),
         Said::Nothing
         | Said::Anew
         | Said::BackedUp
         | Said::Drained
         | Said::Left(_)
+        | Said::Os(_)
         | Said::Well
         | Said::Failed(_) => Move::Prepare,
     }
@@ -169,10 +187,12 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
     let wants = match record.order.stage {
         UpgradeStage::Etcd => &record.from.node.stack,
         UpgradeStage::Prepare | UpgradeStage::Node => &record.order.stack,
+        // It changes none.
+        UpgradeStage::Os => &node.stack,
     };
     let ordered = node.upgrade.as_ref();
     let withdrawn_in_time = !ordered.is_some_and(|order| record.is_of(order));
-    if withdrawn_in_time && matches!(record.at, At::BackingUp | At::Draining) {
+    if withdrawn_in_time && matches!(record.at, At::BackingUp | At::Fetching | At::Draining) {
         return to(At::Refused, Some(withdrawn(record)));
     }
     if node.stack != *wants {
@@ -181,7 +201,10 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
             // It is proven: what the spec asks for now begins from there.
             At::Uncordoning => return to(At::Done, None),
             At::BackingUp
+            | At::Fetching
             | At::Draining
+            | At::Updating
+            | At::Rebooting
             | At::PuttingBack
             | At::Done
             | At::PutBack
@@ -190,6 +213,9 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
     }
     match record.at {
         At::BackingUp => backs_up(record, seen),
+        At::Fetching => os::fetches(record, seen),
+        At::Updating => os::updates(record, seen),
+        At::Rebooting => os::reboots(record, seen),
         At::Draining => drains(record, seen),
         At::Switching | At::Proving => switches(record, seen),
         At::Uncordoning => uncordons(record, seen),
@@ -202,6 +228,7 @@ fn goes_on(record: &Record, node: &NodeSpec, seen: &Seen<'_>) -> Move {
             | Said::BackedUp
             | Said::Drained
             | Said::Left(_)
+            | Said::Os(_)
             | Said::Failed(_) => Move::Back,
         },
         At::Done | At::PutBack | At::Refused => Move::Follow,
@@ -217,7 +244,11 @@ fn drains(record: &Record, seen: &Seen<'_>) -> Move {
         (Said::Drained, _) => {
             let mut next = record.clone();
             next.attempts = 1;
-            note(&next, At::Switching, None, seen.now)
+            let at = match record.order.stage {
+                UpgradeStage::Os => At::Updating,
+                UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => At::Switching,
+            };
+            note(&next, at, None, seen.now)
         }
         (Said::Left(why), AfterDrain::Stop) if late => {
             let fault = not_drained(record, why);
@@ -234,6 +265,7 @@ fn drains(record: &Record, seen: &Seen<'_>) -> Move {
             | Said::Ready
             | Said::BackedUp
             | Said::Left(_)
+            | Said::Os(_)
             | Said::Well
             | Said::Failed(_),
             AfterDrain::Stop | AfterDrain::Wait,
@@ -257,6 +289,7 @@ fn backs_up(record: &Record, seen: &Seen<'_>) -> Move {
         | Said::Ready
         | Said::BackedUp
         | Said::Drained
+        | Said::Os(_)
         | Said::Well
         | Said::Failed(_) => "none was made".to_owned(),
     };
@@ -289,6 +322,7 @@ fn switches(record: &Record, seen: &Seen<'_>) -> Move {
         | Said::BackedUp
         | Said::Drained
         | Said::Left(_)
+        | Said::Os(_)
         | Said::Well => {}
     }
     if active && record.at == At::Switching {
@@ -306,6 +340,7 @@ pub(in crate::nodelet) fn within(record: &Record) -> Duration {
     match record.at {
         At::Switching => SWITCH_WITHIN,
         At::Proving | At::Uncordoning => Duration::from_secs(record.order.prove_s.into()),
+        At::Fetching | At::Updating | At::Rebooting => os::within(record),
         At::BackingUp | At::Draining | At::PuttingBack | At::Done | At::PutBack | At::Refused => {
             Duration::MAX
         }
@@ -324,6 +359,7 @@ fn uncordons(record: &Record, seen: &Seen<'_>) -> Move {
         | Said::BackedUp
         | Said::Drained
         | Said::Left(_)
+        | Said::Os(_)
             if late =>
         {
             Some(not_well_since(record))
@@ -334,6 +370,7 @@ fn uncordons(record: &Record, seen: &Seen<'_>) -> Move {
         | Said::BackedUp
         | Said::Drained
         | Said::Left(_)
+        | Said::Os(_)
         | Said::Failed(_) => return Move::Uncordon,
     };
     note(record, At::Done, fault, seen.now)
@@ -359,7 +396,12 @@ fn not_ordered(own: &StackRef, other: &StackRef) -> Fault {
 }
 
 fn in_doubt(order: &UpgradeOrder) -> Fault {
-    let what = format!("this node is not changed to stack {} yet", order.stack);
+    let what = match order.stage {
+        UpgradeStage::Os => "the distribution's updates are not begun with yet".into(),
+        UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => {
+            format!("this node is not changed to stack {} yet", order.stack)
+        }
+    };
     let why = "the ledger, which tells what it goes back to, is written anew first";
     Fault::new(FaultCode::Waiting, what, why)
 }
@@ -379,6 +421,7 @@ fn not_switched(record: &Record) -> String {
     let who = match record.order.stage {
         UpgradeStage::Etcd => "etcd of this master",
         UpgradeStage::Prepare | UpgradeStage::Node => "this node",
+        UpgradeStage::Os => return "the distribution's updates are not all in".into(),
     };
     format!("{who} is not on stack {}", record.order.stack)
 }
@@ -411,10 +454,15 @@ fn not_deleted(record: &Record, why: &Fault) -> Fault {
 }
 
 fn not_well_since(record: &Record) -> Fault {
-    let what = format!(
-        "this node is on stack {}, and not well since",
-        record.order.stack
-    );
+    let what = match record.order.stage {
+        UpgradeStage::Os => {
+            "the distribution's updates are in, and the node is not well since".into()
+        }
+        UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Node => format!(
+            "this node is on stack {}, and not well since",
+            record.order.stack
+        ),
+    };
     let why = format!(
         "it was proven, and then did not come to rest, schedulable, within {} s",
         record.order.prove_s
@@ -436,7 +484,10 @@ fn late(record: &Record) -> Fault {
     let (what, seconds) = match record.at {
         At::Switching => ("it did not become the active one", SWITCH_WITHIN.as_secs()),
         At::BackingUp
+        | At::Fetching
         | At::Draining
+        | At::Updating
+        | At::Rebooting
         | At::Proving
         | At::Uncordoning
         | At::PuttingBack

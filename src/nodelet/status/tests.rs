@@ -1,3 +1,4 @@
+use super::rests::result_of;
 use super::*;
 use crate::model::FaultCode;
 use crate::nodelet::plan::Waits;
@@ -18,7 +19,7 @@ fn planned(n: usize) -> Planned {
 fn the_result_of_a_check_is_one_plain_line() {
     let mut plan = Plan::default();
     assert_eq!(
-        result_of(&plan, 18, 18),
+        result_of(&plan, 18, 18, false),
         "ok - 18 of 18 phases as they should be"
     );
     plan.waits = Some(Waits {
@@ -26,14 +27,20 @@ fn the_result_of_a_check_is_one_plain_line() {
         what: "12 certificates from the plane".into(),
     });
     assert_eq!(
-        result_of(&plan, 1, 18),
+        result_of(&plan, 1, 18, false),
         "waits for 12 certificates from the plane - 1 of 18 phases as they should be"
     );
     plan.todo = (0..5).map(planned).collect();
     assert_eq!(
-        result_of(&plan, 17, 18),
+        result_of(&plan, 17, 18, false),
         "differs - 17 of 18 phases as they should be; now: remove /x/0 (it is there), \
          remove /x/1 (it is there), remove /x/2 (it is there), and 2 more"
+    );
+    plan.todo.truncate(1);
+    assert_eq!(
+        result_of(&plan, 17, 18, true),
+        "differs - 17 of 18 phases as they should be; in maintenance, left as it is: \
+         remove /x/0 (it is there)"
     );
 }
 

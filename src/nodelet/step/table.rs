@@ -115,6 +115,9 @@ impl Step {
                 watched: Some(path),
                 ..fact(deadlines::FILES)
             },
+            // Both are only begun.
+            Self::OsUpdate { .. } => fact(deadlines::UNIT_STEP),
+            Self::Reboot { .. } => fact(deadlines::CALLS),
             Self::Dir(_)
             | Self::Absent { .. }
             | Self::Key { .. }
@@ -170,7 +173,11 @@ impl Step {
                 holds: !force,
                 ..fact(deadlines::CALLS)
             },
-            Self::EtcdMemberOut { .. }
+            // A few pods, each a program that waits for others who change the packet filter.
+            Self::HostPorts { .. } => fact(deadlines::UNIT_STEP),
+            Self::TunnelledBy { .. }
+            | Self::EtcdMemberOut { .. }
+            | Self::EtcdAddress { .. }
             | Self::EtcdFounds { .. }
             | Self::EtcdJoined { .. }
             | Self::ContainersGone

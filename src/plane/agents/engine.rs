@@ -24,6 +24,8 @@ pub(super) struct Look {
     pub(super) master_of: Option<ClusterId>,
     /// It is a node of some cluster.
     pub(super) node: bool,
+    /// It is in maintenance: it is told when that has ended.
+    pub(super) rests: bool,
     /// Its node is between two stacks, or is going to be put back.
     pub(super) between: bool,
     /// Why it cannot take part.
@@ -216,7 +218,7 @@ fn tell(
             break;
         }
         let part = parts.get_mut(host).filter(|p| p.stand == Stand::Waiting);
-        let Some(part) = part.filter(|_| look.there && !look.between) else {
+        let Some(part) = part.filter(|_| look.there && !look.between && !look.rests) else {
             continue;
         };
         if let Some(cluster) = look.master_of {
@@ -312,6 +314,13 @@ impl Part {
                 };
                 (self.stand, self.fault) = (Stand::LeftOut, Some(unfit.clone()));
                 true
+            }
+            Stand::Told if look.rests => {
+                // It does nothing before that ends, and is not late by it.
+                let half = SignedDuration::from_secs(i64::from(roll.policy.report_s) / 2);
+                let long = self.told_at.is_none_or(|at| now.duration_since(at) >= half);
+                self.told_at = if long { Some(now) } else { self.told_at };
+                long
             }
             Stand::Told => {
                 let bound = SignedDuration::from_secs(roll.policy.report_s.into());

@@ -42,7 +42,9 @@ pub(super) fn unfit(
         return fault(FaultCode::AgentTooFar, why, "go by the versions between");
     }
     let machine = machine?;
-    let formats = formats(&machine.os_id);
+    // Where it is not known, either may be right.
+    let known = PackageFormat::of_os(&machine.os_id);
+    let formats = known.map_or(vec![PackageFormat::Deb, PackageFormat::Rpm], |f| vec![f]);
     let fits = formats
         .iter()
         .any(|f| package.file(*f, &machine.arch).is_some());
@@ -55,15 +57,6 @@ pub(super) fn unfit(
     match fits {
         true => None,
         false => fault(FaultCode::AgentVersionUnknown, why, import),
-    }
-}
-
-/// What the package managers of a distribution take; where it is not known, either may be right.
-fn formats(os_id: &str) -> &'static [PackageFormat] {
-    match os_id {
-        "debian" | "ubuntu" => &[PackageFormat::Deb],
-        "almalinux" | "centos" | "fedora" | "ol" | "rhel" | "rocky" => &[PackageFormat::Rpm],
-        _ => &[PackageFormat::Deb, PackageFormat::Rpm],
     }
 }
 

@@ -5,8 +5,9 @@
 use semver::Version;
 
 use super::http::{Begin, begin};
-use super::repository::{Release, list};
+use super::repository::{Release, list, trusted};
 use super::{AgentRoll, Policy, runner};
+use crate::model::TrustStore;
 use crate::plane::refusal::Answer;
 use crate::plane::rolls::{By, Patches};
 use crate::plane::state::Change;
@@ -36,7 +37,9 @@ pub(super) fn consider(change: &mut Change<'_>) -> Answer<()> {
         return Ok(());
     }
     let newest = runner::running(&**change)?.into_values().max();
-    let Some(patch) = wanted(policy, newest.as_ref(), roll.as_ref(), &list(&**change)?) else {
+    let all = list(&**change)?;
+    let trust = trusted(&**change)?;
+    let Some(patch) = wanted(policy, newest.as_ref(), roll.as_ref(), &all, &trust) else {
         return Ok(());
     };
     let wanted = Begin {
@@ -66,6 +69,7 @@ fn wanted(
     newest: Option<&Version>,
     roll: Option<&AgentRoll>,
     all: &[Release],
+    trust: &TrustStore,
 ) -> Option<Patch> {
     let newest = newest?;
     // What a person went back from, or cancelled, does not begin again by itself.
@@ -79,7 +83,7 @@ fn wanted(
     let newer: Vec<&Release> = all.iter().filter(follows).collect();
     let to = newer.iter().map(|r| &r.package.version).max()?.clone();
     let at_once = match policy {
-        Patches::AtOnce => newer.iter().any(|r| r.security),
+        Patches::AtOnce => newer.iter().any(|r| r.mends(trust)),
         Patches::Window | Patches::Off => false,
     };
     Some(Patch { to, at_once })
@@ -87,21 +91,32 @@ fn wanted(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::model::AgentPackage;
+    use crate::model::{AgentPackage, DocumentKind, SigningKey};
     use crate::plane::agents::tests::roll;
     use crate::plane::compute::tests::now;
 
+    /// The plane's.
+    fn key() -> &'static SigningKey {
+        static KEY: OnceLock<SigningKey> = OnceLock::new();
+        KEY.get_or_init(|| SigningKey::generate().expect("key").0)
+    }
+
     fn release(version: &str, hour: i64, security: bool) -> Release {
-        Release {
-            package: AgentPackage {
-                version: version.parse().expect("version"),
-                packages: Vec::new(),
-            },
-            imported_at: now() + SignedDuration::from_hours(hour),
+        let package = AgentPackage {
+            version: version.parse().expect("version"),
+            packages: Vec::new(),
             security,
+        };
+        let bytes = serde_json::to_vec(&package).expect("json");
+        Release {
+            package,
+            imported_at: now() + SignedDuration::from_hours(hour),
+            envelope: Some(key().sign(DocumentKind::AgentRelease, &bytes)),
         }
     }
 
@@ -109,7 +124,8 @@ mod tests {
         let at: Version = "0.2.1".parse().expect("version");
         let mut before = roll("0.2.1", &[100]);
         before.began_at = now() + SignedDuration::from_hours(began.unwrap_or_default());
-        let found = wanted(policy, Some(&at), began.map(|_| &before), all)?;
+        let trust = TrustStore::new([key().trusted()]).expect("trust");
+        let found = wanted(policy, Some(&at), began.map(|_| &before), all, &trust)?;
         Some((found.to.to_string(), found.at_once))
     }
 
@@ -135,6 +151,43 @@ mod tests {
         );
         let old = [release("0.2.0", 1, true), release("0.2.1", 1, true)];
         assert_eq!(of(Patches::AtOnce, &old, None), None);
+    }
+
+    /// A row alone says nothing, nor does what another key, or this one of something else, has signed.
+    #[test]
+    fn that_it_mends_is_believed_by_the_planes_signature_alone() {
+        let signed = || release("0.2.2", 1, true);
+        let at_once = |release: Release| {
+            let found = of(Patches::AtOnce, &[release], None);
+            found.expect("it follows").1
+        };
+        assert!(at_once(signed()));
+        let plain = release("0.2.2", 1, false);
+        let mut unsigned = signed();
+        unsigned.envelope = None;
+        let mut of_the_plain = signed();
+        of_the_plain.envelope = plain.envelope.clone();
+        let mut of_another = signed();
+        of_another.envelope = release("0.2.1", 1, true).envelope;
+        let (stranger, _) = SigningKey::generate().expect("key");
+        let bytes = serde_json::to_vec(&signed().package).expect("json");
+        let mut foreign = signed();
+        foreign.envelope = Some(stranger.sign(DocumentKind::AgentRelease, &bytes));
+        let mut of_a_kind = signed();
+        of_a_kind.envelope = Some(key().sign(DocumentKind::StackManifest, &bytes));
+        let mut changed = plain;
+        let envelope = changed.envelope.as_mut().expect("signed");
+        envelope.payload = signed().envelope.expect("signed").payload;
+        for forged in [
+            unsigned,
+            of_the_plain,
+            of_another,
+            foreign,
+            of_a_kind,
+            changed,
+        ] {
+            assert!(!at_once(forged.clone()), "{forged:?}");
+        }
     }
 
     #[test]

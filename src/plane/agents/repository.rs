@@ -13,13 +13,15 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::package::{self, Label};
 use super::{patches, runner};
+use crate::host::package::{self, Label};
 use crate::model::{
-    AGENT_PACKAGE_BYTES_MAX, AgentPackage, Digest, Fault, FaultCode, Hasher, PackageFile,
+    AGENT_PACKAGE_BYTES_MAX, AgentPackage, Digest, DocumentKind, Envelope, Fault, FaultCode,
+    Hasher, PackageFile, SigningKey, TrustStore,
 };
+use crate::plane::keys::{IDENTITY, IDENTITY_ROW, Ring, Signer};
 use crate::plane::records::HOSTS;
-use crate::plane::refusal::{Answer, Refusal};
+use crate::plane::refusal::{Answer, Refusal, chain};
 use crate::plane::served::{CHUNK, Served};
 use crate::plane::state::{Change, Plane};
 use crate::plane::store::{Read, Rows};
@@ -36,9 +38,63 @@ const FILES_MAX: usize = 16;
 pub(in crate::plane) struct Release {
     pub(in crate::plane) package: AgentPackage,
     pub(in crate::plane) imported_at: Timestamp,
-    /// It mends a fault of security.
+    /// The same package, signed: that it mends a fault of security is believed by this alone.
     #[serde(default)]
-    pub(in crate::plane) security: bool,
+    pub(in crate::plane) envelope: Option<Envelope>,
+}
+
+impl Release {
+    /// The plane signed that it mends a fault of security.
+    pub(super) fn mends(&self, trust: &TrustStore) -> bool {
+        let opened = |envelope: &Envelope| envelope.open(DocumentKind::AgentRelease, trust);
+        match self.envelope.as_ref().map(opened) {
+            Some(Ok(AgentPackage {
+                version, security, ..
+            })) => security && version == self.package.version,
+            Some(Err(e)) => {
+                let version = &self.package.version;
+                tracing::warn!(%version, why = %e, "what is said of an agent is not signed");
+                false
+            }
+            // Imported before this was signed.
+            None => false,
+        }
+    }
+
+    fn sign(&mut self, key: &Signer) -> Answer<()> {
+        let bytes = serde_json::to_vec(&self.package);
+        let bytes = bytes.map_err(|e| Refusal::internal("package refused", &e))?;
+        self.envelope = Some(key.sign(DocumentKind::AgentRelease, &bytes));
+        Ok(())
+    }
+}
+
+/// The keys that sign for this plane, as its rows have them.
+pub(super) fn trusted(rows: &impl Read) -> Answer<TrustStore> {
+    let what = "the plane's keys cannot be used";
+    let identity = rows.get(&IDENTITY, IDENTITY_ROW)?;
+    let ring = identity.map(Ring::load).transpose();
+    let ring = ring.map_err(|e| Refusal::internal(what, &e))?;
+    let keys = ring.map(|ring| ring.trusted()).unwrap_or_default();
+    Ok(TrustStore::new(keys)?)
+}
+
+/// The same releases under the key that signs now.
+pub(in crate::plane) fn sign_anew(
+    change: &mut Change<'_>,
+    trust: &TrustStore,
+    key: &SigningKey,
+) -> Answer<()> {
+    for (version, mut release) in change.all(&RELEASES)? {
+        let Some(envelope) = release.envelope.take_if(|e| e.key_id != key.id()) else {
+            continue;
+        };
+        let bytes = envelope.verify(DocumentKind::AgentRelease, trust);
+        let bytes = bytes.map_err(|e| Refusal::from(e.fault("agent release")))?;
+        release.envelope = Some(key.sign(DocumentKind::AgentRelease, &bytes));
+        change.put(&RELEASES, &version, &release)?;
+    }
+    Ok(())
 }
 
 /// Body of an import.
@@ -68,13 +124,14 @@ pub(in crate::plane) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answ
         .map_err(|e| Refusal::internal("the import was lost", &e))?;
     let kept = kept?;
     let (security, files) = (wanted.security, plane.files.clone());
+    let key = plane.signing.clone();
     plane
         .change(move |change| {
             for (version, file) in &kept {
                 // One that was removed since it was copied took the copy along.
                 let gone = |e| Refusal::internal("the import was lost", &e);
                 std::fs::metadata(files.at(at(&file.sha256))).map_err(gone)?;
-                take(change, version, file, security)?;
+                take(change, version, file, security, &key)?;
             }
             patches::imported(change)?;
             let rows = kept.iter().map(|(version, file)| {
@@ -91,21 +148,24 @@ fn take(
     version: &Version,
     file: &PackageFile,
     security: bool,
+    signer: &Signer,
 ) -> Answer<()> {
     let key = version.to_string();
     let mut release = change.get(&RELEASES, &key)?.unwrap_or(Release {
         package: AgentPackage {
             version: version.clone(),
             packages: Vec::new(),
+            security: false,
         },
         imported_at: change.now,
-        security: false,
+        envelope: None,
     });
-    release.security |= security;
+    release.package.security |= security;
     require_same(&release.package, file)?;
     if release.package.file(file.format, &file.arch).is_none() {
         release.package.packages.push(file.clone());
     }
+    release.sign(signer)?;
     tracing::info!(%version, format = file.format.as_str(), arch = file.arch, sha256 = %file.sha256, "agent imported");
     Ok(change.put(&RELEASES, &key, &release)?)
 }
@@ -204,7 +264,7 @@ fn copy(from: &Path, temp: &Path) -> Answer<(Label, Digest, u64)> {
             "it has more than {AGENT_PACKAGE_BYTES_MAX} bytes"
         )));
     }
-    let label = package::read(&mut out).map_err(named)?;
+    let label = package::read(&mut out).map_err(|e| named(chain(&e)))?;
     out.sync_all().map_err(failed)?;
     Ok((label, hasher.finish(), bytes))
 }
@@ -218,7 +278,7 @@ pub(in crate::plane) fn list(rows: &impl Read) -> Answer<Vec<Release>> {
 
 /// The same, as it is shown: with how many hosts run each.
 pub(in crate::plane) fn list_json(rows: &impl Read) -> Answer<Value> {
-    let running = runner::running(rows)?;
+    let (running, trust) = (runner::running(rows)?, trusted(rows)?);
     let shown = list(rows)?.into_iter().map(|release| {
         let version = &release.package.version;
         let files = release.package.packages.iter();
@@ -227,7 +287,7 @@ pub(in crate::plane) fn list_json(rows: &impl Read) -> Answer<Value> {
         json!({
             "version": version,
             "packages": files.collect::<Vec<_>>(),
-            "security": release.security,
+            "security": release.mends(&trust),
             "imported_at": release.imported_at,
             "hosts": hosts,
             "files": release.package.packages,

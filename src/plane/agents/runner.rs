@@ -11,7 +11,9 @@ use semver::Version;
 use super::engine::{self, Look, Moves, advance};
 use super::repository::{find, list};
 use super::{AgentRoll, PARTS, Part, Parts, ROLL, SETTINGS, Stand, THE_ROW, gates, patches};
-use crate::model::{AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, Role};
+use crate::model::{
+    AgentPackage, AgentSpec, ClusterId, FaultCode, HostId, HostStatus, NodeState, Role,
+};
 use crate::plane::events;
 use crate::plane::records::{CLUSTERS, Cluster, HOSTS, STATUSES};
 use crate::plane::refusal::{Answer, Refusal};
@@ -150,6 +152,7 @@ impl<'a, R: Read> Eyes<'a, R> {
             running,
             master_of: cluster.filter(|_| is_master).map(|c| c.id),
             node: cluster.is_some(),
+            rests: status.is_some_and(|s| s.state == NodeState::Maintenance),
             between: between.is_some_and(crate::plane::rolls::Part::is_between),
         })
     }

@@ -459,3 +459,30 @@ proptest! {
         prop_assert!(!all_well || failures > 0 || ended, "{left:?} of {:?}", w.roll);
     }
 }
+
+#[test]
+fn a_host_in_maintenance_is_told_when_that_has_ended_and_is_not_late_by_it() {
+    let mut world = World::new(2, &[100]);
+    world.look(1).rests = true;
+    assert_eq!(world.go(), [host(2)], "the other one goes on");
+    world.say(host(2), AgentStage::Proven);
+    world.later(100_000);
+    assert_eq!(world.go(), []);
+    assert_eq!(world.stand(1), Stand::Waiting);
+    world.look(1).rests = false;
+    assert_eq!(world.go(), [host(1)]);
+    // It goes into maintenance after it was told: its time begins when that ends.
+    world.look(1).rests = true;
+    for _ in 0..50 {
+        world.later(i64::from(world.roll.policy.report_s) / 2);
+        world.go();
+        assert_eq!(world.stand(1), Stand::Told);
+    }
+    world.look(1).rests = false;
+    world.later(i64::from(world.roll.policy.report_s) / 4);
+    world.go();
+    assert_eq!(world.stand(1), Stand::Told);
+    world.later(i64::from(world.roll.policy.report_s));
+    world.go();
+    assert_eq!(world.stand(1), Stand::Late);
+}

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::authorities::Authorities;
 use super::backups::Backups;
+use super::os_update::OsUpdate;
 use super::upgrade::Upgrade;
 use super::{Listing, State, align, cell, put, show, text};
 use crate::model::{Fault, HostId};
@@ -84,6 +85,9 @@ pub(super) enum ClusterVerb {
     /// Take a cluster to another stack, node by node, while it works; show how far that is; pause, resume,
     /// cancel it, or go back.
     Upgrade(Box<Upgrade>),
+    /// Bring the updates of their own distribution to a cluster's nodes, one after the other, while it works; show how
+    /// far that is; pause, resume, or cancel it.
+    OsUpdate(Box<OsUpdate>),
     /// Change settings of a cluster while it runs, e.g. '{"networkPolicies": "off"}' or
     /// '{"loadBalancer": {"addresses": ["10.1.2.16/28"]}}'. What is not named stays.
     Settings {
@@ -160,6 +164,7 @@ impl ClusterVerb {
                 put(None, &left(&answer, &format!("detached from {name}")))
             }
             Self::Upgrade(upgrade) => upgrade.run().await,
+            Self::OsUpdate(update) => update.run().await,
             Self::Settings {
                 name,
                 settings,

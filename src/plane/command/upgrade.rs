@@ -23,6 +23,18 @@ pub(super) struct Upgrade {
     /// Only show what would be done, in which order, and what stands against it.
     #[arg(long, requires = "to")]
     plan: bool,
+    #[command(flatten)]
+    how: How,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    state: State,
+}
+
+/// How a walk over a cluster goes, whatever it brings about.
+#[derive(Debug, Args)]
+pub(super) struct How {
     /// Workers that may be away at a time: a number, or a part of them like 10%. Never two zones at once.
     #[arg(long, value_name = "N|P%")]
     max_unavailable: Option<MaxUnavailable>,
@@ -44,11 +56,6 @@ pub(super) struct Upgrade {
     /// A finding that blocks, and that you know; several times for several.
     #[arg(long, value_name = "ID")]
     despite: Vec<String>,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    state: State,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -78,22 +85,10 @@ enum Then {
 impl Upgrade {
     pub(super) async fn run(self) -> Result<(), Fault> {
         let at = format!("/clusters/{}/upgrade", self.name);
-        let then = self.then.map(|then| match then {
-            Then::Stop => AfterDrain::Stop,
-            Then::Wait => AfterDrain::Wait,
-            Then::Force => AfterDrain::Force,
-        });
         let begins = self.to.is_some();
         let wanted = Wanted {
             to: self.to,
-            max_unavailable: self.max_unavailable,
-            batch_upgrade_percent: None,
-            drain_timeout_seconds: self.drain_timeout,
-            then,
-            prove_seconds: self.prove,
-            any_time: self.any_time,
-            window: self.window,
-            despite: self.despite,
+            ..self.how.wanted()
         };
         let turn = |verb: &str| (Method::POST, format!("{at}/{verb}"));
         let (method, path) = match self.verb {
@@ -116,6 +111,27 @@ impl Upgrade {
                 (false, false) => status_screen(&answer),
             },
         )
+    }
+}
+
+impl How {
+    /// As the plane is asked.
+    pub(super) fn wanted(self) -> Wanted {
+        let then = self.then.map(|then| match then {
+            Then::Stop => AfterDrain::Stop,
+            Then::Wait => AfterDrain::Wait,
+            Then::Force => AfterDrain::Force,
+        });
+        Wanted {
+            max_unavailable: self.max_unavailable,
+            drain_timeout_seconds: self.drain_timeout,
+            then,
+            prove_seconds: self.prove,
+            any_time: self.any_time,
+            window: self.window,
+            despite: self.despite,
+            ..Wanted::default()
+        }
     }
 }
 
@@ -151,7 +167,31 @@ fn plan_screen(answer: &Value) -> String {
         table.push(row);
     }
     out.push_str(&align(&table));
+    let transfers = rows(answer, "/transfers").filter_map(|of| transfer(of, text(answer, "to")));
+    let transfers: Vec<String> = transfers.collect();
+    if !transfers.is_empty() {
+        out.push_str(&format!("\n{}", transfers.concat()));
+    }
     out + &findings(answer)
+}
+
+/// What each node of a stack fetches, if it fetches anything.
+fn transfer(of: &Value, to: &str) -> Option<String> {
+    let mega = |at: &str| format!("{:.1} MB", of[at].as_f64().unwrap_or_default() / 1e6);
+    let (from, all) = (cell(of, "from"), mega("archive"));
+    let fetched = match text(of, "by") {
+        "delta" => format!("{}, what differs, instead of {all}", mega("bytes")),
+        "delta-coming" => format!("what differs, which is being made, instead of {all}"),
+        "archive" => {
+            format!("{all}, all of it; less after pf9-plane stack delta --from {from} --to {to}")
+        }
+        _ => return None,
+    };
+    let nodes = match of["nodes"].as_u64() {
+        Some(1) => "1 node".to_owned(),
+        _ => format!("each of {} nodes", cell(of, "nodes")),
+    };
+    Some(format!("fetched by {nodes} with {from}: {fetched}\n"))
 }
 
 /// What stands against something that a plan shows, and whether it would begin.
@@ -174,8 +214,8 @@ pub(super) fn findings(answer: &Value) -> String {
     out
 }
 
-fn status_screen(answer: &Value) -> String {
-    let roll = &answer["upgrade"];
+/// Which cluster, what it has, and when steps begin.
+pub(super) fn head(answer: &Value) -> String {
     let mut out = format!(
         "cluster {}: stack {}",
         cell(answer, "cluster"),
@@ -189,6 +229,26 @@ fn status_screen(answer: &Value) -> String {
         out.push_str(&format!(", window {window} ({open})"));
     }
     out.push('\n');
+    out
+}
+
+/// Why it is stopped, if it is.
+pub(super) fn why(roll: &Value) -> String {
+    let why = &roll["why"];
+    if !why.is_object() {
+        return String::new();
+    }
+    format!(
+        "{}: {}\n    {}\n",
+        text(why, "what"),
+        text(why, "why"),
+        text(why, "fix")
+    )
+}
+
+fn status_screen(answer: &Value) -> String {
+    let roll = &answer["upgrade"];
+    let mut out = head(answer);
     if !roll.is_object() {
         return out + "it was never upgraded here\n";
     }
@@ -201,15 +261,7 @@ fn status_screen(answer: &Value) -> String {
         cell(roll, "of"),
         cell(roll, "beganAt"),
     ));
-    if roll["why"].is_object() {
-        let why = &roll["why"];
-        out.push_str(&format!(
-            "{}: {}\n    {}\n",
-            text(why, "what"),
-            text(why, "why"),
-            text(why, "fix")
-        ));
-    }
+    out.push_str(&why(roll));
     let mut table = vec![
         ["NODE", "ROLE", "STACK", "ETCD OF", ""]
             .map(str::to_owned)
@@ -237,6 +289,11 @@ mod tests {
             "cluster": "c", "from": "1.36.3-1", "to": "1.37.2-1", "kubernetes": "1.37.2", "order": "masters first",
             "nodes": [{"turn": 1, "node": "m1", "role": "master", "zone": null, "from": "1.36.3-1", "restarts": [
                 {"component": "etcd", "from": "3.6.16", "to": "3.7.3"}]}],
+            "transfers": [
+                {"from": "1.36.3-1", "nodes": 1, "by": "delta", "bytes": 9_400_000, "archive": 273_600_000},
+                {"from": "1.36.1-1", "nodes": 2, "by": "archive", "bytes": 273_600_000, "archive": 273_600_000},
+                {"from": "1.36.2-1", "nodes": 3, "by": "delta-coming", "bytes": null, "archive": 273_600_000},
+                {"from": "1.37.2-1", "nodes": 3, "by": "nothing", "bytes": 0, "archive": 273_600_000}],
             "findings": [{"id": "budget/a/b", "weight": "blocks", "what": "a budget", "why": "never", "fix": "mend it"}],
             "begins": false,
         });
@@ -245,6 +302,10 @@ mod tests {
             "cluster c: stack 1.36.3-1 to 1.37.2-1 (Kubernetes 1.37.2)\nmasters first\n\n\
              TURN  NODE  ROLE    ZONE  FROM      STARTED AGAIN\n\
              1     m1    master  -     1.36.3-1  etcd 3.6.16 to 3.7.3\n\n\
+             fetched by 1 node with 1.36.3-1: 9.4 MB, what differs, instead of 273.6 MB\n\
+             fetched by each of 2 nodes with 1.36.1-1: 273.6 MB, all of it; less after \
+             pf9-plane stack delta --from 1.36.1-1 --to 1.37.2-1\n\
+             fetched by each of 3 nodes with 1.36.2-1: what differs, which is being made, instead of 273.6 MB\n\n\
              blocks [budget/a/b] a budget: never\n    mend it\n\n\
              it does not begin; what blocks, and is known, is overruled with --despite ID\n"
         );

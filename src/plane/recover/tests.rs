@@ -32,6 +32,7 @@ pub(in crate::plane) fn known(plane: u64) -> Known {
             assignment: Assignment::None,
             force: false,
             agent: None,
+            maintenance: None,
             envelope: key.sign(DocumentKind::Spec, b"{}"),
         }),
         connected: true,

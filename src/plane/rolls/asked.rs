@@ -63,11 +63,12 @@ pub(super) struct Said {
     answered: BTreeMap<Service, bool>,
 }
 
-/// Asks a cluster's API; where it cannot be asked, that is what is found.
+/// Asks a cluster's API; where it cannot be asked, that is what is found. `to`: the Kubernetes that it is to have
+/// then, if another.
 pub(super) async fn ask(
     plane: &Arc<Plane>,
     cluster: &Cluster,
-    to: &Version,
+    to: Option<&Version>,
     then: AfterDrain,
 ) -> Vec<Finding> {
     if cluster.masters().next().is_none() {
@@ -161,8 +162,9 @@ fn text<'a>(value: &'a Value, at: &str) -> &'a str {
 }
 
 /// What follows from what it said.
-fn judge(said: &Said, to: &Version, then: AfterDrain) -> Vec<Finding> {
-    let mut found: Vec<Finding> = removed(&said.metrics, to).take(FOUND_MAX).collect();
+fn judge(said: &Said, to: Option<&Version>, then: AfterDrain) -> Vec<Finding> {
+    let removed = to.into_iter().flat_map(|to| removed(&said.metrics, to));
+    let mut found: Vec<Finding> = removed.take(FOUND_MAX).collect();
     let configurations = said.webhooks.iter().flat_map(hooks);
     // What is evicted from the only node has nowhere to go until that node is back.
     let nowhere = said.taking < 2;
@@ -350,7 +352,7 @@ mod tests {
     const TO: Version = Version::new(1, 37, 2);
 
     fn ids(said: &Said, then: AfterDrain) -> Vec<(String, Weight)> {
-        let found = judge(said, &TO, then);
+        let found = judge(said, Some(&TO), then);
         found.into_iter().map(|f| (f.id, f.weight)).collect()
     }
 

@@ -3,7 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::next::{Look, Phase, next, part};
-use super::{Part, Roll, State, Way, etcd_of, is_master, member_mut, new_id, stack_of};
+use super::{
+    Goal, Kind, Part, Roll, State, Way, etcd_of, is_master, member_mut, new_id, newest, stack_of,
+};
 use crate::model::UpgradeStatus;
 use crate::model::{Fault, FaultCode, HostId, NodeName, StackRef, UpgradeStage, UpgradeState};
 use crate::plane::records::Cluster;
@@ -101,17 +103,24 @@ fn take(part: &mut Part, report: &Report<'_>, settled: bool) {
     };
     part.state = Some(said.state);
     part.fault.clone_from(&said.fault);
+    part.os = said.os;
     match (stage, said.state) {
         (UpgradeStage::Prepare, UpgradeState::Ready | UpgradeState::Done) => part.ready = true,
         (UpgradeStage::Etcd, UpgradeState::Done) if settled => part.etcd = true,
         (UpgradeStage::Node, UpgradeState::Done) if settled => part.node = true,
-        (UpgradeStage::Etcd | UpgradeStage::Node, UpgradeState::Done | UpgradeState::Ready)
+        (UpgradeStage::Os, UpgradeState::Done) if settled => part.os_due = false,
+        (
+            UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os,
+            UpgradeState::Done | UpgradeState::Ready,
+        )
         | (
             _,
             UpgradeState::Fetching
             | UpgradeState::Checking
             | UpgradeState::Draining
             | UpgradeState::Switching
+            | UpgradeState::Updating
+            | UpgradeState::Rebooting
             | UpgradeState::Proving
             | UpgradeState::PuttingBack,
         ) => {}
@@ -135,11 +144,12 @@ fn stop(roll: &mut Roll, name: &NodeName, fault: &Fault) -> bool {
         State::Stopped | State::Cancelled | State::Done => return false,
     }
     roll.state = State::Stopped;
-    let what = format!("the way to stack {} is stopped", roll.to.version);
+    let what = format!("{} is stopped", roll.what());
     let why = format!("node {name}: {fault}");
-    let fix = match roll.way {
-        Way::Forward => "see to it, then resume; or go back",
-        Way::Back => "see to it, then resume",
+    let fix = match (roll.goal, roll.way) {
+        (Goal::Stack, Way::Forward) => "see to it, then resume; or go back",
+        (Goal::Stack, Way::Back) => "see to it, then resume",
+        (Goal::Os(_), _) => "see to it, then resume; or cancel",
     };
     roll.why = Some(Fault::new(FaultCode::RollStopped, what, why).fix(fix));
     true
@@ -203,6 +213,9 @@ fn keep_etcd(cluster: &mut Cluster, host: HostId, had: StackRef) {
 fn finish(cluster: &mut Cluster, now: Timestamp) -> Vec<HostId> {
     if let Some(roll) = &mut cluster.roll {
         (roll.state, roll.ended_at) = (State::Done, Some(now));
+        if roll.goal.kind() == Kind::Os {
+            return roll.forget_done();
+        }
         cluster.stack = roll.to.clone();
     }
     let stack = cluster.stack.clone();
@@ -235,13 +248,18 @@ pub(in crate::plane) fn take_in(cluster: &mut Cluster) {
         let Some(roll) = &mut cluster.roll else {
             return;
         };
-        let done = stack == roll.to;
+        // Whoever comes while others are updated begins with what his machine has.
+        let to = match roll.goal {
+            Goal::Stack => roll.to.clone(),
+            Goal::Os(_) => stack.clone(),
+        };
+        let done = stack == to;
         let over = !roll.is_under_way();
         let part = Part {
             node: done || over,
             // Where it does not move its etcd apart, that goes along with the rest.
             etcd: done || over || !roll.etcd_moves,
-            ..Part::new(stack.clone(), roll.to.clone(), new_id())
+            ..Part::new(stack.clone(), to, new_id())
         };
         let part = roll.parts.entry(host).or_insert(part);
         let usual = stack == cluster.stack;
@@ -269,10 +287,24 @@ fn fitting(cluster: &Cluster, host: HostId) -> Option<StackRef> {
     if same && !between {
         return Some(first.clone());
     }
-    Some(match roll.way {
-        Way::Forward => cluster.stack.clone(),
-        Way::Back => roll.to.clone(),
+    Some(match newest(cluster, Kind::Stack) {
+        Some(back) if back.way == Way::Back => back.to.clone(),
+        Some(_) | None => cluster.stack.clone(),
     })
+}
+
+impl Roll {
+    /// Who has his distribution's updates is told so no more: a machine that was made anew would bring them in
+    /// again at a time that nobody chose. Answers whose spec follows from it.
+    pub(super) fn forget_done(&mut self) -> Vec<HostId> {
+        let done = |p: &Part| p.told == Some(UpgradeStage::Os) && !p.os_due;
+        let mut told = Vec::new();
+        for (host, part) in self.parts.iter_mut().filter(|(_, p)| done(p)) {
+            (part.told, part.told_at) = (None, None);
+            told.push(*host);
+        }
+        told
+    }
 }
 
 impl Part {
@@ -293,6 +325,8 @@ impl Part {
             recalled: false,
             unready_since: None,
             late_etcd: None,
+            os_due: false,
+            os: None,
         }
     }
 
@@ -326,7 +360,10 @@ impl Part {
         if self.told == Some(UpgradeStage::Etcd) && !self.etcd {
             self.late_etcd = Some(self.to.clone());
         }
-        self.recalled |= matches!(self.told, Some(UpgradeStage::Etcd | UpgradeStage::Node));
+        self.recalled |= matches!(
+            self.told,
+            Some(UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os)
+        );
         (self.told, self.told_at) = (None, None);
         self.ready = false;
     }

@@ -55,12 +55,12 @@ pub(super) fn judge(case: &Case<'_>) -> Vec<Finding> {
     found.extend(etcds(case));
     found.extend(containerds(case));
     found.extend(machines(case));
-    found.extend(states(case));
+    found.extend(states(case.cluster, case.hosts));
     found.extend(addons_left(case));
     found
 }
 
-fn finding(id: impl Into<String>, weight: Weight, fault: Fault) -> Finding {
+pub(super) fn finding(id: impl Into<String>, weight: Weight, fault: Fault) -> Finding {
     let id = id.into();
     Finding { id, weight, fault }
 }
@@ -210,10 +210,10 @@ fn machines(case: &Case<'_>) -> Vec<Finding> {
 }
 
 /// Who is away or not well. Workers catch up; a master is waited for, and that is better known before.
-fn states(case: &Case<'_>) -> Vec<Finding> {
-    let members = case.cluster.members.iter();
+pub(super) fn states(cluster: &Cluster, hosts: &BTreeMap<HostId, Known<'_>>) -> Vec<Finding> {
+    let members = cluster.members.iter();
     let judged = members.filter_map(|m| {
-        let seen = case.hosts.get(&m.host).map_or(Seen::Away, |k| k.seen);
+        let seen = hosts.get(&m.host).map_or(Seen::Away, |k| k.seen);
         let (why, fix) = match seen {
             Seen::Well => return None,
             Seen::Away => (
@@ -223,6 +223,14 @@ fn states(case: &Case<'_>) -> Vec<Finding> {
             Seen::Unwell => (
                 "it is not as its spec says",
                 "see pf9-plane cluster show, and pf9ctl status on it",
+            ),
+            Seen::Changing => (
+                "its agent changes to another version",
+                "see pf9-plane agent upgrade status",
+            ),
+            Seen::Resting => (
+                "somebody ordered that nothing on it is changed: it is in maintenance",
+                "wait until that ends, or end it: pf9-plane host maintenance HOST end",
             ),
         };
         let (weight, then) = match is_master(m) {

@@ -7,6 +7,7 @@
 //! | `POST /upgrade/plan`        | what an upgrade would do, and what stands against it |
 //! | `POST /upgrade`             | the same, and begins |
 //! | `POST /upgrade/{verb}`      | `pause`, `resume`, `cancel`, `back` |
+//! | `… /os-update…`             | the same of the distributions' updates; none goes `back` |
 
 use std::sync::Arc;
 
@@ -18,8 +19,10 @@ use serde_json::Value;
 
 use super::gates::{Finding, Weight};
 use super::window::Window;
-use super::{Begin, By, MaxUnavailable, Policy, asked, gates, plan, runner, show};
-use crate::model::{AfterDrain, ClusterId, DrainPolicy, FaultCode, StackRef};
+use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, runner, show};
+use crate::model::{
+    AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
+};
 use crate::plane::http::{DOCUMENT_MAX, Doc, parse, read_body};
 use crate::plane::qbert::{Tenant, cluster_id};
 use crate::plane::records::{CLUSTERS, Cluster};
@@ -47,17 +50,49 @@ pub(in crate::plane) struct Wanted {
     pub(in crate::plane) window: Option<Window>,
     /// Ids of findings that are known.
     pub(in crate::plane) despite: Vec<String>,
+    /// Of the distributions' updates alone: whether machines may be restarted.
+    pub(in crate::plane) reboot: Option<OsReboot>,
+    /// The same: how long one run of a package manager may take.
+    pub(in crate::plane) within_seconds: Option<u32>,
 }
 
 /// Query of qbert's call.
 #[derive(Debug, Default, Deserialize)]
-pub(in crate::plane) struct Kind {
+pub(in crate::plane) struct Which {
     /// `patch` or `minor`; absent: whichever is newest.
     #[serde(default, rename = "type")]
     kind: Option<String>,
 }
 
 impl Wanted {
+    /// How the distributions are updated.
+    fn os(&self) -> Answer<OsOrder> {
+        if self.to.is_some() {
+            return Err(refused(
+                "to: a distribution's updates are the newest that it has",
+            ));
+        }
+        let usual = OsOrder::default();
+        let os = OsOrder {
+            reboot: self.reboot.unwrap_or(usual.reboot),
+            within_s: self.within_seconds.unwrap_or(usual.within_s),
+        };
+        match os.fault() {
+            Some((_, why)) => Err(refused(&format!("withinSeconds: {why}"))),
+            None => Ok(os),
+        }
+    }
+
+    /// Nothing that is of the distributions' updates alone.
+    fn of_stack(&self) -> Answer<()> {
+        match (self.reboot, self.within_seconds) {
+            (None, None) => Ok(()),
+            _ => Err(refused(
+                "reboot, withinSeconds: of updates of the distributions alone",
+            )),
+        }
+    }
+
     fn policy(&self) -> Answer<Policy> {
         let percent = self.batch_upgrade_percent.map(|p| format!("{p}%"));
         let percent = percent.map(|p| p.parse::<MaxUnavailable>()).transpose();
@@ -105,17 +140,20 @@ async fn ask(
     let version = stacks::content(&rows, &to)?.kubernetes;
     drop(rows);
     let then = wanted.then.unwrap_or_default();
-    let found = asked::ask(plane, &cluster, &version, then).await;
+    let found = asked::ask(plane, &cluster, Some(&version), then).await;
     Ok((cluster, Asked { to, found }))
 }
 
 async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
     wanted.policy()?;
+    wanted.of_stack()?;
     let (cluster, asked) = ask(plane, id, &wanted, None).await?;
     let rows = plane.read()?;
     let mut plan = plan::make(&rows, &cluster, &asked.to, jiff::Timestamp::now())?;
     plan.found.extend(asked.found);
-    Ok(plan.json(&cluster, &wanted.despite))
+    let to = asked.to.manifest;
+    let is_coming = |from: &Digest| plane.ahead.is_coming(from, &to);
+    Ok(plan.json(&cluster, &wanted.despite, &is_coming))
 }
 
 /// Begins an upgrade of a cluster.
@@ -126,11 +164,12 @@ pub(in crate::plane) async fn start(
     kind: Option<&str>,
 ) -> Answer<Value> {
     let policy = wanted.policy()?;
+    wanted.of_stack()?;
     // Before what stands against it: while one is under way that is mostly itself.
     let what = "no upgrade was begun";
     super::verbs::require_free(&state::cluster(&plane.read()?, id)?, what)?;
     let (_, asked) = ask(plane, id, &wanted, kind).await?;
-    plane
+    let shown = plane
         .change(move |change| {
             let mut cluster = state::cluster(&**change, id)?;
             let mut plan = plan::make(&**change, &cluster, &asked.to, change.now)?;
@@ -148,7 +187,51 @@ pub(in crate::plane) async fn start(
                 despite: wanted.despite,
             };
             begun(change, &mut cluster, begin)?;
-            show::json_of(&**change, &cluster, change.now)
+            show::json_of(&**change, &cluster, Kind::Stack, change.now)
+        })
+        .await?;
+    plane.ahead.poke();
+    Ok(shown)
+}
+
+async fn os_plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    wanted.policy()?;
+    let order = wanted.os()?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
+    let rows = plane.read()?;
+    let mut plan = os::look(&rows, &cluster, &order, jiff::Timestamp::now())?;
+    plan.found.extend(asked);
+    Ok(plan.json(&cluster, &order, &wanted.despite))
+}
+
+/// Begins to update the distributions of a cluster's nodes.
+async fn os_start(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Value> {
+    let policy = wanted.policy()?;
+    let order = wanted.os()?;
+    let cluster = state::cluster(&plane.read()?, id)?;
+    super::verbs::require_free(&cluster, os::WHAT)?;
+    let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
+    plane
+        .change(move |change| {
+            let mut cluster = state::cluster(&**change, id)?;
+            let mut plan = os::look(&**change, &cluster, &order, change.now)?;
+            plan.found.extend(asked);
+            if let Some(finding) = gates::stands(&plan.found, &wanted.despite) {
+                return Err(stands(finding));
+            }
+            if let Some(window) = wanted.window {
+                cluster.settings.upgrade.window = Some(window);
+            }
+            let before = cluster.roll.clone();
+            let begin = os::BeginOs {
+                os: order,
+                policy,
+                despite: wanted.despite,
+            };
+            os::begin(&mut cluster, begin, change.now)?;
+            settle(change, &mut cluster, before.as_ref())?;
+            show::json_of(&**change, &cluster, Kind::Os, change.now)
         })
         .await
 }
@@ -188,7 +271,13 @@ fn settle(
 }
 
 /// What a person does with a roll that is there.
-async fn turn(plane: &Arc<Plane>, id: ClusterId, verb: String, wanted: Wanted) -> Answer<Value> {
+async fn turn(
+    plane: &Arc<Plane>,
+    id: ClusterId,
+    kind: Kind,
+    verb: String,
+    wanted: Wanted,
+) -> Answer<Value> {
     let policy = wanted.policy()?;
     plane
         .change(move |change| {
@@ -197,9 +286,17 @@ async fn turn(plane: &Arc<Plane>, id: ClusterId, verb: String, wanted: Wanted) -
             let now = change.now;
             let same = |a: &StackRef, b: &StackRef| runner::same_etcd(&**change, a, b);
             match verb.as_str() {
-                "pause" => super::pause(&mut cluster)?,
-                "resume" => super::resume(&mut cluster)?,
-                "cancel" => super::cancel(&mut cluster, now)?,
+                "pause" => super::pause(&mut cluster, kind)?,
+                "resume" => super::resume(&mut cluster, kind)?,
+                "cancel" => super::cancel(&mut cluster, kind, now)?,
+                "back" if kind == Kind::Os => {
+                    let (what, why) = (
+                        "nothing goes back",
+                        "packages of a distribution have no way back",
+                    );
+                    return Err(Refusal::conflict(FaultCode::RollNotNow, what, why)
+                        .fix("cancel it; put right on the machine what an update broke"));
+                }
                 "back" => {
                     plan::may_go_back(&**change, &cluster)?;
                     super::back(&mut cluster, policy, &same, now)?;
@@ -210,47 +307,85 @@ async fn turn(plane: &Arc<Plane>, id: ClusterId, verb: String, wanted: Wanted) -
                 }
             }
             settle(change, &mut cluster, before.as_ref())?;
-            show::json_of(&**change, &cluster, now)
+            show::json_of(&**change, &cluster, kind, now)
         })
         .await
 }
 
+/// How far the newest one of a kind is.
+fn shown(plane: &Plane, id: ClusterId, kind: Kind) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let cluster = state::cluster(&rows, id)?;
+    show::json_of(&rows, &cluster, kind, jiff::Timestamp::now()).map(Json)
+}
+
+/// By a cluster's name, or its id.
+fn named(plane: &Plane, name: &str) -> Answer<ClusterId> {
+    Ok(kubeconfig::find(&plane.read()?, name)?.id)
+}
+
+type Of<T> = (Shared<Arc<Plane>>, Path<T>);
+
 // === the administrator's socket ===
 
 pub(in crate::plane) async fn admin_show(
-    Shared(plane): Shared<Arc<Plane>>,
-    Path(name): Path<String>,
+    (Shared(plane), Path(name)): Of<String>,
 ) -> Answer<Json<Value>> {
-    let rows = plane.read()?;
-    let cluster = kubeconfig::find(&rows, &name)?;
-    show::json_of(&rows, &cluster, jiff::Timestamp::now()).map(Json)
+    shown(&plane, named(&plane, &name)?, Kind::Stack)
 }
 
 pub(in crate::plane) async fn admin_start(
-    Shared(plane): Shared<Arc<Plane>>,
-    Path(name): Path<String>,
+    (Shared(plane), Path(name)): Of<String>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
-    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    let id = named(&plane, &name)?;
     start(&plane, id, wanted, None).await.map(Json)
 }
 
 pub(in crate::plane) async fn admin_plan(
-    Shared(plane): Shared<Arc<Plane>>,
-    Path(name): Path<String>,
+    (Shared(plane), Path(name)): Of<String>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
-    let id = kubeconfig::find(&plane.read()?, &name)?.id;
+    let id = named(&plane, &name)?;
     plan_of(&plane, id, wanted).await.map(Json)
 }
 
 pub(in crate::plane) async fn admin_turn(
-    Shared(plane): Shared<Arc<Plane>>,
-    Path((name, verb)): Path<(String, String)>,
+    (Shared(plane), Path((name, verb))): Of<(String, String)>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
-    let id = kubeconfig::find(&plane.read()?, &name)?.id;
-    turn(&plane, id, verb, wanted).await.map(Json)
+    let id = named(&plane, &name)?;
+    turn(&plane, id, Kind::Stack, verb, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn admin_os_show(
+    (Shared(plane), Path(name)): Of<String>,
+) -> Answer<Json<Value>> {
+    shown(&plane, named(&plane, &name)?, Kind::Os)
+}
+
+pub(in crate::plane) async fn admin_os_start(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    os_start(&plane, id, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn admin_os_plan(
+    (Shared(plane), Path(name)): Of<String>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    os_plan_of(&plane, id, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn admin_os_turn(
+    (Shared(plane), Path((name, verb))): Of<(String, String)>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let id = named(&plane, &name)?;
+    turn(&plane, id, Kind::Os, verb, wanted).await.map(Json)
 }
 
 // === qbert ===
@@ -271,20 +406,16 @@ impl<S: Send + Sync> FromRequest<S> for Told {
 
 pub(in crate::plane) async fn get(
     _: Tenant,
-    Shared(plane): Shared<Arc<Plane>>,
-    Path((_, id)): Path<(String, String)>,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
 ) -> Answer<Json<Value>> {
-    let rows = plane.read()?;
-    let cluster = state::cluster(&rows, cluster_id(&id)?)?;
-    show::json_of(&rows, &cluster, jiff::Timestamp::now()).map(Json)
+    shown(&plane, cluster_id(&id)?, Kind::Stack)
 }
 
 /// Also without a body: to the newest that may follow, or of the kind that the query names.
 pub(in crate::plane) async fn post(
     _: Tenant,
-    Shared(plane): Shared<Arc<Plane>>,
-    Path((_, id)): Path<(String, String)>,
-    Query(kind): Query<Kind>,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Query(kind): Query<Which>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
     let id = cluster_id(&id)?;
@@ -295,8 +426,7 @@ pub(in crate::plane) async fn post(
 
 pub(in crate::plane) async fn post_plan(
     _: Tenant,
-    Shared(plane): Shared<Arc<Plane>>,
-    Path((_, id)): Path<(String, String)>,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
     plan_of(&plane, cluster_id(&id)?, wanted).await.map(Json)
@@ -304,9 +434,41 @@ pub(in crate::plane) async fn post_plan(
 
 pub(in crate::plane) async fn post_turn(
     _: Tenant,
-    Shared(plane): Shared<Arc<Plane>>,
-    Path((_, id, verb)): Path<(String, String, String)>,
+    (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
-    turn(&plane, cluster_id(&id)?, verb, wanted).await.map(Json)
+    let id = cluster_id(&id)?;
+    turn(&plane, id, Kind::Stack, verb, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn os_get(
+    _: Tenant,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+) -> Answer<Json<Value>> {
+    shown(&plane, cluster_id(&id)?, Kind::Os)
+}
+
+pub(in crate::plane) async fn os_post(
+    _: Tenant,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    os_start(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn os_post_plan(
+    _: Tenant,
+    (Shared(plane), Path((_, id))): Of<(String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    os_plan_of(&plane, cluster_id(&id)?, wanted).await.map(Json)
+}
+
+pub(in crate::plane) async fn os_post_turn(
+    _: Tenant,
+    (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
+    Told(wanted): Told,
+) -> Answer<Json<Value>> {
+    let id = cluster_id(&id)?;
+    turn(&plane, id, Kind::Os, verb, wanted).await.map(Json)
 }

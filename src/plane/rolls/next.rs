@@ -1,6 +1,6 @@
 //! Whom to tell of what next, and who is waited for. Pure: what is known of a host is asked of the caller.
 
-use super::{Part, Roll, Way, is_master};
+use super::{Kind, Part, Roll, Way, is_master};
 use crate::model::{HostId, Role, UpgradeStage};
 use crate::plane::records::{Cluster, Member};
 
@@ -14,6 +14,10 @@ pub(in crate::plane) enum Seen {
     Away,
     /// It is there, and not as its newest spec says.
     Unwell,
+    /// Its agent changes to another version just now.
+    Changing,
+    /// It is there, and somebody ordered that nothing on it is changed.
+    Resting,
     Well,
 }
 
@@ -40,6 +44,10 @@ pub(in crate::plane) enum Wait {
     UnderWay,
     Away,
     Unwell,
+    /// Its agent changes to another version.
+    Changing,
+    /// It is in maintenance.
+    Resting,
     /// It is its turn, and the maintenance window is not open.
     Window,
     /// It is its turn, and the cluster's etcd is restored just now.
@@ -69,6 +77,25 @@ const BACK: [Step; 3] = [
     (Role::Master, UpgradeStage::Etcd),
 ];
 
+/// The other way round nothing goes here.
+const OS: [Step; 2] = [
+    (Role::Master, UpgradeStage::Os),
+    (Role::Worker, UpgradeStage::Os),
+];
+
+impl Seen {
+    /// What somebody is waited for who is so; none of one that is well.
+    fn waits(self) -> Option<Wait> {
+        match self {
+            Self::Well => None,
+            Self::Away => Some(Wait::Away),
+            Self::Unwell => Some(Wait::Unwell),
+            Self::Changing => Some(Wait::Changing),
+            Self::Resting => Some(Wait::Resting),
+        }
+    }
+}
+
 /// Whom to tell of what, and who is waited for, of a roll that is not held up by a person.
 pub(in crate::plane) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, open: bool) -> Next {
     let mut next = Next::default();
@@ -91,11 +118,12 @@ pub(in crate::plane) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, op
         next.waits.extend(masters);
         return next;
     }
-    let steps = match roll.way {
-        Way::Forward => FORWARD,
-        Way::Back => BACK,
+    let steps: &[Step] = match (roll.goal.kind(), roll.way) {
+        (Kind::Os, _) => &OS,
+        (Kind::Stack, Way::Forward) => &FORWARD,
+        (Kind::Stack, Way::Back) => &BACK,
     };
-    for (role, stage) in steps {
+    for &(role, stage) in steps {
         let mut members: Vec<&Member> = cluster.members.iter().filter(|m| m.role == role).collect();
         if roll.way == Way::Back {
             members.reverse();
@@ -109,7 +137,7 @@ pub(in crate::plane) fn next(cluster: &Cluster, roll: &Roll, look: &Look<'_>, op
         }
         match role {
             Role::Master => next.master(&members, &left, stage, (roll, look, open)),
-            Role::Worker | Role::None => next.workers(&members, &left, (roll, look, open)),
+            Role::Worker | Role::None => next.workers(&members, &left, stage, (roll, look, open)),
         }
         // The next step is for when all of this one are done.
         break;
@@ -131,15 +159,17 @@ impl Next {
     /// has to be before the first step.
     fn prepare(&mut self, cluster: &Cluster, roll: &Roll, look: &Look<'_>) -> bool {
         let fetching = |(host, p): &(&HostId, &Part)| {
-            p.told == Some(UpgradeStage::Prepare) && !p.ready && look(**host) != Seen::Away
+            let works = !matches!(look(**host), Seen::Away | Seen::Resting);
+            p.told == Some(UpgradeStage::Prepare) && !p.ready && works
         };
         let mut under_way = roll.parts.iter().filter(fetching).count();
         let mut unready = false;
         for member in &cluster.members {
-            let Some(part) = part(roll, member).filter(|p| !p.is_done() && !p.ready) else {
+            let Some(part) = part(roll, member).filter(|p| !p.is_done() && !p.is_prepared()) else {
                 continue;
             };
-            let skipped = !is_master(member) && look(member.host) == Seen::Away;
+            let seen = look(member.host);
+            let skipped = !is_master(member) && matches!(seen, Seen::Away | Seen::Resting);
             let told = part.told == Some(UpgradeStage::Prepare);
             // What a master makes of an order of etcd that was taken back is heard before it is told of more: the
             // next order would be the last that it speaks of.
@@ -149,9 +179,10 @@ impl Next {
                 under_way += 1;
             }
             unready |= !skipped;
-            let wait = match skipped {
-                true => Wait::Away,
-                false => Wait::Preparing,
+            let wait = match seen {
+                Seen::Resting => Wait::Resting,
+                Seen::Away if skipped => Wait::Away,
+                Seen::Away | Seen::Unwell | Seen::Changing | Seen::Well => Wait::Preparing,
             };
             self.waits.push((member.host, wait));
         }
@@ -168,7 +199,7 @@ impl Next {
     ) {
         self.phase = match stage {
             UpgradeStage::Etcd => Phase::Etcd,
-            UpgradeStage::Prepare | UpgradeStage::Node => Phase::Masters,
+            UpgradeStage::Prepare | UpgradeStage::Node | UpgradeStage::Os => Phase::Masters,
         };
         let between = |m: &&&Member| part(roll, m).is_some_and(Part::is_between);
         if let Some(busy) = masters.iter().find(between) {
@@ -178,15 +209,13 @@ impl Next {
         let Some(first) = left.first() else {
             return;
         };
-        if part(roll, first).is_some_and(|p| !p.ready) {
+        if part(roll, first).is_some_and(|p| !p.is_prepared()) {
             // Said by `prepare`.
             return;
         }
         for master in masters {
-            match look(master.host) {
-                Seen::Well => {}
-                Seen::Away => return self.waits.push((master.host, Wait::Away)),
-                Seen::Unwell => return self.waits.push((master.host, Wait::Unwell)),
+            if let Some(wait) = look(master.host).waits() {
+                return self.waits.push((master.host, wait));
             }
         }
         match open {
@@ -200,6 +229,7 @@ impl Next {
         &mut self,
         workers: &[&Member],
         left: &[&Member],
+        stage: UpgradeStage,
         (roll, look, open): (&Roll, &Look<'_>, bool),
     ) {
         self.phase = Phase::Workers;
@@ -223,11 +253,8 @@ impl Next {
             .collect();
         free -= ill.len();
         self.waits.extend(ill.iter().map(|host| {
-            let wait = match look(*host) {
-                Seen::Away => Wait::Away,
-                Seen::Unwell | Seen::Well => Wait::Unwell,
-            };
-            (*host, wait)
+            let wait = look(*host).waits();
+            (*host, wait.unwrap_or(Wait::Unwell))
         }));
         let mut zone = between.first().map(|m| m.zone.as_deref());
         let mut skipped = 0;
@@ -235,22 +262,21 @@ impl Next {
             .iter()
             .filter(|m| !between.iter().any(|b| b.host == m.host));
         for worker in idle.clone() {
-            if part(roll, worker).is_some_and(|p| !p.ready) {
+            if part(roll, worker).is_some_and(|p| !p.is_prepared()) {
                 skipped += 1;
                 continue;
             }
             if free == 0 || zone.is_some_and(|z| z != worker.zone.as_deref()) {
                 continue;
             }
-            let wait = match look(worker.host) {
-                Seen::Well if open => {
-                    self.tell.push((worker.host, UpgradeStage::Node));
+            let wait = match look(worker.host).waits() {
+                None if open => {
+                    self.tell.push((worker.host, stage));
                     (free, zone) = (free - 1, Some(worker.zone.as_deref()));
                     continue;
                 }
-                Seen::Well => Wait::Window,
-                Seen::Away => Wait::Away,
-                Seen::Unwell => Wait::Unwell,
+                None => Wait::Window,
+                Some(wait) => wait,
             };
             skipped += usize::from(wait != Wait::Window);
             self.waits.push((worker.host, wait));

@@ -1,6 +1,6 @@
 //! A roll as numbers, of one master: what an alert or a graph asks. By what the plane knows itself.
 
-use super::{Part, State};
+use super::{Kind, Part, Roll, State, newest};
 use crate::model::HostId;
 use crate::plane::records::Cluster;
 use crate::telemetry::{MetricKind, MetricsText};
@@ -13,37 +13,38 @@ pub(in crate::plane) fn are_there(cluster: &Cluster, host: HostId) -> bool {
 
 pub(in crate::plane) fn of(cluster: &Cluster) -> MetricsText {
     let mut text = MetricsText::default();
-    let Some(roll) = &cluster.roll else {
-        return text;
-    };
-    let to = roll.to.version.as_str();
-    let mut gauge = |name, help, value| {
-        text.head(name, MetricKind::Gauge, help);
-        text.row(name, &[("to", to)], value);
+    if let Some(roll) = newest(cluster, Kind::Stack) {
+        let to = [("to", roll.to.version.as_str())];
+        let what = "a cluster is on its way to another stack";
+        roll_of(&mut text, roll, "pf9_upgrade", what, &to);
+    }
+    if let Some(roll) = newest(cluster, Kind::Os) {
+        let what = "the distributions of a cluster's nodes are being updated";
+        roll_of(&mut text, roll, "pf9_os_update", what, &[]);
+    }
+    text
+}
+
+fn roll_of(text: &mut MetricsText, roll: &Roll, prefix: &str, what: &str, labels: &[(&str, &str)]) {
+    let mut gauge = |name: &str, help: &str, value| {
+        let name = format!("{prefix}_{name}");
+        text.head(&name, MetricKind::Gauge, help);
+        text.row(&name, labels, value);
     };
     let one = |yes: bool| f64::from(u8::from(yes));
-    let help =
-        "1 while a cluster is on its way to another stack, also while that is paused or stopped.";
-    gauge("pf9_upgrade_under_way", help, one(roll.is_under_way()));
+    let help = format!("1 while {what}, also while that is paused or stopped.");
+    gauge("under_way", &help, one(roll.is_under_way()));
     let help = "1 while that is stopped because a node could not: a person is needed.";
-    gauge(
-        "pf9_upgrade_stopped",
-        help,
-        one(roll.state == State::Stopped),
-    );
-    let help = "Nodes of the cluster.";
-    gauge("pf9_upgrade_nodes", help, roll.parts.len() as f64);
+    gauge("stopped", help, one(roll.state == State::Stopped));
+    gauge("nodes", "Nodes of the cluster.", roll.parts.len() as f64);
     let done = roll.parts.values().filter(|p| p.is_done()).count();
-    let help = "Nodes that are done.";
-    gauge("pf9_upgrade_nodes_done", help, done as f64);
+    gauge("nodes_done", "Nodes that are done.", done as f64);
     let between = roll.parts.values().filter(|p| Part::is_between(p)).count();
-    let help = "Nodes that are between two stacks just now.";
-    gauge("pf9_upgrade_nodes_between", help, between as f64);
-    let help = "When it began.";
+    let help = "Nodes that are between two stacks, or out of service for it, just now.";
+    gauge("nodes_between", help, between as f64);
     gauge(
-        "pf9_upgrade_began_seconds",
-        help,
+        "began_seconds",
+        "When it began.",
         roll.began_at.as_second() as f64,
     );
-    text
 }

@@ -5,7 +5,7 @@
 //! within a minor no API goes, and a budget that never lets a pod go stops the roll at its node, in words.
 
 use super::window::Patches;
-use super::{Begin, By, Policy, gates, http, plan};
+use super::{Begin, By, Kind, Policy, gates, http, newest, plan};
 use crate::model::StackRef;
 use crate::plane::records::{CLUSTERS, Cluster, Stack};
 use crate::plane::refusal::Answer;
@@ -82,7 +82,7 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
     let version = |s: &Stack| s.kubernetes.parse::<semver::Version>().ok();
     let has = version(own)?;
     // What a person went back from, or cancelled, does not begin again by itself.
-    let since = cluster.roll.as_ref().map(|r| r.began_at);
+    let since = newest(cluster, Kind::Stack).map(|r| r.began_at);
     let newer = all.iter().filter_map(|stack| {
         let of = version(stack)?;
         let follows = (of.major, of.minor) == (has.major, has.minor)
@@ -105,62 +105,22 @@ fn wanted(cluster: &Cluster, all: &[Stack]) -> Option<Patch> {
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD as BASE64;
     use jiff::SignedDuration;
-    use serde_json::json;
 
     use super::*;
-    use crate::model::{Digest, DocumentKind, RollId, SigningKey};
     use crate::plane::compute::tests::{cluster, now};
+    use crate::plane::rolls::testing::{roll_to, stack};
     use crate::plane::rolls::{State, Way};
-
-    fn stack(version: &str, hour: i64, security: bool) -> Stack {
-        let kubernetes = version.split('-').next().expect("a version");
-        let manifest = json!({
-            "schema": 1, "name": "pf9-kube", "version": version, "kubernetes": kubernetes, "arch": "amd64",
-            "archive": {"sha256": Digest::of(b"a"), "size": 1}, "components": [], "files": [], "images": [],
-            "security": security,
-        });
-        let bytes = manifest.to_string().into_bytes();
-        let (key, _) = SigningKey::generate().expect("key");
-        let envelope = key.sign(DocumentKind::StackManifest, &bytes);
-        assert_eq!(BASE64.decode(&envelope.payload).expect("base64"), bytes);
-        Stack {
-            reference: StackRef {
-                name: "pf9-kube".into(),
-                version: version.into(),
-                manifest: Digest::of(&bytes),
-            },
-            kubernetes: kubernetes.into(),
-            imported_at: now() + SignedDuration::from_hours(hour),
-            archive: Digest::of(b"a"),
-            archive_size: 1,
-            deltas: Vec::new(),
-            envelope,
-        }
-    }
 
     fn of(patches: Patches, all: &[Stack], began: Option<i64>) -> Option<(String, bool)> {
         let mut cluster = cluster();
         cluster.stack = all[0].reference.clone();
         cluster.settings.upgrade.patches = patches;
         cluster.roll = began.map(|hour| super::super::Roll {
-            id: RollId(uuid::Uuid::nil()),
-            from: cluster.stack.clone(),
-            to: cluster.stack.clone(),
             way: Way::Back,
             state: State::Done,
-            why: None,
-            unready: None,
-            policy: Policy::default(),
-            by: By::Operator,
-            despite: Vec::new(),
             began_at: now() + SignedDuration::from_hours(hour),
-            ended_at: None,
-            etcd_moves: false,
-            begun: true,
-            parts: Default::default(),
+            ..roll_to(&cluster, &cluster.stack)
         });
         let found = wanted(&cluster, all)?;
         Some((found.stack.version, found.at_once))

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::gates::{self, Case, Finding, Known};
-use super::{Way, etcd_of, is_master, runner, stack_of};
+use super::{Kind, Way, etcd_of, is_master, newest, runner, stack_of};
 use crate::model::{Digest, FaultCode, HostId, Matrix, Role, StackManifest, StackRef};
 use crate::plane::records::{Cluster, STACKS, STATUSES};
 use crate::plane::refusal::{Answer, Refusal};
@@ -18,8 +18,24 @@ use crate::plane::{addons, stacks};
 /// A plan.
 pub(super) struct Plan {
     to: StackRef,
+    /// Bytes of its archive.
+    archive: u64,
+    /// What differs from stacks that nodes have, as far as it is there.
+    deltas: BTreeMap<Digest, u64>,
     stacks: BTreeMap<Digest, StackManifest>,
     pub(super) found: Vec<Finding>,
+}
+
+/// What a node fetches of the stack that it goes to.
+enum Fetched {
+    /// It has that one.
+    Nothing,
+    /// What differs from the one it has: so many bytes.
+    Delta(u64),
+    /// The same, when it is made.
+    Coming,
+    /// All of it.
+    Archive,
 }
 
 /// The stack of this version, whose import was the newest; without one, the newest release that may follow:
@@ -67,6 +83,7 @@ pub(super) fn make(
     to: &StackRef,
     now: Timestamp,
 ) -> Answer<Plan> {
+    let row = stacks::row(rows, to)?;
     let content = stacks::content(rows, to)?;
     addons::require("no upgrade was begun", cluster, &content)?;
     let mut known = BTreeMap::new();
@@ -103,14 +120,61 @@ pub(super) fn make(
     known.insert(to.manifest, content);
     Ok(Plan {
         to: to.clone(),
+        archive: row.archive_size,
+        deltas: row
+            .deltas
+            .iter()
+            .map(|delta| (delta.from, delta.offer.bytes))
+            .collect(),
         stacks: known,
         found,
     })
 }
 
 impl Plan {
-    /// As it is shown: nodes in the order of their turns.
-    pub(super) fn json(&self, cluster: &Cluster, despite: &[String]) -> Value {
+    /// What the nodes fetch that have this stack.
+    fn fetched(&self, from: &StackRef, is_coming: &dyn Fn(&Digest) -> bool) -> Fetched {
+        let delta = self.deltas.get(&from.manifest).copied();
+        match delta.filter(|bytes| *bytes < self.archive) {
+            _ if *from == self.to => Fetched::Nothing,
+            Some(bytes) => Fetched::Delta(bytes),
+            None if is_coming(&from.manifest) => Fetched::Coming,
+            None => Fetched::Archive,
+        }
+    }
+
+    /// For each stack that nodes have: how many they are, and what each of them fetches.
+    fn transfers(&self, cluster: &Cluster, is_coming: &dyn Fn(&Digest) -> bool) -> Vec<Value> {
+        let mut of: BTreeMap<Digest, (&StackRef, u64)> = BTreeMap::new();
+        for member in &cluster.members {
+            let from = stack_of(cluster, member);
+            of.entry(from.manifest).or_insert((from, 0)).1 += 1;
+        }
+        let shown = of.into_values().map(|(from, nodes)| {
+            let (by, bytes) = match self.fetched(from, is_coming) {
+                Fetched::Nothing => ("nothing", Some(0)),
+                Fetched::Delta(bytes) => ("delta", Some(bytes)),
+                Fetched::Coming => ("delta-coming", None),
+                Fetched::Archive => ("archive", Some(self.archive)),
+            };
+            json!({
+                "from": from.version,
+                "nodes": nodes,
+                "by": by,
+                "bytes": bytes,
+                "archive": self.archive,
+            })
+        });
+        shown.collect()
+    }
+
+    /// As it is shown: nodes in the order of their turns. `is_coming`: what differs from a stack is being made.
+    pub(super) fn json(
+        &self,
+        cluster: &Cluster,
+        despite: &[String],
+        is_coming: &dyn Fn(&Digest) -> bool,
+    ) -> Value {
         let etcd = |stack: &StackRef| self.stacks.get(&stack.manifest)?.etcd();
         let to = self.stacks.get(&self.to.manifest);
         let mut members: Vec<_> = cluster.members.iter().collect();
@@ -144,6 +208,7 @@ impl Plan {
                       masters, one after the other; then workers",
             "window": cluster.settings.upgrade.window,
             "nodes": nodes,
+            "transfers": self.transfers(cluster, is_coming),
             "findings": self.found,
             "begins": gates::stands(&self.found, despite).is_none(),
         })
@@ -160,7 +225,7 @@ pub(super) fn role(role: Role) -> &'static str {
 
 /// Refuses a way back on which etcd's data would not come along.
 pub(super) fn may_go_back(rows: &impl Read, cluster: &Cluster) -> Answer<()> {
-    let Some(roll) = cluster.roll.as_ref().filter(|r| r.way == Way::Forward) else {
+    let Some(roll) = newest(cluster, Kind::Stack).filter(|r| r.way == Way::Forward) else {
         // Refused with its own words.
         return Ok(());
     };

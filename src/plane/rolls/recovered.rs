@@ -4,7 +4,7 @@
 
 use semver::Version;
 
-use super::{State, etcd_of, is_master, member_mut, runner, stack_of};
+use super::{Kind, State, etcd_of, is_master, member_mut, runner, stack_of};
 use crate::model::{Fault, FaultCode, HostId, NodeStatus, StackManifest, StackRef, UpgradeStage};
 use crate::plane::records::{Cluster, Stack};
 
@@ -70,6 +70,13 @@ pub(in crate::plane) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
     let Some(part) = roll.parts.get_mut(&host) else {
         return;
     };
+    if roll.goal.kind() == Kind::Os {
+        // What came before it is as unknown as what came after.
+        roll.other = None;
+        (part.from, part.to) = (had.stack.clone(), had.stack);
+        part.recall();
+        return;
+    }
     if had.stack != part.from && had.stack != part.to {
         // The rows know nothing of where it was taken since: neither on nor back follows from them.
         cluster.roll = None;
@@ -88,7 +95,7 @@ pub(in crate::plane) fn take(cluster: &mut Cluster, host: HostId, had: Had) {
 pub(in crate::plane) fn hold(cluster: &mut Cluster) {
     if let Some(roll) = cluster.roll.as_mut().filter(|r| r.is_under_way()) {
         (roll.state, roll.unready) = (State::Stopped, None);
-        let what = format!("the way to stack {} is stopped", roll.to.version);
+        let what = format!("{} is stopped", roll.what());
         let why = "this plane was restored from a backup, and what it did since is not in its rows";
         let fix = "see who has which stack, then resume, cancel, or go back";
         roll.why = Some(Fault::new(FaultCode::RollStopped, what, why).fix(fix));

@@ -4,15 +4,15 @@ use std::cell::RefCell;
 
 use semver::Version;
 
-use super::{Part, Report, Roll, Seen, State, Way, advance, heard as engine_heard, patches};
+use super::{Part, Report, Roll, Seen, State, advance, heard as engine_heard, patches};
 use crate::model::{HostId, HostStatus, NodeState, StackRef};
-use crate::plane::events;
 use crate::plane::records::{CLUSTERS, Cluster, SPECS, STATUSES};
 use crate::plane::refusal::Answer;
 use crate::plane::stacks;
 use crate::plane::state::{self, Change};
 use crate::plane::store::{Read, StoreError};
 use crate::plane::view;
+use crate::plane::{agents, events};
 
 /// A node's status, which was stored just now, may be what a roll waits for. A cluster without one costs a
 /// look at its row.
@@ -103,10 +103,14 @@ pub(super) fn seen(
     if !view::is_responding(&said, now) {
         return Ok(Seen::Away);
     }
+    if agents::is_changing(rows, host)? {
+        return Ok(Seen::Changing);
+    }
     let wanted = rows.get(&SPECS, &id)?.map(|s| s.generation);
     Ok(
         match view::state_of(&said.status, wanted.unwrap_or_default()) {
             NodeState::Ok => Seen::Well,
+            NodeState::Maintenance => Seen::Resting,
             NodeState::Converging | NodeState::Retrying | NodeState::Failed => Seen::Unwell,
         },
     )
@@ -146,19 +150,16 @@ pub(super) fn tell(
         (State::Cancelled, _) => ("roll-cancelled", "is cancelled"),
         (State::Done, _) => ("roll-done", "is done"),
     };
-    let way = match roll.way {
-        Way::Forward => "the way",
-        Way::Back => "the way back",
-    };
+
     let why = roll.why.as_ref().map(|why| format!("; {why}"));
     let despite = match (is_new, roll.despite.is_empty()) {
         (true, false) => format!("; despite {}", roll.despite.join(", ")),
         (true | false, _) => String::new(),
     };
     let said = format!(
-        "{way} of cluster {} to stack {} {verb}{}{despite}",
+        "{} of cluster {} {verb}{}{despite}",
+        roll.what(),
         cluster.name,
-        roll.to.version,
         why.unwrap_or_default(),
     );
     tracing::info!(cluster = %cluster.id, roll = %roll.id, kind, "{said}");

@@ -4,30 +4,36 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Look, Part, Phase, Roll, Seen, State, Wait, Way, etcd_of, is_master, next, plan, runner,
-    stack_of,
+    Goal, Kind, Look, Part, Phase, Roll, Seen, State, Wait, Way, etcd_of, is_master, newest, next,
+    plan, runner, stack_of,
 };
 use crate::model::{Role, UpgradeStage};
 use crate::plane::records::{Cluster, Member};
 use crate::plane::refusal::Answer;
 use crate::plane::store::Read;
 
-/// The newest roll of a cluster; `upgrade: null` where there never was one.
-pub(super) fn json_of(rows: &impl Read, cluster: &Cluster, now: Timestamp) -> Answer<Value> {
+/// The newest roll of a cluster of this kind; `upgrade: null` (`osUpdate: null`) where there never was one.
+pub(super) fn json_of(
+    rows: &impl Read,
+    cluster: &Cluster,
+    kind: Kind,
+    now: Timestamp,
+) -> Answer<Value> {
     let settings = &cluster.settings.upgrade;
     let open = settings.window.as_ref().is_none_or(|w| w.is_open(now));
     let look = |host| runner::seen(rows, host, now).unwrap_or(Seen::Away);
-    let upgrade = cluster
-        .roll
-        .as_ref()
-        .map(|r| roll_json(cluster, r, &look, open));
+    let roll = newest(cluster, kind).map(|r| roll_json(cluster, r, &look, open));
+    let key = match kind {
+        Kind::Stack => "upgrade",
+        Kind::Os => "osUpdate",
+    };
     Ok(json!({
         "cluster": cluster.name,
         "stack": cluster.stack.version,
         "window": settings.window,
         "windowIsOpen": open,
         "patches": settings.patches,
-        "upgrade": upgrade,
+        key: roll,
     }))
 }
 
@@ -84,6 +90,7 @@ fn node_json(
         "stage": part.and_then(|p| p.told),
         "state": part.and_then(|p| p.state),
         "done": part.is_none_or(Part::is_done),
+        "os": part.and_then(|p| p.os),
         "fault": part.and_then(|p| p.fault.as_ref()),
         "told_at": part.and_then(|p| p.told_at),
         "words": node_words(member.role, part, waits),
@@ -101,7 +108,9 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
                 "done, and not heard of since: nobody else begins for it".into()
             }
             (true, _) => "done, and not well since".into(),
-            (false, _) => "done".into(),
+            (false, _) => part
+                .os
+                .map_or_else(|| "done".into(), |os| format!("done: {}", os.words())),
         };
     }
     if let Some(fault) = &part.fault {
@@ -121,8 +130,13 @@ fn node_words(role: Role, part: Option<&Part>, waits: Option<Wait>) -> String {
         None | Some(Wait::Preparing | Wait::UnderWay) => return doing,
         Some(Wait::Away) if role == Role::Master => "away: it is waited for",
         Some(Wait::Away) => "away: it catches up when it returns",
+        Some(Wait::Resting) if role == Role::Master => {
+            "in maintenance: nothing begins until that ends"
+        }
+        Some(Wait::Resting) => "in maintenance: it is left for later",
         Some(Wait::Unwell) if role == Role::Master => "not well: nothing begins until it is",
         Some(Wait::Unwell) => "not well: it is left for later",
+        Some(Wait::Changing) => "its agent changes to another version: it is waited for",
         Some(Wait::Restore) => "waits for the restore of etcd",
         Some(Wait::Window) => "its turn: it waits for the maintenance window",
     };
@@ -134,6 +148,7 @@ fn doing(stage: UpgradeStage) -> &'static str {
         UpgradeStage::Prepare => "fetches and tries the stack",
         UpgradeStage::Etcd => "takes the other etcd",
         UpgradeStage::Node => "goes over",
+        UpgradeStage::Os => "updates",
     }
 }
 
@@ -149,9 +164,10 @@ pub(super) fn phase(phase: Phase) -> &'static str {
 }
 
 fn words(roll: &Roll, phase: Phase) -> String {
-    let way = match roll.way {
-        Way::Forward => "on its way",
-        Way::Back => "on its way back",
+    let way = match (roll.goal, roll.way) {
+        (Goal::Os(_), _) => "under way",
+        (Goal::Stack, Way::Forward) => "on its way",
+        (Goal::Stack, Way::Back) => "on its way back",
     };
     match roll.state {
         State::Paused => "paused: nobody else begins, who began goes on".into(),

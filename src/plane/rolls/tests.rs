@@ -81,9 +81,19 @@ impl Agent {
                 self.goes_on(at, fails);
             }
             // Its order is gone.
-            Some((_, UpgradeState::Switching | UpgradeState::Proving)) => {
+            Some((
+                UpgradeStage::Prepare | UpgradeStage::Node,
+                UpgradeState::Switching | UpgradeState::Proving,
+            )) => {
                 self.says(UpgradeState::PuttingBack);
             }
+            // A package manager that is at work goes on to its end.
+            Some(
+                at @ (
+                    UpgradeStage::Os,
+                    UpgradeState::Updating | UpgradeState::Rebooting | UpgradeState::Proving,
+                ),
+            ) => self.goes_on(at, fails),
             Some((stage, UpgradeState::PuttingBack)) => self.is_put_back(stage),
             Some(_) => self.record = None,
             None => {
@@ -100,7 +110,7 @@ impl Agent {
     fn begins(&mut self, order: &UpgradeOrder) {
         self.before = (self.stack.clone(), self.etcd.clone());
         let state = match order.stage {
-            UpgradeStage::Prepare => UpgradeState::Fetching,
+            UpgradeStage::Prepare | UpgradeStage::Os => UpgradeState::Fetching,
             UpgradeStage::Etcd => UpgradeState::Switching,
             UpgradeStage::Node => UpgradeState::Draining,
         };
@@ -112,6 +122,7 @@ impl Agent {
             attempts: 1,
             fault: None,
             since: now(),
+            os: None,
         });
     }
 
@@ -119,6 +130,7 @@ impl Agent {
         match stage {
             UpgradeStage::Etcd => self.etcd = self.before.1.clone(),
             UpgradeStage::Prepare | UpgradeStage::Node => self.stack = self.before.0.clone(),
+            UpgradeStage::Os => {}
         }
         self.says(UpgradeState::PutBack);
     }
@@ -127,16 +139,24 @@ impl Agent {
         use UpgradeState as S;
         let to = self.record.as_ref().expect("at work").stack.clone();
         match state {
+            S::Fetching if stage == UpgradeStage::Os && fails => self.says(S::Refused),
+            S::Fetching if stage == UpgradeStage::Os => self.says(S::Draining),
             S::Fetching => self.says(S::Checking),
             S::Checking if fails => self.says(S::Refused),
             S::Checking => self.says(S::Ready),
             S::Draining if fails => self.says(S::Refused),
+            S::Draining if stage == UpgradeStage::Os => self.says(S::Updating),
             S::Draining => self.says(S::Switching),
-            S::Switching | S::Proving if fails => self.says(S::PuttingBack),
+            S::Switching | S::Updating | S::Rebooting | S::Proving if fails => {
+                self.says(S::PuttingBack);
+            }
+            S::Updating => self.says(S::Rebooting),
+            S::Rebooting => self.says(S::Proving),
             S::Switching => {
                 match stage {
                     UpgradeStage::Etcd => self.etcd = to,
                     UpgradeStage::Prepare | UpgradeStage::Node => self.stack = to,
+                    UpgradeStage::Os => unreachable!("it switches nothing"),
                 }
                 self.says(S::Proving);
             }
@@ -174,6 +194,7 @@ enum Event {
     Away(usize, bool),
     Sick(usize, bool),
     Begin,
+    BeginOs,
     Pause,
     Resume,
     Cancel,
@@ -222,6 +243,24 @@ impl World {
         if begin(&mut self.cluster, wanted, &same, self.now).is_ok() {
             self.goes_on();
         }
+    }
+
+    fn begin_os(&mut self) {
+        let wanted = os::BeginOs {
+            os: OsOrder::default(),
+            policy: Policy {
+                max_unavailable: self.most,
+                ..Policy::default()
+            },
+            despite: Vec::new(),
+        };
+        if os::begin(&mut self.cluster, wanted, self.now).is_ok() {
+            self.goes_on();
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        self.cluster.roll.as_ref().expect("begun").goal.kind()
     }
 
     fn spec(&self, host: HostId) -> (StackRef, Option<UpgradeOrder>) {
@@ -286,7 +325,7 @@ impl World {
 
     fn happens(&mut self, event: Event) {
         self.now += SignedDuration::from_secs(1);
-        let count = self.agents.len();
+        let (count, kind) = (self.agents.len(), self.kind());
         match event {
             Event::Work(i) | Event::Fail(i) => {
                 let spec = self.spec(self.agents[i % count].host);
@@ -306,9 +345,10 @@ impl World {
                 let to = if all.len() > 1 { newest } else { newest + 1 };
                 self.begin(to);
             }
-            Event::Pause => drop(pause(&mut self.cluster)),
-            Event::Resume => drop(resume(&mut self.cluster)),
-            Event::Cancel => drop(cancel(&mut self.cluster, self.now)),
+            Event::BeginOs => self.begin_os(),
+            Event::Pause => drop(pause(&mut self.cluster, kind)),
+            Event::Resume => drop(resume(&mut self.cluster, kind)),
+            Event::Cancel => drop(cancel(&mut self.cluster, kind, self.now)),
             Event::Back => {
                 let mut copy = self.cluster.clone();
                 let policy = Policy {
@@ -401,7 +441,11 @@ impl World {
         for agent in &self.agents {
             prop_assert_eq!(&agent.stack, &self.spec(agent.host).0, "of {}", agent.host);
         }
-        if self.cluster.roll.as_ref().map(|r| r.state) == Some(State::Done) {
+        let roll = self.cluster.roll.as_ref().expect("begun");
+        let done = roll.state == State::Done;
+        if done && self.kind() == Kind::Os {
+            prop_assert!(roll.parts.values().all(|p| !p.os_due && p.told.is_none()));
+        } else if done {
             for agent in &self.agents {
                 prop_assert_eq!(&agent.stack, &self.cluster.stack);
                 prop_assert!(!agent.master || agent.etcd == self.cluster.stack);
@@ -420,6 +464,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (at(), any::<bool>()).prop_map(|(i, away)| Event::Away(i, away)),
         2 => (at(), any::<bool>()).prop_map(|(i, sick)| Event::Sick(i, sick)),
         1 => Just(Event::Begin),
+        2 => Just(Event::BeginOs),
         1 => Just(Event::Pause),
         4 => Just(Event::Resume),
         1 => Just(Event::Cancel),
@@ -464,3 +509,4 @@ proptest! {
 }
 
 mod cases;
+mod os_updates;

@@ -4,7 +4,10 @@
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{By, Part, Policy, Roll, State, Way, etcd_of, is_master, member_mut, new_id, stack_of};
+use super::{
+    By, Goal, Kind, Part, Policy, Roll, State, Way, etcd_of, is_master, member_mut, new_id, newest,
+    shelved, stack_of,
+};
 use crate::model::{FaultCode, HostId, StackRef, UpgradeStage, UpgradeState};
 use crate::plane::records::Cluster;
 use crate::plane::refusal::{Answer, Refusal};
@@ -68,6 +71,8 @@ fn roll(
     let parts = parts.collect();
     Roll {
         id: new_id(),
+        goal: Goal::Stack,
+        other: shelved(cluster.roll.clone(), Goal::Stack),
         from: cluster.stack.clone(),
         way,
         state: State::Running,
@@ -91,13 +96,27 @@ pub(in crate::plane) fn require_free(cluster: &Cluster, what: &str) -> Answer<()
         return Ok(());
     };
     if roll.is_under_way() {
-        let why = format!(
-            "cluster {} is on its way to stack {}",
-            cluster.name, roll.to.version
+        let (why, verb) = match roll.goal.kind() {
+            Kind::Stack => (
+                format!(
+                    "cluster {} is on its way to stack {}",
+                    cluster.name, roll.to.version
+                ),
+                "upgrade",
+            ),
+            Kind::Os => (
+                format!(
+                    "the distributions of cluster {}'s nodes are being updated",
+                    cluster.name
+                ),
+                "os-update",
+            ),
+        };
+        return Err(
+            Refusal::conflict(FaultCode::RollUnderWay, what, why).fix(format!(
+                "see pf9-plane cluster {verb} NAME status; wait, cancel it, or resume what is stopped"
+            )),
         );
-        return Err(Refusal::conflict(FaultCode::RollUnderWay, what, why).fix(
-            "see pf9-plane cluster upgrade NAME status; wait, cancel it, or resume what is stopped",
-        ));
     }
     let between = roll.parts.iter().find(|(_, p)| p.is_between());
     match between {
@@ -142,19 +161,26 @@ fn busy(cluster: &Cluster, what: &str, host: HostId) -> Refusal {
     Refusal::conflict(FaultCode::RollNotNow, what, why).fix(fix)
 }
 
-fn under_way<'a>(cluster: &'a mut Cluster, what: &str) -> Answer<&'a mut Roll> {
+fn under_way<'a>(cluster: &'a mut Cluster, kind: Kind, what: &str) -> Answer<&'a mut Roll> {
     let name = cluster.name.clone();
-    let roll = cluster.roll.as_mut().filter(|r| r.is_under_way());
+    let (of, fix) = match kind {
+        Kind::Stack => ("upgrade", "pf9-plane cluster upgrade NAME --to VERSION"),
+        Kind::Os => (
+            "update of the distributions",
+            "pf9-plane cluster os-update NAME",
+        ),
+    };
+    let roll = cluster.roll.as_mut();
+    let roll = roll.filter(|r| r.is_under_way() && r.goal.kind() == kind);
     roll.ok_or_else(|| {
-        let why = format!("no upgrade of cluster {name} is under way");
-        Refusal::conflict(FaultCode::RollNone, what, why)
-            .fix("begin one with pf9-plane cluster upgrade NAME --to VERSION")
+        let why = format!("no {of} of cluster {name} is under way");
+        Refusal::conflict(FaultCode::RollNone, what, why).fix(format!("begin one with {fix}"))
     })
 }
 
 /// Nobody else is told of anything; who was told goes on. Again is fine.
-pub(in crate::plane) fn pause(cluster: &mut Cluster) -> Answer<()> {
-    let roll = under_way(cluster, "nothing was paused")?;
+pub(in crate::plane) fn pause(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
+    let roll = under_way(cluster, kind, "nothing was paused")?;
     if roll.state == State::Running {
         roll.state = State::Paused;
     }
@@ -162,8 +188,8 @@ pub(in crate::plane) fn pause(cluster: &mut Cluster) -> Answer<()> {
 }
 
 /// Goes on after a pause or a stop. Nodes that could not begin again, as if they had been told of nothing.
-pub(in crate::plane) fn resume(cluster: &mut Cluster) -> Answer<()> {
-    let roll = under_way(cluster, "nothing was resumed")?;
+pub(in crate::plane) fn resume(cluster: &mut Cluster, kind: Kind) -> Answer<()> {
+    let roll = under_way(cluster, kind, "nothing was resumed")?;
     roll.state = State::Running;
     (roll.why, roll.unready) = (None, None);
     // With an order of their own: what they say of the one before is no answer to it.
@@ -180,9 +206,10 @@ pub(in crate::plane) fn resume(cluster: &mut Cluster) -> Answer<()> {
 }
 
 /// Ends it where it is. Who did not begin to change does not; who did ends as he ends.
-pub(in crate::plane) fn cancel(cluster: &mut Cluster, now: Timestamp) -> Answer<()> {
-    let roll = under_way(cluster, "nothing was cancelled")?;
+pub(in crate::plane) fn cancel(cluster: &mut Cluster, kind: Kind, now: Timestamp) -> Answer<()> {
+    let roll = under_way(cluster, kind, "nothing was cancelled")?;
     (roll.state, roll.ended_at, roll.why) = (State::Cancelled, Some(now), None);
+    roll.forget_done();
     let waiting = roll.parts.iter().filter(|(_, part)| part.may_be_recalled());
     let waiting: Vec<HostId> = waiting.map(|(host, _)| *host).collect();
     for host in waiting {
@@ -201,7 +228,11 @@ pub(in crate::plane) fn back(
 ) -> Answer<()> {
     let what = "nothing goes back";
     let no = |code, why: String| Refusal::conflict(code, what, why);
-    let Some(roll) = &cluster.roll else {
+    let under_way = cluster.roll.as_ref().is_some_and(Roll::is_under_way);
+    if cluster.roll.as_ref().map(|r| r.goal.kind()) == Some(Kind::Os) {
+        require_free(cluster, what)?;
+    }
+    let Some(roll) = newest(cluster, Kind::Stack) else {
         let why = format!("cluster {} was never upgraded here", cluster.name);
         return Err(no(FaultCode::RollNone, why));
     };
@@ -224,10 +255,10 @@ pub(in crate::plane) fn back(
         return Err(no(FaultCode::RollNotNow, why.to_owned())
             .fix("restore the backup of etcd that was made before: pf9-plane cluster restore"));
     }
-    let (before, under_way) = (roll.from.clone(), roll.is_under_way());
+    let before = roll.from.clone();
     let returning = returning(cluster, roll, what)?;
     if under_way {
-        cancel(cluster, now)?;
+        cancel(cluster, Kind::Stack, now)?;
     }
     for host in returning {
         recall(cluster, host);
@@ -298,7 +329,7 @@ impl Part {
             (UpgradeStage::Prepare, _)
             | (_, Some(UpgradeState::PutBack | UpgradeState::Refused)) => true,
             (
-                UpgradeStage::Etcd | UpgradeStage::Node,
+                UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os,
                 None
                 | Some(
                     UpgradeState::Fetching
@@ -308,9 +339,11 @@ impl Part {
                 ),
             ) => true,
             (
-                UpgradeStage::Etcd | UpgradeStage::Node,
+                UpgradeStage::Etcd | UpgradeStage::Node | UpgradeStage::Os,
                 Some(
                     UpgradeState::Switching
+                    | UpgradeState::Updating
+                    | UpgradeState::Rebooting
                     | UpgradeState::Proving
                     | UpgradeState::PuttingBack
                     | UpgradeState::Done,

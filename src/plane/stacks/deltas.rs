@@ -1,7 +1,6 @@
-//! What differs from one stack to another: made once, by order, and served to hosts that have the first.
+//! What differs from one stack to another: made once, and served to hosts that have the first.
 //!
-//! It is not made by itself at an import: for two stacks of Kubernetes that is half a minute of a processor, and the
-//! plane that has clusters to look after should not spend it unasked.
+//! `ahead` has those made that nodes are about to need; any other one is made by order.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,17 +22,17 @@ use crate::stack::delta::{Packed, make_of_archives};
 
 /// Both stacks lie unpacked beside it, and two programs are in memory: one is made at a time.
 static ONE: Semaphore = Semaphore::const_new(1);
+/// Seconds after which a host asks again for one that is being made.
+const SOON_S: u64 = 15;
+
+/// What a refusal is about.
+const WHAT: &str = "the delta was not made";
 
 /// Makes what differs from one version to another, unless it is there.
 pub(in crate::plane) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> Answer<Made> {
-    const WHAT: &str = "the delta was not made";
-    let _one = ONE
-        .acquire()
-        .await
-        .map_err(|e| Refusal::internal(WHAT, &e))?;
     let (old, new) = {
         let rows = plane.read()?;
-        let row = |version| -> Answer<Stack> {
+        let row = |version| {
             find(
                 &rows,
                 &choose(&rows, WHAT, Some(version))?.manifest.to_string(),
@@ -41,29 +40,41 @@ pub(in crate::plane) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> 
         };
         (row(from)?, row(to)?)
     };
-    let made = |offer| Made {
-        offer,
-        archive: new.archive_size,
-    };
+    make_of(plane, old, new).await
+}
+
+/// The same of two rows.
+pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answer<Made> {
     if old.reference == new.reference {
         let why = "from and to are the same stack";
         return Err(Refusal::bad(FaultCode::StackUnknown, WHAT, why)
             .fix("name the stack that nodes have, and the one that they are to have"));
     }
-    let path = plane
-        .files
-        .at(path_of(&old.reference.manifest, &new.reference.manifest));
-    if let Some(offer) = offer_of(&new, &old.reference.manifest)
+    let one = ONE.acquire().await;
+    let one = one.map_err(|e| Refusal::internal(WHAT, &e))?;
+    let made = |offer| Made {
+        offer,
+        archive: new.archive_size,
+    };
+    let (key, from) = (new.reference.manifest.to_string(), old.reference.manifest);
+    let path = plane.files.at(path_of(&from, &new.reference.manifest));
+    // Perhaps since it was waited for.
+    let now = find(&plane.read()?, &key)?;
+    if let Some(offer) = offer_of(&now, &from)
         && path.exists()
     {
         return Ok(made(offer));
     }
     let shared = Arc::clone(plane);
-    let (from, to) = (old.clone(), new.clone());
-    let offer = tokio::task::spawn_blocking(move || work(&shared, &from, &to))
+    let (before, after) = (old.clone(), new.clone());
+    // Who asked may go: nobody else begins before this has ended.
+    let work = move || {
+        let _one = one;
+        work(&shared, &before, &after)
+    };
+    let offer = tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Refusal::internal(WHAT, &e))??;
-    let (key, from) = (new.reference.manifest.to_string(), old.reference.manifest);
     plane
         .change(move |change| {
             let Some(mut row) = change.get(&STACKS, &key)? else {
@@ -74,8 +85,7 @@ pub(in crate::plane) async fn make(plane: &Arc<Plane>, from: &str, to: &str) -> 
             Ok(change.put(&STACKS, &key, &row)?)
         })
         .await?;
-    let (old, new) = (&old.reference, &new.reference);
-    tracing::info!(from = %old, to = %new, bytes = offer.bytes, "delta made");
+    tracing::info!(from = %old.reference, to = %new.reference, bytes = offer.bytes, "delta made");
     Ok(made(offer))
 }
 
@@ -92,7 +102,7 @@ fn work(plane: &Plane, old: &Stack, new: &Stack) -> Answer<DeltaOffer> {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.fault(stack))
     };
     let unreadable = |stack: &Stack, e: String| {
-        let fault = Fault::new(FaultCode::StackManifestInvalid, "the delta was not made", e);
+        let fault = Fault::new(FaultCode::StackManifestInvalid, WHAT, e);
         Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             fault.fix(format!("import {} again", stack.reference)),
@@ -128,11 +138,19 @@ fn offered(plane: &Plane, to: &str, from: &str) -> Answer<(DeltaOffer, PathBuf)>
         Refusal::bad(FaultCode::DigestInvalid, "request refused", e.to_string())
     })?;
     let stack = find(&plane.read()?, to)?;
+    let to = stack.reference.manifest;
     let offer = offer_of(&stack, &from).ok_or_else(|| {
+        if plane.ahead.is_coming(&from, &to) {
+            let why = format!(
+                "what differs from {from} to {} is being made",
+                stack.reference
+            );
+            return Refusal::busy("there is no delta yet", &why, SOON_S);
+        }
         let why = format!("stack {} has none from {from}", stack.reference);
         Refusal::missing(FaultCode::StackUnknown, "there is no delta", why)
     })?;
-    Ok((offer, path_of(&from, &stack.reference.manifest)))
+    Ok((offer, path_of(&from, &to)))
 }
 
 /// The bytes of it.
@@ -152,7 +170,7 @@ pub(in crate::plane) async fn serve(
     served.answer(headers).await
 }
 
-fn offer_of(stack: &Stack, from: &Digest) -> Option<DeltaOffer> {
+pub(in crate::plane) fn offer_of(stack: &Stack, from: &Digest) -> Option<DeltaOffer> {
     let mut deltas = stack.deltas.iter();
     deltas.find(|d| d.from == *from).map(|d| d.offer)
 }

@@ -21,18 +21,18 @@ fn machine(test: &str) -> Option<HostFs> {
     Some(host)
 }
 
-/// What fails or could not be tried.
-fn bad(host: &HostFs) -> Vec<&'static str> {
+/// What is not as it should be.
+fn bad(host: &HostFs) -> Vec<String> {
     let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
-    let report = Report::of(&facts, &[]).expect("report");
+    let report = Report::of_machine(&facts, &Skips::default());
     let bad = report.checks.into_iter();
-    let bad = bad.filter(|c| matches!(c.severity, Severity::Fail | Severity::Skip));
-    bad.map(|c| c.id).collect()
+    let bad = bad.filter(|c| c.outcome != Outcome::Ok);
+    bad.map(|c| c.id.into_owned()).collect()
 }
 
 fn check(host: &HostFs, id: &str) -> Check {
     let facts = Facts::read(host, 0, Timestamp::UNIX_EPOCH).expect("facts");
-    let checks = Report::of(&facts, &[]).expect("report").checks;
+    let checks = Report::of_machine(&facts, &Skips::default()).checks;
     checks.into_iter().find(|c| c.id == id).expect("check")
 }
 
@@ -49,10 +49,10 @@ fn sh(host: &HostFs, line: &str) {
 /// Breaks it, looks, mends it, looks.
 fn breaks(host: &HostFs, id: &str, broken: &str, words: &str, mended: &str) {
     let good = bad(host);
-    assert!(!good.contains(&id), "{good:?}");
+    assert!(!good.iter().any(|g| g == id), "{good:?}");
     sh(host, broken);
     let mut expected = good.clone();
-    expected.push(id);
+    expected.push(id.to_owned());
     let mut found = bad(host);
     expected.sort_unstable();
     found.sort_unstable();
@@ -154,16 +154,129 @@ fn what_cannot_carry_an_overlay_is_found_by_a_try() {
         &host,
         "mkdir -p var/lib/pf9/containerd/.pf9-check/lower/dir",
     );
-    assert_eq!(check(&host, "runtime-storage").severity, Severity::Ok);
+    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Ok);
     assert_no_traces(&host.at("/var"));
     // Read-only is another check's, and no file is one that is not tried.
     sh(&host, "mount -t tmpfs -o ro none var/lib/pf9");
-    assert_eq!(check(&host, "runtime-storage").severity, Severity::Skip);
+    assert_eq!(check(&host, "runtime-storage").outcome, Outcome::Skip);
     let disk = check(&host, "disk");
-    assert_eq!(disk.severity, Severity::Fail);
+    assert_eq!(disk.outcome, Outcome::Fail);
     assert!(
         disk.why.contains("/var/lib/pf9 is mounted read-only"),
         "{disk:?}"
+    );
+}
+
+/// File systems that are made like that, and mounted where the runtime's data will be.
+#[test]
+fn a_file_system_without_types_of_entries_or_inodes_is_found() {
+    let Some(host) = machine("a_file_system_without_types_of_entries_or_inodes_is_found") else {
+        return;
+    };
+    // Sparse: what is not written takes nothing.
+    sh(
+        &host,
+        "mount -o remount,size=100g \"$PWD\"; mkdir -p var/lib/pf9; truncate -s 4G img",
+    );
+    breaks(
+        &host,
+        "runtime-storage",
+        "mkfs.ext4 -q -F -O ^filetype img; mount -o loop img var/lib/pf9",
+        "do not say what their entries are",
+        "umount var/lib/pf9; mkfs.ext4 -q -F img; mount -o loop img var/lib/pf9",
+    );
+    sh(&host, "umount var/lib/pf9; rm img");
+    breaks(
+        &host,
+        "disk",
+        "mount -t tmpfs -o nr_inodes=100,size=4g none var/lib/pf9",
+        "too few inodes",
+        "mount -o remount,nr_inodes=100000 var/lib/pf9",
+    );
+    sh(&host, "umount var/lib/pf9");
+    // None left at all: nothing can be tried, and one check says why.
+    sh(
+        &host,
+        "mount -t tmpfs -o nr_inodes=3,size=4g none var/lib/pf9",
+    );
+    assert_eq!(check(&host, "disk").outcome, Outcome::Fail);
+    let tried = check(&host, "runtime-storage");
+    assert_eq!(
+        (tried.outcome, tried.why.as_str()),
+        (Outcome::Skip, "see disk")
+    );
+}
+
+/// Each of these is a file of the kernel, or one that others left.
+#[test]
+fn what_a_kubelet_ends_without_is_looked_for() {
+    let Some(host) = machine("what_a_kubelet_ends_without_is_looked_for") else {
+        return;
+    };
+    sh(
+        &host,
+        "mkdir -p proc/sys/fs/inotify proc/sys/kernel proc/sys/net/ipv4 dev etc/cni/net.d var/lib/cni/results
+         echo 128 >proc/sys/fs/inotify/max_user_instances; echo 8192 >proc/sys/fs/inotify/max_user_watches
+         echo 32768 >proc/sys/kernel/pid_max; echo 60000 >proc/sys/kernel/threads-max
+         echo '32768\t60999' >proc/sys/net/ipv4/ip_local_port_range; echo >proc/sys/net/ipv4/ip_local_reserved_ports
+         touch dev/kmsg var/lib/cni/results/ours",
+    );
+    let cases = [
+        (
+            "limits",
+            "echo 16 >proc/sys/fs/inotify/max_user_instances",
+            "fs.inotify.max_user_instances is 16",
+            "echo 128 >proc/sys/fs/inotify/max_user_instances",
+        ),
+        (
+            "limits",
+            "echo 1000 >proc/sys/kernel/pid_max",
+            "kernel.pid_max is 1000",
+            "echo 32768 >proc/sys/kernel/pid_max",
+        ),
+        ("kernel-log", "rm dev/kmsg", "absent", "touch dev/kmsg"),
+        (
+            "ports-given-away",
+            "echo '10000\t60999' >proc/sys/net/ipv4/ip_local_port_range",
+            "10250",
+            "echo 10240-10260 >proc/sys/net/ipv4/ip_local_reserved_ports",
+        ),
+        (
+            "leftovers",
+            "touch etc/cni/net.d/10-flannel.conflist",
+            "/etc/cni/net.d",
+            "rm etc/cni/net.d/10-flannel.conflist",
+        ),
+        (
+            "leftovers",
+            "mkdir -p var/lib/cni/networks",
+            "/var/lib/cni",
+            "rmdir var/lib/cni/networks",
+        ),
+        (
+            "leftovers",
+            "mkdir -p sys/class/net/flannel.1",
+            "link flannel.1",
+            "rmdir sys/class/net/flannel.1",
+        ),
+        (
+            "swap",
+            "printf 'Filename Type Size Used Priority\n/dev/zram0 partition 1 0 5\n' >proc/swaps",
+            "/dev/zram0",
+            "printf 'Filename Type Size Used Priority\n' >proc/swaps",
+        ),
+    ];
+    for (id, broken, words, mended) in cases {
+        breaks(&host, id, broken, words, mended);
+    }
+    sh(
+        &host,
+        "printf 'x\n/dev/zram0 partition 1 0 5\n' >proc/swaps",
+    );
+    let swap = check(&host, "swap");
+    assert!(
+        swap.fix.contains("zram-tools") && !swap.fix.contains("fstab"),
+        "{swap:?}"
     );
 }
 

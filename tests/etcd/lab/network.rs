@@ -61,6 +61,17 @@ impl Namespace {
         namespace
     }
 
+    /// The machine is at the address of `n`, and at no other any more.
+    pub(super) fn moves(&self, n: u8) {
+        let address = format!("{}/24", address(n));
+        for words in [
+            &["addr", "flush", "dev", "eth0"][..],
+            &["addr", "add", &address, "dev", "eth0"],
+        ] {
+            run(self.command(Path::new("ip")).args(words));
+        }
+    }
+
     /// The directory with its namespaces.
     pub(super) fn path(&self) -> String {
         format!("/proc/{}/ns", self.holder.id())

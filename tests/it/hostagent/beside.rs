@@ -20,6 +20,7 @@ async fn the_stack_of_a_roll_is_fetched_beside_the_nodes_own() {
         stack: other.clone(),
         drain: Default::default(),
         prove_s: 300,
+        os: None,
     };
     let mut wanted = bed.worker(&own);
     if let Assignment::Worker(node) = &mut wanted {
@@ -52,6 +53,7 @@ async fn the_stack_of_a_roll_is_fetched_beside_the_nodes_own() {
                 attempts: 1,
                 fault: None,
                 since: Timestamp::UNIX_EPOCH,
+                os: None,
             });
         });
     };

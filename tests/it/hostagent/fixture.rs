@@ -7,12 +7,14 @@ use pf9_hostagent::identity;
 use pf9_hostagent::local::Client;
 use pf9_hostagent::model::{
     Assignment, ClusterId, Digest, DocumentKind, Envelope, Fault, Generation, HostId, HostStatus,
-    SigningKey, Spec, StackRef, Timestamp, paths,
+    Operation, PendingOperation, SigningKey, Spec, StackRef, Timestamp, What, paths,
 };
+use pf9_hostagent::stack;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::plane::FakePlane;
+use crate::support::newer::newer;
 use crate::support::node::FakeNode;
 use crate::support::{PATIENCE, make_stack, make_stack_of, within};
 
@@ -111,6 +113,7 @@ impl Bed {
             issued_at: Timestamp::UNIX_EPOCH,
             force: false,
             agent: None,
+            maintenance: None,
             assignment,
         }
     }
@@ -122,6 +125,24 @@ impl Bed {
     pub(crate) fn sign(&self, generation: u64, assignment: Assignment) -> Envelope {
         self.key
             .sign(DocumentKind::Spec, &self.spec_bytes(generation, assignment))
+    }
+
+    /// An operation of the plane for this host.
+    pub(crate) fn operation(&self, number: u64, what: What) -> PendingOperation {
+        let operation = Operation {
+            schema: 1,
+            id: uuid::Uuid::from_u128(number.into()),
+            host_id: self.host,
+            number,
+            issued_at: Timestamp::now(),
+            expires_at: Timestamp::now() + jiff::SignedDuration::from_secs(600),
+            what,
+        };
+        let bytes = serde_json::to_vec(&operation).expect("json");
+        PendingOperation {
+            id: operation.id,
+            envelope: self.key.sign(DocumentKind::Operation, &bytes),
+        }
     }
 
     /// A stack that is never there.
@@ -160,7 +181,45 @@ impl Bed {
     /// One of two files; about a third of its bytes are the first.
     pub(crate) fn publish_in_two(&self, version: &str, size: usize) -> StackRef {
         let programs = [("bin/containerd", size / 3), ("bin/kubelet", size * 2 / 3)];
-        let (payload, archive) = make_stack_of(version, &programs);
+        self.publish_programs(version, &programs)
+    }
+
+    /// One of these programs, in their order.
+    pub(crate) fn publish_programs(&self, version: &str, programs: &[(&str, usize)]) -> StackRef {
+        let (payload, archive) = make_stack_of(version, programs);
+        self.publish_these(version, payload, archive, &self.key)
+    }
+
+    /// Makes a stack that is on the plane the node's active one, as nodelet does.
+    pub(crate) fn install(&self, stack: &StackRef) {
+        let (manifest, archive) = self.plane.read(|p| {
+            let of = &stack.manifest;
+            (p.manifests[of].clone(), p.archives[of].clone())
+        });
+        let manifest = serde_json::to_vec(&manifest).expect("json");
+        let staged = [
+            (stack::staged_manifest(&stack.manifest), manifest),
+            (stack::staged_archive(&stack.manifest), archive),
+        ];
+        for (path, bytes) in &staged {
+            let written = self.fs.write(path, bytes, &Attrs::mode(0o640));
+            written.expect("staged");
+        }
+        let trust = identity::trust(&self.fs).expect("trust");
+        let made = stack::prepare(&self.fs, stack, &trust, Default::default(), &mut |_| {});
+        made.and_then(|made| made.put_in_place(&self.fs))
+            .and_then(|()| stack::activate(&self.fs, stack))
+            .expect("installed");
+        for (path, _) in &staged {
+            self.fs.remove_file(path).expect("remove");
+        }
+    }
+
+    /// One whose manifest is of the next version.
+    pub(crate) fn publish_newer(&self, version: &str, size: usize) -> StackRef {
+        let (payload, archive) = make_stack(version, size);
+        let manifest = serde_json::from_slice(&payload).expect("json");
+        let payload = serde_json::to_vec(&newer(manifest)).expect("json");
         self.publish_these(version, payload, archive, &self.key)
     }
 

@@ -1,7 +1,7 @@
 //! A plane: the host API on a Unix socket, as comms would serve it, with faults on demand.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,16 +15,18 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::{
-    CertificateBatch, CertificateOrder, Digest, Envelope, Event, EventBatch, Fault, FaultCode,
-    FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce, Spec,
+    CertificateBatch, CertificateOrder, DeltaOffer, Digest, Envelope, Event, EventBatch, Fault,
+    FaultCode, FreshNonce, Generation, HostStatus, IssuedCertificate, NodeFacts, NodeState, Nonce,
+    OperationResult, PendingOperation, PendingOperations, Spec,
 };
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::support::newer::newer;
 use crate::support::within;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 #[derive(Default)]
 pub(crate) struct PlaneSide {
@@ -44,6 +46,11 @@ pub(crate) struct PlaneSide {
     pub(crate) reports: Vec<Envelope>,
     /// Answered instead of taking what root says of the machine.
     pub(crate) facts_refused: Option<Fault>,
+    /// Operations that wait for the host.
+    pub(crate) pending: Vec<PendingOperation>,
+    /// What came of them; answers to be lost come first.
+    pub(crate) results: Vec<OperationResult>,
+    pub(crate) results_fail: u32,
     nonces: u64,
     pub(crate) certificates_fail: u32,
     pub(crate) manifests: BTreeMap<Digest, Envelope>,
@@ -52,7 +59,22 @@ pub(crate) struct PlaneSide {
     pub(crate) cuts: Vec<usize>,
     /// From where archives were asked for.
     pub(crate) ranges: Vec<Option<u64>>,
+    /// What differs, to a stack and from another one: what is said of it, and its bytes.
+    pub(crate) deltas: BTreeMap<(Digest, Digest), Told>,
+    /// So many questions for one break off.
+    pub(crate) offers_break: u32,
+    /// So many are answered with: it is being made.
+    pub(crate) offers_coming: u32,
+    /// They are answered with what is none.
+    pub(crate) offers_garbled: bool,
+    /// It is of the next version: each of its answers says what this one does not know.
+    pub(crate) newer: bool,
+    /// What was asked for of stacks, without the part that all have.
+    pub(crate) asked: Vec<String>,
 }
+
+/// A delta.
+pub(crate) type Told = (DeltaOffer, Option<Vec<u8>>);
 
 pub(crate) struct FakePlane {
     side: Arc<watch::Sender<PlaneSide>>,
@@ -155,7 +177,7 @@ impl FakePlane {
 async fn serve(
     side: Arc<watch::Sender<PlaneSide>>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> io::Result<Response<Body>> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
@@ -171,7 +193,14 @@ async fn serve(
     if !body.is_empty() {
         side.send_modify(|s| s.came.push((path.clone(), body.clone())));
     }
-    Ok(match (head.method.as_str(), path.as_str(), digest) {
+    if let Some(what) = path.strip_prefix("/v1/stacks/") {
+        side.send_modify(|s| s.asked.push(what.to_owned()));
+    }
+    let range = head.headers.get(http::header::RANGE);
+    let from = range
+        .and_then(|r| r.to_str().ok())
+        .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let answer = match (head.method.as_str(), path.as_str(), digest) {
         ("GET", "/v1/hosts/self/spec", _) => spec(&side, query).await,
         ("POST", "/v1/hosts/self/status", _) => {
             let status = serde_json::from_slice(&body).expect("status");
@@ -182,6 +211,33 @@ async fn serve(
             let batch: EventBatch = serde_json::from_slice(&body).expect("events");
             side.send_modify(|s| s.events.extend(batch.events));
             reply(204, Bytes::new())
+        }
+        ("GET", "/v1/hosts/self/operations", _) => {
+            let mut watch = side.subscribe();
+            let waits = watch.wait_for(|s| !s.pending.is_empty());
+            // The end of the wait is an answer, too.
+            drop(tokio::time::timeout(Duration::from_secs(5), waits).await);
+            let operations = side.borrow().pending.clone();
+            match operations.is_empty() {
+                true => reply(204, Bytes::new()),
+                false => json(200, &PendingOperations { operations }),
+            }
+        }
+        ("POST", "/v1/hosts/self/operations", _) => {
+            let result: OperationResult = serde_json::from_slice(&body).expect("result");
+            let mut lost = false;
+            side.send_modify(|s| {
+                lost = s.results_fail > 0;
+                s.results_fail = s.results_fail.saturating_sub(1);
+                if !lost {
+                    s.pending.retain(|p| p.id != result.id);
+                    s.results.push(result);
+                }
+            });
+            match lost {
+                true => reply(503, Bytes::new()),
+                false => reply(204, Bytes::new()),
+            }
         }
         ("POST", "/v1/hosts/self/nonce", _) => {
             side.send_modify(|s| s.nonces += 1);
@@ -215,14 +271,32 @@ async fn serve(
             }
         }
         ("GET", path, Some(digest)) if path.ends_with("/archive") || path.ends_with("/package") => {
-            let range = head.headers.get(http::header::RANGE);
-            let from = range
-                .and_then(|r| r.to_str().ok())
-                .and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-            archive(&side, digest, from)
+            let all = side.borrow().archives.get(&digest).cloned();
+            archive(&side, all, from)
         }
+        ("GET", path, Some(to)) if path.contains("/from/") => delta(&side, to, path, from)?,
         _ => not_found(),
+    };
+    let is_newer = side.borrow().newer;
+    Ok(match is_newer {
+        true => of_the_next_version(answer).await,
+        false => answer,
     })
+}
+
+/// A document with additions; whatever else it is as it is.
+async fn of_the_next_version(answer: Response<Body>) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let bytes = body.collect().await.expect("whole").to_bytes();
+    let document = serde_json::from_slice(&bytes).map(newer);
+    let bytes = match document {
+        Ok(document) => serde_json::to_vec(&document).expect("json").into(),
+        Err(_) => bytes,
+    };
+    let mut answer =
+        Response::from_parts(head, Body::new(Full::new(bytes).map_err(|e| match e {})));
+    answer.headers_mut().remove(http::header::CONTENT_LENGTH);
+    answer
 }
 
 async fn spec(side: &watch::Sender<PlaneSide>, query: &str) -> Response<Body> {
@@ -297,8 +371,47 @@ fn order(side: &watch::Sender<PlaneSide>, envelope: Envelope) -> Response<Body> 
     json(200, &batch)
 }
 
-fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -> Response<Body> {
-    let Some(all) = side.borrow().archives.get(&digest).cloned() else {
+/// What differs, or what is said of it.
+fn delta(
+    side: &watch::Sender<PlaneSide>,
+    to: Digest,
+    path: &str,
+    begin: Option<u64>,
+) -> io::Result<Response<Body>> {
+    let mut words = path.split('/').skip(5);
+    let from = words.next().and_then(|from| from.parse().ok());
+    let found = from.and_then(|from| side.borrow().deltas.get(&(to, from)).cloned());
+    if words.next() == Some("delta") {
+        return Ok(archive(side, found.and_then(|(_, bytes)| bytes), begin));
+    }
+    let (mut breaks, mut coming) = (false, false);
+    side.send_modify(|s| {
+        (breaks, coming) = (s.offers_break > 0, s.offers_coming > 0);
+        s.offers_break = s.offers_break.saturating_sub(1);
+        s.offers_coming = s.offers_coming.saturating_sub(1);
+    });
+    match (breaks, found) {
+        (true, _) => Err(io::Error::other("the tunnel is cut")),
+        (false, _) if coming => {
+            let fault = Fault::new(
+                FaultCode::PlaneBusy,
+                "there is none yet",
+                "it is being made",
+            );
+            Ok(json(503, &fault))
+        }
+        (false, _) if side.borrow().offers_garbled => Ok(json(200, &["no", "offer"])),
+        (false, Some((offer, _))) => Ok(json(200, &offer)),
+        (false, None) => Ok(not_found()),
+    }
+}
+
+fn archive(
+    side: &watch::Sender<PlaneSide>,
+    all: Option<Vec<u8>>,
+    from: Option<u64>,
+) -> Response<Body> {
+    let Some(all) = all else {
         return not_found();
     };
     let mut cut = None;
@@ -314,7 +427,7 @@ fn archive(side: &watch::Sender<PlaneSide>, digest: Digest, from: Option<u64>) -
     let end = stream::once(async move {
         // What was sent leaves the buffers before the connection breaks.
         tokio::task::yield_now().await;
-        cut.map(|_| Err(std::io::Error::other("cut")))
+        cut.map(|_| Err(io::Error::other("cut")))
     });
     let frames = stream::iter([sent]).chain(end.filter_map(std::future::ready));
     let mut response = Response::new(Body::new(StreamBody::new(frames)));

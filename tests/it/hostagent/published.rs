@@ -8,9 +8,11 @@ use pf9_hostagent::host::fs::Attrs;
 use pf9_hostagent::model::{
     ApiAddressStatus, ArchiveStatus, Authority, BackupInfo, BackupTrust, BackupsStatus,
     CertPurpose, CertificateRequest, CertificateStatus, Digest, DocumentKind, DrillReport,
-    Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, Fault, FaultCode, FoundManifest, Generation,
-    HostId, NodeState, Nonce, PhaseId, PhaseState, PhaseStatus, RestoreState, RestoreStatus, Role,
-    RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus, paths,
+    Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, ExtensionsStatus, FactValue, Fault,
+    FaultCode, FoundManifest, Generation, HostId, MaintenanceBy, MaintenanceStatus, NodeState,
+    Nonce, OsReport, PhaseId, PhaseState, PhaseStatus, RepairStatus, RestoreState, RestoreStatus,
+    Role, RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus, What,
+    paths,
 };
 use serde_json::{Value, json};
 
@@ -98,6 +100,32 @@ fn full(bed: &Bed) {
             attempts: 1,
             fault: Some(fault().next_try(at)),
             since: at,
+            os: Some(OsReport {
+                available: 3,
+                security: 1,
+                updated: 2,
+                held: 1,
+                reboot_needed: true,
+                rebooted: true,
+            }),
+        });
+        s.maintenance = Some(MaintenanceStatus {
+            by: MaintenanceBy::Root,
+            reason: "a disk is replaced".into(),
+            since: at,
+            until: at,
+        });
+        s.repairs = vec![RepairStatus {
+            number: 1,
+            at,
+            what: "start kubelet".into(),
+            why: "it is not running".into(),
+        }];
+        // What operators chose to tell, under a name of its own.
+        let facts = [("rack".to_owned(), FactValue::Text("r12".into()))];
+        s.extensions = Some(ExtensionsStatus {
+            facts: [("rack".to_owned(), facts.into())].into(),
+            ..ExtensionsStatus::default()
         });
         s.certificates = vec![CertificateStatus {
             name: "kubelet/server".into(),
@@ -240,6 +268,13 @@ async fn what_leaves_the_host_is_what_is_published() {
     bed.plane
         .until(|p| p.statuses.last()?.node.as_ref()?.reason.clone())
         .await;
+    let ping = bed.operation(1, What::Ping);
+    bed.plane.change(|p| p.pending.push(ping));
+    bed.plane.until(|p| p.results.last().cloned()).await;
+    bed.node.change(|n| n.refuse = true);
+    let refused = bed.operation(2, What::Ping);
+    bed.plane.change(|p| p.pending.push(refused));
+    bed.plane.until(|p| p.results.get(1).cloned()).await;
     let came = bed.plane.read(|p| p.came.clone());
     let mut left = BTreeSet::new();
     for (path, body) in &came {
@@ -254,7 +289,14 @@ async fn what_leaves_the_host_is_what_is_published() {
     let published: BTreeSet<String> = PUBLISHED.lines().map(str::to_owned).collect();
     let more: Vec<_> = left.difference(&published).collect();
     assert!(more.is_empty(), "not published: {more:#?}");
-    for document in ["certificates", "events", "facts", "status", "unwrap"] {
+    for document in [
+        "certificates",
+        "events",
+        "facts",
+        "operations",
+        "status",
+        "unwrap",
+    ] {
         let of_it = format!("{document}: ");
         assert!(left.iter().any(|f| f.starts_with(&of_it)), "{document}");
     }

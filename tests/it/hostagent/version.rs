@@ -31,6 +31,7 @@ async fn the_package_comes_and_nodelet_hears_of_it_on_a_host_without_a_role() {
         target: AgentPackage {
             version: version.clone(),
             packages: vec![file.clone()],
+            security: false,
         },
         previous: None,
         prove_within_seconds: 60,

@@ -19,11 +19,19 @@ fn deb(name: &str, version: &str, content: &[u8]) -> Vec<u8> {
     tar.append_data(&mut header, "./control", text.as_bytes())
         .expect("tar");
     let control = tar.into_inner().expect("tar");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o755);
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut header, "./opt/pf9/agent/x/bin/pf9ctl", content)
+        .expect("tar");
+    let data = tar.into_inner().expect("tar");
+    let packed = |bytes: &[u8]| zstd::encode_all(bytes, 0).expect("zstd");
     let mut out = b"!<arch>\n".to_vec();
     for (name, body) in [
         ("debian-binary", b"2.0\n".as_slice()),
-        ("control.tar", &control),
-        ("data.tar", content),
+        ("control.tar.zst", &packed(&control)),
+        ("data.tar.zst", &packed(&data)),
     ] {
         let head = format!(
             "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
@@ -41,10 +49,21 @@ fn deb(name: &str, version: &str, content: &[u8]) -> Vec<u8> {
 }
 
 async fn import(bed: &Bed, name: &str, version: &str, content: &[u8]) -> (u16, Value) {
+    import_of(bed, name, version, content, false).await
+}
+
+async fn import_of(
+    bed: &Bed,
+    name: &str,
+    version: &str,
+    content: &[u8],
+    security: bool,
+) -> (u16, Value) {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("agent.deb");
     std::fs::write(&path, deb(name, version, content)).expect("write");
-    bed.admin("/agents", json!({"paths": [path]})).await
+    let body = json!({"paths": [path], "security": security});
+    bed.admin("/agents", body).await
 }
 
 async fn imported(bed: &Bed, version: &str) {
@@ -95,7 +114,9 @@ async fn comes_to(bed: &Bed, wanted: &str) {
 #[tokio::test]
 async fn a_version_means_one_content_and_hosts_fetch_any_part_of_it() {
     let bed = Bed::new().await;
-    let content: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
+    // Bytes that do not compress.
+    let mut random = fastrand::Rng::with_seed(7);
+    let content: Vec<u8> = (0..700_000).map(|_| random.u8(..)).collect();
     let (status, said) = import(&bed, "pf9-hostagent", "0.1.1", &content).await;
     assert_eq!(status, 200, "{said}");
     assert_eq!(
@@ -219,6 +240,22 @@ async fn a_fleet_goes_share_by_share_and_stops_for_who_puts_itself_back() {
             .is_some_and(|w| w.contains("no room")),
         "{shown}"
     );
+    let targets = bed.get("/metrics/targets").await;
+    let of_the_fleet = |t: &&Value| t["labels"]["source"] == "agents";
+    let target = targets
+        .as_array()
+        .and_then(|t| t.iter().find(of_the_fleet))
+        .expect("a target");
+    let path = target["labels"]["__metrics_path__"].as_str().expect("path");
+    let numbers = bed.get(path).await;
+    let numbers = numbers.as_str().expect("text");
+    for line in [
+        "pf9_agent_roll_stopped{to=\"0.1.1\"} 1",
+        "pf9_agent_roll_hosts{to=\"0.1.1\",stand=\"done\"} 1",
+        "pf9_agent_roll_hosts{to=\"0.1.1\",stand=\"failed\"} 1",
+    ] {
+        assert!(numbers.lines().any(|l| l == line), "{line}: {numbers}");
+    }
     let (status, said) = bed.admin("/agents/upgrade/resume", json!({})).await;
     assert_eq!(status, 200, "{said}");
     let newer = |o: &AgentSpec| o.generation > second.generation;
@@ -294,4 +331,65 @@ async fn what_does_not_go_together_is_refused_before_a_host_hears_of_it() {
     let (status, _) = bed.admin("/agents/upgrade/cancel", json!({})).await;
     assert_eq!(status, 200);
     assert_eq!(order(&node).await, None, "who did not begin does not");
+}
+
+/// The order says it, under the plane's key like all of it, also under the next one.
+#[tokio::test]
+async fn a_version_that_mends_is_ordered_at_once_and_the_order_says_so() {
+    let bed = Bed::new().await;
+    imported(&bed, "0.1.0").await;
+    let node = bed.host("a", "10.1.0.1").await;
+    says(&node, "0.1.0", "idle", None).await;
+    // A window that is never open while this runs.
+    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48);
+    let day = day.strftime("%a").to_string().to_lowercase();
+    let policy = json!({"patches": "at-once", "window": format!("{day} 00:00 1h")});
+    let (status, said) = bed.admin("/agents/policy", policy).await;
+    assert_eq!(
+        (status, &said["windowIsOpen"]),
+        (200, &json!(false)),
+        "{said}"
+    );
+    imported(&bed, "0.1.1").await;
+    assert_eq!(order(&node).await, None, "it waits for the window");
+    let (status, said) = bed.admin("/agents/upgrade/cancel", json!({})).await;
+    assert_eq!(status, 200, "{said}");
+
+    let (status, said) = import_of(&bed, "pf9-hostagent", "0.1.2", b"mended", true).await;
+    assert_eq!(status, 200, "{said}");
+    let order = ordered(&node).await;
+    assert_eq!(order.target.version.to_string(), "0.1.2");
+    assert!(order.target.security);
+    assert!(order.previous.is_some_and(|p| !p.security));
+    let mends = async || {
+        let (_, list) = bed.admin_get("/agents").await;
+        let all = list.as_array().expect("a list").iter();
+        all.map(|a| a["security"] == true).collect::<Vec<bool>>()
+    };
+    assert_eq!(mends().await, [false, false, true]);
+    for step in ["announce", "take-over", "retire"] {
+        let body = json!({"step": step, "kind": "signing", "force": [node.id]});
+        let (status, said) = bed.admin("/keys", body).await;
+        assert_eq!(status, 200, "{step}: {said}");
+        assert_eq!(mends().await, [false, false, true], "{step}");
+    }
+}
+
+/// The fleet's numbers are none of one cluster's.
+#[tokio::test]
+async fn the_fleets_numbers_are_for_operators() {
+    let bed = Bed::new().await;
+    assert_eq!(
+        bed.get("/metrics/targets").await,
+        json!([]),
+        "there never was one"
+    );
+    assert_eq!(bed.get("/metrics/agents").await, json!(""));
+    bed.stack("1").await;
+    bed.cluster("c").await;
+    let token = super::metrics::token(&bed, "c").await;
+    assert_eq!(
+        super::metrics::ask(&bed, "/metrics/agents", &token).await.0,
+        403
+    );
 }

@@ -56,7 +56,7 @@ async fn serve(stream: MuxStream, service: String) {
 }
 
 /// A token that is good for one cluster.
-async fn token(bed: &Bed, cluster: &str) -> String {
+pub(super) async fn token(bed: &Bed, cluster: &str) -> String {
     let (status, body) = bed.admin("/kubeconfig", json!({"cluster": cluster})).await;
     assert_eq!(status, 200, "{body}");
     let text = body["kubeconfig"].as_str().expect("text");
@@ -64,7 +64,7 @@ async fn token(bed: &Bed, cluster: &str) -> String {
     line.expect("token").to_owned()
 }
 
-async fn ask(bed: &Bed, path: &str, token: &str) -> (u16, String) {
+pub(super) async fn ask(bed: &Bed, path: &str, token: &str) -> (u16, String) {
     let url = format!("{}{path}", bed.url);
     let answer = within(bed.http.get(url).bearer_auth(token).send()).await;
     let answer = answer.expect("answer");

@@ -206,7 +206,7 @@ impl Node {
         ))
         .await
         {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(HandshakeError::Refused { status, .. }) => Err(status.as_u16()),
             Err(e) => panic!("{e}"),
         }

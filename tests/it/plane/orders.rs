@@ -359,7 +359,7 @@ async fn a_host_has_a_name_and_an_address_of_its_own_or_none() {
 
     // A machine that was renamed stays the node it was attached as.
     let before = worker.current().await;
-    assert_eq!(worker.say("w2", "10.1.0.22").await.0, 204);
+    assert_eq!(worker.say("w2", "10.1.0.2").await.0, 204);
     assert_eq!(worker.current().await, before);
     let kubelet = [CertPurpose::KubeletServer];
     let said = signed(&worker, &order(&worker, cluster, &kubelet).await);

@@ -11,7 +11,7 @@ use super::stacks::write_of;
 
 const AT: &str = "/clusters/c/upgrade";
 /// Of clusters whose masters have no API server here.
-const NO_API: &str = "api";
+pub(super) const NO_API: &str = "api";
 
 async fn import(bed: &Bed, version: &str, kubernetes: &str, etcd: &str) -> (u16, Value) {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -29,18 +29,20 @@ async fn import(bed: &Bed, version: &str, kubernetes: &str, etcd: &str) -> (u16,
 }
 
 /// A master and two workers with a stack of 1.36; one of 1.37 is there.
-struct World {
-    bed: Bed,
-    cluster: ClusterId,
-    nodes: Vec<(Node, &'static str, &'static str)>,
+pub(super) struct World {
+    pub(super) bed: Bed,
+    pub(super) cluster: ClusterId,
+    pub(super) nodes: Vec<(Node, &'static str, &'static str)>,
+    /// What the machines' distribution calls itself.
+    pub(super) os_id: &'static str,
 }
 
-fn code(said: &Value) -> &str {
+pub(super) fn code(said: &Value) -> &str {
     said["code"].as_str().unwrap_or_default()
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let bed = Bed::new().await;
         assert_eq!(import(&bed, "a", "1.36.3", "3.6.16").await.0, 200);
         let cluster = bed.cluster("c").await;
@@ -59,6 +61,7 @@ impl World {
             bed,
             cluster,
             nodes,
+            os_id: "debian",
         };
         for i in 0..3 {
             world.report(i, None).await;
@@ -66,12 +69,12 @@ impl World {
         world
     }
 
-    async fn spec(&self, i: usize) -> Spec {
+    pub(super) async fn spec(&self, i: usize) -> Spec {
         self.nodes[i].0.current().await
     }
 
     /// What a node is to do, and the stack that it is to have.
-    async fn told(&self, i: usize) -> (Option<UpgradeStage>, String) {
+    pub(super) async fn told(&self, i: usize) -> (Option<UpgradeStage>, String) {
         let spec = self.spec(i).await;
         let node = spec.assignment.node().expect("node");
         let stage = node.upgrade.as_ref().map(|o| o.stage);
@@ -79,7 +82,7 @@ impl World {
     }
 
     /// A node is well by its newest spec, and says so far of what it was told.
-    async fn report(&self, i: usize, state: Option<&str>) {
+    pub(super) async fn report(&self, i: usize, state: Option<&str>) {
         let (node, name, ip) = &self.nodes[i];
         let spec = node.current().await;
         let order = spec.assignment.node().and_then(|n| n.upgrade.as_ref());
@@ -88,10 +91,13 @@ impl World {
             json!({
                 "roll": order.roll, "stage": order.stage, "stack": order.stack, "state": state,
                 "attempts": 1, "since": pf9_hostagent::model::Timestamp::now(),
+                "os": order.os.map(|_| json!({"available": 3, "security": 1, "updated": 3, "held": 0,
+                                              "reboot_needed": false, "rebooted": true})),
                 "fault": failed.then(|| json!({"code": "disk-full", "what": "it failed", "why": "no room"})),
             })
         });
         let mut status = node.status(name, ip);
+        status["inventory"]["os_id"] = json!(self.os_id);
         status["observed_generation"] = json!(spec.generation);
         status["node"] = json!({
             "schema": 1, "revision": 1, "generation": spec.generation,
@@ -121,7 +127,7 @@ impl World {
     }
 
     /// Everybody has the next stack.
-    async fn prepared(&self) {
+    pub(super) async fn prepared(&self) {
         for i in 0..3 {
             self.report(i, Some("ready")).await;
         }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use pf9_hostagent::host::fs::HostFs;
 use pf9_hostagent::host::interfaces::node_facts;
 use pf9_hostagent::identity::order_key::{self, OrderKey};
 use pf9_hostagent::local::{self, Callers, Method, Reply, Request, StatusCode};
 use pf9_hostagent::model::{
     CertificateBatch, CertificateOrder, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
-    FreshNonce, Generation, HostId, NodeState, NodeStatus, Nonce, Role, paths,
+    FreshNonce, Generation, HostId, NodeState, NodeStatus, Nonce, Operation, OperationResult,
+    Outcome, Role, Timestamp, paths,
 };
 use pf9_hostagent::nodelet::server;
 use tokio::sync::watch;
@@ -25,6 +27,8 @@ pub(crate) struct NodeSide {
     /// What was signed, orders and facts.
     pub(crate) signed: Vec<Envelope>,
     pub(crate) refuse: bool,
+    /// Operations that were brought.
+    pub(crate) operations: Vec<Envelope>,
     status: NodeStatus,
 }
 
@@ -49,6 +53,7 @@ impl FakeNode {
             wakes: 0,
             signed: Vec::new(),
             refuse: false,
+            operations: Vec::new(),
             status: idle(),
         }));
         let stop = CancellationToken::new();
@@ -169,6 +174,29 @@ async fn answer(side: Arc<watch::Sender<NodeSide>>, root: Arc<Root>, request: Re
             side.send_modify(|s| s.signed.push(signed.clone()));
             Reply::json(StatusCode::OK, &signed)
         }
+        (Method::POST, "/v1/operations") => {
+            let envelope: Envelope = serde_json::from_slice(&request.body).expect("envelope");
+            side.send_modify(|s| s.operations.push(envelope.clone()));
+            if side.borrow().refuse {
+                let fault = Fault::new(
+                    FaultCode::DocumentUntrusted,
+                    "operation refused",
+                    "nodelet said so",
+                );
+                return Reply::fault(StatusCode::FORBIDDEN, &fault);
+            }
+            let payload = base64::engine::general_purpose::STANDARD
+                .decode(&envelope.payload)
+                .expect("base64");
+            let operation: Operation = serde_json::from_slice(&payload).expect("operation");
+            let result = OperationResult {
+                schema: 1,
+                id: operation.id,
+                at: Timestamp::UNIX_EPOCH,
+                outcome: Outcome::done("nodelet did it"),
+            };
+            Reply::json(StatusCode::OK, &result)
+        }
         (Method::POST, "/v1/wake") => {
             side.send_modify(|s| s.wakes += 1);
             Reply::empty()
@@ -213,6 +241,9 @@ fn idle() -> NodeStatus {
         etcd: None,
         api_address: None,
         revived: Vec::new(),
+        maintenance: None,
+        repairs: Vec::new(),
+        extensions: None,
         certificates: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use super::unfit::{RUNS, RUNS_NOT};
 use super::*;
 use crate::model::{
-    NodeSpec, RestoreOrder, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
+    NodeSpec, OsOrder, RestoreOrder, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
     UpgradeStatus,
 };
 use crate::nodelet::etcd::restore::Restores;
@@ -13,7 +13,7 @@ use crate::stack;
 
 impl Machine {
     /// The node on `own`, ordered to do this with `other`.
-    fn ordered(
+    pub(super) fn ordered(
         &self,
         generation: u64,
         stage: UpgradeStage,
@@ -56,17 +56,18 @@ impl Machine {
     }
 }
 
-fn order(stage: UpgradeStage, stack: &StackRef) -> UpgradeOrder {
+pub(super) fn order(stage: UpgradeStage, stack: &StackRef) -> UpgradeOrder {
     UpgradeOrder {
         roll: RollId(uuid::Uuid::from_u128(7)),
         stage,
         stack: stack.clone(),
         drain: Default::default(),
         prove_s: 300,
+        os: (stage == UpgradeStage::Os).then(OsOrder::default),
     }
 }
 
-fn upgrade(life: &Life) -> UpgradeStatus {
+pub(super) fn upgrade(life: &Life) -> UpgradeStatus {
     life.status
         .borrow()
         .upgrade
@@ -74,7 +75,7 @@ fn upgrade(life: &Life) -> UpgradeStatus {
         .expect("its part in the roll")
 }
 
-fn put(life: &Life, envelope: Envelope) {
+pub(super) fn put(life: &Life, envelope: Envelope) {
     life.inbox.put(envelope).expect("a good spec");
 }
 
@@ -156,7 +157,7 @@ async fn what_does_not_fit_is_refused_with_the_reason_and_the_node_stays_what_it
             let new = machine.stage_imageless(version, kubelet);
             let own = match stage {
                 UpgradeStage::Node => &new,
-                UpgradeStage::Prepare | UpgradeStage::Etcd => &old,
+                UpgradeStage::Prepare | UpgradeStage::Etcd | UpgradeStage::Os => &old,
             };
             let mut life = machine.begin();
             put(&life, machine.ordered(6, stage, own, &new));

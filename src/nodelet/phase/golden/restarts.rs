@@ -109,7 +109,7 @@ fn what_changes_decides_what_restarts() {
         ),
     ];
     let before = units(&base);
-    assert_eq!(before.len(), 5);
+    assert_eq!(before.len(), 6);
     for (what, change, restarted) in table {
         let mut ctx = base.clone();
         change(&mut ctx);

@@ -1,4 +1,5 @@
 mod held;
+mod os;
 
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -56,6 +57,7 @@ impl World {
                 then,
             },
             prove_s: 120,
+            os: None,
         });
         Self {
             spec,
@@ -148,6 +150,7 @@ impl World {
             | Move::Note(_)
             | Move::BackUp
             | Move::Drain { .. }
+            | Move::Os(_)
             | Move::Keep(_) => {}
         }
     }
@@ -451,6 +454,9 @@ proptest! {
                         prop_assert_eq!(&world.active, &stack("old"));
                     }
                     At::BackingUp
+                    | At::Fetching
+                    | At::Updating
+                    | At::Rebooting
                     | At::Switching
                     | At::Proving
                     | At::Uncordoning

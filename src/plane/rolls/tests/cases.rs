@@ -217,7 +217,7 @@ fn an_order_of_etcd_that_was_not_begun_is_taken_back_and_one_that_was_is_known()
         );
     };
     part(&mut waits, &|p| p.state = Some(UpgradeState::Checking));
-    cancel(&mut waits, world.now).expect("cancelled");
+    cancel(&mut waits, Kind::Stack, world.now).expect("cancelled");
     assert_eq!(order(&waits, host(1)), None);
     // It began, and the plane did not know when it took the order back.
     part(&mut world.cluster, &|p| p.state = None);
@@ -368,6 +368,40 @@ fn the_add_ons_go_on_with_the_last_master_and_back_with_the_first() {
 
 /// A stack may kill a machine that was proven well on it, and who is dead reports nothing.
 #[test]
+fn a_worker_in_maintenance_is_left_for_later_and_a_master_holds_the_masters_up() {
+    let world = World::new(2, 2, "1", 0);
+    let roll = world.cluster.roll.clone().expect("roll");
+    let at_rest = |n: u8| {
+        let look = move |h| {
+            if h == host(n) {
+                Seen::Resting
+            } else {
+                Seen::Well
+            }
+        };
+        next(&world.cluster, &roll, &look, true)
+    };
+    let next = at_rest(4);
+    assert!(next.tell.iter().all(|(h, _)| *h != host(4)), "{next:?}");
+    assert!(next.waits.contains(&(host(4), Wait::Resting)), "{next:?}");
+    // Who is ready, and all masters with him, wait for a master.
+    let mut ready = roll.clone();
+    ready.parts.values_mut().for_each(|p| p.ready = true);
+    for n in [1, 2] {
+        let look = |h| {
+            if h == host(n) {
+                Seen::Resting
+            } else {
+                Seen::Well
+            }
+        };
+        let next = super::super::next::next(&world.cluster, &ready, &look, true);
+        assert!(next.tell.is_empty(), "{next:?}");
+        assert!(next.waits.contains(&(host(n), Wait::Resting)), "{next:?}");
+    }
+}
+
+#[test]
 fn a_worker_that_is_done_and_falls_silent_holds_the_next_one_up() {
     let mut world = World::new(1, 3, "1", 0);
     let done = |world: &World| world.cluster.roll.as_ref().expect("roll").parts[&host(2)].node;
@@ -404,7 +438,7 @@ fn whose_order_was_taken_back_counts_until_it_has_heard() {
         Some((UpgradeStage::Node, UpgradeState::Switching))
     );
     let mut cancelled = world.cluster.clone();
-    cancel(&mut cancelled, world.now).expect("cancelled");
+    cancel(&mut cancelled, Kind::Stack, world.now).expect("cancelled");
     let wanted = Begin {
         to: stack(2),
         policy: Policy::default(),
@@ -512,7 +546,7 @@ fn cancelled_in_the_middle_it_stays_as_it_is_and_the_same_upgrade_goes_on_from_t
     }
     let mid = stacks(&world);
     assert_eq!((state(&world), mid[3]), (State::Cancelled, 1));
-    let refused = pause(&mut world.cluster).expect_err("nothing is under way");
+    let refused = pause(&mut world.cluster, Kind::Stack).expect_err("nothing is under way");
     assert_eq!(refused.fault.code, FaultCode::RollNone);
     world.happens(Event::Begin);
     to_the_end(&mut world);

@@ -1,11 +1,16 @@
 #!/bin/sh
 # Written by pf9-nodeletd; changes are undone.
-# Ends the containers when the machine goes down; does nothing when only the runtime stops.
+# Ends the containers when the machine goes down; does nothing when only this unit stops.
 set -u
 PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
 [ "$(systemctl is-system-running)" = stopping ] || exit 0
 
 ctr() { /opt/pf9/stacks/current/bin/ctr --address /run/pf9-containerd/containerd.sock --namespace k8s.io "$@"; }
+
+# Whether kubelet starts nothing any more.
+kubelet_rests() {
+  case "$(systemctl is-active pf9-kubelet.service)" in inactive|failed|unknown) ;; *) return 1 ;; esac
+}
 
 # Process ids of the running containers that a filter names.
 running() {
@@ -50,6 +55,11 @@ end() {
   done
 }
 
+tenths=100
+until kubelet_rests || [ "$tenths" -eq 0 ]; do
+  sleep 0.1
+  tenths=$((tenths - 1))
+done
 kind='labels."io.cri-containerd.kind"'
 name='labels."io.kubernetes.container.name"'
 end "$kind==container,$name!=kube-apiserver" 300

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
-use super::{About, ENTRIES_MAX, bad, unzstd};
+use super::{About, ENTRIES_MAX, Take, bad, unzstd};
 
-const MAGIC: &[u8; 8] = b"!<arch>\n";
+pub(super) const MAGIC: &[u8; 8] = b"!<arch>\n";
 /// The head of a member.
 const HEAD: usize = 60;
 /// Largest `control`.
@@ -38,19 +38,12 @@ pub(super) fn about(file: impl Read) -> io::Result<About> {
 }
 
 /// Each regular file of it, with its size.
-pub(super) fn each_file(
-    file: impl Read,
-    take: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
-) -> io::Result<()> {
+pub(super) fn each_file(file: impl Read, take: &mut Take<'_>) -> io::Result<()> {
     member(file, "data.tar.zst", take)
 }
 
 /// Each regular file of the archive that is this member.
-fn member(
-    mut file: impl Read,
-    name: &str,
-    take: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
-) -> io::Result<()> {
+fn member(mut file: impl Read, name: &str, take: &mut Take<'_>) -> io::Result<()> {
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
     if &magic != MAGIC {

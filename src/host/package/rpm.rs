@@ -2,14 +2,14 @@
 
 use std::io::{self, Read};
 
-use super::{About, ENTRIES_MAX, bad, unzstd};
+use super::{About, ENTRIES_MAX, Take, bad, unzstd};
 
-const LEAD_MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
+pub(super) const LEAD_MAGIC: [u8; 4] = [0xed, 0xab, 0xee, 0xdb];
 const LEAD: usize = 96;
 const HEADER_MAGIC: [u8; 4] = [0x8e, 0xad, 0xe8, 0x01];
 /// Most entries, and most bytes, of a header.
 const INDEX_MAX: u32 = 4096;
-const STORE_MAX: u32 = 16 * 1024 * 1024;
+const STORE_MAX: u32 = 4 * 1024 * 1024;
 /// Tags of the header, and the one type of value that is read.
 const NAME: u32 = 1000;
 const VERSION: u32 = 1001;
@@ -41,10 +41,7 @@ pub(super) fn about(mut file: impl Read) -> io::Result<About> {
 }
 
 /// Each regular file of it, with its size.
-pub(super) fn each_file(
-    mut file: impl Read,
-    take: &mut dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()>,
-) -> io::Result<()> {
+pub(super) fn each_file(mut file: impl Read, take: &mut Take<'_>) -> io::Result<()> {
     to_header(&mut file)?;
     let mut archive = unzstd(file)?;
     for _ in 0..ENTRIES_MAX {

@@ -1,0 +1,167 @@
+//! Which entries a bundle has: small ones that say most come first, for a bound may cut off the end.
+
+use crate::cli::context::{AGENT_UNITS, NODE_UNITS, NODELET_UNIT};
+use crate::host::fs::HostFs;
+use crate::model::paths;
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// Its name in the archive.
+    pub(super) name: String,
+    /// Where it is from, for people.
+    pub(super) source: String,
+    /// How it is had.
+    pub(super) kind: Kind,
+}
+
+/// How an entry is had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A document of this program's own.
+    Own(Own),
+    /// Something said of the machine.
+    Machine(Machine),
+    /// A small text file.
+    Text(String),
+    /// A file of the agent's configuration.
+    Settings(String),
+    /// A file of the tunnel's allow-list.
+    Services(String),
+    /// A log of ours: its newest part, as far as the time asked for goes.
+    Log(String),
+    /// What systemd's journal has of a unit.
+    Journal(&'static str),
+}
+
+/// Documents of this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// As `node check --output json`.
+    Check,
+    /// As `status --json`.
+    Status,
+    /// As `version --json`.
+    Version,
+}
+
+/// What is said of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Machine {
+    /// Who issued each certificate, and when it ends; never a key.
+    Certificates,
+    /// Room and inodes of file systems; what is mounted where.
+    Disks,
+    /// Addresses, routes, name servers.
+    Network,
+    /// Kernel, memory, load.
+    Kernel,
+    /// Our files, by name, owner, mode and size.
+    Listing,
+}
+
+/// Directories of logs, each its daemon's own.
+const LOGS: [&str; 5] = ["comms", "hostagent", "nodelet", "agent", "kube"];
+/// Most files of one directory: a daemon keeps eleven.
+const FILES_MAX: usize = 32;
+
+/// Everything there is on this machine.
+pub(super) fn plan(host: &HostFs) -> Vec<Item> {
+    let own = |name: &str, own, source: &str| item(name, source, Kind::Own(own));
+    let machine = |name: &str, m, source: &str| item(name, source, Kind::Machine(m));
+    let mut all = vec![
+        own("check.json", Own::Check, "pf9ctl node check"),
+        own("status.json", Own::Status, "pf9ctl status"),
+        own("version.json", Own::Version, "pf9ctl version"),
+        machine("system/kernel.txt", Machine::Kernel, "/proc"),
+        machine(
+            "system/disks.txt",
+            Machine::Disks,
+            "file systems and mounts",
+        ),
+        machine(
+            "system/network.txt",
+            Machine::Network,
+            "addresses, routes, name servers",
+        ),
+        machine(
+            "system/certificates.txt",
+            Machine::Certificates,
+            "certificates below /etc/pf9, without their keys",
+        ),
+        machine(
+            "system/files.txt",
+            Machine::Listing,
+            "names, owners, modes and sizes of the agent's files",
+        ),
+        text("system/os-release", "/etc/os-release"),
+        text("state/kube_status.json", paths::KUBE_STATUS),
+        text("state/agent-switch.json", "/var/opt/pf9/agent/switch.json"),
+        text("state/host_id.conf", paths::HOST_ID),
+        text("state/endpoints.json", paths::ENDPOINTS),
+        item(
+            "config/hostagent.toml",
+            paths::CONFIG,
+            Kind::Settings(paths::CONFIG.to_owned()),
+        ),
+    ];
+    for (dir, below, kind) in [
+        (
+            paths::CONFIG_DIR,
+            "config/conf.d",
+            Kind::Settings as fn(String) -> Kind,
+        ),
+        (paths::SERVICES_DIR, "config/services.d", Kind::Services),
+    ] {
+        for name in names(host, dir, |n| n.ends_with(".toml")) {
+            let path = format!("{dir}/{name}");
+            all.push(item(&format!("{below}/{name}"), &path, kind(path.clone())));
+        }
+    }
+    let node = NODE_UNITS.iter().copied();
+    let units = AGENT_UNITS
+        .iter()
+        .copied()
+        .filter(|u| u.ends_with(".service"));
+    for unit in units.chain([NODELET_UNIT]).chain(node) {
+        let name = format!("journal/{}.log", unit.trim_end_matches(".service"));
+        all.push(item(
+            &name,
+            &format!("journalctl -u {unit}"),
+            Kind::Journal(unit),
+        ));
+    }
+    for part in LOGS {
+        let dir = format!("{}/{part}", paths::LOG_DIR);
+        for name in names(host, &dir, |n| n.contains(".log")) {
+            let path = format!("{dir}/{name}");
+            all.push(item(
+                &format!("logs/{part}/{name}"),
+                &path,
+                Kind::Log(path.clone()),
+            ));
+        }
+    }
+    all
+}
+
+fn item(name: &str, source: &str, kind: Kind) -> Item {
+    Item {
+        name: name.to_owned(),
+        source: source.to_owned(),
+        kind,
+    }
+}
+
+fn text(name: &str, path: &str) -> Item {
+    item(name, path, Kind::Text(path.to_owned()))
+}
+
+/// Names in a directory that may be another user's: none that says something else to whoever unpacks.
+fn names(host: &HostFs, dir: &str, wanted: fn(&str) -> bool) -> Vec<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let all = host.list(dir).unwrap_or_default().into_iter();
+    all.filter(|n| wanted(n) && n.len() <= 100 && n.chars().all(plain) && !n.starts_with('.'))
+        .take(FILES_MAX)
+        .collect()
+}

@@ -1,0 +1,162 @@
+//! `phases list`, `phases status`: the stages that make a host a node.
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use super::context::Context;
+use super::output::{Ink, Screen, Show};
+use super::words;
+use crate::app::Exit;
+use crate::model::{
+    Fault, FaultCode, HostStatus, NodeStatus, PhaseId, PhaseState, PhaseStatus, Role, paths,
+};
+
+#[derive(Debug, Parser)]
+pub(super) struct PhasesArgs {
+    #[command(subcommand)]
+    pub(super) verb: PhasesVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PhasesVerb {
+    /// Every phase with its order number, and which roles have it.
+    List(ListArgs),
+    /// How far this node is, phase by phase.
+    Status(PhasesStatusArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct ListArgs {
+    /// One JSON value instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(super) struct PhasesStatusArgs {
+    /// One JSON value instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl PhasesVerb {
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::List(args) => args.json,
+            Self::Status(args) => args.json,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct List {
+    phases: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    order: u16,
+    id: PhaseId,
+    name: &'static str,
+    roles: Vec<Role>,
+}
+
+#[derive(Debug, Serialize)]
+struct Progress {
+    role: Role,
+    phases: Vec<PhaseStatus>,
+}
+
+pub(super) async fn run(ctx: &Context, verb: &PhasesVerb) -> Result<Exit, Fault> {
+    match verb {
+        PhasesVerb::List(_) => {
+            let row = |id: &PhaseId| Row {
+                order: id.order(),
+                id: *id,
+                name: id.name(),
+                roles: [Role::Master, Role::Worker]
+                    .into_iter()
+                    .filter(|role| id.applies_to(*role))
+                    .collect(),
+            };
+            ctx.out.show(&List {
+                phases: PhaseId::ALL.iter().map(row).collect(),
+            });
+        }
+        PhasesVerb::Status(_) => ctx.out.show(&progress(ctx).await?),
+    }
+    Ok(Exit::Ok)
+}
+
+async fn progress(ctx: &Context) -> Result<Progress, Fault> {
+    let what = "cannot show the phases";
+    let status = ctx
+        .get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status")
+        .await
+        .map_err(|e| e.fault(what))?;
+    let node: Option<NodeStatus> = status.node.filter(|n| n.role != Role::None);
+    let node = node.ok_or_else(|| {
+        Fault::new(
+            FaultCode::NotPrepared,
+            what,
+            "this host has no role, so it has no phases",
+        )
+        .fix("attach it to a cluster on the plane")
+    })?;
+    Ok(Progress {
+        role: node.role,
+        phases: node.phases,
+    })
+}
+
+/// Columns.
+const ORDER: usize = 5;
+const NAME: usize = 44;
+
+impl Show for List {
+    fn screen(&self, _: usize) -> Screen {
+        let mut screen = Screen::default();
+        screen.gap();
+        for row in &self.phases {
+            let roles: Vec<&str> = row.roles.iter().map(|r| r.as_str()).collect();
+            screen.line([
+                (Ink::Dim, format!("  {:>ORDER$}  ", row.order)),
+                (Ink::Plain, format!("{:<NAME$}", row.name)),
+                (Ink::Dim, roles.join(", ")),
+            ]);
+        }
+        screen.gap();
+        screen
+    }
+}
+
+impl Show for Progress {
+    fn screen(&self, width: usize) -> Screen {
+        let mut screen = Screen::default();
+        screen.gap();
+        for phase in &self.phases {
+            let (ink, state) = match phase.state {
+                PhaseState::Running => (Ink::Good, "done"),
+                PhaseState::NotStarted => (Ink::Dim, "not begun"),
+                PhaseState::Executing => (Ink::Warn, "under way"),
+                PhaseState::Waiting => (Ink::Warn, "waits"),
+                PhaseState::Stopped => (Ink::Dim, "taken away"),
+                PhaseState::Failed => (Ink::Bad, "failed"),
+            };
+            let took = phase.took_ms.map(words::took).unwrap_or_default();
+            screen.line([
+                (Ink::Dim, format!("  {:>ORDER$}  ", phase.order)),
+                (Ink::Plain, format!("{:<NAME$}", phase.name)),
+                (ink, format!("{state:<16}")),
+                (Ink::Dim, took),
+            ]);
+            if let Some(message) = &phase.message {
+                let mut sub = Screen::default();
+                sub.wrapped(0, message, width.saturating_sub(ORDER + 4));
+                screen.indented(sub, ORDER + 4);
+            }
+        }
+        screen.gap();
+        screen
+    }
+}

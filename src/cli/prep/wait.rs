@@ -1,0 +1,79 @@
+//! Until the plane has heard of the host, with the reason when it does not.
+
+use std::time::Duration;
+
+use crate::cli::context::Context;
+use crate::cli::output::Ink;
+use crate::model::{Fault, FaultCode, HostStatus, Timestamp, TunnelState, TunnelStatus, paths};
+
+/// Waits until the tunnel is up and the plane has taken a status that was sent after `since`.
+pub(super) async fn heard(
+    ctx: &Context,
+    longest: Duration,
+    since: Timestamp,
+) -> Result<Option<u64>, Fault> {
+    let deadline = tokio::time::Instant::now() + longest;
+    let mut up = false;
+    let mut rtt = None;
+    let mut last: Option<Fault> = None;
+    loop {
+        let tunnel = ctx
+            .get::<TunnelStatus>(paths::COMMS_SOCKET, "/v1/status")
+            .await;
+        match tunnel {
+            Ok(tunnel) => {
+                rtt = tunnel.rtt_us.or(rtt);
+                let now_up = matches!(tunnel.state, TunnelState::Connected { .. });
+                if now_up && !up {
+                    ctx.out.step(Ink::Good, "tunnel is up");
+                }
+                up = now_up;
+                if !up {
+                    last = tunnel.last_fault.or(last);
+                }
+            }
+            Err(e) => last = Some(e.fault("comms does not answer")),
+        }
+        if up {
+            let status = ctx
+                .get::<HostStatus>(paths::HOSTAGENT_SOCKET, "/v1/status")
+                .await;
+            match status {
+                Ok(s) if s.acknowledged_at.is_some_and(|at| at >= since) => {
+                    ctx.out.step(Ink::Good, "the plane has heard of this host");
+                    return Ok(rtt);
+                }
+                Ok(_) => {}
+                Err(e) => last = Some(e.fault("hostagent does not answer")),
+            }
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(late(up, longest, last));
+        }
+        ctx.out.waiting(match up {
+            true => "waiting until the plane has taken the first status",
+            false => "waiting for the tunnel",
+        });
+        tokio::time::sleep(ctx.pause).await;
+    }
+}
+
+fn late(up: bool, longest: Duration, last: Option<Fault>) -> Fault {
+    let what = match up {
+        true => "the plane has not taken a status of this host",
+        false => "the tunnel to the plane did not come up",
+    };
+    let why = match &last {
+        Some(fault) => format!("{}: {}", fault.what, fault.why),
+        None => "no reason is known".to_owned(),
+    };
+    let code = match &last {
+        Some(fault) if !up => fault.code,
+        Some(_) | None => FaultCode::PlaneTimeout,
+    };
+    let fix = match last {
+        Some(fault) if !fault.fix.is_empty() => fault.fix,
+        Some(_) | None => "see journalctl -u 'pf9-*'".to_owned(),
+    };
+    Fault::new(code, format!("{what} within {} s", longest.as_secs()), why).fix(fix)
+}

@@ -1,0 +1,53 @@
+//! A member whose machine has another address: the others are told where to find it.
+
+use serde_json::json;
+
+use super::{Etcd, EtcdError, Member, Who, peer_url};
+
+/// Where this host's member is expected, if that is not where it is. Nobody that is asked need be well: one that lists
+/// members is enough. A host that has no member among them is expected nowhere.
+pub async fn expected_elsewhere(
+    endpoints: &[Etcd],
+    who: &Who,
+) -> Result<Option<String>, EtcdError> {
+    let mut why = EtcdError::Nobody;
+    for etcd in endpoints {
+        match etcd.members().await {
+            Ok(members) => return Ok(who.among(&members)?.and_then(|own| elsewhere(own, who))),
+            Err(e) => why = e.or_after(why),
+        }
+    }
+    Err(why)
+}
+
+/// Tells the others that this host's member is where it is; the first that has a quorum takes it.
+pub async fn expect_here(endpoints: &[Etcd], who: &Who) -> Result<(), EtcdError> {
+    let mut why = EtcdError::Nobody;
+    for etcd in endpoints {
+        match etcd.expects(who).await {
+            Ok(()) => return Ok(()),
+            Err(e) => why = e.or_after(why),
+        }
+    }
+    Err(why)
+}
+
+fn elsewhere(own: &Member, who: &Who) -> Option<String> {
+    let here = [peer_url(who.ip)];
+    (own.peer_urls != here).then(|| own.peer_urls.join(", "))
+}
+
+impl Etcd {
+    async fn expects(&self, who: &Who) -> Result<(), EtcdError> {
+        let members = self.members().await?;
+        let Some(own) = who.among(&members)? else {
+            return Ok(());
+        };
+        if elsewhere(own, who).is_none() {
+            return Ok(());
+        }
+        let path = "/v3/cluster/member/update";
+        let body = json!({"ID": own.id, "peerURLs": [peer_url(who.ip)]});
+        self.said(path, &body).await.map(drop)
+    }
+}

@@ -1,0 +1,402 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SMALL: Bounds = Bounds {
+    events: 8,
+    bytes: 100_000,
+    in_memory: 3,
+};
+
+fn draft(n: usize) -> Draft {
+    Draft {
+        at: Timestamp::UNIX_EPOCH,
+        kind: "test",
+        message: n.to_string(),
+        fault: None,
+        topic: None,
+    }
+}
+
+fn about(name: &str, value: &str) -> Draft {
+    Draft {
+        topic: Some(Topic {
+            name: name.into(),
+            value: value.into(),
+            idle: Some("idle"),
+        }),
+        message: value.into(),
+        ..draft(0)
+    }
+}
+
+fn host() -> (tempfile::TempDir, HostFs) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let fs = HostFs::new(dir.path());
+    (dir, fs)
+}
+
+fn open(fs: &HostFs, bounds: Bounds) -> Spool {
+    Spool::open(fs.clone(), bounds, Timestamp::UNIX_EPOCH)
+}
+
+/// Makes writing impossible, for root too: the directory is a file.
+fn break_disk(fs: &HostFs) {
+    let dir = fs.at(DIR);
+    if dir.is_dir() {
+        std::fs::rename(&dir, dir.with_extension("away")).expect("away");
+    }
+    std::fs::create_dir_all(dir.parent().expect("parent")).expect("mkdir");
+    std::fs::write(&dir, b"").expect("file");
+}
+
+fn mend_disk(fs: &HostFs) {
+    let dir = fs.at(DIR);
+    std::fs::remove_file(&dir).expect("file");
+    if dir.with_extension("away").exists() {
+        std::fs::rename(dir.with_extension("away"), &dir).expect("back");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Push,
+    Deliver(usize),
+    Restart,
+    Break,
+    Mend,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        5 => Just(Op::Push),
+        2 => (1usize..5).prop_map(Op::Deliver),
+        1 => Just(Op::Restart),
+        1 => Just(Op::Break),
+        1 => Just(Op::Mend),
+    ];
+    prop::collection::vec(op, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Order is kept, ids are unique, bounds hold, and every event is told, still there, or
+    /// counted as given up (only a restart loses, and only what was in memory).
+    #[test]
+    fn nothing_is_lost_unseen(ops in ops()) {
+        let (_dir, fs) = host();
+        let mut spool = open(&fs, SMALL);
+        let (mut pushed, mut told, mut given_up) = (0usize, Vec::<Event>::new(), 0u64);
+        let (mut broken, mut was_broken, mut lost) = (false, false, 0usize);
+        for op in ops {
+            match op {
+                Op::Push => {
+                    spool.push(draft(pushed));
+                    pushed += 1;
+                    prop_assert_eq!(spool.note().is_some(), broken);
+                }
+                // While the disk is away its events cannot be read: nothing is delivered.
+                Op::Deliver(max) if !broken => {
+                    if let Some(batch) = spool.batch(max) {
+                        told.extend(batch.events);
+                        spool.answered(batch.mark);
+                    }
+                }
+                Op::Restart if !broken => {
+                    given_up += spool.take_given_up();
+                    lost += spool.entries.iter().filter(|e| e.memory.is_some()).count();
+                    spool = open(&fs, SMALL);
+                }
+                Op::Break if !broken => { break_disk(&fs); broken = true; was_broken = true; }
+                Op::Mend if broken => { mend_disk(&fs); broken = false; }
+                Op::Deliver(_) | Op::Restart | Op::Break | Op::Mend => {}
+            }
+            prop_assert!(spool.entries.len() <= SMALL.events);
+            let in_memory = spool.entries.iter().filter(|e| e.memory.is_some()).count();
+            prop_assert!(in_memory <= SMALL.in_memory);
+        }
+        if broken {
+            mend_disk(&fs);
+        }
+        // What was given up while the disk was away could not be removed from it: it comes
+        // back with a restart, late, but once.
+        for _ in 0..2 {
+            while let Some(batch) = spool.batch(3) {
+                told.extend(batch.events);
+                spool.answered(batch.mark);
+            }
+            given_up += spool.take_given_up();
+            spool = open(&fs, SMALL);
+        }
+        let numbers: Vec<usize> = told.iter().map(|e| e.message.parse().expect("n")).collect();
+        prop_assert!(was_broken || numbers.is_sorted_by(|a, b| a < b), "{:?}", numbers);
+        let ids: std::collections::BTreeSet<_> = told.iter().map(|e| &e.id).collect();
+        prop_assert_eq!(ids.len(), told.len());
+        prop_assert!(told.len() + lost + usize::try_from(given_up).expect("small") >= pushed);
+        prop_assert!(fs.list(DIR).expect("list").is_empty());
+    }
+}
+
+#[test]
+fn bytes_are_bounded_too() {
+    let (_dir, fs) = host();
+    let bounds = Bounds {
+        bytes: 1_500,
+        ..SMALL
+    };
+    let mut spool = open(&fs, bounds);
+    for n in 0..5 {
+        let mut big = draft(n);
+        big.message = "x".repeat(500);
+        spool.push(big);
+    }
+    assert!(spool.bytes <= 1_500);
+    assert_eq!(spool.take_given_up(), 3);
+    let first = spool.batch(1).expect("one").events.remove(0);
+    assert_eq!(first.seq, Some(4), "its number tells how many are missing");
+}
+
+#[test]
+fn a_damaged_file_does_not_block_the_rest() {
+    let (_dir, fs) = host();
+    let mut spool = open(&fs, SMALL);
+    spool.push(draft(0));
+    spool.push(draft(1));
+    fs.write(path_of(1), b"{", &Attrs::mode(MODE))
+        .expect("damage");
+    let batch = spool.batch(1).expect("the good one");
+    assert_eq!((batch.mark, batch.events.len()), (2, 1));
+    assert_eq!(batch.events[0].message, "1");
+    assert_eq!(spool.take_given_up(), 1);
+}
+
+#[test]
+fn of_a_topic_only_another_value_is_told_also_after_a_restart() {
+    let (_dir, fs) = host();
+    let mut spool = open(&fs, SMALL);
+    let told = |spool: &mut Spool| -> Vec<String> {
+        let batch = spool.batch(10);
+        batch.map_or_else(Vec::new, |b| {
+            spool.answered(b.mark);
+            b.events.into_iter().map(|e| e.message).collect()
+        })
+    };
+    spool.push(about("state", "idle"));
+    assert_eq!(
+        told(&mut spool),
+        Vec::<String>::new(),
+        "nothing is as good as idle"
+    );
+    spool.push(about("state", "ok"));
+    spool.push(about("state", "ok"));
+    spool.push(about("other", "ok"));
+    // Before it is delivered, and after.
+    let mut spool = open(&fs, SMALL);
+    spool.push(about("state", "ok"));
+    assert_eq!(told(&mut spool), ["ok", "ok"]);
+    let mut spool = open(&fs, SMALL);
+    spool.push(about("state", "ok"));
+    assert_eq!(told(&mut spool), Vec::<String>::new());
+    spool.push(about("state", "failed"));
+    spool.push(about("state", "ok"));
+    assert_eq!(told(&mut spool), ["failed", "ok"]);
+}
+
+#[test]
+fn topics_are_bounded_and_beyond_that_events_are_told_all_the_same() {
+    let (_dir, fs) = host();
+    let mut spool = open(&fs, BOUNDS);
+    for n in 0..TOPICS_MAX + 50 {
+        spool.push(about(&format!("topic-{n}-{}", "x".repeat(1000)), "v"));
+        if let Some(batch) = spool.batch(10) {
+            spool.answered(batch.mark);
+        }
+    }
+    assert!(spool.note().is_none(), "the head has room for them");
+    let spool = open(&fs, BOUNDS);
+    // Their long names are one, cut.
+    assert!(spool.told.len() <= TOPICS_MAX && spool.last == (TOPICS_MAX + 50) as u64);
+}
+
+#[test]
+fn numbers_go_on_after_a_restart_and_what_could_not_be_taken_in_has_some() {
+    let (_dir, fs) = host();
+    let mut spool = open(&fs, SMALL);
+    spool.push(draft(0));
+    let batch = spool.batch(10).expect("one");
+    spool.answered(batch.mark);
+    let mut again = open(&fs, SMALL);
+    again.skip(3);
+    again.push(draft(1));
+    let next = again.batch(10).expect("one");
+    assert_eq!((next.spool, next.events[0].seq), (batch.spool, Some(5)));
+    assert_eq!(again.take_given_up(), 3);
+}
+
+#[cfg(feature = "plane")]
+mod crashes {
+    use super::*;
+    use crate::model::{EventBatch, HostId};
+    use crate::plane::testing::Shelf;
+
+    /// Either side may be killed between any two of these.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Push,
+        /// The plane stores what it is sent, and the answer arrives.
+        Send(usize),
+        /// The plane stores it, and the answer is lost.
+        SendUnheard(usize),
+        /// It is killed before it stores it.
+        SendLost(usize),
+        /// It is answered, and hostagent is killed when the head is written, before a file goes.
+        KilledAfterHead(usize),
+        /// The same, after so many files went.
+        KilledInTheMiddle(usize, usize),
+        NodeKilled,
+        PlaneKilled,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            6 => Just(Act::Push),
+            2 => (1usize..6).prop_map(Act::Send),
+            2 => (1usize..6).prop_map(Act::SendUnheard),
+            1 => (1usize..6).prop_map(Act::SendLost),
+            1 => (1usize..6).prop_map(Act::KilledAfterHead),
+            1 => (1usize..6, 0usize..6).prop_map(|(n, k)| Act::KilledInTheMiddle(n, k)),
+            1 => Just(Act::NodeKilled),
+            1 => Just(Act::PlaneKilled),
+        ];
+        prop::collection::vec(act, 0..80)
+    }
+
+    fn document(batch: &Batch) -> EventBatch {
+        EventBatch {
+            spool: Some(batch.spool),
+            events: batch.events.clone(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// With the real files and the plane's real store: what was told is there once and in order, however
+        /// often either side was killed.
+        #[test]
+        fn none_is_lost_or_doubled_wherever_either_side_is_killed(acts in acts()) {
+            const WIDE: Bounds = Bounds { events: 200, ..SMALL };
+            let (_dir, fs) = host();
+            let plane_dir = tempfile::tempdir().expect("tempdir");
+            let host = HostId::random();
+            let mut plane = Some(Shelf::open(plane_dir.path()));
+            let mut spool = open(&fs, WIDE);
+            let mut pushed = 0usize;
+            for act in acts {
+                let shelf = plane.as_ref().expect("it runs");
+                match act {
+                    Act::Push => {
+                        spool.push(draft(pushed));
+                        pushed += 1;
+                    }
+                    Act::Send(max) => if let Some(batch) = spool.batch(max) {
+                        shelf.take(host, document(&batch));
+                        spool.answered(batch.mark);
+                    },
+                    Act::SendUnheard(max) => if let Some(batch) = spool.batch(max) {
+                        shelf.take(host, document(&batch));
+                    },
+                    Act::SendLost(max) => drop(spool.batch(max)),
+                    Act::KilledAfterHead(max) => if let Some(batch) = spool.batch(max) {
+                        shelf.take(host, document(&batch));
+                        spool.note_delivered(batch.mark);
+                        spool = open(&fs, WIDE);
+                    },
+                    Act::KilledInTheMiddle(max, files) => if let Some(batch) = spool.batch(max) {
+                        shelf.take(host, document(&batch));
+                        spool.note_delivered(batch.mark);
+                        let gone = spool.entries.iter().filter(|e| e.number <= batch.mark);
+                        for entry in gone.take(files) {
+                            std::fs::remove_file(fs.at(path_of(entry.number))).expect("goes");
+                        }
+                        spool = open(&fs, WIDE);
+                    },
+                    Act::NodeKilled => spool = open(&fs, WIDE),
+                    Act::PlaneKilled => {
+                        drop(plane.take());
+                        plane = Some(Shelf::open(plane_dir.path()));
+                    }
+                }
+            }
+            while let Some(batch) = spool.batch(3) {
+                plane.as_ref().expect("it runs").take(host, document(&batch));
+                spool.answered(batch.mark);
+            }
+            let there = plane.as_ref().expect("it runs").messages(host);
+            let wanted: Vec<String> = (0..pushed).map(|n| n.to_string()).collect();
+            prop_assert_eq!(there, wanted);
+            prop_assert!(fs.list(DIR).unwrap_or_default().is_empty());
+        }
+    }
+
+    /// What did not fit is counted by the plane, once, whoever is killed.
+    #[test]
+    fn what_was_given_up_is_counted_on_the_plane() {
+        let (_dir, fs) = host();
+        let plane_dir = tempfile::tempdir().expect("tempdir");
+        let host = HostId::random();
+        let mut spool = open(&fs, SMALL);
+        spool.push(draft(0));
+        let shelf = Shelf::open(plane_dir.path());
+        let batch = spool.batch(1).expect("one");
+        shelf.take(host, document(&batch));
+        spool.answered(batch.mark);
+        for n in 1..=SMALL.events + 5 {
+            spool.push(draft(n));
+        }
+        // Killed: nobody remembers that five did not fit.
+        let mut spool = open(&fs, SMALL);
+        let batch = spool.batch(4).expect("some");
+        shelf.take(host, document(&batch));
+        shelf.take(host, document(&batch));
+        let there = shelf.messages(host);
+        let words = "5 events of this host are lost: its spool was full, or a file of it damaged";
+        assert_eq!(there, ["0", words, "6", "7", "8", "9"]);
+    }
+
+    /// The host was installed anew, or its disk set back to an image: what it tells then is new.
+    #[test]
+    fn a_lost_or_restored_spool_costs_no_event() {
+        let (_dir, fs) = host();
+        let plane_dir = tempfile::tempdir().expect("tempdir");
+        let host = HostId::random();
+        let shelf = Shelf::open(plane_dir.path());
+        let deliver = |spool: &mut Spool| {
+            while let Some(batch) = spool.batch(10) {
+                shelf.take(host, document(&batch));
+                spool.answered(batch.mark);
+            }
+        };
+        let mut spool = open(&fs, SMALL);
+        spool.push(draft(0));
+        deliver(&mut spool);
+        let image = fs.read(HEAD, HEAD_MAX).expect("read").expect("head");
+        for n in 1..4 {
+            spool.push(draft(n));
+        }
+        deliver(&mut spool);
+        // The image is put back.
+        fs.write(HEAD, &image, &Attrs::mode(MODE)).expect("image");
+        let mut spool = open(&fs, SMALL);
+        for n in 4..7 {
+            spool.push(draft(n));
+        }
+        deliver(&mut spool);
+        // Installed anew.
+        std::fs::remove_dir_all(fs.at("/var/opt/pf9/hostagent")).expect("gone");
+        let mut spool = open(&fs, SMALL);
+        spool.push(draft(7));
+        deliver(&mut spool);
+        let wanted: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+        assert_eq!(shelf.messages(host), wanted);
+    }
+}

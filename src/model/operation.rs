@@ -1,0 +1,360 @@
+//! Operations: what the plane may have a host do, as one closed list. (Not *orders*: those are root's, to the plane.)
+//!
+//! An operation is signed, ends, and is done once. nodelet believes it by the keys that root of the host trusts, and
+//! does it only where root allows it: see `nodelet::operations`. There is no shell in it and no free text.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{CertPurpose, Fault, HostId};
+
+/// Version of the operation's document.
+pub const OPERATION_SCHEMA: u32 = 1;
+/// Longest time from an operation to its end: who orders one waits for it. A host that was away for longer does not
+/// wake up to orders of yesterday.
+pub const OPERATION_LIFE_MAX: Duration = Duration::from_secs(3600);
+/// Longest that a log may be louder by an operation: a day of debugging; the log itself is bounded in bytes.
+pub const LOUD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest text of a result.
+pub const SAID_MAX: usize = 1024;
+/// Operations that wait for a host, and are sent at once.
+pub const OPERATIONS_PENDING_MAX: usize = 16;
+
+/// What is signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// [`OPERATION_SCHEMA`].
+    pub schema: u32,
+    /// Which.
+    pub id: Uuid,
+    /// Whom it is for.
+    pub host_id: HostId,
+    /// Rises with every operation for this host.
+    pub number: u64,
+    /// When it was ordered, by the plane's clock.
+    pub issued_at: Timestamp,
+    /// It is not begun after that.
+    pub expires_at: Timestamp,
+    /// What is to be done.
+    pub what: What,
+}
+
+/// The closed list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum What {
+    /// Answer, down to root's part.
+    Ping,
+    /// Send the status now, with a fresh look at the machine.
+    ResendStatus,
+    /// Look at the whole node as a sweep does, and say what differs.
+    RunChecks,
+    /// Start one unit of ours again.
+    Restart {
+        /// Which.
+        unit: OurUnit,
+    },
+    /// Have a certificate of the node signed anew before it is due.
+    Rotate {
+        /// Which.
+        certificate: CertPurpose,
+    },
+    /// Take a backup of etcd now.
+    Backup,
+    /// Let a program log more, or less, for a time.
+    LogLevel {
+        /// Which program.
+        program: LogOf,
+        /// How much.
+        level: LogLevel,
+        /// For how long.
+        for_s: u32,
+    },
+}
+
+/// Units that may be started again without asking anybody else. Not etcd, of which the others need to know, and not
+/// nodelet, which would cut its own answer off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OurUnit {
+    /// kubelet.
+    Kubelet,
+    /// kube-proxy.
+    KubeProxy,
+    /// The container runtime; pods run on.
+    Containerd,
+    /// The tunnel: it comes back.
+    Comms,
+    /// Documents.
+    Hostagent,
+}
+
+/// Programs whose log may be louder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogOf {
+    /// hostagent.
+    Hostagent,
+    /// nodelet.
+    Nodelet,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What a person has to see.
+    Warn,
+    /// As usual.
+    Info,
+    /// What a developer asks for.
+    Debug,
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It was done.
+    Done {
+        /// What came of it.
+        said: String,
+    },
+    /// It was not begun.
+    Refused {
+        /// Why.
+        fault: Fault,
+    },
+    /// It was begun, and did not come to a good end.
+    Failed {
+        /// Why.
+        fault: Fault,
+    },
+}
+
+/// What a host says of an operation; also nodelet's answer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationResult {
+    /// [`OPERATION_SCHEMA`].
+    pub schema: u32,
+    /// Which.
+    pub id: Uuid,
+    /// When it ended, by the host's clock.
+    pub at: Timestamp,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// Operations that wait for a host, oldest first: the answer to `GET /v1/hosts/self/operations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingOperations {
+    /// Each signed, with its id beside it for who cannot believe the signature.
+    pub operations: Vec<PendingOperation>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingOperation {
+    /// Which.
+    pub id: Uuid,
+    /// An [`Operation`], signed.
+    pub envelope: super::Envelope,
+}
+
+impl What {
+    /// The word that root allows it by.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::ResendStatus => "resend-status",
+            Self::RunChecks => "run-checks",
+            Self::Restart { .. } => "restart",
+            Self::Rotate { .. } => "rotate",
+            Self::Backup => "backup",
+            Self::LogLevel { .. } => "log-level",
+        }
+    }
+
+    /// Every word.
+    pub const WORDS: [&'static str; 7] = [
+        "ping",
+        "resend-status",
+        "run-checks",
+        "restart",
+        "rotate",
+        "backup",
+        "log-level",
+    ];
+
+    /// Those that are allowed where root of the host says nothing: nothing that runs is disturbed by them.
+    pub const HARMLESS: [&'static str; 5] =
+        ["ping", "resend-status", "run-checks", "backup", "log-level"];
+
+    /// It changes the node, and is not done in maintenance.
+    pub fn changes_the_node(&self) -> bool {
+        match self {
+            Self::Restart { .. } | Self::Rotate { .. } => true,
+            Self::Ping
+            | Self::ResendStatus
+            | Self::RunChecks
+            | Self::Backup
+            | Self::LogLevel { .. } => false,
+        }
+    }
+
+    /// Why it cannot be ordered, if so.
+    pub fn fault(&self) -> Option<String> {
+        match self {
+            Self::LogLevel { for_s, .. }
+                if *for_s == 0 || Duration::from_secs((*for_s).into()) > LOUD_MAX =>
+            {
+                Some(format!(
+                    "a log is louder for 1 s to {} h, not for {for_s} s",
+                    LOUD_MAX.as_secs() / 3600
+                ))
+            }
+            Self::Ping
+            | Self::ResendStatus
+            | Self::RunChecks
+            | Self::Restart { .. }
+            | Self::Rotate { .. }
+            | Self::Backup
+            | Self::LogLevel { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word())?;
+        match self {
+            Self::Restart { unit } => write!(f, " {unit}"),
+            Self::Rotate { certificate } => write!(f, " {}", certificate.dir()),
+            Self::LogLevel {
+                program,
+                level,
+                for_s,
+            } => {
+                write!(f, " of {program} to {level} for {for_s} s")
+            }
+            Self::Ping | Self::ResendStatus | Self::RunChecks | Self::Backup => Ok(()),
+        }
+    }
+}
+
+impl OurUnit {
+    /// The word in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::Containerd => "containerd",
+            Self::Comms => "comms",
+            Self::Hostagent => "hostagent",
+        }
+    }
+}
+
+impl std::fmt::Display for OurUnit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Display for LogOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hostagent => "hostagent",
+            Self::Nodelet => "nodelet",
+        })
+    }
+}
+
+impl LogLevel {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Outcome {
+    /// Done, with words that fit.
+    pub fn done(said: impl Into<String>) -> Self {
+        let mut said: String = said.into();
+        said.truncate(said.floor_char_boundary(SAID_MAX));
+        Self::Done { said }
+    }
+
+    /// The word, for kinds of events.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Done { .. } => "done",
+            Self::Refused { .. } => "refused",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done { said } => write!(f, "done: {said}"),
+            Self::Refused { fault } => write!(f, "refused: {fault}"),
+            Self::Failed { fault } => write!(f, "failed: {fault}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_closed_and_every_word_is_one_of_it() {
+        let all = [
+            What::Ping,
+            What::ResendStatus,
+            What::RunChecks,
+            What::Restart {
+                unit: OurUnit::Kubelet,
+            },
+            What::Rotate {
+                certificate: CertPurpose::KubeletServer,
+            },
+            What::Backup,
+            What::LogLevel {
+                program: LogOf::Nodelet,
+                level: LogLevel::Debug,
+                for_s: 60,
+            },
+        ];
+        assert_eq!(all.each_ref().map(What::word), What::WORDS);
+        for what in &all {
+            let json = serde_json::to_value(what).expect("json");
+            assert_eq!(json["do"], what.word());
+            assert_eq!(serde_json::from_value::<What>(json).expect("back"), *what);
+            let harmless = What::HARMLESS.contains(&what.word());
+            assert_eq!(harmless, !what.changes_the_node(), "{what}");
+        }
+        for wrong in [
+            r#"{"do": "run", "command": "sh"}"#,
+            r#"{"do": "restart", "unit": "pf9-etcd.service"}"#,
+            r#"{"do": "restart", "unit": "nodelet"}"#,
+        ] {
+            serde_json::from_str::<What>(wrong).expect_err(wrong);
+        }
+    }
+}

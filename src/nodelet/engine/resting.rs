@@ -1,0 +1,126 @@
+//! Rounds in maintenance: the host is looked at, what differs is told, and nothing is done about it.
+//!
+//! What is looked at is the node that is installed, by the spec that it is kept by: what a newer one asks for is
+//! not begun. Certificates that are due are asked for all the same, with what the look shows; see
+//! [`super::super::maintenance`].
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::inbox;
+use super::super::job::{Job, Order, SpecSeen, Work};
+use super::super::lifecycle::Happened;
+use super::super::status::named;
+use super::clock::until;
+use super::converging::{Node, Turn};
+use super::next::Next;
+use super::{Engine, Stage};
+use crate::model::{Fault, MaintenanceStatus, Role, Timestamp};
+
+/// An order that ends is seen within this.
+const AGAIN: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Whether nothing is to be done in this round, and by whose order.
+    pub(super) fn rests(&mut self, job: &Job) -> Option<MaintenanceStatus> {
+        let desk = &self.told.maintenance;
+        match &self.told.orders.borrow().spec {
+            SpecSeen::Newest(spec) => desk.heed(spec.maintenance.as_ref()),
+            // What the lost one said is not known: the order that is counted ends by its time.
+            SpecSeen::Never | SpecSeen::Lost { .. } => {}
+        }
+        let now = desk.now().filter(|_| self.may_rest(job));
+        self.board.maintenance(now.as_ref());
+        now
+    }
+
+    /// Root takes the role away, or something of it is destroyed already: that goes to its end, and ends the
+    /// maintenance.
+    fn may_rest(&self, job: &Job) -> bool {
+        if !is_roots_removal(job) {
+            return true;
+        }
+        match self.told.maintenance.end() {
+            Ok(_) => {}
+            Err(fault) => tracing::warn!(code = fault.code.word(), "{fault}"),
+        }
+        false
+    }
+
+    /// Looks, tells, and does nothing.
+    pub(super) async fn rest(&mut self, job: &Job, order: &MaintenanceStatus) -> Next {
+        let began = Instant::now();
+        self.clean = false;
+        self.watch.clear();
+        let left = match self.ledger.ledger.installed.as_ref().map(Work::kept) {
+            Some(work) => {
+                let cluster = Some(work.node.cluster_id);
+                self.board.spec(job.generation(), work.role, cluster);
+                Some(self.differs(work).await)
+            }
+            None => {
+                self.board.spec(job.generation(), Role::None, None);
+                None
+            }
+        };
+        // What a roll waits for is not late by it.
+        if let Some(stage) = &mut self.stage {
+            Stage::passes(stage, true, began);
+        }
+        let asked = asked(job).map(str::to_owned);
+        let said: Vec<String> = asked.into_iter().chain(left.flatten()).collect();
+        let said = (!said.is_empty()).then(|| said.join("; "));
+        self.happened(Happened::Rests {
+            why: order.fault(said.as_deref()),
+        });
+        let left = until(order.until, Timestamp::now());
+        Next {
+            after: self.sweep.min(AGAIN).min(left.max(Duration::from_secs(1))),
+            watching: false,
+            may_exit: false,
+        }
+    }
+
+    /// What is not as it should be, in words.
+    async fn differs(&mut self, work: Work) -> Option<String> {
+        let look = match inbox::whom_to_believe(&self.host.fs) {
+            Ok((trust, host_id)) => {
+                let node = Node {
+                    work,
+                    host_id,
+                    trust,
+                    hold: None,
+                    held: false,
+                    keeps_drop_ins: false,
+                    turn: Turn::default(),
+                };
+                self.look(&node).await
+            }
+            Err(fault) => Err(fault),
+        };
+        let unseen = |fault: Fault| format!("it cannot be looked at: {fault}");
+        match look {
+            Ok(look) => named(&look.plan).map(|steps| format!("left as it is: {steps}")),
+            Err(fault) => Some(unseen(fault)),
+        }
+    }
+}
+
+/// What is ordered and not begun.
+fn asked(job: &Job) -> Option<&'static str> {
+    match job {
+        Job::Remove(..) => Some("the plane's order that the role goes waits"),
+        Job::Nothing(_) | Job::Node(_) | Job::Hold(_) => None,
+    }
+}
+
+pub(super) fn is_roots_removal(job: &Job) -> bool {
+    match job {
+        Job::Remove(Order::Local | Order::Begun, _) => true,
+        Job::Remove(Order::NoRole | Order::Another, _)
+        | Job::Nothing(_)
+        | Job::Node(_)
+        | Job::Hold(_) => false,
+    }
+}

@@ -1,0 +1,104 @@
+//! The part of a roll that brings in the distribution's updates: a run of its package manager is begun by a step,
+//! and looked after until it is over. The node is looked after all the while.
+
+use std::time::Duration;
+
+use super::super::job::Work;
+use super::super::lifecycle::Happened;
+use super::super::roll::{OsMove, OsSaid, Record, Said};
+use super::super::step::Step;
+use super::Engine;
+use super::converging::Turn;
+use super::next::Next;
+use crate::model::{Fault, FaultCode};
+use crate::os::{self, Goal, LOG, Run, Standing};
+use crate::telemetry::chain;
+
+/// Between two looks at a run: a list is fetched in seconds, and installed is nothing in less.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+impl Engine {
+    /// Does what comes next for the distribution's updates.
+    pub(super) async fn updates(
+        &mut self,
+        record: &Record,
+        what: OsMove,
+        kept: Work,
+        turn: Turn,
+    ) -> (Said, Next) {
+        match what {
+            OsMove::Rest(left) => {
+                let next = self.node(kept, None, turn).await;
+                let why = record
+                    .fault
+                    .as_ref()
+                    .map_or_else(String::new, |f| f.why.clone());
+                let what = format!("another try of the distribution's updates: {why}");
+                self.happened(Happened::Waits { what });
+                let after = next.after.min(left);
+                (Said::Nothing, Next { after, ..next })
+            }
+            OsMove::Run(run) => self.runs(run, kept, turn).await,
+            OsMove::Reboot { boot } => self.reboots(boot, kept, turn).await,
+        }
+    }
+
+    async fn runs(&mut self, run: Run, kept: Work, mut turn: Turn) -> (Said, Next) {
+        turn.does = Some(Step::OsUpdate { run: run.clone() });
+        let mut next = self.node(kept, None, turn).await;
+        next.after = next.after.min(LOOK_AGAIN);
+        let standing = match os::standing(&self.host, &run).await {
+            Ok(standing) => standing,
+            Err(why) => {
+                tracing::warn!("cannot ask how the distribution's updates stand: {why}");
+                return (Said::Nothing, next);
+            }
+        };
+        let said = match standing {
+            Standing::NotBegun | Standing::UnderWay => {
+                let what = match run.goal {
+                    Goal::Fetch => "the distribution's updates to be fetched",
+                    Goal::Install => "the distribution's updates to be installed",
+                };
+                self.happened(Happened::Waits { what: what.into() });
+                Said::Nothing
+            }
+            Standing::CutOff => Said::Failed(cut_off()),
+            Standing::Over(outcome) => match (outcome.fault, self.host.kernel.boot_id()) {
+                (Some(fault), _) => Said::Failed(fault),
+                (None, Ok(boot)) => Said::Os(OsSaid::Came {
+                    report: outcome.report,
+                    unfinished: outcome.unfinished,
+                    boot,
+                }),
+                (None, Err(e)) => {
+                    tracing::warn!("cannot tell which boot this is: {}", chain(&e));
+                    Said::Nothing
+                }
+            },
+        };
+        (said, next)
+    }
+
+    async fn reboots(&mut self, boot: String, kept: Work, mut turn: Turn) -> (Said, Next) {
+        // What is not known is not another one.
+        if self.host.kernel.boot_id().is_ok_and(|now| now != boot) {
+            return (Said::Os(OsSaid::Booted), Next::now());
+        }
+        turn.does = Some(Step::Reboot { boot });
+        let next = self.node(kept, None, turn).await;
+        let what = "the machine to start anew".to_owned();
+        self.happened(Happened::Waits { what });
+        let after = next.after.min(LOOK_AGAIN);
+        (Said::Nothing, Next { after, ..next })
+    }
+}
+
+fn cut_off() -> Fault {
+    let what = "the distribution's updates are not all in";
+    let why =
+        "the package manager was cut off before its end: this machine, or its unit, was stopped";
+    Fault::new(FaultCode::OsUpdateFailed, what, why).fix(format!(
+        "it is finished and tried again by itself; if it is cut off again see {LOG} and journalctl -u pf9-os-update"
+    ))
+}

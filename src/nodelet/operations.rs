@@ -1,0 +1,166 @@
+//! Operations of the plane: judged here by root's own means, done once, and noted.
+//!
+//! ```text
+//! envelope ─► signature, host, number, end ─► root's list ─► rate, maintenance ─► noted as begun ─► done ─► noted
+//!   (`judge`, pure but for the files it is given)                                   │
+//!                                                    killed in between: said, and never begun again
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | here | the desk: one operation at a time |
+//! | `judge` | whether one is to be done: pure |
+//! | `record` | which were begun, and how they ended; on disk |
+//! | `allowed` | root's list |
+//! | `act` | what each one does |
+//!
+//! Who brings an operation chooses nothing but the moment, within its life: a stolen hostagent can hold one back, or
+//! have nodelet look at it, and that is all.
+
+mod act;
+mod allowed;
+mod judge;
+mod record;
+
+pub use act::Hands;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::Mutex as Turn;
+use tokio::time::Instant;
+
+use super::status::KubeLogLine;
+use super::{inbox, trust};
+use crate::app::Bucket;
+use crate::host::fs::HostFs;
+use crate::model::{
+    DocumentKind, Envelope, Fault, FaultCode, OPERATION_SCHEMA, Operation, OperationResult,
+    Outcome, Timestamp,
+};
+
+use judge::{Seen, judge};
+use record::Book;
+
+/// In the long run one in this time; a person orders a handful and waits for them.
+const EVERY: Duration = Duration::from_secs(10);
+/// As many at once.
+const BURST: u32 = 6;
+
+/// See the module.
+pub struct Desk {
+    fs: HostFs,
+    /// One at a time: what each one sees is what the one before it left.
+    turn: Turn<()>,
+    rate: Mutex<Bucket>,
+    began: Instant,
+    log: KubeLogLine,
+}
+
+impl Desk {
+    /// A desk of this host; what was cut off is noted as such.
+    pub fn open(fs: HostFs, log: KubeLogLine) -> Self {
+        Book::of(&fs).note_cut_off(Timestamp::now());
+        Self {
+            fs,
+            turn: Turn::new(()),
+            rate: Mutex::new(Bucket::every(EVERY, BURST)),
+            began: Instant::now(),
+            log,
+        }
+    }
+
+    /// Does one, or says why not. An error is one that cannot be told of by its id: nobody who is believed signed it.
+    pub async fn take(
+        &self,
+        envelope: &Envelope,
+        hands: &Hands<'_>,
+    ) -> Result<OperationResult, Fault> {
+        let _turn = self.turn.lock().await;
+        let what = "operation refused";
+        let (trusted, host) = inbox::whom_to_believe(&self.fs)?;
+        let operation: Operation = envelope
+            .open(DocumentKind::Operation, &trusted)
+            .map_err(|e| e.fault(what))?;
+        let mut book = Book::of(&self.fs);
+        if let Some(known) = book.result(operation.id) {
+            // The answer was lost on its way. It is not done again.
+            return Ok(known);
+        }
+        let now = Timestamp::now();
+        let seen = Seen {
+            host,
+            now,
+            last: book.last(),
+            copy: trust::held(&self.fs),
+            allowed: allowed::list(&self.fs),
+            maintenance: hands.maintenance(),
+        };
+        let refused = judge(&operation, &seen).err();
+        let refused = refused.or_else(|| self.too_often());
+        if let Some(fault) = refused {
+            let result = result(&operation, Outcome::Refused { fault });
+            // A number that is no newer than what was seen is not noted: whoever replays it fills nothing.
+            if operation.number > book.last() && operation.host_id == host {
+                self.note(&mut book, &operation, Some(&result))?;
+            }
+            self.tell(&operation, &result);
+            return Ok(result);
+        }
+        // From here on it is never begun again, whatever happens.
+        self.note(&mut book, &operation, None)?;
+        let outcome = act::act(&operation.what, hands).await;
+        let result = result(&operation, outcome);
+        if let Err(fault) = self.note(&mut book, &operation, Some(&result)) {
+            tracing::warn!(code = fault.code.word(), "{fault}");
+        }
+        self.tell(&operation, &result);
+        Ok(result)
+    }
+
+    fn too_often(&self) -> Option<Fault> {
+        let mut rate = self
+            .rate
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let wait = rate.take(self.began.elapsed()).err()?;
+        let why = format!(
+            "operations come too often; again in {} s",
+            wait.as_secs() + 1
+        );
+        Some(Fault::new(FaultCode::TooOften, "operation refused", why).fix("order it again then"))
+    }
+
+    fn note(
+        &self,
+        book: &mut Book,
+        operation: &Operation,
+        result: Option<&OperationResult>,
+    ) -> Result<(), Fault> {
+        book.note(operation, result).map_err(|why| {
+            let what = "operation refused";
+            Fault::new(FaultCode::StateIo, what, why)
+                .fix("look at the disk that holds /var/opt/pf9/nodelet: what cannot be noted is not done")
+        })
+    }
+
+    /// The audit on the node: root reads it without the plane.
+    fn tell(&self, operation: &Operation, result: &OperationResult) {
+        let (id, what, outcome) = (operation.id, &operation.what, &result.outcome);
+        tracing::info!(%id, number = operation.number, what = %what, outcome = outcome.word(), "operation of the plane");
+        self.log
+            .say(&format!("operation {id} of the plane, {what}: {outcome}"));
+    }
+}
+
+fn result(operation: &Operation, outcome: Outcome) -> OperationResult {
+    OperationResult {
+        schema: OPERATION_SCHEMA,
+        id: operation.id,
+        at: Timestamp::now(),
+        outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests;

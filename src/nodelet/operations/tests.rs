@@ -1,0 +1,294 @@
+use jiff::SignedDuration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::super::etcd;
+use super::super::inbox::Inbox;
+use super::super::job::Job;
+use super::super::maintenance;
+use super::super::status::Board;
+use super::super::testing::{enrolled, host_id};
+use super::*;
+use crate::host::Host;
+use crate::host::fs::Attrs;
+use crate::model::{
+    Generation, HostId, LogLevel, LogOf, MaintenanceRequest, OurUnit, SigningKey, What, paths,
+};
+
+/// A host with the desk, as one life of nodelet has it.
+struct Bed {
+    host: Host,
+    key: SigningKey,
+    inbox: std::sync::Arc<Inbox>,
+    etcd: etcd::Desk,
+    rests: maintenance::Desk,
+    wake: watch::Sender<u64>,
+    desk: Desk,
+    _dir: std::sync::Arc<tempfile::TempDir>,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = std::sync::Arc::new(tempfile::tempdir().expect("tempdir"));
+        let fs = HostFs::new(dir.path());
+        std::fs::create_dir_all(fs.at("/var/log/pf9/kube")).expect("log dir");
+        let attrs = Attrs::mode(0o755);
+        fs.write(
+            "/usr/bin/systemctl",
+            crate::nodelet::rig::SYSTEMCTL.as_bytes(),
+            &attrs,
+        )
+        .expect("systemctl");
+        let key = enrolled(&fs);
+        Self::of(dir, key)
+    }
+
+    fn of(dir: std::sync::Arc<tempfile::TempDir>, key: SigningKey) -> Self {
+        let host = Host::new(HostFs::new(dir.path()));
+        let (inbox, _) = Inbox::open(host.fs.clone(), Timestamp::UNIX_EPOCH);
+        let (board, _) = Board::new(&host.fs);
+        Self {
+            desk: Desk::open(host.fs.clone(), board.log_line()),
+            rests: maintenance::Desk::open(host.clone()),
+            etcd: etcd::desk().0,
+            wake: watch::Sender::new(0),
+            inbox,
+            host,
+            key,
+            _dir: dir,
+        }
+    }
+
+    /// nodelet is killed and starts again.
+    fn again(self) -> Self {
+        Self::of(self._dir, self.key)
+    }
+
+    fn operation(&self, number: u64, what: What) -> Operation {
+        let now = Timestamp::now();
+        Operation {
+            schema: OPERATION_SCHEMA,
+            id: Uuid::from_u128(number.into()),
+            host_id: host_id(),
+            number,
+            issued_at: now,
+            expires_at: now + SignedDuration::from_secs(600),
+            what,
+        }
+    }
+
+    async fn take(&self, operation: &Operation) -> Result<OperationResult, Fault> {
+        let bytes = serde_json::to_vec(operation).expect("json");
+        self.brought(&self.key.sign(DocumentKind::Operation, &bytes))
+            .await
+    }
+
+    async fn brought(&self, envelope: &Envelope) -> Result<OperationResult, Fault> {
+        let hands = Hands {
+            host: &self.host,
+            inbox: &self.inbox,
+            job: Job::Nothing(Generation(0)),
+            etcd: &self.etcd,
+            desk: &self.rests,
+            wake: &self.wake,
+        };
+        self.desk.take(envelope, &hands).await
+    }
+
+    fn allow(&self, text: &str) {
+        let attrs = Attrs::mode(0o644);
+        let path = paths::OPERATIONS_ALLOWED;
+        self.host
+            .fs
+            .write(path, text.as_bytes(), &attrs)
+            .expect("allow");
+    }
+}
+
+fn refused(result: &OperationResult) -> FaultCode {
+    match &result.outcome {
+        Outcome::Refused { fault } => fault.code,
+        other => panic!("not refused: {other}"),
+    }
+}
+
+fn restart() -> What {
+    What::Restart {
+        unit: OurUnit::Kubelet,
+    }
+}
+
+#[tokio::test]
+async fn it_is_done_once_whoever_brings_it_again_also_after_a_restart() {
+    let bed = Bed::new();
+    let ping = bed.operation(7, What::ResendStatus);
+    let first = bed.take(&ping).await.expect("believed");
+    assert_eq!(first.outcome.word(), "done");
+    assert_eq!(*bed.wake.borrow(), 1);
+    assert_eq!(
+        bed.take(&ping).await.expect("again"),
+        first,
+        "its answer was lost"
+    );
+    assert_eq!(*bed.wake.borrow(), 1, "and nothing is done again");
+    let bed = bed.again();
+    assert_eq!(bed.take(&ping).await.expect("again"), first);
+    assert_eq!(*bed.wake.borrow(), 0);
+    // Another one with a number that was seen, or an older one.
+    for number in [7, 3] {
+        let mut old = bed.operation(number, What::Ping);
+        old.id = Uuid::from_u128(1000 + u128::from(number));
+        let result = bed.take(&old).await.expect("believed");
+        assert_eq!(refused(&result), FaultCode::OperationReplayed);
+    }
+    let log = bed.host.fs.read_text(paths::KUBE_LOG, 1 << 20);
+    let log = log.expect("read").expect("log");
+    assert_eq!(log.matches("resend-status: done").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn one_that_was_cut_off_is_said_and_never_begun_again() {
+    let bed = Bed::new();
+    let begun = bed.operation(1, What::Ping);
+    let mut book = Book::of(&bed.host.fs);
+    book.note(&begun, None).expect("noted as begun");
+    let bed = bed.again();
+    let result = bed.take(&begun).await.expect("believed");
+    assert_eq!(result.outcome.word(), "failed");
+    assert!(
+        result.outcome.to_string().contains("cut off"),
+        "{}",
+        result.outcome
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_who_is_believed_signed_is_no_operation() {
+    let bed = Bed::new();
+    let bytes = serde_json::to_vec(&bed.operation(1, What::Ping)).expect("json");
+    let (stranger, _) = SigningKey::generate().expect("key");
+    let foreign = stranger.sign(DocumentKind::Operation, &bytes);
+    let other_kind = bed.key.sign(DocumentKind::Spec, &bytes);
+    let mut changed = bed.key.sign(DocumentKind::Operation, &bytes);
+    changed.payload = other_kind.payload.replace('a', "b");
+    for envelope in [foreign, other_kind, changed] {
+        bed.brought(&envelope).await.expect_err("not believed");
+    }
+    assert!(
+        !bed.host.fs.at(paths::OPERATIONS).exists(),
+        "and nothing is noted"
+    );
+}
+
+#[tokio::test]
+async fn foreign_late_and_timeless_ones_are_refused() {
+    let bed = Bed::new();
+    let mut foreign = bed.operation(1, What::Ping);
+    foreign.host_id = HostId::random();
+    let mut late = bed.operation(2, What::Ping);
+    late.expires_at = Timestamp::now() - SignedDuration::from_secs(1);
+    let mut timeless = bed.operation(3, What::Ping);
+    timeless.expires_at = Timestamp::now() + SignedDuration::from_hours(2);
+    let endless = bed.operation(
+        4,
+        What::LogLevel {
+            program: LogOf::Nodelet,
+            level: LogLevel::Debug,
+            for_s: u32::MAX,
+        },
+    );
+    for (operation, code) in [
+        (foreign, FaultCode::OperationForeign),
+        (late, FaultCode::OperationExpired),
+        (timeless, FaultCode::OperationExpired),
+        (endless, FaultCode::OperationInvalid),
+    ] {
+        let result = bed.take(&operation).await.expect("believed");
+        assert_eq!(refused(&result), code);
+    }
+}
+
+#[tokio::test]
+async fn root_allows_and_maintenance_keeps_what_changes_the_node() {
+    let bed = Bed::new();
+    let result = bed
+        .take(&bed.operation(1, restart()))
+        .await
+        .expect("believed");
+    assert_eq!(refused(&result), FaultCode::OperationNotAllowed);
+    bed.allow("allow = [\"restart\"]");
+    let result = bed
+        .take(&bed.operation(2, What::Ping))
+        .await
+        .expect("believed");
+    assert_eq!(
+        refused(&result),
+        FaultCode::OperationNotAllowed,
+        "root's list is the list"
+    );
+    let wanted = MaintenanceRequest {
+        for_s: 600,
+        reason: "a disk is replaced".into(),
+    };
+    bed.rests.begin(&wanted).expect("it begins");
+    let result = bed
+        .take(&bed.operation(3, restart()))
+        .await
+        .expect("believed");
+    assert_eq!(refused(&result), FaultCode::Maintenance);
+    bed.rests.end().expect("it ends");
+    let result = bed
+        .take(&bed.operation(4, restart()))
+        .await
+        .expect("believed");
+    assert!(
+        result
+            .outcome
+            .to_string()
+            .contains("has no pf9-kubelet.service"),
+        "{}",
+        result.outcome
+    );
+    let attrs = Attrs::mode(0o644);
+    let unit = "/etc/systemd/system/pf9-kubelet.service";
+    bed.host.fs.write(unit, b"", &attrs).expect("unit");
+    std::fs::create_dir_all(bed.host.fs.at("/var/opt/pf9/nodelet")).expect("state");
+    bed.host
+        .fs
+        .write("/var/opt/pf9/nodelet/journal.jsonl", b"", &attrs)
+        .expect("journal");
+    let result = bed
+        .take(&bed.operation(5, restart()))
+        .await
+        .expect("believed");
+    assert_eq!(
+        result.outcome,
+        Outcome::done("pf9-kubelet.service was started again")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_are_bounded_in_rate_and_what_is_kept_of_them_in_number() {
+    let bed = Bed::new();
+    let mut number = 0;
+    let mut ping = async || {
+        number += 1;
+        bed.take(&bed.operation(number, What::Ping))
+            .await
+            .expect("believed")
+    };
+    for _ in 0..BURST {
+        assert_eq!(ping().await.outcome.word(), "done");
+    }
+    assert_eq!(refused(&ping().await), FaultCode::TooOften);
+    for _ in 0..100 {
+        tokio::time::advance(EVERY).await;
+        assert_eq!(ping().await.outcome.word(), "done");
+    }
+    let text = bed.host.fs.read_text(paths::OPERATIONS, 1 << 20);
+    let text = text.expect("read").expect("record");
+    assert_eq!(
+        text.matches("\"number\"").count(),
+        crate::model::OPERATIONS_PENDING_MAX * 2
+    );
+}

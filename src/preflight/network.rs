@@ -1,0 +1,233 @@
+//! How the machine is connected, as it sees itself.
+
+use super::{Finding, Thresholds};
+use crate::host::fs::HostFs;
+use crate::host::kernel::Kernel;
+use crate::host::net::Net;
+use crate::host::proc::Proc;
+use crate::host::routes;
+use crate::telemetry::chain;
+
+/// `ufw.conf` is a page.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// What the checks of the network look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkSeen {
+    /// The interface of the default route, by the version of the protocol.
+    pub default_route: Vec<(&'static str, String)>,
+    /// The MTU of each of these interfaces.
+    pub mtu: Vec<(String, u32)>,
+    /// Packet filters that may refuse what a node's own rules let through.
+    pub filters: Vec<PacketFilter>,
+    /// Why they could not be looked at.
+    pub not_seen: Option<String>,
+}
+
+/// A packet filter of somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketFilter {
+    /// Who made it: `firewalld`, `ufw`, or a table of nftables.
+    pub name: String,
+    /// What it refuses.
+    pub refuses: String,
+}
+
+impl NetworkSeen {
+    /// Looks; asks `nft` where it is, and changes nothing.
+    pub async fn look(host: &HostFs, uid: u32) -> Self {
+        let all = routes::routes(host);
+        let kernel = Kernel::new(host.clone());
+        let mut seen = Self::default();
+        for (version, v4) in [("IPv4", true), ("IPv6", false)] {
+            if let Some(route) = routes::default_of(&all, v4) {
+                seen.default_route.push((version, route.interface.clone()));
+            }
+        }
+        let mut names: Vec<String> = seen.default_route.iter().map(|(_, n)| n.clone()).collect();
+        names.dedup();
+        for name in names {
+            if let Ok(Some(mtu)) = kernel.mtu(&name) {
+                seen.mtu.push((name, mtu));
+            }
+        }
+        let proc = Proc::new(host.clone());
+        if proc
+            .pids()
+            .into_iter()
+            .any(|pid| proc.name(pid) == "firewalld")
+        {
+            seen.filter("firewalld", "what its zone does not name");
+        }
+        let ufw = host.read_text("/etc/ufw/ufw.conf", FILE_MAX);
+        let ufw = ufw.ok().flatten().unwrap_or_default();
+        if ufw
+            .lines()
+            .any(|l| l.trim().eq_ignore_ascii_case("ENABLED=yes"))
+        {
+            seen.filter("ufw", "what no rule of it allows");
+        }
+        if uid != 0 {
+            seen.not_seen = Some("only root can list tables of nftables".to_owned());
+            return seen;
+        }
+        match Net::new(host.clone()).foreign_tables().await {
+            Ok(tables) => {
+                for (name, text) in tables {
+                    for chain in refusing(&text) {
+                        let refuses = format!("what chain {chain} does not allow");
+                        seen.filter(&format!("table {name} (nftables)"), &refuses);
+                    }
+                }
+            }
+            Err(e) => seen.not_seen = Some(chain(&e)),
+        }
+        seen
+    }
+
+    fn filter(&mut self, name: &str, refuses: &str) {
+        self.filters.push(PacketFilter {
+            name: name.to_owned(),
+            refuses: refuses.to_owned(),
+        });
+    }
+}
+
+/// Chains of a table, as `nft` shows it, that drop what comes in or passes unless a rule lets it.
+fn refusing(table: &str) -> Vec<String> {
+    let (mut chain, mut found) = ("", Vec::new());
+    for line in table.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.trim_end_matches(['{', ' ']);
+        }
+        let hooks = line.contains(" hook forward ") || line.contains(" hook input ");
+        if hooks && line.contains("policy drop") {
+            found.push(chain.to_owned());
+        }
+    }
+    found
+}
+
+pub(super) fn default_route(seen: &NetworkSeen) -> Finding {
+    let by: Vec<String> = seen
+        .default_route
+        .iter()
+        .map(|(version, name)| format!("{version} by {name}"))
+        .collect();
+    let finding = |found: String| Finding::new(found, "one, of IPv4 or IPv6");
+    match by.as_slice() {
+        [] => finding("none".to_owned()).warn(
+            "kube-proxy and the addresses of a node follow it",
+            "ip route add default via GATEWAY, and in the network's configuration",
+        ),
+        some => finding(some.join(", ")),
+    }
+}
+
+pub(super) fn mtu(seen: &NetworkSeen) -> Finding {
+    let least = Thresholds::ours().network.mtu_least;
+    let said: Vec<String> = seen
+        .mtu
+        .iter()
+        .map(|(n, mtu)| format!("{mtu} on {n}"))
+        .collect();
+    let finding = Finding::new(said.join(", "), format!("{least} or more"));
+    if seen.mtu.is_empty() {
+        return finding.skip("no interface with a default route tells it");
+    }
+    match seen.mtu.iter().find(|(_, mtu)| *mtu < least) {
+        None => finding,
+        Some((name, _)) => finding.warn(
+            "with an overlay network little or nothing is left of a packet",
+            format!("ip link set dev {name} mtu 1500, if the network carries it"),
+        ),
+    }
+}
+
+pub(super) fn firewall(seen: &NetworkSeen) -> Finding {
+    let said: Vec<String> = seen
+        .filters
+        .iter()
+        .map(|f| format!("{} refuses {}", f.name, f.refuses))
+        .collect();
+    let found = match said.as_slice() {
+        [] => "none that refuses by itself".to_owned(),
+        some => some.join("; "),
+    };
+    let finding = Finding::new(
+        found,
+        "none that refuses what pods and nodes send each other",
+    );
+    match (&seen.not_seen, said.is_empty()) {
+        (Some(why), true) => finding.skip(why.clone()),
+        (None, true) => finding,
+        (_, false) => finding.warn(
+            "packets that the node's own rules let through have to pass there as well",
+            "let the networks of nodes and pods pass there, and ports 6443, 2379, 2380 and 10250 between nodes",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Outcome;
+    use super::*;
+
+    const TABLE: &str = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\
+        \t}\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy accept;\n\t}\n\
+        \tchain output {\n\t\ttype filter hook output priority filter; policy drop;\n\t}\n}\n";
+
+    #[test]
+    fn a_filter_is_named_with_what_it_refuses() {
+        assert_eq!(refusing(TABLE), ["input"]);
+        let mut seen = NetworkSeen::default();
+        assert_eq!(firewall(&seen).outcome, Outcome::Ok);
+        seen.filter("firewalld", "everything");
+        let finding = firewall(&seen);
+        assert_eq!(finding.outcome, Outcome::Warn);
+        assert!(finding.found.contains("firewalld refuses everything"));
+        let unseen = NetworkSeen {
+            not_seen: Some("no".into()),
+            ..NetworkSeen::default()
+        };
+        assert_eq!(firewall(&unseen).outcome, Outcome::Skip);
+    }
+
+    #[test]
+    fn no_way_out_and_small_packets_are_told() {
+        let mut seen = NetworkSeen::default();
+        assert_eq!(default_route(&seen).outcome, Outcome::Warn);
+        assert_eq!(mtu(&seen).outcome, Outcome::Skip);
+        seen.default_route.push(("IPv4", "eth0".into()));
+        seen.mtu.push(("eth0".into(), 1500));
+        assert_eq!(default_route(&seen).outcome, Outcome::Ok);
+        assert_eq!(mtu(&seen).outcome, Outcome::Ok);
+        seen.mtu.push(("eth1".into(), 576));
+        assert_eq!(mtu(&seen).outcome, Outcome::Warn);
+    }
+
+    #[tokio::test]
+    async fn it_is_read_from_the_machines_files() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let host = HostFs::new(dir.path());
+        let files = [
+            (
+                "/proc/net/route",
+                "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                 eth7\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n",
+            ),
+            ("/sys/class/net/eth7/mtu", "9000\n"),
+            ("/etc/ufw/ufw.conf", "# x\nENABLED=yes\n"),
+            ("/proc/8/comm", "firewalld\n"),
+        ];
+        for (path, text) in files {
+            host.write(path, text.as_bytes(), &crate::host::fs::Attrs::mode(0o644))
+                .expect("write");
+        }
+        let seen = NetworkSeen::look(&host, 0).await;
+        assert_eq!(seen.default_route, [("IPv4", "eth7".to_owned())]);
+        assert_eq!(seen.mtu, [("eth7".to_owned(), 9000)]);
+        let names: Vec<_> = seen.filters.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["firewalld", "ufw"]);
+    }
+}

@@ -1,0 +1,24 @@
+//! A machine gets another address, and nodelet is told.
+
+use pf9_hostagent::model::EtcdMember;
+
+use super::{Machine, OF_ETCD, network, pki};
+
+impl Machine {
+    /// The machine has the address of `n` instead of its own, as DHCP may give it.
+    pub(crate) fn gets(&mut self, n: u8) {
+        self.network.moves(n);
+        self.ip = network::address(n);
+    }
+
+    /// nodelet is told where its master and all members are, and has certificates that say so.
+    pub(crate) fn told(&mut self, pki: &pki::Pki, members: &[EtcdMember]) {
+        let (ip, fs) = (self.ip, self.fs.clone());
+        let spec = self.node.spec_mut();
+        spec.node_ip = ip;
+        spec.etcd.members = members.to_vec();
+        for purpose in OF_ETCD {
+            pki.certify(&fs, purpose, spec);
+        }
+    }
+}

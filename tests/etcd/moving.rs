@@ -1,0 +1,101 @@
+//! Machines whose address changes while they are masters. Their members stay what they are, and are found again.
+
+use pf9_hostagent::model::EtcdMember;
+
+use crate::lab::{Lab, until};
+
+/// Whom the specs name, by the addresses that the machines have now.
+fn members(lab: &Lab) -> Vec<EtcdMember> {
+    let mut members = lab.machines[0].node.spec().etcd.members.clone();
+    for machine in &lab.machines {
+        let own = members.iter_mut().find(|m| m.host_id == machine.host_id);
+        own.expect("a master").ip = machine.ip;
+    }
+    members
+}
+
+/// As the plane does, once root of the machine said where it is.
+fn tell(lab: &mut Lab) {
+    let members = members(lab);
+    for machine in &mut lab.machines {
+        machine.told(&lab.pki, &members);
+    }
+}
+
+/// Where each member is expected, by the list of the first.
+fn expected(lab: &mut Lab) -> Vec<(String, String)> {
+    let members = lab.machines[0].members();
+    let mut all: Vec<_> = members
+        .into_iter()
+        .map(|m| (m.name, m.peer_urls.join(",")))
+        .collect();
+    all.sort();
+    all
+}
+
+fn at_home(lab: &Lab) -> Vec<(String, String)> {
+    let at = |m: &crate::lab::Machine| (m.host_id.to_string(), format!("https://{}:2380", m.ip));
+    let mut all: Vec<_> = lab.machines.iter().map(at).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_master_with_another_address_is_found_by_the_others_and_keeps_its_data() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    lab.machines[0].ctl(&["put", "a", "1"]);
+    lab.machines[2].gets(13);
+    tell(&mut lab);
+    // Whoever is told first: the others know nothing yet but a new line in their specs.
+    for n in [2, 0, 1] {
+        lab.machines[n].settled_in_time();
+    }
+    assert_eq!(expected(&mut lab), at_home(&lab));
+    assert_eq!(lab.machines[2].ctl(&["get", "a"]), "a\n1\n");
+    for machine in &mut lab.machines {
+        assert!(machine.plan().is_settled());
+    }
+    // It counts again: with it and without another one there is a quorum.
+    lab.machines[0].kill();
+    lab.machines[2].ctl(&["put", "a", "2"]);
+}
+
+/// The machine was off meanwhile: its etcd cannot even listen where it did.
+#[test]
+fn a_master_that_comes_back_at_another_address_starts_there() {
+    let mut lab = Lab::new("3.7.3", 3);
+    lab.settled();
+    lab.machines[1].kill();
+    lab.machines[1].crash();
+    lab.machines[1].gets(12);
+    tell(&mut lab);
+    for n in [1, 0, 2] {
+        lab.machines[n].settled_in_time();
+    }
+    until("it is expected where it is", || {
+        expected(&mut lab) == at_home(&lab)
+    });
+}
+
+#[test]
+fn a_lone_master_with_another_address_goes_on_with_its_data() {
+    for was_off in [false, true] {
+        let mut lab = Lab::new("3.7.3", 1);
+        lab.settled();
+        lab.machines[0].ctl(&["put", "a", "1"]);
+        if was_off {
+            lab.machines[0].kill();
+            lab.machines[0].crash();
+        }
+        lab.machines[0].gets(11);
+        tell(&mut lab);
+        lab.machines[0].settled_in_time();
+        assert_eq!(lab.machines[0].ctl(&["get", "a"]), "a\n1\n");
+        until("it is expected where it is", || {
+            lab.machines[0].settled_in_time();
+            expected(&mut lab) == at_home(&lab)
+        });
+        assert!(lab.machines[0].plan().is_settled());
+    }
+}

@@ -1,0 +1,386 @@
+//! A stack that is had by what differs from the active one: over real sockets, with a plane that has it, has it not,
+//! breaks off, and lies. What is a delta is written here a second time, from the words of its format.
+
+use pf9_hostagent::model::{DeltaOffer, Digest, FaultCode, Generation, NodeState, StackRef};
+use pf9_hostagent::stack::{self, Depth, Prepared, StackError};
+
+use super::fixture::Bed;
+use super::plane::PlaneSide;
+
+/// The programs of the first stack; those of the second are the same, and one has more bytes at its end.
+const CONTAINERD: usize = 10_000;
+const KUBELET: usize = 50_000;
+const MORE: usize = 40_000;
+
+/// A host with a stack, and the next one on its plane.
+struct Between {
+    bed: Bed,
+    own: StackRef,
+    next: StackRef,
+}
+
+impl Between {
+    fn new() -> Self {
+        let bed = Bed::new();
+        let of = |kubelet| [("bin/containerd", CONTAINERD), ("bin/kubelet", kubelet)];
+        let own = bed.publish_programs("1", &of(KUBELET));
+        let next = bed.publish_programs("2", &of(KUBELET + MORE));
+        bed.install(&own);
+        Self { bed, own, next }
+    }
+
+    /// What differs, honestly.
+    fn delta(&self) -> Vec<u8> {
+        self.delta_of(&tail())
+    }
+
+    /// The first program is the same file of before; the second is the one of before with these bytes at its end.
+    fn delta_of(&self, more: &[u8]) -> Vec<u8> {
+        let mut out = b"pf9-delta-1\n".to_vec();
+        out.extend(self.own.manifest.0);
+        out.extend(self.next.manifest.0);
+        out.extend([0, 0]);
+        out.extend([2, 1, 1]);
+        for number in [KUBELET, more.len(), 0] {
+            leb128(number, &mut out);
+        }
+        out.extend(vec![0; KUBELET]);
+        out.extend(more);
+        zstd::encode_all(out.as_slice(), 1).expect("zstd")
+    }
+
+    /// The plane has these bytes, and says so.
+    fn has(&self, delta: Vec<u8>) {
+        self.says(offer_of(&delta), Some(delta));
+    }
+
+    fn says(&self, offer: DeltaOffer, delta: Option<Vec<u8>>) {
+        let key = (self.next.manifest, self.own.manifest);
+        self.bed.plane.change(|p| {
+            p.deltas.insert(key, (offer, delta));
+        });
+    }
+
+    /// The plane wants the next stack here, and nodelet says that it lacks it.
+    async fn order(&self) {
+        let bed = &self.bed;
+        bed.plane.offer(bed.sign(1, bed.worker(&self.next)));
+        bed.node.until(|n| n.specs.first().map(drop)).await;
+        self.wants();
+    }
+
+    fn wants(&self) {
+        self.bed.node.say(|s| {
+            s.generation = Generation(1);
+            s.state = NodeState::Converging;
+            s.stack = Some(self.own.clone());
+            s.wants_stack = Some(self.next.clone());
+        });
+    }
+
+    async fn staged(&self, n: usize) {
+        let all = |p: &PlaneSide| {
+            let of = p.events.iter().filter(|e| e.kind == "stack-staged");
+            (of.count() == n).then_some(())
+        };
+        self.bed.plane.until(all).await;
+    }
+
+    fn has_delta(&self) -> bool {
+        let staged = stack::staged_delta(&self.next.manifest, &self.own.manifest);
+        self.bed.fs.at(staged).exists()
+    }
+
+    fn has_archive(&self) -> bool {
+        self.bed
+            .fs
+            .at(stack::staged_archive(&self.next.manifest))
+            .exists()
+    }
+
+    /// How often this was asked for.
+    fn asked(&self, what: &str) -> usize {
+        let asked = |p: &PlaneSide| p.asked.iter().filter(|a| a.ends_with(what)).count();
+        self.bed.plane.read(asked)
+    }
+
+    /// What nodelet makes of it.
+    fn prepare(&self) -> Result<Prepared, StackError> {
+        let fs = &self.bed.fs;
+        let trust = pf9_hostagent::identity::trust(fs).expect("trust");
+        stack::prepare(fs, &self.next, &trust, Default::default(), &mut |_| {})
+    }
+
+    fn is_had(&self) {
+        let fs = &self.bed.fs;
+        let made = self.prepare().and_then(|made| made.put_in_place(fs));
+        made.expect("installed");
+        let trust = pf9_hostagent::identity::trust(fs).expect("trust");
+        stack::verify_installed(fs, &self.next, &trust, Depth::Full).expect("every byte");
+    }
+
+    /// Only the archive was staged, after these words.
+    async fn the_archive_came_after(&self, words: &str) {
+        self.staged(1).await;
+        assert!(self.has_archive() && !self.has_delta());
+        let said = |p: &PlaneSide| p.event("stack-failed").cloned();
+        let said = self.bed.plane.until(said).await;
+        assert!(said.message.contains(words), "{}", said.message);
+        assert_eq!(self.asked("/delta"), 1, "one try of it");
+        self.is_had();
+    }
+}
+
+/// What the program of the next stack has more.
+fn tail() -> Vec<u8> {
+    // As the support makes its programs.
+    let mut random = fastrand::Rng::with_seed(7);
+    let all: Vec<u8> = (0..CONTAINERD + KUBELET + MORE)
+        .map(|_| random.u8(..))
+        .collect();
+    all[CONTAINERD + KUBELET..].to_vec()
+}
+
+fn offer_of(delta: &[u8]) -> DeltaOffer {
+    DeltaOffer {
+        sha256: Digest::of(delta),
+        bytes: delta.len() as u64,
+    }
+}
+
+fn leb128(mut n: usize, out: &mut Vec<u8>) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+#[tokio::test]
+async fn a_stack_is_had_by_what_differs_from_the_active_one() {
+    let it = Between::new();
+    let delta = it.delta();
+    it.has(delta.clone());
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    assert!(it.has_delta() && !it.has_archive());
+    assert_eq!(it.asked("/archive"), 0);
+    let status = it.bed.plane.read(|p| p.statuses.clone());
+    let download = status.iter().filter_map(|s| s.download.as_ref());
+    for said in download.filter(|d| d.total > 0) {
+        assert_eq!(said.total, delta.len() as u64, "what comes is counted");
+    }
+    it.is_had();
+}
+
+#[tokio::test]
+async fn without_a_delta_and_with_one_that_is_no_smaller_the_archive_comes() {
+    for large in [false, true] {
+        let it = Between::new();
+        if large {
+            let archive = it.bed.plane.read(|p| p.archives[&it.next.manifest].len());
+            let mut offer = offer_of(&it.delta());
+            offer.bytes = archive as u64;
+            it.says(offer, Some(it.delta()));
+        }
+        let _agent = it.bed.start().await;
+        it.order().await;
+        it.staged(1).await;
+        assert!(it.has_archive() && !it.has_delta());
+        assert_eq!(it.asked("/delta"), 0);
+        it.is_had();
+    }
+}
+
+/// What is not here cannot be differed from.
+#[tokio::test]
+async fn only_a_delta_from_the_active_stack_is_asked_for() {
+    let it = Between::new();
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    let from = format!("/from/{}", it.own.manifest);
+    assert_eq!(it.asked(&from), 1);
+
+    let bare = Bed::new();
+    let _agent = bare.start().await;
+    let stack = bare.publish("1", 1_000);
+    bare.plane.offer(bare.sign(1, bare.worker(&stack)));
+    bare.plane
+        .until(|p| p.event("stack-staged").map(drop))
+        .await;
+    let asked = bare.plane.read(|p| p.asked.clone());
+    assert!(
+        asked.iter().all(|what| !what.contains("/from/")),
+        "{asked:?}"
+    );
+}
+
+/// The tunnel breaks just when the plane is asked for it: the whole archive is not begun for that.
+#[tokio::test]
+async fn a_plane_that_is_away_for_a_moment_does_not_make_it_the_long_way() {
+    let it = Between::new();
+    it.has(it.delta());
+    it.bed.plane.change(|p| p.offers_break = 1);
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    assert!(it.has_delta());
+    assert_eq!(it.asked("/archive"), 0);
+}
+
+/// The archive is not fetched for the half minute that it takes, and nothing is said to have failed.
+#[tokio::test]
+async fn a_delta_that_is_being_made_is_waited_for() {
+    let it = Between::new();
+    it.has(it.delta());
+    it.bed.plane.change(|p| p.offers_coming = 2);
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    assert!(it.has_delta());
+    assert_eq!(it.asked("/archive"), 0);
+    let failed = it.bed.plane.read(|p| p.event("stack-failed").cloned());
+    assert_eq!(failed, None);
+}
+
+/// The plane had none, and made it before a byte of the archive came.
+#[tokio::test]
+async fn an_archive_of_which_nothing_came_is_not_begun() {
+    let it = Between::new();
+    it.bed.plane.change(|p| p.cuts = vec![0; 100]);
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.bed.plane.until(|p| p.ranges.first().map(drop)).await;
+    assert!(it.asked("/archive") > 0);
+    let delta = it.delta();
+    let key = (it.next.manifest, it.own.manifest);
+    it.bed.plane.change(|p| {
+        p.cuts.clear();
+        p.deltas.insert(key, (offer_of(&delta), Some(delta)));
+    });
+    it.staged(1).await;
+    assert!(it.has_delta() && !it.has_archive());
+}
+
+/// But one of which something came goes on: its bytes are as good.
+#[tokio::test]
+async fn an_archive_that_was_begun_goes_on() {
+    let it = Between::new();
+    it.bed.plane.change(|p| {
+        p.cuts = vec![0; 100];
+        p.cuts[0] = 60_000;
+    });
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.bed.plane.until(|p| p.ranges.get(1).map(drop)).await;
+    it.has(it.delta());
+    it.bed.plane.change(|p| p.cuts.clear());
+    it.staged(1).await;
+    assert!(it.has_archive() && !it.has_delta());
+    let ranges = it.bed.plane.read(|p| p.ranges.clone());
+    let came = ranges[1];
+    assert!(
+        came.is_some() && ranges[1..].iter().all(|r| *r == came),
+        "{ranges:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_delta_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
+    let it = Between::new();
+    it.has(it.delta());
+    it.bed.plane.change(|p| p.cuts = vec![20_000, 0, 0, 0]);
+    let agent = it.bed.start().await;
+    it.order().await;
+    it.bed.plane.until(|p| p.ranges.get(1).map(drop)).await;
+    agent.stop().await;
+    it.bed.plane.change(|p| p.cuts = vec![10_000]);
+    let before = it.bed.plane.read(|p| p.ranges.len());
+    let _agent = it.bed.start().await;
+    it.staged(1).await;
+    assert!(it.has_delta());
+    assert_eq!(it.asked("/archive"), 0);
+    let ranges = it.bed.plane.read(|p| p.ranges.clone());
+    assert_eq!(ranges[0], None);
+    assert!(
+        ranges[1..before].iter().all(|r| *r == Some(20_000)),
+        "{ranges:?}"
+    );
+    assert_eq!(ranges[before..], [Some(20_000), Some(30_000)]);
+    it.is_had();
+}
+
+#[tokio::test]
+async fn a_delta_of_other_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+    let it = Between::new();
+    let mut delta = it.delta();
+    let offer = offer_of(&delta);
+    delta[9_000] ^= 1;
+    it.says(offer, Some(delta));
+    let _agent = it.bed.start().await;
+    it.order().await;
+    let words = format!("what differs from stack {} is damaged", it.own);
+    it.the_archive_came_after(&words).await;
+}
+
+#[tokio::test]
+async fn a_delta_with_more_bytes_than_was_said_is_not_staged_and_the_archive_comes() {
+    let it = Between::new();
+    let mut delta = it.delta();
+    let offer = offer_of(&delta);
+    delta.extend([0; 10]);
+    it.says(offer, Some(delta));
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.the_archive_came_after("the plane sends more than").await;
+}
+
+/// Its row is there and its file is not.
+#[tokio::test]
+async fn a_delta_that_the_plane_does_not_give_is_given_up() {
+    let it = Between::new();
+    it.says(offer_of(&it.delta()), None);
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.the_archive_came_after("there is no such thing").await;
+}
+
+/// It is what the plane says, and makes another program: nodelet throws it away, and the archive comes at once.
+#[tokio::test]
+async fn a_delta_that_makes_another_program_is_thrown_away_and_the_archive_comes() {
+    let it = Between::new();
+    let mut more = tail();
+    more[7] ^= 1;
+    it.has(it.delta_of(&more));
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    let refused = it.prepare().expect_err("another program");
+    assert!(matches!(refused, StackError::Entry { .. }), "{refused}");
+    assert!(!it.has_delta());
+    it.wants();
+    it.staged(2).await;
+    assert!(it.has_archive() && !it.has_delta());
+    assert_eq!(it.asked("/delta"), 1, "it is not fetched again");
+    it.is_had();
+    let failed = it.bed.plane.read(|p| p.event("stack-failed").cloned());
+    assert_eq!(
+        failed, None,
+        "nodelet says it, and hostagent fetched what was said"
+    );
+}
+
+/// Words of a plane that answers nonsense are no reason to stand still.
+#[tokio::test]
+async fn an_offer_that_cannot_be_read_is_none() {
+    let it = Between::new();
+    it.bed.plane.change(|p| p.offers_garbled = true);
+    let _agent = it.bed.start().await;
+    it.order().await;
+    it.staged(1).await;
+    assert!(it.has_archive());
+    let reason = it.bed.plane.read(|p| p.reason(FaultCode::StackDamaged));
+    assert_eq!(reason, None);
+}

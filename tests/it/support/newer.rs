@@ -1,0 +1,42 @@
+//! Documents as the next version may write them.
+
+use serde_json::{Value, json};
+
+/// What the next version says that this one does not know.
+pub(crate) const NEW: &str = "zz_new";
+/// Objects whose names are the operator's, not the program's.
+const MAPS: [&str; 5] = [
+    "labels",
+    "extra_args",
+    "feature_gates",
+    "required_claims",
+    "mirrors",
+];
+
+/// The document with something unknown in each of its objects, of another shape each time.
+pub(crate) fn newer(mut document: Value) -> Value {
+    add(&mut document, &mut 0);
+    document
+}
+
+fn add(value: &mut Value, count: &mut usize) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                if !MAPS.contains(&name.as_str()) {
+                    add(field, count);
+                }
+            }
+            let shapes = [
+                json!({"now": "a table"}),
+                json!([1, "two"]),
+                json!(null),
+                json!(1e300),
+            ];
+            fields.insert(NEW.into(), shapes[*count % shapes.len()].clone());
+            *count += 1;
+        }
+        Value::Array(all) => all.iter_mut().for_each(|v| add(v, count)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
