@@ -142,7 +142,7 @@ fn maintenance(now: Option<&MaintenanceStatus>) -> Told {
     let name = "maintenance".to_owned();
     let mut told = match now {
         Some(m) => {
-            let message = format!("{} ordered it until {}: {}", m.by, m.until, m.reason);
+            let message = format!("{} ordered it until {:.0}: {}", m.by, m.until, m.reason);
             let value = format!("{} {}", m.by.as_str(), m.since);
             Told::new(name, value, "maintenance-began", message)
         }

@@ -108,7 +108,7 @@ impl MaintenanceStatus {
     pub fn fault(&self, left: Option<&str>) -> Fault {
         let differs = left.map(|l| format!("; {l}")).unwrap_or_default();
         let why = format!(
-            "{} ordered it until {}: {}{differs}",
+            "{} ordered it until {:.0}: {}{differs}",
             self.by, self.until, self.reason
         );
         Fault::new(

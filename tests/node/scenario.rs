@@ -311,11 +311,16 @@ fn f_decommissioned_machine_is_as_it_was_before() -> Outcome {
 
 /// No process, mount, link, rule or directory of ours.
 fn nothing_runs(node: &str, gone: &[&str]) -> Outcome {
+    // The agent's own go on where only the role ended.
+    let programs = match gone.contains(&"/opt/pf9") {
+        true => "/opt/pf9",
+        false => "/opt/pf9/(stacks|cni)",
+    };
+    let processes = format!(
+        "ps -eo args= | grep -E '^({programs}|/usr/local/bin/kube|/pause|containerd-shim|/bin/sleep 2147483647)' || :"
+    );
     let seen = [
-        (
-            "processes",
-            "ps -eo args= | grep -E '^(/opt/pf9|/usr/local/bin/kube|/pause|containerd-shim|/bin/sleep 2147483647)' || :",
-        ),
+        ("processes", processes.as_str()),
         (
             "mounts",
             "cut -d' ' -f2 /proc/mounts | grep -E '/(var/lib|run|opt)/pf9|/run/netns/|/var/lib/kubelet' || :",

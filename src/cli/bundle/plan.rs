@@ -94,7 +94,8 @@ pub(super) fn plan(host: &HostFs) -> Vec<Item> {
             Machine::Listing,
             "names, owners, modes and sizes of the agent's files",
         ),
-        text("system/os-release", "/etc/os-release"),
+        // Below /etc it is a link.
+        text("system/os-release", "/usr/lib/os-release"),
         text("state/kube_status.json", paths::KUBE_STATUS),
         text("state/agent-switch.json", "/var/opt/pf9/agent/switch.json"),
         text("state/host_id.conf", paths::HOST_ID),
