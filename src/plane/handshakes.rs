@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::fair::{Fair, Origin};
+use super::serve::CONNECTIONS_MAX;
 use crate::app::tune;
 use crate::mux;
 
@@ -22,8 +23,9 @@ pub struct Handshakes(Fair);
 /// hundred in a second that begin and say nothing more do not fill them within
 /// [`HANDSHAKE_DEADLINE`].
 const HANDSHAKES_MAX: usize = 1024;
-/// Who waits costs a socket and a few words: the listener bounds connections, not this line.
-const WAITING_MAX: usize = usize::MAX;
+/// As many as may be connected. Who gives up leaves his name in the line, and names are cleared away where
+/// the line is full: without a bound a crowd that comes and goes would make it longer for ever.
+const WAITING_MAX: usize = CONNECTIONS_MAX;
 /// How long a connection may wait for its turn, or for its first byte. With the handshake itself
 /// it is a little less than a node waits.
 const TURN_DEADLINE: Duration = Duration::from_secs(12);

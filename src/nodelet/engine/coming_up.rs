@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Engine;
+use super::{Engine, LOOK_MAX};
 use crate::host::ours::units;
 use crate::host::units::{Active, UnitState};
 use crate::model::Role;
@@ -36,7 +36,7 @@ impl Engine {
         };
         let names: Vec<String> = units::ROLE.iter().map(|u| (*u).to_owned()).collect();
         let end = Instant::now() + LEFT_ALONE;
-        self.board.expects(LEFT_ALONE);
+        self.board.expects(LOOK_MAX);
         while Instant::now() < end {
             let Ok(seen) = self.host.units.show(&names).await else {
                 return;
@@ -47,8 +47,14 @@ impl Engine {
                     let fs = &self.host.fs;
                     let api = self.memory.peers.kube(fs, installed.role, &installed.node);
                     match api {
-                        Ok(api) if api.ready().await.is_err() => {}
-                        Ok(_) | Err(_) => return,
+                        // One that hangs is no reason to wait longer than for one that is not there.
+                        Ok(api) => {
+                            let asked = tokio::time::timeout_at(end, api.ready()).await;
+                            if asked.is_ok_and(|said| said.is_ok()) {
+                                return;
+                            }
+                        }
+                        Err(_) => return,
                     }
                 }
                 Comes::Kubelet(_) | Comes::No => return,
