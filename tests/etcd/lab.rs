@@ -303,8 +303,19 @@ impl Machine {
     }
 
     /// `etcdctl` with these words, against this member; what it prints.
+    ///
+    /// Asked again while etcd says that a leader was lost: what a member passed on to the one that died is never
+    /// answered, however soon there is another one. A write may so happen twice, with the same value.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
-        let said = self.ctl_tried(words);
+        let mut said = self.ctl_tried(words);
+        let lost = |why: &String| why.contains("leader failure") || why.contains("leader changed");
+        within(PATIENCE, || {
+            let again = said.as_ref().is_err_and(lost);
+            if again {
+                said = self.ctl_tried(words);
+            }
+            !again
+        });
         said.unwrap_or_else(|error| panic!("{words:?}: {error}\n{}", self.log()))
     }
 
