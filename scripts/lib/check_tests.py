@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import cache
+import crates
 import golang
 import netfilter
 import parts
@@ -167,6 +168,42 @@ class Costs(unittest.TestCase):
             self.assertEqual(screen.getvalue(), "", "it is there")
             parts.announce([golang.Program("part", "1.2.4", "m", [], 3)])
         self.assertIn("part 1.2.4", screen.getvalue())
+
+
+class Crates(unittest.TestCase):
+    def test_what_others_wrote_is_brought_to_the_next_checkout_and_what_is_ours_is_not(self):
+        with tempfile.TemporaryDirectory() as room:
+            cached, first, second = (Path(room) / name for name in ("cache", "first", "second"))
+            hashed = "0123456789abcdef"
+            theirs = [f"debug/deps/libserde-{hashed}.rlib", f"debug/build/pf9-like-{hashed}/out/it-{hashed}.rs",
+                      f"release/.fingerprint/serde-{hashed}/lib-serde"]
+            ours = [f"debug/deps/libpf9_hostagent-{hashed}.rmeta", f"debug/deps/it-{hashed}",
+                    f"debug/.fingerprint/pf9-hostagent-{hashed}/dep-lib-pf9_hostagent", "debug/incremental/x", "release/pf9ctl"]
+            for path in (first / name for name in theirs + ours):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("x")
+                os.utime(path, (1, 1))
+            at = lambda path: mock.patch.object(crates.tools, "target_dir", lambda: path)
+            with (mock.patch.object(cache, "CACHE", cached), mock.patch.object(crates, "CACHE", cached),
+                  redirect_stdout(io.StringIO())):
+                cached.mkdir()
+                with at(first):
+                    crates.keep()
+                with at(second):
+                    crates.bring()
+                files = lambda: sorted(path for path in second.rglob("*") if path.is_file())
+                self.assertEqual([str(path.relative_to(second)) for path in files()], sorted(theirs))
+                self.assertEqual({path.stat().st_mtime for path in files()}, {1}, "cargo goes by times")
+                (second / theirs[0]).unlink()
+                with at(second):
+                    crates.bring()
+                self.assertEqual(len(files()), len(theirs) - 1, "who has begun is left alone")
+                with at(first), mock.patch.object(crates, "compiler", lambda: "another"):
+                    crates.keep()
+                self.assertEqual(len(list(cached.glob("crates-*"))), 1, "one copy")
+                with at(Path(room) / "third"):
+                    crates.bring()
+                self.assertFalse((Path(room) / "third").exists(), "another compiler's")
 
 
 class Marks(unittest.TestCase):

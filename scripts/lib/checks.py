@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 
+import crates
 import matrix
 import node
 import suite
@@ -103,6 +104,7 @@ def main(argv):
     if args.seed not in range(2**64):
         parser.error("--seed is a number from 0 to 2^64-1")
     need_components()
+    crates.bring()
     skipped = why_no_machines(args.fast)
     if skipped:
         return check(args, skipped)
@@ -150,7 +152,10 @@ def check(args, skipped, rest=None):
 def run_tests(args, skipped):
     watch = Stopwatch()
     say("\n== tests" + (" (machine tests skipped)" if skipped else ""))
-    left_out = tests.run(tests.programs(), args.seed, args.full, not skipped, args.word)
+    programs = tests.programs()
+    if not skipped:  # else the release build is not there
+        crates.keep()
+    left_out = tests.run(programs, args.seed, args.full, not skipped, args.word)
     say(f"== tests: ok, {watch}")
     return left_out
 
