@@ -304,13 +304,13 @@ impl Machine {
 
     /// `etcdctl` with these words, against this member; what it prints.
     ///
-    /// Asked again while etcd says that a leader was lost: what a member passed on to the one that died is never
-    /// answered, however soon there is another one. A write may so happen twice, with the same value.
+    /// Asked again while a leader was lost, or nobody answers in time: what a member passed on to the one that died is
+    /// never answered, however soon there is another one. A write may so happen twice, with the same value.
     pub(crate) fn ctl(&self, words: &[&str]) -> String {
         let mut said = self.ctl_tried(words);
-        let lost = |why: &String| why.contains("leader failure") || why.contains("leader changed");
+        let unanswered = ["leader failure", "leader changed", "deadline exceeded"];
         within(PATIENCE, || {
-            let again = said.as_ref().is_err_and(lost);
+            let again = matches!(&said, Err(why) if unanswered.iter().any(|w| why.contains(w)));
             if again {
                 said = self.ctl_tried(words);
             }
