@@ -94,13 +94,15 @@ pub(super) fn ports_given_away(facts: &Facts) -> Finding {
 }
 
 /// Directories that other kinds of Kubernetes have, and ours not: what is in them is theirs.
-pub(super) const LEFT_DIRS: [&str; 10] = [
+pub(super) const LEFT_DIRS: [&str; 11] = [
     "/etc/cni/net.d",
     "/opt/cni/bin",
     "/var/lib/cni",
     "/etc/kubernetes",
     "/var/lib/etcd",
-    "/etc/rancher",
+    // Its agent's own directory is told as another agent.
+    "/etc/rancher/k3s",
+    "/etc/rancher/rke2",
     "/var/lib/rancher",
     "/etc/k0s",
     "/var/lib/k0s",

@@ -35,6 +35,8 @@ const BREAKS: [(&str, &str, &str, &str); 4] = [
         "rm -r /etc/cni",
     ),
 ];
+/// What is measured on a machine that is busy with tests: another time each time.
+const MEASURED: [&str; 2] = ["etcd-disk", "clock-offset"];
 /// Seconds that a check may take.
 const QUICK: u64 = 3;
 /// A look a minute, and one more where an address went; a tunnel that notices that its path is gone; the spec, certificates
@@ -48,7 +50,10 @@ fn not_good(node: &str) -> Outcome<Vec<(String, String)>> {
     let checks = report["checks"]
         .as_array()
         .ok_or(format!("no checks: {report}"))?;
-    let bad = checks.iter().filter(|c| c["severity"] != "ok");
+    let measured = |c: &Value| MEASURED.iter().any(|id| c["id"] == *id);
+    let bad = checks
+        .iter()
+        .filter(|c| c["outcome"] != "ok" && !measured(c));
     let said = |c: &Value| {
         let words = format!("{} {} {}", c["found"], c["why"], c["fix"]);
         (c["id"].as_str().unwrap_or_default().to_owned(), words)
@@ -79,7 +84,7 @@ pub(crate) fn what_is_broken_is_said_by_its_check() -> Outcome {
         assert_eq!(ids(&after), ids(&before), "{id}");
         println!("{id}: said, and good again after what it says was done");
     }
-    shell(node, "umount /opt/pf9/cni; rmdir /opt/pf9/cni").map(drop)
+    shell(node, "while umount /opt/pf9/cni 2>/dev/null; do :; done; rmdir /opt/pf9/cni").map(drop)
 }
 
 /// The node's own address, as the cluster knows it.
@@ -88,12 +93,13 @@ fn address(node: &str) -> Outcome<String> {
     kubectl(&["get", "node", node, "-o", path, "--request-timeout=10s"])
 }
 
-/// The machine loses its address and gets another one, as from DHCP, with the routes that there were.
+/// The machine loses its address and gets another one, as from DHCP, with the routes that there were. Not the other way
+/// round: with its first address an interface loses the others of the same network.
 fn moves(node: &str, from: &str, to: &str) -> Outcome {
     let script = format!(
         "set -e; dev=$(ip -4 -o addr show to {from} | awk '{{print $2}}'); len=$(ip -4 -o addr show to {from} | \
-         sed 's|.*{from}/\\([0-9]*\\) .*|\\1|'); way=$(ip -4 route show default); ip addr add {to}/$len dev $dev; \
-         ip addr del {from}/$len dev $dev; [ -z \"$way\" ] || ip route replace $way"
+         sed 's|.*{from}/\\([0-9]*\\) .*|\\1|'); way=$(ip -4 route show default); ip addr del {from}/$len dev $dev; \
+         ip addr add {to}/$len dev $dev; [ -z \"$way\" ] || ip route replace $way"
     );
     shell(node, &script).map(drop)
 }
