@@ -403,6 +403,7 @@ fn pages_name_files_that_are_there() {
         "README.md",
         "CONTRIBUTING.md",
         "docs/architecture.md",
+        "docs/operations.md",
         "docs/protocol.md",
     ] {
         let text = fs::read_to_string(page).expect("page");
@@ -422,6 +423,43 @@ fn pages_name_files_that_are_there() {
         }
     }
     assert!(named > 50, "only {named} paths were found");
+}
+
+/// A page with its screens as the golden files have them; how many there are.
+fn with_screens(text: &str) -> (String, usize) {
+    let (mut out, mut count) = (String::new(), 0);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        out += &format!("{line}\n");
+        let screen = line.strip_prefix("<!-- screen: ");
+        let Some(path) = screen.and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
+        let golden = fs::read_to_string(path).expect("a golden file");
+        out += &format!("```\n{}\n```\n", golden.trim_matches('\n'));
+        count += 1;
+        if lines.next_if_eq(&"```").is_some() {
+            lines.by_ref().find(|line| *line == "```");
+        }
+    }
+    (out, count)
+}
+
+/// People are shown what they will see. `PF9_BLESS=1` puts it into the page.
+#[test]
+fn screens_of_pages_are_those_of_the_programs() {
+    let page = "docs/operations.md";
+    let text = fs::read_to_string(page).expect("page");
+    let (wanted, count) = with_screens(&text);
+    assert!(count >= 6, "only {count} screens in {page}");
+    if std::env::var_os("PF9_BLESS").is_some() {
+        fs::write(page, &wanted).expect("write");
+    }
+    let text = fs::read_to_string(page).expect("page");
+    assert!(
+        text == wanted,
+        "a screen of {page} is an older one: PF9_BLESS=1"
+    );
 }
 
 #[test]

@@ -84,7 +84,11 @@ pub(crate) fn what_is_broken_is_said_by_its_check() -> Outcome {
         assert_eq!(ids(&after), ids(&before), "{id}");
         println!("{id}: said, and good again after what it says was done");
     }
-    shell(node, "while umount /opt/pf9/cni 2>/dev/null; do :; done; rmdir /opt/pf9/cni").map(drop)
+    shell(
+        node,
+        "while umount /opt/pf9/cni 2>/dev/null; do :; done; rmdir /opt/pf9/cni",
+    )
+    .map(drop)
 }
 
 /// The node's own address, as the cluster knows it.
