@@ -30,6 +30,7 @@
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
+//! | `page`                                       | the page that people look at, and when it looks again |
 //! | `agents`, `served`                           | versions of the agent, and the fleet's way from one to another; files that hosts fetch |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
@@ -75,6 +76,7 @@ mod moved;
 mod nonces;
 mod operations;
 mod orders;
+mod page;
 mod passwords;
 mod proxy;
 mod qbert;

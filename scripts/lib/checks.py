@@ -60,6 +60,9 @@ def need_components():
             run(["rustup", "component", "add", component], timeout=600)
     # A test looks at the system calls of a program.
     need_packages({"strace": "strace"})
+    # And one clicks through the plane's page.
+    need_packages({"chromium": "chromium", "chromedriver": "chromium-driver"})
+    tools.axe()
 
 
 def prepare_machines(rest):

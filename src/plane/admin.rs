@@ -36,7 +36,7 @@ use super::settings::Tuning;
 use super::stacks;
 use super::state::{self, Plane};
 use super::store::Read;
-use super::tokens;
+use super::tokens::{self, NewToken};
 use super::view;
 use super::{machines, resmgr, takeover};
 use crate::model::{Fault, FaultCode, HostId, MaintenanceRequest};
@@ -48,11 +48,6 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// Largest answer: every host of a large fleet.
 const ANSWER_MAX: usize = 256 * 1024 * 1024;
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewToken {
-    pub(super) ttl_s: i64,
-}
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Import {
@@ -179,12 +174,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
 }
 
 async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
-    let ca = plane.ca.digest();
-    let ttl = SignedDuration::from_secs(wanted.ttl_s);
-    let token = plane
-        .change(move |change| tokens::create(change, ca, ttl))
-        .await?;
-    Ok(Json(json!({"token": token.expose()})))
+    tokens::make(&plane, wanted).await.map(Json)
 }
 
 async fn import(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<Import>) -> Answer<Json<Value>> {

@@ -27,11 +27,12 @@ mod upgrade;
 
 use cluster::ClusterVerb;
 
-use super::admin::{self, NewToken, Reenrol, Removing, WantedKubeconfig};
+use super::admin::{self, Reenrol, Removing, WantedKubeconfig};
 use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
 use super::serve::{CONNECTIONS_MAX, DRAIN, DRAIN_MAX, ServeConfig, Server};
+use super::tokens::NewToken;
 use crate::app::Exit;
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Fault, FaultCode, HostId};

@@ -16,6 +16,7 @@ use super::maintenance;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal};
 use super::state::{self, Plane};
+use super::tokens::{self, NewToken};
 use super::view::ROLE;
 use crate::model::{FaultCode, HostId, MaintenanceRequest};
 
@@ -57,6 +58,15 @@ pub(super) async fn roles(_: Operator) -> Json<Value> {
         "active_version": crate::model::document::AGENT_VERSION,
         "default_settings": {},
     }]))
+}
+
+/// `POST /resmgr/v1/tokens`: a one-time token, with which one machine becomes a host.
+pub(super) async fn token(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<NewToken>,
+) -> Answer<Json<Value>> {
+    tokens::make(&plane, wanted).await.map(Json)
 }
 
 /// `PUT /resmgr/v1/hosts/{id}/roles/{role}`: authorise.

@@ -35,8 +35,8 @@ use super::strangers::{Outside, Stranger, Strangers};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
 use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, proxy,
-    qbert, resmgr, rights, rolls, stacks, trace, tunnel,
+    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, page,
+    proxy, qbert, resmgr, rights, rolls, stacks, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
 
@@ -321,6 +321,7 @@ fn router(plane: &Arc<Plane>) -> Router {
             put(resmgr::authorise).delete(resmgr::unauthorise),
         )
         .route("/v1/roles", get(resmgr::roles))
+        .route("/v1/tokens", post(resmgr::token))
         .route("/v1/agents", get(agents::http::list))
         .route("/v1/agents/policy", post(agents::http::post_policy))
         .route(
@@ -376,6 +377,11 @@ fn router(plane: &Arc<Plane>) -> Router {
         .route("/v4/{project}/nodes", get(qbert::nodes))
         .route("/v4/{project}/nodes/{uuid}", get(qbert::node));
     let ours = Router::new()
+        .route("/", get(page::root))
+        .route("/ui", get(page::root))
+        .route("/ui/", get(page::index))
+        .route("/ui/changes", get(page::changes))
+        .route("/ui/{file}", get(page::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/enrol", post(enrol::post))
         .route("/v1/tunnel", get(tunnel::accept));

@@ -20,6 +20,7 @@ use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
+use super::page::Changes;
 use super::passwords::Passwords;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
@@ -68,6 +69,8 @@ pub(super) struct Plane {
     pub(super) rights: Rights,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
+    /// Told of every change, for pages that show it.
+    pub(super) changes: Changes,
     pub(super) passwords: Passwords,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
@@ -132,6 +135,7 @@ impl Plane {
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             agents: Notify::new(),
+            changes: Changes::default(),
             passwords: parts.passwords,
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
@@ -193,6 +197,7 @@ impl Plane {
             tracing::info!(%host, %generation, "spec signed");
         }
         self.specs.announce(&changed);
+        self.changes.tell();
         for cluster in clusters {
             self.rights.poke(cluster);
         }

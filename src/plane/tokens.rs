@@ -1,11 +1,15 @@
 //! Enrolment tokens: one use, one day, kept only as digests.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::records::{TOKENS, Token};
 use super::refusal::{Answer, Refusal};
 use super::secrets;
-use super::state::Change;
+use super::state::{Change, Plane};
 use super::store::Read;
 use crate::model::{Digest, EnrolToken, FaultCode, HostId, Secret};
 
@@ -18,12 +22,24 @@ const TOKENS_MAX: usize = 10_000;
 /// How many are left when the table was full: all of them are read for that, so it must be seldom.
 const TOKENS_LEFT: usize = TOKENS_MAX / 10 * 9;
 
+/// Body of the calls that make one.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    /// Its life in seconds.
+    pub(super) ttl_s: i64,
+}
+
+/// Makes a token and shows it, this once.
+pub(super) async fn make(plane: &Arc<Plane>, wanted: NewToken) -> Answer<Value> {
+    let ca = plane.ca.digest();
+    let ttl = SignedDuration::from_secs(wanted.ttl_s);
+    let token = plane.change(move |change| create(change, ca, ttl)).await?;
+    Ok(json!({"token": token.expose()}))
+}
+
 /// Makes a token.
-pub(super) fn create(
-    change: &mut Change<'_>,
-    ca: Digest,
-    ttl: SignedDuration,
-) -> Answer<Secret<String>> {
+fn create(change: &mut Change<'_>, ca: Digest, ttl: SignedDuration) -> Answer<Secret<String>> {
     check_ttl("no token made", ttl)?;
     forget_old(change)?;
     let now = change.now;
