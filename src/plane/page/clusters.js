@@ -1,6 +1,6 @@
 import * as api from "./api.js";
 import { size } from "./hosts.js";
-import { ago, facts, field, h, state, table, tick, words } from "./dom.js";
+import { ago, count, facts, field, h, state, table, tick, words } from "./dom.js";
 
 const link = (c) => h("a", { href: `#/clusters/${encodeURIComponent(c.uuid)}`, "data-key": c.uuid }, c.name);
 
@@ -10,7 +10,7 @@ export function clusterList() {
     return [
       h("div", { class: "bar" }, h("h1", null, "Clusters"),
         api.mayChange() && h("a", { class: "button", href: "#/clusters/new" }, "New cluster")),
-      table(`${clusters.length} clusters`, [
+      table(count(clusters.length, "cluster"), [
         ["Cluster", link], ["State", (c) => state(c.status)], ["Version", (c) => c.stack],
         ["Upgrade", (c) => c.upgradingTo ? `to ${c.upgradingTo}` : ""],
         ["Masters", (c) => String(c.numMasters)], ["Workers", (c) => String(c.numWorkers)],
@@ -62,7 +62,7 @@ export function cluster(id) {
         ["Made", ago(it.created_at)], ["Warnings", it.warnings.join("; ")],
       ]),
       h("h2", null, "Nodes"),
-      table(`${own.length} nodes`, [
+      table(count(own.length, "node"), [
         ["Node", (n) => h("a", { href: `#/hosts/${n.uuid}`, "data-key": n.uuid }, n.name)],
         ["State", (n) => state(n.status)], ["Role", (n) => n.isMaster ? "master" : "worker"],
         ["Address", (n) => n.primaryIp ?? ""], ["Zone", (n) => n.zone ?? ""], ["Why", (n) => words(n.pf9.reason)],
@@ -103,7 +103,7 @@ function roll(id, kind, title, now) {
   const parts = [h("h2", null, title)];
   if (now) {
     parts.push(
-      h("p", null, state(now.state), ` ${now.words}`),
+      h("p", null, state(now.state), ` ${now.words.replace(`${now.state}: `, "")}`),
       h("p", null, h("progress", { max: String(now.of), value: String(now.done), "aria-label": "nodes done" }),
         ` ${now.done} of ${now.of} nodes`, now.why ? ` — ${words(now.why)}` : ""),
       table(`${now.from} → ${now.to ?? "the newest of the distribution"}, begun ${new Date(now.beganAt).toLocaleString()}`, [

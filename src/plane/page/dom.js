@@ -28,16 +28,19 @@ export function table(caption, columns, rows, none) {
       })))));
 }
 
+/** So many of them, as one says it. */
+export const count = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
+
 /** A list of names and values. */
 export const facts = (pairs) => h("dl", null, pairs
   .filter(([, value]) => value !== null && value !== undefined && value !== "")
   .map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
 
 const STATES = {
-  ok: ["ok", "✓"], converging: ["busy", "…"], retrying: ["busy", "↻"], pending: ["busy", "…"], maintenance: ["busy", "⏸"],
+  ok: ["ok", "✓"], converging: ["busy", "…"], retrying: ["busy", "↻"], pending: ["busy", "…"], maintenance: ["busy", "‖"],
   degraded: ["bad", "!"], failed: ["bad", "✗"], disconnected: ["bad", "?"], firing: ["bad", "!"], resolved: ["ok", "✓"],
-  running: ["busy", "…"], paused: ["busy", "⏸"], stopped: ["bad", "✗"], cancelled: ["bad", "✗"], done: ["ok", "✓"],
-  acknowledged: ["busy", "☑"], silenced: ["busy", "⏸"],
+  running: ["busy", "…"], paused: ["busy", "‖"], stopped: ["bad", "✗"], cancelled: ["bad", "✗"], done: ["ok", "✓"],
+  acknowledged: ["busy", "☑"], silenced: ["busy", "‖"],
 };
 
 /** A state as a sign and its word: colour says nothing that they do not. */

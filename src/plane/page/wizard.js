@@ -1,6 +1,6 @@
 import * as api from "./api.js";
 import { overlap, network } from "./networks.js";
-import { facts, field, h, table, tick } from "./dom.js";
+import { count, facts, field, h, table, tick } from "./dom.js";
 
 const STEPS = ["Name and networks", "Hosts", "Review"];
 
@@ -127,7 +127,7 @@ function review(made, hosts, go) {
   return h("div", null, facts([["Name", made.name], ["Pod network", made.pods], ["Service network", made.services],
     ["Network plugin", made.plugin], ["Shared address", made.masterIp],
     ["Workloads on masters", made.onMasters ? "allowed" : "not allowed"]]),
-  table(`${list.length} hosts`, [["Host", (m) => m.name], ["Role", (m) => m.isMaster ? "master" : "worker"],
+  table(count(list.length, "host"), [["Host", (m) => m.name], ["Role", (m) => m.isMaster ? "master" : "worker"],
     ["Zone", (m) => m.zone ?? ""]], list, "no host yet"),
   said, wrong, h("p", { class: "bar" }, h("button", { onclick: () => go(1) }, "Back"), make));
 }
