@@ -94,6 +94,18 @@ export const clusters = {
   turn: (cluster, kind, verb) => ask("POST", q(`/clusters/${id(cluster)}/${kind}/${id(verb)}`)),
 };
 
+export const alerts = {
+  open: () => ask("GET", "/alerts/v1/alerts?state=open"),
+  past: () => ask("GET", "/alerts/v1/alerts?state=past"),
+  one: (alert) => ask("GET", `/alerts/v1/alerts/${id(alert)}`),
+  acknowledge: (alert, body) => ask("POST", `/alerts/v1/alerts/${id(alert)}/acknowledge`, body),
+  silences: () => ask("GET", "/alerts/v1/silences"),
+  silence: (body) => ask("POST", "/alerts/v1/silences", body),
+  hear: (silence) => ask("DELETE", `/alerts/v1/silences/${id(silence)}`),
+  availability: (cluster) => ask("GET", `/alerts/v1/clusters/${id(cluster)}/availability`),
+  report: (cluster) => ask("GET", `/alerts/v1/clusters/${id(cluster)}/report`),
+};
+
 /** Calls `look` whenever something changed on the plane, and `lost` with the reason when that cannot be heard. */
 export async function listen(look, lost, signal) {
   while (!signal.aborted && session) {

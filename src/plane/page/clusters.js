@@ -38,14 +38,18 @@ function asked(question, act) {
   return box;
 }
 
+const duration = (seconds) => seconds < 120 ? `${seconds} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min`
+  : `${Math.round(seconds / 3600)} h`;
+
 /** A plan as it stands on the page until it is begun or closed; it is not fetched again by itself. */
 const plans = new Map();
 
 export function cluster(id) {
   return { title: "Cluster", live: true, async draw() {
-    const [it, nodes, etcd, upgrade, os] = await Promise.all([
+    const [it, nodes, etcd, upgrade, os, times, report] = await Promise.all([
       api.clusters.one(id), api.clusters.nodes(), api.clusters.etcd(id).catch((error) => error),
       api.clusters.roll(id, "upgrade"), api.clusters.roll(id, "os-update"),
+      api.alerts.availability(id), api.alerts.report(id),
     ]);
     document.title = `${it.name} · pf9 plane`;
     const own = nodes.filter((n) => n.clusterUuid === it.uuid);
@@ -77,6 +81,15 @@ export function cluster(id) {
           ["Well", (m) => m.healthy === null ? "not asked" : m.healthy ? "yes" : `no: ${m.why}`]], etcd.members, "none yet")],
       roll(id, "upgrade", "Upgrade", upgrade.upgrade),
       roll(id, "os-update", "Updates of the distribution", os.osUpdate),
+      h("h2", null, "Availability of its API"),
+      table(`target ${times.targetPercent} %`, [["Month", (m) => m.month], ["Answered", (m) => m.percent === null ? "" : `${m.percent} %`],
+        ["Target", (m) => m.met === null ? "" : m.met ? "met" : "missed"], ["Not measured", (m) => duration(m.unmeasuredSeconds)]],
+      times.months, "it has not answered yet"),
+      h("h2", null, "As it should be"),
+      table(`${report.nodesThatConform} of ${count(report.nodes.length, "node")} are as they should be`, [
+        ["Node", (n) => n.name], ["State", (n) => state(n.conforms ? "ok" : "failed")],
+        ["Differs", (n) => (n.differs ?? []).join("; ")], ["Since", (n) => n.since ? ago(n.since) : ""],
+        ["Repaired", (n) => String(n.repaired?.length ?? n.repaired ?? 0)]], report.nodes, "it has no node"),
     ];
   } };
 }

@@ -3,15 +3,17 @@ import * as api from "./api.js";
 import { h } from "./dom.js";
 import { signIn } from "./sign-in.js";
 import { hostList, host, join } from "./hosts.js";
+import { alert, alertList } from "./alerts.js";
 import { clusterList, cluster } from "./clusters.js";
 import { wizard } from "./wizard.js";
 
 /** [what the address begins with, its title, the view]; a view answers {title, draw, live}. */
 const VIEWS = [
   [/^#\/hosts$/, hostList], [/^#\/hosts\/join$/, join], [/^#\/hosts\/([^/]+)$/, host],
+  [/^#\/alerts$/, alertList], [/^#\/alerts\/([^/]+)$/, alert],
   [/^#\/clusters$/, clusterList], [/^#\/clusters\/new$/, wizard], [/^#\/clusters\/([^/]+)$/, cluster],
 ];
-const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"]];
+const TABS = [["#/hosts", "Hosts"], ["#/clusters", "Clusters"], ["#/alerts", "Alerts"]];
 /** A fleet says something all the time: so often is it asked again, at most. */
 const PACE = 2000;
 
