@@ -23,6 +23,7 @@
 //! | `operator`      | `host`, `cluster`, `node join`, `node leave`: the plane's operator API |
 //! | `proxy`         | `proxy set`, `proxy show` |
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
+//! | `remote`        | `--ip`: a verb on many hosts, by the system's ssh |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
@@ -52,6 +53,7 @@ mod plan;
 mod prep;
 mod proxy;
 mod proxy_test;
+mod remote;
 mod status;
 mod status_screen;
 mod tunnel;

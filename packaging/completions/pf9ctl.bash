@@ -2558,7 +2558,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__check)
-            opts="-o -h --list --output --json --skip --strict --plane --help"
+            opts="-o -h --list --output --json --skip --strict --plane --ip --user --ssh-key --ssh-config --parallel --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2580,6 +2580,26 @@ _pf9ctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ip)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -2588,7 +2608,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__decommission)
-            opts="-h --yes --local --force --keep-logs --wait --json --help"
+            opts="-h --yes --dry-run --local-only --local --force --keep-logs --wait --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2762,7 +2782,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__prep)
-            opts="-h --plane --token-file --host-id --force --skip --dry-run --fix --yes --no-prompt --wait --json --help"
+            opts="-h --plane --token-file --host-id --force --skip --dry-run --fix --yes --no-prompt --wait --json --ip --user --ssh-key --ssh-config --parallel --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2788,6 +2808,26 @@ _pf9ctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ip)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -2796,7 +2836,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__status)
-            opts="-h --json --watch --help"
+            opts="-h --json --watch --drift --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3064,7 +3104,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__status)
-            opts="-h --json --watch --help"
+            opts="-h --json --watch --drift --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -55,24 +55,35 @@ json\t'One JSON value'
 json-stream\t'One JSON value a line'"
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see --list' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l plane -d 'Go to this plane (`https://HOST[:PORT]`) instead of this host\'s own, up to TLS; for machines that are not enrolled yet' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ip -d 'Do it on this host by the system\'s ssh, and not on this machine; can be repeated, and separated by commas' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l user -d 'Log in as this user. Who is not root has to be allowed sudo without a password there' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ssh-key -d 'Log in with the private key of this file, and no other' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ssh-config -d 'Read this instead of ~/.ssh/config: ports, jump hosts, files of known keys' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l parallel -d 'How many hosts at a time' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l list -d 'Every check with its id, group, severity and what it looks at; nothing is looked at'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l json -d 'The same as --output json'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l strict -d 'Warnings count as failures'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l plane -d 'The plane, as `https://HOST[:PORT]`' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l token-file -d 'File with the one-time token the plane printed; "-" reads it from standard input' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l token-file -d 'File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l host-id -d 'The id this host shall have; default: the one it had before, or a new one' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see check-node --list' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l wait -d 'How long to wait until the plane has heard of this host, in seconds' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ip -d 'Do it on this host by the system\'s ssh, and not on this machine; can be repeated, and separated by commas' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l user -d 'Log in as this user. Who is not root has to be allowed sudo without a password there' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ssh-key -d 'Log in with the private key of this file, and no other' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ssh-config -d 'Read this instead of ~/.ssh/config: ports, jump hosts, files of known keys' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l parallel -d 'How many hosts at a time' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l force -d 'Enrol again although this machine is a host already, of this plane or another'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l dry-run -d 'Show what would be done, exactly, and do nothing; the token is not read'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l fix -d 'Put right what can be put right safely, and taken back: swap, clock, limits. Shown and asked first'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l yes -d 'Do not ask before --fix'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l no-prompt -d 'Fail instead of asking'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l json -d 'One JSON value instead of lines for people'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -s h -l help -d 'Print help'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l json -d 'One JSON value instead of a screen'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l watch -d 'Show it again whenever a second has passed, until Ctrl-C'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l drift -d 'Ask nodelet as well what is not as it should be, and show it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -s c -l cluster -d 'The cluster\'s name or id' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
@@ -85,7 +96,8 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subc
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l wait -d 'How long the removal of the role may take, in seconds' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l yes -d 'Do not ask'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l local -d 'Do not tell the plane; for machines whose plane is gone'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l dry-run -d 'Show what would go, exactly, and take nothing away'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l local -l local-only -d 'Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l force -d 'Also where others need this host: a master leaves although etcd loses its quorum. The cluster\'s API takes no change then until a backup is restored'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l keep-logs -d 'Keep /var/log/pf9'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l json -d 'One JSON value instead of lines for people'
@@ -99,6 +111,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subc
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l json -d 'One JSON value instead of a screen'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l watch -d 'Show it again whenever a second has passed, until Ctrl-C'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l drift -d 'Ask nodelet as well what is not as it should be, and show it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand plan" -l json -d 'One JSON value instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand plan" -s h -l help -d 'Print help'

@@ -57,8 +57,9 @@ def need_components():
         if run(["cargo", name, "--version"], check=False).returncode != 0:
             component = "rustfmt" if name == "fmt" else name
             run(["rustup", "component", "add", component], timeout=600)
-    # A test looks at the system calls of a program.
-    need_packages({"strace": "strace"})
+    # A test looks at the system calls of a program; others go to hosts by ssh.
+    need_packages({"strace": "strace", "ssh": "openssh-client", "sshd": "openssh-server"})
+    os.environ["PF9_CLOUD_INIT"] = str(tools.cloud_init())
 
 
 def prepare_machines(rest):

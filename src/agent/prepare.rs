@@ -10,7 +10,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::links::{self, Name};
 use super::needs;
-use super::package::{self, PROGRAMS};
+use super::package::{self, NAMES};
 use super::record::package_path;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, HostFs};
@@ -228,9 +228,9 @@ fn keep_only(fs: &HostFs, order: &AgentSpec) {
     }
 }
 
-/// Each program is started, says which it is, and reads the configuration that it would have.
+/// By each of its names the program is started, says which it is, and reads the configuration that it would have.
 async fn try_programs(host: &Host, target: &AgentPackage, name: &Name) -> Result<(), Fault> {
-    for program in PROGRAMS {
+    for program in NAMES {
         let path = host.fs.at(name.program(program));
         let cmd = Cmd::new(&path, TRY).arg("--version");
         let said = exec::run(cmd).await.map_err(|e| {

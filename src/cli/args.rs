@@ -15,6 +15,7 @@ use super::operator::{
     AttachArgs, ClusterArgs, DetachArgs, HostArgs, HostShowArgs, JoinArgs, LeaveArgs,
 };
 use super::phases::PhasesArgs;
+use super::remote::RemoteArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -165,7 +166,7 @@ pub(super) struct PrepArgs {
     /// The plane, as `https://HOST[:PORT]`.
     #[arg(long, value_name = "URL")]
     pub(super) plane: String,
-    /// File with the one-time token the plane printed; "-" reads it from standard input.
+    /// File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host.
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     pub(super) token_file: Option<PathBuf>,
     /// The id this host shall have; default: the one it had before, or a new one.
@@ -196,6 +197,8 @@ pub(super) struct PrepArgs {
     /// One JSON value instead of lines for people.
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) remote: RemoteArgs,
 }
 
 #[derive(Debug, Parser)]
@@ -206,6 +209,9 @@ pub(super) struct StatusArgs {
     /// Show it again whenever a second has passed, until Ctrl-C.
     #[arg(long)]
     pub(super) watch: bool,
+    /// Ask nodelet as well what is not as it should be, and show it.
+    #[arg(long)]
+    pub(super) drift: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -229,6 +235,8 @@ pub(super) struct CheckArgs {
     /// that are not enrolled yet.
     #[arg(long, value_name = "URL")]
     pub(super) plane: Option<String>,
+    #[command(flatten)]
+    pub(super) remote: RemoteArgs,
 }
 
 /// How a report is written.
@@ -413,8 +421,11 @@ pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
     pub(super) yes: bool,
-    /// Do not tell the plane; for machines whose plane is gone.
+    /// Show what would go, exactly, and take nothing away.
     #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown.
+    #[arg(long, visible_alias = "local-only")]
     pub(super) local: bool,
     /// Also where others need this host: a master leaves although etcd loses its quorum. The cluster's API
     /// takes no change then until a backup is restored.

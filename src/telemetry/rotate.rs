@@ -126,6 +126,8 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 /// Bounds of `kube.log`: ten times ten MiB hold months of one node's story.
 const KUBE_LOG_BYTES: u64 = 10 * 1024 * 1024;
 const KUBE_LOG_KEEP: u32 = 9;
+/// All of it.
+pub(super) const KUBE_LOG_MOST: u64 = KUBE_LOG_BYTES * (KUBE_LOG_KEEP as u64 + 1);
 
 impl KubeLog {
     /// The story at `path` (`/var/log/pf9/kube/kube.log` on a node).

@@ -19,7 +19,7 @@ fn a_file_is_on_the_disk_before_it_has_its_name() {
     let ran = Command::new("strace")
         .args(["-f", "-y", "-e", "trace=write,fsync,/^rename", "-o"])
         .arg(&calls)
-        .arg(env!("CARGO_BIN_EXE_pf9ctl"))
+        .arg(crate::support::program("pf9ctl"))
         .arg("--root")
         .arg(dir.path())
         .args(["identity", "note"])

@@ -13,6 +13,7 @@ mod identity;
 mod local;
 #[cfg(feature = "plane")]
 mod plane;
+mod remote;
 #[cfg(feature = "plane")]
 mod renewal;
 mod support;

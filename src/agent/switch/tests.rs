@@ -3,7 +3,7 @@
 use nix::mount::{MsFlags, mount};
 
 use super::*;
-use crate::agent::package::PROGRAMS;
+use crate::agent::package::PROGRAM;
 use crate::agent::testing::{order, record_at};
 use crate::host::testing::in_namespaces;
 use crate::model::Digest;
@@ -32,9 +32,7 @@ impl Machine {
         );
         this.put("/var/lib/dpkg/info/pf9-hostagent.list", "");
         for version in ["0.1.0", "0.2.0"] {
-            for program in PROGRAMS {
-                this.put(&name(version).program(program), version);
-            }
+            this.put(&name(version).program(PROGRAM), version);
             for unit in UNITS {
                 this.put(&format!("{}/{unit}", name(version).units()), version);
             }
