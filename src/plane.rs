@@ -31,6 +31,7 @@
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
 //! | `agents`, `served`                           | versions of the agent, and the fleet's way from one to another; files that hosts fetch |
+//! | `alerts`                                     | what people are told of by themselves: rules, causes, repeats, delivery |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text
@@ -42,6 +43,7 @@
 mod addons;
 mod admin;
 mod agents;
+mod alerts;
 mod authorities;
 mod backups;
 mod bootstrap;

@@ -59,6 +59,8 @@ def need_components():
             run(["rustup", "component", "add", component], timeout=600)
     # A test looks at the system calls of a program.
     need_packages({"strace": "strace"})
+    # Others hold alerts to what Alertmanager sends itself, and rules and queries to Prometheus.
+    need_packages({"prometheus-alertmanager": "prometheus-alertmanager", "promtool": "prometheus"})
 
 
 def prepare_machines(rest):

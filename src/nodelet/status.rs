@@ -22,8 +22,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, StackRef, Timestamp,
-    UpgradeStatus, paths, phases_of,
+    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, ServiceStatus, StackRef,
+    Timestamp, UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -118,6 +118,7 @@ impl Board {
             etcd: None,
             api_address: None,
             revived: Vec::new(),
+            services: Vec::new(),
             maintenance: None,
             repairs: Vec::new(),
             extensions: None,
@@ -504,6 +505,7 @@ impl Board {
             new.etcd.clone_from(&old.etcd);
             new.api_address.clone_from(&old.api_address);
             new.revived.clone_from(&old.revived);
+            new.services.clone_from(&old.services);
             new.extensions.clone_from(&old.extensions);
             if *old == *new {
                 return false;
@@ -532,10 +534,11 @@ impl AddressBoard {
 
 impl PulseBoard {
     /// Shows them.
-    pub fn show(&self, revived: &[RevivedStatus]) {
+    pub fn show(&self, revived: &[RevivedStatus], services: &[ServiceStatus]) {
         self.tx.send_if_modified(|status| {
-            let news = status.revived != revived;
+            let news = status.revived != revived || status.services != services;
             status.revived = revived.to_vec();
+            status.services = services.to_vec();
             status.revision += u64::from(news);
             news
         });

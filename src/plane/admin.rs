@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::agents;
+use super::alerts;
 use super::authorities;
 use super::backups;
 use super::etcd;
@@ -173,6 +174,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         )
         .route("/kubeconfig", post(kubeconfig_for))
         .route("/recover", get(review).post(recover_these))
+        .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(plane)

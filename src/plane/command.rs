@@ -16,10 +16,12 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod agent;
+mod alert;
 mod authorities;
 mod backups;
 mod cluster;
 mod maintenance;
+mod notify;
 mod operations;
 mod os_update;
 mod stack;
@@ -105,6 +107,12 @@ enum Verb {
     /// The clusters.
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// What the plane tells of by itself: what is wrong, since when, what it follows from.
+    #[command(subcommand)]
+    Alert(alert::AlertVerb),
+    /// Who is told of alerts.
+    #[command(subcommand)]
+    Notify(notify::NotifyVerb),
     /// Print a kubeconfig that leads through the plane.
     Kubeconfig {
         /// Name or id of the cluster.
@@ -344,6 +352,8 @@ async fn run(command: Command) -> Result<(), Fault> {
         Verb::Agent(verb) => verb.run().await,
         Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(verb) => verb.run().await,
+        Verb::Alert(verb) => verb.run().await,
+        Verb::Notify(verb) => verb.run().await,
         Verb::Kubeconfig {
             cluster,
             state,

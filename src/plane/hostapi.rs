@@ -199,6 +199,8 @@ async fn status(
         &status,
         Timestamp::now(),
     )?;
+    // Before the row takes it; whether it was kept, it was said.
+    plane.alerts.heard(host, &status, Timestamp::now());
     let news = plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
@@ -228,9 +230,10 @@ async fn take_events(
     State(plane): State<Arc<Plane>>,
     Doc(batch): Doc<EventBatch>,
 ) -> Answer<StatusCode> {
-    plane
+    let told = plane
         .change(move |change| events::take(change, host, batch))
         .await?;
+    plane.alerts.events(host, &told, Timestamp::now());
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::agents;
 use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
 use super::secrets::PasswordHash;
 use super::store::Rows;
+use super::{agents, alerts};
 use crate::model::{
     AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
     ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
@@ -72,6 +72,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
     ]
     .into_iter()
     .chain(agents::TABLES)
+    .chain(alerts::TABLES)
     .collect()
 }
 

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::agents;
+use super::alerts;
 use super::budget::TUNNELS_PER_S;
 use super::ca::LEAF_LIFE;
 use super::fair::Origin;
@@ -172,6 +173,9 @@ impl Server {
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
         tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
         tasks.spawn(maintenance::keep(Arc::clone(&plane)));
+        tasks.spawn(alerts::keep(Arc::clone(&plane)));
+        tasks.spawn(alerts::deliver(Arc::clone(&plane)));
+        tasks.spawn(alerts::probe(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -391,6 +395,7 @@ fn router(plane: &Arc<Plane>) -> Router {
         .layer(named());
     api(ours, Shape::Fault)
         .nest(metrics::PREFIX, api(metrics, Shape::Fault).layer(named()))
+        .nest("/alerts", api(alerts::http::routes(), Shape::Fault))
         .nest("/keystone", api(keystone, Shape::Keystone))
         .nest("/resmgr", api(resmgr, Shape::Resmgr))
         .nest("/qbert", api(qbert, Shape::Qbert))

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::alerts;
 use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
@@ -66,6 +67,8 @@ pub(super) struct Plane {
     pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
+    /// What alerts are made of, between two looks.
+    pub(super) alerts: alerts::Board,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
     pub(super) passwords: Passwords,
@@ -131,6 +134,7 @@ impl Plane {
             started: Timestamp::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
+            alerts: alerts::Board::default(),
             agents: Notify::new(),
             passwords: parts.passwords,
             ahead: Ahead::default(),

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod agents;
+mod alerts;
 mod authorities;
 mod backups;
 mod bed;

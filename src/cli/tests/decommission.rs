@@ -37,6 +37,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         etcd: None,
         api_address: None,
         revived: Vec::new(),
+        services: Vec::new(),
         maintenance: None,
         repairs: Vec::new(),
         extensions: None,

@@ -13,7 +13,7 @@ use hyper::client::conn::http1::SendRequest;
 use serde_json::{Value, json};
 
 use super::bindings::{OF_CLUSTER, OF_SYSTEM, PREFIX};
-use super::{Change, NODES, Seen};
+use super::{Change, NODES, READY, Seen};
 use crate::model::NodeName;
 use crate::telemetry::chain;
 
@@ -209,8 +209,16 @@ fn node(mut object: Value) -> Option<(String, Value)> {
             "resourceVersion": metadata["resourceVersion"],
         },
         "spec": {"taints": taints, "podCIDR": pods},
+        READY: ready(&object),
     });
     Some((name.to_string(), node))
+}
+
+/// Whether it is Ready; of one that says nothing, null. One whose kubelet is not heard of is not.
+fn ready(object: &Value) -> Option<bool> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    let mut ready = conditions.iter().filter(|c| c["type"] == "Ready");
+    Some(ready.next()?["status"] == "True")
 }
 
 #[cfg(test)]

@@ -283,7 +283,9 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     drop(rows);
     let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
     let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
-    let plan = plan(&cluster, &api.look().await?);
+    let seen = api.look().await?;
+    plane.alerts.nodes(id, seen.ready(), Timestamp::now());
+    let plan = plan(&cluster, &seen);
     let mut failed = None;
     for change in &plan.changes {
         match api.make(change).await {

@@ -11,8 +11,8 @@ use pf9_hostagent::model::{
     Envelope, EtcdAlarm, EtcdMemberStatus, EtcdStatus, ExtensionsStatus, FactValue, Fault,
     FaultCode, FoundManifest, Generation, HostId, MaintenanceBy, MaintenanceStatus, NodeState,
     Nonce, OsReport, PhaseId, PhaseState, PhaseStatus, RepairStatus, RestoreState, RestoreStatus,
-    Role, RollId, SigningKey, StackRef, Timestamp, UpgradeStage, UpgradeState, UpgradeStatus, What,
-    paths,
+    Role, RollId, ServiceState, ServiceStatus, SigningKey, StackRef, Timestamp, UpgradeStage,
+    UpgradeState, UpgradeStatus, What, paths,
 };
 use serde_json::{Value, json};
 
@@ -115,6 +115,12 @@ fn full(bed: &Bed) {
             since: at,
             until: at,
         });
+        s.services = vec![ServiceStatus {
+            unit: "pf9-kubelet.service".into(),
+            state: ServiceState::Silent,
+            since: at,
+            why: Some("no answer".into()),
+        }];
         s.repairs = vec![RepairStatus {
             number: 1,
             at,
