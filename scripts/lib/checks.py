@@ -122,6 +122,9 @@ def check(args, skipped, rest=None):
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
+    stage("rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
+    stage("rules for Prometheus, what they tell of",
+          ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
     stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
     if skipped:

@@ -23,6 +23,7 @@
 //! | `payload`| what he is told (pure) |
 //! | `deliver`| the way there |
 //! | `probe`, `availability` | whether clusters' APIs answer, and how much of each month they did |
+//! | `report` | what each node should be, was found to be, and what was repaired: every day (pure) |
 //! | `show`, `http` | for people and programs |
 //!
 //! What repairs itself is repaired first, by nodelet on the host; that is what the times of the rules are for. An alert
@@ -43,6 +44,7 @@ mod keep;
 mod notify;
 mod payload;
 mod probe;
+mod report;
 mod rules;
 mod shelf;
 mod show;
@@ -65,13 +67,14 @@ pub(super) use verbs::{WantedAck, WantedSilence};
 use rules::Urgency;
 
 /// Names of these kinds of rows.
-pub(super) const TABLES: [&str; 6] = [
+pub(super) const TABLES: [&str; 7] = [
     "alerts",
     "alerts-past",
     "alert-silences",
     "alert-targets",
     "alert-outbox",
     "availability",
+    "conformance-reports",
 ];
 
 /// Whose matter an alert is.

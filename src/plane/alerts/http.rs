@@ -8,6 +8,7 @@
 //! | `GET`, `POST /silences`          | for a time nobody is told of these |
 //! | `DELETE /silences/{id}`          | ends one before its time |
 //! | `GET /clusters/{id}/availability` | how much of each month its API answered (the administrator names it) |
+//! | `GET /clusters/{id}/report`      | what its nodes should be and are; `?day=YYYY-MM-DD`: were on that day |
 //! | `GET`, `POST /notify`, `DELETE /notify/{name}` | who is told (the administrator alone: files of the plane's machine) |
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::notify::{self, Wanted};
+use super::report::REPORTS;
 use super::shelf::{PAST, SILENCES};
 use super::verbs::{self, WantedAck, WantedSilence};
 use super::{Alert, show};
@@ -30,6 +32,7 @@ use crate::model::{ClusterId, FaultCode, HostId};
 use crate::plane::http::Doc;
 use crate::plane::keystone::Operator;
 use crate::plane::kubeconfig;
+use crate::plane::records::Cluster;
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::state::{self, Plane};
 use crate::plane::store::Read;
@@ -55,6 +58,7 @@ pub(in crate::plane) fn routes() -> Router<Arc<Plane>> {
         .route("/v1/silences", get(silences).post(silence))
         .route("/v1/silences/{id}", delete(unsilence))
         .route("/v1/clusters/{id}/availability", get(availability))
+        .route("/v1/clusters/{id}/report", get(report))
 }
 
 /// The administrator's.
@@ -66,6 +70,7 @@ pub(in crate::plane) fn admin_routes() -> Router<Arc<Plane>> {
         .route("/silences", get(admin_silences).post(admin_silence))
         .route("/silences/{id}", delete(admin_unsilence))
         .route("/clusters/{name}/availability", get(admin_availability))
+        .route("/clusters/{name}/report", get(admin_report))
         .route("/notify", get(admin_targets).post(admin_add_target))
         .route("/notify/{name}", delete(admin_remove_target))
 }
@@ -179,18 +184,63 @@ async fn unsilence(
     end_silence(&plane, &text).await.map(Json)
 }
 
+fn cluster_id(text: &str) -> Answer<ClusterId> {
+    text.parse().map_err(|_| {
+        let why = "its id is no UUID";
+        Refusal::bad(FaultCode::AlertInvalid, "no such cluster", why)
+    })
+}
+
+/// Of which day; absent: now.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct When {
+    day: Option<String>,
+}
+
+fn report_of(plane: &Plane, cluster: &Cluster, when: &When) -> Answer<Value> {
+    let rows = plane.read()?;
+    let Some(day) = &when.day else {
+        return super::report::now(plane, &rows, cluster);
+    };
+    let plain = |b: u8| b.is_ascii_digit() || b == b'-';
+    let found = match day.bytes().all(plain) {
+        true => rows.get(&REPORTS, &format!("{}/{day}", cluster.id))?,
+        false => None,
+    };
+    found.ok_or_else(|| {
+        let why = "none was made on that day, or it was long ago";
+        Refusal::missing(FaultCode::NotFound, "no such report", why)
+    })
+}
+
 async fn availability(
     _: Operator,
     State(plane): State<Arc<Plane>>,
     Path(text): Path<String>,
 ) -> Answer<Json<Value>> {
-    let id = text.parse().map_err(|_| {
-        let why = "its id is no UUID";
-        Refusal::bad(FaultCode::AlertInvalid, "no such cluster", why)
-    })?;
     let rows = plane.read()?;
-    let cluster = state::cluster(&rows, id)?;
+    let cluster = state::cluster(&rows, cluster_id(&text)?)?;
     super::availability::shown(&rows, cluster.id).map(Json)
+}
+
+async fn report(
+    _: Operator,
+    State(plane): State<Arc<Plane>>,
+    Path(text): Path<String>,
+    Query(when): Query<When>,
+) -> Answer<Json<Value>> {
+    let cluster = state::cluster(&plane.read()?, cluster_id(&text)?)?;
+    report_of(&plane, &cluster, &when).map(Json)
+}
+
+async fn admin_report(
+    State(plane): State<Arc<Plane>>,
+    Path(name): Path<String>,
+    Query(when): Query<When>,
+) -> Answer<Json<Value>> {
+    let cluster = kubeconfig::find(&plane.read()?, &name)?;
+    report_of(&plane, &cluster, &when).map(Json)
 }
 
 async fn admin_availability(

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::engine::{self, Book, Led, Look};
 use super::found::{self, World};
 use super::shelf::{self, OPEN, SILENCES};
-use super::{Alert, notify, verbs};
+use super::{Alert, notify, report, verbs};
 use crate::model::{ClusterId, HostId};
 use crate::plane::agents;
 use crate::plane::records::{CLUSTERS, Cluster, HOSTS, Host, STATUSES};
@@ -33,9 +33,20 @@ pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
             return;
         }
     }
+    let mut reported = String::new();
     loop {
         if let Err(refusal) = look(&plane).await {
             tracing::error!(why = %refusal.fault, "cannot look for alerts");
+        }
+        let now = Timestamp::now();
+        let today = report::day_of(now);
+        if reported != today {
+            match report::make_todays(&plane, now).await {
+                Ok(()) => reported = today,
+                Err(refusal) => {
+                    tracing::error!(why = %refusal.fault, "the day's reports are not made")
+                }
+            }
         }
         tokio::select! {
             // cancel-safe: time and news are waited for

@@ -42,6 +42,17 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// Show what each node should be, what it was found to be, what was repaired, and since when something differs. The
+    /// plane makes one every day and keeps a hundred.
+    Report {
+        /// Name or id of the cluster.
+        name: String,
+        /// The one of that day; absent: of now.
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        day: Option<String>,
+        #[command(flatten)]
+        list: Listing,
+    },
     /// Begin a cluster anew from a snapshot of its etcd that one of its masters has. What was written
     /// since it was taken is lost to the cluster. Nothing is stopped before the snapshot is checked and
     /// the new data are made; the data of now are kept aside on each master.
@@ -135,6 +146,15 @@ impl ClusterVerb {
             Self::Availability { name, list } => {
                 let path = format!("/clusters/{name}/availability");
                 one(&list, &path, availability_screen).await
+            }
+            Self::Report { name, day, list } => {
+                let day = day.map_or_else(String::new, |day| format!("?day={day}"));
+                one(
+                    &list,
+                    &format!("/clusters/{name}/report{day}"),
+                    report_screen,
+                )
+                .await
             }
             Self::Restore {
                 name,
@@ -313,6 +333,51 @@ fn show_screen(answer: &Value) -> String {
 }
 
 /// What comes of another stack, and what of the one before stays all the same.
+/// A block for each node.
+fn report_screen(answer: &Value) -> String {
+    let nodes = answer["nodes"].as_array().into_iter().flatten();
+    let count = nodes.clone().count();
+    let mut out = format!(
+        "cluster {} at {}: {} of {count} nodes are what they should be\n",
+        text(answer, "name"),
+        text(answer, "at"),
+        answer["nodesThatConform"],
+    );
+    for node in nodes {
+        let verdict = match node["conforms"].as_bool() {
+            Some(true) => "as it should be",
+            Some(false) | None => "DIFFERS",
+        };
+        let since = match text(node, "since") {
+            "" => String::new(),
+            since => format!(" since {since}"),
+        };
+        out += &format!(
+            "\n{} ({} of stack {}): {verdict}{since}\n",
+            text(node, "name"),
+            cell(node, "wanted.role"),
+            cell(node, "wanted.stack"),
+        );
+        for differs in node["differs"].as_array().into_iter().flatten() {
+            out += &format!("  {}\n", differs.as_str().unwrap_or_default());
+        }
+        for repair in node["repaired"].as_array().into_iter().flatten() {
+            let (at, what, why) = (
+                text(repair, "at"),
+                text(repair, "what"),
+                text(repair, "why"),
+            );
+            out += &format!("  repaired {at}: {what} ({why})\n");
+        }
+        out += &format!(
+            "  looked at {}, heard of {}\n",
+            cell(node, "found.lookedAt"),
+            cell(node, "found.heardAt")
+        );
+    }
+    out
+}
+
 /// A line a month, the newest last.
 fn availability_screen(answer: &Value) -> String {
     let head = ["MONTH", "ANSWERED", "TARGET", "", "SILENT", "UNMEASURED"];
@@ -399,6 +464,34 @@ fn etcd_screen(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_screen_of_a_report_names_what_differs_and_what_was_repaired() {
+        let node = |name: &str, conforms: bool, differs: Value| {
+            json!({
+                "name": name, "conforms": conforms, "wanted": {"role": "worker", "stack": "1.37.2"},
+                "found": {"lookedAt": "t1", "heardAt": "t2"}, "differs": differs, "since": null,
+                "repaired": [{"at": "t0", "what": "start kubelet", "why": "it is not running"}],
+            })
+        };
+        let mut away = node("w2", false, json!(["its state is retrying: no space"]));
+        away["since"] = json!("t9");
+        away["repaired"] = json!([]);
+        let answer = json!({"name": "c", "at": "t", "nodesThatConform": 1,
+                            "nodes": [node("w1", true, json!([])), away]});
+        let wanted = "\
+cluster c at t: 1 of 2 nodes are what they should be
+
+w1 (worker of stack 1.37.2): as it should be
+  repaired t0: start kubelet (it is not running)
+  looked at t1, heard of t2
+
+w2 (worker of stack 1.37.2): DIFFERS since t9
+  its state is retrying: no space
+  looked at t1, heard of t2
+";
+        assert_eq!(report_screen(&answer), wanted);
+    }
 
     #[test]
     fn the_screen_of_availability_says_what_was_promised_and_what_was_not_measured() {

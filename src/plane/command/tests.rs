@@ -50,6 +50,7 @@ fn the_command_line_is_sound() {
         "notify add jira --kind ticket --url-file u --ca-file c --state-dir d",
         "notify list --state-dir d",
         "cluster availability c --state-dir d",
+        "cluster report c --day 2026-11-29 --state-dir d",
         "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
     ] {
         let words = std::iter::once("pf9-plane").chain(line.split(' '));
