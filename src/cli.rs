@@ -25,6 +25,7 @@
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
+//! | `kube_token`    | `kube-token`: what kubectl shows the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
 //! | `maintenance`   | `maintenance start`, `end`, `show` |
@@ -42,6 +43,7 @@ mod decommission;
 mod etcd;
 mod examples;
 mod identity;
+mod kube_token;
 mod leftovers;
 mod logs;
 mod maintenance;
@@ -159,6 +161,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         }) => operator::leave(ctx, args).await,
         Verb::Cluster(args) => operator::cluster(ctx, &args.verb).await,
         Verb::Host(args) => operator::host(ctx, &args.verb).await,
+        Verb::KubeToken(args) => kube_token::run(ctx, args).await,
         Verb::AttachNode(args) => operator::attach_one(ctx, args).await,
         Verb::DetachNode(args) => operator::detach_one(ctx, args).await,
         Verb::AuthorizeNode(args) => operator::authorize(ctx, args).await,

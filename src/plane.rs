@@ -13,7 +13,9 @@
 //! | `maintenance`                                | hosts on which nothing is to be changed for a time |
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
-//! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
+//! | `access`, `guard`, `routes`                  | who may do what (pure), the door of every route, all of them |
+//! | `people`, `logins`, `keystone`               | who there is, tokens, Keystone's REST |
+//! | `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
@@ -39,6 +41,7 @@
 //! node ─► enrol, hostapi ──────────────┘   (one transaction, specs included)
 //! ```
 
+mod access;
 mod addons;
 mod admin;
 mod agents;
@@ -60,6 +63,7 @@ mod events;
 mod excuse;
 mod fair;
 mod fleet;
+mod guard;
 mod handshakes;
 mod hostapi;
 mod hostkey;
@@ -67,6 +71,7 @@ mod http;
 mod keys;
 mod keystone;
 mod kubeconfig;
+mod logins;
 mod machines;
 mod maintenance;
 mod membership;
@@ -76,6 +81,7 @@ mod nonces;
 mod operations;
 mod orders;
 mod passwords;
+mod people;
 mod proxy;
 mod qbert;
 mod records;
@@ -86,6 +92,7 @@ mod resmgr;
 mod rights;
 mod rolls;
 mod rotation;
+mod routes;
 mod secrets;
 mod serve;
 mod served;
@@ -113,4 +120,5 @@ mod zones;
 pub use budget::{Budget, Full, TUNNELS_PER_S};
 pub use command::main;
 pub use handshakes::Handshakes;
+pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};

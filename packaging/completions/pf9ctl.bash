@@ -40,6 +40,9 @@ _pf9ctl() {
             pf9ctl,identity)
                 cmd="pf9ctl__subcmd__identity"
                 ;;
+            pf9ctl,kube-token)
+                cmd="pf9ctl__subcmd__kube__subcmd__token"
+                ;;
             pf9ctl,logs)
                 cmd="pf9ctl__subcmd__logs"
                 ;;
@@ -204,6 +207,9 @@ _pf9ctl() {
                 ;;
             pf9ctl__subcmd__help,identity)
                 cmd="pf9ctl__subcmd__help__subcmd__identity"
+                ;;
+            pf9ctl__subcmd__help,kube-token)
+                cmd="pf9ctl__subcmd__help__subcmd__kube__subcmd__token"
                 ;;
             pf9ctl__subcmd__help,logs)
                 cmd="pf9ctl__subcmd__help__subcmd__logs"
@@ -554,7 +560,7 @@ _pf9ctl() {
 
     case "${cmd}" in
         pf9ctl)
-            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help"
+            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1218,7 +1224,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__help)
-            opts="node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help"
+            opts="node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1668,6 +1674,20 @@ _pf9ctl() {
         pf9ctl__subcmd__help__subcmd__identity__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__kube__subcmd__token)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -2376,6 +2396,36 @@ _pf9ctl() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__kube__subcmd__token)
+            opts="-h --cluster --project --cache-dir --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --project)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -9,6 +9,7 @@ use super::bundle::BundleArgs;
 use super::config::ConfigArgs;
 use super::etcd::EtcdArgs;
 use super::examples::{KNOWN, under};
+use super::kube_token::KubeTokenArgs;
 use super::logs::LogsArgs;
 use super::maintenance::MaintenanceArgs;
 use super::operator::{
@@ -59,6 +60,8 @@ pub(super) enum Verb {
     Etcd(EtcdArgs),
     /// The plane's clusters, with an operator's token: list, show.
     Cluster(ClusterArgs),
+    /// A token for kubectl, as kubeconfigs that lead through the plane ask for it.
+    KubeToken(KubeTokenArgs),
     /// The plane's hosts, with an operator's token: list, show, authorize, attach, detach.
     Host(HostArgs),
     /// Who this machine is to its plane, and what to do when it is a copy of another machine.
@@ -457,7 +460,7 @@ impl Verb {
             Self::AttachNode(args) => args.to.plane.json,
             Self::DetachNode(args) => args.from.plane.json,
             Self::AuthorizeNode(args) | Self::DeauthorizeNode(args) => args.plane.json,
-            Self::Completions(_) => false,
+            Self::Completions(_) | Self::KubeToken(_) => false,
             Self::Plan(args) => args.json,
             Self::Proxy(ProxyArgs { verb }) => match verb {
                 ProxyVerb::Set(args) => args.json,

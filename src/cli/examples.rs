@@ -63,6 +63,13 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "kube-token",
+        &[
+            "pf9ctl kube-token --cluster 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
+            "pf9ctl kube-token --cluster 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --config ~/operator.toml",
+        ],
+    ),
+    (
         "host list",
         &[
             "pf9ctl host list --config operator.toml",

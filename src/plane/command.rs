@@ -19,6 +19,7 @@ mod agent;
 mod authorities;
 mod backups;
 mod cluster;
+mod kubeconfigs;
 mod maintenance;
 mod operations;
 mod os_update;
@@ -27,7 +28,7 @@ mod upgrade;
 
 use cluster::ClusterVerb;
 
-use super::admin::{self, NewToken, Reenrol, Removing, WantedKubeconfig};
+use super::admin::{self, NewToken, Reenrol, Removing};
 use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
@@ -105,7 +106,8 @@ enum Verb {
     /// The clusters.
     #[command(subcommand)]
     Cluster(ClusterVerb),
-    /// Print a kubeconfig that leads through the plane.
+    /// Print a kubeconfig that leads through the plane. There is no secret in it: pf9ctl kube-token gets one when it is
+    /// used.
     Kubeconfig {
         /// Name or id of the cluster.
         cluster: String,
@@ -114,7 +116,12 @@ enum Verb {
         /// Write it to this file (0600) instead.
         #[arg(long)]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        kept: kubeconfigs::KeptArgs,
     },
+    /// Long-lived kubeconfigs: those that have a token in them.
+    #[command(subcommand)]
+    Kubeconfigs(kubeconfigs::KubeconfigsVerb),
     /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
     Recover(recover::RecoverArgs),
     /// After going back to an older version of the plane that refuses the newer store: put the copy in its place
@@ -146,6 +153,9 @@ enum TokenVerb {
         /// How long it is good: a number and s, m, h or d.
         #[arg(long, default_value = "24h", value_parser = seconds)]
         ttl: i64,
+        /// The project that the machine comes to: its id, or its name in the default domain.
+        #[arg(long)]
+        project: Option<String>,
         /// Write it to this file (0600) instead.
         #[arg(long)]
         out: Option<PathBuf>,
@@ -286,8 +296,16 @@ async fn run(command: Command) -> Result<(), Fault> {
             })
             .await
         }
-        Verb::Token(TokenVerb::Create { state, ttl, out }) => {
-            let body = NewToken { ttl_s: ttl };
+        Verb::Token(TokenVerb::Create {
+            state,
+            ttl,
+            project,
+            out,
+        }) => {
+            let body = NewToken {
+                ttl_s: ttl,
+                project,
+            };
             let answer = admin::ask(&state.state_dir, Method::POST, "/tokens", &body).await?;
             let token = format!("{}\n", text(&answer, "token"));
             put(out.as_deref(), &token)
@@ -348,11 +366,13 @@ async fn run(command: Command) -> Result<(), Fault> {
             cluster,
             state,
             out,
+            kept,
         } => {
-            let body = WantedKubeconfig { cluster };
+            let body = kept.wanted(cluster);
             let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
             put(out.as_deref(), text(&answer, "kubeconfig"))
         }
+        Verb::Kubeconfigs(verb) => kubeconfigs::run(verb).await,
         Verb::Recover(args) => recover::run(&args).await,
         Verb::PutBack { state } => put_back(&state.state_dir),
         Verb::Ca { state } => {

@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::events;
+use super::guard::Person;
 use super::hostapi::Caller;
 use super::http::Doc;
-use super::keystone::Operator;
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::state::{self, Change, Plane};
@@ -238,19 +238,18 @@ pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Val
 
 /// `POST /resmgr/v1/hosts/{id}/operations`.
 pub(super) async fn post(
-    _: Operator,
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let by = "an operator".to_owned();
-    let shown = order_on(&plane, host_id(&id)?, wanted, by).await?;
+    let shown = order_on(&plane, host_id(&id)?, wanted, who.name()).await?;
     Ok((StatusCode::ACCEPTED, Json(shown)))
 }
 
 /// `GET /resmgr/v1/hosts/{id}/operations`.
 pub(super) async fn get(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {

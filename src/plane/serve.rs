@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::{any, delete, get, post, put};
 use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,17 +26,13 @@ use super::budget::TUNNELS_PER_S;
 use super::ca::LEAF_LIFE;
 use super::fair::Origin;
 use super::handshakes::Handshakes;
-use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::passwords::Passwords;
-use super::refusal::{Shape, chain};
+use super::refusal::chain;
 use super::state::{Parts, Plane};
 use super::strangers::{Outside, Stranger, Strangers};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, proxy,
-    qbert, resmgr, rights, rolls, stacks, trace, tunnel,
-};
+use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
 use crate::model::{Fault, FaultCode};
 
 /// What [`Server::start`] needs.
@@ -294,111 +289,6 @@ fn admin_socket(dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Everything on the HTTPS port.
-fn router(plane: &Arc<Plane>) -> Router {
-    let api = |routes: Router<Arc<Plane>>, shape| {
-        routes
-            .fallback(no_such_path)
-            .method_not_allowed_fallback(no_such_method)
-            .layer(axum::middleware::from_fn(deadline))
-            .layer(axum::middleware::map_response(shaped(shape)))
-    };
-    let keystone = Router::new().route("/v3/auth/tokens", post(keystone::issue));
-    let resmgr = Router::new()
-        .route("/v1/hosts", get(resmgr::list))
-        .route("/v1/hosts/{id}", get(resmgr::get).delete(resmgr::remove))
-        .route("/v1/hosts/{id}/events", get(resmgr::events))
-        .route(
-            "/v1/hosts/{id}/operations",
-            get(operations::get).post(operations::post),
-        )
-        .route(
-            "/v1/hosts/{id}/maintenance",
-            post(resmgr::begin_maintenance).delete(resmgr::end_maintenance),
-        )
-        .route(
-            "/v1/hosts/{id}/roles/{role}",
-            put(resmgr::authorise).delete(resmgr::unauthorise),
-        )
-        .route("/v1/roles", get(resmgr::roles))
-        .route("/v1/agents", get(agents::http::list))
-        .route("/v1/agents/policy", post(agents::http::post_policy))
-        .route(
-            "/v1/agents/upgrade",
-            get(agents::http::show).post(agents::http::post),
-        )
-        .route("/v1/agents/upgrade/plan", post(agents::http::post_plan))
-        .route("/v1/agents/upgrade/{verb}", post(agents::http::post_turn));
-    let qbert = Router::new()
-        .route(
-            "/v4/{project}/clusters",
-            get(qbert::list).post(qbert::create),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}",
-            get(qbert::get)
-                .merge(delete(qbert::delete))
-                .patch(qbert::tune),
-        )
-        .route("/v4/{project}/clusters/{uuid}/etcd", get(etcd::places::get))
-        .route(
-            "/v4/{project}/clusters/{uuid}/etcd/restore",
-            get(etcd::restore::get)
-                .post(etcd::restore::post)
-                .delete(etcd::restore::delete),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade",
-            get(rolls::http::get).post(rolls::http::post),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade/plan",
-            post(rolls::http::post_plan),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade/{verb}",
-            post(rolls::http::post_turn),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update",
-            get(rolls::http::os_get).post(rolls::http::os_post),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update/plan",
-            post(rolls::http::os_post_plan),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update/{verb}",
-            post(rolls::http::os_post_turn),
-        )
-        .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
-        .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
-        .route("/v4/{project}/nodes", get(qbert::nodes))
-        .route("/v4/{project}/nodes/{uuid}", get(qbert::node));
-    let ours = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/v1/enrol", post(enrol::post))
-        .route("/v1/tunnel", get(tunnel::accept));
-    let metrics = Router::new()
-        .route("/targets", get(metrics::targets))
-        .route("/agents", get(metrics::of_the_fleet))
-        .route("/hosts/{id}/{source}", get(metrics::numbers));
-    let named = || axum::middleware::from_fn(trace::layer);
-    let kube = Router::new()
-        .route("/k8s/clusters/{uuid}", any(proxy::handle))
-        .route("/k8s/clusters/{uuid}/", any(proxy::handle))
-        .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle))
-        .layer(named());
-    api(ours, Shape::Fault)
-        .nest(metrics::PREFIX, api(metrics, Shape::Fault).layer(named()))
-        .nest("/keystone", api(keystone, Shape::Keystone))
-        .nest("/resmgr", api(resmgr, Shape::Resmgr))
-        .nest("/qbert", api(qbert, Shape::Qbert))
-        // No deadline: a watch lasts.
-        .merge(kube)
-        .with_state(Arc::clone(plane))
-}
-
 async fn accept_tls(
     plane: Arc<Plane>,
     listener: TcpListener,
@@ -408,7 +298,7 @@ async fn accept_tls(
     let connections = Arc::new(Semaphore::new(connections));
     let handshakes = Arc::new(Handshakes::default());
     let strangers = Strangers::default();
-    let router = router(&plane);
+    let router = routes::router(&plane);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

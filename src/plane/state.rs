@@ -259,24 +259,27 @@ impl DerefMut for Change<'_> {
 
 /// A host, or the refusal that there is none.
 pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
-    rows.get(&HOSTS, &id.to_string())?.ok_or_else(|| {
-        Refusal::missing(
-            FaultCode::HostUnknown,
-            format!("no host {id}"),
-            "it is not enrolled",
-        )
-    })
+    rows.get(&HOSTS, &id.to_string())?
+        .ok_or_else(|| no_host(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_host(id: HostId) -> Refusal {
+    let what = format!("no host {id}");
+    Refusal::missing(FaultCode::HostUnknown, what, "it is not enrolled")
 }
 
 /// A cluster, or the refusal that there is none.
 pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
-    rows.get(&CLUSTERS, &id.to_string())?.ok_or_else(|| {
-        Refusal::missing(
-            FaultCode::ClusterUnknown,
-            format!("no cluster {id}"),
-            "it was never created, or was deleted",
-        )
-    })
+    rows.get(&CLUSTERS, &id.to_string())?
+        .ok_or_else(|| no_cluster(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_cluster(id: ClusterId) -> Refusal {
+    let what = format!("no cluster {id}");
+    let why = "it was never created, or was deleted";
+    Refusal::missing(FaultCode::ClusterUnknown, what, why)
 }
 
 /// The cluster that a host is in.

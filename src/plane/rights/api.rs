@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::SendRequest;
 use serde_json::{Value, json};
 
-use super::bindings::{OF_CLUSTER, OF_SYSTEM, PREFIX};
+use super::bindings::{OF_CLUSTER, OF_SYSTEM, PEOPLE, PREFIX};
 use super::{Change, NODES, Seen};
 use crate::model::NodeName;
 use crate::telemetry::chain;
@@ -172,7 +172,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// A binding's name that we made: else it is not looked at, and it stands in no path.
 fn is_ours(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-".contains(&b);
-    name.starts_with(PREFIX) && name.bytes().all(plain)
+    (name.starts_with(PREFIX) || name.starts_with(PEOPLE)) && name.bytes().all(plain)
 }
 
 /// As a query's value.
@@ -335,6 +335,7 @@ mod tests {
     #[test]
     fn only_names_of_ours_are_looked_at() {
         assert!(is_ours("pf9:host:kube-proxies-07"));
+        assert!(is_ours("pf9:role:reader"));
         for theirs in [
             "cluster-admin",
             "pf9:host:../x",

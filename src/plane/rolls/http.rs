@@ -23,8 +23,9 @@ use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, run
 use crate::model::{
     AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
 };
+use crate::plane::guard::Person;
 use crate::plane::http::{DOCUMENT_MAX, Doc, parse, read_body};
-use crate::plane::qbert::{Tenant, cluster_id};
+use crate::plane::qbert::cluster_id;
 use crate::plane::records::{CLUSTERS, Cluster};
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::state::{self, Change, Plane};
@@ -405,7 +406,7 @@ impl<S: Send + Sync> FromRequest<S> for Told {
 }
 
 pub(in crate::plane) async fn get(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
 ) -> Answer<Json<Value>> {
     shown(&plane, cluster_id(&id)?, Kind::Stack)
@@ -413,7 +414,7 @@ pub(in crate::plane) async fn get(
 
 /// Also without a body: to the newest that may follow, or of the kind that the query names.
 pub(in crate::plane) async fn post(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Query(kind): Query<Which>,
     Told(wanted): Told,
@@ -425,7 +426,7 @@ pub(in crate::plane) async fn post(
 }
 
 pub(in crate::plane) async fn post_plan(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
@@ -433,7 +434,7 @@ pub(in crate::plane) async fn post_plan(
 }
 
 pub(in crate::plane) async fn post_turn(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -442,14 +443,14 @@ pub(in crate::plane) async fn post_turn(
 }
 
 pub(in crate::plane) async fn os_get(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
 ) -> Answer<Json<Value>> {
     shown(&plane, cluster_id(&id)?, Kind::Os)
 }
 
 pub(in crate::plane) async fn os_post(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -457,7 +458,7 @@ pub(in crate::plane) async fn os_post(
 }
 
 pub(in crate::plane) async fn os_post_plan(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -465,7 +466,7 @@ pub(in crate::plane) async fn os_post_plan(
 }
 
 pub(in crate::plane) async fn os_post_turn(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {

@@ -22,7 +22,7 @@ use super::{CACHE_BYTES, META, Read, Snapshot, StoreError, Write, redb_failed};
 pub(super) type Step = fn(&mut Write) -> Result<(), StoreError>;
 
 /// The steps from the first schema on; their number says which schema this program writes.
-pub(super) const STEPS: &[Step] = &[];
+pub(super) const STEPS: &[Step] = &[crate::plane::people::make::from_one];
 
 /// The schema that these steps lead to.
 pub(super) fn schema(steps: &[Step]) -> u64 {
