@@ -21,6 +21,7 @@ import sys
 
 import matrix
 import node
+import openstack
 import suite
 import tests
 import tools
@@ -150,6 +151,7 @@ def check(args, skipped, rest=None):
 def run_tests(args, skipped):
     watch = Stopwatch()
     say("\n== tests" + (" (machine tests skipped)" if skipped else ""))
+    openstack.client()
     left_out = tests.run(tests.programs(), args.seed, args.full, not skipped, args.word)
     say(f"== tests: ok, {watch}")
     return left_out

@@ -25,7 +25,7 @@ from common import REPO, Fail, run as run_program, say, tail_text
 
 COMPILE_SECONDS = 2700
 # Seconds for one test, by its program; several times what it takes.
-DEADLINES = {"node": 900, "etcd": 300}
+DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700,
