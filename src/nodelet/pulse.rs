@@ -41,7 +41,7 @@ use super::trust;
 use crate::app::Beat;
 use crate::host::Host;
 use crate::host::units::UnitState;
-use crate::model::{NodeSpec, RevivedStatus, Role, Timestamp};
+use crate::model::{NodeSpec, RevivedStatus, Role};
 use crate::telemetry::chain;
 
 use ask::{ANSWER, Asks, Heard};
@@ -205,7 +205,7 @@ impl Keeper {
         self.revived.push(RevivedStatus {
             unit: unit.to_owned(),
             times,
-            last_at: Timestamp::now(),
+            last_at: crate::seam::clock::now(),
             why,
         });
         self.board.show(&self.revived);

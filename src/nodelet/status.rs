@@ -316,7 +316,7 @@ impl Board {
             until: Instant::now() + at_most,
         });
         self.shows_what_runs();
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let mut begins = None;
         if let Some(phase) = self.phase_mut(planned.phase)
             && phase.state != PhaseState::Executing
@@ -378,7 +378,7 @@ impl Board {
         self.say(&format!("  {order} done: {what} ({})", planned.why));
         self.repaired(&what, &planned.why);
         if last {
-            let now = Timestamp::now();
+            let now = crate::seam::clock::now();
             let mut took = 0;
             if let Some(phase) = self.phase_mut(planned.phase) {
                 phase.state = PhaseState::Running;
@@ -417,7 +417,7 @@ impl Board {
                 None => format!("state {} → {state}", s.state),
             };
             tracing::info!(from = %s.state, to = %state, "state changed");
-            self.log.say(Timestamp::now(), &words);
+            self.log.say(crate::seam::clock::now(), &words);
         }
         s.state = state;
         s.reason = now.reason();
@@ -489,7 +489,7 @@ impl Board {
 
     /// A line in `kube.log`.
     pub fn say(&self, line: &str) {
-        self.log.say(Timestamp::now(), line);
+        self.log.say(crate::seam::clock::now(), line);
     }
 
     fn phase_mut(&mut self, id: PhaseId) -> Option<&mut PhaseStatus> {
@@ -543,7 +543,7 @@ impl PulseBoard {
 
     /// A line in `kube.log`.
     pub fn say(&self, line: &str) {
-        self.log.say(Timestamp::now(), line);
+        self.log.say(crate::seam::clock::now(), line);
     }
 
     /// The host is in maintenance.

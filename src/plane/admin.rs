@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -302,7 +302,7 @@ async fn operations_of(
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let host = state::host(&rows, resmgr::host_id(&id)?)?;
-    operations::list(&rows, host.id, Timestamp::now()).map(Json)
+    operations::list(&rows, host.id, crate::seam::clock::now()).map(Json)
 }
 
 async fn begin_maintenance(

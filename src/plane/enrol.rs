@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use jiff::Timestamp;
 
 use super::backups;
 use super::ca::ProvenKey;
@@ -39,7 +38,7 @@ pub(super) async fn post(
         ));
     }
     // A stranger is refused before he holds up a write that others wait for.
-    tokens::good(&plane.read()?, &request.token, Timestamp::now())?;
+    tokens::good(&plane.read()?, &request.token, crate::seam::clock::now())?;
     let host = request.host_id;
     let shared = Arc::clone(&plane);
     let (entry, certificate) = plane

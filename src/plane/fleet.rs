@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::departures;
 use super::etcd::{self, leave::Forced};
@@ -32,7 +32,7 @@ pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known
         spec: rows.get(&SPECS, &id)?,
         copy: rows.get(&MACHINES, &id)?.and_then(|m| m.copy),
         connected: plane.sessions.is_connected(host.id),
-        now: Timestamp::now(),
+        now: crate::seam::clock::now(),
         host,
     })
 }

@@ -14,7 +14,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::agents;
@@ -197,7 +196,7 @@ async fn status(
         &plane.keys.ring(),
         host,
         &status,
-        Timestamp::now(),
+        crate::seam::clock::now(),
     )?;
     let news = plane
         .change(move |change| {
@@ -314,7 +313,7 @@ impl Peer {
             SessionKind::Full | SessionKind::RenewalOnly => rows.get(&HOSTS, &row)?.is_some(),
             SessionKind::RemovalOnly => {
                 let removed = rows.get(&REMOVED, &row)?;
-                removed.is_some_and(|r| Timestamp::now() < r.until)
+                removed.is_some_and(|r| crate::seam::clock::now() < r.until)
             }
         };
         if is_known {

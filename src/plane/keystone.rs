@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -226,7 +226,7 @@ pub(super) fn shown(headers: &HeaderMap) -> Answer<&str> {
 pub(super) fn scope_of(plane: &Plane, token: &str, outside: Option<&Outside>) -> Answer<Scope> {
     let login = plane.read()?.get(&LOGINS, &secrets::kept(token))?;
     match login {
-        Some(login) if login.expires_at > Timestamp::now() => {
+        Some(login) if login.expires_at > crate::seam::clock::now() => {
             if let Some(outside) = outside {
                 outside.stranger.known();
             }

@@ -227,7 +227,7 @@ pub(super) async fn order_on(
     plane
         .operations
         .announce(&[(host, Generation(row.operation.number))]);
-    Ok(shown(&row, Timestamp::now()))
+    Ok(shown(&row, crate::seam::clock::now()))
 }
 
 /// All of a host, oldest first.
@@ -256,7 +256,7 @@ pub(super) async fn get(
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let host = state::host(&rows, host_id(&id)?)?;
-    list(&rows, host.id, Timestamp::now()).map(Json)
+    list(&rows, host.id, crate::seam::clock::now()).map(Json)
 }
 
 /// How long the host waits.
@@ -278,7 +278,7 @@ pub(super) async fn wait(
     let mut news = plane.operations.subscribe(host);
     loop {
         news.mark_unchanged();
-        let pending = pending(&plane.read()?, host, Timestamp::now())?;
+        let pending = pending(&plane.read()?, host, crate::seam::clock::now())?;
         if !pending.operations.is_empty() {
             return Ok(Json(pending).into_response());
         }

@@ -28,7 +28,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -220,7 +219,7 @@ pub(super) async fn connect(
     trace: &Trace,
 ) -> Answer<SendRequest<Body>> {
     let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
-    let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
+    let tls = TlsConnector::from(plane.upstreams.of(cluster, crate::seam::clock::now())?);
     let mut why = "none of its masters is connected".to_owned();
     let mut masters = plane.upstreams.in_order(cluster);
     masters.retain(|m| !plane.sessions.ways(m.host).is_empty());

@@ -33,8 +33,7 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
 use crate::model::{
-    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, Timestamp,
-    addresses_of,
+    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, addresses_of,
 };
 
 /// Most hosts of one attach or detach.
@@ -400,7 +399,7 @@ pub(super) async fn detach_these(
         return Ok(json!({"hosts": hosts, "lost": lost}));
     }
     // What cannot be for other reasons is refused before anybody is asked.
-    membership::detach(&mut cluster.clone(), &hosts, Timestamp::now())?;
+    membership::detach(&mut cluster.clone(), &hosts, crate::seam::clock::now())?;
     let lost = etcd::leave::allow(plane, &cluster, &hosts.iter().copied().collect(), force).await?;
     let answer = json!({"hosts": hosts, "lost": lost});
     plane

@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,6 +39,7 @@ use super::{
     qbert, resmgr, rights, rolls, stacks, trace, tunnel,
 };
 use crate::model::{Fault, FaultCode};
+use crate::seam::disk;
 
 /// What [`Server::start`] needs.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ impl Server {
     /// Opens the state directory, listens, serves.
     pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
         let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start the plane", why);
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let started = bootstrap::start(&config.state_dir, now).map_err(|e| {
             let fault = cannot(chain(&e));
             match e.fix() {
@@ -204,7 +205,7 @@ impl Server {
             () = at_once => tracing::warn!("stopped at once: what was under way is cut"),
         }
         let socket = self.plane.dir.join(admin::SOCKET);
-        if let Err(e) = std::fs::remove_file(&socket) {
+        if let Err(e) = disk::remove_file(&socket) {
             tracing::debug!(why = %e, "admin socket was gone already");
         }
     }
@@ -285,12 +286,12 @@ fn server_names(public: &str, address: SocketAddr) -> BTreeSet<String> {
 /// The store's lock says that we are the only plane here, so a socket that is left is stale.
 fn admin_socket(dir: &Path) -> io::Result<UnixListener> {
     let path = dir.join(admin::SOCKET);
-    match std::fs::remove_file(&path) {
+    match disk::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    disk::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 

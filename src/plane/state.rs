@@ -128,7 +128,7 @@ impl Plane {
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
             certificate_life: parts.certificate_life,
-            started: Timestamp::now(),
+            started: crate::seam::clock::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
             agents: Notify::new(),
@@ -158,7 +158,7 @@ impl Plane {
         work: impl FnOnce(&mut Change<'_>) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let plane = Arc::clone(self);
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         // A commit waits for the disk: not on a thread that moves bytes.
         let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
         done.map_err(|e| Refusal::internal("a change was lost", &e))?

@@ -253,7 +253,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
 async fn plan(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let begin = wanted.begin()?;
     let rows = plane.read()?;
-    let (hosts, found) = judged(&rows, &begin, Timestamp::now())?;
+    let (hosts, found) = judged(&rows, &begin, crate::seam::clock::now())?;
     show::plan(
         &rows,
         &begin.to,
@@ -368,7 +368,7 @@ pub(in crate::plane) async fn admin_list(Shared(plane): Shared<Arc<Plane>>) -> A
 }
 
 pub(in crate::plane) async fn admin_show(Shared(plane): Shared<Arc<Plane>>) -> Answer<Json<Value>> {
-    show::status(&plane.read()?, Timestamp::now()).map(Json)
+    show::status(&plane.read()?, crate::seam::clock::now()).map(Json)
 }
 
 pub(in crate::plane) async fn admin_start(

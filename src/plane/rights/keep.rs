@@ -308,7 +308,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
 
 /// Ends departures that are done or late; then the masters' specs say so.
 async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let rows = plane.read()?;
     let Some(mut cluster) = rows.get(&CLUSTERS, &id.to_string())? else {
         return Ok(());

@@ -149,7 +149,7 @@ async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Va
     wanted.of_stack()?;
     let (cluster, asked) = ask(plane, id, &wanted, None).await?;
     let rows = plane.read()?;
-    let mut plan = plan::make(&rows, &cluster, &asked.to, jiff::Timestamp::now())?;
+    let mut plan = plan::make(&rows, &cluster, &asked.to, crate::seam::clock::now())?;
     plan.found.extend(asked.found);
     let to = asked.to.manifest;
     let is_coming = |from: &Digest| plane.ahead.is_coming(from, &to);
@@ -200,7 +200,7 @@ async fn os_plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer
     let cluster = state::cluster(&plane.read()?, id)?;
     let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
     let rows = plane.read()?;
-    let mut plan = os::look(&rows, &cluster, &order, jiff::Timestamp::now())?;
+    let mut plan = os::look(&rows, &cluster, &order, crate::seam::clock::now())?;
     plan.found.extend(asked);
     Ok(plan.json(&cluster, &order, &wanted.despite))
 }
@@ -316,7 +316,7 @@ async fn turn(
 fn shown(plane: &Plane, id: ClusterId, kind: Kind) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let cluster = state::cluster(&rows, id)?;
-    show::json_of(&rows, &cluster, kind, jiff::Timestamp::now()).map(Json)
+    show::json_of(&rows, &cluster, kind, crate::seam::clock::now()).map(Json)
 }
 
 /// By a cluster's name, or its id.
