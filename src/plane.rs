@@ -96,6 +96,8 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+#[cfg(all(test, feature = "fault"))]
+pub(crate) use store::walk as store_walk;
 mod strangers;
 mod takeover;
 #[cfg(test)]
