@@ -52,12 +52,23 @@ def debian_changelog():
             f"  * Version {version()}: see changelog.gz.\n\n -- {DATA['maintainer']}  {when}\n").encode()
 
 
+# Names itself in every program that a test could break by its environment (src/seam/fault.rs).
+BREAKABLE = b"PF9_FAULT"
+
+
+def program(path):
+    data = path.read_bytes()
+    if BREAKABLE in data:
+        raise Fail(f"{path} was built with the feature fault", "build it without: such a program ends at the word of its environment")
+    return data
+
+
 def contents(binaries, kind):
     """Installed path → bytes and mode; of a link, what it points to and no mode. `kind`: deb or rpm."""
     found = {}
     for folder, names in DATA["programs"].items():
         for name in names:
-            found[at(f"{folder}/{name}")] = ((binaries / name).read_bytes(), 0o755)
+            found[at(f"{folder}/{name}")] = (program(binaries / name), 0o755)
     for path, source in {**DATA["files"], **DATA[f"files_{kind}"]}.items():
         data = (REPO / source).read_bytes()
         found[at(path)] = (packed(data) if path.endswith(".gz") else data, 0o644)

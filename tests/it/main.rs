@@ -7,6 +7,8 @@ mod comms;
 mod durable;
 #[cfg(feature = "plane")]
 mod egress;
+#[cfg(feature = "fault")]
+mod faults;
 mod hostagent;
 #[cfg(feature = "plane")]
 mod identity;
