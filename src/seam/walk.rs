@@ -60,7 +60,7 @@ pub(crate) struct Reference {
 
 /// Runs it undisturbed.
 pub(crate) async fn reference<S: Scenario>(scenario: &S) -> Reference {
-    let mut world = scenario.begin().await;
+    let mut world = Box::pin(scenario.begin()).await;
     drop(scenario.calls(&world));
     let scope = Scope::whole();
     let done = lived(scenario, &mut world, &scope, true).await;
@@ -70,7 +70,7 @@ pub(crate) async fn reference<S: Scenario>(scenario: &S) -> Reference {
     Reference {
         points,
         calls: scenario.calls(&world),
-        end: scenario.end(&mut world).await,
+        end: Box::pin(scenario.end(&mut world)).await,
     }
 }
 
@@ -123,7 +123,7 @@ async fn broken<S: Scenario>(
     n: usize,
     fault: Fault,
 ) -> Broken {
-    let mut world = scenario.begin().await;
+    let mut world = Box::pin(scenario.begin()).await;
     drop(scenario.calls(&world));
     let scope = Scope::breaking(n, fault);
     let mut life = lived(scenario, &mut world, &scope, true).await;
@@ -160,7 +160,7 @@ async fn broken<S: Scenario>(
         return Broken::Wrong(format!("{}: it is never done ({life:?})", about()));
     }
     let calls = scenario.calls(&world);
-    let end = scenario.end(&mut world).await;
+    let end = Box::pin(scenario.end(&mut world)).await;
     let mut wrong = differences(&reference.end, &end);
     if !matches!(fault, Fault::Power(Loss::Everything | Loss::Bytes)) && calls != reference.calls {
         wrong.push(format!(
@@ -193,7 +193,8 @@ async fn lived<S: Scenario>(
     starts: bool,
 ) -> Life {
     let here = scope.enter();
-    let life = AssertUnwindSafe(scenario.life(world, starts)).catch_unwind();
+    // On the heap: a life is larger than what a thread likes to carry.
+    let life = Box::pin(AssertUnwindSafe(scenario.life(world, starts)).catch_unwind());
     let frozen = Cell::new(false);
     let watch = async {
         while !scope.stopped() {
