@@ -51,7 +51,7 @@ pub mod disk;
 pub mod fault;
 #[cfg(not(feature = "fault"))]
 #[path = "seam/quiet.rs"]
-mod fault;
+pub(crate) mod fault;
 #[cfg(all(test, feature = "fault"))]
 mod tests;
 #[cfg(feature = "fault")]
