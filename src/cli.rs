@@ -23,8 +23,10 @@
 //! | `operator`      | `host`, `cluster`, `node join`, `node leave`: the plane's operator API |
 //! | `proxy`         | `proxy set`, `proxy show` |
 //! | `proxy_test`    | `proxy test`: each hop of the way to the plane |
+//! | `remote`        | `--ip`: a verb on many hosts, by the system's ssh |
 //! | `way`           | the way to the plane as configured |
 //! | `tunnel`        | `tunnel status`, `ping`, `top`: the connection to the plane |
+//! | `kube_token`    | `kube-token`: what kubectl shows the plane |
 //! | `etcd`          | `etcd status`, `list`, `backup`, `verify`: the cluster's memory |
 //! | `identity`      | `identity show`, `identity reset` |
 //! | `maintenance`   | `maintenance start`, `end`, `show` |
@@ -42,6 +44,7 @@ mod decommission;
 mod etcd;
 mod examples;
 mod identity;
+mod kube_token;
 mod leftovers;
 mod logs;
 mod maintenance;
@@ -52,6 +55,7 @@ mod plan;
 mod prep;
 mod proxy;
 mod proxy_test;
+mod remote;
 mod status;
 mod status_screen;
 mod tunnel;
@@ -159,6 +163,7 @@ async fn run(ctx: &Context, verb: &Verb) -> Exit {
         }) => operator::leave(ctx, args).await,
         Verb::Cluster(args) => operator::cluster(ctx, &args.verb).await,
         Verb::Host(args) => operator::host(ctx, &args.verb).await,
+        Verb::KubeToken(args) => kube_token::run(ctx, args).await,
         Verb::AttachNode(args) => operator::attach_one(ctx, args).await,
         Verb::DetachNode(args) => operator::detach_one(ctx, args).await,
         Verb::AuthorizeNode(args) => operator::authorize(ctx, args).await,

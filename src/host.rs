@@ -79,6 +79,8 @@ pub mod units;
 
 use fs::HostFs;
 
+use crate::seam;
+
 /// One machine.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -121,7 +123,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(seam::carried(work)).await {
         Ok(value) => value,
         Err(e) => match e.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

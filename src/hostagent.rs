@@ -204,7 +204,7 @@ impl Agent {
 
     /// The wall clock; pure code gets it as an argument.
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        crate::seam::clock::now()
     }
 
     /// The wall clock after `wait`, for people.

@@ -8,6 +8,7 @@
 //! model ◄── wire ◄── mux ◄── comms ──► identity
 //! model ◄── egress (the way out: DNS, proxy) ◄── comms, identity
 //! model ◄── local (HTTP + JSON over Unix sockets) ◄── comms, hostagent, nodelet, cli
+//! seam (calls to the kernel that may fail) ◄── telemetry, local, host and whoever uses host
 //! model ◄── host ◄── nodelet, stack, hostagent, preflight, identity, backup
 //! model, host, local ◄── agent (its own version) ◄── nodelet, hostagent, cli
 //! model, host ◄── os (the distribution's updates) ◄── nodelet, cli
@@ -30,6 +31,7 @@ pub mod mux;
 pub mod nodelet;
 pub mod os;
 pub mod preflight;
+pub mod seam;
 pub mod stack;
 pub mod telemetry;
 pub mod tls;

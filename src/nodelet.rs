@@ -90,7 +90,7 @@ pub mod step;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trial;
 pub mod trust;
 pub mod watch;
@@ -104,7 +104,7 @@ use crate::host::Host;
 use crate::host::fs::HostFs;
 use crate::host::ours::paths::WRITTEN_BY_ROOT;
 use crate::host::temps;
-use crate::model::{Fault, Timestamp};
+use crate::model::Fault;
 use crate::telemetry;
 
 /// Puts nodelet's tasks into the group: the loop and the socket. With a wrong configuration the
@@ -118,7 +118,7 @@ pub async fn start(
     temps::collect(&fs, WRITTEN_BY_ROOT);
     let host = Host::new(fs.clone());
     let listener = server::listener(&host)?;
-    let (inbox, orders) = inbox::Inbox::open(fs.clone(), Timestamp::now());
+    let (inbox, orders) = inbox::Inbox::open(fs.clone(), crate::seam::clock::now());
     let (mut board, status) = status::Board::new(&fs);
     board.watched(group.progress().beat("engine"));
     let (wake, woken) = tokio::sync::watch::channel(0);

@@ -13,7 +13,9 @@
 //! | `maintenance`                                | hosts on which nothing is to be changed for a time |
 //! | `machines`, `tickets`                       | which machine a host is, and who only says so |
 //! | `hostkey`, `excuse`                          | whose key opens what, how it is replaced; expiry is excused in TLS |
-//! | `keystone`, `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
+//! | `access`, `guard`, `routes`                  | who may do what (pure), the door of every route, all of them |
+//! | `people`, `logins`, `keystone`               | who there is, tokens, Keystone's REST |
+//! | `resmgr`, `qbert`, `settings`, `view`, `fleet` | operators' REST |
 //! | `membership`, `compute`, `specs`             | who is in a cluster, what follows from it (pure), signing |
 //! | `tunnel`, `sessions`, `budget`, `hostapi`    | tunnels, how many may begin, and what nodes say through them |
 //! | `orders`, `nonces`, `claims`, `refused`      | what root of a host says, once each, whose a name or an address is; refusals in the log |
@@ -30,7 +32,9 @@
 //! | `ways`, `trace`                              | a host's service, by whichever of its sessions works; a request's name |
 //! | `metrics`                                    | hosts' numbers through the tunnels, for Prometheus |
 //! | `admin`                                      | the administrator's socket |
+//! | `page`                                       | the page that people look at, and when it looks again |
 //! | `agents`, `served`                           | versions of the agent, and the fleet's way from one to another; files that hosts fetch |
+//! | `alerts`                                     | what people are told of by themselves: rules, causes, repeats, delivery |
 //! | `recover`                                    | hosts that are ahead of a plane that was restored |
 //!
 //! ```text
@@ -39,9 +43,11 @@
 //! node ─► enrol, hostapi ──────────────┘   (one transaction, specs included)
 //! ```
 
+mod access;
 mod addons;
 mod admin;
 mod agents;
+mod alerts;
 mod authorities;
 mod backups;
 mod bootstrap;
@@ -60,6 +66,7 @@ mod events;
 mod excuse;
 mod fair;
 mod fleet;
+mod guard;
 mod handshakes;
 mod hostapi;
 mod hostkey;
@@ -67,6 +74,7 @@ mod http;
 mod keys;
 mod keystone;
 mod kubeconfig;
+mod logins;
 mod machines;
 mod maintenance;
 mod membership;
@@ -75,7 +83,9 @@ mod moved;
 mod nonces;
 mod operations;
 mod orders;
+mod page;
 mod passwords;
+mod people;
 mod proxy;
 mod qbert;
 mod records;
@@ -86,6 +96,7 @@ mod resmgr;
 mod rights;
 mod rolls;
 mod rotation;
+mod routes;
 mod secrets;
 mod serve;
 mod served;
@@ -96,6 +107,8 @@ mod specs;
 mod stacks;
 mod state;
 mod store;
+#[cfg(all(test, feature = "fault"))]
+pub(crate) use store::walk as store_walk;
 mod strangers;
 mod takeover;
 #[cfg(test)]
@@ -113,4 +126,5 @@ mod zones;
 pub use budget::{Budget, Full, TUNNELS_PER_S};
 pub use command::main;
 pub use handshakes::Handshakes;
+pub use routes::{Listed, listed};
 pub use serve::{ServeConfig, Server};

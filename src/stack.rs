@@ -32,7 +32,7 @@ pub mod programs;
 pub(crate) mod unpack;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

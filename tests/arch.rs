@@ -8,21 +8,26 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("tls", &[]),
+    ("seam", &[]),
     ("wire", &["model"]),
-    ("mux", &["wire", "model", "telemetry"]),
-    ("telemetry", &["model"]),
-    ("local", &["model", "tls", "telemetry"]),
-    ("host", &["model", "tls", "telemetry"]),
-    ("egress", &["model", "host", "telemetry"]),
-    ("identity", &["model", "host", "egress", "tls", "telemetry"]),
-    ("stack", &["model", "host", "telemetry"]),
-    ("backup", &["model", "host", "egress", "telemetry"]),
-    ("preflight", &["model", "host", "telemetry"]),
-    ("agent", &["model", "local", "host", "telemetry"]),
-    ("os", &["model", "host", "telemetry"]),
+    ("mux", &["seam", "wire", "model", "telemetry"]),
+    ("telemetry", &["seam", "model"]),
+    ("local", &["seam", "model", "tls", "telemetry"]),
+    ("host", &["seam", "model", "tls", "telemetry"]),
+    ("egress", &["seam", "model", "host", "telemetry"]),
+    (
+        "identity",
+        &["seam", "model", "host", "egress", "tls", "telemetry"],
+    ),
+    ("stack", &["seam", "model", "host", "telemetry"]),
+    ("backup", &["seam", "model", "host", "egress", "telemetry"]),
+    ("preflight", &["seam", "model", "host", "telemetry"]),
+    ("agent", &["seam", "model", "local", "host", "telemetry"]),
+    ("os", &["seam", "model", "host", "telemetry"]),
     (
         "comms",
         &[
+            "seam",
             "model",
             "wire",
             "mux",
@@ -37,6 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "hostagent",
         &[
+            "seam",
             "model",
             "local",
             "host",
@@ -50,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "nodelet",
         &[
+            "seam",
             "model",
             "local",
             "host",
@@ -64,10 +71,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("app", &["model", "host", "egress", "telemetry", "tls"]),
+    (
+        "app",
+        &["seam", "model", "host", "egress", "telemetry", "tls"],
+    ),
     (
         "cli",
         &[
+            "seam",
             "model",
             "agent",
             "os",
@@ -91,6 +102,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "plane",
         &[
+            "seam",
             "model",
             "wire",
             "mux",
@@ -112,7 +124,7 @@ const PRINTERS: &[&str] = &["src/cli/output.rs", "src/plane/command.rs"];
 
 /// Files that are compiled for tests only.
 fn is_test(path: &Path) -> bool {
-    let named = ["tests.rs", "testing.rs", "golden.rs"]
+    let named = ["tests.rs", "testing.rs", "golden.rs", "walk.rs"]
         .iter()
         .any(|name| path.ends_with(name));
     let room =
@@ -150,10 +162,10 @@ fn module_of(path: &Path) -> Option<String> {
 
 /// Code without comments and without its test modules.
 fn product_code(text: &str) -> String {
-    let code = text
-        .split("#[cfg(test)]\nmod tests {")
-        .next()
-        .unwrap_or(text);
+    let tests = ["", "pub(crate) ", "pub(super) "];
+    let tests = tests.map(|to| format!("#[cfg(test)]\n{to}mod tests {{"));
+    let begins = tests.iter().filter_map(|t| text.find(t.as_str())).min();
+    let code = begins.and_then(|at| text.get(..at)).unwrap_or(text);
     code.lines()
         .filter(|line| !line.trim_start().starts_with("//"))
         .collect::<Vec<_>>()
@@ -258,6 +270,81 @@ fn nothing_is_banned_in_the_product() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What changes a disk, and reads the clock, without a point at which a test can break it (`src/seam.rs`). A person's own
+/// command and what looks whether a machine can be a node at all are no daemons.
+#[test]
+fn daemons_change_disks_and_read_the_clock_through_the_seam() {
+    const NOT_DAEMONS: [&str; 3] = ["src/seam", "src/cli", "src/preflight"];
+    const WORDS: [&str; 18] = [
+        "OpenOptions::new()",
+        ".write(true)",
+        "File::create",
+        "fs::rename(",
+        "fs::create_dir",
+        "fs::remove_file(",
+        "fs::remove_dir",
+        "fs::copy(",
+        "fs::hard_link(",
+        "fs::set_permissions(",
+        "DirBuilder::new()",
+        "unix::fs::symlink(",
+        "unix::fs::chown(",
+        "fchown(",
+        "renameat",
+        "linkat(",
+        "Timestamp::now",
+        "Zoned::now",
+    ];
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let daemon = !NOT_DAEMONS.iter().any(|p| path.starts_with(p));
+        if is_test(&path) || path.ends_with("rig.rs") || path.ends_with("seam.rs") || !daemon {
+            continue;
+        }
+        let code = product_code(&text);
+        for word in WORDS {
+            if code.contains(word) {
+                wrong.push(format!("{}: {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What can be broken from outside is in no release: it does not compile there, no program and no default asks for it.
+#[test]
+fn no_release_has_points() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
+    let features = text.split("[features]").nth(1).expect("features");
+    let features = features.split("\n[").next().expect("their end");
+    let asks: Vec<_> = features
+        .lines()
+        .filter(|l| !l.trim_start().starts_with('#') && l.contains("fault"))
+        .collect();
+    assert_eq!(asks, ["default = []", "fault = [\"dep:tempfile\"]"]);
+    assert!(!text.contains("required-features = [\"fault"));
+    let seam = fs::read_to_string(root.join("src/seam.rs")).expect("the seam");
+    let guard = "#[cfg(all(feature = \"fault\", not(debug_assertions)))]\ncompile_error!(";
+    assert!(seam.contains(guard), "a release with it would compile");
+    for script in [
+        "scripts/package",
+        "scripts/lib/tools.py",
+        "scripts/lib/bench_join.py",
+    ] {
+        let text = fs::read_to_string(root.join(script)).expect("script");
+        for build in text
+            .lines()
+            .filter(|l| l.contains("build") && l.contains("release"))
+        {
+            assert!(
+                !build.contains("all-features") && !build.contains("fault"),
+                "{script}: {build}"
+            );
+        }
+    }
 }
 
 /// A new kind of step, question, artefact or outcome must be decided about wherever kinds matter:

@@ -40,6 +40,9 @@ _pf9ctl() {
             pf9ctl,identity)
                 cmd="pf9ctl__subcmd__identity"
                 ;;
+            pf9ctl,kube-token)
+                cmd="pf9ctl__subcmd__kube__subcmd__token"
+                ;;
             pf9ctl,logs)
                 cmd="pf9ctl__subcmd__logs"
                 ;;
@@ -204,6 +207,9 @@ _pf9ctl() {
                 ;;
             pf9ctl__subcmd__help,identity)
                 cmd="pf9ctl__subcmd__help__subcmd__identity"
+                ;;
+            pf9ctl__subcmd__help,kube-token)
+                cmd="pf9ctl__subcmd__help__subcmd__kube__subcmd__token"
                 ;;
             pf9ctl__subcmd__help,logs)
                 cmd="pf9ctl__subcmd__help__subcmd__logs"
@@ -554,7 +560,7 @@ _pf9ctl() {
 
     case "${cmd}" in
         pf9ctl)
-            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help"
+            opts="-h --help node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1218,7 +1224,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__help)
-            opts="node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help"
+            opts="node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1668,6 +1674,20 @@ _pf9ctl() {
         pf9ctl__subcmd__help__subcmd__identity__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        pf9ctl__subcmd__help__subcmd__kube__subcmd__token)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -2383,6 +2403,36 @@ _pf9ctl() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        pf9ctl__subcmd__kube__subcmd__token)
+            opts="-h --cluster --project --cache-dir --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --project)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         pf9ctl__subcmd__logs)
             opts="-n -f -h --list --since --lines --follow --json --help kube comms audit hostagent nodelet agent"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -2558,7 +2608,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__check)
-            opts="-o -h --list --output --json --skip --strict --plane --help"
+            opts="-o -h --list --output --json --skip --strict --plane --ip --user --ssh-key --ssh-config --parallel --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2580,6 +2630,26 @@ _pf9ctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ip)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -2588,7 +2658,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__decommission)
-            opts="-h --yes --local --force --keep-logs --wait --json --help"
+            opts="-h --yes --dry-run --local-only --local --force --keep-logs --wait --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2762,7 +2832,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__prep)
-            opts="-h --plane --token-file --host-id --force --skip --dry-run --fix --yes --no-prompt --wait --json --help"
+            opts="-h --plane --token-file --host-id --force --skip --dry-run --fix --yes --no-prompt --wait --json --ip --user --ssh-key --ssh-config --parallel --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2788,6 +2858,26 @@ _pf9ctl() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ip)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ssh-config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --parallel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -2796,7 +2886,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__node__subcmd__status)
-            opts="-h --json --watch --help"
+            opts="-h --json --watch --drift --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -3064,7 +3154,7 @@ _pf9ctl() {
             return 0
             ;;
         pf9ctl__subcmd__status)
-            opts="-h --json --watch --help"
+            opts="-h --json --watch --drift --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

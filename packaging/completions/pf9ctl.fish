@@ -36,6 +36,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "proxy" -d 'The HTTP p
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "tunnel" -d 'The tunnel to the plane: its sessions, round trips and streams'
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "etcd" -d 'The cluster\'s memory on a master: etcd\'s state and its backups'
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "cluster" -d 'The plane\'s clusters, with an operator\'s token: list, show'
+complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "kube-token" -d 'A token for kubectl, as kubeconfigs that lead through the plane ask for it'
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "host" -d 'The plane\'s hosts, with an operator\'s token: list, show, authorize, attach, detach'
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "identity" -d 'Who this machine is to its plane, and what to do when it is a copy of another machine'
 complete -c pf9ctl -n "__fish_pf9ctl_needs_command" -f -a "version" -d 'The version of this program, of the daemons that run, and of the stack'
@@ -55,37 +56,49 @@ json\t'One JSON value'
 json-stream\t'One JSON value a line'"
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see --list' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l plane -d 'Go to this plane (`https://HOST[:PORT]`) instead of this host\'s own, up to TLS; for machines that are not enrolled yet' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ip -d 'Do it on this host by the system\'s ssh, and not on this machine; can be repeated, and separated by commas' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l user -d 'Log in as this user. Who is not root has to be allowed sudo without a password there' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ssh-key -d 'Log in with the private key of this file, and no other' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l ssh-config -d 'Read this instead of ~/.ssh/config: ports, jump hosts, files of known keys' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l parallel -d 'How many hosts at a time' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l list -d 'Every check with its id, group, severity and what it looks at; nothing is looked at'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l json -d 'The same as --output json'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -l strict -d 'Warnings count as failures'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l plane -d 'The plane, as `https://HOST[:PORT]`' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l token-file -d 'File with the one-time token the plane printed; "-" reads it from standard input' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l token-file -d 'File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l host-id -d 'The id this host shall have; default: the one it had before, or a new one' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l skip -d 'Do not count this check, and say why; can be repeated. Ids: see check-node --list' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l wait -d 'How long to wait until the plane has heard of this host, in seconds' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ip -d 'Do it on this host by the system\'s ssh, and not on this machine; can be repeated, and separated by commas' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l user -d 'Log in as this user. Who is not root has to be allowed sudo without a password there' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ssh-key -d 'Log in with the private key of this file, and no other' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l ssh-config -d 'Read this instead of ~/.ssh/config: ports, jump hosts, files of known keys' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l parallel -d 'How many hosts at a time' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l force -d 'Enrol again although this machine is a host already, of this plane or another'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l dry-run -d 'Show what would be done, exactly, and do nothing; the token is not read'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l fix -d 'Put right what can be put right safely, and taken back: swap, clock, limits. Shown and asked first'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l yes -d 'Do not ask before --fix'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l no-prompt -d 'Fail instead of asking'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -l json -d 'One JSON value instead of lines for people'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -s h -l help -d 'Print help'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from prep" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l json -d 'One JSON value instead of a screen'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l watch -d 'Show it again whenever a second has passed, until Ctrl-C'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -l drift -d 'Ask nodelet as well what is not as it should be, and show it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -s c -l cluster -d 'The cluster\'s name or id' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -l master -d 'As a master'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from join" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -l force -d 'Also where etcd loses its quorum by it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from leave" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l wait -d 'How long the removal of the role may take, in seconds' -r
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l yes -d 'Do not ask'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l local -d 'Do not tell the plane; for machines whose plane is gone'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l dry-run -d 'Show what would go, exactly, and take nothing away'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l local -l local-only -d 'Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l force -d 'Also where others need this host: a master leaves although etcd loses its quorum. The cluster\'s API takes no change then until a backup is restored'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l keep-logs -d 'Keep /var/log/pf9'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from decommission" -l json -d 'One JSON value instead of lines for people'
@@ -99,6 +112,7 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subc
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand node; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l json -d 'One JSON value instead of a screen'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l watch -d 'Show it again whenever a second has passed, until Ctrl-C'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -l drift -d 'Ask nodelet as well what is not as it should be, and show it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand status" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand plan" -l json -d 'One JSON value instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand plan" -s h -l help -d 'Print help'
@@ -248,15 +262,20 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and not __fish_se
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and not __fish_seen_subcommand_from list show help" -f -a "list" -d 'Every cluster of the plane'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and not __fish_seen_subcommand_from list show help" -f -a "show" -d 'One cluster'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and not __fish_seen_subcommand_from list show help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from list" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from list" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from list" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from show" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from show" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from show" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "list" -d 'Every cluster of the plane'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "show" -d 'One cluster'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand cluster; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand kube-token" -l cluster -d 'Id of the cluster' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand kube-token" -l project -d 'Its project, if it is another than operator.toml says' -r
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand kube-token" -l cache-dir -d 'Where the token is kept until it ends; default: pf9 below XDG_CACHE_HOME, or .cache of your home. In a directory that others can write it is not kept' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand kube-token" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand kube-token" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -f -a "list" -d 'Every host of the plane'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -f -a "show" -d 'One host'
@@ -265,24 +284,24 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -f -a "attach" -d 'Make a host a node of a cluster'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -f -a "detach" -d 'Take a host out of its cluster; its role is removed'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and not __fish_seen_subcommand_from list show authorize deauthorize attach detach help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from list" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from list" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from list" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from show" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from show" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from show" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from authorize" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from authorize" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from authorize" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from authorize" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from deauthorize" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from deauthorize" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from deauthorize" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from deauthorize" -s h -l help -d 'Print help'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -s c -l cluster -d 'The cluster\'s name or id' -r
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -l master -d 'As a master'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from attach" -s h -l help -d 'Print help'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from detach" -l config -d 'File that says which plane, and where the token is: plane, token_file, ca_file, project' -r -F
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from detach" -l config -d 'File that says which plane, and where the credentials are: plane, token_file or application_credential_file, ca_file, project' -r -F
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from detach" -l force -d 'Also where etcd loses its quorum by it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from detach" -l json -d 'The plane\'s answer as JSON, instead of lines'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand host; and __fish_seen_subcommand_from detach" -s h -l help -d 'Print help'
@@ -325,23 +344,24 @@ complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand maintenance; and __fish_se
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand maintenance; and __fish_seen_subcommand_from help" -f -a "end" -d 'End it, whoever began it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand maintenance; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show it'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand maintenance; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "node" -d 'This machine: check, prep, status, join, leave, decommission'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "status" -d 'One screen: state, why, what to do, next try, tunnel, phases'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "plan" -d 'Show what nodelet would do now; changes nothing'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "phases" -d 'The stages that make a host a node: which there are, how far this one is'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "logs" -d 'What the daemons wrote, from their files'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "bundle" -d 'Everything that whoever helps asks for first, in one archive, without keys and passwords'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "config" -d 'The daemons\' configuration: get, set, validate, show'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "proxy" -d 'The HTTP proxy between this machine and its plane: set, show, test'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "tunnel" -d 'The tunnel to the plane: its sessions, round trips and streams'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "etcd" -d 'The cluster\'s memory on a master: etcd\'s state and its backups'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "cluster" -d 'The plane\'s clusters, with an operator\'s token: list, show'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "host" -d 'The plane\'s hosts, with an operator\'s token: list, show, authorize, attach, detach'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "identity" -d 'Who this machine is to its plane, and what to do when it is a copy of another machine'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "version" -d 'The version of this program, of the daemons that run, and of the stack'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "completions" -d 'Completions for a shell; the packages install them'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "maintenance" -d 'For a time nothing here is repaired or changed; what the host is like is told as ever'
-complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster host identity version completions maintenance help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "node" -d 'This machine: check, prep, status, join, leave, decommission'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "status" -d 'One screen: state, why, what to do, next try, tunnel, phases'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "plan" -d 'Show what nodelet would do now; changes nothing'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "phases" -d 'The stages that make a host a node: which there are, how far this one is'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "logs" -d 'What the daemons wrote, from their files'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "bundle" -d 'Everything that whoever helps asks for first, in one archive, without keys and passwords'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "config" -d 'The daemons\' configuration: get, set, validate, show'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "proxy" -d 'The HTTP proxy between this machine and its plane: set, show, test'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "tunnel" -d 'The tunnel to the plane: its sessions, round trips and streams'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "etcd" -d 'The cluster\'s memory on a master: etcd\'s state and its backups'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "cluster" -d 'The plane\'s clusters, with an operator\'s token: list, show'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "kube-token" -d 'A token for kubectl, as kubeconfigs that lead through the plane ask for it'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "host" -d 'The plane\'s hosts, with an operator\'s token: list, show, authorize, attach, detach'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "identity" -d 'Who this machine is to its plane, and what to do when it is a copy of another machine'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "version" -d 'The version of this program, of the daemons that run, and of the stack'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "completions" -d 'Completions for a shell; the packages install them'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "maintenance" -d 'For a time nothing here is repaired or changed; what the host is like is told as ever'
+complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and not __fish_seen_subcommand_from node status plan phases logs bundle config proxy tunnel etcd cluster kube-token host identity version completions maintenance help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "check" -d 'Look whether this machine can become a node, and whether the one that it is is well; changes nothing'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "prep" -d 'Make this machine a host of a plane: check, enrol, start, wait until the plane has heard'
 complete -c pf9ctl -n "__fish_pf9ctl_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "status" -d 'One screen: state, why, what to do, next try, tunnel, phases'

@@ -22,6 +22,7 @@ import sys
 import crates
 import matrix
 import node
+import openstack
 import suite
 import tests
 import tools
@@ -58,8 +59,13 @@ def need_components():
         if run(["cargo", name, "--version"], check=False).returncode != 0:
             component = "rustfmt" if name == "fmt" else name
             run(["rustup", "component", "add", component], timeout=600)
-    # A test looks at the system calls of a program.
-    need_packages({"strace": "strace"})
+    # What tests look at system calls with, go to hosts with, click through the plane's page with, and hold alerts, rules and
+    # queries to.
+    need_packages({"strace": "strace", "ssh": "openssh-client", "sshd": "openssh-server",
+                   "chromium": "chromium", "chromedriver": "chromium-driver",
+                   "prometheus-alertmanager": "prometheus-alertmanager", "promtool": "prometheus"})
+    tools.axe()
+    os.environ["PF9_CLOUD_INIT"] = str(tools.cloud_init())
 
 
 def prepare_machines(rest):
@@ -122,6 +128,9 @@ def check(args, skipped, rest=None):
     stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
     stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
+    stage("rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
+    stage("rules for Prometheus, what they tell of",
+          ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
     stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
     if skipped:
@@ -152,6 +161,7 @@ def check(args, skipped, rest=None):
 def run_tests(args, skipped):
     watch = Stopwatch()
     say("\n== tests" + (" (machine tests skipped)" if skipped else ""))
+    openstack.client()
     programs = tests.programs()
     if not skipped:  # else the release build is not there
         crates.keep()

@@ -16,7 +16,7 @@ import tools
 from common import CACHE, REPO, out, run, say
 
 NAME = "crates"
-PROFILES = ("debug", "release")
+PROFILES = ("debug", "release", "dist")
 KINDS = ("deps", "build", ".fingerprint")
 COMPILER = "rustc.txt"
 

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import golang
+import sbom
 from common import REPO, Fail, need_packages, out, run
 
 LIST = REPO / "packaging/package.toml"
@@ -52,16 +53,38 @@ def debian_changelog():
             f"  * Version {version()}: see changelog.gz.\n\n -- {DATA['maintainer']}  {when}\n").encode()
 
 
+def made_of():
+    """What is linked into the programs: for machines, and for people."""
+    own, crates = sbom.of_program(golang.arch())
+    sbom.refuse_others(crates, DATA["licences"]["accepted"])
+    about = {"name": DATA["name"], "version": version(), "license": DATA["license"]}
+    when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    texts = {"sbom.cdx.json": sbom.cyclonedx(own, crates, about, when).encode(),
+             "licences.txt.gz": packed(sbom.licences(crates).encode())}
+    return {f"/usr/share/doc/{DATA['name']}/{name}": (text, 0o644) for name, text in texts.items()}
+
+
+# Names itself in every program that a test could break by its environment (src/seam/fault.rs).
+BREAKABLE = b"PF9_FAULT"
+
+
+def program(path):
+    data = path.read_bytes()
+    if BREAKABLE in data:
+        raise Fail(f"{path} was built with the feature fault", "build it without: such a program ends at the word of its environment")
+    return data
+
+
 def contents(binaries, kind):
     """Installed path → bytes and mode; of a link, what it points to and no mode. `kind`: deb or rpm."""
     found = {}
     for folder, names in DATA["programs"].items():
         for name in names:
-            found[at(f"{folder}/{name}")] = ((binaries / name).read_bytes(), 0o755)
+            found[at(f"{folder}/{name}")] = (program(binaries / name), 0o755)
     for path, source in {**DATA["files"], **DATA[f"files_{kind}"]}.items():
         data = (REPO / source).read_bytes()
         found[at(path)] = (packed(data) if path.endswith(".gz") else data, 0o644)
-    return found | {path: (target, None) for path, target in DATA["links"].items()}
+    return found | made_of() | {at(path): (target, None) for path, target in DATA["links"].items()}
 
 
 def lay_out(root, files):
@@ -116,7 +139,7 @@ def deb(binaries, folder, log=None):
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as tmp:
         lay_out(Path(tmp), {**files, **{f"/DEBIAN/{name}": (data.encode(), mode) for name, (data, mode) in about.items()}})
         # Whoever has the C library that the programs need has a dpkg that reads it.
-        run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z9", "--build", tmp, folder], log=log, timeout=300,
+        run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z19", "--build", tmp, folder], log=log, timeout=300,
             env={"SOURCE_DATE_EPOCH": epoch()})
     return only(folder.glob(f"{DATA['name']}_*.deb"), "dpkg-deb", log)
 
@@ -141,7 +164,7 @@ cp -a "{tree}/." %{{buildroot}}/
 {scripts}
 """
 RPM_OPTIONS = {"debug_package": "%{nil}", "__os_install_post": "%{nil}", "_build_id_links": "none",
-               "_binary_payload": "w9.zstdio", "use_source_date_epoch_as_buildtime": "1",
+               "_binary_payload": "w19.zstdio", "use_source_date_epoch_as_buildtime": "1",
                "clamp_mtime_to_source_date_epoch": "1", "_buildhost": "localhost"}
 
 

@@ -25,12 +25,15 @@ from common import REPO, Fail, run as run_program, say, tail_text
 
 COMPILE_SECONDS = 2700
 # Seconds for one test, by its program; several times what it takes.
-DEADLINES = {"node": 900, "etcd": 300}
+DEADLINES = {"node": 900, "etcd": 300, "clients": 600}
 DEADLINE = 120
 # Three control planes on two cores.
 LONGER = {"h_a_dead_master": 1800, "j_masters_share": 1800, "k_a_cluster_goes": 2700,
           # With a release build of its own.
-          "l_the_agent": 2700, "m_the_machines_patches": 1800}
+          "l_the_agent": 2700, "m_the_machines_patches": 1800,
+          # Every break of a walk through the seam's points, in full.
+          "install_broken": 3600, "a_look_broken": 1800, "a_repair_broken": 3600, "a_change_broken": 3600,
+          "detaching_broken": 3600, "a_restore_broken": 3600, "the_way_back_broken": 1800}
 # Programs whose tests need machines or services of their own: one test at a time, and nothing beside it.
 ALONE = ["etcd", "node"]
 # A test that takes longer says that it is still there.

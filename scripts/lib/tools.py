@@ -1,16 +1,26 @@
-"""Rust tools and builds.
+"""Rust tools and builds, and what a test wants of others.
 
   tool()        a program of crates.io, compiled into the cache when it has none
   release()     the release binaries; returns their directory
+  axe()         axe-core, which looks for what keeps people out of a page; `tools.py axe` prints where it is
+  cloud_init()  the distribution's cloud-init, unpacked and not installed: installed it would do something at the next boot
 """
+import hashlib
 import os
 import shutil
+import sys
+import zipfile
 from pathlib import Path
 
 import cache
 from common import REPO, Fail, need_packages, run, say
 
 BUILD_SECONDS = 2700
+# The distribution has no axe-core; this package of Python's has 4.12.1 in one file.
+AXE = ("axe-playwright-python", "0.1.8", "axe_playwright_python/axe.min.js",
+       "84494fec757e4710dc751c8d7a636e457f4532f08f85c86dc9070133fbff53bc")
+OTHERS = ("pf9-plane", "pf9-tunnel-load", "pf9-etcd-load")
+NAMES = ("pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl")
 
 
 def need_rust():
@@ -37,6 +47,55 @@ def target_dir():
 def release(log=None):
     need_rust()
     say("building the release binaries")
-    run(["cargo", "build", "--release", "--locked", "--features", "plane", "--bins"],
-        cwd=REPO, log=log, timeout=BUILD_SECONDS)
-    return target_dir() / "release"
+    others = [word for name in OTHERS for word in ("--bin", name)]
+    for cmd in (["--profile", "dist", "--bin", "pf9-agent"], ["--release", "--features", "plane", *others]):
+        run(["cargo", "build", "--locked", *cmd], cwd=REPO, log=log, timeout=BUILD_SECONDS)
+    folder = target_dir() / "release"
+    # Which of a node's programs it is says the name it is called by, as in the packages.
+    for name, to in [("pf9-agent", "../dist/pf9-agent"), *((name, "pf9-agent") for name in NAMES)]:
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
+    return folder
+
+
+def cloud_init():
+    modules = {"yaml": "python3-yaml", "jsonschema": "python3-jsonschema", "jinja2": "python3-jinja2",
+               "configobj": "python3-configobj", "requests": "python3-requests", "oauthlib": "python3-oauthlib",
+               "jsonpatch.py": "python3-jsonpatch"}
+    need_packages({f"/usr/lib/python3/dist-packages/{probe}": package for probe, package in modules.items()})
+
+    def make(tmp):
+        run(["apt-get", "update", "-q"], check=False, timeout=300)
+        run(["apt-get", "download", "-q", "cloud-init"], cwd=tmp, timeout=300)
+        package = next(tmp.glob("cloud-init_*.deb"))
+        run(["dpkg-deb", "-x", package, tmp / "root"])
+        package.unlink()
+
+    return cache.artefact("cloud-init", cache.key_of("cloud-init", 1), make) / "root/usr"
+
+
+def axe():
+    package, version, name, sha256 = AXE
+    need_packages({"/usr/share/doc/python3-pip": "python3-pip"})
+
+    def make(tmp):
+        run(["/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", tmp,
+             f"{package}=={version}"], log=cache.log_of(package), timeout=300)
+        with zipfile.ZipFile(next(tmp.glob("*.whl"))) as wheel:
+            text = wheel.read(name)
+        if hashlib.sha256(text).hexdigest() != sha256:
+            raise Fail(f"{package} {version} has another {name}", f"its sha256 is not {sha256}")
+        (tmp / "axe.js").write_bytes(text)
+
+    return cache.artefact(package, cache.key_of(*AXE), make) / "axe.js"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["axe"]:
+        sys.exit("usage: tools.py axe")
+    sys.stdout, shown = sys.stderr, sys.stdout
+    try:
+        print(axe(), file=shown)
+    except Fail as fail:
+        sys.exit(f"tools: {fail}")

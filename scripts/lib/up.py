@@ -252,7 +252,8 @@ def attach_one(demo, name, master):
 
 
 def write_kubeconfig(demo, cluster):
-    demo.plane.admin("kubeconfig", cluster["uuid"], "--out", str(demo.kubeconfig))
+    # Programs that run for hours use it, on machines that have no pf9ctl.
+    demo.plane.admin("kubeconfig", cluster["uuid"], "--long-lived", "30d", "--note", "the demo", "--out", str(demo.kubeconfig))
     demo.kubeconfig.chmod(0o600)
 
 

@@ -18,7 +18,7 @@ pub async fn tend(host: &Host, ordered: Option<&AgentSpec>) -> Result<(), Fault>
         note(&host.fs, ordered)?;
     }
     let had = ordered.is_some_and(|o| is_had(&host.fs, o));
-    if !wants_run(record.as_ref(), ordered, had, Timestamp::now())
+    if !wants_run(record.as_ref(), ordered, had, crate::seam::clock::now())
         || links::read(&host.fs, paths::AGENT_LAST_GOOD).is_none()
     {
         return Ok(());

@@ -15,8 +15,11 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::host::package::{About, NotOurs, PACKAGE, about, each_file, label};
 use crate::model::{PackageFormat, paths};
 
-/// The programs of a version.
-pub(super) const PROGRAMS: [&str; 4] = ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"];
+/// The program of a version: all that a node has, in one file.
+pub(super) const PROGRAM: &str = "pf9-agent";
+/// What it is called by, which says what it is: links beside it. A package has them too; here they are made and not taken
+/// out of it, for where a link leads is nobody's to say.
+pub(super) const NAMES: [&str; 4] = ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"];
 /// The units of a version.
 pub(super) const UNITS: [&str; 7] = [
     "pf9-agent-boot.service",
@@ -27,7 +30,7 @@ pub(super) const UNITS: [&str; 7] = [
     "pf9-nodeletd.socket",
     "pf9-os-update.service",
 ];
-/// Largest program: ours are 10 to 20 MiB.
+/// Largest program: ours has 20 MiB.
 const PROGRAM_MAX: u64 = 128 * 1024 * 1024;
 /// Largest unit.
 const UNIT_MAX: u64 = 256 * 1024;
@@ -89,7 +92,7 @@ pub(super) fn unpack(
         taken.take(path, size, data)
     })?;
     let names = taken.names;
-    let wanted = PROGRAMS.map(|p| format!("bin/{p}")).into_iter();
+    let wanted = std::iter::once(format!("bin/{PROGRAM}"));
     let wanted = wanted.chain(UNITS.map(|u| format!("units/{u}")));
     for want in wanted {
         if !names.contains(&want) {
@@ -97,6 +100,9 @@ pub(super) fn unpack(
         }
     }
     let place = || {
+        for name in NAMES {
+            fs.link(format!("{begun}/bin/{name}"), PROGRAM)?;
+        }
         fs.sync_tree(&begun)?;
         fs.remove_tree(&name.dir())?;
         fs.rename(&begun, name.dir())
@@ -147,7 +153,7 @@ fn place(into: &str, name: &str) -> Option<Place> {
     let (dir, file) = name.split_once('/')?;
     let path = format!("{into}/{dir}/{file}");
     match dir {
-        "bin" if PROGRAMS.contains(&file) => Some(Place {
+        "bin" if file == PROGRAM => Some(Place {
             path,
             mode: 0o755,
             max: PROGRAM_MAX,

@@ -1,6 +1,6 @@
 //! The package verified and unpacked beside what runs, and its programs tried: nothing that runs is touched.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
 use super::links::{self, Name};
 use super::needs;
-use super::package::{self, PROGRAMS};
+use super::package::{self, NAMES};
 use super::record::package_path;
 use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, HostFs};
@@ -18,6 +18,7 @@ use crate::host::{Host, blocking, space};
 use crate::model::{
     AgentPackage, AgentSpec, Fault, FaultCode, Hasher, PackageFile, PackageFormat, paths,
 };
+use crate::seam::disk::{self, Options};
 use crate::telemetry::chain;
 
 /// A program says its version, or what is wrong with the configuration, from two small files.
@@ -148,7 +149,7 @@ fn take_in(fs: &HostFs, file: &PackageFile) -> io::Result<()> {
         return Ok(());
     }
     let from = fs.at(staged(file));
-    let open = OpenOptions::new()
+    let open = File::options()
         .read(true)
         .custom_flags(O_NOFOLLOW | O_NONBLOCK)
         .open(&from)?;
@@ -164,18 +165,16 @@ fn take_in(fs: &HostFs, file: &PackageFile) -> io::Result<()> {
             .map_err(io::Error::other)
     });
     if placed.is_err() {
-        drop(fs::remove_file(&begun));
+        drop(disk::remove_file(&begun));
     }
     placed
 }
 
 fn copy(from: File, to: &Path, file: &PackageFile) -> io::Result<()> {
-    let mut target = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(O_NOFOLLOW)
+    let mut target = Options::write()
+        .create(0o600)
+        .truncate()
+        .flags(O_NOFOLLOW)
         .open(to)?;
     let digest = hashed(from, file.bytes, &mut |bytes| target.write_all(bytes))?;
     if digest != file.sha256 {
@@ -228,9 +227,9 @@ fn keep_only(fs: &HostFs, order: &AgentSpec) {
     }
 }
 
-/// Each program is started, says which it is, and reads the configuration that it would have.
+/// By each of its names the program is started, says which it is, and reads the configuration that it would have.
 async fn try_programs(host: &Host, target: &AgentPackage, name: &Name) -> Result<(), Fault> {
-    for program in PROGRAMS {
+    for program in NAMES {
         let path = host.fs.at(name.program(program));
         let cmd = Cmd::new(&path, TRY).arg("--version");
         let said = exec::run(cmd).await.map_err(|e| {

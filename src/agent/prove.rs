@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::links::Name;
 use super::next::Proof;
+use super::package::PROGRAM;
 use crate::host::Host;
 use crate::host::ours::units::{COMMS, HOSTAGENT, NODELET};
 use crate::host::units::{Active, UnitState};
@@ -17,23 +18,14 @@ const ASK: Duration = Duration::from_secs(5);
 /// Restarts by systemd after which a program does not start: one may be bad luck, and each costs five seconds.
 const RESTARTS: u32 = 2;
 
-/// The daemons, and what each runs.
-pub(super) const DAEMONS: [(&str, &str); 3] = [
-    (COMMS, "pf9-comms"),
-    (HOSTAGENT, "pf9-hostagent"),
-    (NODELET, "pf9-nodeletd"),
-];
+/// The daemons. What each runs is the version's one program, by another name.
+pub(super) const DAEMONS: [&str; 3] = [COMMS, HOSTAGENT, NODELET];
 
 /// What was asked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Looked {
     /// By unit: state, and which file its main process runs.
-    pub(super) units: Vec<(
-        &'static str,
-        &'static str,
-        Option<UnitState>,
-        Option<String>,
-    )>,
+    pub(super) units: Vec<(&'static str, Option<UnitState>, Option<String>)>,
     pub(super) tunnel: Option<TunnelStatus>,
     pub(super) host: Option<HostStatus>,
     pub(super) node: Option<NodeStatus>,
@@ -41,7 +33,7 @@ pub(super) struct Looked {
 
 /// Asks systemd and the three sockets. A socket that hangs is one that does not answer.
 pub(super) async fn look(host: &Host) -> Looked {
-    let names = DAEMONS.map(|(unit, _)| unit.to_owned());
+    let names = DAEMONS.map(str::to_owned);
     let (tunnel, status, node) = tokio::join!(
         ask::<TunnelStatus>(host, paths::COMMS_SOCKET),
         ask::<HostStatus>(host, paths::HOSTAGENT_SOCKET),
@@ -49,11 +41,11 @@ pub(super) async fn look(host: &Host) -> Looked {
     );
     // After the questions: nodelet may have been started by them.
     let states = host.units.show(&names).await.unwrap_or_default();
-    let of = |(unit, program): (&'static str, &'static str)| {
+    let of = |unit: &'static str| {
         let state = states.get(unit).cloned();
         let pid = state.as_ref().and_then(|s| s.main_pid);
         let exe = pid.map(|pid| host.proc.look(pid).program);
-        (unit, program, state, exe)
+        (unit, state, exe)
     };
     Looked {
         units: DAEMONS.into_iter().map(of).collect(),
@@ -75,13 +67,13 @@ pub(super) fn restarts(looked: &Looked) -> Vec<u32> {
     looked
         .units
         .iter()
-        .map(|(_, _, state, _)| count(state))
+        .map(|(_, state, _)| count(state))
         .collect()
 }
 
 /// Whether `to` is well, by what was seen. `was_well`: the node was before. `before`: restarts until then.
 pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) -> Proof {
-    for (at, (unit, program, state, exe)) in looked.units.iter().enumerate() {
+    for (at, (unit, state, exe)) in looked.units.iter().enumerate() {
         let Some(state) = state else {
             return Proof::Missing("systemd does not answer".into());
         };
@@ -95,7 +87,7 @@ pub(super) fn judge(looked: &Looked, to: &Name, was_well: bool, before: &[u32]) 
         if more > RESTARTS {
             return Proof::Failed(format!("{unit} ended {more} times and was started again"));
         }
-        if exe.as_deref() != Some(&to.program(program)) {
+        if exe.as_deref() != Some(&to.program(PROGRAM)) {
             return Proof::Missing(format!("{unit} is not of version {to} yet"));
         }
     }

@@ -54,7 +54,7 @@ struct Run<'a> {
 /// Goes on with what is ordered as far as it goes now.
 pub async fn switch(host: &Host) -> Result<(), Fault> {
     let mut run = Run::new(host, false);
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let order = order_store(&host.fs).look(|o: Order| Ok(o.spec)).value;
     let mut record = store(&host.fs).load(now, Ok::<Record, _>).value;
     // What was cut off goes back before anything else is begun.
@@ -91,7 +91,7 @@ pub async fn switch(host: &Host) -> Result<(), Fault> {
 pub async fn at_boot(host: &Host) -> Result<(), Fault> {
     let mut run = Run::new(host, true);
     if let Some(record) = store(&host.fs)
-        .load(Timestamp::now(), Ok::<Record, _>)
+        .load(crate::seam::clock::now(), Ok::<Record, _>)
         .value
     {
         Box::pin(run.drive_begun(record)).await?;
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
 
     /// Has it ready, and where the machine is so that a proof would mean something, changes to it.
     async fn begin(&mut self, record: Record) -> Result<Record, Fault> {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         // What an earlier order came to is no word about this one.
         *self = Self::new(self.host, self.boot);
         if let Err(why) = prepare(self.host, &record.order).await {
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
                 back: self.back,
                 units: self.units,
                 proof: self.proof.clone(),
-                now: Timestamp::now(),
+                now: crate::seam::clock::now(),
             };
             match next(&record, &seen) {
                 Move::Rest => return Ok(record),
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
             .unwrap_or_default();
         tracing::info!(%version, stage = ?record.stage, attempts = record.attempts, "version {words}{why}");
         self.log.say(
-            Timestamp::now(),
+            crate::seam::clock::now(),
             &format!("agent: version {version} {words}{why}"),
         );
     }
@@ -382,12 +382,22 @@ impl<'a> Run<'a> {
         self.reload_if(changed).await
     }
 
+    /// Each of them, whatever became of the one before it, and once more where one failed: a unit that stayed would be
+    /// that of a version whose programs do not run any more.
     async fn remove_units(&self) -> Result<(), Fault> {
-        let mut changed = false;
-        for unit in UNITS {
-            changed |= remove(&self.host.fs, &format!("{TRIAL_UNITS}/{unit}"))?;
+        let (mut changed, mut done) = (false, Ok(()));
+        for _ in 0..2 {
+            done = Ok(());
+            for unit in UNITS {
+                let trial = format!("{TRIAL_UNITS}/{unit}");
+                changed |= self.host.fs.at(&trial).symlink_metadata().is_ok();
+                done = done.and(remove(&self.host.fs, &trial).map(drop));
+            }
+            if done.is_ok() {
+                break;
+            }
         }
-        self.reload_if(changed).await
+        self.reload_if(changed).await.and(done)
     }
 
     async fn reload_if(&self, changed: bool) -> Result<(), Fault> {
@@ -418,7 +428,7 @@ impl<'a> Run<'a> {
 
     /// The package manager is told of what is proven.
     async fn settle(&self, record: Record) -> Result<(), Fault> {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         if record.stage != Stage::Proven
             || record.database == Database::Agrees
             || !is_due(&record, now)

@@ -41,6 +41,7 @@ use crate::backup::shelf;
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::model::{ArchivePolicy, ArchiveTarget, BackupManifest, HostId};
+use crate::seam::disk;
 
 /// One host's place in an archive.
 pub struct Archive {
@@ -188,7 +189,7 @@ impl Archive {
             return Ok(());
         }
         // The next try is to begin anew.
-        std::fs::remove_file(into).map_err(io("remove"))?;
+        disk::remove_file(into).map_err(io("remove"))?;
         Err(ArchiveError::Damaged {
             file,
             why: "its SHA-256 is not what its manifest says".to_owned(),

@@ -22,6 +22,7 @@ use crate::host::exec::{self, Cmd};
 use crate::host::fs::{Attrs, HostFs};
 use crate::host::{facts, space};
 use crate::model::{BackupManifest, DrillReport, Fault, FaultCode, Timestamp};
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 /// Where a drill is; nothing else is there.
@@ -104,7 +105,7 @@ impl Drop for Scratch {
         // A program that was killed a moment ago may be at its last write. What is left after all is taken
         // away by the next look.
         for _ in 0..REMOVALS {
-            match std::fs::remove_dir_all(&self.at) {
+            match disk::remove_dir_all(&self.at) {
                 Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
                     std::thread::yield_now()
                 }
@@ -169,7 +170,7 @@ async fn tried(scratch: &Scratch, drill: Drill<'_>) -> Result<(u64, u64), Fault>
     let restore = restore(fs, &etcdutl, &plain, &data, bounds);
     let restored = exec::run(restore).await;
     restored.map_err(|e| failed(format!("etcdutl does not restore it: {}", chain(&e))))?;
-    std::fs::remove_file(&plain).map_err(|e| failed(e.to_string()))?;
+    disk::remove_file(&plain).map_err(|e| failed(e.to_string()))?;
     let socket = scratch.at.join("socket");
     let server = serve(fs, &program("etcd"), &data, &socket, bounds);
     let there = tokio::select! {

@@ -26,6 +26,7 @@ use crate::model::{
     BACKUP_SCHEMA, BackupManifest, BackupSettings, ClusterId, Envelope, Fault, FaultCode, HostId,
     Timestamp, paths,
 };
+use crate::seam::carried;
 use crate::telemetry::chain;
 
 /// Pieces of the stream that wait for the disk: two MiB.
@@ -144,7 +145,7 @@ async fn stream(
 ) -> Result<(Written, Option<String>), Fault> {
     let mut snapshot = etcd.snapshot().await.map_err(|e| unasked(&e))?;
     let (to, from) = mpsc::channel(WAITING);
-    let writer = tokio::task::spawn_blocking(move || write(from, sealer, plain));
+    let writer = tokio::task::spawn_blocking(carried(move || write(from, sealer, plain)));
     let read = async {
         while let Some(piece) = snapshot.next().await? {
             if to.send(piece).await.is_err() {
@@ -227,11 +228,11 @@ async fn put(
     let beside = format!("{dir}/{name}{}", shelf::MANIFEST);
     let fs = fs.clone();
     // A disk takes its time to make a large file durable.
-    let placing = tokio::task::spawn_blocking(move || {
+    let placing = tokio::task::spawn_blocking(carried(move || {
         drop(written.plain);
         written.sealed.named(&sealed).place()?;
         fs.write(&beside, &text, &Attrs::mode(0o600))
-    });
+    }));
     match placing.await {
         Ok(placed) => placed.map_err(|e| failed(&e)),
         Err(e) => Err(Fault::new(FaultCode::Internal, WHAT, e.to_string())),

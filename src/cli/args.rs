@@ -9,12 +9,14 @@ use super::bundle::BundleArgs;
 use super::config::ConfigArgs;
 use super::etcd::EtcdArgs;
 use super::examples::{KNOWN, under};
+use super::kube_token::KubeTokenArgs;
 use super::logs::LogsArgs;
 use super::maintenance::MaintenanceArgs;
 use super::operator::{
     AttachArgs, ClusterArgs, DetachArgs, HostArgs, HostShowArgs, JoinArgs, LeaveArgs,
 };
 use super::phases::PhasesArgs;
+use super::remote::RemoteArgs;
 use super::tunnel::ping::interval;
 use crate::app::Exit;
 use crate::host::deadlines::DECOMMISSION;
@@ -59,6 +61,8 @@ pub(super) enum Verb {
     Etcd(EtcdArgs),
     /// The plane's clusters, with an operator's token: list, show.
     Cluster(ClusterArgs),
+    /// A token for kubectl, as kubeconfigs that lead through the plane ask for it.
+    KubeToken(KubeTokenArgs),
     /// The plane's hosts, with an operator's token: list, show, authorize, attach, detach.
     Host(HostArgs),
     /// Who this machine is to its plane, and what to do when it is a copy of another machine.
@@ -165,7 +169,7 @@ pub(super) struct PrepArgs {
     /// The plane, as `https://HOST[:PORT]`.
     #[arg(long, value_name = "URL")]
     pub(super) plane: String,
-    /// File with the one-time token the plane printed; "-" reads it from standard input.
+    /// File with the one-time token the plane printed; "-" reads it from standard input. With --ip one line for each host.
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     pub(super) token_file: Option<PathBuf>,
     /// The id this host shall have; default: the one it had before, or a new one.
@@ -196,6 +200,8 @@ pub(super) struct PrepArgs {
     /// One JSON value instead of lines for people.
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) remote: RemoteArgs,
 }
 
 #[derive(Debug, Parser)]
@@ -206,6 +212,9 @@ pub(super) struct StatusArgs {
     /// Show it again whenever a second has passed, until Ctrl-C.
     #[arg(long)]
     pub(super) watch: bool,
+    /// Ask nodelet as well what is not as it should be, and show it.
+    #[arg(long)]
+    pub(super) drift: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -229,6 +238,8 @@ pub(super) struct CheckArgs {
     /// that are not enrolled yet.
     #[arg(long, value_name = "URL")]
     pub(super) plane: Option<String>,
+    #[command(flatten)]
+    pub(super) remote: RemoteArgs,
 }
 
 /// How a report is written.
@@ -413,8 +424,11 @@ pub(super) struct DecommissionArgs {
     /// Do not ask.
     #[arg(long)]
     pub(super) yes: bool,
-    /// Do not tell the plane; for machines whose plane is gone.
+    /// Show what would go, exactly, and take nothing away.
     #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not tell the plane; for machines whose plane is gone. What has to be said there when it is back is shown.
+    #[arg(long, visible_alias = "local-only")]
     pub(super) local: bool,
     /// Also where others need this host: a master leaves although etcd loses its quorum. The cluster's API
     /// takes no change then until a backup is restored.
@@ -457,7 +471,7 @@ impl Verb {
             Self::AttachNode(args) => args.to.plane.json,
             Self::DetachNode(args) => args.from.plane.json,
             Self::AuthorizeNode(args) | Self::DeauthorizeNode(args) => args.plane.json,
-            Self::Completions(_) => false,
+            Self::Completions(_) | Self::KubeToken(_) => false,
             Self::Plan(args) => args.json,
             Self::Proxy(ProxyArgs { verb }) => match verb {
                 ProxyVerb::Set(args) => args.json,

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::args::{CheckArgs, Format};
 use super::context::Context;
 use super::output::{Ink, Screen, Show};
+use super::remote;
 use crate::app::Exit;
 use crate::host::extensions;
 use crate::model::Fault;
@@ -25,6 +26,9 @@ pub(super) async fn run(ctx: &Context, args: &CheckArgs) -> Result<Exit, Fault> 
         return Ok(Exit::Ok);
     }
     let skips = Skips::parse(&args.skip)?;
+    if !args.remote.hosts.is_empty() {
+        return Box::pin(remote::check(ctx, args)).await;
+    }
     let stream = args.format() == Format::JsonStream;
     ctx.out
         .waiting("looking at the machine, its network and its plane");

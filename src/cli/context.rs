@@ -58,7 +58,7 @@ impl Context {
 
     /// The clock.
     pub(super) fn now(&self) -> Timestamp {
-        Timestamp::now()
+        crate::seam::clock::now()
     }
 
     /// A client of one of our sockets.

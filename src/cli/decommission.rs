@@ -6,8 +6,11 @@
 //!      └─ when the order cannot be given, or the role takes longer than was waited for: hostagent runs
 //!         again, identity and files stay. A given order is remembered: nodelet goes on with it by itself,
 //!         also over a boot, and this verb is run again for the rest
+//! (what is going to go is shown before anybody is asked, and by --dry-run: `going`)
 //! ─ files go ─ look again: what is left is listed, and then it did not work
 //! ```
+
+mod going;
 
 use std::time::Duration;
 
@@ -55,6 +58,15 @@ pub(super) async fn run(ctx: &Context, args: &DecommissionArgs) -> Result<Exit, 
     ctx.need_root("decommission this machine")?;
     let _lock = ctx.lock("decommission this machine")?;
     let host_id = crate::identity::host_id(&ctx.host).ok().flatten();
+    if args.dry_run || !args.yes {
+        let going = going::look(ctx, args, host_id).await?;
+        if args.dry_run {
+            ctx.unlock();
+            ctx.out.show(&going);
+            return Ok(Exit::Ok);
+        }
+        ctx.out.part(&going.screen(ctx.out.width()));
+    }
     confirm(ctx, args, host_id)?;
     let role = remove_role(ctx, args).await?;
     let plane = leave(ctx, args, host_id).await;
@@ -253,7 +265,12 @@ fn late(what: &str, longest: Duration, last: Option<&NodeStatus>) -> Fault {
 /// Takes leave of the plane, best effort.
 async fn leave(ctx: &Context, args: &DecommissionArgs, host_id: Option<HostId>) -> String {
     if args.local {
-        return "not told: --local".to_owned();
+        return match host_id {
+            Some(id) => {
+                format!("not told: --local; when it is back: pf9-plane host deauthorize {id}")
+            }
+            None => "not told: --local".to_owned(),
+        };
     }
     if host_id.is_none() {
         return "not told: this machine was no host".to_owned();

@@ -9,6 +9,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "sudo pf9ctl node check --plane https://plane.example",
             "pf9ctl node check --list",
             "sudo pf9ctl node check --strict --skip swap='the cluster allows it'",
+            "pf9ctl node check --ip 10.0.0.5,10.0.0.6 --user admin --ssh-key ~/.ssh/id_ed25519",
             "sudo pf9ctl node check --output json | jq '.checks[] | select(.outcome == \"fail\")'",
         ],
     ),
@@ -19,6 +20,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "sudo pf9ctl node prep --plane https://plane.example --token-file - < token",
             "sudo pf9ctl node prep --plane https://plane.example --dry-run --fix",
             "sudo pf9ctl node prep --plane https://plane.example --token-file token --fix --yes",
+            "pf9ctl node prep --ip node-1,node-2 --plane https://plane.example --token-file tokens",
             "sudo pf9ctl node prep --plane https://plane.example --token-file token \\",
             "    --skip swap='the cluster allows it'",
         ],
@@ -63,6 +65,13 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "kube-token",
+        &[
+            "pf9ctl kube-token --cluster 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
+            "pf9ctl kube-token --cluster 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --config ~/operator.toml",
+        ],
+    ),
+    (
         "host list",
         &[
             "pf9ctl host list --config operator.toml",
@@ -93,8 +102,9 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
         "node decommission",
         &[
             "sudo pf9ctl node decommission",
+            "sudo pf9ctl node decommission --dry-run",
             "sudo pf9ctl node decommission --yes --keep-logs",
-            "sudo pf9ctl node decommission --local    # the plane is gone",
+            "sudo pf9ctl node decommission --local-only    # the plane is gone",
         ],
     ),
     (

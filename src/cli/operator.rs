@@ -3,6 +3,8 @@
 //! Which plane, and where the token is, says a file ([`CONFIG`], or `--config`); the token itself is in a file of its own
 //! that nobody else may read. Nothing of this host's identity is used: it is a person who asks.
 
+mod login;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,12 +37,20 @@ const PROJECT: &str = "service";
 /// The role of a host that may be attached.
 const ROLE: &str = "pf9-kube";
 
+/// Which plane is asked, by whom.
+#[derive(Debug, Parser)]
+pub(super) struct PlaneFile {
+    /// File that says which plane, and where the credentials are: plane, token_file or application_credential_file,
+    /// ca_file, project.
+    #[arg(long, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+}
+
 /// Which plane is asked, and how its answer is written.
 #[derive(Debug, Parser)]
 pub(super) struct PlaneArgs {
-    /// File that says which plane, and where the token is: plane, token_file, ca_file, project.
-    #[arg(long, value_name = "FILE", default_value = CONFIG)]
-    config: PathBuf,
+    #[command(flatten)]
+    file: PlaneFile,
     /// The plane's answer as JSON, instead of lines.
     #[arg(long)]
     pub(super) json: bool,
@@ -278,16 +288,18 @@ struct File {
     /// `https://HOST[:PORT]`.
     plane: String,
     /// Where the token is.
-    token_file: PathBuf,
+    token_file: Option<PathBuf>,
+    /// Where an application credential is, which gets one: `id = "…"`, `secret = "…"`.
+    application_credential_file: Option<PathBuf>,
     /// Whom to believe instead of the machine's own authorities (PEM).
     ca_file: Option<PathBuf>,
     project: Option<String>,
 }
 
 /// The plane, ready to be asked.
-struct Plane {
+pub(super) struct Plane {
     url: String,
-    token: Secret<String>,
+    shows: login::Shows,
     project: String,
     client: reqwest::Client,
 }
@@ -296,14 +308,23 @@ const WHAT: &str = "cannot ask the plane";
 
 fn wrong(why: String) -> Fault {
     let fix = format!(
-        "plane = \"https://plane.example\", token_file = \"/root/.pf9-token\", and perhaps ca_file and project, in {CONFIG} \
-         or the file of --config"
+        "plane = \"https://plane.example\", token_file = \"/root/.pf9-token\" (or application_credential_file), and perhaps \
+         ca_file and project, in {CONFIG} or the file of --config"
     );
     Fault::new(FaultCode::ConfigInvalid, WHAT, why).fix(fix)
 }
 
 impl Plane {
     fn load(ctx: &Context, args: &PlaneArgs) -> Result<Self, Fault> {
+        Self::load_file(ctx, &args.file, None)
+    }
+
+    /// As a file says it, but for this project.
+    pub(super) fn load_file(
+        ctx: &Context,
+        args: &PlaneFile,
+        project: Option<&str>,
+    ) -> Result<Self, Fault> {
         let at = |path: &Path| match path.is_absolute() {
             true => ctx.host.at(path),
             false => path.to_path_buf(),
@@ -320,7 +341,8 @@ impl Plane {
         let file: File = toml::from_str(&read(&args.config)?)
             .map_err(|e| wrong(format!("{name}: {}", e.message())))?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let project = file.project.unwrap_or_else(|| PROJECT.to_owned());
+        let project = project.map(str::to_owned).or(file.project);
+        let project = project.unwrap_or_else(|| PROJECT.to_owned());
         if !project.chars().all(plain) {
             return Err(wrong(format!("{name}: project {project:?} is no name")));
         }
@@ -329,20 +351,32 @@ impl Plane {
                 "{name}: plane must begin with https://, without a user"
             )));
         }
-        let token = secret(&at(&file.token_file)).map_err(wrong)?;
+        let shows = match (&file.token_file, &file.application_credential_file) {
+            (Some(path), None) => login::Shows::Token(secret(&at(path)).map_err(wrong)?),
+            (None, Some(path)) => login::credential(&at(path)).map_err(wrong)?,
+            (Some(_), Some(_)) | (None, None) => {
+                let why = "token_file or application_credential_file: one of the two";
+                return Err(wrong(format!("{name}: {why}")));
+            }
+        };
         let ca = file.ca_file.as_deref().map(&read).transpose()?;
         let config = Config::load(&ctx.host)?;
         let egress = Egress::load(&ctx.host, &config.comms.proxy)?;
         let client = tls::outside(ca.as_deref().map(str::as_bytes), |client| egress.on(client));
         Ok(Self {
             url: file.plane.trim_end_matches('/').to_owned(),
-            token,
+            shows,
             project,
             client: client.map_err(|e| wrong(chain(&e)))?,
         })
     }
 
-    fn qbert(&self, rest: &str) -> String {
+    /// Whom the plane takes this for, told apart from others: nothing of it is secret.
+    pub(super) fn who(&self) -> String {
+        format!("{}\n{}\n{}", self.url, self.project, self.shows.mark())
+    }
+
+    pub(super) fn qbert(&self, rest: &str) -> String {
         format!("/qbert/v4/{}/{rest}", self.project)
     }
 
@@ -369,25 +403,32 @@ impl Plane {
         })
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Fault> {
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Fault> {
+        let token = self.token().await?;
+        self.ask_with(&token, method, path, body).await
+    }
+
+    async fn ask_with(
+        &self,
+        token: &Secret<String>,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Fault> {
         let url = format!("{}{path}", self.url);
-        let away = |e: reqwest::Error| {
-            let code = match e.is_timeout() {
-                true => FaultCode::PlaneTimeout,
-                false => FaultCode::PlaneUnreachable,
-            };
-            // Its words name the URL, which has no secret in it.
-            Fault::new(code, WHAT, chain(&e))
-                .fix("check the plane's URL, ca_file, and the proxy (pf9ctl proxy show)")
-        };
         let mut request = self.client.request(method, &url).timeout(ASK);
-        request = request.header("x-auth-token", self.token.expose());
+        request = request.header("x-auth-token", token.expose());
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let answer = request.send().await.map_err(away)?;
+        let answer = request.send().await.map_err(|e| away(&e))?;
         let status = answer.status();
-        let bytes = tls::body(answer, ANSWER_MAX).await.map_err(away)?;
+        let bytes = tls::body(answer, ANSWER_MAX).await.map_err(|e| away(&e))?;
         let garbage = |why: &str| Fault::new(FaultCode::PlaneGarbage, WHAT, why);
         let bytes = bytes.ok_or_else(|| garbage("its answer is too long"))?;
         if !status.is_success() {
@@ -398,6 +439,16 @@ impl Plane {
         }
         serde_json::from_slice(&bytes).map_err(|_| garbage("its answer is no JSON"))
     }
+}
+
+fn away(e: &reqwest::Error) -> Fault {
+    let code = match e.is_timeout() {
+        true => FaultCode::PlaneTimeout,
+        false => FaultCode::PlaneUnreachable,
+    };
+    // Its words name the URL, which has no secret in it.
+    Fault::new(code, WHAT, chain(e))
+        .fix("check the plane's URL, ca_file, and the proxy (pf9ctl proxy show)")
 }
 
 /// What the plane says when it says no, in whichever shape that API has.
@@ -423,6 +474,16 @@ fn refused(status: StatusCode, bytes: &[u8]) -> Fault {
 
 /// One line that nobody else may read.
 fn secret(path: &Path) -> Result<Secret<String>, String> {
+    let text = secret_text(path)?;
+    let token = text.expose().trim();
+    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(format!("{}: it is no token", path.display()));
+    }
+    Ok(Secret::new(token.to_owned()))
+}
+
+/// A file that nobody else may read.
+fn secret_text(path: &Path) -> Result<Secret<String>, String> {
     use std::io::Read;
     let name = path.display();
     let file = std::fs::File::open(path).map_err(|e| format!("{name}: {e}"))?;
@@ -434,11 +495,7 @@ fn secret(path: &Path) -> Result<Secret<String>, String> {
     file.take(FILE_MAX)
         .read_to_string(&mut text)
         .map_err(|e| format!("{name}: {e}"))?;
-    let token = text.trim();
-    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(format!("{name}: it is no token"));
-    }
-    Ok(Secret::new(token.to_owned()))
+    Ok(Secret::new(text))
 }
 
 /// What was ordered.

@@ -211,6 +211,11 @@ impl Output {
         }
     }
 
+    /// Columns of a screen.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     /// Lines of the terminal, if it is one.
     pub(super) fn rows(&self) -> Option<usize> {
         if !self.terminal {
@@ -222,19 +227,29 @@ impl Output {
 
     /// The value again, in the place of the one before.
     pub(super) fn repaint<T: Show>(&self, value: &T) {
-        let text = value.screen(self.width).text(self.colour);
         if !self.terminal {
-            return self.print(&text);
+            return self.print(&value.screen(self.width).text(self.colour));
         }
-        // Home, each line cleared to its end, the rest below cleared: no flicker.
-        let text = text.replace('\n', "\x1b[K\n");
-        self.print(&format!("\x1b[H{text}\x1b[J"));
+        // Asked anew each time: people resize.
+        let (width, rows) =
+            terminal_size::terminal_size().map_or((self.width, usize::MAX), |(w, h)| {
+                (
+                    usize::from(w.0).clamp(WIDTH_MIN, WIDTH_MAX),
+                    usize::from(h.0),
+                )
+            });
+        self.print(&frame(&value.screen(width).text(self.colour), rows));
     }
 
-    /// Before the first [`Self::repaint`]: an empty screen; what was on it scrolls away.
-    pub(super) fn clear(&self) {
+    /// Before the first [`Self::repaint`]: an empty screen without a cursor; what was on it scrolls away. After the last: the
+    /// cursor again, below what stands there.
+    pub(super) fn live(&self, begins: bool) {
         if self.terminal {
-            self.print("\x1b[2J");
+            self.print(if begins {
+                "\x1b[?25l\x1b[2J"
+            } else {
+                "\x1b[?25h\n"
+            });
         }
     }
 
@@ -336,6 +351,25 @@ pub(super) fn usage(error: &clap::Error) -> Exit {
     if failed { Exit::Usage } else { Exit::Ok }
 }
 
+/// A screen over the one before, as one piece that a terminal shows at once where it can: from the top, each line cleared
+/// to its end, the rest below cleared. What does not fit is not shown: a terminal that scrolls would show the rest of each
+/// screen below the one before.
+fn frame(text: &str, rows: usize) -> String {
+    let all = text.lines().count();
+    let mut lines: Vec<&str> = text.lines().take(rows).collect();
+    let cut = format!(
+        "  … {} lines more than this window has",
+        all.saturating_sub(rows) + 1
+    );
+    if all > rows {
+        lines.pop();
+        lines.push(&cut);
+    }
+    let body = lines.join("\x1b[K\r\n");
+    // 2026: what comes is one change. 7: a line that is too long is cut off, and moves nothing.
+    format!("\x1b[?2026h\x1b[?7l\x1b[H{body}\x1b[K\x1b[J\x1b[?7h\x1b[?2026l")
+}
+
 /// Breaks at spaces; a longer word stays whole.
 pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
@@ -372,6 +406,28 @@ mod tests {
             screen.text(false),
             "  why          aaa bbb\n               https://long.example/very/very/long\n               ccc\n"
         );
+    }
+
+    /// No line more than the window has, for then it would scroll; none of the screen before is left.
+    #[test]
+    fn a_screen_takes_the_place_of_the_one_before_and_never_scrolls() {
+        for (text, rows, breaks, words) in [
+            ("a\nb\n", 9, 1, "b"),
+            ("a\nb\nc\nd\n", 3, 2, "2 lines more"),
+            ("a\n", 1, 0, "a"),
+        ] {
+            let shown = frame(text, rows);
+            assert_eq!(shown.matches('\n').count(), breaks, "{shown:?}");
+            assert_eq!(shown.matches("\x1b[K").count(), breaks + 1, "{shown:?}");
+            assert!(
+                shown.contains(words) && shown.contains("\x1b[H") && shown.contains("\x1b[J"),
+                "{shown:?}"
+            );
+            assert!(
+                shown.starts_with("\x1b[?2026h") && shown.ends_with("\x1b[?2026l"),
+                "{shown:?}"
+            );
+        }
     }
 
     #[test]

@@ -19,17 +19,21 @@ const PLAN: Duration = Duration::from_secs(150);
 pub(super) struct Plan(pub(super) PlanWords);
 
 pub(super) async fn run(ctx: &Context) -> Result<Exit, Fault> {
-    let what = "cannot show the plan";
     ctx.out.waiting("looking at the machine");
+    let plan = ask(ctx, "cannot show the plan").await?;
+    ctx.out.show(&Plan(plan));
+    Ok(Exit::Ok)
+}
+
+/// Asks nodelet; `what` cannot be done where it does not answer.
+pub(super) async fn ask(ctx: &Context, what: &str) -> Result<PlanWords, Fault> {
     let client = ctx
         .socket(paths::NODELET_SOCKET)
         .map_err(|e| e.fault(what))?;
-    let plan: PlanWords = client
+    client
         .get("/v1/plan", PLAN)
         .await
-        .map_err(|e| e.fault(what))?;
-    ctx.out.show(&Plan(plan));
-    Ok(Exit::Ok)
+        .map_err(|e| e.fault(what))
 }
 
 impl Show for Plan {

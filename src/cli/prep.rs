@@ -25,6 +25,7 @@ use super::args::PrepArgs;
 use super::before::Before;
 use super::context::{AGENT_UNITS, Context};
 use super::output::{Ink, Screen, Show};
+use super::remote;
 use super::way::{Way, not_read};
 use crate::app::{Config, Exit};
 use crate::host::exec::{self, Cmd};
@@ -58,6 +59,10 @@ pub(super) struct PrepReport {
 }
 
 pub(super) async fn run(ctx: &Context, args: &PrepArgs) -> Result<Exit, Fault> {
+    if !args.remote.hosts.is_empty() {
+        Skips::parse(&args.skip)?;
+        return Box::pin(remote::prep(ctx, args)).await;
+    }
     let started = Instant::now();
     ctx.need_root("prepare this machine")?;
     let _lock = ctx.lock("prepare this machine")?;

@@ -3,8 +3,16 @@
 //! hostagent knows most; comms knows the tunnel; systemd knows who runs. Each may be silent: then
 //! the report says so and shows the rest. nodelet is asked only when it runs already, so that
 //! looking does not start anything.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `used` | what is ours on the disks |
+//! | `rows` | rows of the screen that are lists; the screen itself is `status_screen` |
 
-use std::time::Duration;
+pub(super) mod rows;
+pub(super) mod used;
+
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -19,11 +27,14 @@ use crate::model::{
     AgentStatus, Expiry, Fault, FaultCode, Generation, HostId, HostStatus, NodeState, NodeStatus,
     Role, Timestamp, TunnelState, TunnelStatus, paths,
 };
+use crate::nodelet::plan::{PlanWords, StepWords};
 
 /// Version of the report document.
 pub(super) const REPORT_SCHEMA: u32 = 1;
 /// How often `--watch` looks.
 const WATCH: Duration = Duration::from_secs(1);
+/// How often it asks what differs.
+const DRIFT_EVERY: Duration = Duration::from_secs(15);
 
 /// Everything a person asks first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +73,11 @@ pub(super) struct StatusReport {
     pub(super) services: Vec<UnitReport>,
     /// File systems that matter.
     pub(super) disks: Vec<crate::model::DiskHealth>,
+    /// What is ours on them.
+    pub(super) used: Vec<used::Used>,
+    /// What is not as it should be, where `--drift` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drift: Option<Vec<StepWords>>,
     /// When certificates end: the tunnel's, and the node's own.
     pub(super) certificates: Vec<Expiry>,
     /// What is wrong with the machine itself, and certificates that are not renewed.
@@ -108,19 +124,59 @@ pub(super) struct UnitReport {
 }
 
 pub(super) async fn run(ctx: &Context, args: &StatusArgs) -> Result<Exit, Fault> {
+    if args.drift {
+        ctx.need_root("ask nodelet what differs")?;
+    }
+    let mut asked: Option<(Instant, Result<PlanWords, Fault>)> = None;
     if !args.watch {
-        let report = gather(ctx).await;
+        let mut report = gather(ctx).await;
+        drift(ctx, args, &mut report, &mut asked).await;
         ctx.out.show(&report);
         return Ok(report.state.exit());
     }
-    ctx.out.clear();
+    ctx.out.live(true);
     loop {
-        ctx.out.repaint(&gather(ctx).await);
+        let mut report = gather(ctx).await;
+        tokio::select! {
+            biased;
+            // cancel-safe: a question that is not answered any more changes nothing
+            () = drift(ctx, args, &mut report, &mut asked) => {}
+            () = ctx.stop.cancelled() => break,
+        }
+        ctx.out.repaint(&report);
         tokio::select! {
             // cancel-safe: both are
-            () = ctx.stop.cancelled() => return Ok(Exit::Ok),
+            () = ctx.stop.cancelled() => break,
             () = tokio::time::sleep(WATCH) => {}
         }
+    }
+    ctx.out.live(false);
+    Ok(Exit::Ok)
+}
+
+/// What nodelet would do now. It looks at everything for it: a screen that stays has an answer that is not quite new.
+async fn drift(
+    ctx: &Context,
+    args: &StatusArgs,
+    report: &mut StatusReport,
+    asked: &mut Option<(Instant, Result<PlanWords, Fault>)>,
+) {
+    if !args.drift {
+        return;
+    }
+    let old = asked
+        .as_ref()
+        .is_none_or(|(at, _)| at.elapsed() >= DRIFT_EVERY);
+    if old {
+        *asked = Some((
+            Instant::now(),
+            super::plan::ask(ctx, "cannot say what differs").await,
+        ));
+    }
+    match asked {
+        Some((_, Ok(plan))) => report.drift = Some(plan.steps.clone()),
+        Some((_, Err(fault))) => report.warnings.push(fault.clone()),
+        None => {}
     }
 }
 
@@ -143,6 +199,8 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         Err(_) => None,
     };
     let host_id = crate::identity::host_id(&ctx.host);
+    let config = Config::load(&ctx.host);
+    let log = config.as_ref().map(|c| c.log.clone()).unwrap_or_default();
     let mut report = StatusReport {
         schema: REPORT_SCHEMA,
         taken_at: ctx.now(),
@@ -165,6 +223,8 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
         node,
         services,
         disks: Vec::new(),
+        used: used::look(&ctx.host, &log),
+        drift: None,
         certificates: Vec::new(),
         warnings: Vec::new(),
     };
@@ -185,7 +245,6 @@ pub(super) async fn gather(ctx: &Context) -> StatusReport {
     if enrolled {
         own_look(ctx, &mut report);
     }
-    let config = Config::load(&ctx.host);
     let identity = host_id.map_err(|e| e.fault("cannot read this host's identity"));
     let seen = Seen {
         enrolled,

@@ -2,12 +2,12 @@
 
 use super::maintenance;
 use super::output::{Ink, Screen, Show};
-use super::status::{Overall, StatusReport, UnitReport};
+use super::status::{Overall, StatusReport, UnitReport, rows};
 use super::words::{ago, rtt, size, span, took, until};
 use crate::model::{
-    AgentStage, AgentStatus, DownloadStatus, Expiry, NodeStatus, PackageDatabase, PhaseId,
-    PhaseState, PhaseStatus, Role, SessionKind, SessionState, SessionStatus, Timestamp,
-    TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
+    AgentStage, AgentStatus, DownloadStatus, NodeStatus, PackageDatabase, PhaseId, PhaseState,
+    PhaseStatus, Role, SessionKind, SessionState, SessionStatus, Timestamp, TunnelState,
+    TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
 };
 
 impl Show for StatusReport {
@@ -273,7 +273,7 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
         let since = since.map(|s| format!(", for {s}")).unwrap_or_default();
         screen.row("API", Ink::Plain, &format!("{address}{since}"), width);
     }
-    if let Some(text) = certificates(&report.certificates, report.taken_at) {
+    if let Some(text) = rows::certificates(&report.certificates, report.taken_at) {
         screen.row("certificates", Ink::Plain, &text, width);
     }
     if let Some(download) = &report.download {
@@ -287,6 +287,13 @@ fn machine(screen: &mut Screen, report: &StatusReport, width: usize) {
     if !disks.is_empty() {
         screen.row("disk", Ink::Plain, &disks.join(" · "), width);
     }
+    if let Some(text) = rows::used(&report.used) {
+        screen.row("ours on it", Ink::Plain, &text, width);
+    }
+    if let Some(node) = &report.node {
+        rows::repairs(screen, node, report.taken_at, width);
+    }
+    rows::drift(screen, report, width);
     for warning in &report.warnings {
         screen.row("warning", Ink::Warn, &warning.to_string(), width);
     }
@@ -328,17 +335,6 @@ fn upgrade(screen: &mut Screen, now: &UpgradeStatus, at: Timestamp, width: usize
     if let Some(fault) = &now.fault {
         screen.row("", ink, &fault.to_string(), width);
     }
-}
-
-fn certificates(all: &[Expiry], now: Timestamp) -> Option<String> {
-    let first = all.iter().min_by_key(|c| c.not_after)?;
-    let name = &first.name;
-    let when = if first.not_after <= now {
-        format!("{name} EXPIRED {}", ago(now, first.not_after))
-    } else {
-        format!("{name} expires {}", until(now, first.not_after))
-    };
-    Some(format!("{} · {when}, before all others", all.len()))
 }
 
 fn download_words(download: &DownloadStatus) -> String {

@@ -22,6 +22,7 @@
 
 mod bundle;
 mod check;
+mod cloud_init;
 mod config;
 mod decommission;
 mod etcd;
@@ -33,6 +34,7 @@ mod packaged;
 mod plane;
 mod prep;
 mod proxy;
+mod remote;
 mod schema;
 mod screens;
 mod scripts;

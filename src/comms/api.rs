@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +43,7 @@ pub(super) async fn run(listener: UnixListener, api: Api, shutdown: Cancellation
 
 impl Api {
     async fn answer(&self, request: &Request) -> Reply {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         match (&request.method, request.path.as_str()) {
             (&Method::GET, "/v1/status") => Reply::json(StatusCode::OK, &self.board.status(now)),
             (&Method::GET, "/v1/streams") => Reply::json(StatusCode::OK, &self.board.streams(now)),

@@ -148,7 +148,7 @@ impl Log {
                 None => format!("and {more} more of many kinds within {within} s"),
             };
             self.write(&Line {
-                at: Timestamp::now(),
+                at: crate::seam::clock::now(),
                 what: "refuse",
                 stream: None,
                 service: kind.as_ref().map_or("", |k| &k.service),
@@ -169,7 +169,7 @@ mod tests {
 
     fn refused(who: &str) -> Line<'_> {
         Line {
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             what: "refuse",
             stream: Some(2),
             service: "kubelet",

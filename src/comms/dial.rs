@@ -203,14 +203,14 @@ impl Route {
             let (tls, at) = self.secure(endpoint, journey).await?;
             journey.begin(Hop::Websocket);
             let own = self.own.as_ref().map(|own| own.headers(endpoint));
-            let sent = Timestamp::now();
+            let sent = crate::seam::clock::now();
             let date = mux::ask(tls, &at.authority(), &at.path, own.unwrap_or_default())
                 .await
                 .map_err(DialError::Handshake)?;
             journey.end("it knows this host and takes tunnels");
             Ok(Answered {
                 sent,
-                got: Timestamp::now(),
+                got: crate::seam::clock::now(),
                 date,
             })
         })

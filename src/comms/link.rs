@@ -350,7 +350,7 @@ fn down(endpoint: &str, why: String) -> Fault {
 }
 
 fn after(wait: Duration) -> Timestamp {
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     now.checked_add(wait).unwrap_or(now)
 }
 

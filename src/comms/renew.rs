@@ -19,7 +19,6 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
@@ -34,6 +33,7 @@ use crate::model::{
     Digest, Expiry, Fault, FaultCode, Life, RenewAnswer, RenewRequest, SessionKind,
 };
 use crate::mux::{self, MuxStream};
+use crate::seam::carried;
 use crate::telemetry::chain;
 use crate::wire::{Class, Meta};
 
@@ -154,7 +154,7 @@ impl Renewal {
                 }
                 Err(fault) => {
                     let wait = backoff.next(None, None, fastrand::f64());
-                    let now = Timestamp::now();
+                    let now = crate::seam::clock::now();
                     let fault = fault.next_try(now.checked_add(wait).unwrap_or(now));
                     tracing::warn!(code = fault.code.word(), "{fault}");
                     self.tell(Some(fault));
@@ -197,7 +197,9 @@ impl Renewal {
             {
                 return;
             }
-            let left = identity.renew_at().duration_since(Timestamp::now());
+            let left = identity
+                .renew_at()
+                .duration_since(crate::seam::clock::now());
             let left = Duration::try_from(left).unwrap_or_default();
             if left.is_zero() {
                 return;
@@ -329,7 +331,7 @@ impl Renewal {
         F: FnOnce(&HostFs) -> Result<T, IdentityError> + Send + 'static,
     {
         let fs = self.fs.clone();
-        let done = tokio::task::spawn_blocking(move || work(&fs)).await;
+        let done = tokio::task::spawn_blocking(carried(move || work(&fs))).await;
         done.unwrap_or_else(|e| {
             Err(IdentityError::Fs(FsError {
                 action: "write",
@@ -428,6 +430,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::Timestamp;
 
     fn any_said() -> impl Strategy<Value = Vec<Said>> {
         let one = prop_oneof![Just(Said::Yes), Just(Said::No), Just(Said::Nothing)];

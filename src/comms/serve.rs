@@ -5,7 +5,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -159,7 +158,7 @@ impl Story<'_> {
         passed: Option<(u64, u64)>,
     ) -> Line<'a> {
         Line {
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             what,
             stream: Some(self.stream),
             service: self.service,

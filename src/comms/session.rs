@@ -152,6 +152,6 @@ async fn at(when: Option<Instant>) {
 }
 
 fn later(wait: Duration) -> Timestamp {
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     now.checked_add(wait).unwrap_or(now)
 }

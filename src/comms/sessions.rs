@@ -121,7 +121,7 @@ impl Sessions {
             slot: new.slot,
             kind: new.kind,
             endpoint: new.endpoint,
-            since: Timestamp::now(),
+            since: crate::seam::clock::now(),
             handle: new.handle,
             probe: Mutex::new(new.probe),
             ping_interval: new.ping_interval,
@@ -228,7 +228,7 @@ impl Live {
         let name = Name {
             service: service.to_owned(),
             who: who.to_owned(),
-            opened_at: Timestamp::now(),
+            opened_at: crate::seam::clock::now(),
         };
         self.lock_names().insert(stream, name);
         Named {

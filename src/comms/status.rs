@@ -103,7 +103,7 @@ impl StatusBoard {
 
     /// A session or a try ended; `was_up`: the plane was heard until now.
     pub(super) fn ended(&self, slot: u8, fault: Fault, was_up: bool) {
-        let at = Timestamp::now();
+        let at = crate::seam::clock::now();
         let code = fault.code;
         self.change(slot, |s| {
             if let Some(next_try) = fault.next_try {

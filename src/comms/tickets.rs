@@ -5,7 +5,8 @@
 //! memory alone would be lost with the process, and the one on the disk would be too old by then.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Digest, Secret, paths};
 use crate::mux;
+use crate::seam::carried;
 use crate::telemetry::chain;
 
 /// Version of the file.
@@ -23,6 +25,8 @@ const CHAINS_MAX: usize = 8;
 const TICKET_MAX: usize = 160;
 /// Largest file.
 const FILE_MAX: u64 = 16 * 1024;
+/// How long a disk may take for one; a tunnel does not wait longer for a disk that hangs.
+const STORED_WITHIN: Duration = Duration::from_secs(10);
 /// Hex digits of a chain's name.
 const NAME: usize = 16;
 
@@ -31,6 +35,8 @@ const NAME: usize = 16;
 pub(super) struct Tickets {
     fs: HostFs,
     all: Arc<Mutex<File>>,
+    /// Held by whoever writes. Not [`Tickets::all`]: who asks for headers does not wait for a disk.
+    writes: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -58,6 +64,7 @@ impl Tickets {
         Self {
             fs,
             all: Arc::new(Mutex::new(file)),
+            writes: Arc::default(),
         }
     }
 
@@ -71,7 +78,7 @@ impl Tickets {
         };
         set(mux::CHAIN_HEADER, &chain_of(endpoint));
         let shown: Vec<String> = {
-            let file = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = locked(&self.all);
             let one = |(chain, ticket): (&String, &Secret<String>)| {
                 format!("{chain}:{}", ticket.expose())
             };
@@ -92,26 +99,37 @@ impl Tickets {
         let (name, ticket) = (chain_of(endpoint), Secret::new(ticket.to_owned()));
         let (fs, all) = (self.fs.clone(), Arc::clone(&self.all));
         // The disk is waited for on another thread: this one moves bytes.
-        let stored = tokio::task::spawn_blocking(move || {
-            let mut file = all.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = file.with(&name, ticket);
-            let bytes = serde_json::to_vec(&next).map_err(|e| e.to_string())?;
-            fs.write(paths::TICKETS, &bytes, &Attrs::mode(0o600))
-                .map_err(|e| chain(&e))?;
-            *file = next;
-            Ok::<_, String>(())
-        })
-        .await;
-        let failed = match stored {
-            Ok(Ok(())) => return,
-            Ok(Err(why)) => why,
-            Err(e) => e.to_string(),
+        let stored = async {
+            let turn = Arc::clone(&self.writes).lock_owned().await;
+            let work = carried(move || {
+                let _turn = turn;
+                let next = locked(&all).with(&name, ticket);
+                let bytes = serde_json::to_vec(&next).map_err(|e| e.to_string())?;
+                fs.write(paths::TICKETS, &bytes, &Attrs::mode(0o600))
+                    .map_err(|e| chain(&e))?;
+                *locked(&all) = next;
+                Ok::<_, String>(())
+            });
+            tokio::task::spawn_blocking(work).await
+        };
+        let failed = match tokio::time::timeout(STORED_WITHIN, stored).await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(why))) => why,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!(
+                "the disk did not take it within {} s",
+                STORED_WITHIN.as_secs()
+            ),
         };
         tracing::warn!(
             why = failed,
             "session ticket is not stored; the one before is shown again"
         );
     }
+}
+
+fn locked(all: &Mutex<File>) -> MutexGuard<'_, File> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl File {
@@ -203,5 +221,54 @@ mod tests {
         std::fs::create_dir_all(fs.at(paths::TICKETS).join("x")).expect("directory");
         tickets.take("wss://a", &answer("2.x.y")).await;
         assert_eq!(shown(&tickets, "wss://a").as_deref(), Some("1.x.y"));
+    }
+
+    /// A ticket that comes, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    pub(crate) mod walk {
+        use std::collections::BTreeMap;
+
+        use super::*;
+        use crate::host::ours::paths::WRITTEN_BY_COMMS;
+        use crate::host::temps;
+        use crate::seam::walk::{Scenario, files, walk};
+
+        pub(crate) struct Ticket;
+
+        impl Scenario for Ticket {
+            const NAME: &'static str = "ticket";
+            type World = (tempfile::TempDir, HostFs);
+
+            async fn begin(&self) -> Self::World {
+                let dir = tempfile::tempdir().expect("tempdir");
+                let fs = HostFs::new(dir.path());
+                Tickets::load(fs.clone())
+                    .take("wss://a", &answer("1.x.y"))
+                    .await;
+                (dir, fs)
+            }
+
+            async fn life(&self, (_, fs): &mut Self::World, starts: bool) -> bool {
+                if starts {
+                    temps::collect(fs, WRITTEN_BY_COMMS);
+                }
+                let tickets = Tickets::load(fs.clone());
+                let before = shown(&tickets, "wss://a");
+                assert!(before.is_some(), "there is one at every instant");
+                tickets.take("wss://a", &answer("2.x.y")).await;
+                shown(&tickets, "wss://a").as_deref() == Some("2.x.y")
+            }
+
+            async fn end(&self, (_, fs): &mut Self::World) -> BTreeMap<String, String> {
+                // Of a write that never came back the next start takes it.
+                temps::collect(fs, WRITTEN_BY_COMMS);
+                files(fs, |_| false)
+            }
+        }
+
+        #[tokio::test]
+        async fn a_ticket_broken_anywhere_is_the_old_one_or_the_new() {
+            walk(&Ticket, 60).await;
+        }
     }
 }

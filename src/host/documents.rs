@@ -20,6 +20,7 @@ use crate::model::{
     Accepted, Because, Envelope, Fault, FaultCode, HostId, PAYLOAD_MAX, Timestamp, TrustStore,
     Verdict, judge,
 };
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 /// An envelope of the largest payload.
@@ -217,12 +218,12 @@ impl Store {
         let (at, previous) = (self.fs.at(&self.path), self.fs.at(self.previous()));
         if at.exists() {
             let keep = || -> std::io::Result<()> {
-                match std::fs::remove_file(&previous) {
+                match disk::remove_file(&previous) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
                     Ok(()) | Err(_) => {}
                 }
                 // A second name, not a rename: the document is at its path at every instant.
-                std::fs::hard_link(&at, &previous)
+                disk::hard_link(&at, &previous)
             };
             keep().map_err(|e| fail("keep the old", e))?;
         }
@@ -285,8 +286,8 @@ impl Store {
             .and_then(|n| n.parse::<u32>().ok())
             .map_or(0, |n| n + 1);
         let name = format!("{stem}{number:03}");
-        std::fs::rename(self.fs.at(&self.path), self.fs.at(format!("{dir}/{name}")))
-            .map_err(fail)?;
+        let to = self.fs.at(format!("{dir}/{name}"));
+        disk::rename(&self.fs.at(&self.path), &to).map_err(fail)?;
         let surplus = (broken.len() + 1).saturating_sub(BROKEN_KEPT);
         self.remove(broken.iter().take(surplus))?;
         Ok(name)

@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use crate::seam::{point, point_soon};
+
 /// What children search: the distribution's own directories and nothing a person could prepend.
 const CHILD_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Most standard output that is kept: `iptables-save` of a node with thousands of services.
@@ -243,6 +245,7 @@ async fn talked(cmd: &Cmd, stderr_max: usize) -> std::io::Result<Said> {
     if !cmd.program.is_absolute() {
         return Err(std::io::Error::other("its path is not absolute"));
     }
+    point!(Spawn, cmd.program)?;
     let mut child = Command::new(&cmd.program)
         .args(&cmd.args)
         .env_clear()
@@ -302,7 +305,9 @@ async fn talk(
     fed?;
     read_out?;
     read_err?;
-    said.status = Some(child.wait().await?);
+    let status = child.wait().await?;
+    point_soon!(Exit, cmd.program).await?;
+    said.status = Some(status);
     Ok(())
 }
 

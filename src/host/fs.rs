@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::{Group, User};
 
+use crate::seam::{disk, life};
+
 mod begun;
 mod plain;
 
@@ -197,6 +199,7 @@ impl HostFs {
 
     /// Replaces `path` by `bytes`, atomically and durably. Missing parent directories are made
     /// with mode 0755.
+    #[track_caller]
     pub fn write(
         &self,
         path: impl AsRef<Path>,
@@ -211,54 +214,52 @@ impl HostFs {
     }
 
     /// Makes `path` a symbolic link to `target`, atomically (rename over).
+    #[track_caller]
     pub fn link(&self, path: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), FsError> {
         let at = self.at(path);
         let dir = self.parent_of(&at)?;
         let temp = temp_beside(&at);
-        std::os::unix::fs::symlink(target, &temp).map_err(|e| fail("link", &at, e))?;
-        if let Err(e) = fs::rename(&temp, &at) {
-            drop(fs::remove_file(&temp));
+        disk::symlink(target.as_ref(), &temp).map_err(|e| fail("link", &at, e))?;
+        if let Err(e) = disk::rename(&temp, &at) {
+            drop(disk::remove_file(&temp));
             return Err(fail("link", &at, e));
         }
         sync_dir(&dir)
     }
 
     /// Makes a directory (and its parents, 0755) and sets its mode and owner.
+    #[track_caller]
     pub fn make_dir(&self, path: impl AsRef<Path>, attrs: &Attrs) -> Result<(), FsError> {
         let at = self.at(path);
-        fs::create_dir_all(&at).map_err(|e| fail("make directory", &at, e))?;
+        disk::make_dirs(&at).map_err(|e| fail("make directory", &at, e))?;
         let own = attrs.ids().and_then(|ids| match ids {
-            Some((uid, gid)) => std::os::unix::fs::chown(&at, Some(uid), Some(gid)),
+            Some((uid, gid)) => disk::chown(&at, uid, gid),
             None => Ok(()),
         });
         own.map_err(|e| fail("own", &at, e))?;
-        fs::set_permissions(&at, fs::Permissions::from_mode(attrs.mode))
+        disk::set_permissions(&at, fs::Permissions::from_mode(attrs.mode))
             .map_err(|e| fail("set mode of", &at, e))?;
-        match at.parent() {
-            Some(parent) => sync_dir(parent),
-            None => Ok(()),
-        }
+        sync_parent(&at)
     }
 
     /// Removes a file or link; nothing there is fine.
+    #[track_caller]
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), FsError> {
         let at = self.at(path);
-        match fs::remove_file(&at) {
-            Ok(()) => match at.parent() {
-                Some(parent) => sync_dir(parent),
-                None => Ok(()),
-            },
+        match disk::remove_file(&at) {
+            Ok(()) => sync_parent(&at),
             Err(e) if absent(&e) => Ok(()),
             Err(e) => Err(fail("remove", &at, e)),
         }
     }
 
-    /// Removes a directory if it is empty; one that is not, or is a mount point, stays. True when
+    /// Removes a directory if it is empty, durably; one that is not, or is a mount point, stays. True when
     /// it is gone.
+    #[track_caller]
     pub fn remove_empty_dir(&self, path: impl AsRef<Path>) -> Result<bool, FsError> {
         let at = self.at(path);
-        match fs::remove_dir(&at) {
-            Ok(()) => Ok(true),
+        match disk::remove_dir(&at) {
+            Ok(()) => sync_parent(&at).map(|()| true),
             Err(e) if absent(&e) => Ok(true),
             Err(e) => match e.kind() {
                 io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(false),
@@ -270,6 +271,7 @@ impl HostFs {
     /// Removes whatever is at `path`, with everything in it; nothing there is fine. Refused while
     /// something is mounted below it: that is somebody's data. When `path` itself is a mount
     /// point, it is emptied and stays.
+    #[track_caller]
     pub fn remove_tree(&self, path: &str) -> Result<(), FsError> {
         let at = self.at(path);
         match self.found(path)? {
@@ -283,7 +285,8 @@ impl HostFs {
             return Err(fail("remove", &at, io::Error::other(why)));
         }
         if !is_mount {
-            return fs::remove_dir_all(&at).map_err(|e| fail("remove", &at, e));
+            disk::remove_dir_all(&at).map_err(|e| fail("remove", &at, e))?;
+            return sync_parent(&at);
         }
         for name in self.list(path)? {
             self.remove_tree(&format!("{path}/{name}"))?;
@@ -293,9 +296,10 @@ impl HostFs {
 
     /// Gives a file or directory another name on the same file system, durably. Both directories
     /// must be there. What has the new name already is in the way, unless it is an empty directory.
+    #[track_caller]
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), FsError> {
         let (from, to) = (self.at(from), self.at(to));
-        fs::rename(&from, &to).map_err(|e| fail("move", &from, e))?;
+        disk::rename(&from, &to).map_err(|e| fail("move", &from, e))?;
         [&to, &from]
             .into_iter()
             .filter_map(|path| path.parent())
@@ -303,6 +307,7 @@ impl HostFs {
     }
 
     /// Makes everything below a directory durable, for what another program wrote there.
+    #[track_caller]
     pub fn sync_tree(&self, path: &str) -> Result<(), FsError> {
         for name in self.list(path)? {
             let below = format!("{path}/{name}");
@@ -310,9 +315,7 @@ impl HostFs {
                 Found::Dir { .. } => self.sync_tree(&below)?,
                 Found::File { .. } => {
                     let at = self.at(&below);
-                    File::open(&at)
-                        .and_then(|f| f.sync_all())
-                        .map_err(|e| fail("sync", &at, e))?;
+                    disk::sync_file(&at).map_err(|e| fail("sync", &at, e))?;
                 }
                 Found::Nothing | Found::Link(_) | Found::Other => {}
             }
@@ -337,17 +340,22 @@ impl HostFs {
         Ok(names)
     }
 
+    #[track_caller]
     fn parent_of(&self, at: &Path) -> Result<PathBuf, FsError> {
         let dir = at.parent().unwrap_or(&self.root).to_path_buf();
-        fs::create_dir_all(&dir).map_err(|e| fail("make directory", &dir, e))?;
+        disk::make_dirs(&dir).map_err(|e| fail("make directory", &dir, e))?;
         Ok(dir)
     }
 }
 
+#[track_caller]
+fn sync_parent(at: &Path) -> Result<(), FsError> {
+    at.parent().map_or(Ok(()), sync_dir)
+}
+
+#[track_caller]
 fn sync_dir(dir: &Path) -> Result<(), FsError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| fail("sync", dir, e))
+    disk::sync_dir(dir).map_err(|e| fail("sync", dir, e))
 }
 
 /// Who writes a temporary file: a process id and when that process started name one process for
@@ -363,13 +371,17 @@ impl Writer {
     pub(super) fn this() -> Self {
         static THIS: OnceLock<Writer> = OnceLock::new();
         // The process's own, whatever root its host's files are below.
-        *THIS.get_or_init(|| Self {
+        let this = *THIS.get_or_init(|| Self {
             pid: std::process::id(),
             start: fs::read_to_string("/proc/self/stat")
                 .ok()
                 .and_then(|stat| super::proc::start_of(&stat))
                 .unwrap_or_default(),
-        })
+        });
+        match life() {
+            Some(start) => Self { start, ..this },
+            None => this,
+        }
     }
 }
 

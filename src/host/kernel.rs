@@ -1,6 +1,5 @@
 //! The kernel: modules, parameters, swap, control groups, capabilities.
 
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::exec::{self, Cmd, ExecError};
 use super::fs::{Found, FsError, HostFs};
+use crate::seam::disk::Options;
 
 /// Loading a module reads a file and runs its start function.
 const MODPROBE: Duration = Duration::from_secs(30);
@@ -141,8 +141,7 @@ impl Kernel {
             source,
         };
         // A file of the kernel: written in place, there is nothing to rename.
-        let mut file = OpenOptions::new()
-            .write(true)
+        let mut file = Options::write()
             .open(self.fs.at(sysctl_path(key)))
             .map_err(fail)?;
         file.write_all(value.as_bytes()).map_err(fail)

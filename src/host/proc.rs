@@ -179,7 +179,7 @@ impl Proc {
     /// Whether somebody holds a lock (of the kind that package managers take) on this file, and who; the kernel is asked,
     /// so a lock file that merely lies there is none. `None`: nobody, or it may not be read.
     pub fn lock_holder(&self, path: &str) -> Option<Option<Process>> {
-        let mut open = std::fs::OpenOptions::new();
+        let mut open = std::fs::File::options();
         // A pipe in its place does not hold us up.
         let open = open.read(true).custom_flags(nix::libc::O_NONBLOCK);
         let file = open.open(self.fs.at(path)).ok()?;

@@ -36,6 +36,7 @@ use super::proc::Proc;
 use super::protobuf::{Message, Value, fields};
 use super::space;
 use crate::model::paths;
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 /// Importing the largest control-plane image on a slow disk.
@@ -273,5 +274,5 @@ fn remove_groups(group: &Path) {
         }
     }
     // Not empty, or not there: nothing of ours then.
-    std::fs::remove_dir(group).ok();
+    disk::remove_dir(group).ok();
 }

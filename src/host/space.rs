@@ -56,6 +56,12 @@ pub fn of(path: &Path) -> io::Result<Space> {
     }
 }
 
+/// Inodes of the file system that holds `path`: in all, and free for us. Both 0 where it has no such number (btrfs).
+pub fn inodes(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = statvfs(path)?;
+    Ok((stat.files(), stat.files_available()))
+}
+
 /// Room on one file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {

@@ -10,7 +10,7 @@ use super::backoff::Backoff;
 use super::spool::{BOUNDS, Batch, Draft, Spool, Topic};
 use super::{Agent, blocking};
 use crate::local::LocalError;
-use crate::model::{EVENT_BATCH_MAX, EventBatch, Fault, Timestamp};
+use crate::model::{EVENT_BATCH_MAX, EventBatch, Fault};
 
 /// Events on their way to the spool. Writing one takes milliseconds; more than this at once is a
 /// storm, of which the rest is not missed.
@@ -69,7 +69,7 @@ impl Events {
         topic: Option<Topic>,
     ) {
         let draft = Draft {
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             kind,
             message,
             fault,

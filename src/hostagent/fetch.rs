@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Agent, blocking};
@@ -15,6 +16,7 @@ use crate::host::part::{self, Answer, Begin};
 use crate::host::space::{self, NoSpace};
 use crate::local::LocalError;
 use crate::model::{Digest, Fault, Hasher};
+use crate::seam::disk::{self, Options};
 
 /// Longest silence in the middle of a file.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(60);
@@ -65,7 +67,7 @@ pub(super) struct Target<W> {
 
 /// The part that is on disk.
 pub(super) struct Part {
-    file: tokio::fs::File,
+    file: Arc<disk::File>,
     hasher: Hasher,
     pub(super) have: u64,
 }
@@ -97,7 +99,7 @@ impl<W: Wanted> Target<W> {
         match found.map(|f| f.map(|(hasher, _)| hasher.finish())) {
             Ok(Some(digest)) if digest == self.sha256 => Ok(true),
             Ok(Some(_)) => {
-                fs::remove_file(&self.done).map_err(self.io("remove", &self.done))?;
+                disk::remove_file(&self.done).map_err(self.io("remove", &self.done))?;
                 Ok(false)
             }
             Ok(None) => Ok(false),
@@ -120,37 +122,28 @@ impl<W: Wanted> Target<W> {
             (Begin::Anew | Begin::Resume(_) | Begin::Check, _) => (Hasher::new(), 0),
         };
         let staging = self.done.parent().unwrap_or(&path).to_path_buf();
-        fs::create_dir_all(&staging).map_err(self.io("make directory", &staging))?;
+        disk::make_dirs(&staging).map_err(self.io("make directory", &staging))?;
         space::of(&staging)
             .map_err(self.io("ask free space of", &staging))?
             .require(&staging, self.total - have)
             .map_err(|e| self.wanted.fault(Failure::Space(e)))?;
-        let mut file = tokio::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .mode(0o640)
-            .open(&path)
-            .await
-            .map_err(self.io("open", &path))?;
-        let placed = async {
-            file.set_len(have).await?;
-            file.seek(io::SeekFrom::Start(have)).await
-        };
-        placed.await.map_err(self.io("write", &path))?;
+        let at = path.clone();
+        let opened = blocking(move || {
+            let file = Options::write().create(0o640).open(at)?;
+            file.set_len(have)?;
+            Ok(Arc::new(file))
+        });
+        let file = opened.await.map_err(self.io("write", &path))?;
         Ok(Part { file, hasher, have })
     }
 
     pub(super) async fn receive(&self, agent: &Agent, mut part: Part) -> Result<(), Fault> {
         let path = self.part_path();
         if part.have < self.total {
-            let received = self.receive_rest(agent, &mut part).await;
-            // What came is on disk before the next try looks at it, whatever ended this one.
-            part.file.flush().await.map_err(self.io("write", &path))?;
-            received?;
+            self.receive_rest(agent, &mut part).await?;
         }
         if part.hasher.finish() != self.sha256 {
-            fs::remove_file(&path).map_err(self.io("remove", &path))?;
+            disk::remove_file(&path).map_err(self.io("remove", &path))?;
             return Err(self.damaged("its SHA-256 is not the one that is signed".to_owned()));
         }
         let (from, to) = (path.clone(), self.done.clone());
@@ -192,9 +185,10 @@ impl<W: Wanted> Target<W> {
             let Some(chunk) = chunk else {
                 return Err(broken(format!("it ended after {} bytes", part.have)));
             };
-            self.append(part, &chunk).await?;
+            self.append(part, chunk).await?;
             if kept.elapsed() >= KEPT_EVERY {
-                let synced = part.file.sync_data().await;
+                let file = Arc::clone(&part.file);
+                let synced = blocking(move || file.sync_data()).await;
                 synced.map_err(self.io("write", &self.part_path()))?;
                 kept = Instant::now();
             }
@@ -206,26 +200,24 @@ impl<W: Wanted> Target<W> {
         Ok(())
     }
 
-    async fn append(&self, part: &mut Part, chunk: &[u8]) -> Result<(), Fault> {
+    async fn append(&self, part: &mut Part, chunk: Bytes) -> Result<(), Fault> {
         let room = usize::try_from(self.total - part.have).unwrap_or(usize::MAX);
         if chunk.len() > room {
             let why = format!("the plane sends more than {} bytes", self.total);
             return Err(self.damaged(why));
         }
-        part.file
-            .write_all(chunk)
+        let (file, at, bytes) = (Arc::clone(&part.file), part.have, chunk.clone());
+        blocking(move || file.write_all_at(&bytes, at))
             .await
             .map_err(self.io("write", &self.part_path()))?;
-        part.hasher.update(chunk);
+        part.hasher.update(&chunk);
         part.have += chunk.len() as u64;
         Ok(())
     }
 
     async fn restart(&self, part: &mut Part) -> Result<(), Fault> {
-        let again = async {
-            part.file.set_len(0).await?;
-            part.file.seek(io::SeekFrom::Start(0)).await
-        };
+        let file = Arc::clone(&part.file);
+        let again = blocking(move || file.set_len(0));
         again.await.map_err(self.io("write", &self.part_path()))?;
         part.hasher = Hasher::new();
         part.have = 0;
@@ -235,12 +227,12 @@ impl<W: Wanted> Target<W> {
 
 /// Not yet on the disk: whoever finds it after a power cut hashes it first, as nodelet does each time.
 fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
-    fs::set_permissions(from, fs::Permissions::from_mode(0o640))?;
-    fs::rename(from, to)
+    disk::set_permissions(from, fs::Permissions::from_mode(0o640))?;
+    disk::rename(from, to)
 }
 
 /// A file that is kept for a while is on the disk: nothing is fetched twice after a power cut.
 pub(super) fn keep_on_disk(fs: &HostFs, file: &Path, dir: &str) -> io::Result<()> {
-    fs::File::open(file)?.sync_all()?;
-    fs::File::open(fs.at(dir))?.sync_all()
+    disk::sync_file(file)?;
+    disk::sync_dir(&fs.at(dir))
 }

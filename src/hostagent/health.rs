@@ -88,10 +88,14 @@ fn disks(fs: &HostFs) -> Vec<DiskHealth> {
         }
         seen.push(device);
         if let Ok(room) = space::of(&at) {
+            // Of a path that is not there yet nothing is told.
+            let (total_inodes, free_inodes) = space::inodes(&at).unwrap_or_default();
             disks.push(DiskHealth {
                 path: (*path).to_owned(),
                 total_bytes: room.total,
                 available_bytes: room.free,
+                total_inodes,
+                free_inodes,
             });
         }
     }
@@ -152,6 +156,8 @@ mod tests {
             path: "/".into(),
             total_bytes: total_mib * MIB,
             available_bytes: free_mib * MIB,
+            total_inodes: 0,
+            free_inodes: 0,
         };
         let all = warnings(&[disk], memory.0, memory.1);
         all.into_iter().map(|f| f.code.to_string()).collect()

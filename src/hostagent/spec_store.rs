@@ -120,7 +120,7 @@ mod tests {
     use crate::host::fs::Attrs;
     use crate::model::{Assignment, DocumentKind, Generation, SigningKey, Spec};
 
-    struct Fixture {
+    pub(crate) struct Fixture {
         store: SpecStore,
         key: SigningKey,
         trust: TrustStore,
@@ -226,5 +226,68 @@ mod tests {
         assert!(f.store.nodelet_needed(), "the note before it is none");
         f.store.note_nodelet_needed(true).expect("note");
         assert!(f.store.nodelet_needed());
+    }
+
+    /// A newer spec in place of one that was damaged, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    pub(crate) mod walk {
+        use std::collections::BTreeMap;
+
+        use super::*;
+        use crate::host::ours::paths::WRITTEN_BY_HOSTAGENT;
+        use crate::host::temps;
+        use crate::seam::walk::{Scenario, files, walk};
+
+        pub(crate) struct NewSpec<const DAMAGED: bool>;
+
+        pub(crate) struct Storing(Fixture, Envelope);
+
+        impl<const DAMAGED: bool> Scenario for NewSpec<DAMAGED> {
+            const NAME: &'static str = if DAMAGED {
+                "spec in place of a damaged one"
+            } else {
+                "spec"
+            };
+            type World = Storing;
+
+            async fn begin(&self) -> Storing {
+                let f = fixture();
+                f.store.save(&f.envelope(1)).expect("save");
+                f.store.save(&f.envelope(2)).expect("save");
+                if DAMAGED {
+                    let attrs = Attrs::mode(MODE);
+                    f.store.fs.write(SPEC, b"{", &attrs).expect("damage");
+                }
+                let next = f.envelope(3);
+                Storing(f, next)
+            }
+
+            async fn life(&self, Storing(f, next): &mut Storing, starts: bool) -> bool {
+                if starts {
+                    temps::collect(&f.store.fs, WRITTEN_BY_HOSTAGENT);
+                }
+                let (generation, _) = f.load();
+                assert!(generation.is_some(), "there is one at every instant");
+                generation == Some(3) || (f.store.save(next).is_ok() && f.load().0 == Some(3))
+            }
+
+            async fn end(&self, Storing(f, _): &mut Storing) -> BTreeMap<String, String> {
+                assert_eq!(f.load(), (Some(3), None));
+                let mut end = files(&f.store.fs, |path| path.contains(".json"));
+                // Kept for people when it was damaged, if the one that kept it was not cut off.
+                end.retain(|path, _| !path.contains(".broken-"));
+                end
+            }
+        }
+
+        #[tokio::test]
+        async fn a_spec_broken_anywhere_is_the_new_one() {
+            walk(&NewSpec::<false>, 60).await;
+        }
+
+        #[tokio::test]
+        async fn a_damaged_spec_broken_anywhere_is_replaced() {
+            walk(&NewSpec::<true>, 60).await;
+        }
     }
 }

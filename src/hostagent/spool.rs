@@ -26,6 +26,7 @@ use uuid::Uuid;
 use crate::host::documents::{Document, Store};
 use crate::host::fs::{Attrs, HostFs};
 use crate::model::{Event, Fault, FaultCode, Timestamp};
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 const DIR: &str = "/var/opt/pf9/hostagent/events";
@@ -181,7 +182,7 @@ impl Spool {
         for number in numbers {
             if number <= self.head.delivered {
                 // The plane has it; whoever took it away was cut off.
-                drop(std::fs::remove_file(self.fs.at(path_of(number))));
+                drop(disk::remove_file(&self.fs.at(path_of(number))));
                 continue;
             }
             let meta = std::fs::metadata(self.fs.at(path_of(number)));
@@ -373,7 +374,7 @@ impl Spool {
         self.bytes = self.bytes.saturating_sub(entry.bytes);
         if entry.memory.is_none() {
             // Removal without fsync: at worst it is told once more, which the plane expects.
-            drop(std::fs::remove_file(self.fs.at(path_of(entry.number))));
+            drop(disk::remove_file(&self.fs.at(path_of(entry.number))));
         }
     }
 }

@@ -288,6 +288,7 @@ pub(super) mod tests {
             etcd: None,
             api_address: None,
             revived: Vec::new(),
+            services: Vec::new(),
             maintenance: None,
             repairs: Vec::new(),
             extensions: None,

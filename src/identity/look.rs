@@ -78,13 +78,13 @@ fn late(target: &Target, longest: Duration, journey: &Journey) -> EnrolError {
 async fn clock(mut stream: TlsStream<TcpStream>, target: &Target) -> Option<ClockAnswer> {
     let host = egress::authority(&target.host, target.port);
     let ask = format!("HEAD / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-    let sent = Timestamp::now();
+    let sent = crate::seam::clock::now();
     stream.write_all(ask.as_bytes()).await.ok()?;
     let (mut head, mut got) = (Vec::new(), None);
     let mut part = [0; 1024];
     while head.len() < HEAD_MAX && !head.windows(4).any(|w| w == b"\r\n\r\n") {
         let n = stream.read(&mut part).await.ok()?;
-        got.get_or_insert_with(Timestamp::now);
+        got.get_or_insert_with(crate::seam::clock::now);
         head.extend_from_slice(part.get(..n).filter(|p| !p.is_empty())?);
     }
     let head = String::from_utf8_lossy(&head).into_owned();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::store::IdentityError;
 use crate::host::fs::{Attrs, Found, FsError, HostFs};
 use crate::model::{DocumentKind, Fault, FaultCode, HostId, Secret, SigningKey, TrustedKey, paths};
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 /// The file is under 300 bytes.
@@ -107,7 +108,7 @@ pub fn host_id(fs: &HostFs) -> Option<HostId> {
 /// Puts the key back that [`ensure`] replaced, if it did: the plane took no other.
 pub fn put_back(fs: &HostFs) -> Result<(), FsError> {
     let (from, to) = (fs.at(paths::ORDER_KEY_REPLACED), fs.at(paths::ORDER_KEY));
-    match std::fs::rename(from, &to) {
+    match disk::rename(&from, &to) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(FsError {
             action: "put back",
             path: to,
@@ -154,7 +155,7 @@ pub fn ensure(fs: &HostFs, host: HostId) -> Result<(OrderKey, Had), Fault> {
 /// The key that is there, under its second name. One that is kept already is the one the plane knows.
 fn keep(fs: &HostFs) -> Result<(), FsError> {
     let (from, to) = (fs.at(paths::ORDER_KEY), fs.at(paths::ORDER_KEY_REPLACED));
-    match std::fs::hard_link(from, &to) {
+    match disk::hard_link(&from, &to) {
         Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => Err(FsError {
             action: "keep the old",
             path: to,

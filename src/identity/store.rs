@@ -17,6 +17,7 @@ use crate::host::fs::{Attrs, FsError, HostFs};
 use crate::model::{
     Digest, Fault, FaultCode, HostId, Life, TrustStore, TrustedKey, authority_hints, paths,
 };
+use crate::seam::disk;
 use crate::tls::TlsConfig;
 
 /// Who owns the files of the tunnel identity.
@@ -287,7 +288,7 @@ pub fn remove(fs: &HostFs) -> Result<(), IdentityError> {
         paths::TRUST_DIR,
         paths::ROOT_DIR,
     ] {
-        match std::fs::remove_dir(fs.at(dir)) {
+        match disk::remove_dir(&fs.at(dir)) {
             Ok(()) => {}
             Err(e) => match e.kind() {
                 // Somebody else's files stay, and so does their directory.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{Fault, FaultCode, document};
+use crate::seam::point_soon;
 
 /// Largest JSON answer that is taken in: a status document with thousands of phases would not
 /// reach it, a broken peer cannot fill memory.
@@ -156,6 +157,9 @@ impl Client {
             let response = self.sent(request).await?;
             let status = response.status();
             let bytes = self.body(response).await?;
+            point_soon!(Reply, self.socket)
+                .await
+                .map_err(|e| self.malformed(e.to_string()))?;
             if status.is_success() {
                 Ok(bytes)
             } else {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::share::{Held, Share};
 use crate::model::{Fault, FaultCode};
+use crate::seam::disk;
 
 /// Connections that the kernel holds until they are looked at. Each is looked at within some ten
 /// microseconds, so this is for the time in which a daemon does something else; the units of
@@ -86,7 +87,7 @@ pub fn bind(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
 
-    match std::fs::remove_file(path) {
+    match disk::remove_file(path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
@@ -95,7 +96,7 @@ pub fn bind(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let made = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     bind(made.as_raw_fd(), &UnixAddr::new(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    disk::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     listen(&made, Backlog::new(BACKLOG)?)?;
     UnixListener::from_std(std::os::unix::net::UnixListener::from(made))
 }

@@ -4,7 +4,6 @@
 //! only, within the bound of its route and within the bytes that all bodies together may have.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::door::{Caller, Callers, Door, Peer};
 use super::share::Share;
 use crate::model::{Fault, FaultCode};
+use crate::seam::point_soon;
 
 /// Body of a call that has nothing to say but its path.
 pub const NOTE_MAX: usize = 4096;
@@ -245,7 +245,10 @@ async fn connection<F, Fut>(
     };
     let service = service_fn(move |request| {
         let (room, handler) = (Arc::clone(&room), handler.clone());
-        async move { Ok::<_, Infallible>(room.answer(request, peer, handler).await) }
+        async move {
+            let response = room.answer(request, peer, handler).await;
+            point_soon!(Reply, "answer").await.map(|()| response)
+        }
     });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

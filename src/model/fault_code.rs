@@ -82,6 +82,7 @@ codes! {
         AgentUpgradeInvalid = "agent-upgrade-invalid",
         AgentVersionTaken = "agent-version-taken",
         AgentVersionUnknown = "agent-version-unknown",
+        AlertInvalid = "alert-invalid",
         ApiAddressForeign = "api-address-foreign",
         ApiAddressOffLink = "api-address-off-link",
         ApiAddressUnheld = "api-address-unheld",

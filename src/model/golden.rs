@@ -194,6 +194,12 @@ fn node_status() -> NodeStatus {
             since: Some(at()),
             fault: Some(fault()),
         }),
+        services: vec![ServiceStatus {
+            unit: "pf9-kubelet.service".into(),
+            state: ServiceState::Ill,
+            since: at(),
+            why: Some("why".into()),
+        }],
         revived: vec![RevivedStatus {
             unit: "pf9-kubelet.service".into(),
             times: 2,
@@ -277,6 +283,8 @@ fn status() -> HostStatus {
                 path: "/".into(),
                 total_bytes: 2,
                 available_bytes: 1,
+                total_inodes: 4,
+                free_inodes: 3,
             }],
             warnings: vec![fault()],
         },

@@ -160,6 +160,10 @@ pub struct NodeStatus {
     /// Services of the node that hung and were started again, since nodelet began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revived: Vec<RevivedStatus>,
+    /// Whether each service of the node works, by what it answers: a process that lives may hang. Of kubelet it is also
+    /// its loop, and whether the API server hears of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceStatus>,
     /// The newest things that were done to a node that had been as it should be, since nodelet began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<RepairStatus>,
@@ -197,6 +201,32 @@ pub struct RevivedStatus {
     pub last_at: Timestamp,
     /// What was seen of it then.
     pub why: String,
+}
+
+/// Whether a service of the node works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its unit.
+    pub unit: String,
+    /// What was heard of it.
+    pub state: ServiceState,
+    /// Since when that is so.
+    pub since: Timestamp,
+    /// Why it is not well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What was heard of a service that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// It answers and is well.
+    Well,
+    /// It answers that it is not well.
+    Ill,
+    /// It does not answer.
+    Silent,
 }
 
 /// The node that a machine was made.
@@ -340,6 +370,12 @@ pub struct DiskHealth {
     pub total_bytes: u64,
     /// Bytes that may be used.
     pub available_bytes: u64,
+    /// Inodes in all; 0 where the file system has no such number, or the agent does not tell.
+    #[serde(default)]
+    pub total_inodes: u64,
+    /// Inodes that may be used.
+    #[serde(default)]
+    pub free_inodes: u64,
 }
 
 // === impl CertificateStatus ===

@@ -16,7 +16,6 @@ use super::phase::{Order, PhaseSteps};
 use super::plan::{Plan, plan};
 use super::status::Board;
 use crate::host::fs::HostFs;
-use crate::model::Timestamp;
 use crate::stack;
 
 /// What a check found.
@@ -56,7 +55,7 @@ pub async fn check(
         );
     }
     board.planned(&plan, context::learnt(&host.fs, ctx, stack));
-    board.checked(Timestamp::now(), &plan, began.elapsed());
+    board.checked(crate::seam::clock::now(), &plan, began.elapsed());
     Checked { plan, main_pids }
 }
 

@@ -54,7 +54,7 @@ use crate::agent;
 use crate::app::Bucket;
 use crate::egress::Egress;
 use crate::host::Host;
-use crate::model::{Fault, Generation, Role, Timestamp};
+use crate::model::{Fault, Generation, Role};
 
 mod clock;
 mod next;
@@ -120,7 +120,7 @@ pub struct Told {
 
 /// The ledger of this host; a broken one is told. What it says is shown from the first status on.
 pub fn ledger(host: &Host, board: &mut Board) -> LedgerFile {
-    let (ledger, fault) = LedgerFile::load(&host.fs, Timestamp::now());
+    let (ledger, fault) = LedgerFile::load(&host.fs, crate::seam::clock::now());
     if let Some(fault) = fault {
         tracing::error!(code = fault.code.word(), "{fault}");
         board.say(&fault.to_string());

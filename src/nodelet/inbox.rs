@@ -259,7 +259,7 @@ pub fn whom_to_believe(fs: &HostFs) -> Result<(TrustStore, HostId), Fault> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::{Assignment, Because, DocumentKind, Role, SigningKey, Spec};
     use crate::nodelet::testing::{Cas, enrolled, node, spec};
@@ -485,5 +485,87 @@ mod tests {
             LocalSeen::No,
             "that was about the other plane's"
         );
+    }
+
+    /// A spec that comes over the socket, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    pub(crate) mod walk {
+        use std::collections::BTreeMap;
+        use std::time::Duration;
+
+        use tokio_util::sync::CancellationToken;
+
+        use super::*;
+        use crate::host::ours::paths::WRITTEN_BY_ROOT;
+        use crate::host::temps;
+        use crate::local::{Client, Policy, Reply, StatusCode, bind, serve};
+        use crate::seam::walk::{Scenario, files, walk};
+
+        pub(crate) struct HandedOver;
+
+        pub(crate) struct Handing(
+            HostFs,
+            Envelope,
+            #[expect(dead_code, reason = "it goes with it")] tempfile::TempDir,
+        );
+
+        impl Scenario for HandedOver {
+            const NAME: &'static str = "spec that is handed over";
+            type World = Handing;
+
+            async fn begin(&self) -> Handing {
+                let (dir, fs, plane) = fixture();
+                open(&fs).put(plane.worker(1)).expect("the first");
+                std::fs::create_dir_all(fs.at("/run/pf9")).expect("directory");
+                Handing(fs, plane.worker(2), dir)
+            }
+
+            async fn life(&self, Handing(fs, next, _): &mut Handing, _starts: bool) -> bool {
+                temps::collect(fs, WRITTEN_BY_ROOT);
+                let inbox = open(fs);
+                let found = matches!(inbox.orders().spec, SpecSeen::Newest(_));
+                assert!(found, "there is one at every instant");
+                let at = fs.at("/run/pf9/nodelet.sock");
+                let Ok(listener) = bind(&at, 0o600) else {
+                    return false;
+                };
+                let stop = CancellationToken::new();
+                let policy = Policy {
+                    judge: Arc::new(|_| Ok(1024 * 1024)),
+                    ..Policy::default()
+                };
+                let server = serve(listener, policy, stop.clone(), move |request| {
+                    let envelope: Envelope = serde_json::from_slice(&request.body).expect("signed");
+                    let reply = match inbox.put(envelope) {
+                        Ok(_) => Reply::empty(),
+                        Err(e) => Reply::fault(StatusCode::CONFLICT, e.fault()),
+                    };
+                    std::future::ready(reply)
+                });
+                let _ends = stop.drop_guard();
+                let client = Client::unix(&at).expect("client");
+                let within = Duration::from_secs(30);
+                let put = client.send::<_, ()>(http::Method::PUT, "/v1/spec", &*next, within);
+                tokio::select! {
+                    done = put => done.is_ok(),
+                    () = server => false,
+                }
+            }
+
+            async fn end(&self, Handing(fs, ..): &mut Handing) -> BTreeMap<String, String> {
+                let SpecSeen::Newest(spec) = open(fs).orders().spec else {
+                    panic!("it is lost");
+                };
+                assert_eq!(spec.generation, Generation(2));
+                let mut end = files(fs, |path| path.contains('.'));
+                end.retain(|path, _| !path.starts_with("/run") && !path.contains("/trust/"));
+                end
+            }
+        }
+
+        #[tokio::test]
+        async fn a_spec_that_is_handed_over_broken_anywhere_is_in_force() {
+            walk(&HandedOver, 60).await;
+        }
     }
 }

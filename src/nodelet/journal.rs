@@ -3,15 +3,14 @@
 //! An intent is on the disk before its step begins, so that after a power cut a person (and a
 //! test) can see what was under way. Nothing is decided by it: the host itself is asked.
 
-use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::host::fs::{FsError, HostFs};
 use crate::model::{Generation, PhaseId, Timestamp, paths};
+use crate::seam::disk::{self, Options};
 
 /// Largest journal: about ten installations. One older one is kept beside it.
 const JOURNAL_MAX: u64 = 1024 * 1024;
@@ -87,21 +86,19 @@ impl Journal {
     }
 
     fn append(&self, line: &[u8], durable: bool) -> std::io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
+        let dir = self.path.parent().unwrap_or(&self.path);
+        disk::make_dirs(dir)?;
+        let open = Options::append().create(0o600);
+        let mut new = !self.path.exists();
+        let mut file = open.open(&self.path)?;
         if file.metadata()?.len() + line.len() as u64 > JOURNAL_MAX {
-            fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
-            file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(&self.path)?;
+            disk::rename(&self.path, &self.path.with_extension("jsonl.1"))?;
+            file = open.open(&self.path)?;
+            new = true;
+        }
+        if new {
+            // Whatever line begins it: without a name none of those that follow is on the disk.
+            disk::sync_dir(dir)?;
         }
         file.write_all(line)?;
         if durable {
@@ -113,7 +110,46 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[cfg(feature = "fault")]
+    mod power {
+        use super::*;
+
+        /// Also the first one, and the first one of a new file: a journal without a name is none.
+        #[test]
+        fn an_intent_outlives_the_power() {
+            use crate::seam::fault::{Loss, Scope};
+
+            let why = "x".repeat(600_000);
+            for before in [0, 3] {
+                let dir = tempfile::tempdir().expect("tempdir");
+                let fs = HostFs::new(dir.path());
+                let journal = Journal::new(&fs);
+                let entry = |what| Entry {
+                    at: Timestamp::UNIX_EPOCH,
+                    generation: Generation(1),
+                    phase: PhaseId::Certs,
+                    step: "file:/x",
+                    what,
+                };
+                let scope = Scope::whole();
+                let here = scope.enter();
+                for _ in 0..before {
+                    let what = What::Failed { why: &why };
+                    journal.add(&entry(what)).expect("add");
+                }
+                journal.add(&entry(What::Intent)).expect("add");
+                scope.end();
+                drop(here);
+                scope.lose(Loss::Everything);
+                let text = fs::read_to_string(&journal.path).expect("it is there");
+                assert!(text.contains("intent"), "after {before}");
+            }
+        }
+    }
 
     #[test]
     fn it_is_bounded() {

@@ -25,7 +25,7 @@ impl KubeStatusFile {
 
     /// Writes what changed.
     pub fn update(&mut self, status: &NodeStatus) {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let failed = status
             .phases
             .iter()

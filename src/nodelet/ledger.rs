@@ -399,7 +399,12 @@ impl LedgerFile {
 
     /// Where the bytes of a replaced foreign file are kept.
     pub fn original(digest: &Digest) -> String {
-        format!("{}/originals/{digest}", paths::NODELET_STATE)
+        format!("{}/{digest}", Self::originals())
+    }
+
+    /// Where they are.
+    pub fn originals() -> String {
+        format!("{}/originals", paths::NODELET_STATE)
     }
 
     fn before(&self, host: &Host, what: &What) -> Result<Before, FsError> {

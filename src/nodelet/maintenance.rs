@@ -26,8 +26,7 @@ use crate::host::Host;
 use crate::host::documents::Store;
 use crate::host::maintenance::{Moment, Record, store};
 use crate::model::{
-    Fault, FaultCode, MaintenanceOrder, MaintenanceRequest, MaintenanceStatus, Timestamp,
-    maintenance_fault,
+    Fault, FaultCode, MaintenanceOrder, MaintenanceRequest, MaintenanceStatus, maintenance_fault,
 };
 use crate::telemetry::chain;
 
@@ -63,7 +62,7 @@ impl Desk {
 
     fn open_by(host: Host, since_boot: fn() -> Duration) -> Self {
         let store = store(&host.fs);
-        let loaded = store.load(Timestamp::now(), Ok::<Record, _>);
+        let loaded = store.load(crate::seam::clock::now(), Ok::<Record, _>);
         if let Some(fault) = &loaded.fault {
             // It is not made up for: a host that nobody looks after for a reason that nobody can read is the
             // worse of the two.
@@ -171,7 +170,7 @@ impl Desk {
 
     fn moment(&self) -> Moment {
         Moment {
-            wall: Timestamp::now(),
+            wall: crate::seam::clock::now(),
             // Without one a boot is known by the time since it alone.
             boot_id: self.0.host.kernel.boot_id().unwrap_or_default(),
             up: (self.0.since_boot)(),

@@ -14,7 +14,7 @@ use super::lifecycle::{Failing, Lifecycle};
 use super::status::Board;
 use crate::app::Config;
 use crate::host::fs::HostFs;
-use crate::model::{Fault, Timestamp};
+use crate::model::Fault;
 
 /// How soon a corrected configuration is noticed. A few small files are read: that costs nothing,
 /// and unlike a watch it misses no way in which files come about.
@@ -57,7 +57,7 @@ fn show(board: &mut Board, orders: &Orders, fault: &Fault) {
         key: "config".into(),
         attempts: 1,
         fault: fault.clone(),
-        next_try: Timestamp::now(),
+        next_try: crate::seam::clock::now(),
     }));
 }
 

@@ -35,8 +35,7 @@ use super::{inbox, trust};
 use crate::app::Bucket;
 use crate::host::fs::HostFs;
 use crate::model::{
-    DocumentKind, Envelope, Fault, FaultCode, OPERATION_SCHEMA, Operation, OperationResult,
-    Outcome, Timestamp,
+    DocumentKind, Envelope, Fault, FaultCode, OPERATION_SCHEMA, Operation, OperationResult, Outcome,
 };
 
 use judge::{Seen, judge};
@@ -60,7 +59,7 @@ pub struct Desk {
 impl Desk {
     /// A desk of this host; what was cut off is noted as such.
     pub fn open(fs: HostFs, log: KubeLogLine) -> Self {
-        Book::of(&fs).note_cut_off(Timestamp::now());
+        Book::of(&fs).note_cut_off(crate::seam::clock::now());
         Self {
             fs,
             turn: Turn::new(()),
@@ -87,7 +86,7 @@ impl Desk {
             // The answer was lost on its way. It is not done again.
             return Ok(known);
         }
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let seen = Seen {
             host,
             now,
@@ -157,7 +156,7 @@ fn result(operation: &Operation, outcome: Outcome) -> OperationResult {
     OperationResult {
         schema: OPERATION_SCHEMA,
         id: operation.id,
-        at: Timestamp::now(),
+        at: crate::seam::clock::now(),
         outcome,
     }
 }

@@ -15,7 +15,7 @@ use crate::host::interfaces::node_facts;
 use crate::identity::order_key;
 use crate::model::{
     CertificateOrder, CertificateRequest, DocumentKind, Envelope, FactsReport, Fault, FaultCode,
-    HostId, NodeStatus, Nonce, ORDER_SCHEMA, Timestamp,
+    HostId, NodeStatus, Nonce, ORDER_SCHEMA,
 };
 use crate::telemetry::chain;
 
@@ -41,7 +41,7 @@ pub fn order(
     let wanted = match work {
         None => Wanted::default(),
         Some(Work { role, node, .. }) => {
-            let now = Timestamp::now();
+            let now = crate::seam::clock::now();
             let (ctx, _) = context::gather(host, &trust, host_id, *role, node, None, now)?;
             Wanted {
                 requests: phase::wanted_certificates(&ctx),
@@ -240,7 +240,14 @@ mod tests {
                 certificate: pem,
             }],
         };
-        certs::accept(&world.host.fs, role, &node, &batch, Timestamp::now()).expect("accept");
+        certs::accept(
+            &world.host.fs,
+            role,
+            &node,
+            &batch,
+            crate::seam::clock::now(),
+        )
+        .expect("accept");
         assert_eq!(world.order().map(drop), Err("order-empty".into()));
     }
 

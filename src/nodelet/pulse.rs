@@ -41,7 +41,7 @@ use super::trust;
 use crate::app::Beat;
 use crate::host::Host;
 use crate::host::units::UnitState;
-use crate::model::{NodeSpec, RevivedStatus, Role, Timestamp};
+use crate::model::{NodeSpec, RevivedStatus, Role, ServiceState, ServiceStatus, Timestamp};
 use crate::telemetry::chain;
 
 use ask::{ANSWER, Asks, Heard};
@@ -70,6 +70,7 @@ pub struct Keeper {
     pulse: Pulse,
     began: Instant,
     revived: Vec<RevivedStatus>,
+    services: Vec<ServiceStatus>,
 }
 
 impl Keeper {
@@ -92,6 +93,7 @@ impl Keeper {
             pulse: Pulse::default(),
             began: Instant::now(),
             revived: Vec::new(),
+            services: Vec::new(),
         }
     }
 
@@ -110,7 +112,8 @@ impl Keeper {
                     self.beat.rests();
                     self.pulse = Pulse::default();
                     self.revived.clear();
-                    self.board.show(&self.revived);
+                    self.services.clear();
+                    self.board.show(&self.revived, &self.services);
                 }
             }
             let pause = async {
@@ -149,6 +152,8 @@ impl Keeper {
         if !self.pulse.is_in_time(now, IN_TIME) {
             return;
         }
+        self.services = told(&self.services, &asked, crate::seam::clock::now());
+        self.board.show(&self.revived, &self.services);
         let unwell: Vec<String> = asked
             .iter()
             .filter(|(_, said)| !said.is_well())
@@ -205,11 +210,34 @@ impl Keeper {
         self.revived.push(RevivedStatus {
             unit: unit.to_owned(),
             times,
-            last_at: Timestamp::now(),
+            last_at: crate::seam::clock::now(),
             why,
         });
-        self.board.show(&self.revived);
+        self.board.show(&self.revived, &self.services);
     }
+}
+
+/// How the services are, as it is told; nothing new where nothing was learnt.
+fn told(before: &[ServiceStatus], asked: &[(Service, Said)], now: Timestamp) -> Vec<ServiceStatus> {
+    let one = |(service, said): &(Service, Said)| {
+        let unit = service.unit();
+        let was = before.iter().find(|s| s.unit == unit);
+        let (state, why) = match said {
+            Said::Nothing => return was.cloned(),
+            Said::Well => (ServiceState::Well, None),
+            Said::Ill(why) => (ServiceState::Ill, Some(why)),
+            Said::Silent(why) => (ServiceState::Silent, Some(why)),
+        };
+        let same = was.filter(|was| was.state == state);
+        Some(ServiceStatus {
+            unit: unit.to_owned(),
+            state,
+            since: same.map_or(now, |was| was.since),
+            // The first words: a count of seconds in them is no news.
+            why: same.map_or_else(|| why.cloned(), |was| was.why.clone()),
+        })
+    };
+    asked.iter().filter_map(one).collect()
 }
 
 /// The node whose services are to work.

@@ -25,7 +25,8 @@ use crate::host::deadlines::CALLS;
 use crate::host::fs::{Attrs, FsError};
 use crate::host::kernel::KernelError;
 use crate::host::ours;
-use crate::model::{Fault, FaultCode, Generation, PhaseId, Timestamp};
+use crate::model::{Fault, FaultCode, Generation, PhaseId};
+use crate::seam::disk;
 use crate::telemetry::chain;
 
 /// How removal ended.
@@ -106,6 +107,11 @@ impl Removal<'_> {
         left = self.artefacts();
         if !left.is_empty() {
             return End::Left(left);
+        }
+        // Everything is where it was, and on the disk the ledger says so: the copies have done their work.
+        if let Err(e) = self.effects.host.fs.remove_tree(&LedgerFile::originals()) {
+            let what = "cannot remove the copies of files that were there before";
+            return End::Left(vec![Fault::new(FaultCode::Removal, what, chain(&e))]);
         }
         // Before the ledger, which would not bring it back: a member of the past founds nothing.
         if let Err(e) = record::forget(&self.effects.host.fs) {
@@ -198,7 +204,8 @@ impl Removal<'_> {
     }
 
     /// Files, directories, parameters: the newest first. What is gone leaves the ledger at once;
-    /// a crash in between only repeats what is already so.
+    /// a crash in between only repeats what is already so, for copies of what was there before stay until the ledger
+    /// is on the disk.
     fn artefacts(&mut self) -> Vec<Fault> {
         let host = self.effects.host;
         let ledger: &mut LedgerFile = self.effects.ledger;
@@ -233,7 +240,7 @@ impl Removal<'_> {
 
     fn note(&self, key: &str, what: Outcome<'_>) {
         let entry = Entry {
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             generation: self.generation,
             phase: PhaseId::Cleanup,
             step: key,
@@ -358,14 +365,13 @@ fn put_back(host: &Host, path: &str, before: &Before) -> Result<(), FsError> {
                 return host.fs.remove_file(path);
             };
             host.fs.write(path, &bytes, &Attrs::mode(*mode))?;
-            std::os::unix::fs::chown(host.fs.at(path), Some(*uid), Some(*gid)).map_err(
-                |source| FsError {
-                    action: "own",
-                    path: host.fs.at(path),
-                    source,
-                },
-            )?;
-            host.fs.remove_file(kept)
+            let at = host.fs.at(path);
+            disk::chown(&at, *uid, *gid).map_err(|source| FsError {
+                action: "own",
+                path: at,
+                source,
+            })?;
+            Ok(())
         }
         Before::Nothing => host.fs.remove_file(path),
         Before::Foreign | Before::Value { .. } => Ok(()),

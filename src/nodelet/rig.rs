@@ -276,6 +276,63 @@ impl Rig {
             .collect()
     }
 
+    /// What the machine is like, whoever looks: every file outside of nodelet's own state, and what that says.
+    #[cfg(feature = "fault")]
+    pub(crate) fn state(&self) -> BTreeMap<String, String> {
+        let files = self.listing().into_iter();
+        let mut state: BTreeMap<_, _> = files
+            // A file of the kernel has no length of its own.
+            .filter(|(path, _)| !path.starts_with("/proc"))
+            .map(|(path, (mode, bytes))| (path, format!("{mode:o} {bytes}")))
+            .collect();
+        let mut own = BTreeMap::new();
+        walk(&self.fs.at(paths::NODELET_STATE), &mut own);
+        for (path, (mode, _)) in own {
+            let name = path.split(paths::NODELET_STATE).last().unwrap_or_default();
+            state.insert(format!("own {name}"), format!("{mode:o}"));
+        }
+        // The one before the newest, and the story of it: both as they came.
+        state.retain(|path, _| !path.ends_with(".prev") && !path.contains("journal.jsonl"));
+        let ledger = &self.life.ledger.ledger;
+        let mut artefacts: Vec<_> = ledger.artefacts.iter().map(|a| format!("{a:?}")).collect();
+        artefacts.sort();
+        state.insert("ledger".to_owned(), artefacts.join("\n"));
+        for (unit, record) in &ledger.units {
+            // A start that was seen to have happened counts like one that was noted.
+            let started = record.intent.as_ref().map(|i| i.inputs);
+            let runs_with = record.inputs.or(started);
+            state.insert(format!("unit {unit}"), format!("{runs_with:?}"));
+        }
+        let up = self.fs.list("/run/fake-systemd").expect("list");
+        // Of a unit that is gone nothing runs once the machine has started anew.
+        let is_there = |name: &String| {
+            let unit = name.rsplit_once('.').map_or("", |(unit, _)| unit);
+            unit.ends_with(".service") && self.fs.at(format!("/etc/systemd/system/{unit}")).exists()
+        };
+        let up = up.into_iter().filter(is_there);
+        state.extend(up.map(|name| (name, String::new())));
+        state
+    }
+
+    /// The machine starts anew: what is enabled runs, and nothing else does.
+    #[cfg(feature = "fault")]
+    pub(crate) fn boot(&mut self) {
+        let state = "/run/fake-systemd";
+        let names = self.fs.list(state).expect("list");
+        for name in names.iter().filter(|name| name.ends_with(".up")) {
+            std::fs::remove_file(self.fs.at(format!("{state}/{name}"))).expect("down");
+        }
+        for unit in names.iter().filter_map(|n| n.strip_suffix(".enabled")) {
+            if self.fs.at(format!("/etc/systemd/system/{unit}")).exists() {
+                let at = format!("{state}/{unit}.up");
+                let text = format!("boot-{unit}");
+                let up = self.fs.write(at, text.as_bytes(), &Attrs::mode(0o644));
+                up.expect("up");
+            }
+        }
+        self.crash();
+    }
+
     /// Of everything on the machine, nodelet's state included: which file it is, when it changed,
     /// what it says. A rewrite with the same bytes shows too.
     pub(crate) fn every_file(&self) -> BTreeMap<String, String> {

@@ -29,7 +29,7 @@ use super::status::Board;
 use super::step::{PROBE_WAIT_MAX, Part, ProbeStep, Proof, Seen, Step};
 use super::words;
 use crate::host::noise;
-use crate::model::{Fault, FaultCode, Generation, PhaseId, Timestamp};
+use crate::model::{Fault, FaultCode, Generation, PhaseId};
 use crate::stack::Stops;
 use crate::telemetry::chain;
 
@@ -368,7 +368,7 @@ impl Run<'_, '_> {
 
     fn note(&self, planned: &Planned, key: &str, what: What<'_>) -> Result<(), Fault> {
         let entry = Entry {
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             generation: self.generation,
             phase: planned.phase,
             step: key,

@@ -48,8 +48,7 @@ use crate::local::{self, Callers, Head, Method, NOTE_MAX, Peer, Policy, Reply, R
 use crate::local::{Share, StatusCode};
 use crate::model::{
     Because, CertificateBatch, Envelope, Fault, FaultCode, FreshNonce, MaintenanceRequest,
-    NodeStatus, PAYLOAD_MAX, TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, Timestamp, TrustAnswer, document,
-    paths,
+    NodeStatus, PAYLOAD_MAX, TRUST_ANSWER_MAX, TRUST_BUNDLE_MAX, TrustAnswer, document, paths,
 };
 
 /// hostagent's long-poll, its calls, what it keeps idle; and `pf9ctl`, the package's scripts and
@@ -215,7 +214,7 @@ impl Server {
             return Reply::fault(StatusCode::CONFLICT, &order.fault(None));
         }
         let job = self.job.borrow().clone();
-        let (reply, wakes) = ask::answer(&self.host.fs, &job, request, Timestamp::now());
+        let (reply, wakes) = ask::answer(&self.host.fs, &job, request, crate::seam::clock::now());
         if wakes {
             self.wake();
         }
@@ -268,7 +267,13 @@ impl Server {
             );
             return Reply::fault(StatusCode::CONFLICT, &fault);
         };
-        let result = certs::accept(&self.host.fs, *role, node, &batch, Timestamp::now());
+        let result = certs::accept(
+            &self.host.fs,
+            *role,
+            node,
+            &batch,
+            crate::seam::clock::now(),
+        );
         // Some may have been good.
         self.wake();
         match result {

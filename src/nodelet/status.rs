@@ -22,8 +22,8 @@ use crate::host::fs::HostFs;
 use crate::model::{
     ApiAddressStatus, CertificateRequest, CertificateStatus, ClusterId, EtcdStatus, Fault,
     Generation, InstalledStatus, KubeProxyStatus, NodeState, NodeStatus, PhaseId, PhaseState,
-    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, StackRef, Timestamp,
-    UpgradeStatus, paths, phases_of,
+    PhaseStatus, RestoreStatus, RevivedStatus, Role, STATUS_SCHEMA, ServiceStatus, StackRef,
+    Timestamp, UpgradeStatus, paths, phases_of,
 };
 use crate::telemetry::KubeLog;
 
@@ -118,6 +118,7 @@ impl Board {
             etcd: None,
             api_address: None,
             revived: Vec::new(),
+            services: Vec::new(),
             maintenance: None,
             repairs: Vec::new(),
             extensions: None,
@@ -316,7 +317,7 @@ impl Board {
             until: Instant::now() + at_most,
         });
         self.shows_what_runs();
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let mut begins = None;
         if let Some(phase) = self.phase_mut(planned.phase)
             && phase.state != PhaseState::Executing
@@ -378,7 +379,7 @@ impl Board {
         self.say(&format!("  {order} done: {what} ({})", planned.why));
         self.repaired(&what, &planned.why);
         if last {
-            let now = Timestamp::now();
+            let now = crate::seam::clock::now();
             let mut took = 0;
             if let Some(phase) = self.phase_mut(planned.phase) {
                 phase.state = PhaseState::Running;
@@ -417,7 +418,7 @@ impl Board {
                 None => format!("state {} → {state}", s.state),
             };
             tracing::info!(from = %s.state, to = %state, "state changed");
-            self.log.say(Timestamp::now(), &words);
+            self.log.say(crate::seam::clock::now(), &words);
         }
         s.state = state;
         s.reason = now.reason();
@@ -489,7 +490,7 @@ impl Board {
 
     /// A line in `kube.log`.
     pub fn say(&self, line: &str) {
-        self.log.say(Timestamp::now(), line);
+        self.log.say(crate::seam::clock::now(), line);
     }
 
     fn phase_mut(&mut self, id: PhaseId) -> Option<&mut PhaseStatus> {
@@ -504,6 +505,7 @@ impl Board {
             new.etcd.clone_from(&old.etcd);
             new.api_address.clone_from(&old.api_address);
             new.revived.clone_from(&old.revived);
+            new.services.clone_from(&old.services);
             new.extensions.clone_from(&old.extensions);
             if *old == *new {
                 return false;
@@ -532,10 +534,11 @@ impl AddressBoard {
 
 impl PulseBoard {
     /// Shows them.
-    pub fn show(&self, revived: &[RevivedStatus]) {
+    pub fn show(&self, revived: &[RevivedStatus], services: &[ServiceStatus]) {
         self.tx.send_if_modified(|status| {
-            let news = status.revived != revived;
+            let news = status.revived != revived || status.services != services;
             status.revived = revived.to_vec();
+            status.services = services.to_vec();
             status.revision += u64::from(news);
             news
         });
@@ -543,7 +546,7 @@ impl PulseBoard {
 
     /// A line in `kube.log`.
     pub fn say(&self, line: &str) {
-        self.log.say(Timestamp::now(), line);
+        self.log.say(crate::seam::clock::now(), line);
     }
 
     /// The host is in maintenance.

@@ -4,6 +4,8 @@ mod at_once;
 mod full_disk;
 mod pod_network;
 mod proxy_rules;
+#[cfg(feature = "fault")]
+pub(crate) mod walk;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -21,6 +21,7 @@ use crate::host::Host;
 use crate::host::exec::{self, Answer, Cmd, ExecError};
 use crate::host::fs::{Attrs, FsError};
 use crate::model::{Fault, FaultCode, paths};
+use crate::seam::carried;
 use crate::stack::image;
 use crate::telemetry::chain;
 
@@ -67,7 +68,8 @@ async fn asked(host: &Host, root: &str, trial: &TrialStep) -> Result<Answer, Fau
     put(host, root, trial).map_err(|e| on_disk(trial, chain(&e)))?;
     if let Some(inside) = trial.inside.clone() {
         let (archive, to) = (host.fs.at(&trial.path), host.fs.at(program_of(root)));
-        let taken = tokio::task::spawn_blocking(move || image::take_out(&archive, &inside, &to));
+        let taken =
+            tokio::task::spawn_blocking(carried(move || image::take_out(&archive, &inside, &to)));
         let taken = taken.await.map_err(std::io::Error::other);
         taken.flatten().map_err(|e| on_disk(trial, chain(&e)))?;
     }

@@ -251,7 +251,7 @@ impl<'a> AtWork<'a> {
     fn log(&mut self, call: &Call, said: &Answer) {
         let head = format!(
             "=== {} {} {} ({:?})\n",
-            jiff::Timestamp::now(),
+            crate::seam::clock::now(),
             call.program,
             call.args.join(" "),
             said.ended

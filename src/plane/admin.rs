@@ -12,14 +12,16 @@ use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
 use super::agents;
+use super::alerts;
 use super::authorities;
 use super::backups;
+use super::bootstrap::PROJECT;
 use super::etcd;
 use super::fleet;
 use super::hostkey;
@@ -27,6 +29,7 @@ use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::maintenance;
 use super::operations;
+use super::people::{DEFAULT_DOMAIN, DomainId, ProjectId, find};
 use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
@@ -52,6 +55,9 @@ const ANSWER_MAX: usize = 256 * 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub(super) struct NewToken {
     pub(super) ttl_s: i64,
+    /// Name of a project of the default domain, or an id; absent: the one that every plane has.
+    #[serde(default)]
+    pub(super) project: Option<String>,
 }
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +95,12 @@ pub(super) struct WantedDelta {
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedKubeconfig {
     pub(super) cluster: String,
+    /// With a token in it.
+    #[serde(default)]
+    pub(super) long_lived: Option<kubeconfig::Keep>,
+    /// Whose, by id or `<domain>/<name>`; absent: the administrator's.
+    #[serde(default)]
+    pub(super) user: Option<String>,
 }
 
 /// The routes.
@@ -172,7 +184,10 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
             post(authorities::abort),
         )
         .route("/kubeconfig", post(kubeconfig_for))
+        .route("/kubeconfigs", get(kubeconfigs))
+        .route("/kubeconfigs/{id}", delete(withdraw_kubeconfig))
         .route("/recover", get(review).post(recover_these))
+        .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(plane)
@@ -181,8 +196,12 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
 async fn token(State(plane): State<Arc<Plane>>, Doc(wanted): Doc<NewToken>) -> Answer<Json<Value>> {
     let ca = plane.ca.digest();
     let ttl = SignedDuration::from_secs(wanted.ttl_s);
+    let named = wanted.project.unwrap_or_else(|| PROJECT.to_owned());
     let token = plane
-        .change(move |change| tokens::create(change, ca, ttl))
+        .change(move |change| {
+            let project = project_named(&**change, &named)?;
+            tokens::create(change, ca, project, ttl)
+        })
         .await?;
     Ok(Json(json!({"token": token.expose()})))
 }
@@ -302,7 +321,7 @@ async fn operations_of(
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let host = state::host(&rows, resmgr::host_id(&id)?)?;
-    operations::list(&rows, host.id, Timestamp::now()).map(Json)
+    operations::list(&rows, host.id, crate::seam::clock::now()).map(Json)
 }
 
 async fn begin_maintenance(
@@ -337,8 +356,29 @@ async fn kubeconfig_for(
     State(plane): State<Arc<Plane>>,
     Doc(wanted): Doc<WantedKubeconfig>,
 ) -> Answer<Json<Value>> {
-    let text = kubeconfig::make(&plane, &wanted.cluster).await?;
+    let text = kubeconfig::make(&plane, &wanted.cluster, wanted.long_lived, wanted.user).await?;
     Ok(Json(json!({"kubeconfig": text})))
+}
+
+/// A project by its id, or by its name in the default domain.
+fn project_named(rows: &impl Read, named: &str) -> Answer<ProjectId> {
+    if let Some(domain) = DomainId::of(DEFAULT_DOMAIN)
+        && let Some(project) = find::project_named(rows, &domain, named)?
+    {
+        return Ok(project.id);
+    }
+    Ok(find::project(rows, named)?.id)
+}
+
+async fn kubeconfigs(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    kubeconfig::list_all(&plane.read()?).map(Json)
+}
+
+async fn withdraw_kubeconfig(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    kubeconfig::withdraw_any(&plane, id).await.map(Json)
 }
 
 async fn review(State(plane): State<Arc<Plane>>) -> Answer<Json<recover::Review>> {

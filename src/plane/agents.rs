@@ -52,6 +52,16 @@ const PARTS: Rows<Part> = Rows::new("agent-parts");
 const SETTINGS: Rows<UpgradeSettings> = Rows::new("agent-settings");
 const THE_ROW: &str = "fleet";
 
+/// Why the fleet's roll is stopped, if it is: a person is needed.
+pub(super) fn stopped(rows: &impl Read) -> Result<Option<String>, StoreError> {
+    let roll = rows.get(&ROLL, THE_ROW)?;
+    let stopped = roll.filter(|roll| roll.state == State::Stopped);
+    Ok(stopped.map(|roll| {
+        let why = roll.why.map_or_else(String::new, |f| format!(": {f}"));
+        format!("the way of agents to version {} is stopped{why}", roll.to)
+    }))
+}
+
 /// The agent of this host was told to change, and has not said how that ended.
 pub(super) fn is_changing(rows: &impl Read, host: HostId) -> Result<bool, StoreError> {
     let part = rows.get(&PARTS, &host.to_string())?;

@@ -5,11 +5,11 @@
 //! the first: `admin-password` (0600).
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::ca::CaError;
 use super::keys::{IDENTITY, IDENTITY_ROW, Identity, Ring};
-use super::records::{self, USERS, User};
+use super::people::{self, ProjectId};
+use super::records;
 use super::secrets::{self, NoRandomness, PasswordHash};
 use super::stacks;
 use super::store::{Read, Store, StoreError};
@@ -91,16 +91,12 @@ pub(super) fn write_bundle(files: &HostFs, ring: &Ring) -> Result<(), FsError> {
 fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootError> {
     let identity = Identity::make(now)?;
     let password = secrets::fresh()?;
-    let admin = User {
-        name: ADMIN.to_owned(),
-        password: PasswordHash::of(password.expose())?,
-        project: Uuid::new_v4().simple().to_string(),
-    };
+    let hash = PasswordHash::of(password.expose())?;
     // The file first: an administrator whose password nobody knows must not come to be.
     let text = format!("{}\n", password.expose());
     files.write("/admin-password", text.as_bytes(), &Attrs::mode(0o600))?;
     store.write(|write| {
-        write.put(&USERS, ADMIN_ROW, &admin)?;
+        people::make::first(write, ProjectId::fresh(), hash, now)?;
         write.put(&IDENTITY, IDENTITY_ROW, &identity)
     })?;
     Ok(identity)
@@ -126,8 +122,9 @@ mod tests {
             .store
             .read()
             .expect("read")
-            .get(&USERS, ADMIN_ROW)
+            .get(&people::USERS, ADMIN_ROW)
             .expect("get");
-        assert!(user.expect("admin").password.matches(password.trim()));
+        let kept = user.expect("admin").password.expect("a password");
+        assert!(kept.matches(password.trim()));
     }
 }

@@ -16,10 +16,13 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod agent;
+mod alert;
 mod authorities;
 mod backups;
 mod cluster;
+mod kubeconfigs;
 mod maintenance;
+mod notify;
 mod operations;
 mod os_update;
 mod stack;
@@ -27,7 +30,7 @@ mod upgrade;
 
 use cluster::ClusterVerb;
 
-use super::admin::{self, NewToken, Reenrol, Removing, WantedKubeconfig};
+use super::admin::{self, NewToken, Reenrol, Removing};
 use super::bootstrap;
 use super::ca::LEAF_LIFE;
 use super::machines::Accept;
@@ -105,7 +108,14 @@ enum Verb {
     /// The clusters.
     #[command(subcommand)]
     Cluster(ClusterVerb),
-    /// Print a kubeconfig that leads through the plane.
+    /// What the plane tells of by itself: what is wrong, since when, what it follows from.
+    #[command(subcommand)]
+    Alert(alert::AlertVerb),
+    /// Who is told of alerts.
+    #[command(subcommand)]
+    Notify(notify::NotifyVerb),
+    /// Print a kubeconfig that leads through the plane. There is no secret in it: pf9ctl kube-token gets one when it is
+    /// used.
     Kubeconfig {
         /// Name or id of the cluster.
         cluster: String,
@@ -114,7 +124,12 @@ enum Verb {
         /// Write it to this file (0600) instead.
         #[arg(long)]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        kept: kubeconfigs::KeptArgs,
     },
+    /// Long-lived kubeconfigs: those that have a token in them.
+    #[command(subcommand)]
+    Kubeconfigs(kubeconfigs::KubeconfigsVerb),
     /// Let hosts obey again that are ahead of this plane, after a restore from a backup.
     Recover(recover::RecoverArgs),
     /// After going back to an older version of the plane that refuses the newer store: put the copy in its place
@@ -146,6 +161,9 @@ enum TokenVerb {
         /// How long it is good: a number and s, m, h or d.
         #[arg(long, default_value = "24h", value_parser = seconds)]
         ttl: i64,
+        /// The project that the machine comes to: its id, or its name in the default domain.
+        #[arg(long)]
+        project: Option<String>,
         /// Write it to this file (0600) instead.
         #[arg(long)]
         out: Option<PathBuf>,
@@ -286,8 +304,16 @@ async fn run(command: Command) -> Result<(), Fault> {
             })
             .await
         }
-        Verb::Token(TokenVerb::Create { state, ttl, out }) => {
-            let body = NewToken { ttl_s: ttl };
+        Verb::Token(TokenVerb::Create {
+            state,
+            ttl,
+            project,
+            out,
+        }) => {
+            let body = NewToken {
+                ttl_s: ttl,
+                project,
+            };
             let answer = admin::ask(&state.state_dir, Method::POST, "/tokens", &body).await?;
             let token = format!("{}\n", text(&answer, "token"));
             put(out.as_deref(), &token)
@@ -344,15 +370,19 @@ async fn run(command: Command) -> Result<(), Fault> {
         Verb::Agent(verb) => verb.run().await,
         Verb::Keys(verb) => keys::run(verb).await,
         Verb::Cluster(verb) => verb.run().await,
+        Verb::Alert(verb) => verb.run().await,
+        Verb::Notify(verb) => verb.run().await,
         Verb::Kubeconfig {
             cluster,
             state,
             out,
+            kept,
         } => {
-            let body = WantedKubeconfig { cluster };
+            let body = kept.wanted(cluster);
             let answer = admin::ask(&state.state_dir, Method::POST, "/kubeconfig", &body).await?;
             put(out.as_deref(), text(&answer, "kubeconfig"))
         }
+        Verb::Kubeconfigs(verb) => kubeconfigs::run(verb).await,
         Verb::Recover(args) => recover::run(&args).await,
         Verb::PutBack { state } => put_back(&state.state_dir),
         Verb::Ca { state } => {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use jiff::Timestamp;
 
 use super::backups;
 use super::ca::ProvenKey;
@@ -39,7 +38,7 @@ pub(super) async fn post(
         ));
     }
     // A stranger is refused before he holds up a write that others wait for.
-    tokens::good(&plane.read()?, &request.token, Timestamp::now())?;
+    tokens::good(&plane.read()?, &request.token, crate::seam::clock::now())?;
     let host = request.host_id;
     let shared = Arc::clone(&plane);
     let (entry, certificate) = plane
@@ -70,11 +69,20 @@ fn enrol(
     request: &EnrolRequest,
 ) -> Answer<(Entry, String)> {
     // The token first: a stranger costs no signature.
-    tokens::consume(change, &request.token, request.host_id)?;
+    let project = tokens::consume(change, &request.token, request.host_id)?;
     let key = ProvenKey::from_csr(&request.csr)?;
     let said = statement(request)?;
     let (id, row) = (request.host_id, request.host_id.to_string());
     let before = change.get(&HOSTS, &row)?;
+    if let Some(before) = before.as_ref().filter(|b: &&Host| b.project != project) {
+        let why = format!(
+            "host {} belongs to another project than the token",
+            before.id
+        );
+        return Err(Refusal::conflict(FaultCode::HostEnrolled, REFUSED, why).fix(
+            "make a token in the host's project, have the host removed there first, or enrol with a new host id",
+        ));
+    }
     let proven = proven(request)?;
     // A token lets a new machine in. It must not let it in as a machine that is here: that would
     // hand out what this one has, the certificates of a cluster's node included.
@@ -99,6 +107,7 @@ fn enrol(
     let (new, pem) = hostkey::issue(&plane.ca, id, &key, plane.host_life, change.now)?;
     let mut host = before.unwrap_or(Host {
         id,
+        project,
         hostname: String::new(),
         enrolled_at: change.now,
         key: new.key,

@@ -16,11 +16,11 @@ const ID_MAX: usize = 128;
 const KIND_MAX: usize = 64;
 const MESSAGE_MAX: usize = 4096;
 
-/// Takes in what a host delivered. What was seen before is dropped; answers how many were new.
+/// Takes in what a host delivered. What was seen before is dropped; answers what was new.
 ///
 /// What an event is, its id says. Its number only tells what is missing: a spool that was lost or set back begins to
 /// count anew, and nothing of it is taken for a double by that.
-pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<usize> {
+pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> Answer<Vec<Event>> {
     let EventBatch { spool, events } = batch;
     if events.len() > EVENT_BATCH_MAX {
         let why = format!("{} events, at most {EVENT_BATCH_MAX}", events.len());
@@ -33,7 +33,7 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> 
     let at = host.to_string();
     let mut mark = change.get(&EVENT_MARKS, &at)?;
     let before = mark;
-    let mut taken = 0;
+    let mut taken = Vec::new();
     for event in events {
         check(&event)?;
         if change
@@ -51,8 +51,8 @@ pub(super) fn take(change: &mut Change<'_>, host: HostId, batch: EventBatch) -> 
             }
             mark = Some(EventMark { spool, seq });
         }
-        add(change, host, event)?;
-        taken += 1;
+        add(change, host, event.clone())?;
+        taken.push(event);
     }
     if let Some(mark) = mark.filter(|_| mark != before) {
         change.put(&EVENT_MARKS, &at, &mark)?;
@@ -165,8 +165,8 @@ mod tests {
                 spool: None,
                 events: (from..to).map(event).collect(),
             };
-            let done: Answer<usize> = store.write(|w| take(&mut Change::new(w, now), host, batch));
-            done.expect("taken")
+            let done: Answer<_> = store.write(|w| take(&mut Change::new(w, now), host, batch));
+            done.expect("taken").len()
         };
         for start in (0..1200).step_by(200) {
             assert_eq!(deliver(start, start + 200), 200);

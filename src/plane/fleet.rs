@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::departures;
 use super::etcd::{self, leave::Forced};
@@ -32,15 +32,25 @@ pub(super) fn known(plane: &Plane, rows: &impl Read, host: Host) -> Answer<Known
         spec: rows.get(&SPECS, &id)?,
         copy: rows.get(&MACHINES, &id)?.and_then(|m| m.copy),
         connected: plane.sessions.is_connected(host.id),
-        now: Timestamp::now(),
+        now: crate::seam::clock::now(),
         host,
     })
 }
 
 /// Everything known of all hosts, in order of id.
 pub(super) fn all(plane: &Plane, rows: &impl Read) -> Answer<Vec<Known>> {
+    of(plane, rows, |_| true)
+}
+
+/// Everything known of some hosts, in order of id.
+pub(super) fn of(
+    plane: &Plane,
+    rows: &impl Read,
+    which: impl Fn(&Host) -> bool,
+) -> Answer<Vec<Known>> {
     rows.all(&HOSTS)?
         .into_iter()
+        .filter(|(_, host)| which(host))
         .map(|(_, host)| known(plane, rows, host))
         .collect()
 }
@@ -76,6 +86,7 @@ pub(super) async fn remove(plane: &Arc<Plane>, host: HostId, force: bool) -> Ans
         .change(move |change| {
             if let Some(judged) = &judged {
                 let cluster = etcd::leave::still(judged, &**change)?;
+                etcd::leave::require_master(&cluster, &[host].into(), force)?;
                 if let Some(lost) = &lost {
                     etcd::leave::audit(change, &cluster, &[host], lost)?;
                 }

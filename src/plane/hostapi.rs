@@ -14,7 +14,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::agents;
@@ -197,8 +196,10 @@ async fn status(
         &plane.keys.ring(),
         host,
         &status,
-        Timestamp::now(),
+        crate::seam::clock::now(),
     )?;
+    // Before the row takes it; whether it was kept, it was said.
+    plane.alerts.heard(host, &status, crate::seam::clock::now());
     let news = plane
         .change(move |change| {
             authorities::heard(change, host, &status)?;
@@ -228,9 +229,10 @@ async fn take_events(
     State(plane): State<Arc<Plane>>,
     Doc(batch): Doc<EventBatch>,
 ) -> Answer<StatusCode> {
-    plane
+    let told = plane
         .change(move |change| events::take(change, host, batch))
         .await?;
+    plane.alerts.events(host, &told, crate::seam::clock::now());
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -314,7 +316,7 @@ impl Peer {
             SessionKind::Full | SessionKind::RenewalOnly => rows.get(&HOSTS, &row)?.is_some(),
             SessionKind::RemovalOnly => {
                 let removed = rows.get(&REMOVED, &row)?;
-                removed.is_some_and(|r| Timestamp::now() < r.until)
+                removed.is_some_and(|r| crate::seam::clock::now() < r.until)
             }
         };
         if is_known {

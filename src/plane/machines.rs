@@ -412,7 +412,7 @@ pub(super) async fn accept(plane: &Arc<Plane>, host: HostId, wanted: Accept) -> 
 /// What a person at the host should know.
 pub(super) fn notices(rows: &impl Read, host: HostId) -> Answer<Vec<Fault>> {
     let row = rows.get(&MACHINES, &host.to_string())?.unwrap_or_default();
-    let lately = |c: &Copy| Timestamp::now().duration_since(c.at) < REMEMBERED;
+    let lately = |c: &Copy| crate::seam::clock::now().duration_since(c.at) < REMEMBERED;
     let copy = row.copy.filter(lately);
     Ok(copy.into_iter().map(|c| c.fault).collect())
 }

@@ -96,7 +96,7 @@ pub(super) async fn keep(plane: Arc<Plane>) {
         }
         let look = async {
             // A change waits for the disk: none is made where nothing follows.
-            match over(&plane.read()?, Timestamp::now())?.is_empty() {
+            match over(&plane.read()?, crate::seam::clock::now())?.is_empty() {
                 true => Ok(()),
                 false => plane.change(end_those).await,
             }

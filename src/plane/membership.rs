@@ -209,8 +209,8 @@ fn admit(
     Ok(member)
 }
 
-/// Takes nodes out of a cluster. The last master leaves only together with everybody. They move their
-/// pods away and leave etcd before their rights end for good.
+/// Takes nodes out of a cluster; whether they may go at all `etcd::leave` judges. They move their pods away and leave
+/// etcd before their rights end for good.
 pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) -> Answer<()> {
     if hosts.is_empty() {
         return Err(Refusal::bad(
@@ -234,20 +234,6 @@ pub(super) fn detach(cluster: &mut Cluster, hosts: &[HostId], now: Timestamp) ->
                 false => no("it is not in it"),
             });
         }
-    }
-    let left: Vec<&Member> = cluster
-        .members
-        .iter()
-        .filter(|m| !hosts.contains(&m.host))
-        .collect();
-    let orphans = !left.is_empty() && !left.iter().any(|m| m.role == Role::Master);
-    if orphans {
-        return Err(Refusal::conflict(
-            FaultCode::LastMaster,
-            format!("detach from cluster {} refused", cluster.name),
-            format!("{} workers would be left without a master", left.len()),
-        )
-        .fix("detach the workers first, or together with the master"));
     }
     for host in hosts {
         departures::leave(cluster, *host, now, false);

@@ -26,23 +26,24 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{Request, StatusCode, header};
 use http_body_util::Limited;
 use serde_json::{Value, json};
 
+use super::access::{Action, Owner};
 use super::agents;
 use super::backups;
 use super::fleet;
-use super::keystone;
+use super::guard::{Person, Who};
+use super::logins::Scope;
 use super::proxy;
-use super::records::{CLUSTERS, Cluster, Scope};
+use super::records::{CLUSTERS, Cluster, Host};
 use super::refusal::{Answer, Refusal, chain};
 use super::resmgr::host_id;
 use super::rolls;
 use super::shared_address;
 use super::state::{self, Plane};
 use super::store::Read;
-use super::strangers::Outside;
 use super::trace::Trace;
 use super::view::Known;
 use super::ways::{self, Failed};
@@ -121,42 +122,27 @@ impl Source {
 
 /// `GET /metrics/targets`.
 pub(super) async fn targets(
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
-    Extension(outside): Extension<Outside>,
-    headers: HeaderMap,
 ) -> Answer<Json<Value>> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let rows = plane.read()?;
     let mut out = Vec::new();
-    for known in fleet::all(&plane, &rows)? {
-        if sees(scope, &known) {
-            let cluster = match known.host.cluster {
-                Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
-                None => None,
-            };
-            out.extend(targets_of(&plane.public_url, &known, cluster.as_ref()));
-        }
+    for known in fleet::of(&plane, &rows, |host| sees(&who, host))? {
+        let cluster = match known.host.cluster {
+            Some(id) => rows.get(&CLUSTERS, &id.to_string())?,
+            None => None,
+        };
+        out.extend(targets_of(&plane.public_url, &known, cluster.as_ref()));
     }
-    if matches!(scope, Scope::Everything) && agents::numbers::of(&rows)?.is_some() {
+    let sees_fleet = who.may(Action::SeeFleet, &Owner::Plane);
+    if sees_fleet && agents::numbers::of(&rows)?.is_some() {
         out.push(fleet_target(&plane.public_url));
     }
     Ok(Json(out.into()))
 }
 
 /// `GET /metrics/agents`.
-pub(super) async fn of_the_fleet(
-    State(plane): State<Arc<Plane>>,
-    Extension(outside): Extension<Outside>,
-    headers: HeaderMap,
-) -> Answer<Response> {
-    match keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))? {
-        Scope::Everything => {}
-        Scope::Cluster(_) => {
-            let why = "the token is good for one cluster";
-            let code = FaultCode::TokenScope;
-            return Err(Refusal::forbidden(code, "request refused", why));
-        }
-    }
+pub(super) async fn of_the_fleet(_: Person, State(plane): State<Arc<Plane>>) -> Answer<Response> {
     let text = agents::numbers::of(&plane.read()?)?.unwrap_or_default();
     let kind = [(header::CONTENT_TYPE, METRICS_TYPE)];
     Ok((kind, String::from(text)).into_response())
@@ -164,25 +150,18 @@ pub(super) async fn of_the_fleet(
 
 /// `GET /metrics/hosts/{id}/{source}`.
 pub(super) async fn numbers(
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Path((id, source)): Path<(String, String)>,
     Extension(trace): Extension<Trace>,
-    Extension(outside): Extension<Outside>,
-    headers: HeaderMap,
 ) -> Answer<Response> {
-    let scope = keystone::scope_of(&plane, keystone::shown(&headers)?, Some(&outside))?;
     let id = host_id(&id)?;
     let known = {
         let rows = plane.read()?;
         fleet::known(&plane, &rows, state::host(&rows, id)?)?
     };
-    if !sees(scope, &known) {
-        let why = "the token is good for another cluster";
-        return Err(Refusal::forbidden(
-            FaultCode::TokenScope,
-            "request refused",
-            why,
-        ));
+    if !sees(&who, &known.host) {
+        return Err(state::no_host(id));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
         let why = "there are tunnel, etcd, etcd-backup, certificates, api-address and upgrade";
@@ -253,11 +232,12 @@ fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<Metrics
 }
 
 /// Whether a token shows this host.
-fn sees(scope: Scope, known: &Known) -> bool {
-    match scope {
-        Scope::Everything => true,
-        Scope::Cluster(id) => known.host.cluster == Some(id),
-    }
+fn sees(who: &Who, host: &Host) -> bool {
+    let in_scope = match who.login.scope {
+        Scope::Cluster(id) => host.cluster == Some(id),
+        Scope::Nothing | Scope::Project(_) | Scope::Domain(_) | Scope::Plane => true,
+    };
+    in_scope && who.rights.sees(&host.project)
 }
 
 /// When the certificates of its node end, by its last word; a name once, and no more than are its

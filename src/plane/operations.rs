@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::events;
+use super::guard::Person;
 use super::hostapi::Caller;
 use super::http::Doc;
-use super::keystone::Operator;
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::state::{self, Change, Plane};
@@ -227,7 +227,7 @@ pub(super) async fn order_on(
     plane
         .operations
         .announce(&[(host, Generation(row.operation.number))]);
-    Ok(shown(&row, Timestamp::now()))
+    Ok(shown(&row, crate::seam::clock::now()))
 }
 
 /// All of a host, oldest first.
@@ -238,25 +238,24 @@ pub(super) fn list(rows: &impl Read, host: HostId, now: Timestamp) -> Answer<Val
 
 /// `POST /resmgr/v1/hosts/{id}/operations`.
 pub(super) async fn post(
-    _: Operator,
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let by = "an operator".to_owned();
-    let shown = order_on(&plane, host_id(&id)?, wanted, by).await?;
+    let shown = order_on(&plane, host_id(&id)?, wanted, who.name()).await?;
     Ok((StatusCode::ACCEPTED, Json(shown)))
 }
 
 /// `GET /resmgr/v1/hosts/{id}/operations`.
 pub(super) async fn get(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let host = state::host(&rows, host_id(&id)?)?;
-    list(&rows, host.id, Timestamp::now()).map(Json)
+    list(&rows, host.id, crate::seam::clock::now()).map(Json)
 }
 
 /// How long the host waits.
@@ -278,7 +277,7 @@ pub(super) async fn wait(
     let mut news = plane.operations.subscribe(host);
     loop {
         news.mark_unchanged();
-        let pending = pending(&plane.read()?, host, Timestamp::now())?;
+        let pending = pending(&plane.read()?, host, crate::seam::clock::now())?;
         if !pending.operations.is_empty() {
             return Ok(Json(pending).into_response());
         }

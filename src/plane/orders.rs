@@ -120,7 +120,9 @@ pub(super) fn judge(rows: &impl Read, me: &Host, facts: &NodeFacts) -> Answer<()
         None => Taken::default(),
     };
     let hosts = rows.all(&HOSTS)?;
-    let others = hosts.iter().map(|(_, h)| h).filter(|h| h.id != me.id);
+    let others = hosts.iter().map(|(_, h)| h);
+    // It never meets another project's.
+    let others = others.filter(|h| h.id != me.id && h.project == me.project);
     claims::add_hosts(&mut taken, others, me.cluster, shared);
     claims::judge(NO_FACTS, facts, &taken, shared)
 }

@@ -4,6 +4,9 @@
 //! kubectl ──TLS, bearer token──► plane ──stream `kube-apiserver`──► node ──► 127.0.0.1:6443
 //!                                  └─────────── TLS inside: plane's own certificate ─────────┘
 //! ```
+//! The API server is asked in the person's name ([`impersonated`]): it decides by its own rules what he may, and its audit
+//! says who it was.
+//!
 //! Bodies flow both ways as they come; nothing is gathered, so watches and logs are live. A
 //! request that upgrades (exec, attach, port-forward) becomes two byte streams copied into each
 //! other. The API server is believed only if the cluster's authority signed it as `kubernetes`; what
@@ -28,7 +31,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -36,9 +38,8 @@ use tokio_rustls::TlsConnector;
 use addresses::Asked;
 pub(super) use upstreams::Upstreams;
 
-use super::bootstrap::ADMIN;
-use super::keystone;
-use super::records::{Cluster, Scope};
+use super::guard::{Person, Who};
+use super::records::Cluster;
 use super::refusal::{Answer, Refusal, Shape, chain, reshape};
 use super::state::{self, Plane};
 use super::trace::Trace;
@@ -58,39 +59,55 @@ const HEADERS_MAX: usize = 100;
 const SERVER_NAME: &str = "kubernetes";
 /// What a request's headers begin with that speak for somebody else: who asks, from where and for
 /// which address. The API server's audit believes some of them.
-const CLAIMS: [&str; 5] = [
+const CLAIMS: [&str; 6] = [
+    // Those are refused before; what is taken away twice is away.
+    IMPERSONATE,
     "forwarded",
     "x-forwarded-",
     "x-original-",
     "x-real-ip",
     "x-remote-",
 ];
+/// What headers begin with that say in whose name a request is.
+const IMPERSONATE: &str = "impersonate-";
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+const IMPERSONATE_UID: HeaderName = HeaderName::from_static("impersonate-uid");
+const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 /// Where the clusters' APIs are.
 pub(super) const PREFIX: &str = "/k8s/clusters/";
 
 /// Any request below `/k8s/clusters/{uuid}`.
 pub(super) async fn handle(
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Response {
-    match forward(&plane, request, &trace).await {
+    match forward(&plane, &who, request, &trace).await {
         Ok(response) => response,
         Err(refusal) => reshape(Shape::Kubernetes, refusal.into_response()),
     }
 }
 
-async fn forward(plane: &Arc<Plane>, mut request: Request, trace: &Trace) -> Answer<Response> {
+async fn forward(
+    plane: &Arc<Plane>,
+    who: &Who,
+    mut request: Request,
+    trace: &Trace,
+) -> Answer<Response> {
     let (id, target) = split_path(request.uri())?;
     let asked = asked(id, &request)?;
-    let who = authorise(plane, &request, id)?;
     let cluster = state::cluster(&plane.read()?, id)?;
+    refuse_impersonation(request.headers())?;
+    let person = impersonated(who, &cluster)?;
     let client_side = wants_upgrade(request.headers())
         .then(|| request.extensions_mut().remove::<OnUpgrade>())
         .flatten();
     clean_request(request.headers_mut(), client_side.is_some());
+    // After everything that a client could have taken away by naming it as its connection's own.
+    request.headers_mut().extend(person);
     *request.uri_mut() = target;
-    let mut sender = connect(plane, &cluster, who, trace).await?;
+    let mut sender = connect(plane, &cluster, &who.name(), trace).await?;
     let mut response = sender.send_request(request).await.map_err(|e| {
         broken(
             &cluster,
@@ -197,18 +214,36 @@ fn split_path(uri: &Uri) -> Answer<(ClusterId, Uri)> {
     Ok((id, target))
 }
 
-/// Whoever bears the token may reach this cluster; answers who it is, for the node's audit.
-fn authorise(plane: &Plane, request: &Request, id: ClusterId) -> Answer<&'static str> {
-    let token = keystone::shown(request.headers())?;
-    match keystone::scope_of(plane, token, request.extensions().get())? {
-        Scope::Everything => Ok(ADMIN),
-        Scope::Cluster(only) if only == id => Ok("kubeconfig"),
-        Scope::Cluster(_) => Err(Refusal::forbidden(
-            FaultCode::TokenScope,
-            "request refused",
-            "the token is good for another cluster",
-        )),
+/// As whom the API server is to see the request: the person, with the group of the role that he has there. The plane's
+/// own certificate may everything, so nothing goes on without these.
+fn impersonated(who: &Who, cluster: &Cluster) -> Answer<Vec<(Option<HeaderName>, HeaderValue)>> {
+    let role = who.rights.in_clusters_of(&cluster.project);
+    let role = role.ok_or_else(|| state::no_cluster(cluster.id))?;
+    let name = who.name();
+    let said = [
+        (IMPERSONATE_USER, name.as_str()),
+        (IMPERSONATE_UID, who.user.id.as_str()),
+        (IMPERSONATE_GROUP, role.group()),
+    ];
+    let value = |(header, text): (HeaderName, &str)| {
+        let value = HeaderValue::from_str(text);
+        value.map(|value| (Some(header), value))
+    };
+    let headers: Result<Vec<_>, _> = said.into_iter().map(value).collect();
+    headers.map_err(|e| Refusal::internal("a person has a name that no request can carry", &e))
+}
+
+/// Nobody is somebody else here: the plane says who asks, and it says one.
+fn refuse_impersonation(headers: &HeaderMap) -> Answer<()> {
+    let is_claim = |name: &HeaderName| name.as_str().starts_with(IMPERSONATE);
+    if !headers.keys().any(is_claim) {
+        return Ok(());
     }
+    let why = "it asks in somebody else's name (Impersonate-…, kubectl --as), which the plane lets nobody";
+    Err(
+        Refusal::forbidden(FaultCode::NotAllowed, "request refused", why)
+            .fix("ask as yourself; rights of others: kubectl auth can-i, on a master as root"),
+    )
 }
 
 /// A connection to the API server of the first connected master that answers. One that has just died is
@@ -220,7 +255,7 @@ pub(super) async fn connect(
     trace: &Trace,
 ) -> Answer<SendRequest<Body>> {
     let meta = Meta::from([("who".to_owned(), who.to_owned()), trace.entry()]);
-    let tls = TlsConnector::from(plane.upstreams.of(cluster, Timestamp::now())?);
+    let tls = TlsConnector::from(plane.upstreams.of(cluster, crate::seam::clock::now())?);
     let mut why = "none of its masters is connected".to_owned();
     let mut masters = plane.upstreams.in_order(cluster);
     masters.retain(|m| !plane.sessions.ways(m.host).is_empty());

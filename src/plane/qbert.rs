@@ -4,24 +4,24 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, RawPathParams, State};
+use axum::extract::{Path, State};
 use http::StatusCode;
-use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::addons;
 use super::backups;
-use super::bootstrap::{ADMIN_ROW, PROJECT};
 use super::ca::Authority;
 use super::claims;
 use super::departures;
 use super::etcd;
 use super::fleet;
+use super::guard::{Person, Tenant};
 use super::http::Doc;
-use super::keystone::{self, Operator};
+use super::logins;
 use super::membership::{self, Candidate};
-use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STATUSES, Settings, USERS};
+use super::people::ProjectId;
+use super::records::{AuthorityKeys, CLUSTERS, Cluster, HOSTS, STATUSES, Settings};
 use super::refusal::{Answer, Refusal};
 use super::resmgr::host_id;
 use super::rolls;
@@ -33,17 +33,13 @@ use super::state::{self, Change, Plane};
 use super::store::Read;
 use super::view;
 use crate::model::{
-    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, Timestamp,
-    addresses_of,
+    Authorities, Authority as Signer, ClusterId, FaultCode, Ground, HostId, StackRef, addresses_of,
 };
 
 /// Most hosts of one attach or detach.
 const BATCH_MAX: usize = 1000;
-/// Most clusters of a stub.
-const CLUSTERS_MAX: usize = 1000;
-
-/// An operator who named the right project.
-pub(super) struct Tenant;
+/// Most clusters of a project: all of them are looked at for some things, so one project must not have all that there are.
+const CLUSTERS_MAX: usize = 200;
 
 /// One host of an attach.
 #[derive(Debug, Deserialize)]
@@ -74,10 +70,16 @@ pub(super) struct DetachHost {
 }
 
 /// `GET …/clusters`.
-pub(super) async fn list(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+pub(super) async fn list(
+    Tenant(project): Tenant,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let mut out = Vec::new();
     for (_, cluster) in rows.all(&CLUSTERS)? {
+        if cluster.project != project {
+            continue;
+        }
         let nodes = fleet::nodes_of(&plane, &rows, &cluster)?;
         out.push(view::cluster_json(&cluster, &nodes));
     }
@@ -86,7 +88,7 @@ pub(super) async fn list(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<J
 
 /// `GET …/clusters/{uuid}`.
 pub(super) async fn get(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {
@@ -98,7 +100,7 @@ pub(super) async fn get(
 
 /// `POST …/clusters`.
 pub(super) async fn create(
-    _: Tenant,
+    Tenant(project): Tenant,
     State(plane): State<Arc<Plane>>,
     Doc(body): Doc<NewCluster>,
 ) -> Answer<Json<Value>> {
@@ -106,7 +108,8 @@ pub(super) async fn create(
     require_apart(&plane, &settings)?;
     let id = plane
         .change(move |change| {
-            let clusters = change.all(&CLUSTERS)?;
+            let mut clusters = change.all(&CLUSTERS)?;
+            clusters.retain(|(_, c)| c.project == project);
             if clusters.iter().any(|(_, c)| c.name == body.name) {
                 let why = format!("name: there is a cluster {:?} already", body.name);
                 return Err(Refusal::conflict(
@@ -123,12 +126,13 @@ pub(super) async fn create(
                     why,
                 ));
             }
-            require_nobodys(&**change, &settings)?;
+            require_nobodys(&**change, &project, &settings)?;
             let stack = stacks::choose(&**change, "cluster refused", body.stack.as_deref())?;
             stacks::require_fit(&**change, &stack, [])?;
             let (authorities, keys) = make_authorities(&body.name, change)?;
             let mut cluster = Cluster {
                 id: ClusterId::random(),
+                project,
                 name: body.name,
                 created_at: change.now,
                 stack,
@@ -155,12 +159,15 @@ pub(super) async fn create(
 }
 
 /// An address that masters are to share is none that a host has.
-fn require_nobodys(rows: &impl Read, settings: &Settings) -> Answer<()> {
+fn require_nobodys(rows: &impl Read, project: &ProjectId, settings: &Settings) -> Answer<()> {
     let Some(ip) = settings.master_ip.filter(|_| settings.master_vip) else {
         return Ok(());
     };
     let hosts = rows.all(&HOSTS)?;
-    match shared_address::owner(ip, None, hosts.iter().map(|(_, h)| h)) {
+    // Another project's machines may be where nobody here ever comes.
+    let near = hosts.iter().map(|(_, h)| h);
+    let near = near.filter(|h| h.project == *project);
+    match shared_address::owner(ip, None, near) {
         None => Ok(()),
         Some(why) => {
             let why = format!("masterIp: {why}");
@@ -220,7 +227,7 @@ fn make_authorities(name: &str, change: &Change<'_>) -> Answer<(Authorities, Aut
 
 /// `PATCH …/clusters/{uuid}`: its nodes are told what changed.
 pub(super) async fn tune(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
     Doc(body): Doc<Tuning>,
@@ -256,7 +263,7 @@ pub(super) async fn tune_this(plane: &Arc<Plane>, id: ClusterId, body: Tuning) -
 
 /// `DELETE …/clusters/{uuid}`: its nodes are detached.
 pub(super) async fn delete(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
@@ -268,7 +275,7 @@ pub(super) async fn delete(
                 // Nobody is left whom it could cost anything.
                 set_cluster(change, member.host, None, true)?;
             }
-            keystone::forget_cluster(change, id)?;
+            logins::forget_cluster(change, id)?;
             Ok(change.remove(&CLUSTERS, &id.to_string())?)
         })
         .await?;
@@ -279,7 +286,7 @@ pub(super) async fn delete(
 
 /// `POST …/clusters/{uuid}/attach`: all of them or none.
 pub(super) async fn attach(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
     Doc(hosts): Doc<Vec<AttachHost>>,
@@ -321,6 +328,9 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
     let mut rows = Vec::new();
     for wanted in hosts {
         let host = state::host(&**change, wanted.uuid)?;
+        if host.project != cluster.project {
+            return Err(state::no_host(wanted.uuid));
+        }
         if let Some(other) = host.cluster.filter(|c| *c != id) {
             let what = format!(
                 "host {} cannot be attached to cluster {}",
@@ -353,6 +363,8 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
         .collect();
     let all = change.all(&HOSTS)?;
     let others = all.iter().map(|(_, h)| h);
+    let project = cluster.project.clone();
+    let others = others.filter(|h| h.project == project);
     let others = others.filter(|h| !hosts.iter().any(|wanted| wanted.uuid == h.id));
     membership::attach(&mut cluster, &candidates, others, change.now)?;
     let added = hosts.iter().map(|wanted| wanted.uuid);
@@ -373,7 +385,7 @@ fn attach_now(change: &mut Change<'_>, mut cluster: Cluster, hosts: &[AttachHost
 /// `POST …/clusters/{uuid}/detach`: all of them or none. A master whose leaving etcd would not get over
 /// stays, unless every master that is named is forced; then the answer says what is lost.
 pub(super) async fn detach(
-    _: Tenant,
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
     Doc(hosts): Doc<Vec<DetachHost>>,
@@ -384,6 +396,9 @@ pub(super) async fn detach(
     let counts = |h: HostId| cluster.is_master(h) || etcd::leave::is_on_its_way(&cluster, h);
     let mut masters = hosts.iter().filter(|h| counts(h.uuid));
     let force = masters.all(|h| h.force);
+    if hosts.iter().any(|h| h.force) {
+        who.require_insist(&plane.read()?, &cluster.project)?;
+    }
     let hosts = hosts.iter().map(|h| h.uuid).collect();
     detach_these(&plane, cluster, hosts, force).await.map(Json)
 }
@@ -400,12 +415,14 @@ pub(super) async fn detach_these(
         return Ok(json!({"hosts": hosts, "lost": lost}));
     }
     // What cannot be for other reasons is refused before anybody is asked.
-    membership::detach(&mut cluster.clone(), &hosts, Timestamp::now())?;
-    let lost = etcd::leave::allow(plane, &cluster, &hosts.iter().copied().collect(), force).await?;
+    membership::detach(&mut cluster.clone(), &hosts, crate::seam::clock::now())?;
+    let leaving = hosts.iter().copied().collect();
+    let lost = etcd::leave::allow(plane, &cluster, &leaving, force).await?;
     let answer = json!({"hosts": hosts, "lost": lost});
     plane
         .change(move |change| {
             let mut cluster = etcd::leave::still(&cluster, &**change)?;
+            etcd::leave::require_master(&cluster, &leaving, force)?;
             membership::detach(&mut cluster, &hosts, change.now)?;
             // Where no master is left, nobody is left whom it could cost anything.
             let forced = lost.is_some() || cluster.masters().next().is_none();
@@ -469,12 +486,14 @@ fn set_cluster(
 }
 
 /// `GET …/nodes`: every host that has the role.
-pub(super) async fn nodes(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+pub(super) async fn nodes(
+    Tenant(project): Tenant,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let clusters = rows.all(&CLUSTERS)?;
-    let nodes = fleet::all(&plane, &rows)?
+    let nodes = fleet::of(&plane, &rows, |h| h.authorised && h.project == project)?
         .into_iter()
-        .filter(|known| known.host.authorised)
         .map(|known| {
             let at = known.host.cluster;
             let cluster = clusters.iter().map(|(_, c)| c).find(|c| Some(c.id) == at);
@@ -486,12 +505,15 @@ pub(super) async fn nodes(_: Tenant, State(plane): State<Arc<Plane>>) -> Answer<
 
 /// `GET …/nodes/{uuid}`.
 pub(super) async fn node(
-    _: Tenant,
+    Tenant(project): Tenant,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let host = state::host(&rows, host_id(&id)?)?;
+    if host.project != project {
+        return Err(state::no_host(host.id));
+    }
     let cluster = match host.cluster {
         Some(id) => Some(state::cluster(&rows, id)?),
         None => None,
@@ -521,25 +543,4 @@ fn check_batch(len: usize) -> Answer<()> {
         "request refused",
         why,
     ))
-}
-
-impl FromRequestParts<Arc<Plane>> for Tenant {
-    type Rejection = Refusal;
-    async fn from_request_parts(parts: &mut Parts, plane: &Arc<Plane>) -> Result<Self, Refusal> {
-        Operator::from_request_parts(parts, plane).await?;
-        let params = RawPathParams::from_request_parts(parts, plane).await;
-        let params = params
-            .map_err(|e| Refusal::bad(FaultCode::PathInvalid, "request refused", e.to_string()))?;
-        let named = params.iter().find(|(k, _)| *k == "project").map(|(_, v)| v);
-        let user = plane.read()?.get(&USERS, ADMIN_ROW)?;
-        let mine = user.is_some_and(|u| named == Some(u.project.as_str()));
-        if mine || named == Some(PROJECT) {
-            return Ok(Self);
-        }
-        Err(Refusal::forbidden(
-            FaultCode::ProjectUnknown,
-            "request refused",
-            "it is no project of yours",
-        ))
-    }
 }

@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::agents;
+use super::people::{self, ProjectId};
 use super::rolls::{Roll, UpgradeSettings};
 use super::rotation::Rotation;
-use super::secrets::PasswordHash;
 use super::store::Rows;
+use super::{agents, alerts};
 use crate::model::{
     AddressRange, AgentSpec, Assignment, Authorities, Authority, BackupPolicy, BackupSigner,
     ClusterId, DeltaOffer, Digest, Envelope, Event, Generation, HostId, HostStatus, KubeProxySpec,
@@ -36,10 +36,6 @@ pub(super) const SPECS: Rows<IssuedSpec> = Rows::new("specs");
 pub(super) const CLUSTERS: Rows<Cluster> = Rows::new("clusters");
 /// Enrolment tokens by digest of the secret.
 pub(super) const TOKENS: Rows<Token> = Rows::new("tokens");
-/// Operators' tokens by digest of the secret.
-pub(super) const LOGINS: Rows<Login> = Rows::new("logins");
-/// The administrator, under `admin`.
-pub(super) const USERS: Rows<User> = Rows::new("users");
 /// Stacks by manifest digest.
 pub(super) const STACKS: Rows<Stack> = Rows::new("stacks");
 /// Events by `<host id>/<number>`.
@@ -61,7 +57,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "clusters",
         "tokens",
         "logins",
-        "users",
+        "logins-of",
         "stacks",
         "events",
         "event-ids",
@@ -72,6 +68,8 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
     ]
     .into_iter()
     .chain(agents::TABLES)
+    .chain(alerts::TABLES)
+    .chain(people::TABLES)
     .collect()
 }
 
@@ -79,6 +77,8 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Host {
     pub(super) id: HostId,
+    /// Whose it is.
+    pub(super) project: ProjectId,
     /// As root of it said at enrolment.
     pub(super) hostname: String,
     pub(super) enrolled_at: Timestamp,
@@ -186,6 +186,8 @@ pub(super) struct IssuedSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
+    /// Whose it is.
+    pub(super) project: ProjectId,
     pub(super) name: String,
     pub(super) created_at: Timestamp,
     pub(super) stack: StackRef,
@@ -361,36 +363,12 @@ pub(super) struct EtcdSeat {
 /// An enrolment token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Token {
+    /// Whose the host becomes.
+    pub(super) project: ProjectId,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
     /// Who used it, when.
     pub(super) used: Option<(HostId, Timestamp)>,
-}
-
-/// What an operator's token is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Scope {
-    /// Every API: from Keystone.
-    Everything,
-    /// The Kubernetes API of one cluster: from a kubeconfig.
-    Cluster(ClusterId),
-}
-
-/// An operator's token.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Login {
-    pub(super) scope: Scope,
-    pub(super) created_at: Timestamp,
-    pub(super) expires_at: Timestamp,
-}
-
-/// A person.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) password: PasswordHash,
-    /// Id of the one project.
-    pub(super) project: String,
 }
 
 /// A stack that was imported.

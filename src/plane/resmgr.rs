@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::events;
 use super::fleet;
+use super::guard::Person;
 use super::http::Doc;
-use super::keystone::Operator;
 use super::maintenance;
 use super::records::HOSTS;
 use super::refusal::{Answer, Refusal};
@@ -20,15 +20,18 @@ use super::view::ROLE;
 use crate::model::{FaultCode, HostId, MaintenanceRequest};
 
 /// `GET /resmgr/v1/hosts`.
-pub(super) async fn list(_: Operator, State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+pub(super) async fn list(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<Value>> {
     let rows = plane.read()?;
-    let hosts = fleet::all(&plane, &rows)?;
+    let hosts = fleet::of(&plane, &rows, |h| who.rights.sees(&h.project))?;
     Ok(Json(hosts.iter().map(|h| h.host_json()).collect()))
 }
 
 /// `GET /resmgr/v1/hosts/{id}`.
 pub(super) async fn get(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {
@@ -39,7 +42,7 @@ pub(super) async fn get(
 
 /// `GET /resmgr/v1/hosts/{id}/events`: what happened on a host, oldest first.
 pub(super) async fn events(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {
@@ -49,7 +52,7 @@ pub(super) async fn events(
 }
 
 /// `GET /resmgr/v1/roles`: there is one.
-pub(super) async fn roles(_: Operator) -> Json<Value> {
+pub(super) async fn roles(_: Person) -> Json<Value> {
     Json(json!([{
         "name": ROLE,
         "display_name": "Kubernetes node",
@@ -61,7 +64,7 @@ pub(super) async fn roles(_: Operator) -> Json<Value> {
 
 /// `PUT /resmgr/v1/hosts/{id}/roles/{role}`: authorise.
 pub(super) async fn authorise(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((id, role)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
@@ -78,7 +81,7 @@ pub(super) async fn authorise(
 
 /// `DELETE /resmgr/v1/hosts/{id}/roles/{role}`: refused while the host is a node.
 pub(super) async fn unauthorise(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((id, role)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
@@ -111,11 +114,16 @@ pub(super) struct RemoveQuery {
 
 /// `DELETE /resmgr/v1/hosts/{id}`: the host is out of its cluster and enrolled no more.
 pub(super) async fn remove(
-    _: Operator,
+    Person(who): Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     Query(query): Query<RemoveQuery>,
 ) -> Answer<Json<Value>> {
+    if query.force {
+        let rows = plane.read()?;
+        let host = state::host(&rows, host_id(&id)?)?;
+        who.require_insist(&rows, &host.project)?;
+    }
     remove_this(&plane, host_id(&id)?, query.force)
         .await
         .map(Json)
@@ -123,7 +131,7 @@ pub(super) async fn remove(
 
 /// `POST /resmgr/v1/hosts/{id}/maintenance`: nothing on the host is repaired or changed for a time.
 pub(super) async fn begin_maintenance(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
     Doc(wanted): Doc<MaintenanceRequest>,
@@ -135,7 +143,7 @@ pub(super) async fn begin_maintenance(
 
 /// `DELETE /resmgr/v1/hosts/{id}/maintenance`.
 pub(super) async fn end_maintenance(
-    _: Operator,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {

@@ -31,6 +31,8 @@ pub(super) use keep::{Rights, keep};
 
 /// Where nodes are.
 const NODES: &str = "/api/v1/nodes";
+/// Where it stands in what is kept of a node whether it is Ready.
+const READY: &str = "ready";
 
 /// What the API has of what concerns the plane.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,16 @@ struct Seen {
     bindings: BTreeMap<(String, String), Value>,
     /// Nodes by name: metadata and taints.
     nodes: BTreeMap<String, Value>,
+}
+
+impl Seen {
+    /// Whether nodes are Ready, by name.
+    fn ready(&self) -> BTreeMap<String, Option<bool>> {
+        let nodes = self.nodes.iter();
+        nodes
+            .map(|(name, node)| (name.clone(), node[READY].as_bool()))
+            .collect()
+    }
 }
 
 /// One change of an object.

@@ -263,6 +263,16 @@ impl Goal {
     }
 }
 
+/// Why the roll that is under way is stopped, if it is: a person is needed.
+pub(super) fn stopped(cluster: &Cluster) -> Option<String> {
+    let roll = cluster.roll.as_ref()?;
+    let why = roll
+        .why
+        .as_ref()
+        .map_or_else(String::new, |f| format!(": {f}"));
+    (roll.state == State::Stopped).then(|| format!("{} is stopped{why}", roll.what()))
+}
+
 /// The newest roll of a kind.
 pub(super) fn newest(cluster: &Cluster, kind: Kind) -> Option<&Roll> {
     let roll = cluster.roll.as_ref()?;

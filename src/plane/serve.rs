@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::{any, delete, get, post, put};
 use http::{Request, Uri};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,22 +22,20 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::agents;
+use super::alerts;
 use super::budget::TUNNELS_PER_S;
 use super::ca::LEAF_LIFE;
 use super::fair::Origin;
 use super::handshakes::Handshakes;
-use super::http::{deadline, no_such_method, no_such_path, shaped};
 use super::passwords::Passwords;
-use super::refusal::{Shape, chain};
+use super::refusal::chain;
 use super::state::{Parts, Plane};
 use super::strangers::{Outside, Stranger, Strangers};
 use super::tls::ServerTls;
 use super::tunnel::Shown;
-use super::{
-    admin, bootstrap, endpoints, enrol, etcd, keystone, maintenance, metrics, operations, proxy,
-    qbert, resmgr, rights, rolls, stacks, trace, tunnel,
-};
+use super::{admin, bootstrap, endpoints, maintenance, rights, routes, stacks};
 use crate::model::{Fault, FaultCode};
+use crate::seam::disk;
 
 /// What [`Server::start`] needs.
 #[derive(Clone, Debug)]
@@ -120,7 +117,7 @@ impl Server {
     /// Opens the state directory, listens, serves.
     pub async fn start(config: ServeConfig) -> Result<Self, Fault> {
         let cannot = |why: String| Fault::new(FaultCode::PlaneStart, "cannot start the plane", why);
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let started = bootstrap::start(&config.state_dir, now).map_err(|e| {
             let fault = cannot(chain(&e));
             match e.fix() {
@@ -172,6 +169,9 @@ impl Server {
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
         tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
         tasks.spawn(maintenance::keep(Arc::clone(&plane)));
+        tasks.spawn(alerts::keep(Arc::clone(&plane)));
+        tasks.spawn(alerts::deliver(Arc::clone(&plane)));
+        tasks.spawn(alerts::probe(Arc::clone(&plane)));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {
@@ -204,7 +204,7 @@ impl Server {
             () = at_once => tracing::warn!("stopped at once: what was under way is cut"),
         }
         let socket = self.plane.dir.join(admin::SOCKET);
-        if let Err(e) = std::fs::remove_file(&socket) {
+        if let Err(e) = disk::remove_file(&socket) {
             tracing::debug!(why = %e, "admin socket was gone already");
         }
     }
@@ -285,118 +285,13 @@ fn server_names(public: &str, address: SocketAddr) -> BTreeSet<String> {
 /// The store's lock says that we are the only plane here, so a socket that is left is stale.
 fn admin_socket(dir: &Path) -> io::Result<UnixListener> {
     let path = dir.join(admin::SOCKET);
-    match std::fs::remove_file(&path) {
+    match disk::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    disk::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// Everything on the HTTPS port.
-fn router(plane: &Arc<Plane>) -> Router {
-    let api = |routes: Router<Arc<Plane>>, shape| {
-        routes
-            .fallback(no_such_path)
-            .method_not_allowed_fallback(no_such_method)
-            .layer(axum::middleware::from_fn(deadline))
-            .layer(axum::middleware::map_response(shaped(shape)))
-    };
-    let keystone = Router::new().route("/v3/auth/tokens", post(keystone::issue));
-    let resmgr = Router::new()
-        .route("/v1/hosts", get(resmgr::list))
-        .route("/v1/hosts/{id}", get(resmgr::get).delete(resmgr::remove))
-        .route("/v1/hosts/{id}/events", get(resmgr::events))
-        .route(
-            "/v1/hosts/{id}/operations",
-            get(operations::get).post(operations::post),
-        )
-        .route(
-            "/v1/hosts/{id}/maintenance",
-            post(resmgr::begin_maintenance).delete(resmgr::end_maintenance),
-        )
-        .route(
-            "/v1/hosts/{id}/roles/{role}",
-            put(resmgr::authorise).delete(resmgr::unauthorise),
-        )
-        .route("/v1/roles", get(resmgr::roles))
-        .route("/v1/agents", get(agents::http::list))
-        .route("/v1/agents/policy", post(agents::http::post_policy))
-        .route(
-            "/v1/agents/upgrade",
-            get(agents::http::show).post(agents::http::post),
-        )
-        .route("/v1/agents/upgrade/plan", post(agents::http::post_plan))
-        .route("/v1/agents/upgrade/{verb}", post(agents::http::post_turn));
-    let qbert = Router::new()
-        .route(
-            "/v4/{project}/clusters",
-            get(qbert::list).post(qbert::create),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}",
-            get(qbert::get)
-                .merge(delete(qbert::delete))
-                .patch(qbert::tune),
-        )
-        .route("/v4/{project}/clusters/{uuid}/etcd", get(etcd::places::get))
-        .route(
-            "/v4/{project}/clusters/{uuid}/etcd/restore",
-            get(etcd::restore::get)
-                .post(etcd::restore::post)
-                .delete(etcd::restore::delete),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade",
-            get(rolls::http::get).post(rolls::http::post),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade/plan",
-            post(rolls::http::post_plan),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/upgrade/{verb}",
-            post(rolls::http::post_turn),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update",
-            get(rolls::http::os_get).post(rolls::http::os_post),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update/plan",
-            post(rolls::http::os_post_plan),
-        )
-        .route(
-            "/v4/{project}/clusters/{uuid}/os-update/{verb}",
-            post(rolls::http::os_post_turn),
-        )
-        .route("/v4/{project}/clusters/{uuid}/attach", post(qbert::attach))
-        .route("/v4/{project}/clusters/{uuid}/detach", post(qbert::detach))
-        .route("/v4/{project}/nodes", get(qbert::nodes))
-        .route("/v4/{project}/nodes/{uuid}", get(qbert::node));
-    let ours = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/v1/enrol", post(enrol::post))
-        .route("/v1/tunnel", get(tunnel::accept));
-    let metrics = Router::new()
-        .route("/targets", get(metrics::targets))
-        .route("/agents", get(metrics::of_the_fleet))
-        .route("/hosts/{id}/{source}", get(metrics::numbers));
-    let named = || axum::middleware::from_fn(trace::layer);
-    let kube = Router::new()
-        .route("/k8s/clusters/{uuid}", any(proxy::handle))
-        .route("/k8s/clusters/{uuid}/", any(proxy::handle))
-        .route("/k8s/clusters/{uuid}/{*path}", any(proxy::handle))
-        .layer(named());
-    api(ours, Shape::Fault)
-        .nest(metrics::PREFIX, api(metrics, Shape::Fault).layer(named()))
-        .nest("/keystone", api(keystone, Shape::Keystone))
-        .nest("/resmgr", api(resmgr, Shape::Resmgr))
-        .nest("/qbert", api(qbert, Shape::Qbert))
-        // No deadline: a watch lasts.
-        .merge(kube)
-        .with_state(Arc::clone(plane))
 }
 
 async fn accept_tls(
@@ -408,7 +303,7 @@ async fn accept_tls(
     let connections = Arc::new(Semaphore::new(connections));
     let handshakes = Arc::new(Handshakes::default());
     let strangers = Strangers::default();
-    let router = router(&plane);
+    let router = routes::router(&plane);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

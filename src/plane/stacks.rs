@@ -4,13 +4,11 @@ pub(super) mod ahead;
 pub(super) mod deltas;
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 
 use super::records::{STACKS, Stack};
 use super::refusal::{Answer, Refusal, chain};
@@ -23,6 +21,7 @@ use crate::model::{
     Digest, DocumentKind, Envelope, Fault, FaultCode, Fit, Hasher, HostId, Inventory, Machine,
     Matrix, PAYLOAD_MAX, StackManifest, StackRef,
 };
+use crate::seam::disk::{self, Options};
 
 const MANIFEST: &str = "manifest.json";
 const ARCHIVE: &str = "stack.tar.zst";
@@ -31,7 +30,7 @@ const ARCHIVE: &str = "stack.tar.zst";
 pub(super) async fn import(plane: &Arc<Plane>, dir: PathBuf) -> Answer<Stack> {
     let shared = Arc::clone(plane);
     let work = move || verify_and_keep(&shared, &dir);
-    let stack = tokio::task::spawn_blocking(work)
+    let stack = tokio::task::spawn_blocking(crate::seam::carried(work))
         .await
         .map_err(|e| Refusal::internal("the import was lost", &e))??;
     let row = stack.clone();
@@ -95,7 +94,7 @@ fn verify_and_keep(plane: &Plane, dir: &Path) -> Answer<Stack> {
             manifest: digest,
         },
         kubernetes: manifest.kubernetes.to_string(),
-        imported_at: Timestamp::now(),
+        imported_at: crate::seam::clock::now(),
         archive: manifest.archive.sha256,
         archive_size: manifest.archive.size,
         deltas: Vec::new(),
@@ -129,11 +128,9 @@ fn keep_archive(
         refuse(code, format!("{}: {e}", temp.display()))
     };
     let mut source = std::fs::File::open(from).map_err(unreadable)?;
-    let mut out = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
+    let mut out = Options::write()
+        .create(0o600)
+        .truncate()
         .open(&temp)
         .map_err(failed)?;
     let copied = (|| {
@@ -168,15 +165,13 @@ fn keep_archive(
             return Err(refuse(FaultCode::StackArchiveWrong, why));
         }
         out.sync_all().map_err(failed)?;
-        std::fs::rename(&temp, &target).map_err(failed)?;
+        disk::rename(&temp, &target).map_err(failed)?;
         let dir = target.parent().unwrap_or(&target);
-        std::fs::File::open(dir)
-            .and_then(|d| d.sync_all())
-            .map_err(failed)
+        disk::sync_dir(dir).map_err(failed)
     })();
     if copied.is_err() {
         // Ours alone; the refusal is what matters.
-        drop(std::fs::remove_file(&temp));
+        drop(disk::remove_file(&temp));
     }
     copied
 }

@@ -16,10 +16,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::alerts;
 use super::budget::{Budget, Full};
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
+use super::page::Changes;
 use super::passwords::Passwords;
 use super::proxy::Upstreams;
 use super::records::{CLUSTERS, Cluster, HOSTS, Host};
@@ -66,8 +68,12 @@ pub(super) struct Plane {
     pub(super) started: Timestamp,
     pub(super) upstreams: Upstreams,
     pub(super) rights: Rights,
+    /// What alerts are made of, between two looks.
+    pub(super) alerts: alerts::Board,
     /// Told when a host said something that the fleet's roll may go on by.
     pub(super) agents: Notify,
+    /// Told of every change, for pages that show it.
+    pub(super) changes: Changes,
     pub(super) passwords: Passwords,
     /// What differs between stacks, made before it is needed.
     pub(super) ahead: Ahead,
@@ -128,10 +134,12 @@ impl Plane {
             budget: Mutex::new(Budget::new(parts.tunnels_per_s)),
             began: Instant::now(),
             certificate_life: parts.certificate_life,
-            started: Timestamp::now(),
+            started: crate::seam::clock::now(),
             upstreams: Upstreams::default(),
             rights: Rights::default(),
+            alerts: alerts::Board::default(),
             agents: Notify::new(),
+            changes: Changes::default(),
             passwords: parts.passwords,
             ahead: Ahead::default(),
             shutdown: CancellationToken::new(),
@@ -158,7 +166,7 @@ impl Plane {
         work: impl FnOnce(&mut Change<'_>) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
         let plane = Arc::clone(self);
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         // A commit waits for the disk: not on a thread that moves bytes.
         let done = tokio::task::spawn_blocking(move || plane.change_now(now, work)).await;
         done.map_err(|e| Refusal::internal("a change was lost", &e))?
@@ -193,6 +201,7 @@ impl Plane {
             tracing::info!(%host, %generation, "spec signed");
         }
         self.specs.announce(&changed);
+        self.changes.tell();
         for cluster in clusters {
             self.rights.poke(cluster);
         }
@@ -259,24 +268,27 @@ impl DerefMut for Change<'_> {
 
 /// A host, or the refusal that there is none.
 pub(super) fn host(rows: &impl Read, id: HostId) -> Answer<Host> {
-    rows.get(&HOSTS, &id.to_string())?.ok_or_else(|| {
-        Refusal::missing(
-            FaultCode::HostUnknown,
-            format!("no host {id}"),
-            "it is not enrolled",
-        )
-    })
+    rows.get(&HOSTS, &id.to_string())?
+        .ok_or_else(|| no_host(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_host(id: HostId) -> Refusal {
+    let what = format!("no host {id}");
+    Refusal::missing(FaultCode::HostUnknown, what, "it is not enrolled")
 }
 
 /// A cluster, or the refusal that there is none.
 pub(super) fn cluster(rows: &impl Read, id: ClusterId) -> Answer<Cluster> {
-    rows.get(&CLUSTERS, &id.to_string())?.ok_or_else(|| {
-        Refusal::missing(
-            FaultCode::ClusterUnknown,
-            format!("no cluster {id}"),
-            "it was never created, or was deleted",
-        )
-    })
+    rows.get(&CLUSTERS, &id.to_string())?
+        .ok_or_else(|| no_cluster(id))
+}
+
+/// There is none, or none for him who asks.
+pub(super) fn no_cluster(id: ClusterId) -> Refusal {
+    let what = format!("no cluster {id}");
+    let why = "it was never created, or was deleted";
+    Refusal::missing(FaultCode::ClusterUnknown, what, why)
 }
 
 /// The cluster that a host is in.

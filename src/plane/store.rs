@@ -3,7 +3,11 @@
 //! Rows are JSON under text keys. Every write transaction is all or nothing and durable when
 //! [`Store::write`] returns. One process owns the file; command-line verbs ask that process.
 
+#[cfg(feature = "fault")]
+mod backend;
 mod schema;
+#[cfg(all(test, feature = "fault"))]
+pub(crate) use schema::tests::walk;
 
 use std::collections::BTreeSet;
 use std::io;

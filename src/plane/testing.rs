@@ -21,7 +21,7 @@ impl Shelf {
     /// As a node's delivery is taken.
     pub(crate) fn take(&self, host: HostId, batch: EventBatch) {
         let now = Timestamp::UNIX_EPOCH;
-        let done: Answer<usize> = self
+        let done: Answer<_> = self
             .0
             .write(|w| events::take(&mut Change::new(w, now), host, batch));
         done.expect("taken");

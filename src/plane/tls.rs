@@ -93,7 +93,7 @@ impl ServerTls {
                 changed = changed.changed() => changed.is_ok(),
                 () = plane.shutdown.cancelled() => return,
             };
-            let (ring, now) = (plane.keys.ring(), Timestamp::now());
+            let (ring, now) = (plane.keys.ring(), crate::seam::clock::now());
             let result = match keys {
                 true => self.replace(&ring, now),
                 false => self.renew(&ring, now),

@@ -1,11 +1,22 @@
 //! Enrolment tokens: one use, one day, kept only as digests.
 
-use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::guard::{Person, Who};
+use super::http::Doc;
+use super::people::{ProjectId, find};
 use super::records::{TOKENS, Token};
 use super::refusal::{Answer, Refusal};
 use super::secrets;
-use super::state::Change;
+use super::state::{Change, Plane};
 use super::store::Read;
 use crate::model::{Digest, EnrolToken, FaultCode, HostId, Secret};
 
@@ -22,6 +33,7 @@ const TOKENS_LEFT: usize = TOKENS_MAX / 10 * 9;
 pub(super) fn create(
     change: &mut Change<'_>,
     ca: Digest,
+    project: ProjectId,
     ttl: SignedDuration,
 ) -> Answer<Secret<String>> {
     check_ttl("no token made", ttl)?;
@@ -29,6 +41,7 @@ pub(super) fn create(
     let now = change.now;
     let secret = secrets::fresh()?;
     let row = Token {
+        project,
         created_at: now,
         expires_at: now + ttl,
         used: None,
@@ -78,30 +91,126 @@ pub(super) fn good(
     Ok((key, token))
 }
 
-/// Uses a token up. In one transaction with what it is used for.
+/// Uses a token up; answers whose the host becomes. In one transaction with what it is used for.
 pub(super) fn consume(
     change: &mut Change<'_>,
     secret: &Secret<String>,
     host: HostId,
-) -> Answer<()> {
+) -> Answer<ProjectId> {
     let (key, mut token) = good(&**change, secret, change.now)?;
     token.used = Some((host, change.now));
-    Ok(change.put(&TOKENS, &key, &token)?)
+    change.put(&TOKENS, &key, &token)?;
+    Ok(token.project)
 }
 
 fn forget_old(change: &mut Change<'_>) -> Answer<()> {
     if change.count(&TOKENS)? < TOKENS_MAX as u64 {
         return Ok(());
     }
-    let mut tokens = change.all(&TOKENS)?;
+    let (now, mut tokens) = (change.now, change.all(&TOKENS)?);
+    for (key, _) in tokens.extract_if(.., |(_, t)| t.expires_at + REMEMBERED < now) {
+        change.remove(&TOKENS, &key)?;
+    }
     tokens.sort_by_key(|(_, t)| t.created_at);
     let surplus = tokens.len().saturating_sub(TOKENS_LEFT);
-    for (i, (key, token)) in tokens.iter().enumerate() {
-        if i < surplus || token.expires_at + REMEMBERED < change.now {
-            change.remove(&TOKENS, key)?;
-        }
+    for key in of_those_with_most(&tokens, surplus) {
+        change.remove(&TOKENS, key)?;
     }
     Ok(())
+}
+
+/// So many of them, oldest first, of whichever project has the most: who makes few loses none by who makes many.
+fn of_those_with_most(tokens: &[(String, Token)], surplus: usize) -> Vec<&str> {
+    let mut of: BTreeMap<&ProjectId, VecDeque<&str>> = BTreeMap::new();
+    for (key, token) in tokens {
+        of.entry(&token.project).or_default().push_back(key);
+    }
+    let mut gone = Vec::new();
+    while gone.len() < surplus
+        && let Some(most) = of.values_mut().max_by_key(|keys| keys.len())
+        && let Some(key) = most.pop_front()
+    {
+        gone.push(key);
+    }
+    gone
+}
+
+/// What is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    #[serde(default = "day")]
+    ttl_s: i64,
+}
+
+fn day() -> i64 {
+    24 * 3600
+}
+
+/// The project that a token of a person is for: it is what he lets hosts into.
+fn own_project(who: &Who) -> Answer<ProjectId> {
+    let project = who.project.as_ref().map(|(p, _)| p.id.clone());
+    project.ok_or_else(|| {
+        let why = "the token is for no project";
+        Refusal::bad(FaultCode::TokenScope, "request refused", why)
+            .fix("log in to the project that hosts are to be let into")
+    })
+}
+
+/// What a token is called: enough of its digest to tell them apart.
+fn id_of(key: &str) -> &str {
+    let digits = key.rsplit(':').next().unwrap_or_default();
+    digits.get(..32).unwrap_or(digits)
+}
+
+/// `GET /resmgr/v1/tokens`.
+pub(super) async fn list(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+) -> Answer<Json<Value>> {
+    let project = own_project(&who)?;
+    let all = plane.read()?.all(&TOKENS)?;
+    let mine = all.iter().filter(|(_, t)| t.project == project);
+    let shown = mine.map(|(key, t)| {
+        json!({
+            "id": id_of(key), "created_at": t.created_at, "expires_at": t.expires_at,
+            "used_by": t.used.map(|(host, _)| host), "used_at": t.used.map(|(_, at)| at),
+        })
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// `POST /resmgr/v1/tokens`: one that lets a machine into the project. It is said once.
+pub(super) async fn post(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Doc(wanted): Doc<Wanted>,
+) -> Answer<Json<Value>> {
+    let (ca, project) = (plane.ca.digest(), own_project(&who)?);
+    let ttl = SignedDuration::from_secs(wanted.ttl_s);
+    let token = plane
+        .change(move |change| create(change, ca, project, ttl))
+        .await?;
+    Ok(Json(json!({"token": token.expose()})))
+}
+
+/// `DELETE /resmgr/v1/tokens/{token_id}`.
+pub(super) async fn delete(
+    Person(who): Person,
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    let project = own_project(&who)?;
+    plane
+        .change(move |change| {
+            let all = change.all(&TOKENS)?;
+            let mut mine = all.into_iter().filter(|(_, t)| t.project == project);
+            let found = mine.find(|(key, _)| id_of(key) == id);
+            let (key, _) = found.ok_or_else(|| find::none("join token", &id))?;
+            Ok(change.remove(&TOKENS, &key)?)
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn second(at: Timestamp) -> String {
@@ -113,6 +222,7 @@ fn second(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::compute::tests::project;
     use crate::plane::records::tables;
     use crate::plane::store::Store;
 
@@ -140,7 +250,7 @@ mod tests {
 
         fn make(&self, second: i64, ttl: i64) -> Result<Secret<String>, String> {
             let ttl = SignedDuration::from_secs(ttl);
-            let text = self.at(second, |c| create(c, Digest::of(b"ca"), ttl))?;
+            let text = self.at(second, |c| create(c, Digest::of(b"ca"), project(), ttl))?;
             let token: EnrolToken = text.expose().parse().expect("its own text");
             Ok(token.secret)
         }
@@ -151,7 +261,7 @@ mod tests {
         let world = World::new();
         let host = HostId::random();
         let (a, b) = (world.make(0, 60).expect("a"), world.make(0, 60).expect("b"));
-        let take = |s, token: &Secret<String>| world.at(s, |c| consume(c, token, host));
+        let take = |s, token: &Secret<String>| world.at(s, |c| consume(c, token, host).map(drop));
         assert_eq!(take(59, &a), Ok(()));
         assert_eq!(take(59, &a), Err("403 token-used".into()));
         assert_eq!(take(60, &b), Err("403 token-expired".into()));
@@ -171,7 +281,7 @@ mod tests {
         });
         assert_eq!(failed, Err("400 body-broken".into()));
         let taken = world.at(2, |c| consume(c, &token, HostId::random()));
-        assert_eq!(taken, Ok(()));
+        assert_eq!(taken, Ok(project()));
     }
 
     #[test]
@@ -180,6 +290,7 @@ mod tests {
         let old = world.make(0, 1000).expect("old");
         let made = Timestamp::from_second(1_800_000_001).expect("time");
         let row = Token {
+            project: project(),
             created_at: made,
             expires_at: made + SignedDuration::from_secs(1000),
             used: None,
@@ -195,9 +306,29 @@ mod tests {
         assert_eq!(count(), TOKENS_MAX as u64);
         let new = world.make(2, 1000).expect("new");
         assert_eq!(count(), TOKENS_LEFT as u64 + 1);
-        let take = |token: &Secret<String>| world.at(3, |c| consume(c, token, HostId::random()));
+        let take =
+            |token: &Secret<String>| world.at(3, |c| consume(c, token, HostId::random()).map(drop));
         assert_eq!(take(&old), Err("403 token-unknown".into()));
         assert_eq!(take(&new), Ok(()));
+    }
+
+    #[test]
+    fn who_makes_many_loses_his_own() {
+        let token = |project: &str| Token {
+            project: ProjectId::of(project).expect("id"),
+            created_at: Timestamp::UNIX_EPOCH,
+            expires_at: Timestamp::UNIX_EPOCH,
+            used: None,
+        };
+        let of = |(i, project): (usize, &str)| (format!("{i}"), token(project));
+        let all: Vec<(String, Token)> = ["a", "b", "b", "b", "a", "b"]
+            .into_iter()
+            .enumerate()
+            .map(of)
+            .collect();
+        assert_eq!(of_those_with_most(&all, 2), ["1", "2"]);
+        assert_eq!(of_those_with_most(&all, 0), [""; 0]);
+        assert_eq!(of_those_with_most(&all, 9).len(), all.len());
     }
 
     #[test]

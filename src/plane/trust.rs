@@ -53,7 +53,7 @@ pub(super) fn documents(
         schema: TRUST_SCHEMA,
         host_id: host,
         version: version(rows, ring, host)?,
-        issued_at: Timestamp::now(),
+        issued_at: crate::seam::clock::now(),
         keys: ring.trusted(),
         authorities: ring.bundle(),
         machine: row.marks,

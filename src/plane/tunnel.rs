@@ -142,7 +142,7 @@ pub(super) async fn accept(State(plane): State<Arc<Plane>>, mut parts: Parts) ->
     let (stranger, shown) = outside.map(|o| (o.stranger, o.shown)).unzip();
     let shown = shown.flatten();
     // Whoever is no host is refused here and takes nobody's turn: two rows that are in memory.
-    let admitted = identify(&plane.read()?, shown.as_ref(), Timestamp::now())?;
+    let admitted = identify(&plane.read()?, shown.as_ref(), crate::seam::clock::now())?;
     // A fleet that comes back is told to spread before more is done for it.
     plane.admit_tunnel(admitted.peer.host).map_err(|full| {
         let (why, after) = match full {
@@ -264,7 +264,7 @@ async fn run(
     tracing::info!(%host, session = number, %kind, "tunnel up");
     // The host may have been removed, or the plane told to stop, since the handshake.
     let still = plane.read().and_then(|rows| {
-        let admitted = identify(&rows, shown.as_ref(), Timestamp::now())?;
+        let admitted = identify(&rows, shown.as_ref(), crate::seam::clock::now())?;
         plane.rights.connected(&rows, host);
         Ok(admitted)
     });
@@ -312,7 +312,7 @@ async fn outlive(handle: &Handle, peer: Peer) {
         SessionKind::RenewalOnly | SessionKind::RemovalOnly => std::future::pending().await,
     }
     loop {
-        let left = peer.by.ends.duration_since(Timestamp::now());
+        let left = peer.by.ends.duration_since(crate::seam::clock::now());
         match Duration::try_from(left) {
             Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(LOOK_AGAIN)).await,
             Ok(_) | Err(_) => break,

@@ -112,6 +112,7 @@ impl Known {
                 "ip_address": inventory.map(|i| &i.addresses),
             },
             "cluster": self.host.cluster,
+            "project": self.host.project,
             "enrolled_at": self.host.enrolled_at,
             "certificate_not_after": self.host.renewal.ends,
             "reenrol_allowed_until": self.host.renewal.allowed_until,
@@ -175,6 +176,7 @@ pub(super) fn cluster_json(cluster: &Cluster, nodes: &[Known]) -> Value {
     json!({
         "uuid": cluster.id,
         "name": cluster.name,
+        "projectId": cluster.project,
         "status": cluster_status(cluster, nodes),
         "created_at": cluster.created_at,
         "containersCidr": s.pods_cidr,

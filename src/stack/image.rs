@@ -1,8 +1,8 @@
 //! A program out of an image's archive, as `docker save` writes it: a tar with a tar for each layer.
 
-use std::fs::{File, OpenOptions};
+use crate::seam::disk::Options;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use tar::{Archive, Entry};
@@ -60,12 +60,7 @@ fn is(entry: &Entry<'_, impl Read>, inside: &str) -> io::Result<bool> {
 }
 
 fn write(from: &mut impl Read, to: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o700)
-        .open(to)?;
+    let mut file = Options::write().create(0o700).truncate().open(to)?;
     let copied = io::copy(&mut from.take(PROGRAM_MAX + 1), &mut file)?;
     if copied > PROGRAM_MAX {
         return Err(io::Error::other("a program of more than 512 MiB"));

@@ -4,14 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-
 use super::coming::{Coming, STANDS_STILL, Stops};
 use super::manifest::{self, INSIDE, Manifest, open_untrusted, read_envelope};
 use super::{StackError, delta, io_error, other_manifest, unpack};
 use crate::host::fs::{Attrs, Found, HostFs};
 use crate::host::space;
 use crate::model::{Digest, Hasher, StackFile, StackManifest, StackRef, TrustStore, paths};
+use crate::seam::disk;
 
 /// Unpacked here first; the prefix tells what a crash left.
 const INCOMING: &str = ".incoming-";
@@ -179,7 +178,7 @@ fn unpack_beside(
         }
         Some(_) | None => free.require(&stacks, missing)?,
     }
-    fs::create_dir_all(&stacks).map_err(io_error("make directory", &stacks))?;
+    disk::make_dirs(&stacks).map_err(io_error("make directory", &stacks))?;
 
     // What takes the place of another stack is on the disk before; where there was none, power that fails
     // loses nothing that ran.
@@ -516,14 +515,13 @@ fn put_in_place(fs: &HostFs, incoming: &Path, stack: &StackRef) -> Result<(), St
     let to = fs.at(dir_of(stack));
     // Another build of the same version, or a damaged one, is exchanged in one step: there is no
     // instant without a stack.
-    let flags = match fs.found(dir_of(stack))? {
-        Found::Nothing => RenameFlags::RENAME_NOREPLACE,
+    let placed = match fs.found(dir_of(stack))? {
+        Found::Nothing => disk::rename_new(&from, &to),
         Found::File { .. } | Found::Dir { .. } | Found::Link(_) | Found::Other => {
-            RenameFlags::RENAME_EXCHANGE
+            disk::exchange(&from, &to)
         }
     };
-    renameat2(AT_FDCWD, &from, AT_FDCWD, &to, flags)
-        .map_err(|e| io_error("put in place", &to)(e.into()))?;
+    placed.map_err(io_error("put in place", &to))?;
     unpack::sync_dir(&fs.at(paths::STACKS))
 }
 
@@ -539,8 +537,8 @@ fn remove_incoming(fs: &HostFs, but: Option<&Path>) -> Result<(), StackError> {
 
 fn remove_tree(path: &Path) -> Result<(), StackError> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
+        Ok(meta) if meta.is_dir() => disk::remove_dir_all(path),
+        Ok(_) => disk::remove_file(path),
         Err(e) => Err(e),
     };
     match removed {

@@ -4,6 +4,8 @@
 mod delta;
 mod etcd;
 mod interrupted;
+#[cfg(feature = "fault")]
+pub(crate) mod walk;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

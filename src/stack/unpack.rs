@@ -7,9 +7,9 @@
 //! What an earlier try has written is compared with what comes, and stays when it is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -21,6 +21,8 @@ use super::coming::Coming;
 use super::install::OnDisk;
 use super::{StackError, io_error};
 use crate::model::{Hasher, Hashing, StackFile, StackManifest};
+use crate::seam::carried;
+use crate::seam::disk::{self, Options};
 
 /// Largest zstd window (32 MiB): what `zstd -19` uses fits, a hostile frame cannot ask for more.
 pub(crate) const WINDOW_LOG_MAX: u32 = 25;
@@ -61,10 +63,10 @@ pub(super) fn unpack(
     let done = thread::scope(|s| {
         let kept = move |path: PathBuf| match on_disk {
             // Not on the disk, and nothing that is read of it from memory says so.
-            OnDisk::Now => sync(&path).inspect_err(|_| drop(fs::remove_file(&path))),
+            OnDisk::Now => sync(&path).inspect_err(|_| drop(disk::remove_file(&path))),
             OnDisk::Later => on_its_way(&path),
         };
-        let synced = s.spawn(move || written.iter().try_for_each(kept));
+        let synced = s.spawn(carried(move || written.iter().try_for_each(kept)));
         let done = write_entries(&mut capped, manifest, &dirs, into, &mut |file, path| {
             seen(file);
             // Its end without ours is its failure, which is asked below.
@@ -129,16 +131,12 @@ fn on_its_way(path: &Path) -> Result<(), StackError> {
 
 /// A file is on the disk when this returns.
 pub(super) fn sync(path: &Path) -> Result<(), StackError> {
-    File::open(path)
-        .and_then(|f| f.sync_all())
-        .map_err(io_error("sync", path))
+    disk::sync_file(path).map_err(io_error("sync", path))
 }
 
 /// Flushes a directory's entries to disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StackError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(io_error("sync", dir))
+    disk::sync_dir(dir).map_err(io_error("sync", dir))
 }
 
 fn write_entries(
@@ -199,7 +197,7 @@ fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool
     let mut out = Writing::open(to, file).map_err(io_error("create", to))?;
     let full = |e| {
         // What is no file yet takes no room from those that are.
-        fs::remove_file(to).ok();
+        disk::remove_file(to).ok();
         io_error("write", to)(e)
     };
     let mut hasher = Hasher::new();
@@ -224,7 +222,7 @@ fn write_file(entry: &mut impl Read, file: &StackFile, to: &Path) -> Result<bool
 /// A file on its way to the disk. One that an earlier try wrote is read beside what comes, and written only
 /// from where it says something else.
 struct Writing {
-    file: File,
+    file: disk::File,
     same: bool,
     at: u64,
     there: Vec<u8>,
@@ -232,14 +230,9 @@ struct Writing {
 
 impl Writing {
     fn open(to: &Path, want: &StackFile) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
         // The directory is root's alone, and was when it was written.
-        options
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(O_NOFOLLOW);
-        let whole = |f: &File| {
+        let options = Options::write().read().flags(O_NOFOLLOW);
+        let whole = |f: &disk::File| {
             let meta = f.metadata()?;
             let whole = meta.is_file() && meta.len() == want.size;
             Ok::<_, io::Error>(whole && meta.permissions().mode() & 0o7777 == want.mode)
@@ -253,7 +246,7 @@ impl Writing {
                 (file, same)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                (options.create_new(true).open(to)?, false)
+                (options.create_new(0o600).open(to)?, false)
             }
             Err(e) => return Err(e),
         };
@@ -298,14 +291,15 @@ fn make_directories(into: &Path, dirs: &BTreeSet<PathBuf>) -> Result<(), StackEr
     // Sorted: a parent comes before what is in it.
     for dir in dirs.iter().map(|d| into.join(d)) {
         make_directory(&dir)?;
-        fs::set_permissions(&dir, Permissions::from_mode(0o755))
+        disk::set_permissions(&dir, Permissions::from_mode(0o755))
             .map_err(io_error("set mode of", &dir))?;
     }
-    fs::set_permissions(into, Permissions::from_mode(0o755)).map_err(io_error("set mode of", into))
+    disk::set_permissions(into, Permissions::from_mode(0o755))
+        .map_err(io_error("set mode of", into))
 }
 
 fn make_directory(dir: &Path) -> Result<(), StackError> {
-    match DirBuilder::new().mode(0o755).create(dir) {
+    match disk::make_dir(dir, 0o755) {
         // Of an earlier try; what else it might be fails with what is put into it.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map_err(io_error("make directory", dir)),

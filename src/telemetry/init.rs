@@ -9,7 +9,11 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::rotate::KUBE_LOG_MOST;
 use super::{RotatingFile, level};
+
+/// comms, hostagent, nodelet, and what changes the agent and the distribution.
+const PROGRAMS: u64 = 5;
 
 /// `[log]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,13 @@ impl LogConfig {
         EnvFilter::builder()
             .parse(&self.level)
             .map_err(|e| format!("log.level {:?}: {e}", self.level))
+    }
+
+    /// What all files of logs together never exceed: those of the programs that write some, and the node's own story.
+    pub fn most_bytes(&self) -> u64 {
+        let files = PROGRAMS.saturating_mul(u64::from(self.keep).saturating_add(1));
+        let each = u64::from(self.max_mib).saturating_mul(1 << 20);
+        files.saturating_mul(each).saturating_add(KUBE_LOG_MOST)
     }
 
     /// What is wrong with it beside its numbers, in words.

@@ -4,13 +4,13 @@
 //! and between two of its runs. When the disk is full, lines are dropped and counted; the program
 //! goes on.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+
+use crate::seam::disk::{self, File, Options};
 
 /// A file of at most `max_bytes`, with at most `keep` older ones beside it (`.1` the newest).
 pub struct RotatingFile {
@@ -47,11 +47,7 @@ impl RotatingFile {
             self.open = None;
         }
         if self.open.is_none() {
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o640)
-                .open(&self.path)?;
+            let file = Options::append().create(0o640).open(&self.path)?;
             let size = file.metadata()?.len();
             self.open = Some((file, size));
         }
@@ -66,7 +62,7 @@ impl RotatingFile {
             rename_if_there(&self.numbered(n), &self.numbered(n + 1))?;
         }
         if self.keep == 0 {
-            return fs::remove_file(&self.path);
+            return disk::remove_file(&self.path);
         }
         rename_if_there(&self.path, &self.numbered(1))
     }
@@ -115,7 +111,7 @@ impl Write for RotatingFile {
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
+    match disk::rename(from, to) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -126,6 +122,8 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 /// Bounds of `kube.log`: ten times ten MiB hold months of one node's story.
 const KUBE_LOG_BYTES: u64 = 10 * 1024 * 1024;
 const KUBE_LOG_KEEP: u32 = 9;
+/// All of it.
+pub(super) const KUBE_LOG_MOST: u64 = KUBE_LOG_BYTES * (KUBE_LOG_KEEP as u64 + 1);
 
 impl KubeLog {
     /// The story at `path` (`/var/log/pf9/kube/kube.log` on a node).
@@ -151,6 +149,8 @@ impl KubeLog {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -15,11 +15,12 @@ fn a_file_is_on_the_disk_before_it_has_its_name() {
     std::fs::create_dir_all(dir.path().join("etc/pf9")).expect("directory");
     let id = "host_id = 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11\n";
     std::fs::write(dir.path().join("etc/pf9/host_id.conf"), id).expect("id");
+    std::fs::create_dir_all(dir.path().join("run")).expect("directory");
     let calls = dir.path().join("calls");
     let ran = Command::new("strace")
         .args(["-f", "-y", "-e", "trace=write,fsync,/^rename", "-o"])
         .arg(&calls)
-        .arg(env!("CARGO_BIN_EXE_pf9ctl"))
+        .arg(crate::support::program("pf9ctl"))
         .arg("--root")
         .arg(dir.path())
         .args(["identity", "note"])

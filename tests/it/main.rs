@@ -7,12 +7,15 @@ mod comms;
 mod durable;
 #[cfg(feature = "plane")]
 mod egress;
+#[cfg(feature = "fault")]
+mod faults;
 mod hostagent;
 #[cfg(feature = "plane")]
 mod identity;
 mod local;
 #[cfg(feature = "plane")]
 mod plane;
+mod remote;
 #[cfg(feature = "plane")]
 mod renewal;
 mod support;

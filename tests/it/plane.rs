@@ -1,11 +1,14 @@
 //! The plane as one process sees it from outside: operators over HTTPS, nodes through tunnels,
 //! the administrator on his socket. All sockets are real, all ports are free ones.
 
+mod access;
 mod addresses;
 mod agents;
+mod alerts;
 mod authorities;
 mod backups;
 mod bed;
+mod browser;
 mod clusters;
 mod etcd;
 mod hurry;
@@ -19,6 +22,8 @@ mod objects;
 mod operators;
 mod orders;
 mod os_update;
+mod page;
+mod persons;
 mod renewal;
 mod restore;
 mod rights;
@@ -26,7 +31,9 @@ mod stacks;
 mod stop;
 mod strangers;
 mod takeover;
+mod tenants;
 mod tickets;
 mod tunnels;
 mod upgrade;
 mod versions;
+mod way_out;

@@ -20,6 +20,15 @@ use pf9_hostagent::{
 /// Nothing in these tests takes longer on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A program of a node by its name, which says which one of them it is: a link as the packages have.
+pub(crate) fn program(name: &str) -> std::path::PathBuf {
+    let link = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    match std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pf9-agent"), &link) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => panic!("{name}: {e}"),
+        _ => link,
+    }
+}
+
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work)
         .await

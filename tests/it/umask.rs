@@ -8,13 +8,9 @@ use std::process::Command;
 /// Runs pf9ctl in a shell that gives nobody else anything.
 fn in_a_shy_shell(root: &Path, arguments: &[&str]) {
     let ran = Command::new("sh")
-        .args([
-            "-c",
-            "umask 077; exec \"$@\"",
-            "sh",
-            env!("CARGO_BIN_EXE_pf9ctl"),
-            "--root",
-        ])
+        .args(["-c", "umask 077; exec \"$@\"", "sh"])
+        .arg(crate::support::program("pf9ctl"))
+        .arg("--root")
         .arg(root)
         .args(arguments)
         .output()

@@ -24,7 +24,7 @@ fn a_daemon_whose_work_goes_on_feeds_the_watchdog() {
     let patience = Some(Duration::from_secs(30));
     socket.set_read_timeout(patience).expect("time-out");
     let _daemon = Daemon(
-        Command::new(env!("CARGO_BIN_EXE_pf9-nodeletd"))
+        Command::new(crate::support::program("pf9-nodeletd"))
             .arg("--root")
             .arg(dir.path())
             .env("NOTIFY_SOCKET", &told)

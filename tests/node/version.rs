@@ -162,8 +162,8 @@ fn package(version: &str) -> Outcome<PathBuf> {
     let dir = state().join("other-version");
     // What was compiled for the demo need not be compiled again, but for the last crate.
     let script = format!(
-        "set -e; mkdir -p {other}; [ -d {other}/release ] || cp -a {target}/release {other}/; cd {root}; \
-         cargo build --release --locked --features plane --bins; scripts/package --no-build --deb-only {dir}",
+        "set -e; mkdir -p {other}; [ -d {other}/dist ] || cp -a {target}/dist {other}/; cd {root}; \
+         cargo build --profile dist --locked --bin pf9-agent; scripts/package --no-build --deb-only {dir}",
         other = other.display(),
         target = target.display(),
         root = root.display(),
@@ -193,11 +193,11 @@ fn only_deb(dir: &Path) -> Outcome<PathBuf> {
 /// The package with a comms that answers what it is asked when it is tried, and then does this.
 fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
     let dir = state().join(format!("broken-{version}"));
-    let program = |name: &str, then: &str| {
-        format!(
-            "#!/bin/sh\ncase \"$1\" in --version) echo {name} {version} ;; --check-config) ;; *) {then} ;; esac\n"
-        )
-    };
+    // Called by its links, as ours is.
+    let program = format!(
+        "#!/bin/sh\nname=${{0##*/}}\ncase \"$1\" in --version) echo $name {version}; exit ;; --check-config) exit ;; esac\n\
+         case $name in pf9-comms) {does} ;; *) exec /opt/pf9/agent/{GOOD}/bin/$name \"$@\" ;; esac\n"
+    );
     let mut script = format!(
         "set -e; rm -rf {dir}; mkdir {dir}; dpkg-deb -R {good} {dir}/tree; cd {dir}/tree; \
          mv opt/pf9/agent/{GOOD} opt/pf9/agent/{version}; \
@@ -205,14 +205,8 @@ fn broken(good: &Path, version: &str, does: &str) -> Outcome<PathBuf> {
         dir = dir.display(),
         good = good.display()
     );
-    for name in ["pf9-comms", "pf9-hostagent", "pf9-nodeletd", "pf9ctl"] {
-        let then = match name {
-            "pf9-comms" => does.to_owned(),
-            name => format!("exec /opt/pf9/agent/{GOOD}/bin/{name} \"$@\""),
-        };
-        let at = format!("opt/pf9/agent/{version}/bin/{name}");
-        script += &format!("cat > {at} <<'PROGRAM'\n{}PROGRAM\n", program(name, &then));
-    }
+    let at = format!("opt/pf9/agent/{version}/bin/pf9-agent");
+    script += &format!("cat > {at} <<'PROGRAM'\n{program}PROGRAM\n");
     script += &format!(
         "dpkg-deb --root-owner-group -Zzstd --build . {}/x.deb\n",
         dir.display()

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::*;
+use crate::host::fs::Found;
 use crate::host::package::read;
 use crate::host::package::tests::{Made, deb_of, rpm_of};
 
@@ -26,9 +27,12 @@ fn put(root: &Path, path: &str, text: &str) {
 /// A tree as a package of ours has it; `but` one of its files.
 fn tree(root: &Path, version: &str, but: &str) {
     let dir = format!("/opt/pf9/agent/{version}");
-    let programs = PROGRAMS.map(|p| format!("bin/{p}"));
+    let program = format!("bin/{PROGRAM}");
     let units = UNITS.map(|u| format!("units/{u}"));
-    for name in programs.iter().chain(&units).filter(|n| *n != but) {
+    for name in std::iter::once(&program)
+        .chain(&units)
+        .filter(|n| *n != but)
+    {
         put(
             root,
             &format!("{dir}/{name}"),
@@ -36,7 +40,12 @@ fn tree(root: &Path, version: &str, but: &str) {
         );
     }
     put(root, &format!("{dir}/bin/other"), "not ours");
-    put(root, &format!("{dir}/bin/deep/pf9-comms"), "not ours");
+    put(root, &format!("{dir}/bin/deep/pf9-agent"), "not ours");
+    // Links are made, not taken: whatever a package says of where they lead.
+    for name in NAMES {
+        let link = root.join(format!(".{dir}/bin/{name}"));
+        std::os::unix::fs::symlink("/tmp/theirs", link).expect("link");
+    }
     put(root, "/etc/cron.d/theirs", "not ours");
     std::fs::create_dir_all(root.join("usr/bin")).expect("directory");
     std::os::unix::fs::symlink(
@@ -112,14 +121,18 @@ fn both_formats_give_programs_and_units_and_nothing_else() {
             .unwrap_or_else(|e| panic!("{format:?}: {}", crate::telemetry::chain(&e)));
         assert_eq!(fs.list("/").expect("list"), ["opt"]);
         assert_eq!(fs.list("/opt/pf9/agent").expect("list"), ["0.2.0"]);
-        let mut programs = PROGRAMS;
-        programs.sort_unstable();
-        assert_eq!(fs.list("/opt/pf9/agent/0.2.0/bin").expect("list"), programs);
+        let mut there = Vec::from(NAMES);
+        there.insert(0, PROGRAM);
+        assert_eq!(fs.list("/opt/pf9/agent/0.2.0/bin").expect("list"), there);
+        for name in NAMES {
+            let link = fs.found(format!("/opt/pf9/agent/0.2.0/bin/{name}"));
+            assert_eq!(link.expect("there"), Found::Link(PROGRAM.into()));
+        }
         assert_eq!(fs.list("/opt/pf9/agent/0.2.0/units").expect("list"), UNITS);
         let text = fs
             .read_text("/opt/pf9/agent/0.2.0/bin/pf9-comms", 99)
             .expect("read");
-        assert_eq!(text.as_deref(), Some("bin/pf9-comms of 0.2.0"));
+        assert_eq!(text.as_deref(), Some("bin/pf9-agent of 0.2.0"));
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(fs.at("/opt/pf9/agent/0.2.0/bin/pf9ctl"))
             .expect("there")
@@ -137,8 +150,8 @@ fn other_packages_are_refused_and_leave_what_is_there() {
         (
             PACKAGE,
             "0.2.0",
-            "bin/pf9-nodeletd",
-            "no /opt/pf9/agent/0.2.0/bin/pf9-nodeletd",
+            "bin/pf9-agent",
+            "no /opt/pf9/agent/0.2.0/bin/pf9-agent",
         ),
         (
             PACKAGE,
@@ -194,9 +207,9 @@ fn what_is_cut_off_or_no_package_is_an_error_at_every_length() {
 /// Packages with all that is asked of one.
 fn whole(version: &str) -> [(Vec<u8>, PackageFormat); 2] {
     let dir = format!("./opt/pf9/agent/{version}");
-    let programs = PROGRAMS.map(|p| format!("{dir}/bin/{p}"));
+    let program = format!("{dir}/bin/{PROGRAM}");
     let units = UNITS.map(|u| format!("{dir}/units/{u}"));
-    let names = programs.iter().chain(&units);
+    let names = std::iter::once(&program).chain(&units);
     let files: Vec<(&str, &[u8])> = names.map(|n| (n.as_str(), n.as_bytes())).collect();
     let version = format!("{version}-1");
     let made = Made {
@@ -296,9 +309,10 @@ fn a_program_that_is_too_large_is_none() {
         .expect_err("too large");
     taken.take(unit, 5, &mut nothing).expect_err("cut off");
     for passed in [
-        "./opt/pf9/agent/0.2.0/units/../bin/pf9-comms",
+        "./opt/pf9/agent/0.2.0/units/../bin/pf9-agent",
         "./opt/pf9/agent/0.2.0/bin/../../../../etc/x",
-        "./opt/pf9/agent/0.2.1/bin/pf9-comms",
+        "./opt/pf9/agent/0.2.1/bin/pf9-agent",
+        "./opt/pf9/agent/0.2.0/bin/pf9-comms",
         "/etc/passwd",
     ] {
         taken.take(passed, 0, &mut nothing).expect("passed over");

@@ -86,7 +86,7 @@ async fn each_program_says_what_it_is_and_reads_the_configuration_before_anythin
         )
     };
     let all = |change: &dyn Fn(&str) -> Option<String>| {
-        for program in PROGRAMS {
+        for program in NAMES {
             let text = change(program).unwrap_or_else(|| good(program));
             put(&fs, &name.program(program), text.as_bytes());
         }

@@ -62,7 +62,7 @@ fn well() -> Looked {
     Looked {
         units: DAEMONS
             .into_iter()
-            .map(|(name, program)| (name, program, Some(unit(1)), Some(to().program(program))))
+            .map(|name| (name, Some(unit(1)), Some(to().program(PROGRAM))))
             .collect(),
         tunnel: Some(tunnel),
         host: Some(host),
@@ -85,10 +85,10 @@ fn nothing_less_than_all_of_it_is_a_proof() {
     assert_eq!(judged(|_| {}), Proof::Seen);
     let missing: [(&str, Change<'_>); 10] = [
         ("not of version", &|l| {
-            l.units[0].3 = Some("/opt/pf9/agent/0.1.0/bin/pf9-comms".into())
+            l.units[0].2 = Some("/opt/pf9/agent/0.1.0/bin/pf9-agent".into())
         }),
-        ("not of version", &|l| l.units[2].3 = None),
-        ("systemd", &|l| l.units[1].2 = None),
+        ("not of version", &|l| l.units[2].2 = None),
+        ("systemd", &|l| l.units[1].1 = None),
         ("tunnel", &|l| {
             l.tunnel.as_mut().expect("tunnel").state = TunnelState::Connecting
         }),
@@ -117,19 +117,19 @@ fn nothing_less_than_all_of_it_is_a_proof() {
 
 #[test]
 fn what_does_not_start_fails_before_its_time_is_over() {
-    let again = judged(|l| l.units[0].2 = Some(unit(4)));
+    let again = judged(|l| l.units[0].1 = Some(unit(4)));
     assert!(matches!(again, Proof::Failed(_)), "{again:?}");
     assert_eq!(
-        judged(|l| l.units[0].2 = Some(unit(3))),
+        judged(|l| l.units[0].1 = Some(unit(3))),
         Proof::Seen,
         "once is bad luck"
     );
     assert_eq!(
-        judged(|l| l.units[0].2 = Some(unit(0))),
+        judged(|l| l.units[0].1 = Some(unit(0))),
         Proof::Seen,
         "systemd counts anew"
     );
-    let down = judged(|l| l.units[1].2.as_mut().expect("unit").active = Active::Failed);
+    let down = judged(|l| l.units[1].1.as_mut().expect("unit").active = Active::Failed);
     assert!(matches!(down, Proof::Failed(_)), "{down:?}");
 }
 

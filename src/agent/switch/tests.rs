@@ -3,7 +3,7 @@
 use nix::mount::{MsFlags, mount};
 
 use super::*;
-use crate::agent::package::PROGRAMS;
+use crate::agent::package::PROGRAM;
 use crate::agent::testing::{order, record_at};
 use crate::host::testing::in_namespaces;
 use crate::model::Digest;
@@ -11,7 +11,7 @@ use crate::model::Digest;
 const SYSTEMCTL: &str = "#!/bin/sh\necho \"$*\" >> @ROOT@/calls\n";
 const UNIT: &str = "/run/systemd/system/pf9-comms.service";
 
-struct Machine {
+pub(crate) struct Machine {
     _dir: tempfile::TempDir,
     host: Host,
 }
@@ -32,9 +32,7 @@ impl Machine {
         );
         this.put("/var/lib/dpkg/info/pf9-hostagent.list", "");
         for version in ["0.1.0", "0.2.0"] {
-            for program in PROGRAMS {
-                this.put(&name(version).program(program), version);
-            }
+            this.put(&name(version).program(PROGRAM), version);
             for unit in UNITS {
                 this.put(&format!("{}/{unit}", name(version).units()), version);
             }
@@ -326,4 +324,65 @@ async fn the_programs_of_a_version_that_is_given_up_go() {
         machine.host.fs.at(name("0.2.0").dir()).exists(),
         "it is tried again"
     );
+}
+
+/// The way back of a version that was not proven, broken at every point: see [`crate::seam::walk`].
+#[cfg(feature = "fault")]
+pub(crate) mod walk {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::ours::paths::WRITTEN_BY_ROOT;
+    use crate::host::temps;
+    use crate::seam::walk::{Scenario, files, walk};
+
+    pub(crate) struct Back;
+
+    impl Scenario for Back {
+        const NAME: &'static str = "upgrade of the agent that goes back";
+        type World = Machine;
+
+        async fn begin(&self) -> Machine {
+            let machine = Machine::new();
+            machine.trial(Stage::Proving);
+            // Made before anything was changed.
+            links::point(&machine.host.fs, BACK, &name("0.1.0")).expect("link");
+            machine
+        }
+
+        async fn life(&self, machine: &mut Machine, starts: bool) -> bool {
+            if starts {
+                temps::collect(&machine.host.fs, WRITTEN_BY_ROOT);
+            }
+            let run = switch(&machine.host);
+            let switched = tokio::time::timeout(Duration::from_secs(60), run).await;
+            switched.is_ok_and(|s| s.is_ok()) && machine.both() == ["0.1.0", "0.1.0"]
+        }
+
+        fn boot(&self, machine: &mut Machine) {
+            std::fs::remove_dir_all(machine.host.fs.at("/run/systemd")).ok();
+        }
+
+        async fn end(&self, machine: &mut Machine) -> BTreeMap<String, String> {
+            let mut end = files(&machine.host.fs, |path| {
+                path.contains("switch.json") || path.ends_with("/systemctl")
+            });
+            // How often it was said is not what matters; the file of the one before the newest either.
+            end.retain(|path, _| {
+                path != "/calls"
+                    && path != BACK
+                    && !path.starts_with("/run")
+                    && !path.ends_with(".prev")
+            });
+            end.insert("stage".to_owned(), format!("{:?}", machine.record().stage));
+            let unit = machine.host.fs.at(UNIT).exists();
+            end.insert("unit".to_owned(), unit.to_string());
+            end
+        }
+    }
+
+    #[tokio::test]
+    async fn the_way_back_broken_anywhere_leads_back() {
+        walk(&Back, 60).await;
+    }
 }

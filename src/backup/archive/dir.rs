@@ -4,9 +4,8 @@
 //! at a time in this process, each is waited for within a bound, and whoever finds the one before it
 //! still there says so: a dead file server costs one thread, not one for each backup.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::host::fs::{Attrs, Found, HostFs};
 use crate::host::mounts;
 use crate::host::space;
 use crate::host::temps;
+use crate::seam::disk::{self, Options};
 
 /// Bounds what hangs; see the module.
 static AT_WORK: Semaphore = Semaphore::const_new(1);
@@ -223,11 +223,7 @@ impl Dir {
     fn made(&self) -> Result<PathBuf, ArchiveError> {
         self.mounted()?;
         let at = self.host.at(&self.path);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&at)
-            .map_err(io_error("make directory", &at))?;
+        disk::make_dirs_of(&at, 0o700).map_err(io_error("make directory", &at))?;
         Ok(at)
     }
 
@@ -262,11 +258,8 @@ fn copy(from: &Path, to: &Path, have: u64, total: u64) -> Result<u64, ArchiveErr
     source
         .seek(SeekFrom::Start(have))
         .map_err(io_error("read", from))?;
-    let mut copy = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .mode(0o600)
+    let mut copy = Options::write()
+        .create(0o600)
         .open(to)
         .map_err(io_error("write", to))?;
     let placed = copy.set_len(have);
@@ -315,7 +308,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_a_full_disk() {
         let full = Path::new("/dev/full");
-        let mut device = OpenOptions::new().write(true).open(full).expect("open");
+        let mut device = File::options().write(true).open(full).expect("open");
         let error = pour(&mut &b"x"[..], Path::new("x"), &mut device, full).expect_err("full");
         let target = crate::model::ArchiveTarget::Dir {
             path: "/mnt/nas".into(),

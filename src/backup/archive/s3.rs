@@ -26,6 +26,7 @@ mod testing;
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use answer::SIGNED_SECONDS;
@@ -35,16 +36,17 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use rusty_s3::actions::ListObjectsV2;
 use rusty_s3::actions::list_objects_v2::ListObjectsContent;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::ArchiveError;
 use super::plan::{Item, Pieces};
+use crate::backup::blocking;
 use crate::egress::Egress;
 use crate::host::fs::HostFs;
 use crate::host::part::{self, Begin};
 use crate::host::tls;
 use crate::model::{ARCHIVE_KEEP_MAX, Timestamp};
+use crate::seam::disk::{self, Options};
 
 /// How long a signature is good for.
 const SIGNED: Duration = Duration::from_secs(SIGNED_SECONDS);
@@ -135,7 +137,7 @@ impl S3 {
             all,
             prefix,
             pace: Pace::default(),
-            now: Timestamp::now,
+            now: crate::seam::clock::now,
         })
     }
 
@@ -376,13 +378,14 @@ impl S3 {
     ) -> Result<(), ArchiveError> {
         let (mut response, from) = self.from(&self.key(name), have, total).await?;
         let mut at = from;
-        let mut file = open_at(into, from).await?;
+        let file = open_at(into, from).await?;
         let received = async {
             loop {
                 let silence = SILENCE.min(until.saturating_duration_since(Instant::now()));
                 let chunk = tokio::time::timeout(silence, response.chunk()).await;
                 let chunk = chunk.map_err(|_| slow(silence))?.map_err(away)?;
                 let Some(chunk) = chunk else { return Ok(()) };
+                let here = at;
                 at = at.saturating_add(chunk.len() as u64);
                 if at > total {
                     return Err(ArchiveError::Damaged {
@@ -390,15 +393,14 @@ impl S3 {
                         why: format!("it has more than {total} bytes"),
                     });
                 }
-                file.write_all(&chunk).await.map_err(write(into))?;
+                let file = Arc::clone(&file);
+                let written = blocking(move || file.write_all_at(&chunk, here));
+                written.await.map_err(write(into))?;
             }
         };
-        let received = received.await;
-        // What came is there before the next try looks at it, whatever ended this one.
-        file.flush().await.map_err(write(into))?;
-        received?;
+        received.await?;
         match at == total {
-            true => file.sync_all().await.map_err(write(into)),
+            true => blocking(move || file.sync_all()).await.map_err(write(into)),
             false => Err(ArchiveError::Away {
                 why: format!("the answer ended after {at} of {total} bytes"),
             }),
@@ -479,19 +481,13 @@ fn write(path: &Path) -> impl Fn(std::io::Error) -> ArchiveError {
     }
 }
 
-async fn open_at(path: &Path, from: u64) -> Result<tokio::fs::File, ArchiveError> {
-    let opened = async {
-        let mut file = tokio::fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .await?;
-        file.set_len(from).await?;
-        file.seek(std::io::SeekFrom::Start(from)).await?;
-        Ok(file)
-    };
+async fn open_at(path: &Path, from: u64) -> Result<Arc<disk::File>, ArchiveError> {
+    let at = path.to_path_buf();
+    let opened = blocking(move || {
+        let file = Options::write().create(0o600).open(at)?;
+        file.set_len(from)?;
+        Ok(Arc::new(file))
+    });
     opened.await.map_err(write(path))
 }
 

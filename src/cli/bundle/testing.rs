@@ -12,7 +12,6 @@ use super::redact::{Cleaned, Redactor};
 use crate::cli::context::Context;
 use crate::cli::output::Output;
 use crate::host::fs::HostFs;
-use crate::model::Timestamp;
 
 /// What was made.
 pub(in crate::cli) struct Made {
@@ -40,7 +39,7 @@ pub(in crate::cli) fn archive_of(host: &HostFs, texts: &[(&str, &str)], guard: b
     };
     let redactor = Redactor::new(known);
     let ctx = Context::new(host.at("/").as_path(), Output::memory(false));
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let sink = Shared::default();
     let about = About::new(&ctx, now, now, 64 << 20, false);
     let mut archive = Archive::new(Box::new(sink.clone()), &[], about).expect("archive");

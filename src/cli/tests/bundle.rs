@@ -158,7 +158,7 @@ impl Planted {
 
     /// Every secret in every dress that a program may log it in.
     fn log(&self, rig: &Rig) {
-        let now = crate::model::Timestamp::now()
+        let now = crate::seam::clock::now()
             .strftime("%Y-%m-%dT%H:%M:%SZ")
             .to_string();
         let mut text = String::new();

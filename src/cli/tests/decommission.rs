@@ -37,6 +37,7 @@ fn node(role: Role, state: NodeState, revision: u64) -> NodeStatus {
         etcd: None,
         api_address: None,
         revived: Vec::new(),
+        services: Vec::new(),
         maintenance: None,
         repairs: Vec::new(),
         extensions: None,
@@ -387,4 +388,58 @@ async fn a_bare_machine_is_clean_already() {
     let ran = rig.run(&["decommission-node", "--yes"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
     assert!(ran.text.contains("no role to remove"), "{}", ran.text);
+}
+
+/// What is shown before is what goes, and looking takes nothing away.
+#[tokio::test]
+async fn a_dry_run_takes_nothing_away_and_names_everything_that_goes_then() {
+    let mut rig = prepared();
+    rig.json = true;
+    rig.nodelet();
+    rig.plane_hears();
+    let before = rig.files();
+    let calls = rig.calls();
+    let ran = rig.run(&["decommission-node", "--dry-run", "--json"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let going: serde_json::Value = serde_json::from_str(&ran.text).expect("json");
+    assert_eq!(rig.files(), before);
+    let asked = rig.calls().split_off(calls.len());
+    assert!(
+        !asked.contains("stop") && !asked.contains("disable"),
+        "{asked}"
+    );
+    assert_eq!(going["role"], true);
+    let said = |key: &str, what: &str| {
+        going[key]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|w| w == what))
+    };
+    for unit in super::super::context::AGENT_UNITS {
+        assert!(said("units", unit), "{unit}: {going:#}");
+    }
+    let ran = rig.run(&["decommission-node", "--yes", "--json"]).await;
+    assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
+    let done: serde_json::Value = serde_json::from_str(&ran.text).expect("json");
+    let removed = done["removed"].as_array().expect("removed");
+    assert!(removed.len() > 3, "{removed:?}");
+    for path in removed {
+        assert!(
+            said("paths", path.as_str().expect("path")),
+            "{path} was not announced"
+        );
+    }
+    // What is not there any more although nobody announced it.
+    let ours = |path: &PathBuf| format!("/{}", path.display());
+    let after = rig.files();
+    for gone in before.keys().filter(|p| !after.contains_key(*p)).map(ours) {
+        let announced = going["paths"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|p| p.as_str());
+        assert!(
+            announced.into_iter().any(|p| gone.starts_with(p)),
+            "{gone} was not announced"
+        );
+    }
 }

@@ -9,9 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::model::{
-    Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, Secret, SigningKey, Timestamp,
-};
+use crate::model::{Digest, EnrolAnswer, EnrolRequest, EnrolToken, Fault, Secret, SigningKey};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -169,7 +167,7 @@ async fn tell_time(stream: &mut TlsStream<TcpStream>, wrong: i64) {
     if !asked.starts_with("HEAD / HTTP/1.1\r\n") {
         return;
     }
-    let now = Timestamp::now() + jiff::SignedDuration::from_secs(wrong);
+    let now = crate::seam::clock::now() + jiff::SignedDuration::from_secs(wrong);
     let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT");
     let head = format!("HTTP/1.1 404 Not Found\r\nDate: {date}\r\ncontent-length: 0\r\n\r\n");
     drop(stream.write_all(head.as_bytes()).await);

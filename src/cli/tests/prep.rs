@@ -24,7 +24,7 @@ fn tunnel(state: TunnelState, last_fault: Option<Fault>) -> TunnelStatus {
 }
 
 fn up() -> TunnelStatus {
-    let since = Timestamp::now();
+    let since = crate::seam::clock::now();
     tunnel(TunnelState::Connected { since }, None)
 }
 
@@ -45,7 +45,7 @@ fn host_status(acknowledged_at: Option<Timestamp>) -> HostStatus {
         agent_version: "1".into(),
         boot_id: "b".into(),
         uptime_s: 1,
-        sent_at: Timestamp::now(),
+        sent_at: crate::seam::clock::now(),
         acknowledged_at,
         accepted_generation: Generation(0),
         observed_generation: Generation(0),
@@ -492,10 +492,10 @@ async fn a_host_of_before_need_not_wait_for_its_next_status() {
         ok_json(&host_status(Some(answer.get())))
     });
     assert_eq!(rig.prep(&plane.url, &plane.token, &[]).await.exit, Exit::Ok);
-    heard.set(Timestamp::now() - jiff::SignedDuration::from_secs(50));
+    heard.set(crate::seam::clock::now() - jiff::SignedDuration::from_secs(50));
     let ran = rig.prep(&plane.url, &plane.token, &["--wait", "1"]).await;
     assert_eq!(ran.exit, Exit::Ok, "{}", ran.text);
-    heard.set(Timestamp::now() - jiff::SignedDuration::from_secs(500));
+    heard.set(crate::seam::clock::now() - jiff::SignedDuration::from_secs(500));
     let ran = rig.prep(&plane.url, &plane.token, &["--wait", "1"]).await;
     assert_eq!(ran.exit, Exit::Unavailable, "{}", ran.text);
     assert!(

@@ -1,14 +1,17 @@
 use super::super::output::Show;
 use super::super::proxy_test::{TestReport, Trial};
+use super::super::status::used::Used;
 use super::super::status::{Overall, StatusReport, UnitReport};
 use super::*;
 use crate::egress::{Hop, Passed};
 use crate::model::{
     ApiAddressStatus, Authority, CertificateStatus, ClusterId, Digest, DiskHealth, DownloadStatus,
     Expiry, FaultCode, Generation, HostId, KubeProxyStatus, MaintenanceBy, MaintenanceStatus,
-    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, ProxyMode, Role, RollId, StackRef,
-    Timestamp, TunnelState, TunnelStatus, UpgradeStage, UpgradeState, UpgradeStatus,
+    NodeState, NodeStatus, PhaseId, PhaseState, PhaseStatus, ProxyMode, RepairStatus,
+    RevivedStatus, Role, RollId, StackRef, Timestamp, TunnelState, TunnelStatus, UpgradeStage,
+    UpgradeState, UpgradeStatus,
 };
+use crate::nodelet::plan::StepWords;
 use crate::preflight::{Disk, Facts, OverlayTrial, Report, Skips};
 
 const WIDTH: usize = 100;
@@ -72,6 +75,7 @@ fn node(role: Role, stuck: Option<PhaseId>, state: PhaseState) -> NodeStatus {
         service_account_key: None,
         etcd: None,
         revived: Vec::new(),
+        services: Vec::new(),
         maintenance: None,
         repairs: Vec::new(),
         extensions: None,
@@ -158,10 +162,60 @@ fn good(role: Role) -> StatusReport {
             path: "/var/opt/pf9".into(),
             total_bytes: 100 << 30,
             available_bytes: 61 << 30,
+            total_inodes: 0,
+            free_inodes: 0,
         }],
+        used: [
+            ("logs", 12, Some(350)),
+            ("stacks", 640, None),
+            ("state", 2, None),
+            ("programs", 24, None),
+        ]
+        .map(|(what, mib, most)| Used {
+            what,
+            path: "/",
+            bytes: mib << 20,
+            most_bytes: most.map(|mib: u64| mib << 20),
+            at_least: what == "stacks",
+        })
+        .into(),
+        drift: None,
         certificates: certificates(role),
         warnings: Vec::new(),
     }
+}
+
+/// One that was put right a few times, and of which something is not yet.
+fn repaired() -> StatusReport {
+    let mut report = good(Role::Worker);
+    let what = |n: u64| {
+        [
+            "start pf9-kubelet.service",
+            "write /etc/sysctl.d/90-pf9-kubernetes.conf",
+        ][usize::from(n.is_multiple_of(2))]
+    };
+    let status = report.node.as_mut().expect("node");
+    status.repairs = (1..=5)
+        .map(|number| RepairStatus {
+            number,
+            at: at(&format!("09:5{number}:00")),
+            what: what(number).into(),
+            why: "it is not what was written".into(),
+        })
+        .collect();
+    status.revived = vec![RevivedStatus {
+        unit: "pf9-containerd.service".into(),
+        times: 2,
+        last_at: at("09:12:00"),
+        why: "it did not answer for two minutes".into(),
+    }];
+    let step = StepWords {
+        phase: PhaseId::Kubelet,
+        what: what(1).into(),
+        why: "it is stopped".into(),
+    };
+    report.drift = Some(vec![step; 10]);
+    report
 }
 
 /// The tunnel's, and the node's own.
@@ -344,6 +398,7 @@ fn screens() -> Vec<(&'static str, StatusReport)> {
         ("status-certificate-expired.txt", expired),
         ("status-idle.txt", idle),
         ("status-one-session-down.txt", halved),
+        ("status-repaired.txt", repaired()),
     ]
 }
 

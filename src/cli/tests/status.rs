@@ -1,8 +1,8 @@
 use super::super::status::{Overall, gather};
 use super::*;
 use crate::model::{
-    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, Timestamp,
-    TunnelState, TunnelStatus, paths,
+    FaultCode, Generation, Health, HostId, HostStatus, Inventory, NodeState, TunnelState,
+    TunnelStatus, paths,
 };
 
 fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
@@ -12,7 +12,7 @@ fn host_status(state: NodeState, reason: Option<Fault>) -> HostStatus {
         agent_version: "1".into(),
         boot_id: "b".into(),
         uptime_s: 1,
-        sent_at: Timestamp::now(),
+        sent_at: crate::seam::clock::now(),
         acknowledged_at: None,
         accepted_generation: Generation(2),
         observed_generation: Generation(2),
@@ -63,7 +63,7 @@ fn enrolled() -> Rig {
 
 fn connected() -> TunnelState {
     TunnelState::Connected {
-        since: Timestamp::now(),
+        since: crate::seam::clock::now(),
     }
 }
 
@@ -176,7 +176,7 @@ async fn what_root_sees_of_the_identity_is_said_without_nodelet() {
 #[tokio::test]
 async fn a_lost_plane_is_not_a_broken_node_and_a_broken_node_comes_first() {
     let rig = enrolled();
-    let next_try = Timestamp::now();
+    let next_try = crate::seam::clock::now();
     let waiting = TunnelState::Waiting { next_try };
     rig.serve(paths::COMMS_SOCKET, move |_| ok_json(&tunnel(waiting)));
     let status = Shared::new(host_status(NodeState::Ok, None));

@@ -274,7 +274,7 @@ async fn top_ends_with_the_signal_and_once_is_one_screen() {
     rig.serve(paths::COMMS_SOCKET, move |request| {
         assert_eq!(request.path, "/v1/streams");
         let mut now = before.clone();
-        now.taken_at = Timestamp::now();
+        now.taken_at = crate::seam::clock::now();
         ok_json(&now)
     });
     let ran = rig.run(&["tunnel", "top", "--once", "-i", "0.01"]).await;

@@ -48,16 +48,19 @@ pub(super) async fn run(ctx: &Context, args: &TopArgs) -> Result<Exit, Fault> {
     let once = args.once || args.json;
     let mut before = look(ctx).await?;
     if !once {
-        ctx.out.clear();
+        ctx.out.live(true);
         ctx.out.repaint(&sized(ctx, rates(None, before.clone())));
     }
     loop {
         tokio::select! {
             // cancel-safe: both are
-            () = ctx.stop.cancelled() => return Ok(Exit::Ok),
+            () = ctx.stop.cancelled() => {
+                ctx.out.live(false);
+                return Ok(Exit::Ok);
+            }
             () = tokio::time::sleep(args.interval) => {}
         }
-        let after = look(ctx).await?;
+        let after = look(ctx).await.inspect_err(|_| ctx.out.live(false))?;
         let report = sized(ctx, rates(Some(&before), after.clone()));
         if once {
             ctx.out.show(&report);

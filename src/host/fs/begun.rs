@@ -1,13 +1,12 @@
 //! A file that is written piece by piece beside its place, and gets its name when it is whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Uid};
-
 use super::{Attrs, FsError, HostFs, fail, sync_dir, temp_beside};
+use crate::seam::disk::{self, File, Options};
 
 /// A file under a temporary name. Dropped, it is gone; what a killed process leaves of it is found
 /// by its name ([`crate::host::temps`]).
@@ -22,14 +21,13 @@ pub struct Begun {
 
 impl HostFs {
     /// Begins a file that is to be at `path`. Missing parent directories are made with mode 0755.
+    #[track_caller]
     pub fn begin(&self, path: impl AsRef<Path>, attrs: &Attrs) -> Result<Begun, FsError> {
         let at = self.at(path);
         let dir = self.parent_of(&at)?;
         let temp = temp_beside(&at);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
+        let file = Options::write()
+            .create_new(0o600)
             .open(&temp)
             .map_err(|e| fail("write", &at, e))?;
         let begun = Begun {
@@ -46,13 +44,10 @@ impl HostFs {
 
 impl Begun {
     /// Owner and mode, before content is visible.
+    #[track_caller]
     fn own(&self, attrs: &Attrs) -> io::Result<()> {
         if let Some((uid, gid)) = attrs.ids()? {
-            nix::unistd::fchown(
-                &self.file,
-                Some(Uid::from_raw(uid)),
-                Some(Gid::from_raw(gid)),
-            )?;
+            self.file.set_owner(uid, gid)?;
         }
         self.file
             .set_permissions(fs::Permissions::from_mode(attrs.mode))
@@ -65,6 +60,7 @@ impl Begun {
 
     /// What was written is on the disk. Whoever writes much says it often: one large write at the end would let
     /// everybody else wait who wants something of the disk.
+    #[track_caller]
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -77,10 +73,11 @@ impl Begun {
     }
 
     /// It is whole: durable, and in its place in one step.
+    #[track_caller]
     pub fn place(mut self) -> Result<(), FsError> {
         let placed = self.file.sync_all();
         placed
-            .and_then(|()| fs::rename(&self.temp, &self.at))
+            .and_then(|()| disk::rename(&self.temp, &self.at))
             .map_err(|e| fail("write", &self.at, e))?;
         self.placed = true;
         sync_dir(&self.dir)
@@ -106,7 +103,7 @@ impl Drop for Begun {
     fn drop(&mut self) {
         if !self.placed {
             // The temporary file is ours alone; what went wrong before is what matters.
-            drop(fs::remove_file(&self.temp));
+            drop(disk::remove_file(&self.temp));
         }
     }
 }

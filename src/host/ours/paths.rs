@@ -81,7 +81,8 @@ pub const WRITTEN_BY_ROOT: &[(&str, usize)] = &[
     (paths::AGENT_STATE, 1),
     (paths::AGENT_PROGRAMS, 0),
     (paths::ETCD_BACKUPS, 0),
-    (paths::STACKS, 0),
+    // A stack is unpacked beside its place, and a file that says which it is put into it last.
+    (paths::STACKS, 1),
     ("/opt/pf9/cni", 2),
     ("/run/pf9", 0),
     (SHARED[0], 0),

@@ -10,9 +10,9 @@
 //! runtime's own tool takes it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, Permissions};
+use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Take};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use nix::libc::O_NOFOLLOW;
 use serde::Deserialize;
 
 use crate::model::{Hasher, Hashing};
+use crate::seam::disk::{self, Options};
 
 /// Longest list of what is in an archive, and longest configuration of an image.
 const DOCUMENT_MAX: u64 = 1024 * 1024;
@@ -157,13 +158,11 @@ impl Plain {
         if self.is_there(to, entry.mode, at, size)? {
             return Ok(());
         }
-        match fs::remove_file(to) {
+        match disk::remove_file(to) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             Ok(()) | Err(_) => {}
         }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(to)?;
+        let mut file = Options::write().create_new(0o600).open(to)?;
         if io::copy(&mut part(&self.file, at, size)?, &mut file)? != size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -173,7 +172,7 @@ impl Plain {
 
     /// A file with these very bytes is there.
     fn is_there(&self, path: &Path, mode: u32, at: u64, size: u64) -> io::Result<bool> {
-        let mut options = OpenOptions::new();
+        let mut options = File::options();
         let there = match options.read(true).custom_flags(O_NOFOLLOW).open(path) {
             Ok(there) => there,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -298,25 +297,25 @@ fn part(file: &File, at: u64, size: u64) -> io::Result<Take<&File>> {
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
-    match DirBuilder::new().mode(mode).create(path) {
+    match disk::make_dir(path, mode) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         Ok(()) | Err(_) => {}
     }
     if !fs::symlink_metadata(path)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    fs::set_permissions(path, Permissions::from_mode(mode))
+    disk::set_permissions(path, Permissions::from_mode(mode))
 }
 
 fn make_link(path: &Path, target: &Path) -> io::Result<()> {
     if fs::read_link(path).is_ok_and(|t| t == target) {
         return Ok(());
     }
-    match fs::remove_file(path) {
+    match disk::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
     }
-    symlink(target, path)
+    disk::symlink(target, path)
 }
 
 fn times(changed: u64) -> FileTimes {

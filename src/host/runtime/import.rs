@@ -112,7 +112,7 @@ pub(super) async fn import(
 }
 
 async fn lend(client: &mut Client, lease: &str) -> Result<(), CallError> {
-    let ends = jiff::Timestamp::now()
+    let ends = crate::seam::clock::now()
         .checked_add(LEASE)
         .unwrap_or(jiff::Timestamp::MAX);
     let message = Message::default()
@@ -300,7 +300,7 @@ fn digest(bytes: &[u8]) -> String {
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ImportError> {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(crate::seam::carried(work)).await {
         Ok(done) => Ok(done?),
         Err(e) => Err(ImportError::Task(e.to_string())),
     }

@@ -400,3 +400,85 @@ mod crashes {
         assert_eq!(shelf.messages(host), wanted);
     }
 }
+
+/// Events, spooled and delivered, broken at every point: see [`crate::seam::walk`].
+#[cfg(feature = "fault")]
+pub(crate) mod walk {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::ours::paths::WRITTEN_BY_HOSTAGENT;
+    use crate::host::temps;
+    use crate::seam::walk::{Scenario, files, walk};
+
+    pub(crate) struct Events;
+
+    pub(crate) struct Telling {
+        _dir: tempfile::TempDir,
+        fs: HostFs,
+        spool: Option<Spool>,
+        /// What the plane has, by id: it knows doubles.
+        told: BTreeMap<String, String>,
+    }
+
+    impl Scenario for Events {
+        const NAME: &'static str = "events";
+        type World = Telling;
+
+        async fn begin(&self) -> Telling {
+            let (dir, fs) = host();
+            Telling {
+                _dir: dir,
+                fs,
+                spool: None,
+                told: BTreeMap::new(),
+            }
+        }
+
+        async fn life(&self, w: &mut Telling, starts: bool) -> bool {
+            if starts || w.spool.is_none() {
+                temps::collect(&w.fs, WRITTEN_BY_HOSTAGENT);
+                w.spool = Some(open(&w.fs, SMALL));
+            }
+            let spool = w.spool.as_mut().expect("open");
+            // Whoever starts says what things are like; what is no news is not told again.
+            for n in 0..4 {
+                spool.push(about(&format!("topic {n}"), "bad"));
+            }
+            while let Some(batch) = spool.batch(3) {
+                let told = batch
+                    .events
+                    .iter()
+                    .map(|e| (e.id.clone(), e.message.clone()));
+                w.told.extend(told);
+                spool.answered(batch.mark);
+            }
+            spool.push(about("topic 0", "good"));
+            while let Some(batch) = spool.batch(3) {
+                let told = batch
+                    .events
+                    .iter()
+                    .map(|e| (e.id.clone(), e.message.clone()));
+                w.told.extend(told);
+                spool.answered(batch.mark);
+            }
+            spool.note().is_none()
+        }
+
+        async fn end(&self, w: &mut Telling) -> BTreeMap<String, String> {
+            // A delivered one that the disk would not let go of goes with the next start.
+            drop(open(&w.fs, SMALL));
+            let mut end = files(&w.fs, |path| path.contains(".json"));
+            let mut told: Vec<_> = w.told.values().cloned().collect();
+            told.sort();
+            told.dedup();
+            end.insert("told".to_owned(), told.join(", "));
+            end
+        }
+    }
+
+    #[tokio::test]
+    async fn events_broken_anywhere_are_told_and_leave_nothing() {
+        walk(&Events, 60).await;
+    }
+}

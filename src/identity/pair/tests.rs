@@ -182,3 +182,64 @@ fn possession_is_proved_for_one_enrolment_with_the_key_in_use() {
     let bare = HostFs::new(world.fs.at("/nothing"));
     assert_eq!(possession(&bare, &token, world.host, "csr"), None);
 }
+
+/// The next pair, kept, seen by the plane and taken over, broken at every point: see [`crate::seam::walk`].
+#[cfg(feature = "fault")]
+pub(crate) mod walk {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::host::ours::paths::WRITTEN_BY_ROOT;
+    use crate::host::temps;
+    use crate::seam::walk::{Scenario, files, walk};
+
+    pub(crate) struct Renewal;
+
+    pub(crate) struct Renewing {
+        world: World,
+        old: Digest,
+        next: Pair,
+    }
+
+    impl Scenario for Renewal {
+        const NAME: &'static str = "renewal of the tunnel's certificate";
+        type World = Renewing;
+
+        async fn begin(&self) -> Renewing {
+            let world = World::new();
+            let (old, next) = (world.shows(), world.pair());
+            Renewing { world, old, next }
+        }
+
+        async fn life(&self, w: &mut Renewing, _starts: bool) -> bool {
+            temps::collect(&w.world.fs, WRITTEN_BY_ROOT);
+            // At every start there is a pair that works, and it is one of the two.
+            let shown = w.world.shows();
+            assert!(shown == w.old || shown == w.next.digest);
+            let fs = &w.world.fs;
+            let renew = || -> Result<(), IdentityError> {
+                let waits = settle(fs)?;
+                if w.world.shows() != w.next.digest {
+                    if waits.is_none() {
+                        keep_next(fs, &w.next)?;
+                    }
+                    take_over(fs, &w.next)?;
+                }
+                Ok(())
+            };
+            renew().is_ok() && settle(fs).is_ok_and(|waits| waits.is_none())
+        }
+
+        async fn end(&self, w: &mut Renewing) -> BTreeMap<String, String> {
+            assert_eq!(w.world.shows(), w.next.digest);
+            let mut end = files(&w.world.fs, |path| path.contains('.'));
+            end.retain(|path, _| !path.starts_with(paths::TRUST_DIR));
+            end
+        }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_broken_anywhere_ends_with_the_new_pair() {
+        walk(&Renewal, 60).await;
+    }
+}

@@ -296,7 +296,7 @@ impl Keeper {
         if late {
             s.on = None;
         } else if first || s.since.is_none() {
-            s.since = Some(Timestamp::now());
+            s.since = Some(crate::seam::clock::now());
             s.announced = 0;
             tracing::info!(%ip, interface = link.name, "the API's address is here now");
         }
@@ -351,7 +351,7 @@ impl Keeper {
         let Ok(kube) = self.peers.admin(&self.host.fs, &s.wanted.node) else {
             return;
         };
-        let free = lease::written(&record, None, s.wanted.ip, Timestamp::now());
+        let free = lease::written(&record, None, s.wanted.ip, crate::seam::clock::now());
         let path = lease::path();
         // Who could not say it is followed when its time is over.
         drop(tokio::time::timeout(GIVE_BACK, kube.replace(&path, free)).await);
@@ -403,7 +403,7 @@ enum Asked {
 async fn asked(kube: &Kube, wanted: &Wanted, ask: &Ask) -> Result<Option<Record>, Asked> {
     let path = lease::path();
     let me = wanted.node.node_name.as_str();
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let answer = match ask {
         Ask::Look => match kube.get(&path).await.map_err(why)? {
             None => return Ok(None),

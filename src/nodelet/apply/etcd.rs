@@ -91,7 +91,7 @@ impl Effects<'_> {
         let all = etcd::join(&endpoints, &who, present).await;
         let all = all.map_err(|e| Failed::Why(chain(&e)))?;
         if !present {
-            put_pieces_aside(fs, Timestamp::now())?;
+            put_pieces_aside(fs, crate::seam::clock::now())?;
             // Before the settings: with them alone nobody would know that it has no data by right.
             record::save(fs, &expected(&all, &seen, member)?)?;
         }
@@ -123,7 +123,7 @@ impl Effects<'_> {
 
     pub(super) fn etcd_noted(&mut self) -> Result<(), Failed> {
         let fs = &self.host.fs;
-        match to_note(fs, Timestamp::now()).map_err(Failed::Why)? {
+        match to_note(fs, crate::seam::clock::now()).map_err(Failed::Why)? {
             Some(record) => Ok(record::save(fs, &record)?),
             None => Ok(()),
         }
@@ -181,7 +181,7 @@ fn expected(all: &Members, seen: &data::Seen, member: &EtcdMember) -> Result<Etc
             member_id: hex(&own.id),
         },
         began: Began::Joined,
-        since: Timestamp::now(),
+        since: crate::seam::clock::now(),
         mount: seen
             .record()
             .and_then(|r| r.mount.clone())

@@ -178,7 +178,7 @@ enum Lost {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StackError> + Send + 'static,
 ) -> Result<T, Lost> {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(crate::seam::carried(work)).await {
         Ok(done) => done.map_err(Lost::Stack),
         Err(e) => Err(Lost::Task(e.to_string())),
     }

@@ -18,9 +18,9 @@ pub(super) fn until(at: Timestamp, now: Timestamp) -> Duration {
 /// Sleeps; a machine that slept meanwhile goes on when the time has come by its clock, and not when
 /// the kernel has counted as many waking seconds.
 pub(super) async fn sleep_by_the_clock(pause: Duration) {
-    let (began, at) = (Instant::now(), Timestamp::now());
+    let (began, at) = (Instant::now(), crate::seam::clock::now());
     loop {
-        let left = left(pause, began.elapsed(), until(Timestamp::now(), at));
+        let left = left(pause, began.elapsed(), until(crate::seam::clock::now(), at));
         if left.is_zero() {
             return;
         }

@@ -23,8 +23,7 @@ use super::clock::until;
 use super::next::{Next, failed};
 use super::own::{add_first, add_own};
 use crate::model::{
-    Fault, FaultCode, Generation, HostId, NodeSpec, NodeState, PhaseId, StackRef, Timestamp,
-    TrustStore,
+    Fault, FaultCode, Generation, HostId, NodeSpec, NodeState, PhaseId, StackRef, TrustStore,
 };
 use crate::telemetry::chain;
 
@@ -144,7 +143,7 @@ impl Engine {
 
     pub(super) async fn look(&mut self, node: &Node) -> Result<Look, Fault> {
         self.board.expects(LOOK_MAX);
-        let (began, now) = (Instant::now(), Timestamp::now());
+        let (began, now) = (Instant::now(), crate::seam::clock::now());
         let refused = self.memory.refused_stack.clone();
         let gathered = context::gather(
             &self.host,
@@ -275,7 +274,7 @@ impl Engine {
                 self.sweep
             }
         };
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let change = phase::next_change(&look.ctx).map(|at| until(at, now));
         Some(Next {
             after: change.map_or(after, |change| after.min(change)),

@@ -15,12 +15,12 @@ use super::super::removal;
 use super::super::roll::{self, Said, Seen};
 use super::own::add_own;
 use crate::host::Host;
-use crate::model::{Fault, Timestamp};
+use crate::model::Fault;
 use crate::stack;
 
 /// What would be done now: the same look and the same plan, and nothing else.
 pub async fn dry_run(host: &Host, orders: &Orders) -> Result<PlanWords, Fault> {
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let file = LedgerFile::look(&host.fs);
     let ledger = &file.ledger;
     let mut removed = Vec::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::clock::until;
-use crate::model::{Fault, Timestamp};
+use crate::model::Fault;
 use crate::nodelet::lifecycle::{Happened, Lifecycle};
 
 /// What comes next.
@@ -29,7 +29,7 @@ impl Next {
     /// again and again would make the pause none.
     pub(super) fn retry(lifecycle: &Lifecycle) -> Self {
         let at = lifecycle.failing().map(|f| f.next_try);
-        let left = at.map_or(Duration::ZERO, |at| until(at, Timestamp::now()));
+        let left = at.map_or(Duration::ZERO, |at| until(at, crate::seam::clock::now()));
         Self {
             after: left,
             watching: false,
@@ -49,7 +49,7 @@ pub(super) fn failed(key: &str, fault: Fault) -> Happened {
     Happened::StepFailed {
         key: key.to_owned(),
         fault,
-        at: Timestamp::now(),
+        at: crate::seam::clock::now(),
         jitter: fastrand::f64(),
     }
 }

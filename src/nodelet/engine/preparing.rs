@@ -15,7 +15,7 @@ use super::super::status::LOOK_MAX;
 use super::Engine;
 use super::converging::{Node, WAIT_SWEEP};
 use super::next::Next;
-use crate::model::{Fault, Timestamp, UpgradeOrder, UpgradeState, UpgradeStatus};
+use crate::model::{Fault, UpgradeOrder, UpgradeState, UpgradeStatus};
 
 /// Looks in a row that found something to do: the stack, and then nothing. More means that something takes
 /// away what was made.
@@ -114,7 +114,7 @@ impl Engine {
             node.work.role,
             &node.work.node,
             refused.as_ref(),
-            Timestamp::now(),
+            crate::seam::clock::now(),
         )?;
         context::look_further(&self.host, &mut ctx).await;
         // All of it is tried, etcd as well, whenever that comes.
@@ -150,7 +150,7 @@ impl Engine {
             state,
             attempts: 1,
             fault,
-            since: Timestamp::now(),
+            since: crate::seam::clock::now(),
             os: None,
         });
     }

@@ -14,7 +14,7 @@ use super::super::ledger::{Installed, LedgerFile};
 use super::super::removal::{self, Removal};
 use super::super::run::Stop;
 use super::{Engine, Next, Turn, failed};
-use crate::model::{Fault, FaultCode, Generation, HostId, Role, Timestamp, TrustStore};
+use crate::model::{Fault, FaultCode, Generation, HostId, Role, TrustStore};
 use crate::telemetry::chain;
 
 /// Pause after a removal that could not begin.
@@ -48,7 +48,7 @@ impl Engine {
         // Removal needs nobody's word.
         let (trust, host_id) = inbox::whom_to_believe(&self.host.fs)
             .unwrap_or_else(|_| (TrustStore::default(), HostId(Default::default())));
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let gathered = context::gather(&self.host, &trust, host_id, role, node, None, now);
         let ctx = match gathered {
             Ok((ctx, _)) => ctx,

@@ -16,7 +16,7 @@ use super::clock::until;
 use super::converging::{Node, Turn};
 use super::next::Next;
 use super::{Engine, Stage};
-use crate::model::{Fault, MaintenanceStatus, Role, Timestamp};
+use crate::model::{Fault, MaintenanceStatus, Role};
 
 /// An order that ends is seen within this.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ impl Engine {
         self.happened(Happened::Rests {
             why: order.fault(said.as_deref()),
         });
-        let left = until(order.until, Timestamp::now());
+        let left = until(order.until, crate::seam::clock::now());
         Next {
             after: self.sweep.min(AGAIN).min(left.max(Duration::from_secs(1))),
             watching: false,

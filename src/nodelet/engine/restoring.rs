@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Engine;
 use super::next::{Next, failed};
 use crate::host::fs::FsError;
-use crate::model::{Fault, FaultCode, NodeSpec, RestoreStatus, Role, Timestamp};
+use crate::model::{Fault, FaultCode, NodeSpec, RestoreStatus, Role};
 use crate::nodelet::etcd::restore::Restores;
 use crate::nodelet::etcd::restore::order::{self, Ordered};
 use crate::nodelet::etcd::restore::run::{Went, step};
@@ -35,7 +35,11 @@ impl Engine {
     /// The plane's order is in the spec until every master has followed it.
     fn take_up_order(&mut self, node: &NodeSpec) {
         let restores = Restores::of(&self.host.fs);
-        let (run, last, now) = (restores.run().value, restores.last(), Timestamp::now());
+        let (run, last, now) = (
+            restores.run().value,
+            restores.last(),
+            crate::seam::clock::now(),
+        );
         let noted = match order::ordered(node, run.as_ref(), last.as_ref(), now) {
             Ordered::Nothing => Ok(()),
             Ordered::Begin(run) => {
@@ -72,7 +76,7 @@ impl Engine {
             };
             let went = tokio::select! {
                 // A step that is cut off is begun again.
-                went = step(hands, Timestamp::now()) => went,
+                went = step(hands, crate::seam::clock::now()) => went,
                 () = self.told.shutdown.cancelled() => return Some(Next::now()),
             };
             match went {

@@ -51,12 +51,12 @@ impl Engine {
     /// Makes the host this node, and does its part in the roll that is under way.
     pub(super) async fn by_order(&mut self, work: Work) -> Next {
         let anew = self.stage.is_none();
-        let (record, broken) = roll::load(&self.host.fs, Timestamp::now());
+        let (record, broken) = roll::load(&self.host.fs, crate::seam::clock::now());
         if let Some(fault) = broken {
             tracing::error!(code = fault.code.word(), "{fault}");
             self.board.say(&fault.to_string());
         }
-        let mut record = match record.map(|record| record.dated(Timestamp::now())) {
+        let mut record = match record.map(|record| record.dated(crate::seam::clock::now())) {
             Some((record, false)) => Some(record),
             Some((record, true)) => match self.note_roll(record) {
                 Ok(record) => Some(record),
@@ -109,7 +109,7 @@ impl Engine {
         let etcd = stack::current_etcd(&self.host.fs).ok().flatten();
         let own = roll::own_stack(&self.host.fs, &self.ledger, &work.node);
         let seen = Seen {
-            now: Timestamp::now(),
+            now: crate::seam::clock::now(),
             spent: self
                 .stage
                 .as_ref()

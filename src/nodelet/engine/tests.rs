@@ -23,7 +23,7 @@ use crate::host::fs::{Attrs, HostFs};
 use crate::host::ours;
 use crate::model::{
     Assignment, Digest, DocumentKind, Envelope, FaultCode, NodeState, NodeStatus, PhaseId,
-    SigningKey, Spec, paths,
+    SigningKey, Spec, Timestamp, paths,
 };
 
 /// Data of etcd: what must never go by mistake.

@@ -9,7 +9,7 @@ use crate::egress::Egress;
 use crate::host::Host;
 use crate::model::{
     ArchivePolicy, ArchiveStatus, ArchiveTarget, Archived, BackupPolicy, ChoreAnswer, Fault,
-    FaultCode, HostId, Timestamp,
+    FaultCode, HostId,
 };
 use crate::telemetry::chain;
 
@@ -100,7 +100,7 @@ async fn status(archive: &Archive, target: &ArchiveTarget) -> Result<ArchiveStat
     Ok(ArchiveStatus {
         place: target.to_string(),
         last: there.last().map(|b| b.name.clone()),
-        seen_at: Some(Timestamp::now()),
+        seen_at: Some(crate::seam::clock::now()),
         count: u32::try_from(there.len()).unwrap_or(u32::MAX),
         bytes: there.iter().map(|b| b.bytes).fold(0, u64::saturating_add),
         failing: None,

@@ -113,7 +113,7 @@ pub(super) async fn make(
         dir: shelf::dir(&node.etcd.backup),
         recipients: node.etcd.backup.recipients(),
         db_bytes: seen.db_bytes,
-        now: Timestamp::now(),
+        now: crate::seam::clock::now(),
         about: About {
             host_id: master.host_id,
             cluster_id: node.cluster_id,
@@ -156,7 +156,7 @@ pub(super) async fn prune(host: &Host, master: &Master) -> Result<ChoreAnswer, F
         }
         Ok(go.len())
     };
-    let gone = tokio::task::spawn_blocking(work).await;
+    let gone = tokio::task::spawn_blocking(crate::seam::carried(work)).await;
     let gone = gone.map_err(|e| Fault::new(FaultCode::Internal, UNREAD, e.to_string()))?;
     let gone = gone.map_err(|e| unread(&e))?;
     Ok(ChoreAnswer {

@@ -33,7 +33,7 @@ impl Document for Last {
 
 /// How the last one went, as far as anybody knows.
 pub(super) fn last(fs: &HostFs) -> Option<DrillReport> {
-    let loaded = store(fs).load(Timestamp::now(), |last: Last| Ok(last.report));
+    let loaded = store(fs).load(crate::seam::clock::now(), |last: Last| Ok(last.report));
     if let Some(fault) = &loaded.fault {
         tracing::warn!(code = fault.code.word(), "{fault}");
     }
@@ -49,7 +49,7 @@ pub(super) async fn run(
     master: &Master,
     key: Option<&str>,
 ) -> Result<DrillReport, Fault> {
-    let report = tried(host, peers, master, key, Timestamp::now()).await?;
+    let report = tried(host, peers, master, key, crate::seam::clock::now()).await?;
     let kept = Last {
         schema: Last::SCHEMA,
         report: report.clone(),

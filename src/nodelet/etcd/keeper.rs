@@ -128,7 +128,7 @@ impl Keeper {
         self.beat.within(LOOK_MAX);
         self.look(master).await;
         let policy = &master.work.node.etcd.backup;
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         self.seen.rests = self.board.rests();
         let pause = match chore::next(now, master.host_id, policy, &self.seen) {
             Next::Now(due) => {
@@ -169,7 +169,7 @@ impl Keeper {
     }
 
     async fn look(&mut self, master: &Master) {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let node = &master.work.node;
         let mut etcd = self.view.etcd.take().unwrap_or_default();
         self.seen.healthy = false;
@@ -252,7 +252,7 @@ impl Keeper {
         chore: Chore,
         ended: Result<Done, Fault>,
     ) -> Result<ChoreAnswer, Fault> {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let done = ended.is_ok();
         let ended = ended.and_then(|done| match done {
             Done::Plain(answer) => Ok(answer),

@@ -69,7 +69,7 @@ mod tests {
             }],
             ..EtcdStatus::default()
         };
-        member(&etcd, Timestamp::now(), &mut known).await;
+        member(&etcd, crate::seam::clock::now(), &mut known).await;
         assert!(known.fault.is_some());
         assert_eq!((known.members[0].healthy, known.leader), (None, None));
         assert_eq!(known.members[0].id, "1", "who they are is known still");

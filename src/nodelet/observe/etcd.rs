@@ -6,7 +6,7 @@ use super::{Sweep, differs};
 use crate::host::etcd::{self, Etcd, EtcdError, Member, Standing, Turn, hex};
 use crate::host::fs::FsError;
 use crate::model::etcd::quorum::{Out, next_out, who_acts};
-use crate::model::{EtcdGone, EtcdMember, Timestamp};
+use crate::model::{EtcdGone, EtcdMember};
 use crate::nodelet::etcd::data::{self, Verdict, masters, to_note, who};
 use crate::nodelet::etcd::restart::{self, View};
 use crate::nodelet::peers;
@@ -162,7 +162,7 @@ impl Sweep<'_> {
 
     /// Whether what is noted of this member is what its data say.
     pub(super) fn etcd_noted(&self) -> Seen {
-        match to_note(&self.host.fs, Timestamp::now()) {
+        match to_note(&self.host.fs, crate::seam::clock::now()) {
             Ok(None) => Seen::Same,
             Ok(Some(_)) => differs("what is noted of this member is not what its data say"),
             Err(why) => Seen::Unknown { why },

@@ -74,7 +74,7 @@ impl Book {
             entry
                 .result
                 .clone()
-                .unwrap_or_else(|| cut_off(id, Timestamp::now())),
+                .unwrap_or_else(|| cut_off(id, crate::seam::clock::now())),
         )
     }
 

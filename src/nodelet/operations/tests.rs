@@ -11,6 +11,7 @@ use super::super::testing::{enrolled, host_id};
 use super::*;
 use crate::host::Host;
 use crate::host::fs::Attrs;
+use crate::model::Timestamp;
 use crate::model::{
     Generation, HostId, LogLevel, LogOf, MaintenanceRequest, OurUnit, SigningKey, What, paths,
 };
@@ -65,7 +66,7 @@ impl Bed {
     }
 
     fn operation(&self, number: u64, what: What) -> Operation {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         Operation {
             schema: OPERATION_SCHEMA,
             id: Uuid::from_u128(number.into()),
@@ -186,9 +187,9 @@ async fn foreign_late_and_timeless_ones_are_refused() {
     let mut foreign = bed.operation(1, What::Ping);
     foreign.host_id = HostId::random();
     let mut late = bed.operation(2, What::Ping);
-    late.expires_at = Timestamp::now() - SignedDuration::from_secs(1);
+    late.expires_at = crate::seam::clock::now() - SignedDuration::from_secs(1);
     let mut timeless = bed.operation(3, What::Ping);
-    timeless.expires_at = Timestamp::now() + SignedDuration::from_hours(2);
+    timeless.expires_at = crate::seam::clock::now() + SignedDuration::from_hours(2);
     let endless = bed.operation(
         4,
         What::LogLevel {

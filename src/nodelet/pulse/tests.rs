@@ -227,3 +227,29 @@ async fn a_process_that_was_stopped_is_killed_and_that_is_told_and_counted() {
         "{log}"
     );
 }
+
+#[test]
+fn how_services_are_is_told_and_is_news_only_when_it_changes() {
+    let at = |s| Timestamp::from_second(s).expect("time");
+    let ill = |why: &str| Said::Ill(why.into());
+    let first = told(
+        &[],
+        &[(KUBELET, Said::Well), (Service::Etcd, Said::Nothing)],
+        at(1),
+    );
+    assert_eq!(first.len(), 1, "of whom nothing was learnt nothing is told");
+    assert_eq!(
+        (first[0].state, first[0].since),
+        (ServiceState::Well, at(1))
+    );
+    assert_eq!(told(&first, &[(KUBELET, Said::Well)], at(2)), first);
+    assert_eq!(told(&first, &[(KUBELET, Said::Nothing)], at(2)), first);
+    let bad = told(&first, &[(KUBELET, ill("for 1 s"))], at(3));
+    assert_eq!((bad[0].state, bad[0].since), (ServiceState::Ill, at(3)));
+    assert_eq!(told(&bad, &[(KUBELET, ill("for 2 s"))], at(4)), bad);
+    let worse = told(&bad, &[(KUBELET, silent())], at(5));
+    assert_eq!(
+        (worse[0].state, worse[0].since),
+        (ServiceState::Silent, at(5))
+    );
+}

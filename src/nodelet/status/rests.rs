@@ -3,9 +3,7 @@
 use tokio::sync::watch;
 
 use super::{Board, words};
-use crate::model::{
-    ExtensionsStatus, MaintenanceStatus, NodeStatus, REPAIRS_MAX, RepairStatus, Timestamp,
-};
+use crate::model::{ExtensionsStatus, MaintenanceStatus, NodeStatus, REPAIRS_MAX, RepairStatus};
 use crate::nodelet::plan::Plan;
 use crate::telemetry::KubeLog;
 
@@ -35,7 +33,7 @@ pub struct KubeLogLine(KubeLog);
 impl KubeLogLine {
     /// A line.
     pub fn say(&self, line: &str) {
-        self.0.say(Timestamp::now(), line);
+        self.0.say(crate::seam::clock::now(), line);
     }
 }
 
@@ -91,7 +89,7 @@ impl Board {
         let number = shown.last().map_or(1, |r| r.number + 1);
         shown.push(RepairStatus {
             number,
-            at: Timestamp::now(),
+            at: crate::seam::clock::now(),
             what: what.to_owned(),
             why: why.to_owned(),
         });

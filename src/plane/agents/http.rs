@@ -28,9 +28,9 @@ use super::{
 };
 use crate::model::document::AGENT_VERSION;
 use crate::model::{AgentSpec, FaultCode, Generation, HostId};
+use crate::plane::guard::Person;
 use crate::plane::hostapi::Caller;
 use crate::plane::http::Doc;
-use crate::plane::keystone::Operator;
 use crate::plane::records::HOSTS;
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::rolls::{
@@ -253,7 +253,7 @@ pub(super) fn begin(change: &mut Change<'_>, wanted: Begin) -> Answer<()> {
 async fn plan(plane: &Arc<Plane>, wanted: Wanted) -> Answer<Value> {
     let begin = wanted.begin()?;
     let rows = plane.read()?;
-    let (hosts, found) = judged(&rows, &begin, Timestamp::now())?;
+    let (hosts, found) = judged(&rows, &begin, crate::seam::clock::now())?;
     show::plan(
         &rows,
         &begin.to,
@@ -368,7 +368,7 @@ pub(in crate::plane) async fn admin_list(Shared(plane): Shared<Arc<Plane>>) -> A
 }
 
 pub(in crate::plane) async fn admin_show(Shared(plane): Shared<Arc<Plane>>) -> Answer<Json<Value>> {
-    show::status(&plane.read()?, Timestamp::now()).map(Json)
+    show::status(&plane.read()?, crate::seam::clock::now()).map(Json)
 }
 
 pub(in crate::plane) async fn admin_start(
@@ -402,16 +402,16 @@ pub(in crate::plane) async fn admin_policy(
 
 // === resmgr: the same, for operators who logged in ===
 
-pub(in crate::plane) async fn list(_: Operator, plane: Shared<Arc<Plane>>) -> Answer<Json<Value>> {
+pub(in crate::plane) async fn list(_: Person, plane: Shared<Arc<Plane>>) -> Answer<Json<Value>> {
     admin_list(plane).await
 }
 
-pub(in crate::plane) async fn show(_: Operator, plane: Shared<Arc<Plane>>) -> Answer<Json<Value>> {
+pub(in crate::plane) async fn show(_: Person, plane: Shared<Arc<Plane>>) -> Answer<Json<Value>> {
     admin_show(plane).await
 }
 
 pub(in crate::plane) async fn post(
-    _: Operator,
+    _: Person,
     plane: Shared<Arc<Plane>>,
     wanted: Doc<Wanted>,
 ) -> Answer<Json<Value>> {
@@ -419,7 +419,7 @@ pub(in crate::plane) async fn post(
 }
 
 pub(in crate::plane) async fn post_plan(
-    _: Operator,
+    _: Person,
     plane: Shared<Arc<Plane>>,
     wanted: Doc<Wanted>,
 ) -> Answer<Json<Value>> {
@@ -427,7 +427,7 @@ pub(in crate::plane) async fn post_plan(
 }
 
 pub(in crate::plane) async fn post_turn(
-    _: Operator,
+    _: Person,
     plane: Shared<Arc<Plane>>,
     verb: Path<String>,
     wanted: Doc<Wanted>,
@@ -436,7 +436,7 @@ pub(in crate::plane) async fn post_turn(
 }
 
 pub(in crate::plane) async fn post_policy(
-    _: Operator,
+    _: Person,
     plane: Shared<Arc<Plane>>,
     chosen: Doc<Chosen>,
 ) -> Answer<Json<Value>> {

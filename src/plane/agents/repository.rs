@@ -1,8 +1,6 @@
 //! Packages of the agent: import (look, keep), list, remove, serve.
 
-use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +23,7 @@ use crate::plane::refusal::{Answer, Refusal, chain};
 use crate::plane::served::{CHUNK, Served};
 use crate::plane::state::{Change, Plane};
 use crate::plane::store::{Read, Rows};
+use crate::seam::disk::{self, Options};
 
 /// Versions of the agent, by version.
 pub(in crate::plane) const RELEASES: Rows<Release> = Rows::new("agent-releases");
@@ -119,9 +118,10 @@ pub(in crate::plane) async fn import(plane: &Arc<Plane>, wanted: Import) -> Answ
     }
     let (shared, paths) = (Arc::clone(plane), wanted.paths);
     let work = move || paths.iter().map(|path| keep(&shared, path)).collect();
-    let kept: Answer<Vec<(Version, PackageFile)>> = tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Refusal::internal("the import was lost", &e))?;
+    let kept: Answer<Vec<(Version, PackageFile)>> =
+        tokio::task::spawn_blocking(crate::seam::carried(work))
+            .await
+            .map_err(|e| Refusal::internal("the import was lost", &e))?;
     let kept = kept?;
     let (security, files) = (wanted.security, plane.files.clone());
     let key = plane.signing.clone();
@@ -212,14 +212,14 @@ fn keep(plane: &Plane, from: &Path) -> Answer<(Version, PackageFile)> {
     });
     if kept.is_err() {
         // Ours alone; the refusal is what matters.
-        drop(std::fs::remove_file(&temp));
+        drop(disk::remove_file(&temp));
     }
     kept
 }
 
 fn place(temp: &Path, target: &Path) -> std::io::Result<()> {
-    std::fs::rename(temp, target)?;
-    std::fs::File::open(target.parent().unwrap_or(target))?.sync_all()
+    disk::rename(temp, target)?;
+    disk::sync_dir(target.parent().unwrap_or(target))
 }
 
 fn unwritable(path: &Path, e: &std::io::Error) -> Refusal {
@@ -241,11 +241,9 @@ fn copy(from: &Path, temp: &Path) -> Answer<(Label, Digest, u64)> {
     let failed = |e: std::io::Error| unwritable(temp, &e);
     let source = std::fs::File::open(from).map_err(unreadable)?;
     let mut source = source.take(AGENT_PACKAGE_BYTES_MAX + 1);
-    let mut out = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
+    let mut out = Options::write()
+        .read()
+        .create_new(0o600)
         .open(temp)
         .map_err(failed)?;
     let (mut hasher, mut bytes) = (Hasher::new(), 0u64);

@@ -340,7 +340,7 @@ pub(in crate::plane) async fn keep(plane: Arc<Plane>) {
 
 async fn look_again(plane: &Arc<Plane>) -> Answer<()> {
     // A change waits for the disk: none is made where nothing follows.
-    let looked = look(&plane.read()?, Timestamp::now())?;
+    let looked = look(&plane.read()?, crate::seam::clock::now())?;
     let is_news = |l: &Looked| l.moves.roll || !l.moves.changed.is_empty() || !l.gone.is_empty();
     match looked.is_some_and(|l| is_news(&l)) {
         true => plane.change(goes_on).await,

@@ -35,6 +35,24 @@ pub(super) enum ClusterVerb {
         #[command(flatten)]
         list: Listing,
     },
+    /// Show how much of each month the cluster's API answered the plane, against what is promised.
+    Availability {
+        /// Name or id of the cluster.
+        name: String,
+        #[command(flatten)]
+        list: Listing,
+    },
+    /// Show what each node should be, what it was found to be, what was repaired, and since when something differs. The
+    /// plane makes one every day and keeps a hundred.
+    Report {
+        /// Name or id of the cluster.
+        name: String,
+        /// The one of that day; absent: of now.
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        day: Option<String>,
+        #[command(flatten)]
+        list: Listing,
+    },
     /// Begin a cluster anew from a snapshot of its etcd that one of its masters has. What was written
     /// since it was taken is lost to the cluster. Nothing is stopped before the snapshot is checked and
     /// the new data are made; the data of now are kept aside on each master.
@@ -124,6 +142,19 @@ impl ClusterVerb {
             }
             Self::Etcd { name, list } => {
                 one(&list, &format!("/clusters/{name}/etcd"), etcd_screen).await
+            }
+            Self::Availability { name, list } => {
+                let path = format!("/clusters/{name}/availability");
+                one(&list, &path, availability_screen).await
+            }
+            Self::Report { name, day, list } => {
+                let day = day.map_or_else(String::new, |day| format!("?day={day}"));
+                one(
+                    &list,
+                    &format!("/clusters/{name}/report{day}"),
+                    report_screen,
+                )
+                .await
             }
             Self::Restore {
                 name,
@@ -302,6 +333,81 @@ fn show_screen(answer: &Value) -> String {
 }
 
 /// What comes of another stack, and what of the one before stays all the same.
+/// A block for each node.
+fn report_screen(answer: &Value) -> String {
+    let nodes = answer["nodes"].as_array().into_iter().flatten();
+    let count = nodes.clone().count();
+    let mut out = format!(
+        "cluster {} at {}: {} of {count} nodes are what they should be\n",
+        text(answer, "name"),
+        text(answer, "at"),
+        answer["nodesThatConform"],
+    );
+    for node in nodes {
+        let verdict = match node["conforms"].as_bool() {
+            Some(true) => "as it should be",
+            Some(false) | None => "DIFFERS",
+        };
+        let since = match text(node, "since") {
+            "" => String::new(),
+            since => format!(" since {since}"),
+        };
+        out += &format!(
+            "\n{} ({} of stack {}): {verdict}{since}\n",
+            text(node, "name"),
+            cell(node, "wanted.role"),
+            cell(node, "wanted.stack"),
+        );
+        for differs in node["differs"].as_array().into_iter().flatten() {
+            out += &format!("  {}\n", differs.as_str().unwrap_or_default());
+        }
+        for repair in node["repaired"].as_array().into_iter().flatten() {
+            let (at, what, why) = (
+                text(repair, "at"),
+                text(repair, "what"),
+                text(repair, "why"),
+            );
+            out += &format!("  repaired {at}: {what} ({why})\n");
+        }
+        out += &format!(
+            "  looked at {}, heard of {}\n",
+            cell(node, "found.lookedAt"),
+            cell(node, "found.heardAt")
+        );
+    }
+    out
+}
+
+/// A line a month, the newest last.
+fn availability_screen(answer: &Value) -> String {
+    let head = ["MONTH", "ANSWERED", "TARGET", "", "SILENT", "UNMEASURED"];
+    let mut table = vec![head.map(str::to_owned).to_vec()];
+    let target = format!("{} %", text(answer, "targetPercent"));
+    for month in answer["months"].as_array().into_iter().flatten() {
+        let minutes = |field: &str| {
+            let seconds = month.get(field).and_then(Value::as_u64).unwrap_or_default();
+            format!("{} min", seconds.div_ceil(60))
+        };
+        let (answered, met) = match month["met"].as_bool() {
+            Some(true) => (format!("{} %", text(month, "percent")), "met"),
+            Some(false) => (format!("{} %", text(month, "percent")), "MISSED"),
+            None => ("-".to_owned(), "not measured"),
+        };
+        table.push(vec![
+            text(month, "month").to_owned(),
+            answered,
+            target.clone(),
+            met.to_owned(),
+            minutes("silentSeconds"),
+            minutes("unmeasuredSeconds"),
+        ]);
+    }
+    match table.len() {
+        1 => "its API has not answered yet\n".to_owned(),
+        _ => align(&table),
+    }
+}
+
 fn etcd_screen(answer: &Value) -> String {
     let number = |field: &str| {
         answer
@@ -358,6 +464,55 @@ fn etcd_screen(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_screen_of_a_report_names_what_differs_and_what_was_repaired() {
+        let node = |name: &str, conforms: bool, differs: Value| {
+            json!({
+                "name": name, "conforms": conforms, "wanted": {"role": "worker", "stack": "1.37.2"},
+                "found": {"lookedAt": "t1", "heardAt": "t2"}, "differs": differs, "since": null,
+                "repaired": [{"at": "t0", "what": "start kubelet", "why": "it is not running"}],
+            })
+        };
+        let mut away = node("w2", false, json!(["its state is retrying: no space"]));
+        away["since"] = json!("t9");
+        away["repaired"] = json!([]);
+        let answer = json!({"name": "c", "at": "t", "nodesThatConform": 1,
+                            "nodes": [node("w1", true, json!([])), away]});
+        let wanted = "\
+cluster c at t: 1 of 2 nodes are what they should be
+
+w1 (worker of stack 1.37.2): as it should be
+  repaired t0: start kubelet (it is not running)
+  looked at t1, heard of t2
+
+w2 (worker of stack 1.37.2): DIFFERS since t9
+  its state is retrying: no space
+  looked at t1, heard of t2
+";
+        assert_eq!(report_screen(&answer), wanted);
+    }
+
+    #[test]
+    fn the_screen_of_availability_says_what_was_promised_and_what_was_not_measured() {
+        let answer = json!({"targetPercent": "99.900", "months": [
+            {"month": "2026-10", "percent": "99.956", "met": true, "answeredSeconds": 1, "silentSeconds": 1140,
+             "unmeasuredSeconds": 0},
+            {"month": "2026-11", "percent": "99.120", "met": false, "answeredSeconds": 1, "silentSeconds": 22_700,
+             "unmeasuredSeconds": 61},
+            {"month": "2026-12", "percent": null, "met": null, "answeredSeconds": 0, "silentSeconds": 0,
+             "unmeasuredSeconds": 600},
+        ]});
+        let wanted = "\
+MONTH    ANSWERED  TARGET                  SILENT   UNMEASURED
+2026-10  99.956 %  99.900 %  met           19 min   0 min
+2026-11  99.120 %  99.900 %  MISSED        379 min  2 min
+2026-12  -         99.900 %  not measured  0 min    10 min
+";
+        assert_eq!(availability_screen(&answer), wanted);
+        let none = json!({"targetPercent": "99.900", "months": []});
+        assert_eq!(availability_screen(&none), "its API has not answered yet\n");
+    }
 
     #[test]
     fn the_screen_of_etcd_says_who_answers_and_who_waits_for_whom() {

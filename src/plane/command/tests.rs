@@ -42,6 +42,15 @@ fn the_command_line_is_sound() {
         "serve --state-dir d --listen 127.0.0.1:8443 --node-certificate-seconds 60",
         "kubeconfig c --out f --state-dir d",
         "ca --state-dir d",
+        "alert list --state-dir d --past --json",
+        "alert ack 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --who a --why b --for 8h --state-dir d",
+        "alert silence add --rule DiskLow --who a --why b --for 8h --state-dir d",
+        "alert silence end 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11 --state-dir d",
+        "notify add ops --kind alertmanager --url https://x/ --token-file t --state-dir d",
+        "notify add jira --kind ticket --url-file u --ca-file c --state-dir d",
+        "notify list --state-dir d",
+        "cluster availability c --state-dir d",
+        "cluster report c --day 2026-11-29 --state-dir d",
         "recover --state-dir d --yes --remove-node 6f0b9f0e-6a0c-4f57-9b0e-3f6a5d1f2c11",
     ] {
         let words = std::iter::once("pf9-plane").chain(line.split(' '));

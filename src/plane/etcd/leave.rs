@@ -57,7 +57,42 @@ fn costs(cluster: &Cluster, leaving: &BTreeSet<HostId>, counted: &[Counted]) -> 
         && leaving.iter().any(|h| is_master(h) || is_counted(h))
 }
 
-/// Asks whether these may leave a cluster, and refuses what etcd would not get over, unless `force`
+/// How many would be left without a master: those that stay, where no master does.
+pub(in crate::plane) fn orphans(cluster: &Cluster, leaving: &BTreeSet<HostId>) -> usize {
+    let stays = |host: &HostId| !leaving.contains(host);
+    let mut masters = cluster.masters().map(|m| m.host).peekable();
+    if masters.peek().is_none() || masters.any(|host| stays(&host)) {
+        return 0;
+    }
+    cluster.members.iter().filter(|m| stays(&m.host)).count()
+}
+
+/// The last master leaves with everybody, or when somebody insists: whichever way it is asked for. Said again inside the
+/// change, for somebody may have been attached meanwhile.
+pub(in crate::plane) fn require_master(
+    cluster: &Cluster,
+    leaving: &BTreeSet<HostId>,
+    force: bool,
+) -> Answer<Forced> {
+    let left = orphans(cluster, leaving);
+    if left == 0 {
+        return Ok(None);
+    }
+    let name = &cluster.name;
+    if force {
+        return Ok(Some(format!(
+            "cluster {name} has no master any more, and {left} workers that nobody looks after: its API, and what was in its \
+             etcd, are gone unless a backup is restored"
+        )));
+    }
+    let what = format!("the last master cannot leave cluster {name}");
+    let why = format!("{left} workers would be left without a master");
+    Err(Refusal::conflict(FaultCode::LastMaster, what, why).fix(
+        "detach the workers first, or together with the master; --force (\"force\": true) does it all the same",
+    ))
+}
+
+/// Whether these may leave a cluster: the one guard of every way out, whoever asks. It refuses what etcd would not get over, unless `force`
 /// says that it is to be: then the answer is what is lost. Where no master would be left there is
 /// nobody to lose anything.
 pub(in crate::plane) async fn allow(
@@ -66,6 +101,9 @@ pub(in crate::plane) async fn allow(
     leaving: &BTreeSet<HostId>,
     force: bool,
 ) -> Answer<Forced> {
+    if let Some(lost) = require_master(cluster, leaving, force)? {
+        return Ok(Some(lost));
+    }
     let counted = counted(&plane.read()?, cluster)?;
     if !costs(cluster, leaving, &counted) {
         return Ok(None);
@@ -264,5 +302,22 @@ mod tests {
             price.contains("etcd of cluster c loses its quorum"),
             "{price}"
         );
+    }
+
+    #[test]
+    fn the_last_master_goes_with_everybody_or_by_force() {
+        let mut c = cluster();
+        add(&mut c, &[(1, true), (2, true), (3, false), (4, false)]).expect("attach");
+        let left = |hosts: &[u8]| orphans(&c, &hosts.iter().map(|n| host(*n)).collect());
+        assert_eq!(left(&[1]), 0, "a master is left");
+        assert_eq!(left(&[3, 4]), 0);
+        assert_eq!(left(&[1, 2]), 2);
+        assert_eq!(left(&[1, 2, 3]), 1);
+        assert_eq!(left(&[1, 2, 3, 4]), 0, "nobody is left");
+        let both = [host(1), host(2)].into();
+        let refused = require_master(&c, &both, false).expect_err("no");
+        assert_eq!(refused.fault.code, FaultCode::LastMaster);
+        let lost = require_master(&c, &both, true).expect("by force");
+        assert!(lost.is_some_and(|lost| lost.contains("2 workers")));
     }
 }

@@ -15,8 +15,9 @@ use super::health::{self, Answers};
 use super::{Counted, Listed, count, newest};
 use crate::model::etcd::quorum::Tally;
 use crate::model::{HostId, Timestamp};
+use crate::plane::guard::Person;
 use crate::plane::kubeconfig;
-use crate::plane::qbert::{Tenant, cluster_id};
+use crate::plane::qbert::cluster_id;
 use crate::plane::records::Cluster;
 use crate::plane::refusal::Answer;
 use crate::plane::state::{self, Plane};
@@ -165,7 +166,7 @@ impl Place {
 
 /// `GET …/clusters/{uuid}/etcd`.
 pub(in crate::plane) async fn get(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {

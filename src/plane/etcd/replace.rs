@@ -28,7 +28,7 @@ pub(in crate::plane) async fn allow(
         let heard = rows.get(&STATUSES, &host.to_string())?;
         // While the plane was away it heard of nobody.
         let heard = heard.map_or(plane.started, |h| h.received_at.max(plane.started));
-        is_gone(cluster, *host, heard, Timestamp::now())?;
+        is_gone(cluster, *host, heard, crate::seam::clock::now())?;
     }
     drop(rows);
     somebody_stays(cluster, replaced)?;

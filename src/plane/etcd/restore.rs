@@ -23,9 +23,10 @@ use crate::model::{
     Timestamp, is_backup_name,
 };
 use crate::plane::events;
+use crate::plane::guard::Person;
 use crate::plane::http::Doc;
 use crate::plane::kubeconfig;
-use crate::plane::qbert::{Tenant, cluster_id};
+use crate::plane::qbert::cluster_id;
 use crate::plane::records::{CLUSTERS, Cluster, STATUSES};
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::rolls;
@@ -318,7 +319,7 @@ pub(in crate::plane) async fn admin_show(
 
 /// `POST …/clusters/{uuid}/etcd/restore`.
 pub(in crate::plane) async fn post(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
     Doc(wanted): Doc<WantedRestore>,
@@ -329,7 +330,7 @@ pub(in crate::plane) async fn post(
 
 /// `DELETE` of it.
 pub(in crate::plane) async fn delete(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {
@@ -339,7 +340,7 @@ pub(in crate::plane) async fn delete(
 
 /// `GET` of it.
 pub(in crate::plane) async fn get(
-    _: Tenant,
+    _: Person,
     State(plane): State<Arc<Plane>>,
     Path((_, id)): Path<(String, String)>,
 ) -> Answer<Json<Value>> {

@@ -129,7 +129,7 @@ mod tests {
     /// that gave way.
     #[test]
     fn what_the_plane_shows_is_made_anew_when_it_is_old_or_authorities_change() {
-        let now = Timestamp::now();
+        let now = crate::seam::clock::now();
         let mut cluster = crate::plane::compute::tests::cluster();
         let authority = |cluster: &mut Cluster, name| {
             let (made, key) = Authority::generate(name, now).expect("authority");

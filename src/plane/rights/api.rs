@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::SendRequest;
 use serde_json::{Value, json};
 
-use super::bindings::{OF_CLUSTER, OF_SYSTEM, PREFIX};
-use super::{Change, NODES, Seen};
+use super::bindings::{OF_CLUSTER, OF_SYSTEM, PEOPLE, PREFIX};
+use super::{Change, NODES, READY, Seen};
 use crate::model::NodeName;
 use crate::telemetry::chain;
 
@@ -172,7 +172,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// A binding's name that we made: else it is not looked at, and it stands in no path.
 fn is_ours(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b":-".contains(&b);
-    name.starts_with(PREFIX) && name.bytes().all(plain)
+    (name.starts_with(PREFIX) || name.starts_with(PEOPLE)) && name.bytes().all(plain)
 }
 
 /// As a query's value.
@@ -209,8 +209,16 @@ fn node(mut object: Value) -> Option<(String, Value)> {
             "resourceVersion": metadata["resourceVersion"],
         },
         "spec": {"taints": taints, "podCIDR": pods},
+        READY: ready(&object),
     });
     Some((name.to_string(), node))
+}
+
+/// Whether it is Ready; of one that says nothing, null. One whose kubelet is not heard of is not.
+fn ready(object: &Value) -> Option<bool> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    let mut ready = conditions.iter().filter(|c| c["type"] == "Ready");
+    Some(ready.next()?["status"] == "True")
 }
 
 #[cfg(test)]
@@ -335,6 +343,7 @@ mod tests {
     #[test]
     fn only_names_of_ours_are_looked_at() {
         assert!(is_ours("pf9:host:kube-proxies-07"));
+        assert!(is_ours("pf9:role:reader"));
         for theirs in [
             "cluster-admin",
             "pf9:host:../x",

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::model::{CertPurpose, HostId, Role};
+use crate::plane::access::Role as Person;
 use crate::plane::records::Member;
 
 pub(super) const RBAC: &str = "rbac.authorization.k8s.io";
@@ -22,6 +23,8 @@ pub(super) const OF_SYSTEM: &str =
 /// What every binding of ours is called at the beginning: nothing else is touched, and nothing of
 /// this name that is not wanted stays.
 pub(super) const PREFIX: &str = "pf9:host:";
+/// The same of those that people have by their roles.
+pub(super) const PEOPLE: &str = "pf9:role:";
 /// For people and selectors.
 const MANAGED: (&str, &str) = ("pf9.io/managed-by", "plane");
 /// Bindings that kube-proxies share: 160 names in each at 5000 nodes.
@@ -83,9 +86,9 @@ pub(super) struct Binding {
     pub(super) object: Value,
 }
 
-/// All bindings of these members.
+/// All bindings of these members, and of the people who come through the plane.
 pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
-    let mut all = Vec::new();
+    let mut all: Vec<Binding> = Person::ALL.into_iter().map(of_people).collect();
     let mut proxies: BTreeMap<u128, Vec<String>> = BTreeMap::new();
     for member in members {
         if member.role == Role::Master {
@@ -101,6 +104,15 @@ pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
         all.push(binding(OF_CLUSTER, name, "system:node-proxier", &users));
     }
     all
+}
+
+/// Whoever has this role in the cluster's project: the plane says of each request whether its person has.
+fn of_people(role: Person) -> Binding {
+    let name = format!("{PEOPLE}{}", role.word());
+    let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": role.group()}]);
+    let mut made = binding(OF_CLUSTER, name, role.cluster_role(), &[]);
+    made.object["subjects"] = group;
+    made
 }
 
 fn of_master(host: HostId) -> impl Iterator<Item = Binding> {

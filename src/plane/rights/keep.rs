@@ -283,7 +283,11 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
     drop(rows);
     let sender = proxy::connect(plane, &cluster, WHO, &Trace::new()).await;
     let mut api = Api::new(sender.map_err(|refusal| refusal.fault.why)?);
-    let plan = plan(&cluster, &api.look().await?);
+    let seen = api.look().await?;
+    plane
+        .alerts
+        .nodes(id, seen.ready(), crate::seam::clock::now());
+    let plan = plan(&cluster, &seen);
     let mut failed = None;
     for change in &plan.changes {
         match api.make(change).await {
@@ -308,7 +312,7 @@ async fn look_now(plane: &Arc<Plane>, id: ClusterId) -> Result<Option<Ended>, St
 
 /// Ends departures that are done or late; then the masters' specs say so.
 async fn settle_departures(plane: &Arc<Plane>, id: ClusterId) -> Answer<()> {
-    let now = Timestamp::now();
+    let now = crate::seam::clock::now();
     let rows = plane.read()?;
     let Some(mut cluster) = rows.get(&CLUSTERS, &id.to_string())? else {
         return Ok(());

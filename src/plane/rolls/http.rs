@@ -23,8 +23,9 @@ use super::{Begin, By, Kind, MaxUnavailable, Policy, asked, gates, os, plan, run
 use crate::model::{
     AfterDrain, ClusterId, Digest, DrainPolicy, FaultCode, OsOrder, OsReboot, StackRef,
 };
+use crate::plane::guard::Person;
 use crate::plane::http::{DOCUMENT_MAX, Doc, parse, read_body};
-use crate::plane::qbert::{Tenant, cluster_id};
+use crate::plane::qbert::cluster_id;
 use crate::plane::records::{CLUSTERS, Cluster};
 use crate::plane::refusal::{Answer, Refusal};
 use crate::plane::state::{self, Change, Plane};
@@ -149,7 +150,7 @@ async fn plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer<Va
     wanted.of_stack()?;
     let (cluster, asked) = ask(plane, id, &wanted, None).await?;
     let rows = plane.read()?;
-    let mut plan = plan::make(&rows, &cluster, &asked.to, jiff::Timestamp::now())?;
+    let mut plan = plan::make(&rows, &cluster, &asked.to, crate::seam::clock::now())?;
     plan.found.extend(asked.found);
     let to = asked.to.manifest;
     let is_coming = |from: &Digest| plane.ahead.is_coming(from, &to);
@@ -200,7 +201,7 @@ async fn os_plan_of(plane: &Arc<Plane>, id: ClusterId, wanted: Wanted) -> Answer
     let cluster = state::cluster(&plane.read()?, id)?;
     let asked = asked::ask(plane, &cluster, None, wanted.then.unwrap_or_default()).await;
     let rows = plane.read()?;
-    let mut plan = os::look(&rows, &cluster, &order, jiff::Timestamp::now())?;
+    let mut plan = os::look(&rows, &cluster, &order, crate::seam::clock::now())?;
     plan.found.extend(asked);
     Ok(plan.json(&cluster, &order, &wanted.despite))
 }
@@ -316,7 +317,7 @@ async fn turn(
 fn shown(plane: &Plane, id: ClusterId, kind: Kind) -> Answer<Json<Value>> {
     let rows = plane.read()?;
     let cluster = state::cluster(&rows, id)?;
-    show::json_of(&rows, &cluster, kind, jiff::Timestamp::now()).map(Json)
+    show::json_of(&rows, &cluster, kind, crate::seam::clock::now()).map(Json)
 }
 
 /// By a cluster's name, or its id.
@@ -405,7 +406,7 @@ impl<S: Send + Sync> FromRequest<S> for Told {
 }
 
 pub(in crate::plane) async fn get(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
 ) -> Answer<Json<Value>> {
     shown(&plane, cluster_id(&id)?, Kind::Stack)
@@ -413,7 +414,7 @@ pub(in crate::plane) async fn get(
 
 /// Also without a body: to the newest that may follow, or of the kind that the query names.
 pub(in crate::plane) async fn post(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Query(kind): Query<Which>,
     Told(wanted): Told,
@@ -425,7 +426,7 @@ pub(in crate::plane) async fn post(
 }
 
 pub(in crate::plane) async fn post_plan(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Doc(wanted): Doc<Wanted>,
 ) -> Answer<Json<Value>> {
@@ -433,7 +434,7 @@ pub(in crate::plane) async fn post_plan(
 }
 
 pub(in crate::plane) async fn post_turn(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -442,14 +443,14 @@ pub(in crate::plane) async fn post_turn(
 }
 
 pub(in crate::plane) async fn os_get(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
 ) -> Answer<Json<Value>> {
     shown(&plane, cluster_id(&id)?, Kind::Os)
 }
 
 pub(in crate::plane) async fn os_post(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -457,7 +458,7 @@ pub(in crate::plane) async fn os_post(
 }
 
 pub(in crate::plane) async fn os_post_plan(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id))): Of<(String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {
@@ -465,7 +466,7 @@ pub(in crate::plane) async fn os_post_plan(
 }
 
 pub(in crate::plane) async fn os_post_turn(
-    _: Tenant,
+    _: Person,
     (Shared(plane), Path((_, id, verb))): Of<(String, String, String)>,
     Told(wanted): Told,
 ) -> Answer<Json<Value>> {

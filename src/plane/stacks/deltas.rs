@@ -72,7 +72,7 @@ pub(super) async fn make_of(plane: &Arc<Plane>, old: Stack, new: Stack) -> Answe
         let _one = one;
         work(&shared, &before, &after)
     };
-    let offer = tokio::task::spawn_blocking(work)
+    let offer = tokio::task::spawn_blocking(crate::seam::carried(work))
         .await
         .map_err(|e| Refusal::internal(WHAT, &e))??;
     plane

@@ -9,12 +9,13 @@
 //! and new fields with a default are no new schema: an older plane reads past them. It rises where rows of before
 //! have to be written anew, or where an older plane would do harm by reading them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, TableError};
+
+use crate::seam::disk::{self, Options};
 
 use super::{CACHE_BYTES, META, Read, Snapshot, StoreError, Write, redb_failed};
 
@@ -22,7 +23,7 @@ use super::{CACHE_BYTES, META, Read, Snapshot, StoreError, Write, redb_failed};
 pub(super) type Step = fn(&mut Write) -> Result<(), StoreError>;
 
 /// The steps from the first schema on; their number says which schema this program writes.
-pub(super) const STEPS: &[Step] = &[];
+pub(super) const STEPS: &[Step] = &[crate::plane::people::make::from_one];
 
 /// The schema that these steps lead to.
 pub(super) fn schema(steps: &[Step]) -> u64 {
@@ -42,18 +43,24 @@ pub(super) fn open_file(path: &Path) -> Result<Database, StoreError> {
         path: path.to_path_buf(),
         source,
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| open(redb::Error::Io(e)))?;
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_file(file)
-        .map_err(|e| open(e.into()))
+    let made = || {
+        let new = !path.exists();
+        let file = Options::write().read().create(0o600).open(path)?;
+        if new {
+            // What is acknowledged is durable, and so is the name of the file that it is in.
+            disk::sync_dir(path.parent().unwrap_or(path))?;
+        }
+        Ok(file.into_std())
+    };
+    let file = made().map_err(|e| open(redb::Error::Io(e)))?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    #[cfg(feature = "fault")]
+    let made =
+        super::backend::Points::of(file).and_then(|points| builder.create_with_backend(points));
+    #[cfg(not(feature = "fault"))]
+    let made = builder.create_file(file);
+    made.map_err(|e| open(e.into()))
 }
 
 /// The schema of a store that is there; none: it is new.
@@ -131,12 +138,12 @@ pub(super) fn put_back(path: &Path, steps: &[Step]) -> Result<PathBuf, StoreErro
         move |source| StoreError::Copy { to, source }
     };
     // A second name first, then one rename over the first: at no instant is there no store.
-    match fs::remove_file(&kept) {
+    match disk::remove_file(&kept) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(&kept)(e)),
     }
-    fs::hard_link(path, &kept).map_err(failed(&kept))?;
+    disk::hard_link(path, &kept).map_err(failed(&kept))?;
     copy(&copied, path).map_err(failed(path))?;
     drop(db);
     Ok(kept)
@@ -149,26 +156,22 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let temp = to.with_file_name(name);
     let done = (|| {
         let mut source = File::open(from)?;
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temp)?;
+        let mut out = Options::write().create(0o600).truncate().open(&temp)?;
         io::copy(&mut source, &mut out)?;
         out.sync_all()?;
-        fs::rename(&temp, to)?;
-        File::open(to.parent().unwrap_or(to))?.sync_all()
+        disk::rename(&temp, to)?;
+        disk::sync_dir(to.parent().unwrap_or(to))
     })();
     if done.is_err() {
         // Ours alone; why it failed is what matters.
-        drop(fs::remove_file(&temp));
+        drop(disk::remove_file(&temp));
     }
     done
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -227,6 +230,31 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(world.says(&[double, double]), Some(28), "from where it is");
         assert!(copy_of(&world.path(), 2).exists());
+    }
+
+    #[cfg(feature = "fault")]
+    mod power {
+        use super::*;
+
+        /// The file of a new store is there when its first row is acknowledged.
+        #[test]
+        fn what_a_new_store_acknowledged_outlives_the_power() {
+            use crate::seam::fault::{Loss, Scope};
+
+            let world = World {
+                dir: tempfile::tempdir().expect("tempdir"),
+            };
+            let scope = Scope::whole();
+            let here = scope.enter();
+            let store = world.open(&[]).expect("open");
+            store.write(|w| w.put(&NUMBERS, "a", &7)).expect("write");
+            scope.end();
+            drop((store, here));
+            scope.lose(Loss::Everything);
+            let store = world.open(&[]).expect("open");
+            let read = store.read().expect("read");
+            assert_eq!(read.get(&NUMBERS, "a").expect("get"), Some(7));
+        }
     }
 
     #[test]
@@ -292,5 +320,59 @@ mod tests {
             Err(StoreError::Copy { .. })
         ));
         assert_eq!(world.says(&[double]), Some(14));
+    }
+
+    /// A store that goes to the next schema and is written, broken at every point: see [`crate::seam::walk`].
+    #[cfg(feature = "fault")]
+    pub(crate) mod walk {
+        use std::collections::BTreeMap;
+
+        use super::*;
+        use crate::seam::walk::{Scenario, walk};
+
+        pub(crate) struct NextSchema;
+
+        pub(crate) struct Opening(World);
+
+        impl Scenario for NextSchema {
+            const NAME: &'static str = "the plane's store";
+            type World = Opening;
+
+            async fn begin(&self) -> Opening {
+                Opening(World::new())
+            }
+
+            async fn life(&self, Opening(world): &mut Opening, _starts: bool) -> bool {
+                let Ok(store) = world.open(&[double]) else {
+                    return false;
+                };
+                let number = store.read().and_then(|r| r.get(&NUMBERS, "a"));
+                assert!(matches!(number, Ok(Some(14))), "{number:?}");
+                store.write(|w| w.put(&NUMBERS, "b", &1)).is_ok()
+            }
+
+            async fn end(&self, Opening(world): &mut Opening) -> BTreeMap<String, String> {
+                let store = world.open(&[double]).expect("open");
+                let read = store.read().expect("read");
+                let rows = read.all(&NUMBERS).expect("rows");
+                let mut names: Vec<_> = fs::read_dir(world.dir.path())
+                    .expect("directory")
+                    .map(|e| e.expect("entry").file_name())
+                    .collect();
+                names.sort();
+                let copy = Database::open(copy_of(&world.path(), 1)).expect("the copy is whole");
+                drop(copy);
+                [
+                    ("rows".to_owned(), format!("{rows:?}")),
+                    ("names".to_owned(), format!("{names:?}")),
+                ]
+                .into()
+            }
+        }
+
+        #[tokio::test]
+        async fn a_store_broken_anywhere_is_of_the_next_schema_and_has_its_rows() {
+            walk(&NextSchema, 60).await;
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! manifests, files are written below one directory under the manifest's names alone, and each is compared with its
 //! digest when it is whole. What was read of the old files is not compared before: wrong bytes make a wrong file.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -13,6 +13,7 @@ use nix::libc::O_NOFOLLOW;
 
 use super::{MADE, MAGIC, PIECES_MAX, Piece, SAME, WHOLE};
 use crate::model::{Digest, Hasher, StackFile, StackManifest};
+use crate::seam::disk::{self, Options};
 use crate::stack::unpack::WINDOW_LOG_MAX;
 use crate::stack::{StackError, io_error};
 
@@ -65,13 +66,11 @@ fn make(
     into: &Path,
 ) -> Result<(), StackError> {
     let to = into.join(&file.path);
-    let out = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(O_NOFOLLOW)
+    let out = Options::write()
+        .read()
+        .create(0o600)
+        .truncate()
+        .flags(O_NOFOLLOW)
         .open(&to)
         .map_err(io_error("create", &to))?;
     let mut tag = [0];
@@ -107,7 +106,7 @@ fn made(
     delta: &mut impl Read,
     pair: &Pair<'_>,
     file: &StackFile,
-    out: &File,
+    out: &disk::File,
     to: &Path,
 ) -> Result<(), StackError> {
     let (old, size) = old_file(delta, pair)?;
@@ -160,7 +159,7 @@ fn old_file(delta: &mut impl Read, pair: &Pair<'_>) -> Result<(File, u64), Stack
     let file = n.and_then(|n| pair.old.files.get(n));
     let file = file.ok_or_else(|| wrong("it names a file that the old stack does not have"))?;
     let path = pair.old_dir.join(&file.path);
-    let open = OpenOptions::new()
+    let open = File::options()
         .read(true)
         .custom_flags(O_NOFOLLOW)
         .open(&path);
@@ -173,7 +172,7 @@ fn add(
     differences: &mut impl Read,
     old: &File,
     piece: Piece,
-    out: &File,
+    out: &disk::File,
     at: u64,
     to: &Path,
 ) -> Result<(), StackError> {
@@ -201,7 +200,7 @@ fn add(
 fn extra(
     delta: &mut impl Read,
     size: u64,
-    out: &File,
+    out: &disk::File,
     at: u64,
     to: &Path,
 ) -> Result<(), StackError> {
@@ -220,7 +219,7 @@ fn extra(
     Ok(())
 }
 
-fn digest_of(file: &File) -> io::Result<Digest> {
+fn digest_of(file: &disk::File) -> io::Result<Digest> {
     let (mut hasher, mut chunk, mut at) = (Hasher::new(), vec![0; CHUNK], 0);
     loop {
         let n = file.read_at(&mut chunk, at)?;

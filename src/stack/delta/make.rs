@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{MADE, MAGIC, PIECES_MAX, Piece, SAME, WHOLE, pieces};
 use crate::host::fs::HostFs;
 use crate::host::space;
 use crate::model::{DeltaOffer, Digest, Hasher, StackFile, StackManifest};
+use crate::seam::disk::{self, Options};
 use crate::stack::coming::Coming;
 use crate::stack::install::OnDisk;
 use crate::stack::unpack::{self, WINDOW_LOG_MAX};
@@ -56,7 +56,7 @@ fn make_in<'a>(
     to: &Path,
 ) -> Result<DeltaOffer, StackError> {
     let dir = fs.at(scratch);
-    fs::create_dir_all(&dir).map_err(io_error("make directory", &dir))?;
+    disk::make_dirs(&dir).map_err(io_error("make directory", &dir))?;
     let size = |packed: &Packed<'_>| packed.manifest.unpacked_size();
     let free = space::of(&dir).map_err(io_error("ask free space of", &dir))?;
     free.require(&dir, size(old).saturating_add(size(new)))?;
@@ -70,10 +70,8 @@ fn make_in<'a>(
     let (before, after) = (unpacked(old, "old")?, unpacked(new, "new")?);
     let part = dir.join("delta");
     let write = |e| io_error("write", &part)(e);
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
+    let file = Options::write()
+        .create_new(0o600)
         .open(&part)
         .map_err(write)?;
     let mut counted = Counted {
@@ -98,7 +96,7 @@ fn make_in<'a>(
 
 /// Knows what was written.
 struct Counted<'a> {
-    inner: &'a fs::File,
+    inner: &'a disk::File,
     hasher: Hasher,
     bytes: u64,
 }

@@ -8,8 +8,13 @@ shift # --no-ask-password
 verb=$1; shift
 while [ $# -gt 0 ]; do case $1 in -p) shift 2 ;; --) shift; break ;; -*) shift ;; *) break ;; esac; done
 [ "$verb" = show ] || echo "$verb $*" >> "$state/calls"
-running() { [ -s "$state/$1.pid" ] && kill -0 "$(cat "$state/$1.pid")" 2>/dev/null; }
+once() { grep -qs '^Type=oneshot' "$root/etc/systemd/system/$1"; }
+running() {
+  if once "$1"; then [ -e "$state/$1.up" ]; return; fi
+  [ -s "$state/$1.pid" ] && kill -0 "$(cat "$state/$1.pid")" 2>/dev/null
+}
 stop() {
+  if once "$1"; then rm -f "$state/$1.up"; return 0; fi
   running "$1" || return 0
   kill "-$2" "$(cat "$state/$1.pid")"
   while running "$1"; do sleep 0.02; done
@@ -24,6 +29,8 @@ start() {
   n=$(cat "$state/n" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$state/n"
   : > "$state/$1.pid"
   echo $n > "$state/$1.up"
+  # It is active because it was started: what it does, it does when the machine goes down.
+  ! once "$1" || return 0
   set -a
   for file in $(sed -n 's/^EnvironmentFile=//p' "$unit"); do . "$root$file" || return 1; done
   set +a
@@ -46,7 +53,7 @@ show)
   for u in "$@"; do
     echo "Id=$u"
     if [ -e "$root/etc/systemd/system/$u" ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
-    if running "$u"; then echo ActiveState=active; echo "MainPID=$(cat "$state/$u.pid")"
+    if running "$u"; then echo ActiveState=active; once "$u" || echo "MainPID=$(cat "$state/$u.pid")"
     elif [ -e "$state/$u.up" ]; then echo ActiveState=failed
     else echo ActiveState=inactive; fi
     [ ! -e "$state/$u.up" ] || echo "InvocationID=$(cat "$state/$u.up")"

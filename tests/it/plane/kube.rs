@@ -153,7 +153,7 @@ pub(super) fn is_the_planes_own(opened: &Opened) -> bool {
         .meta
         .get("who")
         .map(String::as_str)
-        .is_some_and(|who| ["rights", "upgrade"].contains(&who))
+        .is_some_and(|who| ["rights", "upgrade", "availability"].contains(&who))
 }
 
 /// The next stream that somebody asked for.
@@ -248,6 +248,11 @@ async fn answer(mut request: Request<Body>, watch: Watch) -> Response<Answer> {
     Response::new(whole(format!("got {} bytes", body.len())))
 }
 
+/// The administrator asks for a kubeconfig with a token in it.
+pub(super) fn long_lived(cluster: impl serde::Serialize) -> Value {
+    json!({"cluster": cluster, "long_lived": {"name": "a test", "ttl_s": 3600}})
+}
+
 /// A cluster of one connected master; the kubeconfig's server and token.
 pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
     bed.stack("1").await;
@@ -255,7 +260,7 @@ pub(super) async fn world(bed: &Bed) -> (ClusterId, Node, String, String) {
     let cluster = bed.cluster("c").await;
     let (status, said) = bed.attach(cluster, &[(&node, true)]).await;
     assert_eq!(status, 200, "{said}");
-    let (status, body) = bed.admin("/kubeconfig", json!({"cluster": "c"})).await;
+    let (status, body) = bed.admin("/kubeconfig", long_lived("c")).await;
     assert_eq!(status, 200, "{body}");
     let text = body["kubeconfig"].as_str().expect("text");
     let value = |field: &str| {
@@ -418,7 +423,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
     let api = format!("{server}/api");
     assert_eq!(ask(api.clone(), "guess".into()).await.0, 401);
     let unknown = server.replace(&cluster.to_string(), &ClusterId::random().to_string());
-    assert_eq!(ask(format!("{unknown}/api"), token.clone()).await.0, 403);
+    assert_eq!(ask(format!("{unknown}/api"), token.clone()).await.0, 404);
 
     // The node does not know the service.
     let mut incoming = node.incoming.take().expect("connected");
@@ -427,7 +432,7 @@ async fn what_cannot_be_reached_is_said_in_words_kubectl_shows() {
         assert_eq!(opened.open.service, "kube-apiserver");
         assert_eq!(
             opened.open.meta.get("who").map(String::as_str),
-            Some("kubeconfig")
+            Some("Default/admin@pf9.local")
         );
         opened.refuse(Code::UnknownService, 0, "not on this host's allow-list");
     });

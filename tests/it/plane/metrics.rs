@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use pf9_hostagent::model::ClusterId;
 use pf9_hostagent::mux::MuxStream;
 use pf9_hostagent::wire::{Class, Code};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::bed::{Bed, within};
@@ -57,7 +57,9 @@ async fn serve(stream: MuxStream, service: String) {
 
 /// A token that is good for one cluster.
 pub(super) async fn token(bed: &Bed, cluster: &str) -> String {
-    let (status, body) = bed.admin("/kubeconfig", json!({"cluster": cluster})).await;
+    let (status, body) = bed
+        .admin("/kubeconfig", super::kube::long_lived(cluster))
+        .await;
     assert_eq!(status, 200, "{body}");
     let text = body["kubeconfig"].as_str().expect("text");
     let line = text.lines().find_map(|l| l.trim().strip_prefix("token: "));
@@ -121,7 +123,7 @@ async fn every_target_that_is_named_answers_with_the_hosts_own_numbers() {
     );
     // A cluster's token shows its own hosts only.
     let foreign = format!("/metrics/hosts/{}/tunnel", other.id);
-    assert_eq!(ask(&bed, &foreign, &token).await.0, 403);
+    assert_eq!(ask(&bed, &foreign, &token).await.0, 404);
 }
 
 #[tokio::test]

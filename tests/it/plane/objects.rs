@@ -52,7 +52,8 @@ impl Objects {
             .objects
             .values()
             .filter_map(|o| o["subjects"].as_array());
-        let names = subjects.flatten().filter_map(|s| s["name"].as_str());
+        let users = subjects.flatten().filter(|s| s["kind"] == "User");
+        let names = users.filter_map(|s| s["name"].as_str());
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.sort();
         names.dedup();

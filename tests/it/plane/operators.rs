@@ -88,7 +88,7 @@ async fn every_api_refuses_in_its_own_shape() {
             Method::GET,
             "/qbert/v4/other/nodes".into(),
             Value::Null,
-            403,
+            404,
             "/error/message",
             "project",
         ),

@@ -299,7 +299,7 @@ async fn a_removed_node_fetches_its_order_says_so_and_is_a_stranger() {
         200
     );
     let before = node.current().await.generation.0;
-    let path = format!("/resmgr/v1/hosts/{}", node.id);
+    let path = format!("/resmgr/v1/hosts/{}?force=true", node.id);
     assert_eq!(bed.ask(Method::DELETE, &path, Value::Null).await.0, 200);
     let closed = tokio::time::timeout(Duration::from_secs(5), node.closed());
     closed.await.expect("within seconds");

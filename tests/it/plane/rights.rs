@@ -145,6 +145,23 @@ async fn members_have_rights_and_marks_and_the_plane_is_no_master_of_masters() {
     for caller in world.api.objects.callers() {
         assert_eq!(caller, "CN=pf9:plane");
     }
+    // People who come through the plane have what their role has here.
+    for (role, bound) in [
+        ("admin", "cluster-admin"),
+        ("member", "edit"),
+        ("reader", "view"),
+    ] {
+        let binding = world
+            .api
+            .objects
+            .get(&format!("{BINDINGS}/pf9:role:{role}"));
+        let binding = binding.expect("a binding");
+        assert_eq!(binding["roleRef"]["name"], bound);
+        let group = json!([{
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": format!("pf9:role:{role}"),
+        }]);
+        assert_eq!(binding["subjects"], group);
+    }
     // What somebody gives himself under a name of ours, or to others in a binding of ours, goes.
     let evil = format!("{BINDINGS}/pf9:host:{}:admin", world.first.id);
     let mut binding = world.api.objects.get(&evil).expect("binding");

@@ -111,7 +111,7 @@ impl World {
         assert_eq!(code, 204, "{said}");
     }
 
-    async fn begin(&self) -> Value {
+    pub(super) async fn begin(&self) -> Value {
         let wanted = json!({"to": "b", "despite": [NO_API]});
         let (status, said) = self.bed.admin(AT, wanted).await;
         assert_eq!(status, 200, "{said}");

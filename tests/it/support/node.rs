@@ -241,6 +241,7 @@ fn idle() -> NodeStatus {
         etcd: None,
         api_address: None,
         revived: Vec::new(),
+        services: Vec::new(),
         maintenance: None,
         repairs: Vec::new(),
         extensions: None,

@@ -2,6 +2,8 @@ use std::os::unix::fs::MetadataExt;
 
 use proptest::prelude::*;
 
+use std::os::unix::fs::symlink;
+
 use super::testing::*;
 use super::*;
 use crate::model::Digest;
@@ -131,7 +133,7 @@ fn an_archive_that_shrinks_after_it_was_looked_at_fills_nothing_up() {
         .windows(7)
         .position(|w| w == b"program")
         .expect("its bytes");
-    let file = OpenOptions::new().write(true).open(&path).expect("open");
+    let file = File::options().write(true).open(&path).expect("open");
     file.set_len(at as u64 + 3).expect("shorter");
     let root = dir.path().join("root");
     std::fs::create_dir(&root).expect("directory");

@@ -4,6 +4,7 @@ use super::super::super::job::Hold;
 use super::*;
 use crate::host::ours::paths::NODELET_AT_BOOT;
 use crate::host::ours::units::NODELET;
+use crate::model::Timestamp;
 use crate::model::{EtcdMember, HostId};
 
 /// A master that founded etcd with another one, which cannot be asked: of etcd there is nothing here but

@@ -2,6 +2,7 @@
 
 use super::unfit::{RUNS, RUNS_NOT};
 use super::*;
+use crate::model::Timestamp;
 use crate::model::{
     NodeSpec, OsOrder, RestoreOrder, RollId, StackRef, UpgradeOrder, UpgradeStage, UpgradeState,
     UpgradeStatus,
@@ -39,7 +40,13 @@ impl Machine {
             roll: RollId(uuid::Uuid::from_u128(roll)),
             ..order(UpgradeStage::Node, to)
         };
-        let mut record = Record::new(&order, At::Switching, &from, None, Timestamp::now());
+        let mut record = Record::new(
+            &order,
+            At::Switching,
+            &from,
+            None,
+            crate::seam::clock::now(),
+        );
         record.attempts = 1;
         roll::save(&self.fs, &record).expect("record");
         let node = NodeSpec {
@@ -225,7 +232,7 @@ async fn a_switch_that_took_the_machine_down_too_often_is_put_back() {
     });
     ledger.save().expect("ledger");
     let order = order(UpgradeStage::Node, &new);
-    let mut record = Record::new(&order, At::Proving, &from, None, Timestamp::now());
+    let mut record = Record::new(&order, At::Proving, &from, None, crate::seam::clock::now());
     record.attempts = ATTEMPTS_MAX;
     roll::save(&machine.fs, &record).expect("record");
     let mut life = machine.begin();
@@ -346,7 +353,13 @@ async fn what_goes_back_follows_the_order_to_restore_etcd_of_the_newest_spec() {
     ledger.save().expect("ledger");
     let new = machine.stage_imageless("1.37.2", RUNS);
     let order = order(UpgradeStage::Node, &new);
-    let record = Record::new(&order, At::PuttingBack, &from, None, Timestamp::now());
+    let record = Record::new(
+        &order,
+        At::PuttingBack,
+        &from,
+        None,
+        crate::seam::clock::now(),
+    );
     roll::save(&machine.fs, &record).expect("record");
     let mut wanted = NodeSpec {
         stack: new.clone(),
@@ -386,7 +399,7 @@ async fn time_in_a_restore_of_etcd_makes_no_switch_late() {
     let new = machine.stage_imageless("1.37.2", RUNS);
     let from = life.engine.ledger.ledger.installed.clone().expect("a node");
     let order = order(UpgradeStage::Node, &new);
-    let record = Record::new(&order, At::Proving, &from, None, Timestamp::now());
+    let record = Record::new(&order, At::Proving, &from, None, crate::seam::clock::now());
     let record = life.engine.note_roll(record).expect("noted");
     tokio::time::advance(Duration::from_secs(200)).await;
     assert_eq!(

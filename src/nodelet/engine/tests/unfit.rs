@@ -2,6 +2,7 @@
 //! after, and another stack heals it.
 
 use super::*;
+use crate::model::Timestamp;
 use crate::model::{
     NodeSpec, StackArchive, StackComponent, StackFile, StackImage, StackManifest, StackRef,
 };

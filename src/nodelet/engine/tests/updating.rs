@@ -3,6 +3,7 @@
 
 use super::rolling::{order, put, upgrade};
 use super::*;
+use crate::model::Timestamp;
 use crate::model::{OsReport, UpgradeStage, UpgradeState};
 use crate::nodelet::roll::{self, At, Record};
 use crate::os::{Goal, Run};
@@ -40,7 +41,13 @@ impl World {
         let (ledger, _) = LedgerFile::load(&machine.fs, Timestamp::UNIX_EPOCH);
         let from = ledger.ledger.installed.clone().expect("a node");
         let ordered = order(UpgradeStage::Os, &own);
-        let mut record = Record::new(&ordered, At::Updating, &from, None, Timestamp::now());
+        let mut record = Record::new(
+            &ordered,
+            At::Updating,
+            &from,
+            None,
+            crate::seam::clock::now(),
+        );
         record.attempts = 1;
         roll::save(&machine.fs, &record).expect("record");
         let life = machine.begin();

@@ -3,6 +3,8 @@
 
 mod sealed;
 mod signed;
+#[cfg(feature = "fault")]
+pub(crate) mod walk;
 
 use proptest::prelude::*;
 
@@ -33,7 +35,7 @@ esac
 "#;
 const SNAPSHOT: &str = "/root/s.db";
 
-struct Machine {
+pub(crate) struct Machine {
     _dir: tempfile::TempDir,
     host: Host,
     node: NodeSpec,
@@ -113,17 +115,21 @@ impl Machine {
     }
 
     fn step(&self) -> Went {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
+        runtime.block_on(self.step_on())
+    }
+
+    async fn step_on(&self) -> Went {
         let hands = Hands {
             host: &self.host,
             node: &self.node,
             egress: &Ok(Egress::direct()),
             shelves: &self.shelves,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("runtime");
-        runtime.block_on(step(hands, Timestamp::UNIX_EPOCH))
+        step(hands, Timestamp::UNIX_EPOCH).await
     }
 
     /// Steps until there is none; every one has to be done.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::host::testing::in_namespaces;
+use crate::model::Timestamp;
 use crate::nodelet::address::turn::HOLD;
 
 const OWN: &str = "10.9.0.1";

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::backup::seal;
 use crate::identity::order_key;
+use crate::model::Timestamp;
 use crate::model::{ArchivePolicy, ArchiveTarget, BackupManifest, BackupSigner, HostId, Secret};
 use crate::nodelet::etcd::testing::{Does, FakePlane, NAME, backup, note};
 use crate::nodelet::testing::enrolled;

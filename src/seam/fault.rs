@@ -1,0 +1,477 @@
+//! What breaks, and where.
+//!
+//! ```text
+//! Scope ──enter──► this thread, and whom it gives work (host::blocking)
+//!   │                 each point: noted, and at the chosen one ─► end | power | error | stop
+//!   └─ points()      what was passed, in order: the walk's list
+//! ```
+//!
+//! A scope is one life of a process. Once it ended nothing more of it reaches the disk, whatever its destructors try.
+//! In a test a life ends by unwinding ([`Ended`] is the payload, which no hook prints); in a program of its own, which
+//! is told by `PF9_FAULT` (`POINT:FAULT`, see [`from_environment`]), by `abort`.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::panic::{Location, resume_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use nix::errno::Errno;
+
+use super::unsynced::Unsynced;
+pub use super::unsynced::{Loss, Stash};
+
+/// `POINT:FAULT` for a program of its own.
+const ENV: &str = "PF9_FAULT";
+/// How long a thread stands that is not the event loop's. Whoever waits for it with the loop waits until the watchdog ends
+/// the process.
+const WATCHDOG: Duration = Duration::from_secs(3);
+/// Its clock: `stands`, or seconds by which it is wrong.
+const ENV_CLOCK: &str = "PF9_FAULT_CLOCK";
+
+/// What kind of call a point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A file is opened to be written.
+    Open,
+    /// Bytes are written.
+    Write,
+    /// A file is cut or made longer.
+    Length,
+    /// Permissions or owner.
+    Attributes,
+    /// A file is made durable.
+    Sync,
+    /// A directory's names are.
+    SyncDir,
+    /// A name is given to something else.
+    Rename,
+    /// A name is added.
+    Link,
+    /// A name is taken away.
+    Remove,
+    /// A directory is made.
+    MakeDir,
+    /// A program is started.
+    Spawn,
+    /// It ended.
+    Exit,
+    /// An answer is given, or was got.
+    Reply,
+    /// The clock is read.
+    Clock,
+}
+
+/// What happens at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process ends, a write half done; the machine goes on.
+    Kill,
+    /// The machine does.
+    Power(Loss),
+    /// The call fails, a write half done.
+    Fail(Errno),
+    /// It never comes back.
+    Stop,
+}
+
+/// A point that was passed.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its place in the seam.
+    pub place: &'static str,
+    /// Whose call it was.
+    pub caller: &'static Location<'static>,
+    /// About what: the last part of its path.
+    pub about: String,
+}
+
+/// How a life ended in a test: what it unwound with.
+#[derive(Debug)]
+pub struct Ended;
+
+/// One life of a process.
+#[derive(Debug)]
+pub struct Scope {
+    number: u64,
+    state: Mutex<State>,
+    over: AtomicBool,
+    freed: Condvar,
+    /// The thread of the event loop: where that stops, the watchdog ends the process.
+    home: Option<ThreadId>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    points: Vec<Point>,
+    breaks: Option<(usize, Fault)>,
+    broke: Option<Point>,
+    stopped: bool,
+    unsynced: Unsynced,
+    clock: Clock,
+}
+
+/// A clock that is not the machine's.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Clock {
+    /// It is.
+    #[default]
+    Right,
+    /// It is wrong by so much.
+    Off(SignedDuration),
+    /// It stands.
+    Stands(Timestamp),
+}
+
+/// What a point is to do.
+pub(crate) struct Verdict(Option<(Arc<Scope>, Fault)>);
+
+/// The scope of a thread, to be given to another one.
+pub(crate) struct Current(Option<Arc<Scope>>);
+
+/// As long as this is there the thread's points belong to a scope.
+pub struct Entered(Option<Arc<Scope>>);
+
+thread_local! {
+    static HERE: RefCell<Option<Arc<Scope>>> = const { RefCell::new(None) };
+}
+
+// === impl Fault ===
+
+impl Kind {
+    /// Everything that may happen at such a point.
+    pub fn faults(self) -> Vec<Fault> {
+        let mut all = vec![Fault::Kill, Fault::Stop];
+        let refused: &[Errno] = match self {
+            Self::Open => &[Errno::ENOSPC, Errno::EIO, Errno::EMFILE],
+            Self::Write
+            | Self::Length
+            | Self::Sync
+            | Self::SyncDir
+            | Self::Rename
+            | Self::Link
+            | Self::MakeDir => &[Errno::ENOSPC, Errno::EIO],
+            Self::Attributes | Self::Remove | Self::Exit | Self::Reply => &[Errno::EIO],
+            Self::Spawn => &[Errno::EMFILE, Errno::EAGAIN],
+            // A reading cannot be refused, and changes nothing that could be lost.
+            Self::Clock => return all,
+        };
+        all.extend(refused.iter().copied().map(Fault::Fail));
+        all.extend([Loss::Everything, Loss::Bytes].map(Fault::Power));
+        all
+    }
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// A life in which nothing breaks.
+    pub fn whole() -> Arc<Self> {
+        Self::new(None, true)
+    }
+
+    /// One in which this happens at the point of this number, the first one being 0.
+    pub fn breaking(point: usize, fault: Fault) -> Arc<Self> {
+        Self::new(Some((point, fault)), true)
+    }
+
+    fn new(breaks: Option<(usize, Fault)>, here: bool) -> Arc<Self> {
+        static LIVES: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self {
+            number: LIVES.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::new(State {
+                breaks,
+                ..State::default()
+            }),
+            over: AtomicBool::new(false),
+            freed: Condvar::new(),
+            home: here.then(|| std::thread::current().id()),
+        })
+    }
+
+    /// This thread's points belong to it.
+    pub fn enter(self: &Arc<Self>) -> Entered {
+        Current(Some(Arc::clone(self))).enter()
+    }
+
+    /// What was passed so far.
+    pub fn points(&self) -> Vec<Point> {
+        self.state().points.clone()
+    }
+
+    /// The point at which it broke, if it did.
+    pub fn broke(&self) -> Option<Point> {
+        self.state().broke.clone()
+    }
+
+    /// Something waits for ever.
+    pub fn stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// It ended before its time.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// It ends now, if it did not: whoever stands still in it goes on, and reaches nothing any more.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        self.freed.notify_all();
+    }
+
+    /// Its clock.
+    pub fn set_clock(&self, clock: Clock) {
+        self.state().clock = clock;
+    }
+
+    /// It is over, and the machine lost power: what was not synced is lost.
+    pub fn lose(&self, loss: Loss) {
+        assert!(self.is_over(), "a machine that lost power goes on");
+        self.state().unsynced.lose(loss);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass(
+        &self,
+        kind: Kind,
+        place: &'static str,
+        caller: &'static Location<'static>,
+        about: &Path,
+    ) -> Option<Fault> {
+        if self.is_over() {
+            return Some(Fault::Fail(Errno::EIO));
+        }
+        let mut state = self.state();
+        let number = state.points.len();
+        let about = about.file_name().unwrap_or_default().to_string_lossy();
+        let point = Point {
+            kind,
+            place,
+            caller,
+            about: about.into_owned(),
+        };
+        let fault = match state.breaks {
+            Some((at, fault)) if at == number => {
+                // Not a moment later: others of its threads would go on meanwhile.
+                if matches!(fault, Fault::Kill | Fault::Power(_)) {
+                    self.over.store(true, Ordering::SeqCst);
+                }
+                state.broke = Some(point.clone());
+                Some(fault)
+            }
+            Some(_) | None => None,
+        };
+        state.points.push(point);
+        fault
+    }
+
+    fn is_program(&self) -> bool {
+        self.home.is_none()
+    }
+
+    /// The end of a life.
+    fn ends(&self, fault: Fault) -> ! {
+        self.end();
+        if self.is_program() {
+            if let Fault::Power(loss) = fault {
+                self.lose(loss);
+            }
+            std::process::abort();
+        }
+        resume_unwind(Box::new(Ended))
+    }
+
+    fn refused(&self) -> io::Error {
+        Errno::EIO.into()
+    }
+}
+
+impl Current {
+    pub(crate) fn enter(&self) -> Entered {
+        Entered(HERE.replace(self.0.clone()))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        HERE.set(self.0.take());
+    }
+}
+
+impl Verdict {
+    /// A write gets half of its way.
+    pub(crate) fn tears(&self) -> bool {
+        match &self.0 {
+            Some((_, Fault::Kill | Fault::Power(_))) => true,
+            Some((scope, Fault::Fail(_))) => !scope.is_over(),
+            Some((_, Fault::Stop)) | None => false,
+        }
+    }
+
+    pub(crate) fn carried_out(self) -> io::Result<()> {
+        let Some((scope, fault)) = self.0 else {
+            return Ok(());
+        };
+        match fault {
+            Fault::Fail(errno) => Err(errno.into()),
+            Fault::Kill | Fault::Power(_) => scope.ends(fault),
+            Fault::Stop => {
+                let mut state = scope.state();
+                state.stopped = true;
+                let loop_stands = scope.home == Some(std::thread::current().id());
+                if loop_stands {
+                    // What the watchdog does about it, without the wait.
+                    drop(state);
+                    scope.ends(fault);
+                }
+                while !scope.is_over() {
+                    let waited = scope.freed.wait_timeout(state, WATCHDOG);
+                    let (held, late) = waited.unwrap_or_else(PoisonError::into_inner);
+                    state = held;
+                    if late.timed_out() && !scope.is_program() {
+                        scope.end();
+                    }
+                }
+                drop(state);
+                Err(scope.refused())
+            }
+        }
+    }
+
+    pub(crate) async fn carried_out_soon(self) -> io::Result<()> {
+        match self.0 {
+            Some((scope, Fault::Stop)) => {
+                scope.state().stopped = true;
+                std::future::pending().await
+            }
+            other => Self(other).carried_out(),
+        }
+    }
+}
+
+// === points ===
+
+#[track_caller]
+pub(crate) fn verdict(kind: Kind, place: &'static str, about: &Path) -> Verdict {
+    let caller = Location::caller();
+    Verdict(current().0.and_then(|scope| {
+        let fault = scope.pass(kind, place, caller, about)?;
+        Some((scope, fault))
+    }))
+}
+
+pub(crate) fn current() -> Current {
+    let here = HERE.with_borrow(Clone::clone);
+    Current(here.or_else(|| from_environment().clone()))
+}
+
+/// The life of a program that was told by its environment. `PF9_FAULT` is `POINT:FAULT`: the number of the point, and
+/// `kill`, `power`, `torn` (a power cut that keeps names and loses bytes), `stop`, or a number of `errno`.
+fn from_environment() -> &'static Option<Arc<Scope>> {
+    static PROGRAM: OnceLock<Option<Arc<Scope>>> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let told = std::env::var(ENV).ok();
+        let clock = std::env::var(ENV_CLOCK).ok();
+        if told.is_none() && clock.is_none() {
+            return None;
+        }
+        let scope = Scope::new(told.as_deref().and_then(read), false);
+        if let Some(clock) = clock {
+            scope.set_clock(match clock.parse() {
+                Ok(seconds) => Clock::Off(SignedDuration::from_secs(seconds)),
+                Err(_) => Clock::Stands(Timestamp::now()),
+            });
+        }
+        Some(scope)
+    })
+}
+
+fn read(told: &str) -> Option<(usize, Fault)> {
+    let (point, fault) = told.split_once(':')?;
+    let fault = match fault {
+        "kill" => Fault::Kill,
+        "power" => Fault::Power(Loss::Everything),
+        "torn" => Fault::Power(Loss::Bytes),
+        "stop" => Fault::Stop,
+        errno => Fault::Fail(Errno::from_raw(errno.parse().ok()?)),
+    };
+    Some((point.parse().ok()?, fault))
+}
+
+/// What a clock shows.
+pub(crate) fn shown(now: Timestamp) -> Timestamp {
+    let Some(scope) = current().0 else { return now };
+    let clock = scope.state().clock;
+    match clock {
+        Clock::Right => now,
+        Clock::Off(by) => now.saturating_add(by).unwrap_or(now),
+        Clock::Stands(at) => at,
+    }
+}
+
+/// Which life this is; none outside of all.
+pub(crate) fn life() -> Option<u64> {
+    current().0.map(|scope| scope.number)
+}
+
+fn note<T>(what: impl FnOnce(&mut Unsynced) -> T) -> Option<T> {
+    current().0.map(|scope| what(&mut scope.state().unsynced))
+}
+
+pub(crate) fn made(at: &Path) {
+    note(|u| u.made(at));
+}
+
+pub(crate) fn begun(file: &File) {
+    note(|u| u.begun(file));
+}
+
+pub(crate) fn changes(file: &File) {
+    note(|u| u.changes(file));
+}
+
+pub(crate) fn overwrites(at: &Path) {
+    if let Ok(file) = File::open(at) {
+        changes(&file);
+    }
+}
+
+pub(crate) fn synced(file: &File) {
+    note(|u| u.synced(file));
+}
+
+pub(crate) fn synced_dir(dir: &Path) {
+    note(|u| u.synced_dir(dir));
+}
+
+pub(crate) fn kept(at: &Path) -> Stash {
+    note(|u| u.kept(at)).unwrap_or_default()
+}
+
+pub(crate) fn renamed(from: &Path, to: &Path, stash: Stash) {
+    note(|u| u.renamed(from, to, stash));
+}
+
+pub(crate) fn exchanged(one: &Path, other: &Path) {
+    note(|u| u.exchanged(one, other));
+}
+
+pub(crate) fn removed(at: &Path, stash: Stash) {
+    note(|u| u.removed(at, stash));
+}
+
+/// Whether a tree was put aside instead of deleted.
+pub(crate) fn tree_put_aside(at: &Path) -> bool {
+    note(|u| u.tree_put_aside(at)).unwrap_or(false)
+}

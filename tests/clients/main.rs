@@ -1,0 +1,10 @@
+//! Clients of others, as people have them, against the plane.
+//!
+//! ```text
+//! openstack  python-openstackclient, the real one: python3 scripts/lib/openstack.py installs it once
+//! ```
+//!
+//! A program that is missing is a failure, never a skip. `scripts/test` installs it and runs all of it.
+#![cfg(feature = "plane")]
+
+mod openstack;

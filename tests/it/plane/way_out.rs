@@ -1,0 +1,104 @@
+//! Every way by which a master can be taken out asks the same question.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::bed::Bed;
+use super::node::Node;
+
+/// A cluster of one master and one worker.
+async fn world() -> (Bed, Node, Node, String) {
+    let bed = Bed::new().await;
+    bed.stack("1").await;
+    let master = bed.host("m1", "10.1.0.1").await;
+    let worker = bed.host("w1", "10.1.0.2").await;
+    let cluster = bed.cluster("c").await;
+    let (status, said) = bed
+        .attach(cluster, &[(&master, true), (&worker, false)])
+        .await;
+    assert_eq!(status, 200, "{said}");
+    (bed, master, worker, cluster.to_string())
+}
+
+/// The ways, as an operator goes them.
+const WAYS: [&str; 4] = [
+    "detach",
+    "detach on the socket",
+    "remove",
+    "remove on the socket",
+];
+
+async fn go(bed: &Bed, way: &str, master: &Node, cluster: &str, force: bool) -> (u16, Value) {
+    let id = master.id;
+    match way {
+        "detach" => {
+            let path = format!("/qbert/v4/{{project}}/clusters/{cluster}/detach");
+            let body = json!([{"uuid": id, "force": force}]);
+            bed.ask(Method::POST, &path, body).await
+        }
+        "detach on the socket" => {
+            let body = json!({"hosts": [id], "force": force});
+            bed.admin(&format!("/clusters/{cluster}/detach"), body)
+                .await
+        }
+        "remove" => {
+            let path = format!("/resmgr/v1/hosts/{id}?force={force}");
+            bed.ask(Method::DELETE, &path, Value::Null).await
+        }
+        "remove on the socket" => {
+            let body = json!({"force": force});
+            bed.admin(&format!("/hosts/{id}/remove"), body).await
+        }
+        _ => panic!("no way {way}"),
+    }
+}
+
+fn code(said: &Value) -> Option<&str> {
+    let places = ["/code", "/fault/code", "/error/fault/code"];
+    places.iter().find_map(|at| said.pointer(at)?.as_str())
+}
+
+#[tokio::test]
+async fn the_last_master_leaves_by_no_way_unless_somebody_insists() {
+    for way in WAYS {
+        let (bed, master, worker, cluster) = world().await;
+        let (status, said) = go(&bed, way, &master, &cluster, false).await;
+        assert_eq!(
+            (status, code(&said)),
+            (409, Some("last-master")),
+            "{way}: {said}"
+        );
+        // Its role is no way round it.
+        let path = format!("/resmgr/v1/hosts/{}/roles/pf9-kube", master.id);
+        let (status, said) = bed.ask(Method::DELETE, &path, Value::Null).await;
+        assert_eq!(
+            (status, code(&said)),
+            (409, Some("host-attached")),
+            "{said}"
+        );
+        let (status, said) = go(&bed, way, &master, &cluster, true).await;
+        assert_eq!(status, 200, "{way}: {said}");
+        let lost = said["lost"].as_str().unwrap_or_default();
+        assert!(
+            lost.contains("1 workers that nobody looks after"),
+            "{way}: {said}"
+        );
+        let node = bed
+            .get(&format!("/qbert/v4/{{project}}/nodes/{}", worker.id))
+            .await;
+        assert_eq!(
+            node["clusterUuid"],
+            json!(cluster),
+            "the worker is where it was"
+        );
+    }
+}
+
+/// With everybody it may go, and the machine that is gone already is believed.
+#[tokio::test]
+async fn with_everybody_it_may_go() {
+    let (bed, master, worker, cluster) = world().await;
+    let cluster = cluster.parse().expect("uuid");
+    let (status, said) = bed.detach(cluster, &[&master, &worker]).await;
+    assert_eq!(status, 200, "{said}");
+}
