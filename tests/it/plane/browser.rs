@@ -18,6 +18,20 @@ pub(super) struct Browser {
     driver: Child,
 }
 
+/// A test that fails leaves no browser behind: its processes are those of the driver's group.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let id = self.driver.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id {
+            let group = nix::unistd::Pid::from_raw(id);
+            // One that is gone already is as good.
+            match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
 impl Browser {
     /// A window of a desk.
     pub(super) async fn new() -> Self {
@@ -41,6 +55,7 @@ impl Browser {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .expect("chromedriver: Debian has it in chromium-driver");
         let mut lines = BufReader::new(driver.stdout.take().expect("stdout")).lines();
