@@ -67,6 +67,17 @@ export function leave() {
   window.dispatchEvent(new Event("left"));
 }
 
+/** Signs out: the plane forgets the token as well, so that a copy of it is good for nothing. */
+export async function signOut() {
+  const token = session?.token;
+  try {
+    await fetch("/keystone/v3/auth/tokens", { method: "DELETE", credentials: "omit", keepalive: true,
+      headers: { "X-Auth-Token": token, "X-Subject-Token": token } });
+  } finally {
+    leave();
+  }
+}
+
 export const mayChange = () => session?.roles.some((role) => role !== "reader") ?? false;
 
 export const hosts = {
@@ -114,7 +125,7 @@ export async function listen(look, lost, signal) {
         headers: { "X-Auth-Token": session.token, Accept: "text/event-stream" }, credentials: "omit", signal,
       });
       if (answer.status === 401) return leave();
-      if (!answer.ok) throw new Error(`the plane answered ${answer.status}`);
+      if (!answer.ok) throw new Refused(answer.status, reason(await answer.json().catch(() => null), answer.status));
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       lost(null);
       for (let open = true; open;) {
@@ -122,9 +133,9 @@ export async function listen(look, lost, signal) {
         if (value?.includes("data:")) look();
         open = !done;
       }
-    } catch {
+    } catch (error) {
       if (signal.aborted) return;
-      lost("the plane does not answer; trying again");
+      lost(`${error instanceof Refused ? error.message : "the plane does not answer"}; trying again`);
     }
     await new Promise((again) => setTimeout(again, 2000));
   }

@@ -31,7 +31,7 @@ function frame() {
   place("nav").replaceChildren(...TABS.map(([at, name]) =>
     h("a", { href: at, "aria-current": location.hash.startsWith(at) && "page" }, name)));
   place("who").replaceChildren(...(session ? [`${session.name} · ${session.projectName}`,
-    h("button", { onclick: api.leave }, "Sign out")] : []));
+    h("button", { onclick: api.signOut }, "Sign out")] : []));
 }
 
 async function show() {
@@ -58,7 +58,9 @@ async function show() {
     try {
       const content = await made.draw();
       if (shown !== here) return;
+      const kept = first ? () => {} : keep();
       place("view").replaceChildren(...[content].flat(9).filter(Boolean));
+      kept();
       if (first) place("view").focus();
     } catch (error) {
       if (shown === here && api.who()) say(error);
@@ -66,6 +68,17 @@ async function show() {
   };
   await draw(true);
   if (made.live && shown === here) follow(here, draw);
+}
+
+/** What somebody opened and wrote is there when the view is drawn again. */
+function keep() {
+  const view = place("view");
+  const open = new Set([...view.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent));
+  const written = new Map([...view.querySelectorAll("input[id], select[id]")].map((input) => [input.id, input.value]));
+  return () => {
+    for (const summary of view.querySelectorAll("details > summary")) summary.parentElement.open ||= open.has(summary.textContent);
+    for (const input of view.querySelectorAll("input[id], select[id]")) input.value = written.get(input.id) ?? input.value;
+  };
 }
 
 /** Draws again when the plane says that something changed; never while somebody types, nor faster than PACE. */

@@ -149,12 +149,41 @@ async fn an_alert_comes_is_acknowledged_and_goes() {
     browser.press("Acknowledge it").await;
     browser.sees("Default/admin").await;
     browser.picture("alert").await;
+    // What somebody opened and wrote stays so when the view is drawn again.
+    browser.press("Acknowledge").await;
+    browser.fill("Why", "it is known").await;
+    browser
+        .run("document.activeElement.blur(); window.before = document.querySelector('main h1')")
+        .await;
+    world.report(1, Some("ready")).await;
+    let drawn = "return document.querySelector('main h1') !== window.before";
+    until(|| async { (browser.run(drawn).await == json!(true)).then_some(()) }).await;
+    let kept = "const d = [...document.querySelectorAll('details')].find((d) => d.open); return d?.querySelector('input').value";
+    assert_eq!(browser.run(kept).await, json!("it is known"));
     let (code, said) = world
         .bed
         .admin("/clusters/c/upgrade/cancel", json!({}))
         .await;
     assert_eq!(code, 200, "{said}");
     browser.sees("resolved").await;
+    // Who signs out takes the token with him: the plane forgets it.
+    let token = "return JSON.parse(sessionStorage.getItem('pf9-session')).token";
+    let token = browser.run(token).await;
+    let token = token.as_str().expect("token").to_owned();
+    let hosts = || {
+        let url = format!("{}/resmgr/v1/hosts", world.bed.url);
+        world
+            .bed
+            .http
+            .get(url)
+            .header("X-Auth-Token", &token)
+            .send()
+    };
+    assert_eq!(hosts().await.expect("answer").status(), StatusCode::OK);
+    browser.press("Sign out").await;
+    browser.sees("Password").await;
+    let after = hosts().await.expect("answer").status();
+    assert_eq!(after, StatusCode::UNAUTHORIZED);
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     browser.close().await;
 }
