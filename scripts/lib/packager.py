@@ -60,7 +60,7 @@ def made_of():
     about = {"name": DATA["name"], "version": version(), "license": DATA["license"]}
     when = datetime.fromtimestamp(int(epoch()), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     texts = {"sbom.cdx.json": sbom.cyclonedx(own, crates, about, when).encode(),
-             "licences.txt.gz": packed(sbom.licences(crates).encode())}
+             "licences.txt": sbom.licences(crates).encode()}
     return {f"/usr/share/doc/{DATA['name']}/{name}": (text, 0o644) for name, text in texts.items()}
 
 
