@@ -202,7 +202,15 @@ async fn crafted_paths_and_bodies_lead_to_nobody_elses() {
     };
     assert_eq!(count("/resmgr/v1/hosts").await, Some(1));
     assert_eq!(count(&format!("/qbert/v4/{px}/clusters")).await, Some(1));
-    assert_eq!(count("/metrics/targets").await, Some(0));
+    let (status, said) = world.ask(&token, "GET", "/metrics/targets", None).await;
+    assert_eq!(status, 200, "{said}");
+    let shown: Vec<&Value> = said
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|target| &target["labels"]["host_id"])
+        .collect();
+    assert_eq!(shown, [hx], "numbers of the own host only");
     // What a body names.
     let refused = async |method: &str, path: String, body: Value, wanted: u16| {
         let (status, said) = world.ask(&token, method, &path, Some(&body)).await;
