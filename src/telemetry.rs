@@ -22,18 +22,5 @@ pub use alike::{Fold, KINDS_MAX, More, WINDOW};
 pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init};
 pub use level::{keep_level, level_for};
+pub use pf9_tunnel::chain;
 pub use rotate::{KubeLog, RotatingFile};
-
-/// The whole chain of an error, outermost first, separated by `: `.
-///
-/// The one place where chains are printed; `Display` of our errors never repeats the source.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}

@@ -122,16 +122,16 @@ def main(argv):
 def check(args, skipped, rest=None):
     watch = Stopwatch()
     say("everything in full" if args.full else f"a sample: scripts/test --seed {args.seed} repeats it")
-    stage("format", ["cargo", "fmt", "--check"])
+    stage("format", ["cargo", "fmt", "--all", "--check"])
     for name in ("check_tests", "check_conformance"):
         stage(f"the scripts' own tests, {name}", [sys.executable, REPO / f"scripts/lib/{name}.py"])
-    stage("lints, all features", ["cargo", "clippy", "--locked", "--all-targets", "--all-features", "--",
+    stage("lints, all features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--",
                                   "-D", "warnings"])
-    stage("lints, no features", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"])
+    stage("lints, no features", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
     stage("rules for Prometheus", ["promtool", "check", "rules", *sorted(REPO.glob("packaging/prometheus/*.rules.yml"))])
     stage("rules for Prometheus, what they tell of",
           ["promtool", "test", "rules", *sorted(REPO.glob("tests/prometheus/*.test.yml"))])
-    stage("documentation", ["cargo", "doc", "--locked", "--no-deps", "--all-features", "--document-private-items"],
+    stage("documentation", ["cargo", "doc", "--locked", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
           {"RUSTDOCFLAGS": "-D warnings"})
     if skipped:
         say(f"\nmachine tests and packages are SKIPPED: {skipped}")
@@ -144,7 +144,7 @@ def check(args, skipped, rest=None):
     finally:
         if not skipped and not args.keep and Demo().dir.exists():
             Demo().down()
-    stage("documentation tests", ["cargo", "test", "--locked", "--all-features", "--doc", "--quiet"])
+    stage("documentation tests", ["cargo", "test", "--locked", "--workspace", "--all-features", "--doc", "--quiet"])
     stage("hostile frames, new ones", [REPO / "scripts/fuzz", FUZZ_SECONDS["full" if args.full else "sample"]],
           {"PF9_TEST_SEED": str(args.seed)})
     if not skipped:

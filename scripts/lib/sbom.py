@@ -76,7 +76,10 @@ def of_program(arch):
                                Path(item["manifest_path"]).parent)
     for package, crate in found.items():
         crate.needs = sorted(found[dep].ref for dep in seen[package])
-    own = found.pop(root)
+    # The workspace's own crates are the program itself.
+    ours = [found.pop(package) for package in sorted(set(data["workspace_members"]) & set(seen), key=lambda p: p != root)]
+    own = ours[0]
+    own.needs = sorted({need for crate in ours for need in crate.needs} - {crate.ref for crate in ours})
     name, licence, about = STANDARD
     compiler = out(["rustc", "--version"]).split()[1]
     return own, sorted([*found.values(), Crate(name, compiler, licence, about)], key=lambda c: (c.name, c.version))

@@ -5,7 +5,7 @@
 
 mod bytes;
 mod hostile;
-#[path = "../support/sample.rs"]
+#[path = "../../../../tests/support/sample.rs"]
 mod sample;
 mod world;
 

@@ -317,9 +317,7 @@ impl From<WebsocketError> for Closed {
     fn from(e: WebsocketError) -> Self {
         match e {
             WebsocketError::Protocol(what) => Self::Websocket(what),
-            WebsocketError::Io(_) | WebsocketError::Eof => {
-                Self::Transport(crate::telemetry::chain(&e))
-            }
+            WebsocketError::Io(_) | WebsocketError::Eof => Self::Transport(crate::chain(&e)),
         }
     }
 }
@@ -332,7 +330,7 @@ impl fmt::Display for Closed {
             Self::ByPeer => f.write_str("closed by the peer"),
             Self::Transport(why) => f.write_str(why),
             Self::Websocket(what) => write!(f, "websocket: {what}"),
-            Self::Violation(v) => f.write_str(&crate::telemetry::chain(v)),
+            Self::Violation(v) => f.write_str(&crate::chain(v)),
         }
     }
 }

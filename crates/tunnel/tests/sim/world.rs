@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use pf9_hostagent::wire::{
+use pf9_tunnel::wire::{
     Class, Code, Config, Event, GoAway, Meta, Read, Session, Side, StreamEnd, StreamId, Time,
     limits,
 };

@@ -13,10 +13,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pf9_hostagent::mux::{
+use pf9_tunnel::mux::{
     self, Closed, Driver, Handle, Incoming, MuxReader, MuxStream, MuxWriter, Role, Websocket,
 };
-use pf9_hostagent::wire::{Class, Code, Config, Meta, Side, StreamId};
+use pf9_tunnel::wire::{Class, Code, Config, Meta, Side, StreamId};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

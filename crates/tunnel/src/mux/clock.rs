@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::wire::Time;
 
-pub(crate) struct Clock {
+/// Time since it was made.
+pub struct Clock {
     began: Instant,
     /// How long the machine has slept since it was switched on; asked through here so that a test
     /// can let it sleep.
@@ -26,7 +27,12 @@ pub(crate) struct Clock {
 // === impl Clock ===
 
 impl Clock {
-    pub(crate) fn new() -> Self {
+    /// One that begins now.
+    #[expect(
+        clippy::new_without_default,
+        reason = "it begins when it is made: nothing about it is a default"
+    )]
+    pub fn new() -> Self {
         Self::with(slept)
     }
 
@@ -40,12 +46,13 @@ impl Clock {
     }
 
     /// Looks whether the machine has slept; once per turn of the driver is enough.
-    pub(crate) fn look(&self) {
+    pub fn look(&self) {
         let slept = (self.sleeps)().saturating_sub(self.slept_before);
         self.slept.store(Time::at(slept).0, Ordering::Relaxed);
     }
 
-    pub(crate) fn now(&self) -> Time {
+    /// How long ago it was made, as last looked at.
+    pub fn now(&self) -> Time {
         Time::at(self.began.elapsed() + self.slept())
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pf9_hostagent::wire::{
+use pf9_tunnel::wire::{
     Class, Code, Config, Event, Frame, Hello, Meta, Open, Read, Session, Side, StreamEnd, StreamId,
     Time, Violation, limits,
 };

@@ -4,14 +4,13 @@
 //! number that differs. Numbers in sentences are looked for as the code would write them.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use pf9_hostagent::model::SessionKind;
-use pf9_hostagent::mux::{
+use pf9_tunnel::mux::{
     INSTANCE_HEADER, SESSION_HEADER, SLOT_HEADER, SLOTS_MAX, SUBPROTOCOL, TUNNEL_PATH,
 };
-use pf9_hostagent::wire::limits::*;
-use pf9_hostagent::wire::{Class, Code, Frame, Hello, Malformed, Meta, Open, StreamId};
+use pf9_tunnel::wire::limits::*;
+use pf9_tunnel::wire::{Class, Code, Frame, Hello, Malformed, Meta, Open, StreamId};
 
-const PAGE: &str = include_str!("../docs/protocol.md");
+const PAGE: &str = include_str!("../../../docs/protocol.md");
 
 /// Cells of the rows of the table whose first column has this head.
 fn table(first_head: &str) -> Vec<Vec<&'static str>> {
@@ -293,10 +292,6 @@ fn numbers_in_sentences_are_those_of_the_code() {
     ];
     for sentence in &sentences {
         assert!(page.contains(sentence), "the page does not say: {sentence}");
-    }
-    for kind in SessionKind::ALL {
-        let row = PAGE.lines().find(|l| l.starts_with(&format!("| `{kind}`")));
-        assert!(row.is_some(), "no row of {kind}");
     }
     for header in [INSTANCE_HEADER, SESSION_HEADER, SLOT_HEADER] {
         assert!(

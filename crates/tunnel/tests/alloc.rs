@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use allocation_counter::AllocationInfo;
 use bytes::{Bytes, BytesMut};
-use pf9_hostagent::mux::{self, MuxStream, Role, Websocket};
-use pf9_hostagent::wire::limits::DATA_MAX;
-use pf9_hostagent::wire::{Class, Config, Event, Meta, Read, Session, Side, StreamId, Time};
+use pf9_tunnel::mux::{self, MuxStream, Role, Websocket};
+use pf9_tunnel::wire::limits::DATA_MAX;
+use pf9_tunnel::wire::{Class, Config, Event, Meta, Read, Session, Side, StreamId, Time};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -30,7 +30,7 @@ mod stream;
 mod tests;
 mod websocket;
 
-pub(crate) use clock::Clock;
+pub use clock::Clock;
 pub use driver::{Closed, Driver, WRITE_MAX, session};
 pub use handshake::{HandshakeError, ask, connect};
 pub use shared::{Handle, Incoming, Opened};
@@ -46,8 +46,7 @@ pub const TUNNEL_PATH: &str = "/v1/tunnel";
 pub const INSTANCE_HEADER: &str = "pf9-instance";
 /// Header of the handshake: which of the node's parallel sessions this is, counted from 0.
 pub const SLOT_HEADER: &str = "pf9-slot";
-/// Header of the handshake: what the machine is, base64 of [`MachineMarks`](crate::model::MachineMarks)
-/// as JSON.
+/// Header of the handshake: what the machine is, base64 of its marks as JSON.
 pub const MACHINE_HEADER: &str = "pf9-machine";
 /// Header of the handshake: the kernel's boot id.
 pub const BOOT_HEADER: &str = "pf9-boot";
@@ -57,7 +56,7 @@ pub const CHAIN_HEADER: &str = "pf9-chain";
 pub const TICKETS_HEADER: &str = "pf9-tickets";
 /// Header of the answer: the ticket for the next session of this chain.
 pub const TICKET_HEADER: &str = "pf9-ticket";
-/// Header of the plane's answer: what the session is good for, a [`crate::model::SessionKind`].
+/// Header of the plane's answer: what the session is good for, as the page's table has it.
 /// Absent: everything.
 pub const SESSION_HEADER: &str = "pf9-session";
 /// Most sessions a node keeps at the same time, those that drain not counted.
