@@ -51,7 +51,7 @@ impl Handshakes {
         &self,
         stream: TcpStream,
         acceptor: &TlsAcceptor,
-    ) -> Option<TlsStream<TcpStream>> {
+    ) -> Option<TlsStream<mux::Ahead<TcpStream>>> {
         // Who has gone already cannot be tuned, and is nowhere.
         tune(&stream)
             .inspect_err(|e| tracing::debug!(why = %e, "connection not tuned"))
@@ -63,7 +63,9 @@ impl Handshakes {
             self.0.place(origin).await.ok()
         };
         let turn = tokio::time::timeout(TURN_DEADLINE, turn).await.ok()??;
-        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
+        let handshake =
+            tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(mux::Ahead::new(stream)))
+                .await;
         drop(turn);
         let mut stream = handshake
             .ok()?
@@ -108,7 +110,7 @@ mod tests {
             dial
         );
         dialled.expect("dialled");
-        socket::testing::check(accepted.expect("accepted").get_ref().0);
+        socket::testing::check(accepted.expect("accepted").get_ref().0.get_ref());
     }
 
     async fn from(source: &str, to: SocketAddr) -> TcpStream {

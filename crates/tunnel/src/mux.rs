@@ -10,6 +10,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `ahead` | [`Ahead`]: below TLS, so that it reads much at once |
 //! | `clock` | time since something began, sleep included |
 //! | `driver` | [`Driver`]: moves messages between the session and the websocket |
 //! | `ending` | what must still leave when a connection is over, and what still comes |
@@ -19,6 +20,7 @@
 //! | `websocket` | [`Websocket`]: RFC 6455 framing without copies |
 //! | `handshake` | [`connect`]: from HTTP to a websocket, on the side that dials; [`ask`]: only whether it would |
 
+mod ahead;
 mod clock;
 mod driver;
 mod ending;
@@ -30,6 +32,7 @@ mod stream;
 mod tests;
 mod websocket;
 
+pub use ahead::Ahead;
 pub use clock::Clock;
 pub use driver::{Closed, Driver, WRITE_MAX, session};
 pub use handshake::{HandshakeError, ask, connect};

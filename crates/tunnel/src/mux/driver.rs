@@ -130,8 +130,16 @@ impl<S> Driver<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Reads until nothing is there, or enough was.
+    /// Reads until nothing is there, or enough was. Those it is for hear of it once.
     fn poll_in(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
+        let taken = self.poll_take(cx);
+        if taken != Ok(Taken::Nothing) {
+            self.shared.lock().dispatch();
+        }
+        taken
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Result<Taken, Closed> {
         let mut taken_bytes = 0;
         for n in 0..READ_RUN {
             if taken_bytes >= READ_RUN_BYTES {
@@ -145,10 +153,8 @@ where
             match message {
                 Message::Binary(bytes) => {
                     taken_bytes += bytes.len();
-                    let mut state = self.shared.lock();
                     let now = self.shared.now();
-                    let taken = state.session.receive(bytes, now);
-                    state.dispatch();
+                    let taken = self.shared.lock().session.receive(bytes, now);
                     taken.map_err(Closed::Violation)?;
                 }
                 Message::Close => return Err(Closed::ByPeer),
@@ -174,26 +180,28 @@ where
                 Poll::Ready(result) => result.map_err(|e| Closed::Transport(e.to_string()))?,
             }
             wrote |= std::mem::take(&mut self.flushing);
-            let mut gathered = 0;
-            while gathered + DATA_MAX <= GATHER
-                && let Some(frame) = self.next_frame()
-            {
-                gathered += self.websocket.queue(frame);
-            }
-            if gathered == 0 {
+            if self.gather(GATHER) == 0 {
                 return Ok(wrote);
             }
             wrote = true;
         }
     }
 
-    fn next_frame(&mut self) -> Option<Frame> {
+    /// Queues what the session has to say, up to so many bytes. One turn of the lock, and whoever
+    /// finds room again hears of it once: each piece by itself would have its writer run, on another
+    /// core, into this very lock.
+    fn gather(&mut self, most: usize) -> usize {
         let mut state = self.shared.lock();
         let now = self.shared.now();
-        let frame = state.session.transmit(now);
+        let mut gathered = 0;
+        while gathered + DATA_MAX <= most
+            && let Some(frame) = state.session.transmit(now)
+        {
+            gathered += self.websocket.queue(frame);
+        }
         state.dispatch();
-        self.greeted |= frame.is_some();
-        frame
+        self.greeted |= gathered > 0;
+        gathered
     }
 
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<(), Closed> {
@@ -223,7 +231,10 @@ where
             }
             next = next.min(*until);
         }
-        self.timer.as_mut().reset(next);
+        // One that comes too early looks again. To set it anew each turn, for a later time, costs more.
+        if next < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(next);
+        }
         if self.timer.as_mut().poll(cx).is_ready() {
             self.websocket.rest();
             // Due pings leave with this turn's `poll_out`; wake for the deadline after them.
@@ -270,13 +281,10 @@ where
             }
         };
         // Whatever it says, HELLO goes first.
-        let hello = if self.greeted {
-            None
-        } else {
-            self.next_frame()
-        };
-        let said = hello.into_iter().chain(farewell);
-        self.ending = Ending::begin(why, said, &mut self.websocket);
+        if !self.greeted {
+            self.gather(DATA_MAX);
+        }
+        self.ending = Ending::begin(why, farewell, &mut self.websocket);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -104,15 +104,54 @@ async fn down<S: AsyncWrite>(
     mut socket: WriteHalf<S>,
     passed: &mut u64,
 ) -> Result<(), Broke> {
+    let mut held = VecDeque::with_capacity(PIECES_MAX);
     loop {
-        let chunk = reader.fill_buf().await.map_err(Broke::Stream)?;
-        if chunk.is_empty() {
+        poll_fn(|cx| reader.poll_pieces(cx, &mut held, PIECES_MAX))
+            .await
+            .map_err(Broke::Stream)?;
+        if held.is_empty() {
             return socket.shutdown().await.map_err(Broke::Socket);
         }
-        let len = chunk.len();
-        socket.write_all(chunk).await.map_err(Broke::Socket)?;
-        reader.consume(len);
-        *passed += len as u64;
+        let written = match poll_fn(|cx| poll_write_pieces(cx, Pin::new(&mut socket), &held)).await
+        {
+            Ok(written) => written,
+            Err(e) => {
+                // Thrown away like what comes after them: the peer may be waiting for their room.
+                reader.placed(held.iter().map(Bytes::len).sum());
+                return Err(Broke::Socket(e));
+            }
+        };
+        let_go(&mut held, written);
+        reader.placed(written);
+        *passed += written as u64;
+    }
+}
+
+/// One write of as many pieces as there are: each write wakes whoever reads.
+fn poll_write_pieces<S: AsyncWrite>(
+    cx: &mut Context<'_>,
+    socket: Pin<&mut WriteHalf<S>>,
+    held: &VecDeque<Bytes>,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+    for (slice, piece) in slices.iter_mut().zip(held) {
+        *slice = IoSlice::new(piece);
+    }
+    let slices = slices.get(..held.len()).unwrap_or(&slices);
+    match ready!(socket.poll_write_vectored(cx, slices)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(written),
+    }
+}
+
+/// Drops what was written from the front.
+fn let_go(held: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(front) = held.front_mut() {
+        if front.len() > written {
+            return front.advance(written);
+        }
+        written -= front.len();
+        held.pop_front();
     }
 }
 
@@ -153,6 +192,8 @@ async fn up<S: AsyncRead>(
 /// Buffers that become frames' payloads, and are read into again once those have left.
 struct Blocks {
     current: BytesMut,
+    /// Bytes of the next block: a frame, or what a write of the tunnel takes once one read filled it.
+    size: usize,
     /// In a box: most streams are never busy, and each keeps room for this as long as it lives.
     rest: Option<Box<Rest>>,
 }
@@ -169,6 +210,7 @@ impl Blocks {
     fn begin() -> Self {
         Self {
             current: BytesMut::with_capacity(DATA_FULL),
+            size: DATA_FULL,
             rest: None,
         }
     }
@@ -178,12 +220,15 @@ impl Blocks {
         cx: &mut Context<'_>,
         socket: Pin<&mut ReadHalf<S>>,
     ) -> Poll<io::Result<Bytes>> {
-        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(DATA_FULL) {
+        if self.current.capacity() < READ_MIN && !self.current.try_reclaim(self.size) {
             self.rest
                 .get_or_insert_with(Rest::begin)
-                .replace(&mut self.current);
+                .replace(&mut self.current, self.size);
         }
         let read = ready!(poll_read_buf(socket, cx, &mut self.current));
+        if self.current.len() == self.current.capacity() {
+            self.size = BLOCK_BUSY;
+        }
         if let Some(rest) = &mut self.rest {
             rest.busy = true;
         }
@@ -200,7 +245,7 @@ impl Blocks {
             if std::mem::take(&mut rest.busy) {
                 rest.idle.as_mut().reset(Instant::now() + IDLE);
             } else {
-                self.rest = None;
+                *self = Self::begin();
             }
         }
     }
@@ -217,22 +262,25 @@ impl Rest {
 
     /// Lets a block rest that was read full, for one whose bytes have left; a new one if there is
     /// none.
-    fn replace(&mut self, current: &mut BytesMut) {
-        let reclaimed = self
-            .blocks
-            .iter_mut()
-            .position(|b| b.try_reclaim(DATA_FULL));
+    fn replace(&mut self, current: &mut BytesMut, size: usize) {
+        let reclaimed = self.blocks.iter_mut().position(|b| b.try_reclaim(size));
         let block = reclaimed.and_then(|at| self.blocks.swap_remove_back(at));
-        let block = block.unwrap_or_else(|| BytesMut::with_capacity(DATA_FULL));
+        let block = block.unwrap_or_else(|| BytesMut::with_capacity(size));
         let full = std::mem::replace(current, block);
-        if self.blocks.len() < RESTING_MAX {
-            self.blocks.push_back(full);
+        if self.blocks.len() == RESTING_MAX {
+            // The oldest: it may be one of the smaller size, which is never taken again.
+            self.blocks.pop_front();
         }
+        self.blocks.push_back(full);
     }
 }
 
-/// Blocks of one stream that are on their way: its queue, the websocket's, and one to read into.
-const RESTING_MAX: usize = 6;
+/// Pieces of one write to the socket: what the driver takes of its own in one run.
+const PIECES_MAX: usize = 4;
+/// A block of a busy stream: one read brings what one write of the tunnel takes.
+const BLOCK_BUSY: usize = 3 * DATA_FULL;
+/// Blocks of one stream that are on their way: in its queue, and in the websocket's.
+const RESTING_MAX: usize = 2;
 /// A buffer with less room than this is replaced before the next read: many small reads would
 /// become many small frames.
 const READ_MIN: usize = DATA_FULL / 4;
@@ -250,7 +298,7 @@ mod tests {
     async fn blocks_rest_while_a_stream_is_busy_and_are_given_back_after() {
         let mut blocks = Blocks::begin();
         let mut rest = Rest::begin();
-        rest.replace(&mut blocks.current);
+        rest.replace(&mut blocks.current, DATA_FULL);
         blocks.rest = Some(rest);
         let mut look = async |busy, passed| {
             tokio::time::advance(passed).await;

@@ -1,5 +1,6 @@
 //! A stream as tokio knows them, whole or in halves.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -117,30 +118,72 @@ impl AsyncWrite for MuxStream {
 
 // === impl MuxReader ===
 
+impl MuxReader {
+    /// The next bytes; none at the end.
+    fn poll_next(&self, state: &mut State, cx: &Context<'_>) -> Poll<io::Result<Bytes>> {
+        let id = &self.core.id;
+        match state.session.read(*id) {
+            Read::Data(bytes) => Poll::Ready(Ok(bytes)),
+            Read::End => match state.wakers.get(id).and_then(|w| w.ended.as_ref()) {
+                Some(end) => Poll::Ready(Err(ended(end))),
+                None => Poll::Ready(Ok(Bytes::new())),
+            },
+            Read::Ended(end) => Poll::Ready(Err(ended(&end))),
+            Read::Pending => {
+                if let Some(e) = over(state) {
+                    return Poll::Ready(Err(e));
+                }
+                if let Some(w) = state.wakers.get_mut(id) {
+                    w.read = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes what has arrived, in as few turns of the lock as there are calls: until `held` has so
+    /// many pieces, or nothing is left. Ready with pieces, or with none at the end.
+    pub(super) fn poll_pieces(
+        &mut self,
+        cx: &Context<'_>,
+        held: &mut VecDeque<Bytes>,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        if !self.chunk.is_empty() {
+            held.push_back(std::mem::take(&mut self.chunk));
+        }
+        let mut state = self.core.shared.lock();
+        while held.len() < most {
+            match self.poll_next(&mut state, cx) {
+                Poll::Ready(Ok(bytes)) if !bytes.is_empty() => held.push_back(bytes),
+                // What is in hand comes first: the end is found again.
+                _ if !held.is_empty() => break,
+                Poll::Ready(end) => return Poll::Ready(end.map(drop)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// So many bytes of what was taken found their place: the peer may send as many again.
+    pub(super) fn placed(&self, n: usize) {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        let now = shared.now();
+        if n > 0 && state.session.consumed(*id, n, now) {
+            state.wake_driver();
+        }
+    }
+}
+
 impl AsyncBufRead for MuxReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         if this.chunk.is_empty() {
-            let Core { shared, id } = &*this.core;
-            let mut state = shared.lock();
-            match state.session.read(*id) {
-                Read::Data(bytes) => this.chunk = bytes,
-                Read::End => {
-                    if let Some(end) = state.wakers.get(id).and_then(|w| w.ended.as_ref()) {
-                        return Poll::Ready(Err(ended(end)));
-                    }
-                }
-                Read::Ended(end) => return Poll::Ready(Err(ended(&end))),
-                Read::Pending => {
-                    if let Some(e) = over(&state) {
-                        return Poll::Ready(Err(e));
-                    }
-                    if let Some(w) = state.wakers.get_mut(id) {
-                        w.read = Some(cx.waker().clone());
-                    }
-                    return Poll::Pending;
-                }
-            }
+            let mut state = this.core.shared.lock();
+            let next = ready!(this.poll_next(&mut state, cx))?;
+            drop(state);
+            this.chunk = next;
         }
         Poll::Ready(Ok(&this.chunk))
     }
@@ -149,12 +192,7 @@ impl AsyncBufRead for MuxReader {
         let this = self.get_mut();
         let n = n.min(this.chunk.len());
         this.chunk.advance(n);
-        let Core { shared, id } = &*this.core;
-        let mut state = shared.lock();
-        let now = shared.now();
-        if n > 0 && state.session.consumed(*id, n, now) {
-            state.wake_driver();
-        }
+        this.placed(n);
     }
 }
 
@@ -178,11 +216,7 @@ impl MuxWriter {
     /// Writes bytes without copying them. Waits until all of them are queued. A block goes whole as
     /// soon as there is any room: cut to what is left, much of the traffic would be tiny frames.
     pub async fn send(&mut self, mut bytes: Bytes) -> io::Result<()> {
-        while !bytes.is_empty() {
-            std::future::poll_fn(|cx| self.poll_room(cx)).await?;
-            self.queue(bytes.split_to(bytes.len().min(DATA_MAX)))?;
-        }
-        Ok(())
+        std::future::poll_fn(|cx| self.poll_queue(cx, &mut bytes)).await
     }
 
     /// Ends the stream in both directions; the peer sees the reason.
@@ -193,6 +227,38 @@ impl MuxWriter {
         state.wake_driver();
     }
 
+    /// Queues as much as there is room for, in whole pieces; ready when nothing is left.
+    fn poll_queue(&self, cx: &Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>> {
+        let Core { shared, id } = &*self.core;
+        let mut state = shared.lock();
+        let before = bytes.len();
+        let queued = loop {
+            if bytes.is_empty() {
+                break Poll::Ready(Ok(()));
+            }
+            match poll_room(&mut state, *id, cx) {
+                Poll::Ready(Ok(())) => {
+                    // What fits into one frame is one; of more, each fills two records of TLS.
+                    let most = if bytes.len() <= DATA_MAX {
+                        DATA_MAX
+                    } else {
+                        DATA_FULL
+                    };
+                    let piece = bytes.split_to(bytes.len().min(most));
+                    if let Err(e) = state.session.write(*id, piece) {
+                        break Poll::Ready(Err(write_error(&state, e)));
+                    }
+                }
+                Poll::Ready(Err(e)) => break Poll::Ready(Err(e)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        if bytes.len() < before {
+            state.wake_driver();
+        }
+        queued
+    }
+
     fn queue(&self, piece: Bytes) -> io::Result<()> {
         let Core { shared, id } = &*self.core;
         let mut state = shared.lock();
@@ -200,25 +266,6 @@ impl MuxWriter {
         written.map_err(|e| write_error(&state, e))?;
         state.wake_driver();
         Ok(())
-    }
-
-    /// Ready when anything may be queued.
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let Core { shared, id } = &*self.core;
-        let mut state = shared.lock();
-        if let Some(e) = over(&state) {
-            return Poll::Ready(Err(e));
-        }
-        match state.session.room(*id) {
-            Ok(0) => {
-                if let Some(w) = state.wakers.get_mut(id) {
-                    w.write = Some(cx.waker().clone());
-                }
-                Poll::Pending
-            }
-            Ok(_) => Poll::Ready(Ok(())),
-            Err(e) => Poll::Ready(Err(write_error(&state, e))),
-        }
     }
 }
 
@@ -231,7 +278,8 @@ impl AsyncWrite for MuxWriter {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(self.poll_room(cx))?;
+        let Core { shared, id } = &*self.core;
+        ready!(poll_room(&mut shared.lock(), *id, cx))?;
         let n = buf.len().min(DATA_FULL);
         let piece = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
         Poll::Ready(self.queue(piece).map(|()| n))
@@ -265,6 +313,23 @@ impl Drop for Core {
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "stream {}", self.id.0)
+    }
+}
+
+/// Ready when anything may be queued.
+fn poll_room(state: &mut State, id: StreamId, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    if let Some(e) = over(state) {
+        return Poll::Ready(Err(e));
+    }
+    match state.session.room(id) {
+        Ok(0) => {
+            if let Some(w) = state.wakers.get_mut(&id) {
+                w.write = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        }
+        Ok(_) => Poll::Ready(Ok(())),
+        Err(e) => Poll::Ready(Err(write_error(state, e))),
     }
 }
 

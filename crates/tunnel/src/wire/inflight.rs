@@ -93,7 +93,7 @@ struct Base {
 /// shorter than a watch that has nothing to say.
 const TYPING: Duration = Duration::from_secs(60);
 /// Delay that bulk bytes may add to a round trip: nobody feels it.
-const TARGET: Duration = Duration::from_micros(750);
+const TARGET: Duration = Duration::from_micros(400);
 /// On a longer path they may add this part of the round trip: single frames take longer there, and
 /// the path's own delay varies by as much.
 const TARGET_PART: u32 = 4;

@@ -43,8 +43,10 @@ pub(super) struct Arrived {
     slices: VecDeque<Bytes>,
     /// How many of the slices, from the front, keep a block alive.
     pinned: usize,
-    /// Bytes left of such a slice that the reader has in its hands.
+    /// Bytes that the reader has in its hands, and how many of its slices keep a block alive: they
+    /// count until it has none left.
     in_hand: usize,
+    pinned_in_hand: usize,
     copied: BytesMut,
     len: usize,
 }
@@ -199,13 +201,12 @@ impl Arrived {
         self.copied.extend_from_slice(&bytes);
     }
 
-    pub(super) fn pop(&mut self, pinned: &mut Pinned) -> Option<Bytes> {
-        self.placed(usize::MAX, pinned);
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
         let next = match self.slices.pop_front() {
             Some(slice) => {
                 if self.pinned > 0 {
                     self.pinned -= 1;
-                    self.in_hand = slice.len();
+                    self.pinned_in_hand += 1;
                 }
                 Some(slice)
             }
@@ -213,13 +214,14 @@ impl Arrived {
             None => Some(std::mem::take(&mut self.copied).freeze()),
         }?;
         self.len -= next.len();
+        self.in_hand += next.len();
         Some(next)
     }
 
     /// Blocks this one keeps alive.
     #[cfg(test)]
     pub(super) fn pins(&self) -> usize {
-        self.pinned + usize::from(self.in_hand > 0)
+        self.pinned + self.pinned_in_hand
     }
 
     pub(super) fn len(&self) -> usize {
@@ -230,16 +232,16 @@ impl Arrived {
         self.len == 0
     }
 
-    /// So many bytes of what was popped last found their place.
+    /// So many bytes of what was popped found their place.
     pub(super) fn placed(&mut self, n: usize, pinned: &mut Pinned) {
-        if self.in_hand > 0 {
-            self.in_hand = self.in_hand.saturating_sub(n);
-            pinned.blocks -= usize::from(self.in_hand == 0);
+        self.in_hand = self.in_hand.saturating_sub(n);
+        if self.in_hand == 0 {
+            pinned.blocks -= std::mem::take(&mut self.pinned_in_hand);
         }
     }
 
     pub(super) fn clear(&mut self, pinned: &mut Pinned) {
-        pinned.blocks -= self.pinned + usize::from(self.in_hand > 0);
+        pinned.blocks -= self.pinned + self.pinned_in_hand;
         *self = Self::default();
     }
 }

@@ -55,15 +55,16 @@ const FAST_ROUND_TRIPS: u32 = 2;
 const SLOW_ROUND_TRIPS: u32 = 16;
 /// Below this part of the pool there is pressure.
 const PRESSURE: u64 = 2;
-/// How many times of what is free one stream may hold: one has 2/3 of the pool, `n` busy ones have
-/// 2/(2n+1) of it each. More would give one stream more on a very long path, and leave less to who
-/// comes later while readers stall: what those hold comes back only when they read.
-const SHARE: u64 = 2;
+/// How many times of what is free one stream may hold: one has 4/5 of the pool, `n` busy ones have
+/// 4/(4n+1) of it each. More would give one stream more on a very long path, and leave less to who
+/// comes later while readers stall: what those hold comes back only when they read. (2, which was
+/// 2/3 for one, left it behind a connection of its own at 40 ms.)
+const SHARE: u64 = 4;
 /// A round trip is taken to be at least this long: on loopback measured times are noise.
 const ROUND_TRIP_MIN: Duration = Duration::from_micros(500);
 /// New credit is told when it is this part of the window: the rest is what a stream carries in a
 /// round trip. Halves, as in HTTP/2, would leave half of a capped window unused.
-const CREDIT_PART: u64 = 8;
+const CREDIT_PART: u64 = 16;
 /// Less credit than this waits, unless it is half the window: a frame, a record and a wake-up on
 /// the other side for each 128 KiB are nothing, for each 4 KiB they would be felt.
 const CREDIT_WORTH: u64 = 128 * 1024;

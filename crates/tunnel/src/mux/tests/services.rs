@@ -1,8 +1,13 @@
 //! A splice whose local service breaks.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use bytes::Bytes;
 use nix::libc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -34,9 +39,7 @@ async fn joined(speaks: &[u8], tasks: &mut JoinSet<()>) -> (Peer<DuplexStream>, 
 /// Ends a connection as a program does that crashes: without FIN, with a reset.
 fn break_off(service: TcpStream) {
     let socket = socket2::SockRef::from(&service);
-    socket
-        .set_linger(Some(std::time::Duration::ZERO))
-        .expect("linger");
+    socket.set_linger(Some(Duration::ZERO)).expect("linger");
 }
 
 #[tokio::test]
@@ -92,4 +95,55 @@ async fn what_a_service_said_to_its_end_arrives_whole_although_it_broke_then() {
         }
     };
     assert_eq!((got, finished, code), (answer.len(), true, Code::Cancelled));
+}
+
+/// Takes nothing, and has more to say some time.
+struct Deaf;
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Also what was in hand when it broke is thrown away, and its room is the peer's again.
+#[tokio::test]
+async fn a_service_that_takes_no_more_costs_its_peer_no_room() {
+    let mut tasks = JoinSet::new();
+    let (mut peer, _handle, mut incoming) = asked(STREAM, &mut tasks).await;
+    let stream = incoming.next().await.expect("open").accept();
+    let stream = stream.expect("accept");
+    tasks.spawn(async move { drop(splice(stream, Deaf).await) });
+    let half = Bytes::from(vec![7; INITIAL_WINDOW as usize / 2]);
+    for _ in 0..2 {
+        peer.send(Frame::Data(STREAM, half.clone(), false)).await;
+    }
+    let all_of_it = async {
+        loop {
+            let frame = peer.frame().await.expect("the session goes on");
+            if let Frame::Credit(STREAM, upto) = frame
+                && upto >= 2 * u64::from(INITIAL_WINDOW)
+            {
+                return;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(5), all_of_it).await;
+    assert!(told.is_ok(), "the peer may send no more");
 }

@@ -116,7 +116,7 @@ impl Session {
         let Some(s) = self.streams.get_mut(&stream) else {
             return Read::End;
         };
-        if let Some(bytes) = s.arrived.pop(&mut self.pinned) {
+        if let Some(bytes) = s.arrived.pop() {
             return Read::Data(bytes);
         }
         if s.peer_finished {
