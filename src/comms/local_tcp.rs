@@ -88,7 +88,7 @@ impl LocalTcp {
 
     fn has_unread(&mut self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let peek = || SockRef::from(&self.tcp).peek(&mut byte);
+        let mut peek = || SockRef::from(&self.tcp).peek(&mut byte);
         let now = Instant::now();
         // So soon after the last time it is asked only where it has said that something came: most writes of a flood
         // cost no call more. Not always, for nobody may have listened to it since.
