@@ -44,12 +44,20 @@ def target_dir():
     return Path(os.environ.get("CARGO_TARGET_DIR") or REPO / "target").resolve()
 
 
+def no_place():
+    """What a program is told of where it was built: nothing. Panics name their lines, and without this the builder's home."""
+    home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+    folders = {REPO: "/pf9-hostagent", **{path: "/crates" for path in sorted(home.glob("registry/src/*"))}}
+    flags = [*os.environ.get("RUSTFLAGS", "").split(), *(f"--remap-path-prefix={path}={name}" for path, name in folders.items())]
+    return {"RUSTFLAGS": " ".join(flags)}
+
+
 def release(log=None):
     need_rust()
     say("building the release binaries")
     others = [word for name in OTHERS for word in ("--bin", name)]
-    for cmd in (["--profile", "dist", "--bin", "pf9-agent"], ["--release", "--features", "plane", *others]):
-        run(["cargo", "build", "--locked", *cmd], cwd=REPO, log=log, timeout=BUILD_SECONDS)
+    for cmd, env in ((["--profile", "dist", "--bin", "pf9-agent"], no_place()), (["--release", "--features", "plane", *others], {})):
+        run(["cargo", "build", "--locked", *cmd], cwd=REPO, env=env, log=log, timeout=BUILD_SECONDS)
     folder = target_dir() / "release"
     # Which of a node's programs it is says the name it is called by, as in the packages.
     for name, to in [("pf9-agent", "../dist/pf9-agent"), *((name, "pf9-agent") for name in NAMES)]:
@@ -92,10 +100,11 @@ def axe():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["axe"]:
-        sys.exit("usage: tools.py axe")
+    asked = {"axe": axe, "flags": lambda: no_place()["RUSTFLAGS"]}
+    if len(sys.argv) != 2 or sys.argv[1] not in asked:
+        sys.exit(f"usage: tools.py {'|'.join(asked)}")
     sys.stdout, shown = sys.stderr, sys.stdout
     try:
-        print(axe(), file=shown)
+        print(asked[sys.argv[1]](), file=shown)
     except Fail as fail:
         sys.exit(f"tools: {fail}")
