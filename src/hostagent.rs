@@ -47,6 +47,7 @@ mod facts;
 mod fetch;
 mod health;
 mod inventory;
+mod metrics;
 mod operations;
 mod order;
 mod plane;

@@ -52,6 +52,7 @@ mod authorities;
 mod backups;
 mod bootstrap;
 mod budget;
+mod bundles;
 mod ca;
 mod certificates;
 mod claims;

@@ -10,6 +10,7 @@
 //! | `alike`  | [`Fold`]: lines that are alike, one and a number: pure |
 //! | `exposition` | [`MetricsText`]: Prometheus' text format |
 //! | `init`   | [`init()`]: the subscriber of a daemon |
+//! | `vitals` | [`vitals()`]: the process itself, as numbers |
 //! | `level`  | [`level_for()`]: more or less of it for a time |
 
 mod alike;
@@ -17,12 +18,16 @@ mod exposition;
 mod init;
 mod level;
 mod rotate;
+#[cfg(test)]
+pub(crate) mod testing;
+mod vitals;
 
 pub use alike::{Fold, KINDS_MAX, More, WINDOW};
 pub use exposition::{CONTENT_TYPE as METRICS_TYPE, Kind as MetricKind, Text as MetricsText};
 pub use init::{LogConfig, LogFormat, init};
 pub use level::{keep_level, level_for};
 pub use rotate::{KubeLog, RotatingFile};
+pub use vitals::vitals;
 
 /// The whole chain of an error, outermost first, separated by `: `.
 ///

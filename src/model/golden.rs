@@ -107,7 +107,7 @@ fn stack_ref() -> StackRef {
     }
 }
 
-fn node_status() -> NodeStatus {
+pub(crate) fn node_status() -> NodeStatus {
     NodeStatus {
         schema: STATUS_SCHEMA,
         revision: 1,
@@ -248,7 +248,7 @@ fn inventory() -> Inventory {
     }
 }
 
-fn status() -> HostStatus {
+pub(crate) fn status() -> HostStatus {
     HostStatus {
         schema: STATUS_SCHEMA,
         host_id: host(),

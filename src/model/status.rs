@@ -404,6 +404,15 @@ impl From<&CertificateStatus> for Expiry {
 // === impl NodeState ===
 
 impl NodeState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Ok,
+        Self::Converging,
+        Self::Retrying,
+        Self::Failed,
+        Self::Maintenance,
+    ];
+
     /// The word in documents.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -70,6 +70,7 @@ actions! {
     Fleet {
         SeeHosts = "see-hosts", Reader, "hosts, their state, events and operations";
         OperateHosts = "operate-hosts", Member, "operations and maintenance of a host; authorise it, take that back";
+        ReadBundles = "read-bundles", Admin, "support bundles of a host: ask for one, read it, take it away";
         RemoveHosts = "remove-hosts", Admin, "remove a host";
         LetHostsIn = "let-hosts-in", Member, "join tokens: make, list, withdraw";
         SeeClusters = "see-clusters", Reader, "clusters, their nodes, etcd, upgrades";

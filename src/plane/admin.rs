@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
+use axum::response::Response;
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use http::{Method, Request, StatusCode, header};
@@ -22,6 +23,7 @@ use super::alerts;
 use super::authorities;
 use super::backups;
 use super::bootstrap::PROJECT;
+use super::bundles;
 use super::etcd;
 use super::fleet;
 use super::hostkey;
@@ -103,6 +105,9 @@ pub(super) struct WantedKubeconfig {
     pub(super) user: Option<String>,
 }
 
+/// Who asks here, in what is kept of it.
+const ADMINISTRATOR: &str = "the administrator";
+
 /// The routes.
 pub(super) fn router(plane: Arc<Plane>) -> Router {
     Router::new()
@@ -129,6 +134,11 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route(
             "/hosts/{id}/operations",
             get(operations_of).post(order_operation),
+        )
+        .route("/hosts/{id}/bundles", get(bundles_of).post(order_bundle))
+        .route(
+            "/hosts/{id}/bundles/{bundle}",
+            get(fetch_bundle).delete(remove_bundle),
         )
         .route(
             "/hosts/{id}/maintenance",
@@ -308,7 +318,7 @@ async fn order_operation(
     Path(id): Path<String>,
     Doc(wanted): Doc<operations::Wanted>,
 ) -> Answer<Json<Value>> {
-    let by = "the administrator".to_owned();
+    let by = ADMINISTRATOR.to_owned();
     let host = resmgr::host_id(&id)?;
     operations::order_on(&plane, host, wanted, by)
         .await
@@ -322,6 +332,43 @@ async fn operations_of(
     let rows = plane.read()?;
     let host = state::host(&rows, resmgr::host_id(&id)?)?;
     operations::list(&rows, host.id, crate::seam::clock::now()).map(Json)
+}
+
+async fn bundles_of(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+) -> Answer<Json<Value>> {
+    let rows = plane.read()?;
+    let host = state::host(&rows, resmgr::host_id(&id)?)?;
+    bundles::list(&rows, host.id, crate::seam::clock::now()).map(Json)
+}
+
+async fn order_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path(id): Path<String>,
+    Doc(wanted): Doc<bundles::Wanted>,
+) -> Answer<Json<Value>> {
+    let host = resmgr::host_id(&id)?;
+    bundles::order_on(&plane, host, wanted, ADMINISTRATOR.to_owned())
+        .await
+        .map(Json)
+}
+
+async fn fetch_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<Response> {
+    let (host, id) = (resmgr::host_id(&host)?, bundles::bundle_id(&id)?);
+    bundles::fetch_here(&plane, host, id, ADMINISTRATOR.to_owned()).await
+}
+
+async fn remove_bundle(
+    State(plane): State<Arc<Plane>>,
+    Path((host, id)): Path<(String, String)>,
+) -> Answer<Json<Value>> {
+    let (host, id) = (resmgr::host_id(&host)?, bundles::bundle_id(&id)?);
+    bundles::remove_on(&plane, host, id, ADMINISTRATOR.to_owned()).await?;
+    Ok(Json(Value::Null))
 }
 
 async fn begin_maintenance(
@@ -403,52 +450,115 @@ pub(super) async fn ask<B: Serialize>(
     path: &str,
     body: &B,
 ) -> Result<Value, Fault> {
-    let socket = dir.join(SOCKET);
-    let away = |why: String| {
-        Fault::new(
-            FaultCode::PlaneAway,
-            "cannot ask the plane",
-            format!("{}: {why}", socket.display()),
-        )
-        .fix("start it with pf9-plane serve --state-dir DIR, or correct --state-dir")
-    };
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|e| away(e.to_string()))?;
-    let exchange = async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| away(chain(&e)))?;
-        let body = serde_json::to_vec(body).map_err(|e| away(e.to_string()))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "plane")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(bytes::Bytes::from(body)))
-            .map_err(|e| away(e.to_string()))?;
-        let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|e| away(chain(&e)))?;
+    let answer = called(
+        dir,
+        method,
+        path,
+        body,
+        async |response: Called, away: &Away| {
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_MAX)
+            let body = Limited::new(response.into_body(), ANSWER_MAX);
+            let bytes = body
                 .collect()
-                .await;
-            let bytes = body.map_err(|e| away(e.to_string()))?.to_bytes();
-            Ok::<_, Fault>((status, bytes))
-        };
-        // The connection only has to live as long as the answer takes.
-        tokio::select! {
-            answer = answer => answer,
-            Err(e) = connection => Err(away(chain(&e))),
-        }
-    };
-    let (status, bytes) = tokio::time::timeout(DEADLINE, exchange)
+                .await
+                .map_err(|e| away.fault(e.to_string()))?;
+            read_answer(status, &bytes.to_bytes())
+        },
+    );
+    let late = || Away(dir.join(SOCKET)).fault("no answer in time".into());
+    tokio::time::timeout(DEADLINE, answer)
         .await
-        .map_err(|_| away("no answer in time".into()))??;
-    read_answer(status, &bytes)
+        .map_err(|_| late())?
+}
+
+/// Has a file of the running plane written, piece by piece; answers its size. A silence ends it.
+pub(super) async fn download(
+    dir: &std::path::Path,
+    path: &str,
+    to: &mut impl std::io::Write,
+) -> Result<u64, Fault> {
+    let cannot = |e: std::io::Error| {
+        let what = "cannot write the file";
+        Fault::new(FaultCode::OutputFailed, what, e.to_string())
+    };
+    called(
+        dir,
+        Method::GET,
+        path,
+        &Value::Null,
+        async |response: Called, away: &Away| {
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = Limited::new(body, ANSWER_MAX).collect().await;
+                let bytes = body.map_err(|e| away.fault(e.to_string()))?.to_bytes();
+                return Err(read_answer(status, &bytes)
+                    .err()
+                    .unwrap_or_else(|| away.fault(status.to_string())));
+            }
+            let mut all = 0;
+            loop {
+                let frame = tokio::time::timeout(DEADLINE, body.frame())
+                    .await
+                    .map_err(|_| away.fault("nothing comes any more".into()))?;
+                let Some(frame) = frame else { break };
+                let frame = frame.map_err(|e| away.fault(chain(&e)))?;
+                let data = frame.into_data().unwrap_or_default();
+                to.write_all(&data).map_err(cannot)?;
+                all += data.len() as u64;
+            }
+            to.flush().map_err(cannot)?;
+            Ok(all)
+        },
+    )
+    .await
+}
+
+type Called = http::Response<hyper::body::Incoming>;
+
+/// The plane that does not answer, by its socket.
+struct Away(PathBuf);
+
+impl Away {
+    fn fault(&self, why: String) -> Fault {
+        let why = format!("{}: {why}", self.0.display());
+        Fault::new(FaultCode::PlaneAway, "cannot ask the plane", why)
+            .fix("start it with pf9-plane serve --state-dir DIR, or correct --state-dir")
+    }
+}
+
+/// One call, and what is made of its answer.
+async fn called<B: Serialize, T>(
+    dir: &std::path::Path,
+    method: Method,
+    path: &str,
+    body: &B,
+    read: impl AsyncFnOnce(Called, &Away) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let away = Away(dir.join(SOCKET));
+    let stream = UnixStream::connect(&away.0)
+        .await
+        .map_err(|e| away.fault(e.to_string()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| away.fault(chain(&e)))?;
+    let body = serde_json::to_vec(body).map_err(|e| away.fault(e.to_string()))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "plane")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .map_err(|e| away.fault(e.to_string()))?;
+    let answer = async {
+        let response = sender.send_request(request).await;
+        read(response.map_err(|e| away.fault(chain(&e)))?, &away).await
+    };
+    // The connection only has to live as long as the answer takes.
+    tokio::select! {
+        answer = answer => answer,
+        Err(e) = connection => Err(away.fault(chain(&e))),
+    }
 }
 
 fn read_answer(status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {

@@ -19,6 +19,7 @@ mod agent;
 mod alert;
 mod authorities;
 mod backups;
+mod bundles;
 mod cluster;
 mod kubeconfigs;
 mod maintenance;
@@ -197,6 +198,8 @@ enum HostVerb {
     },
     /// Have a machine do one of a closed list of things, once, and say what came of it.
     Order(operations::OrderArgs),
+    /// Support bundles of a machine: ask for one, list, read, take away. Its own operator has to have agreed.
+    Bundle(bundles::BundleArgs),
     /// What a machine was to do, and what came of it.
     Operations(operations::ListArgs),
     /// For a time nothing on a machine is repaired or changed; what it is like is told as ever.
@@ -345,6 +348,7 @@ async fn run(command: Command) -> Result<(), Fault> {
             put(None, &text)
         }
         Verb::Host(HostVerb::Order(args)) => operations::order(args).await,
+        Verb::Host(HostVerb::Bundle(args)) => bundles::run(args).await,
         Verb::Host(HostVerb::Operations(args)) => operations::list(args).await,
         Verb::Host(HostVerb::Maintenance(args)) => maintenance::run(args).await,
         Verb::Host(HostVerb::Remove { host, force, state }) => {

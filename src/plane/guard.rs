@@ -175,7 +175,7 @@ struct Named {
 }
 
 /// Parameters that name nothing that belongs to anybody; those that do have a case in [`owners`].
-pub(super) const NOBODYS: [&str; 9] = [
+pub(super) const NOBODYS: [&str; 10] = [
     "file",
     "role",
     "verb",
@@ -184,6 +184,8 @@ pub(super) const NOBODYS: [&str; 9] = [
     "role_id",
     "credential_id",
     "token_id",
+    // Of the host that stands before it.
+    "bundle_id",
     "service_id",
 ];
 /// Those that do.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use super::agents;
 use super::authorities;
 use super::backups;
+use super::bundles;
 use super::etcd;
 use super::events;
 use super::fleet;
@@ -120,6 +121,8 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(deadline))
+        // After the deadline: it has its own, for a bundle comes as it is made.
+        .route("/v1/hosts/self/bundles/{id}", put(bundles::take))
         .with_state(plane)
 }
 

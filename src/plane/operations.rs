@@ -68,7 +68,7 @@ fn life() -> u32 {
 
 /// Orders one. Numbers rise by the clock as well: a plane that was restored from a backup goes on beyond what hosts
 /// have seen.
-fn order(
+pub(super) fn order(
     change: &mut Change<'_>,
     key: &SigningKey,
     id: HostId,
@@ -218,6 +218,13 @@ pub(super) async fn order_on(
     wanted: Wanted,
     by: String,
 ) -> Answer<Value> {
+    if wanted.what.needs_consent() {
+        let why = "a bundle is asked for with a key and kept here for a time, which an operation alone has not";
+        return Err(
+            Refusal::bad(FaultCode::OperationInvalid, "nothing was ordered", why)
+                .fix("ask for it with host bundle order HOST, or POST …/hosts/{id}/bundles"),
+        );
+    }
     let ring = plane.keys.ring();
     let row = plane
         .change(move |change| order(change, &ring.signing.current, host, &wanted, &by))

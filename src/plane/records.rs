@@ -64,6 +64,7 @@ pub(super) fn tables() -> BTreeSet<&'static str> {
         "event-next",
         "event-marks",
         "operations",
+        "bundles",
         "machines",
     ]
     .into_iter()

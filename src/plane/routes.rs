@@ -15,8 +15,8 @@ use super::keystone::{credentials, directory, discovery, roles, tokens as logged
 use super::refusal::Shape;
 use super::state::Plane;
 use super::{
-    agents, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert, resmgr, rolls,
-    tokens, trace, tunnel,
+    agents, bundles, enrol, etcd, kubeconfig, metrics, operations, page, proxy, qbert, resmgr,
+    rolls, tokens, trace, tunnel,
 };
 
 type Handler = MethodRouter<Arc<Plane>>;
@@ -149,6 +149,8 @@ fn hosts() -> Vec<Route> {
     let rest = "/v1/hosts/{host}/maintenance";
     let orders = "/v1/hosts/{host}/operations";
     let upgrade = "/v1/agents/upgrade";
+    let kept = "/v1/hosts/{host}/bundles";
+    let one = "/v1/hosts/{host}/bundles/{bundle_id}";
     vec![
         may("GET", "/v1/hosts", SeeHosts, get(resmgr::list)),
         may("GET", "/v1/hosts/{host}", SeeHosts, get(resmgr::get)),
@@ -166,6 +168,10 @@ fn hosts() -> Vec<Route> {
         ),
         may("GET", orders, SeeHosts, get(operations::get)),
         may("POST", orders, OperateHosts, post(operations::post)),
+        may("GET", kept, ReadBundles, get(bundles::get)),
+        may("POST", kept, ReadBundles, post(bundles::post)),
+        may("GET", one, ReadBundles, get(bundles::fetch)),
+        may("DELETE", one, ReadBundles, delete(bundles::delete)),
         may("POST", rest, OperateHosts, post(resmgr::begin_maintenance)),
         may(
             "DELETE",

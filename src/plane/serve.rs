@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::agents;
 use super::alerts;
 use super::budget::TUNNELS_PER_S;
+use super::bundles;
 use super::ca::LEAF_LIFE;
 use super::fair::Origin;
 use super::handshakes::Handshakes;
@@ -169,6 +170,7 @@ impl Server {
         tasks.spawn(agents::runner::keep(Arc::clone(&plane)));
         tasks.spawn(stacks::ahead::keep(Arc::clone(&plane)));
         tasks.spawn(maintenance::keep(Arc::clone(&plane)));
+        tasks.spawn(bundles::keep(Arc::clone(&plane)));
         tasks.spawn(alerts::keep(Arc::clone(&plane)));
         tasks.spawn(alerts::deliver(Arc::clone(&plane)));
         tasks.spawn(alerts::probe(Arc::clone(&plane)));

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::alerts;
 use super::budget::{Budget, Full};
+use super::bundles::Receiving;
 use super::ca::CaError;
 use super::keys::{Ca, Keys, Ring, Signer};
 use super::nonces::Nonces;
@@ -56,6 +57,8 @@ pub(super) struct Plane {
     pub(super) specs: Announcer,
     /// Wakes hosts for which there is an operation.
     pub(super) operations: Announcer,
+    /// Support bundles that are on their way in.
+    pub(super) receiving: Receiving,
     pub(super) nonces: Nonces,
     pub(super) refused: Refused,
     pub(super) sessions: Sessions,
@@ -128,6 +131,7 @@ impl Plane {
             host_life: parts.host_life,
             specs: Announcer::default(),
             operations: Announcer::default(),
+            receiving: Receiving::default(),
             nonces: Nonces::default(),
             refused: Refused::default(),
             sessions: Sessions::default(),

@@ -9,6 +9,7 @@ mod authorities;
 mod backups;
 mod bed;
 mod browser;
+mod bundles;
 mod clusters;
 mod etcd;
 mod hurry;

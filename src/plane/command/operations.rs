@@ -106,7 +106,7 @@ fn purpose(text: &str) -> Result<CertPurpose, String> {
     })
 }
 
-fn number(value: i64, what: &str) -> Result<u32, Fault> {
+pub(super) fn number(value: i64, what: &str) -> Result<u32, Fault> {
     u32::try_from(value).map_err(|_| {
         let why = format!("{value} s is no {what}");
         Fault::new(FaultCode::Usage, "nothing was ordered", why)

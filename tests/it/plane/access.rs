@@ -295,6 +295,7 @@ impl World {
             ("service_id", "resmgr".into()),
             ("token_id", "none".into()),
             ("credential_id", "none".into()),
+            ("bundle_id", "none".into()),
         ] {
             path = path.replace(&format!("{{{param}}}"), &value);
         }

@@ -165,6 +165,15 @@ impl Bed {
         )
     }
 
+    /// As it comes.
+    pub(super) async fn bytes(&self, path: &str) -> (u16, Vec<u8>) {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let request = request.header("X-Auth-Token", &self.token);
+        let answer = within(request.send()).await.expect("answer");
+        let status = answer.status().as_u16();
+        (status, within(answer.bytes()).await.expect("body").to_vec())
+    }
+
     pub(super) async fn get(&self, path: &str) -> Value {
         let (status, body) = self.ask(Method::GET, path, Value::Null).await;
         assert_eq!(status, 200, "{path}: {body}");
