@@ -274,6 +274,14 @@ impl Role {
         }
     }
 
+    /// A role of ours, beside it: the stack's add-ons bring it. Who may all needs none.
+    pub(super) fn own_cluster_role(self) -> Option<&'static str> {
+        match self {
+            Self::Reader | Self::Member => Some("pf9:see-nodes"),
+            Self::Admin => None,
+        }
+    }
+
     /// The role of an id; others mean nothing here.
     pub(super) fn of(id: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.word() == id)

@@ -21,7 +21,7 @@ use super::agents;
 use super::alerts;
 use super::authorities;
 use super::backups;
-use super::bootstrap::PROJECT;
+use super::bootstrap::{ADMIN, PROJECT};
 use super::etcd;
 use super::fleet;
 use super::hostkey;
@@ -29,7 +29,7 @@ use super::http::{Doc, no_such_method, no_such_path};
 use super::kubeconfig;
 use super::maintenance;
 use super::operations;
-use super::people::{DEFAULT_DOMAIN, DomainId, ProjectId, find};
+use super::people::{self, DEFAULT_DOMAIN, DomainId, ProjectId, find};
 use super::qbert;
 use super::records::CLUSTERS;
 use super::recover;
@@ -186,6 +186,7 @@ pub(super) fn router(plane: Arc<Plane>) -> Router {
         .route("/kubeconfig", post(kubeconfig_for))
         .route("/kubeconfigs", get(kubeconfigs))
         .route("/kubeconfigs/{id}", delete(withdraw_kubeconfig))
+        .route("/admin/reset-password", post(reset_password))
         .route("/recover", get(review).post(recover_these))
         .merge(alerts::http::admin_routes())
         .fallback(no_such_path)
@@ -239,6 +240,11 @@ async fn accept_machine(
     let host = resmgr::host_id(&id)?;
     machines::accept(&plane, host, wanted).await?;
     Ok(Json(json!({"host": host})))
+}
+
+async fn reset_password(State(plane): State<Arc<Plane>>) -> Answer<Json<Value>> {
+    people::reset::administrator(&plane).await?;
+    Ok(Json(json!({"user": ADMIN, "file": "admin-password"})))
 }
 
 async fn allow_reenrol(

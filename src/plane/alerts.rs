@@ -14,6 +14,7 @@
 //! | `rules`  | the table of rules |
 //! | `facts`  | what of a status matters (pure) |
 //! | `found`  | what is wrong now, by facts, rows and time (pure) |
+//! | `trends` | what will be wrong: shares over twelve days, and when they are used up (pure) |
 //! | `engine` | when that is an alert, what it follows from, and when somebody is told (pure) |
 //! | `board`  | what is known between two looks |
 //! | `keep`   | the looks, with the store around them |
@@ -24,6 +25,7 @@
 //! | `deliver`| the way there |
 //! | `probe`, `availability` | whether clusters' APIs answer, and how much of each month they did |
 //! | `report` | what each node should be, was found to be, and what was repaired: every day (pure) |
+//! | `walk`   | lists of what was, by turns |
 //! | `show`, `http` | for people and programs |
 //!
 //! What repairs itself is repaired first, by nodelet on the host; that is what the times of the rules are for. An alert
@@ -48,7 +50,9 @@ mod report;
 mod rules;
 mod shelf;
 mod show;
+mod trends;
 mod verbs;
+mod walk;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -60,21 +64,24 @@ pub(super) use board::Board;
 pub(super) use deliver::deliver;
 pub(super) use keep::keep;
 pub(super) use notify::{Kind as TargetKind, Wanted as WantedTarget};
-pub(super) use probe::probe;
+pub(super) use probe::{EVERY as PROBE_EVERY, probe};
 pub(super) use rules::Rule;
+pub(super) use trends::forget as forget_trends;
 pub(super) use verbs::{WantedAck, WantedSilence};
 
 use rules::Urgency;
 
 /// Names of these kinds of rows.
-pub(super) const TABLES: [&str; 7] = [
+pub(super) const TABLES: [&str; 9] = [
     "alerts",
     "alerts-past",
+    "alerts-past-at",
     "alert-silences",
     "alert-targets",
     "alert-outbox",
     "availability",
     "conformance-reports",
+    "trends",
 ];
 
 /// Whose matter an alert is.

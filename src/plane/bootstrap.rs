@@ -22,6 +22,8 @@ pub(super) const ADMIN: &str = "admin@pf9.local";
 pub(super) const PROJECT: &str = "service";
 /// Key of the administrator's row.
 pub(super) const ADMIN_ROW: &str = "admin";
+/// Where his password is until he changes it, below the state directory.
+pub(super) const ADMIN_PASSWORD: &str = "/admin-password";
 
 const STORE_FILE: &str = "plane.redb";
 /// What a start yields.
@@ -94,7 +96,7 @@ fn make(files: &HostFs, store: &Store, now: Timestamp) -> Result<Identity, BootE
     let hash = PasswordHash::of(password.expose())?;
     // The file first: an administrator whose password nobody knows must not come to be.
     let text = format!("{}\n", password.expose());
-    files.write("/admin-password", text.as_bytes(), &Attrs::mode(0o600))?;
+    files.write(ADMIN_PASSWORD, text.as_bytes(), &Attrs::mode(0o600))?;
     store.write(|write| {
         people::make::first(write, ProjectId::fresh(), hash, now)?;
         write.put(&IDENTITY, IDENTITY_ROW, &identity)

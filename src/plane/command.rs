@@ -114,6 +114,9 @@ enum Verb {
     /// Who is told of alerts.
     #[command(subcommand)]
     Notify(notify::NotifyVerb),
+    /// The first administrator.
+    #[command(subcommand)]
+    Admin(AdminVerb),
     /// Print a kubeconfig that leads through the plane. There is no secret in it: pf9ctl kube-token gets one when it is
     /// used.
     Kubeconfig {
@@ -150,6 +153,16 @@ struct State {
     /// The plane's state directory.
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     state_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminVerb {
+    /// Give him a new password, which is in the file admin-password of the state directory then; all that he was let in
+    /// by before is ended: tokens, kubeconfigs, application credentials.
+    ResetPassword {
+        #[command(flatten)]
+        state: State,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -372,6 +385,16 @@ async fn run(command: Command) -> Result<(), Fault> {
         Verb::Cluster(verb) => verb.run().await,
         Verb::Alert(verb) => verb.run().await,
         Verb::Notify(verb) => verb.run().await,
+        Verb::Admin(AdminVerb::ResetPassword { state }) => {
+            let path = "/admin/reset-password";
+            let answer = admin::ask(&state.state_dir, Method::POST, path, &Value::Null).await?;
+            let file = state.state_dir.join(text(&answer, "file"));
+            let (user, file) = (text(&answer, "user"), file.display());
+            put(
+                None,
+                &format!("{user} has the password that is in {file}; nothing of before lets in\n"),
+            )
+        }
         Verb::Kubeconfig {
             cluster,
             state,

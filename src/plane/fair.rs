@@ -23,29 +23,30 @@ pub(super) use shares::Shares;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Origin(IpAddr);
 
-/// Places that origins take turns for: however many of one wait, the next free place is another's.
+/// Places that origins (or people, once it is known who asks) take turns for: however many of one wait, the next free
+/// place is another's.
 #[derive(Clone, Debug)]
-pub(super) struct Fair(Arc<Inner>);
+pub(super) struct Fair<K: Ord + Copy = Origin>(Arc<Inner<K>>);
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<K: Ord + Copy> {
     waiting_max: usize,
-    line: Mutex<Line>,
+    line: Mutex<Line<K>>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct Line<K: Ord + Copy> {
     free: usize,
     /// Those who wait, by origin, who came first in front.
-    waiting: BTreeMap<Origin, VecDeque<oneshot::Sender<Place>>>,
+    waiting: BTreeMap<K, VecDeque<oneshot::Sender<Place<K>>>>,
     /// The origins of `waiting`, in the order of their turns.
-    turns: VecDeque<Origin>,
+    turns: VecDeque<K>,
     count: usize,
 }
 
 /// A place that is taken, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Option<Arc<Inner>>);
+pub(super) struct Place<K: Ord + Copy = Origin>(Option<Arc<Inner<K>>>);
 
 /// More wait than can be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Origin {
 
 // === impl Fair ===
 
-impl Fair {
+impl<K: Ord + Copy> Fair<K> {
     /// `places` at a time; at most `waiting_max` wait.
     pub(super) fn new(places: usize, waiting_max: usize) -> Self {
         Self(Arc::new(Inner {
@@ -86,7 +87,7 @@ impl Fair {
     ///
     /// # Errors
     /// Where too many wait, and this origin has the most of them.
-    pub(super) async fn place(&self, origin: Origin) -> Result<Place, TooMany> {
+    pub(super) async fn place(&self, origin: K) -> Result<Place<K>, TooMany> {
         let coming = {
             let mut line = self.0.line();
             if line.free > 0 {
@@ -99,14 +100,14 @@ impl Fair {
     }
 }
 
-impl Inner {
-    fn line(&self) -> MutexGuard<'_, Line> {
+impl<K: Ord + Copy> Inner<K> {
+    fn line(&self) -> MutexGuard<'_, Line<K>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Line {
-    fn queue(&mut self, origin: Origin, max: usize) -> Result<oneshot::Receiver<Place>, TooMany> {
+impl<K: Ord + Copy> Line<K> {
+    fn queue(&mut self, origin: K, max: usize) -> Result<oneshot::Receiver<Place<K>>, TooMany> {
         if self.count >= max {
             self.forget_the_gone();
         }
@@ -125,7 +126,7 @@ impl Line {
 
     /// Who waits longest goes on waiting: the origin with the most loses who came last. That may be
     /// the one who asks.
-    fn make_room(&mut self, asks: Origin) -> Result<(), TooMany> {
+    fn make_room(&mut self, asks: K) -> Result<(), TooMany> {
         let most = self.waiting.iter().max_by_key(|(_, queue)| queue.len());
         let (&origin, most) = most.map(|(o, q)| (o, q.len())).ok_or(TooMany)?;
         let own = self.waiting.get(&asks).map_or(0, VecDeque::len);
@@ -153,7 +154,7 @@ impl Line {
     }
 
     /// Whose turn it is.
-    fn next(&mut self) -> Option<oneshot::Sender<Place>> {
+    fn next(&mut self) -> Option<oneshot::Sender<Place<K>>> {
         let origin = self.turns.pop_front()?;
         let queue = self.waiting.get_mut(&origin)?;
         let sender = queue.pop_front()?;
@@ -166,7 +167,7 @@ impl Line {
     }
 }
 
-impl Drop for Place {
+impl<K: Ord + Copy> Drop for Place<K> {
     fn drop(&mut self) {
         let Some(inner) = self.0.take() else {
             return;

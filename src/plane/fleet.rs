@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
+use super::alerts;
 use super::departures;
 use super::etcd::{self, leave::Forced};
 use super::machines::MACHINES;
@@ -175,6 +176,7 @@ fn take_out(change: &mut Change<'_>, row: &Host, of: Option<ClusterId>) -> Answe
     change.remove(&EVENT_NEXT, &id)?;
     change.remove(&EVENT_MARKS, &id)?;
     operations::forget(change, host)?;
+    alerts::forget_trends(change, host)?;
     let mine = format!("{id}/");
     for (key, _) in change.with_prefix(&EVENTS, &mine)? {
         change.remove(&EVENTS, &key)?;

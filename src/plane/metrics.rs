@@ -14,10 +14,13 @@
 //! | `etcd-backup` | none: by its last status | masters that told of their etcd |
 //! | `certificates` | none: by its last status | hosts that told of certificates of a node |
 //! | `api-address` | none: by its last status | masters that share the API's address |
+//! | `host` | none: by its last status | hosts that ever reported |
 //! | `upgrade` | none: the plane's own | the first master of a cluster that was ever upgraded |
 //!
 //! kubelets and API servers answer at their usual paths below `/k8s/clusters/{uuid}`. A cluster's
 //! token sees the hosts of that cluster; the whole fleet's numbers are for operators.
+
+mod of_host;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,16 +77,19 @@ enum Source {
     Address,
     /// How far the cluster's upgrade is: nobody knows but the plane.
     Upgrade,
+    /// How the machine and the node are, from its status: of one that is away what was so last, and how long ago.
+    Host,
 }
 
 impl Source {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Tunnel,
         Self::Etcd,
         Self::Certificates,
         Self::Backups,
         Self::Address,
         Self::Upgrade,
+        Self::Host,
     ];
 
     fn name(self) -> &'static str {
@@ -94,6 +100,7 @@ impl Source {
             Self::Backups => "etcd-backup",
             Self::Address => "api-address",
             Self::Upgrade => "upgrade",
+            Self::Host => "host",
         }
     }
 
@@ -102,7 +109,7 @@ impl Source {
         match self {
             Self::Tunnel => Some(("agent-metrics", "/v1/metrics")),
             Self::Etcd => Some(("etcd-metrics", "/metrics")),
-            Self::Certificates | Self::Backups | Self::Address | Self::Upgrade => None,
+            Self::Certificates | Self::Backups | Self::Address | Self::Upgrade | Self::Host => None,
         }
     }
 
@@ -116,6 +123,7 @@ impl Source {
             Self::Backups => role == Some(Role::Master) && backups::etcd_of(known).is_some(),
             Self::Address => role == Some(Role::Master) && shared_address::said(known).is_some(),
             Self::Upgrade => cluster.is_some_and(|c| rolls::numbers::are_there(c, host)),
+            Self::Host => known.status.is_some(),
         }
     }
 }
@@ -164,7 +172,8 @@ pub(super) async fn numbers(
         return Err(state::no_host(id));
     }
     let Some(source) = Source::ALL.into_iter().find(|s| s.name() == source) else {
-        let why = "there are tunnel, etcd, etcd-backup, certificates, api-address and upgrade";
+        let why =
+            "there are tunnel, etcd, etcd-backup, certificates, api-address, upgrade and host";
         return Err(Refusal::missing(
             FaultCode::SourceUnknown,
             "no such numbers",
@@ -224,6 +233,7 @@ fn known_numbers(plane: &Plane, known: &Known, source: Source) -> Answer<Metrics
             }
         }
         Source::Address => text = shared_address::numbers(known),
+        Source::Host => text = of_host::numbers(known),
         Source::Certificates | Source::Tunnel | Source::Etcd => {
             text.certificates(&of_the_node(known), known.now);
         }
@@ -336,7 +346,7 @@ mod tests {
             .collect();
         assert_eq!(
             paths,
-            [format!("/metrics/hosts/{}/certificates", known.host.id)]
+            ["certificates", "host"].map(|s| format!("/metrics/hosts/{}/{s}", known.host.id))
         );
         let mut text = MetricsText::default();
         text.certificates(&of_the_node(&known), known.now);
@@ -350,6 +360,10 @@ mod tests {
             ]
         );
         let quiet = told(reports(1, None));
-        assert!(targets_of("https://plane", &quiet, None).is_empty());
+        let targets = targets_of("https://plane", &quiet, None);
+        assert_eq!(targets.len(), 1, "how the machine is: {targets:?}");
+        let mut silent = quiet;
+        silent.status = None;
+        assert!(targets_of("https://plane", &silent, None).is_empty());
     }
 }

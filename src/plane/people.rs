@@ -5,6 +5,7 @@
 //! | here    | the rows, and their names |
 //! | `find`  | reading them: by name, roles as they are now, owners |
 //! | `make`  | the first ones, and those of a store of before there were any |
+//! | `reset` | a new password for the administrator who has lost his |
 //! | `keep`  | changing them: names that are taken, bounds, what goes with what |
 //!
 //! Rights are looked up with every request and stand in no token: whoever loses a role, is disabled, or whose
@@ -14,6 +15,7 @@
 pub(super) mod find;
 pub(super) mod keep;
 pub(super) mod make;
+pub(super) mod reset;
 
 use std::fmt;
 

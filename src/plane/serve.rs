@@ -59,6 +59,8 @@ pub struct ServeConfig {
     pub host_certificate: SignedDuration,
     /// Connections at a time.
     pub connections: usize,
+    /// How often every cluster's API is asked whether it is there.
+    pub probe_every: Duration,
 }
 
 /// A running plane.
@@ -107,6 +109,7 @@ impl ServeConfig {
             drain: DRAIN,
             host_certificate: LEAF_LIFE,
             connections: CONNECTIONS_MAX,
+            probe_every: alerts::PROBE_EVERY,
         }
     }
 }
@@ -171,7 +174,7 @@ impl Server {
         tasks.spawn(maintenance::keep(Arc::clone(&plane)));
         tasks.spawn(alerts::keep(Arc::clone(&plane)));
         tasks.spawn(alerts::deliver(Arc::clone(&plane)));
-        tasks.spawn(alerts::probe(Arc::clone(&plane)));
+        tasks.spawn(alerts::probe(Arc::clone(&plane), config.probe_every));
         tasks.spawn(keep_refused(Arc::clone(&plane)));
         tracing::info!(%address, url = plane.public_url, "ready");
         Ok(Self {

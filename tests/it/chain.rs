@@ -2,7 +2,9 @@
 //! nodelet is a fake.
 
 mod delta;
+mod planted;
 mod restored;
+mod watched;
 
 use std::net::SocketAddr;
 use std::path::Path;

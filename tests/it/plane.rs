@@ -6,6 +6,7 @@ mod addresses;
 mod agents;
 mod alerts;
 mod authorities;
+mod availability;
 mod backups;
 mod bed;
 mod browser;

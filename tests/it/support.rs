@@ -1,5 +1,6 @@
 //! What several tests need: patience, a nodelet, a stack.
 
+pub(crate) mod full;
 pub(crate) mod newer;
 pub(crate) mod node;
 #[cfg(feature = "plane")]

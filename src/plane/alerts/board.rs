@@ -1,7 +1,7 @@
 //! What is known between two looks: in memory, for it comes again by itself. What must outlive the plane is in `shelf`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 use super::engine::Book;
 use super::facts::{self, Facts};
 use super::found::{Heard, Seen};
+use super::trends::{self, Closed, Foreseen, Of};
+use super::walk::Walks;
 use crate::model::{ClusterId, Event, HostId, HostStatus};
 
 /// Shared by whoever learns something, and whoever looks.
@@ -21,6 +23,8 @@ pub(in crate::plane) struct Board {
     pub(super) outbox: Notify,
     /// Whoever changes an alert holds it: a look takes time, and what somebody acknowledges meanwhile must not be lost.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Lists of what was.
+    pub(super) walks: Arc<Walks>,
 }
 
 #[derive(Default)]
@@ -29,6 +33,8 @@ pub(super) struct Inner {
     pub(super) seen: BTreeMap<ClusterId, Seen>,
     /// Alerts that are open, and what may become one.
     pub(super) book: Book,
+    /// Slots of trends that are over and not kept yet: one of each host, the newest.
+    closed: BTreeMap<HostId, Closed>,
     /// How deliveries go, by target.
     pub(super) ways: BTreeMap<String, Way>,
 }
@@ -49,15 +55,20 @@ impl Board {
 
     /// A host reported.
     pub(in crate::plane) fn heard(&self, host: HostId, status: &HostStatus, now: Timestamp) {
+        let (slot, said) = (trends::slot_of(host, now), trends::said(status));
         let is_news = {
             let mut inner = self.inner();
             let heard = inner.heard.entry(host).or_default();
+            let closed = heard.trends.hear(slot, said);
             let facts = facts::of(status, now, heard.facts.as_ref());
             let is_news = match &heard.facts {
                 Some(before) => is_news(before, &facts),
                 None => true,
             };
             heard.facts = Some(facts);
+            if let Some(closed) = closed {
+                inner.closed.insert(host, closed);
+            }
             is_news
         };
         if is_news {
@@ -72,6 +83,19 @@ impl Board {
         if heard.facts.is_none() {
             heard.facts = Some(facts::of(status, received_at, None));
         }
+    }
+
+    /// Slots that are over, some at a time; whoever takes them keeps them.
+    pub(super) fn closed(&self, most: usize) -> Vec<(HostId, Closed)> {
+        let closed = &mut self.inner().closed;
+        let all = std::iter::from_fn(|| closed.pop_first());
+        all.take(most).collect()
+    }
+
+    /// What a host's trends lead to.
+    pub(super) fn foresee(&self, host: HostId, foreseen: Vec<(Of, Foreseen)>) {
+        let mut inner = self.inner();
+        inner.heard.entry(host).or_default().trends.foreseen = foreseen;
     }
 
     /// A host delivered events.
@@ -115,6 +139,7 @@ impl Board {
     pub(super) fn keep_only(&self, hosts: &BTreeSet<HostId>, clusters: &BTreeSet<ClusterId>) {
         let mut inner = self.inner();
         inner.heard.retain(|host, _| hosts.contains(host));
+        inner.closed.retain(|host, _| hosts.contains(host));
         inner.seen.retain(|cluster, _| clusters.contains(cluster));
     }
 

@@ -343,7 +343,7 @@ fn repaired(event: &Event) -> Option<String> {
 }
 
 /// A name, as long as names are.
-fn part(text: &str) -> String {
+pub(super) fn part(text: &str) -> String {
     text.chars().take(PART_MAX).collect()
 }
 

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::facts::{End, Facts, Flaps, Local};
 use super::rules::{Rule, SILENT_BUSY_S, Urgency};
+use super::trends::{self, Watched};
 use super::{Key, Names, Subject};
 use crate::model::{ClusterId, HostId, NodeState, Role};
 use crate::plane::records::{Cluster, Host, Member};
@@ -47,6 +48,7 @@ pub(super) struct Finding {
 pub(super) struct Heard {
     pub(super) facts: Option<Facts>,
     pub(super) flaps: Flaps,
+    pub(super) trends: Watched,
 }
 
 /// What the plane saw of a cluster by itself.
@@ -92,6 +94,11 @@ pub(super) fn all(world: &World<'_>) -> BTreeMap<Key, Finding> {
         let quiet = silence(world, &of);
         silent += usize::from(quiet.is_some());
         out.extend(quiet);
+        out.extend(
+            of.heard
+                .into_iter()
+                .flat_map(|heard| foreseen(world, &of, heard)),
+        );
         if let Some(facts) = of.facts {
             said(world, &of, facts, &mut out);
         }
@@ -300,6 +307,18 @@ fn said(world: &World<'_>, of: &Of<'_>, facts: &Facts, out: &mut Vec<Finding>) {
     if member.role == Role::Master {
         backups(world, of, cluster, member, facts, out);
     }
+}
+
+/// What its trends lead to within a week.
+fn foreseen(world: &World<'_>, of: &Of<'_>, heard: &Heard) -> Vec<Finding> {
+    let one = |(what, foreseen): &(trends::Of, trends::Foreseen)| {
+        let (rule, part, urgency, why) = trends::told(of.host.id, what, foreseen, world.now);
+        Finding {
+            urgency,
+            ..of.finding(rule, &part, why)
+        }
+    };
+    heard.trends.foreseen.iter().map(one).collect()
 }
 
 /// The sentence that operators know.

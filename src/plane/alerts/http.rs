@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::notify::{self, Wanted};
 use super::report::REPORTS;
-use super::shelf::{PAST, SILENCES};
+use super::shelf::{self, SILENCES};
 use super::verbs::{self, WantedAck, WantedSilence};
 use super::{Alert, show};
 use crate::model::{ClusterId, FaultCode, HostId};
@@ -128,13 +128,21 @@ fn kept<T>(who: Option<&Who>, all: &mut Vec<T>, owner: impl Fn(&T) -> Answer<Own
     Ok(())
 }
 
-fn list_of(plane: &Plane, which: &Which, who: Option<&Who>) -> Answer<Value> {
+/// What is open at once; what was, when it is his turn.
+async fn list_of(plane: &Arc<Plane>, which: Which, who: Option<Arc<Who>>) -> Answer<Value> {
+    if which.state.as_deref() != Some("past") {
+        return list_now(plane, &which, who.as_deref());
+    }
+    let user = who.as_ref().map(|who| who.user.id.clone());
+    let shared = Arc::clone(plane);
+    let walk = move || list_now(&shared, &which, who.as_deref());
+    plane.alerts.walks.walk(user.as_ref(), walk).await
+}
+
+fn list_now(plane: &Plane, which: &Which, who: Option<&Who>) -> Answer<Value> {
     let mut all: Vec<Alert> = match which.state.as_deref() {
         None | Some("open") => plane.alerts.inner().book.values().cloned().collect(),
-        Some("past") => {
-            let all = plane.read()?.all(&PAST)?;
-            all.into_iter().map(|(_, a)| a).collect()
-        }
+        Some("past") => shelf::all_past(&plane.read()?, which.host)?,
         Some(_) => {
             let why = "state is open or past";
             return Err(Refusal::bad(FaultCode::AlertInvalid, "no list", why));
@@ -164,8 +172,7 @@ fn found(plane: &Plane, id: Uuid) -> Answer<Option<Alert>> {
         return Ok(Some(alert.clone()));
     }
     drop(open);
-    let past = plane.read()?.all(&PAST)?;
-    Ok(past.into_iter().map(|(_, a)| a).find(|a| a.id == id))
+    shelf::past(&plane.read()?, id)
 }
 
 fn one_of(plane: &Plane, id: Uuid) -> Answer<Value> {
@@ -193,7 +200,7 @@ pub(in crate::plane) async fn list(
     State(plane): State<Arc<Plane>>,
     Query(which): Query<Which>,
 ) -> Answer<Json<Value>> {
-    list_of(&plane, &which, Some(&who)).map(Json)
+    list_of(&plane, which, Some(who)).await.map(Json)
 }
 
 pub(in crate::plane) async fn one(
@@ -324,7 +331,7 @@ async fn admin_list(
     State(plane): State<Arc<Plane>>,
     Query(which): Query<Which>,
 ) -> Answer<Json<Value>> {
-    list_of(&plane, &which, None).map(Json)
+    list_of(&plane, which, None).await.map(Json)
 }
 
 async fn admin_one(

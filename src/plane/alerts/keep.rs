@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::engine::{self, Book, Led, Look};
 use super::found::{self, World};
 use super::shelf::{self, OPEN, SILENCES};
+use super::trends::{self, TRENDS};
 use super::{Alert, notify, report, verbs};
 use crate::model::{ClusterId, HostId};
 use crate::plane::agents;
@@ -22,6 +23,8 @@ use crate::plane::store::Read;
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// Many hosts report within a second; one look is for all of them.
 const GATHER: Duration = Duration::from_millis(500);
+/// Hosts whose trends are written at once: of ten thousand ten have a slot that ends between two looks.
+const SLOTS_AT_ONCE: usize = 500;
 /// After the store failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -85,11 +88,15 @@ async fn recall(plane: &Arc<Plane>) -> Answer<()> {
                     .alerts
                     .recall(host.id, &said.status, said.received_at);
             }
+            if let Some(kept) = rows.get(&TRENDS, &host.id.to_string())? {
+                shared.alerts.foresee(host.id, kept.foreseen());
+            }
         }
         Ok(())
     });
     done.await
-        .map_err(|e| crate::plane::refusal::Refusal::internal("alerts were not read", &e))?
+        .map_err(|e| crate::plane::refusal::Refusal::internal("alerts were not read", &e))??;
+    plane.change(shelf::note_places).await
 }
 
 /// The rows of one look.
@@ -116,6 +123,7 @@ fn rows(plane: &Plane) -> Answer<Rows> {
 
 async fn look(plane: &Arc<Plane>) -> Answer<()> {
     let _turn = plane.alerts.turn.lock().await;
+    follow(plane).await?;
     let now = crate::seam::clock::now();
     let shared = Arc::clone(plane);
     // Rows of ten thousand hosts take a tenth of a second: not on a thread that moves bytes.
@@ -169,6 +177,25 @@ async fn look(plane: &Arc<Plane>) -> Answer<()> {
     plane.alerts.inner().book = book;
     if told {
         plane.alerts.outbox.notify_one();
+    }
+    Ok(())
+}
+
+/// Keeps what trends have learned. A slot whose write fails is lost: the next one is six hours away, and as good.
+async fn follow(plane: &Arc<Plane>) -> Answer<()> {
+    let closed = plane.alerts.closed(SLOTS_AT_ONCE);
+    if closed.is_empty() {
+        return Ok(());
+    }
+    let foreseen = plane
+        .change(move |change| {
+            let each = closed.into_iter();
+            each.map(|(host, closed)| Ok((host, trends::keep(change, host, closed)?)))
+                .collect::<Answer<Vec<_>>>()
+        })
+        .await?;
+    for (host, foreseen) in foreseen {
+        plane.alerts.foresee(host, foreseen);
     }
     Ok(())
 }

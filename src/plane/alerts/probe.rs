@@ -21,7 +21,7 @@ use crate::plane::trace::Trace;
 /// Who asks, for the node's audit.
 const WHO: &str = "availability";
 /// Time between two questions: a thousandth of a month is 43 minutes.
-const EVERY: Duration = Duration::from_secs(30);
+pub(in crate::plane) const EVERY: Duration = Duration::from_secs(30);
 /// How long an API may take before it counts as not there: kubectl's user has given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Clusters that are asked at the same time: one that hangs costs a place for [`PATIENCE`].
@@ -40,7 +40,7 @@ struct Tally {
 }
 
 /// Asks until the plane stops; what was counted is written then.
-pub(in crate::plane) async fn probe(plane: Arc<Plane>) {
+pub(in crate::plane) async fn probe(plane: Arc<Plane>, every: Duration) {
     let mut tally = Tally::default();
     match known(&plane) {
         Ok(answered) => tally.answered = answered,
@@ -62,7 +62,7 @@ pub(in crate::plane) async fn probe(plane: Arc<Plane>) {
         tokio::select! {
             // cancel-safe: time is waited for
             () = plane.shutdown.cancelled() => break,
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
     }
     write(&plane, &mut tally).await;

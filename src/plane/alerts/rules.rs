@@ -56,6 +56,9 @@ pub(super) const SILENT_S: i64 = 210;
 /// The same while it converges.
 pub(super) const SILENT_BUSY_S: i64 = 300;
 
+/// What is foreseen is looked at every six hours; one look at which it is not so is not its end.
+const FORESEEN_S: i64 = 13 * 3600;
+
 macro_rules! rules {
     ($( $id:ident { $($field:ident : $value:expr),* $(,)? } )*) => {
         /// A rule.
@@ -77,7 +80,7 @@ macro_rules! rules {
 }
 
 use Reach::{Cluster, Fleet, Master, Member, Same};
-use Urgency::{Critical, High};
+use Urgency::{Critical, High, Low};
 
 rules! {
     FleetNotResponding {
@@ -103,6 +106,30 @@ rules! {
         what: "is short of room on a file system",
         fix: "free some space or enlarge the file system; what failed for it is tried again by itself",
         causes: &[(Rule::HostNotResponding, Same)],
+    }
+    DiskFilling {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has a file system that will be full",
+        fix: "find what grows (du -x, journalctl --disk-usage, images), or enlarge the file system before that day",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::DiskLow, Same)],
+    }
+    EtcdFilling {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has an etcd that will be full",
+        fix: "find what grows, or raise etcdQuotaBytes; docs/alerts.md#etcdnearlyfull",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdNearlyFull, Same)],
+    }
+    EtcdSlowing {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has an etcd whose disk gets slower",
+        fix: "what else writes to that disk, is it wearing out? give /var/lib/pf9/etcd one of its own; docs/alerts.md#etcddiskslow",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::EtcdUnhealthy, Same)],
+    }
+    MemoryGrowing {
+        urgency: Low, hold_s: 0, clear_s: FORESEEN_S,
+        what: "has a program whose memory grows",
+        fix: "systemctl restart UNIT gives it back; tell us with a support bundle (pf9ctl bundle)",
+        causes: &[(Rule::HostNotResponding, Same), (Rule::MemoryLow, Same)],
     }
     MemoryLow {
         urgency: High, hold_s: 600, clear_s: 300,

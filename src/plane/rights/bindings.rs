@@ -88,7 +88,7 @@ pub(super) struct Binding {
 
 /// All bindings of these members, and of the people who come through the plane.
 pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
-    let mut all: Vec<Binding> = Person::ALL.into_iter().map(of_people).collect();
+    let mut all: Vec<Binding> = Person::ALL.into_iter().flat_map(of_people).collect();
     let mut proxies: BTreeMap<u128, Vec<String>> = BTreeMap::new();
     for member in members {
         if member.role == Role::Master {
@@ -106,13 +106,19 @@ pub(super) fn wanted(members: &[Member]) -> Vec<Binding> {
     all
 }
 
-/// Whoever has this role in the cluster's project: the plane says of each request whether its person has.
-fn of_people(role: Person) -> Binding {
-    let name = format!("{PEOPLE}{}", role.word());
+/// Whoever has this role in the cluster's project: the plane says of each request whether its person has. A role of ours
+/// that the cluster's stack is too old to bring is nobody's until it is there.
+fn of_people(role: Person) -> impl Iterator<Item = Binding> {
     let group = json!([{"apiGroup": RBAC, "kind": "Group", "name": role.group()}]);
-    let mut made = binding(OF_CLUSTER, name, role.cluster_role(), &[]);
-    made.object["subjects"] = group;
-    made
+    let name = format!("{PEOPLE}{}", role.word());
+    let own = role.own_cluster_role();
+    let all = std::iter::once((name.clone(), role.cluster_role()));
+    let all = all.chain(own.map(|own| (format!("{name}:nodes"), own)));
+    all.map(move |(name, of)| {
+        let mut made = binding(OF_CLUSTER, name, of, &[]);
+        made.object["subjects"] = group.clone();
+        made
+    })
 }
 
 fn of_master(host: HostId) -> impl Iterator<Item = Binding> {

@@ -120,6 +120,33 @@ fn a_masters_rights_come_and_go_with_it() {
     assert!(every.into_iter().all(|b| !b.contains("system:masters")));
 }
 
+/// Nodes and what they use, and nothing else: the role is in the stack's add-ons, under the name that is bound.
+#[test]
+fn readers_and_members_see_nodes_by_a_role_that_the_stack_brings() {
+    let file = include_str!("../../../scripts/addons/03-roles.yaml");
+    let lines: Vec<&str> = file.lines().filter(|l| !l.starts_with('#')).collect();
+    let role = lines.join("\n");
+    assert_eq!(
+        role,
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: pf9:see-nodes\nrules:\n  \
+         - apiGroups: [\"\"]\n    resources: [nodes]\n    verbs: [get, list, watch]\n  \
+         - apiGroups: [metrics.k8s.io]\n    resources: [nodes]\n    verbs: [get, list]"
+    );
+    let mut c = cluster();
+    add(&mut c, &[(1, true)]).expect("attach");
+    let mut api = Fake::default();
+    settled(&c, &mut api);
+    let bound = api
+        .0
+        .bindings
+        .values()
+        .filter(|b| b["roleRef"]["name"] == "pf9:see-nodes");
+    let groups: BTreeSet<&str> = bound
+        .filter_map(|b| b["subjects"][0]["name"].as_str())
+        .collect();
+    assert_eq!(groups, ["pf9:role:member", "pf9:role:reader"].into());
+}
+
 #[test]
 fn nodes_are_marked_by_their_role_and_go_when_they_have_left() {
     let mut c = cluster();
