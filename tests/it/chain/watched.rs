@@ -28,7 +28,7 @@ const RULES: &str = concat!(
     "/packaging/prometheus/pf9-etcd.rules.yml"
 );
 /// Numbers that are not there in this world, why, and who makes them: the name has to be theirs.
-const ABSENT: [(&str, &str, &str); 4] = [
+const ABSENT: [(&str, &str, &str); 3] = [
     (
         "pf9_agent_roll_hosts",
         "the fleet was never taken to another version of the agent",
@@ -38,11 +38,6 @@ const ABSENT: [(&str, &str, &str); 4] = [
         "pf9_upgrade_",
         "the cluster was never upgraded",
         include_str!("../../../src/plane/rolls/numbers.rs"),
-    ),
-    (
-        "pf9_comms_refusals_total",
-        "nothing was refused",
-        include_str!("../../../src/comms/metrics.rs"),
     ),
     (
         "pf9_comms_disconnects_total",
@@ -66,8 +61,9 @@ impl Prometheus {
         std::fs::write(at("token"), token).expect("write");
         let (ca, token) = (plane.dir.path().join("ca.pem"), at("token"));
         let (ca, token) = (ca.display(), token.display());
-        let way =
-            format!("authorization: {{credentials_file: {token}}}, tls_config: {{ca_file: {ca}}}");
+        let way = format!(
+            "authorization: {{type: Bearer, credentials_file: {token}}}, tls_config: {{ca_file: {ca}}}"
+        );
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{RULES}']\n\
              scrape_configs:\n- {{job_name: pf9, {way}, http_sd_configs: [{{url: '{}/metrics/targets', \

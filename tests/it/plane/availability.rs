@@ -78,7 +78,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     world.api.objects.well(true);
     until(|| async { world.down().await.is_none().then_some(()) }).await;
     // What was counted is written at the end at the latest.
-    world.bed = world.bed.restart().await;
+    world.bed = world.bed.restart_with(|c| c.probe_every = EVERY).await;
     let months = world.months().await;
     let (up, silent) = (
         sum(&months, "answeredSeconds"),
@@ -114,7 +114,7 @@ async fn an_api_is_measured_through_its_tunnel_and_missed_when_it_does_not_answe
     tokio::time::timeout(EVERY * 3, std::future::pending::<()>())
         .await
         .expect_err("time goes by");
-    world.bed = world.bed.restart().await;
+    world.bed = world.bed.restart_with(|c| c.probe_every = EVERY).await;
     let after = world.months().await;
     for field in ["answeredSeconds", "silentSeconds"] {
         assert_eq!(sum(&after, field), sum(&before, field), "{field}");

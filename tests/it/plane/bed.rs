@@ -128,11 +128,16 @@ impl Bed {
     }
 
     /// Stops the plane and starts it again on the same port.
-    pub(super) async fn restart(mut self) -> Self {
+    pub(super) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, started otherwise.
+    pub(super) async fn restart_with(mut self, change: impl FnOnce(&mut ServeConfig)) -> Self {
         let server = self.server();
         let address = server.address().to_string();
         within(server.stop()).await;
-        let mut again = Self::open(self.dir, &address, |_| {}).await;
+        let mut again = Self::open(self.dir, &address, change).await;
         (again.token, again.project) = (self.token, self.project);
         again
     }
