@@ -10,9 +10,6 @@ use crate::demo::{NODES, Outcome, agent_is_ok, demo, eventually, ready_through_p
 const SAID_WITHIN: Duration = Duration::from_secs(60);
 /// A spec that is right again is obeyed.
 const HEALED_WITHIN: Duration = Duration::from_secs(120);
-/// All trials of a node, on a machine that has something else to do as well. Alone they take less
-/// than two seconds.
-const TRIALS_WITHIN: Duration = Duration::from_secs(4);
 
 /// One wrong setting.
 struct Wrong {
@@ -52,7 +49,7 @@ fn ca_what_programs_would_refuse_stops_nothing_and_heals() -> Outcome {
         eventually(&format!("{node} is as it should be"), HEALED_WITHIN, || {
             agent_is_ok(node)
         })?;
-        trials_are_short(node)?;
+        trials_are_told(node)?;
     }
     let before = [running(NODES[0])?, running(NODES[1])?];
     for wrong in &WRONG {
@@ -110,8 +107,9 @@ fn running(node: &str) -> Outcome<String> {
     )
 }
 
-/// How long the last trial of each program took, by nodelet's journal.
-fn trials_are_short(node: &str) -> Outcome {
+/// How long the last trial of each program took, by nodelet's journal. Whether that is short `scripts/bench node` says: here
+/// it is what else the machine does.
+fn trials_are_told(node: &str) -> Outcome {
     let text = shell(
         node,
         "grep '\"step\":\"tried:' /var/opt/pf9/nodelet/journal.jsonl | grep took_ms",
@@ -124,7 +122,5 @@ fn trials_are_short(node: &str) -> Outcome {
     }
     println!("{node}: trials in ms: {took:?}");
     assert!(took.len() >= 3, "{text}");
-    let all = Duration::from_millis(took.values().sum());
-    assert!(all <= TRIALS_WITHIN, "{node}: {all:?}");
     Ok(())
 }
