@@ -492,6 +492,7 @@ fn pages_name_files_that_are_there() {
         "docs/architecture.md",
         "docs/operations.md",
         "docs/protocol.md",
+        "docs/troubleshooting.md",
     ] {
         let text = fs::read_to_string(page).expect("page");
         let quoted = text.split('`').skip(1).step_by(2);

@@ -79,3 +79,31 @@ fn cells_are_words() {
     );
     assert_eq!(cell(&row, "absent"), "-");
 }
+
+/// `docs/troubleshooting.md` says what to do; here is whether this program has what it names.
+#[test]
+fn every_verb_that_the_page_of_remedies_names_is_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");
+    let page = std::fs::read_to_string(path).expect("page");
+    let example = |word: &'static str| match word {
+        "HOST" => "0b6d1a7c-5b1e-4c57-8f6c-2f4a39f0a111",
+        "VERSION" => "1.2.3",
+        "JSON" => "{}",
+        word => word,
+    };
+    let page: &'static str = Box::leak(page.into_boxed_str());
+    let lines = page.split('`').skip(1).step_by(2);
+    let mut seen = 0;
+    for line in lines.filter(|line| line.starts_with("pf9-plane ")) {
+        let words: Vec<&str> = line.split(' ').map(example).collect();
+        // It stands where the verb that has it ends, which some do in the middle.
+        let parses = (2..=words.len()).any(|at| {
+            let mut whole = words.clone();
+            whole.splice(at..at, ["--state-dir", "d"]);
+            Command::try_parse_from(whole).is_ok()
+        });
+        assert!(parses, "{line}");
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen} commands were looked at");
+}
